@@ -1,0 +1,6 @@
+"""`python -m partitiond`."""
+
+from partitiond.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What can break, as one tree.
+
+    PartitiondError
+    ├ InputError                what we were given is wrong; nothing was changed
+    │ ├ SpecError               a model, workload, SLO, demand or fleet description
+    │ ├ ProfileError            a profile that is missing, stale or not readable
+    │ ├ SettingsError           a setting, in a file, the environment or a flag
+    │ ├ NotFoundError           no such model, job, profile, replica or key
+    │ └ ConflictError           it exists already, changed meanwhile, or is in use
+    ├ StoreError                the store is locked, corrupted or of a newer version
+    ├ DeviceError               NVML, MPS, MIG or the host refused
+    ├ ModelSourceError          weights or config cannot be fetched
+    ├ EngineError               an engine process
+    │ ├ EngineUnavailableError  no engine environment, or a version that is not known
+    │ ├ StartFailedError        it exited, or was refused, while starting
+    │ ├ StartTimedOutError      it never became ready
+    │ └ ExitedError             it was serving and is gone
+    └ UpstreamError             an engine broke during a request
+
+"Cannot" is a value (`Infeasible`, `Unplaced`, `Rejected`, `Unknown`), not one of these.
+Every message says what to do next in `hint`; facts are fields.
+"""
+
+from collections.abc import Mapping
+
+
+class PartitiondError(Exception):
+    """Base of everything partitiond raises on purpose.
+
+    Attributes:
+        code: stable snake_case word for programs.
+        hint: what the reader should do next, one sentence or empty.
+        facts: the values behind the message (bytes asked, bytes free, paths, names).
+    """
+
+    code = "error"
+
+    def __init__(
+        self, message: str, *, hint: str = "", facts: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts: dict[str, object] = dict(facts or {})
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class InputError(PartitiondError):
+    """What we were given is wrong; nothing was changed."""
+
+    code = "invalid_input"
+
+
+class SpecError(InputError):
+    """A model, workload, SLO, demand or fleet description is wrong."""
+
+    code = "invalid_spec"
+
+
+class ProfileError(InputError):
+    """A profile is missing, stale or not readable."""
+
+    code = "invalid_profile"
+
+
+class SettingsError(InputError):
+    """A setting in a file, the environment or a flag is wrong."""
+
+    code = "invalid_settings"
+
+
+class NotFoundError(InputError):
+    """There is no such model, job, profile, replica or key."""
+
+    code = "not_found"
+
+
+class ConflictError(InputError):
+    """It exists already, changed meanwhile, or is in use."""
+
+    code = "conflict"
+
+
+class StoreError(PartitiondError):
+    """The store is locked, corrupted or of a newer version; it was not written."""
+
+    code = "store"
+
+
+class DeviceError(PartitiondError):
+    """NVML, MPS, MIG or the host refused."""
+
+    code = "device"
+
+
+class ModelSourceError(PartitiondError):
+    """Weights or config of a model cannot be fetched or read."""
+
+    code = "model_source"
+
+
+class EngineError(PartitiondError):
+    """An engine process failed."""
+
+    code = "engine"
+
+
+class EngineUnavailableError(EngineError):
+    """There is no engine environment, or its version is not known."""
+
+    code = "engine_unavailable"
+
+
+class StartFailedError(EngineError):
+    """The engine exited, or was refused, while starting."""
+
+    code = "engine_start_failed"
+
+
+class StartTimedOutError(EngineError):
+    """The engine never became ready within its deadline."""
+
+    code = "engine_start_timed_out"
+
+
+class ExitedError(EngineError):
+    """The engine was serving and is gone."""
+
+    code = "engine_exited"
+
+
+class UpstreamError(PartitiondError):
+    """An engine broke during a request.
+
+    Attributes:
+        after_first_byte: whether content had already reached the client, so that the request
+            may not be sent again.
+    """
+
+    code = "upstream"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after_first_byte: bool,
+        hint: str = "",
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, facts=facts)
+        self.after_first_byte = after_first_byte

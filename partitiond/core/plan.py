@@ -1,0 +1,237 @@
+"""Plans: placements of replicas on partitions, with predicted figures and a certificate."""
+
+import dataclasses
+import enum
+
+from partitiond.core.hardware import Device
+from partitiond.core.partition import Partition, PartitionSize
+from partitiond.core.profile import ProfileKind
+from partitiond.core.spec import Demand, Isolation
+from partitiond.core.units import ZERO_BYTES, Bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run a replica: an operating point on a partition size. Margins are applied.
+
+    Attributes:
+        model: model name.
+        profile_id: the profile it comes from.
+        profile_kind: measured, transferred or estimated.
+        hardware: hardware key it is valid for.
+        size: partition size (mode, cores, SM percent, MIG profile).
+        batch: the proxy's limit in sequences.
+        memory_bytes: footprint with the memory margin, rounded up to whole MiB.
+        kv_cache_bytes: what the engine is started with.
+        capacity_req_per_s: planned requests/s, margins applied.
+        output_tokens_per_s: predicted throughput at the point, alone on the device.
+        ttft_p95_seconds, tpot_p95_seconds: predicted latency at the point, alone.
+        host_memory_bytes: host RAM of the engine's processes (on a CPU: 0, counted above).
+        busy: utilisation of the shared resource alone, u of the definitions, 0..1.
+    """
+
+    model: str
+    profile_id: str
+    profile_kind: ProfileKind
+    hardware: str
+    size: PartitionSize
+    batch: int
+    memory_bytes: Bytes
+    kv_cache_bytes: Bytes
+    capacity_req_per_s: float
+    output_tokens_per_s: float
+    ttft_p95_seconds: float
+    tpot_p95_seconds: float
+    host_memory_bytes: Bytes = ZERO_BYTES
+    busy: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelDemand:
+    """What the planner is asked for one model.
+
+    `reason` is set where the model has no candidate at all (no profile yet, fits no device);
+    it then becomes the reason in `Unplaced`.
+    """
+
+    model: str
+    demand: Demand
+    candidates: tuple[Candidate, ...]
+    min_replicas: int = 0
+    max_replicas: int | None = None
+    isolation: Isolation = Isolation.SHARED
+    reason: str = ""
+
+
+class Objective(enum.StrEnum):
+    """What the plan is good at, chosen by name."""
+
+    MIN_DEVICES = "min-devices"
+    """Serve all demand on the fewest (cheapest) devices; models without a rate get one replica
+    each, then whatever is free on the devices that are used."""
+    MAX_GOODPUT = "max-goodput"
+    """The most planned requests/s from all devices, weighted, up to each model's demand."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """One replica of one model in one partition of one device, with its predicted figures.
+
+    Attributes:
+        replica_id: stable name "<model>-<n>"; kept across plans where the replica stays.
+    """
+
+    replica_id: str
+    model: str
+    device_id: str
+    partition: Partition
+    candidate: Candidate
+
+
+class Status(enum.StrEnum):
+    """The four outcomes of a solve, kept apart."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"
+    OUT_OF_TIME = "out-of-time"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is proven about a plan, at one objective level.
+
+    Attributes:
+        objective: the level the certificate speaks of.
+        value: the plan's value (devices used or their cost; weighted requests/s).
+        bound: no plan can be better than this.
+        gap: |bound - value| / max(|value|, 1e-9); 0 is proven optimal.
+        status: optimal, feasible, infeasible, out-of-time.
+        method: which member of the portfolio gave the plan, and which the bound.
+        seconds: time the solve took.
+        baseline_one_model_per_device: devices used when each model has devices of its own.
+        baseline_first_fit: the objective's value under first-fit decreasing.
+    """
+
+    objective: Objective
+    value: float
+    bound: float
+    gap: float
+    status: Status
+    method: str
+    seconds: float
+    baseline_one_model_per_device: int | None = None
+    baseline_first_fit: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A model, or a part of its demand, that has no place, and why.
+
+    Attributes:
+        missing_req_per_s: demand not covered; None where the model has no rate or no replica.
+        remedy: what would make it fit.
+    """
+
+    model: str
+    reason: str
+    missing_req_per_s: float | None = None
+    remedy: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Infeasible:
+    """No plan serves what was asked: why, and what would make it fit."""
+
+    reasons: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelForecast:
+    """What a model gets from a plan."""
+
+    model: str
+    replicas: int
+    capacity_req_per_s: float
+    demand_req_per_s: float | None
+    ttft_p95_seconds: float | None
+    tpot_p95_seconds: float | None
+    profile_kind: ProfileKind | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """Replicas on partitions, predicted figures, a certificate and an explanation."""
+
+    id: str
+    placements: tuple[Placement, ...]
+    devices: tuple[Device, ...]
+    forecasts: tuple[ModelForecast, ...]
+    unplaced: tuple[Unplaced, ...]
+    certificate: Certificate
+    explanation: tuple[str, ...]
+    created_at: str
+    """ISO 8601, UTC."""
+
+    def on_device(self, device_id: str) -> tuple[Placement, ...]:
+        """Placements on one device, in order."""
+        return tuple(p for p in self.placements if p.device_id == device_id)
+
+
+EMPTY_PLAN_ID = "none"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanDiff:
+    """What applying a plan changes against what runs now.
+
+    Attributes:
+        start: placements to start.
+        stop: placements that run now and are not wanted any more.
+        move: pairs (old, new) of one replica whose partition, batch or memory changes.
+        keep: placements that stay untouched.
+    """
+
+    start: tuple[Placement, ...]
+    stop: tuple[Placement, ...]
+    move: tuple[tuple[Placement, Placement], ...]
+    keep: tuple[Placement, ...]
+
+    @property
+    def touches_nothing_running(self) -> bool:
+        """Whether the plan may be applied by itself: it starts replicas and moves or stops none."""
+        return not self.stop and not self.move
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.start or self.stop or self.move)
+
+
+def same_engine(old: Placement, new: Placement) -> bool:
+    """Whether a running replica can stay as it is under the new placement.
+
+    Place, memory, batch and KV cache decide what the engine was started with; predicted
+    figures may differ.
+    """
+    return (
+        old.model == new.model
+        and old.device_id == new.device_id
+        and old.partition == new.partition
+        and old.candidate.batch == new.candidate.batch
+        and old.candidate.kv_cache_bytes == new.candidate.kv_cache_bytes
+    )
+
+
+def diff_plans(running: tuple[Placement, ...], wanted: tuple[Placement, ...]) -> PlanDiff:
+    """Compare placements by replica id."""
+    old = {p.replica_id: p for p in running}
+    new = {p.replica_id: p for p in wanted}
+    both = [(old[i], new[i]) for i in old if i in new]
+    return PlanDiff(
+        start=tuple(p for i, p in new.items() if i not in old),
+        stop=tuple(p for i, p in old.items() if i not in new),
+        move=tuple((o, n) for o, n in both if not same_engine(o, n)),
+        keep=tuple(n for o, n in both if same_engine(o, n)),
+    )

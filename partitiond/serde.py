@@ -1,0 +1,83 @@
+"""Frozen dataclasses of the core to JSON and back, validated by pydantic.
+
+Unknown fields are refused, so that a file of a newer schema is never half-read.
+"""
+
+import dataclasses
+import functools
+import json
+import typing
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from partitiond.core.errors import InputError, PartitiondError
+
+T = TypeVar("T")
+
+
+def _forbid_unknown_fields(kind: Any, seen: set[Any]) -> None:
+    """Set pydantic's configuration on a dataclass and all it holds; the core knows no pydantic."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in seen:
+        seen.add(kind)
+        kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+        for hint in typing.get_type_hints(kind).values():
+            _forbid_unknown_fields(hint, seen)
+    for argument in typing.get_args(kind):
+        _forbid_unknown_fields(argument, seen)
+
+
+@functools.cache
+def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
+    _forbid_unknown_fields(kind, set())
+    return TypeAdapter(kind)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return _cached_adapter(kind)
+
+
+def to_jsonable(value: object) -> Any:
+    """Plain dicts, lists, strings and numbers."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """JSON text with stable key order."""
+    return json.dumps(to_jsonable(value), indent=indent, ensure_ascii=False)
+
+
+def from_jsonable(kind: type[T], data: object) -> T:
+    """Build a `kind` from plain data.
+
+    Raises:
+        InputError: the data does not fit; the message names each field.
+    """
+    try:
+        built: T = _adapter(kind).validate_python(data)
+        return built
+    except ValidationError as error:
+        raise _explain(kind, error) from error
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """Build a `kind` from JSON text. Raises InputError as `from_jsonable` does."""
+    try:
+        built: T = _adapter(kind).validate_json(text)
+        return built
+    except ValidationError as error:
+        raise _explain(kind, error) from error
+
+
+def _explain(kind: type[Any], error: ValidationError) -> InputError:
+    cause = error.errors()[0].get("ctx", {}).get("error")
+    if isinstance(cause, PartitiondError):
+        return InputError(cause.message, hint=cause.hint, facts=cause.facts)
+    lines = [
+        f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}"
+        for item in error.errors(include_url=False)[:8]
+    ]
+    return InputError(
+        f"not a valid {kind.__name__}: " + "; ".join(lines) + ".",
+        hint="Correct the named fields.",
+    )
