@@ -206,8 +206,16 @@ class ProxyControl(Protocol):
         """Adopt or start it; True when a new process was started."""
         ...
 
+    async def wait_exit(self) -> int | None:
+        """Return once its process is gone, whoever started it; at once when there is none."""
+        ...
+
     async def publish(self, table: RoutingTable) -> None:
-        """Hand over a snapshot; raises PartitiondError when the proxy cannot be reached."""
+        """Hand over a snapshot.
+
+        Raises ConflictError with the fact `current` when the proxy has a newer one, and
+        PartitiondError when it cannot be reached.
+        """
         ...
 
     async def in_flight(self) -> Mapping[str, int] | None:

@@ -37,6 +37,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return _cached_adapter(kind)
 
 
+def closed(kind: type[T]) -> type[T]:
+    """Make pydantic, and so the API, refuse unknown fields of a dataclass; returns it."""
+    _forbid_unknown_fields(kind, set())
+    return kind
+
+
 def to_jsonable(value: object) -> Any:
     """Plain dicts, lists, strings and numbers."""
     return _adapter(type(value)).dump_python(value, mode="json")

@@ -7,6 +7,10 @@
     │ ├ SettingsError           a setting, in a file, the environment or a flag
     │ ├ NotFoundError           no such model, job, profile, replica or key
     │ └ ConflictError           it exists already, changed meanwhile, or is in use
+    │   └ PreconditionFailedError  the version that was named is not the present one
+    ├ UnauthorizedError         no credentials, or wrong ones
+    ├ DaemonUnreachableError    no daemon answers on the control URL
+    ├ NotReadyError             the daemon answers but cannot do its work yet
     ├ StoreError                the store is locked, corrupted or of a newer version
     ├ DeviceError               NVML, MPS, MIG or the host refused
     ├ ModelSourceError          weights or config cannot be fetched
@@ -81,6 +85,30 @@ class ConflictError(InputError):
     """It exists already, changed meanwhile, or is in use."""
 
     code = "conflict"
+
+
+class PreconditionFailedError(ConflictError):
+    """The version that was named is not the present one; nothing was changed."""
+
+    code = "precondition_failed"
+
+
+class UnauthorizedError(PartitiondError):
+    """No credentials were given, or wrong ones."""
+
+    code = "unauthorized"
+
+
+class DaemonUnreachableError(PartitiondError):
+    """No daemon answers on the control URL."""
+
+    code = "daemon_unreachable"
+
+
+class NotReadyError(PartitiondError):
+    """The daemon answers but cannot do its work yet."""
+
+    code = "not_ready"
 
 
 class StoreError(PartitiondError):

@@ -6,7 +6,7 @@ import enum
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition, PartitionSize
 from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand, Isolation
+from partitiond.core.spec import Demand, Isolation, Slo
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 
@@ -51,7 +51,8 @@ class ModelDemand:
     """What the planner is asked for one model.
 
     `reason` is set where the model has no candidate at all (no profile yet, fits no device);
-    it then becomes the reason in `Unplaced`.
+    it then becomes the reason in `Unplaced`. `slo` bounds the latency of each replica at the
+    interference of the device it shares.
     """
 
     model: str
@@ -61,6 +62,7 @@ class ModelDemand:
     max_replicas: int | None = None
     isolation: Isolation = Isolation.SHARED
     reason: str = ""
+    slo: Slo | None = None
 
 
 class Objective(enum.StrEnum):

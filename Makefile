@@ -1,0 +1,93 @@
+# partitiond: everything a clone needs, with Python 3.11 to 3.13 and make only.
+#
+#   make tour       plan twelve small models on GPUs: no engine, no GPU, under 2 minutes
+#   make demo       the whole loop on this machine with a real engine
+#   make test       lint, types, import contracts, tests (with the real engine)
+#   make test-full  the slow tests: chaos, fuzz, many seeds
+#
+# Variables: PYTHON (interpreter), VENV (environment), DEMO_ARGS, PYTEST_ARGS.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	if command -v $$p >/dev/null 2>&1 && \
+	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	then command -v $$p; break; fi; done)
+
+.PHONY: help tour setup setup-dev demo engine test test-full lint format types imports bench docs \
+	lock clean
+
+help: ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# --- environments ----------------------------------------------------------------------------
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found: install one, or make PYTHON=/path/to/python3.12"; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments: install its venv package (Debian: python3-venv)"; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+# The lock file holds development tools, too: one set of versions for everyone.
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing what partitiond needs, as pinned in requirements.lock"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+setup: $(STAMP) ## make the daemon's environment in .venv (quick the second time)
+	@$(BIN)/partitiond --version
+
+engine: $(STAMP) ## install the vLLM that fits this machine, in an environment of its own
+	@$(BIN)/partitiond engine install
+
+# --- seeing it -------------------------------------------------------------------------------
+
+tour: $(STAMP) ## plan twelve small models on A100s: no engine, no GPU
+	@$(BIN)/partitiond plan --from examples/twelve-models.toml
+
+demo: $(STAMP) ## the whole loop on this machine with a real engine
+	@$(BIN)/partitiond demo $(DEMO_ARGS)
+
+# --- checking it -----------------------------------------------------------------------------
+
+lint: $(STAMP) ## lint, format check, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(STAMP) engine lint ## everything but the slow tests, the real engine included
+	@$(BIN)/python -c 'import shutil; shutil.which("nvidia-smi") or print("skip: no NVIDIA GPU here, GPU tests do not run")'
+	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+# pytest's status 5 means that no test carries these markers (yet): no failure.
+test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, GPU
+	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
+
+bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
+	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# --- keeping it ------------------------------------------------------------------------------
+
+docs: $(STAMP) ## generate the reference pages from the code
+	$(BIN)/python docs/generate.py
+
+# No index address may enter the lock file: whoever installs uses the index they are set up for.
+lock: ## pin the versions anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-groups \
+		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements.lock
+
+clean: ## remove the environment, caches and the demo's folder
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

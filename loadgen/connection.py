@@ -1,0 +1,169 @@
+"""One HTTP/1.1 connection as an asyncio protocol, kept alive from request to request."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import httptools
+
+from loadgen.records import Outcome, Record
+from loadgen.sse import StreamReader, error_message
+from loadgen.target import Target
+
+REFUSALS: Final = frozenset({429, 503})
+MAX_ERROR_BODY_BYTES: Final = 64 * 1024
+
+now: Final = time.perf_counter
+"""The clock of all records. Not `loop.time()`: uvloop's has millisecond steps."""
+
+
+class StaleConnectionError(Exception):
+    """The server closed a kept-alive connection before any byte of an answer; try a new one."""
+
+
+class Connection(asyncio.Protocol):
+    """Sends one request at a time and fills its record."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._parser: Any = None
+        self._record: Record | None = None
+        self._reader: StreamReader | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self._body = bytearray()
+        self._content_type = b""
+        self._used = False
+        self._heard = False
+        self.alive = False
+
+    async def request(
+        self, raw: bytes, record: Record, on_tokens: Callable[[float, int], None] | None
+    ) -> None:
+        """Send the bytes and return when the answer has ended; the record says how.
+
+        Raises:
+            StaleConnectionError: a reused connection turned out to be closed.
+        """
+        assert self._transport is not None
+        self._record, self._reader = record, StreamReader(record, on_tokens)
+        self._parser = httptools.HttpResponseParser(self)
+        self._body.clear()
+        self._content_type, self._heard = b"", False
+        self._finished = asyncio.get_running_loop().create_future()
+        self._transport.write(raw)
+        record.sent = now()
+        try:
+            await self._finished
+        finally:
+            self._finished, self._used = None, True
+
+    def abort(self) -> None:
+        """Drop the connection at once; the server sees a client that left."""
+        self.alive = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport; send small writes at once."""
+        # uvloop's transports are asyncio's by behaviour, not by class.
+        self._transport, self.alive = cast(asyncio.Transport, transport), True
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; bytes outside a request mean the server is confused."""
+        if self._finished is None or self._finished.done():
+            self.abort()
+            return
+        self._heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"the answer is not HTTP: {error}")
+            self.abort()
+
+    def eof_received(self) -> bool:
+        """Close with the server."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request in flight: stale, cut off, or complete without a length."""
+        self.alive = False
+        if self._finished is None or self._finished.done():
+            return
+        if self._used and not self._heard:
+            self._finished.set_exception(StaleConnectionError())
+        elif self._reader is not None and self._reader.done:
+            self.on_message_complete()
+        else:
+            self._fail(f"the connection was cut: {exc or 'closed by the server'}")
+
+    # httptools callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep the two headers that matter."""
+        assert self._record is not None
+        lower = name.lower()
+        if lower == b"retry-after":
+            self._record.retry_after = value.decode("latin-1")
+        elif lower == b"content-type":
+            self._content_type = value.lower()
+
+    def on_headers_complete(self) -> None:
+        """Note the status."""
+        assert self._record is not None
+        self._record.status = self._parser.get_status_code()
+
+    def on_body(self, data: bytes) -> None:
+        """Read events of a stream; keep the start of anything else for the error message."""
+        assert self._record is not None
+        assert self._reader is not None
+        if self._record.status == 200 and self._content_type.startswith(b"text/event-stream"):
+            self._reader.feed(data, now())
+        elif len(self._body) < MAX_ERROR_BODY_BYTES:
+            self._body += data
+
+    def on_message_complete(self) -> None:
+        """Decide how the request ended and wake its sender."""
+        record, reader = self._record, self._reader
+        assert record is not None
+        assert reader is not None
+        if not self._parser.should_keep_alive():
+            self.alive = False
+        if record.status in REFUSALS:
+            self._end(Outcome.REFUSED, error_message(bytes(self._body)))
+        elif record.status != 200:
+            self._fail(f"HTTP {record.status}: {error_message(bytes(self._body))}")
+        elif reader.error:
+            self._fail(f"error event: {reader.error}")
+        elif not reader.done:
+            self._fail("the stream ended without [DONE]")
+        else:
+            self._end(Outcome.OK, "")
+
+    def _fail(self, message: str) -> None:
+        self._end(Outcome.ERROR, message)
+
+    def _end(self, outcome: Outcome, error: str) -> None:
+        record, finished = self._record, self._finished
+        if record is None or finished is None or finished.done():
+            return
+        record.outcome, record.error, record.end = outcome, error, now()
+        finished.set_result(None)
+
+
+async def connect(target: Target) -> Connection:
+    """Open one connection. Raises OSError when nobody answers."""
+    loop = asyncio.get_running_loop()
+    if target.socket_path:
+        _, connection = await loop.create_unix_connection(Connection, target.socket_path)
+        return connection
+    context = ssl.create_default_context() if target.tls else None
+    _, connection = await loop.create_connection(Connection, target.host, target.port, ssl=context)
+    return connection

@@ -1,0 +1,54 @@
+"""When a measuring window may close: a pure rule over what was seen so far."""
+
+import dataclasses
+import enum
+
+
+class WindowState(enum.StrEnum):
+    """What the rule says now."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    WIDE = "wide"
+    """Closed at its time limit, with a wider interval than wanted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WindowRule:
+    """How long to measure.
+
+    Attributes:
+        min_seconds: never shorter.
+        min_e2el: never shorter than so many mean end-to-end latencies; shorter windows see
+            only one phase of the requests.
+        max_seconds: the time limit; the two minima go before it.
+        half_width_share: close once the 95 % half-width is at most this share of throughput.
+    """
+
+    min_seconds: float = 10.0
+    min_e2el: float = 2.0
+    max_seconds: float = 60.0
+    half_width_share: float = 0.05
+
+    def least_seconds(self, mean_e2el: float) -> float:
+        """Shortest window for requests of this mean length."""
+        return max(self.min_seconds, self.min_e2el * mean_e2el)
+
+    def state(
+        self, elapsed: float, mean_e2el: float | None, half_width_share: float
+    ) -> WindowState:
+        """Whether a window open for `elapsed` seconds may close."""
+        if mean_e2el is None or elapsed < self.least_seconds(mean_e2el):
+            return WindowState.OPEN
+        if half_width_share <= self.half_width_share:
+            return WindowState.CLOSED
+        if elapsed >= max(self.max_seconds, self.least_seconds(mean_e2el)):
+            return WindowState.WIDE
+        return WindowState.OPEN
+
+
+def fixed(seconds: float) -> WindowRule:
+    """A window of exactly this length, whatever the interval."""
+    return WindowRule(
+        min_seconds=seconds, min_e2el=0.0, max_seconds=seconds, half_width_share=float("inf")
+    )

@@ -1,0 +1,55 @@
+"""The application, put together."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from partitiond import __version__
+from partitiond.api import errors, openapi
+from partitiond.api.auth import AdminAuth
+from partitiond.api.limits import BodyLimit
+from partitiond.api.routes import ROUTERS
+from partitiond.api.schemas import ApiOptions
+from partitiond.ports import ControlService
+
+DESCRIPTION: Final = (
+    "Register models, measure them, plan and apply, and see what runs. Requests to models go to "
+    "the OpenAI-compatible endpoint, not here. Errors are problem details (RFC 9457) whose `hint` "
+    "says what to do next."
+)
+
+
+def create_app(
+    service: ControlService, *, admin_token: str, options: ApiOptions | None = None
+) -> FastAPI:
+    """The control API over a service.
+
+    Args:
+        admin_token: what requests must carry, as made by `auth.ensure_token`.
+        options: what follows from the settings; the defaults of ApiOptions when absent.
+    """
+    if not admin_token:
+        raise ValueError("an empty admin token would open the API to everyone")
+    app = FastAPI(
+        title="partitiond control API",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # pages that fetch scripts from elsewhere, and cannot send the token
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.state.options = options or ApiOptions()
+    for router in ROUTERS:
+        app.include_router(router)
+    errors.install(app)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(AdminAuth, token=admin_token)  # added last: runs first
+
+    def cached_document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(app)
+        return app.openapi_schema
+
+    setattr(app, "openapi", cached_document)  # noqa: B010 - FastAPI's documented way
+    return app

@@ -1,0 +1,90 @@
+"""The admin token: made once, checked on every request but the probes."""
+
+import contextlib
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from partitiond.api.errors import problem_response
+from partitiond.core.errors import SettingsError, UnauthorizedError
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+"""Probes carry no credentials and tell nothing but health."""
+TOKEN_BYTES: Final = 32
+MIN_TOKEN_CHARACTERS: Final = 16
+"""A shorter token was written by hand and can be guessed."""
+
+
+def ensure_token(path: Path) -> str:
+    """The admin token of a state folder, made (mode 0600) where there is none.
+
+    Raises:
+        SettingsError: the file is empty, too short, or cannot be read or written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _write_new(path, secrets.token_urlsafe(TOKEN_BYTES))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the admin token {path} cannot be made or read: {error}.",
+            hint="Make the state folder writable for this user, or remove the file.",
+            facts={"path": str(path)},
+        ) from error
+    if len(token) < MIN_TOKEN_CHARACTERS:
+        raise SettingsError(
+            f"the admin token in {path} is shorter than {MIN_TOKEN_CHARACTERS} characters.",
+            hint="Remove the file: the daemon makes a good one at its next start.",
+            facts={"path": str(path)},
+        )
+    return token
+
+
+def _write_new(path: Path, token: str) -> None:
+    """Write under another name and link: nobody ever reads half a token."""
+    draft = path.with_name(f"{path.name}.new-{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(token + "\n")
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+class AdminAuth:
+    """ASGI middleware: 401 for every request without the token, before anything else is read."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            error = self._refusal(scope["headers"])
+            if error is not None:
+                response = problem_response(error, scope["path"])
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> UnauthorizedError | None:
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token):
+            return None
+        return UnauthorizedError(
+            "the admin token is wrong." if given else "the admin token is missing.",
+            hint="Send 'Authorization: Bearer TOKEN' with the token in the file admin-token of "
+            "the daemon's state folder.",
+        )

@@ -1,0 +1,153 @@
+"""Errors as problem details (RFC 9457): one table from our classes to HTTP statuses."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from partitiond.core import errors as e
+from partitiond.core.replica import IllegalTransitionError
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+class BodyTooLargeError(e.InputError):
+    """The request body exceeds the bound."""
+
+    code = "body_too_large"
+
+    def as_http(self) -> HTTPException:
+        """For raising from inside `receive`, where FastAPI passes on nothing else."""
+        return HTTPException(413, detail=self.message)
+
+
+STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
+    e.PartitiondError: 500,
+    e.InputError: 422,
+    e.SpecError: 422,
+    e.ProfileError: 422,
+    e.SettingsError: 422,
+    e.ModelSourceError: 422,
+    e.NotFoundError: 404,
+    e.ConflictError: 409,
+    IllegalTransitionError: 409,
+    e.PreconditionFailedError: 412,
+    BodyTooLargeError: 413,
+    e.UnauthorizedError: 401,
+    e.StoreError: 503,
+    e.DeviceError: 503,
+    e.NotReadyError: 503,
+    e.DaemonUnreachableError: 503,
+    e.EngineUnavailableError: 503,
+    e.EngineError: 502,
+    e.StartFailedError: 502,
+    e.ExitedError: 502,
+    e.UpstreamError: 502,
+    e.StartTimedOutError: 504,
+}
+"""The nearest class in an error's ancestry decides. Tests fail on a class of ours without one."""
+
+
+def status_of(error: e.PartitiondError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem(
+    status: int, code: str, detail: str, hint: str = "", facts: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """The body: RFC 9457's members, and `code`, `hint` and `facts` as its extensions."""
+    return {
+        "type": f"urn:partitiond:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "hint": hint,
+        "facts": _plain(facts or {}),
+    }
+
+
+def _plain(value: object) -> Any:
+    """Facts hold what the raiser had at hand: paths, enums, tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def problem_response(error: e.PartitiondError, path: str) -> JSONResponse:
+    """The answer for an error of ours; `path` becomes the problem's `instance`."""
+    status = status_of(error)
+    body = problem(status, error.code, error.message, error.hint, error.facts)
+    headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="partitiond"'
+    return _response(status, body | {"instance": path}, headers)
+
+
+def _response(status: int, body: dict[str, Any], headers: Mapping[str, str]) -> JSONResponse:
+    return JSONResponse(
+        body, status, {"Cache-Control": "no-store", **headers}, media_type=MEDIA_TYPE
+    )
+
+
+async def _on_ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, e.PartitiondError)
+    return problem_response(error, request.url.path)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    ours = e.InputError(
+        "the request is not valid: " + "; ".join(_lines(error.errors())) + ".",
+        hint="Correct the named fields; GET /openapi.json describes them all.",
+    )
+    return problem_response(ours, request.url.path)
+
+
+def _lines(items: Sequence[Any], most: int = 8) -> list[str]:
+    lines = []
+    for item in items[:most]:
+        where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
+        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+_HINTS: Final = {
+    404: "GET / names the resources; GET /openapi.json describes them all.",
+    405: "The Allow header names the methods of this resource.",
+    413: "The control API takes descriptions, not weights: name a folder instead.",
+}
+_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLargeError.code}
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    detail = str(error.detail)
+    if status in (404, 405):
+        detail = f"there is no {request.method} {request.url.path}."
+    body = problem(status, _CODES.get(status, "http"), detail, _HINTS.get(status, ""))
+    return _response(status, body | {"instance": request.url.path}, error.headers or {})
+
+
+async def _on_bug(request: Request, _error: Exception) -> JSONResponse:
+    """Anything else is a defect of ours; the server logs its traceback after this answer."""
+    body = problem(
+        500, "internal", "something broke inside the daemon.", "The daemon's log has the details."
+    )
+    return _response(500, body | {"instance": request.url.path}, {})
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(e.PartitiondError, _on_ours)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)

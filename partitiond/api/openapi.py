@@ -1,0 +1,68 @@
+"""The OpenAPI document: FastAPI's, with our problems and our token in it."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from partitiond.api.answers import Problem
+from partitiond.api.auth import OPEN_PATHS
+from partitiond.api.errors import MEDIA_TYPE
+
+_SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
+_TAGS: Final = [
+    {"name": "daemon", "description": "The daemon itself."},
+    {"name": "models", "description": "What was registered, and how it is."},
+    {"name": "jobs", "description": "Long-running work, with progress."},
+    {"name": "profiles", "description": "Measured operating points, knees and footprints."},
+    {"name": "plan", "description": "What would run, and what shall run."},
+    {"name": "replicas", "description": "Engines as they are."},
+    {"name": "devices", "description": "What engines can run on."},
+    {"name": "events", "description": "What happened and why."},
+    {"name": "keys", "description": "API keys of the OpenAI-compatible endpoint."},
+]
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document of an app."""
+    made = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=_TAGS,
+    )
+    schemas = made["components"]["schemas"]
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    schemas["Problem"] = Problem.model_json_schema()
+    made["components"]["securitySchemes"] = {
+        "adminToken": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The token in the file admin-token of the daemon's state folder.",
+        }
+    }
+    made["security"] = [{"adminToken": []}]
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            _complete(path, operation)
+    return made
+
+
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    """Add the answers every operation has, in the form they really have."""
+    responses = operation["responses"]
+    if "422" in responses:
+        responses["422"] = _problem("The request is not valid.")
+    if "requestBody" in operation:
+        responses["413"] = _problem("The request body is too large.")
+    if path in OPEN_PATHS:
+        operation["security"] = []
+    else:
+        responses["401"] = _problem("The admin token is missing or wrong.")
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}

@@ -1,0 +1,129 @@
+"""What routes share: the service, the options, JSON answers of core values, entity tags."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Header, Request, Response
+from fastapi.responses import JSONResponse
+
+from partitiond.api.answers import NewKey
+from partitiond.api.schemas import ApiOptions
+from partitiond.core.errors import InputError, PreconditionFailedError
+from partitiond.core.hardware import Device
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.ports import (
+    ControlService,
+    Event,
+    Job,
+    KeyRecord,
+    ModelRecord,
+    ModelView,
+    PlanPreview,
+    ReplicaView,
+)
+from partitiond.serde import closed, to_jsonable
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+"""Answers show the present; none may be kept by a cache."""
+
+ANSWERS: Final = tuple(
+    closed(kind)
+    for kind in (
+        ModelRecord,
+        ModelView,
+        Job,
+        Profile,
+        Plan,
+        PlanPreview,
+        ReplicaView,
+        Device,
+        Event,
+        KeyRecord,
+        NewKey,
+    )
+)
+"""What routes answer with. Closed here, before a route's schema is made from them."""
+
+
+def _service(request: Request) -> ControlService:
+    service: ControlService = request.app.state.service
+    return service
+
+
+def _options(request: Request) -> ApiOptions:
+    options: ApiOptions = request.app.state.options
+    return options
+
+
+Service = Annotated[ControlService, Depends(_service)]
+Options = Annotated[ApiOptions, Depends(_options)]
+
+
+def reply(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """A core value (or a list of them) as JSON."""
+    content = (
+        [to_jsonable(item) for item in value]
+        if isinstance(value, list | tuple)
+        else to_jsonable(value)
+    )
+    return JSONResponse(content, status, {**NO_STORE, **(headers or {})})
+
+
+def no_content() -> Response:
+    """204: done, nothing to say."""
+    return Response(status_code=204, headers=NO_STORE)
+
+
+def etag(record: ModelRecord) -> dict[str, str]:
+    """The entity tag of a model: the version of what was registered."""
+    return {"ETag": f'"{record.version}"'}
+
+
+def _expected_version(
+    if_match: Annotated[
+        str | None,
+        Header(
+            description="ETag of the version that was read; the change is refused (412) when the "
+            "model was changed meanwhile. Without it the change applies to what is there."
+        ),
+    ] = None,
+) -> int | None:
+    """The version `If-Match` names, or None for none or any."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    text = if_match.strip().strip('"')
+    if not text.isascii() or not text.isdigit():
+        raise InputError(
+            f"If-Match {if_match!r} is no entity tag of a model.",
+            hint='Send the ETag of GET /models/{name} as it is, as "3".',
+        )
+    return int(text)
+
+
+ExpectedVersion = Annotated[int | None, Depends(_expected_version)]
+
+
+def check_version(record: ModelRecord, expected: int | None) -> None:
+    """Raises PreconditionFailedError when the model has another version than the request names."""
+    if expected is not None and record.version != expected:
+        raise PreconditionFailedError(
+            f"model {record.spec.name} has version {record.version}, not {expected}.",
+            hint="Read it again and repeat the change with its new ETag.",
+            facts={"model": record.spec.name, "version": record.version},
+        )
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI: which errors a route answers with, beside 401 and 422."""
+    words = {
+        404: "There is no such thing.",
+        409: "It conflicts with what is there.",
+        412: "The version named by If-Match is not the present one.",
+        503: "The daemon cannot do this now.",
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
+    content = {"application/problem+json": {"schema": schema}}
+    return {status: {"description": words[status], "content": content} for status in statuses}

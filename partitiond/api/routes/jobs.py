@@ -1,0 +1,43 @@
+"""/jobs: long-running work, with progress."""
+
+from fastapi import APIRouter, Response
+
+from partitiond.api.replies import Service, problems, reply
+from partitiond.ports import Job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get(
+    "",
+    operation_id="listJobs",
+    summary="List jobs",
+    response_model=list[Job],
+)
+async def list_jobs(service: Service) -> Response:
+    """Jobs, newest first."""
+    return reply(list(service.jobs()))
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="getJob",
+    summary="Show a job",
+    response_model=Job,
+    responses=problems(404),
+)
+async def get_job(job_id: str, service: Service) -> Response:
+    """One job: its state, progress (a fraction where it can be known), result or error."""
+    return reply(service.job(job_id))
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="cancelJob",
+    summary="Cancel a job",
+    response_model=Job,
+    responses=problems(404, 409),
+)
+async def cancel_job(job_id: str, service: Service) -> Response:
+    """Cancel a job; the answer comes once nothing of it runs."""
+    return reply(await service.cancel_job(job_id))

@@ -1,0 +1,156 @@
+"""/models: what was registered, and how it is."""
+
+import dataclasses
+
+from fastapi import APIRouter, Response
+
+from partitiond.api.replies import (
+    ExpectedVersion,
+    Options,
+    Service,
+    check_version,
+    etag,
+    no_content,
+    problems,
+    reply,
+)
+from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody
+from partitiond.core.errors import ConflictError, PreconditionFailedError
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import Job, ModelRecord, ModelView
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+_ETAG = {"ETag": {"description": "Version of what was registered.", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "Path of the result.", "schema": {"type": "string"}}}
+
+
+@router.post(
+    "",
+    operation_id="registerModel",
+    summary="Register a model",
+    status_code=201,
+    response_model=ModelRecord,
+    responses={
+        200: {"description": "Registered like this already.", "model": ModelRecord},
+        201: {"description": "Registered.", "headers": _ETAG | _LOCATION},
+        **problems(409),
+    },
+)
+async def register_model(body: ModelBody, service: Service, options: Options) -> Response:
+    """Register a model and, with `auto`, start the chain: estimate, profile, plan.
+
+    Repeating a registration changes nothing and answers 200; another specification under a name
+    that is taken is a conflict.
+    """
+    spec = body.to_spec(options)
+    try:
+        record, status = await service.register(spec), 201
+    except ConflictError:
+        known = {view.record.spec.name: view.record for view in service.models()}
+        if spec.name not in known or not same_request(known[spec.name].spec, spec):
+            raise
+        record, status = known[spec.name], 200
+    headers = etag(record) | {"Location": f"/models/{record.spec.name}"}
+    return reply(record, status, headers)
+
+
+def same_request(stored: ModelSpec, asked: ModelSpec) -> bool:
+    """Whether both were asked for alike; a revision that was found out later does not count."""
+    if asked.source.revision is None:
+        source = dataclasses.replace(stored.source, revision=None)
+        stored = dataclasses.replace(stored, source=source)
+    return stored == asked
+
+
+@router.get(
+    "",
+    operation_id="listModels",
+    summary="List models",
+    response_model=list[ModelView],
+)
+async def list_models(service: Service) -> Response:
+    """All registered models, by name, with what they get."""
+    return reply(list(service.models()))
+
+
+@router.get(
+    "/{name}",
+    operation_id="getModel",
+    summary="Show a model",
+    response_model=ModelView,
+    responses={200: {"headers": _ETAG}, **problems(404)},
+)
+async def get_model(name: str, service: Service) -> Response:
+    """One model. Its ETag is the version of what was registered, for If-Match."""
+    view = service.model(name)
+    return reply(view, headers=etag(view.record))
+
+
+@router.patch(
+    "/{name}",
+    operation_id="changeModel",
+    summary="Change a model",
+    response_model=ModelRecord,
+    responses={200: {"headers": _ETAG}, **problems(404, 409, 412)},
+)
+async def change_model(
+    name: str, body: ModelPatch, service: Service, options: Options, expected: ExpectedVersion
+) -> Response:
+    """Change what was registered: absent fields stay, null returns to the default.
+
+    A patch that changes nothing keeps the version.
+    """
+    record = service.model(name).record
+    check_version(record, expected)
+    spec = body.apply_to(record.spec, options)
+    if spec != record.spec:
+        try:
+            record = await service.update(spec, record.version)
+        except ConflictError as error:
+            raise _as_precondition(error, service, name, expected) from error
+    return reply(record, headers=etag(record))
+
+
+@router.delete(
+    "/{name}",
+    operation_id="removeModel",
+    summary="Remove a model",
+    status_code=204,
+    response_class=Response,
+    responses=problems(404, 409, 412),
+)
+async def remove_model(name: str, service: Service, expected: ExpectedVersion) -> Response:
+    """Remove a model: its replicas drain and stop, its profiles stay."""
+    check_version(service.model(name).record, expected)
+    try:
+        await service.remove(name, expected)
+    except ConflictError as error:
+        raise _as_precondition(error, service, name, expected) from error
+    return no_content()
+
+
+def _as_precondition(
+    error: ConflictError, service: Service, name: str, expected: int | None
+) -> ConflictError:
+    """A change that came between our look and the write fails the precondition, if one was named.
+
+    Other conflicts (a model in use) stay conflicts.
+    """
+    if expected is None or service.model(name).record.version == expected:
+        return error
+    return PreconditionFailedError(error.message, hint=error.hint, facts=error.facts)
+
+
+@router.post(
+    "/{name}/profile",
+    operation_id="profileModel",
+    summary="Measure a model",
+    status_code=202,
+    response_model=Job,
+    responses={202: {"description": "Queued.", "headers": _LOCATION}, **problems(404, 409, 503)},
+)
+async def profile_model(name: str, service: Service, body: ProfileBody | None = None) -> Response:
+    """Queue a profile job. `Location` is the job; poll it for progress."""
+    job = await service.profile(name, (body or ProfileBody()).to_options())
+    return reply(job, 202, {"Location": f"/jobs/{job.id}"})

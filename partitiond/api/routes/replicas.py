@@ -1,0 +1,25 @@
+"""/replicas: engines as they are."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from partitiond.api.replies import Service, reply
+from partitiond.ports import ReplicaView
+
+router = APIRouter(prefix="/replicas", tags=["replicas"])
+
+
+@router.get(
+    "",
+    operation_id="listReplicas",
+    summary="List replicas",
+    response_model=list[ReplicaView],
+)
+async def list_replicas(
+    service: Service,
+    model: Annotated[str | None, Query(description="Only replicas of this model.")] = None,
+) -> Response:
+    """All replicas, with state, partition, requests in flight, and why one failed."""
+    views = service.replicas()
+    return reply([view for view in views if model is None or view.model == model])

@@ -1,0 +1,147 @@
+"""`serve`, `down`, `status` and `devices`: the daemon and what it runs."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of, settings_of
+from partitiond.cli.output import emit, err, out, print_json, say
+from partitiond.core.errors import DaemonUnreachableError, PartitiondError
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.core.hardware import Device
+    from partitiond.settings import Settings
+
+DOWN_DEADLINE_SECONDS: Final = 180.0
+"""Draining may take 120 s by default, stopping engines and proxy some more."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("serve")(serve)
+    app.command("down")(down)
+    app.command("status")(status)
+    app.command("devices")(devices)
+
+
+def serve(ctx: typer.Context) -> None:
+    """Run the daemon in the foreground.
+
+    It is the control API, the controller, the engines and the endpoint.
+    Ends on Ctrl-C or SIGTERM. A second daemon on the same state folder is refused.
+    """
+    from partitiond.daemon import run_daemon
+
+    settings = settings_of(ctx)
+    say(f"partitiond: state in {settings.state_dir}")
+    run_daemon(settings, ready_callback=lambda: _say_ready(settings))
+
+
+def _say_ready(settings: "Settings") -> None:
+    say(f"ready: control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
+
+
+def down(
+    ctx: typer.Context,
+    keep_engines: Annotated[
+        bool, typer.Option("--keep-engines", help="Leave engines and endpoint running.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop the daemon and all it runs; wait until it is gone."""
+    settings = settings_of(ctx)
+    with client_of(ctx) as client:
+        stopped = stop_daemon(client, settings, stop_engines=not keep_engines)
+    if as_json:
+        print_json({"stopped": stopped, "engines_kept": keep_engines})
+    elif stopped:
+        say("The daemon is stopped." + (" Engines go on serving." if keep_engines else ""))
+    else:
+        say(f"No daemon answers on {settings.control_url}: nothing to stop.")
+
+
+def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: bool) -> bool:
+    """Ask it to end and wait until it has; False when none was running.
+
+    Raises:
+        PartitiondError: it refused, or did not end in time.
+    """
+    from partitiond.cli.render_progress import reporting
+
+    try:
+        client.shutdown(stop_engines=stop_engines)
+    except DaemonUnreachableError:
+        if not lock_is_held(settings.lock_path):
+            return False
+        raise
+    deadline = time.monotonic() + DOWN_DEADLINE_SECONDS
+    with reporting(err()) as report:
+        while lock_is_held(settings.lock_path):
+            if time.monotonic() > deadline:
+                raise PartitiondError(
+                    f"the daemon did not end within {DOWN_DEADLINE_SECONDS:.0f} s.",
+                    hint="`partitiond status` shows what it waits for.",
+                )
+            report.update("draining and stopping")
+            time.sleep(0.2)
+    return True
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether a daemon holds the state folder's lock now."""
+    import fcntl
+
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Show models, replicas and the plan that is applied."""
+    with client_of(ctx) as client:
+        plan = client.current_plan()
+        shown: dict[str, Any] = {
+            "models": client.models(),
+            "replicas": client.replicas(),
+            "plan_id": plan.id if plan else None,
+            "not_ready": dict(client.readiness()),
+        }
+    if as_json:
+        print_json(shown)
+        return
+    from partitiond.cli.render import models_table, replicas_table
+
+    settings = settings_of(ctx)
+    console = out()
+    unready = "; ".join(f"{part}: {why}" for part, why in shown["not_ready"].items())
+    console.print(f"daemon    {f'not ready ({unready})' if unready else 'ready'}", markup=False)
+    console.print(f"endpoint  {settings.proxy_url}/v1", markup=False)
+    console.print(f"plan      {shown['plan_id'] or 'none applied'}", markup=False)
+    console.print(models_table(shown["models"]))
+    console.print(replicas_table(shown["replicas"]))
+
+
+def devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Show the devices of this host; needs no daemon."""
+    from partitiond.cli.render import devices_table
+
+    found = host_devices(settings_of(ctx))
+    emit(found, as_json=as_json, render=lambda: devices_table(found))
+
+
+def host_devices(settings: "Settings") -> "list[Device]":
+    """Devices as the settings allow them. Raises DeviceError."""
+    from partitiond.devices.host import HostDevices
+
+    provider = HostDevices(
+        settings.cpu.cores, settings.cpu.memory, nvml=settings.gpu.enabled, cpu=settings.cpu.enabled
+    )
+    return list(provider.discover())

@@ -1,0 +1,112 @@
+"""`partitiond up`: from a fleet file to serving, and nothing to do the second time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.commands_plan import exit_of, show_preview, wait_for_plan
+from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
+from partitiond.cli.output import err, print_json, say
+from partitiond.core.errors import NotFoundError
+from partitiond.core.profile import ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import Job, JobState, ModelView
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+
+ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("up")(up)
+
+
+def up(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Option("--file", "-f", metavar="FLEET", help="Fleet file (TOML).")],
+    no_profile: Annotated[
+        bool, typer.Option("--no-profile", help="Plan with what is known; measure nothing.")
+    ] = False,
+    no_wait: NoWaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the fleet of a file run; change nothing the second time.
+
+    Registers, profiles what is missing, plans and applies. Idempotent: models that are registered
+    as the file says, profiles that are measured and replicas that run as planned stay as they
+    are. Models that are not in the file stay, too.
+    """
+    from partitiond.fleet import load_fleet
+
+    fleet = load_fleet(file)
+    settings = settings_of(ctx)
+    with client_of(ctx) as client:
+        changes = {spec.name: register_or_update(client, spec) for spec in fleet.models}
+        for name, change in changes.items():
+            say(f"{name}: {change}")
+        if not no_profile:
+            profile_missing(client, [spec.name for spec in fleet.models])
+        preview = client.apply(None)
+        if not as_json:
+            show_preview(preview, as_json=False)
+        if preview.infeasible is None and not no_wait:
+            wait_for_plan(client, preview.plan, settings)
+            say(f"All {len(preview.plan.placements)} replicas serve on {settings.proxy_url}/v1")
+    if as_json:
+        print_json({"models": changes, "plan": preview.plan, "infeasible": preview.infeasible})
+    raise typer.Exit(exit_of(preview.plan, preview.infeasible))
+
+
+def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
+    """Make the registered model equal to `spec`: "registered", "changed" or "unchanged"."""
+    try:
+        known = client.model(spec.name).record
+    except NotFoundError:
+        client.register(spec)
+        return "registered"
+    if _same(known.spec, spec):
+        return "unchanged"
+    client.update(spec.name, spec)
+    return "changed"
+
+
+def _same(old: ModelSpec, new: ModelSpec) -> bool:
+    """Equal but for the revision, which is found out when the source is resolved."""
+    import dataclasses
+
+    if new.source.revision is None:
+        old = dataclasses.replace(old, source=dataclasses.replace(old.source, revision=None))
+    return old == new
+
+
+def profile_missing(client: "ControlClient", names: list[str]) -> None:
+    """Measure what has no measured profile, with progress.
+
+    All jobs are asked for before the first is waited for: the daemon makes no plan by itself
+    while any is open, so nothing starts beside what is being measured.
+    """
+    from partitiond.cli.waiting import wait_for_job
+    from partitiond.ports import ProfileOptions
+
+    missing = [name for name in names if needs_profile(client.model(name))]
+    for name in missing:
+        if not open_jobs(client, name):
+            client.profile(name, ProfileOptions())
+    for name in missing:
+        for job in open_jobs(client, name):
+            say(f"{name}: profiling ({job.id})")
+            wait_for_job(client, job.id, err())
+
+
+def needs_profile(view: ModelView) -> bool:
+    """Whether nothing measured is known for it."""
+    return view.profile_kind is not ProfileKind.MEASURED
+
+
+def open_jobs(client: "ControlClient", model: str) -> list[Job]:
+    """The model's queued and running profile jobs, oldest first; registering queues them itself."""
+    mine = [job for job in client.jobs() if job.subject == model and job.kind == "profile"]
+    return [job for job in reversed(mine) if job.state in ACTIVE]

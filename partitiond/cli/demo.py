@@ -1,0 +1,236 @@
+"""The demo, step by step: what a newcomer sees partitiond do on this machine, for real."""
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from partitiond.cli import demo_steps
+from partitiond.cli.demo_daemon import DemoDaemon, free_port, run_folder, toml_text
+from partitiond.cli.demo_story import Story
+from partitiond.cli.output import err, out
+from partitiond.cli.render_progress import reporting
+from partitiond.core.errors import DeviceError, PartitiondError
+from partitiond.core.spec import Demand, ModelSpec, Weights
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.settings import Settings
+
+STEPS: Final = 9
+PROFILE_SETTINGS: Final[dict[str, object]] = {
+    # One core each: both models then fit on two cores.
+    "profiling.cpu_partition_cores": [1],
+    "profiling.max_batch": 32,
+    "profiling.time_limit_seconds": 110,
+    "profiling.min_window_seconds": 5,
+    "profiling.max_window_seconds": 12,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What was asked.
+
+    Attributes:
+        folder: the demo's state folder, absolute.
+        once: shut down at the end even on a terminal.
+        hub: fetch from the hub.
+        seconds: length of each overload run.
+        overrides: "--set" texts, which win over the demo's own settings.
+    """
+
+    folder: Path
+    once: bool
+    hub: bool
+    seconds: float
+    overrides: tuple[str, ...] = ()
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Tell the whole story; returns what was measured.
+
+    Raises:
+        PartitiondError: a step failed; everything that was started is ended first.
+    """
+    story = Story(out() if sys.stdout.isatty() else err(), STEPS)
+    story.say("partitiond demo: the whole loop on this machine, with a real engine.")
+    settings, config = prepare_folder(options)
+    from partitiond.cli.options import connect
+
+    client = connect(settings)
+    daemon = DemoDaemon(settings, config, options.overrides)
+    _end_on_sigterm()
+    try:
+        return _tell(story, options, settings, client, daemon)
+    finally:
+        _shut_down(story, daemon, client)
+        client.close()
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM ends the demo as Ctrl-C does: with everything it started."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
+    """Write the demo's settings file and read it as the daemon will."""
+    from partitiond.cli.options import parse_overrides
+    from partitiond.settings import load_settings
+
+    config = options.folder / "config.toml"
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        values: dict[str, object] = {
+            "state_dir": str(options.folder),
+            "run_dir": str(run_folder(config)),
+            "control.port": free_port(8400),
+            "proxy.port": free_port(8000),
+            "models.hub": options.hub,
+            **PROFILE_SETTINGS,
+            **_device_settings(),
+        }
+        config.write_text(toml_text(values), encoding="utf-8")
+    except OSError as error:
+        raise PartitiondError(
+            f"{options.folder} cannot be written: {error.strerror}.",
+            hint="Choose another folder: partitiond demo --state-dir /tmp/demo",
+        ) from error
+    overrides = parse_overrides(options.overrides, None)
+    return load_settings(config, os.environ, overrides).settings, config
+
+
+def _device_settings() -> dict[str, object]:
+    """Two cores (four where there are plenty), or the GPUs where there are some."""
+    from partitiond.cli.commands_engine import has_gpu
+
+    if has_gpu():
+        return {"cpu.enabled": False}
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise DeviceError(
+            "the demo needs two cores, one for each model; this machine offers one.",
+            hint="`make tour` plans a fleet of GPUs on any machine.",
+        )
+    # Each engine takes a core, 4 to 5 GB and half a minute to start.
+    return {"cpu.cores": usable[: 4 if len(usable) >= 6 else 2]}
+
+
+def _tell(
+    story: Story,
+    options: DemoOptions,
+    settings: "Settings",
+    client: "ControlClient",
+    daemon: DemoDaemon,
+) -> dict[str, Any]:
+    with story.step("An engine: vLLM, in an environment of its own"):
+        environment = demo_steps.engine(story, settings)
+    specs = demo_specs(options, settings)
+    with story.step("Two models"):
+        asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
+    with story.step("The daemon"), reporting(story.console) as report:
+        daemon.start(client, report.update)
+    story.say(f"control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
+    with story.step("Register and measure both, one core each"):
+        profiles = demo_steps.measure_all(story, client, specs, environment.version)
+    with story.step("Plan"):
+        plan = demo_steps.plan(story, client)
+    with story.step("Apply: start the engines"):
+        demo_steps.apply(story, client, plan, settings)
+    with story.step("Ask something"):
+        answer = demo_steps.chat(story, settings, specs[0].name)
+    with story.step(
+        f"Overload: {demo_steps.OVERLOAD:g} times the capacity, {options.seconds:g} s each"
+    ):
+        sides = demo_steps.overload(story, client, settings, plan, specs, seconds=options.seconds)
+    if not options.once and sys.stdout.isatty():
+        _keep_serving(story, settings, daemon, specs[0].name)
+    return {
+        "engine_version": environment.version,
+        "profiles": profiles,
+        "plan": plan,
+        "answer": answer,
+        "overload": [dataclasses.asdict(side) for side in sides],
+        "steps": [{"step": title, "seconds": round(took, 1)} for title, took in story.times],
+    }
+
+
+def demo_specs(options: DemoOptions, settings: "Settings") -> list[ModelSpec]:
+    """The demo's models: a real one, and one with dummy weights where the hub is not asked."""
+    from partitiond.models.catalog import source_for
+
+    hub = options.hub or settings.models.hub
+    found = []
+    for text, weights in (
+        ("smollm2-135m", Weights.REAL),
+        ("opt-125m", Weights.REAL if hub else Weights.DUMMY),
+    ):
+        source, _ = source_for(text, hub=hub)
+        found.append(
+            ModelSpec(
+                text,
+                source,
+                weights,
+                demo_steps.WORKLOAD,
+                demo_steps.SLO,
+                Demand(),
+                min_replicas=1,
+                auto=False,
+            )
+        )
+    return found
+
+
+HOW_TO_CALL: Final = """\
+Everything goes on serving. From another terminal:
+
+  curl {url}/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}", api_key="none")
+  chat = [{{"role": "user", "content": "Hello!"}}]
+  print(client.chat.completions.create(model="{model}", messages=chat).choices[0].message.content)
+
+  partitiond --config {config} status
+
+Ctrl-C ends it."""
+
+
+def _keep_serving(story: Story, settings: "Settings", daemon: DemoDaemon, model: str) -> None:
+    """Until Ctrl-C, or until the daemon ends by itself."""
+    config = settings.state_dir / "config.toml"
+    story.show(story.summary())
+    story.say(HOW_TO_CALL.format(url=f"{settings.proxy_url}/v1", model=model, config=config))
+    waits = threading.Event()
+    with suppress(KeyboardInterrupt):
+        while daemon.is_running:
+            waits.wait(1.0)
+        story.say(f"The daemon ended by itself; its log: {daemon.log_path}")
+
+
+def _shut_down(story: Story, daemon: DemoDaemon, client: "ControlClient") -> None:
+    """End what was started, even after a failure, and say whether anything is left."""
+    import shutil
+
+    with story.step("Shut down"), reporting(story.console) as report:
+        report.update("draining and stopping")
+        daemon.stop(client)
+        left = daemon.left_behind()
+    story.show(story.summary())
+    if left:
+        shown = ", ".join(f"{name} (pid {pid})" for pid, name in left)
+        raise PartitiondError(
+            f"the demo left processes behind: {shown}.", hint="End them with kill, and report this."
+        )
+    shutil.rmtree(daemon.settings.run_dir, ignore_errors=True)
+    story.say("Everything is shut down; no process is left.")

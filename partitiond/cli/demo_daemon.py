@@ -1,0 +1,160 @@
+"""The demo's daemon: a process on a state folder of its own, and nothing left of it at the end."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from partitiond.cli.commands_daemon import lock_is_held
+from partitiond.cli.doctor import processes_of
+from partitiond.core.errors import ConflictError, PartitiondError
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.settings import Settings
+
+READY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 150.0
+GONE_SECONDS: Final = 10.0
+"""Processes that were told to end may take a moment to vanish from the process table."""
+
+
+def free_port(preferred: int) -> int:
+    """The preferred port where it is free, else any free one on loopback."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise ConflictError(
+        "no TCP port is free on 127.0.0.1.", hint="Stop programs that hold many connections."
+    )
+
+
+def run_folder(config: Path) -> Path:
+    """The run folder of an earlier demo whose engines may still live, or a new private one.
+
+    Sockets need a short path, so it lies in the system's temporary folder.
+    """
+    import tomllib
+
+    with contextlib.suppress(OSError, tomllib.TOMLDecodeError):
+        earlier = Path(str(tomllib.loads(config.read_text("utf-8")).get("run_dir", "")))
+        if earlier.is_absolute() and earlier.is_dir() and earlier.stat().st_uid == os.getuid():
+            return earlier
+    return Path(tempfile.mkdtemp(prefix="partitiond-"))
+
+
+def toml_text(values: Mapping[str, object]) -> str:
+    """Dotted keys as TOML; dotted keys are TOML's own short form of tables."""
+    lines = ["# Settings of `partitiond demo`; written anew by each run."]
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+class DemoDaemon:
+    """A daemon as a subprocess, in a session of its own so that Ctrl-C reaches only the demo."""
+
+    def __init__(self, settings: "Settings", config: Path, overrides: tuple[str, ...]) -> None:
+        self.settings = settings
+        self.log_path = settings.state_dir / "daemon.log"
+        self._arguments = [sys.executable, "-m", "partitiond", "--config", str(config)]
+        for text in overrides:
+            self._arguments += ["--set", text]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, client: "ControlClient", report: Callable[[str], None]) -> None:
+        """Start it and wait until it is ready.
+
+        Raises:
+            ConflictError: a demo runs on this folder already.
+            PartitiondError: it ended or did not become ready; with the end of its log.
+        """
+        if lock_is_held(self.settings.lock_path):
+            raise ConflictError(
+                f"a daemon runs on {self.settings.state_dir} already.",
+                hint=f"End it: partitiond --config {self.settings.state_dir}/config.toml down",
+            )
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._arguments, "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + READY_SECONDS
+        while (missing := self._not_ready(client)) is not None:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise PartitiondError(
+                    f"the daemon did not start. The end of its log:\n{self._log_tail()}",
+                    hint=f"Its whole log: {self.log_path}",
+                )
+            report(f"waiting for the daemon{missing}")
+            time.sleep(0.2)
+
+    def _not_ready(self, client: "ControlClient") -> str | None:
+        """None once ready; else what it waits for."""
+        from partitiond.cli.options import read_token
+
+        client.token = read_token(self.settings.token_path)
+        try:
+            missing = dict(client.readiness())
+        except PartitiondError:
+            return ""
+        return f": {', '.join(missing)}" if missing else None
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log_path.read_text("utf-8", "replace").splitlines()[-15:])
+        return "(none)"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, client: "ControlClient") -> None:
+        """End daemon, endpoint and engines: asked first, then told, then killed."""
+        if self._process is None:
+            return
+        if self.is_running:
+            with contextlib.suppress(PartitiondError):  # then the signals below end it
+                client.shutdown(stop_engines=True)
+        for number, patience in ((None, STOP_SECONDS), (signal.SIGTERM, 30.0), (signal.SIGKILL, 5)):
+            if number is not None:
+                self._process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+                return
+
+    def left_behind(self) -> list[tuple[int, str]]:
+        """Processes of the demo that still live, after a moment's grace."""
+        deadline = time.monotonic() + GONE_SECONDS
+        while found := self._living():
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        return found
+
+    def _living(self) -> list[tuple[int, str]]:
+        return [*processes_of(self.settings.run_dir), *processes_of(self.settings.state_dir)]

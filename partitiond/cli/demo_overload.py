@@ -1,0 +1,155 @@
+"""The demo's overload: more than the capacity, to partitiond and to the same engines bare.
+
+Bare means straight to the engines' sockets, in turns, with nothing in front that refuses: the
+engines hold what they run at once to the same batch, and everything beyond waits inside them.
+"""
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import RenderableType
+
+from loadgen import LatencySummary, OpenLoopResult, OpenState, Outcome, Workload, open_loop, poisson
+from loadgen import Slo as LoadSlo
+from loadgen.records import Record
+from loadgen.statistics import is_good, summarise
+from partitiond.cli.render import duration, new_table, rate
+from partitiond.core.spec import Slo
+from partitiond.core.spec import Workload as Shape
+
+REQUEST_TIMEOUT_SECONDS = 120.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lane:
+    """One model's share of the overload.
+
+    Attributes:
+        req_per_s: rate that is sent.
+        engines: sockets of the model's engines, for the bare run.
+    """
+
+    model: str
+    req_per_s: float
+    shape: Shape
+    slo: Slo
+    engines: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Side:
+    """How all lanes together came out.
+
+    Attributes:
+        good: requests within their model's SLO; `sent` is all of them.
+        seconds: length of the run.
+    """
+
+    label: str
+    sent: int
+    good: int
+    refused: int
+    failed: int
+    seconds: float
+    ttft: LatencySummary | None
+
+    @property
+    def goodput_req_per_s(self) -> float:
+        """Requests per second within the SLO."""
+        return self.good / self.seconds
+
+
+async def run_side(
+    label: str,
+    lanes: Sequence[Lane],
+    *,
+    proxy: str | None,
+    seconds: float,
+    seed: int,
+    progress: Callable[[str, float], None],
+) -> Side:
+    """Send every lane's rate for `seconds`, through the proxy or, without one, to the engines.
+
+    Both sides of a comparison get the same arrivals and prompts: they follow from `seed`.
+    """
+    runs = [(lane, target, due) for lane in lanes for target, due in _routes(lane, proxy, seed)]
+    states: dict[int, OpenState] = {}
+
+    def note(index: int, state: OpenState) -> None:
+        states[index] = state
+        sent = sum(s.sent for s in states.values())
+        waiting = sum(s.in_flight for s in states.values())
+        refused = sum(s.refused for s in states.values())
+        text = f"{label}: {sent} sent, {waiting} in flight, {refused} refused"
+        progress(text, min(1.0, state.elapsed_seconds / seconds))
+
+    results = await asyncio.gather(
+        *(
+            open_loop(
+                target,
+                _workload(lane, seed + index),
+                arrivals=due,
+                seconds=seconds,
+                timeout_seconds=REQUEST_TIMEOUT_SECONDS,
+                progress=lambda state, index=index: note(index, state),  # type: ignore[misc]
+            )
+            for index, (lane, target, due) in enumerate(runs)
+        )
+    )
+    return summarise_side(label, list(zip((r[0] for r in runs), results, strict=True)), seconds)
+
+
+def _routes(lane: Lane, proxy: str | None, seed: int) -> Iterator[tuple[str, Iterator[float]]]:
+    """Where the lane's arrivals go: all to the proxy, or in turns to its engines."""
+    if proxy is not None:
+        yield proxy, poisson(lane.req_per_s, seed)
+        return
+    for turn, socket in enumerate(lane.engines):
+        due = itertools.islice(poisson(lane.req_per_s, seed), turn, None, len(lane.engines))
+        yield f"unix:{socket}", due
+
+
+def _workload(lane: Lane, seed: int) -> Workload:
+    return Workload(lane.model, lane.shape.prompt_tokens, lane.shape.output_tokens, seed=seed)
+
+
+def summarise_side(
+    label: str, results: Sequence[tuple[Lane, OpenLoopResult]], seconds: float
+) -> Side:
+    """All lanes together, each request judged by its own model's SLO."""
+    pairs: list[tuple[Lane, Record]] = [
+        (lane, record) for lane, result in results for record in result.arrivals
+    ]
+    outcomes = [record.outcome for _, record in pairs]
+    return Side(
+        label=label,
+        sent=len(pairs),
+        good=sum(is_good(record, _bounds(lane.slo)) for lane, record in pairs),
+        refused=outcomes.count(Outcome.REFUSED),
+        failed=outcomes.count(Outcome.ERROR) + outcomes.count(Outcome.TIMEOUT),
+        seconds=seconds,
+        ttft=summarise(r.ttft for _, r in pairs if r.outcome is Outcome.OK and r.ttft is not None),
+    )
+
+
+def _bounds(slo: Slo) -> LoadSlo:
+    return LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
+
+
+def comparison(sides: Sequence[Side]) -> RenderableType:
+    """Both sides, column by column."""
+    table = new_table("", *(f">{side.label}" for side in sides))
+    rows: tuple[tuple[str, Callable[[Side], str]], ...] = (
+        ("requests sent", lambda s: str(s.sent)),
+        ("goodput, requests/s within the SLO", lambda s: rate(s.goodput_req_per_s)),
+        ("share within the SLO", lambda s: f"{s.good / max(1, s.sent):.0%}"),
+        ("TTFT p50 of answered requests", lambda s: duration(s.ttft.p50 if s.ttft else None)),
+        ("TTFT p95 of answered requests", lambda s: duration(s.ttft.p95 if s.ttft else None)),
+        ("refused at once (429)", lambda s: str(s.refused)),
+        ("failed or timed out", lambda s: str(s.failed)),
+    )
+    for title, value in rows:
+        table.add_row(title, *(value(side) for side in sides))
+    return table

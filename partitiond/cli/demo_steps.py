@@ -1,0 +1,241 @@
+"""The steps of the demo, each a function that does one thing and tells it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from partitiond.cli import demo_overload
+from partitiond.cli.demo_story import Story
+from partitiond.cli.render_progress import Reporter, reporting
+from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import ModelSpec, Slo, Workload
+from partitiond.ports import Job, ProfileOptions
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.engines.environment import EngineEnvironment
+    from partitiond.settings import Settings
+
+OVERLOAD: Final = 1.5
+SEED: Final = 7
+CHAT_QUESTION: Final = "What is the capital of France?"
+
+WORKLOAD: Final = Workload(prompt_tokens=64, output_tokens=32)
+SLO: Final = Slo(ttft_seconds=1.5, tpot_seconds=0.3)
+"""Wide for one token, because one core is slow; narrow for the queue, which is what overload
+makes long."""
+
+
+def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
+    """Find the engine, or install it."""
+    from partitiond.cli.commands_engine import chosen_variant, find_engine, install_engine
+    from partitiond.core.errors import EngineUnavailableError
+
+    variant = chosen_variant(settings)
+    try:
+        environment = find_engine(settings, variant)
+        story.say(f"reused: {environment.python.parent.parent}")
+    except EngineUnavailableError:
+        if settings.engine.python is not None:
+            raise
+        story.say("installing it takes about two minutes and 3.5 GB, once")
+        environment = install_engine(settings, variant)
+    story.say(f"vLLM {environment.version} ({environment.variant})")
+    return environment
+
+
+async def prepare_models(
+    story: Story,
+    settings: "Settings",
+    environment: "EngineEnvironment",
+    specs: Sequence[ModelSpec],
+) -> None:
+    """Get both models onto disk, with progress."""
+    from partitiond.core.units import format_bytes
+    from partitiond.models.resolver import Resolver
+
+    resolver = Resolver(
+        settings.models_dir, environment.python, settings.models.offline, settings.models.hub
+    )
+    for spec in specs:
+        with reporting(story.console) as report:
+            resolved = await resolver.resolve(
+                spec,
+                lambda text, fraction, to=report: to.update(text, fraction),  # type: ignore[misc]
+            )
+        size = format_bytes(resolved.architecture.weights_bytes)
+        kind = "dummy weights: true speed, no sense" if resolved.dummy_weights else "real weights"
+        story.say(f"{spec.name}: {size}, {kind}")
+
+
+def measure_all(
+    story: Story, client: "ControlClient", specs: Sequence[ModelSpec], version: str
+) -> list[Profile]:
+    """Register both models and measure what no earlier run has measured."""
+    from partitiond.cli.commands_fleet import register_or_update
+    from partitiond.cli.render_profile import profile_table
+
+    kept = {spec.name: _kept_profile(client, spec, version) for spec in specs}
+    if not all(kept.values()):
+        _forget(client)  # replicas of an earlier run would hold the cores that are measured
+    for spec in specs:
+        register_or_update(client, spec)
+    # Both are asked for at once: nothing is planned by itself while a job is open.
+    jobs = {name: _ask(client, name) for name, profile in kept.items() if profile is None}
+    profiles = []
+    for spec in specs:
+        profile = kept[spec.name]
+        if profile is None:
+            profile = _wait(story, client, jobs[spec.name])
+        else:
+            story.say(f"{spec.name}: measured by an earlier run, {profile.provenance.started_at}")
+        story.show(profile_table(profile))
+        profiles.append(profile)
+    return profiles
+
+
+def _kept_profile(client: "ControlClient", spec: ModelSpec, version: str) -> Profile | None:
+    """What an earlier run measured for the same model and workload with the same engine here."""
+    from partitiond.controller.targets import speaks_for
+
+    hardware = {device.hardware for device in client.devices()}
+    for profile in client.profiles(spec.name):
+        if (
+            profile.kind is ProfileKind.MEASURED
+            and profile.hardware in hardware
+            and profile.provenance.engine_version == version
+            and speaks_for(profile, spec)
+        ):
+            return profile
+    return None
+
+
+def _forget(client: "ControlClient") -> None:
+    for view in client.models():
+        client.remove(view.record.spec.name)
+
+
+def _ask(client: "ControlClient", name: str) -> Job:
+    cores = 1 if any(device.id == "cpu" for device in client.devices()) else None
+    return client.profile(name, ProfileOptions(cores=cores))
+
+
+def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
+    from partitiond.cli.waiting import wait_for_job
+
+    done = wait_for_job(client, job.id, story.console)
+    if done.result is None:
+        raise PartitiondError(f"job {done.id} made no profile.", hint="See the daemon's log.")
+    return client.profile_by_id(done.result)
+
+
+def plan(story: Story, client: "ControlClient") -> Plan:
+    """Make a plan, changing nothing, and draw it with its certificate."""
+    from partitiond.cli.plan_view import render_plan
+
+    preview = client.plan(None)
+    if preview.infeasible is not None:
+        raise PartitiondError(
+            "there is no plan: " + "; ".join(preview.infeasible.reasons),
+            hint=" ".join(preview.infeasible.remedies),
+        )
+    story.show(render_plan(preview.plan, preview.diff))
+    return preview.plan
+
+
+def apply(story: Story, client: "ControlClient", plan: Plan, settings: "Settings") -> None:
+    """Apply the plan and wait until every replica serves."""
+    from partitiond.cli.waiting import wait_until_serving
+
+    try:
+        client.apply(plan.id)
+    except ConflictError:  # the daemon's own chain applied the same plan a moment before
+        plan = client.apply(None).plan
+    wanted = [placement.replica_id for placement in plan.placements]
+    deadline = settings.engine.start_deadline_seconds
+    views = wait_until_serving(client, wanted, story.console, deadline_seconds=deadline)
+    for view in views:
+        story.say(f"{view.replica_id} serves (pid {view.pid}, at most {view.limit} at once)")
+
+
+def chat(story: Story, settings: "Settings", model: str) -> str:
+    """One chat completion through the endpoint."""
+    import httpx
+
+    story.say(f"> {CHAT_QUESTION}")
+    try:
+        reply = httpx.post(
+            f"{settings.proxy_url}/v1/chat/completions",
+            json={
+                "model": model,
+                "messages": [{"role": "user", "content": CHAT_QUESTION}],
+                "max_tokens": 48,
+                "temperature": 0,
+            },
+            timeout=120,
+        )
+        reply.raise_for_status()
+        answer = str(reply.json()["choices"][0]["message"]["content"]).strip()
+    except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+        raise PartitiondError(
+            f"the chat completion failed: {error}.", hint="`partitiond status` shows the replicas."
+        ) from error
+    story.say(f"< {answer}")
+    return answer
+
+
+def overload(
+    story: Story,
+    client: "ControlClient",
+    settings: "Settings",
+    plan: Plan,
+    specs: Sequence[ModelSpec],
+    *,
+    seconds: float,
+) -> list[demo_overload.Side]:
+    """The same overload to partitiond and to its engines bare, side by side."""
+    lanes = _lanes(client, plan, specs)
+    for lane in lanes:
+        story.say(f"{lane.model}: {lane.req_per_s:.2g} requests/s, Poisson")
+    sides = []
+    for label, proxy in (("partitiond", settings.proxy_url), ("bare engines", None)):
+        with reporting(story.console) as report:
+            sides.append(
+                asyncio.run(
+                    demo_overload.run_side(
+                        label,
+                        lanes,
+                        proxy=proxy,
+                        seconds=seconds,
+                        seed=SEED,
+                        progress=_timed(report, seconds),
+                    )
+                )
+            )
+    story.say(
+        f"SLO: first token within {SLO.ttft_seconds:g} s, then {SLO.tpot_seconds:g} s per token."
+    )
+    story.show(demo_overload.comparison(sides))
+    return sides
+
+
+def _timed(report: Reporter, seconds: float) -> Callable[[str, float], None]:
+    return lambda text, fraction: report.update(text, fraction, (1 - fraction) * seconds)
+
+
+def _lanes(
+    client: "ControlClient", plan: Plan, specs: Sequence[ModelSpec]
+) -> list[demo_overload.Lane]:
+    capacity = {f.model: f.capacity_req_per_s for f in plan.forecasts}
+    sockets: dict[str, list[str]] = {}
+    for view in client.replicas():
+        if view.state == "serving":
+            sockets.setdefault(view.model, []).append(view.socket_path)
+    return [
+        demo_overload.Lane(
+            spec.name, OVERLOAD * capacity[spec.name], WORKLOAD, SLO, tuple(sockets[spec.name])
+        )
+        for spec in specs
+    ]

@@ -1,0 +1,121 @@
+"""`partitiond`: the command line's entry, its global options and its commands."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from partitiond import __version__
+from partitiond.cli import (
+    commands_config,
+    commands_daemon,
+    commands_demo,
+    commands_doctor,
+    commands_engine,
+    commands_fleet,
+    commands_jobs,
+    commands_keys,
+    commands_models,
+    commands_plan,
+    commands_profile,
+    commands_profiles,
+)
+from partitiond.cli.exits import Exit, exit_for
+from partitiond.cli.options import Globals, JsonOption
+from partitiond.core.errors import PartitiondError
+
+HELP = """Serve many small language models from few devices.
+
+Measures where each model stops getting faster, packs replicas onto GPUs or CPU cores with a
+proof, runs the vLLM engines, and balances one OpenAI-compatible endpoint over them.
+
+Start here: `partitiond demo` shows everything on this machine, `partitiond doctor` says what is
+missing, `partitiond serve` starts the daemon.
+"""
+
+app = typer.Typer(
+    name="partitiond",
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"partitiond {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def global_options(
+    ctx: typer.Context,
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings file (TOML).", show_default=False)
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--state-dir", help="Folder of the daemon's state.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Keep the global options for the command."""
+    del version
+    ctx.obj = Globals(config, state_dir, tuple(overrides or ()), debug)
+
+
+commands_demo.register(app)
+commands_doctor.register(app)
+commands_daemon.register(app)
+commands_fleet.register(app)
+commands_models.register(app)
+commands_profile.register(app)
+commands_profiles.register(app)
+commands_plan.register(app)
+commands_engine.register(app)
+commands_keys.register(app)
+commands_jobs.register(app)
+commands_config.register(app)
+
+
+@app.command("version")
+def version_command(as_json: JsonOption = False) -> None:
+    """Show the version of partitiond."""
+    if as_json:
+        from partitiond.cli.output import print_json
+
+        print_json({"partitiond": __version__, "python": sys.version.split()[0]})
+        return
+    typer.echo(f"partitiond {__version__}")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave with one of the codes in `exits`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=given, prog_name="partitiond")
+    except PartitiondError as error:
+        if "--debug" in given:
+            raise
+        from partitiond.cli.output import print_error
+
+        print_error(error)
+        sys.exit(exit_for(error))
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:  # the reader went away, as `partitiond events | head` does
+        sys.stderr.close()
+        sys.exit(Exit.OK)
+    sys.exit(Exit.OK)

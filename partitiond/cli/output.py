@@ -1,0 +1,67 @@
+"""Writing to people and programs: tables on stdout, errors and progress on stderr."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from partitiond.core.errors import PartitiondError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+@functools.cache
+def out() -> "Console":
+    """Standard output: results."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+@functools.cache
+def err() -> "Console":
+    """Standard error: progress and messages, so that results can be piped."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people on stderr, taken literally (no markup)."""
+    console = err()
+    # A log keeps its lines whole; a terminal gets them wrapped between words.
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)
+
+
+def jsonable(value: object) -> Any:
+    """Plain data for any result: core dataclasses, and mappings or sequences of them."""
+    from partitiond.serde import to_jsonable
+
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [jsonable(item) for item in value]
+    return to_jsonable(value)
+
+
+def print_json(value: object) -> None:
+    """The value as indented JSON on stdout."""
+    sys.stdout.write(json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def emit(value: object, *, as_json: bool, render: "Callable[[], RenderableType]") -> None:
+    """Print `value` as JSON, or what `render` draws for people."""
+    if as_json:
+        print_json(value)
+    else:
+        out().print(render())
+
+
+def print_error(error: PartitiondError) -> None:
+    """Message and hint on stderr, without a traceback."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"  what to do: {error.hint}")

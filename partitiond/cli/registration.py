@@ -1,0 +1,115 @@
+"""What the options of `models add` and `profile` say, as a registration (the API's body)."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A catalog name (opt-125m), a Hugging Face id (org/name) or a local folder.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="real|dummy",
+        help="dummy: random weights of the true architecture; true speed, meaningless answers.",
+    ),
+]
+HubOption = Annotated[
+    bool,
+    typer.Option("--hub", help="Fetch from the Hugging Face hub even where a package would do."),
+]
+PromptOption = Annotated[
+    int | None,
+    typer.Option("--prompt-tokens", metavar="N", help="Mean prompt length in tokens [512]."),
+]
+OutputOption = Annotated[
+    int | None,
+    typer.Option("--output-tokens", metavar="N", help="Mean output length in tokens [256]."),
+]
+TtftOption = Annotated[
+    float | None, typer.Option("--ttft", metavar="SECONDS", help="SLO: seconds to the first token.")
+]
+TpotOption = Annotated[
+    float | None, typer.Option("--tpot", metavar="SECONDS", help="SLO: seconds per further token.")
+]
+QuantileOption = Annotated[
+    float | None,
+    typer.Option(
+        "--quantile", metavar="SHARE", help="SLO: share of requests that must hold [0.95]."
+    ),
+]
+DemandOption = Annotated[
+    float | None,
+    typer.Option(
+        "--demand", metavar="RATE", help="Requests per second wanted; default as much as there is."
+    ),
+]
+BurstOption = Annotated[
+    float | None,
+    typer.Option("--burst-factor", metavar="FACTOR", help="Peak over mean of the demand [1]."),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="TYPE", help="bfloat16, float16, float32, auto [bfloat16]."),
+]
+MaxLenOption = Annotated[
+    int | None, typer.Option("--max-model-len", metavar="N", help="Longest context in tokens.")
+]
+EngineArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--engine-arg", metavar="FLAG", help="Further engine flag; repeatable."),
+]
+EngineKindOption = Annotated[
+    str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Engine [vllm].")
+]
+
+
+def model_text(text: str) -> str:
+    """A folder as an absolute path, because the daemon's folder is not ours; else as given."""
+    if text.startswith(("./", "../", "~")) or text in {".", ".."}:
+        return str(Path(text).expanduser().absolute())
+    return text
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Only what was given: the rest keeps the defaults of the specification."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and value not in ({}, [], ())
+    }
+
+
+def workload_body(prompt_tokens: int | None, output_tokens: int | None) -> dict[str, Any]:
+    """The workload part."""
+    return without_none({"prompt_tokens": prompt_tokens, "output_tokens": output_tokens})
+
+
+def slo_body(
+    ttft: float | None, tpot: float | None, quantile: float | None
+) -> dict[str, Any] | None:
+    """The SLO part, or None; both bounds belong together.
+
+    Raises:
+        typer.BadParameter: one of the two bounds is missing.
+    """
+    if ttft is None and tpot is None:
+        if quantile is not None:
+            raise typer.BadParameter("--quantile needs --ttft and --tpot beside it.")
+        return None
+    if ttft is None or tpot is None:
+        raise typer.BadParameter("an SLO needs both --ttft and --tpot, in seconds.")
+    return without_none({"ttft_seconds": ttft, "tpot_seconds": tpot, "quantile": quantile})
+
+
+def engine_body(
+    dtype: str | None, max_model_len: int | None, extra_args: list[str] | None
+) -> dict[str, Any]:
+    """The engine part."""
+    return without_none({"dtype": dtype, "max_model_len": max_model_len, "extra_args": extra_args})

@@ -1,0 +1,236 @@
+"""Tables for people: models, replicas, devices, jobs, events, keys. They fit 80 columns."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from partitiond.core.hardware import Device
+from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.units import format_bytes, format_duration
+from partitiond.ports import Event, Job, KeyRecord, ModelRecord, ModelView, ReplicaView
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STATE_STYLES = {
+    "serving": "green",
+    "succeeded": "green",
+    "ok": "green",
+    "starting": "yellow",
+    "pending": "yellow",
+    "queued": "yellow",
+    "running": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "warn": "yellow",
+    "failed": "red",
+    "unavailable": "red",
+    "fail": "red",
+}
+
+
+def new_table(*headers: str) -> Table:
+    """A plain table; a header that starts with ">" is right-aligned."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for header in headers:
+        right = header.startswith(">")
+        table.add_column(
+            header.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
+    return table
+
+
+def state_text(state: str) -> Text:
+    """A state word in its colour."""
+    return Text(state, style=STATE_STYLES.get(state, ""))
+
+
+def duration(seconds: float | None) -> str:
+    """Milliseconds below one second, else seconds; a dash where unknown."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def rate(value: float | None) -> str:
+    """Requests or tokens per second with three digits; a dash where unknown."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def core_list(cores: Sequence[int]) -> str:
+    """Core indexes as ranges: "0-3,8"."""
+    ranges: list[list[int]] = []
+    for core in sorted(cores):
+        if ranges and core == ranges[-1][1] + 1:
+            ranges[-1][1] = core
+        else:
+            ranges.append([core, core])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def partition_text(partition: Partition) -> str:
+    """A partition in a few words."""
+    match partition:
+        case CpuCores(cores=cores):
+            return f"core{'s' if len(cores) > 1 else ''} {core_list(cores)}"
+        case MpsShare(sm_percent=percent):
+            return f"MPS {percent} %"
+        case MigSlice(mig_profile=name, slice_start=start):
+            return f"MIG {name}@{start}"
+        case _:
+            return partition.mode.value
+
+
+def models_table(models: Sequence[ModelView]) -> "RenderableType":
+    """Registered models; what to do next where there is none."""
+    if not models:
+        return "No models yet. Add one: partitiond models add smollm2-135m"
+    table = new_table("model", "state", ">replicas", "profile", ">workload", ">demand", "note")
+    for view in models:
+        spec = view.record.spec
+        demand = spec.demand.req_per_s
+        table.add_row(
+            spec.name,
+            state_text(view.availability),
+            f"{view.replicas_serving}/{view.replicas_planned}",
+            _profile_word(view),
+            spec.workload.key,
+            "all" if demand is None else f"{rate(demand)}/s",
+            view.note,
+        )
+    return table
+
+
+def _profile_word(view: ModelView) -> str:
+    kind = view.profile_kind.value if view.profile_kind else "none"
+    return f"{kind} (provisional)" if view.provisional else kind
+
+
+def record_table(record: ModelRecord) -> "RenderableType":
+    """One model, a line for each thing it was registered with."""
+    spec = record.spec
+    slo = "none"
+    if spec.slo is not None:
+        slo = (
+            f"TTFT <= {duration(spec.slo.ttft_seconds)}, TPOT <= "
+            f"{duration(spec.slo.tpot_seconds)} for {spec.slo.quantile:.0%} of requests"
+        )
+    demand = spec.demand.req_per_s
+    upper = "no limit" if spec.max_replicas is None else str(spec.max_replicas)
+    table = new_table("field", "value")
+    for field, value in (
+        ("name", spec.name),
+        ("source", f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"),
+        ("weights", spec.weights.value),
+        ("workload", f"{spec.workload.prompt_tokens} in, {spec.workload.output_tokens} out"),
+        ("SLO", slo),
+        ("demand", "as much as there is" if demand is None else f"{rate(demand)} requests/s"),
+        ("engine", f"{spec.engine_kind}, {spec.engine.dtype}, context {spec.max_model_len}"),
+        ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
+        ("auto", "yes" if spec.auto else "no"),
+        ("version", f"{record.version}, changed {record.updated_at}"),
+    ):
+        table.add_row(field, value.strip())
+    return table
+
+
+def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
+    """Replicas and their engines; a failed one shows its diagnosis."""
+    if not replicas:
+        return "No replicas. Plan and start some: partitiond plan, partitiond apply"
+    table = new_table("replica", "state", "device", "partition", ">in use", ">memory", ">pid", "")
+    for view in replicas:
+        table.add_row(
+            view.replica_id,
+            state_text(view.state),
+            short_device(view.device_id),
+            partition_text(view.partition),
+            f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
+            format_bytes(view.memory_bytes),
+            "-" if view.pid is None else str(view.pid),
+            replica_note(view),
+        )
+    return table
+
+
+def replica_note(view: ReplicaView) -> str:
+    """What a person should know about it now, or empty."""
+    if view.last_error:
+        return view.last_error
+    if view.state == "starting":
+        return view.start_progress
+    return "adopted" if view.adopted else ""
+
+
+def short_device(device_id: str) -> str:
+    """GPU UUIDs are long: the first eight digits tell them apart on one host."""
+    return device_id[:12] if device_id.startswith("GPU-") else device_id
+
+
+def devices_table(devices: Sequence[Device]) -> "RenderableType":
+    """Devices of the host."""
+    if not devices:
+        return "No devices: enable the CPU ([cpu] enabled = true) or install an NVIDIA driver."
+    table = new_table("device", "hardware", ">memory", ">free", "cores", "sharing")
+    for device in devices:
+        table.add_row(
+            short_device(device.id),
+            device.hardware,
+            format_bytes(device.memory_bytes),
+            format_bytes(device.free_bytes),
+            core_list(device.cores),
+            ", ".join(mode.value for mode in device.modes),
+        )
+    return table
+
+
+def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
+    """Jobs, newest first."""
+    if not jobs:
+        return "No jobs."
+    table = new_table("job", "kind", "model", "state", ">done", "now")
+    for job in jobs:
+        fraction = job.progress.fraction
+        table.add_row(
+            job.id,
+            job.kind,
+            job.subject,
+            state_text(job.state.value),
+            "-" if fraction is None else f"{fraction:.0%}",
+            job.error or job_line(job),
+        )
+    return table
+
+
+def job_line(job: Job) -> str:
+    """Phase, message and time left in one line."""
+    progress = job.progress
+    text = ": ".join(part for part in (progress.phase, progress.message) if part)
+    if progress.seconds_left is not None and progress.seconds_left > 0:
+        text += f" ({format_duration(progress.seconds_left)} left)"
+    return text
+
+
+def events_table(events: Sequence[Event]) -> "RenderableType":
+    """Events, oldest first."""
+    if not events:
+        return "No events."
+    table = new_table(">id", "at", "kind", "about", "what happened")
+    for event in events:
+        table.add_row(str(event.id), event.at[:19], event.kind, event.subject, event.message)
+    return table
+
+
+def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
+    """API keys: never the key itself, which is not kept."""
+    if not keys:
+        return "No API keys. Make one: partitiond keys create --label my-app"
+    table = new_table("key", "label", "models", "created")
+    for key in keys:
+        table.add_row(key.id, key.label, ", ".join(key.models) or "all", key.created_at[:19])
+    return table

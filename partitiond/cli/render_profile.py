@@ -1,0 +1,113 @@
+"""The measured table: one row per batch size, frontier and knee marked."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from partitiond.cli.render import duration, new_table, rate
+from partitiond.core.frontier import frontier
+from partitiond.core.profile import OperatingPoint, Profile
+from partitiond.core.units import format_bytes, format_duration
+
+
+def profile_table(profile: Profile) -> RenderableType:
+    """Heading, measured points, and what they mean."""
+    on_frontier = {point.batch for point in frontier(profile.points)}
+    table = new_table(
+        ">batch", ">tok/s", ">+-", ">req/s", ">TTFT p95", ">TPOT p95", ">latency", ">memory", ""
+    )
+    for point in sorted(profile.points, key=lambda p: p.batch):
+        is_knee = point.batch == profile.knee.batch
+        table.add_row(
+            str(point.batch),
+            rate(point.output_tokens_per_s),
+            _half_width(point),
+            rate(point.req_per_s),
+            duration(point.ttft.p95),
+            duration(point.tpot.p95),
+            duration(point.e2el.mean),
+            format_bytes(point.footprint_bytes),
+            _marks(point, on_frontier=point.batch in on_frontier, is_knee=is_knee),
+            style="bold" if is_knee else "",
+        )
+    return Group(Text(_heading(profile), style="bold"), table, Text(_meaning(profile)))
+
+
+def _half_width(point: OperatingPoint) -> str:
+    if point.output_tokens_per_s <= 0 or point.half_width <= 0:
+        return "-"
+    return f"{point.half_width / point.output_tokens_per_s:.0%}"
+
+
+def _marks(point: OperatingPoint, *, on_frontier: bool, is_knee: bool) -> str:
+    words = ["*"] if on_frontier else []
+    if is_knee:
+        words.append("knee")
+    if point.kv_limited:
+        words.append("KV-limited")
+    if point.wide:
+        words.append("wide")
+    return " ".join(words)
+
+
+def _heading(profile: Profile) -> str:
+    made = profile.provenance
+    weights = ", dummy weights" if made.weights == "dummy" else ""
+    return (
+        f"{profile.model}: {profile.kind.value} on {made.device_name or profile.hardware} "
+        f"({profile.size.key}), {profile.workload.prompt_tokens} tokens in, "
+        f"{profile.workload.output_tokens} out, {profile.dtype}{weights}"
+    )
+
+
+def _meaning(profile: Profile) -> str:
+    lines = ["* on the frontier: no other point is better in throughput, TPOT and memory at once"]
+    lines.append(_knee_sentence(profile))
+    if any(point.wide for point in profile.points):
+        lines.append("wide: the interval was still wider than wanted at the time limit")
+    if any(point.kv_limited for point in profile.points):
+        lines.append("KV-limited: the KV cache held it back, so it cannot be the knee")
+    made = profile.provenance
+    lines.append(
+        f"{made.engine} {made.engine_version}, took {format_duration(made.duration_seconds)}, "
+        f"profile {profile.id}"
+    )
+    return "\n".join(lines)
+
+
+def _knee_sentence(profile: Profile) -> str:
+    knee = profile.knee
+    best = f"{rate(knee.best_output_tokens_per_s)} tokens/s"
+    if knee.batch is None:
+        why = knee.limited_by.value if knee.limited_by else "unknown"
+        return (
+            f"no knee: throughput still grew at batch {knee.largest_batch} "
+            f"(ended by {why}), best {best}"
+        )
+    span = ""
+    if knee.low is not None and knee.high is not None and knee.low != knee.high:
+        span = f" (between {knee.low} and {knee.high} by the intervals)"
+    return (
+        f"knee at batch {knee.batch}{span}: more requests at once gain less than "
+        f"{knee.tolerance:.0%} of the best, {best}"
+    )
+
+
+def profiles_table(profiles: Sequence[Profile]) -> RenderableType:
+    """Kept profiles, one line each."""
+    if not profiles:
+        return "No profiles yet. Measure one: partitiond profile smollm2-135m"
+    table = new_table("profile", "model", "kind", "on", ">workload", ">knee", ">tok/s")
+    for profile in profiles:
+        knee = profile.knee.batch
+        table.add_row(
+            profile.id,
+            profile.model,
+            profile.kind.value,
+            f"{profile.hardware} {profile.size.key}",
+            profile.workload.key,
+            f">{profile.knee.largest_batch}" if knee is None else str(knee),
+            rate(profile.knee.best_output_tokens_per_s),
+        )
+    return table

@@ -1,0 +1,282 @@
+"""`ControlClient`: the control API's operations as methods, its answers as the core's types."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from partitiond import serde
+from partitiond.client.errors import from_problem, not_ours, unreachable
+from partitiond.core.errors import InputError, NotFoundError, NotReadyError, UnauthorizedError
+from partitiond.core.hardware import Device
+from partitiond.core.plan import Objective, Plan
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import (
+    Event,
+    Job,
+    KeyRecord,
+    ModelRecord,
+    ModelView,
+    PlanPreview,
+    ProfileOptions,
+    ReplicaView,
+)
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_SECONDS: Final = 3.0
+LONG_TIMEOUT_SECONDS: Final = 180.0
+"""For calls that solve a plan or wait until an engine is gone."""
+_FIXED: Final = ("name", "source", "weights", "engine_kind")
+"""What a registered model cannot change."""
+
+
+class ControlClient:
+    """A synchronous client. Safe to use as a context manager; `close` it otherwise.
+
+    Every method raises the PartitiondError the daemon answered with (NotFoundError,
+    ConflictError, SpecError, ...), UnauthorizedError for a wrong token, and
+    DaemonUnreachableError when nobody answers.
+
+    Attributes:
+        token: the admin token; may be set later, as once the daemon has made it.
+    """
+
+    def __init__(self, base_url: str, token: str, timeout: float = 30.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.token = token
+        self._timeout = timeout
+        # Proxies of the environment are for the world outside, not for loopback.
+        self._http = httpx.Client(base_url=self.base_url, trust_env=False)
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- transport ---------------------------------------------------------------------------
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        headers = self._credentials()
+        if version is not None:
+            headers[b"If-Match"] = f'"{version}"'.encode()
+        try:
+            answer = self._http.request(
+                method,
+                path,
+                json=body,
+                params=query,
+                headers=headers,
+                timeout=httpx.Timeout(timeout or self._timeout, connect=CONNECT_TIMEOUT_SECONDS),
+            )
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise unreachable(self.base_url, str(error) or type(error).__name__) from error
+        if not answer.is_success:
+            raise from_problem(self.base_url, answer.status_code, answer.content)
+        return answer.content
+
+    def _credentials(self) -> dict[bytes, bytes]:
+        token = self.token.strip()
+        if any(character.isspace() for character in token):
+            raise UnauthorizedError(
+                "the admin token has a space or line break inside.",
+                hint="Take the token as it stands in the file admin-token of the state folder.",
+            )
+        return {b"Authorization": f"Bearer {token}".encode()} if token else {}
+
+    def _get(self, kind: type[T], path: str, query: Mapping[str, Any] | None = None) -> T:
+        return self._read(kind, self._call("GET", path, query=query))
+
+    def _read(self, kind: type[T], content: bytes) -> T:
+        try:
+            return serde.from_json(kind, content)
+        except InputError as error:
+            raise not_ours(self.base_url, 200) from error
+
+    # --- models ------------------------------------------------------------------------------
+
+    def register(self, model: Mapping[str, Any] | ModelSpec) -> ModelRecord:
+        """Register a model: a body of POST /models, or a specification.
+
+        A relative folder is meant from this process's working folder.
+        """
+        body = spec_body(model) if isinstance(model, ModelSpec) else with_absolute_folder(model)
+        return self._read(ModelRecord, self._call("POST", "/models", body=body))
+
+    def models(self) -> Sequence[ModelView]:
+        """All models, by name."""
+        return self._get(list[ModelView], "/models")
+
+    def model(self, name: str) -> ModelView:
+        """One model. Raises NotFoundError."""
+        return self._get(ModelView, f"/models/{_quoted(name)}")
+
+    def update(
+        self, name: str, changes: Mapping[str, Any] | ModelSpec, version: int | None = None
+    ) -> ModelRecord:
+        """Change a model: a merge patch, or a whole specification (its name, source, weights
+        and engine kind are not looked at).
+
+        Args:
+            version: refuse (PreconditionFailedError) when the model has another one.
+        """
+        if isinstance(changes, ModelSpec):
+            body = spec_body(changes)
+            changes = {key: value for key, value in body.items() if key not in _FIXED}
+        path = f"/models/{_quoted(name)}"
+        content = self._call("PATCH", path, body=dict(changes), version=version)
+        return self._read(ModelRecord, content)
+
+    def remove(self, name: str, version: int | None = None) -> None:
+        """Remove a model; its replicas drain and stop."""
+        self._call("DELETE", f"/models/{_quoted(name)}", version=version)
+
+    def profile(self, name: str, options: ProfileOptions | None = None) -> Job:
+        """Queue a profile job."""
+        body = serde.to_jsonable(options or ProfileOptions())
+        content = self._call("POST", f"/models/{_quoted(name)}/profile", body=body)
+        return self._read(Job, content)
+
+    # --- jobs and profiles -------------------------------------------------------------------
+
+    def jobs(self) -> Sequence[Job]:
+        """Jobs, newest first."""
+        return self._get(list[Job], "/jobs")
+
+    def job(self, job_id: str) -> Job:
+        """One job. Raises NotFoundError."""
+        return self._get(Job, f"/jobs/{_quoted(job_id)}")
+
+    def cancel_job(self, job_id: str) -> Job:
+        """Cancel; returns once nothing of it runs."""
+        path = f"/jobs/{_quoted(job_id)}"
+        return self._read(Job, self._call("DELETE", path, timeout=LONG_TIMEOUT_SECONDS))
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Profiles, newest first."""
+        query = None if model is None else {"model": model}
+        return self._get(list[Profile], "/profiles", query)
+
+    def profile_by_id(self, profile_id: str) -> Profile:
+        """One profile. Raises NotFoundError."""
+        return self._get(Profile, f"/profiles/{_quoted(profile_id)}")
+
+    def import_profile(self, profile: Profile) -> Profile:
+        """Keep a profile made elsewhere."""
+        content = self._call("POST", "/profiles", body=serde.to_jsonable(profile))
+        return self._read(Profile, content)
+
+    # --- plan --------------------------------------------------------------------------------
+
+    def plan(self, objective: Objective | str | None = None) -> PlanPreview:
+        """A dry run."""
+        body = {} if objective is None else {"objective": str(objective)}
+        content = self._call("POST", "/plan", body=body, timeout=LONG_TIMEOUT_SECONDS)
+        return self._read(PlanPreview, content)
+
+    def apply(self, plan_id: str | None = None) -> PlanPreview:
+        """Apply a previewed plan, or a fresh one. Raises ConflictError when it is outdated."""
+        body = {} if plan_id is None else {"plan_id": plan_id}
+        content = self._call("POST", "/plan/apply", body=body, timeout=LONG_TIMEOUT_SECONDS)
+        return self._read(PlanPreview, content)
+
+    def current_plan(self) -> Plan | None:
+        """The applied plan, or None."""
+        try:
+            return self._get(Plan, "/plan")
+        except NotFoundError:
+            return None
+
+    # --- what is -----------------------------------------------------------------------------
+
+    def replicas(self, model: str | None = None) -> Sequence[ReplicaView]:
+        """Replicas as they are."""
+        query = None if model is None else {"model": model}
+        return self._get(list[ReplicaView], "/replicas", query)
+
+    def devices(self) -> Sequence[Device]:
+        """Devices of the daemon's host."""
+        return self._get(list[Device], "/devices")
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        """Events, oldest first."""
+        return self._get(list[Event], "/events", {"after": after, "limit": limit})
+
+    def readiness(self) -> Mapping[str, str]:
+        """Empty when ready, else what is not, by part."""
+        try:
+            self._call("GET", "/readyz")
+        except NotReadyError as error:
+            return {part: str(why) for part, why in error.facts.items()}
+        return {}
+
+    def metrics(self) -> str:
+        """Metrics in Prometheus' text form."""
+        return self._call("GET", "/metrics").decode()
+
+    # --- keys, end ---------------------------------------------------------------------------
+
+    def create_key(self, label: str = "", models: Sequence[str] = ()) -> tuple[KeyRecord, str]:
+        """A new API key: its record, and the key, which is shown only now."""
+        content = self._call("POST", "/keys", body={"label": label, "models": list(models)})
+        made: dict[str, Any] = self._read(dict[str, Any], content)
+        return serde.from_jsonable(KeyRecord, made["record"]), str(made["key"])
+
+    def keys(self) -> Sequence[KeyRecord]:
+        """All keys."""
+        return self._get(list[KeyRecord], "/keys")
+
+    def remove_key(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        self._call("DELETE", f"/keys/{_quoted(key_id)}")
+
+    def shutdown(self, *, stop_engines: bool = False) -> None:
+        """Ask the daemon to end; it does so after the answer."""
+        self._call("POST", "/shutdown", body={"stop_engines": stop_engines})
+
+
+def spec_body(spec: ModelSpec) -> dict[str, Any]:
+    """A specification as the body of POST /models, nothing lost."""
+    body: dict[str, Any] = serde.to_jsonable(spec)
+    return body
+
+
+def with_absolute_folder(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A registration whose `model`, where it is a relative folder, is named in full.
+
+    The daemon has another working folder and home than the user.
+    """
+    model = body.get("model")
+    if isinstance(model, str) and model.strip().startswith((".", "~")):
+        folder = os.path.normpath(Path(model.strip()).expanduser().absolute())
+        return {**body, "model": folder}
+    return dict(body)
+
+
+def _quoted(part: str) -> str:
+    """One path segment. Dots alone would be taken as "this folder" and "the one above"."""
+    return quote(part, safe="").replace(".", "%2E") if set(part) == {"."} else quote(part, safe="")

@@ -1,0 +1,149 @@
+"""Registering starts the chain: estimate at once, then profile jobs, then a plan.
+
+The rules, in the order in which they are asked:
+
+1. A model that is not measured yet is profiled first, wherever the lease can be had. While any
+   job runs, no plan is made by itself: a replica started meanwhile would sit on the cores the
+   next job needs, and the queue would wait for it for ever. So on a small host all models are
+   measured, then planned together.
+2. When the queue is empty, or everything in it waits for room that serving replicas hold, a plan
+   is made of what is known. A model whose job waits for such room is planned from its estimate
+   (its replicas are provisional), and so is one whose job was cancelled. That cannot shut out
+   its own job where the job could run: rule 1 let that run first.
+3. A model whose profile failed is not started by itself: what broke the engine under the profiler
+   would break the replica. Its note says so; asking for the profile again, or planning and
+   applying by hand, goes on.
+4. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
+   event and the model's note say that it waits for `apply`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from partitiond.controller.journal import Journal
+from partitiond.core.errors import PartitiondError
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.ports import Job, JobState, ModelRecord, PlanPreview
+
+
+def may_be_provisional(jobs: Sequence[Job]) -> bool:
+    """Whether a model that is not measured may be started from its estimate (rules 2 and 3).
+
+    Args:
+        jobs: its profile jobs, newest first.
+    """
+    if any(job.state is JobState.QUEUED for job in jobs):
+        return True
+    return bool(jobs) and jobs[0].state is JobState.CANCELLED
+
+
+def held_back(
+    records: Sequence[ModelRecord],
+    profiles: Callable[[str], Sequence[Profile]],
+    jobs: Sequence[Job],
+) -> frozenset[str]:
+    """Models that a plan made by itself may not place from estimates.
+
+    A model that does not take part in the chain (`auto` off) is held back, too, unless something
+    was measured for it: nobody asked for it to be started from a guess.
+    """
+    names = set()
+    for record in records:
+        name = record.spec.name
+        if any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):
+            continue
+        own = [job for job in jobs if job.subject == name and job.kind == "profile"]
+        if not (record.spec.auto and may_be_provisional(own)):
+            names.add(name)
+    return frozenset(names)
+
+
+class Chain:
+    """Makes and applies plans by itself when something changed and nothing is being measured.
+
+    Attributes:
+        waiting: id of a plan that waits for `apply`; empty when none does.
+        note: why there is nothing to apply, or what waits, in one sentence.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        ready: Callable[[], bool],
+        preview: Callable[[], Awaitable[PlanPreview]],
+        apply: Callable[[PlanPreview], None],
+        touches_running: Callable[[PlanPreview], bool],
+        current: Callable[[], Collection[object]],
+    ) -> None:
+        """Wire it.
+
+        Args:
+            journal: for events.
+            ready: whether no job runs, so that a plan may be made.
+            preview: makes a plan of what may be used by itself.
+            apply: applies it.
+            touches_running: whether it would move or stop a replica that has a process.
+            current: placements of the applied plan.
+        """
+        self._journal = journal
+        self._ready = ready
+        self._preview = preview
+        self._apply = apply
+        self._touches_running = touches_running
+        self._current = current
+        self._changed = False
+        self._task: asyncio.Task[None] | None = None
+        self.waiting = ""
+        self.note = ""
+
+    def changed(self) -> None:
+        """Something a plan rests on changed; look at it as soon as nothing is measured."""
+        self._changed = True
+
+    def settled(self) -> None:
+        """Somebody applied a plan; nothing waits any more."""
+        self.waiting, self.note = "", ""
+
+    def consider(self) -> None:
+        """Called after each pass of the loop: make a plan if one is due."""
+        planning = self._task is not None and not self._task.done()
+        if self._changed and not planning and self._ready():
+            self._changed = False
+            self._task = asyncio.create_task(self._plan(), name="chain")
+
+    async def close(self) -> None:
+        """End a plan that is being made."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _plan(self) -> None:
+        try:
+            preview = await self._preview()
+        except PartitiondError as error:
+            self._say("plan-failed", "plan", str(error))
+            return
+        self.settled()
+        if not self._ready():
+            self._changed = True  # a job started meanwhile: rule 1
+        elif preview.infeasible is not None:
+            self._say("plan-infeasible", "plan", "; ".join(preview.infeasible.reasons))
+        elif set(preview.plan.placements) == set(self._current()):
+            return
+        elif self._touches_running(preview):
+            self.waiting = preview.plan.id
+            moved, stopped = len(preview.diff.move), len(preview.diff.stop)
+            self._say(
+                "plan-waits",
+                preview.plan.id,
+                f"moves {moved} and stops {stopped} running replicas, so it waits for "
+                f"`partitiond apply {preview.plan.id}`.",
+            )
+        else:
+            self._apply(preview)
+
+    def _say(self, kind: str, subject: str, message: str) -> None:
+        if message != self.note:
+            self._journal.note(kind, subject, message)
+        self.note = message

@@ -1,0 +1,134 @@
+"""The proxy as the loop sees it: kept running, told the routes, asked what is in flight."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.routing import RoutingTable
+from partitiond.ports import Clock, ProxyControl, Store
+
+RETRY_SECONDS: Final = 2.0
+"""Pause after a start that failed, as when another program took the port meanwhile."""
+
+
+class Endpoint:
+    """Keeps the proxy alive and its table current.
+
+    Attributes:
+        problem: why the proxy cannot be used now; empty when it can.
+        table: the last table the proxy took; None before the first.
+    """
+
+    def __init__(
+        self,
+        proxy: ProxyControl,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        wake: Callable[[], None],
+    ) -> None:
+        self._proxy = proxy
+        self._clock = clock
+        self._retry_at = 0.0
+        self._store = store
+        self._journal = journal
+        self._wake = wake
+        self._exit: asyncio.Task[int | None] | None = None
+        self._version = 0
+        self.problem = ""
+        self.table: RoutingTable | None = None
+
+    async def start(self) -> None:
+        """Adopt or start it. Raises PartitiondError when it cannot run: its port is in use."""
+        started = await self._proxy.ensure_running()
+        if started:
+            self._journal.note("proxy-started", "proxy", "the endpoint's process was started.")
+        else:
+            self._journal.note("proxy-adopted", "proxy", "the endpoint was found running.")
+        self._watch()
+
+    async def keep_running(self) -> None:
+        """Start it again when it is gone; a new process has to be told the routes."""
+        if self._exit is not None and not self._exit.done():
+            return
+        self.table = None
+        if self._clock.monotonic() < self._retry_at:
+            return
+        try:
+            started = await self._proxy.ensure_running()
+        except PartitiondError as error:
+            self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+            self._trouble(str(error))
+            return
+        if started:
+            self._journal.note("proxy-started", "proxy", "the endpoint was gone; started again.")
+        self._watch()
+
+    def _watch(self) -> None:
+        """Be told at once when its process ends, by the kernel and not by asking."""
+        self._exit = asyncio.create_task(self._proxy.wait_exit(), name="proxy exit")
+        self._exit.add_done_callback(lambda _: self._wake())
+
+    async def publish(self, content: RoutingTable) -> None:
+        """Hand over the table when it says something new; `content` has no version yet."""
+        if self.table is not None and _same_content(self.table, content):
+            return
+        # After a store was lost its counter starts anew, below what the proxy has seen.
+        self._version = max(self._store.next_counter("routing-version"), self._version + 1)
+        table = dataclasses.replace(content, version=self._version)
+        try:
+            await self._proxy.publish(table)
+        except ConflictError as error:
+            newer = error.facts.get("current")
+            self._version = newer if isinstance(newer, int) else self._version
+            self._trouble(str(error))
+            self._wake()
+        except PartitiondError as error:
+            self._trouble(str(error))
+        else:
+            self.table = table
+            self.problem = ""
+
+    async def in_flight(self) -> Mapping[str, int] | None:
+        """Requests in flight by engine name; None when the proxy cannot say."""
+        try:
+            return await self._proxy.in_flight()
+        except PartitiondError:
+            return None
+
+    async def stats(self) -> Mapping[str, float]:
+        """The proxy's counters; nothing when it cannot say."""
+        try:
+            return await self._proxy.stats()
+        except PartitiondError:
+            return {}
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End the proxy."""
+        await self.detach()
+        await self._proxy.stop(grace_seconds)
+
+    async def detach(self) -> None:
+        """Stop watching; the process stays."""
+        if self._exit is not None:
+            self._exit.cancel()
+            await asyncio.gather(self._exit, return_exceptions=True)
+
+    def drains(self, generation: str) -> bool:
+        """Whether the proxy was told that this engine gets nothing new."""
+        return self.table is not None and all(
+            route.draining for route in self.table.replicas if route.generation == generation
+        )
+
+    def _trouble(self, problem: str) -> None:
+        if problem != self.problem:
+            self._journal.note("proxy-unreachable", "proxy", problem)
+        self.problem = problem
+
+
+def _same_content(one: RoutingTable, other: RoutingTable) -> bool:
+    return dataclasses.replace(one, version=0) == dataclasses.replace(other, version=0)

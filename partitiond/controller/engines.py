@@ -1,0 +1,262 @@
+"""One engine and the task that owns its state.
+
+The task starts the process (or takes over an adopted one), waits until it is ready, probes it,
+sees it exit, and ends it. Everybody else only asks: `drain`, `stop`. A replica is FAILED or
+STOPPED only when nothing of its process group is left, so its partition is free by then.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.core.errors import EngineError, ExitedError, PartitiondError, StartTimedOutError
+from partitiond.core.observation import LIVE, ObservedReplica, StopReason
+from partitiond.core.plan import Placement
+from partitiond.core.reconcile import failures_after
+from partitiond.core.replica import ReplicaEvent, ReplicaState, step
+from partitiond.ports import (
+    Clock,
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    EngineRunner,
+)
+
+Note = Callable[[str, str, str], None]
+"""`Journal.note`: kind, subject, message."""
+
+_SERIAL: Final = itertools.count(1)
+"""Names a start until its process has a generation of its own."""
+
+
+class Engine:
+    """One engine process behind a replica's name.
+
+    Attributes:
+        name: unique among running engines; its run folder and its name at the proxy. The
+            replica's id, with a suffix while another engine of that replica still runs.
+        placement: what it was started for.
+        state, since: where it is in its life, and since when (monotonic seconds).
+        failures: failures in a row of this replica, up to the last one.
+        starts: engine starts of this replica since the daemon runs.
+        adopted: it ran already when the daemon started.
+        broken: it exited, or was found not to generate, and is being cleared away; it gets no
+            requests any more.
+        in_flight: requests in flight at the proxy, as last told by the loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        placement: Placement,
+        *,
+        runner: EngineRunner,
+        clock: Clock,
+        policy: ControllerPolicy,
+        note: Note,
+        wake: Callable[[], None],
+        failures: int = 0,
+        starts: int = 0,
+    ) -> None:
+        self.name = name
+        self.placement = placement
+        self.state = ReplicaState.PENDING
+        self.since = clock.monotonic()
+        self.failures = failures
+        self.starts = starts
+        self.adopted = False
+        self.broken = False
+        self.in_flight: int | None = None
+        self.last_error = ""
+        self.progress = ""
+        self.handle: EngineHandle | None = None
+        self.report: EngineReport | None = None
+        self.settled = asyncio.Event()
+        self._token = f"start-{next(_SERIAL)}"
+        self._runner = runner
+        self._clock = clock
+        self._policy = policy
+        self._note = note
+        self._wake = wake
+        self._stop_asked = asyncio.Event()
+        self._stop_reason: StopReason | None = None
+        self._grace_seconds = policy.reconcile.stop_grace_seconds
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def generation(self) -> str:
+        """Identifies the process; a name of its own before there is one."""
+        return self.handle.generation if self.handle is not None else self._token
+
+    @property
+    def live(self) -> bool:
+        """Whether it holds its partition."""
+        return self.state in LIVE
+
+    def observed(self) -> ObservedReplica:
+        """It, as the reconciler sees it."""
+        return ObservedReplica(
+            replica_id=self.placement.replica_id,
+            generation=self.generation,
+            placement=self.placement,
+            state=self.state,
+            in_flight=self.in_flight,
+            state_since=self.since,
+            failures=self.failures,
+            last_error=self.last_error,
+        )
+
+    def begin(self, launch: EngineLaunch) -> None:
+        """Start the process."""
+        self.starts += 1
+        self._happen(ReplicaEvent.START_ASKED)
+        self._note("engine-starting", self.name, f"starts {self.placement.model}.")
+        self._task = asyncio.create_task(self._own(launch), name=f"engine {self.name}")
+
+    def adopt(self, handle: EngineHandle) -> None:
+        """Take over a process that runs already; it serves as soon as it answers a probe."""
+        self.handle = handle
+        self.adopted = True
+        self._happen(ReplicaEvent.START_ASKED)
+        self._task = asyncio.create_task(self._own(None), name=f"engine {self.name}")
+
+    def drain(self) -> None:
+        """Get no new requests from now on."""
+        self._happen(ReplicaEvent.DRAIN_ASKED)
+        self._note("replica-draining", self.name, "gets no new requests and finishes what runs.")
+
+    def stop(self, reason: StopReason, grace_seconds: float) -> None:
+        """End the process. After a missed start deadline the replica has failed."""
+        self._stop_reason = reason
+        self._grace_seconds = grace_seconds
+        if reason is not StopReason.START_DEADLINE:
+            self._happen(ReplicaEvent.STOP_ASKED)
+        self._stop_asked.set()
+
+    async def ended(self) -> None:
+        """Return once its task is over."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def detach(self) -> None:
+        """Leave the process alone and forget it: the daemon ends, the engine stays."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _happen(self, event: ReplicaEvent) -> None:
+        self.state = step(self.state, event)
+        self.since = self._clock.monotonic()
+        self._wake()
+
+    async def _own(self, launch: EngineLaunch | None) -> None:
+        try:
+            if launch is not None:
+                self.handle = await self._runner.start(launch)
+            assert self.handle is not None
+            await self._follow(self.handle)
+        except PartitiondError as error:
+            self._end(ReplicaEvent.EXITED, str(error))
+        except Exception as error:  # noqa: BLE001 - a defect must not leave a replica without owner
+            await self._abandon(error)
+        finally:
+            self.settled.set()
+
+    async def _abandon(self, error: Exception) -> None:
+        if self.handle is not None:
+            with contextlib.suppress(PartitiondError):
+                await self._runner.stop(self.handle, 0.0)
+        self._end(ReplicaEvent.EXITED, f"its supervision broke: {type(error).__name__}: {error}")
+
+    async def _follow(self, handle: EngineHandle) -> None:
+        """Until the first of: it exits, it must stop, or it turns out broken."""
+        exited = asyncio.create_task(self._runner.wait_exit(handle))
+        asked = asyncio.create_task(self._stop_asked.wait())
+        life = asyncio.create_task(self._live(handle))
+        tasks: list[asyncio.Task[object]] = [exited, asked, life]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                await self._after_exit(handle, exited.result())
+            elif asked.done():
+                await self._after_stop(handle)
+            else:
+                await self._after_break(handle, life)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _after_exit(self, handle: EngineHandle, exit_: EngineExit) -> None:
+        self.broken = True
+        self._wake()
+        await self._runner.stop(handle, 0.0)  # its children, socket and run folder
+        code = f"exit code {exit_.code}" if exit_.code is not None else "unknown exit code"
+        self._end(ReplicaEvent.EXITED, exit_.diagnosis or f"the engine ended with {code}")
+
+    async def _after_stop(self, handle: EngineHandle) -> None:
+        await self._runner.stop(handle, self._grace_seconds)
+        if self._stop_reason is StopReason.START_DEADLINE:
+            self._end(ReplicaEvent.DEADLINE_PASSED, "it did not become ready in time")
+        else:
+            self._end(ReplicaEvent.EXITED, "")
+
+    async def _after_break(self, handle: EngineHandle, life: "asyncio.Task[None]") -> None:
+        error = life.exception()
+        if not isinstance(error, EngineError):
+            raise error or RuntimeError("the watch over an engine ended by itself")
+        self.broken = True
+        self._wake()
+        await self._runner.stop(handle, self._grace_seconds)
+        late = isinstance(error, StartTimedOutError | ExitedError)
+        self._end(ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.EXITED, str(error))
+
+    def _end(self, event: ReplicaEvent, diagnosis: str) -> None:
+        """Nothing of the process is left."""
+        if self.state in (ReplicaState.DRAINING, ReplicaState.STOPPING):
+            event = ReplicaEvent.EXITED
+        served = self._clock.monotonic() - self.since if self.state is ReplicaState.SERVING else 0.0
+        self._happen(event)
+        self.in_flight = 0
+        if self.state is ReplicaState.FAILED:
+            self.failures = failures_after(self.failures, served, self._policy.reconcile)
+            self.last_error = diagnosis
+            self._note("engine-failed", self.name, diagnosis)
+        else:
+            self._note("engine-stopped", self.name, f"ended ({self._stop_reason or 'exited'}).")
+
+    async def _live(self, handle: EngineHandle) -> None:
+        """Become ready, then be probed for ever; raises EngineError when it is broken."""
+        watch = self._policy.watch
+        if self.adopted and await self._runner.probe(handle, watch.idle_probe_seconds):
+            self.report = await self._runner.report(handle)
+        else:
+            self.report = await self._runner.wait_ready(
+                handle, self._policy.reconcile.start_deadline_seconds, self._tell
+            )
+        if self.state is ReplicaState.STARTING:
+            self._happen(ReplicaEvent.BECAME_READY)
+            seconds = "adopted" if self.adopted else "ready"
+            self._note("engine-ready", self.name, f"{seconds}; serves {self.placement.model}.")
+        self.settled.set()
+        await self._probe_for_ever(handle, watch)
+
+    def _tell(self, text: str) -> None:
+        self.progress = text
+
+    async def _probe_for_ever(self, handle: EngineHandle, watch: WatchPolicy) -> None:
+        missed = 0
+        while missed < watch.misses:
+            await asyncio.sleep(watch.interval_seconds)
+            busy = self.in_flight is None or self.in_flight > 0
+            seconds = watch.busy_probe_seconds if busy else watch.idle_probe_seconds
+            missed = 0 if await self._runner.probe(handle, seconds) else missed + 1
+        raise ExitedError(
+            f"{self.name} did not answer {missed} one-token probes in a row.",
+            hint="It is ended and started again.",
+            facts={"replica": self.name, "missed": missed},
+        )

@@ -1,0 +1,221 @@
+"""The job queue: profile jobs, one running at a time, each on a leased partition.
+
+A job waits visibly: its progress says what for. The first queued job whose lease can be had runs
+next, so a job that waits for a busy device does not hold up one for a free device.
+"""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.leases import Lease, Waits
+from partitiond.core.errors import PartitiondError
+from partitiond.core.partition import Partition
+from partitiond.ports import Clock, Job, JobState, Progress, Store
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Progress], None]
+Execute = Callable[[Job, Lease, Tell], Awaitable[str]]
+"""Does the work and returns the id of its result. Cancelling it leaves nothing running."""
+
+ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+INTERRUPTED: Final = "interrupted: the daemon ended while it ran. Ask for it again."
+KEEP_PROGRESS_SECONDS: Final = 2.0
+"""Progress comes several times a second; the store needs it only now and then."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Running:
+    """The job that runs now."""
+
+    job: Job
+    lease: Lease
+    kept_at: float
+    task: "asyncio.Task[None] | None" = None
+    cancelled: bool = False
+
+
+class JobQueue:
+    """Owns the jobs."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        lease: Callable[[Job], Lease | Waits],
+        execute: Execute,
+        ended: Callable[[Job], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._journal = journal
+        self._lease = lease
+        self._execute = execute
+        self._ended = ended
+        self._queued: dict[str, Job] = {}
+        self._running: _Running | None = None
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs now."""
+        return self._running is not None
+
+    def leases(self) -> tuple[Partition, ...]:
+        """Partitions lent out now."""
+        return () if self._running is None else (self._running.lease.partition,)
+
+    def recover(self) -> None:
+        """Take up the queue of the daemon before: what ran has failed, what waited waits on."""
+        for job in reversed(self._store.jobs(limit=1000)):
+            if job.state is JobState.RUNNING:
+                self._finish(job, JobState.FAILED, error=INTERRUPTED)
+            elif job.state is JobState.QUEUED:
+                self._queued[job.id] = job
+
+    def submit(self, kind: str, subject: str, params: Sequence[tuple[str, str]]) -> Job:
+        """Queue a job. An equal one that waits or runs already is returned instead."""
+        for job in self.jobs():
+            same = (job.kind, job.subject, job.params) == (kind, subject, tuple(params))
+            if same and job.state not in ENDED:
+                return job
+        now = self._clock.utc_iso()
+        job = Job(
+            id=f"job-{self._store.next_counter('job')}",
+            kind=kind,
+            subject=subject,
+            state=JobState.QUEUED,
+            created_at=now,
+            updated_at=now,
+            progress=Progress("queued", "waits for its turn"),
+            params=tuple(params),
+        )
+        self._queued[job.id] = job
+        self._store.put_job(job)
+        self._journal.note("job-queued", job.id, f"{kind} of {subject}.")
+        self.poke()
+        return self.job(job.id)
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Newest first, with the latest progress."""
+        return tuple(self._latest(job) for job in self._store.jobs())
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        return self._latest(self._store.job(job_id))
+
+    def open_jobs(self, subject: str) -> tuple[Job, ...]:
+        """Jobs of a model that wait or run."""
+        running = [self._running.job] if self._running is not None else []
+        return tuple(j for j in (*running, *self._queued.values()) if j.subject == subject)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel; returns once nothing of it runs. A job that has ended stays as it is."""
+        queued = self._queued.pop(job_id, None)
+        if queued is not None:
+            self._ended(self._finish(queued, JobState.CANCELLED))
+        running = self._running
+        if running is not None and running.job.id == job_id and running.task is not None:
+            running.cancelled = True
+            running.task.cancel()
+            await asyncio.wait([running.task])
+        return self.job(job_id)
+
+    def poke(self) -> None:
+        """Start the next job if its lease can be had; say of the others what they wait for."""
+        if self._closed:
+            return
+        for job in tuple(self._queued.values()):
+            if self._running is not None:
+                self._say_waiting(job, f"waits for {self._running.job.id}")
+                continue
+            lease = self._lease(job)
+            if isinstance(lease, Waits):
+                self._say_waiting(job, lease.reason)
+            else:
+                del self._queued[job.id]
+                self._start(job, lease)
+
+    async def close(self) -> None:
+        """End the running job; queued ones stay queued for the next daemon."""
+        self._closed = True
+        if self._running is not None and self._running.task is not None:
+            task = self._running.task
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _latest(self, job: Job) -> Job:
+        if self._running is not None and self._running.job.id == job.id:
+            return self._running.job
+        return self._queued.get(job.id, job)
+
+    def _say_waiting(self, job: Job, reason: str) -> None:
+        if job.progress.message != reason:
+            job = dataclasses.replace(job, progress=Progress("queued", reason))
+            self._queued[job.id] = job
+            self._store.put_job(job)
+
+    def _start(self, job: Job, lease: Lease) -> None:
+        job = dataclasses.replace(
+            job,
+            state=JobState.RUNNING,
+            updated_at=self._clock.utc_iso(),
+            progress=Progress("starting", "starts"),
+        )
+        self._store.put_job(job)
+        self._running = running = _Running(job, lease, self._clock.monotonic())
+        self._journal.note("job-started", job.id, f"{job.kind} of {job.subject}.")
+        running.task = asyncio.create_task(self._run(running), name=job.id)
+
+    async def _run(self, running: _Running) -> None:
+        def tell(progress: Progress) -> None:
+            self._tell(running, progress)
+
+        state, error, result = JobState.FAILED, "", None
+        try:
+            result = await self._execute(running.job, running.lease, tell)
+            state = JobState.SUCCEEDED
+        except asyncio.CancelledError:
+            state = JobState.CANCELLED if running.cancelled else JobState.FAILED
+            error = "" if running.cancelled else INTERRUPTED
+        except PartitiondError as broke:
+            error = str(broke)
+        except Exception as broke:
+            # A defect in one job must end that job, not the queue.
+            log.exception("job %s broke", running.job.id)
+            error = f"{type(broke).__name__}: {broke}"
+        self._running = None
+        self._ended(self._finish(running.job, state, error=error, result=result))
+        self.poke()
+
+    def _tell(self, running: _Running, progress: Progress) -> None:
+        running.job = dataclasses.replace(running.job, progress=progress)
+        now = self._clock.monotonic()
+        if now - running.kept_at >= KEEP_PROGRESS_SECONDS:
+            running.kept_at = now
+            self._store.put_job(running.job)
+
+    def _finish(
+        self, job: Job, state: JobState, *, error: str = "", result: str | None = None
+    ) -> Job:
+        progress = job.progress
+        if state is JobState.SUCCEEDED:
+            progress = Progress("done", "done", 1.0, 0.0)
+        job = dataclasses.replace(
+            job,
+            state=state,
+            updated_at=self._clock.utc_iso(),
+            progress=progress,
+            result=result,
+            error=error,
+        )
+        self._store.put_job(job)
+        what = f"{job.kind} of {job.subject}"
+        self._journal.note(f"job-{state.value}", job.id, f"{what}: {error}" if error else what)
+        return job

@@ -1,0 +1,93 @@
+"""From a placement to what an engine is started with. Pure."""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.partition import CpuCores, MpsShare
+from partitiond.core.plan import Placement
+from partitiond.ports import EngineLaunch, ResolvedModel
+
+MAX_NAMES: Final = 1000
+"""More engines of one replica at a time would be a defect, not a plan."""
+
+
+def engine_name(replica_id: str, taken: Collection[str]) -> str:
+    """The replica's id, or with a suffix while an engine of that name still runs.
+
+    A replica that moves to free room has two engines for a while; the newer one is then called
+    `opt-125m-1.2`. A replica id ends in a dash and a number, so names stay unique.
+    """
+    if replica_id not in taken:
+        return replica_id
+    return next(name for n in range(2, MAX_NAMES) if (name := f"{replica_id}.{n}") not in taken)
+
+
+def max_num_batched_tokens(batch: int) -> int:
+    """Tokens of one engine step: the value every profile and estimate is made with.
+
+    A step must hold at least one token of each running sequence.
+    """
+    return max(MAX_NUM_BATCHED_TOKENS, batch)
+
+
+def cores_for(
+    placement: Placement, device: Device, others: Sequence[EngineLaunch]
+) -> tuple[int, ...]:
+    """Host cores for the engine's processes.
+
+    On the CPU device they are the partition. Beside a GPU the least used cores of the device are
+    taken, as many as the candidate was profiled with.
+    """
+    if isinstance(placement.partition, CpuCores):
+        return placement.partition.cores
+    uses = {core: sum(core in launch.cores for launch in others) for core in device.cores}
+    wanted = max(1, placement.candidate.size.cores)
+    return tuple(sorted(sorted(device.cores, key=lambda core: (uses[core], core))[:wanted]))
+
+
+def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:
+    if isinstance(placement.partition, MpsShare):
+        return (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(placement.partition.sm_percent)),)
+    return ()
+
+
+def launch_for(
+    placement: Placement,
+    model: ResolvedModel,
+    device: Device,
+    *,
+    name: str,
+    others: Sequence[EngineLaunch] = (),
+) -> EngineLaunch:
+    """What the engine of a placement is started with.
+
+    Args:
+        placement: from the plan.
+        model: its files.
+        device: the device the placement is on.
+        name: unique among running engines.
+        others: launches of the engines that run now, for the choice of host cores on a GPU.
+    """
+    spec, candidate = model.spec, placement.candidate
+    return EngineLaunch(
+        replica_id=name,
+        model_name=spec.name,
+        model_folder=str(model.folder),
+        placement=placement,
+        device_id=device.id,
+        visible_device=device.id if device.kind is DeviceKind.GPU else "",
+        cores=cores_for(placement, device, others),
+        memory_bytes=placement.partition.memory_bytes,
+        device_memory_bytes=device.memory_bytes,
+        kv_cache_bytes=candidate.kv_cache_bytes,
+        max_num_seqs=candidate.batch,
+        max_num_batched_tokens=max_num_batched_tokens(candidate.batch),
+        max_model_len=spec.max_model_len,
+        dtype=spec.engine.dtype,
+        dummy_weights=model.dummy_weights,
+        extra_args=spec.engine.extra_args,
+        engine_kind=spec.engine_kind,
+        extra_env=_extra_env(placement),
+    )

@@ -1,0 +1,317 @@
+"""The loop: observe, reconcile, act, publish; one task, one writer.
+
+It wakes at once when an engine became ready or ended, when a plan was applied, when a model's
+files arrived or a job gave its lease back, and otherwise every `loop_seconds`.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.engines import Engine
+from partitiond.controller.journal import Journal
+from partitiond.controller.launches import engine_name, launch_for
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.core.errors import PartitiondError
+from partitiond.core.observation import (
+    Action,
+    DrainReplica,
+    ForgetReplica,
+    Observation,
+    StartEngine,
+    StopEngine,
+    StopReason,
+)
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Placement, Plan, same_engine
+from partitiond.core.reconcile import reconcile
+from partitiond.core.replica import ReplicaState
+from partitiond.ports import Clock, EngineHandle, EngineRunner, ModelRecord, Store
+
+log = logging.getLogger(__name__)
+
+
+class LoopObserver(Protocol):
+    """Who is told about the loop's work; the metrics."""
+
+    def passed(self, seconds: float, actions: Sequence[Action]) -> None:
+        """One pass took so long and did this."""
+        ...
+
+
+class Controller:
+    """Makes the host run what the applied plan says.
+
+    Attributes:
+        engines: every engine it knows, ended ones included until they are forgotten.
+        plan: the applied plan.
+        problem: why the last pass broke; empty when it went well.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runner: EngineRunner,
+        endpoint: Endpoint,
+        devices: DeviceWatch,
+        files: ModelFiles,
+        clock: Clock,
+        journal: Journal,
+        policy: ControllerPolicy,
+        routes: RoutePolicy,
+        wake: asyncio.Event,
+        observer: LoopObserver | None = None,
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._endpoint = endpoint
+        self._devices = devices
+        self._files = files
+        self._clock = clock
+        self._journal = journal
+        self._policy = policy
+        self._reconcile_policy = policy.reconcile
+        self._routes = routes
+        self._wake = wake
+        self._observer = observer
+        self._starts: dict[str, int] = {}
+        self._counted_at = -math.inf
+        self._closing = False
+        self.engines: list[Engine] = []
+        self.plan: Plan | None = store.plan()
+        self.leases: Callable[[], Sequence[Partition]] = tuple
+        self.after_pass: Callable[[], None] = lambda: None
+        self.problem = "the first pass is not over"
+
+    @property
+    def desired(self) -> tuple[Placement, ...]:
+        """What should run now: the applied plan, or nothing once everything ends."""
+        return () if self._closing or self.plan is None else self.plan.placements
+
+    def wake(self) -> None:
+        """Look again now."""
+        self._wake.set()
+
+    def apply(self, plan: Plan) -> None:
+        """Make it the plan to run, in the store first."""
+        self._store.set_plan(plan)
+        self.plan = plan
+        self.wake()
+
+    def held(self) -> tuple[tuple[str, Partition], ...]:
+        """Who holds, or was promised, which partition: live engines and wanted placements."""
+        live = [(engine.name, engine.placement.partition) for engine in self.engines if engine.live]
+        names = {engine.placement.replica_id for engine in self.engines if engine.live}
+        coming = [(p.replica_id, p.partition) for p in self.desired if p.replica_id not in names]
+        return (*live, *coming)
+
+    async def adopt(self) -> None:
+        """Take over the engines that run already; return once they answered, or time is up.
+
+        Engines without a placement were started by a profile job that ended with the daemon
+        that ran it; they are stopped. Engines that the plan does not want are taken over, too:
+        the loop drains them. Only engines of this state folder are ever found.
+        """
+        handles = await self._runner.find()
+        await asyncio.gather(
+            *(self._runner.stop(h, 0.0) for h in handles if h.launch.placement is None)
+        )
+        for handle in handles:
+            if handle.launch.placement is not None:
+                self._adopt(handle, handle.launch.placement)
+        waits = [asyncio.ensure_future(engine.settled.wait()) for engine in self.engines]
+        if waits:
+            await asyncio.wait(waits, timeout=self._policy.adopt_seconds)
+        for wait in waits:
+            wait.cancel()
+
+    def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
+        engine = self._engine(handle.launch.replica_id, placement)
+        engine.adopt(handle)
+        self.engines.append(engine)
+        wanted = any(
+            p.replica_id == placement.replica_id and same_engine(placement, p) for p in self.desired
+        )
+        note = "keeps it" if wanted else "it is not wanted any more"
+        self._journal.note("engine-adopted", engine.name, f"found running; {note}.")
+
+    async def run(self) -> None:
+        """Pass after pass until cancelled."""
+        while True:
+            self._wake.clear()
+            await self.one_pass()
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._policy.loop_seconds)
+            except TimeoutError:
+                continue
+
+    async def one_pass(self) -> None:
+        """Observe, reconcile, act, publish. What breaks is shown, and tried again next time."""
+        began = self._clock.monotonic()
+        actions: tuple[Action, ...] = ()
+        try:
+            actions = await self._pass()
+        except PartitiondError as error:
+            self._broke(str(error))
+        except Exception as error:
+            # The loop is the only one who restarts engines: a defect in one pass must not end it.
+            log.exception("a pass of the loop broke")
+            self._broke(f"{type(error).__name__}: {error}")
+        else:
+            self.problem = ""
+        if self._observer is not None:
+            self._observer.passed(self._clock.monotonic() - began, actions)
+
+    def _broke(self, problem: str) -> None:
+        if problem != self.problem:
+            self._journal.note("loop-broke", "loop", problem)
+        self.problem = problem
+
+    async def _pass(self) -> tuple[Action, ...]:
+        await self._endpoint.keep_running()
+        await self._devices.refresh(self._policy.device_seconds)
+        await self._count_in_flight()
+        # Nothing is awaited from here to the last act: what was observed still holds.
+        records = self._store.models()
+        actions = reconcile(self.desired, self._observe(records), self._reconcile_policy)
+        for action in actions:
+            self._act(action, records)
+        await self._endpoint.publish(
+            routing_from(
+                desired=self.desired,
+                engines=self._routed(),
+                models=records,
+                keys=self._store.keys(),
+                policy=self._routes,
+                version=0,
+            )
+        )
+        self.after_pass()
+        return actions
+
+    async def _count_in_flight(self) -> None:
+        """Ask the proxy; a draining engine counts only once the proxy was told that it drains."""
+        now = self._clock.monotonic()
+        draining = any(engine.state is ReplicaState.DRAINING for engine in self.engines)
+        if not draining and now - self._counted_at < self._policy.count_seconds:
+            return
+        told = {e.generation for e in self.engines if self._endpoint.drains(e.generation)}
+        counts = await self._endpoint.in_flight() if self.engines else {}
+        self._counted_at = now
+        for engine in self.engines:
+            believed = engine.state is not ReplicaState.DRAINING or engine.generation in told
+            known = counts is not None and believed and engine.live
+            engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
+
+    def _observe(self, records: Sequence[ModelRecord]) -> Observation:
+        wanted = {placement.model for placement in self.desired}
+        specs = [record.spec for record in records if record.spec.name in wanted]
+        unregistered = wanted - {spec.name for spec in specs}
+        return Observation(
+            replicas=tuple(engine.observed() for engine in self.engines),
+            devices=room_on(self._devices.devices, self.plan, self._devices.problem),
+            now=self._clock.monotonic(),
+            leases=tuple(self.leases()),
+            not_ready=(*self._files.missing(specs), *unregistered),
+        )
+
+    def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:
+        match action:
+            case StartEngine(placement=placement):
+                self._start(placement, records)
+            case DrainReplica(replica_id=replica_id, generation=generation):
+                self._find(replica_id, generation).drain()
+            case StopEngine(reason=reason, grace_seconds=grace):
+                self._find(action.replica_id, action.generation).stop(reason, grace)
+            case ForgetReplica(replica_id=replica_id, generation=generation):
+                self.engines.remove(self._find(replica_id, generation))
+
+    def _find(self, replica_id: str, generation: str) -> Engine:
+        return next(
+            engine
+            for engine in self.engines
+            if engine.placement.replica_id == replica_id and engine.generation == generation
+        )
+
+    def _start(self, placement: Placement, records: Sequence[ModelRecord]) -> None:
+        spec = next(record.spec for record in records if record.spec.name == placement.model)
+        model = self._files.get(spec)
+        device = self._devices.find(placement.device_id)
+        if model is None or device is None:
+            return  # gone within this pass; the next one sees it
+        old = [e for e in self.engines if _is_record_of(e, placement)]
+        self.engines = [engine for engine in self.engines if engine not in old]
+        name = engine_name(placement.replica_id, {e.name for e in self.engines})
+        engine = self._engine(name, placement, failures=max((e.failures for e in old), default=0))
+        others = [e.handle.launch for e in self.engines if e.live and e.handle is not None]
+        self.engines.append(engine)
+        engine.begin(launch_for(placement, model, device, name=name, others=others))
+        self._starts[placement.replica_id] = engine.starts
+
+    def _engine(self, name: str, placement: Placement, failures: int = 0) -> Engine:
+        return Engine(
+            name,
+            placement,
+            runner=self._runner,
+            clock=self._clock,
+            policy=self._policy,
+            note=self._journal.note,
+            wake=self.wake,
+            failures=failures,
+            starts=self._starts.get(placement.replica_id, 0),
+        )
+
+    def _routed(self) -> list[RoutedEngine]:
+        return [
+            RoutedEngine(
+                observed=engine.observed(),
+                name=engine.name,
+                socket_path=engine.handle.socket_path if engine.handle is not None else "",
+                kv_cache_tokens=engine.report.kv_cache_tokens if engine.report is not None else 0,
+                max_model_len=engine.handle.launch.max_model_len
+                if engine.handle is not None
+                else 0,
+                broken=engine.broken,
+            )
+            for engine in self.engines
+        ]
+
+    def hurry(self) -> None:
+        """Somebody asked a second time: no drain waits any longer."""
+        for engine in self.engines:
+            if engine.state is ReplicaState.DRAINING:
+                engine.stop(StopReason.DRAIN_DEADLINE, 0.0)
+
+    async def stop_everything(self) -> None:
+        """Drain and stop every engine; returns once nothing of them is left."""
+        self._closing = True
+        self.wake()
+        while any(engine.live for engine in self.engines):
+            self._wake.clear()
+            await self.one_pass()
+            if any(engine.live for engine in self.engines):
+                try:
+                    await asyncio.wait_for(self._wake.wait(), self._policy.loop_seconds)
+                except TimeoutError:
+                    continue
+        for engine in self.engines:
+            await engine.ended()
+
+    async def detach(self) -> None:
+        """Leave the engines running for the next daemon."""
+        await asyncio.gather(*(engine.detach() for engine in self.engines))
+
+
+def _is_record_of(engine: Engine, placement: Placement) -> bool:
+    """An ended engine of just this placement, whose failures the next start takes over."""
+    return (
+        not engine.live
+        and engine.placement.replica_id == placement.replica_id
+        and same_engine(engine.placement, placement)
+    )

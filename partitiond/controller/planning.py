@@ -1,0 +1,272 @@
+"""Plans on request: what goes in, what comes out, and which of them can still be applied."""
+
+import dataclasses
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final
+
+from partitiond.controller.engines import Engine
+from partitiond.controller.targets import best_profiles
+from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.plan import (
+    EMPTY_PLAN_ID,
+    Certificate,
+    Infeasible,
+    ModelDemand,
+    Objective,
+    Placement,
+    Plan,
+    PlanDiff,
+    Status,
+    diff_plans,
+    same_engine,
+)
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.replica import ReplicaState
+from partitiond.core.spec import ModelSpec
+from partitiond.core.units import Bytes
+from partitiond.planner.candidates import candidates_for
+from partitiond.planner.check import check_plan
+from partitiond.planner.instance import PlanRequest
+from partitiond.ports import Clock, ModelRecord, PlanPreview, Store
+
+Solve = Callable[[PlanRequest], Awaitable[Plan | Infeasible]]
+REMEMBERED_PREVIEWS: Final = 32
+"""A person compares a handful of plans; older ones are outdated anyway."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """How plans are made, from the settings."""
+
+    objective: Objective = Objective.MIN_DEVICES
+    time_limit_seconds: float = 10.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Situation:
+    """What a plan is made from, at one moment.
+
+    Attributes:
+        profiles: the best ones by model name.
+        devices: with the memory that our own engines use counted as free.
+        running: what runs, or is about to because it was applied.
+    """
+
+    records: tuple[ModelRecord, ...]
+    profiles: tuple[tuple[str, tuple[Profile, ...]], ...]
+    devices: tuple[Device, ...]
+    running: tuple[Placement, ...]
+
+    def fingerprint(self, applied_plan_id: str) -> str:
+        """Changes when a plan made of it would no longer fit: not with every free byte."""
+        parts = [
+            applied_plan_id,
+            *(f"{record.spec.name}@{record.version}" for record in self.records),
+            *(profile.id for _, profiles in self.profiles for profile in profiles),
+            *(f"{d.id}:{d.hardware}:{d.memory_bytes}:{d.cores}" for d in self.devices),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Remembered:
+    preview: PlanPreview
+    fingerprint: str
+
+
+def running_placements(
+    desired: Sequence[Placement], engines: Sequence[Engine], *, only_live: bool
+) -> tuple[Placement, ...]:
+    """What runs now, one placement per replica.
+
+    Args:
+        desired: the applied plan's placements.
+        engines: all engines.
+        only_live: leave out what was applied and has no process yet.
+    """
+    states = (ReplicaState.STARTING, ReplicaState.SERVING)
+    wanted = {placement.replica_id: placement for placement in desired}
+    found: dict[str, Placement] = {}
+    for engine in engines:
+        own = engine.placement
+        if engine.state not in states:
+            continue
+        planned = wanted.get(own.replica_id)
+        if own.replica_id not in found or (planned is not None and same_engine(own, planned)):
+            found[own.replica_id] = own
+    if not only_live:
+        for replica_id, placement in wanted.items():
+            found.setdefault(replica_id, placement)
+    return tuple(found.values())
+
+
+def planning_devices(
+    devices: Sequence[Device], engines: Sequence[tuple[Engine, int]]
+) -> tuple[Device, ...]:
+    """Devices as the planner needs them: what our own engines use is not foreign.
+
+    Args:
+        devices: as observed.
+        engines: live engines with the peak memory of their processes in bytes. On a GPU the
+            partition counts instead: process memory says nothing about device memory.
+    """
+
+    def with_own(device: Device) -> Device:
+        here = [(e, used) for e, used in engines if e.placement.device_id == device.id]
+        on_gpu = device.kind is DeviceKind.GPU
+        own = sum(e.placement.partition.memory_bytes if on_gpu else used for e, used in here)
+        free = min(device.memory_bytes, device.free_bytes + own)
+        return dataclasses.replace(device, free_bytes=Bytes(free))
+
+    return tuple(with_own(device) for device in devices)
+
+
+class PlanDesk:
+    """Makes plans, checks them, and remembers what each was made from."""
+
+    def __init__(self, *, store: Store, clock: Clock, solve: Solve, options: PlanOptions) -> None:
+        self._store = store
+        self._clock = clock
+        self._solve = solve
+        self._options = options
+        self._remembered: dict[str, _Remembered] = {}
+
+    def situation(
+        self,
+        *,
+        devices: Sequence[Device],
+        running: Sequence[Placement],
+        without_estimates: Collection[str] = (),
+    ) -> Situation:
+        """What a plan would be made from now.
+
+        Args:
+            devices: of this host, our own use counted as free.
+            running: see `running_placements`.
+            without_estimates: models for which only what was measured may be used.
+        """
+        records = tuple(self._store.models())
+        profiles = []
+        for record in records:
+            best = best_profiles(record.spec, self._store.profiles(record.spec.name))
+            if record.spec.name in without_estimates:
+                best = tuple(p for p in best if p.kind is not ProfileKind.ESTIMATED)
+            profiles.append((record.spec.name, best))
+        return Situation(records, tuple(profiles), tuple(devices), tuple(running))
+
+    async def preview(
+        self, situation: Situation, applied: Plan | None, objective: Objective | None
+    ) -> PlanPreview:
+        """A checked plan and its difference to what runs; or why there is none.
+
+        Raises:
+            PartitiondError: the checker refuses the solver's plan: a defect, nothing is applied.
+        """
+        request = self._request(situation, objective)
+        outcome = await self._solve(request)
+        if isinstance(outcome, Infeasible):
+            return self._none(request, outcome)
+        violations = check_plan(outcome, request.models)
+        if violations:
+            raise PartitiondError(
+                f"the plan was refused by its checker: {'; '.join(violations)}.",
+                hint="Nothing was changed. Report this as a defect, with `plan --json`.",
+                facts={"violations": list(violations)},
+            )
+        preview = PlanPreview(outcome, diff_plans(situation.running, outcome.placements))
+        applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
+        self._remembered[outcome.id] = _Remembered(preview, situation.fingerprint(applied_id))
+        while len(self._remembered) > REMEMBERED_PREVIEWS:
+            del self._remembered[next(iter(self._remembered))]
+        return preview
+
+    def recall(self, plan_id: str, situation: Situation, applied: Plan | None) -> PlanPreview:
+        """A plan made before, if nothing it rests on has changed.
+
+        Raises:
+            NotFoundError: there is no such plan.
+            ConflictError: it is outdated.
+        """
+        remembered = self._remembered.get(plan_id)
+        if remembered is None:
+            raise NotFoundError(
+                f"there is no plan {plan_id!r}.",
+                hint="Plans do not outlive the daemon; make a new one with `partitiond plan`.",
+                facts={"plan": plan_id},
+            )
+        applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
+        if remembered.fingerprint != situation.fingerprint(applied_id):
+            raise ConflictError(
+                f"{plan_id} is outdated: models, profiles, devices or the applied plan changed.",
+                hint="Make a new plan with `partitiond plan` and apply that.",
+                facts={"plan": plan_id},
+            )
+        return remembered.preview
+
+    def next_id(self) -> str:
+        """A plan's name, never used before."""
+        return f"plan-{self._store.next_counter('plan')}"
+
+    def _request(self, situation: Situation, objective: Objective | None) -> PlanRequest:
+        hardware = tuple(sorted({device.hardware for device in situation.devices}))
+        profiles = dict(situation.profiles)
+        return PlanRequest(
+            devices=situation.devices,
+            models=tuple(
+                self._demand(record.spec, profiles[record.spec.name], hardware)
+                for record in situation.records
+            ),
+            running=situation.running,
+            objective=objective or self._options.objective,
+            time_limit_seconds=self._options.time_limit_seconds,
+            seed=self._options.seed,
+            plan_id=self.next_id(),
+            created_at=self._clock.utc_iso(),
+        )
+
+    def _demand(
+        self, spec: ModelSpec, profiles: Sequence[Profile], hardware: tuple[str, ...]
+    ) -> ModelDemand:
+        return candidates_for(spec, profiles, hardware)
+
+    def _none(self, request: PlanRequest, outcome: Infeasible) -> PlanPreview:
+        certificate = Certificate(
+            objective=request.objective,
+            value=0.0,
+            bound=0.0,
+            gap=0.0,
+            status=Status.INFEASIBLE,
+            method="none",
+            seconds=0.0,
+        )
+        plan = Plan(
+            id=EMPTY_PLAN_ID,
+            placements=(),
+            devices=request.devices,
+            forecasts=(),
+            unplaced=(),
+            certificate=certificate,
+            explanation=outcome.reasons,
+            created_at=request.created_at,
+        )
+        keep = PlanDiff(start=(), stop=(), move=(), keep=request.running)
+        return PlanPreview(plan, keep, outcome)
+
+
+def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan:
+    """The plan without one model; the others stay where they are."""
+    return dataclasses.replace(
+        plan,
+        id=plan_id,
+        placements=tuple(p for p in plan.placements if p.model != model),
+        forecasts=tuple(f for f in plan.forecasts if f.model != model),
+        unplaced=tuple(u for u in plan.unplaced if u.model != model),
+        explanation=(
+            *plan.explanation,
+            f"{model} was removed afterwards; the certificate speaks of the plan before.",
+        ),
+        created_at=created_at,
+    )

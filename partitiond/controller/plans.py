@@ -1,0 +1,141 @@
+"""Planning and applying, asked for by people or by the chain."""
+
+import asyncio
+
+from partitiond.controller.chain import Chain, held_back
+from partitiond.controller.jobs import JobQueue
+from partitiond.controller.journal import Journal
+from partitiond.controller.loop import Controller
+from partitiond.controller.planning import (
+    PlanDesk,
+    planning_devices,
+    running_placements,
+    without_model,
+)
+from partitiond.controller.targets import best_profiles
+from partitiond.controller.watching import DeviceWatch
+from partitiond.core.errors import ConflictError
+from partitiond.core.hardware import Device
+from partitiond.core.plan import Objective, Placement, diff_plans
+from partitiond.core.profile import Profile
+from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
+
+
+class Plans:
+    """Makes plans of what is, and applies them.
+
+    Attributes:
+        chain: makes and applies plans by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runner: EngineRunner,
+        clock: Clock,
+        journal: Journal,
+        devices: DeviceWatch,
+        controller: Controller,
+        jobs: JobQueue,
+        desk: PlanDesk,
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._clock = clock
+        self._journal = journal
+        self._devices = devices
+        self._controller = controller
+        self._jobs = jobs
+        self._desk = desk
+        self._applying = asyncio.Lock()
+        self.chain = Chain(
+            journal=journal,
+            ready=lambda: not jobs.busy,
+            preview=self._preview_by_itself,
+            apply=lambda preview: self._apply(preview, "by itself"),
+            touches_running=self._touches_running,
+            current=lambda: controller.desired,
+        )
+
+    async def preview(self, objective: Objective | None = None) -> PlanPreview:
+        """A plan of everything that is known, estimates included."""
+        await self._devices.refresh(0.0)
+        situation = self._desk.situation(devices=self._own_free(), running=self._running())
+        return await self._desk.preview(situation, self._controller.plan, objective)
+
+    async def apply(self, plan_id: str | None) -> PlanPreview:
+        """Apply the plan of that id, or a fresh one; the applied one again changes nothing.
+
+        Raises:
+            ConflictError: it is outdated, or there is no plan that serves what was asked.
+            NotFoundError: there is no plan of that id.
+        """
+        async with self._applying:
+            applied = self._controller.plan
+            if plan_id is not None and applied is not None and applied.id == plan_id:
+                return PlanPreview(applied, diff_plans(self._running(), applied.placements))
+            if plan_id is None:
+                preview = await self.preview()
+            else:
+                await self._devices.refresh(0.0)
+                situation = self._desk.situation(devices=self._own_free(), running=())
+                preview = self._desk.recall(plan_id, situation, applied)
+            if preview.infeasible is not None:
+                raise ConflictError(
+                    f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
+                    hint=" ".join(preview.infeasible.remedies),
+                )
+            self._apply(preview, "as asked")
+            return preview
+
+    def drop_model(self, name: str) -> None:
+        """Take a removed model out of the applied plan; its replicas drain and stop."""
+        plan = self._controller.plan
+        if plan is not None and any(p.model == name for p in plan.placements):
+            smaller = without_model(plan, name, self._desk.next_id(), self._clock.utc_iso())
+            self._controller.apply(smaller)
+
+    def _apply(self, preview: PlanPreview, how: str) -> None:
+        diff = preview.diff
+        self._controller.apply(preview.plan)
+        self.chain.settled()
+        self._journal.note(
+            "plan-applied",
+            preview.plan.id,
+            f"applied {how}: starts {len(diff.start)}, moves {len(diff.move)}, "
+            f"stops {len(diff.stop)}, keeps {len(diff.keep)}.",
+        )
+
+    async def _preview_by_itself(self) -> PlanPreview:
+        await self._devices.refresh(0.0)
+        records = self._store.models()
+        situation = self._desk.situation(
+            devices=self._own_free(),
+            running=self._running(),
+            without_estimates=held_back(records, self._best, self._jobs.jobs()),
+        )
+        return await self._desk.preview(situation, self._controller.plan, None)
+
+    def _best(self, name: str) -> tuple[Profile, ...]:
+        return best_profiles(self._store.model(name).spec, self._store.profiles(name))
+
+    def _touches_running(self, preview: PlanPreview) -> bool:
+        """Against what has a process: a replica that is wanted but not started moves freely."""
+        live = running_placements(
+            self._controller.desired, self._controller.engines, only_live=True
+        )
+        return not diff_plans(live, preview.plan.placements).touches_nothing_running
+
+    def _running(self) -> tuple[Placement, ...]:
+        return running_placements(
+            self._controller.desired, self._controller.engines, only_live=False
+        )
+
+    def _own_free(self) -> tuple[Device, ...]:
+        used = [
+            (engine, self._runner.peak_memory_bytes(engine.handle))
+            for engine in self._controller.engines
+            if engine.live and engine.handle is not None
+        ]
+        return planning_devices(self._devices.devices, used)

@@ -1,0 +1,51 @@
+"""Every bound of the controller, with its name."""
+
+import dataclasses
+
+from partitiond.core.observation import ReconcilePolicy
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WatchPolicy:
+    """How a serving engine is asked whether it still generates.
+
+    A frozen engine core leaves the engine's health page green, so one token is asked for. It is
+    noticed after at most `misses` x (interval + probe time): 70 s while idle with these values.
+
+    Attributes:
+        interval_seconds: pause between two probes.
+        idle_probe_seconds: time for one token while the proxy has nothing in flight there.
+        busy_probe_seconds: time while requests run; the probe may queue behind a full batch.
+        misses: probes in a row without an answer that make the engine count as hung.
+    """
+
+    interval_seconds: float = 15.0
+    idle_probe_seconds: float = 20.0
+    busy_probe_seconds: float = 60.0
+    misses: int = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ControllerPolicy:
+    """Bounds of the loop.
+
+    Attributes:
+        reconcile: bounds of the reconciler.
+        watch: bounds of the probes.
+        loop_seconds: longest pause between two passes; whatever happens wakes the loop sooner.
+        device_seconds: age at which devices are looked at again.
+        count_seconds: age at which requests in flight are counted again; each pass while
+            something drains.
+        adopt_seconds: longest wait, at the start, for adopted engines to answer their probe.
+        fetch_retry_seconds: pause before a model's files are tried again after a failure.
+        proxy_stop_seconds: what the proxy gets to finish its requests when everything ends.
+    """
+
+    reconcile: ReconcilePolicy = dataclasses.field(default_factory=ReconcilePolicy)
+    watch: WatchPolicy = dataclasses.field(default_factory=WatchPolicy)
+    loop_seconds: float = 0.5
+    device_seconds: float = 5.0
+    count_seconds: float = 2.0
+    adopt_seconds: float = 30.0
+    fetch_retry_seconds: float = 30.0
+    proxy_stop_seconds: float = 10.0

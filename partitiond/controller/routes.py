@@ -1,0 +1,157 @@
+"""Who may get requests: from specs and engines to the proxy's routing table. Pure."""
+
+import calendar
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.observation import ObservedReplica
+from partitiond.core.plan import Placement
+from partitiond.core.replica import ReplicaState
+from partitiond.core.routing import (
+    KeyRoute,
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RoutingTable,
+)
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import KeyRecord, ModelRecord
+
+HOPELESS_FAILURES: Final = 3
+"""Failures in a row after which a replica no longer counts as coming: clients are told the model
+is unavailable instead of being asked to try again soon. It is still started again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoutedEngine:
+    """An engine with a socket, as far as routing goes.
+
+    Attributes:
+        name: unique among running engines; the proxy's name for it.
+        kv_cache_tokens: from its report; 0 where unknown.
+        max_model_len: what it was started with, in tokens.
+        broken: it is gone or hung although its state does not say so yet.
+    """
+
+    observed: ObservedReplica
+    name: str
+    socket_path: str
+    kv_cache_tokens: int
+    max_model_len: int
+    broken: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """Limits at the proxy, from the settings."""
+
+    max_queue: int = 256
+    max_wait_seconds: float = 30.0
+    starting_retry_after_seconds: float = 30.0
+    keys_required: bool = False
+
+
+def service_seconds(placement: Placement, spec: ModelSpec) -> float:
+    """Expected time of one request at the operating point: TTFT + (outputs - 1) x TPOT."""
+    candidate = placement.candidate
+    gaps = spec.workload.output_tokens - 1
+    return candidate.ttft_p95_seconds + gaps * candidate.tpot_p95_seconds
+
+
+def availability_of(
+    model: str, desired: Sequence[Placement], engines: Sequence[RoutedEngine]
+) -> ModelAvailability:
+    """What the proxy answers while no replica can take a request."""
+    own = [engine for engine in engines if engine.observed.placement.model == model]
+    if any(_serves(engine) for engine in own):
+        return ModelAvailability.SERVING
+    hopeless = {
+        engine.observed.replica_id
+        for engine in own
+        if engine.observed.state is ReplicaState.FAILED
+        and engine.observed.failures >= HOPELESS_FAILURES
+    }
+    coming = any(p.model == model and p.replica_id not in hopeless for p in desired)
+    return ModelAvailability.STARTING if coming else ModelAvailability.UNAVAILABLE
+
+
+def routing_from(
+    *,
+    desired: Sequence[Placement],
+    engines: Sequence[RoutedEngine],
+    models: Sequence[ModelRecord],
+    keys: Sequence[KeyRecord],
+    policy: RoutePolicy,
+    version: int,
+) -> RoutingTable:
+    """The routing table.
+
+    Serving engines are routed; draining ones are listed as draining, so that the proxy lets
+    their requests finish; nothing else appears. A removed model's draining engines stay listed.
+    """
+    specs = {record.spec.name: record.spec for record in models}
+    return RoutingTable(
+        version=version,
+        models=tuple(
+            _model_route(record, availability_of(record.spec.name, desired, engines), policy)
+            for record in models
+        ),
+        replicas=tuple(
+            _replica_route(engine, specs.get(engine.observed.placement.model))
+            for engine in engines
+            if _serves(engine) or _drains(engine)
+        ),
+        keys=tuple(KeyRoute(key.id, key.sha256, key.models) for key in keys),
+        keys_required=policy.keys_required,
+    )
+
+
+def _serves(engine: RoutedEngine) -> bool:
+    return engine.observed.state is ReplicaState.SERVING and not engine.broken
+
+
+def _drains(engine: RoutedEngine) -> bool:
+    return engine.observed.state is ReplicaState.DRAINING and not engine.broken
+
+
+def _model_route(
+    record: ModelRecord, availability: ModelAvailability, policy: RoutePolicy
+) -> ModelRoute:
+    spec = record.spec
+    # A request that cannot start within its SLO's bound is better refused than queued.
+    longest = policy.max_wait_seconds
+    wait = longest if spec.slo is None else min(longest, spec.slo.ttft_seconds)
+    return ModelRoute(
+        name=spec.name,
+        availability=availability,
+        served_name=spec.name,
+        created_at=_unix_seconds(record.created_at),
+        max_queue=policy.max_queue,
+        max_wait_seconds=wait,
+        retry_after_seconds=policy.starting_retry_after_seconds,
+    )
+
+
+def _replica_route(engine: RoutedEngine, spec: ModelSpec | None) -> ReplicaRoute:
+    observed = engine.observed
+    placement = observed.placement
+    return ReplicaRoute(
+        replica_id=engine.name,
+        model=placement.model,
+        socket_path=engine.socket_path,
+        generation=observed.generation,
+        max_sequences=placement.candidate.batch,
+        kv_cache_tokens=engine.kv_cache_tokens,
+        max_model_len=engine.max_model_len,
+        draining=observed.state is ReplicaState.DRAINING or spec is None,
+        service_seconds=service_seconds(placement, spec) if spec is not None else 1.0,
+    )
+
+
+def _unix_seconds(utc_iso: str) -> int:
+    try:
+        return calendar.timegm(time.strptime(utc_iso[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return 0

@@ -1,0 +1,474 @@
+"""The use cases of the control plane: everything the API, and through it the CLI, can ask for."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.jobs import JobQueue
+from partitiond.controller.journal import Journal
+from partitiond.controller.keys import new_key
+from partitiond.controller.leases import Lease, Waits, lease_for
+from partitiond.controller.loop import Controller
+from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
+from partitiond.controller.plans import Plans
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.profiling import (
+    ProfileWork,
+    ProfilingOptions,
+    estimates,
+    options_for,
+    params_of,
+)
+from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.targets import best_profiles, profile_targets, unmeasured
+from partitiond.controller.views import model_note, model_view, replica_views
+from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.core.errors import ConflictError
+from partitiond.core.hardware import Device
+from partitiond.core.observation import Unknown
+from partitiond.core.plan import Objective, Plan
+from partitiond.core.profile import Profile
+from partitiond.core.routing import ModelAvailability
+from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.metrics import Metrics
+from partitiond.ports import (
+    Clock,
+    DeviceProvider,
+    EngineRunner,
+    Event,
+    Job,
+    KeyRecord,
+    ModelRecord,
+    ModelResolver,
+    ModelView,
+    PlanPreview,
+    ProfileOptions,
+    ProfileRunner,
+    ProxyControl,
+    ReplicaView,
+    Store,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """Everything a user can set about the control plane."""
+
+    policy: ControllerPolicy = dataclasses.field(default_factory=ControllerPolicy)
+    routes: RoutePolicy = dataclasses.field(default_factory=RoutePolicy)
+    planning: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    profiling: ProfilingOptions = dataclasses.field(default_factory=ProfilingOptions)
+
+
+class Service:
+    """Implements `ports.ControlService` from ports alone.
+
+    Args:
+        solve: makes a plan, out of process.
+        accept: refuses a spec that this host cannot run, by an InputError.
+        engine_problem: why no engine of the kind "vllm" can start; empty when it can.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runner: EngineRunner,
+        devices: DeviceProvider,
+        resolver: ModelResolver,
+        proxy: ProxyControl,
+        profiler: ProfileRunner,
+        solve: Solve,
+        clock: Clock,
+        options: ServiceOptions | None = None,
+        accept: Callable[[ModelSpec], None] = lambda _: None,
+        engine_problem: Callable[[], str] = str,
+    ) -> None:
+        self._options = options or ServiceOptions()
+        policy = self._options.policy
+        self._store = store
+        self._runner = runner
+        self._resolver = resolver
+        self._clock = clock
+        self._accept = accept
+        self._engine_problem = engine_problem
+        self._metrics = Metrics()
+        self._wake = asyncio.Event()
+        self._journal = Journal(store, clock, self._metrics.happened)
+        self._devices = DeviceWatch(devices, clock)
+        self._files = ModelFiles(resolver, clock, self._wake.set, policy.fetch_retry_seconds)
+        self._endpoint = Endpoint(
+            proxy, store=store, clock=clock, journal=self._journal, wake=self._wake.set
+        )
+        self._controller = Controller(
+            store=store,
+            runner=runner,
+            endpoint=self._endpoint,
+            devices=self._devices,
+            files=self._files,
+            clock=clock,
+            journal=self._journal,
+            policy=policy,
+            routes=self._options.routes,
+            wake=self._wake,
+            observer=self._metrics,
+        )
+        self._jobs = self._job_queue(profiler)
+        self._plans = Plans(
+            store=store,
+            runner=runner,
+            clock=clock,
+            journal=self._journal,
+            devices=self._devices,
+            controller=self._controller,
+            jobs=self._jobs,
+            desk=PlanDesk(store=store, clock=clock, solve=solve, options=self._options.planning),
+        )
+        self._controller.leases = self._jobs.leases
+        self._controller.after_pass = self._after_pass
+        self._loop: asyncio.Task[None] | None = None
+        self._shutdown: asyncio.Task[None] | None = None
+        self.closed = asyncio.Event()
+
+    def _job_queue(self, profiler: ProfileRunner) -> JobQueue:
+        work = ProfileWork(
+            store=self._store,
+            resolver=self._resolver,
+            profiler=profiler,
+            find_device=self._devices.find,
+            options=self._options.profiling,
+        )
+        return JobQueue(
+            store=self._store,
+            clock=self._clock,
+            journal=self._journal,
+            lease=self._lease,
+            execute=work,
+            ended=self._job_ended,
+        )
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Adopt what runs, then start the loop.
+
+        Raises:
+            PartitiondError: the proxy cannot run (its port is in use), or engines of the daemon
+                before cannot be looked for.
+        """
+        await self._endpoint.start()
+        await self._devices.refresh(0.0)
+        await self._controller.adopt()
+        self._jobs.recover()
+        self._loop = asyncio.create_task(self._controller.run(), name="reconcile loop")
+
+    async def shutdown(self, *, stop_engines: bool) -> None:
+        """End the loop, the jobs, and (if asked) engines and proxy. Idempotent."""
+        if self._shutdown is None:
+            self._shutdown = asyncio.create_task(self._shut_down(stop_engines), name="shutdown")
+        await asyncio.shield(self._shutdown)
+
+    def hurry(self) -> None:
+        """Do not wait for requests in flight any longer while shutting down."""
+        self._controller.hurry()
+
+    async def _shut_down(self, stop_engines: bool) -> None:
+        self._journal.note(
+            "daemon-ending", "daemon", "stops engines." if stop_engines else "engines stay."
+        )
+        await self._jobs.close()
+        await self._plans.chain.close()
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.wait([self._loop])
+        if stop_engines:
+            await self._controller.stop_everything()
+            await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
+        else:
+            await self._controller.detach()
+            await self._endpoint.detach()
+        await self._files.close()
+        self.closed.set()
+
+    def _after_pass(self) -> None:
+        self._jobs.poke()
+        self._plans.chain.consider()
+
+    # -- models ----------------------------------------------------------------------------
+
+    async def register(self, spec: ModelSpec) -> ModelRecord:
+        """Register and (with `auto`) start the chain.
+
+        Raises:
+            ConflictError: the name is taken.
+            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+        """
+        if any(record.spec.name == spec.name for record in self._store.models()):
+            raise _name_taken(spec.name)
+        self._accept(spec)
+        architecture = await self._resolver.architecture(spec)
+        now = self._clock.utc_iso()
+        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        self._store.add_model(record)
+        self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
+        self._begin_chain(spec, architecture)
+        return record
+
+    def _begin_chain(self, spec: ModelSpec, architecture: Architecture) -> None:
+        targets = profile_targets(self.devices(), self._options.profiling.cpu_partition_cores)
+        for profile in estimates(spec, architecture, targets, self._clock.utc_iso()):
+            self._store.add_profile(profile)
+        if spec.auto:
+            for target in unmeasured(spec, targets, self._store.profiles(spec.name)):
+                self._submit(spec.name, options_for(target))
+            self._plans.chain.changed()
+        self._wake.set()
+
+    def models(self) -> Sequence[ModelView]:
+        """All models."""
+        jobs = self._jobs.jobs()
+        return [self._model_view(record, jobs) for record in self._store.models()]
+
+    def model(self, name: str) -> ModelView:
+        """Raises NotFoundError."""
+        return self._model_view(self._store.model(name), self._jobs.jobs())
+
+    def _model_view(self, record: ModelRecord, jobs: Sequence[Job]) -> ModelView:
+        name = record.spec.name
+        engines, plan = self._controller.engines, self._controller.plan
+        note = model_note(
+            name,
+            jobs=jobs,
+            plan=plan,
+            engines=engines,
+            chain_note=self._plans.chain.note,
+            fetching=self._files.progress(name),
+        )
+        return model_view(
+            record,
+            availability=self._availability(name),
+            plan=plan,
+            engines=engines,
+            profiles=best_profiles(record.spec, self._store.profiles(name)),
+            note=note,
+        )
+
+    def _availability(self, name: str) -> ModelAvailability:
+        table = self._endpoint.table
+        routes = table.models if table is not None else ()
+        return next(
+            (route.availability for route in routes if route.name == name),
+            ModelAvailability.UNAVAILABLE,
+        )
+
+    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+        """Replace the spec of a model; a changed workload or demand goes through the chain again.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: it changed meanwhile, or its source, weights or engine options should
+                change while replicas are planned: those were started with the old ones.
+        """
+        old = self._store.model(spec.name)
+        if expected_version is not None and expected_version != old.version:
+            raise _outdated(old, expected_version)
+        plan = self._controller.plan
+        planned = plan is not None and any(p.model == spec.name for p in plan.placements)
+        if planned and _other_engine(old.spec, spec):
+            raise ConflictError(
+                f"{spec.name} has replicas with the old source, weights or engine options.",
+                hint="Register it under another name, or remove it first and register it anew.",
+                facts={"model": spec.name},
+            )
+        self._accept(spec)
+        architecture = await self._resolver.architecture(spec)
+        record = dataclasses.replace(
+            old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
+        )
+        self._store.update_model(record, expected_version=old.version)
+        self._journal.note("model-updated", spec.name, f"version {record.version}.")
+        self._begin_chain(spec, architecture)
+        return record
+
+    async def remove(self, name: str, expected_version: int | None = None) -> None:
+        """Remove the model: its jobs are cancelled, its replicas drain and stop.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: it changed meanwhile.
+        """
+        record = self._store.model(name)
+        if expected_version is not None and expected_version != record.version:
+            raise _outdated(record, expected_version)
+        for job in self._jobs.open_jobs(name):
+            await self._jobs.cancel(job.id)
+        self._store.remove_model(name)
+        self._files.forget(name)
+        self._journal.note("model-removed", name, "its replicas drain and stop.")
+        self._plans.drop_model(name)
+        self._wake.set()
+
+    # -- jobs and profiles -----------------------------------------------------------------
+
+    async def profile(self, name: str, options: ProfileOptions) -> Job:
+        """Queue a profile job. Raises NotFoundError, InputError."""
+        self._store.model(name)
+        await self._devices.refresh(self._options.policy.device_seconds)
+        return self._submit(name, options)
+
+    def _submit(self, name: str, options: ProfileOptions) -> Job:
+        params = params_of(options, self.devices(), self._options.profiling)
+        return self._jobs.submit("profile", name, params)
+
+    def _lease(self, job: Job) -> Lease | Waits:
+        params = dict(job.params)
+        device = self._devices.find(params["device_id"])
+        rooms = dict(room_on(self._devices.devices, self._controller.plan, self._devices.problem))
+        room = rooms.get(params["device_id"], Unknown("it is not there"))
+        if device is None or isinstance(room, Unknown):
+            reason = room.reason if isinstance(room, Unknown) else "it is not there"
+            return Waits(f"waits for the device {params['device_id']}: {reason}")
+        return lease_for(
+            device,
+            cores=int(params["cores"]) if "cores" in params else None,
+            memory_bytes=int(params["memory_bytes"]) if "memory_bytes" in params else None,
+            room_bytes=room,
+            held=self._controller.held(),
+        )
+
+    def _job_ended(self, _: Job) -> None:
+        self._plans.chain.changed()
+        self._wake.set()
+
+    def jobs(self) -> Sequence[Job]:
+        """Newest first."""
+        return self._jobs.jobs()
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        return self._jobs.job(job_id)
+
+    async def cancel_job(self, job_id: str) -> Job:
+        """Cancel; returns once nothing of it runs. Raises NotFoundError."""
+        self._jobs.job(job_id)
+        return await self._jobs.cancel(job_id)
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Newest first."""
+        return self._store.profiles(model)
+
+    def profile_by_id(self, profile_id: str) -> Profile:
+        """Raises NotFoundError."""
+        return self._store.profile(profile_id)
+
+    def import_profile(self, profile: Profile) -> Profile:
+        """Keep a profile made elsewhere; plans may use it from now on."""
+        self._store.add_profile(profile)
+        self._journal.note("profile-imported", profile.id, f"of {profile.model}.")
+        self._plans.chain.changed()
+        self._wake.set()
+        return profile
+
+    # -- plans -----------------------------------------------------------------------------
+
+    async def plan(self, objective: Objective | None = None) -> PlanPreview:
+        """Dry run. The preview's plan can be applied by id while nothing changed since."""
+        return await self._plans.preview(objective)
+
+    async def apply(self, plan_id: str | None = None) -> PlanPreview:
+        """Apply the plan of that id, or a fresh one.
+
+        Raises:
+            ConflictError: it is outdated, or there is no plan that serves what was asked.
+            NotFoundError: there is no plan of that id.
+        """
+        return await self._plans.apply(plan_id)
+
+    def current_plan(self) -> Plan | None:
+        """The applied plan."""
+        return self._controller.plan
+
+    # -- what is ---------------------------------------------------------------------------
+
+    def replicas(self) -> Sequence[ReplicaView]:
+        """All replicas, stopped and failed ones that are still wanted included."""
+        desired = self._controller.desired
+        fetching = {p.model: self._files.progress(p.model) for p in desired}
+        return replica_views(desired, self._controller.engines, fetching)
+
+    def devices(self) -> Sequence[Device]:
+        """Devices of this host."""
+        return self._devices.devices
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        """Oldest first."""
+        return self._store.events(after, limit)
+
+    def readiness(self) -> Mapping[str, str]:
+        """Empty when ready; else what is not, by part."""
+        needs_engine = any(r.spec.engine_kind == "vllm" for r in self._store.models())
+        parts = {
+            "loop": self._controller.problem,
+            "proxy": self._endpoint.problem,
+            "store": self._journal.problem,
+            "devices": self._devices.problem,
+            "engine": self._engine_problem() if needs_engine else "",
+        }
+        return {part: problem for part, problem in parts.items() if problem}
+
+    async def metrics(self) -> str:
+        """Prometheus text."""
+        return self._metrics.text(self.replicas(), self.jobs(), await self._endpoint.stats())
+
+    # -- keys ------------------------------------------------------------------------------
+
+    async def create_key(self, label: str, models: Sequence[str]) -> tuple[KeyRecord, str]:
+        """The record and the key itself, which is shown once and not kept.
+
+        Raises:
+            NotFoundError: a model that is not registered.
+        """
+        for name in models:
+            self._store.model(name)
+        record, key = new_key(label, models, self._clock.utc_iso())
+        self._store.add_key(record)
+        self._journal.note("key-created", record.id, label or "without a label")
+        self._wake.set()
+        return record, key
+
+    def keys(self) -> Sequence[KeyRecord]:
+        """All keys."""
+        return self._store.keys()
+
+    async def remove_key(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        self._store.remove_key(key_id)
+        self._journal.note("key-removed", key_id, "requests with it are refused from now on.")
+        self._wake.set()
+
+
+def _name_taken(name: str) -> ConflictError:
+    return ConflictError(
+        f"a model named {name} is registered already.",
+        hint="Change it with PATCH, remove it first, or choose another name.",
+        facts={"model": name},
+    )
+
+
+def _outdated(record: ModelRecord, expected: int) -> ConflictError:
+    return ConflictError(
+        f"{record.spec.name} is at version {record.version}, not {expected}: it changed meanwhile.",
+        hint="Read it again, and repeat the change on what it is now.",
+        facts={"version": record.version, "expected": expected},
+    )
+
+
+def _other_engine(old: ModelSpec, new: ModelSpec) -> bool:
+    """Whether running engines were started with something that would be another now."""
+    return (old.source, old.weights, old.engine, old.engine_kind) != (
+        new.source,
+        new.weights,
+        new.engine,
+        new.engine_kind,
+    )

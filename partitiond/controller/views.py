@@ -1,0 +1,158 @@
+"""What people see of models and replicas. Pure."""
+
+from collections.abc import Sequence
+
+from partitiond.controller.engines import Engine
+from partitiond.controller.routes import HOPELESS_FAILURES
+from partitiond.controller.targets import best_kind
+from partitiond.core.observation import LIVE
+from partitiond.core.plan import Placement, Plan, same_engine
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.replica import ReplicaState
+from partitiond.core.routing import ModelAvailability
+from partitiond.ports import Job, JobState, ModelRecord, ModelView, ReplicaView
+
+
+def replica_view(engine: Engine) -> ReplicaView:
+    """One engine, as a replica."""
+    handle, placement = engine.handle, engine.placement
+    return ReplicaView(
+        replica_id=engine.name,
+        model=placement.model,
+        device_id=placement.device_id,
+        partition=placement.partition,
+        state=engine.state.value,
+        pid=handle.pid if handle is not None and engine.state in LIVE else None,
+        in_flight=engine.in_flight,
+        limit=placement.candidate.batch,
+        memory_bytes=placement.partition.memory_bytes,
+        starts=engine.starts,
+        adopted=engine.adopted,
+        start_progress=engine.progress if engine.state is ReplicaState.STARTING else "",
+        last_error=engine.last_error,
+        log_path=handle.log_path if handle is not None else "",
+        socket_path=handle.socket_path if handle is not None and engine.state in LIVE else "",
+    )
+
+
+def pending_view(placement: Placement, progress: str) -> ReplicaView:
+    """A wanted replica without an engine yet."""
+    return ReplicaView(
+        replica_id=placement.replica_id,
+        model=placement.model,
+        device_id=placement.device_id,
+        partition=placement.partition,
+        state=ReplicaState.PENDING.value,
+        pid=None,
+        in_flight=None,
+        limit=placement.candidate.batch,
+        memory_bytes=placement.partition.memory_bytes,
+        starts=0,
+        adopted=False,
+        start_progress=progress,
+    )
+
+
+def replica_views(
+    desired: Sequence[Placement], engines: Sequence[Engine], fetching: dict[str, str]
+) -> tuple[ReplicaView, ...]:
+    """All engines, then the wanted replicas that have none, by name.
+
+    Args:
+        desired: the applied plan's placements.
+        engines: all engines the loop knows.
+        fetching: what the fetch of a model's files says, by model name.
+    """
+    known = [
+        placement
+        for placement in desired
+        if any(
+            e.placement.replica_id == placement.replica_id and same_engine(e.placement, placement)
+            for e in engines
+        )
+    ]
+    pending = [
+        pending_view(placement, fetching.get(placement.model) or "waits for its turn to start")
+        for placement in desired
+        if placement not in known
+    ]
+    views = [*(replica_view(engine) for engine in engines), *pending]
+    return tuple(sorted(views, key=lambda view: (view.model, view.replica_id)))
+
+
+def model_view(
+    record: ModelRecord,
+    *,
+    availability: ModelAvailability,
+    plan: Plan | None,
+    engines: Sequence[Engine],
+    profiles: Sequence[Profile],
+    note: str,
+) -> ModelView:
+    """One model; `profiles` are the best ones that speak for it."""
+    name = record.spec.name
+    planned = [p for p in (plan.placements if plan is not None else ()) if p.model == name]
+    serving = [
+        engine
+        for engine in engines
+        if engine.placement.model == name and engine.state is ReplicaState.SERVING
+    ]
+    return ModelView(
+        record=record,
+        availability=availability.value,
+        replicas_serving=len(serving),
+        replicas_planned=len(planned),
+        profile_kind=best_kind(profiles),
+        provisional=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in planned),
+        note=note,
+    )
+
+
+def model_note(
+    name: str,
+    *,
+    jobs: Sequence[Job],
+    plan: Plan | None,
+    engines: Sequence[Engine],
+    chain_note: str,
+    fetching: str,
+) -> str:
+    """What a model waits for, in one sentence; empty when it waits for nothing.
+
+    Args:
+        name: the model.
+        jobs: all jobs, newest first.
+        plan: the applied plan.
+        engines: all engines.
+        chain_note: what the chain last said.
+        fetching: what the fetch of its files says.
+    """
+    own = [job for job in jobs if job.subject == name]
+    for job in own:
+        if job.state is JobState.RUNNING:
+            return f"is being profiled ({job.id}): {job.progress.message}"
+    broken = [
+        e
+        for e in engines
+        if e.placement.model == name
+        and e.state is ReplicaState.FAILED
+        and e.failures >= HOPELESS_FAILURES
+    ]
+    if broken:
+        return f"{broken[0].name} failed {broken[0].failures} times: {broken[0].last_error}"
+    planned = plan is not None and any(p.model == name for p in plan.placements)
+    if planned:
+        return fetching
+    return _why_unplanned(name, own, plan, chain_note)
+
+
+def _why_unplanned(name: str, own: Sequence[Job], plan: Plan | None, chain_note: str) -> str:
+    for job in own:
+        if job.state is JobState.QUEUED:
+            return f"{job.id} {job.progress.message}"
+    if own and own[0].state is JobState.FAILED:
+        return f"its profile failed ({own[0].id}): {own[0].error}"
+    unplaced = [u for u in (plan.unplaced if plan is not None else ()) if u.model == name]
+    if unplaced:
+        return f"{unplaced[0].reason} {unplaced[0].remedy}".strip()
+    return chain_note or "is not part of the applied plan; `partitiond plan` shows what would be"

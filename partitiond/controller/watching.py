@@ -1,0 +1,169 @@
+"""Devices and model files, looked after in the background so that the loop never waits."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import Device, headroom_bytes
+from partitiond.core.observation import Unknown
+from partitiond.core.plan import Plan
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import Clock, DeviceProvider, ModelResolver, ResolvedModel
+
+
+def engine_bytes(device: Device) -> int:
+    """What all engines of a device may take together, in bytes.
+
+    min(total - reserved, free of foreign processes) - headroom, as the plan's checker has it.
+    """
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    return max(0, usable - headroom_bytes(device.memory_bytes))
+
+
+def room_on(
+    devices: Sequence[Device], plan: Plan | None, problem: str
+) -> tuple[tuple[str, int | Unknown], ...]:
+    """Room for engines by device, for the reconciler.
+
+    What the applied plan counted with holds until the next plan: starting by what is free at the
+    moment would make two starts depend on each other's timing. A device that cannot be observed
+    now, or is gone, is Unknown.
+    """
+    planned = {device.id: device for device in plan.devices} if plan is not None else {}
+    if problem:
+        return tuple((device_id, Unknown(problem)) for device_id in planned)
+    return tuple((device.id, engine_bytes(planned.get(device.id, device))) for device in devices)
+
+
+class DeviceWatch:
+    """The devices of this host, looked at now and then in a thread (a driver may be slow).
+
+    Attributes:
+        devices: as last seen.
+        problem: why they could not be seen the last time; empty when they could.
+    """
+
+    def __init__(self, provider: DeviceProvider, clock: Clock) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._seen_at: float | None = None
+        self.devices: tuple[Device, ...] = ()
+        self.problem = ""
+
+    async def refresh(self, max_age_seconds: float) -> None:
+        """Look again when the last look is older than that."""
+        now = self._clock.monotonic()
+        if self._seen_at is not None and now - self._seen_at < max_age_seconds:
+            return
+        self._seen_at = now
+        try:
+            self.devices = tuple(await asyncio.to_thread(self._provider.discover))
+        except PartitiondError as error:
+            self.problem = str(error)
+        else:
+            self.problem = ""
+
+    def find(self, device_id: str) -> Device | None:
+        """The device, or None."""
+        return next((device for device in self.devices if device.id == device_id), None)
+
+
+@dataclasses.dataclass(slots=True)
+class _Fetch:
+    """One model's files: there, under way, or failed until `retry_at`."""
+
+    spec: ModelSpec
+    task: "asyncio.Task[ResolvedModel]"
+    retry_at: float = 0.0
+    progress: str = ""
+
+
+class ModelFiles:
+    """Which models have their files on disk; the others are fetched in the background.
+
+    Attributes:
+        problems: why a model's files are missing, by model name.
+    """
+
+    def __init__(
+        self,
+        resolver: ModelResolver,
+        clock: Clock,
+        wake: Callable[[], None],
+        retry_seconds: float,
+    ) -> None:
+        self._resolver = resolver
+        self._clock = clock
+        self._wake = wake
+        self._retry_seconds = retry_seconds
+        self._fetches: dict[str, _Fetch] = {}
+        self.problems: dict[str, str] = {}
+
+    def get(self, spec: ModelSpec) -> ResolvedModel | None:
+        """The files when they are there; otherwise see to it that they are being fetched."""
+        fetch = self._fetches.get(spec.name)
+        if fetch is None or not _same_files(fetch.spec, spec):
+            self.forget(spec.name)
+            self._fetch(spec)
+            return None
+        if not fetch.task.done():
+            return None
+        if fetch.task.cancelled() or fetch.task.exception() is not None:
+            self._after_failure(fetch, spec)
+            return None
+        return dataclasses.replace(fetch.task.result(), spec=spec)
+
+    def missing(self, specs: Collection[ModelSpec]) -> tuple[str, ...]:
+        """Names of the models whose files are not there yet."""
+        return tuple(spec.name for spec in specs if self.get(spec) is None)
+
+    def progress(self, name: str) -> str:
+        """What the fetch is doing, or why it failed."""
+        fetch = self._fetches.get(name)
+        return self.problems.get(name) or (fetch.progress if fetch is not None else "")
+
+    def forget(self, name: str) -> None:
+        """Give up a fetch and what it found."""
+        fetch = self._fetches.pop(name, None)
+        if fetch is not None:
+            fetch.task.cancel()
+        self.problems.pop(name, None)
+
+    async def close(self) -> None:
+        """End all fetches."""
+        tasks = [fetch.task for fetch in self._fetches.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fetch(self, spec: ModelSpec) -> None:
+        def tell(text: str, fraction: float | None) -> None:
+            share = f" ({fraction:.0%})" if fraction is not None else ""
+            fetch.progress = text + share
+
+        task = asyncio.ensure_future(self._resolver.resolve(spec, tell))
+        fetch = _Fetch(spec, task)
+        self._fetches[spec.name] = fetch
+        task.add_done_callback(lambda _: self._wake())
+
+    def _after_failure(self, fetch: _Fetch, spec: ModelSpec) -> None:
+        error = None if fetch.task.cancelled() else fetch.task.exception()
+        if error is not None and not isinstance(error, PartitiondError):
+            raise error
+        now = self._clock.monotonic()
+        if not fetch.retry_at:
+            fetch.retry_at = now + self._retry_seconds
+            self.problems[spec.name] = str(error) if error else "the fetch was cancelled"
+        elif now >= fetch.retry_at:
+            self.forget(spec.name)
+            self._fetch(spec)
+
+
+def _same_files(one: ModelSpec, other: ModelSpec) -> bool:
+    return (
+        one.source == other.source
+        and one.weights == other.weights
+        and one.engine_kind == other.engine_kind
+        and one.engine.dtype == other.engine.dtype
+    )

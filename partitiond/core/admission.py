@@ -1,0 +1,315 @@
+"""Admission: who may start now, who waits, who is refused, and what to tell the refused.
+
+The rule per replica: sequences in flight stay within the batch at its operating point, **and**
+estimated KV tokens within 95 % of what the started engine holds; an empty replica takes any
+request, so that one larger than a limit is served alone instead of never.
+
+Beyond that, requests wait in one bounded first-in-first-out queue per model. The head is never
+overtaken by a later request (only a retry that must avoid the one free replica steps aside), so
+large requests do not starve. A request that cannot start before its deadline is refused at once.
+
+The expected wait follows Little's law: with N sequences in service that each stay S seconds, one
+slot comes free every S / N seconds. N and S are both observed, so the figure stays right when
+the KV limit binds before the sequence limit does.
+
+Tokens are estimated without a tokeniser: a learned ratio of tokens per prompt byte and a running
+90th percentile of output lengths, both corrected by the usage engines report.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Generic, TypeVar
+
+from partitiond.core.balance import Load, LoadT, choose_replica
+from partitiond.core.routing import ModelAvailability
+
+KV_SHARE: Final = 0.95
+"""Share of the engine's KV tokens that is handed out; the rest absorbs estimates that were low."""
+
+MAX_RETRY_AFTER_SECONDS: Final = 600
+"""Longer waits say nothing a client could act on."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request takes from a replica.
+
+    Attributes:
+        sequences: prompts x n.
+        kv_tokens: estimate for all its sequences together.
+    """
+
+    sequences: int
+    kv_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why a request was not admitted, as a value.
+
+    Attributes:
+        status: 429 when the caller or the model is over its share, 503 when nothing can serve.
+        code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
+            model_unavailable.
+        retry_after_seconds: whole seconds, at least 1; None where no time can be named.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_after_seconds: int | None
+
+
+def admits(load: Load, cost: Cost) -> bool:
+    """Whether the replica has room for the request now (eligibility is `balance.is_eligible`)."""
+    if load.sequences == 0:
+        return True
+    if load.sequences + cost.sequences > load.max_sequences:
+        return False
+    if load.kv_cache_tokens <= 0:
+        return True
+    return load.kv_tokens + cost.kv_tokens <= KV_SHARE * load.kv_cache_tokens
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokensPerByte:
+    """Learned tokens per prompt byte: an exponential average weighted towards recent requests.
+
+    0.3 at the start: English is about 0.25, code and other scripts are higher, and too high an
+    estimate only waits a little where too low a one preempts.
+    """
+
+    value: float = 0.3
+    weight: float = 0.05
+
+    def observe(self, prompt_bytes: int, prompt_tokens: int) -> "TokensPerByte":
+        """The estimate after a request whose usage is known."""
+        if prompt_bytes <= 0 or prompt_tokens <= 0:
+            return self
+        ratio = min(4.0, max(0.01, prompt_tokens / prompt_bytes))
+        value = self.value + self.weight * (ratio - self.value)
+        return dataclasses.replace(self, value=value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutputP90:
+    """Running 90th percentile of output tokens, in constant memory.
+
+    Stochastic approximation with a multiplicative step: up by 0.9 steps when an output is longer,
+    down by 0.1 steps when not, which balances where 10 % are longer.
+    """
+
+    value: float = 256.0
+    step: float = 0.05
+
+    def observe(self, output_tokens: int) -> "OutputP90":
+        """The estimate after a request of so many output tokens per sequence."""
+        if output_tokens <= 0:
+            return self
+        change = 0.9 if output_tokens > self.value else -0.1
+        return dataclasses.replace(self, value=max(1.0, self.value * (1 + change * self.step)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceTime:
+    """Mean seconds that one sequence stays in an engine, learned; starts at the planned figure."""
+
+    seconds: float = 1.0
+    weight: float = 0.1
+
+    def observe(self, seconds: float) -> "ServiceTime":
+        """The estimate after one request that ran to its end."""
+        if not (math.isfinite(seconds) and seconds > 0):
+            return self
+        return dataclasses.replace(
+            self, seconds=self.seconds + self.weight * (seconds - self.seconds)
+        )
+
+
+def estimate_cost(
+    *,
+    sequences: int,
+    prompt_tokens: float,
+    max_tokens: int | None,
+    output_p90: float,
+    max_model_len: int,
+) -> Cost:
+    """KV tokens a request will hold: sequences x min(max_model_len, prompt + expected output).
+
+    Args:
+        sequences: prompts x n.
+        prompt_tokens: of one prompt, counted or prompt bytes x learned tokens per byte.
+        max_tokens: the request's limit, or None.
+        output_p90: the model's running 90th percentile of output tokens.
+        max_model_len: longest context of the engine; 0 where unknown.
+    """
+    output = output_p90 if max_tokens is None else min(max_tokens, output_p90)
+    each = prompt_tokens + output
+    if max_model_len > 0:
+        each = min(each, max_model_len)
+    return Cost(sequences, math.ceil(each) * sequences)
+
+
+def expected_wait_seconds(
+    sequences_ahead: int, sequences_in_flight: int, service_seconds: float
+) -> float:
+    """Time until so many sequences plus one more have found a slot (Little's law)."""
+    return (sequences_ahead + 1) * service_seconds / max(1, sequences_in_flight)
+
+
+def retry_after_seconds(wait_seconds: float) -> int:
+    """Whole seconds for a Retry-After header, between 1 and `MAX_RETRY_AFTER_SECONDS`."""
+    return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(wait_seconds)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """Bounds of one model's queue, and what is known of its service.
+
+    Attributes:
+        max_queue: requests that may wait.
+        max_wait_seconds: longest wait for a slot.
+        sequences_in_flight: in all replicas of the model.
+        service_seconds: mean stay of a sequence.
+    """
+
+    max_queue: int
+    max_wait_seconds: float
+    sequences_in_flight: int
+    service_seconds: float
+
+
+def refuse_to_wait(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected | None:
+    """Why a request may not join the queue, or None when it may.
+
+    Args:
+        waiting: requests in the queue.
+        sequences_ahead: their sequences.
+    """
+    wait = expected_wait_seconds(
+        sequences_ahead, limits.sequences_in_flight, limits.service_seconds
+    )
+    if waiting >= limits.max_queue:
+        return Rejected(
+            429,
+            "queue_full",
+            f"The model's queue is full ({waiting} requests wait).",
+            retry_after_seconds(wait),
+        )
+    if wait > limits.max_wait_seconds:
+        return Rejected(
+            429,
+            "wait_too_long",
+            f"The request could not start within {limits.max_wait_seconds:g} s "
+            f"(expected wait {wait:.0f} s).",
+            retry_after_seconds(wait),
+        )
+    return None
+
+
+def refuse_after_waiting(waited_seconds: float, sequences: int, limits: QueueLimits) -> Rejected:
+    """The answer to a request whose deadline passed in the queue.
+
+    Args:
+        waited_seconds: how long it waited.
+        sequences: waiting now, in all.
+    """
+    wait = expected_wait_seconds(sequences, limits.sequences_in_flight, limits.service_seconds)
+    return Rejected(
+        429,
+        "queue_timeout",
+        f"No slot came free within {waited_seconds:.1f} s.",
+        retry_after_seconds(wait),
+    )
+
+
+def refuse_without_replica(
+    model: str, availability: ModelAvailability, retry_after: float
+) -> Rejected:
+    """The answer while no replica can take requests: 503, with a time where one is coming."""
+    if availability is ModelAvailability.UNAVAILABLE:
+        return Rejected(
+            503,
+            "model_unavailable",
+            f"The model '{model}' has no replica that can serve it.",
+            retry_after_seconds(retry_after),
+        )
+    return Rejected(
+        503,
+        "model_starting",
+        f"The model '{model}' is starting.",
+        retry_after_seconds(retry_after),
+    )
+
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Waiting(Generic[ItemT]):
+    """One request in the queue.
+
+    Attributes:
+        item: whatever the caller wants back.
+        since: when it joined, monotonic seconds.
+        deadline: when it is refused, monotonic seconds.
+        tried: replicas it must avoid.
+    """
+
+    item: ItemT
+    cost: Cost
+    since: float
+    deadline: float
+    tried: frozenset[str] = frozenset()
+
+
+class WaitingQueue(Generic[ItemT]):
+    """First in, first out, with the number of sequences at hand. No clock, no randomness."""
+
+    def __init__(self) -> None:
+        self._entries: collections.deque[Waiting[ItemT]] = collections.deque()
+        self.sequences = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Waiting[ItemT]]:
+        return iter(self._entries)
+
+    def push(self, entry: Waiting[ItemT], *, front: bool = False) -> None:
+        """Add at the end; at the front for a request that was admitted before (a retry)."""
+        if front:
+            self._entries.appendleft(entry)
+        else:
+            self._entries.append(entry)
+        self.sequences += entry.cost.sequences
+
+    def discard(self, entry: Waiting[ItemT]) -> bool:
+        """Remove it if it is still there; whether it was."""
+        try:
+            self._entries.remove(entry)
+        except ValueError:
+            return False
+        self.sequences -= entry.cost.sequences
+        return True
+
+    def take(
+        self, loads: Iterable[LoadT], draw: Callable[[], float]
+    ) -> tuple[Waiting[ItemT], LoadT] | None:
+        """The next request that may start, removed, with its replica; None when none may.
+
+        Only the first request without `tried` is looked at, plus retries in front of it: that
+        keeps the order, and a retry that must avoid the free replica holds nobody up.
+        """
+        replicas = list(loads)
+        for entry in self._entries:
+            room = [load for load in replicas if admits(load, entry.cost)]
+            chosen = choose_replica(room, entry.tried, (draw(), draw()))
+            if chosen is not None:
+                self.discard(entry)
+                return entry, chosen
+            if not entry.tried:
+                return None
+        return None

@@ -1,0 +1,172 @@
+"""Memory of one engine, from its architecture and its limits, before it was ever started.
+
+The terms are those of a measured footprint: weights W, KV cache K, activations A, CUDA graphs
+G and context C. W and K follow from the architecture; A, G and C are models with the constants
+below, which is why an estimated profile carries a wider memory margin than a measured one.
+
+Two answers to "how large a batch fits" are kept apart: `max_batch` is the paper's model
+(weights and mean KV occupancy in 90 % of the memory, powers of two) and reproduces its Table 1;
+`max_batch_safe` asks the full footprint, and is the only one that plans rest on.
+"""
+
+import dataclasses
+import math
+from typing import Final
+
+from partitiond.core.hardware import DeviceKind
+from partitiond.core.profile import Footprint
+from partitiond.core.spec import Architecture, Workload
+from partitiond.core.units import GIB, MIB, Bytes
+
+MAX_BATCH: Final = 512
+"""No sweep goes beyond it, the paper's cap and the engine's largest CUDA graph."""
+
+BLOCK_TOKENS: Final[dict[DeviceKind, int]] = {DeviceKind.GPU: 16, DeviceKind.CPU: 128}
+"""Tokens in one KV block by the engine's defaults; half a block is lost per sequence."""
+
+MAX_NUM_BATCHED_TOKENS: Final = 2048
+"""Tokens of one engine step. Larger steps prefill faster but raise activations and every other
+request's inter-token latency."""
+
+KV_QUANTILE_Z: Final = 2.33
+"""Standard normal quantile of 99 %: one moment in a hundred may need more KV than provided."""
+
+_CONTEXT_BYTES: Final[dict[DeviceKind, int]] = {
+    # CUDA context, cuBLAS and attention workspaces of one process, as commonly seen: 0.5-0.8 GiB.
+    DeviceKind.GPU: 768 * MIB,
+    # Interpreter, torch and compiled code of the API server, engine core and worker together:
+    # what a 135M model's engine holds beyond weights and KV cache.
+    DeviceKind.CPU: 2560 * MIB,
+}
+_GRAPH_BYTES_EACH: Final = 8 * MIB
+"""One captured CUDA graph of a small model; the pools of all sizes are shared."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What decides an engine's memory besides its architecture.
+
+    Attributes:
+        max_num_seqs: largest batch it is started for.
+        max_model_len: context length in tokens.
+        max_num_batched_tokens: tokens per step.
+    """
+
+    max_num_seqs: int
+    max_model_len: int
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+
+
+def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: int) -> int:
+    """KV tokens that `batch` requests in steady state need: b (m + block/2) + z s sqrt(b).
+
+    A busy slot is seen in the middle of its request, so it holds m = P + O/2 tokens in the mean
+    with standard deviation s = O / sqrt(12) for fixed lengths P and O; half a block is lost
+    per sequence. At least one request of the longest context must fit.
+    """
+    mean = workload.prompt_tokens + workload.output_tokens / 2
+    deviation = workload.output_tokens / math.sqrt(12)
+    wanted = batch * (mean + block_tokens / 2) + KV_QUANTILE_Z * deviation * math.sqrt(batch)
+    return max(math.ceil(wanted), max_model_len)
+
+
+def kv_cache_bytes(architecture: Architecture, tokens: int, block_tokens: int) -> Bytes:
+    """Whole blocks that hold `tokens`, in bytes."""
+    blocks = -(-tokens // block_tokens)
+    return Bytes(blocks * block_tokens * architecture.kv_bytes_per_token)
+
+
+def graph_count(max_num_seqs: int) -> int:
+    """CUDA graphs vLLM captures: 1, 2, 4, 8 ... 248 by 8, then by 16, to min(2 x seqs, 512)."""
+    largest = min(2 * max_num_seqs, 512)
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return sum(size <= largest for size in sizes)
+
+
+def activation_bytes(architecture: Architecture, limits: EngineLimits) -> Bytes:
+    """Peak activations of one step, with the logits of all sequences in 32-bit.
+
+    Two hidden states, the projections of one layer and both halves of its MLP live at once;
+    logits are max_num_seqs x vocabulary x 4 bytes.
+    """
+    value_bytes = max(2.0, architecture.weight_bytes_per_parameter)
+    projections = (architecture.heads + 2 * architecture.kv_heads) * architecture.head_dim
+    per_token = 2 * architecture.hidden_size + projections + 2 * architecture.intermediate_size
+    layer = limits.max_num_batched_tokens * per_token * value_bytes
+    logits = limits.max_num_seqs * architecture.vocab_size * 4
+    return Bytes(math.ceil(layer) + logits)
+
+
+def footprint(
+    architecture: Architecture, limits: EngineLimits, cache_bytes: int, kind: DeviceKind
+) -> Footprint:
+    """The footprint by terms of an engine with `cache_bytes` of KV cache; peak is their sum."""
+    graphs = graph_count(limits.max_num_seqs) * _GRAPH_BYTES_EACH if kind is DeviceKind.GPU else 0
+    activations = activation_bytes(architecture, limits)
+    context = _CONTEXT_BYTES[kind]
+    peak = architecture.weights_bytes + cache_bytes + activations + graphs + context
+    return Footprint(
+        weights_bytes=Bytes(architecture.weights_bytes),
+        kv_cache_bytes=Bytes(cache_bytes),
+        activation_bytes=activations,
+        graph_bytes=Bytes(graphs),
+        context_bytes=Bytes(context),
+        unexplained_bytes=0,
+        peak_bytes=Bytes(peak),
+    )
+
+
+def footprint_at(
+    architecture: Architecture, workload: Workload, limits: EngineLimits, kind: DeviceKind
+) -> Footprint:
+    """The footprint of an engine whose KV cache holds `limits.max_num_seqs` requests."""
+    block = BLOCK_TOKENS[kind]
+    tokens = kv_tokens(limits.max_num_seqs, workload, limits.max_model_len, block)
+    return footprint(architecture, limits, kv_cache_bytes(architecture, tokens, block), kind)
+
+
+def max_batch(
+    architecture: Architecture,
+    workload: Workload,
+    memory_bytes: int,
+    *,
+    share: float = 0.9,
+    cap: int = MAX_BATCH,
+) -> int:
+    """The paper's largest batch: weights and mean KV occupancy in `share` of the nominal memory.
+
+    A power of two, at most `cap`; 0 where not even one request fits. Leaves activations, CUDA
+    graphs and the context out, as the paper does: show it, never plan with it.
+    """
+    per_request = (
+        workload.prompt_tokens + workload.output_tokens / 2
+    ) * architecture.kv_bytes_per_token
+    fits = (memory_bytes * share - architecture.weights_bytes) / per_request
+    return 0 if fits < 1 else min(cap, 2 ** math.floor(math.log2(fits)))
+
+
+def max_batch_safe(
+    architecture: Architecture,
+    workload: Workload,
+    memory_bytes: int,
+    *,
+    max_model_len: int,
+    kind: DeviceKind,
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+    cap: int = MAX_BATCH,
+) -> int:
+    """The largest batch whose full footprint fits in `memory_bytes`; 0 where none does."""
+
+    def fits(batch: int) -> bool:
+        limits = EngineLimits(batch, max_model_len, max_num_batched_tokens)
+        return footprint_at(architecture, workload, limits, kind).peak_bytes <= memory_bytes
+
+    low, high = 0, cap  # the footprint grows with the batch, so bisection finds the edge
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+CPU_CONTEXT_GIB: Final = _CONTEXT_BYTES[DeviceKind.CPU] / GIB
+"""For notes in estimates: GiB of host memory an engine's processes take beyond the model."""

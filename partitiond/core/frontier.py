@@ -1,0 +1,137 @@
+"""The frontier of measured operating points, and the knee on it.
+
+Frontier: the points no other point beats in (footprint down, throughput up, TPOT p95 down).
+Knee(e) = min { b : X(b) >= (1 - e) X* }: the smallest batch at which the frontier throughput is
+reached within the tolerance e. Beyond it a larger batch buys latency and memory, not tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from partitiond.core.profile import Knee, LimitedBy, OperatingPoint
+
+TOLERANCE: Final = 0.05
+"""e of the knee: 5 % is about what two careful runs of the same trial differ by."""
+
+NEIGHBOUR_RATIO: Final = 1.25
+"""The sweep refines until batches around the knee are at most this far apart."""
+
+
+class RatePoint(Protocol):
+    """What the knee needs to know of a batch; an `OperatingPoint` is one."""
+
+    @property
+    def batch(self) -> int:
+        """Requests in flight."""
+        ...
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """X(b)."""
+        ...
+
+    @property
+    def half_width(self) -> float:
+        """95 % half-width of X(b)."""
+        ...
+
+
+def dominates(one: OperatingPoint, other: OperatingPoint) -> bool:
+    """Whether `one` is at least as good in all three respects and better in one."""
+    at_least_as_good = (
+        one.footprint_bytes <= other.footprint_bytes
+        and one.output_tokens_per_s >= other.output_tokens_per_s
+        and one.tpot.p95 <= other.tpot.p95
+    )
+    better = (
+        one.footprint_bytes < other.footprint_bytes
+        or one.output_tokens_per_s > other.output_tokens_per_s
+        or one.tpot.p95 < other.tpot.p95
+    )
+    return at_least_as_good and better
+
+
+def frontier(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
+    """The points that no other point dominates, by batch."""
+    kept = [p for p in points if not any(dominates(other, p) for other in points)]
+    return tuple(sorted(kept, key=lambda p: p.batch))
+
+
+def doubling_gains(points: Sequence[RatePoint]) -> dict[int, float]:
+    """X(2b) / X(b) for every b where both were measured."""
+    rate = {p.batch: p.output_tokens_per_s for p in points}
+    return {b: rate[2 * b] / rate[b] for b in sorted(rate) if 2 * b in rate and rate[b] > 0}
+
+
+def last_doubling_growth(points: Sequence[RatePoint]) -> float:
+    """Growth of throughput over the last doubling of the batch, as a share.
+
+    The largest batch against the largest one at most half of it; where that is further than a
+    doubling away, the growth is spread evenly over the doublings between. Infinite for a single
+    point: nothing says that it stopped growing.
+    """
+    ordered = sorted(points, key=lambda p: p.batch)
+    last = ordered[-1]
+    before = [p for p in ordered if 2 * p.batch <= last.batch]
+    if not before or before[-1].output_tokens_per_s <= 0:
+        return math.inf
+    doublings = math.log2(last.batch / before[-1].batch)
+    ratio = last.output_tokens_per_s / before[-1].output_tokens_per_s
+    return float(ratio ** (1 / doublings)) - 1
+
+
+def find_knee(
+    points: Sequence[OperatingPoint],
+    tolerance: float = TOLERANCE,
+    capped_by: LimitedBy = LimitedBy.CAP,
+    best_output_tokens_per_s: float | None = None,
+) -> Knee:
+    """The knee of a sweep.
+
+    Args:
+        points: operating points, one per batch, in any order.
+        tolerance: e of the definition.
+        capped_by: what ended the sweep, should throughput still have been growing.
+        best_output_tokens_per_s: X* where it was measured again in a fresh window; without it
+            the largest X among the points, which is biased upwards by noise.
+
+    Raises:
+        ValueError: there are no points.
+    """
+    if not points:
+        raise ValueError("a knee needs at least one operating point")
+    usable = sorted((p for p in points if not p.kv_limited), key=lambda p: p.batch)
+    limited = len(usable) < len(points)
+    if not usable:
+        smallest = min(points, key=lambda p: p.batch)
+        best = smallest.output_tokens_per_s
+        return Knee(None, None, None, tolerance, best, LimitedBy.MEMORY, smallest.batch)
+    best = best_output_tokens_per_s or max(p.output_tokens_per_s for p in usable)
+    largest = usable[-1].batch
+    if last_doubling_growth(usable) > tolerance:
+        reason = LimitedBy.MEMORY if limited else capped_by
+        return Knee(None, None, None, tolerance, best, reason, largest)
+    knee, low, high = knee_range(usable, best, tolerance)
+    return Knee(knee, low, high, tolerance, best, None, largest)
+
+
+def knee_range(points: Sequence[RatePoint], best: float, tolerance: float) -> tuple[int, int, int]:
+    """The knee for a given X*, and its range when every X may lie a half-width off.
+
+    Where no point reaches the rate (X* was measured in a luckier window than any point), the
+    batch with the largest X stands in.
+    """
+    ordered = sorted(points, key=lambda p: p.batch)
+    top = max(ordered, key=lambda p: p.output_tokens_per_s)
+
+    def first_reaching(rate: float, half_widths: float) -> int:
+        reaching = (
+            p.batch for p in ordered if p.output_tokens_per_s + half_widths * p.half_width >= rate
+        )
+        return next(reaching, top.batch)
+
+    knee = first_reaching((1 - tolerance) * best, 0.0)
+    low = first_reaching((1 - tolerance) * (best - top.half_width), +1.0)
+    high = first_reaching((1 - tolerance) * (best + top.half_width), -1.0)
+    return knee, min(low, knee), max(high, knee)

@@ -1,0 +1,146 @@
+"""What the reconciler sees and what it answers: observation in, actions out, bounds between."""
+
+import dataclasses
+import enum
+from typing import Final
+
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Placement
+from partitiond.core.replica import ReplicaState
+
+LIVE: Final = frozenset(
+    {
+        ReplicaState.STARTING,
+        ReplicaState.SERVING,
+        ReplicaState.DRAINING,
+        ReplicaState.STOPPING,
+    }
+)
+"""States in which an engine has a process and therefore holds its partition."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unknown:
+    """Something that could not be observed, and why. No action rests on it."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObservedReplica:
+    """One replica as the host shows it.
+
+    Attributes:
+        replica_id: name.
+        generation: identifies the process (pid and start time), so a restart is another one.
+        placement: what it was started with, from its journal.
+        state: state of its life.
+        in_flight: requests in flight at the proxy; None where the proxy could not say.
+        state_since: monotonic seconds when it entered the state.
+        failures: consecutive failed starts or exits; drives back-off.
+        last_error: diagnosis of the last failure, or empty.
+    """
+
+    replica_id: str
+    generation: str
+    placement: Placement
+    state: ReplicaState
+    in_flight: int | None
+    state_since: float
+    failures: int = 0
+    last_error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Observation:
+    """What the controller saw in one pass.
+
+    Attributes:
+        replicas: engines found, whatever their state. Failed and stopped ones hold nothing.
+        devices: device id -> bytes that all engines of this daemon may take together (reserve,
+            headroom and foreign use taken off), or Unknown. A device that is not listed counts
+            as Unknown.
+        now: monotonic seconds.
+        leases: partitions lent to profile jobs; nothing starts on them.
+        not_ready: models whose files are not on disk yet; none of their engines is started.
+    """
+
+    replicas: tuple[ObservedReplica, ...]
+    devices: tuple[tuple[str, "int | Unknown"], ...]
+    now: float
+    leases: tuple[Partition, ...] = ()
+    not_ready: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StartEngine:
+    """Start the engine of a placement; it has `deadline_seconds` to become ready.
+
+    It replaces a failed or stopped record of the same replica and takes over its failures.
+    """
+
+    placement: Placement
+    deadline_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DrainReplica:
+    """Take the replica out of the routing table for new requests."""
+
+    replica_id: str
+    generation: str
+    deadline_seconds: float
+
+
+class StopReason(enum.StrEnum):
+    """Why an engine is stopped."""
+
+    DRAINED = "drained"
+    DRAIN_DEADLINE = "drain-deadline"
+    START_DEADLINE = "start-deadline"
+    NOT_WANTED = "not-wanted"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StopEngine:
+    """End the process group: terminate, after `grace_seconds` kill, then release the partition.
+
+    With the reason START_DEADLINE the replica has failed; with any other it is stopped.
+    """
+
+    replica_id: str
+    generation: str
+    reason: StopReason
+    grace_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForgetReplica:
+    """Drop the record of a replica that is stopped (or failed) and not wanted."""
+
+    replica_id: str
+    generation: str = ""
+
+
+Action = StartEngine | DrainReplica | StopEngine | ForgetReplica
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReconcilePolicy:
+    """Bounds of the reconciler, each with a name.
+
+    Attributes:
+        start_deadline_seconds: vLLM's own start limit is 600 s; a little more is never needed.
+        drain_deadline_seconds: longest wait for requests in flight.
+        stop_grace_seconds: between terminate and kill.
+        backoff_base_seconds, backoff_max_seconds: restart delay base x 2^(failures-1), capped.
+        max_starting: engines that may start at a time per device.
+    """
+
+    start_deadline_seconds: float = 600.0
+    drain_deadline_seconds: float = 120.0
+    stop_grace_seconds: float = 10.0
+    backoff_base_seconds: float = 1.0
+    backoff_max_seconds: float = 60.0
+    max_starting: int = 1

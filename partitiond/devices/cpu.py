@@ -1,0 +1,178 @@
+"""The host's CPU as a device: its cores, its memory, and a name that profiles are valid for.
+
+Limits of the cgroup count: in a container the host's own figures would promise what is not ours.
+Both cgroup layouts are read (v2 `memory.max`, v1 `memory.limit_in_bytes`); the tightest limit on
+the way to the root holds.
+"""
+
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.units import Bytes
+
+CPU_DEVICE_ID: Final = "cpu"
+
+_UNLIMITED_BYTES: Final = 1 << 60
+"""Cgroup v1 writes "no limit" as a number near 2^63."""
+
+
+def discover_cpu(
+    cores: Sequence[int] | None = None,
+    memory_bytes: int | None = None,
+    *,
+    root: Path = Path("/"),
+    affinity: Sequence[int] | None = None,
+) -> Device:
+    """The CPU of this host.
+
+    Args:
+        cores: use only these; None for all that this process may use.
+        memory_bytes: use only so much; None for all that the host or its cgroup has.
+        root: where `proc` and `sys` are, for tests of foreign hosts.
+        affinity: cores this process may use; None asks the kernel.
+
+    Raises:
+        DeviceError: cores that this process may not use, or a host that does not say its memory.
+    """
+    allowed = tuple(sorted(os.sched_getaffinity(0) if affinity is None else affinity))
+    usable = _usable_cores(root, allowed, cores)
+    total, free = _memory(root)
+    if memory_bytes is not None:
+        total, free = min(total, memory_bytes), min(free, memory_bytes)
+    name = cpu_name(root)
+    return Device(
+        id=CPU_DEVICE_ID,
+        kind=DeviceKind.CPU,
+        hardware=hardware_key(name, len(usable)),
+        name=name,
+        host=platform.node(),
+        memory_bytes=Bytes(total),
+        free_bytes=Bytes(free),
+        cores=usable,
+        modes=(SharingMode.CORES,),
+        driver=platform.release(),
+    )
+
+
+def hardware_key(name: str, cores: int) -> str:
+    """ "AMD EPYC 9654 96-Core Processor" with 2 cores: "cpu-amd-epyc-9654-2c".
+
+    Cores are part of it: two cores of a large host and a host of two cores differ in cache and
+    bandwidth, and so in their profiles.
+    """
+    text = re.sub(r"\([^)]*\)|@.*$|\b\d+-core\b|\b(processor|cpu)\b", " ", name.lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-") or platform.machine().lower()
+    return f"cpu-{slug}-{cores}c"
+
+
+def cpu_name(root: Path = Path("/")) -> str:
+    """The vendor's name of the CPU, or the machine type where the kernel gives none (Arm)."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.machine()
+
+
+def _usable_cores(
+    root: Path, allowed: tuple[int, ...], wanted: Sequence[int] | None
+) -> tuple[int, ...]:
+    if wanted is None:
+        return allowed[: _quota_cores(root, len(allowed))]
+    missing = sorted(set(wanted) - set(allowed))
+    if missing or not wanted:
+        raise DeviceError(
+            f"cores {missing or list(wanted)} cannot be used by this process.",
+            hint=f"Set cpu.cores to some of {list(allowed)}.",
+            facts={"wanted": sorted(wanted), "allowed": list(allowed)},
+        )
+    return tuple(sorted(set(wanted)))
+
+
+def _quota_cores(root: Path, allowed: int) -> int:
+    """Whole cores within the cgroup's CPU quota, at least one."""
+    smallest = float(allowed)
+    for folder in _cgroups(root, "cpu"):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota = _read(folder / "cpu.cfs_quota_us").strip()
+            period = _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.strip().isdigit() and int(period) > 0:
+            smallest = min(smallest, int(quota) / int(period))
+    return max(1, int(smallest))
+
+
+def _memory(root: Path) -> tuple[int, int]:
+    """Total and free memory in bytes, the tightest cgroup limit included."""
+    meminfo = {
+        key.strip(): int(value.split()[0]) * 1024
+        for key, _, value in (
+            line.partition(":") for line in _read(root / "proc/meminfo").splitlines()
+        )
+        if value.split() and value.split()[0].isdigit()
+    }
+    if "MemTotal" not in meminfo:
+        raise DeviceError(
+            "the kernel does not say how much memory there is (/proc/meminfo).",
+            hint="Set cpu.enabled to false, or run on Linux with /proc mounted.",
+        )
+    total = meminfo["MemTotal"]
+    free = meminfo.get("MemAvailable", meminfo.get("MemFree", total))
+    for folder in _cgroups(root, "memory"):
+        limit, used = _cgroup_memory(folder)
+        if limit is not None and limit < _UNLIMITED_BYTES:
+            total, free = min(total, limit), min(free, max(0, limit - used))
+    return total, free
+
+
+def _cgroup_memory(folder: Path) -> tuple[int | None, int]:
+    """Limit and use of one cgroup; page cache that can be dropped is not counted as used."""
+    for limit_name, used_name, cache_key in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit = _read(folder / limit_name).strip()
+        if limit.isdigit():
+            used = _read(folder / used_name).strip()
+            cache = next(
+                (
+                    line.split()[1]
+                    for line in _read(folder / "memory.stat").splitlines()
+                    if line.startswith(f"{cache_key} ")
+                ),
+                "0",
+            )
+            return int(limit), max(0, int(used or 0) - int(cache))
+    return None, 0
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[Path]:
+    """This process's cgroup folders for a controller, from its own to the root.
+
+    In a container the path of `/proc/self/cgroup` may lie outside what is mounted; the mount's
+    root is the container's own group then.
+    """
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, names, path = [*line.split(":", 2), "", ""][:3]
+        if names and controller not in names.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / (names if names else "")
+        folder = mount / path.strip("/")
+        while folder != mount and mount in folder.parents:
+            yield folder
+            folder = folder.parent
+        yield mount
+
+
+def _read(path: Path) -> str:
+    """A kernel file's text, or empty: which of them exist differs from host to host."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,80 @@
+"""Devices that are not there: to plan for hardware, and to test without it. Shipped."""
+
+from collections.abc import Sequence
+
+from partitiond.core.errors import DeviceError, SpecError
+from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
+from partitiond.core.units import GIB, Bytes
+
+FAKE_HOST = "fake-host"
+
+
+def fake_gpus(
+    hardware: str, count: int = 1, *, host: str = FAKE_HOST, cores: Sequence[int] = range(16)
+) -> tuple[Device, ...]:
+    """GPUs of one kind from the catalog, all free: ids "a100-80gb-0", "a100-80gb-1" ...
+
+    Raises:
+        SpecError: the catalog has no such hardware.
+    """
+    spec = HARDWARE.get(hardware)
+    if spec is None:
+        raise SpecError(
+            f"there is no hardware {hardware!r} in the catalog.",
+            hint=f"Use one of {', '.join(HARDWARE)}.",
+            facts={"hardware": hardware},
+        )
+    return tuple(
+        Device(
+            id=f"{hardware}-{number}",
+            kind=DeviceKind.GPU,
+            hardware=hardware,
+            name=f"fake {hardware}",
+            host=host,
+            memory_bytes=spec.memory_bytes,
+            free_bytes=spec.memory_bytes,
+            cores=tuple(cores),
+            sm_count=spec.sm_count,
+            modes=spec.modes,
+            driver="fake",
+        )
+        for number in range(count)
+    )
+
+
+def fake_cpu(cores: int = 2, memory_bytes: int = 24 * GIB, *, host: str = FAKE_HOST) -> Device:
+    """A CPU device with so many cores, all free."""
+    return Device(
+        id="cpu",
+        kind=DeviceKind.CPU,
+        hardware=f"cpu-fake-{cores}c",
+        name="fake CPU",
+        host=host,
+        memory_bytes=Bytes(memory_bytes),
+        free_bytes=Bytes(memory_bytes),
+        cores=tuple(range(cores)),
+        modes=(SharingMode.CORES,),
+        driver="fake",
+    )
+
+
+class FakeDevices:
+    """A device provider that finds what it was given, or refuses as a driver would."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._devices = tuple(devices)
+        self._refusal: DeviceError | None = None
+
+    def discover(self) -> Sequence[Device]:
+        """The devices. Raises DeviceError after `refuse`."""
+        if self._refusal is not None:
+            raise self._refusal
+        return self._devices
+
+    def become(self, devices: Sequence[Device]) -> None:
+        """Find these from now on: a GPU was added, lost, or its free memory changed."""
+        self._devices, self._refusal = tuple(devices), None
+
+    def refuse(self, message: str = "the driver does not answer.") -> None:
+        """Raise DeviceError from now on."""
+        self._refusal = DeviceError(message, hint="Check the driver, then try again.")

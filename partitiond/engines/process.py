@@ -1,0 +1,155 @@
+"""Processes known by (pid, start time, boot), whoever their parent is.
+
+A pid alone is not an identity: it is handed out again. The start time in clock ticks, which the
+kernel keeps per process, tells a recycled pid from ours, and the boot id tells two boots apart.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+from partitiond.engines import shim
+
+REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
+"""In the environment of every process of a replica: its run folder."""
+
+REAP_SECONDS = 5.0
+"""After SIGKILL a process is gone at once unless it sleeps uninterruptibly in a driver."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProcessId:
+    """One process, for ever.
+
+    Attributes:
+        start_ticks: start time in clock ticks since boot.
+        boot_id: /proc/sys/kernel/random/boot_id of the boot it belongs to.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+def boot_id() -> str:
+    """The identity of this boot."""
+    return shim.read_text("/proc/sys/kernel/random/boot_id").strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a living process in clock ticks since boot; None when there is none."""
+    fields = shim.stat_fields(pid)
+    return int(fields[19]) if fields and fields[0] not in "ZX" else None
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether this very process lives. A zombie does not."""
+    return process.boot_id == boot_id() and start_ticks(process.pid) == process.start_ticks
+
+
+def open_pidfd(process: ProcessId) -> int | None:
+    """A file descriptor that stays with the process, or None when it is gone.
+
+    The identity is checked after opening: between the two the pid cannot change its owner
+    unnoticed.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if is_alive(process):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+async def wait_gone(process: ProcessId) -> None:
+    """Return once the process is gone. Works for processes that are not our children."""
+    descriptor = open_pidfd(process)
+    if descriptor is None:
+        return
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    # It is ours to reap when the daemon is the container's first process.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+
+
+def send_signal(process: ProcessId, number: int) -> bool:
+    """Signal exactly this process. Returns False when it is gone."""
+    descriptor = open_pidfd(process)
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
+    """Living processes of one replica, the shim included, even those that left the group.
+
+    A process is the replica's when its environment names the run folder; or, because processes
+    that set their title overwrite what /proc shows of their environment, when it is in the
+    shim's session and works in the run folder. (A session's number is not given away while one
+    of its processes lives, so a session of that number with that folder is ours.)
+    """
+    folder = os.fsencode(run_dir)
+    mark = REPLICA_DIR_VARIABLE.encode() + b"=" + folder
+    session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _belongs(int(entry.name), mark, folder, session):
+            found.append(int(entry.name))
+    if leader is not None and is_alive(leader) and leader.pid not in found:
+        found.append(leader.pid)
+    return found
+
+
+def _belongs(pid: int, mark: bytes, folder: bytes, session: int | None) -> bool:
+    fields = shim.stat_fields(pid)
+    if not fields or fields[0] in "ZX":
+        return False
+    try:
+        if session is not None and int(fields[3]) == session:
+            return os.readlink(b"/proc/%d/cwd" % pid) == folder
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        # Gone meanwhile, or of another user: not ours either way.
+        return False
+
+
+async def kill_all(run_dir: Path, leader: ProcessId | None) -> int:
+    """SIGKILL every process of the replica until none is left. Returns how many were killed."""
+    killed: set[int] = set()
+    deadline = asyncio.get_running_loop().time() + REAP_SECONDS
+    while asyncio.get_running_loop().time() < deadline:
+        left = await asyncio.to_thread(processes_of, run_dir, leader)
+        if not left:
+            break
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        await asyncio.sleep(0.02)
+    return len(killed)
+
+
+def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
+    """Proportional set size of all the replica's processes now, in bytes.
+
+    Shared pages are divided among their users, so the figures of several replicas add up.
+    """
+    return sum(shim.pss_bytes(pid) for pid in processes_of(run_dir, leader))

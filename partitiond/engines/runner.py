@@ -1,0 +1,368 @@
+"""Starts, finds, watches and ends engine processes (`ports.EngineRunner`).
+
+Both engine kinds take the same way: a run folder, the shim, a Unix socket. What differs is the
+command (`commands`).
+"""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import (
+    EngineError,
+    EngineUnavailableError,
+    StartFailedError,
+    StartTimedOutError,
+)
+from partitiond.engines import commands, metrics_text, process, shim
+from partitiond.engines.capabilities import capabilities_of
+from partitiond.engines.diagnosis import Diagnosis, diagnose
+from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.journal import (
+    MAX_SOCKET_PATH_BYTES,
+    ExitRecord,
+    RunFolder,
+    folder_name,
+    run_folders,
+)
+from partitiond.engines.log_tail import PhaseReader, read_tail
+from partitiond.engines.process import ProcessId
+from partitiond.engines.unix_http import Answer, ExchangeError, NotListeningError, exchange
+from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
+
+POLL_SECONDS: Final = 0.1
+"""Between two looks at a starting engine: a connect to a Unix socket costs microseconds."""
+FIRST_ANSWER_SECONDS: Final = 60.0
+"""The first completion may compile kernels."""
+SHIM_SECONDS: Final = 15.0
+"""The shim forks, writes two small files and answers: milliseconds on an idle machine."""
+KILL_SECONDS: Final = 8.0
+"""From SIGQUIT to the shim having killed the tree; then the group is killed from outside."""
+REPORT_SECONDS: Final = 10.0
+
+EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
+
+
+class ProcessEngineRunner:
+    """Engines as processes, each with a run folder below `run_dir`.
+
+    Args:
+        run_dir: folder of the run folders. Two daemons must not share one.
+        environment: what runs the "vllm" kind; a function is asked at each start, so that an
+            environment installed meanwhile is found; None where only simulated engines run.
+        cache_dir: shared by all engines (model inspection, compile caches).
+        allow_unknown_version: start engine versions that are not in the capabilities table.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        environment: EnvironmentSource | None,
+        *,
+        cache_dir: Path | None = None,
+        allow_unknown_version: bool = False,
+    ) -> None:
+        self._run_dir = run_dir.absolute()
+        self._environment = environment
+        self._cache_dir = (cache_dir or run_dir / ".cache").absolute()
+        self._allow_unknown_version = allow_unknown_version
+        self._peaks: dict[str, int] = {}
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        """Spawn and return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
+        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = RunFolder.of(self._run_dir, launch.replica_id)
+        _require_short_socket(folder)
+        await self._clear_earlier(folder, launch.replica_id)
+        command = await asyncio.to_thread(self._command, launch, folder)
+        folder.prepare(launch, command)
+        await _spawn_shim(folder)
+        handle = folder.handle()
+        if handle is None:
+            raise StartFailedError(
+                f"the supervisor of {launch.replica_id} left no record of itself.",
+                hint=f"See that {folder.path} is writable and its disk not full.",
+            )
+        return handle
+
+    async def wait_ready(
+        self,
+        handle: EngineHandle,
+        deadline_seconds: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> EngineReport:
+        """Wait for a real completion; on any failure the engine is still the caller's to stop.
+
+        `progress` gets a phase whenever the engine enters one ("loading weights (40 %)").
+
+        Raises:
+            StartFailedError: it ended, or refuses completions; the message carries a diagnosis.
+            StartTimedOutError: it was not ready by the deadline.
+        """
+        tell = progress or (lambda _text: None)
+        tell("starting the process")
+        phases = PhaseReader(Path(handle.log_path))
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await self._until_it_answers(handle, phases, tell)
+                return await self.report(handle)
+        except TimeoutError as error:
+            tail = diagnose(read_tail(Path(handle.log_path)))
+            raise StartTimedOutError(
+                f"{handle.launch.replica_id} was not ready after {deadline_seconds:g} s.",
+                hint="Give it more cores, or raise engine.start_deadline_seconds; its log is "
+                f"{handle.log_path}.",
+                facts={"deadline_seconds": deadline_seconds, "log": list(tail.lines)},
+            ) from error
+
+    async def _until_it_answers(
+        self, handle: EngineHandle, phases: PhaseReader, tell: Callable[[str], None]
+    ) -> None:
+        while True:
+            phase = phases.next_phase()
+            if phase is not None:
+                tell(phase)
+            if not process.is_alive(_identity(handle)):
+                raise await self._start_failed(handle)
+            with contextlib.suppress(ExchangeError):
+                if await _is_healthy(handle) and await self._first_completion(handle):
+                    return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _first_completion(self, handle: EngineHandle) -> bool:
+        answer = await _complete_one_token(handle, FIRST_ANSWER_SECONDS)
+        if 400 <= answer.status < 500:
+            raise StartFailedError(
+                f"{handle.launch.replica_id} came up but refuses a one-token completion: "
+                f"HTTP {answer.status} {answer.body[:300].decode(errors='replace')}",
+                hint="See that the model generates text.",
+                facts={"status": answer.status},
+            )
+        return answer.status == 200
+
+    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
+        """Whether it answers a one-token completion in time. /health alone shows no frozen core."""
+        try:
+            answer = await _complete_one_token(handle, timeout_seconds)
+        except ExchangeError:
+            return False
+        return answer.status == 200
+
+    async def report(self, handle: EngineHandle) -> EngineReport:
+        """One scrape of /metrics. Raises EngineError when it cannot be reached."""
+        try:
+            metrics = await _get(handle, "/metrics")
+            version = await _get(handle, "/version")
+            text = metrics.body.decode(errors="replace")
+            return EngineReport(
+                kv_cache_tokens=metrics_text.kv_cache_tokens(text),
+                version=str(version.json().get("version", "")),
+                metrics=metrics_text.label_sums(text),
+            )
+        except ExchangeError as error:
+            raise EngineError(
+                f"{handle.launch.replica_id} does not tell its metrics: {error}.",
+                hint=f"See its log, {handle.log_path}.",
+            ) from error
+
+    async def wait_exit(self, handle: EngineHandle) -> EngineExit:
+        """Return once nothing of the engine is left; works for engines found after a restart."""
+        await process.wait_gone(_identity(handle))
+        return await self._settle(handle, asked=False)
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        """SIGTERM, after the grace SIGKILL; nothing is left when it returns. Idempotent."""
+        leader = _identity(handle)
+        if not process.is_alive(leader):
+            return await self._settle(handle, asked=False)
+        process.send_signal(leader, shim.signal.SIGTERM)
+        if not await _gone_within(leader, grace_seconds):
+            process.send_signal(leader, shim.signal.SIGQUIT)
+            await _gone_within(leader, KILL_SECONDS)
+        return await self._settle(handle, asked=True)
+
+    async def find(self) -> Sequence[EngineHandle]:
+        """Living engines of this run folder; what is left of dead ones is killed and cleared."""
+        found = []
+        for folder in await asyncio.to_thread(run_folders, self._run_dir):
+            handle = folder.handle()
+            if handle is not None and process.is_alive(_identity(handle)):
+                found.append(handle)
+                continue
+            await process.kill_all(folder.path, folder.process())
+            await asyncio.to_thread(folder.clear)
+        return found
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        """Peak proportional set size of its processes, the shim's included, in bytes.
+
+        The larger of what the shim saw while sampling and what is now.
+        """
+        now = process.pss_bytes(Path(handle.run_dir), _identity(handle))
+        peak = max(
+            now,
+            RunFolder(Path(handle.run_dir)).peak_pss_bytes(),
+            self._peaks.get(handle.generation, 0),
+        )
+        self._peaks[handle.generation] = peak
+        return peak
+
+    def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
+        if launch.engine_kind == "simulated":
+            return commands.simulated_command(launch, folder)
+        environment = self._engine_environment()
+        capabilities = capabilities_of(
+            environment.version, allow_unknown=self._allow_unknown_version
+        )
+        return commands.vllm_command(launch, environment, capabilities, self._cache_dir, folder)
+
+    def _engine_environment(self) -> EngineEnvironment:
+        if self._environment is None:
+            raise EngineUnavailableError(
+                "this runner has no vLLM environment.",
+                hint="Run `partitiond engine install`, or set engine.python.",
+            )
+        if isinstance(self._environment, EngineEnvironment):
+            return self._environment
+        return self._environment()
+
+    async def _clear_earlier(self, folder: RunFolder, replica_id: str) -> None:
+        """Refuse to start beside a living engine of the same name; kill leftovers of a dead one."""
+        leader = folder.process()
+        if leader is not None and process.is_alive(leader):
+            raise StartFailedError(
+                f"{replica_id} runs already (process {leader.pid}).",
+                hint="Stop it first, or adopt it.",
+                facts={"pid": leader.pid},
+            )
+        if folder.path.exists():
+            await process.kill_all(folder.path, leader)
+
+    async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
+        """After the shim is gone: kill what survived it, tidy up, and say how it ended."""
+        folder = RunFolder(Path(handle.run_dir))
+        if folder.process() not in (None, _identity(handle)):
+            return EngineExit(None, "it was replaced by a newer engine of the same name.")
+        await process.kill_all(folder.path, _identity(handle))
+        self._peaks.pop(handle.generation, None)
+        record = folder.exit()
+        found = self._diagnose(handle, record, asked=asked)
+        await asyncio.to_thread(folder.remove_leftovers)
+        return EngineExit(_exit_code(record), found.text())
+
+    def _diagnose(
+        self, handle: EngineHandle, record: ExitRecord | None, *, asked: bool
+    ) -> Diagnosis:
+        return diagnose(
+            read_tail(Path(handle.log_path)),
+            code=_exit_code(record),
+            oom_kills=record.oom_kills if record else 0,
+            asked=asked,
+            memory_bytes=handle.launch.memory_bytes,
+        )
+
+    async def _start_failed(self, handle: EngineHandle) -> StartFailedError:
+        record = RunFolder(Path(handle.run_dir)).exit()
+        found = self._diagnose(handle, record, asked=False)
+        return StartFailedError(
+            f"{handle.launch.replica_id} did not start: {found.message}",
+            hint=found.hint,
+            facts={
+                "kind": found.kind,
+                "lines": list(found.lines),
+                "log": handle.log_path,
+                "code": _exit_code(record),
+            },
+        )
+
+
+def _identity(handle: EngineHandle) -> ProcessId:
+    return ProcessId(handle.pid, handle.start_ticks, handle.boot_id)
+
+
+def _exit_code(record: ExitRecord | None) -> int | None:
+    """The code as `subprocess` gives it; a shim that left no record was itself killed."""
+    if record is None:
+        return -int(shim.signal.SIGKILL)
+    return record.code if record.signal is None else -record.signal
+
+
+async def _gone_within(leader: ProcessId, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait_gone(leader)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _require_short_socket(folder: RunFolder) -> None:
+    length = len(str(folder.socket).encode())
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise StartFailedError(
+            f"the socket path {folder.socket} has {length} bytes; "
+            f"a Unix socket's may have {MAX_SOCKET_PATH_BYTES}.",
+            hint="Set a shorter run_dir.",
+            facts={"bytes": length, "folder": folder_name(folder.path.name)},
+        )
+
+
+async def _spawn_shim(folder: RunFolder) -> None:
+    """Start the shim and wait until it says that the engine's process exists."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        shim.__file__,
+        str(folder.path),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": "/usr/bin:/bin"},
+        cwd="/",
+    )
+    try:
+        async with asyncio.timeout(SHIM_SECONDS):
+            _, errors = await child.communicate()
+    except TimeoutError as error:
+        child.kill()
+        raise StartFailedError(
+            f"the supervisor for {folder.path.name} did not start in {SHIM_SECONDS:g} s.",
+            hint="The host is overloaded; try again.",
+        ) from error
+    if child.returncode != 0:
+        raise StartFailedError(
+            f"the supervisor for {folder.path.name} could not start the engine: "
+            f"{errors.decode(errors='replace').strip()[-500:]}",
+            hint="See that the cores exist and the run folder is writable.",
+        )
+
+
+async def _get(handle: EngineHandle, path: str) -> Answer:
+    answer = await exchange(handle.socket_path, "GET", path, timeout_seconds=REPORT_SECONDS)
+    if answer.status != 200:
+        raise ExchangeError(f"GET {path} answered HTTP {answer.status}")
+    return answer
+
+
+async def _is_healthy(handle: EngineHandle) -> bool:
+    try:
+        return (await _get(handle, "/health")).status == 200
+    except NotListeningError:
+        return False
+
+
+async def _complete_one_token(handle: EngineHandle, timeout_seconds: float) -> Answer:
+    """One token from one token: works for any tokenizer and costs one step."""
+    payload = {
+        "model": handle.launch.model_name,
+        "prompt": [1],
+        "max_tokens": 1,
+        "temperature": 0,
+    }
+    return await exchange(
+        handle.socket_path, "POST", "/v1/completions", payload, timeout_seconds=timeout_seconds
+    )

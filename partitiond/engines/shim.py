@@ -1,0 +1,358 @@
+"""The supervisor of one engine. Standard library only: run as `python -I -S shim.py RUN_DIR`.
+
+It reads RUN_DIR/command.json (argv, env, cores, cwd), leaves its parent, and then
+
+- leads a session and a process group of its own, so that no terminal and no daemon's end reaches
+  the engine, and so that the whole tree can be signalled as a group;
+- is the subreaper of the tree, so that a process whose parent died comes to it;
+- writes RUN_DIR/process.json before the engine exists, so that whatever is started can be found;
+- pumps the engine's output into a size-rotated RUN_DIR/engine.log;
+- samples the memory of the tree into RUN_DIR/memory.json;
+- once the engine's main process is gone, kills the rest and writes RUN_DIR/exit.json.
+
+SIGTERM is passed on to the main process; SIGQUIT kills the tree at once. If the shim itself is
+killed, the kernel kills the main process with it (PR_SET_PDEATHSIG).
+
+It stays alive as long as its engine, so it imports little: about 7 MB proportional set size.
+"""
+
+# ruff: noqa: PTH - pathlib would double the memory of a process that only waits.
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+LOG_BYTES = 8 * 1024 * 1024
+"""Size of one log file. With three files an engine never holds more than 24 MiB of disk."""
+LOG_FILES = 3
+
+FAST_SAMPLE_SECONDS = 2.0
+SLOW_SAMPLE_SECONDS = 10.0
+FAST_SAMPLING_SECONDS = 90.0
+"""Memory moves while an engine loads; later a sample (about 10 ms per process of 1 GiB, in the
+kernel) every ten seconds costs 0.3 % of a core at most."""
+
+KILL_ROUNDS = 100
+KILL_ROUND_SECONDS = 0.05
+ENGINE_OOM_SCORE_ADJ = 500
+"""When the host runs out of memory the kernel should take an engine, not the daemon or proxy."""
+
+
+def prctl(option: int, value: int) -> None:
+    """Call prctl(2); a failure is an OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def read_text(path: str) -> str:
+    """The whole file, or "" when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def write_json(path: str, value: object) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one."""
+    temporary = f"{path}.{os.getpid()}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    os.replace(temporary, path)
+
+
+def stat_fields(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on (field 3), or [] when there is no such process."""
+    text = read_text(f"/proc/{pid}/stat")
+    return text[text.rfind(")") + 2 :].split() if text else []
+
+
+def tree(leader: int) -> list[int]:
+    """Living processes of the leader's session, and its other children; without the leader."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == leader:
+            continue
+        fields = stat_fields(int(name))
+        # fields: 0 state, 1 parent, 2 process group, 3 session
+        ours = bool(fields) and (int(fields[3]) == leader or int(fields[1]) == leader)
+        if ours and fields[0] not in "ZX":
+            found.append(int(name))
+    return found
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of one process in bytes; 0 when it is gone."""
+    for line in read_text(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def oom_kills() -> int:
+    """How many processes the kernel killed for want of memory since boot."""
+    for line in read_text("/proc/vmstat").splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0
+
+
+class RotatedLog:
+    """An append-only log of bounded size. A full disk loses output, never the engine."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = os.fstat(self._file).st_size
+
+    def write(self, data: bytes) -> None:
+        """Append, and rotate when the file is full."""
+        try:
+            os.write(self._file, data)
+            self._size += len(data)
+            if self._size >= LOG_BYTES:
+                self._rotate()
+        except OSError:
+            return
+
+    def _rotate(self) -> None:
+        os.close(self._file)
+        for number in range(LOG_FILES - 1, 0, -1):
+            older = self._path if number == 1 else f"{self._path}.{number - 1}"
+            if os.path.exists(older):
+                os.replace(older, f"{self._path}.{number}")
+        self._open()
+
+
+class Memory:
+    """The largest proportional set size of the tree, sampled."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._peak = 0
+        self._started = self._next = time.monotonic()
+
+    def wait_milliseconds(self) -> int:
+        """How long until the next sample is due."""
+        return max(1, int((self._next - time.monotonic()) * 1000))
+
+    def sample_if_due(self) -> None:
+        """Sample, and keep the peak on disk when it grew by a megabyte or more."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        young = now - self._started < FAST_SAMPLING_SECONDS
+        self._next = now + (FAST_SAMPLE_SECONDS if young else SLOW_SAMPLE_SECONDS)
+        total = pss_bytes(os.getpid()) + sum(pss_bytes(pid) for pid in tree(os.getpid()))
+        if total > self._peak + 1024 * 1024:
+            self._peak = total
+            try:
+                write_json(self._path, {"peak_pss_bytes": total})
+            except OSError:
+                return
+
+
+def leave_parent() -> int:
+    """Fork; the parent waits until the child calls back, then exits. Returns the child's end."""
+    ready_read, ready_write = os.pipe()
+    if os.fork() != 0:
+        os.close(ready_write)
+        answer = os.read(ready_read, 4096)
+        if answer != b"ok":
+            sys.stderr.write(answer.decode(errors="replace") or "the supervisor died at once")
+            os._exit(1)
+        os._exit(0)
+    os.close(ready_read)
+    return ready_write
+
+
+def write_identity(run_dir: str, main_pid: int) -> None:
+    """Tell who supervises this run folder: enough to know it from a recycled pid."""
+    write_json(
+        os.path.join(run_dir, "process.json"),
+        {
+            "pid": os.getpid(),
+            "start_ticks": int(stat_fields(os.getpid())[19]),
+            "boot_id": read_text("/proc/sys/kernel/random/boot_id").strip(),
+            "main_pid": main_pid,
+        },
+    )
+
+
+def become_engine(
+    argv: list[str], env: dict[str, str], cwd: str, output: int, supervisor: int
+) -> None:
+    """In the forked child: tie its life to the shim's, then become the engine. Never returns."""
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(125)
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        try:
+            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+                file.write(str(ENGINE_OOM_SCORE_ADJ))
+        except OSError:
+            pass
+        os.chdir(cwd)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.execve(argv[0], argv, env)
+    except OSError as error:
+        os.write(output, f"cannot start {argv[0]}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def reap(main_pid: int) -> int | None:
+    """Collect ended children. Returns the main process's wait status once it is among them."""
+    status = None
+    while True:
+        try:
+            pid, code = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if pid == 0:
+            return status
+        if pid == main_pid:
+            status = code
+
+
+def kill_tree() -> None:
+    """Kill everything below the shim until nothing is left."""
+    for _ in range(KILL_ROUNDS):
+        left = tree(os.getpid())
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        reap(0)
+        if not left:
+            return
+        time.sleep(KILL_ROUND_SECONDS)
+
+
+def pump(source: int, log: RotatedLog) -> bool:
+    """Move what is readable into the log. Returns whether the source is still open."""
+    try:
+        data = os.read(source, 65536)
+    except BlockingIOError:
+        return True
+    if data:
+        log.write(data)
+    return bool(data)
+
+
+def supervise(main_pid: int, output: int, wakeup: int, log: RotatedLog, memory: Memory) -> int:
+    """Pump, sample, pass signals on; returns the main process's wait status."""
+    poller = select.poll()
+    poller.register(output, select.POLLIN)
+    poller.register(wakeup, select.POLLIN)
+    while True:
+        for descriptor, _ in poller.poll(memory.wait_milliseconds()):
+            if descriptor == output:
+                if not pump(output, log):
+                    poller.unregister(output)
+                continue
+            for number in os.read(wakeup, 64):
+                if number == signal.SIGTERM:
+                    os.kill(main_pid, signal.SIGTERM)
+                elif number == signal.SIGQUIT:
+                    os.kill(main_pid, signal.SIGKILL)
+            status = reap(main_pid)
+            if status is not None:
+                return status
+        memory.sample_if_due()
+
+
+def prepare_signals() -> int:
+    """Turn signals into bytes on a pipe, so that the loop alone acts on them."""
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(wake_write)
+    return wake_read
+
+
+def start(run_dir: str) -> tuple[int, int, int, RotatedLog]:
+    """Set this process up and start the engine: its pid, output, wakeup pipe and log."""
+    os.setsid()
+    os.umask(0o077)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    command = json.loads(read_text(os.path.join(run_dir, "command.json")))
+    write_identity(run_dir, 0)
+    os.sched_setaffinity(0, command["cores"])
+    log = RotatedLog(os.path.join(run_dir, "engine.log"))
+    wakeup = prepare_signals()
+    output, engine_output = os.pipe()
+    supervisor = os.getpid()
+    main_pid = os.fork()
+    if main_pid == 0:
+        become_engine(
+            command["argv"], command["env"], command["cwd"], engine_output, supervisor
+        )
+    os.close(engine_output)
+    os.set_blocking(output, False)
+    write_identity(run_dir, main_pid)
+    return main_pid, output, wakeup, log
+
+
+def finish(run_dir: str, status: int, output: int, log: RotatedLog, oom_before: int) -> None:
+    """Kill what is left, keep the last output, and say how it ended."""
+    kill_tree()
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline and select.select([output], [], [], 0.05)[0]:
+        if not pump(output, log):
+            break
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    write_json(
+        os.path.join(run_dir, "exit.json"),
+        {
+            "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+            "signal": number,
+            "time": time.time(),
+            "oom_kills": oom_kills() - oom_before,
+        },
+    )
+
+
+def main(run_dir: str) -> None:
+    """Supervise one engine from start to end."""
+    ready = leave_parent()
+    oom_before = oom_kills()
+    try:
+        main_pid, output, wakeup, log = start(run_dir)
+    except (OSError, ValueError, KeyError) as error:
+        os.write(ready, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+    os.write(ready, b"ok")
+    os.close(ready)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    memory = Memory(os.path.join(run_dir, "memory.json"))
+    status = supervise(main_pid, output, wakeup, log, memory)
+    finish(run_dir, status, output, log, oom_before)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

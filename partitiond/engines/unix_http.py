@@ -1,0 +1,120 @@
+"""One HTTP request over a Unix socket, with a deadline over all of it.
+
+The daemon asks its engines a few small things a second (is it ready, what does it measure). A
+connection per request and one timeout around everything keeps a frozen engine from holding us.
+"""
+
+import asyncio
+import dataclasses
+import json
+from typing import Any, Final
+
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+"""An engine's metrics are some 100 KiB; anything near this is no answer to what we ask."""
+
+
+class ExchangeError(Exception):
+    """The engine could not be reached, or its answer was no HTTP. The message says which."""
+
+
+class NotListeningError(ExchangeError):
+    """Nobody accepts connections there: not started, still loading, or gone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and body of an answer."""
+
+    status: int
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ExchangeError when it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise ExchangeError(f"the answer is no JSON: {self.body[:200]!r}") from error
+
+
+async def exchange(
+    socket_path: str,
+    method: str,
+    path: str,
+    payload: object | None = None,
+    *,
+    timeout_seconds: float,
+) -> Answer:
+    """Send one request and read the whole answer.
+
+    Raises:
+        NotListeningError: nobody accepts connections on the socket.
+        ExchangeError: it took too long, broke off, or is no HTTP.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _exchange(socket_path, _request(method, path, payload))
+    except TimeoutError as error:
+        raise ExchangeError(f"no answer to {method} {path} in {timeout_seconds:g} s") from error
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NotListeningError(f"nobody listens on {socket_path}") from error
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        raise ExchangeError(f"{method} {path} broke off: {error}") from error
+    except ValueError as error:
+        raise ExchangeError(f"the answer to {method} {path} is no HTTP: {error}") from error
+
+
+def _request(method: str, path: str, payload: object | None) -> bytes:
+    body = b"" if payload is None else json.dumps(payload).encode()
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def _exchange(socket_path: str, request: bytes) -> Answer:
+    reader, writer = await asyncio.open_unix_connection(socket_path)
+    try:
+        writer.write(request)
+        await writer.drain()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        lines = head.split("\r\n")
+        headers = {
+            name.strip().lower(): value.strip().lower()
+            for name, _, value in (line.partition(":") for line in lines[1:] if line)
+        }
+        return Answer(int(lines[0].split()[1]), await _body(reader, headers))
+    except IndexError as error:
+        raise ValueError("the status line is too short") from error
+    finally:
+        # abort, not close: there is nothing left to flush, and closing could wait for the peer.
+        writer.transport.abort()
+
+
+async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if headers.get("transfer-encoding") == "chunked":
+        return await _chunks(reader)
+    length = headers.get("content-length")
+    if length is None:
+        return _bounded(await reader.read(MAX_ANSWER_BYTES + 1))
+    if int(length) > MAX_ANSWER_BYTES:
+        raise ValueError(f"the answer has {length} bytes")
+    return await reader.readexactly(int(length))
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while True:
+        size = int((await reader.readline()).partition(b";")[0], 16)
+        if size == 0:
+            return body
+        if size > MAX_ANSWER_BYTES:
+            raise ValueError("a chunk is too large")
+        body = _bounded(body + await reader.readexactly(size))
+        await reader.readline()
+
+
+def _bounded(body: bytes) -> bytes:
+    if len(body) > MAX_ANSWER_BYTES:
+        raise ValueError("the answer is too large")
+    return body

@@ -1,0 +1,240 @@
+"""The vLLM engine: its command line and its environment, from what a replica is launched with.
+
+Pure functions of data apart from looking for libraries beside the engine's Python.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import SpecError
+from partitiond.engines.capabilities import EngineCapabilities
+from partitiond.ports import EngineLaunch
+
+KEEP_ALIVE_SECONDS: Final = 120
+"""How long the engine keeps an idle connection (its default is 5). Longer than the proxy's pool
+keeps one, so that the pool, not the engine, closes idle connections and no request meets a
+connection that is just being closed."""
+
+READY_TIMEOUT_SECONDS: Final = 3600
+"""The engine's own limit for its parts to come up; the daemon's start deadline is the real one."""
+
+ALLOWED_FLAGS: Final[Mapping[str, int]] = {
+    "--async-scheduling": 0,
+    "--attention-backend": 1,
+    "--block-size": 1,
+    "--chat-template": 1,
+    "--chat-template-content-format": 1,
+    "--cudagraph-capture-sizes": -1,
+    "--default-chat-template-kwargs": 1,
+    "--enable-auto-tool-choice": 0,
+    "--enable-chunked-prefill": 0,
+    "--enable-mfu-metrics": 0,
+    "--enable-prefix-caching": 0,
+    "--enforce-eager": 0,
+    "--generation-config": 1,
+    "--kv-cache-dtype": 1,
+    "--limit-mm-per-prompt": 1,
+    "--max-cudagraph-capture-size": 1,
+    "--max-logprobs": 1,
+    "--max-num-active-seqs": 1,
+    "--max-num-scheduled-tokens": 1,
+    "--no-async-scheduling": 0,
+    "--no-enable-chunked-prefill": 0,
+    "--no-enable-prefix-caching": 0,
+    "--optimization-level": 1,
+    "--override-generation-config": 1,
+    "--performance-mode": 1,
+    "--prefix-caching-hash-algo": 1,
+    "--quantization": 1,
+    "--reasoning-parser": 1,
+    "--scheduling-policy": 1,
+    "--seed": 1,
+    "--sse-keep-alive-interval": 1,
+    "--stream-interval": 1,
+    "--tokenizer-mode": 1,
+    "--tool-call-parser": 1,
+}
+"""Flags a user may pass, with how many values each takes (-1: one or more).
+
+Left out on purpose: whatever the plan decides (memory, batch, context, device), where the engine
+listens, whatever opens routes or loads code (--trust-remote-code, --middleware, plugins,
+--trust-request-chat-template), and --disable-log-stats, without which nothing can be observed."""
+
+SIMULATED_FLAGS: Final[Mapping[str, int]] = {
+    "--profile": 1,
+    "--token-seconds": 1,
+    "--load-seconds": 1,
+    "--kv-cache-tokens": 1,
+    "--crash-after-requests": 1,
+    "--crash-after-seconds": 1,
+    "--fail-start": 1,
+}
+"""Flags a user may pass to the simulated engine."""
+
+
+def check_extra_args(args: Sequence[str], engine_kind: str = "vllm") -> None:
+    """Refuse engine flags that are not on the allow-list, before anything is stored or started.
+
+    Raises:
+        SpecError: a flag is not allowed, or has too few or too many values.
+    """
+    allowed = SIMULATED_FLAGS if engine_kind == "simulated" else ALLOWED_FLAGS
+    position = 0
+    while position < len(args):
+        position = _check_flag(args, position, allowed)
+
+
+def _check_flag(args: Sequence[str], position: int, allowed: Mapping[str, int]) -> int:
+    flag, joined, _ = args[position].partition("=")
+    wanted = allowed.get(flag)
+    if wanted is None:
+        raise SpecError(
+            f"the engine flag {flag!r} is not allowed.",
+            hint=f"Allowed are: {', '.join(sorted(allowed))}.",
+            facts={"flag": flag},
+        )
+    end = position + 1
+    while end < len(args) and not args[end].startswith("--"):
+        end += 1
+    count = end - position - 1 + bool(joined)
+    if count != wanted and not (wanted == -1 and count >= 1):
+        expected = "one value or more" if wanted == -1 else f"{wanted} value(s)"
+        raise SpecError(
+            f"the engine flag {flag} takes {expected}, got {count}.",
+            hint="Give each flag and each value as an item of its own.",
+            facts={"flag": flag},
+        )
+    return end
+
+
+def memory_fraction(launch: EngineLaunch) -> float:
+    """--gpu-memory-utilization: the footprint's share of the device, rounded up to 0.1 %.
+
+    With explicit KV bytes the engine uses it for one thing only: it refuses to start unless that
+    share of the device is free.
+    """
+    share = launch.memory_bytes / max(1, launch.device_memory_bytes)
+    return min(1.0, max(0.001, math.ceil(share * 1000) / 1000))
+
+
+def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities) -> list[str]:
+    """The engine's argv. It is run in its run folder, where `engine.sock` is made.
+
+    Every limit is explicit: what is free at the moment decides nothing.
+
+    Raises:
+        SpecError: an extra argument is not allowed, or not known to this engine version.
+    """
+    check_extra_args(launch.extra_args)
+    _check_version_flags(launch.extra_args, capabilities)
+    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
+    argv += ["--uds", "engine.sock"]
+    argv += ["--model", launch.model_folder, "--served-model-name", launch.model_name]
+    argv += ["--dtype", launch.dtype]
+    argv += ["--kv-cache-memory-bytes", str(launch.kv_cache_bytes)]
+    argv += ["--max-num-seqs", str(launch.max_num_seqs)]
+    argv += ["--max-num-batched-tokens", str(launch.max_num_batched_tokens)]
+    argv += ["--max-model-len", str(launch.max_model_len)]
+    if launch.dummy_weights:
+        argv += ["--load-format", "dummy"]
+    if launch.visible_device:
+        argv += ["--gpu-memory-utilization", f"{memory_fraction(launch):.3f}"]
+    else:
+        # With explicit KV bytes an eager CPU engine skips compiling and warming up: seconds
+        # instead of minutes, at the same speed for small models.
+        argv += ["--enforce-eager"]
+    if not launch.prefix_caching:
+        argv += ["--no-enable-prefix-caching"]
+    argv += ["--disable-uvicorn-access-log"]
+    return argv + list(launch.extra_args)
+
+
+def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) -> None:
+    version_bound = {flag for flag in ("--max-num-active-seqs", "--sse-keep-alive-interval")}
+    for argument in args:
+        flag = argument.partition("=")[0]
+        if flag in version_bound and flag not in capabilities.extra_flags:
+            raise SpecError(
+                f"the installed engine does not know {flag}.",
+                hint="Remove the flag, or install a newer engine with `partitiond engine install`.",
+                facts={"flag": flag},
+            )
+
+
+def environment(
+    launch: EngineLaunch, python: Path, cache_dir: Path, capabilities: EngineCapabilities
+) -> dict[str, str]:
+    """The engine's whole environment: nothing is inherited from the daemon but the locale.
+
+    `cache_dir` is shared by all engines: the model inspection and the compile cache do not depend
+    on a replica's memory, so the first replica pays for all.
+    """
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CACHE_ROOT": str(cache_dir / "vllm"),
+        "XDG_CACHE_HOME": str(cache_dir),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_dir / "inductor"),
+        "TRITON_CACHE_DIR": str(cache_dir / "triton"),
+        # Sockets between the engine's processes: relative to the run folder, because a Unix
+        # socket's path may have 107 bytes and run folders lie deep.
+        "VLLM_RPC_BASE_PATH": "tmp",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_TIMEOUT_SECONDS),
+        "VLLM_LOGGING_COLOR": "0",
+        "PYTHONUNBUFFERED": "1",
+        # Plugins would be imported in every process of the engine.
+        "VLLM_PLUGINS": "",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(len(launch.cores)),
+    }
+    if launch.visible_device:
+        env["CUDA_VISIBLE_DEVICES"] = launch.visible_device
+    else:
+        env |= _cpu_environment(launch, python, capabilities)
+    return env | dict(launch.extra_env)
+
+
+def _cpu_environment(
+    launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
+) -> dict[str, str]:
+    """Threads bound to the partition's cores, and the libraries the CPU build wants preloaded.
+
+    VLLM_CPU_KVCACHE_SPACE must stay unset: it would silently win over the KV bytes.
+    """
+    cores = ",".join(str(core) for core in launch.cores)
+    env = {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_OMP_THREADS_BIND": cores}
+    if capabilities.cpu_in_one_process:
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    libraries = preload_libraries(python)
+    if libraries:
+        env["LD_PRELOAD"] = ":".join(str(library) for library in libraries)
+    if any("iomp" in library.name for library in libraries):
+        # What the engine sets for a worker process of its own; in one process we must.
+        env["KMP_AFFINITY"] = f"granularity=fine,explicit,proclist=[{cores}]"
+        env["KMP_BLOCKTIME"] = "5"
+        env["KMP_TPAUSE"] = "0"
+    return env
+
+
+def preload_libraries(python: Path) -> list[Path]:
+    """tcmalloc and Intel's OpenMP, where the engine's environment or the system has them."""
+    prefix = python.parent.parent
+    places = {
+        "libtcmalloc_minimal.so*": [
+            *sorted(prefix.glob("lib/python3*/site-packages/vllm/libs")),
+            Path("/usr/lib/x86_64-linux-gnu"),
+            Path("/usr/lib/aarch64-linux-gnu"),
+            Path("/usr/lib64"),
+        ],
+        "libiomp5.so": [prefix / "lib"],
+    }
+    found = []
+    for pattern, folders in places.items():
+        hits = [hit for folder in folders for hit in sorted(folder.glob(pattern))]
+        found += hits[:1]
+    return found

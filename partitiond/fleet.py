@@ -1,0 +1,316 @@
+"""Fleet files: models and devices in one TOML file, for `plan --from` and `up -f`.
+
+    [settings.planner]                 # any table of the settings file
+    time_limit_seconds = 5
+
+    [[devices]]                        # left out: the devices of this host
+    hardware = "a100-80gb"
+    count = 8
+
+    [[models]]
+    model = "opt-1.3b"                 # catalog name, hub id, or folder
+    demand = { req_per_s = 20 }
+    slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
+
+A model the catalog does not know may bring its numbers in `architecture`; it can then be planned
+without its files. Every mistake is a SpecError that names the place in the file.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware import HARDWARE, Device, SharingMode
+from partitiond.core.spec import (
+    NAME_PATTERN,
+    Architecture,
+    Demand,
+    EngineOptions,
+    Isolation,
+    ModelSource,
+    ModelSpec,
+    Slo,
+    SourceKind,
+    Weights,
+    Workload,
+)
+from partitiond.core.units import Bytes, format_bytes, parse_bytes
+from partitiond.models.catalog import CATALOG, source_for
+
+MAX_FILE_BYTES: Final = 1_000_000
+MAX_DEVICES: Final = 4096
+"""More devices in one file are a typing mistake."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fleet:
+    """What a fleet file describes.
+
+    Attributes:
+        models: in the file's order.
+        devices: empty where the file names none: then those of this host.
+        settings: tables of the settings file, unchecked, to be laid over it.
+        architectures: numbers given in the file, by model name.
+        path: the file.
+    """
+
+    models: tuple[ModelSpec, ...]
+    devices: tuple[Device, ...]
+    settings: Mapping[str, Any]
+    architectures: Mapping[str, Architecture]
+    path: Path
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _size(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str | int) else value
+
+
+_Size = Annotated[int, BeforeValidator(_size)]
+
+
+class _ModelTable(_Table):
+    model: str | None = None
+    name: str | None = None
+    weights: Weights = Weights.REAL
+    hub: bool = False
+    workload: dict[str, int] = Field(default_factory=dict)
+    slo: dict[str, float] | None = None
+    demand: dict[str, float] = Field(default_factory=dict)
+    engine: dict[str, Any] = Field(default_factory=dict)
+    min_replicas: int = 0
+    max_replicas: int | None = None
+    isolation: Isolation = Isolation.SHARED
+    auto: bool = True
+    engine_kind: Literal["vllm", "simulated"] = "vllm"
+    architecture: dict[str, Any] | None = None
+
+
+class _DeviceTable(_Table):
+    hardware: str
+    count: int = Field(default=1, ge=1, le=MAX_DEVICES)
+    per_host: int = Field(default=8, ge=1, le=64)
+    cores: int = Field(default=16, ge=0, le=1024)
+    modes: tuple[SharingMode, ...] | None = None
+    memory: _Size | None = None
+    reserved: _Size = 0
+    price_per_hour: float = Field(default=1.0, gt=0, le=1e6)
+
+
+class _FleetTable(_Table):
+    settings: dict[str, Any] = Field(default_factory=dict)
+    devices: tuple[_DeviceTable, ...] = ()
+    models: tuple[_ModelTable, ...] = Field(default=(), max_length=5000)
+
+
+def load_fleet(path: Path) -> Fleet:
+    """Read and check a fleet file.
+
+    Raises:
+        SpecError: the file cannot be read, is no TOML, or something in it is wrong; the message
+            names the place.
+    """
+    table = _parse(path)
+    models: list[ModelSpec] = []
+    architectures: dict[str, Architecture] = {}
+    for number, entry in enumerate(table.models, start=1):
+        place = f"{path}: models, entry {number}"
+        spec, architecture = _located(place, lambda e=entry: _model(e, path.parent))
+        if any(spec.name == other.name for other in models):
+            raise SpecError(
+                f"{place}: the name {spec.name!r} is taken already.",
+                hint="Give one of the two another `name`.",
+            )
+        models.append(spec)
+        if architecture is not None:
+            architectures[spec.name] = architecture
+    devices = _devices(table.devices, path)
+    return Fleet(tuple(models), devices, table.settings, architectures, path)
+
+
+def _parse(path: Path) -> _FleetTable:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SpecError(
+                f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.",
+                hint="A fleet file is small; is this the right file?",
+            )
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _FleetTable.model_validate(data)
+    except OSError as error:
+        raise SpecError(
+            f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(
+            f"{path} is not valid TOML: {error}.", hint="Correct the named line."
+        ) from error
+    except ValidationError as error:
+        raise SpecError(
+            f"{path}: {_explain(error)}.", hint="See `examples/` for the fields there are."
+        ) from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False)[:5]:
+        parts = [part if isinstance(part, str) else f"entry {part + 1}" for part in item["loc"]]
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            what = "there is no such key"
+        given = item.get("input")
+        shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+        lines.append(f"{', '.join(parts) or 'file'}: {what}{shown}")
+    return "; ".join(lines)
+
+
+def _located(place: str, build: Any) -> Any:
+    """Run `build` and put the place in front of what it has to say."""
+    try:
+        return build()
+    except SpecError as error:
+        raise SpecError(f"{place}: {error.message}", hint=error.hint, facts=error.facts) from error
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        if "unexpected keyword argument" in text:
+            text = f"there is no key {text.rsplit(' ', 1)[-1]}"
+        elif "required positional argument" in text or "missing" in text:
+            text = f"needs {text.split(': ', 1)[-1]}"
+        raise SpecError(
+            f"{place}: {text}.", hint="See `examples/` for the fields there are."
+        ) from (error)
+
+
+def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | None]:
+    architecture = None if entry.architecture is None else _architecture(entry.architecture)
+    source, suggested = _source(entry, folder, architecture)
+    spec = ModelSpec(
+        name=entry.name or suggested,
+        source=source,
+        weights=entry.weights,
+        workload=_part("workload", lambda: Workload(**entry.workload)),
+        slo=None if entry.slo is None else _part("slo", lambda: Slo(**(entry.slo or {}))),
+        demand=_part("demand", lambda: Demand(**entry.demand)),
+        engine=_part("engine", lambda: EngineOptions(**_engine(entry.engine))),
+        min_replicas=entry.min_replicas,
+        max_replicas=entry.max_replicas,
+        isolation=entry.isolation,
+        auto=entry.auto,
+        engine_kind=entry.engine_kind,
+    )
+    return spec, architecture
+
+
+def _part(name: str, build: Any) -> Any:
+    try:
+        return build()
+    except TypeError as error:
+        text = str(error)
+        key = text.rsplit(" ", 1)[-1] if "unexpected" in text else text.split(": ", 1)[-1]
+        word = "there is no key" if "unexpected" in text else "lacks"
+        raise SpecError(
+            f"{name}: {word} {key}.", hint="See `examples/` for the fields there are."
+        ) from error
+
+
+def _engine(table: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(table)
+    if "extra_args" in found:
+        found["extra_args"] = tuple(str(arg) for arg in found["extra_args"])
+    return found
+
+
+def _source(
+    entry: _ModelTable, folder: Path, architecture: Architecture | None
+) -> tuple[ModelSource, str]:
+    """The source and the name it suggests; paths are relative to the fleet file."""
+    if entry.model is None:
+        if architecture is None or entry.name is None:
+            raise SpecError(
+                "a model needs `model`, or both `name` and `architecture`.",
+                hint=f"Known by name alone: {', '.join(CATALOG)}.",
+            )
+        return ModelSource(SourceKind.CONFIG, entry.name), entry.name
+    text = entry.model
+    if text.startswith(("./", "../")):
+        text = str((folder / text).resolve())
+    source, known = source_for(text, hub=entry.hub)
+    if known is not None:
+        return source, known.name
+    name = source.ref.rstrip("/").rsplit("/", 1)[-1].lower()
+    if entry.name is None and not NAME_PATTERN.match(name):
+        raise SpecError(f"no model name follows from {text!r}.", hint="Give a `name`.")
+    return source, name
+
+
+_POSITIVE: Final = (
+    "parameters", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size",
+    "vocab_size", "max_position", "weight_bytes_per_parameter", "kv_bytes_per_value",
+)  # fmt: skip
+
+
+def _architecture(table: Mapping[str, Any]) -> Architecture:
+    given = {"family": "custom", **table}
+    for key in _POSITIVE:
+        value = given.get(key, 1)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < 1e15:
+            raise SpecError(
+                f"architecture: {key} must be a positive number, got {value!r}.",
+                hint="Copy the numbers from the model's config.json.",
+            )
+    built: Architecture = _part("architecture", lambda: Architecture(**given))
+    return built
+
+
+def _devices(tables: tuple[_DeviceTable, ...], path: Path) -> tuple[Device, ...]:
+    if sum(table.count for table in tables) > MAX_DEVICES:
+        raise SpecError(
+            f"{path}: devices: more than {MAX_DEVICES} devices.", hint="Lower the counts."
+        )
+    found: list[Device] = []
+    for number, table in enumerate(tables, start=1):
+        place = f"{path}: devices, entry {number}"
+        for _ in range(table.count):
+            same = sum(1 for d in found if d.hardware == table.hardware)
+            found.append(_device(table, place, number, same))
+    return tuple(found)
+
+
+def _device(table: _DeviceTable, place: str, number: int, index: int) -> Device:
+    spec = HARDWARE.get(table.hardware)
+    if spec is None:
+        raise SpecError(
+            f"{place}: the hardware {table.hardware!r} is not known.",
+            hint=f"Use one of {', '.join(HARDWARE)}.",
+        )
+    wrong = [mode for mode in table.modes or () if mode not in spec.modes]
+    if wrong:
+        raise SpecError(
+            f"{place}: {spec.key} does not allow the mode {wrong[0]}.",
+            hint=f"It allows {', '.join(spec.modes)}.",
+        )
+    memory = Bytes(table.memory if table.memory is not None else spec.memory_bytes)
+    slot = index % table.per_host
+    return Device(
+        id=f"{spec.key}-{index}",
+        kind=spec.kind,
+        hardware=spec.key,
+        name=spec.key,
+        host=f"node-{number}-{index // table.per_host}",
+        memory_bytes=memory,
+        free_bytes=Bytes(max(0, memory - table.reserved)),
+        cores=tuple(range(slot * table.cores, (slot + 1) * table.cores)),
+        sm_count=spec.sm_count,
+        modes=table.modes or spec.modes,
+        reserved_bytes=Bytes(table.reserved),
+        price_per_hour=table.price_per_hour,
+    )

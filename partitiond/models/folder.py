@@ -1,0 +1,81 @@
+"""What a local model folder holds: config, tokenizer, weights."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.errors import ModelSourceError
+
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+"""Any one of them is enough for the engine to build a tokenizer."""
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """The folder's `config.json`.
+
+    Raises:
+        ModelSourceError: there is no folder, no config, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _error(
+            folder,
+            f"{folder} holds no config.json",
+            "Give a folder in Hugging Face layout: config.json, a tokenizer and weights.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _error(folder, f"{path} cannot be read: {error}", "Fetch the model again.") from error
+    if not isinstance(config, dict):
+        raise _error(folder, f"{path} is not a JSON object", "Fetch the model again.")
+    return config
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the engine can build a tokenizer from the folder."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether all weight files are there: every shard the index names, or one single file."""
+    for pattern, index in (
+        ("*.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / index).is_file():
+            return all((folder / shard).is_file() for shard in _shards(folder / index))
+        if any(folder.glob(pattern)):
+            return True
+    return False
+
+
+def _shards(index: Path) -> set[str]:
+    try:
+        names: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return set(names.values())
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise _error(index.parent, f"{index} cannot be read", "Fetch the model again.") from error
+
+
+def require_complete(folder: Path) -> None:
+    """Raise ModelSourceError unless the engine can load real weights from the folder."""
+    if not has_weights(folder):
+        raise _error(
+            folder,
+            f"{folder} holds no complete weights (*.safetensors or pytorch_model*.bin)",
+            "Fetch all of its files, or register it with --weights dummy.",
+        )
+    if not has_tokenizer(folder):
+        raise _error(
+            folder,
+            f"{folder} holds no tokenizer ({', '.join(TOKENIZER_FILES)})",
+            "Add the model's tokenizer files.",
+        )
+
+
+def _error(folder: Path, message: str, hint: str) -> ModelSourceError:
+    return ModelSourceError(f"{message}.", hint=hint, facts={"folder": str(folder)})

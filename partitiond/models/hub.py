@@ -1,0 +1,217 @@
+"""Models from the Hugging Face hub, at a pinned revision, or from a copy of it on disk."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.errors import ModelSourceError
+from partitiond.core.units import format_bytes
+from partitiond.models import folder as files
+from partitiond.models.process import Finished, run
+
+Report = Callable[[str, float | None], None]
+
+_FIRST_ANSWER_SECONDS: Final = 4.5
+"""The helper's start and the hub's first answer, name resolution included."""
+_CONFIG_SECONDS: Final = 60.0
+_DOWNLOAD_SECONDS: Final = 6 * 3600.0
+_PROGRESS_SECONDS: Final = 1.0
+
+_HINTS: Final = {
+    "gated": "Accept its licence on the hub and set HF_TOKEN, or use --weights dummy.",
+    "not-found": "Check the id; a private model needs HF_TOKEN.",
+    "no-revision": "Check the revision, or leave it out for the newest.",
+    "offline": "Unset HF_HUB_OFFLINE, use a local folder, or use --weights dummy.",
+    "disk": "Free disk space, or move the cache folder.",
+}
+_MESSAGES: Final = {
+    "gated": "the hub gives {repo} only to accounts that accepted its licence",
+    "not-found": "the hub has no model {repo}",
+    "no-revision": "the hub has no such revision of {repo}",
+    "offline": "the environment forbids the hub (HF_HUB_OFFLINE), and {repo} is not on disk",
+    "unreachable": "the hub cannot be reached, and {repo} is not on disk",
+    "refused": "the hub refused {repo}",
+    "disk": "{repo} cannot be written to disk",
+}
+_NO_HUB_HINT: Final = "Check the network, use a local folder, or use --weights dummy."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of one revision on disk."""
+
+    folder: Path
+    revision: str | None
+
+
+class Hub:
+    """Finds or fetches snapshots of models.
+
+    Args:
+        cache: folder of our own copies, in the hub's cache layout.
+        offline: never ask the hub.
+    """
+
+    def __init__(self, cache: Path, *, offline: bool) -> None:
+        self._cache = cache
+        self._offline = offline
+
+    async def snapshot(
+        self, repo: str, revision: str | None, *, with_weights: bool, report: Report
+    ) -> Snapshot:
+        """A complete copy of the model, or of its config and tokenizer only.
+
+        Raises:
+            ModelSourceError: it is not on disk and the hub cannot or will not give it.
+        """
+        for cache in (self._cache, None):  # our own copies first, then the user's
+            found = on_disk(_cache_folder(cache), repo, revision, with_weights=with_weights)
+            if found is not None:
+                return found
+        if self._offline:
+            raise ModelSourceError(
+                f"{repo} is not on disk, and offline is set.",
+                hint="Unset models.offline, use a local folder, or use --weights dummy.",
+                facts={"repo": repo},
+            )
+        return await self._fetch(repo, revision, with_weights=with_weights, report=report)
+
+    async def _fetch(
+        self, repo: str, revision: str | None, *, with_weights: bool, report: Report
+    ) -> Snapshot:
+        report(f"asking the hub for {repo}", None)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        arguments = ["--cache", str(self._cache), *([] if with_weights else ["--config-only"])]
+        watcher = _Watcher(self._cache / f"models--{repo.replace('/', '--')}", repo, report)
+        async with watcher:
+            answer, finished = await self._helper(
+                repo,
+                revision,
+                arguments,
+                _DOWNLOAD_SECONDS if with_weights else _CONFIG_SECONDS,
+                first_line_seconds=_FIRST_ANSWER_SECONDS,
+                on_answer=watcher.hear,
+            )
+        if "folder" not in answer:
+            raise _error(repo, answer, finished)
+        return Snapshot(Path(answer["folder"]), answer["revision"])
+
+    async def _helper(
+        self,
+        repo: str,
+        revision: str | None,
+        arguments: list[str],
+        timeout_seconds: float,
+        *,
+        first_line_seconds: float | None = None,
+        on_answer: Callable[[dict[str, Any]], None] | None = None,
+    ) -> tuple[dict[str, Any], Finished]:
+        """Run the helper; its last JSON line, and how it ended."""
+        last: dict[str, Any] = {}
+
+        def on_line(line: str) -> None:
+            with contextlib.suppress(ValueError):  # warnings of libraries are no answers
+                answer = json.loads(line)
+                if isinstance(answer, dict):
+                    last.clear()
+                    last.update(answer)
+                    if on_answer is not None:
+                        on_answer(answer)
+
+        command = [sys.executable, "-m", "partitiond.models.hub_fetch", repo, *arguments]
+        if revision is not None:
+            command += ["--revision", revision]
+        finished = await run(
+            command,
+            timeout_seconds=timeout_seconds,
+            first_line_seconds=first_line_seconds,
+            on_line=on_line,
+        )
+        return last, finished
+
+
+def on_disk(cache: Path, repo: str, revision: str | None, *, with_weights: bool) -> Snapshot | None:
+    """A complete copy in a cache of the hub's layout, or None.
+
+    Files appear in a snapshot only once they are whole, so those that are there can be trusted;
+    the library's own offline look-up refuses a copy that left out files nobody needs.
+    """
+    model = cache / f"models--{repo.replace('/', '--')}"
+    commit = revision or "main"
+    with contextlib.suppress(OSError):  # no such name: it is a commit, or not on disk
+        commit = (model / "refs" / commit).read_text(encoding="utf-8").strip()
+    folder = model / "snapshots" / commit
+    if not (folder / "config.json").is_file():
+        return None
+    if with_weights and not (files.has_weights(folder) and files.has_tokenizer(folder)):
+        return None
+    return Snapshot(folder, commit)
+
+
+class _Watcher:
+    """Reports the growth of a download by looking at the disk, whatever fetches it."""
+
+    def __init__(self, folder: Path, repo: str, report: Report) -> None:
+        self._folder = folder
+        self._repo = repo
+        self._report = report
+        self._total_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def hear(self, answer: dict[str, Any]) -> None:
+        """Take the total from the helper's first line."""
+        self._total_bytes = int(answer.get("bytes", self._total_bytes))
+
+    async def __aenter__(self) -> "_Watcher":
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            if self._total_bytes:
+                done = await asyncio.to_thread(_bytes_below, self._folder / "blobs")
+                text = f"{format_bytes(done)} of {format_bytes(self._total_bytes)}"
+                self._report(
+                    f"downloading {self._repo}: {text}", min(1.0, done / self._total_bytes)
+                )
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):  # a finished part is renamed under our eyes
+            total += path.stat().st_size
+    return total
+
+
+def _cache_folder(cache: Path | None) -> Path:
+    """Our own cache, or the user's where the hub's library looks for it."""
+    if cache is not None:
+        return cache
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+
+
+def _error(repo: str, answer: dict[str, Any], finished: Finished) -> ModelSourceError:
+    kind = str(answer.get("error", "unreachable" if finished.timed_out else "failed"))
+    message = _MESSAGES.get(kind, "{repo} cannot be fetched from the hub").format(repo=repo)
+    detail = str(answer.get("message") or finished.last_line)
+    if kind in {"refused", "disk", "failed"}:
+        message = f"{message}: {detail}"
+    return ModelSourceError(
+        f"{message}.",
+        hint=_HINTS.get(kind, _NO_HUB_HINT),
+        facts={"repo": repo, "kind": kind, "detail": detail},
+    )

@@ -1,0 +1,119 @@
+"""Folders that are either complete or absent, however their making was interrupted.
+
+A folder is made beside its place under a passing name, gets a marker that lists its files with
+their sizes, and is renamed. A folder without a marker, or with a file of another size than the
+marker says, counts as absent and is made again. A lock file keeps two makers apart, daemons
+included.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import ModelSourceError
+
+MARKER: Final = ".partitiond-complete.json"
+_LOCK_POLL_SECONDS: Final = 0.2
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder was finished and all its files have their sizes."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["sizes"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False  # a marker that cannot be read is as good as none: the folder is redone
+
+
+def revision_of(folder: Path) -> str | None:
+    """The revision noted when the folder was made."""
+    noted = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("revision")
+    return noted if isinstance(noted, str) else None
+
+
+async def prepare(
+    folder: Path, revision: str | None, make: Callable[[Path], Awaitable[None]]
+) -> Path:
+    """Return `folder`, made by `make(temporary_folder)` unless it is complete already.
+
+    Raises:
+        ModelSourceError: the disk refuses; whatever `make` raises passes through.
+    """
+    if is_complete(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        async with _locked(folder.with_name(f".{folder.name}.lock")):
+            if not is_complete(folder):  # another maker may have finished while we waited
+                await _make(folder, revision, make)
+    except OSError as error:
+        raise _disk_error(folder, error) from error
+    return folder
+
+
+async def _make(
+    folder: Path, revision: str | None, make: Callable[[Path], Awaitable[None]]
+) -> None:
+    prefix = f".{folder.name}.partial-"
+    for stale in folder.parent.glob(f"{prefix}*"):  # we hold the lock: nobody works on these
+        shutil.rmtree(stale, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    try:
+        await make(partial)
+        await asyncio.to_thread(_publish, partial, folder, revision)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(partial: Path, folder: Path, revision: str | None) -> None:
+    _seal(partial, revision)
+    if folder.exists():  # incomplete, or we would not be here
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def _seal(folder: Path, revision: str | None) -> None:
+    """Flush every file and write the marker last, so that it never vouches for lost data."""
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            path.chmod(0o644)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            sizes[str(path.relative_to(folder))] = path.stat().st_size
+    folder.chmod(0o755)
+    marker = {"revision": revision, "sizes": sizes}
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Hold an exclusive lock; polled, so that waiting can be cancelled."""
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_POLL_SECONDS)
+        yield
+
+
+def _disk_error(folder: Path, error: OSError) -> ModelSourceError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        hint = f"Free disk space below {folder.parent}."
+    else:
+        hint = f"Make sure that {folder.parent} can be written."
+    return ModelSourceError(
+        f"the model's folder {folder} cannot be made: {error.strerror or error}.",
+        hint=hint,
+        facts={"folder": str(folder), "errno": error.errno},
+    )

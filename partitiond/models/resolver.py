@@ -1,0 +1,197 @@
+"""From a spec to a folder the engine loads: the adapter behind `ports.ModelResolver`."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from partitiond.core.architecture import architecture_from_config
+from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.estimate import with_dtype
+from partitiond.core.spec import Architecture, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.models.catalog import CATALOG, CatalogEntry, entry_of
+from partitiond.models.dummy import write_dummy_folder
+from partitiond.models.folder import has_tokenizer, read_config, require_complete
+from partitiond.models.hub import Hub
+from partitiond.models.package import PACKAGE_VERSIONS, make_from_package
+from partitiond.models.prepared import prepare, revision_of
+from partitiond.ports import ResolvedModel
+
+Progress = Callable[[str, float | None], None]
+
+
+def _silent(text: str, fraction: float | None) -> None:
+    """Progress for whoever does not listen."""
+
+
+class Resolver:
+    """Fetches, converts or makes model folders below one folder of the daemon's.
+
+    Args:
+        models_dir: where prepared models and copies from the hub live.
+        engine_python: python of the engine's environment, for conversions; None where there is
+            no engine yet.
+        offline: never ask the network.
+        hub: fetch a catalog model from the hub where a package carries it, too.
+    """
+
+    def __init__(
+        self,
+        models_dir: Path,
+        engine_python: Path | None,
+        offline: bool = False,
+        hub: bool = False,
+    ) -> None:
+        self._models_dir = models_dir
+        self._engine_python = engine_python
+        self._offline = offline
+        self._prefer_hub = hub
+        self._hub = Hub(models_dir / "hub", offline=offline)
+
+    async def architecture(self, spec: ModelSpec) -> Architecture:
+        """Numbers of a model without fetching its weights.
+
+        Raises:
+            ModelSourceError: its config cannot be had.
+            SpecError: the architecture is not supported, or is asked for too long a context.
+        """
+        return _architecture(spec, await self._config(spec.source, _silent))
+
+    async def resolve(self, spec: ModelSpec, progress: Progress | None = None) -> ResolvedModel:
+        """Fetch, convert or make what the engine needs; what is on disk already is reused.
+
+        Raises:
+            ModelSourceError: it cannot be had; the hint names what would work.
+            SpecError: as `architecture`.
+        """
+        report = progress or _silent
+        if spec.weights is Weights.DUMMY:
+            return await self._dummy(spec, report)
+        source = self._effective_source(spec.source)
+        match source.kind:
+            case SourceKind.PACKAGE:
+                folder, revision = await self._package(source, report)
+            case SourceKind.HUB:
+                snapshot = await self._hub.snapshot(
+                    source.ref, source.revision, with_weights=True, report=report
+                )
+                folder, revision = snapshot.folder, snapshot.revision
+            case SourceKind.FOLDER:
+                folder, revision = Path(source.ref), None
+                read_config(folder)
+                require_complete(folder)
+            case SourceKind.CONFIG:
+                raise ModelSourceError(
+                    f"{source.ref} is an architecture only; it has no weights.",
+                    hint="Use --weights dummy, a hub id or a local folder.",
+                    facts={"source": source.ref},
+                )
+        architecture = _architecture(spec, read_config(folder))
+        report("ready", 1.0)
+        return ResolvedModel(spec, folder, revision, architecture, dummy_weights=False)
+
+    def _effective_source(self, source: ModelSource) -> ModelSource:
+        entry = entry_of(source)
+        if self._prefer_hub and entry is not None and source.kind is SourceKind.PACKAGE:
+            return ModelSource(SourceKind.HUB, entry.hub_id, entry.revision)
+        return source
+
+    async def _config(self, source: ModelSource, report: Progress) -> Mapping[str, Any]:
+        """The model's config: from the catalog, the folder, or the hub."""
+        entry = _known(source)
+        if entry is not None:
+            return entry.config
+        match source.kind:
+            case SourceKind.FOLDER:
+                return read_config(Path(source.ref))
+            case SourceKind.HUB:
+                snapshot = await self._hub.snapshot(
+                    source.ref, source.revision, with_weights=False, report=report
+                )
+                return read_config(snapshot.folder)
+            case SourceKind.PACKAGE:
+                # Nothing but the converted model tells what an unknown package carries.
+                folder, _ = await self._package(source, report)
+                return read_config(folder)
+            case SourceKind.CONFIG:
+                raise ModelSourceError(
+                    f"the catalog has no model {source.ref!r}.",
+                    hint=f"Use one of {', '.join(CATALOG)}.",
+                    facts={"source": source.ref},
+                )
+
+    async def _dummy(self, spec: ModelSpec, report: Progress) -> ResolvedModel:
+        config = await self._config(spec.source, report)
+        architecture = _architecture(spec, config)
+        if spec.source.kind is SourceKind.FOLDER and has_tokenizer(Path(spec.source.ref)):
+            folder = Path(spec.source.ref)
+        else:
+            folder = await self._dummy_folder(spec.source, config)
+        report("ready", 1.0)
+        return ResolvedModel(spec, folder, spec.source.revision, architecture, dummy_weights=True)
+
+    async def _dummy_folder(self, source: ModelSource, config: Mapping[str, Any]) -> Path:
+        """One folder per config: another config is another folder, never a changed one."""
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+        entry = _known(source)
+        name = _slug(entry.name if entry else source.ref)
+        target = self._models_dir / "dummy" / f"{name}-{digest}"
+
+        async def make(folder: Path) -> None:
+            write_dummy_folder(config, folder)
+
+        return await prepare(target, None, make)
+
+    async def _package(self, source: ModelSource, report: Progress) -> tuple[Path, str | None]:
+        version = source.revision or PACKAGE_VERSIONS.get(source.ref)
+        target = self._models_dir / "package" / _slug(f"{source.ref}-{version or 'newest'}")
+
+        async def make(folder: Path) -> None:
+            await make_from_package(source.ref, version, self._converter(), folder, report)
+
+        folder = await prepare(target, version, make)
+        return folder, revision_of(folder)
+
+    def _converter(self) -> Path:
+        """The engine's python, once it is certain that a conversion is needed."""
+        if self._offline:
+            raise ModelSourceError(
+                "the model is not prepared yet, and offline is set.",
+                hint="Unset models.offline once, use a local folder, or use --weights dummy.",
+            )
+        if self._engine_python is None:
+            raise ModelSourceError(
+                "converting the model needs the engine's environment, and there is none.",
+                hint="Run 'partitiond engine install' first.",
+            )
+        return self._engine_python
+
+
+def _known(source: ModelSource) -> CatalogEntry | None:
+    """The catalog's entry, unless the source pins another revision than the catalog's."""
+    entry = entry_of(source)
+    if entry is None or source.kind is not SourceKind.HUB:
+        return entry
+    return entry if source.revision in {None, entry.revision} else None
+
+
+def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Architecture:
+    architecture = with_dtype(architecture_from_config(config), spec.engine.dtype)
+    if spec.max_model_len > architecture.max_position:
+        raise SpecError(
+            f"{spec.name} is asked for a context of {spec.max_model_len} tokens, "
+            f"but was built for {architecture.max_position}.",
+            hint="Lower max_model_len, or the workload's prompt and output tokens.",
+            facts={
+                "max_model_len": spec.max_model_len,
+                "max_position": architecture.max_position,
+            },
+        )
+    return architecture
+
+
+def _slug(text: str) -> str:
+    """A file name made of a reference; its length is bounded."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[-80:] or "model"

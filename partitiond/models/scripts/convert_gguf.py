@@ -1,0 +1,69 @@
+"""Convert a GGUF file to a folder that vLLM loads: bfloat16 safetensors, config and tokenizer.
+
+Run with the engine's python, which has torch and transformers::
+
+    python convert_gguf.py MODEL.gguf TARGET_FOLDER
+
+transformers reads GGUF by dequantising it; the quantisation it notes in the config is removed,
+because what is saved is plain bfloat16. Prints one line per step, ends with status 0 or with a
+one-line message and status 1. Nothing is fetched: the environment forbids the hub.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def _load(gguf: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file, dequantised to bfloat16."""
+    import torch
+    import transformers
+
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(gguf.parent),
+        "gguf_file": gguf.name,
+        "local_files_only": True,
+    }
+    reading: dict[str, Any] = {"dtype": torch.bfloat16}
+    if hasattr(transformers, "GgufConfig"):  # before transformers 5 it always dequantises
+        reading["quantization_config"] = transformers.GgufConfig(
+            gguf_file=gguf.name, dequantize=True
+        )
+    config = transformers.AutoConfig.from_pretrained(**where)
+    model = transformers.AutoModelForCausalLM.from_pretrained(**where, **reading, config=config)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
+    return model, tokenizer
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """Write the model of `gguf` into the existing folder `target`."""
+    print(f"reading {gguf.name}", flush=True)
+    model, tokenizer = _load(gguf)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    print("writing weights", flush=True)
+    model.save_pretrained(target)
+    print("writing tokenizer", flush=True)
+    tokenizer.save_pretrained(target)
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit status."""
+    if len(arguments) != 2:
+        print("usage: convert_gguf.py MODEL.gguf TARGET_FOLDER", file=sys.stderr)
+        return 2
+    try:
+        convert(Path(arguments[0]), Path(arguments[1]))
+    except Exception as error:  # noqa: BLE001  the caller shows this line; a trace helps nobody
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,133 @@
+"""Plans a described fleet without a daemon, an engine or a GPU: everything is estimated."""
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from partitiond import __version__
+from partitiond.core.errors import SpecError
+from partitiond.core.estimate import estimate_profile
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.partition import PartitionSize
+from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
+from partitiond.core.profile import Profile
+from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.fleet import Fleet
+from partitiond.models.catalog import entry_of
+from partitiond.planner.api import solve
+from partitiond.planner.candidates import candidates_for
+from partitiond.planner.instance import PlanRequest
+
+SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
+"""MPS shares that are estimated: fine where small models have their knee, coarse above."""
+
+ArchitectureOf = Callable[[ModelSpec], Architecture | None]
+
+
+def plan_fleet(
+    fleet: Fleet,
+    *,
+    devices: Sequence[Device] = (),
+    objective: Objective = Objective.MIN_DEVICES,
+    time_limit_seconds: float = 10.0,
+    seed: int = 0,
+    architecture_of: ArchitectureOf | None = None,
+) -> Plan | Infeasible:
+    """Plan a fleet from estimates.
+
+    Args:
+        fleet: models and devices.
+        devices: used where the fleet names none (the devices of this host).
+        objective: what the plan is good at.
+        time_limit_seconds: for the search.
+        seed: of every random choice.
+        architecture_of: asked for models that neither the file nor the catalog knows.
+
+    Raises:
+        SpecError: no model, no device, or a model whose architecture nobody knows.
+    """
+    if not fleet.models:
+        raise SpecError(f"{fleet.path} names no model.", hint="Add a [[models]] table.")
+    there = fleet.devices or tuple(devices)
+    if not there:
+        raise SpecError(f"{fleet.path} names no device.", hint="Add a [[devices]] table.")
+    created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return solve(
+        PlanRequest(
+            devices=there,
+            models=tuple(estimated_demands(fleet, there, created_at, architecture_of)),
+            objective=objective,
+            time_limit_seconds=time_limit_seconds,
+            seed=seed,
+            plan_id=f"offline-{fleet.path.stem}",
+            created_at=created_at,
+        )
+    )
+
+
+def estimated_demands(
+    fleet: Fleet,
+    devices: Sequence[Device],
+    created_at: str,
+    architecture_of: ArchitectureOf | None = None,
+) -> Iterator[ModelDemand]:
+    """What the planner is asked for each model, from estimates on each kind of device."""
+    kinds = {(d.hardware, d.memory_bytes, d.modes): d for d in devices}
+    keys = tuple({d.hardware for d in devices})
+    for spec in fleet.models:
+        architecture = _architecture(fleet, spec, architecture_of)
+        profiles = [
+            estimate(spec, architecture, device, size, created_at)
+            for device in kinds.values()
+            for size in sizes(device)
+        ]
+        yield candidates_for(spec, profiles, keys)
+
+
+def _architecture(
+    fleet: Fleet, spec: ModelSpec, architecture_of: ArchitectureOf | None
+) -> Architecture:
+    given = fleet.architectures.get(spec.name)
+    known = entry_of(spec.source)
+    found = given or (known.architecture if known is not None else None)
+    if found is None and architecture_of is not None:
+        found = architecture_of(spec)
+    if found is None:
+        raise SpecError(
+            f"{fleet.path}: the architecture of {spec.name} is not known.",
+            hint="Give its numbers in an `architecture` table, or name a catalog model.",
+        )
+    return found
+
+
+def sizes(device: Device) -> tuple[PartitionSize, ...]:
+    """Partition sizes worth an estimate on this device."""
+    if device.kind is DeviceKind.CPU:
+        count = len(device.cores)
+        powers = [2**n for n in range(count.bit_length()) if 2**n < count]
+        return tuple(PartitionSize(SharingMode.CORES, n) for n in (*powers, count))
+    found: list[PartitionSize] = []
+    if SharingMode.MPS in device.modes:
+        found += [PartitionSize(SharingMode.MPS, 1, percent) for percent in SM_PERCENTS]
+    if {SharingMode.WHOLE, SharingMode.MEMORY} & set(device.modes):
+        found.append(PartitionSize(SharingMode.MEMORY, 1, 100))
+    return tuple(found)
+
+
+def estimate(
+    spec: ModelSpec, architecture: Architecture, device: Device, size: PartitionSize, now: str
+) -> Profile:
+    """The estimated profile of a model on one kind of device and partition size."""
+    return estimate_profile(
+        model=spec.name,
+        architecture=architecture,
+        workload=spec.workload,
+        hardware=device,
+        size=size,
+        max_model_len=spec.max_model_len,
+        profile_id=f"estimate-{spec.name}-{device.hardware}-{size.key}",
+        created_at=now,
+        dtype=spec.engine.dtype,
+        weights=spec.weights.value,
+        partitiond_version=__version__,
+    )

@@ -1,0 +1,60 @@
+"""The proxy's limits and time limits."""
+
+import dataclasses
+
+from partitiond.core.units import KIB, MIB
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """Limits of one proxy process; names as in the settings' `[proxy]` table.
+
+    Attributes:
+        max_body_bytes: larger request bodies get 413.
+        max_header_bytes: larger request heads get 431.
+        max_nesting: depth of the request's JSON.
+        max_prompts: prompts in one request.
+        max_choices: `n` (or `best_of`) of one request.
+        max_sequences: prompts x n of one request.
+        max_response_bytes: larger answers of an engine (not streamed) are an upstream failure.
+        max_event_bytes: larger events of a stream are an upstream failure.
+        connect_timeout_seconds: to an engine's socket.
+        first_token_timeout_seconds: from sending the request to its first content (streams).
+        between_tokens_timeout_seconds: between two pieces of a stream.
+        total_timeout_seconds: from the last byte of the request to the end of the answer.
+        client_timeout_seconds: a client that sends its request, or takes its answer, no further
+            for so long is let go; else it would hold a slot of the engine.
+        idle_connection_seconds: engines close idle connections after 5 s (uvicorn's default);
+            ours are let go before that.
+        max_attempts: including the first.
+        retry_share: retries allowed per request, over all models.
+        log_max_bytes: size at which the log file is rotated.
+        log_backups: rotated log files kept.
+    """
+
+    max_body_bytes: int = 8 * MIB
+    max_header_bytes: int = 32 * KIB
+    max_nesting: int = 64
+    max_prompts: int = 128
+    max_choices: int = 128
+    max_sequences: int = 256
+    max_response_bytes: int = 64 * MIB
+    max_event_bytes: int = 1 * MIB
+    connect_timeout_seconds: float = 5.0
+    first_token_timeout_seconds: float = 120.0
+    between_tokens_timeout_seconds: float = 60.0
+    total_timeout_seconds: float = 1800.0
+    client_timeout_seconds: float = 60.0
+    idle_connection_seconds: float = 4.0
+    max_attempts: int = 2
+    retry_share: float = 0.2
+    log_max_bytes: int = 16 * MIB
+    log_backups: int = 3
+
+
+EXIT_PORT_IN_USE = 75
+"""Exit code of the proxy when its port is taken by another program (EX_TEMPFAIL)."""
+EXIT_ALREADY_RUNNING = 76
+"""Exit code when another proxy runs on the same state folder."""
+EXIT_CANNOT_LISTEN = 77
+"""Exit code when the address cannot be listened on at all (EX_NOPERM)."""

@@ -1,0 +1,297 @@
+"""The live side of a routing table: who is in flight where, and who waits.
+
+What counts as load is a set of live `Flight` objects per replica. Its sums change only together
+with the set, in two places, and leaving twice is harmless; so counts cannot drift whatever fails.
+All decisions are `core.balance`'s and `core.admission`'s.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+from partitiond.core.admission import (
+    Cost,
+    OutputP90,
+    QueueLimits,
+    Rejected,
+    ServiceTime,
+    TokensPerByte,
+    Waiting,
+    WaitingQueue,
+    admits,
+    refuse_after_waiting,
+    refuse_to_wait,
+    refuse_without_replica,
+)
+from partitiond.core.balance import HEALTHY, after_failure, choose_replica
+from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.upstream import ConnectionPool
+
+
+class Flight:
+    """One request of a client, from admission to its end.
+
+    Attributes:
+        cost: what it takes from a replica; never changes.
+        started_at: loop time of the request's last byte.
+        placed_at: loop time at which it got its replica.
+        replica: where it is in flight, or None.
+        task: what to cancel when the client leaves.
+        abort_reason: why it was cancelled: client_gone, client_stalled, shutting_down; or empty.
+        attempts, retries: made so far.
+    """
+
+    __slots__ = (
+        "abort_reason", "answer", "attempts", "cost", "placed_at", "replica", "request_id",
+        "started_at", "task", "tried",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str, cost: Cost, started_at: float) -> None:
+        self.request_id = request_id
+        self.cost = cost
+        self.started_at = started_at
+        self.placed_at = started_at
+        self.replica: LiveReplica | None = None
+        self.answer: asyncio.Future[LiveReplica | Rejected] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.abort_reason = ""
+        self.attempts = 0
+        self.tried: frozenset[str] = frozenset()
+
+    def abort(self, reason: str) -> None:
+        """Cancel it in whatever phase it is; the first reason counts."""
+        if not self.abort_reason and self.task is not None:
+            self.abort_reason = reason
+            self.task.cancel()
+
+    def leave(self) -> None:
+        """Give the place back; harmless when there is none."""
+        if self.replica is not None:
+            self.replica.remove(self)
+
+
+class LiveReplica:
+    """One engine process and what is in flight on it. Has the fields of `balance.Load`."""
+
+    def __init__(self, model: "LiveModel", route: ReplicaRoute, options: ProxyOptions) -> None:
+        self.model = model
+        self.route = route
+        self.pool = ConnectionPool(
+            route.socket_path,
+            connect_timeout_seconds=options.connect_timeout_seconds,
+            idle_seconds=options.idle_connection_seconds,
+        )
+        self.replica_id = route.replica_id
+        self.flights: set[Flight] = set()
+        self.sequences = 0
+        self.kv_tokens = 0
+        self.health = HEALTHY
+        self.ejected = False
+        self.apply(route)
+
+    def apply(self, route: ReplicaRoute) -> None:
+        """Take over limits and draining from a newer table."""
+        self.route = route
+        self.max_sequences = route.max_sequences
+        self.kv_cache_tokens = route.kv_cache_tokens
+        self.draining = route.draining
+
+    def is_same_process(self, route: ReplicaRoute) -> bool:
+        """Whether the route still means the engine we have connections to."""
+        mine = self.route
+        return mine.generation == route.generation and mine.socket_path == route.socket_path
+
+    def add(self, flight: Flight) -> None:
+        """A request starts here."""
+        if flight not in self.flights:
+            self.flights.add(flight)
+            self.sequences += flight.cost.sequences
+            self.kv_tokens += flight.cost.kv_tokens
+            flight.replica = self
+            flight.placed_at = asyncio.get_running_loop().time()
+
+    def remove(self, flight: Flight) -> None:
+        """A request has left; whoever waits is looked at."""
+        if flight in self.flights:
+            self.flights.discard(flight)
+            self.sequences -= flight.cost.sequences
+            self.kv_tokens -= flight.cost.kv_tokens
+            flight.replica = None
+            self.model.dispatch()
+
+    def failed(self) -> None:
+        """An attempt here failed; it may be ejected for a while."""
+        loop = asyncio.get_running_loop()
+        others = [r for r in self.model.replicas.values() if r is not self]
+        now = loop.time()
+        self.health = after_failure(
+            self.health,
+            now,
+            ejected_others=sum(r.ejected for r in others),
+            replicas=len(others) + 1,
+        )
+        if self.health.is_ejected(now) and not self.ejected:
+            self.ejected = True
+            loop.call_at(self.health.ejected_until, self._return)
+
+    def succeeded(self) -> None:
+        """A request ended well here."""
+        if self.health is not HEALTHY:
+            self.health = HEALTHY
+            self.ejected = False
+
+    def _return(self) -> None:
+        self.ejected = False
+        self.model.dispatch()
+
+
+class LiveModel:
+    """One model: its replicas, its queue and what was learned of its requests."""
+
+    def __init__(self, route: ModelRoute) -> None:
+        self.route = route
+        self.replicas: dict[str, LiveReplica] = {}
+        self.retired: list[LiveReplica] = []
+        self.queue: WaitingQueue[Flight] = WaitingQueue()
+        self.tokens_per_byte = TokensPerByte()
+        self.output_p90 = OutputP90()
+        self.service = ServiceTime()
+        self.removed = False
+
+    @property
+    def sequences_in_flight(self) -> int:
+        """In all replicas."""
+        return sum(replica.sequences for replica in self.replicas.values())
+
+    def max_model_len(self) -> int:
+        """Longest context any replica has; 0 where unknown."""
+        return max((r.route.max_model_len for r in self.replicas.values()), default=0)
+
+    async def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected:
+        """A replica for the request, at once or after waiting; or why not.
+
+        Args:
+            again: it was admitted before (a retry): it goes to the front, and is not refused for
+                the queue's length.
+        """
+        if not self._anyone_for(flight):
+            return self._no_replica()
+        if again or not self.queue:
+            chosen = self._choose(flight)
+            if chosen is not None:
+                chosen.add(flight)
+                return chosen
+        if not again:
+            refused = refuse_to_wait(len(self.queue), self.queue.sequences, self._limits())
+            if refused is not None:
+                return refused
+        return await self._wait(flight, again=again)
+
+    async def _wait(self, flight: Flight, *, again: bool) -> LiveReplica | Rejected:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        entry = Waiting(flight, flight.cost, now, now + self.route.max_wait_seconds, flight.tried)
+        answer: asyncio.Future[LiveReplica | Rejected] = loop.create_future()
+        flight.answer = answer
+        self.queue.push(entry, front=again)
+        timer = loop.call_at(entry.deadline, self._expire, entry)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            flight.answer = None
+            if self.queue.discard(entry):
+                self.dispatch()
+
+    def dispatch(self) -> None:
+        """Start whoever may start now, in order."""
+        while self.queue:
+            taken = self.queue.take(self.replicas.values(), random.random)
+            if taken is None:
+                break
+            entry, replica = taken
+            answer = entry.item.answer
+            if answer is not None and not answer.done():
+                replica.add(entry.item)
+                answer.set_result(replica)
+        self._refuse_hopeless()
+
+    def _refuse_hopeless(self) -> None:
+        """Answer those who wait for replicas that are all gone."""
+        hopeless = [entry for entry in self.queue if not self._anyone_for(entry.item)]
+        for entry in hopeless:
+            self._refuse(entry, self._no_replica())
+
+    def _expire(self, entry: Waiting[Flight]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._refuse(
+            entry,
+            refuse_after_waiting(now - entry.since, self.queue.sequences, self._limits()),
+        )
+
+    def _refuse(self, entry: Waiting[Flight], rejected: Rejected) -> None:
+        self.queue.discard(entry)
+        answer = entry.item.answer
+        if answer is not None and not answer.done():
+            answer.set_result(rejected)
+
+    def _choose(self, flight: Flight) -> LiveReplica | None:
+        room = [r for r in self.replicas.values() if admits(r, flight.cost)]
+        return choose_replica(room, flight.tried, (random.random(), random.random()))  # noqa: S311 -- balance, no secret
+
+    def _anyone_for(self, flight: Flight) -> bool:
+        """Whether waiting makes sense; an ejected replica comes back."""
+        return any(
+            not replica.draining and replica.replica_id not in flight.tried
+            for replica in self.replicas.values()
+        )
+
+    def _no_replica(self) -> Rejected:
+        # A table may say "serving" while its last replica drains for the next one to come.
+        availability = self.route.availability
+        if self.removed:
+            availability = ModelAvailability.UNAVAILABLE
+        return refuse_without_replica(self.route.name, availability, self.route.retry_after_seconds)
+
+    def _limits(self) -> QueueLimits:
+        return QueueLimits(
+            max_queue=self.route.max_queue,
+            max_wait_seconds=self.route.max_wait_seconds,
+            sequences_in_flight=self.sequences_in_flight,
+            service_seconds=self.service.seconds,
+        )
+
+    def apply(
+        self, route: ModelRoute, routes: Iterable[ReplicaRoute], options: ProxyOptions
+    ) -> None:
+        """Take over a newer table without touching what is in flight."""
+        self.route = route
+        wanted = {replica.replica_id: replica for replica in routes}
+        for replica_id, replica in list(self.replicas.items()):
+            new = wanted.get(replica_id)
+            if new is None or not replica.is_same_process(new):
+                del self.replicas[replica_id]
+                replica.draining = True
+                replica.pool.close()
+                self.retired.append(replica)
+        for replica_id, new in wanted.items():
+            known = self.replicas.get(replica_id)
+            if known is None:
+                if not self.replicas:
+                    self.service = ServiceTime(new.service_seconds)
+                self.replicas[replica_id] = LiveReplica(self, new, options)
+            else:
+                known.apply(new)
+        self.retired = [replica for replica in self.retired if replica.flights]
+        self.dispatch()
+
+    def remove(self) -> None:
+        """The model is in no table any more; what runs finishes, who waits is refused."""
+        self.removed = True
+        self.apply(self.route, (), ProxyOptions())
+
+    def everyone(self) -> Iterable[LiveReplica]:
+        """Replicas, and processes that were replaced but still have requests in flight."""
+        yield from self.replicas.values()
+        yield from self.retired

@@ -1,0 +1,116 @@
+"""The proxy's log: one JSON object per line, without bodies and without keys.
+
+Lines are gathered and written a few times a second (an access line per request would otherwise be
+a system call per request). The file is rotated by size; what goes to standard error follows it,
+so that a traceback of a dying process is in the same file.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+FLUSH_SECONDS: Final = 0.25
+FLUSH_LINES: Final = 256
+
+
+class LogFile:
+    """Appends lines to a file and rotates it, or writes to standard error without a path."""
+
+    def __init__(self, path: Path | None, *, max_bytes: int, backups: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._backups = backups
+        self._lines: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._descriptor = sys.stderr.fileno()
+        self._size = 0
+        if path is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._open()
+
+    def write(self, line: str) -> None:
+        """Queue one line; it is on disk within `FLUSH_SECONDS`."""
+        self._lines.append(line)
+        if len(self._lines) >= FLUSH_LINES:
+            self.flush()
+        elif self._timer is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # before and after the loop runs
+                self.flush()
+            else:
+                self._timer = loop.call_later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write what is queued now. A full disk loses log lines, never requests."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._lines:
+            return
+        data = ("\n".join(self._lines) + "\n").encode("utf-8", "replace")
+        self._lines.clear()
+        with contextlib.suppress(OSError):
+            self._size += os.write(self._descriptor, data)
+            if self._path is not None and self._size > self._max_bytes:
+                self._rotate(self._path)
+
+    def _open(self) -> None:
+        assert self._path is not None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
+        self._size = os.fstat(descriptor).st_size
+        os.dup2(descriptor, sys.stderr.fileno())
+        os.close(descriptor)
+
+    def _rotate(self, path: Path) -> None:
+        for number in range(self._backups - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        if self._backups > 0:
+            path.replace(path.with_name(f"{path.name}.1"))
+        else:
+            path.unlink(missing_ok=True)
+        self._open()
+
+
+def now_text() -> str:
+    """Wall-clock time, ISO 8601 UTC with milliseconds."""
+    seconds = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{stamp}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+def json_line(event: str, **fields: object) -> str:
+    """One log line; None and empty values are left out."""
+    kept = {name: value for name, value in fields.items() if value is not None and value != ""}
+    return json.dumps({"at": now_text(), "event": event, **kept}, separators=(",", ":"))
+
+
+class JsonHandler(logging.Handler):
+    """Python's logging (uvicorn's and asyncio's warnings, our own) into the same file."""
+
+    def __init__(self, log: LogFile) -> None:
+        super().__init__()
+        self._log = log
+        self._plain = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as a line."""
+        trace = self._plain.formatException(record.exc_info) if record.exc_info else None
+        self._log.write(
+            json_line(
+                "log",
+                level=record.levelname.lower(),
+                logger=record.name,
+                message=record.getMessage(),
+                trace=trace,
+            )
+        )

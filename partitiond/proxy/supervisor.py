@@ -1,0 +1,331 @@
+"""The daemon's side of the proxy: start it, find it again, talk to it, end it.
+
+The process belongs to nobody: it runs in its own session, and a daemon that starts adopts the one
+that runs. It is ours if its pid, start time and boot match what it left in the state folder and
+its control socket answers; it is kept if it was started with the same arguments.
+"""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+import partitiond
+from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
+from partitiond.core.routing import RoutingTable
+from partitiond.proxy.config import (
+    EXIT_ALREADY_RUNNING,
+    EXIT_CANNOT_LISTEN,
+    EXIT_PORT_IN_USE,
+    ProxyOptions,
+)
+from partitiond.proxy.process import ProxyIdentity, arguments_text, is_alive, read_identity
+from partitiond.serde import to_json
+
+START_SECONDS: Final = 20.0
+"""Longest start; usually well below 1 s. A machine that is busy starting engines is slower."""
+POLL_SECONDS: Final = 0.02
+CONTROL_SECONDS: Final = 10.0
+KILL_SECONDS: Final = 5.0
+REPLACE_GRACE_SECONDS: Final = 30.0
+"""Grace for a running proxy whose arguments changed."""
+
+_KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV")
+
+
+class ProxyProcess:
+    """Implements `ports.ProxyControl`.
+
+    Attributes:
+        identity: of the process that was last started or adopted, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        state_dir: Path,
+        control_socket: Path,
+        options: ProxyOptions | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._state_dir = state_dir
+        self._control_socket = control_socket
+        self._options = options or ProxyOptions()
+        self._python = python
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = asyncio.Lock()
+        self.identity: ProxyIdentity | None = None
+
+    @property
+    def log_path(self) -> Path:
+        """Its rotated log."""
+        return self._state_dir / "log" / "proxy.log"
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach it, once it runs (the port is known even if 0 was asked for)."""
+        port = self._port if self.identity is None else self.identity.port
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{port}"
+
+    async def ensure_running(self) -> bool:
+        """Adopt or start it; True when a new process was started.
+
+        Raises:
+            DeviceError: the port is in use by another program.
+            SettingsError: the address cannot be listened on.
+            ConflictError: a proxy runs on this state folder, but does not answer.
+            PartitiondError: it could not be started; the hint names the log.
+        """
+        async with self._lock:
+            found = read_identity(self._state_dir)
+            if found is not None and is_alive(found) and await self._answers(found):
+                if found.arguments == self._arguments():
+                    self.identity = found
+                    return False
+                self.identity = found
+                await self._stop(REPLACE_GRACE_SECONDS)
+            await self._start()
+            return True
+
+    async def publish(self, table: RoutingTable) -> None:
+        """Hand over a snapshot.
+
+        Raises:
+            ConflictError: the proxy already has a newer one.
+            PartitiondError: the proxy cannot be reached, or could not keep the table.
+        """
+        answer = await self._request("PUT", "/routing", to_json(table))
+        if not answer.json()["accepted"]:
+            newer = answer.json()["version"]
+            raise ConflictError(
+                f"The proxy ignored routing table {table.version}: it has table {newer}.",
+                hint=f"Publish versions above {newer}; after a store was lost, stop the proxy and "
+                f"remove {self._state_dir / 'routing.json'}.",
+                facts={"published": table.version, "current": newer},
+            )
+
+    async def state(self) -> Mapping[str, Any] | None:
+        """What GET /state says, or None when it cannot be reached."""
+        try:
+            answer = await self._request("GET", "/state")
+        except PartitiondError:
+            return None
+        state: dict[str, Any] = answer.json()
+        return state
+
+    async def in_flight(self) -> Mapping[str, int] | None:
+        """Requests in flight by replica id; None when the proxy cannot say."""
+        state = await self.state()
+        return None if state is None else dict(state["in_flight"])
+
+    async def metrics_text(self) -> str:
+        """Its Prometheus text. Raises PartitiondError when it cannot be reached."""
+        return (await self._request("GET", "/metrics")).text
+
+    async def stats(self) -> Mapping[str, float]:
+        """Counters and gauges of one scrape; empty when it cannot be reached.
+
+        Each sample is there under its full name, `name{label="value"}`, and summed over its
+        labels under `name`. Histograms have their `_sum` and `_count`, not their buckets.
+        """
+        try:
+            text = await self.metrics_text()
+        except PartitiondError:
+            return {}
+        return parse_samples(text)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Finish what runs within the grace, then end the process. Idempotent."""
+        async with self._lock:
+            if self.identity is None:
+                self.identity = read_identity(self._state_dir)
+            await self._stop(grace_seconds)
+
+    async def wait_exit(self) -> int | None:
+        """Return once the process is gone, at once if there is none.
+
+        Works for an adopted process too: a pidfd becomes readable when its process ends.
+
+        Returns:
+            Its exit code (negative for a signal) where it was our child, else None.
+        """
+        identity = self.identity
+        if identity is None:
+            return None
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except ProcessLookupError:
+            return self._reap()
+        try:
+            if is_alive(identity):  # and so the descriptor means that process
+                await _readable(descriptor)
+        finally:
+            os.close(descriptor)
+        return self._reap()
+
+    async def _start(self) -> None:
+        self._reap()
+        self.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._child = subprocess.Popen(  # noqa: ASYNC220 -- a fork and an exec, not a wait
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                cwd=self._state_dir,
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._wait_until_it_answers(self._child)
+        except TimeoutError:
+            self._child.kill()
+            self._child.wait()
+            raise self._failed_to_start("It did not answer in time.") from None
+
+    async def _wait_until_it_answers(self, child: "subprocess.Popen[bytes]") -> None:
+        while True:
+            code = child.poll()
+            if code is not None:
+                raise self._explain(code)
+            found = read_identity(self._state_dir)
+            if found is not None and found.pid == child.pid and await self._answers(found):
+                self.identity = found
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _explain(self, code: int) -> PartitiondError:
+        """Why it exited while starting, from its exit code."""
+        if code == EXIT_PORT_IN_USE:
+            return DeviceError(
+                f"Port {self._port} on {self._host} is in use by another program.",
+                hint=f"Find it with `ss -ltnp 'sport = :{self._port}'`, or set [proxy] port to a "
+                "free one.",
+                facts={"host": self._host, "port": self._port},
+            )
+        if code == EXIT_CANNOT_LISTEN:
+            return SettingsError(
+                f"The proxy cannot listen on {self._host}:{self._port}.",
+                hint=f"Set [proxy] host to an address of this machine; see {self.log_path}.",
+                facts={"host": self._host, "port": self._port},
+            )
+        if code == EXIT_ALREADY_RUNNING:
+            return ConflictError(
+                f"A proxy that does not answer runs on {self._state_dir}.",
+                hint=f"End the process that holds {self._state_dir / 'proxy.lock'} and try again.",
+            )
+        return self._failed_to_start(f"It exited with code {code}.")
+
+    def _failed_to_start(self, why: str) -> PartitiondError:
+        return PartitiondError(
+            f"The proxy did not start. {why}", hint=f"See the end of {self.log_path}."
+        )
+
+    async def _stop(self, grace_seconds: float) -> None:
+        identity = self.identity
+        if identity is None or not is_alive(identity):
+            self._reap()
+            return
+        with contextlib.suppress(PartitiondError):  # then it is ended the hard way below
+            await self._request("POST", "/shutdown", to_json({"grace_seconds": grace_seconds}))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds + KILL_SECONDS):
+                await self.wait_exit()
+        if is_alive(identity):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(identity.pid, 9)
+            await self.wait_exit()
+        self.identity = None
+
+    async def _answers(self, identity: ProxyIdentity) -> bool:
+        state = await self.state()
+        return state is not None and state.get("pid") == identity.pid
+
+    async def _request(self, method: str, path: str, body: str | None = None) -> httpx.Response:
+        """One control request. Raises PartitiondError."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self._control_socket))
+        try:
+            async with httpx.AsyncClient(transport=transport, timeout=CONTROL_SECONDS) as client:
+                answer = await client.request(method, f"http://proxy{path}", content=body)
+        except httpx.HTTPError as error:
+            raise PartitiondError(
+                f"The proxy cannot be reached: {error or type(error).__name__}.",
+                hint=f"See {self.log_path}; the daemon starts it again.",
+            ) from error
+        if answer.is_error:
+            told = answer.json()
+            raise PartitiondError(told["message"], hint=told["hint"])
+        return answer
+
+    def _command(self) -> list[str]:
+        return [
+            self._python, "-m", "partitiond.proxy",
+            "--host", self._host,
+            "--port", str(self._port),
+            "--state-dir", str(self._state_dir),
+            "--control-socket", str(self._control_socket),
+            "--log-file", str(self.log_path),
+            "--settings-json", to_json(self._options),
+        ]  # fmt: skip
+
+    def _arguments(self) -> str:
+        return arguments_text(self._host, self._port, self._options)
+
+    def _reap(self) -> int | None:
+        """Collect our child if it has ended, so that no zombie is left."""
+        if self._child is None:
+            return None
+        code = self._child.poll()
+        if code is not None:
+            self._child = None
+        return code
+
+
+def parse_samples(text: str) -> dict[str, float]:
+    """Samples of Prometheus text by full name, and summed over labels by bare name."""
+    samples: dict[str, float] = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        full, _, value = line.rpartition(" ")
+        name = full.partition("{")[0]
+        if name.endswith(("_bucket", "_created")):
+            continue
+        samples[full] = float(value)
+        if full != name:
+            samples[name] = samples.get(name, 0.0) + float(value)
+    return samples
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def became_readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(descriptor, became_readable)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _environment() -> dict[str, str]:
+    """Little, so that the daemon's secrets stay in the daemon; and where our package is."""
+    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    package = str(Path(partitiond.__file__).parent.parent)
+    return {**kept, "PYTHONPATH": package, "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,386 @@
+"""Settings: one schema for the TOML file, the environment and the flags.
+
+A later source wins: defaults, the file, the environment (`PARTITIOND_PROXY__PORT=9000`), flags
+(`--proxy-port 9000`). `load_settings` also says where each value came from. Unknown keys and
+wrong types are refused, because a setting that is silently ignored is worse than none.
+"""
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import platformdirs
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from partitiond.core.plan import Objective
+from partitiond.core.units import MIB, Bytes, parse_bytes
+from partitiond.settings_sources import (
+    SettingInfo,
+    build,
+    describe,
+    find_config_file,
+    flatten,
+    from_environment,
+    from_file,
+    from_flags,
+)
+
+__all__ = [
+    "LoadedSettings",
+    "SettingInfo",
+    "Settings",
+    "default_config_files",
+    "is_loopback",
+    "list_settings",
+    "load_settings",
+    "settings_values",
+]
+
+APP_NAME: Final = "partitiond"
+MAX_SOCKET_PATH_BYTES: Final = 100
+"""sun_path of a Unix socket holds 108 bytes with its end mark; a little is kept in reserve."""
+SOCKET_NAME_BYTES: Final = 38
+"""Room below run_dir for one socket: "/", a replica's folder of 24 bytes, "/engine.sock"."""
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _size(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A table of the settings file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ControlSettings(Table):
+    """Where the control API listens."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address the control API binds.")
+    port: Port = Field(8400, description="TCP port of the control API; 0 takes a free one.")
+    allow_remote: bool = Field(
+        default=False,
+        description="Allow a control address beyond loopback. The admin token travels in clear "
+        "text: put TLS in front.",
+    )
+
+
+class ProxySettings(Table):
+    """The OpenAI-compatible endpoint."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address the endpoint binds.")
+    port: Port = Field(8000, description="TCP port of the endpoint; 0 takes a free one.")
+    max_queue: int = Field(
+        256, ge=0, description="Requests per model that may wait for a replica; beyond it 429."
+    )
+    max_wait_seconds: Seconds = Field(
+        30.0, description="Longest wait for a replica, in seconds; beyond it 429."
+    )
+    require_keys: bool = Field(
+        default=False, description="Refuse requests without an API key; needed beyond loopback."
+    )
+    max_body_bytes: Size = Field(
+        Bytes(8 * MIB), description="Largest request body, as a size (8MiB) or a number of bytes."
+    )
+    first_token_timeout_seconds: Seconds = Field(
+        120.0, description="Longest time an engine may take to its first token, in seconds."
+    )
+    between_tokens_timeout_seconds: Seconds = Field(
+        60.0, description="Longest silence of an engine inside a stream, in seconds."
+    )
+    total_timeout_seconds: Seconds = Field(
+        1800.0, description="Longest time of one request in an engine, in seconds."
+    )
+    connect_timeout_seconds: Seconds = Field(
+        5.0, description="Longest time to connect to an engine, in seconds."
+    )
+
+
+class EngineSettings(Table):
+    """Which engine runs and how long it may take."""
+
+    python: AbsolutePath | None = Field(
+        None,
+        description="Python of an environment with vLLM; unset takes the managed environment of "
+        "`partitiond engine install`.",
+    )
+    variant: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Engine build: cuda, cpu, or auto (cuda where there is a GPU)."
+    )
+    allow_unknown_version: bool = Field(
+        default=False, description="Start engine versions that are not in the capability table."
+    )
+    start_deadline_seconds: Seconds = Field(
+        600.0, description="Longest time an engine may take to become ready, in seconds."
+    )
+    drain_deadline_seconds: Seconds = Field(
+        120.0, description="Longest time running requests may take while draining, in seconds."
+    )
+    stop_grace_seconds: Seconds = Field(
+        10.0, description="Time between terminate and kill, in seconds."
+    )
+
+
+class ProfilingSettings(Table):
+    """Defaults of a profile job."""
+
+    max_batch: int = Field(512, ge=1, le=4096, description="Largest batch of a sweep, in requests.")
+    time_limit_seconds: Seconds = Field(
+        900.0, description="Longest measuring time of one profile, in seconds."
+    )
+    min_window_seconds: Seconds = Field(10.0, description="Shortest measuring window, in seconds.")
+    max_window_seconds: Seconds = Field(60.0, description="Longest measuring window, in seconds.")
+    cpu_partition_cores: tuple[Count, ...] = Field(
+        (),
+        description="Partition sizes to profile on the CPU device, in cores; empty means one "
+        "core and all cores.",
+    )
+
+    @model_validator(mode="after")
+    def _windows_in_order(self) -> "ProfilingSettings":
+        if self.min_window_seconds > self.max_window_seconds:
+            raise ValueError("min_window_seconds must not be longer than max_window_seconds")
+        return self
+
+
+class PlannerSettings(Table):
+    """How plans are made."""
+
+    objective: Objective = Field(
+        Objective.MIN_DEVICES, description="What plans are good at: min-devices or max-goodput."
+    )
+    time_limit_seconds: Seconds = Field(10.0, description="Longest time of a solve, in seconds.")
+    seed: int = Field(0, ge=0, description="Seed of the solver; one seed gives one plan.")
+
+
+class CpuSettings(Table):
+    """The host's CPU as a device."""
+
+    enabled: bool = Field(default=True, description="Offer the CPU as a device.")
+    cores: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="Core indices engines may use; unset takes all this process may use."
+    )
+    memory: Size | None = Field(
+        None, description="Host memory engines may use, as a size (12GiB); unset takes it all."
+    )
+
+
+class GpuSettings(Table):
+    """NVIDIA GPUs as devices."""
+
+    enabled: bool = Field(default=True, description="Offer the GPUs that NVML shows as devices.")
+
+
+class ModelsSettings(Table):
+    """Where models may come from."""
+
+    hub: bool = Field(
+        default=False,
+        description="Fetch from the Hugging Face hub where a catalog model has another source.",
+    )
+    offline: bool = Field(default=False, description="Never open a network connection for models.")
+    allow_folders: tuple[AbsolutePath, ...] = Field(
+        (),
+        description="Folders local models may lie in; empty allows any folder.",
+    )
+
+
+class DaemonSettings(Table):
+    """The daemon itself."""
+
+    keep_engines_on_exit: bool = Field(
+        default=False, description="Leave engines and endpoint running when the daemon ends."
+    )
+    loop_seconds: float = Field(
+        0.5, gt=0, le=60, description="Pause between two passes of the reconcile loop, in seconds."
+    )
+
+
+def _default_state_dir() -> Path:
+    return platformdirs.user_state_path(APP_NAME)
+
+
+def _default_cache_dir() -> Path:
+    return platformdirs.user_cache_path(APP_NAME)
+
+
+def _default_run_dir(data: dict[str, Any]) -> Path:
+    state_dir: Path = data.get("state_dir") or _default_state_dir()
+    return state_dir / "run"
+
+
+class Settings(Table):
+    """Everything that can be set, with defaults."""
+
+    state_dir: AbsolutePath = Field(
+        default_factory=_default_state_dir,
+        description="Folder of the store, the admin token and the lock; one daemon per folder.",
+        json_schema_extra={"default_text": "the platform's user state folder"},
+    )
+    run_dir: AbsolutePath = Field(
+        default_factory=_default_run_dir,
+        description="Folder of sockets, journals and logs of running engines.",
+        json_schema_extra={"default_text": "state_dir/run"},
+    )
+    cache_dir: AbsolutePath = Field(
+        default_factory=_default_cache_dir,
+        description="Folder of fetched models and managed engine environments.",
+        json_schema_extra={"default_text": "the platform's user cache folder"},
+    )
+    control: ControlSettings = ControlSettings()
+    proxy: ProxySettings = ProxySettings()
+    engine: EngineSettings = EngineSettings()
+    profiling: ProfilingSettings = ProfilingSettings()
+    planner: PlannerSettings = PlannerSettings()
+    cpu: CpuSettings = CpuSettings()
+    gpu: GpuSettings = GpuSettings()
+    models: ModelsSettings = ModelsSettings()
+    daemon: DaemonSettings = DaemonSettings()
+
+    @model_validator(mode="after")
+    def _sockets_fit(self) -> "Settings":
+        room = MAX_SOCKET_PATH_BYTES - SOCKET_NAME_BYTES
+        length = len(str(self.run_dir).encode())
+        if length > room:
+            raise ValueError(
+                f"run_dir {self.run_dir} is {length} bytes long; Unix sockets below it allow "
+                f"{room} at most: set run_dir to a shorter folder, as /run/partitiond"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_open_without_keys(self) -> "Settings":
+        if not is_loopback(self.proxy.host) and not self.proxy.require_keys:
+            raise ValueError(
+                f"proxy.host {self.proxy.host} is beyond loopback and proxy.require_keys is "
+                "false: set proxy.require_keys to true, or proxy.host to 127.0.0.1"
+            )
+        if not is_loopback(self.control.host) and not self.control.allow_remote:
+            raise ValueError(
+                f"control.host {self.control.host} is beyond loopback: keep 127.0.0.1 and "
+                "reach it through SSH or a TLS proxy, or set control.allow_remote to true"
+            )
+        return self
+
+    @property
+    def models_dir(self) -> Path:
+        """Fetched models and tokenizers."""
+        return self.cache_dir / "models"
+
+    @property
+    def engines_dir(self) -> Path:
+        """Managed engine environments."""
+        return self.cache_dir / "engines"
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "partitiond.sqlite3"
+
+    @property
+    def token_path(self) -> Path:
+        """The admin token's file, mode 0600."""
+        return self.state_dir / "admin-token"
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock one daemon holds on the state folder."""
+        return self.state_dir / "daemon.lock"
+
+    @property
+    def control_url(self) -> str:
+        """Where clients on this host find the control API."""
+        return _url(self.control.host, self.control.port)
+
+    @property
+    def proxy_url(self) -> str:
+        """Where clients on this host find the OpenAI-compatible endpoint (without /v1)."""
+        return _url(self.proxy.host, self.proxy.port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach a listener on `host`; unknown names count as open."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _url(host: str, port: int) -> str:
+    """Replace the any-address by loopback: one can bind it but not call it."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def default_config_files() -> tuple[Path, ...]:
+    """Where a settings file is looked for; the first that exists is read, alone."""
+    return (
+        platformdirs.user_config_path(APP_NAME) / "config.toml",
+        Path("/etc/partitiond/config.toml"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings and where each value came from.
+
+    Attributes:
+        origins: dotted key -> "default", "file /etc/partitiond/config.toml:proxy.port",
+            "environment PARTITIOND_PROXY__PORT" or "flag --proxy-port".
+        config_file: the file that was read, or None.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+    config_file: Path | None = None
+
+
+def load_settings(
+    config_file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> LoadedSettings:
+    """Settings from defaults, file, environment and flags, the later over the earlier.
+
+    Args:
+        config_file: file to read; None takes PARTITIOND_CONFIG, then the first of
+            `default_config_files` that exists, then no file.
+        env: environment variables; None takes none.
+        overrides: dotted key -> value of a flag; None as a value means the flag was not given.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, a refused value or broken TOML; the message
+            names the file or variable and the key.
+    """
+    environment = env or {}
+    file = find_config_file(config_file, environment, default_config_files())
+    layers = [from_environment(Settings, environment), from_flags(Settings, overrides or {})]
+    if file is not None:
+        layers.insert(0, from_file(Settings, file))
+    settings, origins = build(Settings, layers)
+    return LoadedSettings(settings, origins, file)
+
+
+def list_settings() -> tuple[SettingInfo, ...]:
+    """Every setting with its type, default, description and environment variable."""
+    return describe(Settings)
+
+
+def settings_values(settings: Settings) -> dict[str, object]:
+    """Dotted key -> plain JSON value, for `config show`."""
+    return flatten(settings.model_dump(mode="json"))

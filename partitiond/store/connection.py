@@ -1,0 +1,47 @@
+"""Connections: the pragmas, and transactions that are what SQLite says they are."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import StaticPool
+
+APPLICATION_ID: Final = 0x50415254
+"""The bytes "PART" in the file header: `file partitiond.sqlite3` and we know the store by it."""
+IMMEDIATE: Final = "partitiond_immediate"
+"""Execution option of an engine whose transactions take the write lock at once: a transaction
+that reads first and writes later could otherwise fail half-way, without waiting."""
+
+
+def make_engine(path: Path | None, busy_timeout_seconds: float) -> Engine:
+    """An engine on the file, or on a fresh in-memory database for None."""
+    if path is None:
+        engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+    else:
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(
+                path, timeout=busy_timeout_seconds, check_same_thread=False
+            ),
+        )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: Any, _record: object) -> None:
+    # Autocommit in the driver: it would otherwise begin transactions late, and none for DDL.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    # WAL with NORMAL loses no committed transaction when a process dies, only (rarely) the
+    # last ones when the power does; reconcile finds the difference then.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _on_begin(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get(IMMEDIATE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

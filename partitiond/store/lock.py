@@ -1,0 +1,139 @@
+"""One daemon per state folder: a lock that the kernel releases when its holder dies."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+from partitiond import serde
+from partitiond.core.errors import ConflictError, InputError, StoreError
+
+LOOKS: Final = 5
+LOOK_SECONDS: Final = 0.02
+"""Someone who looks whether the lock is held holds it for microseconds himself."""
+
+
+class StateFolderBusyError(ConflictError):
+    """Another daemon uses this state folder."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LockHolder:
+    """Who holds (or last held) the lock.
+
+    Attributes:
+        started: Unix seconds at which the process started; tells a recycled pid from the holder.
+    """
+
+    pid: int
+    started: float
+
+
+class StateLock:
+    """The lock on a state folder, held until `release` or the end of the process.
+
+    The file stays when the lock is released; what counts is the kernel's lock on it, not that it
+    exists. Its descriptor is closed on exec, so engines do not inherit the lock.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def acquire(cls, path: Path) -> Self:
+        """Take the lock.
+
+        Raises:
+            StateFolderBusyError: a living process holds it; the message names its pid.
+            StoreError: the folder cannot be written or has no locks.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            _flock(descriptor)
+            own = LockHolder(os.getpid(), psutil.Process().create_time())
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, serde.to_json(own).encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _busy(path) from error
+            raise _unusable(path, error) from error
+        return cls(path, descriptor)
+
+    def release(self) -> None:
+        """Give it back. Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _flock(descriptor: int) -> None:
+    """Take it, or raise after the time a mere look at the lock (`lock_holder`) could take."""
+    for _ in range(LOOKS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(LOOK_SECONDS)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock_holder(path: Path) -> LockHolder | None:
+    """Who holds the lock now, or None when nobody does. Takes and leaves nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _written_holder(path)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _written_holder(path: Path) -> LockHolder | None:
+    with contextlib.suppress(OSError, InputError):  # being written just now
+        return serde.from_json(LockHolder, path.read_bytes())
+    return None
+
+
+def _busy(path: Path) -> StateFolderBusyError:
+    holder = _written_holder(path)
+    who = f"process {holder.pid}" if holder else "another process"
+    return StateFolderBusyError(
+        f"the state folder {path.parent} is in use by {who}.",
+        hint="Stop that daemon first, or give this one another state_dir.",
+        facts={"path": str(path), "pid": holder.pid if holder else None},
+    )
+
+
+def _unusable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"the lock {path} cannot be taken: {error.strerror}.",
+        hint="Make the state folder writable for this user, on a local disk.",
+        facts={"path": str(path)},
+    )

@@ -1,0 +1,331 @@
+"""The repositories: `ports.Store` on SQLite. Every call is one transaction."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
+
+from sqlalchemy import Engine, delete
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlmodel import Session, col, select
+
+from partitiond import serde
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import Event, Job, KeyRecord, ModelRecord
+from partitiond.store.connection import IMMEDIATE
+from partitiond.store.errors import store_error
+from partitiond.store.tables import (
+    CounterRow,
+    EventRow,
+    JobRow,
+    KeyRow,
+    ModelRow,
+    PlanRow,
+    ProfileRow,
+)
+
+T = TypeVar("T")
+
+MAX_EVENTS: Final = 20_000
+"""Events kept; about 4 MB. Older ones are dropped."""
+MAX_JOBS: Final = 1_000
+"""Jobs kept, newest first."""
+MAX_PLANS: Final = 50
+"""Applied plans kept, for looking back."""
+
+
+class SqlStore:
+    """`ports.Store` on one SQLite file. Made by `open_store`; safe to call from any thread."""
+
+    def __init__(self, engine: Engine, path: str) -> None:
+        self.path = path
+        self._engine = engine
+        self._writing = engine.execution_options(**{IMMEDIATE: True})
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        if self._closed:
+            raise StoreError(
+                f"the store {self.path} is closed.", hint="The daemon is ending; start it again."
+            )
+        try:
+            with self._lock, Session(engine) as session, session.begin():
+                yield session
+        except IntegrityError:
+            raise
+        except (DBAPIError, UnicodeDecodeError) as error:  # the latter: see opening.py
+            raise store_error(self.path, error) from error
+
+    def _read(self) -> contextlib.AbstractContextManager[Session]:
+        return self._session(self._engine)
+
+    def _write(self) -> contextlib.AbstractContextManager[Session]:
+        return self._session(self._writing)
+
+    def _parse(self, kind: type[T], text: str, what: str) -> T:
+        try:
+            return serde.from_json(kind, text)
+        except InputError as error:
+            raise StoreError(
+                f"the store {self.path} holds a {what} that cannot be read: {error.message}",
+                hint="It was changed by hand or written by another version; restore a copy.",
+                facts={"path": self.path, "row": what},
+            ) from error
+
+    # --- models ------------------------------------------------------------------------------
+
+    def add_model(self, record: ModelRecord) -> None:
+        """Raises ConflictError when the name is taken."""
+        try:
+            with self._write() as session:
+                session.add(_model_row(record))
+        except IntegrityError as error:
+            name = record.spec.name
+            raise ConflictError(
+                f"a model named {name} is registered already.",
+                hint="Change it with PATCH, remove it first, or give this one another name.",
+                facts={"model": name},
+            ) from error
+
+    def models(self) -> Sequence[ModelRecord]:
+        """All, by name."""
+        with self._read() as session:
+            rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
+            return [self._model(row) for row in rows]
+
+    def model(self, name: str) -> ModelRecord:
+        """Raises NotFoundError."""
+        with self._read() as session:
+            return self._model(_found(session.get(ModelRow, name), "model", name))
+
+    def _model(self, row: ModelRow) -> ModelRecord:
+        spec = self._parse(ModelSpec, row.spec, f"model {row.name}")
+        return ModelRecord(spec, row.version, row.created_at, row.updated_at)
+
+    def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
+        """Replace. Raises NotFoundError, ConflictError when the stored version is another."""
+        name = record.spec.name
+        with self._write() as session:
+            stored = _found(session.get(ModelRow, name), "model", name)
+            if stored.version != expected_version:
+                raise ConflictError(
+                    f"model {name} was changed meanwhile: it has version {stored.version}, "
+                    f"not {expected_version}.",
+                    hint="Read it again and repeat the change.",
+                    facts={"model": name, "version": stored.version},
+                )
+            session.merge(_model_row(record))
+
+    def remove_model(self, name: str) -> None:
+        """Raises NotFoundError. Its profiles stay (measuring them was costly)."""
+        with self._write() as session:
+            session.delete(_found(session.get(ModelRow, name), "model", name))
+
+    # --- profiles ----------------------------------------------------------------------------
+
+    def add_profile(self, profile: Profile) -> None:
+        """Add or replace by id."""
+        with self._write() as session:
+            session.merge(_profile_row(profile))
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Newest measurement first."""
+        query = select(ProfileRow).order_by(
+            col(ProfileRow.started_at).desc(), col(ProfileRow.id).desc()
+        )
+        if model is not None:
+            query = query.where(ProfileRow.model == model)
+        with self._read() as session:
+            rows = session.exec(query).all()
+            return [self._parse(Profile, row.body, f"profile {row.id}") for row in rows]
+
+    def profile(self, profile_id: str) -> Profile:
+        """Raises NotFoundError."""
+        with self._read() as session:
+            row = _found(session.get(ProfileRow, profile_id), "profile", profile_id)
+            return self._parse(Profile, row.body, f"profile {profile_id}")
+
+    # --- jobs --------------------------------------------------------------------------------
+
+    def put_job(self, job: Job) -> None:
+        """Add or replace by id; a replaced job keeps its place in the order."""
+        with self._write() as session:
+            row = session.exec(select(JobRow).where(JobRow.id == job.id)).first()
+            kept = row.sequence if row is not None else None
+            merged = session.merge(_job_row(job, kept))
+            if kept is None:
+                session.flush()
+                _drop_older(session, JobRow, merged.sequence, MAX_JOBS)
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        with self._read() as session:
+            row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
+            return self._parse(Job, _found(row, "job", job_id).body, f"job {job_id}")
+
+    def jobs(self, limit: int = 100) -> Sequence[Job]:
+        """Newest first."""
+        query = select(JobRow).order_by(col(JobRow.sequence).desc()).limit(limit)
+        with self._read() as session:
+            return [self._parse(Job, r.body, f"job {r.id}") for r in session.exec(query).all()]
+
+    # --- plan --------------------------------------------------------------------------------
+
+    def set_plan(self, plan: Plan) -> None:
+        """Make it the applied (desired) plan."""
+        with self._write() as session:
+            row = PlanRow(id=plan.id, created_at=plan.created_at, body=serde.to_json(plan))
+            session.add(row)
+            session.flush()
+            _drop_older(session, PlanRow, row.sequence, MAX_PLANS)
+
+    def plan(self) -> Plan | None:
+        """The applied plan, or None."""
+        query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(1)
+        with self._read() as session:
+            row = session.exec(query).first()
+            return None if row is None else self._parse(Plan, row.body, f"plan {row.id}")
+
+    # --- events ------------------------------------------------------------------------------
+
+    def add_event(self, at: str, kind: str, subject: str, message: str) -> Event:
+        """Append."""
+        with self._write() as session:
+            row = EventRow(at=at, kind=kind, subject=subject, message=message)
+            session.add(row)
+            session.flush()
+            session.exec(delete(EventRow).where(col(EventRow.id) <= (row.id or 0) - MAX_EVENTS))
+            return _event(row)
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        """Oldest first, ids greater than `after`; without `after`, the newest `limit`."""
+        query = select(EventRow).where(col(EventRow.id) > after).limit(limit)
+        query = query.order_by(col(EventRow.id) if after else col(EventRow.id).desc())
+        with self._read() as session:
+            found = [_event(row) for row in session.exec(query).all()]
+        return found if after else found[::-1]
+
+    # --- keys --------------------------------------------------------------------------------
+
+    def add_key(self, key: KeyRecord) -> None:
+        """Raises ConflictError when the id (or the key itself) is taken."""
+        row = KeyRow(
+            id=key.id,
+            sha256=key.sha256,
+            label=key.label,
+            models=json.dumps(key.models),
+            created_at=key.created_at,
+        )
+        try:
+            with self._write() as session:
+                session.add(row)
+        except IntegrityError as error:
+            raise ConflictError(
+                f"a key with id {key.id} exists already.",
+                hint="Make another key.",
+                facts={"key": key.id},
+            ) from error
+
+    def keys(self) -> Sequence[KeyRecord]:
+        """All, oldest first."""
+        with self._read() as session:
+            rows = session.exec(select(KeyRow).order_by(col(KeyRow.sequence))).all()
+            return [self._key(row) for row in rows]
+
+    def _key(self, row: KeyRow) -> KeyRecord:
+        models = self._parse(list[str], row.models, f"key {row.id}")
+        return KeyRecord(row.id, row.sha256, row.label, tuple(models), row.created_at)
+
+    def remove_key(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        with self._write() as session:
+            row = session.exec(select(KeyRow).where(KeyRow.id == key_id)).first()
+            session.delete(_found(row, "key", key_id))
+
+    # --- counters, end -----------------------------------------------------------------------
+
+    def next_counter(self, name: str) -> int:
+        """A number that grows by one with each call and survives restarts; 1 at first."""
+        with self._write() as session:
+            row = session.get(CounterRow, name) or CounterRow(name=name, value=0)
+            row.value += 1
+            session.add(row)
+            return row.value
+
+    def close(self) -> None:
+        """Write the log back into the file and release it. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._lock:
+            with contextlib.suppress(DBAPIError), self._engine.connect() as connection:
+                # A reader elsewhere may hold the log: then its last user writes it back.
+                connection.exec_driver_sql("COMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._engine.dispose()
+
+
+def _found(row: T | None, what: str, key: str) -> T:
+    if row is None:
+        raise NotFoundError(
+            f"there is no {what} {key}.",
+            hint=f"Check the name; the list of {what}s shows what there is.",
+            facts={what: key},
+        )
+    return row
+
+
+def _drop_older(
+    session: Session, table: type[JobRow] | type[PlanRow], newest: int | None, keep: int
+) -> None:
+    session.exec(delete(table).where(col(table.sequence) <= (newest or 0) - keep))
+
+
+def _model_row(record: ModelRecord) -> ModelRow:
+    spec = record.spec
+    return ModelRow(
+        name=spec.name,
+        version=record.version,
+        source_kind=spec.source.kind.value,
+        source_ref=spec.source.ref,
+        engine_kind=spec.engine_kind,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        spec=serde.to_json(spec),
+    )
+
+
+def _profile_row(profile: Profile) -> ProfileRow:
+    return ProfileRow(
+        id=profile.id,
+        model=profile.model,
+        kind=profile.kind.value,
+        hardware=profile.hardware,
+        size=profile.size.key,
+        workload=profile.workload.key,
+        dtype=profile.dtype,
+        started_at=profile.provenance.started_at,
+        body=serde.to_json(profile),
+    )
+
+
+def _job_row(job: Job, sequence: int | None) -> JobRow:
+    return JobRow(
+        sequence=sequence,
+        id=job.id,
+        kind=job.kind,
+        subject=job.subject,
+        state=job.state.value,
+        updated_at=job.updated_at,
+        body=serde.to_json(job),
+    )
+
+
+def _event(row: EventRow) -> Event:
+    return Event(row.id or 0, row.at, row.kind, row.subject, row.message)

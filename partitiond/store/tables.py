@@ -1,0 +1,94 @@
+"""Tables. The migrations make them; a test compares both."""
+
+from sqlmodel import Field, SQLModel
+
+
+class ModelRow(SQLModel, table=True):
+    """A registered model; `spec` is a `ModelSpec` as JSON."""
+
+    __tablename__ = "model"
+
+    name: str = Field(primary_key=True)
+    version: int
+    source_kind: str
+    source_ref: str
+    engine_kind: str
+    created_at: str
+    updated_at: str
+    spec: str
+
+
+class ProfileRow(SQLModel, table=True):
+    """A profile; `body` is a `Profile` as JSON."""
+
+    __tablename__ = "profile"
+
+    id: str = Field(primary_key=True)
+    model: str = Field(index=True)
+    kind: str
+    hardware: str
+    size: str
+    workload: str
+    dtype: str
+    started_at: str
+    body: str
+
+
+class JobRow(SQLModel, table=True):
+    """A job; `sequence` is the order of creation, `body` a `Job` as JSON."""
+
+    __tablename__ = "job"
+
+    sequence: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    kind: str
+    subject: str
+    state: str
+    updated_at: str
+    body: str
+
+
+class PlanRow(SQLModel, table=True):
+    """A plan that was applied; the greatest `sequence` is the desired one."""
+
+    __tablename__ = "plan"
+
+    sequence: int | None = Field(default=None, primary_key=True)
+    id: str
+    created_at: str
+    body: str
+
+
+class EventRow(SQLModel, table=True):
+    """An event. Ids are never used twice, also after old events were dropped."""
+
+    __tablename__ = "event"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: str
+    kind: str
+    subject: str
+    message: str
+
+
+class KeyRow(SQLModel, table=True):
+    """An API key's hash; `models` is a JSON list."""
+
+    __tablename__ = "api_key"
+
+    sequence: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    sha256: str = Field(unique=True)
+    label: str
+    models: str
+    created_at: str
+
+
+class CounterRow(SQLModel, table=True):
+    """A named number that only grows."""
+
+    __tablename__ = "counter"
+
+    name: str = Field(primary_key=True)
+    value: int

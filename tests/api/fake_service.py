@@ -1,0 +1,181 @@
+"""A control plane that only remembers: `ports.ControlService` on an in-memory store."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from partitiond.core.errors import ConflictError
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.partition import CpuCores
+from partitiond.core.plan import (
+    Certificate,
+    Infeasible,
+    Objective,
+    Plan,
+    PlanDiff,
+    Status,
+)
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.core.units import Bytes
+from partitiond.ports import (
+    Event,
+    Job,
+    JobState,
+    KeyRecord,
+    ModelRecord,
+    ModelView,
+    PlanPreview,
+    ProfileOptions,
+    Progress,
+    ReplicaView,
+)
+from partitiond.store import open_store
+
+AT = "2030-01-01T00:00:00Z"
+
+
+class FakeService:
+    """Attributes are for tests to set and look at."""
+
+    def __init__(self) -> None:
+        self.store = open_store(":memory:")
+        self.not_ready: dict[str, str] = {}
+        self.shut_down: list[bool] = []
+        self.infeasible: Infeasible | None = None
+        self.asked: list[ProfileOptions] = []
+        self.broken: Exception | None = None
+        self.change_before_update = False
+        self.in_use = False
+
+    def close(self) -> None:
+        self.store.close()
+
+    async def register(self, spec: ModelSpec) -> ModelRecord:
+        record = ModelRecord(spec, 1, AT, AT)
+        self.store.add_model(record)
+        self.store.add_event(AT, "model-registered", spec.name, "registered")
+        return record
+
+    def models(self) -> Sequence[ModelView]:
+        return [self.model(record.spec.name) for record in self.store.models()]
+
+    def model(self, name: str) -> ModelView:
+        return ModelView(self.store.model(name), "unavailable", 0, 0, None, False, "waits")
+
+    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+        if self.in_use:
+            raise ConflictError(f"{spec.name} has replicas with the old options.")
+        if self.change_before_update:
+            self._bump(spec.name)
+        old = self.store.model(spec.name)
+        record = ModelRecord(spec, old.version + 1, old.created_at, AT)
+        version = old.version if expected_version is None else expected_version
+        self.store.update_model(record, expected_version=version)
+        return record
+
+    def _bump(self, name: str) -> None:
+        old = self.store.model(name)
+        changed = dataclasses.replace(old, version=old.version + 1)
+        self.store.update_model(changed, expected_version=old.version)
+
+    async def remove(self, name: str, expected_version: int | None = None) -> None:
+        if self.change_before_update:
+            self._bump(name)
+            raise ConflictError(f"model {name} was changed meanwhile.")
+        self.store.remove_model(name)
+
+    async def profile(self, name: str, options: ProfileOptions) -> Job:
+        self.store.model(name)
+        self.asked.append(options)
+        progress = Progress("queued", "waits for the device")
+        job_id = f"job-{self.store.next_counter('job')}"
+        job = Job(job_id, "profile", name, JobState.QUEUED, AT, AT, progress)
+        self.store.put_job(job)
+        return job
+
+    def jobs(self) -> Sequence[Job]:
+        return self.store.jobs()
+
+    def job(self, job_id: str) -> Job:
+        return self.store.job(job_id)
+
+    async def cancel_job(self, job_id: str) -> Job:
+        job = dataclasses.replace(self.store.job(job_id), state=JobState.CANCELLED)
+        self.store.put_job(job)
+        return job
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        return self.store.profiles(model)
+
+    def profile_by_id(self, profile_id: str) -> Profile:
+        return self.store.profile(profile_id)
+
+    def import_profile(self, profile: Profile) -> Profile:
+        self.store.add_profile(profile)
+        return profile
+
+    async def plan(self, objective: Objective | None = None) -> PlanPreview:
+        certificate = Certificate(
+            objective or Objective.MIN_DEVICES, 0.0, 0.0, 0.0, Status.OPTIMAL, "exact", 0.0
+        )
+        plan = Plan(
+            f"plan-{self.store.next_counter('plan')}",
+            (),
+            tuple(self.devices()),
+            (),
+            (),
+            certificate,
+            ("nothing is registered",),
+            AT,
+        )
+        return PlanPreview(plan, PlanDiff((), (), (), ()), self.infeasible)
+
+    async def apply(self, plan_id: str | None = None) -> PlanPreview:
+        preview = await self.plan()
+        if plan_id is not None and plan_id != "plan-1":
+            raise ConflictError(f"plan {plan_id} is outdated.", hint="Make a fresh one.")
+        self.store.set_plan(preview.plan)
+        return preview
+
+    def current_plan(self) -> Plan | None:
+        return self.store.plan()
+
+    def replicas(self) -> Sequence[ReplicaView]:
+        partition = CpuCores("cpu", Bytes(1 << 30), (0,))
+        return [
+            ReplicaView(f"{m}-1", m, "cpu", partition, "serving", 7, 0, 8, 1 << 30, 1, False)
+            for m in ("a", "b")
+        ]
+
+    def devices(self) -> Sequence[Device]:
+        memory = Bytes(8 << 30)
+        modes = (SharingMode.CORES,)
+        return [Device("cpu", DeviceKind.CPU, "x", "X", "h", memory, memory, (0, 1), modes=modes)]
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        if self.broken is not None:
+            raise self.broken
+        return self.store.events(after, limit)
+
+    async def create_key(self, label: str, models: Sequence[str]) -> tuple[KeyRecord, str]:
+        key = f"pk-{self.store.next_counter('key')}"
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        record = KeyRecord(digest[:8], digest, label, tuple(models), AT)
+        self.store.add_key(record)
+        return record, key
+
+    def keys(self) -> Sequence[KeyRecord]:
+        return self.store.keys()
+
+    async def remove_key(self, key_id: str) -> None:
+        self.store.remove_key(key_id)
+
+    def readiness(self) -> Mapping[str, str]:
+        return self.not_ready
+
+    async def metrics(self) -> str:
+        return "partitiond_up 1\n"
+
+    async def shutdown(self, *, stop_engines: bool) -> None:
+        self.shut_down.append(stop_engines)

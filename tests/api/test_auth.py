@@ -1,0 +1,78 @@
+"""The admin token: made private, and asked for everywhere but at the probes."""
+
+import stat
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from partitiond.api.app import create_app
+from partitiond.api.auth import ensure_token
+from partitiond.core.errors import SettingsError
+from tests.api.conftest import TOKEN
+from tests.api.fake_service import FakeService
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"],
+)
+@pytest.mark.parametrize("path", ["/", "/models", "/metrics", "/openapi.json", "/no/such/path"])
+async def test_without_the_token_nothing_is_told(
+    http: httpx.AsyncClient, header: str | None, path: str
+) -> None:
+    del http.headers["Authorization"]
+    answer = await http.get(path, headers={} if header is None else {"Authorization": header})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert answer.json()["code"] == "unauthorized"
+    assert "admin-token" in answer.json()["hint"]
+
+
+async def test_tokens_of_any_bytes_are_refused_calmly(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/models", headers={b"Authorization": b"Bearer \xff\xfe"})
+    assert answer.status_code == 401
+
+
+async def test_the_scheme_is_read_in_any_case(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/models", headers={"Authorization": f"bearer {TOKEN}"})
+    assert answer.status_code == 200
+
+
+async def test_probes_need_no_token(http: httpx.AsyncClient) -> None:
+    del http.headers["Authorization"]
+    assert (await http.get("/healthz")).status_code == 200
+    assert (await http.get("/readyz")).status_code == 200
+
+
+async def test_the_document_describes_the_token(app: FastAPI) -> None:
+    document = app.openapi()
+    assert document["security"] == [{"adminToken": []}]
+    assert document["paths"]["/healthz"]["get"]["security"] == []
+
+
+def test_an_empty_token_is_refused(service: FakeService) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        create_app(service, admin_token="")
+
+
+def test_a_token_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "admin-token"
+    token = ensure_token(path)
+    assert len(token) > 40
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert ensure_token(path) == token
+    assert [p.name for p in path.parent.iterdir()] == ["admin-token"]
+    path.chmod(0o644)
+    ensure_token(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"short\n", b"\xff" * 40])
+def test_a_bad_token_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "admin-token"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match="admin-token") as caught:
+        ensure_token(path)
+    assert caught.value.hint

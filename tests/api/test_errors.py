@@ -1,0 +1,109 @@
+"""Whatever goes wrong is a problem document that says what to do, and nothing inner leaks."""
+
+import ast
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx
+import pytest
+
+import partitiond
+from partitiond.api.errors import STATUS, problem_response, status_of
+from partitiond.core import errors
+from partitiond.core.errors import PartitiondError
+from tests.api.fake_service import FakeService
+
+
+def core_errors() -> list[type[PartitiondError]]:
+    return [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, PartitiondError)
+    ]
+
+
+@pytest.mark.parametrize("kind", core_errors())
+def test_every_error_of_the_core_has_a_status_of_its_own(kind: type[PartitiondError]) -> None:
+    assert kind in STATUS
+    HTTPStatus(STATUS[kind])
+
+
+OUR_FAULT = {"PlannerFailedError", "PlanRefusedError"}
+"""Defects of the planner, not of what was asked: the base's 500 is what they deserve."""
+
+
+def test_no_other_error_is_a_bare_partitiond_error() -> None:
+    """An adapter's error stands below one of the core's, whose status it takes; else it is in
+    the table. What never crosses the API (command line, proxy) is its own affair."""
+    mapped = {kind.__name__ for kind in STATUS}
+    package = Path(partitiond.__file__).parent
+    bare = [
+        f"{path.relative_to(package)}: {node.name}"
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] not in {"cli", "proxy"}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith("PartitiondError") for base in node.bases)
+        and node.name not in mapped | OUR_FAULT
+    ]
+    assert bare == []
+
+
+def test_facts_of_any_kind_can_be_sent() -> None:
+    error = errors.ConflictError("x", facts={"path": Path("/a"), "ids": (1, {2}), "none": None})
+    body = bytes(problem_response(error, "/").body)
+    assert b'"path":"/a"' in body
+    assert b'"ids":[1,[2]]' in body
+
+
+def test_a_subclass_takes_the_nearest_status() -> None:
+    class OwnError(errors.StartFailedError):
+        pass
+
+    assert status_of(OwnError("x")) == 502
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/models/", 404, "not_found"),
+        ("PUT", "/models", 405, "method_not_allowed"),
+        ("POST", "/models", 422, "invalid_input"),
+        ("GET", "/models/..%2f..", 404, "not_found"),
+    ],
+)
+async def test_errors_of_http_are_problems_too(
+    http: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await http.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["hint"]
+    assert body["instance"]
+    if status == 405:
+        assert "POST" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"\xff\xfe", b'"x"', b"[" * 100_000])
+async def test_bodies_that_are_no_json_object_are_refused(
+    http: httpx.AsyncClient, content: bytes
+) -> None:
+    answer = await http.post(
+        "/models", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_defect_of_ours_leaks_nothing(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    service.broken = RuntimeError("a secret")
+    answer = await http.get("/events")
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret" not in answer.text

@@ -1,0 +1,131 @@
+"""The demo's parts that need no engine: its settings, its story, its comparison."""
+
+import io
+import socket
+import tomllib
+from array import array
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from loadgen import OpenLoopResult, Outcome, Samples, Throughput
+from loadgen.records import Record
+from partitiond.cli import demo_overload
+from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
+from partitiond.cli.demo_daemon import free_port, run_folder, toml_text
+from partitiond.cli.demo_overload import Lane, Side, comparison, summarise_side
+from partitiond.cli.demo_story import Story
+from partitiond.core.spec import Slo, Weights, Workload
+
+LANE = Lane("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
+
+
+def options(folder: Path, *overrides: str) -> DemoOptions:
+    return DemoOptions(folder, once=True, hub=False, seconds=30.0, overrides=overrides)
+
+
+def test_settings_survive_toml() -> None:
+    values = {"a.b": 'quo"te\\', "a.c": True, "d": [1, 2], "e": 1.5}
+    assert tomllib.loads(toml_text(values)) == {
+        "a": {"b": 'quo"te\\', "c": True},
+        "d": [1, 2],
+        "e": 1.5,
+    }
+
+
+def test_the_demo_has_folders_and_ports_of_its_own(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+
+        settings, config = prepare_folder(options(tmp_path / "demo", "planner.seed=5"))
+    try:
+        assert settings.state_dir == tmp_path / "demo"
+        assert settings.planner.seed == 5
+        assert settings.profiling.cpu_partition_cores == (1,)
+        assert settings.run_dir != settings.state_dir / "run"
+        assert settings.run_dir.stat().st_mode & 0o077 == 0
+        assert run_folder(config) == settings.run_dir, "engines of an earlier run are found again"
+    finally:
+        settings.run_dir.rmdir()
+    fresh = run_folder(config)
+    assert fresh != settings.run_dir
+    fresh.rmdir()
+
+
+def test_without_a_hub_the_second_model_has_dummy_weights(tmp_path: Path) -> None:
+    settings, _ = prepare_folder(options(tmp_path))
+    settings.run_dir.rmdir()
+    real, dummy = demo_specs(options(tmp_path), settings)
+    assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
+    assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY)
+
+
+def test_the_story_numbers_its_steps_and_keeps_their_times_even_of_a_failure() -> None:
+    now = [0.0]
+    file = io.StringIO()
+    story = Story(Console(file=file, width=80), 2, clock=lambda: now[0])
+    with story.step("First"):
+        now[0] = 61.0
+
+    def fail() -> None:
+        with story.step("Second"):
+            now[0] = 62.0
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    story.show(story.summary())
+    text = file.getvalue()
+    assert "1/2 First" in text
+    assert "1 min 01 s" in text
+    assert [title for title, _ in story.times] == ["First", "Second"]
+
+
+def record(index: int, outcome: Outcome, ttft: float = 0.1, tpot: float = 0.01) -> Record:
+    made = Record(index, scheduled=float(index), sent=float(index), outcome=outcome)
+    if outcome is Outcome.OK:
+        made.chunk_times = array("d", [index + ttft, index + ttft + 31 * tpot])
+        made.chunk_tokens = array("I", [1, 31])
+        made.output_tokens = 32
+        made.end = made.chunk_times[-1]
+    return made
+
+
+def test_a_side_counts_what_met_the_slo() -> None:
+    records = (
+        record(0, Outcome.OK),
+        record(1, Outcome.OK, ttft=2.0),
+        record(2, Outcome.OK, tpot=0.5),
+        record(3, Outcome.REFUSED),
+        record(4, Outcome.TIMEOUT),
+    )
+    result = OpenLoopResult(records, 0.0, 5.0, Throughput(0, 0), Samples(), 0.1, 0.0)
+    side = summarise_side("x", [(LANE, result)], 5.0)
+
+    assert (side.sent, side.good, side.refused, side.failed) == (5, 1, 1, 1)
+    assert side.goodput_req_per_s == pytest.approx(0.2)
+    assert side.ttft is not None
+    assert side.ttft.count == 3
+
+
+def test_the_comparison_fits_80_columns() -> None:
+    sides = [Side(label, 10, 5, 3, 0, 5.0, None) for label in ("partitiond", "bare engines")]
+    file = io.StringIO()
+    Console(file=file, width=80).print(comparison(sides))
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+    assert "50%" in file.getvalue()
+
+
+def test_bare_engines_get_the_arrivals_of_the_proxy_in_turns() -> None:
+    routes = demo_overload._routes(LANE, None, seed=3)
+    ((proxy, due),) = demo_overload._routes(LANE, "http://p", seed=3)
+    assert proxy == "http://p"
+    first = [next(due) for _ in range(6)]
+    (a, due_a), (b, due_b) = routes
+    assert (a, b) == ("unix:/run/a.sock", "unix:/run/b.sock")
+    assert [next(due_a) for _ in range(3)] == first[0::2]
+    assert [next(due_b) for _ in range(3)] == first[1::2]

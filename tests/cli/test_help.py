@@ -1,0 +1,77 @@
+"""Help: of every command, quick, and readable at 80 columns."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from partitiond.cli.main import app
+from tests.cli.conftest import Cli
+
+HEAVY = ("pydantic", "fastapi", "ortools", "httpx", "sqlmodel", "rich", "matplotlib", "psutil")
+
+
+def paths(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from paths(command, (*above, name))
+        else:
+            yield (*above, name)
+
+
+COMMANDS = list(paths(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(cli: Cli, path: tuple[str, ...]) -> None:
+    result = cli(*path, "--help")
+
+    assert result.code == 0
+    assert "Usage: partitiond " + " ".join(path) in result.out
+    assert max(len(line) for line in result.out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_but_serve_speaks_json(cli: Cli, path: tuple[str, ...]) -> None:
+    assert ("--json" in cli(*path, "--help").out) == (path != ("serve",))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_first_sentence_of_a_command_fits_the_overview(cli: Cli, path: tuple[str, ...]) -> None:
+    overview = cli(*path[:-1], "--help").out
+    line = next(line for line in overview.splitlines() if line.split()[:1] == [path[-1]])
+    assert not line.endswith("...")
+
+
+def test_no_command_shows_the_overview(cli: Cli) -> None:
+    result = cli()
+    assert "Commands:" in result.out + result.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """What makes help quick; the time itself would depend on the machine."""
+    code = (
+        f"import sys; import partitiond.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version(cli: Cli) -> None:
+    from partitiond import __version__
+
+    assert __version__ in cli("--version").out
+    assert cli("version", "--json").json["partitiond"] == __version__
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "partitiond", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("partitiond ")

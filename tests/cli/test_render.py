@@ -1,0 +1,134 @@
+"""Tables: what a person reads."""
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from partitiond.cli import render
+from partitiond.cli.render_profile import profile_table, profiles_table
+from partitiond.cli.render_progress import PlainReporter
+from partitiond.core.hardware import SharingMode
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import (
+    Footprint,
+    Knee,
+    Latency,
+    LimitedBy,
+    OperatingPoint,
+    Profile,
+    ProfileKind,
+    Provenance,
+)
+from partitiond.core.spec import Workload
+from partitiond.core.units import GIB, Bytes
+
+
+def text_of(drawn: RenderableType, width: int = 80) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False).print(drawn)
+    return file.getvalue()
+
+
+def latency(seconds: float) -> Latency:
+    return Latency(seconds, seconds, seconds * 1.2, seconds * 1.5)
+
+
+def point(batch: int, rate: float, *, kv_limited: bool = False) -> OperatingPoint:
+    return OperatingPoint(
+        batch=batch,
+        output_tokens_per_s=rate,
+        half_width=rate * 0.02,
+        req_per_s=rate / 32,
+        ttft=latency(0.05 * batch),
+        tpot=latency(batch / rate),
+        itl=latency(batch / rate),
+        e2el=latency(32 * batch / rate),
+        kv_tokens=batch * 96,
+        footprint_bytes=Bytes(4 * GIB + batch * 1000),
+        kv_limited=kv_limited,
+    )
+
+
+def profile(knee: int | None) -> Profile:
+    size = Bytes(0)
+    return Profile(
+        id="p-1",
+        model="smollm2-135m",
+        kind=ProfileKind.MEASURED,
+        hardware="cpu-x-2",
+        size=PartitionSize(SharingMode.CORES, 1),
+        workload=Workload(64, 32),
+        dtype="bfloat16",
+        points=(point(1, 50), point(8, 200), point(16, 230), point(32, 235, kv_limited=True)),
+        knee=Knee(knee, knee, knee, 0.05, 235.0, None if knee else LimitedBy.TIME, 32),
+        footprint=Footprint(size, size, size, size, size, 0, Bytes(4 * GIB)),
+        kv_cache_tokens=4096,
+        provenance=Provenance(
+            "vllm", "0.32.0", (), "dummy", None, "cpu-x-2", "Some CPU", "6.1", (0,), 0,
+            "2026-01-01T00:00:00+00:00", 93.0, "0.1.0",
+        ),
+    )  # fmt: skip
+
+
+def test_the_measured_table_marks_frontier_and_knee_and_fits_80_columns() -> None:
+    drawn = text_of(profile_table(profile(16)))
+
+    (row,) = [line for line in drawn.splitlines() if line.split()[:1] == ["16"]]
+    assert row.rstrip().endswith("* knee")
+    assert "KV-limited" in drawn
+    assert "dummy weights" in drawn
+    assert "230" in row
+    assert max(map(len, drawn.splitlines())) <= 80
+
+
+def test_without_a_knee_it_says_why_the_sweep_ended() -> None:
+    drawn = text_of(profile_table(profile(None)))
+    assert "no knee" in drawn
+    assert "time" in drawn
+
+
+def test_a_list_of_profiles_shows_where_throughput_still_grew() -> None:
+    drawn = text_of(profiles_table([profile(16), profile(None)]))
+    assert ">32" in drawn
+
+
+@pytest.mark.parametrize(
+    ("cores", "text"), [((0,), "0"), ((3, 1, 2, 0), "0-3"), ((0, 2, 3, 7), "0,2-3,7"), ((), "")]
+)
+def test_core_lists_are_ranges(cores: tuple[int, ...], text: str) -> None:
+    assert render.core_list(cores) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.0123, "12 ms"), (0.9996, "1000 ms"), (2.5, "2.50 s")]
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        render.models_table([]),
+        render.replicas_table([]),
+        render.devices_table([]),
+        render.keys_table([]),
+        profiles_table([]),
+    ],
+)
+def test_an_empty_list_says_what_to_do(drawn: RenderableType) -> None:
+    assert ":" in text_of(drawn)
+
+
+def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
+    file = io.StringIO()
+    now = [0.0]
+    reporter = PlainReporter(Console(file=file, width=200), clock=lambda: now[0])
+    for second, message in ((0, "a"), (0.2, "a"), (2, "b"), (3, "b"), (13, "b")):
+        now[0] = second
+        reporter.update(message, 0.5, 60)
+    lines = file.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["a", "b", "b"]
+    assert "50%" in lines[0]
+    assert "1 min" in lines[0]

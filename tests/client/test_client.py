@@ -1,0 +1,205 @@
+"""The client against the API on a real port."""
+
+import dataclasses
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from partitiond.api.app import create_app
+from partitiond.client import ControlClient
+from partitiond.client.errors import from_problem
+from partitiond.core.errors import (
+    ConflictError,
+    DaemonUnreachableError,
+    NotFoundError,
+    PreconditionFailedError,
+    SpecError,
+    UnauthorizedError,
+)
+from partitiond.core.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
+from partitiond.ports import JobState, ProfileOptions
+from tests.api.conftest import TOKEN
+from tests.api.fake_service import FakeService
+from tests.api.test_resources import PROFILE
+
+
+@dataclasses.dataclass
+class Running:
+    service: FakeService
+    url: str
+
+
+@pytest.fixture
+def daemon() -> Iterator[Running]:
+    service = FakeService()
+    app = create_app(service, admin_token=TOKEN)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+        service.close()
+
+
+@pytest.fixture
+def client(daemon: Running) -> Iterator[ControlClient]:
+    with ControlClient(daemon.url, TOKEN) as made:
+        yield made
+
+
+def test_models_round_trip(client: ControlClient) -> None:
+    record = client.register({"model": "opt-125m", "weights": "dummy"})
+    assert record.spec.weights is Weights.DUMMY
+    assert client.model("opt-125m").record == record
+    assert [view.record for view in client.models()] == [record]
+    changed = client.update("opt-125m", {"demand": {"req_per_s": 2}}, version=1)
+    assert changed.spec.demand == Demand(2.0)
+    with pytest.raises(PreconditionFailedError):
+        client.update("opt-125m", {"auto": False}, version=1)
+    with pytest.raises(ConflictError, match="registered already"):
+        client.register({"model": "opt-125m"})
+    client.remove("opt-125m", version=2)
+    with pytest.raises(NotFoundError) as caught:
+        client.model("opt-125m")
+    assert caught.value.hint
+
+
+def test_a_specification_is_registered_and_changed_as_it_is(client: ControlClient) -> None:
+    spec = ModelSpec("m", ModelSource(SourceKind.HUB, "org/m", "abc"), slo=Slo(1, 0.1))
+    assert client.register(spec).spec == spec
+    changed = dataclasses.replace(spec, slo=None, max_replicas=2)
+    assert client.update("m", changed).spec == changed
+
+
+def test_a_relative_folder_is_the_users(client: ControlClient) -> None:
+    folder = Path.cwd()
+    record = client.register({"model": "./.", "name": "here"})
+    assert record.spec.source.ref == str(folder)
+
+
+def test_errors_are_those_of_the_daemon(client: ControlClient) -> None:
+    with pytest.raises(SpecError, match="is no model") as caught:
+        client.register({"model": "nonsense"})
+    assert "opt-125m" in caught.value.hint
+    assert caught.value.facts["model"] == "nonsense"
+
+
+def test_names_cannot_leave_their_place_in_the_path(client: ControlClient) -> None:
+    for name in ("../keys", "a/b", "a b", "ü", "?x=1", "#", ".", ".."):
+        with pytest.raises(NotFoundError):
+            client.model(name)
+
+
+def test_jobs(client: ControlClient, daemon: Running) -> None:
+    client.register({"model": "opt-125m"})
+    job = client.profile("opt-125m", ProfileOptions(cores=1, memory_bytes=5))
+    assert daemon.service.asked == [ProfileOptions(cores=1, memory_bytes=5)]
+    assert client.job(job.id) == job
+    assert client.cancel_job(job.id).state is JobState.CANCELLED
+    assert [j.id for j in client.jobs()] == [job.id]
+
+
+def test_profiles(client: ControlClient) -> None:
+    assert client.import_profile(PROFILE) == PROFILE
+    assert client.profile_by_id(PROFILE.id) == PROFILE
+    assert list(client.profiles("opt-125m")) == [PROFILE]
+    assert list(client.profiles("none")) == []
+
+
+def test_plans(client: ControlClient) -> None:
+    assert client.current_plan() is None
+    preview = client.plan("max-goodput")
+    assert client.apply(preview.plan.id).plan == client.current_plan()
+    with pytest.raises(ConflictError, match="outdated"):
+        client.apply("plan-9")
+    assert client.plan().infeasible is None
+
+
+def test_what_is(client: ControlClient, daemon: Running) -> None:
+    assert [view.replica_id for view in client.replicas()] == ["a-1", "b-1"]
+    assert [view.replica_id for view in client.replicas("b")] == ["b-1"]
+    assert list(client.devices()) == list(daemon.service.devices())
+    daemon.service.store.add_event("t", "k", "s", "m")
+    assert [event.message for event in client.events(after=0, limit=5)] == ["m"]
+    assert "partitiond_up" in client.metrics()
+    assert client.readiness() == {}
+    daemon.service.not_ready = {"proxy": "does not answer"}
+    assert client.readiness() == {"proxy": "does not answer"}
+
+
+def test_keys(client: ControlClient) -> None:
+    record, key = client.create_key("app", ["m"])
+    assert record.models == ("m",)
+    assert key
+    assert list(client.keys()) == [record]
+    client.remove_key(record.id)
+    assert list(client.keys()) == []
+
+
+def test_shutting_down(client: ControlClient, daemon: Running) -> None:
+    client.shutdown(stop_engines=True)
+    client.readiness()  # the end follows the answer on the same connection
+    assert daemon.service.shut_down == [True]
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "ü", "two\nlines", "two words"])
+def test_a_wrong_token_is_told_apart(daemon: Running, token: str) -> None:
+    with ControlClient(daemon.url, token) as client:
+        with pytest.raises(UnauthorizedError, match="token"):
+            client.models()
+        client.token = f"{TOKEN}\n"  # as read from its file
+        assert list(client.models()) == []
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as taken:  # bound, not listening: nobody else gets the port
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with ControlClient(url, TOKEN) as client, pytest.raises(DaemonUnreachableError) as caught:
+            client.models()
+    assert "partitiond serve" in caught.value.hint
+
+
+class Stranger(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status = 404 if self.path == "/plan" else 200
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    def log_message(
+        self,
+        format: str,  # noqa: A002
+        *args: object,
+    ) -> None:
+        pass
+
+
+def test_somebody_else_there() -> None:
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        with ControlClient(f"http://127.0.0.1:{server.server_port}", TOKEN) as client:
+            for call in (client.models, client.current_plan):
+                with pytest.raises(DaemonUnreachableError, match="not partitiond"):
+                    call()
+        server.shutdown()
+        thread.join()
+
+
+def test_an_unknown_code_is_kept() -> None:
+    body = b'{"code": "of_tomorrow", "detail": "d", "hint": "h", "facts": {"a": 1}}'
+    error = from_problem("http://x", 418, body)
+    assert (error.code, error.hint, error.facts) == ("of_tomorrow", "h", {"a": 1})

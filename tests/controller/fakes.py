@@ -1,0 +1,441 @@
+"""Port fakes for the controller: no process, no socket, no waiting."""
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.core.errors import (
+    ConflictError,
+    ModelSourceError,
+    PartitiondError,
+    StartFailedError,
+    StartTimedOutError,
+)
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.observation import ReconcilePolicy
+from partitiond.core.partition import CpuCores, PartitionSize
+from partitiond.core.plan import (
+    Candidate,
+    Certificate,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+)
+from partitiond.core.profile import (
+    Footprint,
+    Knee,
+    Latency,
+    OperatingPoint,
+    Profile,
+    ProfileKind,
+    Provenance,
+)
+from partitiond.core.routing import RoutingTable
+from partitiond.core.spec import (
+    Architecture,
+    ModelSource,
+    ModelSpec,
+    SourceKind,
+    Workload,
+)
+from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.ports import (
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    ModelRecord,
+    ProfileRequest,
+    Progress,
+    ResolvedModel,
+)
+
+NOW = "2026-01-01T00:00:00.000Z"
+POLICY = ControllerPolicy(
+    reconcile=ReconcilePolicy(drain_deadline_seconds=20.0, stop_grace_seconds=1.0),
+    watch=WatchPolicy(interval_seconds=0.001),
+    loop_seconds=0.01,
+    adopt_seconds=1.0,
+)
+ARCHITECTURE = Architecture(
+    family="llama",
+    parameters=10_000_000,
+    hidden_size=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    intermediate_size=128,
+    vocab_size=1000,
+    max_position=4096,
+)
+
+
+class FakeClock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def utc_iso(self) -> str:
+        return NOW
+
+
+@dataclasses.dataclass
+class FakeEngine:
+    """What the fake runner knows of one engine."""
+
+    handle: EngineHandle
+    ready: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    gone: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    exit: EngineExit = dataclasses.field(default_factory=lambda: EngineExit(0, ""))
+    answers: bool = True
+    fails_with: PartitiondError | None = None
+
+
+class FakeRunner:
+    """Engines that become ready, hang and die when told to."""
+
+    def __init__(self, *, ready_at_once: bool = True) -> None:
+        self.engines: dict[str, FakeEngine] = {}
+        self.launches: list[EngineLaunch] = []
+        self.stopped: list[str] = []
+        self.refuse_start: PartitiondError | None = None
+        self._ready_at_once = ready_at_once
+        self._pids = itertools.count(100)
+
+    def running(self) -> list[str]:
+        return sorted(name for name, engine in self.engines.items() if not engine.gone.is_set())
+
+    def add(self, launch: EngineLaunch) -> FakeEngine:
+        """An engine that runs already."""
+        pid = next(self._pids)
+        handle = EngineHandle(
+            launch, pid, pid * 10, "boot", f"/run/{launch.replica_id}.sock", "/log", "/run"
+        )
+        engine = FakeEngine(handle)
+        if self._ready_at_once:
+            engine.ready.set()
+        self.engines[launch.replica_id] = engine
+        return engine
+
+    def die(self, name: str, code: int = -9, diagnosis: str = "killed") -> None:
+        self.engines[name].exit = EngineExit(code, diagnosis)
+        self.engines[name].gone.set()
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        if self.refuse_start is not None:
+            raise self.refuse_start
+        assert launch.replica_id not in self.running()
+        self.launches.append(launch)
+        return self.add(launch).handle
+
+    async def wait_ready(
+        self,
+        handle: EngineHandle,
+        deadline_seconds: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> EngineReport:
+        engine = self._of(handle)
+        if progress is not None:
+            progress("loading weights")
+        ready = asyncio.ensure_future(engine.ready.wait())
+        gone = asyncio.ensure_future(engine.gone.wait())
+        try:
+            await asyncio.wait({ready, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            gone.cancel()
+        if engine.fails_with is not None:
+            raise engine.fails_with
+        if engine.gone.is_set():
+            raise StartFailedError("it exited while starting")
+        return EngineReport(4096, "0.0-fake", {})
+
+    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
+        engine = self._of(handle)
+        return engine.answers and engine.ready.is_set() and not engine.gone.is_set()
+
+    async def report(self, handle: EngineHandle) -> EngineReport:
+        return EngineReport(4096, "0.0-fake", {})
+
+    async def wait_exit(self, handle: EngineHandle) -> EngineExit:
+        engine = self._of(handle)
+        await engine.gone.wait()
+        return engine.exit
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        engine = self._of(handle)
+        if not engine.gone.is_set():
+            self.stopped.append(handle.launch.replica_id)
+        engine.gone.set()
+        return engine.exit
+
+    async def find(self) -> Sequence[EngineHandle]:
+        return [engine.handle for engine in self.engines.values() if not engine.gone.is_set()]
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        return 0
+
+    def _of(self, handle: EngineHandle) -> FakeEngine:
+        return next(e for e in self.engines.values() if e.handle == handle)
+
+
+class FakeProxy:
+    """Remembers tables; says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.tables: list[RoutingTable] = []
+        self.counts: dict[str, int] | None = {}
+        self.starts = 0
+        self.alive = False
+        self.newest = 0
+        self.refuse_start: PartitiondError | None = None
+        self._gone = asyncio.Event()
+
+    @property
+    def table(self) -> RoutingTable:
+        return self.tables[-1]
+
+    def die(self) -> None:
+        self.alive = False
+        self._gone.set()
+
+    async def ensure_running(self) -> bool:
+        if self.alive:
+            return False
+        if self.refuse_start is not None:
+            raise self.refuse_start
+        self.alive, self._gone = True, asyncio.Event()
+        self.starts += 1
+        return True
+
+    async def wait_exit(self) -> int | None:
+        if self.alive:
+            await self._gone.wait()
+        return 0
+
+    async def publish(self, table: RoutingTable) -> None:
+        if not self.alive:
+            raise PartitiondError("the proxy is gone.")
+        if table.version <= self.newest:
+            raise ConflictError("older", facts={"current": self.newest})
+        self.newest = table.version
+        self.tables.append(table)
+
+    async def in_flight(self) -> Mapping[str, int] | None:
+        return None if self.counts is None or not self.alive else dict(self.counts)
+
+    async def stats(self) -> Mapping[str, float]:
+        return {"partitiond_proxy_requests_total": 7.0}
+
+    async def stop(self, grace_seconds: float) -> None:
+        self.die()
+
+
+class FakeResolver:
+    """Every model is there, unless its source is called "missing"."""
+
+    async def architecture(self, spec: ModelSpec) -> Architecture:
+        self._check(spec)
+        return ARCHITECTURE
+
+    async def resolve(
+        self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
+    ) -> ResolvedModel:
+        self._check(spec)
+        if progress is not None:
+            progress("fetching", 0.5)
+        return ResolvedModel(spec, Path("/models") / spec.name, None, ARCHITECTURE, True)
+
+    def _check(self, spec: ModelSpec) -> None:
+        if spec.source.ref == "missing":
+            raise ModelSourceError("there is no such model.", hint="Use another.")
+
+
+class FakeProfiler:
+    """Measures when told to; `gate` closed keeps the job running."""
+
+    def __init__(self) -> None:
+        self.requests: list[ProfileRequest] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.breaks_with: Exception | None = None
+        self.cancelled = 0
+
+    async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
+        self.requests.append(request)
+        progress(Progress("measuring", "batch 4", 0.5, 10.0))
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.breaks_with is not None:
+            raise self.breaks_with
+        spec = request.model.spec
+        return measured_profile(
+            spec.name,
+            cores=len(request.cores),
+            hardware=request.device.hardware,
+            engine=spec.engine_kind,
+        )
+
+
+def spec(name: str = "a", **changes: object) -> ModelSpec:
+    base = ModelSpec(
+        name=name,
+        source=ModelSource(SourceKind.FOLDER, f"/models/{name}"),
+        workload=Workload(64, 32),
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def record(name: str = "a", **changes: object) -> ModelRecord:
+    return ModelRecord(spec(name, **changes), 1, NOW, NOW)
+
+
+def cpu(cores: int = 2, memory_gib: int = 24) -> Device:
+    return Device(
+        id="cpu",
+        kind=DeviceKind.CPU,
+        hardware=f"cpu-test-{cores}c",
+        name="test CPU",
+        host="test",
+        memory_bytes=Bytes(memory_gib * GIB),
+        free_bytes=Bytes(memory_gib * GIB),
+        cores=tuple(range(cores)),
+        modes=(SharingMode.CORES,),
+    )
+
+
+def placement(
+    replica_id: str = "a-1",
+    cores: Sequence[int] = (0,),
+    *,
+    batch: int = 4,
+    kind: ProfileKind = ProfileKind.MEASURED,
+) -> Placement:
+    model = replica_id.rpartition("-")[0]
+    memory = Bytes(500 * MIB)
+    candidate = Candidate(
+        model=model,
+        profile_id=f"profile-{model}",
+        profile_kind=kind,
+        hardware="cpu-test-2c",
+        size=PartitionSize(SharingMode.CORES, len(cores)),
+        batch=batch,
+        memory_bytes=memory,
+        kv_cache_bytes=Bytes(100 * MIB),
+        capacity_req_per_s=1.0,
+        output_tokens_per_s=100.0,
+        ttft_p95_seconds=0.2,
+        tpot_p95_seconds=0.01,
+    )
+    return Placement(replica_id, model, "cpu", CpuCores("cpu", memory, tuple(cores)), candidate)
+
+
+def plan(
+    *placements: Placement, plan_id: str = "plan-1", devices: Sequence[Device] | None = None
+) -> Plan:
+    certificate = Certificate(
+        Objective.MIN_DEVICES, 1.0, 1.0, 0.0, Status.OPTIMAL, "by hand", seconds=0.0
+    )
+    return Plan(
+        id=plan_id,
+        placements=placements,
+        devices=tuple(devices if devices is not None else [cpu()]),
+        forecasts=(),
+        unplaced=(),
+        certificate=certificate,
+        explanation=(),
+        created_at=NOW,
+    )
+
+
+def measured_profile(
+    model: str = "a",
+    *,
+    cores: int = 1,
+    hardware: str = "cpu-test-2c",
+    engine: str = "vllm",
+    kind: ProfileKind = ProfileKind.MEASURED,
+    profile_id: str = "",
+) -> Profile:
+    points = tuple(_point(batch, cores) for batch in (1, 2, 4, 8))
+    best = points[-1].output_tokens_per_s
+    return Profile(
+        id=profile_id or f"{model}-{hardware}-{cores}-{kind.value}",
+        model=model,
+        kind=kind,
+        hardware=hardware,
+        size=PartitionSize(SharingMode.CORES, cores),
+        workload=Workload(64, 32),
+        dtype="bfloat16",
+        points=points,
+        knee=Knee(4, 4, 8, 0.05, best, None, 8),
+        footprint=Footprint(
+            Bytes(100 * MIB), Bytes(100 * MIB), Bytes(50 * MIB), Bytes(0), Bytes(250 * MIB),
+            0, Bytes(500 * MIB),
+        ),
+        kv_cache_tokens=4096,
+        provenance=Provenance(
+            engine=engine,
+            engine_version="0.0-fake",
+            engine_args=(),
+            weights="real",
+            model_revision=None,
+            hardware=hardware,
+            device_name="test CPU",
+            driver="",
+            host_cores=tuple(range(cores)),
+            seed=0,
+            started_at=NOW,
+            duration_seconds=1.0,
+            partitiond_version="0",
+        ),
+    )  # fmt: skip
+
+
+def _point(batch: int, cores: int) -> OperatingPoint:
+    rate = 100.0 * min(batch, 4) * cores**0.5
+    latency = Latency(0.1, 0.1, 0.2, 0.3)
+    gap = Latency(0.01, 0.01, 0.02, 0.03)
+    return OperatingPoint(
+        batch=batch,
+        output_tokens_per_s=rate,
+        half_width=1.0,
+        req_per_s=rate / 32,
+        ttft=latency,
+        tpot=gap,
+        itl=gap,
+        e2el=latency,
+        kv_tokens=batch * 100,
+        footprint_bytes=Bytes(500 * MIB),
+        running_mean=float(batch),
+        windows=2,
+    )
+
+
+async def a_moment(turns: int = 25) -> None:
+    """Let tasks run that are ready to run."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Let the loop turn until something holds that tasks bring about by themselves."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - a fake has no event for every condition
+            await asyncio.sleep(0.001)
+
+
+def start_timed_out() -> StartTimedOutError:
+    return StartTimedOutError("it did not become ready within 600 s.", hint="See its log.")

@@ -1,0 +1,306 @@
+"""The loop on fakes: what it starts, routes, drains, adopts and survives."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.journal import Journal
+from partitiond.controller.launches import launch_for
+from partitiond.controller.loop import Controller
+from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.watching import DeviceWatch, ModelFiles
+from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.plan import Placement
+from partitiond.core.replica import ReplicaState
+from partitiond.core.routing import ModelAvailability
+from partitiond.devices.fake import FakeDevices
+from partitiond.ports import EngineLaunch, Store
+from partitiond.store import open_store
+from tests.controller.fakes import (
+    POLICY,
+    FakeClock,
+    FakeProxy,
+    FakeResolver,
+    FakeRunner,
+    a_moment,
+    cpu,
+    placement,
+    plan,
+    record,
+    start_timed_out,
+    until,
+)
+
+
+class Bench:
+    """A controller with everything around it faked but the store."""
+
+    def __init__(self, store: Store, runner: FakeRunner | None = None) -> None:
+        self.store = store
+        self.runner = runner or FakeRunner()
+        self.proxy = FakeProxy()
+        self.clock = FakeClock()
+        self.devices = FakeDevices([cpu()])
+        wake = asyncio.Event()
+        journal = Journal(store, self.clock)
+        self.files = ModelFiles(FakeResolver(), self.clock, wake.set, 30.0)
+        self.controller = Controller(
+            store=store,
+            runner=self.runner,
+            endpoint=Endpoint(
+                self.proxy, store=store, clock=self.clock, journal=journal, wake=wake.set
+            ),
+            devices=DeviceWatch(self.devices, self.clock),
+            files=self.files,
+            clock=self.clock,
+            journal=journal,
+            policy=POLICY,
+            routes=RoutePolicy(),
+            wake=wake,
+        )
+
+    async def passes(self, count: int = 6) -> None:
+        for _ in range(count):
+            await self.controller.one_pass()
+            assert not self.controller.problem
+            await a_moment()
+
+    async def run(self, *placements: Placement, plan_id: str = "plan-1") -> None:
+        self.controller.apply(plan(*placements, plan_id=plan_id))
+        await self.passes()
+
+    def states(self) -> dict[str, ReplicaState]:
+        return {engine.name: engine.state for engine in self.controller.engines}
+
+    def routed(self) -> dict[str, bool]:
+        """Engine name to whether it drains."""
+        return {route.replica_id: route.draining for route in self.proxy.table.replicas}
+
+    def launch(self, wanted: Placement, name: str = "") -> EngineLaunch:
+        model = self.files.get(self.store.model(wanted.model).spec)
+        assert model is not None
+        return launch_for(wanted, model, cpu(), name=name or wanted.replica_id)
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.store.events()]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    store = open_store(":memory:")
+    store.add_model(record("a"))
+    store.add_model(record("b"))
+    here = Bench(store)
+    yield here
+    await here.controller.detach()
+    await here.files.close()
+    store.close()
+
+
+async def test_an_applied_plan_comes_to_serve_and_is_routed(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))
+    assert bench.states() == {"a-1": ReplicaState.SERVING, "b-1": ReplicaState.SERVING}
+    assert bench.routed() == {"a-1": False, "b-1": False}
+    route = bench.proxy.table.replicas_of("a")[0]
+    assert (route.max_sequences, route.kv_cache_tokens, route.max_model_len) == (4, 4096, 256)
+    launch = bench.runner.launches[0]
+    assert (launch.cores, launch.max_num_seqs) == ((0,), 4)
+
+
+async def test_nothing_changes_once_the_plan_runs(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    published = len(bench.proxy.tables)
+    await bench.passes(5)
+    assert len(bench.proxy.tables) == published
+    assert len(bench.runner.launches) == 1
+
+
+async def test_a_dead_engine_leaves_the_routes_at_once_and_comes_back(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    bench.runner.die("a-1", diagnosis="out of memory")
+    await a_moment()
+    await bench.controller.one_pass()
+    assert bench.routed() == {}
+    assert bench.states() == {"a-1": ReplicaState.FAILED}
+    assert bench.proxy.table.models[0].availability is ModelAvailability.STARTING
+    bench.clock.now += 1.0
+    await bench.passes()
+    assert bench.routed() == {"a-1": False}
+    assert bench.controller.engines[0].starts == 2
+    assert any("out of memory" in event.message for event in bench.store.events())
+
+
+async def test_a_hung_engine_is_noticed_ended_and_started_again(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    bench.runner.engines["a-1"].answers = False
+    engine = bench.controller.engines[0]
+    async with asyncio.timeout(10):
+        await engine.ended()
+    assert engine.state is ReplicaState.FAILED
+    assert "one-token probes" in engine.last_error
+    assert bench.runner.stopped == ["a-1"]
+
+
+async def test_an_engine_that_never_becomes_ready_backs_off_with_its_diagnosis(
+    bench: Bench,
+) -> None:
+    runner = bench.runner
+    runner._ready_at_once = False
+    await bench.run(placement("a-1"))
+    runner.engines["a-1"].fails_with = start_timed_out()
+    runner.engines["a-1"].ready.set()
+    await a_moment()
+    await bench.passes(3)
+    (engine,) = bench.controller.engines
+    assert (engine.state, engine.failures) == (ReplicaState.FAILED, 1)
+    assert "within 600 s" in engine.last_error
+    assert len(runner.launches) == 1
+    bench.clock.now += 1.0
+    await bench.passes(2)
+    assert len(runner.launches) == 2
+
+
+async def test_a_missing_engine_environment_is_an_error_on_the_replica_only(bench: Bench) -> None:
+    bench.runner.refuse_start = EngineUnavailableError(
+        "there is no engine.", hint="Run `partitiond engine install`."
+    )
+    await bench.run(placement("a-1"))
+    (engine,) = bench.controller.engines
+    assert engine.state is ReplicaState.FAILED
+    assert "engine install" in engine.last_error
+
+
+async def test_a_removed_replica_drains_until_its_requests_are_done(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))
+    bench.proxy.counts = {"a-1": 2}
+    bench.controller.apply(plan(placement("b-1", [1]), plan_id="plan-2"))
+    await bench.passes()
+    assert bench.states()["a-1"] is ReplicaState.DRAINING
+    assert bench.routed() == {"a-1": True, "b-1": False}
+    assert bench.runner.stopped == []
+    bench.proxy.counts = {}
+    await bench.passes()
+    assert bench.runner.stopped == ["a-1"]
+    assert bench.states() == {"b-1": ReplicaState.SERVING}
+
+
+async def test_a_count_from_before_the_drain_was_published_is_not_believed(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    bench.controller.apply(plan(plan_id="plan-2"))
+    await bench.controller.one_pass()  # drains and publishes
+    assert bench.states()["a-1"] is ReplicaState.DRAINING
+    bench.proxy.die()  # and with it, what it was told
+    bench.proxy.refuse_start = EngineUnavailableError("no")
+    await a_moment()
+    await bench.controller.one_pass()
+    await bench.controller.one_pass()
+    assert bench.runner.stopped == []
+
+
+async def test_a_move_to_free_room_runs_both_until_the_new_one_serves(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]))
+    bench.runner._ready_at_once = False
+    bench.controller.apply(plan(placement("a-1", [1]), plan_id="plan-2"))
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING, "a-1.2": ReplicaState.STARTING}
+    assert bench.routed() == {"a-1": False}
+    bench.runner.engines["a-1.2"].ready.set()
+    await bench.passes()
+    assert bench.states() == {"a-1.2": ReplicaState.SERVING}
+    assert bench.routed() == {"a-1.2": False}
+
+
+async def test_running_engines_of_the_plan_are_adopted_without_a_start(bench: Bench) -> None:
+    wanted = placement("a-1")
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    bench.runner.add(bench.launch(wanted))
+    bench.controller.apply(plan(wanted))
+    await bench.controller.adopt()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+    await bench.passes()
+    assert bench.routed() == {"a-1": False}
+    assert bench.runner.launches == []
+    (engine,) = bench.controller.engines
+    assert (engine.adopted, engine.starts) == (True, 0)
+
+
+async def test_running_engines_that_nobody_wants_are_drained_and_stopped(bench: Bench) -> None:
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    bench.runner.add(bench.launch(placement("a-7")))
+    await bench.controller.adopt()
+    await bench.passes()
+    assert bench.runner.stopped == ["a-7"]
+    assert "replica-draining" in bench.kinds()
+
+
+async def test_engines_a_profile_job_left_behind_are_stopped_at_once(bench: Bench) -> None:
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    launch = dataclasses.replace(bench.launch(placement("a-1")), placement=None)
+    bench.runner.add(launch)
+    await bench.controller.adopt()
+    assert bench.runner.stopped == ["a-1"]
+    assert bench.states() == {}
+
+
+async def test_the_proxy_is_started_again_and_told_the_routes(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    bench.proxy.die()
+    await a_moment()
+    published = len(bench.proxy.tables)
+    await bench.controller.one_pass()
+    assert bench.proxy.starts == 2
+    assert len(bench.proxy.tables) == published + 1
+    assert bench.routed() == {"a-1": False}
+
+
+async def test_after_a_lost_store_routes_are_published_above_what_the_proxy_has(
+    bench: Bench,
+) -> None:
+    bench.proxy.newest = 500
+    for _ in range(2):
+        await bench.controller.one_pass()
+    assert bench.proxy.table.version > 500
+
+
+async def test_a_driver_that_does_not_answer_starts_and_stops_nothing(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]))
+    bench.devices.refuse()
+    bench.clock.now += POLICY.device_seconds
+    bench.controller.apply(plan(placement("a-1", [0]), placement("b-1", [1]), plan_id="plan-2"))
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+
+
+async def test_stopping_everything_drains_first_and_leaves_nothing(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))
+    bench.proxy.counts = {"a-1": 1}
+    stopping = asyncio.create_task(bench.controller.stop_everything())
+    await until(lambda: bench.runner.running() == ["a-1"])
+    assert bench.routed() == {"a-1": True}
+    bench.proxy.counts = {}
+    await stopping
+    assert bench.runner.running() == []
+    assert bench.store.plan() is not None  # what was asked stays asked
+
+
+async def test_who_asks_twice_does_not_wait_for_requests(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    bench.proxy.counts = {"a-1": 1}
+    stopping = asyncio.create_task(bench.controller.stop_everything())
+    await until(lambda: bench.states().get("a-1") is ReplicaState.DRAINING)
+    bench.controller.hurry()
+    await stopping
+    assert bench.runner.running() == []
+
+
+async def test_detaching_leaves_the_engines_running(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    await bench.controller.detach()
+    assert bench.runner.running() == ["a-1"]
+    assert bench.runner.stopped == []

@@ -1,0 +1,122 @@
+"""Who may get requests."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.controller.routes import (
+    HOPELESS_FAILURES,
+    RoutedEngine,
+    RoutePolicy,
+    availability_of,
+    routing_from,
+    service_seconds,
+)
+from partitiond.core.observation import ObservedReplica
+from partitiond.core.replica import ReplicaState
+from partitiond.core.routing import ModelAvailability, RoutingTable
+from partitiond.core.spec import Slo
+from partitiond.ports import KeyRecord
+from tests.controller.fakes import NOW, placement, record, spec
+
+
+def engine(state: ReplicaState, *, name: str = "a-1", **changes: object) -> RoutedEngine:
+    observed = ObservedReplica(
+        "a-1", f"g-{name}", placement("a-1"), state, in_flight=0, state_since=0.0
+    )
+    routed = RoutedEngine(observed, name, f"/run/{name}.sock", 4096, 256)
+    return dataclasses.replace(routed, **changes)  # type: ignore[arg-type]
+
+
+def table(*engines: RoutedEngine, policy: RoutePolicy | None = None) -> RoutingTable:
+    return routing_from(
+        desired=[placement("a-1")],
+        engines=engines,
+        models=[record("a")],
+        keys=[KeyRecord("key-1", "ab" * 32, "test", ("a",), NOW)],
+        policy=policy or RoutePolicy(),
+        version=3,
+    )
+
+
+@given(st.lists(st.tuples(st.sampled_from(ReplicaState), st.booleans()), max_size=6))
+def test_only_serving_engines_get_requests_and_draining_ones_finish_theirs(
+    states: list[tuple[ReplicaState, bool]],
+) -> None:
+    engines = [
+        engine(state, name=f"a-{n}", broken=broken) for n, (state, broken) in enumerate(states)
+    ]
+    routes = {route.replica_id: route for route in table(*engines).replicas}
+    for one in engines:
+        state = one.observed.state
+        route = routes.get(one.name)
+        open_to_new = route is not None and not route.draining
+        assert open_to_new == (state is ReplicaState.SERVING and not one.broken)
+        if state is ReplicaState.DRAINING and not one.broken:
+            assert route is not None
+
+
+def test_a_route_carries_the_limits_of_the_operating_point() -> None:
+    (route,) = table(engine(ReplicaState.SERVING)).replicas
+    assert route.max_sequences == 4
+    assert route.kv_cache_tokens == 4096
+    assert route.service_seconds == pytest.approx(0.2 + 31 * 0.01)
+    assert service_seconds(placement(), spec()) == route.service_seconds
+
+
+def test_keys_and_their_requirement_are_handed_over() -> None:
+    made = table(policy=RoutePolicy(keys_required=True))
+    assert made.keys_required
+    assert [(key.id, key.models) for key in made.keys] == [("key-1", ("a",))]
+
+
+def test_a_request_waits_no_longer_than_its_slo_allows() -> None:
+    made = routing_from(
+        desired=(),
+        engines=(),
+        models=[record("a", slo=Slo(2.0, 0.1)), record("b", slo=Slo(90.0, 0.1))],
+        keys=(),
+        policy=RoutePolicy(max_wait_seconds=30.0),
+        version=1,
+    )
+    assert [route.max_wait_seconds for route in made.models] == [2.0, 30.0]
+
+
+@pytest.mark.parametrize(
+    ("engines", "expected"),
+    [
+        ([], ModelAvailability.STARTING),
+        ([engine(ReplicaState.STARTING)], ModelAvailability.STARTING),
+        ([engine(ReplicaState.SERVING)], ModelAvailability.SERVING),
+        ([engine(ReplicaState.SERVING, broken=True)], ModelAvailability.STARTING),
+        ([engine(ReplicaState.FAILED)], ModelAvailability.STARTING),
+    ],
+)
+def test_a_wanted_model_is_coming_until_it_serves(
+    engines: list[RoutedEngine], expected: ModelAvailability
+) -> None:
+    assert availability_of("a", [placement("a-1")], engines) is expected
+
+
+def test_a_model_that_is_not_planned_or_fails_again_and_again_is_unavailable() -> None:
+    assert availability_of("a", [], []) is ModelAvailability.UNAVAILABLE
+    failed = engine(ReplicaState.FAILED)
+    hopeless = dataclasses.replace(
+        failed, observed=dataclasses.replace(failed.observed, failures=HOPELESS_FAILURES)
+    )
+    assert availability_of("a", [placement("a-1")], [hopeless]) is ModelAvailability.UNAVAILABLE
+
+
+def test_the_last_engine_of_a_removed_model_gets_nothing_new() -> None:
+    made = routing_from(
+        desired=(),
+        engines=[engine(ReplicaState.SERVING)],
+        models=[],
+        keys=(),
+        policy=RoutePolicy(),
+        version=1,
+    )
+    assert made.models == ()
+    assert [route.draining for route in made.replicas] == [True]

@@ -1,0 +1,189 @@
+"""A host as data, for the reconciler alone: applies actions, and breaks the rules loudly."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+
+from partitiond.core.hardware import SharingMode
+from partitiond.core.partition import CpuCores, PartitionSize
+from partitiond.core.plan import Candidate, Placement
+from partitiond.core.profile import ProfileKind
+from partitiond.core.reconcile import (
+    LIVE,
+    Action,
+    DrainReplica,
+    ForgetReplica,
+    Observation,
+    ObservedReplica,
+    ReconcilePolicy,
+    StartEngine,
+    StopEngine,
+    StopReason,
+    Unknown,
+    failures_after,
+    reconcile,
+)
+from partitiond.core.replica import ReplicaEvent, ReplicaState, step
+from partitiond.core.room import overlap
+from partitiond.core.units import MIB, Bytes
+
+POLICY = ReconcilePolicy(
+    start_deadline_seconds=100.0,
+    drain_deadline_seconds=20.0,
+    stop_grace_seconds=2.0,
+    backoff_base_seconds=1.0,
+    backoff_max_seconds=8.0,
+)
+
+
+def placement(
+    replica_id: str,
+    cores: Iterable[int] = (0,),
+    *,
+    device_id: str = "cpu",
+    memory_mib: int = 100,
+    batch: int = 8,
+) -> Placement:
+    """A placement "model-n" on some cores."""
+    chosen = tuple(sorted(cores))
+    memory = Bytes(memory_mib * MIB)
+    model = replica_id.rpartition("-")[0]
+    candidate = Candidate(
+        model=model,
+        profile_id=f"profile-{model}",
+        profile_kind=ProfileKind.MEASURED,
+        hardware="test-cpu",
+        size=PartitionSize(SharingMode.CORES, len(chosen)),
+        batch=batch,
+        memory_bytes=memory,
+        kv_cache_bytes=Bytes(memory // 2),
+        capacity_req_per_s=1.0,
+        output_tokens_per_s=100.0,
+        ttft_p95_seconds=0.1,
+        tpot_p95_seconds=0.01,
+    )
+    return Placement(replica_id, model, device_id, CpuCores(device_id, memory, chosen), candidate)
+
+
+@dataclasses.dataclass
+class SimulatedHost:
+    """Engines, devices and time. `apply` checks what must never happen."""
+
+    memory_mib: dict[str, int]
+    now: float = 0.0
+    engines: dict[str, ObservedReplica] = dataclasses.field(default_factory=dict)
+    unknown: set[str] = dataclasses.field(default_factory=set)
+    leases: tuple[CpuCores, ...] = ()
+    not_ready: tuple[str, ...] = ()
+    _generations: "itertools.count[int]" = dataclasses.field(default_factory=itertools.count)
+
+    def observe(self) -> Observation:
+        return Observation(
+            replicas=tuple(self.engines.values()),
+            devices=tuple(
+                (device, Unknown("test") if device in self.unknown else mib * MIB)
+                for device, mib in self.memory_mib.items()
+            ),
+            now=self.now,
+            leases=self.leases,
+            not_ready=self.not_ready,
+        )
+
+    def run(self, desired: tuple[Placement, ...]) -> tuple[Action, ...]:
+        """One pass: observe, reconcile, act."""
+        actions = reconcile(desired, self.observe(), POLICY)
+        for action in actions:
+            self.apply(action)
+        self.check()
+        return actions
+
+    def add(self, wanted: Placement, state: ReplicaState, **changes: object) -> ObservedReplica:
+        """An engine that is there already, however it came."""
+        generation = f"g{next(self._generations)}"
+        replica = ObservedReplica(wanted.replica_id, generation, wanted, state, 0, self.now)
+        self.engines[generation] = dataclasses.replace(replica, **changes)  # type: ignore[arg-type]
+        return self.engines[generation]
+
+    def happen(self, generation: str, event: ReplicaEvent) -> None:
+        old = self.engines[generation]
+        state = step(old.state, event)
+        failures = old.failures
+        if state is ReplicaState.FAILED:
+            served = self.now - old.state_since if old.state is ReplicaState.SERVING else 0.0
+            failures = failures_after(failures, served, POLICY)
+        self.engines[generation] = dataclasses.replace(
+            old, state=state, state_since=self.now, failures=failures
+        )
+
+    def apply(self, action: Action) -> None:
+        match action:
+            case StartEngine(placement=wanted):
+                self._start(wanted)
+            case DrainReplica(generation=generation):
+                self.happen(generation, ReplicaEvent.DRAIN_ASKED)
+            case StopEngine(generation=generation, reason=reason):
+                if reason is StopReason.DRAINED:
+                    assert self.engines[generation].in_flight == 0
+                late = reason is StopReason.START_DEADLINE
+                self.happen(
+                    generation, ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.STOP_ASKED
+                )
+            case ForgetReplica(generation=generation):
+                assert self.engines[generation].state not in LIVE
+                del self.engines[generation]
+
+    def _start(self, wanted: Placement) -> None:
+        assert wanted.device_id not in self.unknown, "started on a device nobody could observe"
+        dead = [
+            key
+            for key, e in self.engines.items()
+            if e.replica_id == wanted.replica_id and e.state not in LIVE
+        ]
+        failures = max((self.engines[key].failures for key in dead), default=0)
+        for key in dead:
+            del self.engines[key]
+        self.add(wanted, ReplicaState.STARTING, failures=failures)
+
+    def in_state(self, *states: ReplicaState) -> list[ObservedReplica]:
+        return [e for e in self.engines.values() if e.state in states]
+
+    def check(self) -> None:
+        """What must hold after every pass, whatever came before."""
+        live = self.in_state(*LIVE)
+        for one, other in itertools.combinations(live, 2):
+            assert not overlap(one.placement.partition, other.placement.partition)
+        for device, mib in self.memory_mib.items():
+            here = [e for e in live if e.placement.device_id == device]
+            assert sum(e.placement.partition.memory_bytes for e in here) <= mib * MIB
+            assert sum(e.state is ReplicaState.STARTING for e in here) <= POLICY.max_starting
+
+    def settle(self, desired: tuple[Placement, ...], passes: int = 200) -> int:
+        """Let everything go well until nothing is left to do; the number of passes it took."""
+        self.unknown, self.leases, self.not_ready = set(), (), ()
+        for taken in range(passes):
+            actions = self.run(desired)
+            busy = self.calm_step()
+            if not actions and not busy and not self._waiting():
+                return taken
+            self.now += 1.0
+        raise AssertionError(f"no rest after {passes} passes: {list(self.engines.values())}")
+
+    def _waiting(self) -> bool:
+        return bool(self.in_state(ReplicaState.FAILED))
+
+    def calm_step(self) -> bool:
+        """Starting engines become ready, requests end, stopping engines exit."""
+        moves: list[tuple[ReplicaState, Callable[[str], None]]] = [
+            (ReplicaState.STARTING, lambda g: self.happen(g, ReplicaEvent.BECAME_READY)),
+            (ReplicaState.STOPPING, lambda g: self.happen(g, ReplicaEvent.EXITED)),
+        ]
+        changed = False
+        for generation, engine in list(self.engines.items()):
+            if engine.in_flight != 0:
+                self.engines[generation] = dataclasses.replace(engine, in_flight=0)
+                changed = True
+            for state, move in moves:
+                if engine.state is state:
+                    move(generation)
+                    changed = True
+        return changed

@@ -1,0 +1,132 @@
+"""The CPU device: cores and memory that are really ours, in containers too."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.units import GIB, MIB
+from partitiond.devices.cpu import discover_cpu, hardware_key
+
+MEMINFO = (
+    f"MemTotal: {64 * 1024 * 1024} kB\nMemFree: 1024 kB\nMemAvailable: {48 * 1024 * 1024} kB\n"
+)
+
+
+def host(root: Path, files: dict[str, str]) -> Path:
+    """A foreign host's kernel files below `root`."""
+    given = {"proc/meminfo": MEMINFO, "proc/cpuinfo": "model name\t: Some CPU 9000 @ 2.0GHz\n"}
+    for name, text in {**given, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_this_host_s_cpu_is_what_the_kernel_lets_us_use() -> None:
+    device = discover_cpu()
+    assert device.id == "cpu"
+    assert device.kind is DeviceKind.CPU
+    assert device.modes == (SharingMode.CORES,)
+    assert set(device.cores) <= os.sched_getaffinity(0)
+    assert 0 < device.free_bytes <= device.memory_bytes
+    assert device.driver == os.uname().release
+    assert re.fullmatch(r"cpu-[a-z0-9-]+-\d+c", device.hardware)
+
+
+def test_a_host_without_cgroups_has_all_its_memory(tmp_path: Path) -> None:
+    device = discover_cpu(root=host(tmp_path, {}), affinity=range(8))
+    assert device.memory_bytes == 64 * GIB
+    assert device.free_bytes == 48 * GIB
+    assert device.cores == tuple(range(8))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/box/inner\n",
+                "sys/fs/cgroup/box/memory.max": str(8 * GIB),
+                "sys/fs/cgroup/box/memory.current": str(3 * GIB),
+                "sys/fs/cgroup/box/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+                "sys/fs/cgroup/box/inner/memory.max": "max",
+                "sys/fs/cgroup/box/cpu.max": "250000 100000",
+            },
+            id="v2",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "4:memory:/box\n1:cpu,cpuacct:/box\n0::/\n",
+                "sys/fs/cgroup/memory/box/memory.limit_in_bytes": str(8 * GIB),
+                "sys/fs/cgroup/memory/box/memory.usage_in_bytes": str(3 * GIB),
+                "sys/fs/cgroup/memory/box/memory.stat": f"total_inactive_file {GIB}\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
+                "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us": "250000",
+                "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us": "100000",
+            },
+            id="v1",
+        ),
+        pytest.param(
+            {  # in a container the named group lies outside; the mount's root is ours
+                "proc/self/cgroup": "0::/outside/of/here\n",
+                "sys/fs/cgroup/memory.max": str(8 * GIB),
+                "sys/fs/cgroup/memory.current": str(2 * GIB),
+                "sys/fs/cgroup/cpu.max": "200000 100000",
+            },
+            id="container",
+        ),
+    ],
+)
+def test_cgroup_limits_hold(tmp_path: Path, files: dict[str, str]) -> None:
+    device = discover_cpu(root=host(tmp_path, files), affinity=range(8))
+    assert device.memory_bytes == 8 * GIB
+    assert device.free_bytes == 6 * GIB
+    assert device.cores == (0, 1)
+
+
+def test_an_unlimited_quota_leaves_all_cores(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000"}
+    assert len(discover_cpu(root=host(tmp_path, files), affinity=range(8)).cores) == 8
+
+
+def test_cores_and_memory_can_be_limited(tmp_path: Path) -> None:
+    root = host(tmp_path, {})
+    device = discover_cpu([3, 1], 2 * GIB, root=root, affinity=range(4))
+    assert device.cores == (1, 3)
+    assert device.memory_bytes == device.free_bytes == 2 * GIB
+    assert device.hardware.endswith("-2c")
+
+
+@pytest.mark.parametrize("wanted", [[9], [0, 9], []])
+def test_cores_that_are_not_ours_are_refused(tmp_path: Path, wanted: list[int]) -> None:
+    with pytest.raises(DeviceError) as caught:
+        discover_cpu(wanted, root=host(tmp_path, {}), affinity=range(4))
+    assert "[0, 1, 2, 3]" in caught.value.hint
+
+
+def test_a_host_that_hides_its_memory_is_a_device_error(tmp_path: Path) -> None:
+    root = host(tmp_path, {"proc/meminfo": "Buffers: 1 kB\n"})
+    with pytest.raises(DeviceError, match="memory"):
+        discover_cpu(root=root, affinity=[0])
+
+
+def test_more_memory_than_there_is_changes_nothing(tmp_path: Path) -> None:
+    device = discover_cpu(None, 1024 * GIB, root=host(tmp_path, {}), affinity=[0])
+    assert device.memory_bytes == 64 * GIB
+    assert device.free_bytes % MIB == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "key"),
+    [
+        ("AMD EPYC 9654 96-Core Processor", 2, "cpu-amd-epyc-9654-2c"),
+        ("Intel(R) Xeon(R) Platinum 8480+ CPU @ 2.00GHz", 16, "cpu-intel-xeon-platinum-8480-16c"),
+        ("AMD EPYC", 4, "cpu-amd-epyc-4c"),
+    ],
+)
+def test_the_hardware_key_names_model_and_cores(name: str, cores: int, key: str) -> None:
+    assert hardware_key(name, cores) == key

@@ -1,0 +1,276 @@
+"""A daemon as a user runs it: a subprocess, a config file, the client and real signals."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import openai
+
+from partitiond.client.client import ControlClient
+from partitiond.core.errors import PartitiondError
+from partitiond.ports import Job, JobState, ReplicaView
+from partitiond.settings import load_settings
+
+T = TypeVar("T")
+FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, int | float):
+        return repr(value)
+    return '"' + str(value) + '"'
+
+
+def wait_for(what: str, check: Callable[[], T | None], *, seconds: float, pause: float = 0.1) -> T:
+    """Poll until `check` gives something true; a test that waits for ever says for what."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(pause)
+
+
+class Fleet:
+    """One daemon on a state folder of its own."""
+
+    def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
+        self.folder = folder
+        self.run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
+        self.config = folder / "config.toml"
+        values: dict[str, object] = {
+            "state_dir": str(folder / "state"),
+            "run_dir": str(self.run_dir),
+            "control.port": free_port(),
+            "proxy.port": free_port(),
+            "gpu.enabled": False,
+            **overrides,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text("".join(f"{k} = {toml_value(v)}\n" for k, v in values.items()))
+        self.settings = load_settings(self.config, dict(os.environ), {}).settings
+        self.log = folder / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # --- the daemon -------------------------------------------------------------------------
+
+    def start(self, *, seconds: float = 60) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "partitiond", "--config", str(self.config), "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for("the daemon to be ready", self._is_ready, seconds=seconds)
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended:\n{self.log.read_text()[-4000:]}")
+        with contextlib.suppress(PartitiondError), self.client() as client:
+            return not client.readiness()
+        return False
+
+    def client(self) -> ControlClient:
+        token = self.settings.token_path
+        return ControlClient(
+            self.settings.control_url, token.read_text().strip() if token.exists() else ""
+        )
+
+    def kill_daemon(self) -> None:
+        """SIGKILL, as the kernel would when memory runs out."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def terminate(self, *, seconds: float = 90) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def cleanup(self) -> None:
+        """End whatever a failed test left; never relied upon by a passing one."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # --- what the host shows ----------------------------------------------------------------
+
+    def processes(self) -> list[int]:
+        """Every process that has this fleet's folders in its command line or environment."""
+        marks = (str(self.run_dir).encode(), str(self.folder).encode())
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                if state != "Z" and any(mark in text for mark in marks):
+                    found.append(int(entry.name))
+        return found
+
+    def process_with(self, *words: str) -> int:
+        """The one process of this fleet whose command line has all the words."""
+        found = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if all(word in line for word in words):
+                    found.append(pid)
+        assert found, f"no process with {words}"
+        return found[0]
+
+    # --- the steps of a user ----------------------------------------------------------------
+
+    def finish(self, job: Job, *, seconds: float) -> Job:
+        with self.client() as client:
+
+            def done() -> Job | None:
+                now = client.job(job.id)
+                return now if now.state in FINISHED else None
+
+            return wait_for(f"job {job.id}", done, seconds=seconds, pause=0.5)
+
+    def serving(self, count: int, *, seconds: float) -> Sequence[ReplicaView]:
+        def ready() -> Sequence[ReplicaView] | None:
+            with self.client() as client:
+                views = client.replicas()
+            good = [view for view in views if view.state == "serving"]
+            return good if len(good) == count and len(views) == count else None
+
+        try:
+            return wait_for(f"{count} serving replicas", ready, seconds=seconds, pause=0.3)
+        except AssertionError as error:
+            with self.client() as client:
+                views = client.replicas()
+            raise AssertionError(f"{error}\n{views}\n{self.log.read_text()[-3000:]}") from error
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.settings.proxy_url}/v1"
+
+    def openai(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=120)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How one streamed request ended.
+
+    `ended` is "done" for a proper end, "error-event" for an error event and then the end,
+    "refused" for a status, "broken" for a connection that broke.
+    """
+
+    model: str
+    started: float
+    finished: float = 0.0
+    ended: str = ""
+    tokens: int = 0
+    detail: str = ""
+
+
+async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
+    """One streamed completion, read to its end with nothing hidden."""
+    import httpx
+
+    outcome = Outcome(model, time.monotonic())
+    body = {
+        "model": model,
+        "prompt": "Once upon a time",
+        "max_tokens": tokens,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    try:
+        async with (
+            httpx.AsyncClient(timeout=httpx.Timeout(120, connect=5)) as client,
+            client.stream("POST", f"{base_url}/completions", json=body) as reply,
+        ):
+            if reply.status_code != 200:
+                outcome.ended = "refused"
+                outcome.detail = f"{reply.status_code} {(await reply.aread()).decode()[:300]}"
+                return outcome
+            failed, done = False, False
+            async for line in reply.aiter_lines():
+                if line == "data: [DONE]":
+                    done = True
+                elif line.startswith(('data: {"error"', "event: error")):
+                    failed, outcome.detail = True, line[:300]
+                elif line.startswith("data: "):
+                    outcome.tokens += 1
+            outcome.ended = "error-event" if failed and done else "done" if done else "broken"
+    except httpx.HTTPError as error:
+        outcome.ended = "broken"
+        outcome.detail = repr(error)
+    finally:
+        outcome.finished = time.monotonic()
+    return outcome
+
+
+class Load:
+    """Closed-loop streams on several models in a thread of its own, while a test does harm."""
+
+    def __init__(self, base_url: str, models: Mapping[str, int], tokens: int) -> None:
+        self._base_url = base_url
+        self._models = models
+        self._tokens = tokens
+        self.outcomes: list[Outcome] = []
+        self._ending = False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Load"]:
+        import threading
+
+        thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._ending = True
+            thread.join(150)
+            assert not thread.is_alive(), "a request never ended"
+
+    async def _main(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for model, slots in self._models.items():
+                for _ in range(slots):
+                    group.create_task(self._slot(model))
+
+    async def _slot(self, model: str) -> None:
+        while not self._ending:
+            outcome = await stream_once(self._base_url, model, self._tokens)
+            self.outcomes.append(outcome)
+            if outcome.ended != "done":
+                await asyncio.sleep(0.2)
+
+    def of(self, model: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.model == model]

@@ -1,0 +1,263 @@
+"""An engine runner whose engine lives in the test's own loop and has a known step time."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import EngineError, StartFailedError
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.spec import (
+    Architecture,
+    EngineOptions,
+    ModelSource,
+    ModelSpec,
+    SourceKind,
+    Workload,
+)
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import (
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    ProfileRequest,
+    ResolvedModel,
+)
+
+ARCHITECTURE = Architecture(
+    family="llama",
+    parameters=135_000_000,
+    hidden_size=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    intermediate_size=1536,
+    vocab_size=49152,
+    max_position=2048,
+)
+
+
+@dataclasses.dataclass
+class EngineTraits:
+    """What the engine is like: t(running) = base + slope running, in seconds per step."""
+
+    base_seconds: float = 0.004
+    slope_seconds: float = 0.0005
+    fails_to_start: bool = False
+    dies_at_batch: int | None = None
+    refuses_at_batch: int | None = None
+    preempts_at_batch: int | None = None
+    kv_bytes_per_request: int = 1_000_000
+
+
+class SteppingEngine:
+    """Gives every running request one token per step, over a Unix socket."""
+
+    def __init__(self, traits: EngineTraits, launch: EngineLaunch, socket_path: str) -> None:
+        self.traits = traits
+        self.launch = launch
+        self.socket_path = socket_path
+        self.exited: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
+        self.waiting: list[tuple[int, asyncio.StreamWriter, asyncio.Future[None]]] = []
+        self.most_running = 0
+        self.preemptions = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._work = asyncio.Event()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._handle, self.socket_path)
+        self._tasks.append(asyncio.create_task(self._step()))
+
+    def end(self, code: int, diagnosis: str) -> None:
+        if self.exited.done():
+            return
+        self.exited.set_result(EngineExit(code, diagnosis))
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        for _, writer, _ in self.waiting:
+            writer.transport.abort()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                body = json.loads(await reader.readexactly(length))
+                if len(self.waiting) + 1 == self.traits.refuses_at_batch:
+                    writer.write(b"HTTP/1.1 500 X\r\nContent-Length: 4\r\n\r\noops")
+                    continue
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                    b"Transfer-Encoding: chunked\r\n\r\n"
+                )
+                finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self.waiting.append((body["max_tokens"], writer, finished))
+                self._work.set()
+                await finished
+        writer.close()
+
+    async def _step(self) -> None:
+        sent: dict[int, int] = {}
+        while True:
+            self.waiting = [w for w in self.waiting if not w[1].is_closing()]
+            if not self.waiting:
+                self._work.clear()
+                await self._work.wait()
+            running = list(self.waiting)
+            self.most_running = max(self.most_running, len(running))
+            if self.traits.preempts_at_batch and len(running) >= self.traits.preempts_at_batch:
+                self.preemptions += 1
+            if self.traits.dies_at_batch and len(running) >= self.traits.dies_at_batch:
+                self.end(-9, "out of memory")
+                return
+            await asyncio.sleep(self.traits.base_seconds + self.traits.slope_seconds * len(running))
+            for entry in running:
+                self._token(entry, sent)
+
+    def _token(
+        self,
+        entry: tuple[int, asyncio.StreamWriter, asyncio.Future[None]],
+        sent: dict[int, int],
+    ) -> None:
+        wanted, writer, finished = entry
+        key = id(finished)
+        sent[key] = sent.get(key, 0) + 1
+        usage = {"prompt_tokens": 8, "completion_tokens": sent[key]}
+        self._write(writer, {"choices": [{"text": "w"}], "usage": usage})
+        if sent[key] == wanted:
+            self._write(writer, {"choices": [], "usage": usage})
+            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            sent.pop(key)
+            self.waiting.remove(entry)
+            finished.set_result(None)
+
+    @staticmethod
+    def _write(writer: asyncio.StreamWriter, payload: dict[str, object]) -> None:
+        event = b"data: " + json.dumps(payload).encode() + b"\n\n"
+        writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+
+
+class SteppingEngines:
+    """`ports.EngineRunner` over engines of this loop."""
+
+    def __init__(self, folder: Path, traits: EngineTraits) -> None:
+        self.folder = folder
+        self.traits = traits
+        self.engines: list[SteppingEngine] = []
+        self.stops = 0
+
+    @property
+    def running(self) -> int:
+        return sum(not engine.exited.done() for engine in self.engines)
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        path = str(self.folder / f"{len(self.engines)}.sock")
+        engine = SteppingEngine(self.traits, launch, path)
+        self.engines.append(engine)
+        await engine.start()
+        return EngineHandle(launch, len(self.engines), 0, "boot", path, "engine.log", "")
+
+    def _of(self, handle: EngineHandle) -> SteppingEngine:
+        return self.engines[handle.pid - 1]
+
+    async def wait_ready(
+        self,
+        handle: EngineHandle,
+        deadline_seconds: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> EngineReport:
+        if self.traits.fails_to_start:
+            raise StartFailedError("it cannot start")
+        if progress is not None:
+            progress("loading weights")
+        return await self.report(handle)
+
+    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
+        return not self._of(handle).exited.done()
+
+    async def report(self, handle: EngineHandle) -> EngineReport:
+        engine = self._of(handle)
+        if engine.exited.done():
+            raise EngineError("it is gone")
+        metrics = {
+            "vllm:num_requests_running": float(len(engine.waiting)),
+            "vllm:num_requests_waiting": 0.0,
+            "vllm:num_preemptions_total": float(engine.preemptions),
+            "vllm:kv_cache_usage_perc": 0.5,
+        }
+        return EngineReport(4096, "test-1", metrics)
+
+    async def wait_exit(self, handle: EngineHandle) -> EngineExit:
+        return await asyncio.shield(self._of(handle).exited)
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        self.stops += 1
+        await asyncio.sleep(0.01)
+        self._of(handle).end(0, "")
+        return await self.wait_exit(handle)
+
+    async def find(self) -> Sequence[EngineHandle]:
+        return ()
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        engine = self._of(handle)
+        return 3 * GIB + engine.most_running * self.traits.kv_bytes_per_request
+
+
+@pytest.fixture
+def traits() -> EngineTraits:
+    return EngineTraits()
+
+
+@pytest.fixture
+def engines(tmp_path: Path, traits: EngineTraits) -> SteppingEngines:
+    return SteppingEngines(tmp_path, traits)
+
+
+@pytest.fixture
+def request_of() -> Callable[..., ProfileRequest]:
+    """Makes profile requests on a one-core CPU partition."""
+
+    def make(**changes: object) -> ProfileRequest:
+        spec = ModelSpec(
+            name="tiny",
+            source=ModelSource(SourceKind.FOLDER, "/models/tiny"),
+            workload=Workload(8, 8),
+            engine=EngineOptions(max_model_len=256),
+        )
+        device = Device(
+            id="cpu",
+            kind=DeviceKind.CPU,
+            hardware="cpu-test",
+            name="Test CPU",
+            host="here",
+            memory_bytes=Bytes(16 * GIB),
+            free_bytes=Bytes(16 * GIB),
+            cores=(0, 1),
+            modes=(SharingMode.CORES,),
+            driver="6.1",
+        )
+        model = ResolvedModel(spec, Path("/models/tiny"), "rev", ARCHITECTURE, dummy_weights=True)
+        asked = ProfileRequest(
+            model=model,
+            device=device,
+            cores=(1,),
+            memory_bytes=8 * GIB,
+            max_batch=4,
+            time_limit_seconds=20,
+            min_window_seconds=0.3,
+            max_window_seconds=0.6,
+            seed=3,
+        )
+        return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,164 @@
+import asyncio
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from partitiond.core.routing import (
+    KeyRoute,
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RoutingTable,
+)
+from partitiond.proxy.app import ProxyApp
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.logs import LogFile
+from partitiond.proxy.server import QuietServer, data_config, listen_tcp
+from partitiond.proxy.state import ProxyState
+from tests.proxy.scripted import ScriptedEngine, Script, running, well_behaved
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: Unix socket paths are limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        yield Path(name)
+
+
+def replica(
+    engine: ScriptedEngine | Path, replica_id: str = "m-1", model: str = "m", **changes: Any
+) -> ReplicaRoute:
+    path = engine.path if isinstance(engine, ScriptedEngine) else engine
+    values: dict[str, Any] = {
+        "replica_id": replica_id,
+        "model": model,
+        "socket_path": str(path),
+        "generation": "1-1",
+        "max_sequences": 8,
+        "kv_cache_tokens": 0,
+        "max_model_len": 1024,
+    }
+    return ReplicaRoute(**{**values, **changes})
+
+
+def table(
+    *replicas: ReplicaRoute,
+    version: int = 1,
+    keys: tuple[KeyRoute, ...] = (),
+    keys_required: bool = False,
+    availability: ModelAvailability = ModelAvailability.SERVING,
+    models: tuple[str, ...] = ("m",),
+    **route: Any,
+) -> RoutingTable:
+    values = {"served_name": "m", "created_at": 1700000000, **route}
+    return RoutingTable(
+        version,
+        tuple(ModelRoute(name=name, availability=availability, **values) for name in models),
+        replicas,
+        keys,
+        keys_required,
+    )
+
+
+@dataclasses.dataclass
+class Proxy:
+    """A proxy in this event loop, with the state at hand."""
+
+    state: ProxyState
+    port: int
+    log: LogFile
+    log_lines: list[str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=20)
+
+    def openai(self, key: str = "none") -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    async def complete(self, **body: Any) -> httpx.Response:
+        async with self.client as client:
+            return await client.post("/v1/completions", json={"model": "m", "prompt": "hi", **body})
+
+    async def stream_text(self, **body: Any) -> str:
+        """The whole text of a streamed completion, as it came."""
+        return (await self.complete(stream=True, **body)).text
+
+    def idle(self) -> bool:
+        """Whether nothing at all is counted as in flight or waiting."""
+        return (
+            not self.state.flights
+            and not any(self.state.in_flight().values())
+            and not any(self.state.queues().values())
+            and all(r.sequences == 0 and r.kv_tokens == 0 for r in self.state.replicas())
+        )
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+class ListLog(LogFile):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        super().__init__(None, max_bytes=1, backups=0)
+        self.kept: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.kept.append(line)
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, options: ProxyOptions) -> AsyncIterator[Proxy]:
+    state, log = ProxyState(options, folder / "state"), ListLog()
+    listener = listen_tcp("127.0.0.1", 0)
+    server = QuietServer(data_config(ProxyApp(state, log), options))
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield Proxy(state, listener.getsockname()[1], log, log.kept)
+    finally:
+        server.config.timeout_graceful_shutdown = 1
+        server.should_exit = True
+        await task
+        state.close()
+        listener.close()
+
+
+MakeProxy = Callable[..., Awaitable[Proxy]]
+MakeEngine = Callable[..., Awaitable[ScriptedEngine]]
+
+
+@pytest.fixture
+async def make_proxy(folder: Path) -> AsyncIterator[MakeProxy]:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(routes: RoutingTable | None = None, **options: Any) -> Proxy:
+            proxy = await stack.enter_async_context(serving(folder, ProxyOptions(**options)))
+            if routes is not None:
+                proxy.state.apply(routes)
+            return proxy
+
+        yield make
+
+
+@pytest.fixture
+async def make_engine(folder: Path) -> AsyncIterator[MakeEngine]:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(script: Script = well_behaved, name: str = "e1") -> ScriptedEngine:
+            return await stack.enter_async_context(running(folder / f"{name}.sock", script))
+
+        yield make

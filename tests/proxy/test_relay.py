@@ -1,0 +1,468 @@
+"""Faults of engines and clients: retry, honest ends, time limits, cancellation, no leaks."""
+
+import asyncio
+import json
+import random
+
+import openai
+import pytest
+
+from partitiond.core.balance import RetryBudget
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.scripted import (
+    DONE,
+    END,
+    STREAM_HEAD,
+    Received,
+    Script,
+    ScriptedEngine,
+    Step,
+    answer,
+    chat_event,
+    chunk,
+    completion,
+    event,
+    stream,
+    text_event,
+    well_behaved,
+)
+
+ENGINE_ERROR = event({"error": {"message": "oom", "type": "X", "param": None, "code": 500}})
+
+
+def plays(*steps: Step) -> Script:
+    return lambda _: list(steps)
+
+
+def events_of(text: str) -> list[str]:
+    """The events of a stream, each checked to be whole."""
+    assert text.endswith("\n\n")
+    events = text[:-2].split("\n\n")
+    for item in events:
+        assert item.startswith("data: ")
+        if item != "data: [DONE]":
+            json.loads(item[6:])
+    return [item[6:] for item in events]
+
+
+def error_event(text: str) -> dict[str, object]:
+    """The error at the end of a stream: an error event, then [DONE], nothing after."""
+    events = events_of(text)
+    assert events[-1] == "[DONE]"
+    assert events.count("[DONE]") == 1
+    error = json.loads(events[-2])["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return dict(error)
+
+
+BEFORE_CONTENT: dict[str, list[Step]] = {
+    "reset at once": ["reset"],
+    "closed at once": ["close"],
+    "no http": [b"garbage\r\n\r\n"],
+    "half a head": [b"HTTP/1.1 200 OK\r\ncontent-ty", "close"],
+    "server error": answer({"error": "x"}, 500, "Internal Server Error"),
+    "overloaded": answer({"error": "x"}, 503, "Service Unavailable"),
+    "redirect to its own address": [
+        b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://engine/v1/completions\r\n"
+        b"content-length: 0\r\n\r\n"
+    ],
+    "unknown model there": answer({"error": "x"}, 404, "Not Found"),
+    "head only": [STREAM_HEAD, "close"],
+    "role only": [STREAM_HEAD, chunk(chat_event({"role": "assistant", "content": ""})), "reset"],
+    "half an event": [STREAM_HEAD, chunk(text_event("x")[:-9]), "close"],
+    "garbage events": stream(b"hello world\n\n"),
+    "unreadable event": stream(b"data: {nope\n\n"),
+    "error event first": stream(ENGINE_ERROR, DONE),
+    "only the end": stream(DONE),
+    "broken chunks": [STREAM_HEAD, b"zz\r\nxx\r\n"],
+    "json instead of a stream": answer(completion()),
+}
+
+
+@pytest.mark.parametrize("fault", list(BEFORE_CONTENT))
+async def test_a_fault_before_the_first_content_is_retried_elsewhere_unseen(
+    make_proxy: MakeProxy, make_engine: MakeEngine, fault: str
+) -> None:
+    bad = await make_engine(plays(*BEFORE_CONTENT[fault]), "bad")
+    good = await make_engine(name="good")
+    proxy = await make_proxy(
+        table(replica(bad, "m-1", max_sequences=100), replica(good, "m-2", max_sequences=1))
+    )
+    for _ in range(4):
+        assert "hel" in events_of(await proxy.stream_text())[0]
+    assert bad.received, "the bad one was tried first"
+    assert proxy.idle()
+
+
+@pytest.mark.parametrize("fault", list(BEFORE_CONTENT))
+async def test_with_no_other_replica_the_client_gets_a_proper_status(
+    make_proxy: MakeProxy, make_engine: MakeEngine, fault: str
+) -> None:
+    bad = await make_engine(plays(*BEFORE_CONTENT[fault]))
+    proxy = await make_proxy(table(replica(bad)))
+    response = await proxy.complete(stream=True)
+    assert response.status_code == 502
+    assert response.json()["error"]["code"].startswith("upstream_")
+    assert len(bad.received) == 1
+    assert proxy.idle()
+
+
+async def test_at_most_two_attempts_and_never_twice_the_same_replica(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engines = [await make_engine(plays("reset"), f"e{i}") for i in range(4)]
+    proxy = await make_proxy(table(*(replica(e, f"m-{i}") for i, e in enumerate(engines))))
+    response = await proxy.complete()
+    assert response.status_code == 502
+    assert sum(len(e.received) for e in engines) == 2
+    assert max(len(e.received) for e in engines) == 1
+
+
+async def test_retries_stay_within_the_budget(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engines = [await make_engine(plays("reset"), f"e{i}") for i in range(2)]
+    proxy = await make_proxy(table(*(replica(e, f"m-{i}") for i, e in enumerate(engines))))
+    for _ in range(100):
+        await proxy.complete()
+    attempts = sum(len(e.received) for e in engines)
+    assert attempts <= 100 * 1.2 + RetryBudget().reserve
+    assert attempts > 100
+
+
+AFTER_CONTENT: dict[str, list[Step]] = {
+    "reset": [STREAM_HEAD, chunk(text_event("hel")), 0.02, "reset"],
+    "closed": [STREAM_HEAD, chunk(text_event("hel")), 0.02, "close"],
+    "half an event": [
+        STREAM_HEAD,
+        chunk(text_event("hel")),
+        chunk(text_event("lo")[:20]),
+        0.02,
+        "close",
+    ],
+    "an end without [DONE]": stream(text_event("hel"), text_event("lo", "stop")),
+    "garbage chunks": [STREAM_HEAD, chunk(text_event("hel")), 0.02, b"zz\r\nboo"],
+    "an endless event": stream(text_event("hel"), b"data: " + b"x" * 2_000_000),
+}
+
+
+@pytest.mark.parametrize("fault", list(AFTER_CONTENT))
+async def test_a_fault_after_the_first_content_ends_with_an_error_event(
+    make_proxy: MakeProxy, make_engine: MakeEngine, fault: str
+) -> None:
+    bad = await make_engine(plays(*AFTER_CONTENT[fault]), "bad")
+    good = await make_engine(name="good")
+    proxy = await make_proxy(
+        table(replica(bad, "m-1", max_sequences=100), replica(good, "m-2", draining=True))
+    )
+    text = await proxy.stream_text()
+    assert json.loads(events_of(text)[0])["choices"][0]["text"] == "hel"
+    assert str(error_event(text)["code"]).startswith("upstream_")
+    assert len(bad.received) == 1
+    assert not good.received
+    await proxy.until(lambda: len(proxy.log_lines) == 1)
+    assert json.loads(proxy.log_lines[0])["outcome"] == "failed"
+    assert proxy.idle()
+
+
+async def test_an_engines_own_error_event_goes_out_once_and_counts_as_failed(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(plays(*stream(text_event("hel"), ENGINE_ERROR, DONE)))
+    proxy = await make_proxy(table(replica(engine)))
+    assert error_event(await proxy.stream_text())["message"] == "oom"
+    assert json.loads(proxy.log_lines[0])["outcome"] == "failed"
+
+
+async def test_the_openai_client_raises_on_a_broken_stream(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    proxy = await make_proxy(table(replica(await make_engine(plays(*AFTER_CONTENT["reset"])))))
+    async with proxy.openai() as client:
+        chunks = await client.completions.create(model="m", prompt="hi", stream=True)
+        with pytest.raises(openai.APIError):
+            async for _ in chunks:
+                pass
+
+
+async def test_a_request_error_inside_a_stream_gets_its_status(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    blame = event({"error": {"message": "too long", "type": "X", "param": None, "code": 400}})
+    engine = await make_engine(plays(*stream(blame, DONE)))
+    proxy = await make_proxy(table(replica(engine), replica(engine, "m-2")))
+    response = await proxy.complete(stream=True)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "too long")
+    assert len(engine.received) == 1
+
+
+async def test_events_cut_anywhere_arrive_whole_and_unchanged(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    body = b"".join(text_event(f"data: [DONE] é {i}") for i in range(30)) + DONE
+    dice = random.Random(7)
+
+    def cut(_: Received) -> list[Step]:
+        steps: list[Step] = [STREAM_HEAD]
+        rest = body
+        while rest:
+            size = dice.randint(1, 60)
+            steps += [chunk(rest[:size]), 0.0]
+            rest = rest[size:]
+        return [*steps, END]
+
+    proxy = await make_proxy(table(replica(await make_engine(cut))))
+    assert (await proxy.stream_text()).encode() == body
+
+
+async def test_usage_is_passed_on_and_learned_from(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    usage = event({"choices": [], "usage": {"prompt_tokens": 400, "completion_tokens": 900}})
+    proxy = await make_proxy(
+        table(replica(await make_engine(plays(*stream(text_event("x"), usage, DONE)))))
+    )
+    before = proxy.state.models["m"].output_p90.value
+    text = await proxy.stream_text(prompt="x" * 100)
+    assert "prompt_tokens" in text
+    model = proxy.state.models["m"]
+    assert model.output_p90.value > before
+    assert model.tokens_per_byte.value > 0.3
+
+
+# Time limits
+
+
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [
+        (["hold"], "upstream_first_token_timeout"),
+        ([STREAM_HEAD, "hold"], "upstream_first_token_timeout"),
+        (
+            [STREAM_HEAD, chunk(chat_event({"role": "assistant"})), "hold"],
+            "upstream_first_token_timeout",
+        ),
+    ],
+)
+async def test_no_first_token_in_time_is_504(
+    make_proxy: MakeProxy, make_engine: MakeEngine, steps: list[Step], code: str
+) -> None:
+    engine = await make_engine(plays(*steps))
+    proxy = await make_proxy(table(replica(engine)), first_token_timeout_seconds=0.1)
+    response = await proxy.complete(stream=True)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, code)
+    await engine.until(lambda: engine.left == 1)
+
+
+async def test_a_stream_that_stops_in_the_middle_ends_with_its_own_error(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(plays(STREAM_HEAD, chunk(text_event("hel")), "hold"))
+    proxy = await make_proxy(table(replica(engine)), between_tokens_timeout_seconds=0.1)
+    assert error_event(await proxy.stream_text())["code"] == "upstream_between_tokens_timeout"
+    await engine.until(lambda: engine.left == 1)
+
+
+async def test_a_slow_but_steady_stream_is_cut_by_the_total_limit_only(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    steady = [step for _ in range(100) for step in (chunk(text_event("x")), 0.03)]
+    engine = await make_engine(plays(STREAM_HEAD, *steady))
+    proxy = await make_proxy(
+        table(replica(engine)), between_tokens_timeout_seconds=0.2, total_timeout_seconds=0.6
+    )
+    text = await proxy.stream_text()
+    assert error_event(text)["code"] == "upstream_total_timeout"
+    assert len(events_of(text)) > 8, "longer than the limit between tokens"
+
+
+async def test_a_whole_answer_is_bounded_by_the_total_limit(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(plays("hold"))
+    proxy = await make_proxy(table(replica(engine)), total_timeout_seconds=0.1)
+    response = await proxy.complete()
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "upstream_total_timeout"
+
+
+async def test_an_engine_that_is_not_there_is_503(make_proxy: MakeProxy, folder: object) -> None:
+    from pathlib import Path
+
+    proxy = await make_proxy(table(replica(Path(str(folder)) / "none.sock")))
+    response = await proxy.complete()
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "upstream_connect"
+    assert response.headers["retry-after"] == "1"
+
+
+# Connections
+
+
+async def test_connections_are_kept_and_a_stale_one_costs_no_attempt(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    def closes_on_reuse(request: Received) -> list[Step]:
+        seen = [r for r in engine.received if r.connection == request.connection]
+        return answer(completion()) if len(seen) <= 2 else ["reset"]
+
+    engine: ScriptedEngine = await make_engine(closes_on_reuse)
+    proxy = await make_proxy(table(replica(engine)))
+    for _ in range(9):
+        assert (await proxy.complete()).status_code == 200
+    connections = [r.connection for r in engine.received]
+    assert connections.count(1) == 3, "two answers, then the reset that was not an attempt"
+    assert all(json.loads(line)["attempts"] == 1 for line in proxy.log_lines)
+
+
+async def test_a_new_engine_behind_the_name_gets_no_old_connection(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine()
+    proxy = await make_proxy(table(replica(engine)))
+    await proxy.complete()
+    proxy.state.apply(table(replica(engine, generation="2-2"), version=2))
+    await engine.until(lambda: engine.open == 0)
+    await proxy.complete()
+    assert [r.connection for r in engine.received] == [1, 2]
+
+
+async def test_a_routing_update_leaves_running_streams_alone(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    slow = plays(*stream(text_event("hel"), 0.3, text_event("lo", "stop"), DONE))
+    engine = await make_engine(slow)
+    proxy = await make_proxy(table(replica(engine)))
+    running = asyncio.create_task(proxy.stream_text())
+    await engine.until(lambda: len(engine.received) == 1)
+    proxy.state.apply(table(version=2, models=()))
+    assert proxy.state.in_flight() == {"m-1": 1}, "a replica that left the table still counts"
+    assert events_of(await running)[-1] == "[DONE]"
+    assert proxy.idle()
+    assert (await proxy.complete()).status_code == 404
+
+
+async def test_an_older_table_is_ignored(make_proxy: MakeProxy) -> None:
+    proxy = await make_proxy(table(version=5))
+    assert not proxy.state.apply(table(version=4, models=()))
+    assert set(proxy.state.models) == {"m"}
+
+
+async def test_a_draining_replica_gets_nothing_new_and_finishes_what_runs(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    old = await make_engine(plays(*stream(text_event("x"), 0.2, DONE)), "old")
+    new = await make_engine(name="new")
+    proxy = await make_proxy(table(replica(old, "old")))
+    running = asyncio.create_task(proxy.stream_text())
+    await old.until(lambda: len(old.received) == 1)
+    proxy.state.apply(table(replica(old, "old", draining=True), replica(new, "new"), version=2))
+    for _ in range(5):
+        assert (await proxy.complete()).headers["x-partitiond-replica"] == "new"
+    assert proxy.state.in_flight() == {"old": 1, "new": 0}
+    assert events_of(await running)[-1] == "[DONE]"
+    assert len(old.received) == 1
+
+
+# Clients that leave
+
+
+async def _start_and_leave(proxy: Proxy, engine: ScriptedEngine, *, received: int) -> None:
+    async with proxy.client as client:
+        request = asyncio.create_task(
+            client.post("/v1/completions", json={"model": "m", "prompt": "x", "stream": True})
+        )
+        await engine.until(lambda: len(engine.received) == received)
+        await asyncio.sleep(0.05)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["hold"],
+        [STREAM_HEAD, "hold"],
+        [STREAM_HEAD, chunk(text_event("hel")), "hold"],
+    ],
+)
+async def test_a_client_that_leaves_cancels_upstream(
+    make_proxy: MakeProxy, make_engine: MakeEngine, steps: list[Step]
+) -> None:
+    engine = await make_engine(plays(*steps))
+    proxy = await make_proxy(table(replica(engine)))
+    await _start_and_leave(proxy, engine, received=1)
+    await engine.until(lambda: engine.left == 1)
+    await proxy.until(proxy.idle)
+    await proxy.until(lambda: len(proxy.log_lines) == 1)
+    assert json.loads(proxy.log_lines[0])["outcome"] == "client_gone"
+    assert not proxy.state.models["m"].replicas["m-1"].health.failures
+
+
+async def test_a_client_that_leaves_the_queue_is_never_sent(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(plays(*stream(text_event("x"), 0.3, DONE)))
+    proxy = await make_proxy(table(replica(engine, max_sequences=1)))
+    first = asyncio.create_task(proxy.stream_text())
+    await engine.until(lambda: len(engine.received) == 1)
+    await _start_and_leave(proxy, engine, received=1)
+    await proxy.until(lambda: proxy.state.queues() == {"m": 0})
+    await first
+    assert len(engine.received) == 1
+    assert proxy.idle()
+
+
+async def test_the_openai_client_can_cancel_a_stream(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(plays(STREAM_HEAD, chunk(text_event("hel")), "hold"))
+    proxy = await make_proxy(table(replica(engine)))
+    async with proxy.openai() as client:
+        chunks = await client.completions.create(model="m", prompt="hi", stream=True)
+        await anext(aiter(chunks))
+        await chunks.close()
+    await engine.until(lambda: engine.left == 1)
+    await proxy.until(proxy.idle)
+
+
+async def test_hundreds_of_faulty_requests_leave_nothing_behind(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    faults = [*BEFORE_CONTENT.values(), *AFTER_CONTENT.values(), [STREAM_HEAD, "hold"]]
+    dice = random.Random(3)
+
+    def any_fault(request: Received) -> list[Step]:
+        return well_behaved(request) if dice.random() < 0.3 else dice.choice(faults)
+
+    engines = [await make_engine(any_fault, f"e{i}") for i in range(3)]
+    proxy = await make_proxy(
+        table(*(replica(e, f"m-{i}", max_sequences=4) for i, e in enumerate(engines))),
+        first_token_timeout_seconds=0.2,
+        between_tokens_timeout_seconds=0.2,
+    )
+
+    async def one(number: int) -> None:
+        async with proxy.client as client:
+            request = asyncio.create_task(
+                client.post(
+                    "/v1/completions",
+                    json={"model": "m", "prompt": "x", "stream": number % 3 > 0},
+                )
+            )
+            if number % 5 == 0:
+                await asyncio.sleep(dice.random() * 0.1)
+                request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+
+    for start in range(0, 400, 40):
+        await asyncio.gather(*(one(start + i) for i in range(40)))
+    await proxy.until(proxy.idle)
+    assert not proxy.state.flights
+    for engine in engines:
+        engine.script = well_behaved
+    await asyncio.sleep(0)
+    proxy.state.apply(
+        table(*(replica(e, f"m-{i}", generation="2-2") for i, e in enumerate(engines)), version=2)
+    )
+    assert (await proxy.complete()).status_code == 200

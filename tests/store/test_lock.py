@@ -1,0 +1,77 @@
+"""One daemon per state folder, whatever dies."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import ConflictError, StoreError
+from partitiond.store import StateFolderBusyError, StateLock
+from partitiond.store.lock import lock_holder
+
+HOLD = """
+import pathlib, sys
+from partitiond.store import StateLock
+lock = StateLock.acquire(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_daemon_is_told_who_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "daemon.lock"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(StateFolderBusyError, match=f"process {other.pid}") as caught:
+            StateLock.acquire(path)
+        assert isinstance(caught.value, ConflictError)
+        holder = lock_holder(path)
+        assert holder is not None
+        assert holder.pid == other.pid
+        other.kill()
+        other.wait()
+        with StateLock.acquire(path):  # the kernel released it
+            pass
+
+
+def test_the_same_process_cannot_take_it_twice(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.lock"
+    lock = StateLock.acquire(path)
+    with pytest.raises(StateFolderBusyError, match=str(os.getpid())):
+        StateLock.acquire(path)
+    lock.release()
+    lock.release()
+    assert lock_holder(path) is None
+    StateLock.acquire(path).release()
+
+
+def test_children_do_not_inherit_it(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.lock"
+    lock = StateLock.acquire(path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print('runs', flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        close_fds=False,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"runs\n"
+        lock.release()
+        StateLock.acquire(path).release()
+
+
+def test_no_lock_no_holder(tmp_path: Path) -> None:
+    assert lock_holder(tmp_path / "none") is None
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="lock"):
+        StateLock.acquire(tmp_path / "file" / "daemon.lock")

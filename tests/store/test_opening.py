@@ -1,0 +1,302 @@
+"""Files that must be refused, and are left as they are."""
+
+import hashlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlmodel import SQLModel
+
+from partitiond.core.errors import StoreError
+from partitiond.ports import ModelRecord
+from partitiond.store import open_store
+from partitiond.store.connection import make_engine
+from partitiond.store.migrate import MIGRATIONS, known_revisions
+
+MakeRecord = Callable[..., ModelRecord]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def file(tmp_path: Path, make_record: MakeRecord) -> Path:
+    """A store with something in it, closed."""
+    path = tmp_path / "s.sqlite3"
+    store = open_store(path)
+    for number in range(200):
+        store.add_model(make_record(f"model-{number}"))
+    store.close()
+    return path
+
+
+def refused(path: Path, *, busy_timeout_seconds: float = 0.1) -> StoreError:
+    before = digest(path)
+    with pytest.raises(StoreError) as caught:
+        open_store(path, busy_timeout_seconds=busy_timeout_seconds)
+    assert digest(path) == before
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_new_store_is_private_and_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "s.sqlite3"
+    open_store(path).close()
+    assert [p.name for p in path.parent.iterdir()] == ["s.sqlite3"]
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_what_was_written_is_there_after_opening_again(file: Path) -> None:
+    store = open_store(file)
+    assert len(store.models()) == 200
+    store.close()
+
+
+def test_random_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    path.write_bytes(b"this is a text, not a database" * 1000)
+    assert "not a SQLite database" in refused(path).message
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    path.touch()
+    assert "empty" in refused(path).message
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE model (name)")
+    connection.commit()
+    connection.close()
+    assert "not a store of partitiond" in refused(path).message
+
+
+def test_a_truncated_store_is_refused(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    assert "damaged" in refused(file).message
+
+
+def test_a_store_cut_inside_its_header_is_refused(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:50])
+    refused(file)
+
+
+def test_a_damaged_page_is_refused(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[4096:16384] = b"\x5a" * (16384 - 4096)
+    file.write_bytes(content)
+    assert "damaged" in refused(file).message
+
+
+@given(noise=st.binary(min_size=1, max_size=64), place=st.floats(0, 1))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_noise_is_refused_or_harmless(
+    file: Path, tmp_path: Path, noise: bytes, place: float
+) -> None:
+    """Never another exception, never a changed file; where pages still fit, it may be read."""
+    content = bytearray(file.read_bytes())
+    at = int(place * (len(content) - len(noise)))
+    content[at : at + len(noise)] = noise
+    path = tmp_path / "noisy.sqlite3"
+    path.write_bytes(content)
+    before = digest(path)
+    try:
+        store = open_store(path, busy_timeout_seconds=0.1)
+    except StoreError:
+        assert digest(path) == before
+        return
+    try:
+        store.models()
+    except StoreError:
+        pass
+    finally:
+        store.close()
+
+
+def test_a_newer_schema_is_refused(file: Path) -> None:
+    connection = sqlite3.connect(file)
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    error = refused(file)
+    assert "9999" in error.message
+    assert "newer" in error.hint
+
+
+def test_a_log_without_its_store_is_refused(file: Path) -> None:
+    log = file.with_name(file.name + "-wal")
+    log.write_bytes(b"x")
+    file.rename(file.with_name("moved"))
+    with pytest.raises(StoreError, match="missing"):
+        open_store(file)
+    assert not file.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be made") as caught:
+        open_store(tmp_path / "file" / "s.sqlite3")
+    assert "state_dir" in caught.value.hint
+
+
+HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute(sys.argv[2])
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_of_another_process_is_named(file: Path, make_record: MakeRecord) -> None:
+    store = open_store(file, busy_timeout_seconds=0.1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file), "SELECT 1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError, match="locked by another process"):
+            store.add_model(make_record())
+        assert len(store.models()) == 200  # readers are not stopped
+        holder.terminate()
+    store.add_model(make_record())
+    store.close()
+
+
+def test_an_exclusive_lock_at_opening_is_named(file: Path) -> None:
+    pragma = "PRAGMA locking_mode = EXCLUSIVE"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file), pragma],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert "locked by another process" in refused(file).message
+        holder.terminate()
+    open_store(file).close()
+
+
+KILLED = """
+import os, signal, sys
+from partitiond.store import open_store
+store = open_store(sys.argv[1])
+print(store.next_counter("c"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    for expected in (b"1\n", b"2\n"):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, check=False
+        )
+        assert done.stdout == expected
+        assert done.returncode == -9
+    store = open_store(path)
+    assert store.next_counter("c") == 3
+    store.close()
+
+
+LIMITED = """
+import resource, sys
+from partitiond.core.errors import StoreError
+from partitiond.store import open_store
+size = int(sys.argv[2])
+store = open_store(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+try:
+    for number in range(10000):
+        store.add_event("t", "k", "s", "x" * 1000)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_refuses_leaves_what_was_there(file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(file), str(file.stat().st_size + 8192)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert b"free space" in done.stdout
+    store = open_store(file)
+    assert len(store.models()) == 200
+    store.close()
+
+
+def test_a_full_database_is_said_to_be_full(tmp_path: Path) -> None:
+    store = open_store(":memory:")
+    with store._engine.connect() as connection:  # SQLite's own way to a full disk
+        connection.exec_driver_sql("PRAGMA max_page_count = 40")
+    with pytest.raises(StoreError, match="disk is full"):
+        store.add_event("t", "k", "s", "x" * 1_000_000)
+    store.close()
+
+
+def newer_migrations(tmp_path: Path, body: str) -> Path:
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "r9000_next.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        f"revision = '9000'\ndown_revision = '{known_revisions()[0]}'\n"
+        "def upgrade():\n"
+        "    op.add_column('model', sa.Column('colour', sa.String(), nullable=True))\n"
+        f"    {body}\n"
+    )
+    return folder
+
+
+def test_a_migration_keeps_a_copy_first(file: Path, tmp_path: Path) -> None:
+    before = open_store(file)
+    models = before.models()
+    before.close()
+    migrations = newer_migrations(tmp_path, "pass")
+    open_store(file, migrations=migrations).close()
+    (copy,) = tmp_path.glob("s.sqlite3.before-migration-from-*")
+    assert copy.stat().st_mode & 0o077 == 0
+    old = open_store(copy)
+    assert old.models() == models
+    old.close()
+    assert "9000" in refused(file).message  # this version does not know it
+
+
+def test_a_failing_migration_changes_nothing(file: Path, tmp_path: Path) -> None:
+    migrations = newer_migrations(tmp_path, "op.execute('INSERT INTO nowhere VALUES (1)')")
+    with pytest.raises(StoreError):
+        open_store(file, migrations=migrations)
+    store = open_store(file)
+    assert len(store.models()) == 200
+    store.close()
+    assert not list(tmp_path.glob("*colour*"))
+
+
+def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    open_store(path).close()
+    engine = make_engine(path, 1)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+    engine.dispose()

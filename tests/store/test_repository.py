@@ -1,0 +1,144 @@
+"""What the store promises, on disk and in memory alike."""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from partitiond.core.errors import ConflictError, NotFoundError, StoreError
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Store
+
+MakeRecord = Callable[..., ModelRecord]
+MakeProfile = Callable[..., Profile]
+MakeJob = Callable[..., Job]
+
+
+def test_models_are_listed_by_name(store: Store, make_record: MakeRecord) -> None:
+    records = [make_record("b"), make_record("a")]
+    for record in records:
+        store.add_model(record)
+    assert list(store.models()) == records[::-1]
+    assert store.model("b") == records[0]
+
+
+def test_a_name_is_taken_once(store: Store, make_record: MakeRecord) -> None:
+    store.add_model(make_record())
+    with pytest.raises(ConflictError, match="registered already"):
+        store.add_model(make_record(version=9))
+    assert store.model("opt-125m").version == 1
+
+
+def test_a_change_needs_the_version_it_was_made_from(store: Store, make_record: MakeRecord) -> None:
+    store.add_model(make_record())
+    store.update_model(make_record(version=2), expected_version=1)
+    with pytest.raises(ConflictError, match="version 2, not 1"):
+        store.update_model(make_record(version=3), expected_version=1)
+    assert store.model("opt-125m").version == 2
+    with pytest.raises(NotFoundError):
+        store.update_model(make_record("other"), expected_version=1)
+
+
+def test_removing_a_model_keeps_its_profiles(
+    store: Store, make_record: MakeRecord, make_profile: MakeProfile
+) -> None:
+    store.add_model(make_record())
+    store.add_profile(make_profile())
+    store.remove_model("opt-125m")
+    assert list(store.models()) == []
+    assert len(store.profiles("opt-125m")) == 1
+    with pytest.raises(NotFoundError, match="no model opt-125m"):
+        store.remove_model("opt-125m")
+
+
+def test_profiles_are_newest_first_and_replaced_by_id(
+    store: Store, make_profile: MakeProfile
+) -> None:
+    old = make_profile("old", started_at="2029-01-01T00:00:00Z")
+    new = make_profile("new")
+    other = make_profile("other", model="x")
+    for profile in (new, old, other):
+        store.add_profile(profile)
+    assert [p.id for p in store.profiles("opt-125m")] == ["new", "old"]
+    assert len(store.profiles()) == 3
+    changed = dataclasses.replace(old, kv_cache_tokens=1)
+    store.add_profile(changed)
+    assert store.profile("old") == changed
+    assert len(store.profiles()) == 3
+    with pytest.raises(NotFoundError):
+        store.profile("none")
+
+
+def test_a_job_keeps_its_place_when_it_advances(store: Store, make_job: MakeJob) -> None:
+    store.put_job(make_job("j1"))
+    store.put_job(make_job("j2"))
+    store.put_job(make_job("j1", JobState.RUNNING))
+    assert [j.id for j in store.jobs()] == ["j2", "j1"]
+    assert store.job("j1").state is JobState.RUNNING
+    assert [j.id for j in store.jobs(limit=1)] == ["j2"]
+    with pytest.raises(NotFoundError):
+        store.job("none")
+
+
+def test_the_last_plan_set_is_the_applied_one(
+    store: Store, make_plan: Callable[[str], Plan]
+) -> None:
+    assert store.plan() is None
+    for plan_id in ("a", "b", "a"):
+        store.set_plan(make_plan(plan_id))
+        assert store.plan() == make_plan(plan_id)
+
+
+def test_plans_are_dropped_before_they_fill_the_disk(
+    store: Store, make_plan: Callable[[str], Plan]
+) -> None:
+    for number in range(60):
+        store.set_plan(make_plan(f"p{number}"))
+    assert store.plan() == make_plan("p59")
+
+
+def test_events_can_be_followed(store: Store) -> None:
+    made = [store.add_event("t", "k", "s", str(n)) for n in range(5)]
+    assert [e.id for e in made] == [1, 2, 3, 4, 5]
+    assert list(store.events()) == made
+    assert list(store.events(limit=2)) == made[-2:]
+    assert list(store.events(after=2, limit=2)) == made[2:4]
+    assert list(store.events(after=5)) == []
+
+
+def test_keys_are_kept_by_hash(store: Store) -> None:
+    first = KeyRecord("k1", "a" * 64, "first", ("m",), "t")
+    second = KeyRecord("k0", "b" * 64, "second", (), "t")
+    store.add_key(first)
+    store.add_key(second)
+    assert list(store.keys()) == [first, second]
+    with pytest.raises(ConflictError):
+        store.add_key(first)
+    store.remove_key("k1")
+    assert list(store.keys()) == [second]
+    with pytest.raises(NotFoundError):
+        store.remove_key("k1")
+
+
+def test_counters_grow_by_one_from_any_thread(store: Store) -> None:
+    seen: list[int] = []
+
+    def count() -> None:
+        seen.extend(store.next_counter("routing") for _ in range(20))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == list(range(1, 81))
+    assert store.next_counter("other") == 1
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.models()
