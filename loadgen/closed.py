@@ -174,7 +174,7 @@ class _Loop:
     ) -> bool:
         """Wait until the rule closes the window; True when it closed wide."""
         while True:
-            await asyncio.sleep(min(CHECK_SECONDS, max(0.01, rule.min_seconds)))
+            await asyncio.sleep(min(CHECK_SECONDS, max(0.02, rule.min_seconds / 2)))
             elapsed = now() - opened
             measured = throughput(self._timeline, opened, opened + elapsed)
             state = rule.state(elapsed, self._mean_e2el(), measured.half_width_share)

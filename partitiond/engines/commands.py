@@ -18,9 +18,9 @@ SIMULATED_KV_BYTES_PER_TOKEN: Final = 36_864
 """OPT-125M's (2 x 12 layers x 768 x 2 bytes), where the model folder has no config to read."""
 
 
-def shim_command(argv: list[str], env: dict[str, str], launch: EngineLaunch, folder: RunFolder) -> (
-    dict[str, Any]
-):
+def shim_command(
+    argv: list[str], env: dict[str, str], launch: EngineLaunch, folder: RunFolder
+) -> dict[str, Any]:
     """command.json: the command, its whole environment, cores and folder."""
     inherited = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
     base = inherited | {

@@ -45,7 +45,9 @@ EXPECTED_PACKAGES: Final[dict[Variant, int]] = {"cpu": 150, "cuda": 190}
 PYTHON_VERSIONS: Final = ((3, 10), (3, 13))
 """First and last minor version of Python the pinned engine has builds for."""
 
-_ENVIRONMENT_KEPT: Final = re.compile(r"^(PATH|HOME|LANG|LC_.*|TMPDIR|PIP_.*|.*_proxy|.*_PROXY|SSL_.*)$")
+_ENVIRONMENT_KEPT: Final = re.compile(
+    r"^(PATH|HOME|LANG|LC_.*|TMPDIR|PIP_.*|.*_proxy|.*_PROXY|SSL_.*)$"
+)
 _CHECKS: Final[dict[Variant, str]] = {
     "cpu": "import vllm, torch, vllm.entrypoints.openai.api_server; print(torch.__version__)",
     "cuda": "import vllm, torch; print(torch.__version__)",

@@ -307,9 +307,7 @@ def start(run_dir: str) -> tuple[int, int, int, RotatedLog]:
     supervisor = os.getpid()
     main_pid = os.fork()
     if main_pid == 0:
-        become_engine(
-            command["argv"], command["env"], command["cwd"], engine_output, supervisor
-        )
+        become_engine(command["argv"], command["env"], command["cwd"], engine_output, supervisor)
     os.close(engine_output)
     os.set_blocking(output, False)
     write_identity(run_dir, main_pid)

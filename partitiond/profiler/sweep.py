@@ -84,7 +84,8 @@ class Sweep:
     async def run(self, device_rise_bytes: Callable[[], int]) -> None:
         """Warm up, then make trials until the search is done or the engine dies."""
         began = self._clock.monotonic()
-        warm_up = NextTrial(1, Purpose.UP, WARM_UP_SECONDS, WARM_UP_SECONDS, WARM_UP_SECONDS)
+        seconds = min(WARM_UP_SECONDS, self._limits.min_window_seconds)
+        warm_up = NextTrial(1, Purpose.UP, seconds, seconds, seconds)
         proposal: NextTrial | Done = warm_up
         while isinstance(proposal, NextTrial):
             try:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from loadgen import ClosedLoopResult, LiveState, Outcome, Samples, WindowRule, closed_loop
@@ -90,7 +90,7 @@ class Trial:
         )
 
 
-def summarise_engine(scrapes: list[Mapping[str, float]]) -> EngineSamples:
+def summarise_engine(scrapes: Sequence[Mapping[str, float]]) -> EngineSamples:
     """The engine's samples from scrapes of its metrics in order of time."""
     if not scrapes:
         return EngineSamples(0.0, 0, starved=False)

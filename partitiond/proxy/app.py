@@ -7,6 +7,7 @@ than all the rest of a request.
 """
 
 import asyncio
+import dataclasses
 import json
 import logging
 import re
@@ -34,6 +35,9 @@ MODELS: Final = "/v1/models"
 HEALTH: Final = "/healthz"
 ABORT: Final = "partitiond.abort"
 """Where the protocol leaves a function that closes the client's connection at once."""
+
+DROPPED_BODIES: Final = 4
+"""A refused body is read and dropped up to so many times the allowed size."""
 
 _JSON_TYPE: Final = re.compile(rb"^\s*application/(json|[\w.+-]+\+json)\s*(;|$)", re.IGNORECASE)
 _logger = logging.getLogger("partitiond.proxy")
@@ -102,13 +106,13 @@ class ProxyApp:
     ) -> None:
         caller = self._admit(scope)
         if isinstance(caller, ApiError):
-            await self._refuse(scope, answer, caller)
+            await self._refuse_unread(scope, receive, answer, caller)
             return
         body = await self._read_body(receive)
         if body is None:
             return
         if isinstance(body, ApiError):
-            await self._refuse(scope, answer, body, caller)
+            await self._refuse_unread(scope, receive, answer, body)
             return
         request = parse_request(body, chat=chat, options=self._state.options)
         if isinstance(request, ApiError):
@@ -128,7 +132,7 @@ class ProxyApp:
         """Everything that can be decided before the body is read."""
         caller = self._state.keys.identify(scope["headers"])
         if isinstance(caller, ApiError):
-            return ApiError(caller.status, caller.message, code=caller.code, close=True)
+            return caller
         if self._state.draining:
             return errors.SHUTTING_DOWN
         content_type = b""
@@ -165,9 +169,28 @@ class ProxyApp:
                     if not message["more_body"]:
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
-            return ApiError(
-                408, "The request's body did not arrive in time.", code="timeout", close=True
-            )
+            return errors.BODY_TOO_SLOW
+
+    async def _refuse_unread(
+        self, scope: Scope, receive: Receive, answer: Answer, error: ApiError
+    ) -> None:
+        """Refuse a request whose body was not read: it is read now, and dropped.
+
+        Closing with unread bytes would reset the connection, and the client would see that
+        instead of the answer. There is a bound; beyond it the reset is deserved.
+        """
+        left = DROPPED_BODIES * self._state.options.max_body_bytes
+        try:
+            async with asyncio.timeout(self._state.options.client_timeout_seconds):
+                while left > 0 and error is not errors.BODY_TOO_SLOW:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        await self._refuse(scope, answer, error)
+                        return
+        except TimeoutError:
+            pass
+        await self._refuse(scope, answer, dataclasses.replace(error, close=True))
 
     async def _fly(self, scope: Scope, receive: Receive, call: Call) -> None:
         flight = call.flight
@@ -257,7 +280,7 @@ def _model_object(route: ModelRoute) -> dict[str, object]:
 
 
 def _unsupported(message: str) -> ApiError:
-    return ApiError(415, message, code="unsupported_media_type", close=True)
+    return ApiError(415, message, code="unsupported_media_type")
 
 
 def _rounded(seconds: float | None) -> float | None:

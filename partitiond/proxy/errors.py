@@ -145,12 +145,11 @@ def unknown_model(name: str) -> ApiError:
 
 
 def body_too_large(limit_bytes: int) -> ApiError:
-    """413; the connection is closed, as the rest of the body is not read."""
+    """413."""
     return ApiError(
         413,
         f"The request body is larger than {limit_bytes} bytes.",
         code="request_too_large",
-        close=True,
     )
 
 
@@ -159,6 +158,9 @@ BAD_KEY: Final = ApiError(
     "Incorrect API key provided. Send 'Authorization: Bearer <key>' with a key made by "
     "`partitiond keys add`.",
     code="invalid_api_key",
+)
+BODY_TOO_SLOW: Final = ApiError(
+    408, "The request's body did not arrive in time.", code="timeout", close=True
 )
 NO_TABLE: Final = ApiError(
     503,

@@ -23,7 +23,7 @@ from partitiond.core.admission import (
     refuse_to_wait,
     refuse_without_replica,
 )
-from partitiond.core.balance import HEALTHY, after_failure, choose_replica
+from partitiond.core.balance import HEALTHY, after_failure, choose_replica, is_eligible
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.upstream import ConnectionPool
@@ -241,11 +241,10 @@ class LiveModel:
         return choose_replica(room, flight.tried, (random.random(), random.random()))  # noqa: S311 -- balance, no secret
 
     def _anyone_for(self, flight: Flight) -> bool:
-        """Whether waiting makes sense; an ejected replica comes back."""
-        return any(
-            not replica.draining and replica.replica_id not in flight.tried
-            for replica in self.replicas.values()
-        )
+        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept."""
+        if flight.tried:
+            return any(is_eligible(replica, flight.tried) for replica in self.replicas.values())
+        return any(not replica.draining for replica in self.replicas.values())
 
     def _no_replica(self) -> Rejected:
         # A table may say "serving" while its last replica drains for the next one to come.

@@ -31,7 +31,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunks", "_failure", "_loop", "_parser", "_paused", "_size", "_waiter", "closed",
+        "_chunks", "_failure", "_keep_alive", "_loop", "_parser", "_paused", "_size", "_waiter", "closed",
         "complete", "content_type", "got_bytes", "on_idle", "status", "transport",
     )  # fmt: skip
 
@@ -53,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.content_type = b""
         self.got_bytes = False
         self.complete = False
+        self._keep_alive = False
 
     # What the event loop calls
 
@@ -113,6 +114,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The answer ended; the connection may serve again if both sides keep it open."""
         if self.status:
             self.complete = True
+            # Asked here, because the parser forgets the head once the message is over.
+            self._keep_alive = bool(self._parser.should_keep_alive())
             if self.on_idle is not None:
                 self.on_idle.finished(self)
 
@@ -176,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
             and not self.closed
             and self._failure is None
             and not self._chunks
-            and bool(self._parser.should_keep_alive())
+            and self._keep_alive
         )
 
     def drop_unread(self) -> None:

