@@ -1,6 +1,7 @@
 """A run as numbers (for JSON) and as a table (for people)."""
 
 import dataclasses
+import math
 from typing import Any
 
 from loadgen.closed import ClosedLoopResult
@@ -14,7 +15,7 @@ class Report:
     """Summary of one run. Latencies in seconds; None where nothing was measured.
 
     Attributes:
-        half_width: 95 % half-width of the throughput, in tokens/s.
+        half_width: 95 % half-width of the throughput, in tokens/s; None where it cannot be told.
         refused: 429 and 503, apart from errors.
         mismatches: requests whose chunks and final usage disagree on the output length.
         instrument_cpu: share of one core the load generator used.
@@ -25,7 +26,7 @@ class Report:
     mode: str
     window_seconds: float
     output_tokens_per_s: float
-    half_width: float
+    half_width: float | None
     completed_req_per_s: float
     completed: int
     refused: int
@@ -49,6 +50,11 @@ class Report:
         return dataclasses.asdict(self)
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def _errors_seen(result: ClosedLoopResult | OpenLoopResult) -> tuple[str, ...]:
     seen = dict.fromkeys(
         r.error for r in result.records if r.error and r.outcome is not Outcome.CANCELLED
@@ -63,7 +69,7 @@ def report_closed(result: ClosedLoopResult) -> Report:
         mode=f"closed loop, {result.concurrency} in flight",
         window_seconds=result.window_seconds,
         output_tokens_per_s=result.throughput.output_tokens_per_s,
-        half_width=result.throughput.half_width,
+        half_width=_finite(result.throughput.half_width),
         completed_req_per_s=completed / result.window_seconds,
         completed=completed,
         refused=result.ended(Outcome.REFUSED),
@@ -88,7 +94,7 @@ def report_open(result: OpenLoopResult, slo: Slo | None = None) -> Report:
         mode=f"open loop, {len(result.arrivals) / result.window_seconds:.3g} req/s",
         window_seconds=result.window_seconds,
         output_tokens_per_s=result.throughput.output_tokens_per_s,
-        half_width=result.throughput.half_width,
+        half_width=_finite(result.throughput.half_width),
         completed_req_per_s=completed / result.window_seconds,
         completed=completed,
         refused=result.count(Outcome.REFUSED),
@@ -111,9 +117,10 @@ def report_open(result: OpenLoopResult, slo: Slo | None = None) -> Report:
 def render(report: Report) -> str:
     """The report as aligned text."""
     wide = " (wide: closed at its time limit)" if report.wide else ""
+    width = "unknown" if report.half_width is None else f"{report.half_width:.1f}"
     lines = [
         f"{report.mode}, window {report.window_seconds:.1f} s{wide}",
-        f"  output tokens/s   {report.output_tokens_per_s:10.1f} ± {report.half_width:.1f}",
+        f"  output tokens/s   {report.output_tokens_per_s:10.1f} ± {width}",
         f"  requests/s        {report.completed_req_per_s:10.2f}",
         f"  completed {report.completed}, refused {report.refused}, errors {report.errors}, "
         f"timed out {report.timeouts}, cancelled {report.cancelled}",

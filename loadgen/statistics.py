@@ -157,7 +157,8 @@ def throughput(
     totals = [timeline.tokens_before(border) for border in borders]
     rates = [(totals[i + 1] - totals[i]) / (borders[i + 1] - borders[i]) for i in range(batches)]
     mean = (totals[-1] - totals[0]) / (borders[-1] - borders[0])
-    return Throughput(mean, half_width(rates))
+    # Without a token nothing was seen of the rate, and ten equal zeros are no certainty.
+    return Throughput(mean, half_width(rates) if mean > 0 else math.inf)
 
 
 def is_good(record: Record, slo: Slo) -> bool:

@@ -8,7 +8,7 @@ import typer
 from partitiond.cli.commands_plan import exit_of, show_preview, wait_for_plan
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
 from partitiond.cli.output import err, print_json, say
-from partitiond.core.errors import NotFoundError
+from partitiond.core.errors import NotFoundError, SpecError
 from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import Job, JobState, ModelView
@@ -42,6 +42,8 @@ def up(
     from partitiond.fleet import load_fleet
 
     fleet = load_fleet(file)
+    if not fleet.models:
+        raise SpecError(f"{file} names no model.", hint="Add a [[models]] table.")
     settings = settings_of(ctx)
     with client_of(ctx) as client:
         changes = {spec.name: register_or_update(client, spec) for spec in fleet.models}

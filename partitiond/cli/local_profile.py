@@ -133,10 +133,19 @@ async def _measure(
     python = environment.python if not isinstance(environment, PartitiondError) else None
     resolver = Resolver(settings.models_dir, python, settings.models.offline, settings.models.hub)
     resolved = await resolver.resolve(spec, report.update)
-    if isinstance(environment, PartitiondError):
+    if isinstance(environment, PartitiondError) and spec.engine_kind == "vllm":
         raise environment
-    runner = ProcessEngineRunner(settings.run_dir, environment)
-    profiler = Profiler(runner)
+    runner = ProcessEngineRunner(
+        settings.run_dir,
+        None if isinstance(environment, PartitiondError) else environment,
+        cache_dir=settings.cache_dir / "engine-cache",
+        allow_unknown_version=settings.engine.allow_unknown_version,
+    )
+    profiler = Profiler(
+        runner,
+        start_deadline_seconds=settings.engine.start_deadline_seconds,
+        stop_grace_seconds=settings.engine.stop_grace_seconds,
+    )
 
     def show(progress: Progress) -> None:
         text = ": ".join(part for part in (progress.phase, progress.message) if part)

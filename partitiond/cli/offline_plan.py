@@ -47,9 +47,7 @@ def laid_over(settings: Settings, tables: object) -> Settings:
 
     if not isinstance(tables, dict) or not tables:
         return settings
-    return load_settings(
-        None, {"PARTITIOND_CONFIG": ""}, {**settings_values(settings), **flatten(tables)}
-    ).settings
+    return load_settings(None, {}, {**settings_values(settings), **flatten(tables)}).settings
 
 
 def _host_devices(settings: Settings) -> tuple[Device, ...]:

@@ -62,7 +62,7 @@ def _heading(profile: Profile) -> str:
 
 
 def _meaning(profile: Profile) -> str:
-    lines = ["* on the frontier: no other point is better in throughput, TPOT and memory at once"]
+    lines = ["* frontier: no other point beats it in throughput, TPOT and memory at once"]
     lines.append(_knee_sentence(profile))
     if any(point.wide for point in profile.points):
         lines.append("wide: the interval was still wider than wanted at the time limit")

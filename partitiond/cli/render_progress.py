@@ -10,7 +10,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from partitiond.core.units import format_duration
 
-PLAIN_REPEAT_SECONDS: Final = 10.0
+PLAIN_GAP_SECONDS: Final = 5.0
+"""Least time between two lines of a log, however often the message changes."""
+PLAIN_REPEAT_SECONDS: Final = 15.0
 """How often an unchanged step is repeated in a log: often enough to see that it lives."""
 
 
@@ -41,7 +43,7 @@ class PlainReporter:
         now = self._clock()
         if message == self._shown and now - self._shown_at < PLAIN_REPEAT_SECONDS:
             return
-        if now - self._shown_at < 1.0:
+        if now - self._shown_at < PLAIN_GAP_SECONDS:
             return
         self._shown, self._shown_at = message, now
         extras = [format_duration(now - self._started)]

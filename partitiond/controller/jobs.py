@@ -111,9 +111,11 @@ class JobQueue:
         return self._latest(self._store.job(job_id))
 
     def open_jobs(self, subject: str) -> tuple[Job, ...]:
-        """Jobs of a model that wait or run."""
+        """Jobs of a model that wait or run, the running one last: cancelled in this order, none
+        of the waiting ones starts meanwhile.
+        """
         running = [self._running.job] if self._running is not None else []
-        return tuple(j for j in (*running, *self._queued.values()) if j.subject == subject)
+        return tuple(j for j in (*self._queued.values(), *running) if j.subject == subject)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel; returns once nothing of it runs. A job that has ended stays as it is."""

@@ -121,7 +121,8 @@ class ModelFiles:
     def progress(self, name: str) -> str:
         """What the fetch is doing, or why it failed."""
         fetch = self._fetches.get(name)
-        return self.problems.get(name) or (fetch.progress if fetch is not None else "")
+        fetching = fetch.progress if fetch is not None and not fetch.task.done() else ""
+        return self.problems.get(name) or fetching
 
     def forget(self, name: str) -> None:
         """Give up a fetch and what it found."""

@@ -31,7 +31,7 @@ LEVELS_TIME_SLICED: Final = (1.0, 1.1, 1.25, 1.5, 2.1, 3.3, 4.6)
 time-sliced with kappa 0.05; beyond, a replica gets less than a fifth of its speed."""
 
 LEVELS_MPS: Final = (1.0, 1.04, 1.1, 1.2, 1.35, 1.6, 2.1)
-"""The same under MPS, finer at the start: with kappa 0.02 three replicas are at 1.04, six at 1.1."""
+"""The same under MPS, finer at first: with kappa 0.02 three replicas reach 1.04, six 1.1."""
 
 MODE_OVERHEAD_BYTES: Final[dict[SharingMode, Bytes]] = {SharingMode.MPS: Bytes(256 * MIB)}
 """Device memory a mode takes by itself: the MPS server's context and buffers."""
@@ -72,7 +72,6 @@ class Interference:
             SharingMode.CORES: self.kappa_cores,
         }.get(mode, 0.0)
 
-
     def levels_of(self, mode: SharingMode) -> tuple[float, ...]:
         """Levels that a device in `mode` may take; only 1 where nothing is shared."""
         return {SharingMode.MEMORY: self.levels, SharingMode.MPS: self.levels_mps}.get(
@@ -101,9 +100,7 @@ def sigma(mode: SharingMode, busy: Iterable[float], interference: Interference =
     return max(1.0, math.fsum(shares)) * crowd
 
 
-def level_of(
-    mode: SharingMode, value: float, interference: Interference = DEFAULT
-) -> float | None:
+def level_of(mode: SharingMode, value: float, interference: Interference = DEFAULT) -> float | None:
     """The smallest level of the mode at or above sigma `value`; None where none is that high."""
     levels = interference.levels_of(mode)
     return next((x for x in levels if value <= x * (1 + TOLERANCE)), None)

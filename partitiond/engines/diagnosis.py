@@ -62,7 +62,8 @@ RULES: Final = (
         "out-of-memory",
         r"on kv cache allocation is less than requested memory|"
         r"DefaultCPUAllocator: (can't|not enough)|"
-        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|\bMemoryError\b|Cannot allocate memory|"
+        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|\bMemoryError\b|"
+        r"Cannot allocate memory|"
         r"Free memory on device.*less than desired|std::bad_alloc",
         "there was not enough memory.",
         "Stop what else uses the memory, or give the replica a smaller KV cache.",
@@ -190,7 +191,7 @@ PHASES: Final = (
     (re.compile(r"Graph capturing finished|init engine .* took"), "warmed up"),
     (re.compile(r"Capturing CUDA graphs?.*?(\d+)%"), "capturing CUDA graphs ({0} %)"),
     (re.compile(r"Capturing CUDA graph"), "capturing CUDA graphs"),
-    (re.compile(r"torch\.compile|Compiling a graph|Warming up"), "compiling and warming up"),
+    (re.compile(r"torch\.compile takes|Compiling a graph|Warming up model|Start compiling"), "compiling and warming up"),
     (re.compile(r"KV cache size: ([\d,]+) tokens"), "making a KV cache of {0} tokens"),
     (re.compile(r"Loading weights took|Model loading took"), "weights loaded"),
     (re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"), "loading weights ({0} %)"),

@@ -106,7 +106,7 @@ def managed_environments(engines_dir: Path, variant: Variant) -> list[EngineEnvi
 
 
 def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+    return tuple(int(part) for part in version.partition("+")[0].split(".") if part.isdigit())
 
 
 def read_environment(python: Path) -> EngineEnvironment | None:

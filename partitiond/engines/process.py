@@ -81,7 +81,7 @@ async def wait_gone(process: ProcessId) -> None:
         os.close(descriptor)
     # It is ours to reap when the daemon is the container's first process.
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)
+        os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - WNOHANG does not wait
 
 
 def send_signal(process: ProcessId, number: int) -> bool:
@@ -106,25 +106,24 @@ def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
     shim's session and works in the run folder. (A session's number is not given away while one
     of its processes lives, so a session of that number with that folder is ours.)
     """
-    folder = os.fsencode(run_dir)
-    mark = REPLICA_DIR_VARIABLE.encode() + b"=" + folder
+    mark = f"{REPLICA_DIR_VARIABLE}={run_dir}".encode()
     session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
     found = []
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _belongs(int(entry.name), mark, folder, session):
+        if entry.name.isdigit() and _belongs(int(entry.name), mark, run_dir, session):
             found.append(int(entry.name))
     if leader is not None and is_alive(leader) and leader.pid not in found:
         found.append(leader.pid)
     return found
 
 
-def _belongs(pid: int, mark: bytes, folder: bytes, session: int | None) -> bool:
+def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
     fields = shim.stat_fields(pid)
     if not fields or fields[0] in "ZX":
         return False
     try:
         if session is not None and int(fields[3]) == session:
-            return os.readlink(b"/proc/%d/cwd" % pid) == folder
+            return Path(f"/proc/{pid}/cwd").readlink() == folder
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         # Gone meanwhile, or of another user: not ours either way.

@@ -6,6 +6,7 @@ command (`commands`).
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,9 +179,9 @@ class ProcessEngineRunner:
         leader = _identity(handle)
         if not process.is_alive(leader):
             return await self._settle(handle, asked=False)
-        process.send_signal(leader, shim.signal.SIGTERM)
+        process.send_signal(leader, signal.SIGTERM)
         if not await _gone_within(leader, grace_seconds):
-            process.send_signal(leader, shim.signal.SIGQUIT)
+            process.send_signal(leader, signal.SIGQUIT)
             await _gone_within(leader, KILL_SECONDS)
         return await self._settle(handle, asked=True)
 
@@ -286,7 +287,7 @@ def _identity(handle: EngineHandle) -> ProcessId:
 def _exit_code(record: ExitRecord | None) -> int | None:
     """The code as `subprocess` gives it; a shim that left no record was itself killed."""
     if record is None:
-        return -int(shim.signal.SIGKILL)
+        return -int(signal.SIGKILL)
     return record.code if record.signal is None else -record.signal
 
 

@@ -16,7 +16,8 @@ killed, the kernel kills the main process with it (PR_SET_PDEATHSIG).
 It stays alive as long as its engine, so it imports little: about 7 MB proportional set size.
 """
 
-# ruff: noqa: PTH - pathlib would double the memory of a process that only waits.
+# pathlib would add half to the memory of a process that mostly waits.
+# ruff: noqa: PTH105, PTH110, PTH118, PTH123, PTH208
 
 import ctypes
 import json
@@ -212,7 +213,7 @@ def become_engine(
         os.chdir(cwd)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.execve(argv[0], argv, env)
+        os.execve(argv[0], argv, env)  # noqa: S606 - exec is the point
     except OSError as error:
         os.write(output, f"cannot start {argv[0]}: {error}\n".encode())
     finally:

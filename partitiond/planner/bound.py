@@ -61,11 +61,13 @@ class Bound:
             that the devices cannot serve everything.
         prices: worth of all of one device's resource r, by (group, option).
         entries: ways to place a replica, by model.
+        used: devices of each (group, option) in the relaxation.
     """
 
     value: float | None
     prices: dict[tuple[int, int], tuple[float, ...]]
     entries: dict[int, tuple[Entry, ...]]
+    used: dict[tuple[int, int], float] = dataclasses.field(default_factory=dict)
 
     def worth(self, entry: Entry) -> float:
         """What a replica takes at these prices, in devices' cost."""
@@ -106,7 +108,7 @@ def bound_cost(instance: Instance) -> Bound:
         return Bound(None, _flat_prices(instance), entries)
     prices, mu = relaxation.prices()
     value = max(relaxation.value, _covering_value(instance, entries, prices, mu))
-    return Bound(_round_up(instance, value), prices, entries)
+    return Bound(_round_up(instance, value), prices, entries, relaxation.devices_used())
 
 
 def bound_goodput(instance: Instance) -> Bound:
@@ -121,7 +123,8 @@ def bound_goodput(instance: Instance) -> Bound:
     if not relaxation.solve():
         return Bound(None, _flat_prices(instance), entries)
     prices, _ = relaxation.prices()
-    return Bound(relaxation.value * (1 + SAFETY), prices, entries)
+    value = relaxation.value * (1 + SAFETY)
+    return Bound(value, prices, entries, relaxation.devices_used())
 
 
 def _flat_prices(instance: Instance) -> dict[tuple[int, int], tuple[float, ...]]:
@@ -208,6 +211,10 @@ class _Relaxation:
             return False
         self.solver, self.value = solver, solver.objective_value
         return True
+
+    def devices_used(self) -> dict[tuple[int, int], float]:
+        """Devices of each kind run each way."""
+        return {place: self.solver.value(y) for place, y in self.used.items()}
 
     def prices(self) -> tuple[dict[tuple[int, int], tuple[float, ...]], list[float]]:
         """Worth of one device's resources by (group, option), and mu by group."""

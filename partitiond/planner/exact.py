@@ -12,10 +12,10 @@ from typing import Any, Final
 from ortools.sat.python import cp_model
 
 from partitiond.core.plan import Status
-from partitiond.planner.instance import PRICE_SCALE, Group, Instance, Need
+from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Group, Instance, Need
 from partitiond.planner.packing import Packing
 
-MAX_VARIABLES: Final = 12_000
+MAX_VARIABLES: Final = 8_000
 """Integer variables up to which CP-SAT is worth its start on one core."""
 SHARE_UNITS: Final = 10_000
 OBJECTIVE_LIMIT: Final = 10**15
@@ -40,7 +40,8 @@ class Exact:
     Attributes:
         status: optimal, feasible, infeasible or out of time (nothing known).
         packing: the packing, where there is one.
-        bound: proven bound on the cost, for `Goal.COST`; else None.
+        bound: proven bound on the cost, or on the weighted requests/s of plans that hold the
+            least numbers of replicas; None where nothing is proven and for `Goal.SHARE`.
     """
 
     status: Status
@@ -79,17 +80,18 @@ def solve_exact(
         goal: what to optimise.
         devices: devices that may be used; others stay empty.
         hint: a packing to start from; for `Goal.SHARE` it must cover everything.
-        deterministic_seconds: CP-SAT's deterministic time; the wall clock limits at three times.
+        deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
+            that, for machines too slow or busy to be deterministic on.
         cost_limit: for `Goal.SHARE`: what the devices may cost.
     """
-    model = cp_model.CpModel()
+    model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
     variables = _variables(model, instance, devices)
     for index in devices:
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
     add_order(model, instance, variables)
     if goal is Goal.GOODPUT:
-        _maximise_goodput(model, instance, variables)
+        unit = _maximise_goodput(model, instance, variables)
     else:
         add_demands(model, instance, variables)
         if goal is Goal.COST:
@@ -102,9 +104,11 @@ def solve_exact(
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = instance.request.seed
     solver.parameters.max_deterministic_time = deterministic_seconds
-    solver.parameters.max_time_in_seconds = 3 * deterministic_seconds + 1
+    solver.parameters.max_time_in_seconds = 6 * deterministic_seconds
     outcome = solver.solve(model)
-    return _read(instance, variables, solver, outcome, goal)
+    packing, status = _read(instance, variables, solver, outcome)
+    bound = solver.best_objective_bound * unit if packing and goal is not Goal.SHARE else None
+    return Exact(status, packing, bound)
 
 
 def _variables(model: cp_model.CpModel, instance: Instance, devices: list[int]) -> _Variables:
@@ -210,8 +214,11 @@ def _cost(instance: Instance, variables: _Variables) -> Any:
     return sum(groups[instance.group_of[i]].price * used for i, used in variables.used.items())
 
 
-def _maximise_goodput(model: cp_model.CpModel, instance: Instance, variables: _Variables) -> None:
-    """One replica of a least number is worth more than all requests together."""
+def _maximise_goodput(model: cp_model.CpModel, instance: Instance, variables: _Variables) -> float:
+    """One replica of a least number is worth more than all requests together.
+
+    Returns what one unit of the objective is at most, in weighted requests/s.
+    """
     by_model = _by_model(instance, variables)
     rated = any(need.rated for need in instance.needs)
     heaviest = max(need.weight for need in instance.needs)
@@ -238,6 +245,9 @@ def _maximise_goodput(model: cp_model.CpModel, instance: Instance, variables: _V
             model.add(served <= sum(count * rate for count, rate in mine))
             terms.append(weight[need.model] * served)
     model.maximize(sum(terms))
+    # Weights are rounded to whole numbers: the bound is widened by the largest relative error.
+    true = {n.model: n.weight for n in instance.needs}
+    return max(true[m] / weight[m] for m in most) / RATE_SCALE
 
 
 def _maximise_share(
@@ -293,21 +303,15 @@ def _hint_order(hint: Packing, devices: list[int]) -> dict[int, int]:
 
 
 def _read(
-    instance: Instance,
-    variables: _Variables,
-    solver: cp_model.CpSolver,
-    outcome: Any,
-    goal: Goal,
-) -> Exact:
+    instance: Instance, variables: _Variables, solver: cp_model.CpSolver, outcome: Any
+) -> tuple[Packing | None, Status]:
     if outcome == cp_model.INFEASIBLE:
-        return Exact(Status.INFEASIBLE, None, None)
+        return None, Status.INFEASIBLE
     if outcome not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return Exact(Status.OUT_OF_TIME, None, None)
+        return None, Status.OUT_OF_TIME
     packing = Packing(instance)
     for (index, k, item), count in variables.count.items():
         for _ in range(solver.value(count)):
             packing.add(index, item, k)
     packing.settle()
-    status = Status.OPTIMAL if outcome == cp_model.OPTIMAL else Status.FEASIBLE
-    bound = solver.best_objective_bound / PRICE_SCALE if goal is Goal.COST else None
-    return Exact(status, packing, bound)
+    return packing, Status.OPTIMAL if outcome == cp_model.OPTIMAL else Status.FEASIBLE

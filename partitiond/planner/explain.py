@@ -9,8 +9,9 @@ from partitiond.core.plan import Infeasible, ModelDemand, Objective, Placement, 
 from partitiond.core.profile import RATE_MARGIN, ProfileKind
 from partitiond.core.units import format_bytes
 from partitiond.planner.exact import reference_rate
-from partitiond.planner.instance import RATE_SCALE, Instance, Need, usable_mib
+from partitiond.planner.instance import RATE_SCALE, Instance, Need
 from partitiond.planner.packing import Packing
+from partitiond.planner.pools import usable_mib
 from partitiond.planner.portfolio import Found
 
 FULL = 0.9
@@ -68,21 +69,17 @@ def _why_partial(found: Found) -> Iterator[str]:
 def _model_line(
     instance: Instance, packing: Packing, need: Need, placements: list[Placement]
 ) -> str:
-    sizes = collections.Counter(
-        (p.candidate.size.key, p.candidate.batch, format_bytes(p.partition.memory_bytes))
-        for p in placements
-    )
-    pieces = ", ".join(f"{n} x {key} (batch {b}, {m})" for (key, b, m), n in sizes.items())
     rate = packing.rates[need.model] / RATE_SCALE
     if need.rated:
         wanted = need.rate / RATE_SCALE
         spare = rate / wanted - 1
         fit = f"{rate:.3g} requests/s for {wanted:.3g} wanted"
-        fit += f", {spare:.0%} to spare" if spare >= 0.005 else ""
-        fit += f", {-spare:.0%} short" if spare <= -0.005 else ""
+        fit += f" ({spare:.0%} to spare)" if spare >= 0.005 else ""
+        fit += f" ({-spare:.0%} short)" if spare <= -0.005 else ""
     else:
         fit = f"{rate:.3g} requests/s, as much as there is"
-    return f"{need.name}: {pieces}: {fit}; {_why_size(instance, need, placements)}."
+    why = _why_size(instance, need, placements)
+    return f"{need.name}: {_count(len(placements), 'replica')}, {fit}; {why}."
 
 
 def _why_size(instance: Instance, need: Need, placements: list[Placement]) -> str:
@@ -95,9 +92,9 @@ def _why_size(instance: Instance, need: Need, placements: list[Placement]) -> st
     mine = per_device.get(chosen, 0.0)
     sizes = len(per_device)
     if sizes <= 1:
-        return "its only size"
+        return "it has one size only"
     if mine >= 0.98 * best:
-        return f"of {sizes} sizes none serves more per device"
+        return f"none of its {sizes} sizes serves more per device"
     wanted = need.rate / RATE_SCALE
     if need.rated and chosen.capacity_req_per_s * len(placements) >= wanted:
         smaller = [
@@ -106,8 +103,8 @@ def _why_size(instance: Instance, need: Need, placements: list[Placement]) -> st
             if c.memory_bytes < chosen.memory_bytes and c.capacity_req_per_s >= wanted
         ]
         if not smaller:
-            return f"of {sizes} sizes the smallest that covers the demand this way"
-    return f"of {sizes} sizes the one that fits beside the others"
+            return f"no smaller one of its {sizes} sizes covers the demand alone"
+    return f"of its {sizes} sizes what fits beside the others"
 
 
 def _per_device(instance: Instance, index: int) -> float:
@@ -124,18 +121,13 @@ def _per_device(instance: Instance, index: int) -> float:
 
 
 def _device_lines(packing: Packing) -> Iterator[str]:
-    instance = packing.instance
-    for index in packing.used():
-        load, group, option = packing.loads[index], packing.group(index), packing.option(index)
-        name = instance.request.devices[index].id
-        if option.level > 1:
-            yield (
-                f"One device of kind {group.hardware} runs {_count(len(load.items), 'replica')} "
-                f"at interference level {option.level:g}: every rate there is divided by it."
-                if len(group.bins) > 1
-                else f"{name} runs {_count(len(load.items), 'replica')} at interference level "
-                f"{option.level:g}: every rate there is divided by it."
-            )
+    levels = collections.Counter(packing.option(index).level for index in packing.used())
+    shared = [f"{n} at {level:g}" for level, n in sorted(levels.items()) if level > 1]
+    if shared:
+        yield (
+            "Replicas that share a device slow each other down; every rate there is divided by "
+            f"the device's level of interference: {', '.join(shared)}."
+        )
 
 
 def _provisional(placements: tuple[Placement, ...]) -> Iterator[str]:

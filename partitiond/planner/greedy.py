@@ -11,14 +11,15 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
+from partitiond.core.plan import Objective
 from partitiond.planner.bound import Bound, Entry
 from partitiond.planner.instance import PRICE_SCALE, Instance, Need
 from partitiond.planner.packing import Packing
 
 RELUCTANCE: Final = (0.0, 0.5, 1e6)
 """How much of a device's price opening it adds to the worth of a replica, one start each."""
-MAX_STARTS: Final = 24
-WORK_LIMIT: Final = 3_000_000
+MAX_STARTS: Final = 60
+WORK_LIMIT: Final = 6_000_000
 """Starts times entries times devices: a second or two of work."""
 EMPTYING_ROUNDS: Final = 3
 
@@ -141,17 +142,17 @@ def serve_all(
 ) -> Packing | None:
     """A packing that covers everything, grown from `start`; None where this start fails."""
     packing = start.copy()
-    order = _order(instance, guide, strategy.noise, rng)
+    order = in_order(instance, guide, strategy.noise, rng)
     if not cover(packing, guide, order, strategy.reluctance, may_open=True):
         return None
     drop_surplus(packing)
     for _ in range(EMPTYING_ROUNDS):
-        if not _empty_devices(packing, guide, order):
+        if not empty_devices(packing, guide, order):
             break
     return packing
 
 
-def _order(instance: Instance, guide: Guide, noise: float, rng: random.Random) -> list[Need]:
+def in_order(instance: Instance, guide: Guide, noise: float, rng: random.Random) -> list[Need]:
     """Models by the largest worth of their cheapest replica, then by all they need."""
 
     def size(need: Need) -> float:
@@ -182,7 +183,7 @@ def drop_surplus(packing: Packing, *, rated_only: bool = False) -> None:
             packing.remove(index, item)
 
 
-def _empty_devices(packing: Packing, guide: Guide, order: list[Need]) -> bool:
+def empty_devices(packing: Packing, guide: Guide, order: list[Need]) -> bool:
     """Try to serve what is on each device from the other open ones; True if one was emptied."""
     instance, emptied = packing.instance, False
     by_fill = sorted(packing.used(), key=lambda i: (-packing.group(i).price, _fill(packing, i), i))
@@ -217,7 +218,7 @@ def most_goodput(
 ) -> Packing:
     """Least numbers of replicas first, then what adds most weighted requests/s per worth."""
     packing = start.copy()
-    for need in _order(instance, guide, strategy.noise, rng):
+    for need in in_order(instance, guide, strategy.noise, rng):
         while packing.counts[need.model] < need.min_replicas:
             if not place_one(packing, guide, need, reluctance=0.0):
                 break
@@ -249,9 +250,9 @@ def first_fit(instance: Instance, entries: dict[int, tuple[Entry, ...]], *, best
     """First-fit (or best-fit) decreasing, the stated baseline, under its best fixed option.
 
     Each model takes the candidate that serves most per its largest share of a device, as many
-    replicas as that needs; replicas are packed largest share first. Devices are all run the same
-    way (one sharing mode, one level); the way that leaves the least unserved, then costs the
-    least, is kept.
+    replicas as that needs. Replicas are packed largest share first; for the most goodput those
+    first that give most of it per share. Devices are all run the same way (one sharing mode, one
+    level); the way that leaves the least unserved, then costs the least, is kept.
     """
     ways = {
         (option.mode, option.level) for g in instance.groups for option in g.options if option.mode
@@ -281,7 +282,10 @@ def _first_fit_at(
         chosen = [e for e in mine if e.item == item]
         count = max(need.min_replicas, -(-need.rate // chosen[0].rate))
         count = min(count, need.max_replicas, 100_000)
-        queue.extend((max(chosen[0].use), need.model, chosen) for _ in range(count))
+        share = max(chosen[0].use)
+        by_value = instance.request.objective is Objective.MAX_GOODPUT
+        key = need.weight * chosen[0].rate / share if by_value else share
+        queue.extend((key, need.model, chosen) for _ in range(count))
     queue.sort(key=lambda q: (-q[0], q[1]))
     for _, _, chosen in queue:
         _drop_in(packing, chosen, best=best)

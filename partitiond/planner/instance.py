@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import (
     DEFAULT,
     MAX_REPLICAS_PER_DEVICE,
@@ -20,14 +20,11 @@ from partitiond.core.interference import (
 )
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
 from partitiond.core.spec import Isolation
-from partitiond.core.units import MIB
+from partitiond.planner.pools import Pool, mib_up, shared_limits, usable_mib
 
 RATE_SCALE: Final = 10_000
 SHARE_SCALE: Final = 1_000_000
 PRICE_SCALE: Final = 10_000
-MAX_CORE_SETS: Final = 6
-"""Distinct core lists on one host for which every union is constrained; hosts have one per NUMA
-node and one for the CPU device."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,8 +36,8 @@ class PlanRequest:
         models: what is wanted, with candidates.
         running: placements that run now; they stay where a plan as good keeps them.
         objective: what the plan is good at.
-        time_limit_seconds: for the search, in the solver's deterministic seconds (about one
-            second of one core each); the wall clock is a second limit at three times that.
+        time_limit_seconds: for the search. Its parts get shares of it in the solver's
+            deterministic seconds, so that equal requests give equal plans on any machine.
         seed: of every random choice.
         plan_id: identifier of the plan.
         created_at: ISO 8601, UTC.
@@ -128,22 +125,12 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Pool:
-    """A limit that devices of one host share: its cores, or its memory in MiB."""
-
-    index: int
-    kind: str
-    bins: frozenset[int]
-    capacity: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Need:
     """What one model needs, as integers.
 
     Attributes:
         rate: requests/s to cover, rounded up; 0 where it has no rate.
-        min_replicas: at least one for every model that has a candidate.
+        min_replicas: at least one, but for a model with a rate under MAX_GOODPUT.
         max_replicas: or a number no plan reaches.
     """
 
@@ -186,8 +173,8 @@ class Instance:
 def build_instance(request: PlanRequest) -> Instance:
     """Round everything to the safe side and sort out what fits where."""
     items = tuple(_items(request))
-    pools = tuple(_pools(request))
-    needs = [_need(index, demand) for index, demand in enumerate(request.models)]
+    pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
+    needs = [_need(index, demand, request) for index, demand in enumerate(request.models)]
     groups = tuple(_groups(request, items, pools, needs))
     group_of = {b: g.index for g in groups for b in g.bins}
     placeable = {items[i].model for g in groups for fit in g.fits for i in fit}
@@ -200,17 +187,6 @@ def build_instance(request: PlanRequest) -> Instance:
         needs=tuple(n for n in needs if n.model in placeable),
         hopeless=tuple(n.model for n in needs if n.model not in placeable),
     )
-
-
-def usable_mib(device: Device) -> int:
-    """Memory for footprints: total less reserved, foreign use and headroom, rounded down."""
-    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-    return max(0, (usable - headroom_bytes(device.memory_bytes)) // MIB)
-
-
-def mib_up(count: int) -> int:
-    """Bytes as whole MiB, rounded up."""
-    return -(-count // MIB)
 
 
 def options_of(
@@ -268,61 +244,20 @@ def _items(request: PlanRequest) -> Iterable[Item]:
             )
 
 
-def _need(index: int, demand: ModelDemand) -> Need:
+def _need(index: int, demand: ModelDemand, request: PlanRequest) -> Need:
     rate = demand.demand.planned_req_per_s
+    # Only for the sake of goodput may a model with a rate be left out altogether.
+    optional = rate is not None and request.objective is Objective.MAX_GOODPUT
     return Need(
         model=index,
         name=demand.model,
         rate=0 if rate is None else math.ceil(rate * RATE_SCALE - TOLERANCE),
-        min_replicas=max(1, demand.min_replicas),
+        min_replicas=max(0 if optional else 1, demand.min_replicas),
         max_replicas=demand.max_replicas if demand.max_replicas is not None else 1_000_000,
         rated=rate is not None,
         isolated=demand.isolation is Isolation.DEVICE,
         weight=demand.demand.weight,
     )
-
-
-def _pools(request: PlanRequest) -> list[Pool]:
-    by_host: dict[str, list[int]] = {}
-    for index, device in enumerate(request.devices):
-        by_host.setdefault(device.host, []).append(index)
-    found: list[tuple[str, frozenset[int], int]] = []
-    for host, bins in sorted(by_host.items()):
-        if request.host_cores_shared:
-            found.extend(_core_pools(request.devices, bins))
-        found.extend(_memory_pool(request, host, bins))
-    return [Pool(index, *pool) for index, pool in enumerate(found)]
-
-
-def _core_pools(
-    devices: tuple[Device, ...], bins: list[int]
-) -> Iterable[tuple[str, frozenset[int], int]]:
-    """Hall's condition: engines whose cores lie within a set need no more than the set holds."""
-    sets = sorted({frozenset(devices[b].cores) for b in bins if devices[b].cores}, key=sorted)
-    if sum(len(s) for s in sets) == len(frozenset().union(*sets)) and len(sets) == len(bins):
-        return
-    sizes = range(1, len(sets) + 1) if len(sets) <= MAX_CORE_SETS else (1, len(sets))
-    limits: dict[frozenset[int], int] = {}
-    for size in sizes:
-        for chosen in itertools.combinations(sets, size):
-            union = frozenset().union(*chosen)
-            members = frozenset(
-                b for b in bins if devices[b].cores and union >= {*devices[b].cores}
-            )
-            if len(members) > 1:
-                limits[members] = min(len(union), limits.get(members, len(union)))
-    yield from (("cores", members, limit) for members, limit in limits.items())
-
-
-def _memory_pool(
-    request: PlanRequest, host: str, bins: list[int]
-) -> Iterable[tuple[str, frozenset[int], int]]:
-    stated = dict(request.host_memory_bytes).get(host)
-    budgets = [] if stated is None else [stated // MIB]
-    devices = [request.devices[b] for b in bins]
-    budgets += [usable_mib(d) for d in devices if d.kind is DeviceKind.CPU]
-    if budgets and (len(bins) > 1 or stated is not None):
-        yield "host", frozenset(bins), min(budgets)
 
 
 def _groups(

@@ -7,6 +7,7 @@ from typing import Final
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.assign import bytes_to_load
 from partitiond.planner.bound import Bound, bound_cost, bound_goodput
+from partitiond.planner.covers import pack_covers, pack_goodput
 from partitiond.planner.exact import (
     MAX_VARIABLES,
     Exact,
@@ -32,7 +33,14 @@ NEAR: Final = 0.01
 """Plans within this of the best primary value count as equally good."""
 NEAR_SHARE: Final = 0.05
 """The same for the shares of models without a rate, which are worth less than a restart."""
+COST_SHARE: Final = 0.2
+"""Deterministic seconds for the primary value per second of the time limit: CP-SAT needs up to
+three wall-clock seconds for one of them."""
+SHARE_SHARE: Final = 0.1
 EPSILON: Final = 1e-6
+LEAST_USED: Final = 0.3
+"""Devices run a way in the relaxation, from which on a start uses that way alone."""
+COVER_NOISE: Final = 0.15
 GOODPUT_PROVEN: Final = 1e-4
 
 
@@ -91,7 +99,7 @@ def _solve_cost(instance: Instance, bound: Bound, least: float) -> Found:
     best = min(members, key=lambda m: m.packing.cost(), default=None)
     exact = None
     if best is None or best.packing.cost() > least + EPSILON:
-        exact = _exact_cost(instance, best, 0.6 * seconds)
+        exact = _exact_cost(instance, best, COST_SHARE * seconds)
         if exact is not None and exact.status is Status.INFEASIBLE:
             return _solve_goodput(instance, proven_impossible=True)
         if exact is not None and exact.bound is not None:
@@ -132,20 +140,42 @@ def _cost_members(instance: Instance, guide: Guide, bound: Bound, least: float) 
         if packing is not None:
             members.append(_member("kept what runs", packing))
             break
-    entries = sum(len(mine) for mine in bound.entries.values())
-    for number, strategy in enumerate(strategies(instance, entries)):
-        rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
-        packing = serve_all(instance, guide, Packing(instance), strategy, rng)
-        if packing is None:
-            continue
-        members.append(_member("greedy by prices", packing))
-        if packing.cost() <= least + EPSILON:
-            break
+    members.extend(_greedy_cost(instance, guide, bound, least))
     for best, name in ((False, "first-fit decreasing"), (True, "best-fit decreasing")):
         packing = first_fit(instance, bound.entries, best=best)
         if not packing.lacking():
             members.append(_member(name, packing))
     return members
+
+
+def _greedy_cost(instance: Instance, guide: Guide, bound: Bound, least: float) -> list[_Member]:
+    """Both greedy packers from several starts, until one reaches the bound."""
+    members: list[_Member] = []
+    entries = sum(len(mine) for mine in bound.entries.values())
+    places = _place_choices(bound)
+    for number, strategy in enumerate(strategies(instance, entries)):
+        rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
+        by_set = pack_covers(
+            instance,
+            guide,
+            places=places[number % len(places)],
+            noise=0.0 if number < len(places) else COVER_NOISE,
+            rng=rng,
+        )
+        by_model = serve_all(instance, guide, Packing(instance), strategy, rng)
+        for name, packing in (("greedy by covers", by_set), ("greedy by prices", by_model)):
+            if packing is not None:
+                members.append(_member(name, packing))
+        if any(m.packing.cost() <= least + EPSILON for m in members[-2:]):
+            break
+    return members
+
+
+def _place_choices(bound: Bound) -> list[set[tuple[int, int]] | None]:
+    """Ways to run devices that one start may use: all, each that the relaxation uses, those."""
+    used = sorted((p for p, n in bound.used.items() if n >= LEAST_USED), key=bound.used.__getitem__)
+    each: list[set[tuple[int, int]] | None] = [{place} for place in reversed(used)]
+    return [None, *each, set(used)] if len(used) > 1 else [None]
 
 
 def _kept_starts(instance: Instance) -> list[Packing]:
@@ -217,7 +247,7 @@ def _exact_share(instance: Instance, best: _Member) -> _Member | None:
         Goal.SHARE,
         devices,
         best.packing,
-        deterministic_seconds=0.3 * instance.request.time_limit_seconds,
+        deterministic_seconds=SHARE_SHARE * instance.request.time_limit_seconds,
         cost_limit=best.packing.cost() * PRICE_SCALE,
     )
     return None if found.packing is None else _member(best.name, found.packing)
@@ -234,18 +264,21 @@ def _solve_goodput(instance: Instance, proven_impossible: bool | None) -> Found:
     if not (proven and best.packing.short_replicas() == 0) and (
         variable_count(instance, devices) <= MAX_VARIABLES
     ):
-        seconds = 0.6 * instance.request.time_limit_seconds
+        seconds = COST_SHARE * instance.request.time_limit_seconds
         exact = solve_exact(
             instance, Goal.GOODPUT, devices, best.packing, deterministic_seconds=seconds
         )
         if exact.packing is not None:
             members.append(_member("exact (CP-SAT)", exact.packing))
+            if exact.bound is not None and exact.packing.short_replicas() == 0:
+                most = min(exact.bound, most if most is not None else exact.bound)
     best = max(members, key=lambda m: _goodput_key(m.packing))
     chosen = _nearest_goodput(instance, members, best, guide)
     value = chosen.packing.goodput()
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
     optimal = optimal and value >= best.packing.goodput() * (1 - GOODPUT_PROVEN)
-    by_exact = exact is not None and exact.status is Status.OPTIMAL
+    by_exact = most is not None and bound.value is not None and most < bound.value - EPSILON
+    by_exact = by_exact or (exact is not None and exact.status is Status.OPTIMAL)
     baseline = first_fit(instance, bound.entries, best=False)
     return Found(
         packing=chosen.packing,
@@ -270,8 +303,13 @@ def _goodput_members(instance: Instance, guide: Guide, bound: Bound) -> list[_Me
         packing = most_goodput(instance, guide, start, Strategy(0.0, 0.0), rng)
         members.append(_member("kept what runs", packing))
     entries = sum(len(mine) for mine in bound.entries.values())
+    places = _place_choices(bound)
     for number, strategy in enumerate(strategies(instance, entries)):
         rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
+        noise = 0.0 if number < len(places) else COVER_NOISE
+        chosen = places[number % len(places)]
+        packing = pack_goodput(instance, guide, places=chosen, noise=noise, rng=rng)
+        members.append(_member("greedy by covers", packing))
         packing = most_goodput(instance, guide, Packing(instance), strategy, rng)
         members.append(_member("greedy by prices", packing))
     for best, name in ((False, "first-fit decreasing"), (True, "best-fit decreasing")):

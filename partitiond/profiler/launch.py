@@ -9,14 +9,13 @@ from partitiond.core.footprint import (
     MAX_BATCH,
     MAX_NUM_BATCHED_TOKENS,
     EngineLimits,
-    kv_cache_bytes,
-    kv_tokens,
-    max_batch_safe,
+    footprint,
 )
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.spec import Architecture
 from partitiond.core.units import format_bytes
 from partitiond.ports import EngineLaunch, ProfileRequest
+from partitiond.profiler.fit import point_kv_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,14 +47,7 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
     spec, device = request.model.spec, request.device
     architecture = with_dtype(request.model.architecture, spec.engine.dtype)
     wanted = min(request.max_batch, MAX_BATCH)
-    batch = max_batch_safe(
-        architecture,
-        spec.workload,
-        request.memory_bytes,
-        max_model_len=spec.max_model_len,
-        kind=device.kind,
-        cap=wanted,
-    )
+    batch = _largest_batch(request, architecture, wanted)
     if batch < 1:
         raise InputError(
             f"{spec.name} does not fit in {format_bytes(request.memory_bytes)}: not even one "
@@ -64,7 +56,7 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
             facts={"memory_bytes": request.memory_bytes, "model": spec.name},
         )
     block = BLOCK_TOKENS[device.kind]
-    tokens = kv_tokens(batch, spec.workload, spec.max_model_len, block)
+    cache = point_kv_bytes(architecture, batch, spec.workload, spec.max_model_len, block)
     limits = EngineLimits(batch, spec.max_model_len, MAX_NUM_BATCHED_TOKENS)
     launch = EngineLaunch(
         replica_id=replica_id,
@@ -76,7 +68,7 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
         cores=request.cores,
         memory_bytes=request.memory_bytes,
         device_memory_bytes=device.memory_bytes,
-        kv_cache_bytes=kv_cache_bytes(architecture, tokens, block),
+        kv_cache_bytes=cache,
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_model_len=limits.max_model_len,
@@ -87,3 +79,21 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
         prefix_caching=False,
     )
     return ProfileLaunch(launch, limits, batch, batch < wanted, architecture)
+
+
+def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: int) -> int:
+    """The largest batch up to `wanted` whose full footprint fits; 0 where none does."""
+    spec, kind = request.model.spec, request.device.kind
+
+    def fits(batch: int) -> bool:
+        limits = EngineLimits(batch, spec.max_model_len, MAX_NUM_BATCHED_TOKENS)
+        cache = point_kv_bytes(
+            architecture, batch, spec.workload, spec.max_model_len, BLOCK_TOKENS[kind]
+        )
+        return footprint(architecture, limits, cache, kind).peak_bytes <= request.memory_bytes
+
+    low, high = 0, wanted  # the footprint grows with the batch, so bisection finds the edge
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -26,6 +26,7 @@ def plot_profile(profile: Profile, path: Path) -> None:
     if not profile.points:
         raise InputError(f"profile {profile.id} has no operating points.", hint="Measure it again.")
     # Imported here because matplotlib takes most of a second, and only this function needs it.
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +39,9 @@ def plot_profile(profile: Profile, path: Path) -> None:
     _draw_knee(axes, profile)
     _label(axes, latency_axes, profile)
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    figure.savefig(path, dpi=144, metadata=metadata)
+    # Words as text, and the same file for the same profile: a picture that can be diffed.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "partitiond"}):
+        figure.savefig(path, dpi=144, metadata=metadata)
 
 
 def _draw_throughput(axes: Any, profile: Profile) -> None:
@@ -103,7 +106,7 @@ def _draw_knee(axes: Any, profile: Profile) -> None:
         reason = knee.limited_by.value if knee.limited_by else "unknown"
         axes.plot([], [], linestyle="none", label=f"no knee: still growing ({reason})")
         return
-    share = f"{1 - knee.tolerance:.0%} of the best"
+    share = f"{100 * (1 - knee.tolerance):.0f} % of the best"
     if knee.low is not None and knee.high is not None and knee.high > knee.low:
         axes.axvspan(knee.low, knee.high, color=KNEE_COLOUR, alpha=0.12, linewidth=0)
     axes.axvline(

@@ -33,7 +33,7 @@ class EngineSamples:
 
     Attributes:
         running_mean: mean number of running requests; 0 without samples.
-        preemptions: preempted requests between the window's first and last sample.
+        preemptions: requests preempted while the window was open.
         starved: requests waited while the KV cache was full.
     """
 
@@ -90,13 +90,18 @@ class Trial:
         )
 
 
-def summarise_engine(scrapes: Sequence[Mapping[str, float]]) -> EngineSamples:
-    """The engine's samples from scrapes of its metrics in order of time."""
+def summarise_engine(
+    scrapes: Sequence[Mapping[str, float]], at_end: Mapping[str, float] | None = None
+) -> EngineSamples:
+    """The engine's samples from scrapes inside the window, in order of time, and one at its end.
+
+    Gauges are averaged over those inside; counters count from the first to the one at the end.
+    """
     if not scrapes:
         return EngineSamples(0.0, 0, starved=False)
     running = math.fsum(s.get(RUNNING, 0.0) for s in scrapes) / len(scrapes)
     starved = [s.get(KV_USAGE, 0.0) >= KV_FULL and s.get(WAITING, 0.0) >= 1 for s in scrapes]
-    preempted = _preemptions(scrapes[-1]) - _preemptions(scrapes[0])
+    preempted = _preemptions(at_end or scrapes[-1]) - _preemptions(scrapes[0])
     return EngineSamples(running, round(preempted), starved=sum(starved) * 2 > len(scrapes))
 
 
@@ -112,6 +117,7 @@ class _Sampler:
         self._handle = handle
         self._task: asyncio.Task[None] | None = None
         self.scrapes: list[Mapping[str, float]] = []
+        self.at_end: Mapping[str, float] | None = None
 
     def start(self) -> None:
         """Begin; called when the window opens."""
@@ -123,6 +129,11 @@ class _Sampler:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    async def count_at_end(self) -> None:
+        """One more scrape, for the counters alone: the requests of the window are gone."""
+        with contextlib.suppress(EngineError):
+            self.at_end = (await self._engines.report(self._handle)).metrics
 
     async def _run(self) -> None:
         while True:
@@ -175,6 +186,7 @@ async def run_trial(
     finally:
         await sampler.stop()
     _require_no_errors(result, proposal.batch)
+    await sampler.count_at_end()
     return Trial(
         proposal=proposal,
         output_tokens_per_s=result.throughput.output_tokens_per_s,
@@ -183,7 +195,7 @@ async def run_trial(
         window_seconds=result.window_seconds,
         seconds=time.perf_counter() - began,
         samples=result.samples,
-        engine=summarise_engine(sampler.scrapes),
+        engine=summarise_engine(sampler.scrapes, sampler.at_end),
         instrument_cpu=result.cpu_share,
         mismatches=result.mismatches,
     )

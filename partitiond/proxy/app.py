@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
@@ -85,6 +86,9 @@ class ProxyApp:
             status = "ok" if ready else "draining" if self._state.draining else "starting"
             await answer.whole(200 if ready else 503, json.dumps({"status": status}).encode())
             return
+        if self._state.table.version == 0:
+            await self._refuse(scope, answer, errors.NO_TABLE)
+            return
         caller = self._state.keys.identify(scope["headers"])
         if isinstance(caller, ApiError):
             await self._refuse(scope, answer, caller)
@@ -120,9 +124,7 @@ class ProxyApp:
             return
         model = self._state.models.get(request.model)
         if model is None or not caller.may_use(request.model):
-            empty = self._state.table.version == 0
-            refused = errors.NO_TABLE if empty else errors.unknown_model(request.model)
-            await self._refuse(scope, answer, refused, caller)
+            await self._refuse(scope, answer, errors.unknown_model(request.model), caller)
             return
         flight = Flight(answer.request_id, _cost(model, request), asyncio.get_running_loop().time())
         call = Call(caller, model, request, body, flight, answer, Result())
@@ -130,11 +132,13 @@ class ProxyApp:
 
     def _admit(self, scope: Scope) -> Caller | ApiError:
         """Everything that can be decided before the body is read."""
+        if self._state.draining:
+            return errors.SHUTTING_DOWN
+        if self._state.table.version == 0:
+            return errors.NO_TABLE  # and so it is not known either whether keys are required
         caller = self._state.keys.identify(scope["headers"])
         if isinstance(caller, ApiError):
             return caller
-        if self._state.draining:
-            return errors.SHUTTING_DOWN
         content_type = b""
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -209,7 +213,7 @@ class ProxyApp:
     def _ended(self, path: str, call: Call) -> None:
         """Count, learn and log, once per request."""
         result = call.result
-        seconds = asyncio.get_running_loop().time() - call.flight.started_at
+        seconds = time.monotonic() - call.flight.started_at
         _count(self._state, call.model, result, seconds)
         if result.outcome == "ok":
             _learn(call.model, call.request, result)

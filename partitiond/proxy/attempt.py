@@ -7,6 +7,7 @@ whether a limit was passed.
 import asyncio
 import json
 import math
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -194,7 +195,7 @@ class Attempt:
         await self._end_stream(scanner, block)
 
     async def _start_stream(self) -> None:
-        self._result.ttft_seconds = self._loop.time() - self._flight.started_at
+        self._result.ttft_seconds = time.monotonic() - self._flight.started_at
         replica = (b"x-partitiond-replica", self._replica.replica_id.encode())
         await self._answer.start(200, [*_STREAM_HEADERS, replica])
 
@@ -209,7 +210,7 @@ class Attempt:
 
     def _finish(self) -> None:
         """The engine is done with it: give the place back before the client took everything."""
-        self._result.service_seconds = self._loop.time() - self._flight.placed_at
+        self._result.service_seconds = time.monotonic() - self._flight.placed_at
         self._flight.leave()
         self._limit.set("client_stalled", self._options.client_timeout_seconds)
 

@@ -7,6 +7,7 @@ All decisions are `core.balance`'s and `core.admission`'s.
 
 import asyncio
 import random
+import time
 from collections.abc import Iterable
 
 from partitiond.core.admission import (
@@ -34,8 +35,9 @@ class Flight:
 
     Attributes:
         cost: what it takes from a replica; never changes.
-        started_at: loop time of the request's last byte.
-        placed_at: loop time at which it got its replica.
+        started_at: when its last byte had come, monotonic seconds (uvloop's own time has only
+            milliseconds).
+        placed_at: when it got its replica.
         replica: where it is in flight, or None.
         task: what to cancel when the client leaves.
         abort_reason: why it was cancelled: client_gone, client_stalled, shutting_down; or empty.
@@ -109,7 +111,7 @@ class LiveReplica:
             self.sequences += flight.cost.sequences
             self.kv_tokens += flight.cost.kv_tokens
             flight.replica = self
-            flight.placed_at = asyncio.get_running_loop().time()
+            flight.placed_at = time.monotonic()
 
     def remove(self, flight: Flight) -> None:
         """A request has left; whoever waits is looked at."""

@@ -7,7 +7,7 @@ stream (the kernel's socket buffer fills, the engine's write waits) instead of f
 
 import asyncio
 import collections
-from typing import Final
+from typing import Final, cast
 
 import httptools
 
@@ -31,8 +31,8 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunks", "_failure", "_keep_alive", "_loop", "_parser", "_paused", "_size", "_waiter", "closed",
-        "complete", "content_type", "got_bytes", "on_idle", "status", "transport",
+        "_chunks", "_failure", "_keep_alive", "_loop", "_parser", "_paused", "_size", "_waiter",
+        "closed", "complete", "content_type", "got_bytes", "on_idle", "status", "transport",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -59,8 +59,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are no subclasses of asyncio's, so there is no isinstance here.
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse, keep, wake the reader; stop reading when nobody reads."""

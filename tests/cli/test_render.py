@@ -125,7 +125,7 @@ def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
     file = io.StringIO()
     now = [0.0]
     reporter = PlainReporter(Console(file=file, width=200), clock=lambda: now[0])
-    for second, message in ((0, "a"), (0.2, "a"), (2, "b"), (3, "b"), (13, "b")):
+    for second, message in ((0, "a"), (0.2, "b"), (6, "b"), (12, "b"), (22, "b")):
         now[0] = second
         reporter.update(message, 0.5, 60)
     lines = file.getvalue().splitlines()

@@ -149,6 +149,7 @@ async def test_refusals_lower_attainment_and_goodput(server: Any) -> None:
     assert (report.refused, report.errors, report.completed) == (14, 0, 0)
     assert (report.attainment, report.goodput_req_per_s) == (0.0, 0.0)
     assert report.ttft is None
+    assert report.half_width is None, "JSON has no infinity"
     assert seen[-1].refused > 0
 
 

@@ -198,7 +198,8 @@ def _value(
         wanted = demand.demand.planned_req_per_s
         if demand.max_replicas is not None and count > demand.max_replicas:
             return None
-        if count < max(1, demand.min_replicas):
+        optional = wanted is not None and objective is Objective.MAX_GOODPUT
+        if count < max(0 if optional else 1, demand.min_replicas):
             return None
         if objective is Objective.MIN_DEVICES and wanted is not None and rate < wanted - 1e-9:
             return None

@@ -9,6 +9,9 @@ def test_running_is_averaged_and_preemptions_are_counted_from_the_first_scrape()
     scrapes = [{RUNNING: 7.0, PREEMPTIONS[0]: 3.0}, {RUNNING: 8.0, PREEMPTIONS[0]: 5.0}]
     seen = summarise_engine(scrapes)
     assert (seen.running_mean, seen.preemptions, seen.starved) == (7.5, 2, False)
+    at_end = {RUNNING: 0.0, PREEMPTIONS[0]: 6.0}
+    assert summarise_engine(scrapes, at_end).preemptions == 3
+    assert summarise_engine(scrapes, at_end).running_mean == 7.5
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-Step = bytes | float | str
-"""Bytes to send, seconds to wait, or "close", "reset", "hold" (until the client leaves)."""
+Step = bytes | float | str | asyncio.Event
+"""Bytes to send, seconds or an event to wait for, or "close", "reset", "hold".
+
+"hold" waits until the client leaves.
+"""
 
 
 def chunk(data: bytes) -> bytes:
@@ -127,6 +130,7 @@ class ScriptedEngine:
         self.received: list[Received] = []
         self.left = 0
         self.open = 0
+        self.steps = 0
         self.changed = asyncio.Event()
         self._connections = 0
         self._server: asyncio.Server | None = None
@@ -192,11 +196,14 @@ class ScriptedEngine:
         self, steps: list[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         for step in steps:
+            self.steps += 1
             if isinstance(step, bytes):
                 writer.write(step)
                 await writer.drain()
             elif isinstance(step, float):
                 await asyncio.sleep(step)
+            elif isinstance(step, asyncio.Event):
+                await step.wait()
             elif step == "hold":
                 await reader.readexactly(1)
             elif step == "close":

@@ -307,7 +307,7 @@ async def test_connections_are_kept_and_a_stale_one_costs_no_attempt(
         return answer(completion()) if len(seen) <= 2 else ["reset"]
 
     engine: ScriptedEngine = await make_engine(closes_on_reuse)
-    proxy = await make_proxy(table(replica(engine)))
+    proxy = await make_proxy(table(replica(engine)), idle_connection_seconds=60)
     for _ in range(9):
         assert (await proxy.complete()).status_code == 200
     connections = [r.connection for r in engine.received]
@@ -330,13 +330,15 @@ async def test_a_new_engine_behind_the_name_gets_no_old_connection(
 async def test_a_routing_update_leaves_running_streams_alone(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    slow = plays(*stream(text_event("hel"), 0.3, text_event("lo", "stop"), DONE))
+    go_on = asyncio.Event()
+    slow = plays(*stream(text_event("hel"), go_on, text_event("lo", "stop"), DONE))
     engine = await make_engine(slow)
     proxy = await make_proxy(table(replica(engine)))
     running = asyncio.create_task(proxy.stream_text())
     await engine.until(lambda: len(engine.received) == 1)
     proxy.state.apply(table(version=2, models=()))
     assert proxy.state.in_flight() == {"m-1": 1}, "a replica that left the table still counts"
+    go_on.set()
     assert events_of(await running)[-1] == "[DONE]"
     assert proxy.idle()
     assert (await proxy.complete()).status_code == 404
@@ -351,7 +353,8 @@ async def test_an_older_table_is_ignored(make_proxy: MakeProxy) -> None:
 async def test_a_draining_replica_gets_nothing_new_and_finishes_what_runs(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    old = await make_engine(plays(*stream(text_event("x"), 0.2, DONE)), "old")
+    go_on = asyncio.Event()
+    old = await make_engine(plays(*stream(text_event("x"), go_on, DONE)), "old")
     new = await make_engine(name="new")
     proxy = await make_proxy(table(replica(old, "old")))
     running = asyncio.create_task(proxy.stream_text())
@@ -360,6 +363,7 @@ async def test_a_draining_replica_gets_nothing_new_and_finishes_what_runs(
     for _ in range(5):
         assert (await proxy.complete()).headers["x-partitiond-replica"] == "new"
     assert proxy.state.in_flight() == {"old": 1, "new": 0}
+    go_on.set()
     assert events_of(await running)[-1] == "[DONE]"
     assert len(old.received) == 1
 
@@ -402,12 +406,14 @@ async def test_a_client_that_leaves_cancels_upstream(
 async def test_a_client_that_leaves_the_queue_is_never_sent(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    engine = await make_engine(plays(*stream(text_event("x"), 0.3, DONE)))
+    go_on = asyncio.Event()
+    engine = await make_engine(plays(*stream(text_event("x"), go_on, DONE)))
     proxy = await make_proxy(table(replica(engine, max_sequences=1)))
     first = asyncio.create_task(proxy.stream_text())
     await engine.until(lambda: len(engine.received) == 1)
     await _start_and_leave(proxy, engine, received=1)
     await proxy.until(lambda: proxy.state.queues() == {"m": 0})
+    go_on.set()
     await first
     assert len(engine.received) == 1
     assert proxy.idle()
@@ -429,7 +435,11 @@ async def test_the_openai_client_can_cancel_a_stream(
 async def test_hundreds_of_faulty_requests_leave_nothing_behind(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    faults = [*BEFORE_CONTENT.values(), *AFTER_CONTENT.values(), [STREAM_HEAD, "hold"]]
+    faults: list[list[Step]] = [
+        *BEFORE_CONTENT.values(),
+        *AFTER_CONTENT.values(),
+        [STREAM_HEAD, "hold"],
+    ]
     dice = random.Random(3)
 
     def any_fault(request: Received) -> list[Step]:
@@ -440,6 +450,7 @@ async def test_hundreds_of_faulty_requests_leave_nothing_behind(
         table(*(replica(e, f"m-{i}", max_sequences=4) for i, e in enumerate(engines))),
         first_token_timeout_seconds=0.2,
         between_tokens_timeout_seconds=0.2,
+        total_timeout_seconds=0.5,
     )
 
     async def one(number: int) -> None:

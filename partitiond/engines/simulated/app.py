@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -118,7 +118,7 @@ def make_app(engine: SimulatedEngine) -> Starlette:
         return await _generate(engine, request, chat=True)
 
     async def models(_request: Request) -> Response:
-        card = {"id": engine.model, "object": "model", "owned_by": "vllm"}
+        card: dict[str, object] = {"id": engine.model, "object": "model", "owned_by": "vllm"}
         card |= {"created": int(time.time()), "max_model_len": engine.max_model_len}
         return JSONResponse({"object": "list", "data": [card]})
 
@@ -185,19 +185,24 @@ async def _consume(engine: SimulatedEngine, sequence: Sequence) -> None:
             pass
 
 
+async def _consume_all(engine: SimulatedEngine, sequences: list[Sequence]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for sequence in sequences:
+            group.create_task(_consume(engine, sequence))
+
+
 async def _until_done_or_gone(
     engine: SimulatedEngine, generation: Generation, request: Request
 ) -> None:
     """Generate everything; when the client leaves, free the places at once."""
-    work = asyncio.gather(*(_consume(engine, s) for s in _sequences(generation)))
+    work = asyncio.create_task(_consume_all(engine, _sequences(generation)))
     leaving = asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
         work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        await asyncio.gather(work, leaving, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:
@@ -229,7 +234,7 @@ async def _stream(
 
 async def _tokens(
     engine: SimulatedEngine, generation: Generation
-) -> AsyncIterator[tuple[int, int]]:
+) -> AsyncGenerator[tuple[int, int], None]:
     """(choice, token) pairs of all choices as they come."""
     merged: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 

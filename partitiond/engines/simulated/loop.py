@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from partitiond.simulation.batch import Batch, Sequence, Step
 from partitiond.simulation.steps import StepModel
@@ -58,7 +58,7 @@ class EngineLoop:
             if queue is not None:
                 queue.put_nowait(None)
 
-    async def generate(self, sequence: Sequence) -> AsyncIterator[int]:
+    async def generate(self, sequence: Sequence) -> AsyncGenerator[int, None]:
         """Yield token numbers 0, 1, ... of one sequence; leaving early frees its place at once."""
         queue: asyncio.Queue[None] = asyncio.Queue()
         self._queues[sequence] = queue

@@ -6,10 +6,7 @@ import json
 import math
 from typing import Any, Final
 
-WORDS: Final = (
-    "the model is small and it answers fast so the queue stays short while many replicas "
-    "share one device and each of them gets exactly as much memory as it needs"
-).split()
+WORDS: Final = ("small", "models", "answer", "fast", "when", "each", "has", "just", "enough")
 DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
 
@@ -112,22 +109,22 @@ def _text_tokens(text: str) -> int:
 
 
 def _prompt_tokens(prompt: object) -> tuple[int, ...]:
-    match prompt:
-        case str():
-            return (_text_tokens(prompt),)
-        case [int(), *_]:
+    """Lengths of a text, a list of texts, a list of token ids, or a list of such lists."""
+    if isinstance(prompt, str):
+        return (_text_tokens(prompt),)
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(item, int) for item in prompt):
             return (len(prompt),)
-        case [str(), *_] if all(isinstance(item, str) for item in prompt):
+        if all(isinstance(item, str) for item in prompt):
             return tuple(_text_tokens(item) for item in prompt)
-        case [list(), *_] if all(isinstance(item, list) and item for item in prompt):
+        if all(isinstance(item, list) and item for item in prompt):
             return tuple(len(item) for item in prompt)
-        case _:
-            raise RefusedError(
-                400,
-                "BadRequestError",
-                "prompt must be a non-empty text, list of texts, or list of token ids.",
-                param="prompt",
-            )
+    raise RefusedError(
+        400,
+        "BadRequestError",
+        "prompt must be a non-empty text, list of texts, or list of token ids.",
+        param="prompt",
+    )
 
 
 def _chat_tokens(body: dict[str, Any]) -> int:

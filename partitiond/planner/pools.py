@@ -1,0 +1,85 @@
+"""Memory of one device in whole MiB, and limits that devices of one host share."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
+from partitiond.core.units import MIB
+
+MAX_CORE_SETS: Final = 6
+"""Distinct core lists on one host for which every union is constrained; hosts have one per NUMA
+node and one for the CPU device."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pool:
+    """A limit that devices of one host share: its cores, or its memory in MiB."""
+
+    index: int
+    kind: str
+    bins: frozenset[int]
+    capacity: int
+
+
+def usable_mib(device: Device) -> int:
+    """Memory for footprints: total less reserved, foreign use and headroom, rounded down."""
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    return max(0, (usable - headroom_bytes(device.memory_bytes)) // MIB)
+
+
+def mib_up(count: int) -> int:
+    """Bytes as whole MiB, rounded up."""
+    return -(-count // MIB)
+
+
+def shared_limits(
+    devices: tuple[Device, ...], host_memory_bytes: tuple[tuple[str, int], ...], share_cores: bool
+) -> tuple[Pool, ...]:
+    """Cores and memory of each host, where several devices draw from them.
+
+    Args:
+        devices: all devices.
+        host_memory_bytes: memory for engines by host, where no CPU device says it.
+        share_cores: whether a core that two devices of a host list is one core.
+    """
+    by_host: dict[str, list[int]] = {}
+    for index, device in enumerate(devices):
+        by_host.setdefault(device.host, []).append(index)
+    stated = dict(host_memory_bytes)
+    found: list[tuple[str, frozenset[int], int]] = []
+    for host, bins in sorted(by_host.items()):
+        if share_cores:
+            found.extend(_core_pools(devices, bins))
+        found.extend(_memory_pool([devices[b] for b in bins], bins, stated.get(host)))
+    return tuple(Pool(index, *pool) for index, pool in enumerate(found))
+
+
+def _core_pools(
+    devices: tuple[Device, ...], bins: list[int]
+) -> Iterable[tuple[str, frozenset[int], int]]:
+    """Hall's condition: engines whose cores lie within a set need no more than the set holds."""
+    sets = sorted({frozenset(devices[b].cores) for b in bins if devices[b].cores}, key=sorted)
+    if sum(len(s) for s in sets) == len(frozenset().union(*sets)) and len(sets) == len(bins):
+        return
+    sizes = range(1, len(sets) + 1) if len(sets) <= MAX_CORE_SETS else (1, len(sets))
+    limits: dict[frozenset[int], int] = {}
+    for size in sizes:
+        for chosen in itertools.combinations(sets, size):
+            union = frozenset().union(*chosen)
+            members = frozenset(
+                b for b in bins if devices[b].cores and union >= {*devices[b].cores}
+            )
+            if len(members) > 1:
+                limits[members] = min(len(union), limits.get(members, len(union)))
+    yield from (("cores", members, limit) for members, limit in limits.items())
+
+
+def _memory_pool(
+    devices: list[Device], bins: list[int], stated: int | None
+) -> Iterable[tuple[str, frozenset[int], int]]:
+    budgets = [] if stated is None else [stated // MIB]
+    budgets += [usable_mib(d) for d in devices if d.kind is DeviceKind.CPU]
+    if budgets and (len(bins) > 1 or stated is not None):
+        yield "host", frozenset(bins), min(budgets)

@@ -1,0 +1,364 @@
+"""One suite for both engines: what the controller, profiler and proxy rely on.
+
+The simulated engine runs everywhere; the real one is marked `engine`.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from partitiond.core.errors import StartFailedError
+from partitiond.engines import process
+from partitiond.engines.process import ProcessId
+from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.ports import EngineHandle, EngineLaunch, EngineReport
+from tests.engine_fixtures import (
+    ENGINE_TEST_SECONDS,
+    chat_model_folder,
+    engine_environment,
+    make_runner,
+    short_dir,
+    simulated_launch,
+    vllm_launch,
+)
+
+__all__ = ["chat_model_folder", "engine_environment", "short_dir"]
+
+pytestmark = pytest.mark.timeout(ENGINE_TEST_SECONDS)
+
+START_SECONDS = 240.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One engine kind under test: how to make a runner and a launch of it."""
+
+    runner: Callable[[Path], ProcessEngineRunner]
+    launch: EngineLaunch
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    runner: ProcessEngineRunner
+    handle: EngineHandle
+    report: EngineReport
+    phases: tuple[str, ...]
+    run_dir: Path
+
+
+@pytest.fixture(
+    scope="module", params=["simulated", pytest.param("vllm", marks=pytest.mark.engine)]
+)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    if request.param == "simulated":
+        return Kind(lambda run_dir: make_runner(run_dir, None), simulated_launch())
+    environment = request.getfixturevalue("engine_environment")
+    folder = request.getfixturevalue("chat_model_folder")
+    return Kind(lambda run_dir: make_runner(run_dir, environment), vllm_launch(folder))
+
+
+async def start(kind: Kind, run_dir: Path, launch: EngineLaunch | None = None) -> Running:
+    runner = kind.runner(run_dir)
+    handle = await runner.start(launch or kind.launch)
+    phases: list[str] = []
+    try:
+        report = await runner.wait_ready(handle, START_SECONDS, phases.append)
+    except BaseException:
+        await runner.stop(handle, 0.0)
+        raise
+    return Running(runner, handle, report, tuple(phases), run_dir)
+
+
+@pytest.fixture(scope="module")
+def running(kind: Kind) -> Iterator[Running]:
+    """One engine for all the tests that leave it as it was."""
+    run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
+    engine = asyncio.run(start(kind, run_dir))
+    yield engine
+    asyncio.run(engine.runner.stop(engine.handle, 5.0))
+    shutil.rmtree(run_dir)
+
+
+@pytest.fixture
+async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.AsyncHTTPTransport(uds=running.handle.socket_path)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://engine", timeout=60
+    ) as client:
+        yield client
+
+
+def identity(handle: EngineHandle) -> ProcessId:
+    return ProcessId(handle.pid, handle.start_ticks, handle.boot_id)
+
+
+def processes(handle: EngineHandle) -> list[int]:
+    return process.processes_of(Path(handle.run_dir), identity(handle))
+
+
+def main_pid(handle: EngineHandle) -> int:
+    record = json.loads((Path(handle.run_dir) / "process.json").read_text())
+    return int(record["main_pid"])
+
+
+async def events(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[str]:
+    async with client.stream("POST", path, json=body) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return [line[6:] async for line in answer.aiter_lines() if line.startswith("data: ")]
+
+
+async def eventually(
+    check: Callable[[], Any], seconds: float = 20.0, message: str = "it did not happen"
+) -> None:
+    """Wait for an asynchronous condition; a late one is a failure."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await check():
+        assert asyncio.get_running_loop().time() < deadline, message
+        await asyncio.sleep(0.05)
+
+
+class TestReady:
+    def test_the_report_says_how_many_kv_tokens_it_really_has(self, running: Running) -> None:
+        assert 512 <= running.report.kv_cache_tokens <= 20_000
+
+    def test_the_report_names_version_and_vllm_metrics(self, running: Running) -> None:
+        assert running.report.version
+        for name in (
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:kv_cache_usage_perc",
+            "vllm:num_preemptions_total",
+            "vllm:generation_tokens_total",
+            "vllm:time_to_first_token_seconds_count",
+            "vllm:inter_token_latency_seconds_sum",
+        ):
+            assert name in running.report.metrics, name
+
+    def test_progress_was_told_while_it_started(self, running: Running) -> None:
+        assert running.phases[0] == "starting the process"
+        assert len(running.phases) >= 2
+
+    async def test_probe_answers_and_memory_is_seen(self, running: Running) -> None:
+        assert await running.runner.probe(running.handle, 10.0)
+        peak = running.runner.peak_memory_bytes(running.handle)
+        assert 1_000_000 < peak < running.handle.launch.memory_bytes
+
+    def test_every_process_is_pinned_to_the_given_cores(self, running: Running) -> None:
+        allowed = set(running.handle.launch.cores)
+        for pid in processes(running.handle):
+            assert os.sched_getaffinity(pid) <= allowed
+
+    async def test_a_living_engine_of_the_same_name_is_not_started_again(
+        self, running: Running
+    ) -> None:
+        with pytest.raises(StartFailedError, match="runs already"):
+            await running.runner.start(running.handle.launch)
+        assert await running.runner.probe(running.handle, 10.0)
+
+    async def test_another_daemon_finds_the_engine_and_can_use_it(
+        self, kind: Kind, running: Running
+    ) -> None:
+        another = kind.runner(running.run_dir)
+        assert list(await another.find()) == [running.handle]
+        assert await another.probe(running.handle, 10.0)
+        assert (await another.report(running.handle)).kv_cache_tokens > 0
+
+
+class TestCompletions:
+    async def test_token_ids_with_a_fixed_length(self, client: httpx.AsyncClient) -> None:
+        body = {"model": "tiny", "prompt": [5, 6, 7, 8], "max_tokens": 9, "ignore_eos": True}
+        answer = (await client.post("/v1/completions", json=body)).json()
+        assert answer["object"] == "text_completion"
+        assert answer["choices"][0]["finish_reason"] == "length"
+        usage = answer["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (4, 9)
+
+    async def test_several_prompts_and_choices(self, client: httpx.AsyncClient) -> None:
+        body = {
+            "model": "tiny",
+            "prompt": ["One", "Two"],
+            "n": 2,
+            "max_tokens": 3,
+            "ignore_eos": True,
+            "temperature": 1.0,
+        }
+        answer = (await client.post("/v1/completions", json=body)).json()
+        assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+        assert answer["usage"]["completion_tokens"] == 12
+
+    async def test_chat(self, client: httpx.AsyncClient) -> None:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+        answer = (await client.post("/v1/chat/completions", json=body)).json()
+        assert answer["object"] == "chat.completion"
+        assert answer["choices"][0]["message"]["role"] == "assistant"
+        assert answer["usage"]["completion_tokens"] <= 5
+
+    async def test_a_stream_is_one_event_per_token_usage_when_asked_and_done(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        body = {
+            "model": "tiny",
+            "prompt": [5] * 8,
+            "max_tokens": 6,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        lines = await events(client, "/v1/completions", body)
+        assert lines[-1] == "[DONE]"
+        chunks = [json.loads(line) for line in lines[:-1]]
+        assert chunks[-1]["choices"] == []
+        assert chunks[-1]["usage"]["completion_tokens"] == 6
+        assert len([chunk for chunk in chunks if chunk["choices"]]) == 6
+        assert chunks[-2]["choices"][0]["finish_reason"] == "length"
+
+    async def test_a_chat_stream_has_deltas(self, client: httpx.AsyncClient) -> None:
+        body = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 4,
+            "stream": True,
+        }
+        lines = await events(client, "/v1/chat/completions", body)
+        assert lines[-1] == "[DONE]"
+        first = json.loads(lines[0])
+        assert first["object"] == "chat.completion.chunk"
+        assert first["choices"][0]["delta"]["role"] == "assistant"
+
+    async def test_the_models_list_names_the_served_model(self, client: httpx.AsyncClient) -> None:
+        answer = (await client.get("/v1/models")).json()
+        assert [card["id"] for card in answer["data"]] == ["tiny"]
+
+    async def test_requests_at_the_same_time_share_the_engine(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        body = {"model": "tiny", "prompt": [5] * 8, "max_tokens": 8, "ignore_eos": True}
+        answers = await asyncio.gather(
+            *(client.post("/v1/completions", json=body) for _ in range(24))
+        )
+        assert {answer.status_code for answer in answers} == {200}
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("path", "body", "status"),
+        [
+            ("/v1/completions", {"model": "other", "prompt": "Hi"}, 404),
+            ("/v1/completions", {"model": "tiny", "prompt": [5] * 600}, 400),
+            ("/v1/completions", {"model": "tiny", "prompt": [5] * 600, "stream": True}, 400),
+            ("/v1/completions", {"model": "tiny", "prompt": "Hi", "max_tokens": 0.5}, 400),
+            ("/v1/chat/completions", {"model": "other", "messages": []}, 404),
+            ("/v1/chat/completions", {"model": "tiny", "messages": "Hi"}, 400),
+        ],
+    )
+    async def test_refusals_have_the_openai_shape(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], status: int
+    ) -> None:
+        answer = await client.post(path, json=body)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/json"
+        error = answer.json()["error"]
+        assert error["code"] == status
+        assert error["message"]
+        assert set(error) >= {"message", "type", "param", "code"}
+
+    async def test_an_unknown_path_has_the_detail_shape(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/v1/nothing")
+        assert answer.status_code == 404
+        assert answer.json() == {"detail": "Not Found"}
+
+    async def test_a_missing_model_is_accepted(self, client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
+        assert answer.status_code == 200
+
+
+async def test_a_client_that_leaves_frees_its_place(
+    running: Running, client: httpx.AsyncClient
+) -> None:
+    body = {"model": "tiny", "prompt": [5] * 8, "max_tokens": 480, "ignore_eos": True}
+
+    async def running_requests() -> float:
+        metrics = (await running.runner.report(running.handle)).metrics
+        return metrics["vllm:num_requests_running"]
+
+    async def some_run() -> bool:
+        return await running_requests() >= 2
+
+    async def none_run() -> bool:
+        return await running_requests() == 0
+
+    async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
+        await anext(answer.aiter_lines())
+        whole = asyncio.create_task(client.post("/v1/completions", json=body))
+        await eventually(some_run, message="the requests never ran")
+        whole.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await whole
+    await eventually(none_run, message="the places were not freed")
+
+
+class TestEnd:
+    """Each test has an engine of its own, and nothing of it may be left."""
+
+    async def test_stop_leaves_nothing_and_can_be_repeated(
+        self, kind: Kind, short_dir: Path
+    ) -> None:
+        engine = await start(kind, short_dir)
+        watching = asyncio.create_task(kind.runner(short_dir).wait_exit(engine.handle))
+        await asyncio.sleep(0)
+        ended = await engine.runner.stop(engine.handle, 10.0)
+        assert "stopped" in ended.diagnosis
+        assert processes(engine.handle) == []
+        assert not Path(engine.handle.socket_path).exists()
+        await asyncio.wait_for(watching, 10.0)
+        await engine.runner.stop(engine.handle, 10.0)
+        assert not await engine.runner.probe(engine.handle, 1.0)
+        assert list(await engine.runner.find()) == []
+
+    async def test_kill_9_of_the_main_process_leaves_nothing(
+        self, kind: Kind, short_dir: Path
+    ) -> None:
+        engine = await start(kind, short_dir)
+        os.kill(main_pid(engine.handle), signal.SIGKILL)
+        ended = await asyncio.wait_for(engine.runner.wait_exit(engine.handle), 20.0)
+        assert ended.code == -signal.SIGKILL
+        assert processes(engine.handle) == []
+
+    async def test_kill_9_of_the_supervisor_leaves_nothing(
+        self, kind: Kind, short_dir: Path
+    ) -> None:
+        engine = await start(kind, short_dir)
+        os.kill(engine.handle.pid, signal.SIGKILL)
+        # A daemon that comes back later finds the remains by the run folder alone.
+        assert list(await kind.runner(short_dir).find()) == []
+        assert processes(engine.handle) == []
+        assert not Path(engine.handle.run_dir).exists()
+
+
+async def test_a_refused_start_says_why(kind: Kind, short_dir: Path) -> None:
+    """Real: the longest context does not fit the KV cache. Simulated: it is told to fail."""
+    simulated = kind.launch.engine_kind == "simulated"
+    launch = (
+        simulated_launch("bad-0", "--fail-start", "ValueError: no such architecture")
+        if simulated
+        else dataclasses.replace(kind.launch, kv_cache_bytes=4 * 1024 * 1024)
+    )
+    with pytest.raises(StartFailedError) as caught:
+        await start(kind, short_dir, launch)
+    if simulated:
+        assert "no such architecture" in str(caught.value.facts["lines"])
+    else:
+        assert caught.value.facts["kind"] == "kv-cache-too-small"
+        assert caught.value.hint

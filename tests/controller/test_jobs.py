@@ -1,0 +1,159 @@
+"""The job queue: one at a time, visibly waiting, cancellable, honest after a restart."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.jobs import INTERRUPTED, JobQueue, Tell
+from partitiond.controller.journal import Journal
+from partitiond.controller.leases import Lease, Waits
+from partitiond.core.errors import StartFailedError
+from partitiond.core.partition import CpuCores
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import Job, JobState, Progress, Store
+from partitiond.store import open_store
+from tests.controller.fakes import FakeClock, a_moment
+
+LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
+
+
+class Desk:
+    """A queue whose jobs end when told to."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.blocked: dict[str, str] = {}
+        self.running: dict[str, asyncio.Future[str]] = {}
+        self.ended: list[tuple[str, JobState]] = []
+        clock = FakeClock()
+        self.queue = JobQueue(
+            store=store,
+            clock=clock,
+            journal=Journal(store, clock),
+            lease=self._lease,
+            execute=self._execute,
+            ended=lambda job: self.ended.append((job.id, job.state)),
+        )
+
+    def _lease(self, job: Job) -> Lease | Waits:
+        reason = self.blocked.get(job.subject)
+        return Waits(reason) if reason else LEASE
+
+    async def _execute(self, job: Job, lease: Lease, tell: Tell) -> str:
+        tell(Progress("measuring", f"on cores {lease.cores}", 0.25))
+        self.running[job.subject] = asyncio.get_running_loop().create_future()
+        return await self.running[job.subject]
+
+    async def submit(self, subject: str) -> Job:
+        job = self.queue.submit("profile", subject, [("cores", "1")])
+        await a_moment()
+        return self.queue.job(job.id)
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    store = open_store(":memory:")
+    here = Desk(store)
+    yield here
+    await here.queue.close()
+    store.close()
+
+
+async def test_a_job_runs_with_its_lease_and_keeps_its_result(desk: Desk) -> None:
+    job = await desk.submit("a")
+    assert job.state is JobState.RUNNING
+    assert job.progress == Progress("measuring", "on cores (0,)", 0.25)
+    assert desk.queue.leases() == (LEASE.partition,)
+    desk.running["a"].set_result("profile-a")
+    await a_moment()
+    job = desk.queue.job(job.id)
+    assert (job.state, job.result) == (JobState.SUCCEEDED, "profile-a")
+    assert desk.queue.leases() == ()
+    assert desk.ended == [(job.id, JobState.SUCCEEDED)]
+
+
+async def test_jobs_run_one_after_the_other(desk: Desk) -> None:
+    first, second = await desk.submit("a"), await desk.submit("b")
+    assert second.state is JobState.QUEUED
+    assert second.progress.message == f"waits for {first.id}"
+    desk.running["a"].set_result("x")
+    await a_moment()
+    assert desk.queue.job(second.id).state is JobState.RUNNING
+
+
+async def test_a_job_says_what_it_waits_for_and_does_not_hold_up_others(desk: Desk) -> None:
+    desk.blocked["a"] = "waits for core 0: b-1 holds it"
+    waiting, other = await desk.submit("a"), await desk.submit("b")
+    assert waiting.progress.message == "waits for core 0: b-1 holds it"
+    assert other.state is JobState.RUNNING
+    desk.running["b"].set_result("x")
+    await a_moment()
+    desk.blocked.clear()
+    desk.queue.poke()
+    await a_moment()
+    assert desk.queue.job(waiting.id).state is JobState.RUNNING
+
+
+async def test_the_same_job_is_not_queued_twice(desk: Desk) -> None:
+    assert (await desk.submit("a")).id == (await desk.submit("a")).id
+
+
+async def test_a_failed_job_says_why_and_what_to_do(desk: Desk) -> None:
+    job = await desk.submit("a")
+    desk.running["a"].set_exception(StartFailedError("it exited.", hint="See its log."))
+    await a_moment()
+    job = desk.queue.job(job.id)
+    assert (job.state, job.error) == (JobState.FAILED, "it exited. See its log.")
+
+
+async def test_a_defect_ends_the_job_and_not_the_queue(desk: Desk) -> None:
+    job = await desk.submit("a")
+    desk.running["a"].set_exception(ZeroDivisionError("oops"))
+    await a_moment()
+    assert "ZeroDivisionError" in desk.queue.job(job.id).error
+    assert (await desk.submit("b")).state is JobState.RUNNING
+
+
+async def test_cancelling_a_running_job_returns_once_nothing_of_it_runs(desk: Desk) -> None:
+    job = await desk.submit("a")
+    cancelled = await desk.queue.cancel(job.id)
+    assert cancelled.state is JobState.CANCELLED
+    assert desk.running["a"].cancelled()
+    assert not desk.queue.busy
+
+
+async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(desk: Desk) -> None:
+    await desk.submit("a")
+    waiting = await desk.submit("b")
+    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
+    desk.running["a"].set_result("x")
+    await a_moment()
+    assert desk.queue.job(waiting.id).state is JobState.CANCELLED
+
+
+async def test_cancelling_an_ended_job_changes_nothing(desk: Desk) -> None:
+    job = await desk.submit("a")
+    desk.running["a"].set_result("x")
+    await a_moment()
+    assert (await desk.queue.cancel(job.id)).state is JobState.SUCCEEDED
+
+
+async def test_after_a_restart_running_jobs_have_failed_and_waiting_ones_wait_on(
+    desk: Desk,
+) -> None:
+    running, waiting = await desk.submit("a"), await desk.submit("b")
+    after = Desk(desk.store)
+    after.queue.recover()
+    job = after.queue.job(running.id)
+    assert (job.state, job.error) == (JobState.FAILED, INTERRUPTED)
+    after.queue.poke()
+    await a_moment()
+    assert after.queue.job(waiting.id).state is JobState.RUNNING
+    await after.queue.close()
+
+
+async def test_a_job_that_a_shutdown_ends_is_interrupted(desk: Desk) -> None:
+    job = await desk.submit("a")
+    await desk.queue.close()
+    assert desk.store.job(job.id).error == INTERRUPTED

@@ -1,0 +1,362 @@
+"""The use cases, with a real store and a real planner, and everything else faked."""
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.planning import PlanOptions
+from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.errors import (
+    ConflictError,
+    InputError,
+    ModelSourceError,
+    NotFoundError,
+    StartFailedError,
+)
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.profile import ProfileKind
+from partitiond.core.routing import ModelAvailability
+from partitiond.core.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.devices.fake import FakeDevices
+from partitiond.planner.api import solve
+from partitiond.planner.instance import PlanRequest
+from partitiond.ports import JobState, ProfileOptions, Store
+from partitiond.store import open_store
+from tests.controller.fakes import (
+    POLICY,
+    FakeClock,
+    FakeProfiler,
+    FakeProxy,
+    FakeResolver,
+    FakeRunner,
+    cpu,
+    measured_profile,
+    spec,
+    until,
+)
+
+
+async def solved(request: PlanRequest) -> Plan | Infeasible:
+    return solve(request)
+
+
+class Host:
+    """A service and its fakes; `restart` is what a new daemon finds."""
+
+    def __init__(self, store: Store, cores: int = 2) -> None:
+        self.store = store
+        self.runner = FakeRunner()
+        self.proxy = FakeProxy()
+        self.profiler = FakeProfiler()
+        self.clock = FakeClock()
+        self.devices = FakeDevices([cpu(cores)])
+        self.engine_problem = ""
+        self.service = self._make()
+
+    def _make(self) -> Service:
+        return Service(
+            store=self.store,
+            runner=self.runner,
+            devices=self.devices,
+            resolver=FakeResolver(),
+            proxy=self.proxy,
+            profiler=self.profiler,
+            solve=solved,
+            clock=self.clock,
+            options=ServiceOptions(policy=POLICY, planning=PlanOptions(time_limit_seconds=1.0)),
+            engine_problem=lambda: self.engine_problem,
+        )
+
+    async def restart(self) -> None:
+        await self.service.shutdown(stop_engines=False)
+        self.service = self._make()
+        await self.service.start()
+
+    def serving(self, name: str) -> int:
+        return self.service.model(name).replicas_serving
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.store.events(limit=1000)]
+
+    async def serves(self, name: str) -> None:
+        """All planned replicas of the model serve."""
+
+        def all_serve() -> bool:
+            view = self.service.model(name)
+            whole = 0 < view.replicas_planned == view.replicas_serving
+            return whole and view.availability == "serving"
+
+        await until(all_serve)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    store = open_store(":memory:")
+    here = Host(store)
+    await here.service.start()
+    yield here
+    await here.service.shutdown(stop_engines=True)
+    assert here.runner.running() == []
+    store.close()
+
+
+async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a"))
+    assert {p.kind for p in host.service.profiles("a")} == {ProfileKind.ESTIMATED}
+    await until(lambda: bool(host.profiler.requests))
+    assert host.service.model("a").note.startswith("is being profiled")
+    host.profiler.gate.set()
+    await host.serves("a")
+    assert sorted(len(r.cores) for r in host.profiler.requests) == [1, 2]
+    view = host.service.model("a")
+    assert (view.profile_kind, view.provisional) == (ProfileKind.MEASURED, False)
+    assert view.replicas_serving == view.replicas_planned
+    assert "plan-applied" in host.kinds()
+    assert host.service.readiness() == {}
+
+
+async def test_two_models_are_both_measured_before_either_starts(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a", demand=Demand(req_per_s=1.0)))
+    await host.service.register(spec("b", demand=Demand(req_per_s=1.0)))
+    host.profiler.gate.set()
+    await host.serves("a")
+    await host.serves("b")
+    assert len(host.profiler.requests) == 4
+    assert len([kind for kind in host.kinds() if kind == "plan-applied"]) == 1
+
+
+async def test_nothing_happens_by_itself_without_auto(host: Host) -> None:
+    await host.service.register(spec("a", auto=False))
+    await asyncio.sleep(0.05)
+    assert host.service.jobs() == ()
+    assert host.service.current_plan() is None
+
+
+async def test_a_model_that_cannot_be_had_is_not_registered(host: Host) -> None:
+    missing = spec("a", source=ModelSource(SourceKind.FOLDER, "missing"))
+    with pytest.raises(ModelSourceError):
+        await host.service.register(missing)
+    assert host.service.models() == []
+
+
+async def test_a_taken_name_is_a_conflict(host: Host) -> None:
+    await host.service.register(spec("a", auto=False))
+    with pytest.raises(ConflictError):
+        await host.service.register(spec("a", auto=False))
+
+
+async def test_a_failed_profile_starts_nothing_and_says_why(host: Host) -> None:
+    host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
+    await host.service.register(spec("a"))
+    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs()))
+    await until(lambda: "plan-infeasible" in host.kinds())
+    assert "out of memory" in host.service.model("a").note
+    assert host.runner.launches == []
+
+
+async def test_a_failed_profile_can_be_asked_for_again(host: Host) -> None:
+    host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
+    await host.service.register(spec("a"))
+    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs()))
+    host.profiler.breaks_with = None
+    await host.service.profile("a", ProfileOptions(cores=1))
+    await host.serves("a")
+
+
+async def test_a_job_never_takes_what_serves_and_says_what_it_waits_for(host: Host) -> None:
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    job = await host.service.profile("a", ProfileOptions())
+    await asyncio.sleep(0.05)
+    job = host.service.job(job.id)
+    assert job.state is JobState.QUEUED
+    assert "holds core" in job.progress.message
+    assert host.runner.stopped == []
+
+
+async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    running = list(host.runner.running())
+    host.store.add_profile(measured_profile("b", cores=1))
+    host.store.add_profile(measured_profile("b", cores=2))
+    await host.service.register(spec("b", demand=Demand(req_per_s=0.1)))
+    await until(lambda: "plan-waits" in host.kinds())
+    assert host.runner.running() == running
+    assert "partitiond apply" in host.service.model("b").note
+    await host.service.apply()
+    await host.serves("b")
+    await until(lambda: host.serving("a") >= 1)
+
+
+async def test_a_measured_model_is_not_measured_again(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    assert host.profiler.requests == []
+
+
+async def test_applying_a_plan_twice_changes_nothing(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    await host.service.register(spec("a", auto=False))
+    preview = await host.service.plan()
+    applied = await host.service.apply(preview.plan.id)
+    await host.serves("a")
+    again = await host.service.apply(preview.plan.id)
+    assert again.plan == applied.plan
+    assert again.diff.is_empty
+    assert (await host.service.plan()).diff.is_empty
+
+
+async def test_an_outdated_plan_is_refused(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    await host.service.register(spec("a", auto=False))
+    preview = await host.service.plan()
+    await host.service.update(spec("a", auto=False, demand=Demand(2.0)), 1)
+    with pytest.raises(ConflictError, match="outdated"):
+        await host.service.apply(preview.plan.id)
+
+
+async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    await host.service.remove("a")
+    await until(lambda: host.runner.running() == [] and host.service.replicas() == ())
+    assert host.service.models() == []
+    assert host.service.profiles("a")  # what was measured is costly, so it stays
+
+
+async def test_removing_a_model_cancels_its_jobs(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a"))
+    await until(lambda: bool(host.profiler.requests))
+    await host.service.remove("a")
+    assert host.profiler.cancelled == 1
+    assert {job.state for job in host.service.jobs()} == {JobState.CANCELLED}
+
+
+async def test_a_change_on_an_old_version_is_refused(host: Host) -> None:
+    await host.service.register(spec("a", auto=False))
+    changed = await host.service.update(spec("a", auto=False, min_replicas=1), 1)
+    assert changed.version == 2
+    with pytest.raises(ConflictError, match="version 2"):
+        await host.service.update(spec("a", auto=False), 1)
+    with pytest.raises(ConflictError):
+        await host.service.remove("a", 1)
+
+
+async def test_engine_options_of_a_planned_model_stay(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    other = dataclasses.replace(spec("a"), engine=EngineOptions(dtype="float32"))
+    with pytest.raises(ConflictError, match="engine options"):
+        await host.service.update(other, None)
+
+
+async def test_a_restart_adopts_everything_and_starts_nothing(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    launches, proxy_starts = len(host.runner.launches), host.proxy.starts
+    await host.restart()
+    await host.serves("a")
+    assert (len(host.runner.launches), host.proxy.starts) == (launches, proxy_starts)
+    assert all(replica.adopted for replica in host.service.replicas())
+
+
+async def test_a_lost_store_stops_the_engines_it_no_longer_knows(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    await host.service.shutdown(stop_engines=False)
+    empty = open_store(":memory:")
+    host.store, host.service = empty, host.service
+    host.service = host._make()
+    await host.service.start()
+    await until(lambda: host.runner.running() == [])
+    await host.service.shutdown(stop_engines=True)
+    empty.close()
+
+
+async def test_an_update_of_the_demand_goes_through_the_chain_again(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a", demand=Demand(req_per_s=0.1)))
+    await host.serves("a")
+    before = host.service.model("a").replicas_planned
+    await host.service.update(spec("a", min_replicas=before + 1), None)
+    await until(lambda: host.service.model("a").replicas_planned > before)
+
+
+async def test_a_key_is_shown_once_and_kept_as_its_hash(host: Host) -> None:
+    await host.service.register(spec("a", auto=False))
+    record, key = await host.service.create_key("laptop", ["a"])
+    assert key.startswith("sk-")
+    assert len(key) >= 43
+    assert record.sha256 == hashlib.sha256(key.encode()).hexdigest()
+    await until(lambda: [k.id for k in host.proxy.table.keys] == [record.id])
+    await host.service.remove_key(record.id)
+    await until(lambda: host.proxy.table.keys == ())
+    with pytest.raises(NotFoundError):
+        await host.service.create_key("x", ["unknown"])
+
+
+async def test_a_profile_job_is_refused_where_it_could_never_run(host: Host) -> None:
+    await host.service.register(spec("a", auto=False))
+    with pytest.raises(InputError, match="2 cores"):
+        await host.service.profile("a", ProfileOptions(cores=64))
+    with pytest.raises(NotFoundError, match="gpu-9"):
+        await host.service.profile("a", ProfileOptions(device_id="gpu-9"))
+    with pytest.raises(NotFoundError):
+        await host.service.profile("unknown", ProfileOptions())
+
+
+async def test_a_missing_engine_shows_only_where_a_model_needs_one(host: Host) -> None:
+    host.engine_problem = "there is no vLLM"
+    await until(lambda: host.service.readiness() == {})
+    await host.service.register(spec("s", auto=False, engine_kind="simulated"))
+    assert host.service.readiness() == {}
+    await host.service.register(spec("a", auto=False))
+    assert host.service.readiness() == {"engine": "there is no vLLM"}
+
+
+async def test_metrics_show_replicas_jobs_and_the_proxys_own(host: Host) -> None:
+    host.store.add_profile(measured_profile("a", cores=1))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    text = await host.service.metrics()
+    assert 'partitiond_replicas{model="a",state="serving"}' in text
+    assert 'partitiond_jobs{state="succeeded"}' in text
+    assert "partitiond_engine_starts_total" in text
+    assert "partitiond_proxy_requests_total 7.0" in text
+
+
+async def test_clients_hear_that_a_model_is_coming(host: Host) -> None:
+    host.runner._ready_at_once = False
+    host.store.add_profile(measured_profile("a", cores=1))
+    host.store.add_profile(measured_profile("a", cores=2))
+    await host.service.register(spec("a"))
+    await until(lambda: host.runner.running() != [])
+    await until(lambda: host.proxy.table.models[0].availability is ModelAvailability.STARTING)
+    assert host.service.replicas()[0].start_progress == "loading weights"
+
+
+def test_the_service_implements_the_port() -> None:
+    from partitiond.ports import ControlService
+
+    names = [name for name in vars(ControlService) if not name.startswith("_")]
+    assert [name for name in names if not hasattr(Service, name)] == []
+    assert isinstance(spec("a"), ModelSpec)

@@ -1,0 +1,168 @@
+"""The admission rule, the queue and the estimators, as rules."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.admission import (
+    KV_SHARE,
+    MAX_RETRY_AFTER_SECONDS,
+    Cost,
+    OutputP90,
+    QueueLimits,
+    ServiceTime,
+    TokensPerByte,
+    Waiting,
+    WaitingQueue,
+    admits,
+    estimate_cost,
+    expected_wait_seconds,
+    refuse_after_waiting,
+    refuse_to_wait,
+    refuse_without_replica,
+    retry_after_seconds,
+)
+from partitiond.core.balance import ReplicaLoad
+from partitiond.core.routing import ModelAvailability
+
+COSTS = st.builds(Cost, sequences=st.integers(1, 16), kv_tokens=st.integers(1, 4000))
+
+
+@given(st.lists(COSTS, max_size=60), st.integers(1, 64), st.integers(0, 20_000))
+def test_limits_hold_whatever_comes_unless_one_request_is_alone(
+    costs: list[Cost], max_sequences: int, kv_cache_tokens: int
+) -> None:
+    sequences = tokens = requests = 0
+    for cost in costs:
+        load = ReplicaLoad("r", sequences, max_sequences, tokens, kv_cache_tokens)
+        if admits(load, cost):
+            requests += 1
+            sequences += cost.sequences
+            tokens += cost.kv_tokens
+    if requests > 1:
+        assert sequences <= max_sequences
+        if kv_cache_tokens:
+            assert tokens <= KV_SHARE * kv_cache_tokens
+    assert requests >= min(1, len(costs)), "an empty replica takes anything"
+
+
+@given(st.lists(st.tuples(COSTS, st.booleans()), max_size=60), st.integers(0, 2**32))
+def test_the_queue_keeps_the_order(steps: list[tuple[Cost, bool]], seed: int) -> None:
+    queue: WaitingQueue[int] = WaitingQueue()
+    started: list[int] = []
+    draw = random.Random(seed).random
+    for number, (cost, take) in enumerate(steps):
+        queue.push(Waiting(number, cost, 0.0, 1.0))
+        loads = [ReplicaLoad("a", 3, 12), ReplicaLoad("b", 12, 12)]
+        if take and (taken := queue.take(loads, draw)) is not None:
+            started.append(taken[0].item)
+            assert taken[1].replica_id == "a"
+        assert queue.sequences == sum(entry.cost.sequences for entry in queue)
+    assert started == sorted(started)
+    assert started == list(range(len(started))), "nobody overtakes"
+
+
+def test_a_retry_steps_aside_for_those_who_can_use_the_free_replica() -> None:
+    queue: WaitingQueue[str] = WaitingQueue()
+    queue.push(Waiting("first", Cost(1, 1), 0.0, 1.0))
+    queue.push(Waiting("retry", Cost(1, 1), 0.0, 1.0, frozenset({"a"})), front=True)
+    loads = [ReplicaLoad("a", 0, 1), ReplicaLoad("b", 1, 1)]
+    taken = queue.take(loads, lambda: 0.0)
+    assert taken is not None
+    assert taken[0].item == "first"
+    assert [entry.item for entry in queue] == ["retry"]
+
+
+def test_discarding_twice_changes_nothing() -> None:
+    queue: WaitingQueue[str] = WaitingQueue()
+    entry = Waiting("x", Cost(3, 1), 0.0, 1.0)
+    queue.push(entry)
+    assert queue.discard(entry)
+    assert not queue.discard(entry)
+    assert queue.sequences == 0
+
+
+@given(
+    st.integers(0, 500), st.integers(0, 5000), st.integers(0, 512), st.floats(0.001, 100),
+    st.floats(0.001, 1000),
+)  # fmt: skip
+def test_whoever_may_wait_can_expect_to_start_in_time(
+    waiting: int, ahead: int, in_flight: int, service: float, max_wait: float
+) -> None:
+    limits = QueueLimits(256, max_wait, in_flight, service)
+    rejected = refuse_to_wait(waiting, ahead, limits)
+    wait = expected_wait_seconds(ahead, in_flight, service)
+    assert (rejected is None) == (waiting < 256 and wait <= max_wait)
+    for refusal in (rejected, refuse_after_waiting(1.0, ahead, limits)):
+        if refusal is not None:
+            assert refusal.status == 429
+            assert refusal.retry_after_seconds is not None
+            assert 1 <= refusal.retry_after_seconds <= MAX_RETRY_AFTER_SECONDS
+
+
+def test_expected_wait_is_littles_law() -> None:
+    # 8 slots of 4 s each come free every 0.5 s; 15 wait, so the 16th starts after 8 s.
+    assert expected_wait_seconds(15, 8, 4.0) == 8.0
+    assert retry_after_seconds(8.2) == 9
+
+
+@pytest.mark.parametrize(
+    ("availability", "code"),
+    [
+        (ModelAvailability.STARTING, "model_starting"),
+        (ModelAvailability.SERVING, "model_starting"),
+        (ModelAvailability.UNAVAILABLE, "model_unavailable"),
+    ],
+)
+def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str) -> None:
+    rejected = refuse_without_replica("m", availability, 12.0)
+    assert (rejected.status, rejected.code, rejected.retry_after_seconds) == (503, code, 12)
+
+
+@given(
+    st.integers(1, 100), st.floats(0, 1e6), st.none() | st.integers(0, 10**6),
+    st.floats(1, 1e5), st.integers(0, 10**5),
+)  # fmt: skip
+def test_a_cost_never_exceeds_what_the_context_allows(
+    sequences: int, prompt: float, max_tokens: int | None, p90: float, max_len: int
+) -> None:
+    cost = estimate_cost(
+        sequences=sequences, prompt_tokens=prompt, max_tokens=max_tokens, output_p90=p90,
+        max_model_len=max_len,
+    )  # fmt: skip
+    assert cost.kv_tokens >= 0
+    if max_len:
+        assert cost.kv_tokens <= max_len * sequences
+    if max_tokens is not None:
+        assert cost.kv_tokens <= sequences * (prompt + max_tokens + 1)
+
+
+@given(st.integers(0, 2**32), st.floats(20, 2000))
+def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: float) -> None:
+    dice = random.Random(seed)
+    lengths = [max(1, round(dice.expovariate(1 / mean))) for _ in range(3000)]
+    estimate = OutputP90()
+    late = []
+    for number, length in enumerate(lengths):
+        estimate = estimate.observe(length)
+        if number > 1500:
+            late.append(estimate.value)
+    longer = sum(length > estimate_ for length, estimate_ in zip(lengths[1501:], late, strict=True))
+    assert 0.06 < longer / len(late) < 0.14
+
+
+@given(st.floats(0.05, 2.0))
+def test_the_prompt_ratio_is_learned(true_ratio: float) -> None:
+    estimate = TokensPerByte()
+    for _ in range(200):
+        estimate = estimate.observe(1000, max(1, round(1000 * true_ratio)))
+    assert estimate.value == pytest.approx(true_ratio, rel=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_nonsense_is_not_learned(value: float) -> None:
+    assert ServiceTime(2.0).observe(value) == ServiceTime(2.0)
+    assert TokensPerByte().observe(0, 5) == TokensPerByte()
+    assert OutputP90().observe(0) == OutputP90()

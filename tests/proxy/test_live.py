@@ -1,0 +1,288 @@
+"""Admission through the proxy: order, deadlines, refusals with an honest time."""
+
+import asyncio
+import json
+import time
+
+import httpx
+import openai
+import pytest
+
+from partitiond.core.routing import ModelAvailability
+from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
+from tests.proxy.scripted import (
+    DONE,
+    STREAM_HEAD,
+    Received,
+    Step,
+    answer,
+    chunk,
+    completion,
+    text_event,
+)
+
+
+class Gate:
+    """An engine script whose requests end when told, in the order they came."""
+
+    def __init__(self) -> None:
+        self.events: list[asyncio.Event] = []
+
+    def __call__(self, _: Received) -> list[Step]:
+        self.events.append(asyncio.Event())
+        return [self.events[-1], *answer(completion())]
+
+    async def release_all(self) -> None:
+        for event in self.events:
+            event.set()
+
+
+async def test_no_replica_gets_more_than_its_limit_and_the_queue_keeps_its_order(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(table(replica(engine, max_sequences=2)))
+    requests: list[asyncio.Task[httpx.Response]] = []
+
+    async def sent(count: int) -> None:
+        await engine.until(lambda: len(engine.received) == min(2 + count, len(requests)))
+
+    async def waiting(count: int) -> None:
+        await proxy.until(lambda: proxy.state.queues() == {"m": count})
+
+    for number in range(6):
+        requests.append(asyncio.create_task(proxy.complete(prompt=str(number))))
+        await sent(0)
+        await waiting(max(0, number - 1))
+    for done in range(6):
+        assert proxy.state.in_flight()["m-1"] <= 2
+        gate.events[done].set()
+        await requests[done]
+        await sent(done + 1)
+    assert [r.body["prompt"] for r in engine.received] == ["0", "1", "2", "3", "4", "5"]
+    assert proxy.idle()
+
+
+async def test_sequences_count_not_requests(make_proxy: MakeProxy, make_engine: MakeEngine) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(table(replica(engine, max_sequences=4)))
+    first = asyncio.create_task(proxy.complete(prompt=["a", "b", "c"]))
+    await engine.until(lambda: len(engine.received) == 1)
+    second = asyncio.create_task(proxy.complete(n=2))
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    gate.events[0].set()
+    await first
+    await engine.until(lambda: len(engine.received) == 2)
+    await gate.release_all()
+    assert (await second).status_code == 200
+
+
+async def test_kv_tokens_bound_what_sequences_would_allow(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(table(replica(engine, kv_cache_tokens=300)))
+    first = asyncio.create_task(proxy.complete(prompt=[1] * 100, max_tokens=100))
+    await engine.until(lambda: len(engine.received) == 1)
+    second = asyncio.create_task(proxy.complete(prompt=[1] * 100, max_tokens=100))
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    gate.events[0].set()
+    await first
+    await engine.until(lambda: len(engine.received) == 2)
+    await gate.release_all()
+    assert (await second).status_code == 200
+
+
+async def test_a_full_queue_is_429_with_retry_after(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(
+        table(replica(engine, max_sequences=1, service_seconds=7.0), max_queue=1)
+    )
+    running = asyncio.create_task(proxy.complete())
+    await engine.until(lambda: len(engine.received) == 1)
+    waiting = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    async with proxy.openai() as client:
+        with pytest.raises(openai.RateLimitError) as raised:
+            await client.completions.create(model="m", prompt="x")
+    assert raised.value.code == "queue_full"
+    assert raised.value.response.headers["retry-after"] == "14", "one waits, one slot, 7 s each"
+    gate.events[0].set()
+    await running
+    await engine.until(lambda: len(gate.events) == 2)
+    await gate.release_all()
+    assert (await waiting).status_code == 200
+
+
+async def test_a_request_that_cannot_start_in_time_is_refused_at_once(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(
+        table(replica(engine, max_sequences=1, service_seconds=50.0), max_wait_seconds=10)
+    )
+    running = asyncio.create_task(proxy.complete())
+    await engine.until(lambda: len(engine.received) == 1)
+    started = time.monotonic()
+    refused = await proxy.complete()
+    assert time.monotonic() - started < 5
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "wait_too_long"
+    assert refused.headers["retry-after"] == "50"
+    await gate.release_all()
+    await running
+
+
+async def test_a_deadline_that_passes_in_the_queue_is_429(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(
+        table(replica(engine, max_sequences=1, service_seconds=0.1), max_wait_seconds=0.2)
+    )
+    running = asyncio.create_task(proxy.complete())
+    await engine.until(lambda: len(engine.received) == 1)
+    late = await proxy.complete()
+    assert (late.status_code, late.json()["error"]["code"]) == (429, "queue_timeout")
+    assert late.headers["retry-after"] == "1"
+    assert len(engine.received) == 1
+    await gate.release_all()
+    assert (await running).status_code == 200
+
+
+async def test_who_waits_for_replicas_that_are_gone_is_told(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    engine = await make_engine(gate)
+    route = replica(engine, max_sequences=1)
+    proxy = await make_proxy(table(route))
+    running = asyncio.create_task(proxy.complete())
+    await engine.until(lambda: len(engine.received) == 1)
+    waiting = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    proxy.state.apply(table(version=2, availability=ModelAvailability.STARTING))
+    refused = await waiting
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_starting")
+    await gate.release_all()
+    assert (await running).status_code == 200
+
+
+async def test_who_waits_starts_when_a_replica_comes(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gate = Gate()
+    full, fresh = await make_engine(gate, "full"), await make_engine(name="fresh")
+    route = replica(full, max_sequences=1)
+    proxy = await make_proxy(table(route))
+    running = asyncio.create_task(proxy.complete())
+    await full.until(lambda: len(full.received) == 1)
+    waiting = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    proxy.state.apply(table(route, replica(fresh, "m-2"), version=2))
+    assert (await waiting).headers["x-partitiond-replica"] == "m-2"
+    await gate.release_all()
+    await running
+
+
+async def test_requests_spread_by_share_of_the_limit(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    gates = [Gate(), Gate()]
+    engines = [await make_engine(gate, f"e{i}") for i, gate in enumerate(gates)]
+    proxy = await make_proxy(
+        table(
+            replica(engines[0], "small", max_sequences=2),
+            replica(engines[1], "large", max_sequences=6),
+        )
+    )
+    requests = [asyncio.create_task(proxy.complete()) for _ in range(8)]
+    await engines[0].until(lambda: len(engines[0].received) == 2)
+    await engines[1].until(lambda: len(engines[1].received) == 6)
+    for gate in gates:
+        await gate.release_all()
+    assert all(r.status_code == 200 for r in await asyncio.gather(*requests))
+
+
+async def test_a_replica_that_keeps_failing_is_left_out_for_a_while(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    bad = await make_engine(lambda _: ["reset"], "bad")
+    good = await make_engine(name="good")
+    proxy = await make_proxy(
+        table(replica(bad, "bad", max_sequences=100), replica(good, "good", max_sequences=1))
+    )
+    for _ in range(20):
+        assert (await proxy.complete()).status_code == 200
+    assert len(bad.received) < 10
+    assert proxy.state.models["m"].replicas["bad"].health.ejections >= 1
+    metrics = proxy.state.metrics.text().decode()
+    assert 'partitiond_proxy_upstream_failures_total{kind="reset",replica="bad"}' in metrics
+
+
+async def test_a_slow_client_slows_its_own_stream_and_memory_stays_bounded(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    piece = chunk(text_event("x" * 60_000))
+    flood = [STREAM_HEAD, *[piece] * 2000, chunk(DONE), b"0\r\n\r\n"]
+    engine = await make_engine(lambda _: list(flood))
+    proxy = await make_proxy(table(replica(engine)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=4096)
+    body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body) + body
+    )
+    await reader.readline()
+    before = -1
+    while before != engine.steps:  # until nothing moves any more
+        before = engine.steps
+        await asyncio.sleep(0.3)
+    # Two socket buffers on each side, and two times 64 KiB in between: far below 120 MB.
+    assert engine.steps * len(piece) < 40_000_000
+    writer.transport.abort()
+    await engine.until(lambda: engine.left == 1)
+    await proxy.until(proxy.idle)
+
+
+async def test_a_client_that_takes_nothing_is_let_go(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    flood = [STREAM_HEAD, *[chunk(text_event("x" * 60_000))] * 2000, chunk(DONE), b"0\r\n\r\n"]
+    engine = await make_engine(lambda _: list(flood))
+    proxy = await make_proxy(table(replica(engine)), client_timeout_seconds=0.3)
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
+    body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body) + body
+    )
+    await engine.until(lambda: engine.left == 1)
+    await proxy.until(proxy.idle)
+    assert json.loads(proxy.log_lines[0])["error"] == "client_stalled"
+    writer.close()
+
+
+async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: [STREAM_HEAD, chunk(text_event("hel")), "hold"])
+    proxy = await make_proxy(table(replica(engine)))
+    running = asyncio.create_task(proxy.stream_text())
+    await engine.until(lambda: len(engine.received) == 1)
+    await proxy.until(lambda: proxy.state.in_flight() == {"m-1": 1})
+    await asyncio.sleep(0.05)
+    await proxy.state.drain(0.1)
+    text = await running
+    assert '"code":"shutting_down"' in text
+    assert text.endswith("data: [DONE]\n\n")
+    assert (await proxy.complete()).status_code == 503
+    assert proxy.idle()
