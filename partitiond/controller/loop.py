@@ -5,6 +5,7 @@ files arrived or a job gave its lease back, and otherwise every `loop_seconds`.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -146,10 +147,13 @@ class Controller:
         while True:
             self._wake.clear()
             await self.one_pass()
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._policy.loop_seconds)
-            except TimeoutError:
-                continue
+            await self._pause()
+
+    async def _pause(self) -> None:
+        # asyncio.timeout, not wait_for: before Python 3.12 that one can lose a cancellation.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._policy.loop_seconds):
+                await self._wake.wait()
 
     async def one_pass(self) -> None:
         """Observe, reconcile, act, publish. What breaks is shown, and tried again next time."""
@@ -296,10 +300,7 @@ class Controller:
             self._wake.clear()
             await self.one_pass()
             if any(engine.live for engine in self.engines):
-                try:
-                    await asyncio.wait_for(self._wake.wait(), self._policy.loop_seconds)
-                except TimeoutError:
-                    continue
+                await self._pause()
         for engine in self.engines:
             await engine.ended()
 

@@ -90,7 +90,7 @@ class TokensPerByte:
             return self
         ratio = min(4.0, max(0.01, prompt_tokens / prompt_bytes))
         value = self.value + self.weight * (ratio - self.value)
-        return dataclasses.replace(self, value=value)
+        return TokensPerByte(value, self.weight)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class OutputP90:
         if output_tokens <= 0:
             return self
         change = 0.9 if output_tokens > self.value else -0.1
-        return dataclasses.replace(self, value=max(1.0, self.value * (1 + change * self.step)))
+        return OutputP90(max(1.0, self.value * (1 + change * self.step)), self.step)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,9 +123,7 @@ class ServiceTime:
         """The estimate after one request that ran to its end."""
         if not (math.isfinite(seconds) and seconds > 0):
             return self
-        return dataclasses.replace(
-            self, seconds=self.seconds + self.weight * (seconds - self.seconds)
-        )
+        return ServiceTime(self.seconds + self.weight * (seconds - self.seconds), self.weight)
 
 
 def estimate_cost(

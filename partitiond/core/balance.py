@@ -199,7 +199,8 @@ class RetryBudget:
 
     def after_request(self) -> "RetryBudget":
         """The budget after one more request came in."""
-        return dataclasses.replace(self, credit=min(self.cap, self.available + self.share))
+        credit = min(self.cap, self.available + self.share)
+        return RetryBudget(self.share, self.reserve, self.cap, credit)
 
     def after_retry(self) -> "RetryBudget | None":
         """The budget after a retry, or None when there is no credit for one."""

@@ -120,18 +120,18 @@ def knee_range(points: Sequence[RatePoint], best: float, tolerance: float) -> tu
     """The knee for a given X*, and its range when every X may lie a half-width off.
 
     Where no point reaches the rate (X* was measured in a luckier window than any point), the
-    batch with the largest X stands in.
+    batch with the largest X stands in; the upper end of the range is then the largest batch.
     """
     ordered = sorted(points, key=lambda p: p.batch)
     top = max(ordered, key=lambda p: p.output_tokens_per_s)
 
-    def first_reaching(rate: float, half_widths: float) -> int:
+    def first_reaching(rate: float, half_widths: float, otherwise: int) -> int:
         reaching = (
             p.batch for p in ordered if p.output_tokens_per_s + half_widths * p.half_width >= rate
         )
-        return next(reaching, top.batch)
+        return next(reaching, otherwise)
 
-    knee = first_reaching((1 - tolerance) * best, 0.0)
-    low = first_reaching((1 - tolerance) * (best - top.half_width), +1.0)
-    high = first_reaching((1 - tolerance) * (best + top.half_width), -1.0)
+    knee = first_reaching((1 - tolerance) * best, 0.0, top.batch)
+    low = first_reaching((1 - tolerance) * (best - top.half_width), +1.0, top.batch)
+    high = first_reaching((1 - tolerance) * (best + top.half_width), -1.0, ordered[-1].batch)
     return knee, min(low, knee), max(high, knee)

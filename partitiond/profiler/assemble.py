@@ -35,6 +35,10 @@ from partitiond.profiler.launch import ProfileLaunch
 from partitiond.profiler.search import Done, best_rate, combine
 from partitiond.profiler.trial import Trial
 
+UNQUIET_SPREAD: Final = 0.15
+"""Spread between windows of one batch that batch size and chance do not explain: the host had
+other work."""
+
 BUSY_INSTRUMENT: Final = 0.25
 """Share of a core from which the load generator may be what was measured."""
 
@@ -209,6 +213,11 @@ def _notes(measured: Measured, points: Sequence[OperatingPoint]) -> tuple[str, .
     busiest = max(p.instrument_cpu for p in points)
     if busiest > BUSY_INSTRUMENT:
         notes.append(f"the load generator used {busiest:.0%} of a core")
+    spread = _largest_spread(measured.trials)
+    if spread > UNQUIET_SPREAD:
+        notes.append(
+            f"windows of the same batch differ by up to {spread:.0%}: the host was not quiet"
+        )
     step = fit_step_time(points)
     if step is not None:
         notes.append(
@@ -216,3 +225,14 @@ def _notes(measured: Measured, points: Sequence[OperatingPoint]) -> tuple[str, .
             f"ms per sequence, off by {step.residual_share:.1%} in the mean"
         )
     return tuple(notes)
+
+
+def _largest_spread(trials: Sequence[Trial]) -> float:
+    """Largest range of throughput among windows of one batch, relative to their mean."""
+    by_batch: dict[int, list[float]] = {}
+    for trial in trials:
+        by_batch.setdefault(trial.batch, []).append(trial.output_tokens_per_s)
+    return max(
+        ((max(r) - min(r)) * len(r) / sum(r) for r in by_batch.values() if sum(r) > 0),
+        default=0.0,
+    )

@@ -173,14 +173,16 @@ def _samples(
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, readable by its owner only; a crash leaves old or new."""
+    """Replace a file as a whole, readable by its owner only; a crash leaves old or new.
+
+    Not forced to disk: that would stall every stream for the disk's sake, and after a crash of
+    the machine there are no engines that the table could mean.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -107,6 +107,10 @@ def processes(handle: EngineHandle) -> list[int]:
     return process.processes_of(Path(handle.run_dir), identity(handle))
 
 
+def exists(path: str) -> bool:
+    return Path(path).exists()
+
+
 def main_pid(handle: EngineHandle) -> int:
     record = json.loads((Path(handle.run_dir) / "process.json").read_text())
     return int(record["main_pid"])
@@ -300,7 +304,8 @@ async def test_a_client_that_leaves_frees_its_place(
         return await running_requests() == 0
 
     async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as answer:
-        await anext(answer.aiter_lines())
+        lines = answer.aiter_lines()
+        await anext(lines)
         whole = asyncio.create_task(client.post("/v1/completions", json=body))
         await eventually(some_run, message="the requests never ran")
         whole.cancel()
@@ -321,7 +326,7 @@ class TestEnd:
         ended = await engine.runner.stop(engine.handle, 10.0)
         assert "stopped" in ended.diagnosis
         assert processes(engine.handle) == []
-        assert not Path(engine.handle.socket_path).exists()
+        assert not exists(engine.handle.socket_path)
         await asyncio.wait_for(watching, 10.0)
         await engine.runner.stop(engine.handle, 10.0)
         assert not await engine.runner.probe(engine.handle, 1.0)
@@ -341,10 +346,11 @@ class TestEnd:
     ) -> None:
         engine = await start(kind, short_dir)
         os.kill(engine.handle.pid, signal.SIGKILL)
+        await process.wait_gone(identity(engine.handle))
         # A daemon that comes back later finds the remains by the run folder alone.
         assert list(await kind.runner(short_dir).find()) == []
         assert processes(engine.handle) == []
-        assert not Path(engine.handle.run_dir).exists()
+        assert not exists(engine.handle.run_dir)
 
 
 async def test_a_refused_start_says_why(kind: Kind, short_dir: Path) -> None:

@@ -173,7 +173,8 @@ def test_a_fresh_best_rate_replaces_the_lucky_one() -> None:
 
 def test_a_fresh_best_rate_that_nothing_reaches_leaves_the_best_batch() -> None:
     points = [point(8, 96), point(16, 100), point(32, 98)]
-    assert find_knee(points, best_output_tokens_per_s=150).batch == 16
+    knee = find_knee(points, best_output_tokens_per_s=150)
+    assert (knee.batch, knee.high) == (16, 32), "and its range is open upwards"
 
 
 def test_growth_is_per_doubling_where_the_last_gap_is_wider() -> None:

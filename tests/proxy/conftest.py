@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from uvicorn.server import ServerState
 
 from partitiond.core.routing import (
     KeyRoute,
@@ -20,7 +21,8 @@ from partitiond.core.routing import (
 from partitiond.proxy.app import ProxyApp
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.logs import LogFile
-from partitiond.proxy.server import QuietServer, data_config, listen_tcp
+from partitiond.proxy.protocol import protocol_with
+from partitiond.proxy.server import data_config
 from partitiond.proxy.state import ProxyState
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
 
@@ -130,17 +132,20 @@ class ListLog(LogFile):
 @contextlib.asynccontextmanager
 async def serving(folder: Path, options: ProxyOptions) -> AsyncIterator[Proxy]:
     state, log = ProxyState(options, folder / "state"), ListLog()
-    listener = listen_tcp("127.0.0.1", 0)
-    server = QuietServer(data_config(ProxyApp(state, log), options))
-    task = asyncio.create_task(server.serve([listener]))
+    config = data_config(ProxyApp(state, log), options)
+    config.load()
+    clients = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: protocol_with(options)(config, clients, {}), "127.0.0.1", 0
+    )
     try:
-        yield Proxy(state, listener.getsockname()[1], log, log.kept)
+        yield Proxy(state, server.sockets[0].getsockname()[1], log, log.kept)
     finally:
-        server.config.timeout_graceful_shutdown = 1
-        server.should_exit = True
-        await task
+        server.close()
+        for connection in list(clients.connections):
+            connection.transport.abort()
+        await asyncio.gather(*clients.tasks, return_exceptions=True)
         state.close()
-        listener.close()
 
 
 MakeProxy = Callable[..., Awaitable[Proxy]]

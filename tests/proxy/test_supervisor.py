@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
+from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import is_alive, read_identity, start_ticks
 from partitiond.proxy.supervisor import ProxyProcess
@@ -56,7 +57,8 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     make_process: MakeProcess, make_engine: MakeEngine, folder: Path
 ) -> None:
     process = make_process()
-    assert await process.ensure_running()
+    port: ProxyControl = process
+    assert await port.ensure_running()
     assert not await process.ensure_running()
     await process.publish(table(replica(await make_engine())))
     assert (await complete(process)).status_code == 200

@@ -1,0 +1,81 @@
+"""The drawing of a plan at the widths people have."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from partitiond.cli.plan_view import render_plan
+from partitiond.core.plan import Objective, Plan, PlanDiff, diff_plans
+from partitiond.fleet import load_fleet
+from partitiond.offline import plan_fleet
+from partitiond.planner.api import solve
+from partitiond.planner.instance import PlanRequest
+from tests.planner.build import cpu, on_cores, want
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
+
+
+def draw(plan: Plan, width: int, diff: PlanDiff | None = None) -> str:
+    """The drawing as plain text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render_plan(plan, diff))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def twelve() -> Plan:
+    """The plan of the example."""
+    plan = plan_fleet(load_fleet(EXAMPLE))
+    assert isinstance(plan, Plan)
+    return plan
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_it_fits_the_width_and_shows_every_model_and_device(twelve: Plan, width: int) -> None:
+    text = draw(twelve, width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    for placement in twelve.placements:
+        assert placement.device_id in text
+        assert placement.model[:9] in text
+    for words in ("one model per device", "no plan needs less than", "proven optimal", "Why"):
+        assert words in text
+
+
+def test_at_80_columns_no_figure_is_cut(twelve: Plan) -> None:
+    table = draw(twelve, 80).split("Why")[0]
+    assert "…" not in table
+    assert "est." in table
+
+
+def test_bars_are_to_scale(twelve: Plan) -> None:
+    text = draw(twelve, 80)
+    bars = [line for line in text.splitlines() if line.lstrip().startswith("memory")]
+    assert len(bars) == len({p.device_id for p in twelve.placements})
+    device = next(d for d in twelve.devices if twelve.on_device(d.id))
+    used = sum(p.partition.memory_bytes for p in twelve.on_device(device.id))
+    body = bars[0].split()[1]
+    filled = sum(1 for c in body if c not in "·░")
+    assert abs(filled / len(body) - used / device.memory_bytes) < 0.05
+
+
+def test_a_cpu_plan_shows_cores_what_changes_and_what_is_missing() -> None:
+    models = tuple(want(name, on_cores(name, 3, 1)) for name in ("a", "b", "c"))
+    plan = solve(PlanRequest((cpu(2),), models, objective=Objective.MIN_DEVICES))
+    assert isinstance(plan, Plan)
+    text = draw(plan, 80, diff_plans((), plan.placements))
+    assert "2 of 2" in text
+    assert "not served in full" in text
+    assert "what would help" in text
+    assert "+ start a-1 on cpu (cores-1, batch 8)" in text
+    same = draw(plan, 80, diff_plans(plan.placements, plan.placements))
+    assert "Nothing to change" in same
+
+
+def test_an_empty_plan_can_be_drawn() -> None:
+    plan = solve(PlanRequest((cpu(2),), ()))
+    assert isinstance(plan, Plan)
+    assert "Plan plan" in draw(plan, 80)

@@ -1,0 +1,46 @@
+"""Sigma and its levels."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware import SharingMode
+from partitiond.core.interference import DEFAULT, level_of, sigma
+
+SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+MODES = st.sampled_from((SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES))
+
+
+def test_alone_nothing_is_slower() -> None:
+    assert sigma(SharingMode.MEMORY, [1.0]) == 1.0
+    assert sigma(SharingMode.MPS, [0.2]) == 1.0
+
+
+def test_two_saturated_replicas_take_turns() -> None:
+    assert sigma(SharingMode.MEMORY, [1.0, 1.0]) == pytest.approx(2.1)
+    assert level_of(SharingMode.MEMORY, 2 * 1.05) == 2.1
+
+
+def test_shares_that_fit_cost_only_the_crowd() -> None:
+    assert sigma(SharingMode.MPS, [0.3, 0.3, 0.3]) == pytest.approx(1.04)
+    assert level_of(SharingMode.MPS, 1.04) == 1.04
+
+
+def test_beyond_the_last_level_there_is_none() -> None:
+    assert level_of(SharingMode.MEMORY, 5.0) is None
+
+
+@given(MODES, SHARES, st.floats(0, 1))
+def test_one_more_replica_never_makes_it_faster(
+    mode: SharingMode, busy: list[float], more: float
+) -> None:
+    assert sigma(mode, [*busy, more]) >= sigma(mode, busy) - 1e-12
+
+
+@given(MODES, SHARES)
+def test_a_level_promises_no_more_than_sigma(mode: SharingMode, busy: list[float]) -> None:
+    value = sigma(mode, busy)
+    level = level_of(mode, value)
+    if level is not None:
+        assert level >= value * (1 - 1e-7)
+        assert level in DEFAULT.levels_of(mode)

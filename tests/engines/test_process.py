@@ -1,0 +1,89 @@
+import asyncio
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.engines import process
+from partitiond.engines.process import REPLICA_DIR_VARIABLE, ProcessId
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that carries the mark of a replica."""
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(600)"],
+        env={REPLICA_DIR_VARIABLE: str(tmp_path)},
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    yield child
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def identity(pid: int) -> ProcessId:
+    ticks = process.start_ticks(pid)
+    assert ticks is not None
+    return ProcessId(pid, ticks, process.boot_id())
+
+
+def test_a_process_is_known_by_more_than_its_pid(sleeper: subprocess.Popen[bytes]) -> None:
+    ours = identity(sleeper.pid)
+    assert process.is_alive(ours)
+    recycled = dataclasses.replace(ours, start_ticks=ours.start_ticks + 1)
+    earlier_boot = dataclasses.replace(ours, boot_id="another")
+    for other in (recycled, earlier_boot):
+        assert not process.is_alive(other)
+        assert not process.send_signal(other, signal.SIGKILL)
+    assert sleeper.poll() is None
+
+
+def test_a_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
+    ours = identity(sleeper.pid)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert not process.is_alive(ours)
+
+
+async def test_waiting_ends_when_the_process_does(sleeper: subprocess.Popen[bytes]) -> None:
+    ours = identity(sleeper.pid)
+    waiting = asyncio.create_task(process.wait_gone(ours))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert process.send_signal(ours, signal.SIGKILL)
+    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(process.wait_gone(ours), 10)
+
+
+async def test_marked_processes_are_killed_wherever_they_are(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    assert process.processes_of(tmp_path, None) == [sleeper.pid]
+    assert await process.kill_all(tmp_path, None) == 1
+    assert process.processes_of(tmp_path, None) == []
+
+
+async def test_processes_of_another_replica_are_let_alone(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    other = tmp_path.parent / (tmp_path.name + "0")
+    for folder in (other, tmp_path.parent):
+        assert await process.kill_all(folder, None) == 0
+    assert sleeper.poll() is None
+
+
+def test_whoever_looks_into_the_run_folder_is_not_an_engine(tmp_path: Path) -> None:
+    """A shell that stands in the folder has another session."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"], cwd=tmp_path, env={}
+    ) as shell:
+        assert process.processes_of(tmp_path, ProcessId(999_999_999, 1, process.boot_id())) == []
+        shell.kill()

@@ -1,0 +1,172 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import SpecError
+from partitiond.core.units import GIB
+from partitiond.engines.capabilities import capabilities_of
+from partitiond.engines.vllm import (
+    ALLOWED_FLAGS,
+    check_extra_args,
+    command,
+    environment,
+    memory_fraction,
+)
+from tests.engine_fixtures import vllm_launch
+
+PYTHON = Path("/opt/engine/bin/python")
+NEW = capabilities_of("0.32.0")
+OLD = capabilities_of("0.20.2")
+CPU = dataclasses.replace(vllm_launch(Path("/models/m")), cores=(2, 3))
+GPU = dataclasses.replace(
+    CPU,
+    device_id="GPU-1",
+    visible_device="0",
+    memory_bytes=10 * GIB,
+    device_memory_bytes=80 * GIB,
+    extra_env=(("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),),
+)
+
+
+def flag(argv: list[str], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def test_every_limit_is_explicit() -> None:
+    argv = command(CPU, PYTHON, NEW)
+    assert argv[:3] == [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+    assert flag(argv, "--kv-cache-memory-bytes") == str(CPU.kv_cache_bytes)
+    assert flag(argv, "--max-num-seqs") == str(CPU.max_num_seqs)
+    assert flag(argv, "--max-num-batched-tokens") == str(CPU.max_num_batched_tokens)
+    assert flag(argv, "--max-model-len") == str(CPU.max_model_len)
+    assert flag(argv, "--dtype") == CPU.dtype
+    assert flag(argv, "--served-model-name") == CPU.model_name
+
+
+def test_it_listens_on_a_unix_socket_only() -> None:
+    argv = command(CPU, PYTHON, NEW)
+    assert flag(argv, "--uds") == "engine.sock"
+    assert "--host" not in argv
+    assert "--port" not in argv
+
+
+def test_statistics_are_never_off() -> None:
+    assert "--disable-log-stats" not in command(CPU, PYTHON, NEW)
+    assert "--disable-log-stats" not in ALLOWED_FLAGS
+
+
+def test_a_cpu_engine_is_eager_and_a_gpu_engine_is_not() -> None:
+    assert "--enforce-eager" in command(CPU, PYTHON, NEW)
+    assert "--enforce-eager" not in command(GPU, PYTHON, NEW)
+
+
+def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -> None:
+    assert flag(command(GPU, PYTHON, NEW), "--gpu-memory-utilization") == "0.125"
+    assert "--gpu-memory-utilization" not in command(CPU, PYTHON, NEW)
+
+
+@pytest.mark.parametrize(("used", "expected"), [(1, 0.001), (30 * GIB, 0.375), (99 * GIB, 1.0)])
+def test_the_share_is_rounded_up_and_stays_a_share(used: int, expected: float) -> None:
+    launch = dataclasses.replace(GPU, memory_bytes=used)
+    assert memory_fraction(launch) == pytest.approx(expected)
+
+
+def test_dummy_weights_and_prefix_caching_follow_the_launch() -> None:
+    measured = dataclasses.replace(CPU, dummy_weights=True, prefix_caching=False)
+    argv = command(measured, PYTHON, NEW)
+    assert flag(argv, "--load-format") == "dummy"
+    assert "--no-enable-prefix-caching" in argv
+    plain = command(CPU, PYTHON, NEW)
+    assert "--load-format" not in plain
+    assert "--no-enable-prefix-caching" not in plain
+
+
+def test_extra_arguments_come_last_and_only_where_the_version_knows_them() -> None:
+    launch = dataclasses.replace(CPU, extra_args=("--max-num-active-seqs", "8"))
+    assert command(launch, PYTHON, NEW)[-2:] == ["--max-num-active-seqs", "8"]
+    with pytest.raises(SpecError, match="does not know"):
+        command(launch, PYTHON, OLD)
+
+
+def test_the_environment_is_offline_silent_and_inherits_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    env = environment(CPU, PYTHON, tmp_path, NEW)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in env
+    assert "HF_TOKEN" not in env
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert env["VLLM_NO_USAGE_STATS"] == "1"
+    assert Path(env["VLLM_CACHE_ROOT"]).is_absolute()
+
+
+def test_a_cpu_engine_computes_on_its_cores_and_sees_no_gpu(tmp_path: Path) -> None:
+    env = environment(CPU, PYTHON, tmp_path, NEW)
+    assert env["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
+    assert env["OMP_NUM_THREADS"] == "2"
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_one_process_where_the_version_can(tmp_path: Path) -> None:
+    new, old = environment(CPU, PYTHON, tmp_path, NEW), environment(CPU, PYTHON, tmp_path, OLD)
+    assert new["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in old
+
+
+def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
+    env = environment(GPU, PYTHON, tmp_path, NEW)
+    assert env["CUDA_VISIBLE_DEVICES"] == "0"
+    assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
+
+
+def test_libraries_beside_the_engine_are_preloaded(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").mkdir()
+    library = tmp_path / "lib" / "libiomp5.so"
+    library.touch()
+    env = environment(CPU, tmp_path / "bin" / "python", tmp_path, NEW)
+    assert str(library) in env["LD_PRELOAD"].split(":")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("--stream-interval", "4"),
+        ("--stream-interval=4", "--enforce-eager"),
+        ("--cudagraph-capture-sizes", "1", "2", "4"),
+    ],
+)
+def test_allowed_flags_pass(args: tuple[str, ...]) -> None:
+    check_extra_args(args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--host", "0.0.0.0"),
+        ("--trust-remote-code",),
+        ("--gpu-memory-utilization", "1"),
+        ("--stream-interval",),
+        ("--stream-interval", "1", "2"),
+        ("--enforce-eager=yes",),
+        ("loose",),
+        ("--stream-interval 4",),
+        ("--cudagraph-capture-sizes",),
+    ],
+)
+def test_other_flags_and_wrong_counts_are_refused_with_a_hint(args: tuple[str, ...]) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_extra_args(args)
+    assert caught.value.hint
+
+
+def test_each_engine_kind_has_its_own_flags() -> None:
+    check_extra_args(("--token-seconds", "0.01"), "simulated")
+    with pytest.raises(SpecError):
+        check_extra_args(("--token-seconds", "0.01"))
+    with pytest.raises(SpecError):
+        check_extra_args(("--stream-interval", "4"), "simulated")

@@ -1,0 +1,53 @@
+"""Solving in a process of its own."""
+
+import asyncio
+import dataclasses
+import multiprocessing
+import time
+
+import pytest
+
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.instance import PlanRequest
+from partitiond.planner.worker import PlannerFailedError, solve_in_process
+from tests.planner.build import cpu, gpu, on_cores, point, want
+
+REQUEST = PlanRequest((cpu(2),), (want("a", on_cores("a", 3, 1)),))
+
+
+async def test_the_answer_is_that_of_solve() -> None:
+    here = solve(REQUEST)
+    there = await solve_in_process(REQUEST, 60)
+    assert isinstance(here, Plan)
+    assert isinstance(there, Plan)
+    assert there.placements == here.placements
+
+
+async def test_cannot_is_a_value_across_processes() -> None:
+    request = dataclasses.replace(REQUEST, models=(want("a", point("a", 1, 900)),))
+    assert isinstance(await solve_in_process(request, 60), Infeasible)
+
+
+async def test_a_slow_solve_is_ended_at_its_limit_and_leaves_no_process() -> None:
+    models = tuple(
+        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=40)
+        for i in range(150)
+    )
+    request = PlanRequest(tuple(gpu(f"g{i}") for i in range(150)), models)
+    before = set(multiprocessing.active_children())
+    began = time.monotonic()
+    with pytest.raises(PlannerFailedError, match="within 0.2 s"):
+        await solve_in_process(request, 0.2)
+    assert time.monotonic() - began < 20
+    assert set(multiprocessing.active_children()) == before
+
+
+async def test_a_cancelled_solve_leaves_no_process() -> None:
+    before = set(multiprocessing.active_children())
+    task = asyncio.create_task(solve_in_process(REQUEST, 60))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert set(multiprocessing.active_children()) == before
