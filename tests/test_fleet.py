@@ -42,7 +42,17 @@ auto = false
 [[models]]
 name = "mine"
 demand = { req_per_s = 1 }
-architecture = { parameters = 100_000_000, hidden_size = 512, layers = 8, heads = 8, kv_heads = 8, head_dim = 64, intermediate_size = 2048, vocab_size = 32000, max_position = 2048 }
+
+[models.architecture]
+parameters = 100_000_000
+hidden_size = 512
+layers = 8
+heads = 8
+kv_heads = 8
+head_dim = 64
+intermediate_size = 2048
+vocab_size = 32000
+max_position = 2048
 """
 
 

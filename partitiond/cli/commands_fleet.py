@@ -9,12 +9,12 @@ from partitiond.cli.commands_plan import exit_of, show_preview, wait_for_plan
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
 from partitiond.cli.output import err, print_json, say
 from partitiond.core.errors import NotFoundError, SpecError
-from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import Job, JobState, ModelView
+from partitiond.ports import Job, JobState
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
+    from partitiond.settings import Settings
 
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
 
@@ -50,7 +50,7 @@ def up(
         for name, change in changes.items():
             say(f"{name}: {change}")
         if not no_profile:
-            profile_missing(client, [spec.name for spec in fleet.models])
+            profile_missing(client, [spec.name for spec in fleet.models], settings)
         preview = client.apply(None)
         if not as_json:
             show_preview(preview, as_json=False)
@@ -84,28 +84,28 @@ def _same(old: ModelSpec, new: ModelSpec) -> bool:
     return old == new
 
 
-def profile_missing(client: "ControlClient", names: list[str]) -> None:
+def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:
     """Measure what has no measured profile, with progress.
 
     All jobs are asked for before the first is waited for: the daemon makes no plan by itself
-    while any is open, so nothing starts beside what is being measured.
+    while any is open, so nothing starts beside what is being measured. What cannot be measured
+    beside the replicas that serve stays in the queue and is planned from its estimate.
     """
     from partitiond.cli.waiting import wait_for_job
-    from partitiond.ports import ProfileOptions
+    from partitiond.controller.profiling import options_for
+    from partitiond.controller.targets import profile_targets, unmeasured
 
-    missing = [name for name in names if needs_profile(client.model(name))]
-    for name in missing:
-        if not open_jobs(client, name):
-            client.profile(name, ProfileOptions())
-    for name in missing:
+    targets = profile_targets(client.devices(), settings.profiling.cpu_partition_cores)
+    for name in names:
+        spec = client.model(name).record.spec
+        for target in unmeasured(spec, targets, client.profiles(name)):
+            client.profile(name, options_for(target))  # the same job that --auto would queue
+    for name in names:
         for job in open_jobs(client, name):
             say(f"{name}: profiling ({job.id})")
-            wait_for_job(client, job.id, err())
-
-
-def needs_profile(view: ModelView) -> bool:
-    """Whether nothing measured is known for it."""
-    return view.profile_kind is not ProfileKind.MEASURED
+            ended = wait_for_job(client, job.id, err(), leave_when_blocked=True)
+            if ended.state is JobState.QUEUED:
+                say(f"{name}: {ended.progress.message}; its estimate is planned for now")
 
 
 def open_jobs(client: "ControlClient", model: str) -> list[Job]:

@@ -115,7 +115,7 @@ def _summary(plan: Plan, width: int) -> RenderableType:
     room = max(10, min(60, width - 34))
     lines = [
         Text(f"{name:>24} ", style="" if name == "this plan" else "dim")
-        .append(f"{value:>6.4g} ", style=style)
+        .append(f"{_number(value):>6} ", style=style)
         .append("█" * max(1 if value else 0, round(room * value / most)), style=style)
         for name, value, style in shown
     ]

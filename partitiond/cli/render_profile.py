@@ -8,14 +8,14 @@ from rich.text import Text
 from partitiond.cli.render import duration, new_table, rate
 from partitiond.core.frontier import frontier
 from partitiond.core.profile import OperatingPoint, Profile
-from partitiond.core.units import format_bytes, format_duration
+from partitiond.core.units import GIB, format_duration
 
 
 def profile_table(profile: Profile) -> RenderableType:
     """Heading, measured points, and what they mean."""
     on_frontier = {point.batch for point in frontier(profile.points)}
     table = new_table(
-        ">batch", ">tok/s", ">+-", ">req/s", ">TTFT p95", ">TPOT p95", ">latency", ">memory", ""
+        ">batch", ">tok/s", ">+-", ">req/s", ">TTFT p95", ">TPOT p95", ">latency", ">GiB", ""
     )
     for point in sorted(profile.points, key=lambda p: p.batch):
         is_knee = point.batch == profile.knee.batch
@@ -27,7 +27,7 @@ def profile_table(profile: Profile) -> RenderableType:
             duration(point.ttft.p95),
             duration(point.tpot.p95),
             duration(point.e2el.mean),
-            format_bytes(point.footprint_bytes),
+            f"{point.footprint_bytes / GIB:.3g}",
             _marks(point, on_frontier=point.batch in on_frontier, is_knee=is_knee),
             style="bold" if is_knee else "",
         )

@@ -1,11 +1,13 @@
 """Waiting for the daemon's work with visible progress: jobs, and replicas that start."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
+from partitiond.cli.output import say
 from partitiond.cli.render_progress import reporting
 from partitiond.core.errors import PartitiondError, StartFailedError, StartTimedOutError
 from partitiond.ports import Job, JobState, ReplicaView
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 POLL_SECONDS: Final = 0.5
+BLOCKED_SECONDS: Final = 10.0
+"""A queue that does not move for so long waits for replicas, not for other jobs."""
 FINISHED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
@@ -23,14 +27,28 @@ class JobFailedError(PartitiondError):
     code = "job_failed"
 
 
-def wait_for_job(client: "ControlClient", job_id: str, console: Console) -> Job:
-    """Show progress until the job ends.
+def wait_for_job(
+    client: "ControlClient", job_id: str, console: Console, *, leave_when_blocked: bool = False
+) -> Job:
+    """Show progress until the job ends. Interrupted, the job goes on.
+
+    Args:
+        leave_when_blocked: return the queued job once it has waited a while and nothing runs that
+            it could wait for: what serves holds its room, and nobody knows for how long.
 
     Raises:
         JobFailedError: it failed or was cancelled; the message is the job's own.
     """
-    with reporting(console) as report:
+    blocked_since = None
+    with reporting(console) as report, _telling_how_to_go_on(job_id):
         while (job := client.job(job_id)).state not in FINISHED:
+            blocked_since = _blocked_since(client, job, blocked_since)
+            if (
+                leave_when_blocked
+                and blocked_since is not None
+                and time.monotonic() - blocked_since > BLOCKED_SECONDS
+            ):
+                return job
             progress = job.progress
             waits = "waits for its turn" if job.state is JobState.QUEUED else ""
             text = ": ".join(part for part in (progress.phase, progress.message) if part)
@@ -45,6 +63,24 @@ def wait_for_job(client: "ControlClient", job_id: str, console: Console) -> Job:
             f"partitiond profile {job.subject}",
         )
     return job
+
+
+def _blocked_since(client: "ControlClient", job: Job, before: float | None) -> float | None:
+    """Since when the job is queued and no job runs; None while it is not so."""
+    if job.state is not JobState.QUEUED:
+        return None
+    if any(other.state is JobState.RUNNING for other in client.jobs()):
+        return None
+    return time.monotonic() if before is None else before
+
+
+@contextmanager
+def _telling_how_to_go_on(job_id: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"{job_id} goes on: `partitiond jobs watch {job_id}`, or `jobs cancel {job_id}`.")
+        raise
 
 
 def wait_until_serving(

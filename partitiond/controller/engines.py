@@ -233,15 +233,15 @@ class Engine:
         """Become ready, then be probed for ever; raises EngineError when it is broken."""
         watch = self._policy.watch
         if self.adopted and await self._runner.probe(handle, watch.idle_probe_seconds):
-            self.report = await self._runner.report(handle)
+            with contextlib.suppress(EngineError):  # it serves; its KV size is then not known
+                self.report = await self._runner.report(handle)
         else:
             self.report = await self._runner.wait_ready(
                 handle, self._policy.reconcile.start_deadline_seconds, self._tell
             )
         if self.state is ReplicaState.STARTING:
             self._happen(ReplicaEvent.BECAME_READY)
-            seconds = "adopted" if self.adopted else "ready"
-            self._note("engine-ready", self.name, f"{seconds}; serves {self.placement.model}.")
+            self._note("engine-ready", self.name, f"serves {self.placement.model}.")
         self.settled.set()
         await self._probe_for_ever(handle, watch)
 

@@ -6,6 +6,7 @@ files arrived or a job gave its lease back, and otherwise every `loop_seconds`.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -288,6 +289,9 @@ class Controller:
 
     def hurry(self) -> None:
         """Somebody asked a second time: no drain waits any longer."""
+        self._reconcile_policy = dataclasses.replace(
+            self._reconcile_policy, drain_deadline_seconds=0.0
+        )
         for engine in self.engines:
             if engine.state is ReplicaState.DRAINING:
                 engine.stop(StopReason.DRAIN_DEADLINE, 0.0)

@@ -165,31 +165,41 @@ class Service:
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the loop, the jobs, and (if asked) engines and proxy. Idempotent."""
+        await asyncio.shield(self.end(stop_engines=stop_engines))
+
+    def end(self, *, stop_engines: bool) -> "asyncio.Task[None]":
+        """Begin the shutdown and return at once; the first word about the engines counts."""
         if self._shutdown is None:
             self._shutdown = asyncio.create_task(self._shut_down(stop_engines), name="shutdown")
-        await asyncio.shield(self._shutdown)
+        return self._shutdown
+
+    @property
+    def ending(self) -> bool:
+        """Whether a shutdown has begun."""
+        return self._shutdown is not None
 
     def hurry(self) -> None:
         """Do not wait for requests in flight any longer while shutting down."""
         self._controller.hurry()
 
     async def _shut_down(self, stop_engines: bool) -> None:
-        self._journal.note(
-            "daemon-ending", "daemon", "stops engines." if stop_engines else "engines stay."
-        )
-        await self._jobs.close()
-        await self._plans.chain.close()
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
-        if stop_engines:
-            await self._controller.stop_everything()
-            await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
-        else:
-            await self._controller.detach()
-            await self._endpoint.detach()
-        await self._files.close()
-        self.closed.set()
+        what = "stops engines." if stop_engines else "engines stay."
+        self._journal.note("daemon-ending", "daemon", what)
+        try:
+            await self._jobs.close()
+            await self._plans.chain.close()
+            if self._loop is not None:
+                self._loop.cancel()
+                await asyncio.wait([self._loop])
+            if stop_engines:
+                await self._controller.stop_everything()
+                await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
+            else:
+                await self._controller.detach()
+                await self._endpoint.detach()
+            await self._files.close()
+        finally:
+            self.closed.set()
 
     def _after_pass(self) -> None:
         self._jobs.poke()

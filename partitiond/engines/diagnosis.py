@@ -191,7 +191,10 @@ PHASES: Final = (
     (re.compile(r"Graph capturing finished|init engine .* took"), "warmed up"),
     (re.compile(r"Capturing CUDA graphs?.*?(\d+)%"), "capturing CUDA graphs ({0} %)"),
     (re.compile(r"Capturing CUDA graph"), "capturing CUDA graphs"),
-    (re.compile(r"torch\.compile takes|Compiling a graph|Warming up model|Start compiling"), "compiling and warming up"),
+    (
+        re.compile(r"torch\.compile takes|Compiling a graph|Warming up model|Start compiling"),
+        "compiling and warming up",
+    ),
     (re.compile(r"KV cache size: ([\d,]+) tokens"), "making a KV cache of {0} tokens"),
     (re.compile(r"Loading weights took|Model loading took"), "weights loaded"),
     (re.compile(r"Loading safetensors checkpoint shards:\s+(\d+)%"), "loading weights ({0} %)"),

@@ -155,10 +155,11 @@ class _PipSteps:
 
     def __call__(self, line: str, _fraction: float | None) -> None:
         word, _, rest = line.strip().partition(" ")
-        if word == "Collecting":
+        if word in {"Collecting", "Processing"}:
             self._seen += 1
             share = min(1.0, self._seen / self._expected)
-            self._tell(f"fetching {rest.split(' ')[0]}", 0.02 + 0.6 * share)
+            name = rest.split(" ")[0].rsplit("/", 1)[-1].removesuffix(".whl")
+            self._tell(f"fetching {name}", 0.02 + 0.6 * share)
         elif word == "Downloading":
             size = re.search(r"\(([\d.]+ [kMG]B)\)", rest)
             name = rest.split(" ")[0].rsplit("/", 1)[-1]
@@ -188,7 +189,7 @@ def _run(argv: Sequence[str], purpose: str, tell: InstallProgress) -> list[str]:
             f"could not {purpose}: {error}.", hint="See that this Python is complete."
         ) from error
     if process.returncode != 0:
-        raise _failed(purpose, lines)
+        raise explain(purpose, lines)
     return lines or [""]
 
 
@@ -225,7 +226,8 @@ _CAUSES: Final = (
 )
 
 
-def _failed(purpose: str, lines: list[str]) -> EngineUnavailableError:
+def explain(purpose: str, lines: list[str]) -> EngineUnavailableError:
+    """The error for a command that failed, from what it printed."""
     text = "\n".join(lines)
     tail = [line for line in lines if line.strip()][-8:]
     for pattern, message, hint in _CAUSES:

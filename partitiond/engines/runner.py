@@ -71,6 +71,7 @@ class ProcessEngineRunner:
         self._cache_dir = (cache_dir or run_dir / ".cache").absolute()
         self._allow_unknown_version = allow_unknown_version
         self._peaks: dict[str, int] = {}
+        self._starting: set[Path] = set()
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn and return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
@@ -79,8 +80,12 @@ class ProcessEngineRunner:
         _require_short_socket(folder)
         await self._clear_earlier(folder, launch.replica_id)
         command = await asyncio.to_thread(self._command, launch, folder)
-        folder.prepare(launch, command)
-        await _spawn_shim(folder)
+        self._starting.add(folder.path)
+        try:
+            folder.prepare(launch, command)
+            await _spawn_or_undo(folder)
+        finally:
+            self._starting.discard(folder.path)
         handle = folder.handle()
         if handle is None:
             raise StartFailedError(
@@ -189,6 +194,8 @@ class ProcessEngineRunner:
         """Living engines of this run folder; what is left of dead ones is killed and cleared."""
         found = []
         for folder in await asyncio.to_thread(run_folders, self._run_dir):
+            if folder.path in self._starting:
+                continue
             handle = folder.handle()
             if handle is not None and process.is_alive(_identity(handle)):
                 found.append(handle)
@@ -311,7 +318,18 @@ def _require_short_socket(folder: RunFolder) -> None:
         )
 
 
-async def _spawn_shim(folder: RunFolder) -> None:
+async def _spawn_or_undo(folder: RunFolder) -> None:
+    """Spawn the shim; when the caller is cancelled meanwhile, leave no engine behind."""
+    spawning = asyncio.ensure_future(spawn_shim(folder))
+    try:
+        await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        await asyncio.wait({spawning})
+        await process.kill_all(folder.path, folder.process())
+        raise
+
+
+async def spawn_shim(folder: RunFolder) -> None:
     """Start the shim and wait until it says that the engine's process exists."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,

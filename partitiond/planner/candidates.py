@@ -15,7 +15,6 @@ from partitiond.core.hardware import HARDWARE, DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.profile import (
-    CAPACITY_SHARE_UNCONFIRMED,
     MEMORY_MARGIN,
     RATE_MARGIN,
     OperatingPoint,
@@ -83,13 +82,11 @@ def _candidates(spec: ModelSpec, profile: Profile) -> Iterator[Candidate]:
     if chosen is None:
         return
     for point in _spread(profile, chosen):
-        capacity = (
-            capacity_req_per_s(profile, chosen)
-            if point == chosen
-            else CAPACITY_SHARE_UNCONFIRMED * point.req_per_s
-        )
-        if capacity <= 0:
+        if chosen.req_per_s <= 0 or point.req_per_s <= 0:
             continue
+        # A rate confirmed at the operating point scales with throughput at smaller batches.
+        share = point.req_per_s / chosen.req_per_s
+        capacity = capacity_req_per_s(profile, chosen) * share
         for size in _sizes(profile.size):
             yield _candidate(profile, point, size, capacity)
 

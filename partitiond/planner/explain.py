@@ -44,12 +44,14 @@ def _summary(instance: Instance, found: Found) -> str:
         f"on {used} of {_count(total, 'device')}"
     )
     if found.objective is Objective.MIN_DEVICES:
-        unit = "device(s)" if _unit_prices(instance) else "price per hour"
-        tail = f"uses {found.value:.4g} {unit}, and no plan can use fewer than {found.bound:.4g}"
+        if _unit_prices(instance):
+            tail = f"no plan needs fewer than {found.bound:.4g}"
+        else:
+            tail = f"the price is {found.value:.4g} per hour, no plan's is below {found.bound:.4g}"
     else:
-        tail = f"serves {found.value:.4g} weighted requests/s, at most {found.bound:.4g} can be"
+        tail = f"{found.value:.4g} weighted requests/s, no plan gives more than {found.bound:.4g}"
     proof = "proven optimal" if found.status is Status.OPTIMAL else "not proven optimal"
-    return f"{head}: it {tail} ({proof})."
+    return f"{head}: {tail} ({proof})."
 
 
 def _unit_prices(instance: Instance) -> bool:
@@ -104,7 +106,7 @@ def _why_size(instance: Instance, need: Need, placements: list[Placement]) -> st
         ]
         if not smaller:
             return f"no smaller one of its {sizes} sizes covers the demand alone"
-    return f"of its {sizes} sizes what fits beside the others"
+    return f"chosen from {sizes} sizes to fit beside the others"
 
 
 def _per_device(instance: Instance, index: int) -> float:

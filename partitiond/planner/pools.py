@@ -8,6 +8,7 @@ from typing import Final
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.units import MIB
 
+GRAIN_MIB: Final = 64
 MAX_CORE_SETS: Final = 6
 """Distinct core lists on one host for which every union is constrained; hosts have one per NUMA
 node and one for the CPU device."""
@@ -24,9 +25,13 @@ class Pool:
 
 
 def usable_mib(device: Device) -> int:
-    """Memory for footprints: total less reserved, foreign use and headroom, rounded down."""
+    """Memory for footprints: total less reserved, foreign use and headroom, rounded down.
+
+    To whole grains, so that devices whose free memory differs by a trifle stay interchangeable.
+    """
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-    return max(0, (usable - headroom_bytes(device.memory_bytes)) // MIB)
+    mib = (usable - headroom_bytes(device.memory_bytes)) // MIB
+    return max(0, mib // GRAIN_MIB * GRAIN_MIB)
 
 
 def mib_up(count: int) -> int:

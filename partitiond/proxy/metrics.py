@@ -99,29 +99,28 @@ class ProxyMetrics:
             ("model",),
             registry=registry,
         )
-        self.ttft_seconds = Histogram(
-            "partitiond_proxy_ttft_seconds",
+        self.ttft_seconds = self._seconds(
+            "ttft",
             "From the last byte of the request to the first content (streams), queueing included.",
-            ("model",),
-            buckets=TTFT_BUCKETS,
-            registry=registry,
+            TTFT_BUCKETS,
         )
-        self.e2e_seconds = Histogram(
-            "partitiond_proxy_e2e_seconds",
+        self.e2e_seconds = self._seconds(
+            "e2e",
             "From the last byte of the request to the end of its answer, where that is ok.",
-            ("model",),
-            buckets=E2E_BUCKETS,
-            registry=registry,
+            E2E_BUCKETS,
         )
-        self.queue_seconds = Histogram(
-            "partitiond_proxy_queue_seconds",
-            "Time until a replica was found.",
-            ("model",),
-            buckets=TTFT_BUCKETS,
-            registry=registry,
-        )
+        self.queue_seconds = self._seconds("queue", "Time until a replica was found.", TTFT_BUCKETS)
         self._models: dict[str, ModelMetrics] = {}
         registry.register(_LiveGauges(read_gauges))
+
+    def _seconds(self, what: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"partitiond_proxy_{what}_seconds",
+            text,
+            ("model",),
+            buckets=buckets,
+            registry=self.registry,
+        )
 
     def model(self, name: str) -> ModelMetrics:
         """The metrics of one model (registered models only, so their number is bounded)."""

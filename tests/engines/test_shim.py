@@ -15,7 +15,7 @@ from partitiond.engines import process, shim
 from partitiond.engines.commands import shim_command
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.process import ProcessId
-from partitiond.engines.runner import _spawn_shim
+from partitiond.engines.runner import spawn_shim
 from tests.engine_fixtures import simulated_launch
 
 
@@ -24,7 +24,7 @@ async def supervised(folder: RunFolder, script: str) -> ProcessId:
     launch = simulated_launch()
     argv = [sys.executable, "-I", "-c", textwrap.dedent(script)]
     folder.prepare(launch, shim_command(argv, {}, launch, folder))
-    await _spawn_shim(folder)
+    await spawn_shim(folder)
     leader = folder.process()
     assert leader is not None
     return leader
@@ -58,7 +58,7 @@ async def test_a_signal_is_told_apart_from_a_code(folder: RunFolder) -> None:
 async def test_a_program_that_cannot_start_says_so_in_the_log(folder: RunFolder) -> None:
     launch = simulated_launch()
     folder.prepare(launch, shim_command(["/nowhere/python"], {}, launch, folder))
-    await _spawn_shim(folder)
+    await spawn_shim(folder)
     leader = folder.process()
     assert leader is not None
     await asyncio.wait_for(process.wait_gone(leader), 20)

@@ -56,12 +56,13 @@ def test_margins_follow_how_sure_the_profile_is(kind: str, rate: float, memory: 
     assert best.memory_bytes >= point.footprint_bytes * memory
 
 
-def test_a_confirmed_capacity_counts_for_the_operating_point_alone() -> None:
+def test_a_confirmed_capacity_scales_to_smaller_batches() -> None:
     found = candidates_for(
         SPEC, [profile(kind="measured", capacity_req_per_s=10.0)], [A100]
     ).candidates
     assert found[0].capacity_req_per_s == pytest.approx(9.5)
-    assert found[1].capacity_req_per_s != pytest.approx(9.5)
+    rate = [point.req_per_s for c in found[:2] if (point := profile().point(c.batch))]
+    assert found[1].capacity_req_per_s == pytest.approx(9.5 * rate[1] / rate[0])
 
 
 def test_the_slo_lowers_the_batch() -> None:

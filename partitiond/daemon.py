@@ -1,0 +1,351 @@
+"""The daemon: wires the adapters to the service, and decides nothing.
+
+Order of the start: lock on the state folder, control listener (a port in use is found before
+anything runs), store, proxy (adopted or started), engines (adopted), loop, API. On SIGTERM or
+SIGINT everything drains and stops, unless `daemon.keep_engines_on_exit` is set; a second signal
+does not wait for requests in flight. After SIGKILL engines and proxy go on serving, and the next
+daemon adopts both.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
+
+import uvicorn
+
+from partitiond.api.app import create_app
+from partitiond.api.auth import ensure_token
+from partitiond.api.schemas import ApiOptions
+from partitiond.controller.clock import SystemClock
+from partitiond.controller.planning import PlanOptions, Solve
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.profiling import ProfilingOptions
+from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
+from partitiond.core.hardware import DeviceKind
+from partitiond.core.observation import ReconcilePolicy
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.spec import ModelSpec
+from partitiond.devices.host import HostDevices
+from partitiond.engine_finder import EngineFinder, HostResolver
+from partitiond.engines.environment import Variant
+from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.vllm import check_extra_args
+from partitiond.planner.instance import PlanRequest
+from partitiond.planner.worker import solve_in_process
+from partitiond.ports import DeviceProvider, Store
+from partitiond.profiler.runner import Profiler
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.settings import Settings
+from partitiond.store import open_store
+from partitiond.store.lock import StateLock
+
+log = logging.getLogger(__name__)
+
+PLANNER_GRACE_SECONDS: Final = 30.0
+"""Beyond three times the solver's own limit: starting its process on a busy machine."""
+API_GRACE_SECONDS: Final = 5
+BACKLOG: Final = 128
+SOCKET_NAME: Final = "proxy.sock"
+
+
+def run_daemon(settings: Settings, ready_callback: Callable[[], None] | None = None) -> None:
+    """Run until a signal or the API ends it.
+
+    Args:
+        settings: everything that can be set.
+        ready_callback: called once the API answers.
+
+    Raises:
+        StateFolderBusyError: another daemon runs on this state folder.
+        DeviceError: a port is in use.
+        StoreError: the store is damaged, locked or of a newer version.
+        PartitiondError: something else kept it from starting; nothing of it runs then.
+    """
+    _set_up_logging()
+    os.umask(0o077)
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (
+        StateLock.acquire(settings.lock_path),
+        _listener(settings) as listener,
+        contextlib.closing(open_store(settings.store_path)) as store,
+    ):
+        token = ensure_token(settings.token_path)
+        asyncio.run(_run(settings, store, listener, token=token, ready=ready_callback))
+
+
+def _set_up_logging() -> None:
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look at the proxy
+
+
+@contextlib.contextmanager
+def _listener(settings: Settings) -> Iterator[socket.socket]:
+    """The control API's socket. Raises DeviceError when the port is taken, SettingsError else."""
+    host, port = settings.control.host, settings.control.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        yield listener
+    finally:
+        listener.close()
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> PartitiondError:
+    facts = {"host": host, "port": port}
+    if error.errno == errno.EADDRINUSE:
+        return DeviceError(
+            f"port {port} on {host} is in use by another program.",
+            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [control] port to a free one.",
+            facts=facts,
+        )
+    return SettingsError(
+        f"the control API cannot listen on {host}:{port}: {error.strerror or error}.",
+        hint="Set [control] host to an address of this machine, and port to one above 1023.",
+        facts=facts,
+    )
+
+
+def make_service(settings: Settings, store: Store) -> Service:
+    """The service over this host's adapters."""
+    devices = HostDevices(
+        settings.cpu.cores,
+        settings.cpu.memory,
+        nvml=settings.gpu.enabled,
+        cpu=settings.cpu.enabled,
+    )
+    finder = EngineFinder(settings, _variant(settings, devices))
+    clock = SystemClock()
+    runner = ProcessEngineRunner(
+        settings.run_dir,
+        finder,
+        cache_dir=settings.cache_dir / "compiled",
+        allow_unknown_version=settings.engine.allow_unknown_version,
+    )
+    profiler = Profiler(
+        runner,
+        clock=clock,
+        start_deadline_seconds=settings.engine.start_deadline_seconds,
+        stop_grace_seconds=settings.engine.stop_grace_seconds,
+        device_used_bytes=lambda device_id: _used_bytes(devices, device_id),
+    )
+    return Service(
+        store=store,
+        runner=runner,
+        devices=devices,
+        resolver=HostResolver(settings, finder),
+        proxy=_proxy(settings),
+        profiler=profiler,
+        solve=_solver(settings),
+        clock=clock,
+        options=_service_options(settings),
+        accept=_accept,
+        engine_problem=finder.problem,
+    )
+
+
+def _accept(spec: ModelSpec) -> None:
+    check_extra_args(spec.engine.extra_args, spec.engine_kind)
+
+
+def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
+    if settings.engine.variant != "auto":
+        return settings.engine.variant
+    try:
+        found = devices.discover()
+    except DeviceError:
+        return "cpu"  # the loop shows why devices cannot be seen
+    return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"
+
+
+def _used_bytes(devices: DeviceProvider, device_id: str) -> int:
+    return next((d.memory_bytes - d.free_bytes for d in devices.discover() if d.id == device_id), 0)
+
+
+def _solver(settings: Settings) -> Solve:
+    # The solver's wall-clock limit is three times its deterministic one.
+    timeout = 3 * settings.planner.time_limit_seconds + PLANNER_GRACE_SECONDS
+
+    async def solve(request: PlanRequest) -> Plan | Infeasible:
+        return await solve_in_process(request, timeout)
+
+    return solve
+
+
+def _proxy(settings: Settings) -> ProxyProcess:
+    proxy = settings.proxy
+    return ProxyProcess(
+        host=proxy.host,
+        port=proxy.port,
+        state_dir=settings.state_dir / "proxy",
+        control_socket=settings.run_dir / SOCKET_NAME,
+        options=ProxyOptions(
+            max_body_bytes=proxy.max_body_bytes,
+            connect_timeout_seconds=proxy.connect_timeout_seconds,
+            first_token_timeout_seconds=proxy.first_token_timeout_seconds,
+            between_tokens_timeout_seconds=proxy.between_tokens_timeout_seconds,
+            total_timeout_seconds=proxy.total_timeout_seconds,
+        ),
+    )
+
+
+def _service_options(settings: Settings) -> ServiceOptions:
+    engine, profiling = settings.engine, settings.profiling
+    return ServiceOptions(
+        policy=ControllerPolicy(
+            reconcile=ReconcilePolicy(
+                start_deadline_seconds=engine.start_deadline_seconds,
+                drain_deadline_seconds=engine.drain_deadline_seconds,
+                stop_grace_seconds=engine.stop_grace_seconds,
+            ),
+            loop_seconds=settings.daemon.loop_seconds,
+        ),
+        routes=RoutePolicy(
+            max_queue=settings.proxy.max_queue,
+            max_wait_seconds=settings.proxy.max_wait_seconds,
+            keys_required=settings.proxy.require_keys,
+        ),
+        planning=PlanOptions(
+            objective=settings.planner.objective,
+            time_limit_seconds=settings.planner.time_limit_seconds,
+            seed=settings.planner.seed,
+        ),
+        profiling=ProfilingOptions(
+            max_batch=profiling.max_batch,
+            time_limit_seconds=profiling.time_limit_seconds,
+            min_window_seconds=profiling.min_window_seconds,
+            max_window_seconds=profiling.max_window_seconds,
+            cpu_partition_cores=profiling.cpu_partition_cores,
+        ),
+    )
+
+
+class _ApiServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the daemon decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+async def _run(
+    settings: Settings,
+    store: Store,
+    listener: socket.socket,
+    *,
+    token: str,
+    ready: Callable[[], None] | None,
+) -> None:
+    service = make_service(settings, store)
+    async with _signals() as signals:
+        try:
+            await service.start()
+        except PartitiondError:
+            await service.shutdown(stop_engines=False)
+            raise
+        api = ApiOptions(hub=settings.models.hub, allow_folders=settings.models.allow_folders)
+        config = uvicorn.Config(
+            create_app(service, admin_token=token, options=api),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=API_GRACE_SECONDS,
+        )
+        server = _ApiServer(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="control API")
+        telling = asyncio.create_task(_tell_systemd(server, ready), name="readiness")
+        try:
+            await _until_the_end(
+                service,
+                signals,
+                serving,
+                stop_engines=not settings.daemon.keep_engines_on_exit,
+            )
+        finally:
+            notify("STOPPING=1")
+            telling.cancel()
+            server.should_exit = True
+            await asyncio.gather(telling, serving, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
+    """SIGTERM and SIGINT, in order of arrival; the handlers only enqueue."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, queue.put_nowait, number)
+    try:
+        yield queue
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _until_the_end(
+    service: Service,
+    signals: "asyncio.Queue[signal.Signals]",
+    serving: "asyncio.Task[None]",
+    *,
+    stop_engines: bool,
+) -> None:
+    """Until a signal, the API's `shutdown` or the API's own end has ended the service."""
+    closed = asyncio.create_task(service.closed.wait())
+    while not closed.done() and not serving.done():
+        told = asyncio.create_task(signals.get())
+        await asyncio.wait({closed, told, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            told.cancel()
+        elif service.ending:
+            log.info("%s again: does not wait for requests in flight", told.result().name)
+            service.hurry()
+        else:
+            log.info("%s: ending", told.result().name)
+            service.end(stop_engines=stop_engines)
+    await service.shutdown(stop_engines=stop_engines)
+
+
+async def _tell_systemd(server: uvicorn.Server, ready: Callable[[], None] | None) -> None:
+    """READY once the API answers, then WATCHDOG while the event loop turns."""
+    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
+        await asyncio.sleep(0.01)
+    notify("READY=1")
+    if ready is not None:
+        ready()
+    microseconds = int(os.environ.get("WATCHDOG_USEC", "0") or 0)
+    while microseconds:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(microseconds / 2e6)
+
+
+def notify(message: str) -> None:
+    """Tell the service manager, where there is one (sd_notify(3)); a lost message is no failure."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # the abstract namespace
+        address = "\0" + address[1:]
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager,
+    ):
+        manager.sendto(message.encode(), address)

@@ -1,0 +1,91 @@
+"""The engine environment of this host, looked for again while there is none."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.engines.environment import EngineEnvironment, Variant, find_environment
+from partitiond.models.resolver import Resolver
+from partitiond.ports import ResolvedModel
+from partitiond.settings import Settings
+
+LOOK_AGAIN_SECONDS: Final = 10.0
+"""`partitiond engine install` may run meanwhile; looking costs a short process."""
+
+
+class EngineFinder:
+    """Finds the environment once it is there. Callable, as the engine runner wants it."""
+
+    def __init__(self, settings: Settings, variant: Variant) -> None:
+        self._settings = settings
+        self._variant = variant
+        self._lock = threading.Lock()
+        self._found: EngineEnvironment | None = None
+        self._error: EngineUnavailableError | None = None
+        self._looked_at = -LOOK_AGAIN_SECONDS
+
+    def __call__(self) -> EngineEnvironment:
+        """The environment. Raises EngineUnavailableError."""
+        with self._lock:
+            if self._found is not None and self._found.python.exists():
+                return self._found
+            return self._look()
+
+    def problem(self) -> str:
+        """Why there is none; empty when there is one. Looks at most every few seconds."""
+        with self._lock:
+            fresh = time.monotonic() - self._looked_at < LOOK_AGAIN_SECONDS
+            if self._found is None and not fresh:
+                with contextlib.suppress(EngineUnavailableError):  # kept, and told below
+                    self._look()
+            return str(self._error) if self._error is not None else ""
+
+    def python(self) -> Path | None:
+        """Its interpreter, or None."""
+        try:
+            return self().python
+        except EngineUnavailableError:
+            return None
+
+    def _look(self) -> EngineEnvironment:
+        self._looked_at = time.monotonic()
+        engine = self._settings.engine
+        try:
+            self._found = find_environment(engine.python, self._settings.engines_dir, self._variant)
+        except EngineUnavailableError as error:
+            self._found, self._error = None, error
+            raise
+        self._error = None
+        return self._found
+
+
+class HostResolver:
+    """`models.Resolver` with the engine's interpreter as it is when a model is asked for."""
+
+    def __init__(self, settings: Settings, finder: EngineFinder) -> None:
+        self._settings = settings
+        self._finder = finder
+
+    def _resolver(self) -> Resolver:
+        models = self._settings.models
+        return Resolver(
+            self._settings.models_dir,
+            self._finder.python(),
+            offline=models.offline,
+            hub=models.hub,
+        )
+
+    async def architecture(self, spec: ModelSpec) -> Architecture:
+        """Numbers without fetching weights. Raises ModelSourceError, SpecError."""
+        return await self._resolver().architecture(spec)
+
+    async def resolve(
+        self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
+    ) -> ResolvedModel:
+        """Fetch or make what the engine needs. Raises ModelSourceError, SpecError."""
+        return await self._resolver().resolve(spec, progress)
