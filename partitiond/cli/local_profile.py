@@ -138,7 +138,7 @@ async def _measure(
     runner = ProcessEngineRunner(
         settings.run_dir,
         None if isinstance(environment, PartitiondError) else environment,
-        cache_dir=settings.cache_dir / "engine-cache",
+        cache_dir=settings.cache_dir / "compiled",
         allow_unknown_version=settings.engine.allow_unknown_version,
     )
     profiler = Profiler(

@@ -4,15 +4,23 @@ The question is a bin packing with choices: a device takes one sharing mode and 
 interference (`core.interference`); at a given mode and level all its limits are linear, and a
 model's demand is covered by any mix of its candidates. The parts:
 
+    candidates   profiles to candidates: operating points with margins
     instance     the request as integers: footprints round up, capacities down, here only
-    bound        prices on memory, SMs, load and count such that no device is worth more than it
-                 costs; the sum of what each model must buy is a bound no plan can beat
-    greedy       packs by those prices, then empties the devices that can be emptied
-    exact        the same as CP-SAT, hinted with the best so far, where the instance is small
+    pools        memory of a device, and cores and memory that devices of one host share
+    bound        prices on memory, SMs, load, count and cores such that no device is worth more
+                 than it costs; the sum of what each model must buy is a bound no plan can beat
+    packing      which items are on which abstract device: the state all packers work on
+    covers       each model's cheapest covering set at those prices, packed device by device
+    greedy       one replica after the other by those prices; the first-fit and best-fit baselines
+    exact        the same question as CP-SAT, hinted with the best so far, where it is small
+    share        what is left over, to models without a rate, by weight
+    running      what runs now as a packing
     portfolio    runs the members, keeps the best, and prefers plans near what runs
-    assign       abstract devices to real ones with the fewest moves; cores and replica ids
+    assign       abstract devices to real ones with the fewest moves; replica ids
+    cores        which core goes to which engine
     check        says what is wrong with a plan, sharing no code with the above
     explain      why each model got what it got, what is unplaced and why, remedies
+    api, worker  the door, and the same door in a process of its own
 
 Devices of one kind are interchangeable until `assign`.
 """

@@ -204,7 +204,10 @@ def _reason(
         )
     if not any(p.points for p in usable):
         least = min(p.footprint.peak_bytes for p in usable)
-        return f"not one request fits: it needs {format_bytes(least)} on {usable[0].hardware}"
+        return (
+            f"not one request fits: it needs {format_bytes(least)} of memory, more than "
+            f"{usable[0].hardware} has free"
+        )
     if spec.slo is not None:
         fastest = min((pt for p in usable for pt in p.points), key=lambda pt: pt.tpot.p95)
         return (

@@ -3,7 +3,7 @@
 The guided greedy takes models in order of what covering them is worth, and gives each the
 replicas that serve most per worth, on the fullest device where one fits. Then it tries to empty
 devices, the least filled first. Several orders and several degrees of reluctance to open a device
-are tried; how many follows from the size of the instance, never from the clock.
+are tried; how many follows from the instance's size and the time limit, never from the clock.
 """
 
 import dataclasses
@@ -19,8 +19,10 @@ from partitiond.planner.packing import Packing
 RELUCTANCE: Final = (0.0, 0.5, 1e6)
 """How much of a device's price opening it adds to the worth of a replica, one start each."""
 MAX_STARTS: Final = 60
-WORK_LIMIT: Final = 6_000_000
-"""Starts times entries times devices: a second or two of work."""
+SECONDS_PER_STEP: Final = 1e-5
+"""Time of one start per entry and device in use, measured on a slow core; it turns the time limit
+into a number of starts, so that plans do not depend on how fast the machine is."""
+TIME_SHARE: Final = 0.4
 EMPTYING_ROUNDS: Final = 3
 
 
@@ -32,10 +34,11 @@ class Strategy:
     noise: float
 
 
-def strategies(instance: Instance, entries: int) -> list[Strategy]:
-    """The starts that the instance's size affords, at least one per reluctance when small."""
-    work = max(1, entries * max(1, len(instance.group_of)) // 4)
-    count = max(1, min(MAX_STARTS, WORK_LIMIT // work))
+def strategies(bound: Bound, time_limit_seconds: float) -> list[Strategy]:
+    """The starts that the time limit affords at the instance's size, at least one."""
+    entries = sum(len(mine) for mine in bound.entries.values())
+    step = SECONDS_PER_STEP * max(1, entries) * max(1.0, sum(bound.used.values()))
+    count = max(1, min(MAX_STARTS, int(TIME_SHARE * time_limit_seconds / step)))
     return [
         Strategy(RELUCTANCE[n % len(RELUCTANCE)], 0.0 if n < len(RELUCTANCE) else 0.3)
         for n in range(count)

@@ -151,9 +151,8 @@ def _cost_members(instance: Instance, guide: Guide, bound: Bound, least: float) 
 def _greedy_cost(instance: Instance, guide: Guide, bound: Bound, least: float) -> list[_Member]:
     """Both greedy packers from several starts, until one reaches the bound."""
     members: list[_Member] = []
-    entries = sum(len(mine) for mine in bound.entries.values())
     places = _place_choices(bound)
-    for number, strategy in enumerate(strategies(instance, entries)):
+    for number, strategy in enumerate(strategies(bound, instance.request.time_limit_seconds)):
         rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
         by_set = pack_covers(
             instance,
@@ -302,9 +301,8 @@ def _goodput_members(instance: Instance, guide: Guide, bound: Bound) -> list[_Me
         rng = random.Random(instance.request.seed)  # noqa: S311
         packing = most_goodput(instance, guide, start, Strategy(0.0, 0.0), rng)
         members.append(_member("kept what runs", packing))
-    entries = sum(len(mine) for mine in bound.entries.values())
     places = _place_choices(bound)
-    for number, strategy in enumerate(strategies(instance, entries)):
+    for number, strategy in enumerate(strategies(bound, instance.request.time_limit_seconds)):
         rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
         noise = 0.0 if number < len(places) else COVER_NOISE
         chosen = places[number % len(places)]

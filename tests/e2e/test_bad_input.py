@@ -132,10 +132,9 @@ def test_a_missing_engine_is_named_and_nothing_is_lost(fleet: Fleet) -> None:
 
 
 def test_a_model_without_a_hub_fails_at_once_and_names_the_way_out(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f'state_dir = "{tmp_path}/s"\ncache_dir = "{tmp_path}/c"\n')
+    fleet = Fleet(tmp_path, {"cache_dir": str(tmp_path / "cache")})
     began = time.monotonic()
-    done = cli("profile", "opt-125m", config=config)
+    done = cli("profile", "opt-125m", config=fleet.config)
     assert time.monotonic() - began < 5 + 3, "five seconds, and the start of a Python process"
     assert_clear(done, "--weights dummy")
 

@@ -1,0 +1,178 @@
+"""The daemon as a process: its start, its refusals, its end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from partitiond.core.errors import DeviceError
+from partitiond.daemon import notify, run_daemon
+from partitiond.settings import Settings, load_settings
+
+SECONDS = 30.0
+pytestmark = pytest.mark.timeout(120)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def settings_in(folder: Path, **changes: object) -> Settings:
+    values: dict[str, object] = {
+        "state_dir": str(folder / "s"),
+        "run_dir": str(folder / "r"),
+        "cache_dir": str(folder / "c"),
+        "control.port": free_port(),
+        "proxy.port": free_port(),
+        "gpu.enabled": False,
+    }
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return load_settings(overrides={**values, **dotted}).settings
+
+
+class Daemon:
+    """A daemon process on a folder of its own."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.settings = settings
+        self._log = folder / "daemon.log"
+        self._folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, env: Mapping[str, str] | None = None) -> None:
+        code = (
+            "import sys; from partitiond.daemon import run_daemon; "
+            "from partitiond.settings import Settings; "
+            "run_daemon(Settings.model_validate_json(sys.argv[1]))"
+        )
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, self.settings.model_dump_json()],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+            )
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            assert self.process.poll() is None, self._log.read_text()
+            try:
+                if httpx.get(f"{self.settings.control_url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
+        raise AssertionError(self._log.read_text())
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(SECONDS)
+        self.process = None
+        return code
+
+    def proxy_pid(self) -> int | None:
+        path = self.settings.state_dir / "proxy" / "proxy.json"
+        if not path.exists():
+            return None
+        import json
+
+        return int(json.loads(path.read_text())["pid"])
+
+    def proxy_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.settings.proxy_url}/v1/models").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    here = Daemon(tmp_path, settings_in(tmp_path))
+    yield here
+    if here.process is not None:
+        here.end()
+    pid = here.proxy_pid()
+    if pid is not None and here.proxy_answers():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.proxy_answers()
+    assert httpx.get(f"{daemon.settings.control_url}/models").status_code == 401
+    assert daemon.end() == 0
+    assert not daemon.proxy_answers()
+    assert list(daemon.settings.run_dir.glob("**/*.sock")) == []
+
+
+def test_after_kill_9_the_endpoint_answers_and_the_next_daemon_adopts_it(daemon: Daemon) -> None:
+    daemon.start()
+    pid = daemon.proxy_pid()
+    daemon.end(signal.SIGKILL)
+    assert daemon.proxy_answers()
+    daemon.start()
+    assert daemon.proxy_pid() == pid
+
+
+def test_engines_and_endpoint_stay_where_that_is_set(tmp_path: Path) -> None:
+    here = Daemon(tmp_path, settings_in(tmp_path, daemon__keep_engines_on_exit=True))
+    here.start()
+    pid = here.proxy_pid()
+    assert here.end(signal.SIGINT) == 0
+    assert here.proxy_answers()
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+
+
+def test_the_service_manager_is_told(daemon: Daemon, tmp_path: Path) -> None:
+    path = tmp_path / "n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(SECONDS)
+        daemon.start({"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"})
+        assert manager.recv(64) == b"READY=1"
+        assert manager.recv(64) == b"WATCHDOG=1"
+        daemon.end()
+        told = manager.recv(64)
+        while told == b"WATCHDOG=1":
+            told = manager.recv(64)
+        assert told == b"STOPPING=1"
+
+
+def test_without_a_service_manager_nobody_is_told() -> None:
+    assert "NOTIFY_SOCKET" not in os.environ
+    notify("READY=1")
+
+
+def test_a_control_port_in_use_is_named_and_nothing_runs(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        settings = settings_in(tmp_path, control__port=taken)
+        with pytest.raises(DeviceError, match=f"port {taken}"):
+            run_daemon(settings)
+    assert not (settings.state_dir / "proxy" / "proxy.json").exists()
+
+
+def test_an_endpoint_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        settings = settings_in(tmp_path, proxy__port=taken)
+        with pytest.raises(DeviceError, match=str(taken)):
+            run_daemon(settings)
