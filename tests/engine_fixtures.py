@@ -36,8 +36,8 @@ def find_test_engine() -> EngineEnvironment:
 
 
 def engine_cache_dir() -> Path:
-    """Where engines of tests keep model inspections: kept between runs, because each costs 7 s."""
-    return Settings().engines_dir / ".cache"
+    """The daemon's own: model inspections are kept between runs, because each costs 7 s."""
+    return Settings().cache_dir / "compiled"
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """The daemon as a process: its start, its refusals, its end."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -38,6 +40,15 @@ def settings_in(folder: Path, **changes: object) -> Settings:
     }
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return load_settings(overrides={**values, **dotted}).settings
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: Unix sockets lie below it. `run_daemon` sets the umask; it is restored."""
+    mask = os.umask(0o022)
+    with tempfile.TemporaryDirectory(prefix="pd-") as path:
+        yield Path(path)
+    os.umask(mask)
 
 
 class Daemon:
@@ -76,6 +87,12 @@ class Daemon:
                 time.sleep(0.05)
         raise AssertionError(self._log.read_text())
 
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
@@ -87,8 +104,6 @@ class Daemon:
         path = self.settings.state_dir / "proxy" / "proxy.json"
         if not path.exists():
             return None
-        import json
-
         return int(json.loads(path.read_text())["pid"])
 
     def proxy_answers(self) -> bool:
@@ -99,8 +114,8 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    here = Daemon(tmp_path, settings_in(tmp_path))
+def daemon(folder: Path) -> Iterator[Daemon]:
+    here = Daemon(folder, settings_in(folder))
     yield here
     if here.process is not None:
         here.end()
@@ -127,18 +142,19 @@ def test_after_kill_9_the_endpoint_answers_and_the_next_daemon_adopts_it(daemon:
     assert daemon.proxy_pid() == pid
 
 
-def test_engines_and_endpoint_stay_where_that_is_set(tmp_path: Path) -> None:
-    here = Daemon(tmp_path, settings_in(tmp_path, daemon__keep_engines_on_exit=True))
+def test_engines_and_endpoint_stay_where_that_is_set(folder: Path) -> None:
+    here = Daemon(folder, settings_in(folder, daemon__keep_engines_on_exit=True))
     here.start()
     pid = here.proxy_pid()
     assert here.end(signal.SIGINT) == 0
     assert here.proxy_answers()
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
+    here.wait_until(lambda: not here.proxy_answers())
 
 
-def test_the_service_manager_is_told(daemon: Daemon, tmp_path: Path) -> None:
-    path = tmp_path / "n"
+def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
+    path = folder / "n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
         manager.settimeout(SECONDS)
@@ -157,22 +173,22 @@ def test_without_a_service_manager_nobody_is_told() -> None:
     notify("READY=1")
 
 
-def test_a_control_port_in_use_is_named_and_nothing_runs(tmp_path: Path) -> None:
+def test_a_control_port_in_use_is_named_and_nothing_runs(folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        settings = settings_in(tmp_path, control__port=taken)
+        settings = settings_in(folder, control__port=taken)
         with pytest.raises(DeviceError, match=f"port {taken}"):
             run_daemon(settings)
     assert not (settings.state_dir / "proxy" / "proxy.json").exists()
 
 
-def test_an_endpoint_port_in_use_is_named(tmp_path: Path) -> None:
+def test_an_endpoint_port_in_use_is_named(folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        settings = settings_in(tmp_path, proxy__port=taken)
+        settings = settings_in(folder, proxy__port=taken)
         with pytest.raises(DeviceError, match=str(taken)):
             run_daemon(settings)

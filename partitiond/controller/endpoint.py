@@ -10,8 +10,11 @@ from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.routing import RoutingTable
 from partitiond.ports import Clock, ProxyControl, Store
 
-RETRY_SECONDS: Final = 2.0
-"""Pause after a start that failed, as when another program took the port meanwhile."""
+RETRY_SECONDS: Final = 0.2
+"""Pause after the first start that failed; it doubles with each further one. A proxy that is killed
+while it starts is still back within two seconds."""
+RETRY_SECONDS_MAX: Final = 5.0
+"""Longest pause, as when another program took the port meanwhile."""
 
 
 class Endpoint:
@@ -34,6 +37,7 @@ class Endpoint:
         self._proxy = proxy
         self._clock = clock
         self._retry_at = 0.0
+        self._failures = 0
         self._store = store
         self._journal = journal
         self._wake = wake
@@ -61,9 +65,12 @@ class Endpoint:
         try:
             started = await self._proxy.ensure_running()
         except PartitiondError as error:
-            self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+            pause = min(RETRY_SECONDS_MAX, RETRY_SECONDS * 2**self._failures)
+            self._failures = min(self._failures + 1, 16)
+            self._retry_at = self._clock.monotonic() + pause
             self._trouble(str(error))
             return
+        self._failures = 0
         if started:
             self._journal.note("proxy-started", "proxy", "the endpoint was gone; started again.")
         self._watch()

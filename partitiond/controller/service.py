@@ -16,21 +16,16 @@ from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.profiling import (
     ProfileWork,
     ProfilingOptions,
-    estimates,
-    options_for,
-    params_of,
 )
+from partitiond.controller.registry import Registry
 from partitiond.controller.routes import RoutePolicy
-from partitiond.controller.targets import best_profiles, profile_targets, unmeasured
-from partitiond.controller.views import model_note, model_view, replica_views
+from partitiond.controller.views import replica_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
-from partitiond.core.errors import ConflictError
 from partitiond.core.hardware import Device
 from partitiond.core.observation import Unknown
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.profile import Profile
-from partitiond.core.routing import ModelAvailability
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.spec import ModelSpec
 from partitiond.metrics import Metrics
 from partitiond.ports import (
     Clock,
@@ -91,7 +86,6 @@ class Service:
         self._runner = runner
         self._resolver = resolver
         self._clock = clock
-        self._accept = accept
         self._engine_problem = engine_problem
         self._metrics = Metrics()
         self._wake = asyncio.Event()
@@ -124,6 +118,20 @@ class Service:
             controller=self._controller,
             jobs=self._jobs,
             desk=PlanDesk(store=store, clock=clock, solve=solve, options=self._options.planning),
+        )
+        self._registry = Registry(
+            store=store,
+            resolver=resolver,
+            clock=clock,
+            journal=self._journal,
+            devices=self._devices,
+            files=self._files,
+            endpoint=self._endpoint,
+            controller=self._controller,
+            jobs=self._jobs,
+            plans=self._plans,
+            profiling=self._options.profiling,
+            accept=accept,
         )
         self._controller.leases = self._jobs.leases
         self._controller.after_pass = self._after_pass
@@ -214,122 +222,30 @@ class Service:
             ConflictError: the name is taken.
             SpecError, ModelSourceError: it cannot be had, or cannot run here.
         """
-        if any(record.spec.name == spec.name for record in self._store.models()):
-            raise _name_taken(spec.name)
-        self._accept(spec)
-        architecture = await self._resolver.architecture(spec)
-        now = self._clock.utc_iso()
-        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
-        self._store.add_model(record)
-        self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
-        self._begin_chain(spec, architecture)
-        return record
-
-    def _begin_chain(self, spec: ModelSpec, architecture: Architecture) -> None:
-        targets = profile_targets(self.devices(), self._options.profiling.cpu_partition_cores)
-        for profile in estimates(spec, architecture, targets, self._clock.utc_iso()):
-            self._store.add_profile(profile)
-        if spec.auto:
-            for target in unmeasured(spec, targets, self._store.profiles(spec.name)):
-                self._submit(spec.name, options_for(target))
-            self._plans.chain.changed()
-        self._wake.set()
+        return await self._registry.register(spec)
 
     def models(self) -> Sequence[ModelView]:
         """All models."""
-        jobs = self._jobs.jobs()
-        return [self._model_view(record, jobs) for record in self._store.models()]
+        return self._registry.models()
 
     def model(self, name: str) -> ModelView:
         """Raises NotFoundError."""
-        return self._model_view(self._store.model(name), self._jobs.jobs())
-
-    def _model_view(self, record: ModelRecord, jobs: Sequence[Job]) -> ModelView:
-        name = record.spec.name
-        engines, plan = self._controller.engines, self._controller.plan
-        note = model_note(
-            name,
-            jobs=jobs,
-            plan=plan,
-            engines=engines,
-            chain_note=self._plans.chain.note,
-            fetching=self._files.progress(name),
-        )
-        return model_view(
-            record,
-            availability=self._availability(name),
-            plan=plan,
-            engines=engines,
-            profiles=best_profiles(record.spec, self._store.profiles(name)),
-            note=note,
-        )
-
-    def _availability(self, name: str) -> ModelAvailability:
-        table = self._endpoint.table
-        routes = table.models if table is not None else ()
-        return next(
-            (route.availability for route in routes if route.name == name),
-            ModelAvailability.UNAVAILABLE,
-        )
+        return self._registry.model(name)
 
     async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
-        """Replace the spec of a model; a changed workload or demand goes through the chain again.
-
-        Raises:
-            NotFoundError: there is no such model.
-            ConflictError: it changed meanwhile, or its source, weights or engine options should
-                change while replicas are planned: those were started with the old ones.
-        """
-        old = self._store.model(spec.name)
-        if expected_version is not None and expected_version != old.version:
-            raise _outdated(old, expected_version)
-        plan = self._controller.plan
-        planned = plan is not None and any(p.model == spec.name for p in plan.placements)
-        if planned and _other_engine(old.spec, spec):
-            raise ConflictError(
-                f"{spec.name} has replicas with the old source, weights or engine options.",
-                hint="Register it under another name, or remove it first and register it anew.",
-                facts={"model": spec.name},
-            )
-        self._accept(spec)
-        architecture = await self._resolver.architecture(spec)
-        record = dataclasses.replace(
-            old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
-        )
-        self._store.update_model(record, expected_version=old.version)
-        self._journal.note("model-updated", spec.name, f"version {record.version}.")
-        self._begin_chain(spec, architecture)
-        return record
+        """Replace the spec of a model. Raises NotFoundError, ConflictError."""
+        return await self._registry.update(spec, expected_version)
 
     async def remove(self, name: str, expected_version: int | None = None) -> None:
-        """Remove the model: its jobs are cancelled, its replicas drain and stop.
-
-        Raises:
-            NotFoundError: there is no such model.
-            ConflictError: it changed meanwhile.
-        """
-        record = self._store.model(name)
-        if expected_version is not None and expected_version != record.version:
-            raise _outdated(record, expected_version)
-        for job in self._jobs.open_jobs(name):
-            await self._jobs.cancel(job.id)
-        self._store.remove_model(name)
-        self._files.forget(name)
-        self._journal.note("model-removed", name, "its replicas drain and stop.")
-        self._plans.drop_model(name)
-        self._wake.set()
+        """Remove the model: its replicas drain and stop. Raises NotFoundError, ConflictError."""
+        await self._registry.remove(name, expected_version)
 
     # -- jobs and profiles -----------------------------------------------------------------
 
     async def profile(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""
-        self._store.model(name)
         await self._devices.refresh(self._options.policy.device_seconds)
-        return self._submit(name, options)
-
-    def _submit(self, name: str, options: ProfileOptions) -> Job:
-        params = params_of(options, self.devices(), self._options.profiling)
-        return self._jobs.submit("profile", name, params)
+        return self._registry.submit(name, options)
 
     def _lease(self, job: Job) -> Lease | Waits:
         params = dict(job.params)
@@ -456,29 +372,3 @@ class Service:
         self._store.remove_key(key_id)
         self._journal.note("key-removed", key_id, "requests with it are refused from now on.")
         self._wake.set()
-
-
-def _name_taken(name: str) -> ConflictError:
-    return ConflictError(
-        f"a model named {name} is registered already.",
-        hint="Change it with PATCH, remove it first, or choose another name.",
-        facts={"model": name},
-    )
-
-
-def _outdated(record: ModelRecord, expected: int) -> ConflictError:
-    return ConflictError(
-        f"{record.spec.name} is at version {record.version}, not {expected}: it changed meanwhile.",
-        hint="Read it again, and repeat the change on what it is now.",
-        facts={"version": record.version, "expected": expected},
-    )
-
-
-def _other_engine(old: ModelSpec, new: ModelSpec) -> bool:
-    """Whether running engines were started with something that would be another now."""
-    return (old.source, old.weights, old.engine, old.engine_kind) != (
-        new.source,
-        new.weights,
-        new.engine,
-        new.engine_kind,
-    )

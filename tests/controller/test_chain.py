@@ -13,15 +13,8 @@ from partitiond.core.plan import Infeasible, Placement, diff_plans
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
 from partitiond.store import open_store
-from tests.controller.fakes import (
-    NOW,
-    FakeClock,
-    a_moment,
-    measured_profile,
-    placement,
-    plan,
-    record,
-)
+from tests.controller.fakes import FakeClock, a_moment
+from tests.controller.samples import NOW, measured_profile, placement, plan, record
 
 
 def job(state: JobState, subject: str = "a") -> Job:
@@ -146,7 +139,7 @@ async def test_a_job_that_starts_during_the_solve_puts_the_plan_off(here: Situat
     here.chain.consider()
     here.busy = True
     await a_moment()
-    assert here.applied == ()
+    assert not here.applied
     here.busy = False
     here.chain.consider()
     await a_moment()

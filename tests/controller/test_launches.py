@@ -13,7 +13,7 @@ from partitiond.core.partition import MemoryShare, MpsShare
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.ports import ResolvedModel
-from tests.controller.fakes import ARCHITECTURE, cpu, placement, spec
+from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
 
 
 def resolved() -> ResolvedModel:

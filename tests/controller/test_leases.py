@@ -8,7 +8,7 @@ from partitiond.core.hardware import Device
 from partitiond.core.partition import CpuCores, MemoryShare, Partition
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from tests.controller.fakes import cpu
+from tests.controller.samples import cpu
 
 ROOM = 20 * GIB
 

@@ -26,13 +26,10 @@ from tests.controller.fakes import (
     FakeResolver,
     FakeRunner,
     a_moment,
-    cpu,
-    placement,
-    plan,
-    record,
     start_timed_out,
     until,
 )
+from tests.controller.samples import cpu, placement, plan, record
 
 
 class Bench:

@@ -12,7 +12,8 @@ from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import FakeClock, cpu, measured_profile, placement, plan, record
+from tests.controller.fakes import FakeClock
+from tests.controller.samples import cpu, measured_profile, placement, plan, record
 
 
 async def solved(request: PlanRequest) -> Plan | Infeasible:

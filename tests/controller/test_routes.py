@@ -19,7 +19,7 @@ from partitiond.core.replica import ReplicaState
 from partitiond.core.routing import ModelAvailability, RoutingTable
 from partitiond.core.spec import Slo
 from partitiond.ports import KeyRecord
-from tests.controller.fakes import NOW, placement, record, spec
+from tests.controller.samples import NOW, placement, record, spec
 
 
 def engine(state: ReplicaState, *, name: str = "a-1", **changes: object) -> RoutedEngine:

@@ -32,11 +32,9 @@ from tests.controller.fakes import (
     FakeProxy,
     FakeResolver,
     FakeRunner,
-    cpu,
-    measured_profile,
-    spec,
     until,
 )
+from tests.controller.samples import cpu, measured_profile, spec
 
 
 async def solved(request: PlanRequest) -> Plan | Infeasible:

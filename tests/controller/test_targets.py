@@ -13,7 +13,7 @@ from partitiond.controller.targets import (
 from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import EngineOptions, ModelSource, SourceKind, Weights, Workload
 from partitiond.devices.fake import fake_gpus
-from tests.controller.fakes import cpu, measured_profile, spec
+from tests.controller.samples import cpu, measured_profile, spec
 
 
 def test_the_cpu_is_measured_with_one_core_and_with_all() -> None:

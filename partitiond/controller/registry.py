@@ -1,0 +1,207 @@
+"""Registered models: adding, changing and removing them, and how they are."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.jobs import JobQueue
+from partitiond.controller.journal import Journal
+from partitiond.controller.loop import Controller
+from partitiond.controller.plans import Plans
+from partitiond.controller.profiling import ProfilingOptions, estimates, options_for, params_of
+from partitiond.controller.targets import best_profiles, profile_targets, unmeasured
+from partitiond.controller.views import model_note, model_view
+from partitiond.controller.watching import DeviceWatch, ModelFiles
+from partitiond.core.errors import ConflictError
+from partitiond.core.routing import ModelAvailability
+from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.ports import (
+    Clock,
+    Job,
+    ModelRecord,
+    ModelResolver,
+    ModelView,
+    ProfileOptions,
+    Store,
+)
+
+
+class Registry:
+    """Keeps the specs, and starts the chain for them.
+
+    Args:
+        accept: refuses a spec that this host cannot run, by an InputError.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        resolver: ModelResolver,
+        clock: Clock,
+        journal: Journal,
+        devices: DeviceWatch,
+        files: ModelFiles,
+        endpoint: Endpoint,
+        controller: Controller,
+        jobs: JobQueue,
+        plans: Plans,
+        profiling: ProfilingOptions,
+        accept: Callable[[ModelSpec], None],
+    ) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._clock = clock
+        self._journal = journal
+        self._devices = devices
+        self._files = files
+        self._endpoint = endpoint
+        self._controller = controller
+        self._jobs = jobs
+        self._plans = plans
+        self._profiling = profiling
+        self._accept = accept
+
+    async def register(self, spec: ModelSpec) -> ModelRecord:
+        """Register and (with `auto`) start the chain.
+
+        Raises:
+            ConflictError: the name is taken.
+            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+        """
+        if any(record.spec.name == spec.name for record in self._store.models()):
+            raise _name_taken(spec.name)
+        self._accept(spec)
+        architecture = await self._resolver.architecture(spec)
+        now = self._clock.utc_iso()
+        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        self._store.add_model(record)
+        self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
+        self._begin_chain(spec, architecture)
+        return record
+
+    def _begin_chain(self, spec: ModelSpec, architecture: Architecture) -> None:
+        targets = profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
+        for profile in estimates(spec, architecture, targets, self._clock.utc_iso()):
+            self._store.add_profile(profile)
+        if spec.auto:
+            for target in unmeasured(spec, targets, self._store.profiles(spec.name)):
+                self.submit(spec.name, options_for(target))
+            self._plans.chain.changed()
+        self._controller.wake()
+
+    def models(self) -> Sequence[ModelView]:
+        """All models."""
+        jobs = self._jobs.jobs()
+        return [self._model_view(record, jobs) for record in self._store.models()]
+
+    def model(self, name: str) -> ModelView:
+        """Raises NotFoundError."""
+        return self._model_view(self._store.model(name), self._jobs.jobs())
+
+    def _model_view(self, record: ModelRecord, jobs: Sequence[Job]) -> ModelView:
+        name = record.spec.name
+        engines, plan = self._controller.engines, self._controller.plan
+        note = model_note(
+            name,
+            jobs=jobs,
+            plan=plan,
+            engines=engines,
+            chain_note=self._plans.chain.note,
+            fetching=self._files.progress(name),
+        )
+        return model_view(
+            record,
+            availability=self._availability(name),
+            plan=plan,
+            engines=engines,
+            profiles=best_profiles(record.spec, self._store.profiles(name)),
+            note=note,
+        )
+
+    def _availability(self, name: str) -> ModelAvailability:
+        table = self._endpoint.table
+        routes = table.models if table is not None else ()
+        return next(
+            (route.availability for route in routes if route.name == name),
+            ModelAvailability.UNAVAILABLE,
+        )
+
+    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+        """Replace the spec of a model; a changed workload or demand goes through the chain again.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: it changed meanwhile, or its source, weights or engine options should
+                change while replicas are planned: those were started with the old ones.
+        """
+        old = self._store.model(spec.name)
+        if expected_version is not None and expected_version != old.version:
+            raise _outdated(old, expected_version)
+        plan = self._controller.plan
+        planned = plan is not None and any(p.model == spec.name for p in plan.placements)
+        if planned and _other_engine(old.spec, spec):
+            raise ConflictError(
+                f"{spec.name} has replicas with the old source, weights or engine options.",
+                hint="Register it under another name, or remove it first and register it anew.",
+                facts={"model": spec.name},
+            )
+        self._accept(spec)
+        architecture = await self._resolver.architecture(spec)
+        record = dataclasses.replace(
+            old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
+        )
+        self._store.update_model(record, expected_version=old.version)
+        self._journal.note("model-updated", spec.name, f"version {record.version}.")
+        self._begin_chain(spec, architecture)
+        return record
+
+    async def remove(self, name: str, expected_version: int | None = None) -> None:
+        """Remove the model: its jobs are cancelled, its replicas drain and stop.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: it changed meanwhile.
+        """
+        record = self._store.model(name)
+        if expected_version is not None and expected_version != record.version:
+            raise _outdated(record, expected_version)
+        for job in self._jobs.open_jobs(name):
+            await self._jobs.cancel(job.id)
+        self._store.remove_model(name)
+        self._files.forget(name)
+        self._journal.note("model-removed", name, "its replicas drain and stop.")
+        self._plans.drop_model(name)
+        self._controller.wake()
+
+    def submit(self, name: str, options: ProfileOptions) -> Job:
+        """Queue a profile job. Raises NotFoundError, InputError."""
+        self._store.model(name)
+        params = params_of(options, self._devices.devices, self._profiling)
+        return self._jobs.submit("profile", name, params)
+
+
+def _name_taken(name: str) -> ConflictError:
+    return ConflictError(
+        f"a model named {name} is registered already.",
+        hint="Change it with PATCH, remove it first, or choose another name.",
+        facts={"model": name},
+    )
+
+
+def _outdated(record: ModelRecord, expected: int) -> ConflictError:
+    return ConflictError(
+        f"{record.spec.name} is at version {record.version}, not {expected}: it changed meanwhile.",
+        hint="Read it again, and repeat the change on what it is now.",
+        facts={"version": record.version, "expected": expected},
+    )
+
+
+def _other_engine(old: ModelSpec, new: ModelSpec) -> bool:
+    """Whether running engines were started with something that would be another now."""
+    return (old.source, old.weights, old.engine, old.engine_kind) != (
+        new.source,
+        new.weights,
+        new.engine,
+        new.engine_kind,
+    )
