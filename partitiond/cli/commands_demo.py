@@ -43,7 +43,14 @@ def demo(
     given = globals_of(ctx)
     folder = state_dir or given.state_dir or Path(".demo")
     outcome = run_demo(
-        DemoOptions(folder.expanduser().absolute(), once, hub, seconds, given.overrides)
+        DemoOptions(
+            folder.expanduser().absolute(),
+            once=once,
+            hub=hub,
+            seconds=seconds,
+            overrides=given.overrides,
+            as_json=as_json,
+        )
     )
     if as_json:
         print_json(outcome)

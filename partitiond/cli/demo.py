@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import os
 import signal
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from partitiond.cli.demo_daemon import DemoDaemon, free_port, run_folder, toml_t
 from partitiond.cli.demo_story import Story
 from partitiond.cli.output import err, out
 from partitiond.cli.render_progress import reporting
-from partitiond.core.errors import DeviceError, PartitiondError
+from partitiond.core.errors import ConflictError, DeviceError, PartitiondError
 from partitiond.core.spec import Demand, ModelSpec, Weights
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ PROFILE_SETTINGS: Final[dict[str, object]] = {
     "profiling.cpu_partition_cores": [1],
     "profiling.max_batch": 32,
     "profiling.time_limit_seconds": 110,
-    "profiling.min_window_seconds": 5,
+    "profiling.min_window_seconds": 4,
     "profiling.max_window_seconds": 12,
 }
 
@@ -43,6 +42,7 @@ class DemoOptions:
         hub: fetch from the hub.
         seconds: length of each overload run.
         overrides: "--set" texts, which win over the demo's own settings.
+        as_json: standard output is for the JSON; the story goes to standard error.
     """
 
     folder: Path
@@ -50,6 +50,7 @@ class DemoOptions:
     hub: bool
     seconds: float
     overrides: tuple[str, ...] = ()
+    as_json: bool = False
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     Raises:
         PartitiondError: a step failed; everything that was started is ended first.
     """
-    story = Story(out() if sys.stdout.isatty() else err(), STEPS)
+    story = Story(err() if options.as_json else out(), STEPS)
     story.say("partitiond demo: the whole loop on this machine, with a real engine.")
     settings, config = prepare_folder(options)
     from partitiond.cli.options import connect
@@ -83,11 +84,21 @@ def _end_on_sigterm() -> None:
 
 
 def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
-    """Write the demo's settings file and read it as the daemon will."""
+    """Write the demo's settings file and read it as the daemon will.
+
+    Raises:
+        ConflictError: a demo runs on this folder already; its settings file stays as it is.
+    """
+    from partitiond.cli.commands_daemon import lock_is_held
     from partitiond.cli.options import parse_overrides
     from partitiond.settings import load_settings
 
     config = options.folder / "config.toml"
+    if lock_is_held(options.folder / "daemon.lock"):
+        raise ConflictError(
+            f"a demo runs on {options.folder} already.",
+            hint=f"End it with Ctrl-C where it runs, or: partitiond --config {config} down",
+        )
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
         values: dict[str, object] = {
@@ -152,7 +163,7 @@ def _tell(
         f"Overload: {demo_steps.OVERLOAD:g} times the capacity, {options.seconds:g} s each"
     ):
         sides = demo_steps.overload(story, client, settings, plan, specs, seconds=options.seconds)
-    if not options.once and sys.stdout.isatty():
+    if not options.once and story.console.is_terminal:
         _keep_serving(story, settings, daemon, specs[0].name)
     return {
         "engine_version": environment.version,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from partitiond.cli.commands_daemon import lock_is_held
 from partitiond.cli.doctor import processes_of
 from partitiond.core.errors import ConflictError, PartitiondError
 
@@ -86,14 +85,8 @@ class DemoDaemon:
         """Start it and wait until it is ready.
 
         Raises:
-            ConflictError: a demo runs on this folder already.
             PartitiondError: it ended or did not become ready; with the end of its log.
         """
-        if lock_is_held(self.settings.lock_path):
-            raise ConflictError(
-                f"a daemon runs on {self.settings.state_dir} already.",
-                hint=f"End it: partitiond --config {self.settings.state_dir}/config.toml down",
-            )
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._arguments, "serve"],

@@ -16,7 +16,9 @@ from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
 from partitiond.cli.demo_daemon import free_port, run_folder, toml_text
 from partitiond.cli.demo_overload import Lane, Side, comparison, summarise_side
 from partitiond.cli.demo_story import Story
+from partitiond.core.errors import ConflictError
 from partitiond.core.spec import Slo, Weights, Workload
+from partitiond.store import StateLock
 
 LANE = Lane("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
 
@@ -54,6 +56,15 @@ def test_the_demo_has_folders_and_ports_of_its_own(tmp_path: Path) -> None:
     fresh = run_folder(config)
     assert fresh != settings.run_dir
     fresh.rmdir()
+
+
+def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    settings, config = prepare_folder(options(tmp_path))
+    before = config.read_bytes()
+    with StateLock.acquire(settings.lock_path), pytest.raises(ConflictError, match="already"):
+        prepare_folder(options(tmp_path))
+    assert config.read_bytes() == before
+    settings.run_dir.rmdir()
 
 
 def test_without_a_hub_the_second_model_has_dummy_weights(tmp_path: Path) -> None:
