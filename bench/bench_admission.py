@@ -45,7 +45,7 @@ async def measure(
         return figures(side)
 
     ours, baseline = await alternate(
-        pairs, lambda i: run(i, proxy_url), lambda i: run(i, None), lambda text: print(text)
+        pairs, lambda i: run(i, proxy_url), lambda i: run(i, None), print
     )
     print(f"\n{'':<34} {'knee':>9} {'none':>9}")
     for comparison in compare(ours, baseline, UNITS):

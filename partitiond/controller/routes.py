@@ -95,7 +95,12 @@ def routing_from(
     return RoutingTable(
         version=version,
         models=tuple(
-            _model_route(record, availability_of(record.spec.name, desired, engines), policy)
+            _model_route(
+                record,
+                availability_of(record.spec.name, desired, engines),
+                policy,
+                [e.observed.placement for e in engines if _serves(e)],
+            )
             for record in models
         ),
         replicas=tuple(
@@ -116,20 +121,34 @@ def _drains(engine: RoutedEngine) -> bool:
     return engine.observed.state is ReplicaState.DRAINING and not engine.broken
 
 
+def max_wait_seconds(spec: ModelSpec, serving: Sequence[Placement], policy: RoutePolicy) -> float:
+    """Longest wait for a slot after which a request can still meet its SLO's TTFT bound.
+
+    The bound counts from the request's last byte, so what the engine itself takes to the first
+    token at the operating point (its p95) is not there to be waited; a later start would only
+    make a request that is late take the place of one that is not.
+    """
+    if spec.slo is None:
+        return policy.max_wait_seconds
+    own = [p.candidate.ttft_p95_seconds for p in serving if p.model == spec.name]
+    left = spec.slo.ttft_seconds - max(own, default=0.0)
+    return min(policy.max_wait_seconds, max(left, 0.0))
+
+
 def _model_route(
-    record: ModelRecord, availability: ModelAvailability, policy: RoutePolicy
+    record: ModelRecord,
+    availability: ModelAvailability,
+    policy: RoutePolicy,
+    serving: Sequence[Placement],
 ) -> ModelRoute:
     spec = record.spec
-    # A request that cannot start within its SLO's bound is better refused than queued.
-    longest = policy.max_wait_seconds
-    wait = longest if spec.slo is None else min(longest, spec.slo.ttft_seconds)
     return ModelRoute(
         name=spec.name,
         availability=availability,
         served_name=spec.name,
         created_at=_unix_seconds(record.created_at),
         max_queue=policy.max_queue,
-        max_wait_seconds=wait,
+        max_wait_seconds=max_wait_seconds(spec, serving, policy),
         retry_after_seconds=policy.starting_retry_after_seconds,
     )
 
