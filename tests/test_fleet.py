@@ -6,7 +6,7 @@ import pytest
 
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import SharingMode
-from partitiond.core.plan import Plan, Status
+from partitiond.core.plan import Plan
 from partitiond.core.spec import Isolation, SourceKind, Weights
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet

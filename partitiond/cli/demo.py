@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -209,19 +210,31 @@ Everything goes on serving. From another terminal:
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}", api_key="none")
-  chat = [{{"role": "user", "content": "Hello!"}}]
-  print(client.chat.completions.create(model="{model}", messages=chat).choices[0].message.content)
+  answer = client.chat.completions.create(
+      model="{model}", messages=[{{"role": "user", "content": "Hello!"}}]
+  )
+  print(answer.choices[0].message.content)
 
-  partitiond --config {config} status
+  {command} --config {config} status
 
 Ctrl-C ends it."""
+
+
+def _command() -> str:
+    """How this command was called, for examples that work as they stand."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "partitiond" else "python -m partitiond"
 
 
 def _keep_serving(story: Story, settings: "Settings", daemon: DemoDaemon, model: str) -> None:
     """Until Ctrl-C, or until the daemon ends by itself."""
     config = settings.state_dir / "config.toml"
     story.show(story.summary())
-    story.say(HOW_TO_CALL.format(url=f"{settings.proxy_url}/v1", model=model, config=config))
+    story.say(
+        HOW_TO_CALL.format(
+            url=f"{settings.proxy_url}/v1", model=model, config=config, command=_command()
+        )
+    )
     waits = threading.Event()
     with suppress(KeyboardInterrupt):
         while daemon.is_running:

@@ -80,9 +80,8 @@ async def run_side(
     def note(index: int, state: OpenState) -> None:
         states[index] = state
         sent = sum(s.sent for s in states.values())
-        waiting = sum(s.in_flight for s in states.values())
         refused = sum(s.refused for s in states.values())
-        text = f"{label}: {sent} sent, {waiting} in flight, {refused} refused"
+        text = f"{label}: {sent} sent, {refused} refused"
         progress(text, min(1.0, state.elapsed_seconds / seconds))
 
     results = await asyncio.gather(

@@ -22,7 +22,7 @@ OVERLOAD: Final = 1.5
 SEED: Final = 7
 CHAT_QUESTION: Final = "What is the capital of France?"
 
-WORKLOAD: Final = Workload(prompt_tokens=128, output_tokens=16)
+WORKLOAD: Final = Workload(prompt_tokens=160, output_tokens=16)
 """Rather more prompt than answer: computing prompts is what fills a core first, so the knee lies
 at a batch that a demo has the time to reach."""
 SLO: Final = Slo(ttft_seconds=1.5, tpot_seconds=0.3)
@@ -198,8 +198,8 @@ def overload(
     seconds: float,
 ) -> list[demo_overload.Side]:
     """The same overload to partitiond and to its engines bare, side by side."""
-    lanes = _lanes(client, plan, specs)
-    for lane in lanes:
+    sent = lanes(client, plan, specs, OVERLOAD)
+    for lane in sent:
         story.say(f"{lane.model}: {lane.req_per_s:.2g} requests/s, Poisson")
     sides = []
     for label, proxy in (("partitiond", settings.proxy_url), ("bare engines", None)):
@@ -208,7 +208,7 @@ def overload(
                 asyncio.run(
                     demo_overload.run_side(
                         label,
-                        lanes,
+                        sent,
                         proxy=proxy,
                         seconds=seconds,
                         seed=SEED,
@@ -227,9 +227,10 @@ def _timed(report: Reporter, seconds: float) -> Callable[[str, float], None]:
     return lambda text, fraction: report.update(text, fraction, (1 - fraction) * seconds)
 
 
-def _lanes(
-    client: "ControlClient", plan: Plan, specs: Sequence[ModelSpec]
+def lanes(
+    client: "ControlClient", plan: Plan, specs: Sequence[ModelSpec], load: float
 ) -> list[demo_overload.Lane]:
+    """Each model's share of an overload of `load` times the planned capacity."""
     capacity = {f.model: f.capacity_req_per_s for f in plan.forecasts}
     sockets: dict[str, list[str]] = {}
     for view in client.replicas():
@@ -237,7 +238,7 @@ def _lanes(
             sockets.setdefault(view.model, []).append(view.socket_path)
     return [
         demo_overload.Lane(
-            spec.name, OVERLOAD * capacity[spec.name], WORKLOAD, SLO, tuple(sockets[spec.name])
+            spec.name, load * capacity[spec.name], WORKLOAD, SLO, tuple(sockets[spec.name])
         )
         for spec in specs
     ]

@@ -37,7 +37,8 @@ def profile_table(profile: Profile) -> RenderableType:
 def _half_width(point: OperatingPoint) -> str:
     if point.output_tokens_per_s <= 0 or point.half_width <= 0:
         return "-"
-    return f"{point.half_width / point.output_tokens_per_s:.0%}"
+    share = f"{point.half_width / point.output_tokens_per_s:.0%}"
+    return f"{share}~" if point.wide else share
 
 
 def _marks(point: OperatingPoint, *, on_frontier: bool, is_knee: bool) -> str:
@@ -46,8 +47,6 @@ def _marks(point: OperatingPoint, *, on_frontier: bool, is_knee: bool) -> str:
         words.append("knee")
     if point.kv_limited:
         words.append("KV-limited")
-    if point.wide:
-        words.append("wide")
     return " ".join(words)
 
 
@@ -65,7 +64,7 @@ def _meaning(profile: Profile) -> str:
     lines = ["* frontier: no other point beats it in throughput, TPOT and memory at once"]
     lines.append(_knee_sentence(profile))
     if any(point.wide for point in profile.points):
-        lines.append("wide: the interval was still wider than wanted at the time limit")
+        lines.append("~ the interval was still wider than wanted when the window had to close")
     if any(point.kv_limited for point in profile.points):
         lines.append("KV-limited: the KV cache held it back, so it cannot be the knee")
     made = profile.provenance

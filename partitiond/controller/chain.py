@@ -13,7 +13,9 @@ The rules, in the order in which they are asked:
 3. A model whose profile failed is not started by itself: what broke the engine under the profiler
    would break the replica. Its note says so; asking for the profile again, or planning and
    applying by hand, goes on.
-4. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
+4. A model that does not take part in the chain (`auto` off) is never started by it, measured or
+   not; once somebody applied a plan with it, it is planned like the others.
+5. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
    event and the model's note say that it waits for `apply`.
 """
 
@@ -22,6 +24,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
+from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.ports import Job, JobState, ModelRecord, PlanPreview
 
@@ -42,20 +45,22 @@ def held_back(
     profiles: Callable[[str], Sequence[Profile]],
     jobs: Sequence[Job],
 ) -> frozenset[str]:
-    """Models that a plan made by itself may not place from estimates.
-
-    A model that does not take part in the chain (`auto` off) is held back, too, unless something
-    was measured for it: nobody asked for it to be started from a guess.
-    """
+    """Models that a plan made by itself may not place from estimates (rules 2 and 3)."""
     names = set()
     for record in records:
         name = record.spec.name
         if any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):
             continue
         own = [job for job in jobs if job.subject == name and job.kind == "profile"]
-        if not (record.spec.auto and may_be_provisional(own)):
+        if not may_be_provisional(own):
             names.add(name)
     return frozenset(names)
+
+
+def left_out(records: Sequence[ModelRecord], applied: Collection[Placement]) -> frozenset[str]:
+    """Models that a plan made by itself does not speak of (rule 4)."""
+    planned = {placement.model for placement in applied}
+    return frozenset(r.spec.name for r in records if not r.spec.auto and r.spec.name not in planned)
 
 
 class Chain:

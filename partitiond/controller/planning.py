@@ -13,7 +13,6 @@ from partitiond.core.plan import (
     EMPTY_PLAN_ID,
     Certificate,
     Infeasible,
-    ModelDemand,
     Objective,
     Placement,
     Plan,
@@ -24,7 +23,6 @@ from partitiond.core.plan import (
 )
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.replica import ReplicaState
-from partitiond.core.spec import ModelSpec
 from partitiond.core.units import Bytes
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.check import check_plan
@@ -53,15 +51,23 @@ class Situation:
         profiles: the best ones by model name.
         devices: with the memory that our own engines use counted as free.
         running: what runs, or is about to because it was applied.
+        without_estimates: models for which only what was measured may be used.
+        left_out: models that are not planned at all.
     """
 
     records: tuple[ModelRecord, ...]
     profiles: tuple[tuple[str, tuple[Profile, ...]], ...]
     devices: tuple[Device, ...]
     running: tuple[Placement, ...]
+    without_estimates: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
 
     def fingerprint(self, applied_plan_id: str) -> str:
-        """Changes when a plan made of it would no longer fit: not with every free byte."""
+        """Changes when a plan made of it would no longer fit: not with every free byte.
+
+        What the chain leaves out is not part of it: a plan that waits for `apply` was made with
+        it, and is recalled without.
+        """
         parts = [
             applied_plan_id,
             *(f"{record.spec.name}@{record.version}" for record in self.records),
@@ -140,6 +146,7 @@ class PlanDesk:
         devices: Sequence[Device],
         running: Sequence[Placement],
         without_estimates: Collection[str] = (),
+        left_out: Collection[str] = (),
     ) -> Situation:
         """What a plan would be made from now.
 
@@ -147,15 +154,20 @@ class PlanDesk:
             devices: of this host, our own use counted as free.
             running: see `running_placements`.
             without_estimates: models for which only what was measured may be used.
+            left_out: models that are not planned at all.
         """
         records = tuple(self._store.models())
-        profiles = []
-        for record in records:
-            best = best_profiles(record.spec, self._store.profiles(record.spec.name))
-            if record.spec.name in without_estimates:
-                best = tuple(p for p in best if p.kind is not ProfileKind.ESTIMATED)
-            profiles.append((record.spec.name, best))
-        return Situation(records, tuple(profiles), tuple(devices), tuple(running))
+        profiles = tuple(
+            (r.spec.name, best_profiles(r.spec, self._store.profiles(r.spec.name))) for r in records
+        )
+        return Situation(
+            records,
+            profiles,
+            tuple(devices),
+            tuple(running),
+            frozenset(without_estimates),
+            frozenset(left_out),
+        )
 
     async def preview(
         self, situation: Situation, applied: Plan | None, objective: Objective | None
@@ -216,8 +228,11 @@ class PlanDesk:
         return PlanRequest(
             devices=situation.devices,
             models=tuple(
-                self._demand(record.spec, profiles[record.spec.name], hardware)
+                candidates_for(
+                    record.spec, _usable(profiles[record.spec.name], record, situation), hardware
+                )
                 for record in situation.records
+                if record.spec.name not in situation.left_out
             ),
             running=situation.running,
             objective=objective or self._options.objective,
@@ -226,11 +241,6 @@ class PlanDesk:
             plan_id=self.next_id(),
             created_at=self._clock.utc_iso(),
         )
-
-    def _demand(
-        self, spec: ModelSpec, profiles: Sequence[Profile], hardware: tuple[str, ...]
-    ) -> ModelDemand:
-        return candidates_for(spec, profiles, hardware)
 
     def _none(self, request: PlanRequest, outcome: Infeasible) -> PlanPreview:
         certificate = Certificate(
@@ -270,3 +280,10 @@ def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan
         ),
         created_at=created_at,
     )
+
+
+def _usable(
+    profiles: Sequence[Profile], record: ModelRecord, situation: Situation
+) -> tuple[Profile, ...]:
+    measured_only = record.spec.name in situation.without_estimates
+    return tuple(p for p in profiles if not (measured_only and p.kind is ProfileKind.ESTIMATED))

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from partitiond.controller.chain import Chain, held_back
+from partitiond.controller.chain import Chain, held_back, left_out
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
@@ -114,6 +114,7 @@ class Plans:
             devices=self._own_free(),
             running=self._running(),
             without_estimates=held_back(records, self._best, self._jobs.jobs()),
+            left_out=left_out(records, self._controller.desired),
         )
         return await self._desk.preview(situation, self._controller.plan, None)
 

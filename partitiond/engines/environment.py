@@ -68,7 +68,7 @@ def find_environment(
         return own
     raise EngineUnavailableError(
         f"there is no vLLM for {'the CPU' if variant == 'cpu' else 'NVIDIA GPUs'} on this host.",
-        hint=f"Run `partitiond engine install --variant {variant}`, or set engine.python to the "
+        hint=f"Run `partitiond engine install {variant}`, or set engine.python to the "
         "interpreter of an environment that has it.",
         facts={"engines_dir": str(engines_dir), "variant": variant},
     )

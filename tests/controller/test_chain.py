@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from partitiond.controller.chain import Chain, held_back, may_be_provisional
+from partitiond.controller.chain import Chain, held_back, left_out, may_be_provisional
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Placement, diff_plans
@@ -52,7 +52,13 @@ def test_models_that_nobody_may_start_from_a_guess_are_held_back() -> None:
     ]
     jobs = [job(JobState.QUEUED, "waiting"), job(JobState.QUEUED, "by-hand")]
     found = held_back(records, lambda name: known.get(name, ()), jobs)
-    assert found == {"guessed", "by-hand"}
+    assert found == {"guessed"}
+
+
+def test_models_outside_the_chain_are_never_started_by_it() -> None:
+    records = [record("a"), record("by-hand", auto=False), record("applied", auto=False)]
+    applied = [dataclasses.replace(placement("applied-1"), model="applied")]
+    assert left_out(records, applied) == {"by-hand"}
 
 
 class Situation:

@@ -78,6 +78,7 @@ class Fleet:
         self.settings = load_settings(self.config, clean_environment(), {}).settings
         self.log = folder / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._clients: list[openai.OpenAI] = []
 
     # --- the daemon -------------------------------------------------------------------------
 
@@ -120,6 +121,8 @@ class Fleet:
 
     def cleanup(self) -> None:
         """End whatever a failed test left; never relied upon by a passing one."""
+        for client in self._clients:
+            client.close()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -185,7 +188,9 @@ class Fleet:
         return f"{self.settings.proxy_url}/v1"
 
     def openai(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=120)
+        client = openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=120)
+        self._clients.append(client)
+        return client
 
 
 @dataclasses.dataclass
