@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if command -v $$p >/dev/null 2>&1 && \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
@@ -75,8 +75,10 @@ test: $(STAMP) engine lint ## everything but the slow tests, the real engine inc
 test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, GPU
 	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
 
+BENCHES := bench.planner bench.proxy_cpu bench.bench_admission bench.bench_plan
+
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
-	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done
 
 # --- keeping it ------------------------------------------------------------------------------
 

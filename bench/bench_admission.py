@@ -1,6 +1,6 @@
 """Admission at the knee against none, at 1.5 times the capacity, on the demo's two real engines.
 
-    python bench/bench_admission.py [--pairs 4] [--seconds 30] [--load 1.5] [--folder .demo]
+    python -m bench.bench_admission [--pairs 4] [--seconds 30] [--load 1.5] [--folder .demo]
 
 Ours: every request goes through the proxy, which holds each replica to the batch at its operating
 point and refuses what could not start in time. Baseline: the same arrivals straight to the same

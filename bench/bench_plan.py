@@ -1,6 +1,6 @@
 """The plan against one default engine, on the same cores, alternating, with intervals.
 
-    python bench/bench_plan.py [--pairs 6] [--seconds 20] [--folder .bench]
+    python -m bench.bench_plan [--pairs 6] [--seconds 20] [--folder .bench]
 
 Ours: what the planner makes of this machine's cores for SmolLM2-135M with goodput as the objective
 (each replica at its measured knee), behind the proxy. Baseline: one vLLM engine with its own
