@@ -22,7 +22,7 @@ import uvicorn
 from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.api.schemas import ApiOptions
-from partitiond.controller.clock import SystemClock
+from partitiond.clock import SystemClock
 from partitiond.controller.planning import PlanOptions, Solve
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.profiling import ProfilingOptions
@@ -68,7 +68,8 @@ def run_daemon(settings: Settings, ready_callback: Callable[[], None] | None = N
         StateFolderBusyError: another daemon runs on this state folder.
         DeviceError: a port is in use.
         StoreError: the store is damaged, locked or of a newer version.
-        PartitiondError: something else kept it from starting; nothing of it runs then.
+        PartitiondError: something else kept it from starting, and nothing of it runs then; or
+            the control API broke, and engines and endpoint go on serving.
     """
     _set_up_logging()
     os.umask(0o077)
@@ -308,7 +309,12 @@ async def _until_the_end(
     *,
     stop_engines: bool,
 ) -> None:
-    """Until a signal, the API's `shutdown` or the API's own end has ended the service."""
+    """Until a signal or the API's `shutdown` has ended the service.
+
+    Raises:
+        PartitiondError: the API ended unasked. Engines and endpoint are left running: they serve,
+            and the next daemon adopts them.
+    """
     closed = asyncio.create_task(service.closed.wait())
     while not closed.done() and not serving.done():
         told = asyncio.create_task(signals.get())
@@ -321,7 +327,17 @@ async def _until_the_end(
         else:
             log.info("%s: ending", told.result().name)
             service.end(stop_engines=stop_engines)
-    await service.shutdown(stop_engines=stop_engines)
+    if service.ending or not serving.done():
+        await service.shutdown(stop_engines=stop_engines)
+        return
+    error = None if serving.cancelled() else serving.exception()
+    await service.shutdown(stop_engines=False)
+    closed.cancel()
+    why = f"{type(error).__name__}: {error}" if error is not None else "it stopped by itself"
+    raise PartitiondError(
+        f"the control API broke: {why}.",
+        hint="Engines and endpoint go on serving; start the daemon again, it adopts them.",
+    ) from error
 
 
 async def _tell_systemd(server: uvicorn.Server, ready: Callable[[], None] | None) -> None:

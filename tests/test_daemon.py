@@ -1,5 +1,6 @@
 """The daemon as a process: its start, its refusals, its end."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,9 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.core.errors import DeviceError
-from partitiond.daemon import notify, run_daemon
+from partitiond.core.errors import DeviceError, PartitiondError
+from partitiond.daemon import _until_the_end, notify, run_daemon
 from partitiond.settings import Settings, load_settings
+from partitiond.store import open_store
+from tests.controller.samples import measured_profile, spec
+from tests.controller.test_service import Host
 
 SECONDS = 30.0
 pytestmark = pytest.mark.timeout(120)
@@ -192,3 +196,24 @@ def test_an_endpoint_port_in_use_is_named(folder: Path) -> None:
         settings = settings_in(folder, proxy__port=taken)
         with pytest.raises(DeviceError, match=str(taken)):
             run_daemon(settings)
+
+
+async def test_a_control_api_that_breaks_is_an_error_and_stops_no_engine() -> None:
+    store = open_store(":memory:")
+    host = Host(store)
+    store.add_profile(measured_profile("a", cores=1))
+    store.add_profile(measured_profile("a", cores=2))
+    await host.service.start()
+    await host.service.register(spec("a"))
+    await host.serves("a")
+
+    async def breaks() -> None:
+        raise RuntimeError("the listener is gone")
+
+    serving = asyncio.create_task(breaks())
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    with pytest.raises(PartitiondError, match="the listener is gone"):
+        await _until_the_end(host.service, signals, serving, stop_engines=True)
+    assert host.runner.running()
+    assert host.proxy.alive
+    store.close()

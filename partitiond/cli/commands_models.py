@@ -28,9 +28,7 @@ def add(
     ctx: typer.Context,
     model: given.ModelArgument,
     *,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name clients use.")
-    ] = None,
+    name: given.NameOption = None,
     weights: given.WeightsOption = None,
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
@@ -40,22 +38,14 @@ def add(
     quantile: given.QuantileOption = None,
     demand: given.DemandOption = None,
     burst_factor: given.BurstOption = None,
-    weight: Annotated[
-        float | None, typer.Option("--weight", metavar="W", help="Share of what is left over [1].")
-    ] = None,
+    weight: given.WeightOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
     engine_arg: given.EngineArgOption = None,
     engine_kind: given.EngineKindOption = None,
-    min_replicas: Annotated[
-        int | None, typer.Option("--min-replicas", metavar="N", help="At least so many.")
-    ] = None,
-    max_replicas: Annotated[
-        int | None, typer.Option("--max-replicas", metavar="N", help="At most so many.")
-    ] = None,
-    isolation: Annotated[
-        str | None, typer.Option("--isolation", metavar="shared|device", help="Share a device?")
-    ] = None,
+    min_replicas: given.MinReplicasOption = None,
+    max_replicas: given.MaxReplicasOption = None,
+    isolation: given.IsolationOption = None,
     auto: Annotated[
         bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")
     ] = True,
@@ -134,12 +124,8 @@ def update(
     burst_factor: given.BurstOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
-    min_replicas: Annotated[
-        int | None, typer.Option("--min-replicas", metavar="N", help="At least so many.")
-    ] = None,
-    max_replicas: Annotated[
-        int | None, typer.Option("--max-replicas", metavar="N", help="At most so many.")
-    ] = None,
+    min_replicas: given.MinReplicasOption = None,
+    max_replicas: given.MaxReplicasOption = None,
     auto: Annotated[
         bool | None, typer.Option("--auto/--no-auto", help="Take part in the chain.")
     ] = None,

@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from partitiond.settings import Settings
 
 
+CoresOption = Annotated[
+    int | None,
+    typer.Option("--cores", min=1, metavar="N", help="Cores of the partition (CPU device)."),
+]
+MaxBatchOption = Annotated[
+    int | None,
+    typer.Option("--max-batch", min=1, metavar="N", help="Largest batch of the sweep."),
+]
+TimeLimitOption = Annotated[
+    float | None,
+    typer.Option("--time-limit", min=1, metavar="SECONDS", help="Longest measuring time."),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", show_default=False, help="Seed of the prompts [0]."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("profile")(profile)
@@ -43,22 +61,10 @@ def profile(
     device: Annotated[
         str | None, typer.Option("--device", metavar="DEVICE", help="Device id.")
     ] = None,
-    cores: Annotated[
-        int | None,
-        typer.Option("--cores", min=1, metavar="N", help="Cores of the partition (CPU device)."),
-    ] = None,
-    max_batch: Annotated[
-        int | None,
-        typer.Option("--max-batch", min=1, metavar="N", help="Largest batch of the sweep."),
-    ] = None,
-    time_limit: Annotated[
-        float | None,
-        typer.Option("--time-limit", min=1, metavar="SECONDS", help="Longest measuring time."),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option("--seed", metavar="N", show_default=False, help="Seed of the prompts [0]."),
-    ] = 0,
+    cores: CoresOption = None,
+    max_batch: MaxBatchOption = None,
+    time_limit: TimeLimitOption = None,
+    seed: SeedOption = 0,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw it (.png or .svg).")
     ] = None,

@@ -6,12 +6,20 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from partitiond.cli import demo_steps
-from partitiond.cli.demo_daemon import DemoDaemon, free_port, run_folder, toml_text
+from partitiond.cli.demo_daemon import (
+    DemoDaemon,
+    check_folder,
+    free_port,
+    is_own_run_folder,
+    run_folder,
+    toml_text,
+)
 from partitiond.cli.demo_story import Story
 from partitiond.cli.output import err, out
 from partitiond.cli.render_progress import reporting
@@ -88,7 +96,8 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
     """Write the demo's settings file and read it as the daemon will.
 
     Raises:
-        ConflictError: a demo runs on this folder already; its settings file stays as it is.
+        ConflictError: a demo runs on this folder already, or the folder is not a demo's: it stays
+            as it is. Or another setting sends the demo to another state folder.
     """
     from partitiond.cli.commands_daemon import lock_is_held
     from partitiond.cli.options import parse_overrides
@@ -101,6 +110,7 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
             hint=f"End it with Ctrl-C where it runs, or: partitiond --config {config} down",
         )
     try:
+        check_folder(options.folder)
         options.folder.mkdir(parents=True, exist_ok=True)
         values: dict[str, object] = {
             "state_dir": str(options.folder),
@@ -118,7 +128,13 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
             hint="Choose another folder: partitiond demo --state-dir /tmp/demo",
         ) from error
     overrides = parse_overrides(options.overrides, None)
-    return load_settings(config, os.environ, overrides).settings, config
+    settings = load_settings(config, os.environ, overrides).settings
+    if settings.state_dir != options.folder:
+        raise ConflictError(
+            f"another setting sends the demo to the state folder {settings.state_dir}.",
+            hint="Leave out `--set state_dir=` and PARTITIOND_STATE_DIR; the demo has --state-dir.",
+        )
+    return settings, config
 
 
 def _device_settings() -> dict[str, object]:
@@ -242,11 +258,24 @@ def _keep_serving(story: Story, settings: "Settings", daemon: DemoDaemon, model:
         story.say(f"The daemon ended by itself; its log: {daemon.log_path}")
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM: a shutdown cut short would leave engines running."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _shut_down(story: Story, daemon: DemoDaemon, client: "ControlClient") -> None:
     """End what was started, even after a failure, and say whether anything is left."""
     import shutil
 
-    with story.step("Shut down"), reporting(story.console) as report:
+    with undisturbed(), story.step("Shut down"), reporting(story.console) as report:
+        story.say("Until this is done, Ctrl-C and SIGTERM are ignored.")
         report.update("draining and stopping")
         daemon.stop(client)
         left = daemon.left_behind()
@@ -256,5 +285,6 @@ def _shut_down(story: Story, daemon: DemoDaemon, client: "ControlClient") -> Non
         raise PartitiondError(
             f"the demo left processes behind: {shown}.", hint="End them with kill, and report this."
         )
-    shutil.rmtree(daemon.settings.run_dir, ignore_errors=True)
+    if is_own_run_folder(daemon.settings.run_dir):
+        shutil.rmtree(daemon.settings.run_dir, ignore_errors=True)
     story.say("Everything is shut down; no process is left.")

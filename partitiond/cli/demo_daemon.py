@@ -38,6 +38,37 @@ def free_port(preferred: int) -> int:
     )
 
 
+HEADER: Final = "# Settings of `partitiond demo`; written anew by each run."
+"""First line of the demo's settings file: the folder around it is the demo's to change."""
+MARKER: Final = ".partitiond-demo"
+"""File in a run folder that the demo made, and may therefore delete."""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with somebody's data: the demo overwrites settings and removes models.
+
+    Raises:
+        ConflictError: it is neither new, nor empty, nor of an earlier demo.
+    """
+    config = folder / "config.toml"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    with contextlib.suppress(OSError):
+        if config.read_text("utf-8", "replace").partition("\n")[0] == HEADER:
+            return
+    raise ConflictError(
+        f"{folder} is not empty and was not made by the demo.",
+        hint="The demo needs a folder of its own: partitiond demo --state-dir /tmp/demo",
+    )
+
+
+def is_own_run_folder(folder: Path) -> bool:
+    """Whether the demo itself made this run folder, for this user."""
+    with contextlib.suppress(OSError):
+        return (folder / MARKER).is_file() and folder.stat().st_uid == os.getuid()
+    return False
+
+
 def run_folder(config: Path) -> Path:
     """The run folder of an earlier demo whose engines may still live, or a new private one.
 
@@ -47,14 +78,16 @@ def run_folder(config: Path) -> Path:
 
     with contextlib.suppress(OSError, tomllib.TOMLDecodeError):
         earlier = Path(str(tomllib.loads(config.read_text("utf-8")).get("run_dir", "")))
-        if earlier.is_absolute() and earlier.is_dir() and earlier.stat().st_uid == os.getuid():
+        if earlier.is_absolute() and is_own_run_folder(earlier):
             return earlier
-    return Path(tempfile.mkdtemp(prefix="partitiond-"))
+    made = Path(tempfile.mkdtemp(prefix="partitiond-"))
+    (made / MARKER).touch()
+    return made
 
 
 def toml_text(values: Mapping[str, object]) -> str:
     """Dotted keys as TOML; dotted keys are TOML's own short form of tables."""
-    lines = ["# Settings of `partitiond demo`; written anew by each run."]
+    lines = [HEADER]
     lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
@@ -138,7 +171,17 @@ class DemoDaemon:
                 self._process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(patience)
-                return
+                break
+        if self._process.poll() == -signal.SIGKILL:
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """A killed daemon could not end its engines and its endpoint."""
+        for pid, _ in self.left_behind():
+            # Only what serves from the run folder: a user may read a log in the state folder.
+            if pid in {found for found, _ in processes_of(self.settings.run_dir)}:
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
 
     def left_behind(self) -> list[tuple[int, str]]:
         """Processes of the demo that still live, after a moment's grace."""

@@ -294,7 +294,7 @@ def _explanation(plan: Plan) -> Iterator[RenderableType]:
 
 def _difference(diff: PlanDiff) -> Iterator[RenderableType]:
     if diff.is_empty:
-        yield Text("Nothing to change: this is what runs.", style="green")
+        yield Text("Nothing to change: this plan is applied already.", style="green")
         return
     yield Text("Changes", style="bold")
     rows = [("+", "start", p, "green") for p in diff.start]

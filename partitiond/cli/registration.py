@@ -68,6 +68,19 @@ EngineArgOption = Annotated[
 EngineKindOption = Annotated[
     str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Engine [vllm].")
 ]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name clients use.")]
+WeightOption = Annotated[
+    float | None, typer.Option("--weight", metavar="W", help="Share of what is left over [1].")
+]
+MinReplicasOption = Annotated[
+    int | None, typer.Option("--min-replicas", metavar="N", help="At least so many.")
+]
+MaxReplicasOption = Annotated[
+    int | None, typer.Option("--max-replicas", metavar="N", help="At most so many.")
+]
+IsolationOption = Annotated[
+    str | None, typer.Option("--isolation", metavar="shared|device", help="Share a device?")
+]
 
 
 def model_text(text: str) -> str:

@@ -17,6 +17,8 @@ The rules, in the order in which they are asked:
    not; once somebody applied a plan with it, it is planned like the others.
 5. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
    event and the model's note say that it waits for `apply`.
+6. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
+   plan changed while it was made, it is thrown away and another one is made.
 """
 
 import asyncio
@@ -77,7 +79,8 @@ class Chain:
         journal: Journal,
         ready: Callable[[], bool],
         preview: Callable[[], Awaitable[PlanPreview]],
-        apply: Callable[[PlanPreview], None],
+        fresh: Callable[[], bool],
+        apply: Callable[[PlanPreview], Awaitable[bool]],
         touches_running: Callable[[PlanPreview], bool],
         current: Callable[[], Collection[object]],
     ) -> None:
@@ -87,18 +90,21 @@ class Chain:
             journal: for events.
             ready: whether no job runs, so that a plan may be made.
             preview: makes a plan of what may be used by itself.
-            apply: applies it.
+            fresh: whether what the last preview was made from still holds.
+            apply: applies it; False, with nothing changed, when it is outdated by then.
             touches_running: whether it would move or stop a replica that has a process.
             current: placements of the applied plan.
         """
         self._journal = journal
         self._ready = ready
         self._preview = preview
+        self._fresh = fresh
         self._apply = apply
         self._touches_running = touches_running
         self._current = current
         self._changed = False
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self.waiting = ""
         self.note = ""
 
@@ -106,19 +112,27 @@ class Chain:
         """Something a plan rests on changed; look at it as soon as nothing is measured."""
         self._changed = True
 
+    @property
+    def closed(self) -> bool:
+        """Whether the daemon ends: nothing is planned or applied any more."""
+        return self._closed
+
     def settled(self) -> None:
         """Somebody applied a plan; nothing waits any more."""
         self.waiting, self.note = "", ""
 
     def consider(self) -> None:
         """Called after each pass of the loop: make a plan if one is due."""
+        if self._closed:
+            return
         planning = self._task is not None and not self._task.done()
         if self._changed and not planning and self._ready():
             self._changed = False
             self._task = asyncio.create_task(self._plan(), name="chain")
 
     async def close(self) -> None:
-        """End a plan that is being made."""
+        """End a plan that is being made; none is made or applied from now on."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -129,10 +143,13 @@ class Chain:
         except PartitiondError as error:
             self._say("plan-failed", "plan", str(error))
             return
+        if self._closed:
+            return
+        if not self._ready() or not self._fresh():
+            self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 6)
+            return
         self.settled()
-        if not self._ready():
-            self._changed = True  # a job started meanwhile: rule 1
-        elif preview.infeasible is not None:
+        if preview.infeasible is not None:
             self._say("plan-infeasible", "plan", "; ".join(preview.infeasible.reasons))
         elif set(preview.plan.placements) == set(self._current()):
             return
@@ -145,8 +162,8 @@ class Chain:
                 f"moves {moved} and stops {stopped} running replicas, so it waits for "
                 f"`partitiond apply {preview.plan.id}`.",
             )
-        else:
-            self._apply(preview)
+        elif not await self._apply(preview):
+            self._changed = True
 
     def _say(self, kind: str, subject: str, message: str) -> None:
         if message != self.note:

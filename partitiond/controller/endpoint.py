@@ -22,6 +22,7 @@ class Endpoint:
 
     Attributes:
         problem: why the proxy cannot be used now; empty when it can.
+        created: whether `start` made the process, rather than adopt one.
         table: the last table the proxy took; None before the first.
     """
 
@@ -44,12 +45,13 @@ class Endpoint:
         self._exit: asyncio.Task[int | None] | None = None
         self._version = 0
         self.problem = ""
+        self.created = False
         self.table: RoutingTable | None = None
 
     async def start(self) -> None:
         """Adopt or start it. Raises PartitiondError when it cannot run: its port is in use."""
-        started = await self._proxy.ensure_running()
-        if started:
+        self.created = await self._proxy.ensure_running()
+        if self.created:
             self._journal.note("proxy-started", "proxy", "the endpoint's process was started.")
         else:
             self._journal.note("proxy-adopted", "proxy", "the endpoint was found running.")

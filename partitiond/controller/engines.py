@@ -2,15 +2,18 @@
 
 The task starts the process (or takes over an adopted one), waits until it is ready, probes it,
 sees it exit, and ends it. Everybody else only asks: `drain`, `stop`. A replica is FAILED or
-STOPPED only when nothing of its process group is left, so its partition is free by then.
+STOPPED only when nothing of its process group is left, so its partition is free by then; where
+something cannot be ended, the replica stays STOPPING and it is tried again.
 """
 
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Final
 
+from partitiond.controller.diagnosis import explain, first_line
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.core.errors import EngineError, ExitedError, PartitiondError, StartTimedOutError
 from partitiond.core.observation import LIVE, ObservedReplica, StopReason
@@ -25,6 +28,8 @@ from partitiond.ports import (
     EngineReport,
     EngineRunner,
 )
+
+log = logging.getLogger(__name__)
 
 Note = Callable[[str, str, str], None]
 """`Journal.note`: kind, subject, message."""
@@ -46,6 +51,7 @@ class Engine:
         adopted: it ran already when the daemon started.
         broken: it exited, or was found not to generate, and is being cleared away; it gets no
             requests any more.
+        failed_stops: how often it could not be ended.
         in_flight: requests in flight at the proxy, as last told by the loop.
     """
 
@@ -70,6 +76,7 @@ class Engine:
         self.starts = starts
         self.adopted = False
         self.broken = False
+        self.failed_stops = 0
         self.in_flight: int | None = None
         self.last_error = ""
         self.progress = ""
@@ -86,6 +93,8 @@ class Engine:
         self._stop_reason: StopReason | None = None
         self._grace_seconds = policy.reconcile.stop_grace_seconds
         self._task: asyncio.Task[None] | None = None
+        self._ended_itself = False
+        self._served_seconds = 0.0
 
     @property
     def generation(self) -> str:
@@ -160,17 +169,43 @@ class Engine:
             assert self.handle is not None
             await self._follow(self.handle)
         except PartitiondError as error:
-            self._end(ReplicaEvent.EXITED, str(error))
-        except Exception as error:  # noqa: BLE001 - a defect must not leave a replica without owner
-            await self._abandon(error)
+            await self._abandon(explain(error))
+        except Exception as error:
+            # A defect must not leave a replica without an owner.
+            log.exception("the supervision of %s broke", self.name)
+            await self._abandon(f"its supervision broke: {type(error).__name__}: {error}")
         finally:
             self.settled.set()
 
-    async def _abandon(self, error: Exception) -> None:
+    async def _abandon(self, diagnosis: str) -> None:
+        self.broken = True
         if self.handle is not None:
-            with contextlib.suppress(PartitiondError):
-                await self._runner.stop(self.handle, 0.0)
-        self._end(ReplicaEvent.EXITED, f"its supervision broke: {type(error).__name__}: {error}")
+            await self._end_process(self.handle, 0.0)
+        self._end(ReplicaEvent.EXITED, diagnosis)
+
+    async def _end_process(self, handle: EngineHandle, grace_seconds: float) -> None:
+        """Returns only once nothing of it is left: until then its partition is not free."""
+        while True:
+            try:
+                await self._runner.stop(handle, grace_seconds)
+            except Exception as error:  # noqa: BLE001 - whatever broke, somebody must try again
+                self._lingers(explain(error) if isinstance(error, PartitiondError) else repr(error))
+            else:
+                return
+            grace_seconds = 0.0
+            await asyncio.sleep(self._policy.stop_retry_seconds)
+
+    def _lingers(self, problem: str) -> None:
+        """It could not be ended: it holds its partition, and serves nobody."""
+        self.failed_stops += 1
+        if self.state is not ReplicaState.STOPPING:
+            self._ended_itself = self.state is not ReplicaState.DRAINING
+            self._served_seconds = self._served()
+            self._happen(ReplicaEvent.STOP_ASKED)
+        if problem != self.last_error:
+            self._note("engine-lingers", self.name, first_line(problem))
+        self.last_error = problem
+        self._wake()
 
     async def _follow(self, handle: EngineHandle) -> None:
         """Until the first of: it exits, it must stop, or it turns out broken."""
@@ -180,6 +215,9 @@ class Engine:
         tasks: list[asyncio.Task[object]] = [exited, asked, life]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # From here on it ends: nothing may find it ready, or say that it serves, any more.
+            life.cancel()
+            await asyncio.wait([life])
             if exited.done():
                 await self._after_exit(handle, exited.result())
             elif asked.done():
@@ -194,40 +232,46 @@ class Engine:
     async def _after_exit(self, handle: EngineHandle, exit_: EngineExit) -> None:
         self.broken = True
         self._wake()
-        await self._runner.stop(handle, 0.0)  # its children, socket and run folder
+        await self._end_process(handle, 0.0)  # its children, socket and run folder
         code = f"exit code {exit_.code}" if exit_.code is not None else "unknown exit code"
         self._end(ReplicaEvent.EXITED, exit_.diagnosis or f"the engine ended with {code}")
 
     async def _after_stop(self, handle: EngineHandle) -> None:
-        await self._runner.stop(handle, self._grace_seconds)
+        await self._end_process(handle, self._grace_seconds)
         if self._stop_reason is StopReason.START_DEADLINE:
             self._end(ReplicaEvent.DEADLINE_PASSED, "it did not become ready in time")
         else:
             self._end(ReplicaEvent.EXITED, "")
 
     async def _after_break(self, handle: EngineHandle, life: "asyncio.Task[None]") -> None:
-        error = life.exception()
+        error = None if life.cancelled() else life.exception()
         if not isinstance(error, EngineError):
             raise error or RuntimeError("the watch over an engine ended by itself")
         self.broken = True
         self._wake()
-        await self._runner.stop(handle, self._grace_seconds)
+        await self._end_process(handle, self._grace_seconds)
         late = isinstance(error, StartTimedOutError | ExitedError)
-        self._end(ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.EXITED, str(error))
+        self._end(ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.EXITED, explain(error))
 
     def _end(self, event: ReplicaEvent, diagnosis: str) -> None:
-        """Nothing of the process is left."""
+        """Nothing of the process is left. Once it has ended, nothing more happens."""
+        if not self.live:
+            return
         if self.state in (ReplicaState.DRAINING, ReplicaState.STOPPING):
             event = ReplicaEvent.EXITED
-        served = self._clock.monotonic() - self.since if self.state is ReplicaState.SERVING else 0.0
+        served = max(self._served_seconds, self._served())
         self._happen(event)
         self.in_flight = 0
-        if self.state is ReplicaState.FAILED:
+        if self.state is ReplicaState.FAILED or self._ended_itself:
             self.failures = failures_after(self.failures, served, self._policy.reconcile)
             self.last_error = diagnosis
-            self._note("engine-failed", self.name, diagnosis)
+            self._note("engine-failed", self.name, first_line(diagnosis))
         else:
             self._note("engine-stopped", self.name, f"ended ({self._stop_reason or 'exited'}).")
+
+    def _served(self) -> float:
+        serving = self.state is ReplicaState.SERVING
+        return self._clock.monotonic() - self.since if serving else 0.0
 
     async def _live(self, handle: EngineHandle) -> None:
         """Become ready, then be probed for ever; raises EngineError when it is broken."""

@@ -6,10 +6,12 @@ next, so a job that waits for a busy device does not hold up one for a free devi
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from partitiond.controller.diagnosis import explain, first_line
 from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease, Waits
 from partitiond.core.errors import PartitiondError
@@ -24,6 +26,11 @@ Execute = Callable[[Job, Lease, Tell], Awaitable[str]]
 
 ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 INTERRUPTED: Final = "interrupted: the daemon ended while it ran. Ask for it again."
+RECOVERED_JOBS: Final = 1000
+"""How far back the jobs of daemons before are looked at."""
+REPEATS: Final = 2
+"""How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
+each time must not do so for ever."""
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Progress comes several times a second; the store needs it only now and then."""
 
@@ -73,7 +80,7 @@ class JobQueue:
 
     def recover(self) -> None:
         """Take up the queue of the daemon before: what ran has failed, what waited waits on."""
-        for job in reversed(self._store.jobs(limit=1000)):
+        for job in reversed(self._store.jobs(limit=RECOVERED_JOBS)):
             if job.state is JobState.RUNNING:
                 self._finish(job, JobState.FAILED, error=INTERRUPTED)
             elif job.state is JobState.QUEUED:
@@ -187,7 +194,7 @@ class JobQueue:
             state = JobState.CANCELLED if running.cancelled else JobState.FAILED
             error = "" if running.cancelled else INTERRUPTED
         except PartitiondError as broke:
-            error = str(broke)
+            error = explain(broke)
         except Exception as broke:
             # A defect in one job must end that job, not the queue.
             log.exception("job %s broke", running.job.id)
@@ -219,5 +226,31 @@ class JobQueue:
         )
         self._store.put_job(job)
         what = f"{job.kind} of {job.subject}"
-        self._journal.note(f"job-{state.value}", job.id, f"{what}: {error}" if error else what)
+        self._journal.note(
+            f"job-{state.value}", job.id, f"{what}: {first_line(error)}" if error else what
+        )
         return job
+
+
+def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """The jobs to queue again after a restart, oldest first.
+
+    Of each piece of work the newest job counts: it was interrupted, and that happened no more than
+    `REPEATS` times in a row.
+
+    Args:
+        jobs: of all daemons, newest first.
+    """
+    works: dict[object, list[Job]] = {}
+    for job in jobs:
+        works.setdefault((job.kind, job.subject, job.params), []).append(job)
+    again = []
+    for same in works.values():
+        in_a_row = list(itertools.takewhile(_was_interrupted, same))
+        if 1 <= len(in_a_row) <= REPEATS:
+            again.append(same[0])
+    return tuple(reversed(again))
+
+
+def _was_interrupted(job: Job) -> bool:
+    return job.state is JobState.FAILED and job.error == INTERRUPTED

@@ -109,8 +109,12 @@ class Controller:
     def held(self) -> tuple[tuple[str, Partition], ...]:
         """Who holds, or was promised, which partition: live engines and wanted placements."""
         live = [(engine.name, engine.placement.partition) for engine in self.engines if engine.live]
-        names = {engine.placement.replica_id for engine in self.engines if engine.live}
-        coming = [(p.replica_id, p.partition) for p in self.desired if p.replica_id not in names]
+        # A replica that moves holds two: what it runs on, and where it goes.
+        coming = [
+            (p.replica_id, p.partition)
+            for p in self.desired
+            if not any(_is_engine_of(engine, p) and engine.live for engine in self.engines)
+        ]
         return (*live, *coming)
 
     async def adopt(self) -> None:
@@ -197,7 +201,8 @@ class Controller:
                 version=0,
             )
         )
-        self.after_pass()
+        if not self._closing:  # nothing new is begun or planned: what is desired is not the plan
+            self.after_pass()
         return actions
 
     async def _count_in_flight(self) -> None:
@@ -297,16 +302,27 @@ class Controller:
                 engine.stop(StopReason.DRAIN_DEADLINE, 0.0)
 
     async def stop_everything(self) -> None:
-        """Drain and stop every engine; returns once nothing of them is left."""
+        """Drain and stop every engine; returns once nothing of them is left.
+
+        An engine that cannot be ended (a process that the kernel does not let go) is left after
+        some tries, with an event; the next daemon finds it.
+        """
         self._closing = True
         self.wake()
-        while any(engine.live for engine in self.engines):
+        while self._to_wait_for():
             self._wake.clear()
             await self.one_pass()
-            if any(engine.live for engine in self.engines):
+            if self._to_wait_for():
                 await self._pause()
         for engine in self.engines:
+            if engine.live:
+                self._journal.note("engine-left", engine.name, engine.last_error)
+                await engine.detach()
             await engine.ended()
+
+    def _to_wait_for(self) -> bool:
+        tries = self._policy.stop_tries_at_exit
+        return any(engine.live and engine.failed_stops < tries for engine in self.engines)
 
     async def detach(self) -> None:
         """Leave the engines running for the next daemon."""
@@ -315,8 +331,10 @@ class Controller:
 
 def _is_record_of(engine: Engine, placement: Placement) -> bool:
     """An ended engine of just this placement, whose failures the next start takes over."""
-    return (
-        not engine.live
-        and engine.placement.replica_id == placement.replica_id
-        and same_engine(engine.placement, placement)
-    )
+    return not engine.live and _is_engine_of(engine, placement)
+
+
+def _is_engine_of(engine: Engine, placement: Placement) -> bool:
+    """An engine of just this placement, whatever its state."""
+    own = engine.placement
+    return own.replica_id == placement.replica_id and same_engine(own, placement)

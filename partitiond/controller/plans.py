@@ -1,6 +1,7 @@
 """Planning and applying, asked for by people or by the chain."""
 
 import asyncio
+from typing import Final
 
 from partitiond.controller.chain import Chain, held_back, left_out
 from partitiond.controller.jobs import JobQueue
@@ -14,11 +15,14 @@ from partitiond.controller.planning import (
 )
 from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch
-from partitiond.core.errors import ConflictError
+from partitiond.core.errors import ConflictError, NotReadyError
 from partitiond.core.hardware import Device
-from partitiond.core.plan import Objective, Placement, diff_plans
+from partitiond.core.plan import EMPTY_PLAN_ID, Objective, Placement, diff_plans
 from partitiond.core.profile import Profile
 from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
+
+SOLVES_PER_APPLY: Final = 3
+"""A plan that is outdated once it is made is made again; beyond that, things change too fast."""
 
 
 class Plans:
@@ -49,11 +53,13 @@ class Plans:
         self._jobs = jobs
         self._desk = desk
         self._applying = asyncio.Lock()
+        self._chain_made_from = ""
         self.chain = Chain(
             journal=journal,
             ready=lambda: not jobs.busy,
             preview=self._preview_by_itself,
-            apply=lambda preview: self._apply(preview, "by itself"),
+            fresh=lambda: self._chain_made_from == self._fingerprint(),
+            apply=self._apply_by_itself,
             touches_running=self._touches_running,
             current=lambda: controller.desired,
         )
@@ -61,6 +67,9 @@ class Plans:
     async def preview(self, objective: Objective | None = None) -> PlanPreview:
         """A plan of everything that is known, estimates included."""
         await self._devices.refresh(0.0)
+        return await self._preview(objective)
+
+    async def _preview(self, objective: Objective | None = None) -> PlanPreview:
         situation = self._desk.situation(devices=self._own_free(), running=self._running())
         return await self._desk.preview(situation, self._controller.plan, objective)
 
@@ -70,13 +79,14 @@ class Plans:
         Raises:
             ConflictError: it is outdated, or there is no plan that serves what was asked.
             NotFoundError: there is no plan of that id.
+            NotReadyError: the daemon is ending.
         """
         async with self._applying:
             applied = self._controller.plan
             if plan_id is not None and applied is not None and applied.id == plan_id:
                 return PlanPreview(applied, diff_plans(self._running(), applied.placements))
             if plan_id is None:
-                preview = await self.preview()
+                preview = await self._lasting_preview()
             else:
                 await self._devices.refresh(0.0)
                 situation = self._desk.situation(devices=self._own_free(), running=())
@@ -86,8 +96,35 @@ class Plans:
                     f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
                     hint=" ".join(preview.infeasible.remedies),
                 )
+            self._refuse_while_ending()
             self._apply(preview, "as asked")
             return preview
+
+    async def _lasting_preview(self) -> PlanPreview:
+        """A plan of a situation that still is one when the plan is there. Raises ConflictError."""
+        for _ in range(SOLVES_PER_APPLY):
+            await self._devices.refresh(0.0)
+            before = self._fingerprint()
+            preview = await self._preview()
+            if self._fingerprint() == before:
+                return preview
+        raise ConflictError(
+            f"models, profiles or devices changed during each of {SOLVES_PER_APPLY} solves.",
+            hint="Nothing was applied; try again once they stay as they are.",
+        )
+
+    def _refuse_while_ending(self) -> None:
+        if self.chain.closed:
+            raise NotReadyError(
+                "the daemon is ending; nothing was applied.",
+                hint="Start it again, and apply then.",
+            )
+
+    def _fingerprint(self) -> str:
+        """Of what a plan would be made from now; see `Situation.fingerprint`."""
+        situation = self._desk.situation(devices=self._devices.devices, running=())
+        applied = self._controller.plan
+        return situation.fingerprint(applied.id if applied is not None else EMPTY_PLAN_ID)
 
     def drop_model(self, name: str) -> None:
         """Take a removed model out of the applied plan; its replicas drain and stop."""
@@ -107,8 +144,18 @@ class Plans:
             f"stops {len(diff.stop)}, keeps {len(diff.keep)}.",
         )
 
+    async def _apply_by_itself(self, preview: PlanPreview) -> bool:
+        """False when somebody applied a plan, or anything else changed, before the lock was had."""
+        async with self._applying:
+            outdated = self._chain_made_from != self._fingerprint()
+            if self.chain.closed or outdated or self._jobs.busy or self._touches_running(preview):
+                return False
+            self._apply(preview, "by itself")
+            return True
+
     async def _preview_by_itself(self) -> PlanPreview:
         await self._devices.refresh(0.0)
+        self._chain_made_from = self._fingerprint()
         records = self._store.models()
         situation = self._desk.situation(
             devices=self._own_free(),

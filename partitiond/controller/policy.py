@@ -38,6 +38,8 @@ class ControllerPolicy:
             something drains.
         adopt_seconds: longest wait, at the start, for adopted engines to answer their probe.
         fetch_retry_seconds: pause before a model's files are tried again after a failure.
+        stop_retry_seconds: pause before an engine that could not be ended is ended again.
+        stop_tries_at_exit: tries after which the daemon ends although an engine does not.
         proxy_stop_seconds: what the proxy gets to finish its requests when everything ends.
     """
 
@@ -48,4 +50,6 @@ class ControllerPolicy:
     count_seconds: float = 2.0
     adopt_seconds: float = 30.0
     fetch_retry_seconds: float = 30.0
+    stop_retry_seconds: float = 2.0
+    stop_tries_at_exit: int = 5
     proxy_stop_seconds: float = 10.0

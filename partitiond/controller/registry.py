@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from partitiond.controller.endpoint import Endpoint
-from partitiond.controller.jobs import JobQueue
+from partitiond.controller.jobs import RECOVERED_JOBS, JobQueue, interrupted_jobs
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.plans import Plans
@@ -138,16 +138,10 @@ class Registry:
         old = self._store.model(spec.name)
         if expected_version is not None and expected_version != old.version:
             raise _outdated(old, expected_version)
-        plan = self._controller.plan
-        planned = plan is not None and any(p.model == spec.name for p in plan.placements)
-        if planned and _other_engine(old.spec, spec):
-            raise ConflictError(
-                f"{spec.name} has replicas with the old source, weights or engine options.",
-                hint="Register it under another name, or remove it first and register it anew.",
-                facts={"model": spec.name},
-            )
+        self._refuse_other_engine(old.spec, spec)
         self._accept(spec)
         architecture = await self._resolver.architecture(spec)
+        self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
@@ -155,6 +149,16 @@ class Registry:
         self._journal.note("model-updated", spec.name, f"version {record.version}.")
         self._begin_chain(spec, architecture)
         return record
+
+    def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
+        plan = self._controller.plan
+        planned = plan is not None and any(p.model == new.name for p in plan.placements)
+        if planned and _other_engine(old, new):
+            raise ConflictError(
+                f"{new.name} has replicas with the old source, weights or engine options.",
+                hint="Register it under another name, or remove it first and register it anew.",
+                facts={"model": new.name},
+            )
 
     async def remove(self, name: str, expected_version: int | None = None) -> None:
         """Remove the model: its jobs are cancelled, its replicas drain and stop.
@@ -172,7 +176,17 @@ class Registry:
         self._files.forget(name)
         self._journal.note("model-removed", name, "its replicas drain and stop.")
         self._plans.drop_model(name)
+        self._plans.chain.changed()
         self._controller.wake()
+
+    def resume(self) -> None:
+        """Queue again what the end of the daemon before interrupted, for models in the chain."""
+        begun = {r.spec.name: r.created_at for r in self._store.models() if r.spec.auto}
+        for job in interrupted_jobs(self._store.jobs(limit=RECOVERED_JOBS)):
+            # A name may have come back with another model since.
+            if job.subject in begun and job.created_at >= begun[job.subject]:
+                self._jobs.submit(job.kind, job.subject, job.params)
+        self._plans.chain.changed()
 
     def submit(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""

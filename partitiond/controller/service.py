@@ -166,9 +166,16 @@ class Service:
                 before cannot be looked for.
         """
         await self._endpoint.start()
-        await self._devices.refresh(0.0)
-        await self._controller.adopt()
-        self._jobs.recover()
+        try:
+            await self._devices.refresh(0.0)
+            await self._controller.adopt()
+            self._jobs.recover()
+            self._registry.resume()
+        except Exception:
+            # What this start made ends with it; what it found running stays.
+            if self._endpoint.created:
+                await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
+            raise
         self._loop = asyncio.create_task(self._controller.run(), name="reconcile loop")
 
     async def shutdown(self, *, stop_engines: bool) -> None:
@@ -194,8 +201,8 @@ class Service:
         what = "stops engines." if stop_engines else "engines stay."
         self._journal.note("daemon-ending", "daemon", what)
         try:
+            await self._plans.chain.close()  # first: jobs that end now are no reason to plan
             await self._jobs.close()
-            await self._plans.chain.close()
             if self._loop is not None:
                 self._loop.cancel()
                 await asyncio.wait([self._loop])
@@ -308,6 +315,7 @@ class Service:
         Raises:
             ConflictError: it is outdated, or there is no plan that serves what was asked.
             NotFoundError: there is no plan of that id.
+            NotReadyError: the daemon is ending.
         """
         return await self._plans.apply(plan_id)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from partitiond.controller.diagnosis import first_line
 from partitiond.controller.engines import Engine
 from partitiond.controller.routes import HOPELESS_FAILURES
 from partitiond.controller.targets import best_kind
@@ -139,7 +140,8 @@ def model_note(
         and e.failures >= HOPELESS_FAILURES
     ]
     if broken:
-        return f"{broken[0].name} failed {broken[0].failures} times: {broken[0].last_error}"
+        engine = broken[0]
+        return f"{engine.name} failed {engine.failures} times: {first_line(engine.last_error)}"
     planned = plan is not None and any(p.model == name for p in plan.placements)
     if planned:
         return fetching
@@ -151,7 +153,7 @@ def _why_unplanned(name: str, own: Sequence[Job], plan: Plan | None, chain_note:
         if job.state is JobState.QUEUED:
             return f"{job.id} {job.progress.message}"
     if own and own[0].state is JobState.FAILED:
-        return f"its profile failed ({own[0].id}): {own[0].error}"
+        return f"its profile failed ({own[0].id}): {first_line(own[0].error)}"
     unplaced = [u for u in (plan.unplaced if plan is not None else ()) if u.model == name]
     if unplaced:
         return f"{unplaced[0].reason} {unplaced[0].remedy}".strip()

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Callable, Collection, Sequence
 
 from partitiond.core.errors import PartitiondError
@@ -10,6 +11,8 @@ from partitiond.core.observation import Unknown
 from partitiond.core.plan import Plan
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import Clock, DeviceProvider, ModelResolver, ResolvedModel
+
+log = logging.getLogger(__name__)
 
 
 def engine_bytes(device: Device) -> int:
@@ -150,15 +153,24 @@ class ModelFiles:
 
     def _after_failure(self, fetch: _Fetch, spec: ModelSpec) -> None:
         error = None if fetch.task.cancelled() else fetch.task.exception()
-        if error is not None and not isinstance(error, PartitiondError):
-            raise error
         now = self._clock.monotonic()
         if not fetch.retry_at:
             fetch.retry_at = now + self._retry_seconds
-            self.problems[spec.name] = str(error) if error else "the fetch was cancelled"
+            self.problems[spec.name] = _why(error)
+            if error is not None and not isinstance(error, PartitiondError):
+                # A defect with one model's files must not keep the loop from all the others.
+                log.error("fetching %s broke", spec.name, exc_info=error)
         elif now >= fetch.retry_at:
             self.forget(spec.name)
             self._fetch(spec)
+
+
+def _why(error: BaseException | None) -> str:
+    if error is None:
+        return "the fetch was cancelled"
+    if isinstance(error, PartitiondError):
+        return str(error)
+    return f"its files could not be fetched: {type(error).__name__}: {error}"
 
 
 def _same_files(one: ModelSpec, other: ModelSpec) -> bool:

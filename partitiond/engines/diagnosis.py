@@ -5,6 +5,7 @@ One table, most specific first. Everything here is a function of text.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.units import format_bytes
@@ -32,8 +33,12 @@ class Diagnosis:
 
     def text(self) -> str:
         """Message, hint and lines, as shown to people."""
-        head = f"{self.message} {self.hint}".strip()
-        return "\n".join((head, *(f"    {line}" for line in self.lines)))
+        return with_lines(f"{self.message} {self.hint}".strip(), self.lines)
+
+
+def with_lines(head: str, lines: Sequence[str]) -> str:
+    """A message that ends with quoted lines of a log, each on a line of its own."""
+    return "\n".join((head, *(f"    {line}" for line in lines[:MAX_LINES])))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@
 A daemon that crashes between any two of these finds the engine by what is there.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,9 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 
 LAST_LOGS: Final = ".last-logs"
 """Below the run folder: the last log of each replica whose folder was cleared."""
+LAST_LOGS_COUNT: Final = 20
+LAST_LOGS_BYTES: Final = 64 * 1024 * 1024
+"""A log is up to 8 MiB; most are some kilobytes."""
 
 
 def folder_name(replica_id: str) -> str:
@@ -93,7 +98,19 @@ class RunFolder:
             kept = self.path.parent / LAST_LOGS
             kept.mkdir(mode=0o700, exist_ok=True)
             self.log.replace(kept / f"{self.path.name}.log")
+            prune_logs(kept)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder, log and all."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def ended_seconds_ago(self) -> float | None:
+        """Since its engine ended, by the record of it; None where there is none."""
+        try:
+            return time.time() - (self.path / "exit.json").stat().st_mtime
+        except OSError:
+            return None
 
     def remove_leftovers(self) -> None:
         """Remove what only a living engine needs; the log and the records stay."""
@@ -148,6 +165,24 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
+
+
+def prune_logs(kept: Path) -> None:
+    """Keep the newest last logs, bounded by number and by size together."""
+    logs = sorted(kept.glob("*.log"), key=_changed_at, reverse=True)
+    total = 0
+    for number, log in enumerate(logs):
+        with contextlib.suppress(OSError):
+            total += log.stat().st_size
+        if number >= LAST_LOGS_COUNT or total > LAST_LOGS_BYTES:
+            log.unlink(missing_ok=True)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # Another process prunes the same folder.
+        return 0.0
 
 
 def run_folders(run_dir: Path) -> list[RunFolder]:

@@ -1,53 +1,36 @@
-"""Processes known by (pid, start time, boot), whoever their parent is.
-
-A pid alone is not an identity: it is handed out again. The start time in clock ticks, which the
-kernel keeps per process, tells a recycled pid from ours, and the boot id tells two boots apart.
-"""
+"""Waiting for, signalling and finding processes, whoever their parent is."""
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import signal
 from pathlib import Path
 
+from partitiond.core.errors import EngineError
 from partitiond.engines import shim
+from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
+
+__all__ = [
+    "REPLICA_DIR_VARIABLE",
+    "ProcessId",
+    "StillAliveError",
+    "boot_id",
+    "is_alive",
+    "kill_all",
+    "open_pidfd",
+    "processes_of",
+    "pss_bytes",
+    "require_gone",
+    "send_signal",
+    "start_ticks",
+    "wait_gone",
+]
 
 REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
 """In the environment of every process of a replica: its run folder."""
 
 REAP_SECONDS = 5.0
 """After SIGKILL a process is gone at once unless it sleeps uninterruptibly in a driver."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProcessId:
-    """One process, for ever.
-
-    Attributes:
-        start_ticks: start time in clock ticks since boot.
-        boot_id: /proc/sys/kernel/random/boot_id of the boot it belongs to.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-
-
-def boot_id() -> str:
-    """The identity of this boot."""
-    return shim.read_text("/proc/sys/kernel/random/boot_id").strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """Start time of a living process in clock ticks since boot; None when there is none."""
-    fields = shim.stat_fields(pid)
-    return int(fields[19]) if fields and fields[0] not in "ZX" else None
-
-
-def is_alive(process: ProcessId) -> bool:
-    """Whether this very process lives. A zombie does not."""
-    return process.boot_id == boot_id() and start_ticks(process.pid) == process.start_ticks
 
 
 def open_pidfd(process: ProcessId) -> int | None:
@@ -122,28 +105,48 @@ def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
     if not fields or fields[0] in "ZX":
         return False
     try:
-        if session is not None and int(fields[3]) == session:
-            return Path(f"/proc/{pid}/cwd").readlink() == folder
+        same_session = session is not None and int(fields[3]) == session
+        if same_session and Path(f"/proc/{pid}/cwd").readlink() == folder:
+            return True
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         # Gone meanwhile, or of another user: not ours either way.
         return False
 
 
-async def kill_all(run_dir: Path, leader: ProcessId | None) -> int:
-    """SIGKILL every process of the replica until none is left. Returns how many were killed."""
-    killed: set[int] = set()
-    deadline = asyncio.get_running_loop().time() + REAP_SECONDS
-    while asyncio.get_running_loop().time() < deadline:
-        left = await asyncio.to_thread(processes_of, run_dir, leader)
-        if not left:
+async def kill_all(
+    run_dir: Path, leader: ProcessId | None, seconds: float = REAP_SECONDS
+) -> tuple[int, ...]:
+    """SIGKILL every process of the replica until none is left, or the time is over.
+
+    Returns:
+        Pids that live still: their memory and devices are not free.
+    """
+    deadline = asyncio.get_running_loop().time() + seconds
+    while left := await asyncio.to_thread(processes_of, run_dir, leader):
+        if asyncio.get_running_loop().time() >= deadline:
             break
         for pid in left:
-            with contextlib.suppress(ProcessLookupError):
+            # Another user's process carries no mark of ours, unless it changed its user.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
         await asyncio.sleep(0.02)
-    return len(killed)
+    return tuple(left)
+
+
+class StillAliveError(EngineError):
+    """Processes of an engine that outlive SIGKILL; `facts["pids"]` names them."""
+
+
+def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
+    """Raises StillAliveError where `kill_all` left something."""
+    if left:
+        named = ", ".join(str(pid) for pid in left)
+        raise StillAliveError(
+            f"processes of {replica_id} are still alive after SIGKILL: {named}.",
+            hint="They wait in the kernel, mostly for a device: see `dmesg`; it is tried again.",
+            facts={"pids": list(left)},
+        )
 
 
 def pss_bytes(run_dir: Path, leader: ProcessId) -> int:

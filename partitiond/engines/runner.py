@@ -6,8 +6,8 @@ command (`commands`).
 
 import asyncio
 import contextlib
+import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,9 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
-from partitiond.engines import commands, metrics_text, process, shim
+from partitiond.engines import commands, metrics_text, process
 from partitiond.engines.capabilities import capabilities_of
-from partitiond.engines.diagnosis import Diagnosis, diagnose
+from partitiond.engines.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.environment import EngineEnvironment
 from partitiond.engines.journal import (
     MAX_SOCKET_PATH_BYTES,
@@ -31,6 +31,7 @@ from partitiond.engines.journal import (
 )
 from partitiond.engines.log_tail import PhaseReader, read_tail
 from partitiond.engines.process import ProcessId
+from partitiond.engines.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.unix_http import Answer, ExchangeError, NotListeningError, exchange
 from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
 
@@ -38,11 +39,12 @@ POLL_SECONDS: Final = 0.1
 """Between two looks at a starting engine: a connect to a Unix socket costs microseconds."""
 FIRST_ANSWER_SECONDS: Final = 60.0
 """The first completion may compile kernels."""
-SHIM_SECONDS: Final = 15.0
-"""The shim forks, writes two small files and answers: milliseconds on an idle machine."""
 KILL_SECONDS: Final = 8.0
 """From SIGQUIT to the shim having killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
+KEEP_FAILED_SECONDS: Final = 3600.0
+"""How long the folder of a profile that failed stays where its error said; its log stays longer,
+among the last logs."""
 
 EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
 
@@ -56,6 +58,9 @@ class ProcessEngineRunner:
             environment installed meanwhile is found; None where only simulated engines run.
         cache_dir: shared by all engines (model inspection, compile caches).
         allow_unknown_version: start engine versions that are not in the capabilities table.
+        reap_seconds: from SIGKILL to calling a process unkillable.
+
+    An engine without a placement, that is the profiler's, ends with the process that started it.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class ProcessEngineRunner:
         *,
         cache_dir: Path | None = None,
         allow_unknown_version: bool = False,
+        reap_seconds: float = process.REAP_SECONDS,
     ) -> None:
         self._run_dir = run_dir.absolute()
         self._environment = environment
@@ -72,6 +78,8 @@ class ProcessEngineRunner:
         self._allow_unknown_version = allow_unknown_version
         self._peaks: dict[str, int] = {}
         self._starting: set[Path] = set()
+        self._reap_seconds = reap_seconds
+        self._lifelines = Lifelines()
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn and return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
@@ -79,20 +87,27 @@ class ProcessEngineRunner:
         folder = RunFolder.of(self._run_dir, launch.replica_id)
         _require_short_socket(folder)
         await self._clear_earlier(folder, launch.replica_id)
+        if launch.placement is None:
+            await asyncio.to_thread(self._clear_failed_profiles)
         command = await asyncio.to_thread(self._command, launch, folder)
         self._starting.add(folder.path)
         try:
-            folder.prepare(launch, command)
-            await _spawn_or_undo(folder)
+            await to_end(asyncio.to_thread(folder.prepare, launch, command))
+            return await self._spawn(launch, folder)
         finally:
             self._starting.discard(folder.path)
-        handle = folder.handle()
-        if handle is None:
-            raise StartFailedError(
-                f"the supervisor of {launch.replica_id} left no record of itself.",
-                hint=f"See that {folder.path} is writable and its disk not full.",
-            )
-        return handle
+
+    async def _spawn(self, launch: EngineLaunch, folder: RunFolder) -> EngineHandle:
+        if launch.placement is not None:
+            return await spawn_or_undo(folder)
+        lifeline = self._lifelines.open(folder)
+        try:
+            return await spawn_or_undo(folder, lifeline)
+        except BaseException:
+            self._lifelines.close(folder)
+            raise
+        finally:
+            os.close(lifeline)
 
     async def wait_ready(
         self,
@@ -117,11 +132,16 @@ class ProcessEngineRunner:
                 return await self.report(handle)
         except TimeoutError as error:
             tail = diagnose(read_tail(Path(handle.log_path)))
+            message = f"{handle.launch.replica_id} was not ready after {deadline_seconds:g} s."
             raise StartTimedOutError(
-                f"{handle.launch.replica_id} was not ready after {deadline_seconds:g} s.",
+                with_lines(message, tail.lines),
                 hint="Give it more cores, or raise engine.start_deadline_seconds; its log is "
                 f"{handle.log_path}.",
-                facts={"deadline_seconds": deadline_seconds, "log": list(tail.lines)},
+                facts={
+                    "deadline_seconds": deadline_seconds,
+                    "lines": list(tail.lines),
+                    "log": handle.log_path,
+                },
             ) from error
 
     async def _until_it_answers(
@@ -177,10 +197,18 @@ class ProcessEngineRunner:
     async def wait_exit(self, handle: EngineHandle) -> EngineExit:
         """Return once nothing of the engine is left; works for engines found after a restart."""
         await process.wait_gone(_identity(handle))
-        return await self._settle(handle, asked=False)
+        while True:
+            # What outlives a SIGKILL sleeps in a driver: its partition is not free until it wakes.
+            with contextlib.suppress(process.StillAliveError):
+                return await self._settle(handle, asked=False)
 
     async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
-        """SIGTERM, after the grace SIGKILL; nothing is left when it returns. Idempotent."""
+        """SIGTERM, after the grace SIGKILL; nothing is left when it returns. Idempotent.
+
+        Raises:
+            EngineError: some of its processes outlive SIGKILL, so that its memory and devices
+                are not free; `facts["pids"]` names them. Call it again.
+        """
         leader = _identity(handle)
         if not process.is_alive(leader):
             return await self._settle(handle, asked=False)
@@ -200,21 +228,30 @@ class ProcessEngineRunner:
             if handle is not None and process.is_alive(_identity(handle)):
                 found.append(handle)
                 continue
-            await process.kill_all(folder.path, folder.process())
-            await asyncio.to_thread(folder.clear)
+            if not await self._kill_all(folder, folder.process()):
+                await asyncio.to_thread(folder.clear)
         return found
+
+    async def discard(self, handle: EngineHandle) -> None:
+        """Remove the run folder of an engine that is gone, log and all; a living one's stays."""
+        folder = RunFolder(Path(handle.run_dir))
+        if folder.process() == _identity(handle) and not process.is_alive(_identity(handle)):
+            await asyncio.to_thread(folder.remove)
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         """Peak proportional set size of its processes, the shim's included, in bytes.
 
-        The larger of what the shim saw while sampling and what is now.
+        What the shim saw while sampling, at most ten seconds old: one small file to read. Where
+        it has not sampled yet, and for an engine that is being profiled, whose footprint rests
+        on it, what is now counts, too; that looks at every process of the host (call it in a
+        thread).
         """
-        now = process.pss_bytes(Path(handle.run_dir), _identity(handle))
         peak = max(
-            now,
             RunFolder(Path(handle.run_dir)).peak_pss_bytes(),
             self._peaks.get(handle.generation, 0),
         )
+        if peak == 0 or handle.launch.placement is None:
+            peak = max(peak, process.pss_bytes(Path(handle.run_dir), _identity(handle)))
         self._peaks[handle.generation] = peak
         return peak
 
@@ -247,14 +284,29 @@ class ProcessEngineRunner:
                 facts={"pid": leader.pid},
             )
         if folder.path.exists():
-            await process.kill_all(folder.path, leader)
+            process.require_gone(replica_id, await self._kill_all(folder, leader))
+
+    def _clear_failed_profiles(self) -> None:
+        """Folders of profiles that failed a while ago: their logs go to the bounded last logs."""
+        for folder in run_folders(self._run_dir):
+            ago, handle = folder.ended_seconds_ago(), folder.handle()
+            if ago is None or ago < KEEP_FAILED_SECONDS or handle is None:
+                continue
+            if handle.launch.placement is None and not process.is_alive(_identity(handle)):
+                folder.clear()
+
+    async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
+        return await process.kill_all(folder.path, leader, self._reap_seconds)
 
     async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
         """After the shim is gone: kill what survived it, tidy up, and say how it ended."""
         folder = RunFolder(Path(handle.run_dir))
         if folder.process() not in (None, _identity(handle)):
             return EngineExit(None, "it was replaced by a newer engine of the same name.")
-        await process.kill_all(folder.path, _identity(handle))
+        process.require_gone(
+            handle.launch.replica_id, await self._kill_all(folder, _identity(handle))
+        )
+        self._lifelines.close(folder)
         self._peaks.pop(handle.generation, None)
         record = folder.exit()
         found = self._diagnose(handle, record, asked=asked)
@@ -276,7 +328,7 @@ class ProcessEngineRunner:
         record = RunFolder(Path(handle.run_dir)).exit()
         found = self._diagnose(handle, record, asked=False)
         return StartFailedError(
-            f"{handle.launch.replica_id} did not start: {found.message}",
+            with_lines(f"{handle.launch.replica_id} did not start: {found.message}", found.lines),
             hint=found.hint,
             facts={
                 "kind": found.kind,
@@ -315,48 +367,6 @@ def _require_short_socket(folder: RunFolder) -> None:
             f"a Unix socket's may have {MAX_SOCKET_PATH_BYTES}.",
             hint="Set a shorter run_dir.",
             facts={"bytes": length, "folder": folder_name(folder.path.name)},
-        )
-
-
-async def _spawn_or_undo(folder: RunFolder) -> None:
-    """Spawn the shim; when the caller is cancelled meanwhile, leave no engine behind."""
-    spawning = asyncio.ensure_future(spawn_shim(folder))
-    try:
-        await asyncio.shield(spawning)
-    except asyncio.CancelledError:
-        await asyncio.wait({spawning})
-        await process.kill_all(folder.path, folder.process())
-        raise
-
-
-async def spawn_shim(folder: RunFolder) -> None:
-    """Start the shim and wait until it says that the engine's process exists."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-S",
-        shim.__file__,
-        str(folder.path),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PATH": "/usr/bin:/bin"},
-        cwd="/",
-    )
-    try:
-        async with asyncio.timeout(SHIM_SECONDS):
-            _, errors = await child.communicate()
-    except TimeoutError as error:
-        child.kill()
-        raise StartFailedError(
-            f"the supervisor for {folder.path.name} did not start in {SHIM_SECONDS:g} s.",
-            hint="The host is overloaded; try again.",
-        ) from error
-    if child.returncode != 0:
-        raise StartFailedError(
-            f"the supervisor for {folder.path.name} could not start the engine: "
-            f"{errors.decode(errors='replace').strip()[-500:]}",
-            hint="See that the cores exist and the run folder is writable.",
         )
 
 

@@ -11,7 +11,9 @@ It reads RUN_DIR/command.json (argv, env, cores, cwd), leaves its parent, and th
 - once the engine's main process is gone, kills the rest and writes RUN_DIR/exit.json.
 
 SIGTERM is passed on to the main process; SIGQUIT kills the tree at once. If the shim itself is
-killed, the kernel kills the main process with it (PR_SET_PDEATHSIG).
+killed, the kernel kills the main process with it (PR_SET_PDEATHSIG). With `--with-parent FD` the
+tree is killed, too, when the pipe FD ends: nobody holds its other end but the process that
+started the shim.
 
 It stays alive as long as its engine, so it imports little: about 7 MB proportional set size.
 """
@@ -121,6 +123,8 @@ class RotatedLog:
     def write(self, data: bytes) -> None:
         """Append, and rotate when the file is full."""
         try:
+            if self._file < 0:
+                self._open()
             os.write(self._file, data)
             self._size += len(data)
             if self._size >= LOG_BYTES:
@@ -129,12 +133,19 @@ class RotatedLog:
             return
 
     def _rotate(self) -> None:
-        os.close(self._file)
-        for number in range(LOG_FILES - 1, 0, -1):
-            older = self._path if number == 1 else f"{self._path}.{number - 1}"
-            if os.path.exists(older):
-                os.replace(older, f"{self._path}.{number}")
-        self._open()
+        # The number is given away as soon as it is closed: never write to it again.
+        descriptor, self._file = self._file, -1
+        os.close(descriptor)
+        try:
+            for number in range(LOG_FILES - 1, 0, -1):
+                older = self._path if number == 1 else f"{self._path}.{number - 1}"
+                if os.path.exists(older):
+                    os.replace(older, f"{self._path}.{number}")
+        finally:
+            self._open()
+            if self._size >= LOG_BYTES:  # It could not be moved away; the bound holds all the same.
+                os.ftruncate(self._file, 0)
+                self._size = 0
 
 
 class Memory:
@@ -260,16 +271,24 @@ def pump(source: int, log: RotatedLog) -> bool:
     return bool(data)
 
 
-def supervise(main_pid: int, output: int, wakeup: int, log: RotatedLog, memory: Memory) -> int:
+def supervise(
+    main_pid: int, output: int, wakeup: int, log: RotatedLog, memory: Memory, *, lifeline: int = -1
+) -> int:
     """Pump, sample, pass signals on; returns the main process's wait status."""
     poller = select.poll()
     poller.register(output, select.POLLIN)
     poller.register(wakeup, select.POLLIN)
+    if lifeline >= 0:
+        poller.register(lifeline, 0)  # An end of file is told unasked.
     while True:
         for descriptor, _ in poller.poll(memory.wait_milliseconds()):
             if descriptor == output:
                 if not pump(output, log):
                     poller.unregister(output)
+                continue
+            if descriptor == lifeline:
+                poller.unregister(lifeline)
+                os.kill(main_pid, signal.SIGKILL)
                 continue
             for number in os.read(wakeup, 64):
                 if number == signal.SIGTERM:
@@ -334,8 +353,10 @@ def finish(run_dir: str, status: int, output: int, log: RotatedLog, oom_before: 
     )
 
 
-def main(run_dir: str) -> None:
-    """Supervise one engine from start to end."""
+def main(run_dir: str, lifeline: int = -1) -> None:
+    """Supervise one engine from start to end; with a lifeline no longer than that is held."""
+    if lifeline >= 0:
+        os.set_inheritable(lifeline, False)
     ready = leave_parent()
     oom_before = oom_kills()
     try:
@@ -349,9 +370,9 @@ def main(run_dir: str) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     memory = Memory(os.path.join(run_dir, "memory.json"))
-    status = supervise(main_pid, output, wakeup, log, memory)
+    status = supervise(main_pid, output, wakeup, log, memory, lifeline=lifeline)
     finish(run_dir, status, output, log, oom_before)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[3]) if sys.argv[2:3] == ["--with-parent"] else -1)

@@ -71,7 +71,7 @@ def solve_exact(
     hint: Packing | None,
     *,
     deterministic_seconds: float,
-    cost_limit: float | None = None,
+    cost_limit: int = 0,
 ) -> Exact:
     """Solve for one goal on some of the devices.
 
@@ -82,7 +82,7 @@ def solve_exact(
         hint: a packing to start from; for `Goal.SHARE` it must cover everything.
         deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
             that, for machines too slow or busy to be deterministic on.
-        cost_limit: for `Goal.SHARE`: what the devices may cost.
+        cost_limit: for `Goal.SHARE`: what the devices may cost, in 1 / PRICE_SCALE.
     """
     model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
     variables = _variables(model, instance, devices)
@@ -97,7 +97,7 @@ def solve_exact(
         if goal is Goal.COST:
             model.minimize(_cost(instance, variables))
         else:
-            _maximise_share(model, instance, variables, cost_limit or 0.0)
+            _maximise_share(model, instance, variables, cost_limit)
     if hint is not None:
         _add_hint(model, variables, hint)
     solver = cp_model.CpSolver()
@@ -251,10 +251,10 @@ def _maximise_goodput(model: cp_model.CpModel, instance: Instance, variables: _V
 
 
 def _maximise_share(
-    model: cp_model.CpModel, instance: Instance, variables: _Variables, cost_limit: float
+    model: cp_model.CpModel, instance: Instance, variables: _Variables, cost_limit: int
 ) -> None:
     """The smallest weighted share as large as possible, then the sum of shares."""
-    model.add(_cost(instance, variables) <= round(cost_limit))
+    model.add(_cost(instance, variables) <= cost_limit)
     by_model = _by_model(instance, variables)
     lowest = model.new_int_var(0, 1000 * SHARE_UNITS, "lowest")
     total = []

@@ -159,9 +159,13 @@ class Packing:
         """Devices that hold something."""
         return [index for index, load in enumerate(self.loads) if load.items]
 
+    def cost_units(self) -> int:
+        """Price of the devices in use, in 1 / PRICE_SCALE; exact, for limits and divisions."""
+        return sum(self.group(index).price for index in self.used())
+
     def cost(self) -> float:
         """Price of the devices in use."""
-        return sum(self.group(index).price for index in self.used()) / PRICE_SCALE
+        return self.cost_units() / PRICE_SCALE
 
     def lacking(self) -> list[int]:
         """Models whose replicas or rate fall short, as positions in `needs`."""

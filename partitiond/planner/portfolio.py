@@ -24,7 +24,7 @@ from partitiond.planner.greedy import (
     serve_all,
     strategies,
 )
-from partitiond.planner.instance import PRICE_SCALE, Instance
+from partitiond.planner.instance import Instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.running import restore, running_packing, staying_items
 from partitiond.planner.share import fill, share_value
@@ -100,7 +100,8 @@ def _solve_cost(instance: Instance, bound: Bound, least: float) -> Found:
     exact = None
     if best is None or best.packing.cost() > least + EPSILON:
         exact = _exact_cost(instance, best, COST_SHARE * seconds)
-        if exact is not None and exact.status is Status.INFEASIBLE:
+        # With a plan in hand it would be no proof: devices dearer than that plan were left out.
+        if best is None and exact is not None and exact.status is Status.INFEASIBLE:
             return _solve_goodput(instance, proven_impossible=True)
         if exact is not None and exact.bound is not None:
             least = max(least, exact.bound)
@@ -202,7 +203,7 @@ def _exact_cost(instance: Instance, best: _Member | None, seconds: float) -> Exa
     for group in instance.groups:
         most = len(group.bins)
         if best is not None and group.price > 0:
-            most = min(most, int(best.packing.cost() * PRICE_SCALE // group.price))
+            most = min(most, best.packing.cost_units() // group.price)
         devices.extend(group.bins[:most])
     if variable_count(instance, devices) > MAX_VARIABLES:
         return None
@@ -247,7 +248,7 @@ def _exact_share(instance: Instance, best: _Member) -> _Member | None:
         devices,
         best.packing,
         deterministic_seconds=SHARE_SHARE * instance.request.time_limit_seconds,
-        cost_limit=best.packing.cost() * PRICE_SCALE,
+        cost_limit=best.packing.cost_units(),
     )
     return None if found.packing is None else _member(best.name, found.packing)
 

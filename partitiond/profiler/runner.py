@@ -2,11 +2,10 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
+from partitiond.clock import SystemClock
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.profile import Profile
 from partitiond.ports import Clock, EngineHandle, EngineRunner, ProfileRequest, Progress
@@ -18,16 +17,13 @@ START_DEADLINE_SECONDS: Final = 600.0
 STOP_GRACE_SECONDS: Final = 10.0
 
 
-class SystemClock:
-    """The host's clocks."""
+@runtime_checkable
+class Discards(Protocol):
+    """An engine runner that keeps something of engines that are gone, and can let go of it."""
 
-    def monotonic(self) -> float:
-        """Seconds that only grow."""
-        return time.monotonic()
-
-    def utc_iso(self) -> str:
-        """Wall-clock time, ISO 8601 UTC."""
-        return datetime.now(UTC).isoformat(timespec="seconds")
+    async def discard(self, handle: EngineHandle) -> None:
+        """Remove what is left on disk of an engine that was stopped."""
+        ...
 
 
 class Profiler:
@@ -62,7 +58,9 @@ class Profiler:
         """Start an engine, sweep, stop it.
 
         Cancelling the task leaves no engine running. An engine that dies after some batches
-        were measured ends the sweep: the profile says so and reaches as far as it got.
+        were measured ends the sweep: the profile says so and reaches as far as it got. After a
+        whole sweep nothing of the engine is left on disk; after another its run folder is, with
+        the log.
 
         Raises:
             InputError: the model does not fit in the memory budget.
@@ -90,7 +88,7 @@ class Profiler:
             await sweep.run(lambda: self._used_bytes(request) - used_before)
         finally:
             await self._stop(handle)
-        return build_profile(
+        profile = build_profile(
             Measured(
                 request=request,
                 planned=planned,
@@ -103,6 +101,10 @@ class Profiler:
                 duration_seconds=self._clock.monotonic() - began,
             )
         )
+        if sweep.done is not None and isinstance(self._engines, Discards):
+            # Only the log of an engine that failed is worth its place on the disk.
+            await self._engines.discard(handle)
+        return profile
 
     def _used_bytes(self, request: ProfileRequest) -> int:
         """Device memory in use; 0 where it is not told, or on a CPU (there PSS counts)."""

@@ -93,8 +93,10 @@ class Sweep:
             except (EngineError, LoadAbortedError) as error:
                 self._give_up(proposal, error)
                 return
+            # Both ask the kernel or a driver for a while; requests of others share this loop.
             self.peak_bytes = max(
-                device_rise_bytes(), self._engines.peak_memory_bytes(self._handle)
+                await asyncio.to_thread(device_rise_bytes),
+                await asyncio.to_thread(self._engines.peak_memory_bytes, self._handle),
             )
             if proposal is not warm_up:
                 self.trials.append(trial)
@@ -131,12 +133,17 @@ class Sweep:
             await _cancelled(exited)
 
     def _exited_error(self, proposal: NextTrial, diagnosis: str) -> ExitedError:
+        # The diagnosis ends with the lines of the log that matter, so they end the message.
+        said = f": {diagnosis}" if diagnosis else "."
         return ExitedError(
-            f"the engine ended during the trial with {proposal.batch} in flight"
-            f"{': ' + diagnosis if diagnosis else ''}.",
+            f"the engine ended during the trial with {proposal.batch} in flight{said}",
             hint=f"See its log, {self._handle.log_path}; a smaller max batch or more memory "
             "may help.",
-            facts={"batch": proposal.batch, "log_path": self._handle.log_path},
+            facts={
+                "batch": proposal.batch,
+                "log_path": self._handle.log_path,
+                "lines": [line.strip() for line in diagnosis.splitlines()[1:]],
+            },
         )
 
     def _give_up(self, proposal: NextTrial, error: EngineError | LoadAbortedError) -> None:
@@ -148,7 +155,8 @@ class Sweep:
                 f"the trial with {proposal.batch} in flight failed: {error}",
                 hint=f"See the engine's log, {self._handle.log_path}.",
             ) from error
-        self.notes.append(f"the sweep ended early at batch {proposal.batch}: {error}")
+        reason = str(error).splitlines()[0]
+        self.notes.append(f"the sweep ended early at batch {proposal.batch}: {reason}")
 
     async def _until_idle(self) -> None:
         """Wait until the engine has dropped the last trial's requests."""

@@ -126,7 +126,7 @@ class ProxyApp:
         if model is None or not caller.may_use(request.model):
             await self._refuse(scope, answer, errors.unknown_model(request.model), caller)
             return
-        flight = Flight(answer.request_id, _cost(model, request), asyncio.get_running_loop().time())
+        flight = Flight(answer.request_id, _cost(model, request), time.monotonic())
         call = Call(caller, model, request, body, flight, answer, Result())
         await self._fly(scope, receive, call)
 

@@ -27,6 +27,10 @@ USAGE_TAIL_BYTES: Final = 2048
 """Engines put `usage` near the end of an answer; the rest is not searched."""
 
 
+CLIENT_STALLED: Final = "client_stalled"
+"""The limit while the client has to take something."""
+
+
 class TimeLimit:
     """At most one timer per attempt, re-armed only when it fires; passing it costs a call."""
 
@@ -68,7 +72,10 @@ class TimeLimit:
             self._timer = self._loop.call_at(due, self._look)
             return
         self._timer = None
-        self._passed("total_timeout" if self._total_at <= now else self._kind)
+        # While the client is waited for, nobody reads the engine's side: failing that would leave
+        # the place taken, so a stalled client is let go whichever limit was passed.
+        total = self._total_at <= now and self._kind != CLIENT_STALLED
+        self._passed("total_timeout" if total else self._kind)
 
 
 _TIMEOUT_MESSAGES: Final = {
@@ -179,6 +186,8 @@ class Attempt:
                 block = scanner.feed(data)
                 if not block:
                     continue
+                # The head goes to the client, too.
+                limit.set(CLIENT_STALLED, client)
                 if not answer.started:
                     if scanner.error and not scanner.started:
                         await self._fail_before_content(scanner.error)
@@ -187,7 +196,6 @@ class Attempt:
                 chunks += 1
                 if scanner.done:
                     break
-                limit.set("client_stalled", client)
                 await answer.piece(block)
                 limit.set("between_tokens_timeout", between)
         finally:
@@ -212,7 +220,7 @@ class Attempt:
         """The engine is done with it: give the place back before the client took everything."""
         self._result.service_seconds = time.monotonic() - self._flight.placed_at
         self._flight.leave()
-        self._limit.set("client_stalled", self._options.client_timeout_seconds)
+        self._limit.set(CLIENT_STALLED, self._options.client_timeout_seconds)
 
     async def _end_stream(self, scanner: EventScanner, block: bytes) -> None:
         self._result.usage = scanner.usage()
@@ -244,7 +252,7 @@ class Attempt:
         await self._answer.whole(connection.status, body, [JSON_HEADER, replica])
 
     def _limit_passed(self, kind: str) -> None:
-        if kind == "client_stalled":
+        if kind == CLIENT_STALLED:
             self._flight.abort(kind)
         elif self._connection is not None:
             self._connection.fail(AttemptError(kind, _TIMEOUT_MESSAGES[kind]))

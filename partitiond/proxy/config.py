@@ -12,6 +12,7 @@ class ProxyOptions:
     Attributes:
         max_body_bytes: larger request bodies get 413.
         max_header_bytes: larger request heads get 431.
+        max_connections: open connections of clients; further ones get 503 and are closed.
         max_nesting: depth of the request's JSON.
         max_prompts: prompts in one request.
         max_choices: `n` (or `best_of`) of one request.
@@ -34,6 +35,7 @@ class ProxyOptions:
 
     max_body_bytes: int = 8 * MIB
     max_header_bytes: int = 32 * KIB
+    max_connections: int = 10_000
     max_nesting: int = 64
     max_prompts: int = 128
     max_choices: int = 128

@@ -172,6 +172,13 @@ NO_TABLE: Final = ApiError(
 SHUTTING_DOWN: Final = ApiError(
     503, "The proxy is shutting down.", SERVER, code="shutting_down", retry_after_seconds=2
 )
+TOO_MANY_CONNECTIONS: Final = ApiError(
+    503,
+    "The proxy has too many open connections.",
+    SERVER,
+    code="too_many_connections",
+    retry_after_seconds=1,
+)
 INTERNAL: Final = ApiError(
     500,
     "The proxy failed on this request; its log has the details under this request id.",

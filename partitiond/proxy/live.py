@@ -35,13 +35,15 @@ class Flight:
 
     Attributes:
         cost: what it takes from a replica; never changes.
-        started_at: when its last byte had come, monotonic seconds (uvloop's own time has only
-            milliseconds).
-        placed_at: when it got its replica.
+        started_at: when its last byte had come, by `time.monotonic` (the same clock as the event
+            loop's, of which uvloop shows whole milliseconds only).
+        placed_at: when it got its replica, by the same clock.
         replica: where it is in flight, or None.
         task: what to cancel when the client leaves.
         abort_reason: why it was cancelled: client_gone, client_stalled, shutting_down; or empty.
-        attempts, retries: made so far.
+        answer: what it waits for in the queue, or None.
+        attempts: made so far, the first included.
+        tried: replicas that failed it.
     """
 
     __slots__ = (
@@ -90,6 +92,7 @@ class LiveReplica:
         self.kv_tokens = 0
         self.health = HEALTHY
         self.ejected = False
+        self._return_timer: asyncio.TimerHandle | None = None
         self.apply(route)
 
     def apply(self, route: ReplicaRoute) -> None:
@@ -135,7 +138,8 @@ class LiveReplica:
         )
         if self.health.is_ejected(now) and not self.ejected:
             self.ejected = True
-            loop.call_at(self.health.ejected_until, self._return)
+            if self._return_timer is None:
+                self._return_timer = loop.call_at(self.health.ejected_until, self._return)
 
     def succeeded(self) -> None:
         """A request ended well here."""
@@ -144,6 +148,12 @@ class LiveReplica:
             self.ejected = False
 
     def _return(self) -> None:
+        """An ejection may have ended by success and another begun since the timer was set."""
+        self._return_timer = None
+        loop = asyncio.get_running_loop()
+        if self.health.is_ejected(loop.time()):
+            self._return_timer = loop.call_at(self.health.ejected_until, self._return)
+            return
         self.ejected = False
         self.model.dispatch()
 

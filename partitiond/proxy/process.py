@@ -1,12 +1,23 @@
-"""Who a process is: pid, start time and boot, which together no other process ever has."""
+"""What a running proxy leaves on disk about itself, so that the next daemon adopts it."""
 
 import dataclasses
 import os
 from pathlib import Path
 
 from partitiond.core.errors import InputError
+from partitiond.process_identity import boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_json, to_json
+
+__all__ = [
+    "ProxyIdentity",
+    "arguments_text",
+    "boot_id",
+    "is_alive",
+    "own_identity",
+    "read_identity",
+    "start_ticks",
+]
 
 PID_FILE = "proxy.json"
 LOCK_FILE = "proxy.lock"
@@ -29,29 +40,6 @@ class ProxyIdentity:
     port: int
     control_socket: str
     arguments: str
-
-
-def boot_id() -> str:
-    """Identifies this boot of the machine."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none.
-
-    Field 22 of /proc/PID/stat (proc(5)), counted after the command's last parenthesis because the
-    command may contain spaces. A zombie counts as gone.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def is_alive(identity: ProxyIdentity) -> bool:
-    """Whether exactly that process still runs."""
-    return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.start_ticks
 
 
 def read_identity(state_dir: Path) -> ProxyIdentity | None:

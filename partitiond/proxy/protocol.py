@@ -1,11 +1,12 @@
 """The client side of the data listener: uvicorn's protocol, with the limits it leaves out.
 
-Refused here, before any application code: heads that are too large or never end, a missing or
-double Host, and anything that is not HTTP/1.0 or 1.1. All in OpenAI's error shape.
+Refused here, before any application code: connections beyond the limit, heads that are too large
+or never end, a missing or double Host, and anything that is not HTTP/1.0 or 1.1. All in OpenAI's
+error shape.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -13,8 +14,12 @@ from uvicorn.server import ServerState
 
 from partitiond.proxy.app import ABORT
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.errors import ApiError
+from partitiond.proxy.errors import TOO_MANY_CONNECTIONS, ApiError
 from partitiond.proxy.state import new_request_id
+
+SURPLUS_SECONDS: Final = 1.0
+"""A connection beyond the limit is answered when its head comes: closing it sooner would reset
+what the client is sending, and it would not see why."""
 
 
 class DataProtocol(HttpToolsProtocol):
@@ -32,12 +37,14 @@ class DataProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_bytes = 0
         self._in_head = True
+        self._is_surplus = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal: ApiError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first head."""
         super().connection_made(transport)
+        self._is_surplus = len(self.connections) > self.options.max_connections
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -93,6 +100,8 @@ class DataProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _check_head(self) -> ApiError | None:
+        if self._is_surplus:
+            return TOO_MANY_CONNECTIONS
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.options.max_header_bytes:
             return self._too_large()
@@ -111,6 +120,8 @@ class DataProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         seconds = self.options.client_timeout_seconds
+        if self._is_surplus:  # it stays just long enough to be answered
+            seconds = min(seconds, SURPLUS_SECONDS)
         self._head_timer = self.loop.call_later(seconds, self._head_too_slow)
 
     def _stop_head_timer(self) -> None:

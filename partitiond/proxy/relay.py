@@ -10,7 +10,7 @@ import asyncio
 from partitiond.core.admission import Rejected
 from partitiond.core.balance import RetryBudget
 from partitiond.proxy.answer import Call
-from partitiond.proxy.attempt import Attempt
+from partitiond.proxy.attempt import CLIENT_STALLED, Attempt
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.errors import (
     SHUTTING_DOWN,
@@ -85,11 +85,15 @@ class Relay:
     async def _refuse(self, call: Call, error: ApiError) -> None:
         call.result.error = error.code or ""
         call.flight.leave()
+        await self._send_error(call, error)
+
+    async def _send_error(self, call: Call, error: ApiError) -> None:
+        """A client that does not take it is let go."""
         try:
             async with asyncio.timeout(self._options.client_timeout_seconds):
                 await call.answer.error(error)
         except TimeoutError:
-            call.flight.abort_reason = "client_stalled"
+            call.flight.abort_reason = CLIENT_STALLED
 
     async def _aborted(self, call: Call) -> None:
         """The flight was cancelled, for a reason of ours; the place is given back first."""
@@ -98,6 +102,6 @@ class Relay:
         call.result.error = reason
         if reason == "shutting_down":
             call.result.outcome = "failed" if answer.started else "refused"
-            await answer.error(SHUTTING_DOWN)
+            await self._send_error(call, SHUTTING_DOWN)
         else:
             call.result.outcome = "client_gone"

@@ -1,7 +1,13 @@
 """The demo's parts that need no engine: its settings, its story, its comparison."""
 
 import io
+import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import tomllib
 from array import array
 from pathlib import Path
@@ -11,11 +17,12 @@ from rich.console import Console
 
 from loadgen import OpenLoopResult, Outcome, Samples, Throughput
 from loadgen.records import Record
-from partitiond.cli import demo_overload
-from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
-from partitiond.cli.demo_daemon import free_port, run_folder, toml_text
+from partitiond.cli import demo, demo_overload
+from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
+from partitiond.cli.demo_daemon import DemoDaemon, free_port, run_folder, toml_text
 from partitiond.cli.demo_overload import Lane, Side, comparison, summarise_side
 from partitiond.cli.demo_story import Story
+from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError
 from partitiond.core.spec import Slo, Weights, Workload
 from partitiond.store import StateLock
@@ -52,10 +59,96 @@ def test_the_demo_has_folders_and_ports_of_its_own(tmp_path: Path) -> None:
         assert settings.run_dir.stat().st_mode & 0o077 == 0
         assert run_folder(config) == settings.run_dir, "engines of an earlier run are found again"
     finally:
-        settings.run_dir.rmdir()
+        shutil.rmtree(settings.run_dir)
     fresh = run_folder(config)
     assert fresh != settings.run_dir
-    fresh.rmdir()
+    shutil.rmtree(fresh)
+
+
+def test_a_folder_with_somebodys_data_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'run_dir = "{tmp_path}"\n')
+    with pytest.raises(ConflictError, match="not made by the demo") as raised:
+        prepare_folder(options(tmp_path))
+    assert "--state-dir" in (raised.value.hint or "")
+    assert config.read_text() == f'run_dir = "{tmp_path}"\n'
+    config.unlink()
+    (tmp_path / "partitiond.sqlite3").touch()
+    with pytest.raises(ConflictError, match="not made by the demo"):
+        prepare_folder(options(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["partitiond.sqlite3"]
+
+
+def test_the_demo_uses_no_other_state_folder_than_its_own(tmp_path: Path) -> None:
+    mine = options(tmp_path / "demo", f"state_dir={tmp_path / 'real'}")
+    with pytest.raises(ConflictError, match="another setting"):
+        prepare_folder(mine)
+    assert not (tmp_path / "real").exists()
+    made = tomllib.loads((tmp_path / "demo" / "config.toml").read_text())["run_dir"]
+    shutil.rmtree(made)
+
+
+class StoppedDaemon(DemoDaemon):
+    """A daemon that never started."""
+
+    def left_behind(self) -> list[tuple[int, str]]:
+        return []
+
+
+def quiet_story() -> Story:
+    return Story(Console(file=io.StringIO(), width=80), 9)
+
+
+def shut_down(folder: Path, *overrides: str) -> Path:
+    """Prepare and shut down at once; returns the run folder in use."""
+    settings, config = prepare_folder(options(folder, *overrides))
+    client = ControlClient("http://127.0.0.1:1", "token")
+    demo._shut_down(quiet_story(), StoppedDaemon(settings, config, overrides), client)
+    client.close()
+    return settings.run_dir
+
+
+def test_only_a_run_folder_that_the_demo_made_is_deleted(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:  # sockets need a short path
+        precious = Path(name)
+        (precious / "thesis.txt").write_text("years")
+        assert shut_down(tmp_path / "demo", f"run_dir={precious}") == precious
+        assert (precious / "thesis.txt").read_text() == "years"
+
+    own = shut_down(tmp_path / "demo")
+    assert own != precious
+    assert not own.exists()
+
+
+def test_nothing_interrupts_the_shutdown() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with undisturbed():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_engines_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
+    settings, config = prepare_folder(options(tmp_path))
+    daemon = DemoDaemon(settings, config, ())
+    nap = [sys.executable, "-c", "import time; time.sleep(60)"]
+    # An engine names a path below the run folder; a pager in the state folder is not the demo's.
+    engine = subprocess.Popen([*nap, str(settings.run_dir / "e.sock")])
+    pager = subprocess.Popen([*nap, str(settings.state_dir / "daemon.log")])
+    daemon._process = subprocess.Popen(nap)
+    daemon._process.kill()
+    daemon._process.wait(10)
+    client = ControlClient("http://127.0.0.1:1", "token")
+    try:
+        daemon.stop(client)
+        assert engine.wait(10) == -signal.SIGKILL
+        assert pager.poll() is None
+    finally:
+        client.close()
+        for process in (engine, pager):
+            process.kill()
+            process.wait(10)
+        shutil.rmtree(settings.run_dir)
 
 
 def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
@@ -64,12 +157,12 @@ def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_pat
     with StateLock.acquire(settings.lock_path), pytest.raises(ConflictError, match="already"):
         prepare_folder(options(tmp_path))
     assert config.read_bytes() == before
-    settings.run_dir.rmdir()
+    shutil.rmtree(settings.run_dir)
 
 
 def test_without_a_hub_the_second_model_has_dummy_weights(tmp_path: Path) -> None:
     settings, _ = prepare_folder(options(tmp_path))
-    settings.run_dir.rmdir()
+    shutil.rmtree(settings.run_dir)
     real, dummy = demo_specs(options(tmp_path), settings)
     assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
     assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY)

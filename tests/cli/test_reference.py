@@ -30,3 +30,23 @@ def test_every_command_and_setting_is_on_its_page(generator: ModuleType) -> None
     settings = generator.settings_page()
     for info in list_settings():
         assert info.environment in settings
+
+
+def test_the_check_covers_every_generated_page(generator: ModuleType) -> None:
+    pages = {
+        path.name
+        for path in (GENERATOR.parent / "reference").glob("*.md")
+        if generator.NOTICE in path.read_text("utf-8")
+    }
+    assert pages == set(generator.PAGES)
+
+
+def test_the_check_names_a_page_that_is_not_what_the_code_says(
+    generator: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "FOLDER", tmp_path)
+    for name, make in generator.PAGES.items():
+        (tmp_path / name).write_text(make(), "utf-8")
+    assert generator.outdated() == []
+    (tmp_path / "cli.md").write_text("# Command line\n", "utf-8")
+    assert generator.outdated() == ["cli.md"]

@@ -39,6 +39,8 @@ POLICY = ControllerPolicy(
     watch=WatchPolicy(interval_seconds=0.001),
     loop_seconds=0.01,
     adopt_seconds=1.0,
+    stop_retry_seconds=0.001,
+    stop_tries_at_exit=20,
 )
 
 
@@ -75,7 +77,11 @@ class FakeRunner:
         self.launches: list[EngineLaunch] = []
         self.stopped: list[str] = []
         self.refuse_start: PartitiondError | None = None
+        self.refuse_stop: Exception | None = None
+        self.probe_breaks_with: Exception | None = None
+        self.tries_to_stop = 0
         self._ready_at_once = ready_at_once
+        self.slow_stop: asyncio.Event | None = None
         self._pids = itertools.count(100)
 
     def running(self) -> list[str]:
@@ -128,6 +134,8 @@ class FakeRunner:
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
         engine = self._of(handle)
+        if self.probe_breaks_with is not None:
+            raise self.probe_breaks_with
         return engine.answers and engine.ready.is_set() and not engine.gone.is_set()
 
     async def report(self, handle: EngineHandle) -> EngineReport:
@@ -140,6 +148,11 @@ class FakeRunner:
 
     async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
         engine = self._of(handle)
+        self.tries_to_stop += 1
+        if self.refuse_stop is not None:
+            raise self.refuse_stop
+        if self.slow_stop is not None:
+            await self.slow_stop.wait()
         if not engine.gone.is_set():
             self.stopped.append(handle.launch.replica_id)
         engine.gone.set()
@@ -210,7 +223,13 @@ class FakeProxy:
 class FakeResolver:
     """Every model is there, unless its source is called "missing"."""
 
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.breaks: dict[str, Exception] = {}
+
     async def architecture(self, spec: ModelSpec) -> Architecture:
+        await self.gate.wait()
         self._check(spec)
         return ARCHITECTURE
 
@@ -218,6 +237,8 @@ class FakeResolver:
         self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
     ) -> ResolvedModel:
         self._check(spec)
+        if spec.name in self.breaks:
+            raise self.breaks[spec.name]
         if progress is not None:
             progress("fetching", 0.5)
         return ResolvedModel(spec, Path("/models") / spec.name, None, ARCHITECTURE, True)

@@ -71,10 +71,13 @@ class Situation:
         self.applied: tuple[Placement, ...] = ()
         self.answer: PlanPreview | PartitiondError = preview()
         self.asked = 0
+        self.outdated = False
+        self.lost = False
         self.chain = Chain(
             journal=Journal(store, FakeClock()),
             ready=lambda: not self.busy,
             preview=self._preview,
+            fresh=lambda: not self.outdated,
             apply=self._apply,
             touches_running=self._touches,
             current=lambda: self.applied,
@@ -86,8 +89,10 @@ class Situation:
             raise self.answer
         return self.answer
 
-    def _apply(self, made: PlanPreview) -> None:
-        self.applied = made.plan.placements
+    async def _apply(self, made: PlanPreview) -> bool:
+        if not self.lost:
+            self.applied = made.plan.placements
+        return not self.lost
 
     def _touches(self, made: PlanPreview) -> bool:
         return not diff_plans(self.live, made.plan.placements).touches_nothing_running
@@ -191,11 +196,15 @@ async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
         await asyncio.Event().wait()
         return preview()
 
+    async def taken(_: PlanPreview) -> bool:
+        return True
+
     chain = Chain(
         journal=Journal(here.store, FakeClock()),
         ready=lambda: True,
         preview=never,
-        apply=lambda _: None,
+        fresh=lambda: True,
+        apply=taken,
         touches_running=lambda _: False,
         current=tuple,
     )
@@ -204,3 +213,27 @@ async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
     await started.wait()
     async with asyncio.timeout(5):
         await chain.close()
+
+
+async def test_after_closing_nothing_is_planned_or_applied(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
+    await here.chain.close()
+    await here.change()
+    assert (here.asked, here.applied) == (0, ())
+
+
+async def test_a_plan_of_what_is_no_longer_so_is_made_again(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
+    here.outdated = True
+    await here.change()
+    assert not here.applied
+    assert here.kinds() == []
+    here.outdated, here.lost = False, True
+    here.chain.consider()
+    await a_moment()
+    assert not here.applied
+    here.lost = False
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 3
+    assert list(here.applied) == [placement("a-1")]

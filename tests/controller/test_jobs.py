@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.jobs import INTERRUPTED, JobQueue, Tell
+from partitiond.controller.jobs import INTERRUPTED, REPEATS, JobQueue, Tell, interrupted_jobs
 from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease, Waits
 from partitiond.core.errors import StartFailedError
@@ -157,3 +157,37 @@ async def test_a_job_that_a_shutdown_ends_is_interrupted(desk: Desk) -> None:
     job = await desk.submit("a")
     await desk.queue.close()
     assert desk.store.job(job.id).error == INTERRUPTED
+
+
+def job(number: int, subject: str, state: JobState, error: str = "") -> Job:
+    waits = Progress("queued", "")
+    return Job(f"job-{number}", "profile", subject, state, "", "", waits, error=error)
+
+
+def test_an_interrupted_job_is_repeated_a_few_times_and_not_for_ever() -> None:
+    lost = [job(n, "a", JobState.FAILED, INTERRUPTED) for n in range(REPEATS + 1, 0, -1)]
+    assert interrupted_jobs(lost[:1]) == (lost[0],)
+    assert interrupted_jobs(lost[:REPEATS]) == (lost[0],)
+    assert interrupted_jobs(lost) == ()
+    done = job(9, "a", JobState.SUCCEEDED)
+    assert interrupted_jobs([done, *lost[:1]]) == ()
+    assert interrupted_jobs([lost[0], done, *lost]) == (lost[0],)
+
+
+def test_only_what_the_daemon_interrupted_is_repeated_in_the_order_it_was_asked_for() -> None:
+    first, second = (job(n, s, JobState.FAILED, INTERRUPTED) for n, s in ((1, "a"), (3, "b")))
+    failed = job(2, "c", JobState.FAILED, "out of memory.")
+    assert interrupted_jobs([second, failed, first]) == (first, second)
+
+
+async def test_a_failed_job_keeps_the_log_lines_that_matter(desk: Desk) -> None:
+    failed = await desk.submit("a")
+    lines = ["RuntimeError: no such kernel", *(f"at line {n}" for n in range(40))]
+    desk.running["a"].set_exception(
+        StartFailedError("it exited.", hint="See its log.", facts={"lines": lines})
+    )
+    await a_moment()
+    told = desk.queue.job(failed.id).error.splitlines()
+    assert told[:2] == ["it exited. See its log.", "    RuntimeError: no such kernel"]
+    assert len(told) <= 13
+    assert all("\n" not in event.message for event in desk.store.events())

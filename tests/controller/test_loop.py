@@ -12,7 +12,7 @@ from partitiond.controller.launches import launch_for
 from partitiond.controller.loop import Controller
 from partitiond.controller.routes import RoutePolicy
 from partitiond.controller.watching import DeviceWatch, ModelFiles
-from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.errors import EngineError, EngineUnavailableError
 from partitiond.core.plan import Placement
 from partitiond.core.replica import ReplicaState
 from partitiond.core.routing import ModelAvailability
@@ -43,7 +43,8 @@ class Bench:
         self.devices = FakeDevices([cpu()])
         wake = asyncio.Event()
         journal = Journal(store, self.clock)
-        self.files = ModelFiles(FakeResolver(), self.clock, wake.set, 30.0)
+        self.resolver = FakeResolver()
+        self.files = ModelFiles(self.resolver, self.clock, wake.set, 30.0)
         self.controller = Controller(
             store=store,
             runner=self.runner,
@@ -301,3 +302,48 @@ async def test_detaching_leaves_the_engines_running(bench: Bench) -> None:
     await bench.controller.detach()
     assert bench.runner.running() == ["a-1"]
     assert bench.runner.stopped == []
+
+
+async def test_the_place_a_replica_moves_to_is_not_lent_out(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]))
+    bench.devices.refuse()  # nothing starts there yet
+    bench.clock.now += POLICY.device_seconds
+    bench.controller.apply(plan(placement("a-1", [1]), plan_id="plan-2"))
+    await bench.passes()
+    assert bench.controller.held() == (
+        ("a-1", placement("a-1", [0]).partition),
+        ("a-1", placement("a-1", [1]).partition),
+    )
+    bench.controller.apply(plan(placement("a-1", [0]), plan_id="plan-3"))
+    assert bench.controller.held() == (("a-1", placement("a-1", [0]).partition),)
+
+
+async def test_a_defect_in_fetching_one_model_does_not_keep_the_others_from_starting(
+    bench: Bench,
+) -> None:
+    bench.resolver.breaks["a"] = ZeroDivisionError("oops")
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))
+    assert bench.states() == {"b-1": ReplicaState.SERVING}
+    assert "ZeroDivisionError: oops" in bench.files.progress("a")
+    bench.resolver.breaks.clear()
+    bench.clock.now += 30.0
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING, "b-1": ReplicaState.SERVING}
+
+
+async def test_the_end_does_not_wait_for_ever_for_a_process_that_cannot_be_ended(
+    bench: Bench,
+) -> None:
+    await bench.run(placement("a-1"))
+    bench.runner.refuse_stop = EngineError("process 7 is left.")
+    async with asyncio.timeout(10):
+        await bench.controller.stop_everything()
+    assert "engine-left" in bench.kinds()
+
+
+async def test_nothing_is_begun_after_a_pass_while_everything_ends(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    after: list[int] = []
+    bench.controller.after_pass = lambda: after.append(1)
+    await bench.controller.stop_everything()
+    assert after == []

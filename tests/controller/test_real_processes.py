@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.controller.clock import SystemClock
+from partitiond.clock import SystemClock
 from partitiond.controller.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiling import ProfilingOptions

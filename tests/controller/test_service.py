@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.planning import PlanOptions
+from partitiond.controller.planning import PlanOptions, Solve
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.errors import (
     ConflictError,
@@ -44,9 +44,18 @@ async def solved(request: PlanRequest) -> Plan | Infeasible:
 class Host:
     """A service and its fakes; `restart` is what a new daemon finds."""
 
-    def __init__(self, store: Store, cores: int = 2) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cores: int = 2,
+        *,
+        solve: Solve = solved,
+        runner: FakeRunner | None = None,
+    ) -> None:
         self.store = store
-        self.runner = FakeRunner()
+        self.runner = runner or FakeRunner()
+        self.solve = solve
+        self.resolver = FakeResolver()
         self.proxy = FakeProxy()
         self.profiler = FakeProfiler()
         self.clock = FakeClock()
@@ -59,10 +68,10 @@ class Host:
             store=self.store,
             runner=self.runner,
             devices=self.devices,
-            resolver=FakeResolver(),
+            resolver=self.resolver,
             proxy=self.proxy,
             profiler=self.profiler,
-            solve=solved,
+            solve=self.solve,
             clock=self.clock,
             options=ServiceOptions(policy=POLICY, planning=PlanOptions(time_limit_seconds=1.0)),
             engine_problem=lambda: self.engine_problem,

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,12 @@ from hypothesis import strategies as st
 
 from partitiond.engines.journal import (
     LAST_LOGS,
+    LAST_LOGS_BYTES,
+    LAST_LOGS_COUNT,
     MAX_FOLDER_NAME,
     RunFolder,
     folder_name,
+    prune_logs,
     run_folders,
 )
 from partitiond.engines.shim import write_json
@@ -81,3 +85,20 @@ def test_other_things_in_the_run_folder_are_no_replicas(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     assert run_folders(tmp_path) == []
     assert run_folders(tmp_path / "missing") == []
+
+
+def test_last_logs_are_bounded_by_number_and_by_size(tmp_path: Path) -> None:
+    for number in range(LAST_LOGS_COUNT + 5):
+        folder = RunFolder.of(tmp_path, f"profile-{number}")
+        folder.path.mkdir()
+        folder.log.write_text("words")
+        os.utime(folder.log, (number, number))
+        folder.clear()
+    kept = tmp_path / LAST_LOGS
+    assert {log.stem for log in kept.iterdir()} == {
+        f"profile-{number}" for number in range(5, LAST_LOGS_COUNT + 5)
+    }
+    with (kept / "large.log").open("wb") as large:
+        large.truncate(LAST_LOGS_BYTES)
+    prune_logs(kept)
+    assert [log.name for log in kept.iterdir()] == ["large.log"]

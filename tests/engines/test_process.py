@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.errors import EngineError
 from partitiond.engines import process
 from partitiond.engines.process import REPLICA_DIR_VARIABLE, ProcessId
+from partitiond.process_identity import own_identity
+from tests.engines.undying import undying_processes
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ async def test_marked_processes_are_killed_wherever_they_are(
     sleeper: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     assert process.processes_of(tmp_path, None) == [sleeper.pid]
-    assert await process.kill_all(tmp_path, None) == 1
+    assert await process.kill_all(tmp_path, None) == ()
     assert process.processes_of(tmp_path, None) == []
 
 
@@ -76,7 +79,7 @@ async def test_processes_of_another_replica_are_let_alone(
 ) -> None:
     other = tmp_path.parent / (tmp_path.name + "0")
     for folder in (other, tmp_path.parent):
-        assert await process.kill_all(folder, None) == 0
+        assert await process.kill_all(folder, None) == ()
     assert sleeper.poll() is None
 
 
@@ -87,3 +90,26 @@ def test_whoever_looks_into_the_run_folder_is_not_an_engine(tmp_path: Path) -> N
     ) as shell:
         assert process.processes_of(tmp_path, ProcessId(999_999_999, 1, process.boot_id())) == []
         shell.kill()
+
+
+@pytest.fixture
+def undying(tmp_path: Path) -> Iterator[Path]:
+    """Marked processes that come faster than they are killed: as good as an unkillable one."""
+    with undying_processes(tmp_path):
+        yield tmp_path
+
+
+async def test_what_outlives_the_killing_is_told(undying: Path) -> None:
+    left = await process.kill_all(undying, None, seconds=0.2)
+    assert left
+    with pytest.raises(EngineError, match="still alive") as caught:
+        process.require_gone("sim-0", left)
+    assert caught.value.code == "engine"
+    assert caught.value.facts["pids"] == list(left)
+    assert caught.value.hint
+
+
+def test_the_identity_of_this_process() -> None:
+    ours = own_identity()
+    assert ours.pid == os.getpid()
+    assert process.is_alive(ours)

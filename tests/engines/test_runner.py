@@ -2,17 +2,28 @@
 
 import asyncio
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import EngineUnavailableError, StartFailedError, StartTimedOutError
+from partitiond.core.errors import (
+    EngineError,
+    EngineUnavailableError,
+    StartFailedError,
+    StartTimedOutError,
+)
 from partitiond.engines import process
 from partitiond.engines.environment import EngineEnvironment
 from partitiond.engines.journal import LAST_LOGS, RunFolder
 from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.shim import write_json
 from partitiond.ports import EngineLaunch
+from partitiond.process_identity import own_identity
+from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
+from tests.engines.undying import undying_processes
 
 __all__ = ["short_dir"]
 
@@ -48,6 +59,8 @@ async def test_a_failed_start_carries_the_engines_own_words(short_dir: Path) -> 
     with pytest.raises(StartFailedError, match="not enough memory") as caught:
         await runner.wait_ready(handle, 20)
     assert caught.value.facts["kind"] == "out-of-memory"
+    assert "CUDA out of memory" in caught.value.message.splitlines()[-1]
+    assert "CUDA out of memory" in str(caught.value.facts["lines"])
     assert caught.value.facts["code"] == 1
     assert caught.value.hint
 
@@ -152,3 +165,104 @@ async def test_finding_does_not_disturb_an_engine_that_is_being_started(short_di
         await runner.wait_ready(handle, 20)
     finally:
         await runner.stop(handle, 5)
+
+
+async def test_a_start_without_a_record_leaves_no_engine_and_can_be_repeated(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    folder = RunFolder.of(short_dir, "sim-0")
+    starting = asyncio.create_task(runner.start(simulated_launch()))
+    while not (folder.path / "command.json").exists():  # noqa: ASYNC110 - a file has no event
+        await asyncio.sleep(0)
+    (folder.path / "launch.json").write_text("{")
+    with pytest.raises(StartFailedError, match="left no record"):
+        await starting
+    assert process.processes_of(folder.path, folder.process()) == []
+    handle = await runner.start(simulated_launch())
+    await runner.stop(handle, 0)
+
+
+async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None, reap_seconds=0.2)
+    handle = await runner.start(simulated_launch())
+    with undying_processes(Path(handle.run_dir)):
+        for _ in range(2):
+            with pytest.raises(EngineError, match="still alive") as caught:
+                await runner.stop(handle, 0)
+            assert caught.value.facts["pids"]
+        with pytest.raises(EngineError, match="still alive"):
+            await runner.start(simulated_launch())
+        waiting = asyncio.create_task(runner.wait_exit(handle))
+        done, _ = await asyncio.wait({waiting}, timeout=0.5)
+        assert not done
+    await runner.stop(handle, 0)
+    await asyncio.wait_for(waiting, 10)
+
+
+STARTER = """
+import asyncio, dataclasses, sys, threading
+from pathlib import Path
+from partitiond.engines.runner import ProcessEngineRunner
+from tests.engine_fixtures import simulated_launch
+
+async def start():
+    runner = ProcessEngineRunner(Path(sys.argv[1]), None)
+    handle = await runner.start(simulated_launch())
+    await runner.wait_ready(handle, 20)
+
+# The thread that starts the engine ends before its process does.
+thread = threading.Thread(target=lambda: asyncio.run(start()))
+thread.start()
+thread.join()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> None:
+    """A real SIGKILL, with no daemon to clear up."""
+    root = Path(__file__).parents[2]
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTER, str(short_dir), cwd=root, stdout=asyncio.subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    assert await asyncio.wait_for(starter.stdout.readline(), 60) == b"ready\n"
+    folder = RunFolder.of(short_dir, "sim-0")
+    leader = folder.process()
+    assert leader is not None
+    assert process.is_alive(leader)
+    starter.kill()
+    await starter.wait()
+    await asyncio.wait_for(process.wait_gone(leader), 10)
+    assert process.processes_of(folder.path, leader) == []
+
+
+async def test_folders_of_profiles_that_failed_long_ago_are_cleared(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    failed = []
+    for name in ("profile-1", "profile-2"):
+        handle = await runner.start(simulated_launch(name))
+        await runner.stop(handle, 0)
+        failed.append(RunFolder(Path(handle.run_dir)))
+    os.utime(failed[0].path / "exit.json", (0, 0))
+    handle = await runner.start(simulated_launch("profile-3"))
+    await runner.stop(handle, 0)
+    assert [folder.path.exists() for folder in failed] == [False, True]
+    assert (short_dir / LAST_LOGS / "profile-1.log").exists()
+
+
+def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: Path) -> None:
+    """It is asked on the daemon's loop, which must not look through all of /proc."""
+    runner = ProcessEngineRunner(short_dir, None)
+    placed = dataclasses.replace(simulated_launch(), placement=placement("sim-0"))
+    folder = RunFolder.of(short_dir, "sim-0")
+    folder.prepare(placed, {})
+    write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
+    handle = folder.handle()
+    assert handle is not None
+    assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
+    write_json(str(folder.path / "memory.json"), {"peak_pss_bytes": 5})
+    assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.errors import StartFailedError
 from partitiond.engines import process, shim
 from partitiond.engines.commands import shim_command
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.process import ProcessId
-from partitiond.engines.runner import spawn_shim
+from partitiond.engines.spawn import spawn_or_undo, spawn_shim
 from tests.engine_fixtures import simulated_launch
 
 
@@ -181,6 +182,49 @@ def test_the_log_is_rotated_and_bounded(tmp_path: Path) -> None:
     assert names == ["engine.log", "engine.log.1", "engine.log.2"]
     total = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert total <= shim.LOG_FILES * (shim.LOG_BYTES + len(block) + 2)
+
+
+def test_a_log_that_cannot_be_rotated_is_bounded_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "engine.log.1").mkdir()
+    (tmp_path / "engine.log.2").touch()
+    log = shim.RotatedLog(str(tmp_path / "engine.log"))
+    log.write(b"x" * shim.LOG_BYTES)
+    # Whatever is opened next may get the number of a closed log: it must not be written to.
+    with (tmp_path / "innocent").open("wb"):
+        log.write(b"y")
+    assert (tmp_path / "innocent").read_bytes() == b""
+    assert (tmp_path / "engine.log").read_bytes() == b"y"
+
+
+async def test_the_engine_ends_when_nobody_holds_its_lifeline(folder: RunFolder) -> None:
+    theirs, ours = os.pipe()
+    launch = simulated_launch()
+    argv = [sys.executable, "-I", "-c", "import time; print('ready', flush=True); time.sleep(600)"]
+    folder.prepare(launch, shim_command(argv, {}, launch, folder))
+    await spawn_shim(folder, theirs)
+    os.close(theirs)
+    leader = folder.process()
+    assert leader is not None
+    await until_logged(folder, "ready")
+    assert process.is_alive(leader)
+    os.close(ours)
+    await asyncio.wait_for(process.wait_gone(leader), 20)
+    assert process.processes_of(folder.path, leader) == []
+
+
+async def test_a_supervisor_that_is_late_does_not_start_the_engine_after_all(
+    folder: RunFolder,
+) -> None:
+    launch = simulated_launch()
+    folder.prepare(launch, {})
+    command = folder.path / "command.json"
+    command.unlink()
+    os.mkfifo(command)  # Reading it takes until somebody writes.
+    with pytest.raises(StartFailedError, match="did not start in"):
+        await spawn_or_undo(folder, seconds=1.0)
+    with pytest.raises(OSError, match="No such device"):  # Nobody reads any more.
+        os.close(os.open(command, os.O_WRONLY | os.O_NONBLOCK))
+    assert process.processes_of(folder.path, folder.process()) == []
 
 
 def test_the_shim_needs_only_the_standard_library() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -127,7 +128,7 @@ class SteppingEngine:
             if self.traits.preempts_at_batch and len(running) >= self.traits.preempts_at_batch:
                 self.preemptions += 1
             if self.traits.dies_at_batch and len(running) >= self.traits.dies_at_batch:
-                self.end(-9, "out of memory")
+                self.end(-9, "out of memory\n    std::bad_alloc")
                 return
             await asyncio.sleep(self.traits.base_seconds + self.traits.slope_seconds * len(running))
             for request in running:
@@ -217,6 +218,7 @@ class SteppingEngines:
         return ()
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        assert threading.current_thread() is not threading.main_thread(), "it blocks the loop"
         engine = self._of(handle)
         return 3 * GIB + engine.most_running * self.traits.kv_bytes_per_request
 

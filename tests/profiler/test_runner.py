@@ -154,8 +154,10 @@ async def test_an_engine_that_dies_at_once_is_a_clear_error(
     engines: Any, traits: Any, request_of: RequestOf
 ) -> None:
     traits.dies_at_batch = 1
-    with pytest.raises(ExitedError, match="out of memory"):
+    with pytest.raises(ExitedError, match="out of memory") as caught:
         await Profiler(engines).run(request_of(), ignore)
+    assert caught.value.message.endswith("\n    std::bad_alloc")
+    assert caught.value.facts["lines"] == ["std::bad_alloc"]
 
 
 async def test_an_engine_that_dies_later_leaves_a_limited_profile(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.errors import StartFailedError
 from partitiond.core.profile import Profile
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import ProfileRequest, Progress
@@ -44,3 +45,21 @@ async def test_a_simulated_engine_is_profiled_and_gone_afterwards(
     assert not any("disagree on tokens" in note for note in profile.provenance.notes)
     assert profile.footprint.peak_bytes > 0
     assert list(await runner.find()) == []
+    assert list((tmp_path / "run").glob("profile-*")) == []
+
+
+async def test_a_failed_profile_keeps_its_log_and_its_error_quotes_it(
+    simulated_request: ProfileRequest, tmp_path: Path
+) -> None:
+    model = simulated_request.model
+    options = dataclasses.replace(
+        model.spec.engine, extra_args=("--fail-start", "ValueError: no such layer")
+    )
+    spec = dataclasses.replace(model.spec, engine=options)
+    failing = dataclasses.replace(simulated_request, model=dataclasses.replace(model, spec=spec))
+    with pytest.raises(StartFailedError) as caught:
+        await Profiler(ProcessEngineRunner(tmp_path / "run", None)).run(failing, lambda _: None)
+    assert "no such layer" in caught.value.message.splitlines()[-1]
+    assert "no such layer" in str(caught.value.facts["lines"])
+    (folder,) = (tmp_path / "run").glob("profile-*")
+    assert "no such layer" in (folder / "engine.log").read_text()

@@ -1,6 +1,6 @@
 """What every plan keeps, on random small instances, against trying everything."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.hardware import Device
@@ -9,6 +9,7 @@ from partitiond.core.spec import Isolation, Slo
 from partitiond.planner.api import solve
 from partitiond.planner.bound import bound_cost
 from partitiond.planner.check import check_plan
+from partitiond.planner.greedy import first_fit
 from partitiond.planner.instance import PlanRequest, build_instance
 from tests.planner.build import gpu, point, try_everything, want
 
@@ -53,9 +54,10 @@ def models(draw: st.DrawFn, *, rated: bool = True) -> tuple[ModelDemand, ...]:
 
 @st.composite
 def fleets(draw: st.DrawFn) -> tuple[Device, ...]:
-    """One to three GPUs of up to two prices."""
+    """One to three GPUs of up to two prices, round or in cents."""
+    price = draw(st.one_of(st.just(1.0), st.integers(1, 500).map(lambda cents: cents / 100)))
     return tuple(
-        gpu(f"gpu-{i}", price_per_hour=draw(st.sampled_from((1.0, 1.0, 2.0))))
+        gpu(f"gpu-{i}", price_per_hour=draw(st.sampled_from((price, price, 2 * price))))
         for i in range(draw(st.integers(1, 3)))
     )
 
@@ -84,6 +86,32 @@ def test_everything_is_served_exactly_when_that_is_possible_and_optimal_means_op
         assert plan.certificate.value >= best - 1e-6
         if plan.certificate.status is Status.OPTIMAL:
             assert abs(plan.certificate.value - best) < 1e-6
+
+
+def _two_thirds_each(count: int) -> tuple[ModelDemand, ...]:
+    """Models of which no two fit one device, though the sum of their memory fits fewer."""
+    return tuple(want(f"m{i}", point(f"m{i}", 5, 50), rate=1) for i in range(count))
+
+
+@QUICK
+@given(st.integers(1, 500), st.integers(1, 4))
+@example(57, 1)
+@example(57, 2)
+@example(11, 23)
+def test_any_price_in_cents_is_planned_like_a_round_one(cents: int, count: int) -> None:
+    price = cents / 100
+    devices = tuple(gpu(f"gpu-{i}", price_per_hour=price) for i in range(count + 1))
+    wanted = _two_thirds_each(count)
+    instance = build_instance(PlanRequest(devices, wanted))
+    packing = first_fit(instance, bound_cost(instance).entries, best=False)
+    assert packing.cost_units() // instance.groups[0].price == count
+
+    plan = _solved(PlanRequest(devices, wanted, time_limit_seconds=2))
+    assert plan is not None
+    assert plan.unplaced == ()
+    assert plan.certificate.objective is Objective.MIN_DEVICES
+    assert abs(plan.certificate.value - count * price) < 1e-6
+    assert plan.certificate.bound <= count * price + 1e-6
 
 
 @QUICK

@@ -77,6 +77,11 @@ class Proxy:
     port: int
     log: LogFile
     log_lines: list[str]
+    clients: ServerState
+
+    def connections(self) -> int:
+        """Open connections of clients."""
+        return len(self.clients.connections)
 
     @property
     def url(self) -> str:
@@ -139,7 +144,7 @@ async def serving(folder: Path, options: ProxyOptions) -> AsyncIterator[Proxy]:
         lambda: protocol_with(options)(config, clients, {}), "127.0.0.1", 0
     )
     try:
-        yield Proxy(state, server.sockets[0].getsockname()[1], log, log.kept)
+        yield Proxy(state, server.sockets[0].getsockname()[1], log, log.kept, clients)
     finally:
         server.close()
         for connection in list(clients.connections):

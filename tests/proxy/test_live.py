@@ -3,13 +3,14 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
 from partitiond.core.routing import ModelAvailability
-from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import (
     DONE,
     STREAM_HEAD,
@@ -269,6 +270,82 @@ async def test_a_client_that_takes_nothing_is_let_go(
     await proxy.until(proxy.idle)
     assert json.loads(proxy.log_lines[0])["error"] == "client_stalled"
     writer.close()
+
+
+async def flooded(proxy: Proxy) -> asyncio.StreamWriter:
+    """A client that asks for a stream and then takes nothing; keep it, it stays connected."""
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
+    body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body) + body
+    )
+    return writer
+
+
+FLOOD: list[Step] = [STREAM_HEAD, *[chunk(text_event("x" * 60_000))] * 2000, "hold"]
+
+
+async def test_the_total_limit_frees_the_place_of_a_client_that_takes_nothing(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: list(FLOOD))
+    proxy = await make_proxy(
+        table(replica(engine)), client_timeout_seconds=60, total_timeout_seconds=0.5
+    )
+    writer = await flooded(proxy)
+    await engine.until(lambda: engine.left == 1)
+    await proxy.until(proxy.idle)
+    assert json.loads(proxy.log_lines[0])["error"] == "client_stalled"
+    writer.transport.abort()
+
+
+async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: list(FLOOD))
+    proxy = await make_proxy(table(replica(engine)), client_timeout_seconds=0.5)
+    writer = await flooded(proxy)
+    await engine.until(lambda: len(engine.received) == 1)
+    before = -1
+    while before != engine.steps:  # until nothing moves any more
+        before = engine.steps
+        await asyncio.sleep(0.1)
+    await proxy.state.drain(0.0)
+    await proxy.until(proxy.idle, 3)
+    assert not writer.is_closing()
+    writer.transport.abort()
+
+
+async def test_an_ejection_is_not_ended_by_the_timer_of_an_earlier_one(
+    make_proxy: MakeProxy, folder: Path
+) -> None:
+    path = folder / "none.sock"
+    proxy = await make_proxy(table(replica(path, "m-1"), replica(path, "m-2")))
+    first = proxy.state.models["m"].replicas["m-1"]
+    for _ in range(3):
+        first.failed()
+    earlier = first._return_timer
+    first.succeeded()
+    for _ in range(3):
+        first.failed()
+    assert earlier is not None
+    first._return()  # what the earlier timer calls
+    assert first.ejected
+    earlier.cancel()
+
+
+async def test_connections_beyond_the_limit_get_503_in_openais_shape(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    proxy = await make_proxy(table(replica(await make_engine())), max_connections=1)
+    _, held = await asyncio.open_connection("127.0.0.1", proxy.port)
+    await proxy.until(lambda: proxy.connections() == 1)
+    refused = await proxy.complete()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
+    held.close()
+    await proxy.until(lambda: proxy.connections() == 0)
+    assert (await proxy.complete()).status_code == 200
 
 
 async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(

@@ -5,7 +5,7 @@ import time
 
 
 class SystemClock:
-    """Time as the host tells it."""
+    """Time as the host tells it; implements `ports.Clock`."""
 
     def monotonic(self) -> float:
         """Seconds that only grow."""

@@ -1,0 +1,31 @@
+"""What an error says to a person: message, hint, and the log lines that matter. Pure."""
+
+from typing import Final
+
+from partitiond.core.errors import PartitiondError
+
+MAX_LINES: Final = 12
+"""Log lines quoted at most, the first ones: the root cause leads, what follows from it follows."""
+
+
+def explain(error: PartitiondError) -> str:
+    """Message and hint, then the lines of the engine's log that matter, one per line.
+
+    A failed start has them as the fact `lines`, one that took too long as `log`.
+    """
+    told = str(error)
+    lines = [line for line in _log_lines(error) if line not in told]
+    return "\n".join([told, *(f"    {line}" for line in lines[:MAX_LINES])])
+
+
+def first_line(text: str) -> str:
+    """Without the log lines, where one sentence is wanted."""
+    return text.partition("\n")[0]
+
+
+def _log_lines(error: PartitiondError) -> list[str]:
+    for name in ("lines", "log"):
+        lines = error.facts.get(name)
+        if isinstance(lines, list | tuple):
+            return [str(line) for line in lines if str(line).strip()]
+    return []

@@ -1,0 +1,129 @@
+"""Starting the shim of one run folder, and leaving nothing behind where that fails."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+from partitiond.core.errors import StartFailedError
+from partitiond.engines import process, shim
+from partitiond.engines.journal import RunFolder
+from partitiond.ports import EngineHandle
+
+SHIM_SECONDS: Final = 15.0
+"""The shim forks, writes two small files and answers: milliseconds on an idle machine."""
+
+Result = TypeVar("Result")
+
+
+class Lifelines:
+    """Pipes whose far ends the shims watch: when this process ends, however, they see it.
+
+    A pipe rather than PR_SET_PDEATHSIG: that one follows the thread that forked, which may end
+    long before its process does.
+    """
+
+    def __init__(self) -> None:
+        self._ours: dict[str, int] = {}
+
+    def open(self, folder: RunFolder) -> int:
+        """A new pipe for a run folder; returns the shim's end, which the caller closes."""
+        self.close(folder)
+        theirs, self._ours[str(folder.path)] = os.pipe()
+        return theirs
+
+    def close(self, folder: RunFolder) -> None:
+        """Let go of our end: what still watches the far end, ends."""
+        ours = self._ours.pop(str(folder.path), None)
+        if ours is not None:
+            os.close(ours)
+
+
+async def to_end(awaitable: Awaitable[Result]) -> Result:
+    """Await to the end even while this task is being cancelled, then pass that on."""
+    working = asyncio.ensure_future(awaitable)
+    cancelled = False
+    while not working.done():
+        try:
+            await asyncio.wait({working})
+        except asyncio.CancelledError:
+            cancelled = True
+    result = working.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
+async def spawn_or_undo(
+    folder: RunFolder, lifeline: int | None = None, seconds: float = SHIM_SECONDS
+) -> EngineHandle:
+    """Spawn the shim; on any failure, cancelling included, leave no process behind."""
+    spawning = asyncio.ensure_future(spawn_shim(folder, lifeline, seconds))
+    try:
+        await asyncio.shield(spawning)
+        handle = folder.handle()
+        if handle is None:
+            raise StartFailedError(
+                f"the supervisor of {folder.path.name} left no record of itself.",
+                hint=f"See that {folder.path} is writable and its disk not full.",
+            )
+    except BaseException:
+        with contextlib.suppress(asyncio.CancelledError):
+            await to_end(_undo(folder, spawning))
+        raise
+    return handle
+
+
+async def _undo(folder: RunFolder, spawning: "asyncio.Future[None]") -> None:
+    """Kill, wait for the launch to be over, and kill again what it brought up meanwhile."""
+    await process.kill_all(folder.path, folder.process())
+    await asyncio.wait({spawning})
+    if not spawning.cancelled():
+        spawning.exception()
+    await process.kill_all(folder.path, folder.process())
+
+
+async def spawn_shim(
+    folder: RunFolder, lifeline: int | None = None, seconds: float = SHIM_SECONDS
+) -> None:
+    """Start the shim and wait until it says that the engine's process exists.
+
+    Args:
+        folder: prepared, with a command.json.
+        lifeline: read end of a pipe; at its end of file the shim ends the engine.
+        seconds: how long the shim may take.
+    """
+    words = [] if lifeline is None else ["--with-parent", str(lifeline)]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        shim.__file__,
+        str(folder.path),
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        # Marked, so that it can be found before it wrote who it is.
+        env={"PATH": "/usr/bin:/bin", process.REPLICA_DIR_VARIABLE: str(folder.path)},
+        cwd="/",
+        pass_fds=() if lifeline is None else (lifeline,),
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            _, errors = await child.communicate()
+    except TimeoutError as error:
+        await process.kill_all(folder.path, folder.process())
+        await child.wait()
+        raise StartFailedError(
+            f"the supervisor for {folder.path.name} did not start in {seconds:g} s.",
+            hint="The host is overloaded; try again.",
+        ) from error
+    if child.returncode != 0:
+        raise StartFailedError(
+            f"the supervisor for {folder.path.name} could not start the engine: "
+            f"{errors.decode(errors='replace').strip()[-500:]}",
+            hint="See that the cores exist and the run folder is writable.",
+        )

@@ -1,0 +1,194 @@
+"""Things that happen while something else is under way: a shutdown, a solve, a restart."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.core.errors import ConflictError, NotReadyError, PartitiondError
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.spec import Demand, EngineOptions
+from partitiond.planner.api import solve
+from partitiond.planner.instance import PlanRequest
+from partitiond.ports import EngineHandle, JobState, ProfileOptions
+from partitiond.store import open_store
+from tests.controller.fakes import FakeRunner, a_moment, until
+from tests.controller.samples import measured_profile, spec
+from tests.controller.test_service import Host
+
+
+class Solver:
+    """The real planner; `meanwhile` happens during each solve, while there is one left."""
+
+    def __init__(self) -> None:
+        self.meanwhile: list[object] = []
+        self.solves = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, request: PlanRequest) -> Plan | Infeasible:
+        self.solves += 1
+        await self.gate.wait()
+        if self.meanwhile:
+            happens = self.meanwhile.pop(0)
+            assert callable(happens)
+            await happens()
+        return solve(request)
+
+
+@pytest.fixture
+async def solver() -> Solver:
+    return Solver()
+
+
+@pytest.fixture
+async def host(solver: Solver) -> AsyncIterator[Host]:
+    store = open_store(":memory:")
+    here = Host(store, solve=solver)
+    await here.service.start()
+    yield here
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def measure(host: Host, name: str = "a") -> None:
+    for cores in (1, 2):
+        host.store.add_profile(measured_profile(name, cores=cores))
+
+
+async def test_a_shutdown_with_a_running_job_keeps_the_applied_plan(host: Host) -> None:
+    measure(host)
+    await host.service.register(spec("a", demand=Demand(req_per_s=0.1)))
+    await host.serves("a")
+    host.profiler.gate.clear()
+    await host.service.register(spec("b", demand=Demand(req_per_s=0.1)))
+    await until(lambda: host.profiler.requests != [] or bool(host.service.jobs()))
+    applied = host.service.current_plan()
+    host.proxy.counts = {"a-1": 1}  # it drains for a while, pass after pass
+    ending = asyncio.create_task(host.service.shutdown(stop_engines=True))
+    await asyncio.sleep(0.1)
+    with pytest.raises(NotReadyError):
+        await host.service.apply()
+    host.proxy.counts = {}
+    await ending
+    assert host.store.plan() == applied
+
+
+async def test_applying_solves_again_when_a_model_changed_meanwhile(
+    host: Host, solver: Solver
+) -> None:
+    measure(host)
+    measure(host, "b")
+    await host.service.register(spec("a", auto=False))
+
+    async def another() -> None:
+        await host.service.register(spec("b", auto=False))
+
+    solver.meanwhile = [another]
+    preview = await host.service.apply()
+    assert {p.model for p in preview.plan.placements} == {"a", "b"}
+    assert solver.solves == 2
+
+
+async def test_applying_gives_up_when_things_never_rest(host: Host, solver: Solver) -> None:
+    measure(host)
+    await host.service.register(spec("a", auto=False))
+
+    async def another() -> None:
+        await host.service.register(spec(f"b{len(solver.meanwhile)}", auto=False))
+
+    solver.meanwhile = [another] * 10
+    with pytest.raises(ConflictError, match="changed during"):
+        await host.service.apply()
+    assert host.service.current_plan() is None
+    solver.meanwhile.clear()
+
+
+async def test_the_chain_does_not_apply_a_plan_with_a_model_removed_during_the_solve(
+    host: Host, solver: Solver
+) -> None:
+    measure(host)
+    solver.gate.clear()
+    await host.service.register(spec("a"))
+    await until(lambda: solver.solves == 1)
+    await host.service.remove("a")
+    solver.gate.set()
+    await asyncio.sleep(0.1)
+    assert host.service.current_plan() is None
+    assert host.runner.launches == []
+
+
+async def test_engine_options_are_not_changed_under_a_plan_applied_meanwhile(host: Host) -> None:
+    measure(host)
+    await host.service.register(spec("a", auto=False))
+    host.resolver.gate.clear()
+    other = spec("a", auto=False, engine=EngineOptions(dtype="float32"))
+    updating = asyncio.create_task(host.service.update(other, None))
+    await a_moment()
+    await host.service.apply()
+    host.resolver.gate.set()
+    with pytest.raises(ConflictError, match="engine options"):
+        await updating
+    assert host.service.model("a").record.version == 1
+
+
+async def test_room_that_a_removed_model_leaves_is_planned_anew(host: Host, solver: Solver) -> None:
+    measure(host)
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    before = solver.solves
+    await host.service.remove("a")
+    await until(lambda: solver.solves > before)
+
+
+async def test_interrupted_profiles_are_taken_up_again_a_few_times(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a"))
+    await until(lambda: len(host.profiler.requests) == 1)
+    for again in (2, 3):
+        await host.restart()
+        await until(lambda count=again: len(host.profiler.requests) >= count)  # type: ignore[misc]
+    host.profiler.gate.set()
+    await host.serves("a")
+
+
+async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a", auto=False))
+    await host.service.profile("a", ProfileOptions(cores=1))
+    await until(lambda: len(host.profiler.requests) == 1)
+    await host.restart()
+    await asyncio.sleep(0.05)
+    assert [job.state for job in host.service.jobs()] == [JobState.FAILED]
+
+
+async def test_a_restart_goes_on_planning_what_was_not_planned_yet(
+    host: Host, solver: Solver
+) -> None:
+    measure(host)
+    solver.gate.clear()
+    await host.service.register(spec("a"))
+    await until(lambda: solver.solves == 1)
+    await host.restart()
+    solver.gate.set()
+    await host.serves("a")
+
+
+class LostRunner(FakeRunner):
+    """Cannot look for engines."""
+
+    async def find(self) -> list[EngineHandle]:
+        raise PartitiondError("the run folder cannot be read.")
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+async def test_a_start_that_fails_leaves_no_endpoint_of_its_own(there_before: bool) -> None:
+    store = open_store(":memory:")
+    host = Host(store, runner=LostRunner())
+    if there_before:
+        await host.proxy.ensure_running()
+    with pytest.raises(PartitiondError, match="run folder"):
+        await host.service.start()
+    await host.service.shutdown(stop_engines=False)
+    assert host.proxy.alive is there_before
+    store.close()
