@@ -1,0 +1,35 @@
+"""The shipped profiles: readable, measured, and consistent with their own points."""
+
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.frontier import find_knee
+from partitiond.core.profile import SCHEMA_VERSION, Profile, ProfileKind
+from partitiond.serde import from_json
+
+SHIPPED = sorted((Path(__file__).parent.parent / "profiles").glob("*.json"))
+
+
+def test_there_are_some() -> None:
+    assert SHIPPED
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_profile_was_measured_and_holds_together(path: Path) -> None:
+    profile = from_json(Profile, path.read_bytes())
+    assert profile.id == path.stem
+    assert profile.schema_version == SCHEMA_VERSION
+    assert profile.kind is ProfileKind.MEASURED
+    assert profile.provenance.engine_version
+    assert profile.provenance.weights in {"real", "dummy"}
+    assert all(point.windows >= 2 for point in profile.points)
+    again = find_knee(
+        profile.points,
+        profile.knee.tolerance,
+        best_output_tokens_per_s=profile.knee.best_output_tokens_per_s,
+    )
+    assert again.batch == profile.knee.batch
+    for point in profile.points:
+        expected = point.output_tokens_per_s / profile.workload.output_tokens
+        assert point.req_per_s == pytest.approx(expected)
