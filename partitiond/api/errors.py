@@ -104,8 +104,28 @@ async def _on_ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    items = error.errors()
+    if any(item["type"] == "json_invalid" for item in items):
+        where = next(item for item in items if item["type"] == "json_invalid")
+        reason = where.get("ctx", {}).get("error", "it ends early or has a wrong character")
+        return problem_response(
+            e.InputError(
+                f"the request's body is not JSON: {reason} (character {where['loc'][-1]}).",
+                hint=_JSON_HINT,
+            ),
+            request.url.path,
+        )
+    if isinstance(error.body, bytes):  # JSON would have been read by now
+        sent = request.headers.get("content-type", "")[:100]
+        return problem_response(
+            e.InputError(
+                f"the request's body must be JSON, but its Content-Type is {sent or 'missing'}.",
+                hint="Send the header 'Content-Type: application/json'.",
+            ),
+            request.url.path,
+        )
     ours = e.InputError(
-        "the request is not valid: " + "; ".join(_lines(error.errors())) + ".",
+        "the request is not valid: " + "; ".join(_lines(items)) + ".",
         hint="Correct the named fields; GET /openapi.json describes them all.",
     )
     return problem_response(ours, request.url.path)
@@ -119,12 +139,19 @@ def _lines(items: Sequence[Any], most: int = 8) -> list[str]:
     return lines
 
 
+_JSON_HINT: Final = "Send one JSON object in UTF-8; GET /openapi.json describes its members."
 _HINTS: Final = {
+    400: _JSON_HINT,
     404: "GET / names the resources; GET /openapi.json describes them all.",
     405: "The Allow header names the methods of this resource.",
     413: "The control API takes descriptions, not weights: name a folder instead.",
 }
-_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: BodyTooLargeError.code}
+_CODES: Final = {
+    400: "invalid_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: BodyTooLargeError.code,
+}
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
@@ -133,6 +160,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     detail = str(error.detail)
     if status in (404, 405):
         detail = f"there is no {request.method} {request.url.path}."
+    elif status == 400:  # FastAPI's only one: whatever reading the body raised
+        detail = "the request's body is not JSON in UTF-8, or it is nested too deeply."
     body = problem(status, _CODES.get(status, "http"), detail, _HINTS.get(status, ""))
     return _response(status, body | {"instance": request.url.path}, error.headers or {})
 

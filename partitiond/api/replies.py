@@ -27,6 +27,9 @@ from partitiond.serde import closed, to_jsonable
 NO_STORE: Final = {"Cache-Control": "no-store"}
 """Answers show the present; none may be kept by a cache."""
 
+_VERSION_DIGITS: Final = 18
+"""No version has more, and Python refuses to read numbers of thousands of digits."""
+
 ANSWERS: Final = tuple(
     closed(kind)
     for kind in (
@@ -95,9 +98,10 @@ def _expected_version(
     if if_match is None or if_match.strip() == "*":
         return None
     text = if_match.strip().strip('"')
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > _VERSION_DIGITS:
+        shown = if_match if len(if_match) <= 40 else if_match[:40] + "..."
         raise InputError(
-            f"If-Match {if_match!r} is no entity tag of a model.",
+            f"If-Match {shown!r} is no entity tag of a model.",
             hint='Send the ETag of GET /models/{name} as it is, as "3".',
         )
     return int(text)

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
+from partitiond.cli.options import (
+    JsonOption,
+    NoWaitOption,
+    check_time_limit,
+    client_of,
+    settings_of,
+)
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import SpecError
 from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
@@ -60,6 +66,7 @@ def plan(
     any size.
     """
     wanted = parse_objective(objective)
+    check_time_limit(time_limit)
     if source is not None:
         from partitiond.cli.offline_plan import plan_file
 

@@ -7,10 +7,16 @@ import typer
 
 from partitiond.cli import registration as given
 from partitiond.cli.commands_profiles import check_plot_path, draw
-from partitiond.cli.options import JsonOption, connect, settings_of
+from partitiond.cli.options import JsonOption, check_time_limit, connected, settings_of
 from partitiond.cli.output import emit, err, say
-from partitiond.core.errors import DaemonUnreachableError, NotFoundError, PartitiondError
+from partitiond.core.errors import (
+    ConflictError,
+    DaemonUnreachableError,
+    NotFoundError,
+    PartitiondError,
+)
 from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec, SourceKind
 from partitiond.ports import ProfileOptions
 
 if TYPE_CHECKING:
@@ -79,6 +85,7 @@ def profile(
     state folder either way. Without a hub, --weights dummy measures the true architecture.
     """
     check_plot_path(plot)
+    check_time_limit(time_limit)
     settings = settings_of(ctx)
     body = given.without_none(
         {
@@ -104,12 +111,9 @@ def measure(
     settings: "Settings", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> Profile:
     """Profile in the daemon if one answers, else in this process."""
-    client = connect(settings)
-    try:
+    with connected(settings) as client:
         if daemon_answers(client):
             return measure_in_daemon(client, model, body, options)
-    finally:
-        client.close()
     from partitiond.cli.local_profile import measure_here
 
     say("No daemon runs: measuring in this process.")
@@ -143,10 +147,46 @@ def measure_in_daemon(
 
 
 def registered_name(client: "ControlClient", model: str, body: dict[str, Any]) -> str:
-    """The registered model of that name, or a newly registered one."""
+    """The registered model of that name, or a newly registered one.
+
+    Raises:
+        ConflictError: it is registered with other options than the ones given.
+    """
     try:
-        return client.model(model).record.spec.name
+        spec = client.model(model).record.spec
     except NotFoundError:
         record = client.register(body)
         say(f"{record.spec.name} is registered (without --auto).")
         return record.spec.name
+    different = differences(spec, body)
+    if different:
+        raise ConflictError(
+            f"{spec.name} is registered otherwise: {', '.join(different)}.",
+            hint=f"Leave these options out, or change the model first: partitiond models update "
+            f"{spec.name}. Weights, engine kind and source need `partitiond models remove`.",
+        )
+    return spec.name
+
+
+def differences(spec: ModelSpec, body: dict[str, Any]) -> list[str]:
+    """The given options that say something else than the registered model, with both values."""
+    workload, engine = body.get("workload", {}), body.get("engine", {})
+    from_package = spec.source.kind is SourceKind.PACKAGE
+    options = (
+        ("--weights", body.get("weights"), spec.weights.value),
+        ("--hub", body.get("hub"), False if from_package else None),
+        ("--prompt-tokens", workload.get("prompt_tokens"), spec.workload.prompt_tokens),
+        ("--output-tokens", workload.get("output_tokens"), spec.workload.output_tokens),
+        ("--dtype", engine.get("dtype"), spec.engine.dtype),
+        ("--max-model-len", engine.get("max_model_len"), spec.max_model_len),
+        ("--engine-kind", body.get("engine_kind"), spec.engine_kind),
+    )
+    found = []
+    for option, wanted, registered in options:
+        if wanted is None or registered is None or wanted == registered:
+            continue
+        if wanted is True:
+            found.append(f"{option} (its files come from a package)")
+        else:
+            found.append(f"{option} {wanted} (registered: {registered})")
+    return found

@@ -8,8 +8,11 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
+from partitiond.cli.exits import Exit
+from partitiond.cli.output import say
 from partitiond.cli.render_progress import Reporter, reporting
 from partitiond.core.errors import (
     DeviceError,
@@ -20,7 +23,14 @@ from partitiond.core.errors import (
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import ProfileOptions, ProfileRequest, Progress, ResolvedModel
+from partitiond.ports import (
+    EngineHandle,
+    EngineLaunch,
+    ProfileOptions,
+    ProfileRequest,
+    Progress,
+    ResolvedModel,
+)
 
 if TYPE_CHECKING:
     from partitiond.engines.environment import EngineEnvironment
@@ -35,13 +45,18 @@ def measure_here(
     Raises:
         PartitiondError: the model cannot be had, the engine does not start, or a daemon that
             does not answer holds the state folder.
+        typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
     from partitiond.store import StateLock, open_store
 
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
     with StateLock.acquire(settings.lock_path), reporting(console) as report:
-        profile = asyncio.run(_measure(settings, spec, device, options, report))
+        try:
+            profile = asyncio.run(_measure(settings, spec, device, options, report))
+        except (KeyboardInterrupt, asyncio.CancelledError) as error:
+            say("interrupted; nothing was kept")
+            raise typer.Exit(Exit.INTERRUPTED) from error
         store = open_store(settings.store_path)
         try:
             store.add_profile(profile)
@@ -95,7 +110,7 @@ def profile_request(
     Raises:
         SpecError: more cores than the device has.
     """
-    wanted = options.cores or len(device.cores)
+    wanted = options.cores or _default_cores(device, settings)
     if wanted > len(device.cores):
         raise SpecError(
             f"{wanted} cores are asked for; {device.id} has {len(device.cores)}.",
@@ -114,6 +129,12 @@ def profile_request(
         min_window_seconds=profiling.min_window_seconds,
         max_window_seconds=profiling.max_window_seconds,
     )
+
+
+def _default_cores(device: Device, settings: "Settings") -> int:
+    """The smallest partition the settings name for the CPU device, else all cores."""
+    sizes = settings.profiling.cpu_partition_cores if device.kind is DeviceKind.CPU else ()
+    return min((*sizes, len(device.cores)))
 
 
 async def _measure(
@@ -135,7 +156,16 @@ async def _measure(
     resolved = await resolver.resolve(spec, report.update)
     if isinstance(environment, PartitiondError) and spec.engine_kind == "vllm":
         raise environment
-    runner = ProcessEngineRunner(
+    started: list[EngineHandle] = []
+
+    class Runner(ProcessEngineRunner):
+        """Remembers its engines, so that an interrupted one leaves nothing on the disk."""
+
+        async def start(self, launch: EngineLaunch) -> EngineHandle:
+            started.append(await super().start(launch))
+            return started[-1]
+
+    runner = Runner(
         settings.run_dir,
         None if isinstance(environment, PartitiondError) else environment,
         cache_dir=settings.cache_dir / "compiled",
@@ -152,7 +182,13 @@ async def _measure(
         report.update(text, progress.fraction, progress.seconds_left)
 
     request = profile_request(resolved, device, options, settings)
-    return await profiler.run(request, show)
+    try:
+        return await profiler.run(request, show)
+    except asyncio.CancelledError:
+        # The profiler stopped its engine; the log of one that was interrupted tells nothing.
+        for handle in started:
+            await runner.discard(handle)
+        raise
 
 
 def _engine_or_why_not(settings: "Settings") -> "EngineEnvironment | EngineUnavailableError":

@@ -1,6 +1,7 @@
 """Options that several commands share, and the global ones' values."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partitiond.core.errors import SettingsError
+from partitiond.core.errors import InputError, SettingsError, UnauthorizedError
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -101,8 +102,46 @@ def read_token(path: Path) -> str:
 @contextmanager
 def client_of(ctx: typer.Context) -> "Iterator[ControlClient]":
     """A connected client, closed at the end. Raises what the first call raises."""
-    client = connect(settings_of(ctx))
+    with connected(settings_of(ctx)) as client:
+        yield client
+
+
+@contextmanager
+def connected(settings: "Settings") -> "Iterator[ControlClient]":
+    """As `client_of`, for settings at hand.
+
+    Raises:
+        UnauthorizedError: also where the state folder has no token: another daemon answers.
+    """
+    client = connect(settings)
     try:
         yield client
+    except UnauthorizedError as error:
+        if client.token or not _is_missing(settings.token_path):
+            raise
+        raise UnauthorizedError(
+            f"no admin-token in {settings.state_dir}: no daemon ever ran there; the one on "
+            f"{client.base_url} uses another state folder.",
+            hint="Name that folder with --state-dir, or give its token in PARTITIOND_TOKEN.",
+        ) from error
     finally:
         client.close()
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether it is known not to be there; a folder that may not be read says nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def check_time_limit(seconds: float | None) -> None:
+    """Raises InputError for a --time-limit that is no finite number above 0."""
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(
+            f"--time-limit must be a finite number of seconds above 0, got {seconds:g}."
+        )

@@ -57,7 +57,8 @@ def emit(value: object, *, as_json: bool, render: "Callable[[], RenderableType]"
     if as_json:
         print_json(value)
     else:
-        out().print(render())
+        # A table fits; an id that is longer than a line is left to the terminal to break.
+        out().print(render(), crop=False)
 
 
 def print_error(error: PartitiondError) -> None:

@@ -1,6 +1,6 @@
 """Tables for people: models, replicas, devices, jobs, events, keys. They fit 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -32,13 +32,20 @@ STATE_STYLES = {
 }
 
 
-def new_table(*headers: str) -> Table:
-    """A plain table; a header that starts with ">" is right-aligned."""
+def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
+    """A plain table; a header that starts with ">" is right-aligned.
+
+    Args:
+        whole: headers of columns that are never broken, as ids and times.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in headers:
         right = header.startswith(">")
         table.add_column(
-            header.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+            header.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=header in whole,
         )
     return table
 
@@ -193,7 +200,7 @@ def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
     """Jobs, newest first."""
     if not jobs:
         return "No jobs."
-    table = new_table("job", "kind", "model", "state", ">done", "now")
+    table = new_table("job", "kind", "model", "state", ">done", "now", whole=("job",))
     for job in jobs:
         fraction = job.progress.fraction
         table.add_row(
@@ -220,7 +227,7 @@ def events_table(events: Sequence[Event]) -> "RenderableType":
     """Events, oldest first."""
     if not events:
         return "No events."
-    table = new_table(">id", "at", "kind", "about", "what happened")
+    table = new_table(">id", "at", "kind", "about", "what happened", whole=(">id", "at"))
     for event in events:
         table.add_row(str(event.id), event.at[:19], event.kind, event.subject, event.message)
     return table
@@ -230,7 +237,7 @@ def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
     """API keys: never the key itself, which is not kept."""
     if not keys:
         return "No API keys. Make one: partitiond keys create --label my-app"
-    table = new_table("key", "label", "models", "created")
+    table = new_table("key", "label", "models", "created", whole=("key", "created"))
     for key in keys:
         table.add_row(key.id, key.label, ", ".join(key.models) or "all", key.created_at[:19])
     return table

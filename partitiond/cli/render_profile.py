@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from partitiond.cli.render import duration, new_table, rate
@@ -94,19 +96,57 @@ def _knee_sentence(profile: Profile) -> str:
 
 
 def profiles_table(profiles: Sequence[Profile]) -> RenderableType:
-    """Kept profiles, one line each."""
+    """Kept profiles, one line each, or two where the line is too short for the ids."""
     if not profiles:
         return "No profiles yet. Measure one: partitiond profile smollm2-135m"
-    table = new_table("profile", "model", "kind", "on", ">workload", ">knee", ">tok/s")
+    return _ProfileList(profiles)
+
+
+class _ProfileList:
+    """The id is what the next command needs: it is never broken or cut."""
+
+    def __init__(self, profiles: Sequence[Profile]) -> None:
+        self._profiles = profiles
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = _profile_rows(self._profiles, with_id=True)
+        if (
+            console.measure(whole, options=options.update(width=10_000)).maximum
+            <= options.max_width
+        ):
+            yield whole
+            return
+        table = _profile_rows(self._profiles, with_id=False)
+        table.show_edge = False
+        lines = console.render_lines(table, options, pad=False)
+        first = len(lines) - len(self._profiles)
+        for index, line in enumerate(lines):
+            yield from line
+            yield Segment.line()
+            if index >= first:
+                yield Segment(f"  {self._profiles[index - first].id}")
+                yield Segment.line()
+
+
+def _profile_rows(profiles: Sequence[Profile], *, with_id: bool) -> Table:
+    headers = ("profile",) if with_id else ()
+    table = new_table(*headers, "model", "kind", "on", ">workload", ">knee", ">tok/s")
+    for column in table.columns:
+        column.no_wrap = column.header not in {"model", "on"}
     for profile in profiles:
         knee = profile.knee.batch
         table.add_row(
-            profile.id,
-            profile.model,
+            *((profile.id,) if with_id else ()),
+            _shortened(profile.model),
             profile.kind.value,
-            f"{profile.hardware} {profile.size.key}",
+            _shortened(f"{profile.hardware} {profile.size.key}"),
             profile.workload.key,
             f">{profile.knee.largest_batch}" if knee is None else str(knee),
             rate(profile.knee.best_output_tokens_per_s),
         )
     return table
+
+
+def _shortened(text: str) -> Text:
+    """A cell that stays on one line."""
+    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -1,5 +1,7 @@
 """`ControlClient`: the control API's operations as methods, its answers as the core's types."""
 
+import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,13 +84,16 @@ class ControlClient:
         timeout: float | None = None,
     ) -> bytes:
         headers = self._credentials()
+        content = None if body is None else encoded(body)
+        if content is not None:
+            headers[b"Content-Type"] = b"application/json"
         if version is not None:
             headers[b"If-Match"] = f'"{version}"'.encode()
         try:
             answer = self._http.request(
                 method,
                 path,
-                json=body,
+                content=content,
                 params=query,
                 headers=headers,
                 timeout=httpx.Timeout(timeout or self._timeout, connect=CONNECT_TIMEOUT_SECONDS),
@@ -275,6 +280,28 @@ def with_absolute_folder(body: Mapping[str, Any]) -> dict[str, Any]:
         folder = os.path.normpath(Path(model.strip()).expanduser().absolute())
         return {**body, "model": folder}
     return dict(body)
+
+
+def encoded(body: object) -> bytes:
+    """A body as JSON. Raises InputError for what JSON cannot say: not finite, or no text."""
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("a value holds bytes that are no UTF-8 text.") from error
+    except ValueError as error:
+        field = _not_finite(body) or "a value"
+        raise InputError(f"{field} is not a finite number.") from error
+
+
+def _not_finite(value: object, path: str = "") -> str | None:
+    """The path of the first number that is not finite, as "demand.req_per_s: nan"."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path}: {value}".removeprefix(": ")
+    if not isinstance(value, Mapping):
+        return None
+    found = (_not_finite(item, f"{path}.{key}".lstrip(".")) for key, item in value.items())
+    return next((name for name in found if name), None)
 
 
 def _quoted(part: str) -> str:

@@ -46,14 +46,16 @@ def params_of(
     """What a job is stored with: every choice made, so that the job can be read and repeated.
 
     Without a device the first GPU is taken, or the CPU where there is none; without a number of
-    cores, all of them.
+    cores, the smallest size the settings name, or all of them where they name none.
 
     Raises:
         NotFoundError: there is no such device.
         InputError: it has not so many cores, or there is no device at all.
     """
     device = _device(options.device_id, devices)
-    cores = len(device.cores) if options.cores is None else options.cores
+    cores = options.cores
+    if cores is None:
+        cores = min((*defaults.cpu_partition_cores, len(device.cores)))
     if not 1 <= cores <= len(device.cores):
         raise InputError(
             f"{device.id} has {len(device.cores)} cores for engines, {cores} were asked for.",

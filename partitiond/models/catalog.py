@@ -249,8 +249,19 @@ def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | Non
 
 
 def _folder_source(text: str) -> ModelSource:
-    folder = Path(text).expanduser().resolve()
-    if not folder.is_dir():
+    try:
+        folder = Path(text).expanduser().resolve()
+        exists = folder.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        # Too long, a null byte, a closed folder above it, a "~user" who is unknown.
+        shown = repr(text if len(text) <= 100 else text[:100] + "...")
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise SpecError(
+            f"{shown} cannot be used as a folder's path: {why.rstrip('.')}.",
+            hint="Give the folder that holds the model's config.json.",
+            facts={"folder": shown},
+        ) from error
+    if not exists:
         raise SpecError(
             f"the folder {folder} does not exist.",
             hint="Give the folder that holds the model's config.json.",

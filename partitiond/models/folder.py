@@ -18,9 +18,9 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         ModelSourceError: there is no folder, no config, or it is no JSON object.
     """
     path = folder / "config.json"
-    if not folder.is_dir():
-        raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")
     try:
+        if not folder.is_dir():
+            raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise _error(
@@ -28,7 +28,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
             f"{folder} holds no config.json",
             "Give a folder in Hugging Face layout: config.json, a tokenizer and weights.",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _error(folder, f"{path} cannot be read: {error}", "Fetch the model again.") from error
     if not isinstance(config, dict):
         raise _error(folder, f"{path} is not a JSON object", "Fetch the model again.")

@@ -33,7 +33,14 @@ def explain(instance: Instance, found: Found, placements: tuple[Placement, ...])
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """So many significant digits, but large numbers whole and grouped, never as 1e+05."""
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def _summary(instance: Instance, found: Found) -> str:
@@ -43,13 +50,14 @@ def _summary(instance: Instance, found: Found) -> str:
         f"{_count(replicas, 'replica')} of {_count(len(instance.needs), 'model')} "
         f"on {used} of {_count(total, 'device')}"
     )
+    value, bound = _number(found.value, 4), _number(found.bound, 4)
     if found.objective is Objective.MIN_DEVICES:
         if _unit_prices(instance):
-            tail = f"no plan needs fewer than {found.bound:.4g}"
+            tail = f"no plan needs fewer than {bound}"
         else:
-            tail = f"the price is {found.value:.4g} per hour, no plan's is below {found.bound:.4g}"
+            tail = f"the price is {value} per hour, no plan's is below {bound}"
     else:
-        tail = f"{found.value:.4g} weighted requests/s, no plan gives more than {found.bound:.4g}"
+        tail = f"{value} weighted requests/s, no plan gives more than {bound}"
     proof = "proven optimal" if found.status is Status.OPTIMAL else "not proven optimal"
     return f"{head}: {tail} ({proof})."
 
@@ -75,11 +83,11 @@ def _model_line(
     if need.rated:
         wanted = need.rate / RATE_SCALE
         spare = rate / wanted - 1
-        fit = f"{rate:.3g} requests/s for {wanted:.3g} wanted"
+        fit = f"{_number(rate)} requests/s for {_number(wanted)} wanted"
         fit += f" ({spare:.0%} to spare)" if spare >= 0.005 else ""
         fit += f" ({-spare:.0%} short)" if spare <= -0.005 else ""
     else:
-        fit = f"{rate:.3g} requests/s, as much as there is"
+        fit = f"{_number(rate)} requests/s, as much as there is"
     why = _why_size(instance, need, placements)
     return f"{need.name}: {_count(len(placements), 'replica')}, {fit}; {why}."
 
@@ -150,21 +158,30 @@ def unplaced(instance: Instance, found: Found) -> tuple[Unplaced, ...]:
         need = instance.needs[position]
         count = found.packing.counts[need.model]
         missing = max(0, need.rate - found.packing.rates[need.model]) / RATE_SCALE
-        what = (
-            f"gets {found.packing.rates[need.model] / RATE_SCALE:.3g} of "
-            f"{need.rate / RATE_SCALE:.3g} requests/s"
-            if need.rated
-            else f"gets {count} of {_count(need.min_replicas, 'replica')}"
-        )
         result.append(
             Unplaced(
                 model=need.name,
-                reason=f"{need.name} {what}: {_why_short(found, need)}.",
+                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need)}.",
                 missing_req_per_s=missing if need.rated else None,
                 remedy=_remedy(instance, need, missing, count),
             )
         )
     return tuple(result)
+
+
+def _what_short(found: Found, need: Need) -> str:
+    rate, count = found.packing.rates[need.model], found.packing.counts[need.model]
+    parts = []
+    if rate < need.rate:
+        parts.append(
+            f"gets {_number(rate / RATE_SCALE)} of {_number(need.rate / RATE_SCALE)} requests/s"
+        )
+    if count < need.min_replicas and need.min_replicas > 1:
+        fit = f"only {count} {'fits' if count == 1 else 'fit'}" if count else "none fits"
+        parts.append(f"has min_replicas {need.min_replicas}, {fit}")
+    elif count < need.min_replicas and not parts:
+        parts.append(f"gets {count} of {_count(need.min_replicas, 'replica')}")
+    return " and ".join(parts)
 
 
 def _why_short(found: Found, need: Need) -> str:
@@ -193,14 +210,18 @@ def _full_resources(packing: Packing) -> list[str]:
 
 def _remedy(instance: Instance, need: Need, missing: float, count: int) -> str:
     each = reference_rate(instance, need) / RATE_SCALE
-    if not need.rated:
+    few = count < need.min_replicas and need.min_replicas > 1
+    if few and missing <= 0:
+        return "Lower min_replicas or add devices."
+    if missing <= 0:
         return "Add a device, stop another model, or ask for fewer replicas."
     if count >= need.max_replicas:
-        return f"Raise max_replicas, or lower the demand by {missing:.3g} requests/s."
+        return f"Raise max_replicas, or lower the demand by {_number(missing)} requests/s."
     more = math.ceil(missing / each) if each > 0 else 1
+    also = " Lower min_replicas too, unless devices are added." if few else ""
     return (
-        f"Lower its demand by {missing:.3g} requests/s, loosen its SLO, or add about "
-        f"{_count(more, 'device')} (one gives it up to {each:.3g} requests/s)."
+        f"Lower its demand by {_number(missing)} requests/s, loosen its SLO, or add about "
+        f"{_count(more, 'device')} (one gives it up to {_number(each)} requests/s).{also}"
     )
 
 

@@ -39,6 +39,8 @@ ABORT: Final = "partitiond.abort"
 
 DROPPED_BODIES: Final = 4
 """A refused body is read and dropped up to so many times the allowed size."""
+DRAINING_SECONDS: Final = 0.5
+"""While shutting down, a refused body may take so long: enough for one that is on its way."""
 
 _JSON_TYPE: Final = re.compile(rb"^\s*application/(json|[\w.+-]+\+json)\s*(;|$)", re.IGNORECASE)
 _logger = logging.getLogger("partitiond.proxy")
@@ -161,7 +163,7 @@ class ProxyApp:
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._state.options.client_timeout_seconds):
+            async with self._state.reading():
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -173,7 +175,7 @@ class ProxyApp:
                     if not message["more_body"]:
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
-            return errors.BODY_TOO_SLOW
+            return errors.SHUTTING_DOWN if self._state.draining else errors.BODY_TOO_SLOW
 
     async def _refuse_unread(
         self, scope: Scope, receive: Receive, answer: Answer, error: ApiError
@@ -184,8 +186,9 @@ class ProxyApp:
         instead of the answer. There is a bound; beyond it the reset is deserved.
         """
         left = DROPPED_BODIES * self._state.options.max_body_bytes
+        seconds = DRAINING_SECONDS if self._state.draining else None
         try:
-            async with asyncio.timeout(self._state.options.client_timeout_seconds):
+            async with self._state.reading(), asyncio.timeout(seconds):
                 while left > 0 and error is not errors.BODY_TOO_SLOW:
                     message = await receive()
                     left -= len(message.get("body", b""))

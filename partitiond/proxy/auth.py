@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.routing import KeyRoute
-from partitiond.proxy.errors import BAD_KEY, ApiError
+from partitiond.proxy.errors import BAD_KEY, NO_KEY, ApiError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,10 +47,13 @@ class KeyRing:
         """
         if not self._required and not self._keys:
             return ANYONE
-        found = self._match(_bearer(headers))
+        key = _bearer(headers)
+        found = self._match(key)
         if found is not None:
             return found
-        return BAD_KEY if self._required else ANYONE
+        if not self._required:
+            return ANYONE
+        return BAD_KEY if key else NO_KEY
 
     def _match(self, key: bytes) -> Caller | None:
         if not key:

@@ -153,12 +153,11 @@ def body_too_large(limit_bytes: int) -> ApiError:
     )
 
 
-BAD_KEY: Final = ApiError(
-    401,
-    "Incorrect API key provided. Send 'Authorization: Bearer <key>' with a key made by "
-    "`partitiond keys add`.",
-    code="invalid_api_key",
+_SEND_KEY: Final = (
+    "Send one header 'Authorization: Bearer <key>' with a key made by `partitiond keys create`."
 )
+NO_KEY: Final = ApiError(401, f"No API key was given. {_SEND_KEY}", code="invalid_api_key")
+BAD_KEY: Final = ApiError(401, f"Incorrect API key provided. {_SEND_KEY}", code="invalid_api_key")
 BODY_TOO_SLOW: Final = ApiError(
     408, "The request's body did not arrive in time.", code="timeout", close=True
 )

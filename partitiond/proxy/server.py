@@ -103,7 +103,7 @@ class _Servers:
     def shut_down(self, grace_seconds: float) -> None:
         """Begin to end; what runs may take so long."""
         self._grace_seconds = grace_seconds
-        self._state.draining = True
+        self._state.stop_admitting()
         self._stop.set()
 
     async def run(self, data: socket.socket, control: socket.socket) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +30,7 @@ class ProxyState:
         table: the last routing table.
         models: live models by name.
         flights: every request between admission and its end.
-        draining: the proxy is shutting down.
+        draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
     def __init__(self, options: ProxyOptions, state_dir: Path) -> None:
@@ -41,6 +41,7 @@ class ProxyState:
         self.flights: set[Flight] = set()
         self.draining = False
         self._landed: asyncio.Event | None = None
+        self._reading: set[asyncio.Timeout] = set()
         self.metrics = ProxyMetrics(self._gauges)
         self._removed: list[LiveModel] = []
         self._table_file = state_dir / TABLE_FILE
@@ -101,9 +102,27 @@ class ProxyState:
         """Requests waiting by model."""
         return {name: len(model.queue) for name, model in self.models.items()}
 
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """For reading a body: TimeoutError when the client is too slow or draining begins."""
+        async with asyncio.timeout(self.options.client_timeout_seconds) as timeout:
+            self._reading.add(timeout)
+            try:
+                yield
+            finally:
+                self._reading.discard(timeout)
+
+    def stop_admitting(self) -> None:
+        """Begin to drain: requests whose body has not arrived have not begun, and never will."""
+        self.draining = True
+        now = asyncio.get_running_loop().time()
+        for timeout in self._reading:
+            if not timeout.expired():
+                timeout.reschedule(now)
+
     async def drain(self, grace_seconds: float) -> None:
         """Let what runs finish within the grace; then end it with an error."""
-        self.draining = True
+        self.stop_admitting()
         if self.flights:
             self._landed = asyncio.Event()
             with contextlib.suppress(TimeoutError):

@@ -97,6 +97,25 @@ async def test_bodies_that_are_no_json_object_are_refused(
     )
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["hint"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
+async def test_what_is_no_json_is_told_so(http: httpx.AsyncClient, content: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = (await http.post("/models", content=content, headers=headers)).json()
+    assert "body is not JSON" in body["detail"]
+    assert "one JSON object" in body["hint"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
+async def test_json_under_another_content_type_is_told_which_to_send(
+    http: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    answer = await http.post("/models", content=b'{"model": "opt-125m"}', headers=headers)
+    assert answer.status_code == 422
+    assert headers.get("Content-Type", "missing") in answer.json()["detail"]
+    assert "Content-Type: application/json" in answer.json()["hint"]
 
 
 async def test_a_defect_of_ours_leaks_nothing(

@@ -57,6 +57,8 @@ async def test_what_was_read_can_be_registered_elsewhere(http: httpx.AsyncClient
         ({}, "either model or source"),
         ({"model": "opt-125"}, "is no model"),
         ({"model": "/does/not/exist"}, "does not exist"),
+        ({"model": "/tmp\0"}, "null"),
+        ({"model": "/x" * 3000}, "too long"),
         ({"model": "./here"}, "relative"),
         ({"model": "opt-125m", "demand": {"req_per_s": 1e12}}, "requests/s"),
         ({"model": "opt-125m", "demand": {"req_per_s": 0}}, "requests/s"),
@@ -161,6 +163,11 @@ async def test_if_match_guards_against_lost_changes(http: httpx.AsyncClient, met
         method, "/models/opt-125m", json=body, headers={"If-Match": '"x"'}
     )
     assert nonsense.status_code == 422
+    endless = await http.request(
+        method, "/models/opt-125m", json=body, headers={"If-Match": "9" * 5000}
+    )
+    assert endless.status_code == 422
+    assert len(endless.json()["detail"]) < 200
     fresh = await http.request(method, "/models/opt-125m", json=body, headers={"If-Match": '"2"'})
     assert fresh.is_success
 

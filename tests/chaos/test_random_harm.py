@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.plan import Objective
-from partitiond.ports import ReplicaView
+from partitiond.ports import ProfileOptions, ReplicaView
 from tests.e2e.harness import Fleet, Load, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -61,7 +61,7 @@ def register(fleet: Fleet, name: str, replicas: int) -> None:
                 "auto": False,
             }
         )
-        job = client.profile(name)
+        job = client.profile(name, ProfileOptions(cores=1))
     assert fleet.finish(job, seconds=60).result
 
 

@@ -151,3 +151,23 @@ def test_without_a_hub_profiling_fails_at_once_and_names_dummy_weights(
     result = cli("profile", "opt-125m")
     refused(result, 8, "--weights dummy")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models", "update", "x", "--demand", "nan"),
+        ("models", "update", "x", "--ttft", "inf", "--tpot", "1"),
+        ("models", "add", "opt-125m", "--weight", "nan"),
+        ("profile", "opt-125m", "--time-limit", "inf"),
+        ("plan", "--time-limit", "nan"),
+        ("plan", "--time-limit", "-1"),
+        ("plan", "--from", "fleet.toml", "--time-limit", "nan"),
+        ("plan", "--from", "fleet.toml", "--time-limit", "-1"),
+    ],
+    ids=" ".join,
+)
+def test_numbers_that_are_none(cli: Cli, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments)
+    refused(result, 2, "finite number")
+    assert len(result.err.splitlines()) == 1

@@ -1,5 +1,6 @@
 """Tables: what a person reads."""
 
+import dataclasses
 import io
 
 import pytest
@@ -22,11 +23,12 @@ from partitiond.core.profile import (
 )
 from partitiond.core.spec import Workload
 from partitiond.core.units import GIB, Bytes
+from partitiond.ports import Event
 
 
 def text_of(drawn: RenderableType, width: int = 80) -> str:
     file = io.StringIO()
-    Console(file=file, width=width, highlight=False).print(drawn)
+    Console(file=file, width=width, highlight=False).print(drawn, crop=False)
     return file.getvalue()
 
 
@@ -132,3 +134,22 @@ def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
     assert [line.split()[0] for line in lines] == ["a", "b", "b"]
     assert "50%" in lines[0]
     assert "1 min" in lines[0]
+
+
+def test_an_id_is_never_broken_at_80_columns() -> None:
+    long = "m" * 40 + "-cpu-x-2-cores1-64x32-20260101T000000Z"
+    one = dataclasses.replace(profile(16), id=long, model="m" * 60, hardware="h" * 40)
+    for width, id_line in ((80, f"  {long}"), (60, f"  {long}")):
+        drawn = text_of(profiles_table([one, profile(None)]), width)
+        assert id_line in drawn.splitlines()
+        assert "  p-1" in drawn.splitlines()
+        assert all(len(line) <= width for line in drawn.splitlines() if line != id_line)
+        assert "235" in drawn
+    assert any(
+        long in line and "235" in line for line in text_of(profiles_table([one]), 300).splitlines()
+    )
+
+
+def test_the_time_of_an_event_is_never_broken() -> None:
+    event = Event(12345, "2026-01-01T00:00:00+00:00", "model-registered", "m" * 60, "word " * 40)
+    assert "2026-01-01T00:00:00" in text_of(render.events_table([event]))

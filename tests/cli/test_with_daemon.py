@@ -178,6 +178,25 @@ def test_profiling_an_unregistered_model_registers_it(partitiond: Partitiond) ->
     partitiond("models", "remove", "smollm2-135m")
 
 
+def test_options_that_a_registered_model_contradicts_are_refused(partitiond: Partitiond) -> None:
+    add = ("models", "add", "opt-125m", "--weights", "dummy", "--no-auto")
+    partitiond(*add, "--engine-kind", "simulated", "--prompt-tokens", "16")
+    given = ("--prompt-tokens", "32", "--weights", "dummy", "--engine-kind", "vllm")
+    said = partitiond("profile", "opt-125m", *given, code=4).stderr
+    assert "--prompt-tokens 32 (registered: 16), --engine-kind vllm" in said
+    assert "--weights dummy" not in said
+    assert "partitiond models update opt-125m" in said
+    partitiond("models", "remove", "opt-125m")
+
+
+def test_a_state_folder_without_a_token_is_named(partitiond: Partitiond, tmp_path: Path) -> None:
+    for command in (("status",), ("profile", "opt-125m")):
+        said = partitiond("--state-dir", str(tmp_path), *command, code=5).stderr
+        assert f"no admin-token in {tmp_path}" in said
+        assert partitiond.env["PARTITIOND_CONTROL__PORT"] in said
+        assert "--state-dir" in said
+
+
 def test_keys(partitiond: Partitiond) -> None:
     made = partitiond("keys", "create", "--label", "app")
     assert len(made.stdout.split()) == 1, "the key alone on standard output"

@@ -16,6 +16,7 @@ from partitiond.client.errors import from_problem
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
+    InputError,
     NotFoundError,
     PreconditionFailedError,
     SpecError,
@@ -203,3 +204,12 @@ def test_an_unknown_code_is_kept() -> None:
     body = b'{"code": "of_tomorrow", "detail": "d", "hint": "h", "facts": {"a": 1}}'
     error = from_problem("http://x", 418, body)
     assert (error.code, error.hint, error.facts) == ("of_tomorrow", "h", {"a": 1})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused_before_it_is_sent(number: float) -> None:
+    with (
+        ControlClient("http://127.0.0.1:1", TOKEN) as client,
+        pytest.raises(InputError, match=r"demand\.req_per_s: (nan|inf) is not a finite number"),
+    ):
+        client.update("m", {"demand": {"req_per_s": number}})

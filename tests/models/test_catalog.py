@@ -68,7 +68,19 @@ def test_a_folder_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert entry is None
 
 
-@pytest.mark.parametrize("text", ["", "opt-126m", "a/b/c", "org/na me", "/no/such/folder"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "opt-126m",
+        "a/b/c",
+        "org/na me",
+        "/no/such/folder",
+        "/tmp\0",
+        "/x" * 3000,
+        "~nobody-here/x",
+    ],
+)
 def test_anything_else_is_refused_with_advice(text: str) -> None:
     with pytest.raises(SpecError) as caught:
         source_for(text, hub=False)

@@ -69,6 +69,20 @@ def test_absurd_demand_is_served_in_part_and_says_by_how_much() -> None:
     assert made.forecasts[0].capacity_req_per_s == pytest.approx(6)
 
 
+@pytest.mark.parametrize("rate", [None, 1.0])
+def test_replicas_that_do_not_fit_are_counted(rate: float | None) -> None:
+    model = want("a", on_cores("a", 3, 1), rate=rate, min_replicas=50)
+    (missing,) = plan(PlanRequest((cpu(2),), (model,))).unplaced
+    assert "min_replicas 50, only 2 fit" in missing.reason
+    assert missing.remedy == "Lower min_replicas or add devices."
+
+
+def test_large_numbers_are_written_out() -> None:
+    made = plan(PlanRequest((cpu(2),), (want("a", on_cores("a", 3, 1), rate=100_000),)))
+    assert "of 100,000 requests/s" in made.unplaced[0].reason
+    assert "e+" not in f"{made.unplaced} {made.explanation}"
+
+
 def test_nothing_that_fits_is_infeasible_with_the_sizes() -> None:
     answer = solve(PlanRequest((gpu(gib=10),), (want("big", point("big", 5, 40)),)))
     assert isinstance(answer, Infeasible)

@@ -361,3 +361,15 @@ async def test_metrics_count_requests_tokens_and_refusals(
     assert samples["partitiond_proxy_e2e_seconds_count"] == 2
     assert samples["partitiond_proxy_output_tokens_total"] == 2 + 3
     assert samples['partitiond_proxy_in_flight{replica="m-1"}'] == 0
+
+
+async def test_no_key_and_a_wrong_key_are_told_apart(make_proxy: MakeProxy) -> None:
+    proxy = await make_proxy(table(keys_required=True))
+    async with proxy.client as client:
+        none = await client.get("/v1/models")
+        wrong = await client.get("/v1/models", headers={"authorization": "Bearer sk-x"})
+    assert (none.status_code, wrong.status_code) == (401, 401)
+    assert "No API key was given" in error_of(none)["message"]
+    assert "Incorrect API key" in error_of(wrong)["message"]
+    for response in (none, wrong):
+        assert "`partitiond keys create`" in error_of(response)["message"]

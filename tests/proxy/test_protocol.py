@@ -110,3 +110,22 @@ async def test_health_needs_no_key(make_proxy: MakeProxy) -> None:
         answer = await talk(proxy, line + b"\r\nhost: a\r\nconnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert answer.endswith(b"\r\n\r\n") == (method == b"HEAD")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_while_shutting_down_nobody_waits_for_half_a_body(
+    make_proxy: MakeProxy, *, begun: bool
+) -> None:
+    """Whether the request came before the shutdown began or after."""
+    proxy = await make_proxy(table())
+    half = request(b"host: a")[:-5]
+    if not begun:
+        proxy.state.stop_admitting()
+    talking = asyncio.create_task(talk(proxy, half, finish=False))
+    await proxy.until(lambda: bool(proxy.state._reading))
+    proxy.state.stop_admitting()
+    async with asyncio.timeout(2):
+        answer = await talking
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"connection: close" in answer
+    assert b'"shutting_down"' in answer
