@@ -1,0 +1,51 @@
+"""Ports: what the controller, profiler and API need from the world. Adapters implement them.
+
+Each has a real adapter and a shipped fake, and one contract suite in `tests/contract/` runs the
+same cases on both.
+"""
+
+from partitiond.ports.engine import (
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    EngineRunner,
+)
+from partitiond.ports.host import Clock, DeviceProvider, ProxyControl
+from partitiond.ports.model import ModelResolver, ResolvedModel
+from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
+from partitiond.ports.service import (
+    ControlService,
+    ModelView,
+    PlanPreview,
+    ProfileOptions,
+    ReplicaView,
+)
+from partitiond.ports.store import Event, Job, JobState, KeyRecord, ModelRecord, Store
+
+__all__ = [
+    "Clock",
+    "ControlService",
+    "DeviceProvider",
+    "EngineExit",
+    "EngineHandle",
+    "EngineLaunch",
+    "EngineReport",
+    "EngineRunner",
+    "Event",
+    "Job",
+    "JobState",
+    "KeyRecord",
+    "ModelRecord",
+    "ModelResolver",
+    "ModelView",
+    "PlanPreview",
+    "ProfileOptions",
+    "ProfileRequest",
+    "ProfileRunner",
+    "Progress",
+    "ProxyControl",
+    "ReplicaView",
+    "ResolvedModel",
+    "Store",
+]

@@ -1,0 +1,148 @@
+"""Engines: what one is started with, what it says, who runs it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from partitiond.core.plan import Placement
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineLaunch:
+    """Everything one engine is started with. JSON-serialisable; written to its journal first.
+
+    Attributes:
+        replica_id: unique among running engines; names its run folder.
+        model_name: served name.
+        model_folder: local folder.
+        placement: what the plan gave it; None for an engine started by the profiler.
+        device_id: device it runs on.
+        visible_device: CUDA_VISIBLE_DEVICES value, or empty on a CPU.
+        cores: host cores for all its processes.
+        memory_bytes: its memory budget.
+        kv_cache_bytes: explicit KV cache size.
+        max_num_seqs: engine's sequence limit.
+        max_num_batched_tokens: tokens per step.
+        max_model_len: context length.
+        dtype: as in EngineOptions.
+        dummy_weights: use the dummy load format.
+        extra_args: further flags.
+        engine_kind: "vllm" or "simulated".
+        extra_env: further environment, e.g. MPS pipe folder and SM percentage.
+    """
+
+    replica_id: str
+    model_name: str
+    model_folder: str
+    placement: Placement | None
+    device_id: str
+    visible_device: str
+    cores: tuple[int, ...]
+    memory_bytes: int
+    device_memory_bytes: int
+    kv_cache_bytes: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    dtype: str
+    dummy_weights: bool
+    extra_args: tuple[str, ...] = ()
+    engine_kind: str = "vllm"
+    extra_env: tuple[tuple[str, str], ...] = ()
+    prefix_caching: bool = True
+    """Off while profiling: repeated prompts must not be answered from the cache."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineHandle:
+    """A running engine's process, whoever started it.
+
+    Attributes:
+        pid: process id of the shim, leader of the engine's session and process group.
+        start_ticks: start time of pid in clock ticks since boot; with boot_id it tells a
+            recycled pid from ours.
+        generation: "<pid>-<start_ticks>", as in routes.
+    """
+
+    launch: EngineLaunch
+    pid: int
+    start_ticks: int
+    boot_id: str
+    socket_path: str
+    log_path: str
+    run_dir: str
+
+    @property
+    def generation(self) -> str:
+        """Identifies the process behind a replica's name."""
+        return f"{self.pid}-{self.start_ticks}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineExit:
+    """How an engine ended: exit code (negative for a signal) and the lines that matter."""
+
+    code: int | None
+    diagnosis: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What a ready engine says about itself.
+
+    Attributes:
+        kv_cache_tokens: KV tokens it really has.
+        version: engine version.
+        metrics: gauges and counters of one scrape, by Prometheus name, label-summed.
+    """
+
+    kv_cache_tokens: int
+    version: str
+    metrics: Mapping[str, float]
+
+
+class EngineRunner(Protocol):
+    """Starts, finds, watches and ends engine processes."""
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        """Spawn and return at once; readiness is `wait_ready`.
+
+        Raises EngineUnavailableError, StartFailedError.
+        """
+        ...
+
+    async def wait_ready(
+        self,
+        handle: EngineHandle,
+        deadline_seconds: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> EngineReport:
+        """Wait for a real completion. Raises StartFailedError, StartTimedOutError."""
+        ...
+
+    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
+        """Whether it answers a one-token completion within the time."""
+        ...
+
+    async def report(self, handle: EngineHandle) -> EngineReport:
+        """One scrape of its metrics. Raises EngineError when it cannot be reached."""
+        ...
+
+    async def wait_exit(self, handle: EngineHandle) -> EngineExit:
+        """Return once the process is gone; works for engines this process did not start."""
+        ...
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        """Terminate, then kill the whole group; nothing is left when it returns. Idempotent."""
+        ...
+
+    async def find(self) -> Sequence[EngineHandle]:
+        """Engines of this state folder that live now, whoever started them (for adoption).
+
+        Kills process groups whose leader is gone, and removes run folders of dead engines.
+        """
+        ...
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        """Peak proportional set size of its processes so far (sampled), in bytes."""
+        ...

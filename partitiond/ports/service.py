@@ -1,0 +1,184 @@
+"""The use cases of the control plane, and what people see of it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from partitiond.core.hardware import Device
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.ports.store import Event, Job, KeyRecord, ModelRecord
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanPreview:
+    """A plan (or why there is none) and what applying it would change."""
+
+    plan: Plan
+    diff: PlanDiff
+    infeasible: Infeasible | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica as people see it.
+
+    Attributes:
+        state: pending, starting, serving, draining, stopping, stopped, failed.
+        start_progress: last progress line while it starts.
+        adopted: it was found running after a restart of the daemon.
+    """
+
+    replica_id: str
+    model: str
+    device_id: str
+    partition: Partition
+    state: str
+    pid: int | None
+    in_flight: int | None
+    limit: int
+    memory_bytes: int
+    starts: int
+    adopted: bool
+    start_progress: str = ""
+    last_error: str = ""
+    log_path: str = ""
+    socket_path: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as people see it.
+
+    Attributes:
+        availability: serving, starting or unavailable.
+        profile_kind: best profile it has: measured, transferred, estimated, or None.
+        provisional: it is served from an estimate.
+        note: what the chain waits for, in one sentence.
+    """
+
+    record: ModelRecord
+    availability: str
+    replicas_serving: int
+    replicas_planned: int
+    profile_kind: ProfileKind | None
+    provisional: bool
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """What a user may ask of a profile job; None takes the setting.
+
+    Attributes:
+        cores: number of cores of the partition to measure on (CPU device).
+    """
+
+    device_id: str | None = None
+    cores: int | None = None
+    max_batch: int | None = None
+    time_limit_seconds: float | None = None
+    memory_bytes: int | None = None
+    seed: int = 0
+
+
+class ControlService(Protocol):
+    """The use cases of the control plane; the API is a thin layer over it."""
+
+    async def register(self, spec: ModelSpec) -> ModelRecord:
+        """Register and (with `auto`) start the chain. Raises ConflictError, SpecError."""
+        ...
+
+    def models(self) -> Sequence[ModelView]:
+        """All models."""
+        ...
+
+    def model(self, name: str) -> ModelView:
+        """Raises NotFoundError."""
+        ...
+
+    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+        """Replace the spec of a model. Raises NotFoundError, ConflictError."""
+        ...
+
+    async def remove(self, name: str, expected_version: int | None = None) -> None:
+        """Remove the model: its replicas drain and stop."""
+        ...
+
+    async def profile(self, name: str, options: ProfileOptions) -> Job:
+        """Queue a profile job."""
+        ...
+
+    def jobs(self) -> Sequence[Job]:
+        """Newest first."""
+        ...
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        ...
+
+    async def cancel_job(self, job_id: str) -> Job:
+        """Cancel; returns once nothing of it runs."""
+        ...
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Newest first."""
+        ...
+
+    def profile_by_id(self, profile_id: str) -> Profile:
+        """Raises NotFoundError."""
+        ...
+
+    def import_profile(self, profile: Profile) -> Profile:
+        """Keep a profile made elsewhere."""
+        ...
+
+    async def plan(self, objective: Objective | None = None) -> PlanPreview:
+        """Dry run. The preview's plan can be applied by id while nothing changed since."""
+        ...
+
+    async def apply(self, plan_id: str | None = None) -> PlanPreview:
+        """Apply the plan of that id, or a fresh one. Raises ConflictError when it is outdated."""
+        ...
+
+    def current_plan(self) -> Plan | None:
+        """The applied plan."""
+        ...
+
+    def replicas(self) -> Sequence[ReplicaView]:
+        """All replicas, stopped and failed ones that are still wanted included."""
+        ...
+
+    def devices(self) -> Sequence[Device]:
+        """Devices of this host."""
+        ...
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        """Oldest first."""
+        ...
+
+    async def create_key(self, label: str, models: Sequence[str]) -> tuple[KeyRecord, str]:
+        """The record and the key itself, which is shown once and not kept."""
+        ...
+
+    def keys(self) -> Sequence[KeyRecord]:
+        """All keys."""
+        ...
+
+    async def remove_key(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        ...
+
+    def readiness(self) -> Mapping[str, str]:
+        """Empty when ready; else what is not, by part (proxy, store, loop)."""
+        ...
+
+    async def metrics(self) -> str:
+        """Prometheus text."""
+        ...
+
+    async def shutdown(self, *, stop_engines: bool) -> None:
+        """End the loop, the jobs, and (if asked) engines and proxy."""
+        ...

@@ -1,0 +1,172 @@
+"""The store: what was asked, kept on disk."""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.ports.profiling import Progress
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A registered model as stored.
+
+    Attributes:
+        version: grows with each change; the API's ETag.
+        created_at, updated_at: ISO 8601 UTC.
+    """
+
+    spec: ModelSpec
+    version: int
+    created_at: str
+    updated_at: str
+
+
+class JobState(enum.StrEnum):
+    """Life of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A long-running piece of work: today, profiling.
+
+    Attributes:
+        kind: "profile".
+        subject: model name.
+        params: what was asked (device id, cores, max_batch, time limit, seed).
+        result: id of the profile it made.
+        error: message and hint when it failed.
+    """
+
+    id: str
+    kind: str
+    subject: str
+    state: JobState
+    created_at: str
+    updated_at: str
+    progress: Progress
+    params: tuple[tuple[str, str], ...] = ()
+    result: str | None = None
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened and why, kept in the store.
+
+    Attributes:
+        id: grows by one.
+        kind: "model-registered", "plan-applied", "engine-exited", ...
+        subject: model, replica, job or key it is about.
+    """
+
+    id: int
+    at: str
+    kind: str
+    subject: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An API key as stored: its SHA-256, never the key."""
+
+    id: str
+    sha256: str
+    label: str
+    models: tuple[str, ...]
+    created_at: str
+
+
+class Store(Protocol):
+    """What was asked, kept on disk. One writer; every call is one transaction."""
+
+    def add_model(self, record: ModelRecord) -> None:
+        """Raises ConflictError when the name is taken."""
+        ...
+
+    def models(self) -> Sequence[ModelRecord]:
+        """All, by name."""
+        ...
+
+    def model(self, name: str) -> ModelRecord:
+        """Raises NotFoundError."""
+        ...
+
+    def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
+        """Replace. Raises ConflictError when the stored version is another."""
+        ...
+
+    def remove_model(self, name: str) -> None:
+        """Raises NotFoundError. Its measured profiles stay (they are costly)."""
+        ...
+
+    def add_profile(self, profile: Profile) -> None:
+        """Add or replace by id."""
+        ...
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Newest first."""
+        ...
+
+    def profile(self, profile_id: str) -> Profile:
+        """Raises NotFoundError."""
+        ...
+
+    def put_job(self, job: Job) -> None:
+        """Add or replace by id."""
+        ...
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        ...
+
+    def jobs(self, limit: int = 100) -> Sequence[Job]:
+        """Newest first."""
+        ...
+
+    def set_plan(self, plan: Plan) -> None:
+        """Make it the applied (desired) plan."""
+        ...
+
+    def plan(self) -> Plan | None:
+        """The applied plan, or None."""
+        ...
+
+    def add_event(self, at: str, kind: str, subject: str, message: str) -> Event:
+        """Append."""
+        ...
+
+    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+        """Oldest first, ids greater than `after`; without `after`, the newest `limit`."""
+        ...
+
+    def add_key(self, key: KeyRecord) -> None:
+        """Raises ConflictError when the id is taken."""
+        ...
+
+    def keys(self) -> Sequence[KeyRecord]:
+        """All, oldest first."""
+        ...
+
+    def remove_key(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        ...
+
+    def next_counter(self, name: str) -> int:
+        """A number that grows by one with each call and survives restarts (routing version)."""
+        ...
+
+    def close(self) -> None:
+        """Checkpoint and release."""
+        ...
