@@ -7,20 +7,13 @@ point and refuses what could not start in time. Baseline: the same arrivals stra
 engines, which queue without bound. Sides alternate; "no gain shown" is a result.
 """
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rich.console import Console
-
+from bench.demo_fleet import demo_fleet, options_parser
 from bench.paired import alternate, compare
 from partitiond.cli import demo_overload, demo_steps
-from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
-from partitiond.cli.demo_daemon import DemoDaemon
-from partitiond.cli.demo_story import Story
-from partitiond.cli.options import connect
 
 UNITS = {"goodput": "req/s", "ttft_p50": "s", "ttft_p95": "s", "refused": "share"}
 
@@ -53,38 +46,16 @@ async def measure(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser = options_parser(__doc__, pairs=4, seconds=30.0, folder=".demo")
     parser.add_argument("--load", type=float, default=demo_steps.OVERLOAD)
-    parser.add_argument("--folder", type=Path, default=Path(".demo"))
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
     given = parser.parse_args()
-
-    options = DemoOptions(
-        given.folder.absolute(),
-        once=True,
-        hub=False,
-        seconds=given.seconds,
-        overrides=tuple(given.overrides),
-    )
-    story = Story(Console(stderr=True), 1)
-    settings, config = prepare_folder(options)
-    daemon = DemoDaemon(settings, config, options.overrides)
-    client = connect(settings)
-    specs = demo_specs(options, settings)
-    try:
-        environment = demo_steps.engine(story, settings)
-        asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
-        daemon.start(client, story.say)
-        demo_steps.measure_all(story, client, specs, environment.version)
-        plan = demo_steps.plan(story, client)
-        demo_steps.apply(story, client, plan, settings)
+    with demo_fleet(given, models=2) as fleet:
+        client, specs = fleet.client, fleet.specs
+        demo_steps.measure_all(fleet.story, client, specs, fleet.environment.version)
+        plan = demo_steps.plan(fleet.story, client)
+        demo_steps.apply(fleet.story, client, plan, fleet.settings)
         lanes = demo_steps.lanes(client, plan, specs, given.load)
-        asyncio.run(measure(lanes, settings.proxy_url, given.pairs, given.seconds))
-    finally:
-        daemon.stop(client)
-        client.close()
+        asyncio.run(measure(lanes, fleet.settings.proxy_url, given.pairs, given.seconds))
     return 0
 
 

@@ -15,16 +15,12 @@ import math
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from bench.demo_fleet import demo_fleet, options_parser
 from bench.paired import alternate, compare
 from loadgen import Workload, closed_loop, fixed
 from loadgen.statistics import summarise
 from partitiond.cli import demo_steps
-from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
-from partitiond.cli.demo_daemon import DemoDaemon
 from partitiond.cli.demo_story import Story
-from partitiond.cli.options import connect
 from partitiond.cli.waiting import wait_for_job
 from partitiond.client.client import ControlClient
 from partitiond.core.plan import Objective, Plan
@@ -123,37 +119,14 @@ def describe(plan: Plan) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--folder", type=Path, default=Path(".bench"))
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
-    given = parser.parse_args()
-
-    options = DemoOptions(
-        given.folder.absolute(),
-        once=True,
-        hub=False,
-        seconds=given.seconds,
-        overrides=tuple(given.overrides),
-    )
-    story = Story(Console(stderr=True), 1)
-    settings, config = prepare_folder(options)
-    daemon = DemoDaemon(settings, config, options.overrides)
-    client = connect(settings)
-    spec = demo_specs(options, settings)[0]
-    try:
-        environment = demo_steps.engine(story, settings)
-        asyncio.run(demo_steps.prepare_models(story, settings, environment, [spec]))
-        daemon.start(client, story.say)
-        client.register(spec)
-        profile_sizes(story, client, spec, len(settings.cpu.cores or ()))
-        plan = client.plan(Objective.MAX_GOODPUT).plan
-        demo_steps.apply(story, client, plan, settings)
-        asyncio.run(measure(settings, environment, spec, plan, given))
-    finally:
-        daemon.stop(client)
-        client.close()
+    given = options_parser(__doc__, pairs=6, seconds=20.0, folder=".bench").parse_args()
+    with demo_fleet(given, models=1) as fleet:
+        (spec,) = fleet.specs
+        fleet.client.register(spec)
+        profile_sizes(fleet.story, fleet.client, spec, len(fleet.settings.cpu.cores or ()))
+        plan = fleet.client.plan(Objective.MAX_GOODPUT).plan
+        demo_steps.apply(fleet.story, fleet.client, plan, fleet.settings)
+        asyncio.run(measure(fleet.settings, fleet.environment, spec, plan, given))
     return 0
 
 

@@ -11,7 +11,7 @@ MAX_LINES: Final = 12
 def explain(error: PartitiondError) -> str:
     """Message and hint, then the lines of the engine's log that matter, one per line.
 
-    A failed start has them as the fact `lines`, one that took too long as `log`.
+    A failed start, and one that took too long, has them as the fact `lines`.
     """
     told = str(error)
     lines = [line for line in _log_lines(error) if line not in told]
@@ -24,8 +24,7 @@ def first_line(text: str) -> str:
 
 
 def _log_lines(error: PartitiondError) -> list[str]:
-    for name in ("lines", "log"):
-        lines = error.facts.get(name)
-        if isinstance(lines, list | tuple):
-            return [str(line) for line in lines if str(line).strip()]
-    return []
+    lines = error.facts.get("lines")
+    if not isinstance(lines, list | tuple):
+        return []
+    return [str(line) for line in lines if str(line).strip()]

@@ -1,0 +1,68 @@
+"""The demo's daemon and models, for a benchmark: options, a daemon of its own, its end."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from partitiond.cli import demo_steps
+from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
+from partitiond.cli.demo_daemon import DemoDaemon
+from partitiond.cli.demo_story import Story
+from partitiond.cli.options import connect
+from partitiond.client.client import ControlClient
+from partitiond.core.spec import ModelSpec
+from partitiond.engines.environment import EngineEnvironment
+from partitiond.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DemoFleet:
+    """A running daemon whose models are on disk; nothing is registered yet."""
+
+    story: Story
+    settings: Settings
+    environment: EngineEnvironment
+    client: ControlClient
+    specs: list[ModelSpec]
+
+
+def options_parser(
+    description: str, *, pairs: int, seconds: float, folder: str
+) -> argparse.ArgumentParser:
+    """What every benchmark on the demo's fleet can be told."""
+    parser = argparse.ArgumentParser(description=description.split("\n", maxsplit=1)[0])
+    parser.add_argument("--pairs", type=int, default=pairs)
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    return parser
+
+
+@contextlib.contextmanager
+def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
+    """Start the daemon with the first `models` of the demo's models prepared; end it afterwards."""
+    options = DemoOptions(
+        given.folder.absolute(),
+        once=True,
+        hub=False,
+        seconds=given.seconds,
+        overrides=tuple(given.overrides),
+    )
+    story = Story(Console(stderr=True), 1)
+    settings, config = prepare_folder(options)
+    daemon = DemoDaemon(settings, config, options.overrides)
+    client = connect(settings)
+    specs = demo_specs(options, settings)[:models]
+    try:
+        environment = demo_steps.engine(story, settings)
+        asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
+        daemon.start(client, story.say)
+        yield DemoFleet(story, settings, environment, client, specs)
+    finally:
+        daemon.stop(client)
+        client.close()
