@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.spec import ModelSpec
 from partitiond.engines.environment import EngineEnvironment, Variant, find_environment
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ResolvedModel

@@ -24,11 +24,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import HARDWARE, Device, SharingMode
 from partitiond.core.spec import (
     NAME_PATTERN,
-    Architecture,
     Demand,
     EngineOptions,
     Isolation,
@@ -37,9 +37,9 @@ from partitiond.core.spec import (
     Slo,
     SourceKind,
     Weights,
-    Workload,
 )
 from partitiond.core.units import Bytes, format_bytes, parse_bytes
+from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG, source_for
 
 MAX_FILE_BYTES: Final = 1_000_000

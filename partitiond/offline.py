@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from partitiond import __version__
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.estimate import estimate_profile
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.profile import Profile
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.spec import ModelSpec
 from partitiond.fleet import Fleet
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve

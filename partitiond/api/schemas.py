@@ -19,8 +19,8 @@ from partitiond.core.spec import (
     Slo,
     SourceKind,
     Weights,
-    Workload,
 )
+from partitiond.core.workload import Workload
 from partitiond.engines.vllm import check_extra_args
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.ports import ProfileOptions

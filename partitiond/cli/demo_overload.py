@@ -17,7 +17,7 @@ from loadgen.records import Record
 from loadgen.statistics import is_good, summarise
 from partitiond.cli.render import duration, new_table, rate
 from partitiond.core.spec import Slo
-from partitiond.core.spec import Workload as Shape
+from partitiond.core.workload import Workload as Shape
 
 REQUEST_TIMEOUT_SECONDS = 120.0
 

@@ -10,7 +10,8 @@ from partitiond.cli.render_progress import Reporter, reporting
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.spec import ModelSpec, Slo, Workload
+from partitiond.core.spec import ModelSpec, Slo
+from partitiond.core.workload import Workload
 from partitiond.ports import Job, ProfileOptions
 
 if TYPE_CHECKING:

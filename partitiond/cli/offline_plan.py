@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Infeasible, Objective, Plan
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.spec import ModelSpec
 from partitiond.settings import Settings
 
 

@@ -7,11 +7,12 @@ from partitiond import __version__
 from partitiond.controller.jobs import Tell
 from partitiond.controller.leases import Lease
 from partitiond.controller.targets import Target, source_note
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.estimate import estimate_profile
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.profile import Profile
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
     Job,
     ModelResolver,

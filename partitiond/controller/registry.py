@@ -12,9 +12,10 @@ from partitiond.controller.profiling import ProfilingOptions, estimates, options
 from partitiond.controller.targets import best_profiles, profile_targets, unmeasured
 from partitiond.controller.views import model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ConflictError
 from partitiond.core.routing import ModelAvailability
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
     Clock,
     Job,

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Final
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.footprint import (
     BLOCK_TOKENS,
     CPU_CONTEXT_GIB,
@@ -42,7 +43,7 @@ from partitiond.core.roofline import (
     rates,
     step_seconds,
 )
-from partitiond.core.spec import Architecture, Workload
+from partitiond.core.workload import Workload
 
 _Z95: Final = 1.645
 _Z99: Final = 2.326

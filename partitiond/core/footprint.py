@@ -10,13 +10,18 @@ Two answers to "how large a batch fits" are kept apart: `max_batch` is the paper
 """
 
 import dataclasses
+import functools
+import itertools
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.profile import Footprint
-from partitiond.core.spec import Architecture, Workload
 from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.core.workload import Workload
 
 MAX_BATCH: Final = 512
 """No sweep goes beyond it, the paper's cap and the engine's largest CUDA graph."""
@@ -58,16 +63,47 @@ class EngineLimits:
 
 
 def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: int) -> int:
-    """KV tokens that `batch` requests in steady state need: b (m + block/2) + z s sqrt(b).
+    """KV tokens that `batch` requests in steady state need, in whole blocks as they grow.
 
-    A busy slot is seen in the middle of its request, so it holds m = P + O/2 tokens in the mean
-    with standard deviation s = O / sqrt(12) for fixed lengths P and O; half a block is lost
-    per sequence. At least one request of the longest context must fit.
+    The definitions' b (m + block/2) + z s sqrt(b), with m and s^2 the length-biased mean and
+    variance of what a busy slot holds. Half a block is what a sequence wastes in the mean over
+    many lengths. Of few lengths it can be much more: 128 in and 16 out are two blocks of 128 from
+    the first output token on, 256 tokens where 136 + 64 = 200 are counted. So the same sum is made
+    of whole blocks, too, and the larger counts, though never more than every slot's longest
+    request. At least one request of the longest context must fit.
     """
-    mean = workload.prompt_tokens + workload.output_tokens / 2
-    deviation = workload.output_tokens / math.sqrt(12)
-    wanted = batch * (mean + block_tokens / 2) + KV_QUANTILE_Z * deviation * math.sqrt(batch)
-    return max(math.ceil(wanted), max_model_len)
+    moments = workload.moments
+    counted = batch * (moments.occupancy_mean + block_tokens / 2)
+    counted += KV_QUANTILE_Z * math.sqrt(moments.occupancy_variance * batch)
+    mean, deviation = _blocks_held(workload, block_tokens)
+    held = batch * mean + KV_QUANTILE_Z * deviation * math.sqrt(batch)
+    at_most = batch * -(-workload.longest_tokens // block_tokens) * block_tokens
+    return max(math.ceil(counted), min(math.ceil(held), at_most), max_model_len)
+
+
+@functools.cache
+def _blocks_held(workload: Workload, block_tokens: int) -> tuple[float, float]:
+    """Mean and standard deviation of the tokens in the blocks that a busy slot holds.
+
+    Over every output token of every request: P + 1 ... P + O tokens, rounded up to blocks. Sums
+    over a run of outputs are made block by block, so that the cost does not grow with lengths.
+    """
+    if workload.pairs:
+        requests: Iterable[tuple[int, int]] = workload.pairs
+    else:
+        requests = itertools.product(sorted(set(workload.prompt_lengths)), workload.output_lengths)
+        weights = Counter(workload.prompt_lengths)
+    count = first = second = 0.0
+    for prompt, output in requests:
+        times = 1 if workload.pairs else weights[prompt]
+        for block in range(prompt // block_tokens + 1, -(-(prompt + output) // block_tokens) + 1):
+            low = max(prompt + 1, (block - 1) * block_tokens + 1)
+            steps = times * (min(prompt + output, block * block_tokens) - low + 1)
+            count += steps
+            first += steps * block * block_tokens
+            second += steps * (block * block_tokens) ** 2
+    mean = first / count
+    return mean, math.sqrt(max(0.0, second / count - mean**2))
 
 
 def kv_cache_bytes(architecture: Architecture, tokens: int, block_tokens: int) -> Bytes:

@@ -28,6 +28,8 @@ class Candidate:
         ttft_p95_seconds, tpot_p95_seconds: predicted latency at the point, alone.
         host_memory_bytes: host RAM of the engine's processes (on a CPU: 0, counted above).
         busy: utilisation of the shared resource alone, u of the definitions, 0..1.
+        kappa: loss per further replica measured for this profile; None for the mode's default.
+        variant: form of the model it runs; empty for the model itself.
     """
 
     model: str
@@ -44,6 +46,8 @@ class Candidate:
     tpot_p95_seconds: float
     host_memory_bytes: Bytes = ZERO_BYTES
     busy: float = 1.0
+    kappa: float | None = None
+    variant: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ too; serving has none.
 import dataclasses
 from typing import Final
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.partition import PartitionSize
-from partitiond.core.spec import Architecture, Workload
 from partitiond.core.units import Bytes
+from partitiond.core.workload import Workload
 
 BANDWIDTH_EFFICIENCY: Final = 0.7
 """Share of peak memory bandwidth that decoding reaches; commonly reported between 0.6 and 0.8."""

@@ -9,22 +9,19 @@ import math
 import re
 from typing import Final
 
+from partitiond.core.checks import require
 from partitiond.core.errors import SpecError
+from partitiond.core.workload import MAX_TOKENS, Workload
 
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
-MAX_TOKENS: Final = 1_048_576
-"""No engine of this field serves longer contexts; a larger number is a typing mistake."""
+DEFAULT_WORKLOAD: Final = Workload()
+"""512 tokens in, 256 out: the middle of chat and summaries, and the paper's."""
 MAX_DEMAND_REQ_PER_S: Final = 1e6
 """A million requests a second is beyond any single host; a larger number is a mistake."""
 
 
-def _require(condition: bool, message: str, hint: str) -> None:
-    if not condition:
-        raise SpecError(message, hint=hint)
-
-
 def _positive(value: float, name: str, unit: str) -> None:
-    _require(
+    require(
         math.isfinite(value) and value > 0,
         f"{name} must be greater than 0 {unit}, got {value!r}.",
         f"Give {name} as a positive number of {unit}.",
@@ -66,37 +63,6 @@ class ModelSource:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Workload:
-    """Request shape: prompt and output lengths in tokens (means; fixed lengths in this form).
-
-    Raises:
-        SpecError: a length is not between 1 and `MAX_TOKENS`.
-    """
-
-    prompt_tokens: int = 512
-    output_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "output_tokens"):
-            value = getattr(self, name)
-            _require(
-                isinstance(value, int) and 1 <= value <= MAX_TOKENS,
-                f"{name} must be between 1 and {MAX_TOKENS}, got {value!r}.",
-                f"Give {name} as a whole number of tokens.",
-            )
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and output together, in tokens."""
-        return self.prompt_tokens + self.output_tokens
-
-    @property
-    def key(self) -> str:
-        """Short text for file names and tables, as "512/256"."""
-        return f"{self.prompt_tokens}/{self.output_tokens}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Slo:
     """Bounds that make a request good, and the share of arrivals that must be.
 
@@ -113,7 +79,7 @@ class Slo:
     def __post_init__(self) -> None:
         _positive(self.ttft_seconds, "ttft_seconds", "seconds")
         _positive(self.tpot_seconds, "tpot_seconds", "seconds")
-        _require(
+        require(
             0 < self.quantile < 1,
             f"quantile must lie between 0 and 1, got {self.quantile!r}.",
             "Write 0.95 for 95 % of requests.",
@@ -136,13 +102,13 @@ class Demand:
 
     def __post_init__(self) -> None:
         if self.req_per_s is not None:
-            _require(
+            require(
                 math.isfinite(self.req_per_s) and 0 < self.req_per_s <= MAX_DEMAND_REQ_PER_S,
                 f"demand must lie between 0 and {MAX_DEMAND_REQ_PER_S:g} requests/s, "
                 f"got {self.req_per_s!r}.",
                 "Leave the demand out for 'as much as there is', or remove the model.",
             )
-        _require(
+        require(
             math.isfinite(self.burst_factor) and 1 <= self.burst_factor <= 100,
             f"burst_factor must lie between 1 and 100, got {self.burst_factor!r}.",
             "1 means no burst; 2 plans for twice the mean rate.",
@@ -153,6 +119,11 @@ class Demand:
     def planned_req_per_s(self) -> float | None:
         """The rate the planner packs, or None for "as much as there is"."""
         return None if self.req_per_s is None else self.req_per_s * self.burst_factor
+
+
+QUANTIZATIONS: Final = ("", "fp8", "bitsandbytes", "experts_int8")
+"""What vLLM can do to 16-bit weights while loading them (its `--quantization`)."""
+KV_CACHE_DTYPES: Final = ("auto", "fp8")
 
 
 class Isolation(enum.StrEnum):
@@ -171,24 +142,89 @@ class EngineOptions:
         dtype: "bfloat16", "float16", "float32" or "auto".
         max_model_len: longest context in tokens; None derives it from the workload.
         extra_args: further engine flags, checked against an allow-list when registered.
+        quantization: how the engine quantises 16-bit weights while it loads them ("fp8"), or
+            empty. Weights that are stored quantised say so in their own config.
+        kv_cache_dtype: "auto" (as the weights) or "fp8".
+        max_num_batched_tokens: tokens of one engine step (chunked prefill); None for the default.
     """
 
     dtype: str = "bfloat16"
     max_model_len: int | None = None
     extra_args: tuple[str, ...] = ()
+    quantization: str = ""
+    kv_cache_dtype: str = "auto"
+    max_num_batched_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
+            self.quantization in QUANTIZATIONS,
+            f"quantization {self.quantization!r} is not known.",
+            f"Use one of {', '.join(filter(None, QUANTIZATIONS))}, or leave it out.",
+        )
+        require(
+            self.kv_cache_dtype in KV_CACHE_DTYPES,
+            f"kv_cache_dtype {self.kv_cache_dtype!r} is not known.",
+            f"Use {' or '.join(KV_CACHE_DTYPES)}.",
+        )
+        if self.max_num_batched_tokens is not None:
+            require(
+                16 <= self.max_num_batched_tokens <= MAX_TOKENS,
+                "max_num_batched_tokens must be between 16 and "
+                f"{MAX_TOKENS}, got {self.max_num_batched_tokens!r}.",
+                "Leave it out for the default.",
+            )
+        require(
             self.dtype in {"bfloat16", "float16", "float32", "auto"},
             f"dtype {self.dtype!r} is not known.",
             "Use bfloat16, float16, float32 or auto.",
         )
         if self.max_model_len is not None:
-            _require(
+            require(
                 1 <= self.max_model_len <= MAX_TOKENS,
                 f"max_model_len must be between 1 and {MAX_TOKENS}, got {self.max_model_len!r}.",
                 "Leave it out to derive it from the workload.",
             )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variant:
+    """Another form of the same model that the user accepts in its place.
+
+    Whether its answers are good enough is the user's decision: only variants that a model lists
+    are ever planned.
+
+    Attributes:
+        name: what profiles and plans call it, as "fp8"; the model itself has the empty name.
+        engine: its engine options, complete (not a difference to the model's).
+        source: other files, such as a repository of quantised weights; None for the model's own.
+    """
+
+    name: str
+    engine: EngineOptions
+    source: ModelSource | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            bool(NAME_PATTERN.match(self.name)),
+            f"{self.name!r} is no name of a variant.",
+            "Use lower-case letters, digits, '.', '_' or '-', as in 'fp8' or 'int4-awq'.",
+        )
+
+
+class PointName(enum.StrEnum):
+    """Operating points that can be asked for by name."""
+
+    DEFAULT = "default"
+    """The knee; with an SLO, the largest batch up to the knee that holds it."""
+    KNEE = "knee"
+    SLO = "slo"
+    """The largest batch that holds the SLO, beyond the knee, too."""
+    GOODPUT = "goodput"
+    """The highest goodput under the SLO."""
+    ENERGY = "energy"
+    """The least energy per output token."""
+    THROUGHPUT = "throughput"
+    """The highest throughput."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -208,12 +244,14 @@ class ModelSpec:
         isolation: what its replicas may share a device with.
         auto: registering starts the chain (estimate, profile, plan).
         engine_kind: "vllm" or "simulated".
+        variants: other forms of it that are acceptable in its place.
+        operating_point: which point of its profiles replicas run at.
     """
 
     name: str
     source: ModelSource
     weights: Weights = Weights.REAL
-    workload: Workload = Workload()
+    workload: Workload = DEFAULT_WORKLOAD
     slo: Slo | None = None
     demand: Demand = Demand()
     engine: EngineOptions = EngineOptions()
@@ -222,29 +260,60 @@ class ModelSpec:
     isolation: Isolation = Isolation.SHARED
     auto: bool = True
     engine_kind: str = "vllm"
+    variants: tuple[Variant, ...] = ()
+    operating_point: PointName = PointName.DEFAULT
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             bool(NAME_PATTERN.match(self.name)),
             f"{self.name!r} is no model name.",
             "Use 1 to 63 lower-case letters, digits, '.', '_' or '-', a letter or digit first.",
         )
-        _require(
+        require(
             0 <= self.min_replicas <= 1000,
             f"min_replicas must be between 0 and 1000, got {self.min_replicas}.",
             "0 leaves the number to the plan.",
         )
         if self.max_replicas is not None:
-            _require(
+            require(
                 max(1, self.min_replicas) <= self.max_replicas <= 1000,
                 f"max_replicas must be between max(1, min_replicas) and 1000, "
                 f"got {self.max_replicas}.",
                 "Leave it out for no limit; remove the model to run none.",
             )
-        _require(
+        require(
             self.engine_kind in {"vllm", "simulated"},
             f"engine_kind {self.engine_kind!r} is not known.",
             "Use vllm or simulated.",
+        )
+        names = [variant.name for variant in self.variants]
+        require(
+            len(set(names)) == len(names),
+            f"the variants of {self.name} are not all named differently.",
+            "Give each variant a name of its own.",
+        )
+        needs_slo = self.operating_point in {PointName.SLO, PointName.GOODPUT}
+        require(
+            self.slo is not None or not needs_slo,
+            f"the operating point {self.operating_point.value!r} needs an SLO.",
+            "Give the model an SLO, or another operating point.",
+        )
+
+    def as_variant(self, name: str) -> "ModelSpec":
+        """The spec of one of its variants, under the same model name; "" gives itself.
+
+        Raises:
+            SpecError: it lists no such variant.
+        """
+        if not name:
+            return self
+        for variant in self.variants:
+            if variant.name == name:
+                source = variant.source or self.source
+                return dataclasses.replace(self, engine=variant.engine, source=source, variants=())
+        raise SpecError(
+            f"{self.name} lists no variant {name!r}.",
+            hint=f"It lists {', '.join(v.name for v in self.variants) or 'none'}.",
         )
 
     @property
@@ -256,42 +325,4 @@ class ModelSpec:
         """
         if self.engine.max_model_len is not None:
             return self.engine.max_model_len
-        return max(256, math.ceil(self.workload.total_tokens * 1.25))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Architecture:
-    """The numbers that decide a decoder's memory and speed.
-
-    Attributes:
-        family: Hugging Face `model_type`.
-        parameters: all weights, counted once when embeddings are tied.
-        hidden_size, layers, heads, kv_heads, head_dim, intermediate_size, vocab_size: as in
-            the model's config.
-        max_position: longest context the model was built for, in tokens.
-        weight_bytes_per_parameter: 2 for 16-bit weights.
-        kv_bytes_per_value: 2 for a 16-bit KV cache.
-    """
-
-    family: str
-    parameters: int
-    hidden_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    max_position: int
-    weight_bytes_per_parameter: float = 2.0
-    kv_bytes_per_value: float = 2.0
-
-    @property
-    def weights_bytes(self) -> int:
-        """Weights as loaded, in bytes."""
-        return math.ceil(self.parameters * self.weight_bytes_per_parameter)
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """K and V of one token over all layers, in bytes: 2 x layers x kv_heads x head_dim."""
-        return math.ceil(2 * self.layers * self.kv_heads * self.head_dim * self.kv_bytes_per_value)
+        return max(256, math.ceil(self.workload.longest_tokens * 1.25))

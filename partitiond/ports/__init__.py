@@ -22,6 +22,7 @@ from partitiond.ports.service import (
     ReplicaView,
 )
 from partitiond.ports.store import Event, Job, JobState, KeyRecord, ModelRecord, Store
+from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 
 __all__ = [
     "Clock",
@@ -48,4 +49,6 @@ __all__ = [
     "ReplicaView",
     "ResolvedModel",
     "Store",
+    "TelemetrySource",
+    "TelemetryWindow",
 ]

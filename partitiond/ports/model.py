@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from partitiond.core.spec import Architecture, ModelSpec
+from partitiond.core.architecture import Architecture
+from partitiond.core.spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

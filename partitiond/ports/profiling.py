@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from partitiond.core.hardware import Device
@@ -32,6 +33,14 @@ class ProfileRequest:
         cores: CPU cores to pin to (a CpuCores partition), or host cores beside a GPU.
         max_batch: largest batch of the sweep; the definitions cap it at 512.
         time_limit_seconds: measuring time; None for no limit.
+        variant: form of the model that is measured (`model.spec` is already that form's).
+        structured_output: constrain every answer to a small JSON schema.
+        confirm_memory: start once more at the frontier memory.
+        confirm_capacity: confirm the capacity by open-loop trials.
+        paper_requests: requests of the paper's mode; 0 leaves it out.
+        checkpoint: file that finished trials are kept in, so that the next run of the same
+            request goes on from there; None keeps none.
+        command: what reproduces it, for the provenance.
     """
 
     model: ResolvedModel
@@ -43,6 +52,13 @@ class ProfileRequest:
     seed: int = 0
     min_window_seconds: float = 10.0
     max_window_seconds: float = 60.0
+    variant: str = ""
+    structured_output: bool = False
+    confirm_memory: bool = True
+    confirm_capacity: bool = True
+    paper_requests: int = 0
+    checkpoint: Path | None = None
+    command: str = ""
 
 
 class ProfileRunner(Protocol):

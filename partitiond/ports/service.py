@@ -1,7 +1,7 @@
 """The use cases of the control plane, and what people see of it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from partitiond.core.hardware import Device
@@ -9,6 +9,7 @@ from partitiond.core.partition import Partition
 from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
+from partitiond.core.workload import Workload
 from partitiond.ports.store import Event, Job, KeyRecord, ModelRecord
 
 
@@ -74,6 +75,12 @@ class ProfileOptions:
 
     Attributes:
         cores: number of cores of the partition to measure on (CPU device).
+        variant: form of the model to measure; empty for the model itself.
+        workload: other lengths than the model's, to see how they change the frontier.
+        max_num_batched_tokens, kv_cache_dtype: other than the model's engine options.
+        structured_output: constrain answers to a small JSON schema.
+        confirm: confirm frontier memory and capacity after the sweep.
+        paper_requests: requests of the paper's mode; 0 leaves it out.
     """
 
     device_id: str | None = None
@@ -82,6 +89,13 @@ class ProfileOptions:
     time_limit_seconds: float | None = None
     memory_bytes: int | None = None
     seed: int = 0
+    variant: str = ""
+    workload: Workload | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str | None = None
+    structured_output: bool = False
+    confirm: bool = True
+    paper_requests: int = 0
 
 
 class ControlService(Protocol):
@@ -121,6 +135,10 @@ class ControlService(Protocol):
 
     async def cancel_job(self, job_id: str) -> Job:
         """Cancel; returns once nothing of it runs."""
+        ...
+
+    def watch_job(self, job_id: str) -> AsyncIterator[Job]:
+        """The job now and each time it changes, until it has ended. Raises NotFoundError."""
         ...
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:

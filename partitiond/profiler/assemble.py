@@ -9,7 +9,7 @@ from typing import Final
 from loadgen import LatencySummary, Samples
 from loadgen.statistics import summarise
 from partitiond import __version__
-from partitiond.core.footprint import BLOCK_TOKENS
+from partitiond.core.footprint import BLOCK_TOKENS, kv_tokens
 from partitiond.core.frontier import TOLERANCE, find_knee
 from partitiond.core.hardware import DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
@@ -26,7 +26,6 @@ from partitiond.ports import EngineLaunch, EngineReport, ProfileRequest
 from partitiond.profiler.fit import (
     explain_footprint,
     fit_step_time,
-    needed_kv_tokens,
     point_footprint,
     point_kv_bytes,
     resident_kv_bytes,
@@ -149,7 +148,7 @@ def _point(measured: Measured, footprint: Footprint, trials: Sequence[Trial]) ->
         tpot=_latency(summarise(samples.tpot)),
         itl=_latency(summarise(samples.itl)),
         e2el=_latency(summarise(samples.e2el)),
-        kv_tokens=needed_kv_tokens(batch, spec.workload, spec.max_model_len, block),
+        kv_tokens=kv_tokens(batch, spec.workload, spec.max_model_len, block),
         footprint_bytes=point_footprint(footprint.peak_bytes, resident, needed),
         running_mean=sum(t.engine.running_mean for t in trials) / len(trials),
         preemptions=sum(t.engine.preemptions for t in trials),

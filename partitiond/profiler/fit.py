@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.footprint import (
-    KV_QUANTILE_Z,
     EngineLimits,
     footprint,
     kv_cache_bytes,
@@ -20,8 +20,8 @@ from partitiond.core.footprint import (
 )
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.profile import Footprint, OperatingPoint
-from partitiond.core.spec import Architecture, Workload
 from partitiond.core.units import Bytes
+from partitiond.core.workload import Workload
 
 MIN_FIT_POINTS: Final = 2
 
@@ -102,32 +102,11 @@ def explain_footprint(
     )
 
 
-def needed_kv_tokens(batch: int, workload: Workload, max_model_len: int, block: int) -> int:
-    """KV tokens that `batch` requests of fixed length hold, in whole blocks as they grow.
-
-    KV_tokens(b) of the definitions takes half a block as lost per sequence. That is the mean over
-    many lengths; of one fixed length it can be much more: 128 in and 16 out are two blocks of
-    128 from the first output token on, 256 tokens where 136 + 64 = 200 are counted. The larger of
-    both is needed, or the sweep's largest batch waits for blocks.
-    """
-    held = [
-        -(-(workload.prompt_tokens + i) // block) * block
-        for i in range(1, workload.output_tokens + 1)
-    ]
-    mean = math.fsum(held) / len(held)
-    deviation = math.sqrt(math.fsum((tokens - mean) ** 2 for tokens in held) / len(held))
-    in_blocks = math.ceil(batch * mean + KV_QUANTILE_Z * deviation * math.sqrt(batch))
-    at_most = batch * max(held)
-    return max(kv_tokens(batch, workload, max_model_len, block), min(in_blocks, at_most))
-
-
 def point_kv_bytes(
     architecture: Architecture, batch: int, workload: Workload, max_model_len: int, block: int
 ) -> int:
     """Bytes of the KV blocks that batch b needs."""
-    return kv_cache_bytes(
-        architecture, needed_kv_tokens(batch, workload, max_model_len, block), block
-    )
+    return kv_cache_bytes(architecture, kv_tokens(batch, workload, max_model_len, block), block)
 
 
 def resident_kv_bytes(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import InputError
 from partitiond.core.estimate import with_dtype
 from partitiond.core.footprint import (
@@ -12,7 +13,6 @@ from partitiond.core.footprint import (
     footprint,
 )
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.spec import Architecture
 from partitiond.core.units import format_bytes
 from partitiond.ports import EngineLaunch, ProfileRequest
 from partitiond.profiler.fit import point_kv_bytes

@@ -8,8 +8,8 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Infeasible
 from partitiond.core.profile import Footprint, Knee, Profile, ProfileKind, Provenance
-from partitiond.core.spec import Workload
 from partitiond.core.units import Bytes
+from partitiond.core.workload import Workload
 from tests.api.fake_service import FakeService
 
 PROFILE = Profile(

@@ -24,7 +24,8 @@ from partitiond.cli.demo_overload import Lane, Side, comparison, summarise_side
 from partitiond.cli.demo_story import Story
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError
-from partitiond.core.spec import Slo, Weights, Workload
+from partitiond.core.spec import Slo, Weights
+from partitiond.core.workload import Workload
 from partitiond.store import StateLock
 
 LANE = Lane("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))

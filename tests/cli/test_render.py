@@ -21,8 +21,8 @@ from partitiond.core.profile import (
     ProfileKind,
     Provenance,
 )
-from partitiond.core.spec import Workload
 from partitiond.core.units import GIB, Bytes
+from partitiond.core.workload import Workload
 from partitiond.ports import Event
 
 

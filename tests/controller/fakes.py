@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import (
     ConflictError,
     ModelSourceError,
@@ -19,10 +20,7 @@ from partitiond.core.profile import (
     Profile,
 )
 from partitiond.core.routing import RoutingTable
-from partitiond.core.spec import (
-    Architecture,
-    ModelSpec,
-)
+from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
     EngineExit,
     EngineHandle,

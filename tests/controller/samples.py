@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores, PartitionSize
 from partitiond.core.plan import (
@@ -22,14 +23,9 @@ from partitiond.core.profile import (
     ProfileKind,
     Provenance,
 )
-from partitiond.core.spec import (
-    Architecture,
-    ModelSource,
-    ModelSpec,
-    SourceKind,
-    Workload,
-)
+from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.core.workload import Workload
 from partitiond.ports import (
     ModelRecord,
 )

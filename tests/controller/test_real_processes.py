@@ -17,7 +17,8 @@ from partitiond.controller.profiling import ProfilingOptions
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.observation import ReconcilePolicy
 from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights, Workload
+from partitiond.core.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.workload import Workload
 from partitiond.devices.host import HostDevices
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver

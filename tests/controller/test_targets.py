@@ -11,7 +11,8 @@ from partitiond.controller.targets import (
     unmeasured,
 )
 from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import EngineOptions, ModelSource, SourceKind, Weights, Workload
+from partitiond.core.spec import EngineOptions, ModelSource, SourceKind, Weights
+from partitiond.core.workload import Workload
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import cpu, measured_profile, spec
 

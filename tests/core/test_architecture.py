@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.architecture import architecture_from_config
 from partitiond.core.errors import SpecError
+from partitiond.core.families import architecture_from_config
 from partitiond.models.catalog import CATALOG
 
 # As the models' safetensors headers and model cards give them.

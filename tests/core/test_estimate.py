@@ -14,8 +14,9 @@ from partitiond.core.estimate import (
 from partitiond.core.hardware import HARDWARE, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import LimitedBy, Profile, ProfileKind, operating_point
-from partitiond.core.spec import Slo, Workload
+from partitiond.core.spec import Slo
 from partitiond.core.units import GIB
+from partitiond.core.workload import Workload
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.models.catalog import CATALOG
 from partitiond.serde import from_json, to_json

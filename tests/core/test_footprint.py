@@ -17,8 +17,8 @@ from partitiond.core.footprint import (
     max_batch_safe,
 )
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.spec import Workload
 from partitiond.core.units import GIB
+from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG
 
 PAPER = Workload(512, 256)

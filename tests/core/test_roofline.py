@@ -17,8 +17,8 @@ from partitiond.core.roofline import (
     step_flops,
     step_seconds,
 )
-from partitiond.core.spec import Workload
 from partitiond.core.units import GIB
+from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG
 
 OPT = CATALOG["opt-1.3b"].architecture

@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.spec import (
-    EngineOptions,
-    ModelSource,
-    ModelSpec,
-    SourceKind,
-    Weights,
-    Workload,
-)
+from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ModelResolver

@@ -8,7 +8,8 @@ from partitiond.core.estimate import estimate_profile
 from partitiond.core.hardware import HARDWARE, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.spec import ModelSource, ModelSpec, Slo, SourceKind, Workload
+from partitiond.core.spec import ModelSource, ModelSpec, Slo, SourceKind
+from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.candidates import candidates_for
 

@@ -10,17 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import EngineError, StartFailedError
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.spec import (
-    Architecture,
-    EngineOptions,
-    ModelSource,
-    ModelSpec,
-    SourceKind,
-    Workload,
-)
+from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import GIB, Bytes
+from partitiond.core.workload import Workload
 from partitiond.ports import (
     EngineExit,
     EngineHandle,

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.architecture import Architecture
 from partitiond.core.footprint import EngineLimits, kv_cache_bytes, kv_tokens
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.profile import Latency, OperatingPoint
-from partitiond.core.spec import Architecture, Workload
 from partitiond.core.units import GIB, Bytes
+from partitiond.core.workload import Workload
 from partitiond.profiler.fit import (
     explain_footprint,
     fit_step_time,
-    needed_kv_tokens,
     point_footprint,
     point_kv_bytes,
     resident_kv_bytes,
@@ -101,11 +101,11 @@ def test_the_kv_cache_holds_a_full_batch_without_waiting(
     batch: int, prompt: int, output: int, block: int
 ) -> None:
     load = Workload(prompt, output)
-    needed = needed_kv_tokens(batch, load, 256, block)
+    needed = kv_tokens(batch, load, 256, block)
     assert needed >= kv_tokens(batch, load, 256, block)
     held = [-(-(prompt + i) // block) * block for i in range(1, output + 1)]
     assert needed >= batch * sum(held) / len(held) - 1
 
 
 def test_two_blocks_from_the_first_token_on_are_two_blocks() -> None:
-    assert needed_kv_tokens(64, Workload(128, 16), 256, 128) == 64 * 256
+    assert kv_tokens(64, Workload(128, 16), 256, 128) == 64 * 256

@@ -17,8 +17,8 @@ from partitiond.core.profile import (
     ProfileKind,
     Provenance,
 )
-from partitiond.core.spec import Workload
 from partitiond.core.units import GIB, Bytes
+from partitiond.core.workload import Workload
 from partitiond.profiler.plot import plot_profile
 
 MEASURED = ((1, 55), (2, 99), (4, 170), (8, 250), (11, 258), (16, 262), (32, 259))

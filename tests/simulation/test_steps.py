@@ -13,8 +13,8 @@ from partitiond.core.profile import (
     ProfileKind,
     Provenance,
 )
-from partitiond.core.spec import Workload
 from partitiond.core.units import Bytes
+from partitiond.core.workload import Workload
 from partitiond.simulation.steps import StepModel, constant_steps, fit_steps
 
 WORKLOAD = Workload(prompt_tokens=64, output_tokens=32)

@@ -10,8 +10,9 @@ from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores, PartitionSize
 from partitiond.core.plan import Candidate, Certificate, Objective, Placement, Plan, Status
 from partitiond.core.profile import Footprint, Knee, Profile, ProfileKind, Provenance
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind, Workload
+from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import Bytes
+from partitiond.core.workload import Workload
 from partitiond.ports import Job, JobState, ModelRecord, Progress, Store
 from partitiond.store import open_store
 

@@ -1,0 +1,27 @@
+"""Telemetry: what a device and its host say while an engine works."""
+
+from typing import Protocol
+
+from partitiond.core.hardware import Device
+from partitiond.core.profile import Telemetry
+
+
+class TelemetryWindow(Protocol):
+    """Telemetry between its opening and its closing."""
+
+    async def close(self) -> Telemetry | None:
+        """End the window; means over it, or None where nothing is exposed. Call it once."""
+        ...
+
+
+class TelemetrySource(Protocol):
+    """Opens windows on a device."""
+
+    async def open(self, device: Device, pids: tuple[int, ...]) -> TelemetryWindow:
+        """Begin a window.
+
+        Args:
+            device: a GPU, or the CPU device.
+            pids: leaders of the engines' sessions (`EngineHandle.pid`), for their CPU time.
+        """
+        ...
