@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: help tour setup setup-dev demo engine test test-full lint format types imports bench docs \
+.PHONY: help tour setup setup-dev demo engine test test-full lint format types imports bench gpu-check docs \
 	lock clean
 
 help: ## show this
@@ -79,6 +79,12 @@ BENCHES := bench.planner bench.proxy_cpu bench.bench_admission bench.bench_plan
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
 	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done
+
+BUDGET ?= 540
+OUT ?= gpu-check
+
+gpu-check: $(STAMP) ## measure what fits into BUDGET seconds on this machine's GPU; results in OUT
+	@$(BIN)/python -m bench.gpu_check --budget $(BUDGET) --out $(OUT) $(GPU_CHECK_ARGS)
 
 # --- keeping it ------------------------------------------------------------------------------
 

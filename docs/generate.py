@@ -271,12 +271,24 @@ def replica_states_page() -> str:
     )
 
 
+# --- models ----------------------------------------------------------------------------------
+
+
+def models_page() -> str:
+    """The catalog of models, the families that can be counted, and what was started."""
+    sys.path.insert(0, str(FOLDER.parent.parent))
+    from docs.models_page import blocks
+
+    return page("Models", *blocks(table))
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "exit-codes.md": exit_codes_page,
     "settings.md": settings_page,
     "api.md": api_page,
     "replica-states.md": replica_states_page,
+    "models.md": models_page,
 }
 
 

@@ -1,50 +1,80 @@
-"""Load generator: an instrument for any OpenAI-compatible completions server.
+"""Load generator: an instrument for any OpenAI-compatible server.
 
-It imports nothing of partitiond. Two loops: `closed_loop` holds a number of requests in flight
-and measures one steady window; `open_loop` sends requests when they are due and charges every
-wait to the server. Both return records of each request, latencies by the field's definitions,
-throughput with a 95 % interval, and the share of a core the instrument itself used.
+It imports nothing of partitiond, and nothing beyond the standard library but uvloop where that is
+installed. Two loops: `closed_loop` holds a number of requests in flight and measures one steady
+window; `open_loop` (and `open_streams`, for several workloads with arrivals of their own) sends
+requests when they are due and charges every wait to the server. Both return records of each
+request, latencies by the field's definitions, throughput with a 95 % interval, and what the
+instrument saw of itself; `saturation` says when that forbids to trust the figures.
 """
 
-from loadgen.arrivals import constant, poisson
+from loadgen import lengths
+from loadgen.arrivals import constant, gamma, poisson, ramp, replay
 from loadgen.client import Client
 from loadgen.closed import ClosedLoopResult, LiveState, closed_loop
-from loadgen.errors import LoadAbortedError, LoadgenError, TargetError
-from loadgen.opened import OpenLoopResult, OpenState, open_loop
+from loadgen.errors import InputError, LoadAbortedError, LoadgenError, TargetError
+from loadgen.instrument import Reading, saturation
+from loadgen.lengths import Lengths
+from loadgen.mix import Mix, Part, Stream
+from loadgen.opened import OpenLoopResult, OpenState, open_loop, open_streams
 from loadgen.records import Outcome, Record
-from loadgen.report import Report, render, report_closed, report_open
+from loadgen.report import Report, render, report_closed, report_of, report_open
+from loadgen.runs import Run, run_of_closed, run_of_open
 from loadgen.statistics import LatencySummary, Samples, Slo, Throughput
+from loadgen.store import load_run, save_run
 from loadgen.target import Target, parse_target
+from loadgen.traces import Trace, read_trace
 from loadgen.window import WindowRule, fixed
-from loadgen.workload import PromptKind, Workload
+from loadgen.workload import Endpoint, PromptKind, Workload
 
 __all__ = [
     "Client",
     "ClosedLoopResult",
+    "Endpoint",
+    "InputError",
     "LatencySummary",
+    "Lengths",
     "LiveState",
     "LoadAbortedError",
     "LoadgenError",
+    "Mix",
     "OpenLoopResult",
     "OpenState",
     "Outcome",
+    "Part",
     "PromptKind",
+    "Reading",
     "Record",
     "Report",
+    "Run",
     "Samples",
     "Slo",
+    "Stream",
     "Target",
     "TargetError",
     "Throughput",
+    "Trace",
     "WindowRule",
     "Workload",
     "closed_loop",
     "constant",
     "fixed",
+    "gamma",
+    "lengths",
+    "load_run",
     "open_loop",
+    "open_streams",
     "parse_target",
     "poisson",
+    "ramp",
+    "read_trace",
     "render",
+    "replay",
     "report_closed",
+    "report_of",
     "report_open",
+    "run_of_closed",
+    "run_of_open",
+    "saturation",
+    "save_run",
 ]

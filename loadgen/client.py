@@ -34,11 +34,11 @@ class Client:
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: list[Connection] = []
         authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._head = (
-            f"POST {self.target.completions_path} HTTP/1.1\r\n"
-            f"Host: {self.target.host}\r\nAccept: text/event-stream\r\n"
+        self._head_end = (
+            f" HTTP/1.1\r\nHost: {self.target.host}\r\nAccept: text/event-stream\r\n"
             f"Content-Type: application/json\r\n{authorization}Content-Length: "
-        ).encode()
+        )
+        self._heads: dict[str, bytes] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,13 +61,21 @@ class Client:
         body: bytes,
         record: Record,
         on_tokens: Callable[[float, int], None] | None = None,
+        *,
+        path: str = "",
     ) -> Record:
         """Send one request and return its record once it has ended, however it ended.
 
         Failures are outcomes of the record, not exceptions. Cancelling the task drops the
         connection, marks the record `cancelled` and raises CancelledError.
+
+        Args:
+            body: JSON to send.
+            record: filled while the answer comes.
+            on_tokens: called with the time and the number of tokens of each chunk.
+            path: endpoint below `/v1/`; completions if empty.
         """
-        raw = self._head + str(len(body)).encode() + b"\r\n\r\n" + body
+        raw = self._head(path or "completions") + str(len(body)).encode() + b"\r\n\r\n" + body
         try:
             async with asyncio.timeout(self._timeout_seconds), self._slots:
                 await self._exchange(raw, record, on_tokens)
@@ -79,6 +87,11 @@ class Client:
             self._close_record(record, Outcome.CANCELLED, "cancelled by the client")
             raise
         return record
+
+    def _head(self, path: str) -> bytes:
+        if path not in self._heads:
+            self._heads[path] = f"POST {self.target.path(path)}{self._head_end}".encode()
+        return self._heads[path]
 
     async def _exchange(
         self, raw: bytes, record: Record, on_tokens: Callable[[float, int], None] | None

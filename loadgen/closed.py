@@ -1,39 +1,50 @@
 """Closed loop: a constant number of requests in flight, measured in steady state.
 
-Slot i's first request asks for ceil(O (i + 1) / b) output tokens, so that the slots do not
-finish in waves. The window opens when every slot has finished one request and closes by a
-`WindowRule`; it never contains ramp or drain.
+Slot i's first request asks for ceil(O (i + 1) / b) output tokens, O being its own drawn length,
+so that the slots do not finish in waves. The window opens when every slot has finished one
+request and closes by a `WindowRule`; it never contains ramp or drain.
 """
 
 import asyncio
 import dataclasses
 import math
-import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from loadgen.client import Client
 from loadgen.connection import now
 from loadgen.errors import LoadAbortedError
+from loadgen.instrument import NO_READING, Reading, Watch
+from loadgen.mix import Mix, Source, source_of
 from loadgen.records import Outcome, Record
-from loadgen.statistics import Samples, Throughput, TokenTimeline, throughput
+from loadgen.statistics import Samples, Throughput, TokenTimeline, percentile, throughput
 from loadgen.target import Target
 from loadgen.window import WindowRule, WindowState
-from loadgen.workload import RequestFactory, Workload
+from loadgen.workload import Request, Workload
 
 CHECK_SECONDS: Final = 0.25
 """How often the window's rule is asked; costs well under a millisecond."""
 MAX_BACKOFF_SECONDS: Final = 2.0
+RECENT: Final = 200
+"""Requests whose latencies a progress line speaks of."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LiveState:
-    """What a progress callback is told. `throughput` is None while the loop ramps up."""
+    """What a progress callback is told. `throughput` is None while the loop ramps up.
+
+    Attributes:
+        cpu_share: of the instrument's own thread, since the last call.
+        ttft_p95: of the newest requests, in seconds; None before there were any.
+    """
 
     phase: str
     elapsed_seconds: float
     completed: int
     throughput: Throughput | None
+    cpu_share: float = 0.0
+    ttft_p95: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class ClosedLoopResult:
         wide: it closed at its time limit with a wider interval than wanted.
         samples: latencies that became known inside the window.
         cpu_share: CPU time of the thread that ran the loop by the window's length.
+        instrument: the same and more of what the instrument saw of itself.
     """
 
     concurrency: int
@@ -58,6 +70,7 @@ class ClosedLoopResult:
     wide: bool
     samples: Samples
     cpu_share: float
+    instrument: Reading = NO_READING
 
     @property
     def window_seconds(self) -> float:
@@ -79,7 +92,7 @@ class ClosedLoopResult:
 
 async def closed_loop(
     target: Target | str,
-    workload: Workload,
+    workload: Workload | Mix,
     *,
     concurrency: int,
     window: WindowRule | None = None,
@@ -110,14 +123,14 @@ async def closed_loop(
     async with Client(
         target, api_key=api_key, timeout_seconds=timeout_seconds, max_connections=concurrency
     ) as client:
-        loop = _Loop(client, RequestFactory(workload), concurrency)
+        loop = _Loop(client, source_of(workload), concurrency)
         return await loop.run(window or WindowRule(), progress, on_opened)
 
 
 class _Loop:
-    def __init__(self, client: Client, factory: RequestFactory, concurrency: int) -> None:
+    def __init__(self, client: Client, source: Source, concurrency: int) -> None:
         self._client = client
-        self._factory = factory
+        self._source = source
         self._concurrency = concurrency
         self._records: list[Record] = []
         self._timeline = TokenTimeline()
@@ -126,6 +139,8 @@ class _Loop:
         self._failures_in_a_row = 0
         self._completed = 0
         self._full_e2el: list[float] = []
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._watch = Watch()
 
     async def run(
         self,
@@ -136,18 +151,22 @@ class _Loop:
         began = now()
         try:
             async with asyncio.TaskGroup() as group:
-                slots = [group.create_task(self._slot(i)) for i in range(self._concurrency)]
+                tasks = [group.create_task(self._slot(i)) for i in range(self._concurrency)]
+                tasks.append(group.create_task(self._watch.run()))
                 await self._ramp(began, progress)
                 if on_opened is not None:
                     on_opened()
-                opened, cpu = now(), time.thread_time()
+                self._watch.open()
+                opened = now()
                 wide = await self._window(rule, opened, progress)
-                closed, cpu = now(), time.thread_time() - cpu
-                for slot in slots:
-                    slot.cancel()
+                closed = now()
+                self._watch.close()
+                for task in tasks:
+                    task.cancel()
         except BaseExceptionGroup as errors:
             # The slots raise nothing but LoadAbortedError; one of them speaks for all.
             raise errors.exceptions[0] from None
+        reading = self._watch.reading()
         return ClosedLoopResult(
             concurrency=self._concurrency,
             records=tuple(self._records),
@@ -157,7 +176,8 @@ class _Loop:
             throughput=throughput(self._timeline, opened, closed),
             wide=wide,
             samples=Samples.of_window(self._records, opened, closed),
-            cpu_share=cpu / (closed - opened),
+            cpu_share=reading.cpu_share,
+            instrument=reading,
         )
 
     async def _ramp(self, began: float, progress: Callable[[LiveState], None] | None) -> None:
@@ -167,7 +187,7 @@ class _Loop:
                     await self._ramped.wait()
             except TimeoutError:
                 if progress is not None:
-                    progress(LiveState("ramp", now() - began, self._completed, None))
+                    progress(self._state("ramp", now() - began, None))
 
     async def _window(
         self, rule: WindowRule, opened: float, progress: Callable[[LiveState], None] | None
@@ -179,9 +199,15 @@ class _Loop:
             measured = throughput(self._timeline, opened, opened + elapsed)
             state = rule.state(elapsed, self._mean_e2el(), measured.half_width_share)
             if progress is not None:
-                progress(LiveState("window", elapsed, self._completed, measured))
+                progress(self._state("window", elapsed, measured))
             if state is not WindowState.OPEN:
                 return state is WindowState.WIDE
+
+    def _state(self, phase: str, elapsed: float, measured: Throughput | None) -> LiveState:
+        recent = sorted(self._recent)
+        ttft_p95 = percentile(recent, 0.95) if recent else None
+        cpu_share = self._watch.recent_cpu_share()
+        return LiveState(phase, elapsed, self._completed, measured, cpu_share, ttft_p95)
 
     def _mean_e2el(self) -> float | None:
         """Of the newest full-length requests: those of the ramp stand in until others end."""
@@ -189,27 +215,37 @@ class _Loop:
         return math.fsum(newest) / len(newest) if newest else None
 
     async def _slot(self, slot: int) -> None:
-        output = self._factory.workload.output_tokens
-        first: int | None = math.ceil(output * (slot + 1) / self._concurrency)
-        backoff = 0.0
+        ramp, backoff = True, 0.0
         while True:
             record = Record(len(self._records))
             self._records.append(record)
-            await self._client.send(
-                self._factory.body(record.index, first), record, self._timeline.add
-            )
+            request, full = self._request(record.index, slot if ramp else None)
+            record.wanted_prompt_tokens = request.prompt_tokens
+            record.wanted_output_tokens = request.output_tokens
+            record.stream = request.stream
+            await self._client.send(request.body, record, self._timeline.add, path=request.path)
             if record.outcome is Outcome.OK:
                 backoff = 0.0
-                self._note_success(record, ramp=first is not None, full=first in {None, output})
-                first = None
+                self._note_success(record, ramp=ramp, full=full)
+                ramp = False
             else:
                 backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * backoff))
                 self._note_failure(record)
                 await asyncio.sleep(backoff)
 
+    def _request(self, index: int, ramp_slot: int | None) -> tuple[Request, bool]:
+        """The request to send, and whether it has its full output length."""
+        if ramp_slot is None:
+            return self._source.request(index), True
+        output = self._source.output_tokens(index)
+        first = math.ceil(output * (ramp_slot + 1) / self._concurrency)
+        return self._source.request(index, first), first == output
+
     def _note_success(self, record: Record, *, ramp: bool, full: bool) -> None:
         self._failures_in_a_row = 0
         self._completed += 1
+        if record.ttft is not None:
+            self._recent.append(record.ttft)
         if full and record.e2el is not None:
             self._full_e2el.append(record.e2el)
         if ramp:
@@ -223,5 +259,5 @@ class _Loop:
             raise LoadAbortedError(
                 f"{self._failures_in_a_row} requests in a row failed, the last with: "
                 f"{record.error or record.outcome}. Check that {self._client.target} serves "
-                f"the model {self._factory.workload.model!r} and takes this workload."
+                f"the model {self._source.models} and takes this workload."
             )

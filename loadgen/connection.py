@@ -5,10 +5,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Final, cast
 
-import httptools
-
+from loadgen.http1 import AnswerReader, HttpError
 from loadgen.records import Outcome, Record
 from loadgen.sse import StreamReader, error_message
 from loadgen.target import Target
@@ -29,12 +28,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._parser: Any = None
+        self._answer = AnswerReader()
         self._record: Record | None = None
         self._reader: StreamReader | None = None
         self._finished: asyncio.Future[None] | None = None
         self._body = bytearray()
-        self._content_type = b""
+        self._is_stream: bool | None = None
         self._used = False
         self._heard = False
         self.alive = False
@@ -49,9 +48,9 @@ class Connection(asyncio.Protocol):
         """
         assert self._transport is not None
         self._record, self._reader = record, StreamReader(record, on_tokens)
-        self._parser = httptools.HttpResponseParser(self)
+        self._answer, self._is_stream = AnswerReader(), None
         self._body.clear()
-        self._content_type, self._heard = b"", False
+        self._heard = False
         self._finished = asyncio.get_running_loop().create_future()
         self._transport.write(raw)
         record.sent = now()
@@ -82,11 +81,28 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._heard = True
+        # One reading of the clock for all that came together: none of it came earlier.
+        at = now()
+        if self._is_stream and self._answer.between_chunks:
+            assert self._reader is not None
+            if self._reader.chunk(data, at):
+                return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+            pieces = self._answer.feed(data)
+        except HttpError as error:
             self._fail(f"the answer is not HTTP: {error}")
             self.abort()
+            return
+        if self._is_stream is None and self._answer.status:
+            self._note_head()
+        if self._is_stream:
+            assert self._reader is not None
+            for piece in pieces:
+                self._reader.feed(piece, at)
+        else:
+            self._body += b"".join(pieces)[: MAX_ERROR_BODY_BYTES - len(self._body)]
+        if self._answer.complete:
+            self._end_answer()
 
     def eof_received(self) -> bool:
         """Close with the server."""
@@ -99,47 +115,31 @@ class Connection(asyncio.Protocol):
             return
         if self._used and not self._heard:
             self._finished.set_exception(StaleConnectionError())
-        elif self._reader is not None and self._reader.done:
-            self.on_message_complete()
+        elif self._answer.end_of_stream() or (self._reader is not None and self._reader.done):
+            self._end_answer()
         else:
             self._fail(f"the connection was cut: {exc or 'closed by the server'}")
 
-    # httptools callbacks
+    def _note_head(self) -> None:
+        record, answer = self._record, self._answer
+        assert record is not None
+        record.status = answer.status
+        record.retry_after = answer.headers.get(b"retry-after", b"").decode("latin-1")
+        kind = answer.headers.get(b"content-type", b"").lower()
+        self._is_stream = answer.status == 200 and kind.startswith(b"text/event-stream")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the two headers that matter."""
-        assert self._record is not None
-        lower = name.lower()
-        if lower == b"retry-after":
-            self._record.retry_after = value.decode("latin-1")
-        elif lower == b"content-type":
-            self._content_type = value.lower()
-
-    def on_headers_complete(self) -> None:
-        """Note the status."""
-        assert self._record is not None
-        self._record.status = self._parser.get_status_code()
-
-    def on_body(self, data: bytes) -> None:
-        """Read events of a stream; keep the start of anything else for the error message."""
-        assert self._record is not None
-        assert self._reader is not None
-        if self._record.status == 200 and self._content_type.startswith(b"text/event-stream"):
-            self._reader.feed(data, now())
-        elif len(self._body) < MAX_ERROR_BODY_BYTES:
-            self._body += data
-
-    def on_message_complete(self) -> None:
+    def _end_answer(self) -> None:
         """Decide how the request ended and wake its sender."""
         record, reader = self._record, self._reader
         assert record is not None
         assert reader is not None
-        if not self._parser.should_keep_alive():
-            self.alive = False
+        self.alive = self.alive and self._answer.keep_alive
         if record.status in REFUSALS:
             self._end(Outcome.REFUSED, error_message(bytes(self._body)))
         elif record.status != 200:
             self._fail(f"HTTP {record.status}: {error_message(bytes(self._body))}")
+        elif not self._is_stream:
+            self._fail(f"the answer is no event stream: {error_message(bytes(self._body))}")
         elif reader.error:
             self._fail(f"error event: {reader.error}")
         elif not reader.done:

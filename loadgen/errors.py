@@ -1,13 +1,17 @@
-"""What can go wrong with the instrument itself, as against with a single request."""
+"""What can go wrong with a run (not with a request: that is an outcome)."""
 
 
 class LoadgenError(Exception):
-    """Base of everything loadgen raises on purpose; the message says what to do next."""
+    """Base of all errors of the load generator."""
 
 
 class TargetError(LoadgenError):
-    """The target's address cannot be read."""
+    """The address is not one."""
+
+
+class InputError(LoadgenError):
+    """A file or an option of the run is wrong; the message names the line where there is one."""
 
 
 class LoadAbortedError(LoadgenError):
-    """A run was given up: nothing answers, or every request fails."""
+    """The server failed request after request; the message holds the last failure."""

@@ -5,14 +5,18 @@ the queue it causes (coordinated omission).
 """
 
 import asyncio
+import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+import itertools
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from loadgen.arrivals import until
 from loadgen.client import Client
 from loadgen.connection import now
+from loadgen.instrument import NO_READING, Reading, Watch
+from loadgen.mix import Due, Mix, Stream, merged, schedule, source_of
 from loadgen.records import Outcome, Record
 from loadgen.statistics import (
     Samples,
@@ -25,20 +29,37 @@ from loadgen.statistics import (
     throughput,
 )
 from loadgen.target import Target
-from loadgen.workload import RequestFactory, Workload
+from loadgen.workload import Request, Workload
 
 PROGRESS_SECONDS: Final = 0.5
+PREPARED: Final = 32
+"""Bodies made ahead of their time, so that making one never delays its own sending."""
+PREPARING_SECONDS: Final = 0.0005
+"""Longest work on bodies at a time; further ones wait for the next arrival."""
+RECENT: Final = 200
+"""Requests whose latencies a progress line speaks of."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OpenState:
-    """What a progress callback is told."""
+    """What a progress callback is told.
+
+    Attributes:
+        sent: arrivals so far, those still waiting at the client included.
+        cpu_share: of the instrument's own thread, since the last call.
+        ttft_p95: of the newest requests, in seconds; None before there were any.
+        output_tokens_per_s: since the last call.
+    """
 
     elapsed_seconds: float
     sent: int
     in_flight: int
     completed: int
     refused: int
+    failed: int = 0
+    cpu_share: float = 0.0
+    ttft_p95: float | None = None
+    output_tokens_per_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,8 +72,9 @@ class OpenLoopResult:
             they end.
         throughput: tokens received inside the window by its length.
         samples: latencies of the requests due inside the window.
-        cpu_share: CPU time of the loop's thread by wall time.
+        cpu_share: CPU time of the loop's thread by the window's length.
         lag_seconds_p99: how late requests were sent; it is inside their latencies.
+        instrument: the same and more of what the instrument saw of itself.
     """
 
     records: tuple[Record, ...]
@@ -62,6 +84,7 @@ class OpenLoopResult:
     samples: Samples
     cpu_share: float
     lag_seconds_p99: float
+    instrument: Reading = NO_READING
 
     @property
     def window_seconds(self) -> float:
@@ -97,7 +120,7 @@ class OpenLoopResult:
 
 async def open_loop(
     target: Target | str,
-    workload: Workload,
+    workload: Workload | Mix,
     *,
     arrivals: Iterator[float],
     seconds: float,
@@ -105,11 +128,12 @@ async def open_loop(
     api_key: str = "",
     timeout_seconds: float = 120.0,
     max_connections: int = 4096,
+    max_in_flight: int | None = None,
     progress: Callable[[OpenState], None] | None = None,
 ) -> OpenLoopResult:
     """Send requests as they are due for `warmup_seconds + seconds`, then wait for all to end.
 
-    A request that has not ended `timeout_seconds` after it was sent is a time-out, so the run
+    A request that has not ended `timeout_seconds` after it was due is a time-out, so the run
     always ends. Cancelling leaves no connection open.
 
     Args:
@@ -121,79 +145,165 @@ async def open_loop(
         api_key: bearer key, or empty.
         timeout_seconds: of one request.
         max_connections: open at once.
+        max_in_flight: further arrivals wait at the client; their latency still counts from their
+            scheduled arrival. None: as many as there are connections.
         progress: called twice a second.
+
+    Raises:
+        ValueError: `max_in_flight` is below 1.
     """
+    if max_in_flight is not None and max_in_flight < 1:
+        raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
     async with Client(
-        target, api_key=api_key, timeout_seconds=timeout_seconds, max_connections=max_connections
+        target,
+        api_key=api_key,
+        timeout_seconds=timeout_seconds,
+        max_connections=min(max_connections, max_in_flight or max_connections),
     ) as client:
-        run = _Run(client, RequestFactory(workload))
-        return await run.run(arrivals, warmup_seconds, seconds, progress)
+        due = schedule(source_of(workload), arrivals)
+        return await _Run(client).run(due, warmup_seconds, seconds, progress)
+
+
+async def open_streams(
+    target: Target | str,
+    streams: Sequence[Stream],
+    *,
+    seconds: float,
+    warmup_seconds: float = 0.0,
+    api_key: str = "",
+    timeout_seconds: float = 120.0,
+    max_in_flight: int | None = None,
+    progress: Callable[[OpenState], None] | None = None,
+) -> OpenLoopResult:
+    """As `open_loop`, for several workloads with arrivals of their own; records name theirs."""
+    if max_in_flight is not None and max_in_flight < 1:
+        raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
+    async with Client(
+        target,
+        api_key=api_key,
+        timeout_seconds=timeout_seconds,
+        max_connections=max_in_flight or 4096,
+    ) as client:
+        return await _Run(client).run(merged(streams), warmup_seconds, seconds, progress)
 
 
 class _Run:
-    def __init__(self, client: Client, factory: RequestFactory) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._factory = factory
         self._records: list[Record] = []
         self._timeline = TokenTimeline()
+        self._watch = Watch()
+        self._ended = dict.fromkeys(Outcome, 0)
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._lags: array[float] = array("d")
+        self._opened = 0.0
 
     async def run(
         self,
-        arrivals: Iterator[float],
+        due: Iterator[Due],
         warmup: float,
         seconds: float,
         progress: Callable[[OpenState], None] | None,
     ) -> OpenLoopResult:
-        began, cpu = now(), time.thread_time()
-        reporter = asyncio.create_task(self._report(began, progress))
+        began = now()
+        self._opened, closed = began + warmup, began + warmup + seconds
+        helpers = [
+            asyncio.create_task(self._watch.run()),
+            asyncio.create_task(self._report(began, progress)),
+        ]
+        opening = asyncio.get_running_loop().call_later(warmup, self._watch.open)
         try:
             async with asyncio.TaskGroup() as group:
-                for offset in until(arrivals, warmup + seconds):
-                    await self._sleep_until(began + offset)
-                    group.create_task(self._one(began + offset))
-                await self._sleep_until(began + warmup + seconds)
+                await self._send_all(group, due, began, warmup + seconds)
+                await self._sleep_until(closed)
+                self._watch.close()
         finally:
-            reporter.cancel()
-        ended = now()
-        opened, closed = began + warmup, began + warmup + seconds
-        result_records = tuple(self._records)
-        counted = [r for r in result_records if r.scheduled is not None and r.scheduled >= opened]
+            opening.cancel()
+            for helper in helpers:
+                helper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*helpers)
+        return self._result(closed)
+
+    def _result(self, closed: float) -> OpenLoopResult:
+        records = tuple(self._records)
+        counted = [r for r in records if r.scheduled is not None and r.scheduled >= self._opened]
+        reading = self._watch.reading(self._lags)
         return OpenLoopResult(
-            records=result_records,
-            opened=opened,
+            records=records,
+            opened=self._opened,
             closed=closed,
-            throughput=throughput(self._timeline, opened, closed),
+            throughput=throughput(self._timeline, self._opened, closed),
             samples=Samples.of_requests(counted),
-            cpu_share=(time.thread_time() - cpu) / (ended - began),
-            lag_seconds_p99=_lag_p99(counted),
+            cpu_share=reading.cpu_share,
+            lag_seconds_p99=reading.lag_seconds_p99,
+            instrument=reading,
         )
 
-    async def _one(self, due: float) -> None:
-        record = Record(len(self._records), scheduled=due)
+    async def _send_all(
+        self, group: asyncio.TaskGroup, due: Iterator[Due], began: float, seconds: float
+    ) -> None:
+        wanted = itertools.takewhile(lambda one: one.at < seconds, due)
+        prepared: deque[tuple[float, Request]] = deque()
+        while True:
+            self._prepare(prepared, wanted)
+            if not prepared:
+                return
+            at, request = prepared.popleft()
+            await self._sleep_until(began + at)
+            group.create_task(self._one(began + at, request))
+
+    @staticmethod
+    def _prepare(prepared: deque[tuple[float, Request]], wanted: Iterator[Due]) -> None:
+        """Have at least one request ready, and more if that takes next to no time."""
+        until = now() + PREPARING_SECONDS
+        while not prepared or (len(prepared) < PREPARED and now() < until):
+            one = next(wanted, None)
+            if one is None:
+                return
+            prepared.append((one.at, one.source.request(one.index)))
+
+    async def _one(self, due: float, request: Request) -> None:
+        if due >= self._opened:
+            self._lags.append(now() - due)
+        record = Record(
+            len(self._records),
+            scheduled=due,
+            wanted_prompt_tokens=request.prompt_tokens,
+            wanted_output_tokens=request.output_tokens,
+            stream=request.stream,
+        )
         self._records.append(record)
-        await self._client.send(self._factory.body(record.index), record, self._timeline.add)
+        await self._client.send(request.body, record, self._timeline.add, path=request.path)
+        self._ended[record.outcome] += 1
+        if record.ttft is not None:
+            self._recent.append(record.ttft)
 
     @staticmethod
     async def _sleep_until(at: float) -> None:
-        delay = at - now()
-        if delay > 0:
+        # Event loops keep time in milliseconds and may wake a moment early: a request that is
+        # sent before it is due would have less latency than none.
+        while (delay := at - now()) > 0:  # noqa: ASYNC110 - it waits for a time, not an event
             await asyncio.sleep(delay)
 
     async def _report(self, began: float, progress: Callable[[OpenState], None] | None) -> None:
+        before = began
         while progress is not None:
             await asyncio.sleep(PROGRESS_SECONDS)
-            outcomes = [r.outcome for r in self._records]
+            at, ended = now(), self._ended
+            tokens = self._timeline.tokens_before(at) - self._timeline.tokens_before(before)
+            recent = sorted(self._recent)
             progress(
                 OpenState(
-                    elapsed_seconds=now() - began,
-                    sent=len(outcomes),
-                    in_flight=outcomes.count(Outcome.PENDING),
-                    completed=outcomes.count(Outcome.OK),
-                    refused=outcomes.count(Outcome.REFUSED),
+                    elapsed_seconds=at - began,
+                    sent=len(self._records),
+                    in_flight=len(self._records) - sum(ended.values()),
+                    completed=ended[Outcome.OK],
+                    refused=ended[Outcome.REFUSED],
+                    failed=ended[Outcome.ERROR] + ended[Outcome.TIMEOUT],
+                    cpu_share=self._watch.recent_cpu_share(),
+                    ttft_p95=percentile(recent, 0.95) if recent else None,
+                    output_tokens_per_s=tokens / (at - before),
                 )
             )
-
-
-def _lag_p99(records: list[Record]) -> float:
-    lags = sorted(r.sent - r.scheduled for r in records if r.sent is not None and r.scheduled)
-    return percentile(lags, 0.99) if lags else 0.0
+            before = at

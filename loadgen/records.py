@@ -49,6 +49,8 @@ class Record:
         status: HTTP status, 0 before there was one.
         retry_after: seconds a refusal asked to wait, as sent.
         error: what went wrong, for people.
+        wanted_prompt_tokens, wanted_output_tokens: lengths asked for; 0 where not stated.
+        stream: which stream of a mix it belongs to; empty where there is only one.
     """
 
     index: int
@@ -62,6 +64,9 @@ class Record:
     output_tokens: int = 0
     usage_tokens: int | None = None
     prompt_tokens: int | None = None
+    wanted_prompt_tokens: int = 0
+    wanted_output_tokens: int = 0
+    stream: str = ""
     chunk_times: "array[float]" = dataclasses.field(default_factory=_doubles)
     chunk_tokens: "array[int]" = dataclasses.field(default_factory=_integers)
 

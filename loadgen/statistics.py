@@ -3,33 +3,53 @@
 import dataclasses
 import itertools
 import math
+import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from loadgen.intervals import (
+    BATCHES,
+    Interval,
+    half_width,
+    mean_interval,
+    percentile_interval,
+    t95,
+)
 from loadgen.records import Outcome, Record
 
-BATCHES: Final = 10
-"""Batches of a window for batch means: enough degrees of freedom for a t-quantile near 2,
-few enough that each batch spans many engine steps."""
-
-# Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom.
-_T95: Final = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+__all__ = [
+    "LatencySummary",
+    "Samples",
+    "Slo",
+    "Throughput",
+    "TokenTimeline",
+    "attainment",
+    "half_width",
+    "is_good",
+    "percentile",
+    "summarise",
+    "t95",
+    "throughput",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LatencySummary:
-    """Mean and percentiles of one latency, in seconds, over `count` values."""
+    """Mean and percentiles of one latency, in seconds, over `count` values.
+
+    The 95 % intervals are None where there are too few values to tell.
+    """
 
     mean: float
     p50: float
     p95: float
     p99: float
     count: int
+    mean_interval: Interval | None = None
+    p50_interval: Interval | None = None
+    p95_interval: Interval | None = None
+    p99_interval: Interval | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,45 +80,51 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def summarise(values: Iterable[float]) -> LatencySummary | None:
-    """Mean and percentiles; None without values."""
-    ordered = sorted(values)
-    if not ordered:
+    """Mean and percentiles with their intervals; None without values.
+
+    Args:
+        values: in the order in which they were measured.
+    """
+    measured = list(values)
+    if not measured:
         return None
+    ordered = sorted(measured)
+    p50, p95, p99 = (percentile(ordered, share) for share in (0.50, 0.95, 0.99))
     return LatencySummary(
         mean=math.fsum(ordered) / len(ordered),
-        p50=percentile(ordered, 0.50),
-        p95=percentile(ordered, 0.95),
-        p99=percentile(ordered, 0.99),
+        p50=p50,
+        p95=p95,
+        p99=p99,
         count=len(ordered),
+        mean_interval=mean_interval(measured),
+        p50_interval=percentile_interval(measured, ordered, 0.50, p50),
+        p95_interval=percentile_interval(measured, ordered, 0.95, p95),
+        p99_interval=percentile_interval(measured, ordered, 0.99, p99),
     )
 
 
-def t95(degrees: int) -> float:
-    """Two-sided 95 % quantile of Student's t."""
-    return _T95[degrees - 1] if degrees <= len(_T95) else 1.96
-
-
-def half_width(values: Sequence[float]) -> float:
-    """95 % half-width of the mean of independent values; infinite for fewer than two."""
-    count = len(values)
-    if count < 2:
-        return math.inf
-    mean = math.fsum(values) / count
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return t95(count - 1) * math.sqrt(variance / count)
-
-
 class TokenTimeline:
-    """All tokens of a run in the order they arrived, for rates inside any window."""
+    """All tokens of a run in the order they arrived, for rates inside any window.
+
+    Arrivals within `RESOLUTION_SECONDS` are kept as one, so that long runs stay small.
+    """
+
+    RESOLUTION_SECONDS: Final = 1e-4
+    MAX_REACH_SECONDS: Final = 2.0
 
     def __init__(self) -> None:
         self._times: list[float] = []
         self._totals: list[int] = []
         self._total = 0
+        self._next = -math.inf
 
     def add(self, at: float, tokens: int) -> None:
         """Note tokens that arrived now; calls come in order of time."""
         self._total += tokens
+        if at < self._next:
+            self._totals[-1] = self._total
+            return
+        self._next = at + self.RESOLUTION_SECONDS
         self._times.append(at)
         self._totals.append(self._total)
 
@@ -112,14 +138,17 @@ class TokenTimeline:
 
         An engine step brings one token for every running request at once. A border in the
         middle of nowhere counts whole steps against parts of a step's time; a border at a
-        step's first token does not. Without arrivals in reach, `at` itself.
+        step's first token does not. Without arrivals in reach, `at` itself. The reach is at
+        most `MAX_REACH_SECONDS`: no step lasts longer, and a live rate is asked for often.
         """
+        reach = min(reach, self.MAX_REACH_SECONDS)
         low = max(1, bisect_left(self._times, at - reach))
         high = bisect_left(self._times, at + reach)
         if low >= high:
             return at
-        best = max(range(low, high), key=lambda i: self._times[i] - self._times[i - 1])
-        return self._times[best]
+        times = self._times
+        gaps = list(map(operator.sub, times[low:high], times[low - 1 : high - 1]))
+        return times[low + gaps.index(max(gaps))]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,7 +29,11 @@ class Target:
     @property
     def completions_path(self) -> str:
         """Path of the completions endpoint."""
-        return f"{self.prefix}/v1/completions"
+        return self.path("completions")
+
+    def path(self, endpoint: str) -> str:
+        """Path of an endpoint below `/v1/`."""
+        return f"{self.prefix}/v1/{endpoint}"
 
     def __str__(self) -> str:
         if self.socket_path:
@@ -55,5 +59,7 @@ def parse_target(text: str) -> Target:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise TargetError(f"{text!r} is no address. {_FORMS}")
     tls = parts.scheme == "https"
-    prefix = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/v1")
+    prefix = parts.path.rstrip("/")
+    for end in ("/completions", "/chat", "/v1"):
+        prefix = prefix.removesuffix(end)
     return Target(parts.hostname, port or (443 if tls else 80), tls=tls, prefix=prefix)

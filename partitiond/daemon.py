@@ -34,6 +34,7 @@ from partitiond.core.observation import ReconcilePolicy
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import ModelSpec
 from partitiond.devices.host import HostDevices
+from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engine_finder import EngineFinder, HostResolver
 from partitiond.engines.environment import Variant
 from partitiond.engines.runner import ProcessEngineRunner
@@ -147,6 +148,7 @@ def make_service(settings: Settings, store: Store) -> Service:
         start_deadline_seconds=settings.engine.start_deadline_seconds,
         stop_grace_seconds=settings.engine.stop_grace_seconds,
         device_used_bytes=lambda device_id: _used_bytes(devices, device_id),
+        telemetry=HostTelemetry(),
     )
     return Service(
         store=store,
@@ -160,6 +162,7 @@ def make_service(settings: Settings, store: Store) -> Service:
         options=_service_options(settings),
         accept=_accept,
         engine_problem=finder.problem,
+        engine_version=finder.version,
     )
 
 
@@ -235,6 +238,7 @@ def _service_options(settings: Settings) -> ServiceOptions:
             min_window_seconds=profiling.min_window_seconds,
             max_window_seconds=profiling.max_window_seconds,
             cpu_partition_cores=profiling.cpu_partition_cores,
+            checkpoint_dir=settings.checkpoint_dir,
         ),
     )
 

@@ -46,6 +46,11 @@ class EngineFinder:
                     self._look()
             return str(self._error) if self._error is not None else ""
 
+    def version(self) -> str:
+        """Its version; empty while none was found. Does not look, so it costs nothing."""
+        with self._lock:
+            return self._found.version if self._found is not None else ""
+
     def python(self) -> Path | None:
         """Its interpreter, or None."""
         try:

@@ -11,6 +11,16 @@
     model = "opt-1.3b"                 # catalog name, hub id, or folder
     demand = { req_per_s = 20 }
     slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
+    operating_point = "goodput"        # knee, slo, goodput, energy, throughput
+
+    [models.workload]
+    shape = "lognormal"                # or "trace" with pairs_file = "pairs.csv"
+    prompt_tokens = 400
+    prompt_variation = 1.1
+
+    [[models.variants]]                # forms that a plan may use in its place
+    name = "fp8"
+    engine = { quantization = "fp8" }
 
 A model the catalog does not know may bring its numbers in `architecture`; it can then be planned
 without its files. Every mistake is a SpecError that names the place in the file.
@@ -34,13 +44,16 @@ from partitiond.core.spec import (
     Isolation,
     ModelSource,
     ModelSpec,
+    PointName,
     Slo,
     SourceKind,
+    Variant,
     Weights,
 )
 from partitiond.core.units import Bytes, format_bytes, parse_bytes
-from partitiond.core.workload import Workload
+from partitiond.core.workload import LengthShape, Workload
 from partitiond.models.catalog import CATALOG, source_for
+from partitiond.workloads import read_pairs, workload_of
 
 MAX_FILE_BYTES: Final = 1_000_000
 MAX_DEVICES: Final = 4096
@@ -77,12 +90,28 @@ def _size(value: object) -> object:
 _Size = Annotated[int, BeforeValidator(_size)]
 
 
+class _WorkloadTable(_Table):
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    shape: LengthShape | None = None
+    prompt_variation: float | None = None
+    output_variation: float | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
+    pairs_file: str | None = None
+
+
+class _VariantTable(_Table):
+    name: str
+    model: str | None = None
+    engine: dict[str, Any] = Field(default_factory=dict)
+
+
 class _ModelTable(_Table):
     model: str | None = None
     name: str | None = None
     weights: Weights = Weights.REAL
     hub: bool = False
-    workload: dict[str, int] = Field(default_factory=dict)
+    workload: _WorkloadTable = _WorkloadTable()
     slo: dict[str, float] | None = None
     demand: dict[str, float] = Field(default_factory=dict)
     engine: dict[str, Any] = Field(default_factory=dict)
@@ -92,6 +121,8 @@ class _ModelTable(_Table):
     auto: bool = True
     engine_kind: Literal["vllm", "simulated"] = "vllm"
     architecture: dict[str, Any] | None = None
+    variants: tuple[_VariantTable, ...] = ()
+    operating_point: PointName = PointName.DEFAULT
 
 
 class _DeviceTable(_Table):
@@ -192,21 +223,48 @@ def _located(place: str, build: Any) -> Any:
 def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | None]:
     architecture = None if entry.architecture is None else _architecture(entry.architecture)
     source, suggested = _source(entry, folder, architecture)
+    engine = _part("engine", lambda: EngineOptions(**_engine(entry.engine)))
     spec = ModelSpec(
         name=entry.name or suggested,
         source=source,
         weights=entry.weights,
-        workload=_part("workload", lambda: Workload(**entry.workload)),
+        workload=_workload(entry.workload, folder),
         slo=None if entry.slo is None else _part("slo", lambda: Slo(**(entry.slo or {}))),
         demand=_part("demand", lambda: Demand(**entry.demand)),
-        engine=_part("engine", lambda: EngineOptions(**_engine(entry.engine))),
+        engine=engine,
         min_replicas=entry.min_replicas,
         max_replicas=entry.max_replicas,
         isolation=entry.isolation,
         auto=entry.auto,
         engine_kind=entry.engine_kind,
+        variants=tuple(_variant(variant, engine, folder) for variant in entry.variants),
+        operating_point=entry.operating_point,
     )
     return spec, architecture
+
+
+def _workload(table: _WorkloadTable, folder: Path) -> Workload:
+    fields = table.model_dump(exclude={"pairs_file"})
+    if table.pairs_file is not None:
+        if table.pairs:
+            raise SpecError(
+                "workload: give either pairs or pairs_file.", hint="Leave one of them out."
+            )
+        fields["pairs"] = read_pairs(folder / Path(table.pairs_file).expanduser())
+    return workload_of(**fields)
+
+
+def _variant(table: _VariantTable, engine: EngineOptions, folder: Path) -> Variant:
+    """A variant: its engine options are the model's but for what it names."""
+    changes = _engine(table.engine)
+    options = _part(f"variant {table.name}", lambda: dataclasses.replace(engine, **changes))
+    source = None if table.model is None else source_for(_text(table.model, folder), hub=True)[0]
+    return Variant(table.name, options, source)
+
+
+def _text(model: str, folder: Path) -> str:
+    """What a model's text means: paths are relative to the fleet file."""
+    return str((folder / model).resolve()) if model.startswith(("./", "../")) else model
 
 
 def _part(name: str, build: Any) -> Any:
@@ -231,7 +289,7 @@ def _engine(table: Mapping[str, Any]) -> dict[str, Any]:
 def _source(
     entry: _ModelTable, folder: Path, architecture: Architecture | None
 ) -> tuple[ModelSource, str]:
-    """The source and the name it suggests; paths are relative to the fleet file."""
+    """The source and the name it suggests."""
     if entry.model is None:
         if architecture is None or entry.name is None:
             raise SpecError(
@@ -239,9 +297,7 @@ def _source(
                 hint=f"Known by name alone: {', '.join(CATALOG)}.",
             )
         return ModelSource(SourceKind.CONFIG, entry.name), entry.name
-    text = entry.model
-    if text.startswith(("./", "../")):
-        text = str((folder / text).resolve())
+    text = _text(entry.model, folder)
     source, known = source_for(text, hub=entry.hub)
     if known is not None:
         return source, known.name

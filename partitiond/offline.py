@@ -8,6 +8,7 @@ from partitiond import __version__
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.estimate import estimate_profile
+from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
@@ -76,9 +77,11 @@ def estimated_demands(
     kinds = {(d.hardware, d.memory_bytes, d.modes): d for d in devices}
     keys = tuple({d.hardware for d in devices})
     for spec in fleet.models:
-        architecture = _architecture(fleet, spec, architecture_of)
+        forms = [("", spec), *((v.name, spec.as_variant(v.name)) for v in spec.variants)]
         profiles = [
-            estimate(spec, architecture, device, size, created_at)
+            estimate(form, architecture, device, size, created_at, variant=variant)
+            for variant, form in forms
+            for architecture in (_architecture(fleet, form, architecture_of),)
             for device in kinds.values()
             for size in sizes(device)
         ]
@@ -116,9 +119,16 @@ def sizes(device: Device) -> tuple[PartitionSize, ...]:
 
 
 def estimate(
-    spec: ModelSpec, architecture: Architecture, device: Device, size: PartitionSize, now: str
+    spec: ModelSpec,
+    architecture: Architecture,
+    device: Device,
+    size: PartitionSize,
+    now: str,
+    *,
+    variant: str = "",
 ) -> Profile:
-    """The estimated profile of a model on one kind of device and partition size."""
+    """The estimated profile of one form of a model on one kind of device and partition size."""
+    name = f"{spec.name}-{variant}" if variant else spec.name
     return estimate_profile(
         model=spec.name,
         architecture=architecture,
@@ -126,9 +136,13 @@ def estimate(
         hardware=device,
         size=size,
         max_model_len=spec.max_model_len,
-        profile_id=f"estimate-{spec.name}-{device.hardware}-{size.key}",
+        profile_id=f"estimate-{name}-{device.hardware}-{size.key}",
         created_at=now,
         dtype=spec.engine.dtype,
+        max_num_batched_tokens=spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
         weights=spec.weights.value,
         partitiond_version=__version__,
+        quantization=spec.engine.quantization,
+        kv_cache_dtype=spec.engine.kv_cache_dtype,
+        variant=variant,
     )

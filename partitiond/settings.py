@@ -301,6 +301,11 @@ class Settings(Table):
         return self.state_dir / "daemon.lock"
 
     @property
+    def checkpoint_dir(self) -> Path:
+        """Finished trials of profiles that are not finished, so that they can go on."""
+        return self.state_dir / "checkpoints"
+
+    @property
     def control_url(self) -> str:
         """Where clients on this host find the control API."""
         return _url(self.control.host, self.control.port)

@@ -7,7 +7,8 @@ import pytest
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import Plan
-from partitiond.core.spec import Isolation, SourceKind, Weights
+from partitiond.core.spec import Isolation, PointName, SourceKind, Weights
+from partitiond.core.workload import Workload
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet
 from partitiond.planner.check import check_plan
@@ -165,3 +166,64 @@ def test_the_checker_accepts_the_example() -> None:
     assert isinstance(plan, Plan)
     demands = tuple(estimated_demands(fleet, fleet.devices, plan.created_at))
     assert check_plan(plan, demands) == ()
+
+
+def test_lengths_variants_and_the_operating_point(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("prompt_tokens,output_tokens\n100,20\n300,40\n")
+    (tmp_path / "fleet.toml").write_text(
+        """
+[[models]]
+model = "opt-125m"
+slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
+operating_point = "goodput"
+engine = { max_num_batched_tokens = 1024 }
+
+[models.workload]
+shape = "trace"
+pairs_file = "pairs.csv"
+
+[[models.variants]]
+name = "fp8"
+engine = { quantization = "fp8", kv_cache_dtype = "fp8" }
+
+[[models.variants]]
+name = "awq"
+model = "org/opt-125m-awq"
+
+[[models]]
+model = "smollm2-360m"
+workload = { prompt_tokens = 400, prompt_variation = 1.1 }
+"""
+    )
+    first, second = load_fleet(tmp_path / "fleet.toml").models
+    assert first.workload == Workload.of_trace([(100, 20), (300, 40)])
+    assert first.operating_point is PointName.GOODPUT
+    fp8, awq = first.variants
+    assert (fp8.engine.quantization, fp8.engine.max_num_batched_tokens) == ("fp8", 1024)
+    assert awq.source is not None
+    assert awq.source.ref == "org/opt-125m-awq"
+    assert second.workload == Workload.lognormal(400, 256, 1.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('workload = { shape = "trace" }', "pairs"),
+        ('workload = { pairs_file = "none.csv" }', "none.csv"),
+        ('workload = { pairs = [[1, 2]], pairs_file = "x.csv" }', "either"),
+        ('workload = { shape = "round" }', "shape"),
+        ('operating_point = "slo"', "SLO"),
+        ('variants = [{ name = "Big" }]', "variant"),
+        ('variants = [{ name = "a", engine = { speed = 2 } }]', "speed"),
+        ('variants = [{ name = "a", engine = { quantization = "int3" } }]', "int3"),
+        ('variants = [{ name = "a", model = "no model" }]', "no model"),
+    ],
+)
+def test_what_is_wrong_with_lengths_and_variants_is_said(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "fleet.toml").write_text(f'[[models]]\nmodel = "opt-125m"\n{text}\n')
+    with pytest.raises(SpecError) as refused:
+        load_fleet(tmp_path / "fleet.toml")
+    assert says in refused.value.message
+    assert refused.value.hint

@@ -20,6 +20,7 @@ from partitiond.ports import (
     ModelRecord,
     ModelView,
     PlanPreview,
+    ProfileView,
     ReplicaView,
 )
 from partitiond.serde import closed, to_jsonable
@@ -37,6 +38,7 @@ ANSWERS: Final = tuple(
         ModelView,
         Job,
         Profile,
+        ProfileView,
         Plan,
         PlanPreview,
         ReplicaView,

@@ -4,10 +4,28 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from partitiond.api.parts import (
+    MAX_LIST,
+    MAX_VARIANTS,
+    Body,
+    DemandBody,
+    DemandPatch,
+    EngineBody,
+    EnginePatch,
+    KvCacheDtype,
+    SloBody,
+    SloPatch,
+    SourceBody,
+    VariantBody,
+    WorkloadBody,
+    WorkloadPatch,
+    check_folder,
+    named_source,
+)
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.plan import Objective
 from partitiond.core.spec import (
@@ -16,19 +34,19 @@ from partitiond.core.spec import (
     Isolation,
     ModelSource,
     ModelSpec,
+    PointName,
     Slo,
-    SourceKind,
+    Variant,
     Weights,
 )
 from partitiond.core.workload import Workload
 from partitiond.engines.vllm import check_extra_args
-from partitiond.models.catalog import CATALOG, source_for
 from partitiond.ports import ProfileOptions
 from partitiond.serde import from_jsonable, to_jsonable
 from partitiond.settings import Size
+from partitiond.workloads import changed_workload
 
-MAX_LIST: Final = 256
-"""Bound on lists in bodies: engine flags, models of a key."""
+Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,59 +63,6 @@ class ApiOptions:
     hub: bool = False
     allow_folders: tuple[Path, ...] = ()
     check_extra_args: Callable[[Sequence[str], str], object] = check_extra_args
-
-
-class Body(BaseModel):
-    """A request body, closed to unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WorkloadBody(Body):
-    """The request shape to profile and plan for."""
-
-    prompt_tokens: int = Field(512, description="Mean prompt length in tokens.")
-    output_tokens: int = Field(256, description="Mean output length in tokens.")
-
-
-class SloBody(Body):
-    """Bounds that make a request good."""
-
-    ttft_seconds: float = Field(description="Bound on the time to the first token, in seconds.")
-    tpot_seconds: float = Field(description="Bound on the time per further token, in seconds.")
-    quantile: float = Field(0.95, description="Share of requests that must hold both, 0 to 1.")
-
-
-class DemandBody(Body):
-    """How much of the model is wanted."""
-
-    req_per_s: float | None = Field(
-        None, description="Mean requests per second; null means as much as there is."
-    )
-    burst_factor: float = Field(1.0, description="Peak over mean.")
-    weight: float = Field(1.0, description="Share of what is left over, against other models.")
-
-
-class EngineBody(Body):
-    """What may be chosen about the engine."""
-
-    dtype: Literal["bfloat16", "float16", "float32", "auto"] = Field(
-        "bfloat16", description="Type of weights and computation."
-    )
-    max_model_len: int | None = Field(
-        None, description="Longest context in tokens; null derives it from the workload."
-    )
-    extra_args: Annotated[tuple[str, ...], Field(max_length=MAX_LIST)] = Field(
-        (), description="Further engine flags, checked against an allow-list."
-    )
-
-
-class SourceBody(Body):
-    """A source, in full: what a specification read from this API holds."""
-
-    kind: SourceKind = Field(description="hub, folder, package or config.")
-    ref: str = Field(min_length=1, description="Hub id, absolute path, package or catalog name.")
-    revision: str | None = Field(None, description="Commit or version; null for the present one.")
 
 
 class ModelBody(Body):
@@ -145,6 +110,14 @@ class ModelBody(Body):
     isolation: Isolation = Field(Isolation.SHARED, description="device: a device of its own.")
     auto: bool = Field(True, description="Estimate, profile and plan without being asked.")
     engine_kind: Literal["vllm", "simulated"] = Field("vllm", description="Which engine serves it.")
+    variants: Variants = Field(
+        (), description="Other forms of it that a plan may use in its place, as quantised ones."
+    )
+    operating_point: PointName = Field(
+        PointName.DEFAULT,
+        description="Which point of its profiles replicas run at; default: the knee, or below it "
+        "the largest batch that holds the SLO.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelBody":
@@ -159,39 +132,34 @@ class ModelBody(Body):
             SpecError: no such model, a refused folder or flag, or a value out of its range.
         """
         source, name = self._source(options.hub if self.hub is None else self.hub)
-        _check_folder(source, options.allow_folders)
-        _check_flags(self.engine.extra_args, self.engine_kind, options)
+        check_folder(source, options.allow_folders)
+        engine = EngineOptions(**self.engine.model_dump())
+        variants = _variants(self.variants, engine, options)
+        _check_flags(engine, variants, self.engine_kind, options)
         slo = None if self.slo is None else Slo(**self.slo.model_dump())
         return ModelSpec(
             name=self.name or name,
             source=source,
             weights=self.weights,
-            workload=Workload(**self.workload.model_dump()),
+            workload=self.workload.to_workload(),
             slo=slo,
             demand=Demand(**self.demand.model_dump()),
-            engine=EngineOptions(**self.engine.model_dump()),
+            engine=engine,
             min_replicas=self.min_replicas,
             max_replicas=self.max_replicas,
             isolation=self.isolation,
             auto=self.auto,
             engine_kind=self.engine_kind,
+            variants=variants,
+            operating_point=self.operating_point,
         )
 
     def _source(self, hub: bool) -> tuple[ModelSource, str]:
         """The source, and the name it suggests."""
         if self.source is not None:
-            full = ModelSource(self.source.kind, self.source.ref, self.source.revision)
+            full = self.source.to_source()
             return full, suggested_name(full.ref)
-        text = (self.model or "").strip()
-        packages = {entry.package: entry for entry in CATALOG.values() if entry.package}
-        if text in packages:
-            return ModelSource(SourceKind.PACKAGE, text), packages[text].name
-        if text.startswith((".", "~")):
-            raise SpecError(
-                f"the folder {text} is relative: the daemon's folder is not yours.",
-                hint="Give the absolute path.",
-            )
-        source, entry = source_for(text, hub=hub)
+        source, entry = named_source(self.model or "", hub=hub)
         return source, entry.name if entry else suggested_name(source.ref)
 
 
@@ -204,58 +172,21 @@ def suggested_name(ref: str) -> str:
     return name
 
 
-def _check_folder(source: ModelSource, allowed: tuple[Path, ...]) -> None:
-    if source.kind is not SourceKind.FOLDER:
-        return
-    folder = Path(source.ref)
-    if not folder.is_absolute():
-        raise SpecError(f"the folder {folder} is relative.", hint="Give the absolute path.")
-    inside = [root for root in allowed if folder.resolve().is_relative_to(root.resolve())]
-    if allowed and not inside:
-        raise SpecError(
-            f"the folder {folder} is outside the folders this daemon allows.",
-            hint="Move the model into one of them, or add its folder to models.allow_folders.",
-            facts={"folder": str(folder), "allowed": [str(root) for root in allowed]},
-        )
+def _variants(
+    bodies: Sequence[VariantBody], engine: EngineOptions, options: ApiOptions
+) -> tuple[Variant, ...]:
+    return tuple(body.to_variant(engine, options.allow_folders) for body in bodies)
 
 
-def _check_flags(extra_args: tuple[str, ...], engine_kind: str, options: ApiOptions) -> None:
-    if extra_args:
-        options.check_extra_args(extra_args, engine_kind)
+def _check_flags(
+    engine: EngineOptions, variants: Sequence[Variant], engine_kind: str, options: ApiOptions
+) -> None:
+    for one in (engine, *(variant.engine for variant in variants)):
+        if one.extra_args:
+            options.check_extra_args(one.extra_args, engine_kind)
 
 
 # --- changing a model ------------------------------------------------------------------------
-
-
-class WorkloadPatch(Body):
-    """What changes about the workload."""
-
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-class SloPatch(Body):
-    """What changes about the SLO."""
-
-    ttft_seconds: float | None = None
-    tpot_seconds: float | None = None
-    quantile: float | None = None
-
-
-class DemandPatch(Body):
-    """What changes about the demand."""
-
-    req_per_s: float | None = None
-    burst_factor: float | None = None
-    weight: float | None = None
-
-
-class EnginePatch(Body):
-    """What changes about the engine."""
-
-    dtype: str | None = None
-    max_model_len: int | None = None
-    extra_args: Annotated[tuple[str, ...], Field(max_length=MAX_LIST)] | None = None
 
 
 class ModelPatch(Body):
@@ -276,18 +207,31 @@ class ModelPatch(Body):
     max_replicas: int | None = None
     isolation: Isolation | None = None
     auto: bool | None = None
+    variants: Variants | None = Field(None, description="All of them: the list is replaced.")
+    operating_point: PointName | None = None
 
     def apply_to(self, spec: ModelSpec, options: ApiOptions) -> ModelSpec:
         """The changed specification. Raises SpecError."""
-        changes = self.model_dump(mode="json", exclude_unset=True)
+        changes = self.model_dump(mode="json", exclude_unset=True, exclude={"workload", "variants"})
         merged = _merge(to_jsonable(spec), changes)
+        merged["workload"] = to_jsonable(self._workload(spec.workload))
         try:
             changed = from_jsonable(ModelSpec, merged)
         except InputError as error:
             raise SpecError(error.message, hint=error.hint, facts=error.facts) from error
-        if changed.engine != spec.engine:
-            _check_flags(changed.engine.extra_args, changed.engine_kind, options)
+        if "variants" in self.model_fields_set:
+            variants = _variants(self.variants or (), changed.engine, options)
+            changed = dataclasses.replace(changed, variants=variants)
+        if (changed.engine, changed.variants) != (spec.engine, spec.variants):
+            _check_flags(changed.engine, changed.variants, changed.engine_kind, options)
         return changed
+
+    def _workload(self, old: Workload) -> Workload:
+        if "workload" not in self.model_fields_set:
+            return old
+        if self.workload is None:
+            return Workload()
+        return changed_workload(old, self.workload.model_dump(exclude_unset=True))
 
 
 def _merge(target: Any, patch: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +252,15 @@ def _merge(target: Any, patch: dict[str, Any]) -> dict[str, Any]:
 class ProfileBody(Body):
     """A profile job; what is absent follows the daemon's settings."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"cores": 1, "max_batch": 64}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"cores": 1, "max_batch": 64},
+                {"variant": "fp8", "workload": {"prompt_tokens": 1024, "output_tokens": 64}},
+            ]
+        }
+    )
 
     device_id: str | None = Field(None, description="Device to measure on; null lets us choose.")
     cores: int | None = Field(None, ge=1, description="Cores of the partition (CPU device).")
@@ -320,10 +272,36 @@ class ProfileBody(Body):
         None, description="Memory of the partition, in bytes or as a size (12GiB)."
     )
     seed: int = Field(0, ge=0, description="Seed of the load.")
+    variant: str = Field("", description="Form of the model to measure; empty: the model itself.")
+    workload: WorkloadBody | None = Field(
+        None, description="Other lengths than the model's, to see how they move the frontier."
+    )
+    max_num_batched_tokens: int | None = Field(
+        None, ge=16, description="Tokens of one engine step; null: the model's."
+    )
+    kv_cache_dtype: KvCacheDtype | None = Field(
+        None, description="Precision of the KV cache; null: the model's."
+    )
+    structured_output: bool = Field(
+        False, description="Constrain every answer to a small JSON schema."
+    )
+    confirm: bool = Field(
+        True, description="Confirm frontier memory and capacity by trials of their own."
+    )
+    paper_requests: int = Field(
+        0, ge=0, le=10_000, description="Requests of the paper's mode (all at once); 0: none."
+    )
+    fresh: str = Field(
+        "",
+        max_length=64,
+        description="Any word no earlier job had: begin anew instead of going on where an "
+        "interrupted job of the same request was.",
+    )
 
     def to_options(self) -> ProfileOptions:
-        """As the service takes it."""
-        return ProfileOptions(**self.model_dump())
+        """As the service takes it. Raises SpecError."""
+        workload = None if self.workload is None else self.workload.to_workload()
+        return ProfileOptions(**{**self.model_dump(), "workload": workload})
 
 
 class PlanBody(Body):

@@ -1,12 +1,14 @@
 """`partitiond models`: register, look at, change and remove models."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from partitiond.cli import commands_catalog
+from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, out, print_json, say
+from partitiond.cli.output import emit, print_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -17,10 +19,13 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("update")(update)
     group.command("remove")(remove)
-    group.command("catalog")(catalog)
+    group.command("catalog")(commands_catalog.catalog)
     app.add_typer(group, name="models")
 
 
+AutoOption = Annotated[
+    bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered model.")]
 
 
@@ -33,22 +38,28 @@ def add(
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
     output_tokens: given.OutputOption = None,
+    lengths: asked.LengthsOption = None,
+    prompt_variation: asked.PromptVariationOption = None,
+    output_variation: asked.OutputVariationOption = None,
     ttft: given.TtftOption = None,
     tpot: given.TpotOption = None,
     quantile: given.QuantileOption = None,
+    point: given.PointOption = None,
     demand: given.DemandOption = None,
     burst_factor: given.BurstOption = None,
     weight: given.WeightOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
+    quantization: asked.QuantizationOption = None,
+    kv_cache_dtype: asked.KvDtypeOption = None,
+    max_num_batched_tokens: asked.StepTokensOption = None,
     engine_arg: given.EngineArgOption = None,
+    variant: given.VariantsOption = None,
     engine_kind: given.EngineKindOption = None,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
     isolation: given.IsolationOption = None,
-    auto: Annotated[
-        bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")
-    ] = True,
+    auto: AutoOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Register a model, and start the chain with --auto.
@@ -56,25 +67,52 @@ def add(
     The chain: an estimate at once, then a profile, then a plan. The plan is applied by itself
     only if it moves or stops nothing that runs.
     """
-    body = given.without_none(
-        {
-            "model": given.model_text(model),
-            "name": name,
-            "weights": weights,
-            "hub": hub or None,
-            "workload": given.workload_body(prompt_tokens, output_tokens),
-            "slo": given.slo_body(ttft, tpot, quantile),
-            "demand": given.without_none(
-                {"req_per_s": demand, "burst_factor": burst_factor, "weight": weight}
-            ),
-            "engine": given.engine_body(dtype, max_model_len, engine_arg),
-            "engine_kind": engine_kind,
-            "min_replicas": min_replicas,
-            "max_replicas": max_replicas,
-            "isolation": isolation,
-            "auto": auto,
-        }
+    load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
+    engine = given.engine_body(dtype, max_model_len, engine_arg)
+    precision = _precision(quantization, kv_cache_dtype, max_num_batched_tokens)
+    parts = {
+        "workload": load,
+        "slo": given.slo_body(ttft, tpot, quantile),
+        "operating_point": point,
+        "demand": given.demand_body(demand, burst_factor, weight),
+        "engine": engine | precision,
+        "variants": given.variant_bodies(variant),
+        "auto": auto,
+    }
+    source = given.source_body(model, name, weights, engine_kind, hub=hub)
+    limits = given.limits_body(min_replicas, max_replicas, isolation)
+    _register(ctx, given.without_none(source | parts | limits), as_json=as_json)
+
+
+def _workload(
+    lengths: str | None,
+    means: tuple[int | None, int | None],
+    variations: tuple[float | None, float | None],
+) -> dict[str, Any]:
+    """The workload part, of prompt and output each."""
+    return asked.lengths_body(
+        lengths,
+        prompt_tokens=means[0],
+        output_tokens=means[1],
+        prompt_variation=variations[0],
+        output_variation=variations[1],
     )
+
+
+def _precision(
+    quantization: str | None, kv_cache_dtype: str | None, max_num_batched_tokens: int | None
+) -> dict[str, Any]:
+    return given.engine_body(
+        None,
+        None,
+        None,
+        quantization="" if quantization == "none" else quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
+
+
+def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> None:
     with client_of(ctx) as client:
         record = client.register(body)
     if as_json:
@@ -117,13 +155,21 @@ def update(
     *,
     prompt_tokens: given.PromptOption = None,
     output_tokens: given.OutputOption = None,
+    lengths: asked.LengthsOption = None,
+    prompt_variation: asked.PromptVariationOption = None,
+    output_variation: asked.OutputVariationOption = None,
     ttft: given.TtftOption = None,
     tpot: given.TpotOption = None,
     quantile: given.QuantileOption = None,
+    point: given.PointOption = None,
     demand: given.DemandOption = None,
     burst_factor: given.BurstOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
+    quantization: asked.QuantizationOption = None,
+    kv_cache_dtype: asked.KvDtypeOption = None,
+    max_num_batched_tokens: asked.StepTokensOption = None,
+    variant: given.VariantsOption = None,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
     auto: Annotated[
@@ -131,18 +177,22 @@ def update(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change what was registered; what is not given stays."""
-    changes = given.without_none(
-        {
-            "workload": given.workload_body(prompt_tokens, output_tokens),
-            "slo": given.slo_body(ttft, tpot, quantile),
-            "demand": given.without_none({"req_per_s": demand, "burst_factor": burst_factor}),
-            "engine": given.engine_body(dtype, max_model_len, None),
-            "min_replicas": min_replicas,
-            "max_replicas": max_replicas,
-            "auto": auto,
-        }
-    )
+    """Change what was registered; what is not given stays. --variant names all of them anew."""
+    load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
+    precision = _precision(quantization, kv_cache_dtype, max_num_batched_tokens)
+    parts = {
+        "workload": load,
+        "slo": given.slo_body(ttft, tpot, quantile),
+        "operating_point": point,
+        "demand": given.demand_body(demand, burst_factor),
+        "engine": given.engine_body(dtype, max_model_len, None) | precision,
+        "auto": auto,
+    }
+    limits = given.limits_body(min_replicas, max_replicas)
+    changes = given.without_none(parts | limits)
+    variants = given.variant_bodies(variant)
+    if variants is not None:
+        changes["variants"] = variants
     if not changes:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:
@@ -161,34 +211,3 @@ def remove(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) 
         print_json({"removed": name})
         return
     say(f"{name} is removed; its replicas drain and stop.")
-
-
-def catalog(as_json: JsonOption = False) -> None:
-    """List the models that partitiond knows by name; needs no daemon."""
-    from partitiond.cli.render import new_table
-    from partitiond.core.units import format_bytes
-    from partitiond.models.catalog import CATALOG
-
-    rows = [
-        {
-            "name": entry.name,
-            "hub_id": entry.hub_id,
-            "package": entry.package,
-            "licence": entry.licence,
-            "gated": entry.gated,
-            "weights_bytes": entry.architecture.weights_bytes,
-        }
-        for entry in CATALOG.values()
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    table = new_table("name", ">weights", "on the hub", "licence")
-    for entry in CATALOG.values():
-        table.add_row(
-            entry.name,
-            format_bytes(entry.architecture.weights_bytes),
-            entry.hub_id + (f" (or package {entry.package})" if entry.package else ""),
-            entry.licence + (" (gated)" if entry.gated else ""),
-        )
-    out().print(table)

@@ -1,10 +1,12 @@
 """`partitiond profile MODEL`: measure a model, in the daemon or, where none runs, right here."""
 
-from pathlib import Path
+import dataclasses
+import secrets
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli.commands_profiles import check_plot_path, draw
 from partitiond.cli.options import JsonOption, check_time_limit, connected, settings_of
@@ -17,29 +19,12 @@ from partitiond.core.errors import (
 )
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec, SourceKind
+from partitiond.core.units import parse_bytes
 from partitiond.ports import ProfileOptions
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.settings import Settings
-
-
-CoresOption = Annotated[
-    int | None,
-    typer.Option("--cores", min=1, metavar="N", help="Cores of the partition (CPU device)."),
-]
-MaxBatchOption = Annotated[
-    int | None,
-    typer.Option("--max-batch", min=1, metavar="N", help="Largest batch of the sweep."),
-]
-TimeLimitOption = Annotated[
-    float | None,
-    typer.Option("--time-limit", min=1, metavar="SECONDS", help="Longest measuring time."),
-]
-SeedOption = Annotated[
-    int,
-    typer.Option("--seed", metavar="N", show_default=False, help="Seed of the prompts [0]."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,44 +46,83 @@ def profile(
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
     output_tokens: given.OutputOption = None,
+    lengths: asked.LengthsOption = None,
+    prompt_variation: asked.PromptVariationOption = None,
+    output_variation: asked.OutputVariationOption = None,
+    ttft: given.TtftOption = None,
+    tpot: given.TpotOption = None,
+    quantile: given.QuantileOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
+    engine_arg: given.EngineArgOption = None,
     engine_kind: given.EngineKindOption = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="DEVICE", help="Device id.")
-    ] = None,
-    cores: CoresOption = None,
-    max_batch: MaxBatchOption = None,
-    time_limit: TimeLimitOption = None,
-    seed: SeedOption = 0,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw it (.png or .svg).")
-    ] = None,
+    quantization: asked.QuantizationOption = None,
+    kv_cache_dtype: asked.KvDtypeOption = None,
+    max_num_batched_tokens: asked.StepTokensOption = None,
+    variant: asked.VariantOption = None,
+    structured_output: asked.StructuredOption = False,
+    device: asked.DeviceOption = None,
+    cores: asked.CoresOption = None,
+    memory: asked.MemoryOption = None,
+    max_batch: asked.MaxBatchOption = None,
+    time_limit: asked.TimeLimitOption = None,
+    no_confirm: asked.NoConfirmOption = False,
+    paper_requests: asked.PaperOption = 0,
+    seed: asked.SeedOption = 0,
+    fresh: asked.FreshOption = False,
+    plot: asked.PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure where a model stops getting faster.
 
-    Prints throughput and latency by batch size, the frontier and the knee.
+    Prints throughput and latency by batch size, the frontier and the knee, and confirms on a
+    second start the memory and the request rate the knee holds.
 
     With a running daemon this is a job of the daemon, and a model that is not registered is
     registered first (without --auto). Without one it runs here; the profile is kept in the
-    state folder either way. Without a hub, --weights dummy measures the true architecture.
+    state folder either way. Interrupted, the same command goes on with the trials it has.
+    Without a hub, --weights dummy measures the true architecture.
     """
     check_plot_path(plot)
     check_time_limit(time_limit)
     settings = settings_of(ctx)
+    workload = asked.lengths_body(
+        lengths,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        prompt_variation=prompt_variation,
+        output_variation=output_variation,
+    )
+    form = given.without_none({"quantization": quantization})
+    engine = given.engine_body(dtype, max_model_len, engine_arg)
     body = given.without_none(
         {
             "model": given.model_text(model),
             "weights": weights,
             "hub": hub or None,
-            "workload": given.workload_body(prompt_tokens, output_tokens),
-            "engine": given.engine_body(dtype, max_model_len, None),
+            "workload": workload,
+            "slo": given.slo_body(ttft, tpot, quantile),
+            "engine": engine if variant else engine | form,
+            "variants": [{"name": variant, "engine": form}] if variant else None,
             "engine_kind": engine_kind,
             "auto": False,
         }
     )
-    options = ProfileOptions(device, cores, max_batch, time_limit, seed=seed)
+    options = ProfileOptions(
+        device_id=device,
+        cores=cores,
+        max_batch=max_batch,
+        time_limit_seconds=time_limit,
+        memory_bytes=None if memory is None else parse_bytes(memory),
+        seed=seed,
+        variant=variant or "",
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_dtype=kv_cache_dtype,
+        structured_output=structured_output,
+        confirm=not no_confirm,
+        paper_requests=paper_requests,
+        fresh=secrets.token_hex(4) if fresh else "",
+    )
     found = measure(settings, model, body, options)
     from partitiond.cli.render_profile import profile_table
 
@@ -135,7 +159,7 @@ def measure_in_daemon(
     """Register if needed, run the job with visible progress, fetch the profile."""
     from partitiond.cli.waiting import wait_for_job
 
-    name = registered_name(client, model, body)
+    name, options = as_registered(client, model, body, options)
     job = client.profile(name, options)
     say(f"{name}: profile job {job.id}")
     done = wait_for_job(client, job.id, err())
@@ -146,39 +170,56 @@ def measure_in_daemon(
     return client.profile_by_id(done.result)
 
 
-def registered_name(client: "ControlClient", model: str, body: dict[str, Any]) -> str:
-    """The registered model of that name, or a newly registered one.
+def as_registered(
+    client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
+) -> tuple[str, ProfileOptions]:
+    """The registered model of that name, or a newly registered one, and what to measure of it.
+
+    Other lengths than a registered model's are measured without changing the model.
 
     Raises:
         ConflictError: it is registered with other options than the ones given.
     """
+    from partitiond.workloads import changed_workload
+
     try:
         spec = client.model(model).record.spec
     except NotFoundError:
         record = client.register(body)
         say(f"{record.spec.name} is registered (without --auto).")
-        return record.spec.name
-    different = differences(spec, body)
+        return record.spec.name, options
+    different = differences(spec.as_variant(options.variant), body)
     if different:
         raise ConflictError(
             f"{spec.name} is registered otherwise: {', '.join(different)}.",
             hint=f"Leave these options out, or change the model first: partitiond models update "
             f"{spec.name}. Weights, engine kind and source need `partitiond models remove`.",
         )
-    return spec.name
+    workload = changed_workload(spec.workload, body.get("workload", {}))
+    if workload == spec.workload:
+        return spec.name, options
+    say(f"{spec.name} is registered for {spec.workload.key}; measuring {workload.key} beside it.")
+    return spec.name, dataclasses.replace(options, workload=workload)
 
 
 def differences(spec: ModelSpec, body: dict[str, Any]) -> list[str]:
     """The given options that say something else than the registered model, with both values."""
-    workload, engine = body.get("workload", {}), body.get("engine", {})
+    engine = dict(body.get("engine", {}))
+    for variant in body.get("variants", ()):
+        engine |= variant["engine"]
+    slo = body.get("slo", {})
+    bounds = spec.slo
     from_package = spec.source.kind is SourceKind.PACKAGE
     options = (
         ("--weights", body.get("weights"), spec.weights.value),
         ("--hub", body.get("hub"), False if from_package else None),
-        ("--prompt-tokens", workload.get("prompt_tokens"), spec.workload.prompt_tokens),
-        ("--output-tokens", workload.get("output_tokens"), spec.workload.output_tokens),
+        ("--ttft", slo.get("ttft_seconds"), bounds.ttft_seconds if bounds else "none"),
+        ("--tpot", slo.get("tpot_seconds"), bounds.tpot_seconds if bounds else "none"),
+        ("--quantile", slo.get("quantile"), bounds.quantile if bounds else "none"),
         ("--dtype", engine.get("dtype"), spec.engine.dtype),
         ("--max-model-len", engine.get("max_model_len"), spec.max_model_len),
+        ("--quantization", engine.get("quantization"), spec.engine.quantization or "none"),
+        ("--engine-arg", engine.get("extra_args"), list(spec.engine.extra_args)),
         ("--engine-kind", body.get("engine_kind"), spec.engine_kind),
     )
     found = []

@@ -1,28 +1,39 @@
-"""`partitiond profiles`: the measured (and estimated) profiles that are kept."""
+"""`partitiond profiles`: what is kept of measurements, here and in files."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, print_json, say
-from partitiond.core.errors import ProfileError
+from partitiond.cli.output import emit, jsonable, print_json, say
+from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError, ProfileError
 from partitiond.core.profile import Profile
+from partitiond.core.spec import Slo
+from partitiond.ports import ProfileView
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Profiles: list, show, export, import.")
+    group = typer.Typer(
+        no_args_is_help=True, help="Profiles: list, show, compare, draw, export, import."
+    )
     group.command("list")(list_profiles)
     group.command("show")(show)
+    group.command("diff")(diff)
+    group.command("plot")(plot_profiles)
     group.command("export")(export)
-    group.command("import")(import_profile)
+    group.command("import")(import_profiles)
     app.add_typer(group, name="profiles")
 
 
 ProfileArgument = Annotated[str, typer.Argument(metavar="PROFILE", help="Id of the profile.")]
+PLOT_SUFFIXES = (".png", ".svg")
 
 
 def list_profiles(
@@ -30,12 +41,16 @@ def list_profiles(
     model: Annotated[str | None, typer.Option("--model", help="Only this model's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List profiles, newest first."""
+    """List profiles, newest first.
+
+    Each with its knee, capacity, memory and age, and why it is stale.
+    """
     from partitiond.cli.render_profile import profiles_table
 
     with client_of(ctx) as client:
-        profiles = client.profiles(model)
-    emit(profiles, as_json=as_json, render=lambda: profiles_table(profiles))
+        views = client.profile_views(model)
+    plain = [_with_stale(view) for view in views]
+    emit(plain, as_json=as_json, render=lambda: profiles_table(views))
 
 
 def show(
@@ -46,22 +61,132 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one profile: the measured table, frontier and knee marked."""
-    from partitiond.cli.render_profile import profile_table
+    """Show all that a profile holds.
 
+    The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
+    """
+    from partitiond.cli.render_profile import profile_details
+
+    check_plot_path(plot)
     with client_of(ctx) as client:
-        profile = client.profile_by_id(profile_id)
-    emit(profile, as_json=as_json, render=lambda: profile_table(profile))
+        view = client.profile_view(profile_id)
+        slo = _slo_of(client, view.profile)
+    plain = _with_stale(view)
+    emit(plain, as_json=as_json, render=lambda: profile_details(view, slo))
     if plot is not None:
-        draw(profile, plot)
+        draw(view.profile, plot, slo)
 
 
-def draw(profile: Profile, path: Path) -> None:
+def _with_stale(view: ProfileView) -> dict[str, object]:
+    """A profile as JSON, and beside its fields why it is stale."""
+    return {**jsonable(view.profile), "stale": view.stale}
+
+
+def _slo_of(client: "ControlClient", profile: Profile) -> Slo | None:
+    """The SLO of the registered model; of one that is not registered, the one measured under."""
+    try:
+        return client.model(profile.model).record.spec.slo
+    except NotFoundError:
+        return profile.slo
+
+
+def diff(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Argument(metavar="A", help="Id of a profile, or a file.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Id of a profile, or a file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two profiles.
+
+    The figures and batch by batch: the ratio, and whether it lies beyond the intervals.
+    """
+    from partitiond.cli.render_diff import diff_table
+    from partitiond.core.profile_diff import compare
+
+    one, two = found_profiles(ctx, [first, second])
+    result = compare(one, two)
+    emit(result, as_json=as_json, render=lambda: diff_table(result))
+
+
+def plot_profiles(
+    ctx: typer.Context,
+    profiles: Annotated[
+        list[str], typer.Argument(metavar="PROFILE...", help="Ids of profiles, or files.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Picture (.png or .svg).")
+    ],
+    *,
+    ttft: Annotated[
+        float | None, typer.Option("--ttft", metavar="SECONDS", help="SLO to draw: TTFT bound.")
+    ] = None,
+    tpot: Annotated[
+        float | None, typer.Option("--tpot", metavar="SECONDS", help="SLO to draw: TPOT bound.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw one or several profiles.
+
+    Throughput and TPOT against batch with their intervals, and the frontier over memory.
+    """
+    from partitiond.profiler.plot import plot
+
+    check_plot_path(output)
+    found = found_profiles(ctx, profiles)
+    slo = _given_slo(ttft, tpot) or next((p.slo for p in found if p.slo is not None), None)
+    _draw(lambda: plot(found, output, slo=slo), output)
+    if as_json:
+        print_json({"plot": str(output.absolute()), "profiles": [p.id for p in found]})
+
+
+def _given_slo(ttft: float | None, tpot: float | None) -> Slo | None:
+    if ttft is None and tpot is None:
+        return None
+    if ttft is None or tpot is None:
+        raise typer.BadParameter("an SLO needs both --ttft and --tpot, in seconds.")
+    return Slo(ttft, tpot)
+
+
+def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
+    """Profiles by file or id; the daemon is asked only for what is no file.
+
+    Raises:
+        ProfileError: a file cannot be read.
+        NotFoundError: there is neither a file nor a profile of that name.
+    """
+    from partitiond.profile_files import read_profile
+
+    files = {name for name in names if _is_file(name)}
+    if len(files) == len(set(names)):
+        return [read_profile(Path(name)) for name in names]
+    with client_of(ctx) as client:
+        return [
+            read_profile(Path(name)) if name in files else client.profile_by_id(name)
+            for name in names
+        ]
+
+
+def _is_file(name: str) -> bool:
+    """What looks like a file is one, so that a wrong path is not looked for in the daemon."""
+    path = Path(name)
+    return path.is_file() or (path.suffix == ".json") or name.startswith((".", "/", "~"))
+
+
+def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
     """Plot to a file. Raises ProfileError where it cannot be written or its kind is not known."""
     check_plot_path(path)
     from partitiond.profiler.plot import plot_profile
 
-    plot_profile(profile, path)
+    _draw(lambda: plot_profile(profile, path, slo=slo), path)
+
+
+def _draw(make: Callable[[], None], path: Path) -> None:
+    try:
+        make()
+    except OSError as error:
+        raise ProfileError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another file."
+        ) from error
     say(f"Plot written to {path}")
 
 
@@ -69,7 +194,7 @@ def check_plot_path(path: Path | None) -> None:
     """Refuse what could not be written, before anything is measured. Raises ProfileError."""
     if path is None:
         return
-    if path.suffix.lower() not in {".png", ".svg"}:
+    if path.suffix.lower() not in PLOT_SUFFIXES:
         raise ProfileError(
             f"{path} is neither .png nor .svg.", hint="Name the plot for example frontier.svg."
         )
@@ -103,34 +228,45 @@ def export(
     say(f"Profile {profile_id} written to {output}")
 
 
-def read_profile(path: Path) -> Profile:
-    """A profile from an exported file. Raises ProfileError."""
-    from partitiond.core.errors import InputError
-    from partitiond.serde import from_json
-
-    try:
-        return from_json(Profile, path.read_bytes())
-    except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror}.", hint="Check the path."
-        ) from error
-    except InputError as error:
-        raise ProfileError(
-            f"{path} is {error.message}",
-            hint="Give a file that `partitiond profiles export` wrote.",
-        ) from error
-
-
-def import_profile(
+def import_profiles(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An exported profile.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Exported profiles, or folders of them."),
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give up another profile that has the same id.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Keep a profile that was measured elsewhere."""
-    profile = read_profile(file)
+    """Keep profiles that were measured elsewhere.
+
+    All files are read and checked before the first is kept. A profile whose id is taken by
+    another one is left out, and the command fails at its end, unless --replace is given.
+    """
+    from partitiond.profile_files import profile_paths, read_profile
+
+    profiles = [read_profile(path) for path in profile_paths(files)]
+    kept, refused = [], []
     with client_of(ctx) as client:
-        kept = client.import_profile(profile)
+        for profile in profiles:
+            try:
+                kept.append(client.import_profile(profile, replace=replace))
+            except ConflictError as error:
+                refused.append(error)
+                continue
+            if not as_json:
+                say(f"Profile {profile.id} of {profile.model} is kept.")
     if as_json:
         print_json(kept)
-        return
-    say(f"Profile {kept.id} of {kept.model} is kept.")
+    if refused:
+        raise _not_all_kept(refused, len(profiles))
+
+
+def _not_all_kept(refused: Sequence[ConflictError], count: int) -> PartitiondError:
+    if count == 1:
+        return refused[0]
+    lines = "\n".join(f"  {error.message}" for error in refused)
+    return ConflictError(
+        f"{len(refused)} of {count} profiles were not kept:\n{lines}", hint=refused[0].hint
+    )

@@ -200,6 +200,25 @@ def check_devices(settings: "Settings") -> Finding:
     return ok("devices", names if gpus else f"{names} (no NVIDIA GPU: the CPU serves)")
 
 
+def check_telemetry(settings: "Settings") -> Finding:
+    """Which telemetry each device exposes, and why not the rest; profiles carry what there is."""
+    import asyncio
+
+    from partitiond.cli.commands_daemon import host_devices
+    from partitiond.devices.telemetry import HostTelemetry
+
+    try:
+        devices = host_devices(settings)
+    except DeviceError:
+        return ok("telemetry", "not looked for: no devices")  # which the check above says
+    source = HostTelemetry()
+
+    async def ask() -> list[str]:
+        return [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]
+
+    return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
+
+
 def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> Finding:
     """Processes of this state folder that no daemon watches."""
     found = processes_of(settings.run_dir)
@@ -245,6 +264,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
         lambda: check_engine(settings),
         lambda: check_compiler(settings),
         lambda: check_devices(settings),
+        lambda: check_telemetry(settings),
         lambda: check_memory(settings),
         lambda: check_shared_memory(settings),
         lambda: check_open_files(settings),

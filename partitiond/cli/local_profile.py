@@ -6,6 +6,7 @@ its engine for a stray one. The profile is kept in the state folder's store.
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,12 +15,13 @@ from rich.console import Console
 from partitiond.cli.exits import Exit
 from partitiond.cli.output import say
 from partitiond.cli.render_progress import Reporter, reporting
-from partitiond.core.errors import (
-    DeviceError,
-    EngineUnavailableError,
-    PartitiondError,
-    SpecError,
+from partitiond.controller.profile_params import (
+    ProfilingOptions,
+    measured_spec,
+    profile_request,
 )
+from partitiond.controller.profiling import with_source
+from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -34,6 +36,8 @@ from partitiond.ports import (
 
 if TYPE_CHECKING:
     from partitiond.engines.environment import EngineEnvironment
+    from partitiond.engines.runner import ProcessEngineRunner
+    from partitiond.profiler.runner import Profiler
     from partitiond.settings import Settings
 
 
@@ -51,11 +55,13 @@ def measure_here(
 
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
+    cores = partition_cores(device, options.cores, settings)
+    work = _Work(settings, spec, device, cores, options)
     with StateLock.acquire(settings.lock_path), reporting(console) as report:
         try:
-            profile = asyncio.run(_measure(settings, spec, device, options, report))
+            profile = asyncio.run(work.measure(report))
         except (KeyboardInterrupt, asyncio.CancelledError) as error:
-            say("interrupted; nothing was kept")
+            say(work.interrupted())
             raise typer.Exit(Exit.INTERRUPTED) from error
         store = open_store(settings.store_path)
         try:
@@ -102,33 +108,21 @@ def choose_device(settings: "Settings", options: ProfileOptions) -> Device:
     return devices[0]
 
 
-def profile_request(
-    resolved: ResolvedModel, device: Device, options: ProfileOptions, settings: "Settings"
-) -> ProfileRequest:
-    """What the profiler is asked; settings where nothing was given.
-
-    Raises:
-        SpecError: more cores than the device has.
-    """
-    wanted = options.cores or _default_cores(device, settings)
+def partition_cores(device: Device, cores: int | None, settings: "Settings") -> tuple[int, ...]:
+    """The cores to measure on. Raises SpecError: more than the device has."""
+    wanted = cores or _default_cores(device, settings)
     if wanted > len(device.cores):
         raise SpecError(
             f"{wanted} cores are asked for; {device.id} has {len(device.cores)}.",
             hint="Give --cores a number up to that.",
         )
+    return device.cores[:wanted]
+
+
+def free_bytes(device: Device) -> int:
+    """Memory the engine may take: what is free now, less the headroom."""
     free = min(device.free_bytes, device.memory_bytes - device.reserved_bytes)
-    profiling = settings.profiling
-    return ProfileRequest(
-        model=resolved,
-        device=device,
-        cores=device.cores[:wanted],
-        memory_bytes=options.memory_bytes or max(0, free - headroom_bytes(device.memory_bytes)),
-        max_batch=options.max_batch or profiling.max_batch,
-        time_limit_seconds=options.time_limit_seconds or profiling.time_limit_seconds,
-        seed=options.seed,
-        min_window_seconds=profiling.min_window_seconds,
-        max_window_seconds=profiling.max_window_seconds,
-    )
+    return max(0, free - headroom_bytes(device.memory_bytes))
 
 
 def _default_cores(device: Device, settings: "Settings") -> int:
@@ -137,58 +131,123 @@ def _default_cores(device: Device, settings: "Settings") -> int:
     return min((*sizes, len(device.cores)))
 
 
-async def _measure(
-    settings: "Settings",
-    spec: ModelSpec,
-    device: Device,
-    options: ProfileOptions,
-    report: Reporter,
-) -> Profile:
-    """Ends its engine on Ctrl-C and SIGTERM, too: both cancel this task."""
-    from partitiond.engines.runner import ProcessEngineRunner
-    from partitiond.models.resolver import Resolver
-    from partitiond.profiler.runner import Profiler
+class _Work:
+    """One profile measured in this process.
 
-    _cancel_on_sigterm()
-    environment = _engine_or_why_not(settings)
-    python = environment.python if not isinstance(environment, PartitiondError) else None
-    resolver = Resolver(settings.models_dir, python, settings.models.offline, settings.models.hub)
-    resolved = await resolver.resolve(spec, report.update)
-    if isinstance(environment, PartitiondError) and spec.engine_kind == "vllm":
-        raise environment
-    started: list[EngineHandle] = []
+    Ends its engine on Ctrl-C and SIGTERM, too: both cancel its task.
+    """
 
-    class Runner(ProcessEngineRunner):
-        """Remembers its engines, so that an interrupted one leaves nothing on the disk."""
+    def __init__(
+        self,
+        settings: "Settings",
+        spec: ModelSpec,
+        device: Device,
+        cores: tuple[int, ...],
+        options: ProfileOptions,
+    ) -> None:
+        self._settings = settings
+        self._spec = measured_spec(spec, options)
+        self._device = device
+        self._cores = cores
+        self._options = options
+        self._checkpoint: Path | None = None
+        self._started: list[EngineHandle] = []
 
-        async def start(self, launch: EngineLaunch) -> EngineHandle:
-            started.append(await super().start(launch))
-            return started[-1]
+    def interrupted(self) -> str:
+        """What an interruption left, and how to go on."""
+        if self._checkpoint is None or not self._checkpoint.is_file():
+            return "interrupted; nothing was kept"
+        return "interrupted; finished trials are kept: the same command goes on from there"
 
-    runner = Runner(
-        settings.run_dir,
-        None if isinstance(environment, PartitiondError) else environment,
-        cache_dir=settings.cache_dir / "compiled",
-        allow_unknown_version=settings.engine.allow_unknown_version,
-    )
-    profiler = Profiler(
-        runner,
-        start_deadline_seconds=settings.engine.start_deadline_seconds,
-        stop_grace_seconds=settings.engine.stop_grace_seconds,
-    )
+    async def measure(self, report: Reporter) -> Profile:
+        """Fetch, measure with visible progress."""
+        _cancel_on_sigterm()
+        environment = _engine_or_why_not(self._settings)
+        resolved = await self._resolved(environment, report)
+        runner = self._runner(environment)
 
-    def show(progress: Progress) -> None:
-        text = ": ".join(part for part in (progress.phase, progress.message) if part)
-        report.update(text, progress.fraction, progress.seconds_left)
+        def show(progress: Progress) -> None:
+            text = ": ".join(part for part in (progress.phase, progress.message) if part)
+            report.update(text, progress.fraction, progress.seconds_left)
 
-    request = profile_request(resolved, device, options, settings)
-    try:
-        return await profiler.run(request, show)
-    except asyncio.CancelledError:
-        # The profiler stopped its engine; the log of one that was interrupted tells nothing.
-        for handle in started:
-            await runner.discard(handle)
-        raise
+        request = self._request(resolved)
+        self._checkpoint = request.checkpoint
+        try:
+            profile = await self._profiler(runner).run(request, show)
+        except asyncio.CancelledError:
+            # The profiler stopped its engine; the log of one that was interrupted tells nothing.
+            for handle in self._started:
+                await runner.discard(handle)
+            raise
+        return with_source(profile, resolved.spec)
+
+    async def _resolved(
+        self, environment: "EngineEnvironment | EngineUnavailableError", report: Reporter
+    ) -> ResolvedModel:
+        from partitiond.models.resolver import Resolver
+
+        python = None if isinstance(environment, EngineUnavailableError) else environment.python
+        models = self._settings.models
+        resolver = Resolver(self._settings.models_dir, python, models.offline, models.hub)
+        resolved = await resolver.resolve(self._spec, report.update)
+        if isinstance(environment, EngineUnavailableError) and self._spec.engine_kind == "vllm":
+            raise environment
+        return resolved
+
+    def _request(self, resolved: ResolvedModel) -> ProfileRequest:
+        profiling = self._settings.profiling
+        return profile_request(
+            resolved,
+            self._device,
+            self._options,
+            ProfilingOptions(
+                max_batch=profiling.max_batch,
+                time_limit_seconds=profiling.time_limit_seconds,
+                min_window_seconds=profiling.min_window_seconds,
+                max_window_seconds=profiling.max_window_seconds,
+                checkpoint_dir=self._settings.checkpoint_dir,
+            ),
+            cores=self._cores,
+            memory_bytes=self._options.memory_bytes or free_bytes(self._device),
+        )
+
+    def _runner(
+        self, environment: "EngineEnvironment | EngineUnavailableError"
+    ) -> "ProcessEngineRunner":
+        from partitiond.engines.runner import ProcessEngineRunner
+
+        started = self._started
+
+        class Runner(ProcessEngineRunner):
+            """Remembers its engines, so that an interrupted one leaves nothing on the disk."""
+
+            async def start(self, launch: EngineLaunch) -> EngineHandle:
+                started.append(await super().start(launch))
+                return started[-1]
+
+        return Runner(
+            self._settings.run_dir,
+            None if isinstance(environment, EngineUnavailableError) else environment,
+            cache_dir=self._settings.cache_dir / "compiled",
+            allow_unknown_version=self._settings.engine.allow_unknown_version,
+        )
+
+    def _profiler(self, runner: "ProcessEngineRunner") -> "Profiler":
+        from partitiond.cli.commands_daemon import host_devices
+        from partitiond.devices.telemetry import HostTelemetry
+        from partitiond.profiler.runner import Profiler
+
+        def used_bytes(device_id: str) -> int:
+            found = host_devices(self._settings)
+            return next((d.memory_bytes - d.free_bytes for d in found if d.id == device_id), 0)
+
+        return Profiler(
+            runner,
+            start_deadline_seconds=self._settings.engine.start_deadline_seconds,
+            stop_grace_seconds=self._settings.engine.stop_grace_seconds,
+            device_used_bytes=used_bytes,
+            telemetry=HostTelemetry(),
+        )
 
 
 def _engine_or_why_not(settings: "Settings") -> "EngineEnvironment | EngineUnavailableError":

@@ -13,6 +13,7 @@ from partitiond.cli import (
     commands_demo,
     commands_doctor,
     commands_engine,
+    commands_estimate,
     commands_fleet,
     commands_jobs,
     commands_keys,
@@ -20,6 +21,8 @@ from partitiond.cli import (
     commands_plan,
     commands_profile,
     commands_profiles,
+    commands_replicate,
+    commands_transfer,
 )
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.options import Globals, JsonOption
@@ -83,6 +86,9 @@ commands_fleet.register(app)
 commands_models.register(app)
 commands_profile.register(app)
 commands_profiles.register(app)
+commands_replicate.register(app)
+commands_estimate.register(app)
+commands_transfer.register(app)
 commands_plan.register(app)
 commands_engine.register(app)
 commands_keys.register(app)

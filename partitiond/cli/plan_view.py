@@ -155,7 +155,7 @@ def _model_table(plan: Plan, marks: dict[str, _Mark], *, wide: bool) -> Table:
         mine = [p for p in plan.placements if p.model == forecast.model]
         cells = _model_cells(forecast, mine, marks[forecast.model], wide=wide)
         table.add_row(*cells)
-    table.caption = "replicas: count x partition /batch; TTFT and TPOT at p95 as planned"
+    table.caption = "replicas: count x partition /batch variant; TTFT and TPOT at p95 as planned"
     table.caption_justify = "left"
     return table
 
@@ -165,8 +165,13 @@ def _model_cells(
 ) -> list[RenderableType]:
     wanted = forecast.demand_req_per_s
     enough = wanted is None or forecast.capacity_req_per_s >= wanted * (1 - 1e-6)
-    sizes = collections.Counter((p.candidate.size.key, p.candidate.batch) for p in mine)
-    pieces = "\n".join(f"{n}x {key} /{batch}" for (key, batch), n in sorted(sizes.items()))
+    sizes = collections.Counter(
+        (p.candidate.size.key, p.candidate.batch, p.candidate.variant) for p in mine
+    )
+    pieces = "\n".join(
+        f"{n}x {key} /{batch} {variant}".rstrip()
+        for (key, batch, variant), n in sorted(sizes.items())
+    )
     kind = KIND_MARK[forecast.profile_kind] if forecast.profile_kind else ("-", "dim")
     good = forecast.replicas > 0 and enough
     cells: list[RenderableType] = [
@@ -212,7 +217,8 @@ def _device(
 ) -> Iterator[RenderableType]:
     """A head line and one bar per resource that the mode divides."""
     mode = here[0].partition.mode
-    level = level_of(mode, sigma(mode, [p.candidate.busy for p in here])) or 1.0
+    busy, kappas = [p.candidate.busy for p in here], [p.candidate.kappa for p in here]
+    level = level_of(mode, sigma(mode, busy, kappas=kappas)) or 1.0
     head = Text(device.id, style="bold", overflow="ellipsis", no_wrap=True)
     head.append(f"  {mode.value}, {_replicas(len(here))}", style="dim")
     if level > 1:
@@ -271,6 +277,12 @@ def _bar(bar: _Bar, marks: dict[str, _Mark], room: int) -> Text:
     return line.append(f" {bar.label}", style="dim")
 
 
+def _details(placement: Placement) -> str:
+    candidate = placement.candidate
+    parts = [candidate.size.key, f"batch {candidate.batch}", candidate.variant]
+    return ", ".join(part for part in parts if part)
+
+
 def _unplaced(plan: Plan) -> Iterator[RenderableType]:
     for missing in plan.unplaced:
         yield Text("not served in full: ", style="bold red").append(missing.reason, style="")
@@ -301,9 +313,8 @@ def _difference(diff: PlanDiff) -> Iterator[RenderableType]:
     rows += [("~", "move", new, "yellow") for _, new in diff.move]
     rows += [("-", "stop", p, "red") for p in diff.stop]
     for sign, word, p, style in rows[:40]:
-        size = p.candidate.size.key
         yield Text(f"  {sign} {word} ", style=style).append(
-            f"{p.replica_id} on {p.device_id} ({size}, batch {p.candidate.batch})", style=""
+            f"{p.replica_id} on {p.device_id} ({_details(p)})", style=""
         )
     if len(rows) > 40:
         yield Text(f"  ... and {len(rows) - 40} more", style="dim")

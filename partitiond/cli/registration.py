@@ -83,6 +83,25 @@ IsolationOption = Annotated[
 ]
 
 
+VariantsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        metavar="NAME...",
+        help="Another form that a plan may use, as name=fp8,quantization=fp8 or "
+        "name=awq,source=org/repo; repeatable; 'none' for no variants.",
+    ),
+]
+PointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--point",
+        metavar="knee|slo|goodput|energy|throughput",
+        help="Where on its frontier replicas run [the knee, or below it what holds the SLO].",
+    ),
+]
+
+
 def model_text(text: str) -> str:
     """A folder as an absolute path, because the daemon's folder is not ours; else as given."""
     if text.startswith(("./", "../", "~")) or text in {".", ".."}:
@@ -122,7 +141,93 @@ def slo_body(
 
 
 def engine_body(
-    dtype: str | None, max_model_len: int | None, extra_args: list[str] | None
+    dtype: str | None,
+    max_model_len: int | None,
+    extra_args: list[str] | None,
+    *,
+    quantization: str | None = None,
+    kv_cache_dtype: str | None = None,
+    max_num_batched_tokens: int | None = None,
 ) -> dict[str, Any]:
     """The engine part."""
-    return without_none({"dtype": dtype, "max_model_len": max_model_len, "extra_args": extra_args})
+    return without_none(
+        {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "extra_args": extra_args,
+            "quantization": quantization,
+            "kv_cache_dtype": kv_cache_dtype,
+            "max_num_batched_tokens": max_num_batched_tokens,
+        }
+    )
+
+
+def source_body(
+    model: str, name: str | None, weights: str | None, engine_kind: str | None, *, hub: bool
+) -> dict[str, Any]:
+    """What is served, from where, by which engine."""
+    return {
+        "model": model_text(model),
+        "name": name,
+        "weights": weights,
+        "hub": hub or None,
+        "engine_kind": engine_kind,
+    }
+
+
+def demand_body(
+    req_per_s: float | None, burst_factor: float | None, weight: float | None = None
+) -> dict[str, Any]:
+    """The demand part."""
+    return without_none({"req_per_s": req_per_s, "burst_factor": burst_factor, "weight": weight})
+
+
+def limits_body(
+    min_replicas: int | None, max_replicas: int | None, isolation: str | None = None
+) -> dict[str, Any]:
+    """What bounds the plan."""
+    return {"min_replicas": min_replicas, "max_replicas": max_replicas, "isolation": isolation}
+
+
+_VARIANT_ENGINE = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "max_model_len",
+    "max_num_batched_tokens",
+)
+
+
+def variant_bodies(texts: list[str] | None) -> list[dict[str, Any]] | None:
+    """The variants part; None where nothing was said about variants, empty for "none".
+
+    Raises:
+        typer.BadParameter: a text is not of the form name=...,key=value.
+    """
+    if not texts:
+        return None
+    return [] if texts == ["none"] else [_variant_body(text) for text in texts]
+
+
+def _variant_body(text: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"engine": {}}
+    for part in text.split(","):
+        key, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator or not value:
+            raise typer.BadParameter(
+                f"--variant {text!r}: {part!r} is not key=value; write name=fp8,quantization=fp8."
+            )
+        if key == "name":
+            body["name"] = value
+        elif key == "source":
+            body["model"] = model_text(value)
+        elif key in _VARIANT_ENGINE:
+            body["engine"][key] = int(value) if value.isascii() and value.isdigit() else value
+        else:
+            raise typer.BadParameter(
+                f"--variant {text!r}: there is no {key!r}; "
+                f"use name, source, {', '.join(_VARIANT_ENGINE)}."
+            )
+    if "name" not in body:
+        raise typer.BadParameter(f"--variant {text!r} has no name; write name=fp8,...")
+    return body

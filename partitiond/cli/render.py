@@ -9,6 +9,7 @@ from rich.text import Text
 
 from partitiond.core.hardware import Device
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.spec import ModelSpec, Variant
 from partitiond.core.units import format_bytes, format_duration
 from partitiond.ports import Event, Job, KeyRecord, ModelRecord, ModelView, ReplicaView
 
@@ -134,16 +135,38 @@ def record_table(record: ModelRecord) -> "RenderableType":
         ("name", spec.name),
         ("source", f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"),
         ("weights", spec.weights.value),
-        ("workload", f"{spec.workload.prompt_tokens} in, {spec.workload.output_tokens} out"),
+        ("workload", f"{spec.workload.key} tokens"),
         ("SLO", slo),
         ("demand", "as much as there is" if demand is None else f"{rate(demand)} requests/s"),
-        ("engine", f"{spec.engine_kind}, {spec.engine.dtype}, context {spec.max_model_len}"),
+        ("operating point", spec.operating_point.value),
+        ("engine", _engine_text(spec)),
+        ("variants", "; ".join(_variant_text(v) for v in spec.variants) or "none"),
         ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
         ("auto", "yes" if spec.auto else "no"),
         ("version", f"{record.version}, changed {record.updated_at}"),
     ):
         table.add_row(field, value.strip())
     return table
+
+
+def _engine_text(spec: ModelSpec) -> str:
+    options = spec.engine
+    parts = [spec.engine_kind, options.dtype, f"context {spec.max_model_len}"]
+    if options.quantization:
+        parts.append(f"quantised to {options.quantization}")
+    if options.kv_cache_dtype != "auto":
+        parts.append(f"{options.kv_cache_dtype} KV cache")
+    if options.max_num_batched_tokens is not None:
+        parts.append(f"{options.max_num_batched_tokens} tokens a step")
+    return ", ".join(parts)
+
+
+def _variant_text(variant: Variant) -> str:
+    engine = variant.engine
+    kv = f"{engine.kv_cache_dtype} KV cache" if engine.kv_cache_dtype != "auto" else ""
+    source = f"from {variant.source.ref}" if variant.source is not None else ""
+    parts = [part for part in (engine.quantization, kv, source) if part]
+    return f"{variant.name} ({', '.join(parts)})" if parts else variant.name
 
 
 def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
@@ -171,7 +194,8 @@ def replica_note(view: ReplicaView) -> str:
         return view.last_error
     if view.state == "starting":
         return view.start_progress
-    return "adopted" if view.adopted else ""
+    notes = (f"variant {view.variant}" if view.variant else "", "adopted" if view.adopted else "")
+    return ", ".join(note for note in notes if note)
 
 
 def short_device(device_id: str) -> str:

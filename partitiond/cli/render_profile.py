@@ -1,6 +1,7 @@
-"""The measured table: one row per batch size, frontier and knee marked."""
+"""The measured table: one row per batch size, frontier and knee marked; and the list of them."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
@@ -9,8 +10,17 @@ from rich.text import Text
 
 from partitiond.cli.render import duration, new_table, rate
 from partitiond.core.frontier import frontier
-from partitiond.core.profile import OperatingPoint, Profile
+from partitiond.core.profile import (
+    OperatingPoint,
+    Profile,
+    capacity_req_per_s,
+    operating_point,
+)
+from partitiond.core.spec import Slo
+from partitiond.core.staleness import command_for
 from partitiond.core.units import GIB, format_duration
+from partitiond.core.workload import LengthShape
+from partitiond.ports import ProfileView
 
 
 def profile_table(profile: Profile) -> RenderableType:
@@ -36,6 +46,24 @@ def profile_table(profile: Profile) -> RenderableType:
     return Group(Text(_heading(profile), style="bold"), table, Text(_meaning(profile)))
 
 
+def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
+    """All that a profile holds, and whether it is stale.
+
+    Args:
+        slo: of the registered model, for the points that need one.
+    """
+    from partitiond.cli.render_details import details
+
+    parts: list[RenderableType] = []
+    if view.stale:
+        again = command_for(view.profile)
+        parts.append(
+            Text(f"stale: {'; '.join(view.stale)}. Measure it anew: {again}", style="yellow")
+        )
+    parts += [profile_table(view.profile), details(view.profile, slo)]
+    return Group(*parts)
+
+
 def _half_width(point: OperatingPoint) -> str:
     if point.output_tokens_per_s <= 0 or point.half_width <= 0:
         return "-"
@@ -55,11 +83,25 @@ def _marks(point: OperatingPoint, *, on_frontier: bool, is_knee: bool) -> str:
 def _heading(profile: Profile) -> str:
     made = profile.provenance
     weights = ", dummy weights" if made.weights == "dummy" else ""
+    variant = f" {profile.variant}" if profile.variant else ""
+    constrained = ", structured output" if profile.structured_output else ""
     return (
-        f"{profile.model}: {profile.kind.value} on {made.device_name or profile.hardware} "
-        f"({profile.size.key}), {profile.workload.prompt_tokens} tokens in, "
-        f"{profile.workload.output_tokens} out, {profile.dtype}{weights}"
+        f"{profile.model}{variant}: {profile.kind.value} on "
+        f"{made.device_name or profile.hardware} ({profile.size.key}), {_lengths(profile)}, "
+        f"{profile.dtype}{weights}{constrained}"
     )
+
+
+def _lengths(profile: Profile) -> str:
+    load = profile.workload
+    means = f"{load.prompt_tokens} tokens in, {load.output_tokens} out"
+    match load.shape:
+        case LengthShape.LOGNORMAL:
+            return f"{means} (lognormal {load.prompt_variation:g}/{load.output_variation:g})"
+        case LengthShape.TRACE:
+            return f"{means} (trace of {len(load.pairs)})"
+        case _:
+            return means
 
 
 def _meaning(profile: Profile) -> str:
@@ -95,56 +137,107 @@ def _knee_sentence(profile: Profile) -> str:
     )
 
 
-def profiles_table(profiles: Sequence[Profile]) -> RenderableType:
-    """Kept profiles, one line each, or two where the line is too short for the ids."""
-    if not profiles:
+def profiles_table(views: Sequence[ProfileView], now: datetime | None = None) -> RenderableType:
+    """Kept profiles, one line each, or two where the line is too short for the ids.
+
+    Args:
+        now: what ages count from; the present when absent.
+    """
+    if not views:
         return "No profiles yet. Measure one: partitiond profile smollm2-135m"
-    return _ProfileList(profiles)
+    return _ProfileList(views, now or datetime.now(UTC))
 
 
 class _ProfileList:
     """The id is what the next command needs: it is never broken or cut."""
 
-    def __init__(self, profiles: Sequence[Profile]) -> None:
-        self._profiles = profiles
+    def __init__(self, views: Sequence[ProfileView], now: datetime) -> None:
+        self._views = views
+        self._now = now
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        whole = _profile_rows(self._profiles, with_id=True)
+        yield from self._lines(console, options)
+        if any(view.profile.capacity_req_per_s is None for view in self._views):
+            yield Text("~ not confirmed by an open-loop trial: 80 % of the closed loop's rate")
+
+    def _lines(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = self._rows(with_id=True)
         if (
             console.measure(whole, options=options.update(width=10_000)).maximum
             <= options.max_width
         ):
             yield whole
             return
-        table = _profile_rows(self._profiles, with_id=False)
+        table = self._rows(with_id=False)
         table.show_edge = False
+        table.padding = (0, 0)  # the columns' own gap is enough where room is short
         lines = console.render_lines(table, options, pad=False)
-        first = len(lines) - len(self._profiles)
+        first = len(lines) - len(self._views)
         for index, line in enumerate(lines):
             yield from line
             yield Segment.line()
             if index >= first:
-                yield Segment(f"  {self._profiles[index - first].id}")
+                view = self._views[index - first]
+                yield Segment(f"  {view.profile.id}{_stale_tail(view)}")
                 yield Segment.line()
 
+    def _rows(self, *, with_id: bool) -> Table:
+        headers = ("profile",) if with_id else ()
+        variants = any(view.profile.variant for view in self._views)
+        form = ("variant",) if variants else ()
+        last = ("stale",) if with_id else ()
+        table = new_table(
+            *headers, "model", *form, "kind", "on", ">workload",
+            ">knee", ">tok/s", ">req/s", ">GiB", ">age", *last,
+        )  # fmt: skip
+        for column in table.columns:
+            column.no_wrap = column.header not in {"model", "on", "workload"}
+        for view in self._views:
+            profile = view.profile
+            knee, size = profile.knee.batch, profile.size.key
+            table.add_row(
+                *((profile.id,) if with_id else ()),
+                _shortened(profile.model),
+                *((profile.variant or "-",) if variants else ()),
+                profile.kind.value,
+                # The hardware is part of the id, which stands below where it has no column.
+                _shortened(f"{profile.hardware} {profile.size.key}" if with_id else size),
+                _shortened(profile.workload.key),
+                f">{profile.knee.largest_batch}" if knee is None else str(knee),
+                rate(profile.knee.best_output_tokens_per_s),
+                _capacity(profile),
+                f"{profile.footprint.peak_bytes / GIB:.3g}",
+                age(profile.provenance.started_at, self._now),
+                *(("; ".join(view.stale),) if with_id else ()),
+            )
+        return table
 
-def _profile_rows(profiles: Sequence[Profile], *, with_id: bool) -> Table:
-    headers = ("profile",) if with_id else ()
-    table = new_table(*headers, "model", "kind", "on", ">workload", ">knee", ">tok/s")
-    for column in table.columns:
-        column.no_wrap = column.header not in {"model", "on"}
-    for profile in profiles:
-        knee = profile.knee.batch
-        table.add_row(
-            *((profile.id,) if with_id else ()),
-            _shortened(profile.model),
-            profile.kind.value,
-            _shortened(f"{profile.hardware} {profile.size.key}"),
-            profile.workload.key,
-            f">{profile.knee.largest_batch}" if knee is None else str(knee),
-            rate(profile.knee.best_output_tokens_per_s),
-        )
-    return table
+
+def _stale_tail(view: ProfileView) -> str:
+    return f"  stale: {'; '.join(view.stale)}" if view.stale else ""
+
+
+def _capacity(profile: Profile) -> str:
+    point = operating_point(profile, profile.slo)
+    if point is None:
+        return "-"
+    mark = "" if profile.capacity_req_per_s is not None else "~"
+    return f"{mark}{rate(capacity_req_per_s(profile, point))}"
+
+
+def age(started_at: str, now: datetime) -> str:
+    """How long ago, in the largest unit that fits; a dash where the time is not known."""
+    try:
+        then = datetime.fromisoformat(started_at)
+    except ValueError:
+        return "-"
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0.0, (now - then).total_seconds())
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _shortened(text: str) -> Text:

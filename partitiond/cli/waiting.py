@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from partitiond.cli.output import say
-from partitiond.cli.render_progress import reporting
-from partitiond.core.errors import PartitiondError, StartFailedError, StartTimedOutError
+from partitiond.cli.render_progress import Reporter, reporting
+from partitiond.core.errors import (
+    DaemonUnreachableError,
+    PartitiondError,
+    StartFailedError,
+    StartTimedOutError,
+)
 from partitiond.ports import Job, JobState, ReplicaView
 
 if TYPE_CHECKING:
@@ -39,30 +44,52 @@ def wait_for_job(
     Raises:
         JobFailedError: it failed or was cancelled; the message is the job's own.
     """
-    blocked_since = None
     with reporting(console) as report, _telling_how_to_go_on(job_id):
-        while (job := client.job(job_id)).state not in FINISHED:
-            blocked_since = _blocked_since(client, job, blocked_since)
-            if (
-                leave_when_blocked
-                and blocked_since is not None
-                and time.monotonic() - blocked_since > BLOCKED_SECONDS
-            ):
-                return job
-            progress = job.progress
-            waits = "waits for its turn" if job.state is JobState.QUEUED else ""
-            text = ": ".join(part for part in (progress.phase, progress.message) if part)
-            report.update(
-                text or waits or job.state.value, progress.fraction, progress.seconds_left
-            )
-            time.sleep(POLL_SECONDS)
-    if job.state is not JobState.SUCCEEDED:
+        if leave_when_blocked:
+            job = _polled_unless_blocked(client, job_id, report)
+        else:
+            job = _streamed(client, job_id, report)
+    if job.state in FINISHED and job.state is not JobState.SUCCEEDED:
         raise JobFailedError(
             f"job {job.id} for {job.subject} {job.state.value}. {job.error}".strip(),
             hint=f"`partitiond events` says what happened; try again: "
             f"partitiond profile {job.subject}",
         )
     return job
+
+
+def _streamed(client: "ControlClient", job_id: str, report: Reporter) -> Job:
+    """Follow the daemon's events; where the stream breaks, ask again and again instead."""
+    try:
+        for job in client.watch_job(job_id):
+            _show(job, report)
+            if job.state in FINISHED:
+                return job
+    except DaemonUnreachableError:
+        pass  # something between us does not let streams pass, or the daemon ends: the poll says
+    while (job := client.job(job_id)).state not in FINISHED:
+        _show(job, report)
+        time.sleep(POLL_SECONDS)
+    return job
+
+
+def _polled_unless_blocked(client: "ControlClient", job_id: str, report: Reporter) -> Job:
+    """Ask again and again until the job has ended or nothing moves in the queue."""
+    blocked_since = None
+    while (job := client.job(job_id)).state not in FINISHED:
+        blocked_since = _blocked_since(client, job, blocked_since)
+        if blocked_since is not None and time.monotonic() - blocked_since > BLOCKED_SECONDS:
+            return job
+        _show(job, report)
+        time.sleep(POLL_SECONDS)
+    return job
+
+
+def _show(job: Job, report: Reporter) -> None:
+    progress = job.progress
+    waits = "waits for its turn" if job.state is JobState.QUEUED else ""
+    text = ": ".join(part for part in (progress.phase, progress.message) if part)
+    report.update(text or waits or job.state.value, progress.fraction, progress.seconds_left)
 
 
 def _blocked_since(client: "ControlClient", job: Job, before: float | None) -> float | None:

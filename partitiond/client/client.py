@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -26,6 +26,7 @@ from partitiond.ports import (
     ModelView,
     PlanPreview,
     ProfileOptions,
+    ProfileView,
     ReplicaView,
 )
 
@@ -34,6 +35,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 LONG_TIMEOUT_SECONDS: Final = 180.0
 """For calls that solve a plan or wait until an engine is gone."""
+STREAM_SILENCE_SECONDS: Final = 45.0
+"""The daemon sends a heartbeat every ten seconds; so long a silence means that it is gone."""
 _FIXED: Final = ("name", "source", "weights", "engine_kind")
 """What a registered model cannot change."""
 
@@ -181,18 +184,51 @@ class ControlClient:
         path = f"/jobs/{_quoted(job_id)}"
         return self._read(Job, self._call("DELETE", path, timeout=LONG_TIMEOUT_SECONDS))
 
+    def watch_job(self, job_id: str) -> Iterator[Job]:
+        """The job now and each time it changes.
+
+        Ends after the state in which the job has ended, or with the daemon: the last job says
+        which. Closing the iterator closes the stream.
+
+        Raises:
+            NotFoundError: there is no such job.
+            DaemonUnreachableError: the stream broke.
+        """
+        path = f"/jobs/{_quoted(job_id)}/events"
+        limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+        headers = {**self._credentials(), b"Accept": b"text/event-stream"}
+        try:
+            with self._http.stream("GET", path, headers=headers, timeout=limits) as answer:
+                if not answer.is_success:
+                    raise from_problem(self.base_url, answer.status_code, answer.read())
+                for data in event_data(answer.iter_lines()):
+                    yield self._read(Job, data)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise unreachable(self.base_url, str(error) or type(error).__name__) from error
+
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         """Profiles, newest first."""
+        return [view.profile for view in self.profile_views(model)]
+
+    def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
+        """Profiles, newest first, each with why it is stale."""
         query = None if model is None else {"model": model}
-        return self._get(list[Profile], "/profiles", query)
+        return self._get(list[ProfileView], "/profiles", query)
+
+    def profile_view(self, profile_id: str) -> ProfileView:
+        """One profile, with why it is stale. Raises NotFoundError."""
+        views = self._get(list[ProfileView], "/profiles", {"id": profile_id})
+        # A profile that is not there is the daemon's to explain.
+        return views[0] if views else ProfileView(self.profile_by_id(profile_id))
 
     def profile_by_id(self, profile_id: str) -> Profile:
         """One profile. Raises NotFoundError."""
         return self._get(Profile, f"/profiles/{_quoted(profile_id)}")
 
-    def import_profile(self, profile: Profile) -> Profile:
-        """Keep a profile made elsewhere."""
-        content = self._call("POST", "/profiles", body=serde.to_jsonable(profile))
+    def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
+        """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
+        query = {"replace": "true"} if replace else None
+        content = self._call("POST", "/profiles", body=serde.to_jsonable(profile), query=query)
         return self._read(Profile, content)
 
     # --- plan --------------------------------------------------------------------------------
@@ -262,6 +298,18 @@ class ControlClient:
     def shutdown(self, *, stop_engines: bool = False) -> None:
         """Ask the daemon to end; it does so after the answer."""
         self._call("POST", "/shutdown", body={"stop_engines": stop_engines})
+
+
+def event_data(lines: Iterator[str]) -> Iterator[bytes]:
+    """The data of each server-sent event in a stream of lines; comments and names are skipped."""
+    data: list[str] = []
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field == "data":
+            data.append(value.removeprefix(" "))
+        elif not line and data:
+            yield "\n".join(data).encode()
+            data = []
 
 
 def spec_body(spec: ModelSpec) -> dict[str, Any]:

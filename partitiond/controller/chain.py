@@ -17,7 +17,10 @@ The rules, in the order in which they are asked:
    not; once somebody applied a plan with it, it is planned like the others.
 5. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
    event and the model's note say that it waits for `apply`.
-6. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
+6. Each variant that a model lists is measured like the model itself, after it. Once anything of a
+   model was measured on some hardware, nothing of it is planned from an estimate there: a variant
+   that was not measured yet waits for its own job.
+7. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
    plan changed while it was made, it is thrown away and another one is made.
 """
 
@@ -146,7 +149,7 @@ class Chain:
         if self._closed:
             return
         if not self._ready() or not self._fresh():
-            self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 6)
+            self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 7)
             return
         self.settled()
         if preview.infeasible is not None:

@@ -8,10 +8,11 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 
 from partitiond.controller.diagnosis import explain, first_line
+from partitiond.controller.job_watchers import ENDED, JobWatchers
 from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease, Waits
 from partitiond.core.errors import PartitiondError
@@ -24,8 +25,8 @@ Tell = Callable[[Progress], None]
 Execute = Callable[[Job, Lease, Tell], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
-ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-INTERRUPTED: Final = "interrupted: the daemon ended while it ran. Ask for it again."
+_CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
+INTERRUPTED: Final = f"{_CUT_SHORT} Ask for it again."
 RECOVERED_JOBS: Final = 1000
 """How far back the jobs of daemons before are looked at."""
 REPEATS: Final = 2
@@ -67,6 +68,7 @@ class JobQueue:
         self._ended = ended
         self._queued: dict[str, Job] = {}
         self._running: _Running | None = None
+        self._watchers = JobWatchers()
         self._closed = False
 
     @property
@@ -86,12 +88,19 @@ class JobQueue:
             elif job.state is JobState.QUEUED:
                 self._queued[job.id] = job
 
-    def submit(self, kind: str, subject: str, params: Sequence[tuple[str, str]]) -> Job:
-        """Queue a job. An equal one that waits or runs already is returned instead."""
+    def submit(
+        self, kind: str, subject: str, params: Sequence[tuple[str, str]], *, reason: str = ""
+    ) -> Job:
+        """Queue a job. An equal one that waits or runs already is returned instead.
+
+        Args:
+            reason: why it is queued without being asked for; it may be withdrawn when the reason
+                vanishes. Empty where somebody asked.
+        """
         for job in self.jobs():
             same = (job.kind, job.subject, job.params) == (kind, subject, tuple(params))
             if same and job.state not in ENDED:
-                return job
+                return self._asked_for(job) if job.reason and not reason else job
         now = self._clock.utc_iso()
         job = Job(
             id=f"job-{self._store.next_counter('job')}",
@@ -102,10 +111,12 @@ class JobQueue:
             updated_at=now,
             progress=Progress("queued", "waits for its turn"),
             params=tuple(params),
+            reason=reason,
         )
         self._queued[job.id] = job
         self._store.put_job(job)
-        self._journal.note("job-queued", job.id, f"{kind} of {subject}.")
+        why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
+        self._journal.note("job-queued", job.id, why)
         self.poke()
         return self.job(job.id)
 
@@ -117,6 +128,27 @@ class JobQueue:
         """Raises NotFoundError."""
         return self._latest(self._store.job(job_id))
 
+    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """The job now and each time it changes, until it has ended or the daemon ends.
+
+        Raises:
+            NotFoundError: there is no such job; raised here, not at the first step.
+        """
+        self.job(job_id)
+        return self._watchers.watch(job_id, lambda: self.job(job_id))
+
+    def replaced(self, old: Job, new: Job) -> None:
+        """Say of an interrupted job which one was queued in its place."""
+        error = f"{_CUT_SHORT} {new.id} was queued in its place."
+        self._store.put_job(dataclasses.replace(old, error=error))
+        self._watchers.changed(old.id)
+
+    def withdraw(self, job: Job, reason: str) -> None:
+        """Take a waiting job out of the queue because nothing needs it any more."""
+        queued = self._queued.pop(job.id, None)
+        if queued is not None:
+            self._ended(self._finish(queued, JobState.CANCELLED, error=f"withdrawn: {reason}"))
+
     def open_jobs(self, subject: str) -> tuple[Job, ...]:
         """Jobs of a model that wait or run, the running one last: cancelled in this order, none
         of the waiting ones starts meanwhile.
@@ -124,16 +156,20 @@ class JobQueue:
         running = [self._running.job] if self._running is not None else []
         return tuple(j for j in (*self._queued.values(), *running) if j.subject == subject)
 
+    def ended(self, subject: str) -> tuple[Job, ...]:
+        """Jobs of a model that have ended, newest first."""
+        kept = self._store.jobs(limit=RECOVERED_JOBS)
+        return tuple(job for job in kept if job.subject == subject and job.state in ENDED)
+
     async def cancel(self, job_id: str) -> Job:
         """Cancel; returns once nothing of it runs. A job that has ended stays as it is."""
         queued = self._queued.pop(job_id, None)
         if queued is not None:
             self._ended(self._finish(queued, JobState.CANCELLED))
         running = self._running
-        if running is not None and running.job.id == job_id and running.task is not None:
+        if running is not None and running.job.id == job_id:
             running.cancelled = True
-            running.task.cancel()
-            await asyncio.wait([running.task])
+            await self._stop(running)
         return self.job(job_id)
 
     def poke(self) -> None:
@@ -154,10 +190,19 @@ class JobQueue:
     async def close(self) -> None:
         """End the running job; queued ones stay queued for the next daemon."""
         self._closed = True
-        if self._running is not None and self._running.task is not None:
-            task = self._running.task
-            task.cancel()
-            await asyncio.wait([task])
+        if self._running is not None:
+            await self._stop(self._running)
+        self._watchers.close()
+
+    def _asked_for(self, job: Job) -> Job:
+        """Somebody asked for what was queued by itself: it stays whatever changes."""
+        job = dataclasses.replace(job, reason="")
+        if job.id in self._queued:
+            self._queued[job.id] = job
+        elif self._running is not None and self._running.job.id == job.id:
+            self._running.job = job
+        self._store.put_job(job)
+        return job
 
     def _latest(self, job: Job) -> Job:
         if self._running is not None and self._running.job.id == job.id:
@@ -169,6 +214,7 @@ class JobQueue:
             job = dataclasses.replace(job, progress=Progress("queued", reason))
             self._queued[job.id] = job
             self._store.put_job(job)
+            self._watchers.changed(job.id)
 
     def _start(self, job: Job, lease: Lease) -> None:
         job = dataclasses.replace(
@@ -181,27 +227,40 @@ class JobQueue:
         self._running = running = _Running(job, lease, self._clock.monotonic())
         self._journal.note("job-started", job.id, f"{job.kind} of {job.subject}.")
         running.task = asyncio.create_task(self._run(running), name=job.id)
+        self._watchers.changed(job.id)
 
     async def _run(self, running: _Running) -> None:
         def tell(progress: Progress) -> None:
             self._tell(running, progress)
 
-        state, error, result = JobState.FAILED, "", None
+        state, error = JobState.FAILED, ""
+        result: str | None = None
         try:
             result = await self._execute(running.job, running.lease, tell)
             state = JobState.SUCCEEDED
         except asyncio.CancelledError:
-            state = JobState.CANCELLED if running.cancelled else JobState.FAILED
-            error = "" if running.cancelled else INTERRUPTED
+            state, error = _cut_short(running)
         except PartitiondError as broke:
             error = explain(broke)
         except Exception as broke:
             # A defect in one job must end that job, not the queue.
             log.exception("job %s broke", running.job.id)
             error = f"{type(broke).__name__}: {broke}"
+        self._end(running, state, error, result)
+
+    def _end(self, running: _Running, state: JobState, error: str, result: str | None) -> None:
         self._running = None
         self._ended(self._finish(running.job, state, error=error, result=result))
         self.poke()
+
+    async def _stop(self, running: _Running) -> None:
+        """Cancel the running job; returns once nothing of it runs."""
+        if running.task is None:
+            return
+        running.task.cancel()
+        await asyncio.wait([running.task])
+        if self._running is running:  # cancelled before its first step: nobody has ended it
+            self._end(running, *_cut_short(running), result=None)
 
     def _tell(self, running: _Running, progress: Progress) -> None:
         running.job = dataclasses.replace(running.job, progress=progress)
@@ -209,6 +268,7 @@ class JobQueue:
         if now - running.kept_at >= KEEP_PROGRESS_SECONDS:
             running.kept_at = now
             self._store.put_job(running.job)
+        self._watchers.changed(running.job.id)
 
     def _finish(
         self, job: Job, state: JobState, *, error: str = "", result: str | None = None
@@ -229,7 +289,15 @@ class JobQueue:
         self._journal.note(
             f"job-{state.value}", job.id, f"{what}: {first_line(error)}" if error else what
         )
+        self._watchers.changed(job.id)
         return job
+
+
+def _cut_short(running: _Running) -> tuple[JobState, str]:
+    """How a job ends whose task was cancelled: by somebody, or with the daemon."""
+    if running.cancelled:
+        return JobState.CANCELLED, ""
+    return JobState.FAILED, INTERRUPTED
 
 
 def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
@@ -253,4 +321,4 @@ def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def _was_interrupted(job: Job) -> bool:
-    return job.state is JobState.FAILED and job.error == INTERRUPTED
+    return job.state is JobState.FAILED and job.error.startswith(_CUT_SHORT)

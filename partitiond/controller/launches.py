@@ -7,6 +7,7 @@ from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.partition import CpuCores, MpsShare
 from partitiond.core.plan import Placement
+from partitiond.core.spec import EngineOptions, ModelSpec
 from partitiond.ports import EngineLaunch, ResolvedModel
 
 MAX_NAMES: Final = 1000
@@ -24,12 +25,31 @@ def engine_name(replica_id: str, taken: Collection[str]) -> str:
     return next(name for n in range(2, MAX_NAMES) if (name := f"{replica_id}.{n}") not in taken)
 
 
-def max_num_batched_tokens(batch: int) -> int:
-    """Tokens of one engine step: the value every profile and estimate is made with.
+def max_num_batched_tokens(batch: int, engine: EngineOptions | None = None) -> int:
+    """Tokens of one engine step: as the user chose, else as profiles and estimates are made with.
 
     A step must hold at least one token of each running sequence.
     """
-    return max(MAX_NUM_BATCHED_TOKENS, batch)
+    chosen = engine.max_num_batched_tokens if engine is not None else None
+    return max(chosen or MAX_NUM_BATCHED_TOKENS, batch)
+
+
+def lists_form(spec: ModelSpec, placement: Placement) -> bool:
+    """Whether the model still lists the form that a placement runs."""
+    variant = placement.candidate.variant
+    return not variant or any(v.name == variant for v in spec.variants)
+
+
+def form_of(spec: ModelSpec, placement: Placement) -> ModelSpec:
+    """The form of a model that a placement runs: the model itself, or a variant.
+
+    A variant that is no longer listed cannot be started; what runs of it stays until a plan
+    without it is applied.
+
+    Raises:
+        SpecError: the model does not list the placement's variant.
+    """
+    return spec.as_variant(placement.candidate.variant)
 
 
 def cores_for(
@@ -65,7 +85,7 @@ def launch_for(
 
     Args:
         placement: from the plan.
-        model: its files.
+        model: files and spec of the form that the placement runs (`form_of`).
         device: the device the placement is on.
         name: unique among running engines.
         others: launches of the engines that run now, for the choice of host cores on a GPU.
@@ -83,11 +103,13 @@ def launch_for(
         device_memory_bytes=device.memory_bytes,
         kv_cache_bytes=candidate.kv_cache_bytes,
         max_num_seqs=candidate.batch,
-        max_num_batched_tokens=max_num_batched_tokens(candidate.batch),
+        max_num_batched_tokens=max_num_batched_tokens(candidate.batch, spec.engine),
         max_model_len=spec.max_model_len,
         dtype=spec.engine.dtype,
         dummy_weights=model.dummy_weights,
         extra_args=spec.engine.extra_args,
         engine_kind=spec.engine_kind,
         extra_env=_extra_env(placement),
+        quantization=spec.engine.quantization,
+        kv_cache_dtype=spec.engine.kv_cache_dtype,
     )

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.observation import Unknown
 from partitiond.core.partition import CpuCores, Partition, WholeDevice
 from partitiond.core.units import GIB, Bytes, format_bytes
+from partitiond.ports import Job
 
 LEAST_BYTES: Final = 1 * GIB
 """Below it no engine starts at all; waiting says more than its out-of-memory would."""
@@ -85,3 +87,30 @@ def _whole(
     if budget < LEAST_BYTES:
         return Waits(f"waits for memory on {device.id}: {format_bytes(budget)} are free")
     return Lease(WholeDevice(device.id, Bytes(budget)), device.cores)
+
+
+def lease_of(
+    job: Job,
+    device: Device | None,
+    room: int | Unknown | None,
+    held: Sequence[tuple[str, Partition]],
+) -> Lease | Waits:
+    """What a job runs on, by what it was asked with, or what it waits for.
+
+    Args:
+        job: a profile job.
+        device: the one it names, or None where it is not there.
+        room: memory there that nobody holds, in bytes.
+        held: who holds which partition.
+    """
+    params = dict(job.params)
+    if device is None or room is None or isinstance(room, Unknown):
+        reason = room.reason if isinstance(room, Unknown) else "it is not there"
+        return Waits(f"waits for the device {params['device_id']}: {reason}")
+    return lease_for(
+        device,
+        cores=int(params["cores"]) if "cores" in params else None,
+        memory_bytes=int(params["memory_bytes"]) if "memory_bytes" in params else None,
+        room_bytes=room,
+        held=held,
+    )

@@ -15,7 +15,7 @@ from typing import Protocol
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
 from partitiond.controller.journal import Journal
-from partitiond.controller.launches import engine_name, launch_for
+from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
@@ -33,6 +33,7 @@ from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, Plan, same_engine
 from partitiond.core.reconcile import reconcile
 from partitiond.core.replica import ReplicaState
+from partitiond.core.spec import ModelSpec
 from partitiond.ports import Clock, EngineHandle, EngineRunner, ModelRecord, Store
 
 log = logging.getLogger(__name__)
@@ -220,15 +221,21 @@ class Controller:
             engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
 
     def _observe(self, records: Sequence[ModelRecord]) -> Observation:
-        wanted = {placement.model for placement in self.desired}
-        specs = [record.spec for record in records if record.spec.name in wanted]
-        unregistered = wanted - {spec.name for spec in specs}
+        specs = {record.spec.name: record.spec for record in records}
+        forms: dict[str, ModelSpec] = {}
+        unknown = set()
+        for placement in self.desired:
+            spec = specs.get(placement.model)
+            if spec is None or not lists_form(spec, placement):
+                unknown.add(placement.form)
+            else:
+                forms[placement.form] = form_of(spec, placement)
         return Observation(
             replicas=tuple(engine.observed() for engine in self.engines),
             devices=room_on(self._devices.devices, self.plan, self._devices.problem),
             now=self._clock.monotonic(),
             leases=tuple(self.leases()),
-            not_ready=(*self._files.missing(specs), *unregistered),
+            not_ready=(*self._files.missing(forms), *sorted(unknown)),
         )
 
     def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:
@@ -251,7 +258,7 @@ class Controller:
 
     def _start(self, placement: Placement, records: Sequence[ModelRecord]) -> None:
         spec = next(record.spec for record in records if record.spec.name == placement.model)
-        model = self._files.get(spec)
+        model = self._files.get(form_of(spec, placement), placement.form)
         device = self._devices.find(placement.device_id)
         if model is None or device is None:
             return  # gone within this pass; the next one sees it

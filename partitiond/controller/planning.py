@@ -53,6 +53,7 @@ class Situation:
         running: what runs, or is about to because it was applied.
         without_estimates: models for which only what was measured may be used.
         left_out: models that are not planned at all.
+        stale: why profiles among them no longer speak for what runs now, by profile id.
     """
 
     records: tuple[ModelRecord, ...]
@@ -61,6 +62,7 @@ class Situation:
     running: tuple[Placement, ...]
     without_estimates: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
+    stale: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def fingerprint(self, applied_plan_id: str) -> str:
         """Changes when a plan made of it would no longer fit: not with every free byte.
@@ -71,10 +73,19 @@ class Situation:
         parts = [
             applied_plan_id,
             *(f"{record.spec.name}@{record.version}" for record in self.records),
-            *(profile.id for _, profiles in self.profiles for profile in profiles),
+            *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
+            *(f"{profile_id} is stale" for profile_id, _ in self.stale),
             *(f"{d.id}:{d.hardware}:{d.memory_bytes}:{d.cores}" for d in self.devices),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _version_of(profile: Profile) -> str:
+    """A profile as far as it changes under its id: replication runs are added to it later."""
+    shared = ",".join(
+        f"{s.mode}:{s.kappa:.6g}:{s.busy:.6g}:{len(s.pairs)}" for s in profile.sharing
+    )
+    return f"{profile.id}[{shared}]" if shared else profile.id
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,9 +142,23 @@ def planning_devices(
 
 
 class PlanDesk:
-    """Makes plans, checks them, and remembers what each was made from."""
+    """Makes plans, checks them, and remembers what each was made from.
 
-    def __init__(self, *, store: Store, clock: Clock, solve: Solve, options: PlanOptions) -> None:
+    Args:
+        stale: why a profile no longer speaks for what runs now; such a one is planned with the
+            margins of a transferred profile.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        solve: Solve,
+        options: PlanOptions,
+        stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
+    ) -> None:
+        self._stale = stale
         self._store = store
         self._clock = clock
         self._solve = solve
@@ -160,6 +185,7 @@ class PlanDesk:
         profiles = tuple(
             (r.spec.name, best_profiles(r.spec, self._store.profiles(r.spec.name))) for r in records
         )
+        doubts = ((p.id, self._stale(p)) for _, best in profiles for p in best)
         return Situation(
             records,
             profiles,
@@ -167,6 +193,7 @@ class PlanDesk:
             tuple(running),
             frozenset(without_estimates),
             frozenset(left_out),
+            tuple((profile_id, reasons) for profile_id, reasons in doubts if reasons),
         )
 
     async def preview(
@@ -224,12 +251,15 @@ class PlanDesk:
 
     def _request(self, situation: Situation, objective: Objective | None) -> PlanRequest:
         hardware = tuple(sorted({device.hardware for device in situation.devices}))
-        profiles = dict(situation.profiles)
+        profiles, stale = dict(situation.profiles), dict(situation.stale)
         return PlanRequest(
             devices=situation.devices,
             models=tuple(
                 candidates_for(
-                    record.spec, _usable(profiles[record.spec.name], record, situation), hardware
+                    record.spec,
+                    _usable(profiles[record.spec.name], record, situation),
+                    hardware,
+                    stale,
                 )
                 for record in situation.records
                 if record.spec.name not in situation.left_out

@@ -1,30 +1,39 @@
 """Registered models: adding, changing and removing them, and how they are."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.jobs import RECOVERED_JOBS, JobQueue, interrupted_jobs
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.plans import Plans
-from partitiond.controller.profiling import ProfilingOptions, estimates, options_for, params_of
-from partitiond.controller.targets import best_profiles, profile_targets, unmeasured
+from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
+from partitiond.controller.staleness import Staleness, stale_note
+from partitiond.controller.targets import Target, best_profiles, profile_targets, unmeasured
+from partitiond.controller.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.views import model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ConflictError
+from partitiond.core.profile import Profile
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
     Clock,
     Job,
+    JobState,
     ModelRecord,
     ModelResolver,
     ModelView,
     ProfileOptions,
     Store,
 )
+
+NOT_MEASURED: Final = "not measured yet"
+
+Params = tuple[tuple[str, str], ...]
 
 
 class Registry:
@@ -47,6 +56,7 @@ class Registry:
         controller: Controller,
         jobs: JobQueue,
         plans: Plans,
+        staleness: Staleness,
         profiling: ProfilingOptions,
         accept: Callable[[ModelSpec], None],
     ) -> None:
@@ -60,6 +70,8 @@ class Registry:
         self._controller = controller
         self._jobs = jobs
         self._plans = plans
+        self._staleness = staleness
+        self._seen: object = None
         self._profiling = profiling
         self._accept = accept
 
@@ -73,23 +85,74 @@ class Registry:
         if any(record.spec.name == spec.name for record in self._store.models()):
             raise _name_taken(spec.name)
         self._accept(spec)
-        architecture = await self._resolver.architecture(spec)
+        architectures = await form_architectures(self._resolver, spec)
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         self._store.add_model(record)
         self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
-        self._begin_chain(spec, architecture)
+        self._begin_chain(spec, architectures)
         return record
 
-    def _begin_chain(self, spec: ModelSpec, architecture: Architecture) -> None:
-        targets = profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
-        for profile in estimates(spec, architecture, targets, self._clock.utc_iso()):
+    def _begin_chain(self, spec: ModelSpec, architectures: Mapping[str, Architecture]) -> None:
+        targets = self._targets()
+        for profile in form_estimates(spec, architectures, targets, self._clock.utc_iso()):
             self._store.add_profile(profile)
+        self._measure(spec, targets)
         if spec.auto:
-            for target in unmeasured(spec, targets, self._store.profiles(spec.name)):
-                self.submit(spec.name, options_for(target))
             self._plans.chain.changed()
         self._controller.wake()
+
+    def _targets(self) -> tuple[Target, ...]:
+        return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
+
+    def _measure(self, spec: ModelSpec, targets: Sequence[Target]) -> None:
+        """Queue what the chain needs of this model, withdraw what it does not need any more."""
+        wanted = self._wanted(spec, targets) if spec.auto else {}
+        for job in self._jobs.open_jobs(spec.name):
+            if job.state is JobState.QUEUED and job.reason and job.params not in wanted:
+                self._jobs.withdraw(job, "nothing needs it any more.")
+        for params, reason in wanted.items():
+            self._jobs.submit("profile", spec.name, params, reason=reason)
+
+    def _wanted(self, spec: ModelSpec, targets: Sequence[Target]) -> dict[Params, str]:
+        """What jobs the chain needs, each with its reason.
+
+        A stale profile is measured again once for each reason: what is stale after that would be
+        so after the next measurement, too.
+        """
+        profiles = self._store.profiles(spec.name)
+        wanted: dict[Params, str] = {}
+        for name in ("", *(variant.name for variant in spec.variants)):
+            own = [profile for profile in profiles if profile.variant == name]
+            for target in unmeasured(spec.as_variant(name), targets, own):
+                wanted[self._params(target, name)] = NOT_MEASURED
+        done = {(job.params, job.reason) for job in self._jobs.ended(spec.name)}
+        for stale in self._staleness.to_measure_again(best_profiles(spec, profiles)):
+            for target in targets:
+                if (target.device.hardware, target.size) == (stale.hardware, stale.size):
+                    params = self._params(target, stale.variant)
+                    if (params, stale.reason) not in done:
+                        wanted.setdefault(params, stale.reason)
+        return wanted
+
+    def _params(self, target: Target, variant: str) -> Params:
+        options = dataclasses.replace(options_for(target), variant=variant)
+        return params_of(options, self._devices.devices, self._profiling)
+
+    def measure_stale(self) -> None:
+        """Called after each pass of the loop: queue what became stale since the last look."""
+        models = [record.spec for record in self._store.models() if record.spec.auto]
+        seen = self._staleness.seen(spec.name for spec in models)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        targets = self._targets()
+        for spec in models:
+            if self._staleness.to_measure_again(self._best(spec)):
+                self._measure(spec, targets)
+
+    def _best(self, spec: ModelSpec) -> Sequence[Profile]:
+        return best_profiles(spec, self._store.profiles(spec.name))
 
     def models(self) -> Sequence[ModelView]:
         """All models."""
@@ -103,6 +166,7 @@ class Registry:
     def _model_view(self, record: ModelRecord, jobs: Sequence[Job]) -> ModelView:
         name = record.spec.name
         engines, plan = self._controller.engines, self._controller.plan
+        best = self._best(record.spec)
         note = model_note(
             name,
             jobs=jobs,
@@ -110,13 +174,14 @@ class Registry:
             engines=engines,
             chain_note=self._plans.chain.note,
             fetching=self._files.progress(name),
+            stale=stale_note(best, self._staleness.reasons),
         )
         return model_view(
             record,
             availability=self._availability(name),
             plan=plan,
             engines=engines,
-            profiles=best_profiles(record.spec, self._store.profiles(name)),
+            profiles=best,
             note=note,
         )
 
@@ -141,20 +206,22 @@ class Registry:
             raise _outdated(old, expected_version)
         self._refuse_other_engine(old.spec, spec)
         self._accept(spec)
-        architecture = await self._resolver.architecture(spec)
+        architectures = await form_architectures(self._resolver, spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
         self._store.update_model(record, expected_version=old.version)
         self._journal.note("model-updated", spec.name, f"version {record.version}.")
-        self._begin_chain(spec, architecture)
+        self._begin_chain(spec, architectures)
         return record
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
         plan = self._controller.plan
-        planned = plan is not None and any(p.model == new.name for p in plan.placements)
-        if planned and _other_engine(old, new):
+        planned = (
+            {p.candidate.variant for p in plan.placements if p.model == new.name} if plan else ()
+        )
+        if any(other_form(old, new, variant) for variant in planned):
             raise ConflictError(
                 f"{new.name} has replicas with the old source, weights or engine options.",
                 hint="Register it under another name, or remove it first and register it anew.",
@@ -186,7 +253,8 @@ class Registry:
         for job in interrupted_jobs(self._store.jobs(limit=RECOVERED_JOBS)):
             # A name may have come back with another model since.
             if job.subject in begun and job.created_at >= begun[job.subject]:
-                self._jobs.submit(job.kind, job.subject, job.params)
+                again = self._jobs.submit(job.kind, job.subject, job.params, reason=job.reason)
+                self._jobs.replaced(job, again)
         self._plans.chain.changed()
 
     def submit(self, name: str, options: ProfileOptions) -> Job:
@@ -209,14 +277,4 @@ def _outdated(record: ModelRecord, expected: int) -> ConflictError:
         f"{record.spec.name} is at version {record.version}, not {expected}: it changed meanwhile.",
         hint="Read it again, and repeat the change on what it is now.",
         facts={"version": record.version, "expected": expected},
-    )
-
-
-def _other_engine(old: ModelSpec, new: ModelSpec) -> bool:
-    """Whether running engines were started with something that would be another now."""
-    return (old.source, old.weights, old.engine, old.engine_kind) != (
-        new.source,
-        new.weights,
-        new.engine,
-        new.engine_kind,
     )

@@ -2,27 +2,24 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.keys import new_key
-from partitiond.controller.leases import Lease, Waits, lease_for
+from partitiond.controller.leases import Lease, Waits, lease_of
 from partitiond.controller.loop import Controller
 from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
 from partitiond.controller.plans import Plans
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.profiling import (
-    ProfileWork,
-    ProfilingOptions,
-)
+from partitiond.controller.profiling import ProfileWork, ProfilingOptions
 from partitiond.controller.registry import Registry
 from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.shelf import ProfileShelf
 from partitiond.controller.views import replica_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.hardware import Device
-from partitiond.core.observation import Unknown
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -40,6 +37,7 @@ from partitiond.ports import (
     PlanPreview,
     ProfileOptions,
     ProfileRunner,
+    ProfileView,
     ProxyControl,
     ReplicaView,
     Store,
@@ -62,7 +60,8 @@ class Service:
     Args:
         solve: makes a plan, out of process.
         accept: refuses a spec that this host cannot run, by an InputError.
-        engine_problem: why no engine of the kind "vllm" can start; empty when it can.
+        engine_problem: why no engine of the kind "vllm" can start; empty when it can. May look.
+        engine_version: of that engine; empty while it is not known. Does not look.
     """
 
     def __init__(
@@ -79,6 +78,7 @@ class Service:
         options: ServiceOptions | None = None,
         accept: Callable[[ModelSpec], None] = lambda _: None,
         engine_problem: Callable[[], str] = str,
+        engine_version: Callable[[], str] = str,
     ) -> None:
         self._options = options or ServiceOptions()
         policy = self._options.policy
@@ -109,6 +109,14 @@ class Service:
             observer=self._metrics,
         )
         self._jobs = self._job_queue(profiler)
+        self._shelf = ProfileShelf(
+            store=store,
+            journal=self._journal,
+            devices=self._devices,
+            files=self._files,
+            engine_version=engine_version,
+            changed=self._plan_again,
+        )
         self._plans = Plans(
             store=store,
             runner=runner,
@@ -117,7 +125,13 @@ class Service:
             devices=self._devices,
             controller=self._controller,
             jobs=self._jobs,
-            desk=PlanDesk(store=store, clock=clock, solve=solve, options=self._options.planning),
+            desk=PlanDesk(
+                store=store,
+                clock=clock,
+                solve=solve,
+                options=self._options.planning,
+                stale=self._shelf.staleness.reasons,
+            ),
         )
         self._registry = Registry(
             store=store,
@@ -130,6 +144,7 @@ class Service:
             controller=self._controller,
             jobs=self._jobs,
             plans=self._plans,
+            staleness=self._shelf.staleness,
             profiling=self._options.profiling,
             accept=accept,
         )
@@ -153,7 +168,7 @@ class Service:
             journal=self._journal,
             lease=self._lease,
             execute=work,
-            ended=self._job_ended,
+            ended=lambda _: self._plan_again(),
         )
 
     # -- life ------------------------------------------------------------------------------
@@ -168,6 +183,7 @@ class Service:
         await self._endpoint.start()
         try:
             await self._devices.refresh(0.0)
+            await asyncio.to_thread(self._engine_problem)  # looks, so that the version is known
             await self._controller.adopt()
             self._jobs.recover()
             self._registry.resume()
@@ -217,6 +233,7 @@ class Service:
             self.closed.set()
 
     def _after_pass(self) -> None:
+        self._registry.measure_stale()
         self._jobs.poke()
         self._plans.chain.consider()
 
@@ -255,22 +272,12 @@ class Service:
         return self._registry.submit(name, options)
 
     def _lease(self, job: Job) -> Lease | Waits:
-        params = dict(job.params)
-        device = self._devices.find(params["device_id"])
-        rooms = dict(room_on(self._devices.devices, self._controller.plan, self._devices.problem))
-        room = rooms.get(params["device_id"], Unknown("it is not there"))
-        if device is None or isinstance(room, Unknown):
-            reason = room.reason if isinstance(room, Unknown) else "it is not there"
-            return Waits(f"waits for the device {params['device_id']}: {reason}")
-        return lease_for(
-            device,
-            cores=int(params["cores"]) if "cores" in params else None,
-            memory_bytes=int(params["memory_bytes"]) if "memory_bytes" in params else None,
-            room_bytes=room,
-            held=self._controller.held(),
-        )
+        device_id = dict(job.params)["device_id"]
+        watch, plan = self._devices, self._controller.plan
+        room = dict(room_on(watch.devices, plan, watch.problem)).get(device_id)
+        return lease_of(job, watch.find(device_id), room, self._controller.held())
 
-    def _job_ended(self, _: Job) -> None:
+    def _plan_again(self) -> None:
         self._plans.chain.changed()
         self._wake.set()
 
@@ -287,21 +294,29 @@ class Service:
         self._jobs.job(job_id)
         return await self._jobs.cancel(job_id)
 
+    def watch_job(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """The job now and each time it changes, until it has ended. Raises NotFoundError."""
+        return self._jobs.watch(job_id)
+
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         """Newest first."""
-        return self._store.profiles(model)
+        return self._shelf.profiles(model)
+
+    def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
+        """Newest first, each with why it is stale."""
+        return self._shelf.views(model)
+
+    def profile_view(self, profile_id: str) -> ProfileView:
+        """Raises NotFoundError."""
+        return self._shelf.view(profile_id)
 
     def profile_by_id(self, profile_id: str) -> Profile:
         """Raises NotFoundError."""
-        return self._store.profile(profile_id)
+        return self._shelf.view(profile_id).profile
 
-    def import_profile(self, profile: Profile) -> Profile:
-        """Keep a profile made elsewhere; plans may use it from now on."""
-        self._store.add_profile(profile)
-        self._journal.note("profile-imported", profile.id, f"of {profile.model}.")
-        self._plans.chain.changed()
-        self._wake.set()
-        return profile
+    def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
+        """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
+        return self._shelf.keep(profile, replace=replace)
 
     # -- plans -----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
+from partitiond.planner.candidates import measured_with
 
 _RANK: Final = {
     ProfileKind.MEASURED: 0,
@@ -62,7 +63,13 @@ def source_note(spec: ModelSpec) -> str:
 
 
 def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
-    """Whether a profile was made of this model as it is registered now."""
+    """Whether a profile was made of this model as it is registered now.
+
+    A profile of a variant is compared with that variant; whether the model lists it, and whether
+    `spec` is the variant's own form already, is the caller's business.
+    """
+    if any(variant.name == profile.variant for variant in spec.variants):
+        spec = spec.as_variant(profile.variant)
     provenance = profile.provenance
     sources = [note for note in provenance.notes if note.startswith(_SOURCE_NOTE)]
     simulated = provenance.engine == "simulated"
@@ -70,6 +77,9 @@ def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
         profile.model == spec.name
         and profile.workload == spec.workload
         and spec.engine.dtype in (profile.dtype, "auto")
+        and measured_with(profile, spec.engine)
+        and not profile.structured_output
+        and _quantization(profile) in (spec.engine.quantization, None)
         and provenance.weights == spec.weights.value
         and (
             profile.kind is ProfileKind.ESTIMATED or simulated == (spec.engine_kind == "simulated")
@@ -78,21 +88,32 @@ def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
     )
 
 
-def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile, ...]:
-    """One profile per hardware and size: measured before transferred before estimated, then newest.
+def _quantization(profile: Profile) -> str | None:
+    """What the engine did to the weights while loading; None where a file does not say."""
+    if profile.kind is not ProfileKind.MEASURED:
+        return None
+    flag = "--quantization="
+    found = (arg for arg in profile.provenance.engine_args if arg.startswith(flag))
+    return next((arg.removeprefix(flag) for arg in found), "")
 
-    Where anything was measured on some hardware, estimates for that hardware are left out: a plan
-    should not prefer a guess to the truth because the guess is the kinder one.
+
+def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile, ...]:
+    """One profile per hardware, size and form: measured first, then transferred, then the newest.
+
+    Forms are the model itself and the variants it lists. Where anything was measured on some
+    hardware, estimates for that hardware are left out: a plan should not prefer a guess to the
+    truth because the guess is the kinder one.
 
     Args:
         spec: the model as it is registered.
         profiles: of any model, newest first.
     """
-    best: dict[tuple[str, PartitionSize], Profile] = {}
+    listed = {"", *(variant.name for variant in spec.variants)}
+    best: dict[tuple[str, PartitionSize, str], Profile] = {}
     for profile in profiles:
-        if not speaks_for(profile, spec):
+        if profile.variant not in listed or not speaks_for(profile, spec):
             continue
-        key = profile.hardware, profile.size
+        key = profile.hardware, profile.size, profile.variant
         if key not in best or _RANK[profile.kind] < _RANK[best[key].kind]:
             best[key] = profile
     real = {p.hardware for p in best.values() if p.kind is not ProfileKind.ESTIMATED}

@@ -33,6 +33,7 @@ def replica_view(engine: Engine) -> ReplicaView:
         last_error=engine.last_error,
         log_path=handle.log_path if handle is not None else "",
         socket_path=handle.socket_path if handle is not None and engine.state in LIVE else "",
+        variant=engine.placement.candidate.variant,
     )
 
 
@@ -51,6 +52,7 @@ def pending_view(placement: Placement, progress: str) -> ReplicaView:
         starts=0,
         adopted=False,
         start_progress=progress,
+        variant=placement.candidate.variant,
     )
 
 
@@ -117,6 +119,7 @@ def model_note(
     engines: Sequence[Engine],
     chain_note: str,
     fetching: str,
+    stale: str = "",
 ) -> str:
     """What a model waits for, in one sentence; empty when it waits for nothing.
 
@@ -127,6 +130,7 @@ def model_note(
         engines: all engines.
         chain_note: what the chain last said.
         fetching: what the fetch of its files says.
+        stale: what is stale about its profiles, and what to do.
     """
     own = [job for job in jobs if job.subject == name]
     for job in own:
@@ -144,8 +148,16 @@ def model_note(
         return f"{engine.name} failed {engine.failures} times: {first_line(engine.last_error)}"
     planned = plan is not None and any(p.model == name for p in plan.placements)
     if planned:
-        return fetching
+        return fetching or _measured_again(own) or stale
     return _why_unplanned(name, own, plan, chain_note)
+
+
+def _measured_again(own: Sequence[Job]) -> str:
+    """That a stale profile of a model that is planned is about to be measured anew."""
+    for job in own:
+        if job.state is JobState.QUEUED and job.reason:
+            return f"{job.id} ({job.reason}) {job.progress.message}"
+    return ""
 
 
 def _why_unplanned(name: str, own: Sequence[Job], plan: Plan | None, chain_note: str) -> str:

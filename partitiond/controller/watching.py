@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware import Device, headroom_bytes
@@ -85,8 +85,10 @@ class _Fetch:
 class ModelFiles:
     """Which models have their files on disk; the others are fetched in the background.
 
+    A variant may have files of its own, so each form of a model (`plan.form_key`) has its fetch.
+
     Attributes:
-        problems: why a model's files are missing, by model name.
+        problems: why the files of a form are missing, by its key.
     """
 
     def __init__(
@@ -103,36 +105,55 @@ class ModelFiles:
         self._fetches: dict[str, _Fetch] = {}
         self.problems: dict[str, str] = {}
 
-    def get(self, spec: ModelSpec) -> ResolvedModel | None:
-        """The files when they are there; otherwise see to it that they are being fetched."""
-        fetch = self._fetches.get(spec.name)
+    def get(self, spec: ModelSpec, form: str = "") -> ResolvedModel | None:
+        """The files when they are there; otherwise see to it that they are being fetched.
+
+        Args:
+            spec: of the form (`ModelSpec.as_variant`).
+            form: its key; empty for the model itself.
+        """
+        key = form or spec.name
+        fetch = self._fetches.get(key)
         if fetch is None or not _same_files(fetch.spec, spec):
-            self.forget(spec.name)
-            self._fetch(spec)
+            self._drop(key)
+            self._fetch(spec, key)
             return None
         if not fetch.task.done():
             return None
         if fetch.task.cancelled() or fetch.task.exception() is not None:
-            self._after_failure(fetch, spec)
+            self._after_failure(fetch, spec, key)
             return None
         return dataclasses.replace(fetch.task.result(), spec=spec)
 
-    def missing(self, specs: Collection[ModelSpec]) -> tuple[str, ...]:
-        """Names of the models whose files are not there yet."""
-        return tuple(spec.name for spec in specs if self.get(spec) is None)
+    def missing(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
+        """Keys of the forms whose files are not there yet."""
+        return tuple(key for key, spec in forms.items() if self.get(spec, key) is None)
+
+    def revision(self, name: str) -> str | None:
+        """Commit or version of a model's files, where they are there. Fetches nothing."""
+        fetch = self._fetches.get(name)
+        task = fetch.task if fetch is not None else None
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result().revision
 
     def progress(self, name: str) -> str:
-        """What the fetch is doing, or why it failed."""
-        fetch = self._fetches.get(name)
-        fetching = fetch.progress if fetch is not None and not fetch.task.done() else ""
-        return self.problems.get(name) or fetching
+        """What the fetches of a model are doing, or why one failed."""
+        keys = [key for key in self._fetches if key.partition(":")[0] == name]
+        problems = [self.problems[key] for key in keys if key in self.problems]
+        under_way = [self._fetches[key] for key in keys if not self._fetches[key].task.done()]
+        return next(iter([*problems, *(fetch.progress for fetch in under_way)]), "")
 
     def forget(self, name: str) -> None:
-        """Give up a fetch and what it found."""
-        fetch = self._fetches.pop(name, None)
+        """Give up the fetches of a model and what they found."""
+        for key in [key for key in self._fetches if key.partition(":")[0] == name]:
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        fetch = self._fetches.pop(key, None)
         if fetch is not None:
             fetch.task.cancel()
-        self.problems.pop(name, None)
+        self.problems.pop(key, None)
 
     async def close(self) -> None:
         """End all fetches."""
@@ -141,28 +162,28 @@ class ModelFiles:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _fetch(self, spec: ModelSpec) -> None:
+    def _fetch(self, spec: ModelSpec, key: str) -> None:
         def tell(text: str, fraction: float | None) -> None:
             share = f" ({fraction:.0%})" if fraction is not None else ""
             fetch.progress = text + share
 
         task = asyncio.ensure_future(self._resolver.resolve(spec, tell))
         fetch = _Fetch(spec, task)
-        self._fetches[spec.name] = fetch
+        self._fetches[key] = fetch
         task.add_done_callback(lambda _: self._wake())
 
-    def _after_failure(self, fetch: _Fetch, spec: ModelSpec) -> None:
+    def _after_failure(self, fetch: _Fetch, spec: ModelSpec, key: str) -> None:
         error = None if fetch.task.cancelled() else fetch.task.exception()
         now = self._clock.monotonic()
         if not fetch.retry_at:
             fetch.retry_at = now + self._retry_seconds
-            self.problems[spec.name] = _why(error)
+            self.problems[key] = _why(error)
             if error is not None and not isinstance(error, PartitiondError):
                 # A defect with one model's files must not keep the loop from all the others.
-                log.error("fetching %s broke", spec.name, exc_info=error)
+                log.error("fetching %s broke", key, exc_info=error)
         elif now >= fetch.retry_at:
-            self.forget(spec.name)
-            self._fetch(spec)
+            self._drop(key)
+            self._fetch(spec, key)
 
 
 def _why(error: BaseException | None) -> str:

@@ -11,8 +11,9 @@ class Architecture:
     Attributes:
         family: Hugging Face `model_type`.
         parameters: all weights, counted once when embeddings are tied.
-        hidden_size, layers, heads, kv_heads, head_dim, intermediate_size, vocab_size: as in
-            the model's config.
+        hidden_size, layers, heads, kv_heads, head_dim, vocab_size: as in the model's config.
+        intermediate_size: width of the MLP that one token passes through; with a mixture of
+            experts, of all experts that are chosen for it together.
         max_position: longest context the model was built for, in tokens.
         weight_bytes_per_parameter: 2 for 16-bit weights.
         kv_bytes_per_value: 2 for a 16-bit KV cache, 1 for fp8.
@@ -24,6 +25,15 @@ class Architecture:
         stateless_layers: layers that keep nothing per token (state-space and linear attention).
         quantised_parameters: of `parameters`, those stored in `quantised_bytes_per_parameter`,
             scales and zero points included.
+        linear_parameters: of `parameters`, those in matrices that an engine can quantise while it
+            loads them: attention, MLP and experts, without embeddings, norms and biases.
+        experts, experts_per_token: routed experts of a layer, and how many one token passes
+            through; 0 for a model without experts.
+        expert_parameters: of `parameters`, those in routed experts. A step that holds many tokens
+            reads nearly all of them, a step with one token `experts_per_token / experts` of them.
+        state_values_per_sequence: values that state-space and convolution layers keep of one
+            sequence, however long it is.
+        note: what these numbers leave out, such as a vision tower; empty where nothing.
     """
 
     family: str
@@ -45,17 +55,30 @@ class Architecture:
     stateless_layers: int = 0
     quantised_parameters: int = 0
     quantised_bytes_per_parameter: float = 2.0
+    linear_parameters: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    expert_parameters: int = 0
+    state_values_per_sequence: int = 0
+    note: str = ""
 
     @property
     def weights_bytes(self) -> int:
         """Weights as loaded, in bytes."""
         plain = (self.parameters - self.quantised_parameters) * self.weight_bytes_per_parameter
-        return math.ceil(plain + self.quantised_parameters * self.quantised_bytes_per_parameter)
+        quantised = self.quantised_parameters * self.quantised_bytes_per_parameter
+        # Bytes per parameter is a quotient of whole numbers: its last bits are no bytes.
+        return math.ceil(round(plain + quantised, 3))
 
     @property
     def parameters_per_token(self) -> int:
         """Weights that one token passes through."""
         return self.active_parameters or self.parameters
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that keep something of every token."""
+        return self.layers - self.stateless_layers
 
     @property
     def kv_bytes_per_token_layer(self) -> float:
@@ -65,12 +88,34 @@ class Architecture:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """What all layers keep of one token, in bytes: 2 x layers x kv_heads x head_dim values."""
-        return math.ceil((self.layers - self.stateless_layers) * self.kv_bytes_per_token_layer)
+        """What all layers keep of one token, in bytes: 2 x layers x kv_heads x head_dim values.
+
+        Of a token within every sliding window: those layers forget it later, see `kv_bytes`.
+        """
+        return math.ceil(self.attention_layers * self.kv_bytes_per_token_layer)
+
+    @property
+    def state_bytes_per_sequence(self) -> int:
+        """What state-space and convolution layers keep of one sequence, in bytes."""
+        return math.ceil(self.state_values_per_sequence * self.weight_bytes_per_parameter)
+
+    @property
+    def attention(self) -> str:
+        """Kind of attention: what decides the KV cache, in the words of the literature."""
+        if self.latent_values_per_token:
+            return "MLA"
+        kind = "MHA" if self.kv_heads == self.heads else "MQA" if self.kv_heads == 1 else "GQA"
+        if self.window_layers:
+            every = self.window_layers == self.attention_layers
+            kind += ", sliding window" if every else ", alternating window"
+        return kind + (", hybrid" if self.state_values_per_sequence else "")
 
     def kv_bytes(self, context_tokens: float) -> float:
-        """KV of one sequence with this much context, in bytes; windows keep no more than theirs."""
-        full = self.layers - self.stateless_layers - self.window_layers
+        """What is kept of one sequence with this much context, in bytes.
+
+        Windows keep no more than theirs; state does not grow with the context.
+        """
+        full = self.attention_layers - self.window_layers
         seen = min(context_tokens, self.window_tokens)
         kept = full * context_tokens + self.window_layers * seen
-        return kept * self.kv_bytes_per_token_layer
+        return kept * self.kv_bytes_per_token_layer + self.state_bytes_per_sequence

@@ -6,7 +6,7 @@ margins (30 % of the rate, 10 % of the memory). A replica served from an estimat
 """
 
 import dataclasses
-import math
+from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.architecture import Architecture
@@ -21,12 +21,30 @@ from partitiond.core.footprint import (
     max_batch_safe,
 )
 from partitiond.core.frontier import TOLERANCE, find_knee
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, HardwareSpec, headroom_bytes
+from partitiond.core.hardware import (
+    HARDWARE,
+    CpuFigures,
+    Device,
+    DeviceKind,
+    HardwareSpec,
+    SharingMode,
+    cpu_hardware,
+    headroom_bytes,
+    measured_cpu,
+    mig_profile,
+)
+from partitiond.core.latency import (
+    RoundCase,
+    e2el_latency,
+    itl_latency,
+    tpot_latency,
+    ttft_latency,
+)
 from partitiond.core.partition import PartitionSize
+from partitiond.core.precision import as_loaded, dtype_on, with_dtype
 from partitiond.core.profile import (
     Footprint,
     Knee,
-    Latency,
     LimitedBy,
     OperatingPoint,
     Profile,
@@ -36,46 +54,60 @@ from partitiond.core.profile import (
 from partitiond.core.roofline import (
     BANDWIDTH_EFFICIENCY,
     FLOPS_EFFICIENCY,
-    Rates,
-    Step,
-    cpu_hardware,
+    MEASURED_BANDWIDTH_EFFICIENCY,
+    MEASURED_FLOPS_EFFICIENCY,
     decode_round,
     rates,
-    step_seconds,
 )
 from partitiond.core.workload import Workload
 
-_Z95: Final = 1.645
-_Z99: Final = 2.326
-_TPOT_SPREAD: Final = 0.1
-"""Relative standard deviation of a request's TPOT around the mean round: steps with a prefill
-are longer, and a request meets more or fewer of them."""
+__all__ = [
+    "batch_ladder",
+    "estimate_profile",
+    "hardware_of",
+    "partition_bytes",
+    "prior_curve",
+    "usable_memory_bytes",
+    "with_dtype",
+]
 
-_BYTES_PER_VALUE: Final = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+LADDER_RATIO: Final = 1.25
+"""Neighbouring batches of a prior are at most so far apart, as the search refines to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Case:
     """What every operating point of one estimate shares."""
 
-    architecture: Architecture
-    workload: Workload
+    rounds: RoundCase
     kind: DeviceKind
-    reached: Rates
     max_model_len: int
-    max_num_batched_tokens: int
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.rounds.architecture
+
+    @property
+    def workload(self) -> Workload:
+        return self.rounds.workload
 
     def limits(self, batch: int) -> EngineLimits:
-        return EngineLimits(batch, self.max_model_len, self.max_num_batched_tokens)
+        return EngineLimits(batch, self.max_model_len, self.rounds.max_num_batched_tokens)
 
 
-def hardware_of(device: Device) -> HardwareSpec:
-    """The figures behind a device: from the catalog, or assumed ones for a CPU.
+def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSpec:
+    """The figures behind a device: from the catalog, or measured or assumed ones for a CPU.
 
     A GPU that the catalog does not know gets those of the smallest GPU in it, with the device's
     own memory, so that its estimate is a low one until it is measured.
+
+    Args:
+        device: of this host, or of a fleet file.
+        figures: what was measured of this CPU.
     """
     if device.kind is DeviceKind.CPU:
+        if figures is not None:
+            return measured_cpu(device.hardware, device.memory_bytes, figures)
         return cpu_hardware(device.hardware, len(device.cores), device.memory_bytes)
     known = HARDWARE.get(device.hardware)
     if known is not None:
@@ -85,6 +117,9 @@ def hardware_of(device: Device) -> HardwareSpec:
         smallest,
         key=device.hardware,
         memory_bytes=device.memory_bytes,
+        nominal_bytes=device.memory_bytes,
+        aliases=(),
+        bfloat16=True,
         source=f"unknown GPU: speed assumed like {smallest.key}",
     )
 
@@ -96,14 +131,20 @@ def usable_memory_bytes(hardware: HardwareSpec | Device) -> int:
     return max(0, total - reserved - headroom_bytes(total))
 
 
-def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
-    """The architecture as loaded with the engine's dtype ("auto" keeps it)."""
-    width = _BYTES_PER_VALUE.get(dtype)
-    if width is None:
-        return architecture
-    return dataclasses.replace(
-        architecture, weight_bytes_per_parameter=width, kv_bytes_per_value=width
-    )
+def partition_bytes(hardware: HardwareSpec | Device, size: PartitionSize) -> int:
+    """Memory for one footprint in a partition of this size, in bytes.
+
+    A MIG slice has its own memory, less the headroom; every other partition may take all that is
+    usable on the device while it is alone there.
+
+    Raises:
+        SpecError: the GPU has no such MIG profile.
+    """
+    if size.mode is not SharingMode.MIG:
+        return usable_memory_bytes(hardware)
+    spec = hardware_of(hardware) if isinstance(hardware, Device) else hardware
+    total = mig_profile(spec, size.mig_profile).memory_bytes
+    return max(0, total - headroom_bytes(total))
 
 
 def estimate_profile(
@@ -122,6 +163,11 @@ def estimate_profile(
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
     weights: str = "real",
     partitiond_version: str = "",
+    quantization: str = "",
+    kv_cache_dtype: str = "auto",
+    variant: str = "",
+    figures: CpuFigures | None = None,
+    refined: bool = False,
 ) -> Profile:
     """An estimated profile with operating points at powers of two.
 
@@ -130,38 +176,52 @@ def estimate_profile(
         architecture: as `architecture_from_config` gives it; `dtype` sets its bytes per value.
         workload: request shape.
         hardware: a kind of device, or a device of a host.
-        size: the partition it is estimated for (whole, memory, MPS or cores).
+        size: the partition it is estimated for.
         max_model_len: context length of the engine, in tokens.
         profile_id: identifier to give it.
         created_at: ISO 8601 UTC.
-        dtype: the engine's dtype.
-        memory_bytes: memory budget of the partition; None for all that is usable on the device.
+        dtype: the engine's dtype; "auto" is bfloat16 where the hardware has it.
+        memory_bytes: memory budget of the partition; None for all that is usable in it.
         max_batch: largest batch.
         max_num_batched_tokens: tokens of one step.
         weights: "real" or "dummy", for the provenance.
         partitiond_version: for the provenance.
+        quantization: what the engine does to the weights while loading.
+        kv_cache_dtype: precision of the KV cache.
+        variant: form of the model it is for.
+        figures: what was measured of a CPU device.
+        refined: points at most 1.25x apart, up to exactly the largest batch that fits.
 
     Returns:
         The profile. Where not even one request fits, it has no points, its knee's largest batch
         is 0, and its footprint is what one request would need.
 
     Raises:
-        SpecError: there is no estimate for this partition kind on this device.
+        SpecError: there is no estimate for this partition kind on this device, or it has no such
+            dtype.
     """
-    spec = hardware_of(hardware) if isinstance(hardware, Device) else hardware
-    budget = usable_memory_bytes(hardware) if memory_bytes is None else memory_bytes
+    spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
+    budget = partition_bytes(hardware, size) if memory_bytes is None else memory_bytes
+    chosen = dtype_on(spec, dtype) if isinstance(hardware, HardwareSpec) else dtype
     case = _Case(
-        architecture=with_dtype(architecture, dtype),
-        workload=workload,
+        rounds=RoundCase(
+            architecture=as_loaded(
+                architecture,
+                dtype=chosen,
+                quantization=quantization,
+                kv_cache_dtype=kv_cache_dtype,
+            ),
+            workload=workload,
+            reached=rates(spec, size, dtype=chosen, quantization=quantization),
+            max_num_batched_tokens=max_num_batched_tokens,
+        ),
         kind=spec.kind,
-        reached=rates(spec, size),
         max_model_len=max_model_len,
-        max_num_batched_tokens=max_num_batched_tokens,
     )
     fitting = _largest_batch(case, budget, max_batch)
-    points = tuple(_point(case, batch) for batch in _powers_of_two(fitting))
-    largest = points[-1].batch if points else 0
-    started = _started(case, max(1, largest))
+    batches = batch_ladder(fitting) if refined else _powers_of_two(fitting)
+    points = tuple(_point(case, batch) for batch in batches)
+    started = _started(case, max(1, points[-1].batch if points else 0))
     return Profile(
         id=profile_id,
         model=model,
@@ -169,20 +229,62 @@ def estimate_profile(
         hardware=spec.key,
         size=size,
         workload=workload,
-        dtype=dtype,
+        dtype=chosen,
         points=points,
         knee=_knee(points, LimitedBy.MEMORY if fitting < max_batch else LimitedBy.CAP),
         footprint=started,
-        kv_cache_tokens=started.kv_cache_bytes // case.architecture.kv_bytes_per_token,
+        kv_cache_tokens=_cache_tokens(case, points),
         provenance=_provenance(
-            case,
-            spec,
-            hardware,
-            weights=weights,
-            created_at=created_at,
-            version=partitiond_version,
+            case, spec, hardware, weights=weights, created_at=created_at, version=partitiond_version
         ),
+        variant=variant,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_dtype=kv_cache_dtype,
     )
+
+
+def prior_curve(
+    architecture: Architecture,
+    workload: Workload,
+    hardware: HardwareSpec | Device,
+    size: PartitionSize,
+    max_batch: int = MAX_BATCH,
+    *,
+    dtype: str = "auto",
+    quantization: str = "",
+    kv_cache_dtype: str = "auto",
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+    figures: CpuFigures | None = None,
+) -> tuple[tuple[int, float], ...]:
+    """Predicted (batch, tokens/s) up to `max_batch`, for a search that wants to start well.
+
+    Memory is not looked at. Empty where there is no estimate for this partition: a search can do
+    without.
+    """
+    spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
+    if size.mode is SharingMode.MIG and not spec.mig_profiles:
+        return ()
+    loaded = as_loaded(
+        architecture, dtype=dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype
+    )
+    reached = rates(spec, size, dtype=dtype, quantization=quantization)
+    return tuple(
+        (
+            batch,
+            batch / decode_round(loaded, workload, batch, reached, max_num_batched_tokens).seconds,
+        )
+        for batch in batch_ladder(max_batch)
+    )
+
+
+def batch_ladder(largest: int) -> tuple[int, ...]:
+    """1 to `largest`: powers of two, and between them steps of at most `LADDER_RATIO`."""
+    found = set(_powers_of_two(largest)) | ({largest} if largest >= 1 else set())
+    batch = 1
+    while batch < largest:
+        batch = min(largest, max(batch + 1, int(batch * LADDER_RATIO)))
+        found.add(batch)
+    return tuple(sorted(found))
 
 
 def _largest_batch(case: _Case, budget: int, cap: int) -> int:
@@ -192,7 +294,7 @@ def _largest_batch(case: _Case, budget: int, cap: int) -> int:
         budget,
         max_model_len=case.max_model_len,
         kind=case.kind,
-        max_num_batched_tokens=case.max_num_batched_tokens,
+        max_num_batched_tokens=case.rounds.max_num_batched_tokens,
         cap=cap,
     )
 
@@ -201,84 +303,37 @@ def _started(case: _Case, batch: int) -> Footprint:
     return footprint_at(case.architecture, case.workload, case.limits(batch), case.kind)
 
 
+def _kv_tokens(case: _Case, batch: int) -> int:
+    return kv_tokens(batch, case.workload, case.max_model_len, BLOCK_TOKENS[case.kind])
+
+
+def _cache_tokens(case: _Case, points: Iterable[OperatingPoint]) -> int:
+    """Tokens of the whole blocks that an engine for the largest point is started with."""
+    block = BLOCK_TOKENS[case.kind]
+    largest = max((point.batch for point in points), default=1)
+    return -(-_kv_tokens(case, largest) // block) * block
+
+
 def _powers_of_two(limit: int) -> tuple[int, ...]:
     return tuple(2**n for n in range(limit.bit_length()))
 
 
-def _latency(mean: float, deviation: float) -> Latency:
-    """Percentiles of a normal latency with this spread, in seconds."""
-    return Latency(mean=mean, p50=mean, p95=mean + _Z95 * deviation, p99=mean + _Z99 * deviation)
-
-
-def _ttft(case: _Case, batch: int, round_seconds: float) -> Latency:
-    """Time to the first token: the step under way, then the steps that compute the prompt.
-
-    A refilled slot waits for half a step in the mean. In the step that takes its prompt, others
-    finish and are refilled at batch / O per round; at a percentile z, about
-    lambda + z sqrt(lambda) of them share the tokens of its steps.
-    """
-    arrivals = batch / case.workload.output_tokens
-
-    def after(wait_steps: float, others: float) -> float:
-        prompt = case.workload.prompt_tokens * (1 + others)
-        steps = max(1.0, (prompt + batch) / case.max_num_batched_tokens)
-        step = Step(
-            decode_sequences=batch / steps,
-            decode_context=case.workload.prompt_tokens + case.workload.output_tokens / 2,
-            prefill_tokens=prompt / steps,
-            prefill_context=case.workload.prompt_tokens / 2,
-        )
-        own = steps * step_seconds(case.architecture, step, case.reached)
-        return wait_steps * round_seconds + own
-
-    spread = math.sqrt(arrivals)
-    return Latency(
-        mean=after(0.5, arrivals),
-        p50=after(0.5, arrivals),
-        p95=after(0.95, arrivals + _Z95 * spread),
-        p99=after(0.99, arrivals + _Z99 * spread),
-    )
-
-
-def _itl(case: _Case, batch: int, round_seconds: float) -> Latency:
-    """Gaps between tokens: a round; at the tail one that carries a whole prompt."""
-    with_prompt = Step(
-        decode_sequences=batch,
-        decode_context=case.workload.prompt_tokens + case.workload.output_tokens / 2,
-        prefill_tokens=min(case.workload.prompt_tokens, case.max_num_batched_tokens),
-        prefill_context=case.workload.prompt_tokens / 2,
-    )
-    tail = max(round_seconds, step_seconds(case.architecture, with_prompt, case.reached))
-    # A step carries a prompt in about batch / O of all rounds: rare ones touch only the p99.
-    prompts_per_round = batch / case.workload.output_tokens
-    return Latency(
-        mean=round_seconds,
-        p50=round_seconds,
-        p95=tail if prompts_per_round > 0.05 else round_seconds,
-        p99=tail if prompts_per_round > 0.01 else round_seconds,
-    )
-
-
 def _point(case: _Case, batch: int) -> OperatingPoint:
-    cycle = decode_round(
-        case.architecture, case.workload, batch, case.reached, case.max_num_batched_tokens
-    )
-    outputs = case.workload.output_tokens
-    ttft = _ttft(case, batch, cycle.seconds)
-    tpot = _latency(cycle.seconds, _TPOT_SPREAD * cycle.seconds)
-    e2el = outputs * cycle.seconds
+    cycle = case.rounds.round(batch).seconds
+    moments = case.workload.moments
     return OperatingPoint(
         batch=batch,
-        output_tokens_per_s=batch / cycle.seconds,
+        output_tokens_per_s=batch / cycle,
         half_width=0.0,
-        req_per_s=batch / cycle.seconds / outputs,
-        ttft=ttft,
-        tpot=tpot,
-        itl=_itl(case, batch, cycle.seconds),
-        e2el=_latency(e2el, _TPOT_SPREAD * e2el),
-        kv_tokens=kv_tokens(batch, case.workload, case.max_model_len, BLOCK_TOKENS[case.kind]),
+        req_per_s=batch / cycle / moments.o,
+        ttft=ttft_latency(case.rounds, batch),
+        tpot=tpot_latency(cycle),
+        itl=itl_latency(case.rounds, batch),
+        e2el=e2el_latency(case.workload, cycle),
+        kv_tokens=_kv_tokens(case, batch),
         footprint_bytes=_started(case, batch).peak_bytes,
         running_mean=float(batch),
+        prompt_tokens_per_s=batch / cycle * moments.p / moments.o,
     )
 
 
@@ -286,6 +341,22 @@ def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:
     if not points:
         return Knee(None, None, None, TOLERANCE, 0.0, LimitedBy.MEMORY, 0)
     return find_knee(points, capped_by=limited_by)
+
+
+def _notes(case: _Case, spec: HardwareSpec) -> tuple[str, ...]:
+    measured = spec.cpu is not None
+    of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
+    of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
+    notes = [
+        "estimated: nothing was measured",
+        f"hardware figures: {spec.source}",
+        f"assumed to reach {of_bandwidth:.0%} of bandwidth and {of_arithmetic:.0%} of arithmetic",
+    ]
+    if case.kind is DeviceKind.CPU:
+        notes.append(f"engine processes assumed to take {CPU_CONTEXT_GIB:.1f} GiB of host memory")
+    if case.architecture.note:
+        notes.append(case.architecture.note)
+    return tuple(notes)
 
 
 def _provenance(
@@ -298,18 +369,10 @@ def _provenance(
     version: str,
 ) -> Provenance:
     device = hardware if isinstance(hardware, Device) else None
-    notes = [
-        "estimated: nothing was measured",
-        f"hardware figures: {spec.source}",
-        f"assumed to reach {BANDWIDTH_EFFICIENCY:.0%} of bandwidth and "
-        f"{FLOPS_EFFICIENCY:.0%} of arithmetic",
-    ]
-    if case.kind is DeviceKind.CPU:
-        notes.append(f"engine processes assumed to take {CPU_CONTEXT_GIB:.1f} GiB of host memory")
     return Provenance(
         engine="estimate",
         engine_version="",
-        engine_args=(f"--max-num-batched-tokens={case.max_num_batched_tokens}",),
+        engine_args=(f"--max-num-batched-tokens={case.rounds.max_num_batched_tokens}",),
         weights=weights,
         model_revision=None,
         hardware=spec.key,
@@ -320,5 +383,5 @@ def _provenance(
         started_at=created_at,
         duration_seconds=0.0,
         partitiond_version=version,
-        notes=tuple(notes),
+        notes=_notes(case, spec),
     )

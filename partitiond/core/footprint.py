@@ -40,8 +40,8 @@ _CONTEXT_BYTES: Final[dict[DeviceKind, int]] = {
     # CUDA context, cuBLAS and attention workspaces of one process, as commonly seen: 0.5-0.8 GiB.
     DeviceKind.GPU: 768 * MIB,
     # Interpreter, torch and compiled code of the API server, engine core and worker together:
-    # what a 135M model's engine holds beyond weights and KV cache.
-    DeviceKind.CPU: 2560 * MIB,
+    # engines of 125M and 135M models on one core were measured to hold 1.5 GiB of it.
+    DeviceKind.CPU: 2048 * MIB,
 }
 _GRAPH_BYTES_EACH: Final = 8 * MIB
 """One captured CUDA graph of a small model; the pools of all sizes are shared."""
@@ -70,7 +70,7 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
     many lengths. Of few lengths it can be much more: 128 in and 16 out are two blocks of 128 from
     the first output token on, 256 tokens where 136 + 64 = 200 are counted. So the same sum is made
     of whole blocks, too, and the larger counts, though never more than every slot's longest
-    request. At least one request of the longest context must fit.
+    request takes. At least one request of the longest context must fit.
     """
     moments = workload.moments
     counted = batch * (moments.occupancy_mean + block_tokens / 2)
@@ -78,7 +78,7 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
     mean, deviation = _blocks_held(workload, block_tokens)
     held = batch * mean + KV_QUANTILE_Z * deviation * math.sqrt(batch)
     at_most = batch * -(-workload.longest_tokens // block_tokens) * block_tokens
-    return max(math.ceil(counted), min(math.ceil(held), at_most), max_model_len)
+    return max(min(math.ceil(max(counted, held)), at_most), max_model_len)
 
 
 @functools.cache
@@ -106,10 +106,60 @@ def _blocks_held(workload: Workload, block_tokens: int) -> tuple[float, float]:
     return mean, math.sqrt(max(0.0, second / count - mean**2))
 
 
-def kv_cache_bytes(architecture: Architecture, tokens: int, block_tokens: int) -> Bytes:
-    """Whole blocks that hold `tokens`, in bytes."""
+def kv_cache_bytes(
+    architecture: Architecture,
+    tokens: int,
+    block_tokens: int,
+    *,
+    batch: int | None = None,
+    step_tokens: int = MAX_NUM_BATCHED_TOKENS,
+) -> Bytes:
+    """Whole blocks that hold `tokens`, in bytes.
+
+    Args:
+        architecture: as loaded.
+        tokens: of all sequences together.
+        block_tokens: tokens of one block.
+        batch: sequences they belong to. With it, layers with a sliding window take no more than
+            their windows; without, as much as the others, which is never too little.
+        step_tokens: tokens of one engine step, for prompts that are longer than a window.
+    """
     blocks = -(-tokens // block_tokens)
-    return Bytes(blocks * block_tokens * architecture.kv_bytes_per_token)
+    if batch is None:
+        return Bytes(blocks * block_tokens * architecture.kv_bytes_per_token)
+    state = batch * architecture.state_bytes_per_sequence
+    if not architecture.window_layers:
+        return Bytes(blocks * block_tokens * architecture.kv_bytes_per_token + state)
+    windowed = min(blocks, _window_blocks(architecture, batch, block_tokens, step_tokens))
+    full_layers, window_layers = _grouped_layers(architecture)
+    held = full_layers * blocks + window_layers * windowed
+    return Bytes(math.ceil(held * block_tokens * architecture.kv_bytes_per_token_layer) + state)
+
+
+def _window_blocks(
+    architecture: Architecture, batch: int, block_tokens: int, step_tokens: int
+) -> int:
+    """Blocks that layers with a window hold at most, as vLLM's cache manager frees them.
+
+    A window that starts inside a block touches one block more than it fills; a prompt's chunk is
+    written before what left the window is freed, and a step has at most `step_tokens` of those.
+    """
+    each = -(-architecture.window_tokens // block_tokens) + 1
+    return batch * each + -(-step_tokens // block_tokens)
+
+
+def _grouped_layers(architecture: Architecture) -> tuple[int, int]:
+    """Full and windowed layers, each padded to whole groups of the same size.
+
+    vLLM's hybrid manager gives every group of layers blocks from one pool; a group has as many
+    layers as there are of the rarer kind.
+    """
+    full = architecture.attention_layers - architecture.window_layers
+    windowed = architecture.window_layers
+    if full == 0:
+        return 0, windowed
+    group = min(full, windowed)
+    return -(-full // group) * group, -(-windowed // group) * group
 
 
 def graph_count(max_num_seqs: int) -> int:
@@ -158,7 +208,14 @@ def footprint_at(
     """The footprint of an engine whose KV cache holds `limits.max_num_seqs` requests."""
     block = BLOCK_TOKENS[kind]
     tokens = kv_tokens(limits.max_num_seqs, workload, limits.max_model_len, block)
-    return footprint(architecture, limits, kv_cache_bytes(architecture, tokens, block), kind)
+    cache = kv_cache_bytes(
+        architecture,
+        tokens,
+        block,
+        batch=limits.max_num_seqs,
+        step_tokens=limits.max_num_batched_tokens,
+    )
+    return footprint(architecture, limits, cache, kind)
 
 
 def max_batch(
@@ -172,11 +229,10 @@ def max_batch(
     """The paper's largest batch: weights and mean KV occupancy in `share` of the nominal memory.
 
     A power of two, at most `cap`; 0 where not even one request fits. Leaves activations, CUDA
-    graphs and the context out, as the paper does: show it, never plan with it.
+    graphs and the context out, as the paper does: show it, never plan with it. A request of fixed
+    lengths holds P + O/2 tokens in the mean; of others, the definitions' length-biased mean.
     """
-    per_request = (
-        workload.prompt_tokens + workload.output_tokens / 2
-    ) * architecture.kv_bytes_per_token
+    per_request = architecture.kv_bytes(workload.moments.occupancy_mean)
     fits = (memory_bytes * share - architecture.weights_bytes) / per_request
     return 0 if fits < 1 else min(cap, 2 ** math.floor(math.log2(fits)))
 

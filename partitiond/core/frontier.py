@@ -81,6 +81,22 @@ def last_doubling_growth(points: Sequence[RatePoint]) -> float:
     return float(ratio ** (1 / doublings)) - 1
 
 
+def still_grows(points: Sequence[RatePoint], tolerance: float = TOLERANCE) -> bool:
+    """Whether throughput still grew by more than the tolerance when the sweep ended.
+
+    On a curve that only rises this is its last doubling. A curve with steps or a dip may rise
+    over its last doubling and yet end below what a smaller batch gave: then the best batch is
+    known, more requests in flight are not what it lacks, and the knee is claimed.
+    """
+    ordered = sorted(points, key=lambda p: p.batch)
+    last = ordered[-1].output_tokens_per_s
+    best = max(p.output_tokens_per_s for p in ordered)
+    before = [p.output_tokens_per_s for p in ordered if 2 * p.batch <= ordered[-1].batch]
+    grew = last_doubling_growth(ordered) > tolerance
+    above = all(last > (1 + tolerance) * rate for rate in before)
+    return grew and above and last >= (1 - tolerance) * best
+
+
 def find_knee(
     points: Sequence[OperatingPoint],
     tolerance: float = TOLERANCE,
@@ -109,7 +125,7 @@ def find_knee(
         return Knee(None, None, None, tolerance, best, LimitedBy.MEMORY, smallest.batch)
     best = best_output_tokens_per_s or max(p.output_tokens_per_s for p in usable)
     largest = usable[-1].batch
-    if last_doubling_growth(usable) > tolerance:
+    if still_grows(usable, tolerance):
         reason = LimitedBy.MEMORY if limited else capped_by
         return Knee(None, None, None, tolerance, best, reason, largest)
     knee, low, high = knee_range(usable, best, tolerance)

@@ -1,26 +1,27 @@
 """What sharing a device costs: the factor sigma by which co-located replicas slow each other down.
 
 Replica i alone uses the share u_i (`Candidate.busy`) of the resource that a mode shares: GPU busy
-time when compute is time-sliced, memory bandwidth under MPS. With n replicas on one device
+time when compute is time-sliced, SM and memory activity under MPS, memory bandwidth on CPU cores.
+With n replicas on one device
 
     sigma = max(1, u_1 + ... + u_n) * (1 + kappa * (n - 1))
 
-and every rate is divided by sigma, every latency multiplied by it. Plans use the smallest of a
-few *levels* at or above sigma: at a given level the rates are constants, which keeps the planner
-linear, and a plan promises no more than the level does.
+and every rate is divided by sigma, every latency multiplied by it. kappa and u come from
+replication runs (`fit_sharing`) where a profile has them; else kappa is the mode's default, from
+published figures. Of replicas with different kappas on one device the largest counts.
 
-This is the first form: one shared resource per mode, and kappa from published figures until
-replication runs on the device give its own. CPU cores are exclusive; what their engines share is
-memory bandwidth, for which there is no telemetry yet: u = kappa = 0 there, and the profile's
-margins have to cover it.
+Plans use the smallest of a few *levels* at or above sigma: at a given level the rates are
+constants, which keeps the planner linear, and a plan promises no more than the level does.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from partitiond.core.errors import ProfileError
 from partitiond.core.hardware import SharingMode
+from partitiond.core.profile import PairRun, ReplicationRun, Sharing
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 
 TOLERANCE: Final = 1e-8
@@ -32,6 +33,16 @@ time-sliced with kappa 0.05; beyond, a replica gets less than a fifth of its spe
 
 LEVELS_MPS: Final = (1.0, 1.04, 1.1, 1.2, 1.35, 1.6, 2.1)
 """The same under MPS, finer at first: with kappa 0.02 three replicas reach 1.04, six 1.1."""
+
+LEVELS_CORES: Final = (1.0, 1.04, 1.1, 1.2, 1.35, 1.6, 2.1, 3.0, 4.5)
+"""The same on CPU cores, which share caches and memory bandwidth. Small engines that decode reach
+the bandwidth of a socket with a few cores, so the later levels are as real as the first ones."""
+
+KAPPA_STEPS: Final = (
+    0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0,
+)  # fmt: skip
+"""Measured kappas are planned rounded up to one of these: the planner runs each device at a level
+and at most at one kappa, and a handful of kappas keeps its choices few."""
 
 MODE_OVERHEAD_BYTES: Final[dict[SharingMode, Bytes]] = {SharingMode.MPS: Bytes(256 * MIB)}
 """Device memory a mode takes by itself: the MPS server's context and buffers."""
@@ -45,10 +56,13 @@ MAX_REPLICAS_PER_DEVICE: Final[dict[SharingMode, int]] = {
 }
 """MPS: 48 clients before CUDA 13.1. MEMORY: no limit of the driver; more is never sensible."""
 
+DERATE_FROM: Final = 0.15
+"""Where the 90th percentile of the errors of pair predictions exceeds this, plans derate by it."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interference:
-    """Parameters of sigma.
+    """Parameters of sigma where nothing was measured, and the levels it is rounded up to.
 
     Attributes:
         levels: levels of sigma a time-sliced device may take, ascending, the first one 1.
@@ -56,6 +70,7 @@ class Interference:
         kappa_memory: loss per further replica when time-sliced (context switches).
         kappa_mps: loss per further replica under MPS (caches, scheduling).
         kappa_cores: loss per further replica on exclusive CPU cores.
+        levels_cores: levels of a CPU device.
     """
 
     levels: tuple[float, ...] = LEVELS_TIME_SLICED
@@ -63,6 +78,7 @@ class Interference:
     kappa_memory: float = 0.05
     kappa_mps: float = 0.02
     kappa_cores: float = 0.0
+    levels_cores: tuple[float, ...] = LEVELS_CORES
 
     def kappa(self, mode: SharingMode) -> float:
         """The loss per further replica in `mode`; MIG and whole devices share no compute."""
@@ -74,9 +90,11 @@ class Interference:
 
     def levels_of(self, mode: SharingMode) -> tuple[float, ...]:
         """Levels that a device in `mode` may take; only 1 where nothing is shared."""
-        return {SharingMode.MEMORY: self.levels, SharingMode.MPS: self.levels_mps}.get(
-            mode, (1.0,) if self.kappa(mode) == 0 else self.levels
-        )
+        return {
+            SharingMode.MEMORY: self.levels,
+            SharingMode.MPS: self.levels_mps,
+            SharingMode.CORES: self.levels_cores,
+        }.get(mode, (1.0,))
 
 
 DEFAULT: Final = Interference()
@@ -87,16 +105,30 @@ def mode_overhead_bytes(mode: SharingMode) -> Bytes:
     return MODE_OVERHEAD_BYTES.get(mode, ZERO_BYTES)
 
 
-def sigma(mode: SharingMode, busy: Iterable[float], interference: Interference = DEFAULT) -> float:
+def device_kappa(
+    mode: SharingMode, kappas: Iterable[float | None], interference: Interference = DEFAULT
+) -> float:
+    """The kappa of a device: the largest of its replicas', the mode's default for None."""
+    default = interference.kappa(mode)
+    return max((default if k is None else k for k in kappas), default=default)
+
+
+def sigma(
+    mode: SharingMode,
+    busy: Iterable[float],
+    interference: Interference = DEFAULT,
+    kappas: Iterable[float | None] = (),
+) -> float:
     """The slow-down of replicas that share one device, at least 1.
 
     Args:
         mode: how they share it.
         busy: u_i of each replica alone, 0..1.
-        interference: kappa and levels.
+        interference: default kappas and levels.
+        kappas: measured kappa of each replica, None for the mode's default; empty for all None.
     """
     shares = list(busy)
-    crowd = 1 + interference.kappa(mode) * max(0, len(shares) - 1)
+    crowd = 1 + device_kappa(mode, kappas, interference) * max(0, len(shares) - 1)
     return max(1.0, math.fsum(shares)) * crowd
 
 
@@ -104,3 +136,225 @@ def level_of(mode: SharingMode, value: float, interference: Interference = DEFAU
     """The smallest level of the mode at or above sigma `value`; None where none is that high."""
     levels = interference.levels_of(mode)
     return next((x for x in levels if value <= x * (1 + TOLERANCE)), None)
+
+
+# -- kappa and u from replication runs -------------------------------------------------------
+
+
+def fit_sharing(runs: Sequence[ReplicationRun], cores_each: int | None = None) -> Sharing:
+    """kappa and u of one kind of replica, from runs of 1, 2, 3 ... of them under load at once.
+
+    u is the device's telemetry while one replica runs alone. Where that is missing, it is
+    X_1 / max_n (X_1 + ... + X_n), the share of the device's best sum that one replica reaches;
+    with three sums or more, a smaller u is taken where it explains them better. kappa is the
+    least-squares fit of sigma_n / max(1, n u) - 1 over n - 1, at least 0.
+
+    Args:
+        runs: of one sharing mode. On a CPU device replicas of several sizes may be among them:
+            only those of one size say what sharing costs, all are kept in the result.
+        cores_each: size to fit on a CPU device; by default that of the run with most replicas.
+
+    Raises:
+        ProfileError: the runs are of several modes, or lack one replica alone or several.
+    """
+    if len({run.mode for run in runs}) != 1:
+        raise ProfileError(
+            "replication runs of one sharing mode are needed, of one at a time.",
+            hint="Fit the runs of each mode by themselves.",
+        )
+    mode = SharingMode(runs[0].mode)
+    if cores_each is None:
+        cores_each = max(runs, key=lambda run: run.replicas).cores_each
+    alike = [r for r in runs if mode is not SharingMode.CORES or r.cores_each == cores_each]
+    sums = _sums(alike)
+    if 1 not in sums or len(sums) < 2 or min(sums.values()) <= 0:
+        raise ProfileError(
+            f"there are runs of {sorted(sums)} replicas of one size; sharing shows only in a "
+            "replica alone beside several.",
+            hint="Measure one replica alone and at least two at once.",
+        )
+    slow = {n: n * sums[1] / total for n, total in sums.items() if n > 1}
+    told = _busy_of_telemetry(mode, [r for r in alike if r.replicas == 1])
+    busy = told if told is not None else _best_busy(sums[1] / max(sums.values()), slow)
+    return Sharing(mode.value, _fit_kappa(busy, slow), busy, tuple(runs))
+
+
+def _sums(runs: Iterable[ReplicationRun]) -> dict[int, float]:
+    """Mean sum of throughputs by number of replicas."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        found.setdefault(run.replicas, []).append(run.total_output_tokens_per_s)
+    return {n: math.fsum(sums) / len(sums) for n, sums in sorted(found.items())}
+
+
+def _busy_of_telemetry(mode: SharingMode, alone: Sequence[ReplicationRun]) -> float | None:
+    """What the device said while one replica ran alone; None where it said nothing of use.
+
+    A CPU exposes no counter of memory traffic, so there it is always None.
+    """
+    seen = [run.telemetry for run in alone if run.telemetry is not None]
+    if mode is SharingMode.MEMORY:
+        values = [t.gpu_util for t in seen]
+    elif mode is SharingMode.MPS:
+        values = [max(filter(None, (t.sm_activity, t.dram_activity)), default=None) for t in seen]
+    else:
+        values = []
+    known = [v for v in values if v is not None]
+    return min(1.0, max(known)) if known else None
+
+
+def _fit_kappa(busy: float, slow: dict[int, float]) -> float:
+    """Least squares of sigma_n = max(1, n u) (1 + kappa (n - 1)) in kappa, relative errors."""
+    pairs = [(n - 1, value / max(1.0, n * busy) - 1) for n, value in slow.items()]
+    return max(0.0, math.fsum(x * y for x, y in pairs) / math.fsum(x * x for x, _ in pairs))
+
+
+def _misfit(busy: float, slow: dict[int, float]) -> float:
+    kappa = _fit_kappa(busy, slow)
+    return math.fsum(
+        (max(1.0, n * busy) * (1 + kappa * (n - 1)) / value - 1) ** 2 for n, value in slow.items()
+    )
+
+
+_BUSY_STEPS: Final = 500
+"""Grid of u; throughputs are not known to 0.2 %."""
+_SAME_MISFIT: Final = 1e-6
+"""Squared relative errors that differ by less do not tell one u from another."""
+
+
+def _best_busy(by_definition: float, slow: dict[int, float]) -> float:
+    """The largest u up to the definition's that explains the sums as well as any.
+
+    Two sums leave u and kappa on a ridge: the definition decides, and its large u is the careful
+    choice, because it slows down other models beside this one as well.
+    """
+    most = min(1.0, by_definition)
+    if len(slow) < 2:
+        return most
+    grid = [most * i / _BUSY_STEPS for i in range(_BUSY_STEPS + 1)]
+    grid += [1 / n for n in slow if 1 / n <= most]
+    misfits = {busy: _misfit(busy, slow) for busy in grid}
+    least = min(misfits.values())
+    return max(busy for busy, misfit in misfits.items() if misfit <= least + _SAME_MISFIT)
+
+
+# -- what plans use --------------------------------------------------------------------------
+
+
+def planned_kappa(
+    sharing: Sharing, interference: Interference = DEFAULT, steps: Sequence[float] = KAPPA_STEPS
+) -> float | None:
+    """The kappa a plan takes from what was measured; None where it says no more than the default.
+
+    It is the measured one, raised so far that sigma of two covers the error of pair predictions
+    (`pair_derate`): (1 + kappa') = (1 + kappa) / (1 - derate). For more than two replicas that
+    is at least the same factor. Rounded up to one of `steps`.
+    """
+    derate = pair_derate(sharing.pairs)
+    if not sharing.runs and derate == 0:
+        return None
+    kappa = sharing.kappa if sharing.runs else interference.kappa(SharingMode(sharing.mode))
+    raised = (1 + kappa) / (1 - derate) - 1
+    return next((step for step in steps if raised <= step + TOLERANCE), raised)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Single:
+    """One model alone at its operating point, as a pair's prediction needs it.
+
+    Attributes:
+        busy: u of the resource the mode shares.
+        kappa: measured loss per further replica; None for the mode's default.
+    """
+
+    output_tokens_per_s: float
+    tpot_p95_seconds: float
+    busy: float
+    kappa: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shared:
+    """Rates and latencies of replicas side by side, in the order they were given."""
+
+    sigma: float
+    output_tokens_per_s: tuple[float, ...]
+    tpot_p95_seconds: tuple[float, ...]
+
+
+def predict_shared(
+    mode: SharingMode, singles: Sequence[Single], interference: Interference = DEFAULT
+) -> Shared:
+    """What each gets when all share one device: rates divided by sigma, latencies times sigma."""
+    slow = sigma(mode, (s.busy for s in singles), interference, [s.kappa for s in singles])
+    return Shared(
+        sigma=slow,
+        output_tokens_per_s=tuple(s.output_tokens_per_s / slow for s in singles),
+        tpot_p95_seconds=tuple(s.tpot_p95_seconds * slow for s in singles),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PairErrors:
+    """How far predictions of pairs were off, as shares of the prediction.
+
+    Attributes:
+        median, worst, p90: of the absolute errors of all rates and TPOTs.
+        shortfall_p90: 90th percentile of the errors on the harmful side alone (slower than
+            predicted; 0 for those that were faster), as a share of the predicted rate.
+        count: errors behind it, four for each pair.
+    """
+
+    median: float
+    worst: float
+    p90: float
+    shortfall_p90: float
+    count: int
+
+
+def pair_errors(pairs: Sequence[PairRun]) -> PairErrors | None:
+    """Errors of all predictions; None without any."""
+    ratios = [ratio for pair in pairs for ratio in _speed_ratios(pair)]
+    if not ratios:
+        return None
+    errors = sorted(abs(ratio - 1) for ratio in ratios)
+    shortfalls = sorted(max(0.0, 1 - ratio) for ratio in ratios)
+    return PairErrors(
+        median=_quantile(errors, 0.5),
+        worst=errors[-1],
+        p90=_quantile(errors, 0.9),
+        shortfall_p90=_quantile(shortfalls, 0.9),
+        count=len(ratios),
+    )
+
+
+def _speed_ratios(pair: PairRun) -> Iterable[float]:
+    """Measured by predicted speed, for the rates and (as 1 / TPOT) the TPOTs."""
+    for wanted, got in zip(
+        pair.predicted_output_tokens_per_s, pair.measured_output_tokens_per_s, strict=True
+    ):
+        yield got / wanted if wanted > 0 else 1.0
+    for wanted, got in zip(
+        pair.predicted_tpot_p95_seconds, pair.measured_tpot_p95_seconds, strict=True
+    ):
+        yield wanted / got if got > 0 else 1.0
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """With linear interpolation, as numpy's default."""
+    position = (len(ordered) - 1) * share
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def pair_derate(pairs: Sequence[PairRun]) -> float:
+    """The share of the predicted rate that plans give away for wrong pair predictions.
+
+    0 while the 90th percentile of the errors stays within `DERATE_FROM`; then that of the
+    errors on the harmful side. At most 0.9: a plan with less speed is none.
+    """
+    errors = pair_errors(pairs)
+    if errors is None or errors.p90 <= DERATE_FROM:
+        return 0.0
+    return min(0.9, errors.shortfall_p90)

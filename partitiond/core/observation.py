@@ -62,7 +62,8 @@ class Observation:
             as Unknown.
         now: monotonic seconds.
         leases: partitions lent to profile jobs; nothing starts on them.
-        not_ready: models whose files are not on disk yet; none of their engines is started.
+        not_ready: forms of models (`Placement.form`) whose files are not on disk yet; none of
+            their engines is started.
     """
 
     replicas: tuple[ObservedReplica, ...]

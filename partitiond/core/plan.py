@@ -30,6 +30,7 @@ class Candidate:
         busy: utilisation of the shared resource alone, u of the definitions, 0..1.
         kappa: loss per further replica measured for this profile; None for the mode's default.
         variant: form of the model it runs; empty for the model itself.
+        stale: why its profile no longer speaks for what runs now; empty where it does.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Candidate:
     busy: float = 1.0
     kappa: float | None = None
     variant: str = ""
+    stale: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +94,16 @@ class Placement:
     device_id: str
     partition: Partition
     candidate: Candidate
+
+    @property
+    def form(self) -> str:
+        """The form of the model it runs, as "opt-125m", or "opt-125m:fp8" for a variant."""
+        return form_key(self.model, self.candidate.variant)
+
+
+def form_key(model: str, variant: str) -> str:
+    """Names one form of a model; neither part can hold a colon."""
+    return f"{model}:{variant}" if variant else model
 
 
 class Status(enum.StrEnum):
@@ -218,11 +230,12 @@ class PlanDiff:
 def same_engine(old: Placement, new: Placement) -> bool:
     """Whether a running replica can stay as it is under the new placement.
 
-    Place, memory, batch and KV cache decide what the engine was started with; predicted
-    figures may differ.
+    Place, form of the model, memory, batch and KV cache decide what the engine was started with;
+    predicted figures may differ.
     """
     return (
         old.model == new.model
+        and old.candidate.variant == new.candidate.variant
         and old.device_id == new.device_id
         and old.partition == new.partition
         and old.candidate.batch == new.candidate.batch

@@ -290,6 +290,37 @@ class ReplicationRun:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PairRun:
+    """Two models side by side, each at its operating point: predicted from singles, then measured.
+
+    Each tuple holds the first model's figure, then the other's.
+
+    Attributes:
+        models: their names.
+        mode: how they shared the device (a SharingMode's value).
+        cores_each: cores of each.
+        batches: requests in flight at each.
+        alone_output_tokens_per_s: of each alone, in windows that alternated with the pair's.
+        predicted_output_tokens_per_s, predicted_tpot_p95_seconds: alone, and sigma.
+        measured_output_tokens_per_s, measured_tpot_p95_seconds: side by side, common windows.
+        half_widths: 95 % half-widths of the measured rates, in tokens/s.
+        windows: windows behind each figure.
+    """
+
+    models: tuple[str, str]
+    mode: str
+    cores_each: tuple[int, int]
+    batches: tuple[int, int]
+    alone_output_tokens_per_s: tuple[float, float]
+    predicted_output_tokens_per_s: tuple[float, float]
+    measured_output_tokens_per_s: tuple[float, float]
+    half_widths: tuple[float, float]
+    predicted_tpot_p95_seconds: tuple[float, float]
+    measured_tpot_p95_seconds: tuple[float, float]
+    windows: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Sharing:
     """What replication runs say about sharing this kind of device in one mode.
 
@@ -297,13 +328,16 @@ class Sharing:
         mode: a SharingMode's value.
         kappa: loss per further replica.
         busy: u, share of the shared resource one replica takes alone, 0..1.
-        runs: what they were fitted to.
+        runs: what they were fitted to; empty where only pairs were measured: then kappa and busy
+            are the mode's defaults.
+        pairs: this model beside others, predicted and measured.
     """
 
     mode: str
     kappa: float
     busy: float
     runs: tuple[ReplicationRun, ...]
+    pairs: tuple[PairRun, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -381,6 +415,7 @@ class Profile:
         sharing: what replication runs said, by sharing mode.
         transfer: set exactly for transferred profiles.
         paper_mode: all requests at once, reported apart.
+        slo: what `attainment` and `goodput_req_per_s` of the points were counted against.
     """
 
     id: str
@@ -407,33 +442,49 @@ class Profile:
     sharing: tuple[Sharing, ...] = ()
     transfer: Transfer | None = None
     paper_mode: PaperMode | None = None
+    slo: Slo | None = None
 
     def point(self, batch: int) -> OperatingPoint | None:
         """The operating point measured at exactly this batch."""
         return next((point for point in self.points if point.batch == batch), None)
 
 
+def holds_slo(point: OperatingPoint, slo: Slo) -> bool:
+    """Whether a point's TTFT and TPOT stay within the bounds, at p95, or p99 for a stricter SLO."""
+    if slo.quantile > 0.95:
+        ttft, tpot = point.ttft.p99, point.tpot.p99
+    else:
+        ttft, tpot = point.ttft.p95, point.tpot.p95
+    return ttft <= slo.ttft_seconds and tpot <= slo.tpot_seconds
+
+
 def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
     """The default operating point: the knee; with an SLO, the largest batch <= knee that holds it.
 
-    None when no measured batch up to the knee holds the SLO's bounds at p95.
+    None when no measured batch up to the knee holds the SLO.
     """
     limit = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
     usable = [p for p in profile.points if p.batch <= limit and not p.kv_limited]
     if slo is not None:
-        usable = [
-            p for p in usable if p.ttft.p95 <= slo.ttft_seconds and p.tpot.p95 <= slo.tpot_seconds
-        ]
+        usable = [p for p in usable if holds_slo(p, slo)]
     return max(usable, key=lambda p: p.batch, default=None)
 
 
 CAPACITY_SHARE_UNCONFIRMED: Final = 0.8
 """Poisson arrivals queue before a closed loop's throughput is reached; 0.8 X / E[O] until an
 open-loop trial confirms the true rate."""
+UNHELD_SHARE: Final = 0.75
+"""Of a rate that was not held: the next one a search would have tried."""
 
 
 def capacity_req_per_s(profile: Profile, point: OperatingPoint) -> float:
-    """Requests/s one replica is planned to take at `point`, before margins."""
-    if profile.capacity_req_per_s is not None:
+    """Requests/s one replica is planned to take at `point`, before margins.
+
+    What open-loop trials confirmed holds for the batch they were made at. Where they found no
+    rate that is held, the lowest one that failed bounds the capacity.
+    """
+    tried = [trial for trial in profile.capacity_trials if trial.batch == point.batch]
+    if profile.capacity_req_per_s is not None and (tried or not profile.capacity_trials):
         return profile.capacity_req_per_s
-    return CAPACITY_SHARE_UNCONFIRMED * point.req_per_s
+    failed = [UNHELD_SHARE * trial.req_per_s for trial in tried if not trial.held]
+    return min([CAPACITY_SHARE_UNCONFIRMED * point.req_per_s, *failed])

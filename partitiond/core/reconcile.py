@@ -222,7 +222,7 @@ def _drains(
 
 def _may_start(placement: Placement, observation: Observation, policy: ReconcilePolicy) -> bool:
     """Whether nothing but room is missing: files on disk, back-off over."""
-    if placement.model in observation.not_ready:
+    if placement.form in observation.not_ready:
         return False
     record = _awaiting_restart(placement, observation.replicas)
     if record is None or record.state is not ReplicaState.FAILED:

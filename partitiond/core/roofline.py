@@ -1,22 +1,56 @@
 """Step times from arithmetic and memory traffic: the roofline, with the engine's overheads.
 
 Williams, Waterman, Patterson, "Roofline" (CACM 2009): a kernel takes the longer of its
-arithmetic at peak speed and its traffic at peak bandwidth. One engine step of a decoder reads
-all weights once, reads the KV cache of every decoding sequence, and computes per token
-2 N (each weight multiplies and adds once) + 4 L H Q T (scores and values of attention: L layers,
-H heads of dimension Q, T tokens of context). The paper's 6 L H Q T counts the backward pass,
-too; serving has none.
+arithmetic at peak speed and its traffic at peak bandwidth. One engine step of a decoder reads its
+weights once (of a mixture of experts only those that some token of the step is routed to), reads
+the KV cache of every decoding sequence, and computes per token 2 N (each weight multiplies and adds
+once) + 4 L H Q T (scores and values of attention: L layers, H heads of dimension Q, T tokens of
+context). The paper's 6 L H Q T counts the backward pass, too; serving has none.
+
+Of a prompt only the last token goes through the output matrix: V x hidden fewer weights for all
+others, which is a third of the arithmetic of a model of 125 million parameters.
 """
 
 import dataclasses
+import math
 from typing import Final
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import DeviceKind, HardwareSpec, SharingMode
+from partitiond.core.hardware import (
+    CPU_BANDWIDTH_PER_CORE,
+    CPU_FLOPS_PER_CORE,
+    DeviceKind,
+    HardwareSpec,
+    SharingMode,
+    cpu_hardware,
+    mig_profile,
+)
+from partitiond.core.hardware.cpus import BFLOAT16_GAIN
+from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES
 from partitiond.core.partition import PartitionSize
-from partitiond.core.units import Bytes
 from partitiond.core.workload import Workload
+
+__all__ = [
+    "BANDWIDTH_EFFICIENCY",
+    "FLOPS_EFFICIENCY",
+    "MEASURED_BANDWIDTH_EFFICIENCY",
+    "MEASURED_FLOPS_EFFICIENCY",
+    "Rates",
+    "Round",
+    "RoundTerms",
+    "Step",
+    "cpu_hardware",
+    "decode_round",
+    "flops_per_token",
+    "prompt_context",
+    "rates",
+    "round_terms",
+    "step_bytes",
+    "step_flops",
+    "step_seconds",
+    "weights_read_bytes",
+]
 
 BANDWIDTH_EFFICIENCY: Final = 0.7
 """Share of peak memory bandwidth that decoding reaches; commonly reported between 0.6 and 0.8."""
@@ -24,18 +58,19 @@ BANDWIDTH_EFFICIENCY: Final = 0.7
 FLOPS_EFFICIENCY: Final = 0.5
 """Share of peak arithmetic that matrix products of small models reach."""
 
-CPU_FLOPS_PER_CORE: Final = 400e9
-"""Dense bfloat16 FLOP/s of a server core with AVX-512: 128 per cycle at about 3 GHz. A core
-without bfloat16 instructions is several times slower: measure it."""
+MEASURED_BANDWIDTH_EFFICIENCY: Final = 0.9
+"""The same where the peak was measured by a triad, which loses most of what there is to lose."""
 
-CPU_BANDWIDTH_PER_CORE: Final = 20e9
-"""Bytes/s one server core can draw; sockets saturate beyond about ten cores."""
+MEASURED_FLOPS_EFFICIENCY: Final = 0.75
+"""The same where the peak was measured by a product of square matrices: an engine's have few rows
+at small batches."""
 
-CPU_BANDWIDTH_MAX: Final = 200e9
-"""Bytes/s of one socket with eight channels of DDR4-3200."""
-
-_STEP_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 2.0e-3, DeviceKind.CPU: 4.0e-3}
+_STEP_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 1.5e-3, DeviceKind.CPU: 1.5e-3}
 """Scheduling, launching and sampling per step, whatever the batch (order of magnitude)."""
+
+_LAYER_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 25e-6, DeviceKind.CPU: 200e-6}
+"""What a layer takes however little it computes: about ten kernels of a CUDA graph at 2 to 3 us
+each; on a CPU ten calls of a library (order of magnitude)."""
 
 _SEQUENCE_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 15e-6, DeviceKind.CPU: 60e-6}
 """Host work per sequence and step: sampling, detokenising, streaming (order of magnitude)."""
@@ -50,12 +85,17 @@ class Rates:
         bytes_per_s: memory traffic it reaches.
         step_seconds: fixed time of a step.
         sequence_seconds: host time per sequence in a step.
+        layer_seconds: least time of a layer in a step.
+        overlaps: arithmetic hides traffic, as on a GPU with thousands of threads in flight; a CPU
+            core does one after the other, for the most part.
     """
 
     flops_per_s: float
     bytes_per_s: float
     step_seconds: float
     sequence_seconds: float
+    layer_seconds: float = 0.0
+    overlaps: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,84 +115,158 @@ class Step:
     prefill_context: float = 0.0
 
 
-def cpu_hardware(key: str, cores: int, memory_bytes: int) -> HardwareSpec:
-    """Assumed figures of a CPU with `cores` usable cores; nothing about it was measured."""
-    return HardwareSpec(
-        key=key,
-        kind=DeviceKind.CPU,
-        memory_bytes=Bytes(memory_bytes),
-        sm_count=0,
-        bandwidth_bytes_per_s=min(cores * CPU_BANDWIDTH_PER_CORE, CPU_BANDWIDTH_MAX),
-        flops_16bit=cores * CPU_FLOPS_PER_CORE,
-        modes=(SharingMode.CORES,),
-        source="assumed per core: 400 GFLOP/s bfloat16, 20 GB/s up to 200 GB/s per socket",
-    )
-
-
-def rates(hardware: HardwareSpec, size: PartitionSize) -> Rates:
+def rates(
+    hardware: HardwareSpec, size: PartitionSize, *, dtype: str = "auto", quantization: str = ""
+) -> Rates:
     """What a partition of `size` reaches when it is alone on the device.
 
     A memory share has all of the device while it is alone; sharing is a matter of the
     interference model. An MPS share of p % computes with p % of the SMs; memory-bound kernels
-    draw the full bandwidth from about half of the SMs, so its bandwidth share is min(1, 2 p).
+    draw the full bandwidth from about half of the SMs, so its bandwidth share is min(1, 2 p). A
+    MIG slice has its SMs and, of the bandwidth, its memory slices.
+
+    Args:
+        hardware: the kind of device.
+        size: the partition.
+        dtype: 32-bit engines compute without tensor cores.
+        quantization: with fp8 weights, fp8 arithmetic where the hardware has it; other
+            quantisation saves memory and traffic, not arithmetic.
 
     Raises:
         SpecError: there is no estimate for this partition kind on this device.
     """
-    flops, bandwidth = hardware.flops_16bit, hardware.bandwidth_bytes_per_s
+    flops, bandwidth = _flops(hardware, dtype, quantization), hardware.bandwidth_bytes_per_s
     match size.mode:
         case SharingMode.WHOLE | SharingMode.MEMORY:
             pass
         case SharingMode.MPS if 1 <= size.sm_percent <= 100:
             flops *= size.sm_percent / 100
             bandwidth *= min(1.0, size.sm_percent / 50)
+        case SharingMode.MIG if hardware.mig_profiles:
+            found = mig_profile(hardware, size.mig_profile)
+            flops *= found.sm_count / hardware.sm_count
+            bandwidth *= found.memory_slices / MIG_MEMORY_SLICES
         case SharingMode.CORES if size.cores >= 1 and hardware.kind is DeviceKind.CPU:
-            flops = min(flops, size.cores * CPU_FLOPS_PER_CORE)
-            bandwidth = min(bandwidth, size.cores * CPU_BANDWIDTH_PER_CORE)
+            flops, bandwidth = _of_cores(hardware, size.cores, flops, dtype)
         case _:
             raise SpecError(
                 f"there is no estimate for a {size.key} partition of {hardware.key}.",
                 hint="Measure a profile on it instead.",
                 facts={"size": size.key, "hardware": hardware.key},
             )
+    measured = hardware.cpu is not None
+    of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
+    of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
     return Rates(
-        flops_per_s=flops * FLOPS_EFFICIENCY,
-        bytes_per_s=bandwidth * BANDWIDTH_EFFICIENCY,
+        flops_per_s=flops * of_arithmetic,
+        bytes_per_s=bandwidth * of_bandwidth,
         step_seconds=_STEP_SECONDS[hardware.kind],
         sequence_seconds=_SEQUENCE_SECONDS[hardware.kind],
+        layer_seconds=_LAYER_SECONDS[hardware.kind],
+        overlaps=hardware.kind is DeviceKind.GPU,
     )
+
+
+def _flops(hardware: HardwareSpec, dtype: str, quantization: str) -> float:
+    if dtype == "float32" and hardware.flops_32bit:
+        return hardware.flops_32bit
+    if quantization == "fp8" and hardware.flops_8bit:
+        return hardware.flops_8bit
+    return hardware.flops_16bit
+
+
+def _of_cores(
+    hardware: HardwareSpec, cores: int, all_flops: float, dtype: str
+) -> tuple[float, float]:
+    """FLOP/s and bytes/s of so many cores: each its own, together no more than the host's."""
+    wide = dtype == "float32"
+    if hardware.cpu is None:
+        core_flops = CPU_FLOPS_PER_CORE / (BFLOAT16_GAIN if wide else 1)
+        core_bytes = CPU_BANDWIDTH_PER_CORE
+    else:
+        gain = BFLOAT16_GAIN if hardware.cpu.bfloat16 and not wide else 1
+        core_flops = hardware.cpu.core_flops_32bit * gain
+        core_bytes = hardware.cpu.core_bytes_per_s
+    return min(all_flops, cores * core_flops), min(
+        hardware.bandwidth_bytes_per_s, cores * core_bytes
+    )
+
+
+def _output_matrix(architecture: Architecture) -> int:
+    return min(
+        architecture.vocab_size * architecture.hidden_size, architecture.parameters_per_token
+    )
+
+
+def _attended(architecture: Architecture, context_tokens: float) -> float:
+    """Layers x tokens of context: windows see no further back than theirs, state nothing."""
+    full = architecture.layers - architecture.stateless_layers - architecture.window_layers
+    seen = min(context_tokens, architecture.window_tokens)
+    return full * context_tokens + architecture.window_layers * seen
 
 
 def flops_per_token(architecture: Architecture, context_tokens: float) -> float:
-    """2 N + 4 L H Q T for one token with `context_tokens` of context."""
-    attention = architecture.layers * architecture.heads * architecture.head_dim
-    return 2 * architecture.parameters + 4 * attention * context_tokens
+    """2 N + 4 L H Q T for one output token with `context_tokens` of context.
+
+    N are the weights one token passes through: of a mixture of experts the chosen ones.
+    """
+    heads = architecture.heads * architecture.head_dim
+    attention = 4 * heads * _attended(architecture, context_tokens)
+    return 2 * architecture.parameters_per_token + attention
 
 
 def step_flops(architecture: Architecture, step: Step) -> float:
-    """Floating-point operations of one step."""
+    """Floating-point operations of one step; prompt tokens pass no output matrix."""
     decode = step.decode_sequences * flops_per_token(architecture, step.decode_context)
-    prefill = step.prefill_tokens * flops_per_token(architecture, step.prefill_context)
-    return decode + prefill
+    each = flops_per_token(architecture, step.prefill_context) - 2 * _output_matrix(architecture)
+    return decode + step.prefill_tokens * each
 
 
-def step_bytes(architecture: Architecture, step: Step) -> float:
-    """Memory traffic of one step: weights once, KV read by decodes, KV written by all tokens.
+def weights_read_bytes(architecture: Architecture, tokens: float) -> float:
+    """Weights that a step of so many tokens reads, in bytes.
+
+    All of a dense model. Of a mixture with E experts a layer, k of them per token, those that some
+    token is routed to: with even routing 1 - (1 - k/E)^tokens of the experts.
+    """
+    total = float(architecture.weights_bytes)
+    if not architecture.experts or not architecture.expert_parameters:
+        return total
+    missed = 1 - architecture.experts_per_token / architecture.experts
+    in_experts = total * architecture.expert_parameters / architecture.parameters
+    return total - in_experts * math.pow(missed, max(1.0, tokens))
+
+
+def _kv_traffic(architecture: Architecture, step: Step) -> float:
+    """KV read by decodes and written by all tokens, in bytes.
 
     Prefill attends within fast memory, so its context is counted once per prompt token.
     """
-    read = step.decode_sequences * step.decode_context + step.prefill_tokens
-    written = step.decode_sequences + step.prefill_tokens
-    return architecture.weights_bytes + (read + written) * architecture.kv_bytes_per_token
+    written = step.decode_sequences + 2 * step.prefill_tokens
+    read = step.decode_sequences * architecture.kv_bytes(step.decode_context)
+    return read + written * architecture.kv_bytes_per_token
+
+
+def step_bytes(architecture: Architecture, step: Step) -> float:
+    """Memory traffic of one step: weights once, KV read by decodes, KV written by all tokens."""
+    weights = weights_read_bytes(architecture, step.decode_sequences + step.prefill_tokens)
+    return weights + _kv_traffic(architecture, step)
+
+
+def fixed_seconds(architecture: Architecture, reached: Rates) -> float:
+    """What a step takes however little it computes."""
+    return reached.step_seconds + reached.layer_seconds * architecture.layers
 
 
 def step_seconds(architecture: Architecture, step: Step, reached: Rates) -> float:
-    """Time of one step: the longer of arithmetic and traffic, plus the engine's own work."""
-    work = max(
-        step_flops(architecture, step) / reached.flops_per_s,
-        step_bytes(architecture, step) / reached.bytes_per_s,
-    )
-    return work + reached.step_seconds + reached.sequence_seconds * step.decode_sequences
+    """Time of one step: the longer of arithmetic and traffic, plus the engine's own work.
+
+    Where they do not overlap, it is their sum.
+    """
+    arithmetic = step_flops(architecture, step) / reached.flops_per_s
+    traffic = step_bytes(architecture, step) / reached.bytes_per_s
+    work = max(arithmetic, traffic) if reached.overlaps else arithmetic + traffic
+    host = reached.sequence_seconds * step.decode_sequences
+    return work + fixed_seconds(architecture, reached) + host
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,6 +282,31 @@ class Round:
     steps: float
 
 
+def prompt_context(workload: Workload) -> float:
+    """Mean tokens of context that a prompt token attends to: E[P^2] / (2 E[P])."""
+    lengths = workload.prompt_lengths
+    return math.fsum(p * p for p in lengths) / (2 * math.fsum(lengths))
+
+
+def _mean_step(workload: Workload, batch: int, max_num_batched_tokens: int) -> tuple[Step, float]:
+    """The mean step of `batch` slots, and how many of them make a round.
+
+    Each slot computes one output token and, over its life, P prompt tokens in O rounds; so a
+    round holds batch x (1 + P/O) tokens. Where that exceeds the tokens of one step, the round
+    takes several, each of which reads the weights again.
+    """
+    moments = workload.moments
+    prefill = batch * moments.p / moments.o
+    steps = max(1.0, (batch + prefill) / max_num_batched_tokens)
+    step = Step(
+        decode_sequences=batch / steps,
+        decode_context=moments.occupancy_mean,
+        prefill_tokens=prefill / steps,
+        prefill_context=prompt_context(workload),
+    )
+    return step, steps
+
+
 def decode_round(
     architecture: Architecture,
     workload: Workload,
@@ -175,18 +314,49 @@ def decode_round(
     reached: Rates,
     max_num_batched_tokens: int,
 ) -> Round:
-    """The mean round of `batch` slots that are refilled as soon as they finish.
-
-    Each slot computes one output token and, over its life, P prompt tokens in O rounds; so a
-    round holds batch x (1 + P/O) tokens. Where that exceeds the tokens of one step, the round
-    takes several, each of which reads the weights again.
-    """
-    prefill = batch * workload.prompt_tokens / workload.output_tokens
-    steps = max(1.0, (batch + prefill) / max_num_batched_tokens)
-    step = Step(
-        decode_sequences=batch / steps,
-        decode_context=workload.prompt_tokens + workload.output_tokens / 2,
-        prefill_tokens=prefill / steps,
-        prefill_context=workload.prompt_tokens / 2,
-    )
+    """The mean round of `batch` slots that are refilled as soon as they finish."""
+    step, steps = _mean_step(workload, batch, max_num_batched_tokens)
     return Round(steps * step_seconds(architecture, step, reached), steps)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoundTerms:
+    """The parts of a round's time, each as if it were alone, in seconds.
+
+    Attributes:
+        fixed: the engine's work per step and per layer.
+        weights: reading weights.
+        compute: arithmetic.
+        kv: reading and writing the KV cache.
+        sequences: host work per sequence.
+    """
+
+    fixed: float
+    weights: float
+    compute: float
+    kv: float
+    sequences: float
+
+    @property
+    def device_seconds(self) -> float:
+        """What the device works in the round: the longer of arithmetic and traffic."""
+        return max(self.compute, self.weights + self.kv)
+
+
+def round_terms(
+    architecture: Architecture,
+    workload: Workload,
+    batch: int,
+    reached: Rates,
+    max_num_batched_tokens: int,
+) -> RoundTerms:
+    """A round's time by what it is spent on."""
+    step, steps = _mean_step(workload, batch, max_num_batched_tokens)
+    tokens = step.decode_sequences + step.prefill_tokens
+    return RoundTerms(
+        fixed=steps * fixed_seconds(architecture, reached),
+        weights=steps * weights_read_bytes(architecture, tokens) / reached.bytes_per_s,
+        compute=steps * step_flops(architecture, step) / reached.flops_per_s,
+        kv=steps * _kv_traffic(architecture, step) / reached.bytes_per_s,
+        sequences=reached.sequence_seconds * batch,
+    )

@@ -59,7 +59,12 @@ _MODELS: Final[tuple[tuple[str, str], ...]] = (
     (r"\bH200\b", "h200"),
     (r"\bL40S\b", "l40s"),
     (r"\bL4\b", "l4"),
+    (r"\bB200\b", "b200"),
+    (r"\bA10\b", "a10"),
+    (r"\bT4\b", "t4"),
 )
+_FORMS: Final = ("pcie", "nvl")
+"""Forms that the catalog keeps apart from the SXM one, as they are written in its keys."""
 
 
 def translate(error: Any, what: str) -> DeviceError:
@@ -106,6 +111,21 @@ def discover_gpus(cores: Sequence[int]) -> tuple[Device, ...]:
             pynvml.nvmlShutdown()
 
 
+def used_bytes(uuid: str) -> int:
+    """Memory of a GPU that anyone uses now, in bytes; what the driver reserves is left out.
+
+    Raises:
+        DeviceError: the driver refuses, or there is no such GPU.
+    """
+    with asking(f"tell the memory of {uuid}"):
+        pynvml.nvmlInit()
+        try:
+            total, free, reserved = _memory(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        finally:
+            pynvml.nvmlShutdown()
+    return total - free - reserved
+
+
 def hardware_key(name: str, memory_bytes: int) -> str:
     """The catalog's key for a GPU, or one made of its name and memory where it knows none.
 
@@ -120,10 +140,15 @@ def hardware_key(name: str, memory_bytes: int) -> str:
                 and abs(spec.memory_bytes - memory_bytes) <= 0.1 * spec.memory_bytes
             ]
             if near:
-                return near[0]
+                return min(near, key=lambda key: _form(key) != _form(name.lower()))
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia ")).strip("-")
     size = f"{round(memory_bytes / GIB)}gb"
     return slug if slug.endswith(size) else f"{slug}-{size}"
+
+
+def _form(text: str) -> str:
+    """The form factor that a name or a key states; empty for SXM and for none."""
+    return next((form for form in _FORMS if re.search(rf"\b{form}\b", text)), "")
 
 
 def _device(index: int, driver: str, cores: tuple[int, ...]) -> Device:

@@ -27,6 +27,7 @@ class EngineCapabilities:
             force a worker process.
         kv_tokens_in_metrics: `vllm:cache_config_info` carries `kv_cache_size_tokens`; without it
             blocks times block size is the best known number.
+        cpu_fp8_kv_cache: the CPU's attention reads an fp8 KV cache (on x86 with AVX-512 or AMX).
         extra_flags: flags of the allow-list that only this range has.
     """
 
@@ -35,6 +36,7 @@ class EngineCapabilities:
     max_num_active_seqs: bool = False
     cpu_in_one_process: bool = False
     kv_tokens_in_metrics: bool = False
+    cpu_fp8_kv_cache: bool = False
     extra_flags: frozenset[str] = frozenset()
 
 
@@ -47,6 +49,7 @@ TABLE: Final[tuple[EngineCapabilities, ...]] = (
         max_num_active_seqs=True,
         cpu_in_one_process=True,
         kv_tokens_in_metrics=True,
+        cpu_fp8_kv_cache=True,
         extra_flags=frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"}),
     ),
 )

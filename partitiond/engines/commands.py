@@ -50,7 +50,8 @@ def simulated_command(launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]
     """Run the simulated engine with this interpreter. Raises SpecError for extra arguments."""
     vllm.check_extra_args(launch.extra_args, "simulated")
     model = Path(launch.model_folder)
-    kv_tokens = launch.kv_cache_bytes // kv_bytes_per_token(model)
+    halves = 1 if launch.kv_cache_dtype == "fp8" else 2
+    kv_tokens = 2 * launch.kv_cache_bytes // (halves * kv_bytes_per_token(model))
     argv = [sys.executable, "-P", "-m", "partitiond.engines.simulated"]
     argv += ["--uds", "engine.sock", "--model", launch.model_name]
     argv += ["--max-num-seqs", str(launch.max_num_seqs)]
@@ -60,6 +61,7 @@ def simulated_command(launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]
     profile = model / "profile.json"
     if profile.is_file():
         argv += ["--profile", str(profile)]
+    argv += vllm.precision_flags(launch)
     argv += launch.extra_args
     # Its modules are found where this process found them.
     env = {"PYTHONPATH": str(Path(partitiond.__file__).resolve().parent.parent)}

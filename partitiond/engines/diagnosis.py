@@ -20,7 +20,7 @@ class Diagnosis:
 
     Attributes:
         kind: stable word: "out-of-memory", "kv-cache-too-small", "model", "library", "socket",
-            "dtype", "flag", "killed", "stopped", "unknown".
+            "precision", "dtype", "flag", "killed", "stopped", "unknown".
         message: one sentence.
         hint: what to do next, one sentence or empty.
         lines: the lines of the log that matter.
@@ -84,6 +84,14 @@ RULES: Final = (
         r"Address already in use|address in use|AF_UNIX path too long|File name too long",
         "its socket could not be made.",
         "Use a shorter run_dir, and see that no other engine uses it.",
+    ),
+    _rule(
+        "precision",
+        r"FP8 KV cache (on CPU )?requires|kv[_-]cache[_-]dtype.*(not supported|invalid)|"
+        r"fp8.*kv.cache.*not supported|quantization is currently not supported|"
+        r"quantization method .* is not supported|Failed to find a kernel that can implement",
+        "this device or engine does not compute in the asked quantisation or KV precision.",
+        "Leave quantization and kv_cache_dtype at their defaults on this device.",
     ),
     _rule(
         "dtype",

@@ -71,6 +71,7 @@ SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--load-seconds": 1,
     "--kv-cache-tokens": 1,
     "--crash-after-requests": 1,
+    "--crash-at-running": 1,
     "--crash-after-seconds": 1,
     "--fail-start": 1,
 }
@@ -132,6 +133,7 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
     """
     check_extra_args(launch.extra_args)
     _check_version_flags(launch.extra_args, capabilities)
+    _check_precision(launch, capabilities)
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--uds", "engine.sock"]
     argv += ["--model", launch.model_folder, "--served-model-name", launch.model_name]
@@ -140,6 +142,7 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
     argv += ["--max-num-seqs", str(launch.max_num_seqs)]
     argv += ["--max-num-batched-tokens", str(launch.max_num_batched_tokens)]
     argv += ["--max-model-len", str(launch.max_model_len)]
+    argv += precision_flags(launch)
     if launch.dummy_weights:
         argv += ["--load-format", "dummy"]
     if launch.visible_device:
@@ -152,6 +155,33 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
         argv += ["--no-enable-prefix-caching"]
     argv += ["--disable-uvicorn-access-log"]
     return argv + list(launch.extra_args)
+
+
+def precision_flags(launch: EngineLaunch) -> list[str]:
+    """Flags of quantised weights and of the KV cache's precision; none for the defaults."""
+    flags = ["--quantization", launch.quantization] if launch.quantization else []
+    if launch.kv_cache_dtype != "auto":
+        flags += ["--kv-cache-dtype", launch.kv_cache_dtype]
+    return flags
+
+
+def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> None:
+    """Refuse what this engine is known not to do on a CPU; the rest its log will say."""
+    on_cpu = not launch.visible_device
+    if on_cpu and launch.kv_cache_dtype == "fp8" and not capabilities.cpu_fp8_kv_cache:
+        raise SpecError(
+            "the installed engine keeps no fp8 KV cache on a CPU.",
+            hint="Leave kv_cache_dtype at auto, or install a newer engine with "
+            "`partitiond engine install`.",
+            facts={"kv_cache_dtype": launch.kv_cache_dtype},
+        )
+    if on_cpu and launch.quantization:
+        # Tried with fp8 on 0.32.0: the CPU build has no kernel that quantises while loading.
+        raise SpecError(
+            f"the engine quantises weights with {launch.quantization} on a GPU only.",
+            hint="Leave quantization out on a CPU, or name weights that are stored quantised.",
+            facts={"quantization": launch.quantization},
+        )
 
 
 def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) -> None:

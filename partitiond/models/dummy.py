@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import ModelSourceError
+from partitiond.core.families.wrapped import unwrap
 
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}"
@@ -154,19 +155,20 @@ def write_dummy_folder(config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         ModelSourceError: the config has no usable vocabulary.
     """
+    decoder, _ = unwrap(config)  # a multimodal model's tokens are its decoder's
     files = {
         "config.json": dict(config),
-        "tokenizer.json": tokenizer_json(config),
-        "tokenizer_config.json": tokenizer_config(config),
+        "tokenizer.json": tokenizer_json(decoder),
+        "tokenizer_config.json": tokenizer_config(decoder),
         "special_tokens_map.json": {
             key: value
-            for key, value in tokenizer_config(config).items()
+            for key, value in tokenizer_config(decoder).items()
             if key in {"bos_token", "eos_token", "pad_token", "unk_token"}
         },
         "generation_config.json": {
-            key: config[key]
+            key: decoder[key]
             for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-            if config.get(key) is not None
+            if decoder.get(key) is not None
         },
     }
     for name, content in files.items():

@@ -9,10 +9,10 @@ from typing import Any
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.estimate import with_dtype
 from partitiond.core.families import architecture_from_config
+from partitiond.core.precision import with_dtype
 from partitiond.core.spec import ModelSource, ModelSpec, SourceKind, Weights
-from partitiond.models.catalog import CATALOG, CatalogEntry, entry_of
+from partitiond.models.catalog import CatalogEntry, entry_of
 from partitiond.models.dummy import write_dummy_folder
 from partitiond.models.folder import has_tokenizer, read_config, require_complete
 from partitiond.models.hub import Hub
@@ -119,7 +119,7 @@ class Resolver:
             case SourceKind.CONFIG:
                 raise ModelSourceError(
                     f"the catalog has no model {source.ref!r}.",
-                    hint=f"Use one of {', '.join(CATALOG)}.",
+                    hint="Use a name of `partitiond models catalog`.",
                     facts={"source": source.ref},
                 )
 

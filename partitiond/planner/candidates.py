@@ -1,30 +1,38 @@
 """Profiles to candidates: operating points with margins, several per partition size.
 
-The SLO picks the operating point (`core.profile.operating_point`). Smaller batches that were
-measured are candidates as well: they need less KV cache, and a model with little demand need not
-pay for its knee. What another candidate beats in every respect is left out.
+The model's operating point (by default the knee, or the largest batch up to it that holds the SLO)
+is what a replica runs at. Smaller batches that were measured are candidates as well: they need
+less KV cache, and a model with little demand need not pay for its knee. What another candidate
+beats in every respect is left out.
+
+A profile counts only for what it was measured for: the model's own form or a variant that the
+spec lists, its workload, its engine options. How much of a device's shared resource a replica
+takes, and what each further replica costs, come from the profile's replication runs where it has
+any.
 """
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from partitiond.core.footprint import BLOCK_TOKENS
+from partitiond.core.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import HARDWARE, DeviceKind, SharingMode
+from partitiond.core.interference import planned_kappa
+from partitiond.core.operating_points import named_point
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.profile import (
+    CAPACITY_SHARE_UNCONFIRMED,
     MEMORY_MARGIN,
     RATE_MARGIN,
     OperatingPoint,
     Profile,
     ProfileKind,
-    capacity_req_per_s,
     operating_point,
 )
 from partitiond.core.roofline import BANDWIDTH_EFFICIENCY
-from partitiond.core.spec import ModelSpec
+from partitiond.core.spec import EngineOptions, ModelSpec, PointName
 from partitiond.core.units import MIB, Bytes, format_bytes
 
 BATCH_STEP: Final = 4
@@ -33,24 +41,32 @@ footprint and rate change too little to change a plan."""
 POINTS_PER_SIZE: Final = 3
 _RANK: Final = {ProfileKind.MEASURED: 0, ProfileKind.TRANSFERRED: 1, ProfileKind.ESTIMATED: 2}
 
+StaleReasons = Mapping[str, tuple[str, ...]]
+"""Why a profile no longer speaks for what runs now, by profile id."""
+
 
 def candidates_for(
-    spec: ModelSpec, profiles: Sequence[Profile], device_hardware_keys: Collection[str]
+    spec: ModelSpec,
+    profiles: Sequence[Profile],
+    device_hardware_keys: Collection[str],
+    stale: StaleReasons | None = None,
 ) -> ModelDemand:
     """What the planner is asked for one model.
 
     Args:
         spec: the model.
-        profiles: its profiles; of several for one hardware and size the surest, then the newest
-            counts.
+        profiles: its profiles; of several for one hardware, size and form the surest, then the
+            newest counts.
         device_hardware_keys: hardware of the devices there are.
+        stale: profiles to be doubted; they are planned with the margins of transferred ones.
 
     Returns:
         The demand; without candidates its `reason` says why.
     """
     mine = [p for p in profiles if p.model == spec.name]
-    usable = _surest(p for p in mine if _is_for(p, spec) and p.hardware in device_hardware_keys)
-    found = [c for profile in usable for c in _candidates(spec, profile)]
+    usable = _surest(p for p in mine if is_for(p, spec) and p.hardware in device_hardware_keys)
+    doubts = stale or {}
+    found = [c for p in usable for c in _candidates(spec, p, doubts.get(p.id, ()))]
     return ModelDemand(
         model=spec.name,
         demand=spec.demand,
@@ -63,37 +79,100 @@ def candidates_for(
     )
 
 
-def _is_for(profile: Profile, spec: ModelSpec) -> bool:
-    same_dtype = profile.dtype == spec.engine.dtype or "auto" in (profile.dtype, spec.engine.dtype)
-    return profile.workload == spec.workload and same_dtype
+def is_for(profile: Profile, spec: ModelSpec) -> bool:
+    """Whether the profile was measured for what the spec asks for.
+
+    That is a form of the model it lists, its workload, and the engine options that the form
+    is started with. Profiles of other lengths, step sizes, KV precisions, or of constrained
+    answers tell how the frontier moves; plans never rest on them.
+    """
+    if profile.model != spec.name or profile.structured_output:
+        return False
+    if profile.variant and profile.variant not in {v.name for v in spec.variants}:
+        return False
+    engine = spec.as_variant(profile.variant).engine
+    return profile.workload == spec.workload and measured_with(profile, engine)
+
+
+def measured_with(profile: Profile, engine: EngineOptions) -> bool:
+    """Whether these engine options are those of the profile, as far as they move the frontier."""
+    # Files of schema 1 do not name their step size: everything then was measured at the default.
+    default = MAX_NUM_BATCHED_TOKENS
+    steps = (profile.max_num_batched_tokens or default, engine.max_num_batched_tokens or default)
+    return (
+        (profile.dtype == engine.dtype or "auto" in (profile.dtype, engine.dtype))
+        and profile.kv_cache_dtype == engine.kv_cache_dtype
+        and steps[0] == steps[1]
+    )
 
 
 def _surest(profiles: Iterable[Profile]) -> list[Profile]:
-    """One profile for each hardware and partition size, in a stable order."""
+    """One profile for each hardware, partition size and form, in a stable order.
+
+    Where anything was measured on some hardware, estimates of other forms for that hardware are
+    left out: a plan should not prefer a guess to the truth because the guess is the kinder one.
+    """
     newest_first = sorted(profiles, key=lambda p: (p.provenance.started_at, p.id), reverse=True)
-    best: dict[tuple[str, PartitionSize], Profile] = {}
+    best: dict[tuple[str, PartitionSize, str], Profile] = {}
     for profile in sorted(newest_first, key=lambda p: _RANK[p.kind]):
-        best.setdefault((profile.hardware, profile.size), profile)
-    return [best[key] for key in sorted(best)]
+        best.setdefault((profile.hardware, profile.size, profile.variant), profile)
+    real = {(p.hardware, p.variant) for p in best.values() if p.kind is not ProfileKind.ESTIMATED}
+    known = {hardware for hardware, _ in real}
+    return [
+        p
+        for key in sorted(best)
+        for p in (best[key],)
+        if p.kind is not ProfileKind.ESTIMATED
+        or p.hardware not in known
+        or (p.hardware, p.variant) in real
+    ]
 
 
-def _candidates(spec: ModelSpec, profile: Profile) -> Iterator[Candidate]:
-    chosen = operating_point(profile, spec.slo)
+def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> Iterator[Candidate]:
+    chosen = named_point(profile, spec.operating_point, spec.slo)
     if chosen is None:
         return
-    for point in _spread(profile, chosen):
-        if chosen.req_per_s <= 0 or point.req_per_s <= 0:
+    for point in _spread(profile, chosen, spec):
+        capacity = _capacity_req_per_s(profile, point, spec)
+        if capacity <= 0:
             continue
-        # A rate confirmed at the operating point scales with throughput at smaller batches.
-        share = point.req_per_s / chosen.req_per_s
-        capacity = capacity_req_per_s(profile, chosen) * share
         for size in _sizes(profile.size):
-            yield _candidate(profile, point, size, capacity)
+            yield _candidate(profile, point, size, capacity, stale)
 
 
-def _spread(profile: Profile, chosen: OperatingPoint) -> list[OperatingPoint]:
-    """The operating point and a few smaller batches, which hold an SLO if it does."""
+def _capacity_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
+    """Requests/s one replica is planned to take at `point`, before margins.
+
+    A confirmed capacity scales with throughput at smaller batches than the one it was confirmed
+    at. At larger ones it is not lowered; more than it counts only as far as 0.8 X / E[O] does.
+    """
+    unconfirmed = CAPACITY_SHARE_UNCONFIRMED * point.req_per_s
+    if profile.capacity_req_per_s is None:
+        return unconfirmed
+    confirmed_at = _confirmed_point(profile, spec)
+    if confirmed_at is None or confirmed_at.req_per_s <= 0:
+        return unconfirmed
+    if point.batch <= confirmed_at.batch:
+        return profile.capacity_req_per_s * point.req_per_s / confirmed_at.req_per_s
+    return max(profile.capacity_req_per_s, unconfirmed)
+
+
+def _confirmed_point(profile: Profile, spec: ModelSpec) -> OperatingPoint | None:
+    """The point whose capacity was confirmed: that of its trials, else the default one."""
+    batches = [trial.batch for trial in profile.capacity_trials if trial.held]
+    at = profile.point(batches[-1]) if batches else None
+    return at or operating_point(profile, spec.slo)
+
+
+def _spread(profile: Profile, chosen: OperatingPoint, spec: ModelSpec) -> list[OperatingPoint]:
+    """The operating point and a few smaller batches.
+
+    Smaller batches hold an SLO if it does. A point that was asked for by name is what it is for
+    its own sake (the least energy, say), so it stands alone.
+    """
     found = [chosen]
+    if spec.operating_point in (PointName.ENERGY, PointName.THROUGHPUT):
+        return found
     smaller = [p for p in profile.points if p.batch < chosen.batch and not p.kv_limited]
     for point in sorted(smaller, key=lambda p: -p.batch):
         if len(found) < POINTS_PER_SIZE and point.batch * BATCH_STEP <= found[-1].batch:
@@ -110,9 +189,16 @@ def _sizes(size: PartitionSize) -> tuple[PartitionSize, ...]:
 
 
 def _candidate(
-    profile: Profile, point: OperatingPoint, size: PartitionSize, capacity: float
+    profile: Profile,
+    point: OperatingPoint,
+    size: PartitionSize,
+    capacity: float,
+    stale: tuple[str, ...],
 ) -> Candidate:
-    memory = point.footprint_bytes * (1 + MEMORY_MARGIN[profile.kind])
+    # What was measured of something else by now is no surer than what was transferred.
+    kind = max(profile.kind, ProfileKind.TRANSFERRED, key=_RANK.__getitem__)
+    margins = kind if stale else profile.kind
+    footprint, kv_cache = _memory(profile, point)
     return Candidate(
         model=profile.model,
         profile_id=profile.id,
@@ -120,14 +206,25 @@ def _candidate(
         hardware=profile.hardware,
         size=size,
         batch=point.batch,
-        memory_bytes=Bytes(math.ceil(memory / MIB) * MIB),
-        kv_cache_bytes=_kv_cache_bytes(profile, point),
-        capacity_req_per_s=capacity * (1 - RATE_MARGIN[profile.kind]),
+        memory_bytes=Bytes(math.ceil(footprint * (1 + MEMORY_MARGIN[margins]) / MIB) * MIB),
+        kv_cache_bytes=kv_cache,
+        capacity_req_per_s=capacity * (1 - RATE_MARGIN[margins]),
         output_tokens_per_s=point.output_tokens_per_s,
         ttft_p95_seconds=point.ttft.p95,
         tpot_p95_seconds=point.tpot.p95,
         busy=busy_share(profile, point, size.mode),
+        kappa=measured_kappa(profile, size.mode),
+        variant=profile.variant,
+        stale=stale,
     )
+
+
+def _memory(profile: Profile, point: OperatingPoint) -> tuple[int, Bytes]:
+    """Footprint and KV cache of the point, in bytes: as a start confirmed them, or by the model."""
+    confirmed = profile.frontier_memory
+    if confirmed is not None and confirmed.confirmed and confirmed.batch == point.batch:
+        return confirmed.footprint_bytes, confirmed.kv_cache_bytes
+    return point.footprint_bytes, _kv_cache_bytes(profile, point)
 
 
 def _kv_cache_bytes(profile: Profile, point: OperatingPoint) -> Bytes:
@@ -142,13 +239,23 @@ def _kv_bytes_per_token(profile: Profile) -> float:
     return profile.footprint.kv_cache_bytes / max(1, profile.kv_cache_tokens)
 
 
+def measured_kappa(profile: Profile, mode: SharingMode) -> float | None:
+    """Loss per further replica in a mode, as measured for this profile; None where it was not."""
+    sharing = next((s for s in profile.sharing if s.mode == mode.value), None)
+    return planned_kappa(sharing) if sharing is not None else None
+
+
 def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> float:
     """u of the definitions: the share of what the mode shares that the point takes alone.
 
-    Time-sliced: 1, a replica at its operating point keeps the GPU busy. MPS: the memory traffic
-    of its steps (weights once, the KV of every sequence) over what decoding reaches of the
-    device's bandwidth. CPU cores: 0, there is no telemetry of their memory traffic.
+    From the profile's replication runs where it has any. Else, time-sliced: 1, a replica at its
+    operating point keeps the GPU busy. MPS: the memory traffic of its steps (weights once, the KV
+    of every sequence) over what decoding reaches of the device's bandwidth. CPU cores: 0, there
+    is no telemetry of their memory traffic, and the margins have to cover it.
     """
+    sharing = next((s for s in profile.sharing if s.mode == mode.value and s.runs), None)
+    if sharing is not None:
+        return min(1.0, sharing.busy)
     if mode is SharingMode.CORES:
         return 0.0
     hardware = HARDWARE.get(profile.hardware)
@@ -178,11 +285,15 @@ def _beats(one: Candidate, other: Candidate, first: bool) -> bool:
         other.size.mig_profile,
     ):
         return False
+    # A measured kappa and the mode's default are compared by the planner, not here.
+    if one.kappa != other.kappa and None in (one.kappa, other.kappa):
+        return False
     needs = [
         (one.memory_bytes, other.memory_bytes),
         (one.size.cores, other.size.cores),
         (one.size.sm_percent, other.size.sm_percent),
         (one.busy, other.busy),
+        (one.kappa or 0.0, other.kappa or 0.0),
         (one.host_memory_bytes, other.host_memory_bytes),
         (-one.capacity_req_per_s, -other.capacity_req_per_s),
         (one.ttft_p95_seconds, other.ttft_p95_seconds),
@@ -197,7 +308,7 @@ def _reason(
     if not mine:
         return "it has no profile yet"
     if not usable:
-        there = sorted({f"{p.hardware} at {p.workload.key} tokens in {p.dtype}" for p in mine})
+        there = sorted({_made_for(p) for p in mine})
         return (
             f"it has no profile for {spec.workload.key} tokens in {spec.engine.dtype} on "
             f"{', '.join(sorted(keys)) or 'any device'}; there is one for {'; '.join(there)}"
@@ -208,6 +319,12 @@ def _reason(
             f"not one request fits: it needs {format_bytes(least)} of memory, more than "
             f"{usable[0].hardware} has free"
         )
+    if spec.operating_point is PointName.ENERGY and all(
+        point.joules_per_output_token is None for p in usable for point in p.points
+    ):
+        return (
+            "it asks for the point of least energy, and no energy was exposed when it was measured"
+        )
     if spec.slo is not None:
         fastest = min((pt for p in usable for pt in p.points), key=lambda pt: pt.tpot.p95)
         return (
@@ -216,3 +333,19 @@ def _reason(
             f"{fastest.tpot.p95:.3g} s"
         )
     return "no operating point of its profiles can be used"
+
+
+def _made_for(profile: Profile) -> str:
+    """What a profile that cannot be used was made for, as far as it differs from the usual."""
+    extras = [
+        f"variant {profile.variant}" if profile.variant else "",
+        f"a {profile.kv_cache_dtype} KV cache" if profile.kv_cache_dtype != "auto" else "",
+        (
+            f"steps of {profile.max_num_batched_tokens} tokens"
+            if profile.max_num_batched_tokens not in (None, MAX_NUM_BATCHED_TOKENS)
+            else ""
+        ),
+        "answers constrained to a schema" if profile.structured_output else "",
+    ]
+    more = "".join(f", {extra}" for extra in extras if extra)
+    return f"{profile.hardware} at {profile.workload.key} tokens in {profile.dtype}{more}"

@@ -63,7 +63,8 @@ def _device_level(plan: Plan, device: Device, interference: Interference) -> flo
     if not here:
         return 1.0
     mode = here[0].candidate.size.mode
-    value = sigma(mode, (p.candidate.busy for p in here), interference)
+    busy, kappas = zip(*((p.candidate.busy, p.candidate.kappa) for p in here), strict=True)
+    value = sigma(mode, busy, interference, kappas)
     return level_of(mode, value, interference)
 
 

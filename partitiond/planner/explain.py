@@ -28,7 +28,9 @@ def explain(instance: Instance, found: Found, placements: tuple[Placement, ...])
         if by_model[need.name]:
             lines.append(_model_line(instance, found.packing, need, by_model[need.name]))
     lines.extend(_device_lines(found.packing))
+    lines.extend(_variants(placements))
     lines.extend(_provisional(placements))
+    lines.extend(_stale(placements))
     return tuple(lines)
 
 
@@ -149,6 +151,30 @@ def _provisional(placements: tuple[Placement, ...]) -> Iterator[str]:
                 f"{kind.value.capitalize()}, not measured, and planned with a rate margin of "
                 f"{RATE_MARGIN[kind]:.0%}: {', '.join(models)}."
             )
+
+
+def _variants(placements: tuple[Placement, ...]) -> Iterator[str]:
+    """Which replicas run another form of their model, and by whose leave."""
+    forms = collections.Counter(
+        (p.model, p.candidate.variant) for p in placements if p.candidate.variant
+    )
+    for (model, variant), count in sorted(forms.items()):
+        total = sum(p.model == model for p in placements)
+        part = "its replica" if total == 1 else f"{count} of its {total} replicas"
+        yield (
+            f"{model}: {part} run{'s' if count == 1 else ''} the variant {variant}, which the "
+            "model lists as acceptable in its place; its answers are not the model's own."
+        )
+
+
+def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
+    doubted = {(p.model, p.candidate.stale) for p in placements if p.candidate.stale}
+    margin = RATE_MARGIN[ProfileKind.TRANSFERRED]
+    for model, reasons in sorted(doubted):
+        yield (
+            f"{model}: its profile is stale ({'; '.join(reasons)}), and planned with a rate "
+            f"margin of {margin:.0%} at least until it is measured again."
+        )
 
 
 def unplaced(instance: Instance, found: Found) -> tuple[Unplaced, ...]:

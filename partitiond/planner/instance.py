@@ -16,6 +16,7 @@ from partitiond.core.interference import (
     MAX_REPLICAS_PER_DEVICE,
     TOLERANCE,
     Interference,
+    device_kappa,
     mode_overhead_bytes,
 )
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
@@ -67,6 +68,7 @@ class Item:
     Attributes:
         host_mib: what it takes of the host's memory (on a CPU device: its whole footprint).
         load_bytes: what a start has to load, as the measure of a move.
+        kappa: loss per further replica, the mode's default where none was measured.
     """
 
     index: int
@@ -78,17 +80,23 @@ class Item:
     cores: int
     host_mib: int
     load_bytes: int
+    kappa: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Option:
-    """One way to run a device: a sharing mode at a level of interference, or one replica alone.
+    """One way to run a device: a sharing mode at a level and a kappa, or one replica alone.
+
+    Interference is not linear in kappa, but it is at a given one. So a device run at some kappa
+    holds replicas of at most that kappa, and all of them count with it: the largest kappa of
+    what is on a device decides, and within an option every limit stays linear.
 
     Attributes:
         mode: None for "alone", where the replica brings its mode.
         max_items: replicas the level allows.
         busy_limit: largest sum of `busy` for n replicas, at index n.
         kappa: loss per further replica, in millionths.
+        kappa_limit: the same as it was given; replicas with more do not fit.
         overhead_mib: memory the mode takes by itself.
     """
 
@@ -99,6 +107,7 @@ class Option:
     busy_limit: tuple[int, ...]
     kappa: int
     overhead_mib: int
+    kappa_limit: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,31 +199,48 @@ def build_instance(request: PlanRequest) -> Instance:
 
 
 def options_of(
-    modes: Iterable[SharingMode], cores: int, interference: Interference
+    modes: Iterable[SharingMode], cores: int, interference: Interference, items: Iterable[Item]
 ) -> list[Option]:
-    """All ways to run a device that allows `modes`: alone first, then mode by level."""
-    found = [Option(0, None, 1.0, 1, (0, SHARE_SCALE), 0, 0)]
+    """All ways to run a device that allows `modes`: alone first, then mode by level by kappa.
+
+    Levels ascend, and kappas within a level, so the first option that holds a set of replicas is
+    the one at their own level and kappa.
+
+    Args:
+        modes: sharing modes of the device.
+        cores: of the device; 0 where they do not limit.
+        interference: levels.
+        items: what may be on the device; their kappas are the ones there are.
+    """
+    there = list(items)
+    found = [Option(0, None, 1.0, 1, (0, SHARE_SCALE), 0, 0, math.inf)]
     for mode in modes:
-        if mode in (SharingMode.WHOLE, SharingMode.MIG):
+        mine = [item for item in there if item.candidate.size.mode is mode]
+        if mode in (SharingMode.WHOLE, SharingMode.MIG) or not mine:
             continue
-        kappa = interference.kappa(mode)
         limit = MAX_REPLICAS_PER_DEVICE[mode]
         limit = min(limit, cores) if cores else limit
-        for level in interference.levels_of(mode):
-            crowd = limit if kappa == 0 else math.floor((level - 1) / kappa + 1 + TOLERANCE)
-            count = min(limit, crowd)
-            found.append(
-                Option(
-                    index=len(found),
-                    mode=mode,
-                    level=level,
-                    max_items=count,
-                    busy_limit=tuple(_busy_limit(level, kappa, n) for n in range(count + 1)),
-                    kappa=math.ceil(kappa * SHARE_SCALE),
-                    overhead_mib=mib_up(mode_overhead_bytes(mode)),
-                )
-            )
+        kappas = sorted({item.kappa for item in mine})
+        free = max(kappas) == 0 and not any(item.busy for item in mine)
+        levels = (1.0,) if free else interference.levels_of(mode)
+        for level, kappa in itertools.product(levels, kappas):
+            found.append(_option(len(found), mode, level, kappa, limit))
     return found
+
+
+def _option(index: int, mode: SharingMode, level: float, kappa: float, limit: int) -> Option:
+    crowd = limit if kappa == 0 else math.floor((level - 1) / kappa + 1 + TOLERANCE)
+    count = min(limit, crowd)
+    return Option(
+        index=index,
+        mode=mode,
+        level=level,
+        max_items=count,
+        busy_limit=tuple(_busy_limit(level, kappa, n) for n in range(count + 1)),
+        kappa=math.ceil(kappa * SHARE_SCALE),
+        overhead_mib=mib_up(mode_overhead_bytes(mode)),
+        kappa_limit=kappa,
+    )
 
 
 def _busy_limit(level: float, kappa: float, count: int) -> int:
@@ -241,6 +267,7 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 cores=c.size.cores,
                 host_mib=memory if on_cpu else mib_up(c.host_memory_bytes),
                 load_bytes=max(1, c.memory_bytes - c.kv_cache_bytes),
+                kappa=device_kappa(c.size.mode, (c.kappa,), request.interference),
             )
 
 
@@ -277,10 +304,12 @@ def _groups(
     for index, bins in enumerate(alike.values()):
         device = request.devices[bins[0]]
         fitting = _fitting(device, items)
-        options, fits = [], []
-        for option in options_of(device.modes, len(device.cores), request.interference):
+        options: list[Option] = []
+        fits: list[tuple[int, ...]] = []
+        ways = options_of(device.modes, len(device.cores), request.interference, fitting)
+        for option in ways:
             fit = tuple(i.index for i in fitting if _may(i, option, needs[i.model], request))
-            if fit:
+            if fit and not (options and _same_at_less(options[-1], option) and fits[-1] == fit):
                 options.append(option)
                 fits.append(fit)
         yield Group(
@@ -294,6 +323,11 @@ def _groups(
             options=tuple(options),
             fits=tuple(fits),
         )
+
+
+def _same_at_less(lower: Option, option: Option) -> bool:
+    """Whether the two differ in kappa alone: of those that hold the same items one is enough."""
+    return (lower.mode, lower.level) == (option.mode, option.level)
 
 
 def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:
@@ -332,6 +366,7 @@ def _may(item: Item, option: Option, need: Need, request: PlanRequest) -> bool:
         allowed = need.isolated or mode is SharingMode.WHOLE
     else:
         allowed = option.mode is mode and not need.isolated and item.busy <= option.busy_limit[1]
+        allowed = allowed and item.kappa <= option.kappa_limit
     slo, c = request.models[item.model].slo, item.candidate
     return allowed and (
         slo is None

@@ -10,7 +10,8 @@ from partitiond.planner.share import add_if_harmless
 def engine_key(candidate: Candidate, memory_bytes: int) -> tuple[object, ...]:
     """What an engine was started with, as far as a candidate decides it."""
     size = candidate.size
-    return (candidate.model, size, candidate.batch, candidate.kv_cache_bytes, memory_bytes)
+    form = (candidate.model, candidate.variant)
+    return (form, size, candidate.batch, candidate.kv_cache_bytes, memory_bytes)
 
 
 def staying_items(instance: Instance) -> list[tuple[int, int, Placement]]:

@@ -19,6 +19,7 @@ from partitiond.ports.service import (
     ModelView,
     PlanPreview,
     ProfileOptions,
+    ProfileView,
     ReplicaView,
 )
 from partitiond.ports.store import Event, Job, JobState, KeyRecord, ModelRecord, Store
@@ -44,6 +45,7 @@ __all__ = [
     "ProfileOptions",
     "ProfileRequest",
     "ProfileRunner",
+    "ProfileView",
     "Progress",
     "ProxyControl",
     "ReplicaView",

@@ -51,6 +51,10 @@ class EngineLaunch:
     extra_env: tuple[tuple[str, str], ...] = ()
     prefix_caching: bool = True
     """Off while profiling: repeated prompts must not be answered from the cache."""
+    quantization: str = ""
+    """How the engine quantises 16-bit weights while it loads them; empty for not at all."""
+    kv_cache_dtype: str = "auto"
+    """Precision of the KV cache: "auto" (as the weights) or "fp8"."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

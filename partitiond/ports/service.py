@@ -1,7 +1,7 @@
 """The use cases of the control plane, and what people see of it."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from partitiond.core.hardware import Device
@@ -30,6 +30,7 @@ class ReplicaView:
         state: pending, starting, serving, draining, stopping, stopped, failed.
         start_progress: last progress line while it starts.
         adopted: it was found running after a restart of the daemon.
+        variant: form of the model it runs; empty for the model itself.
     """
 
     replica_id: str
@@ -47,6 +48,7 @@ class ReplicaView:
     last_error: str = ""
     log_path: str = ""
     socket_path: str = ""
+    variant: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +72,18 @@ class ModelView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ProfileView:
+    """One profile as people see it.
+
+    Attributes:
+        stale: why it no longer speaks for what runs now, one clause each; empty where it does.
+    """
+
+    profile: Profile
+    stale: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ProfileOptions:
     """What a user may ask of a profile job; None takes the setting.
 
@@ -81,6 +95,7 @@ class ProfileOptions:
         structured_output: constrain answers to a small JSON schema.
         confirm: confirm frontier memory and capacity after the sweep.
         paper_requests: requests of the paper's mode; 0 leaves it out.
+        fresh: any word no earlier job had: begin anew, whatever an interrupted one left.
     """
 
     device_id: str | None = None
@@ -96,6 +111,7 @@ class ProfileOptions:
     structured_output: bool = False
     confirm: bool = True
     paper_requests: int = 0
+    fresh: str = ""
 
 
 class ControlService(Protocol):
@@ -137,7 +153,7 @@ class ControlService(Protocol):
         """Cancel; returns once nothing of it runs."""
         ...
 
-    def watch_job(self, job_id: str) -> AsyncIterator[Job]:
+    def watch_job(self, job_id: str) -> AsyncGenerator[Job, None]:
         """The job now and each time it changes, until it has ended. Raises NotFoundError."""
         ...
 
@@ -149,8 +165,16 @@ class ControlService(Protocol):
         """Raises NotFoundError."""
         ...
 
-    def import_profile(self, profile: Profile) -> Profile:
-        """Keep a profile made elsewhere."""
+    def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
+        """Newest first, each with why it is stale."""
+        ...
+
+    def profile_view(self, profile_id: str) -> ProfileView:
+        """Raises NotFoundError."""
+        ...
+
+    def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
+        """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
         ...
 
     async def plan(self, objective: Objective | None = None) -> PlanPreview:

@@ -46,6 +46,8 @@ class Job:
         params: what was asked (device id, cores, max_batch, time limit, seed).
         result: id of the profile it made.
         error: message and hint when it failed.
+        reason: why the chain queued it by itself; it takes it back when the reason vanishes while
+            the job waits. Empty where somebody asked for it.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Job:
     params: tuple[tuple[str, str], ...] = ()
     result: str | None = None
     error: str = ""
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

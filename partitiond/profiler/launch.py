@@ -1,21 +1,29 @@
-"""How the profiler starts its one engine: limits at the largest batch, a KV cache to match."""
+"""How the profiler starts its engines: limits at the largest batch, a KV cache to match."""
 
 import dataclasses
+from typing import Final
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import InputError
-from partitiond.core.estimate import with_dtype
 from partitiond.core.footprint import (
     BLOCK_TOKENS,
     MAX_BATCH,
     MAX_NUM_BATCHED_TOKENS,
     EngineLimits,
     footprint,
+    kv_cache_bytes,
+    kv_tokens,
 )
 from partitiond.core.hardware import DeviceKind
+from partitiond.core.precision import as_loaded
+from partitiond.core.spec import EngineOptions
 from partitiond.core.units import format_bytes
 from partitiond.ports import EngineLaunch, ProfileRequest
-from partitiond.profiler.fit import point_kv_bytes
+
+ROUNDED_FROM: Final = 64
+ROUNDED_TO: Final = 8
+"""A largest batch that free memory decides is rounded down, so that a few MiB less the next time
+start the same engine and an interrupted profile can go on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class ProfileLaunch:
     Attributes:
         max_batch: largest batch its limits and KV cache are made for.
         memory_limited: the memory budget, not the caller, set `max_batch`.
-        architecture: of the dtype it is loaded with.
+        architecture: as it is loaded: dtype, quantisation and KV precision applied.
     """
 
     launch: EngineLaunch
@@ -33,6 +41,21 @@ class ProfileLaunch:
     max_batch: int
     memory_limited: bool
     architecture: Architecture
+
+
+def as_started(architecture: Architecture, engine: EngineOptions) -> Architecture:
+    """The architecture with the widths these engine options give its weights and KV cache."""
+    return as_loaded(
+        architecture,
+        dtype=engine.dtype,
+        quantization=engine.quantization,
+        kv_cache_dtype=engine.kv_cache_dtype,
+    )
+
+
+def step_tokens(engine: EngineOptions, batch: int) -> int:
+    """Tokens of one engine step: as asked or the default; one at least for each sequence."""
+    return max(engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS, batch)
 
 
 def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
@@ -44,10 +67,12 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
     Raises:
         InputError: not even one request fits.
     """
-    spec, device = request.model.spec, request.device
-    architecture = with_dtype(request.model.architecture, spec.engine.dtype)
+    spec = request.model.spec
+    architecture = as_started(request.model.architecture, spec.engine)
     wanted = min(request.max_batch, MAX_BATCH)
     batch = _largest_batch(request, architecture, wanted)
+    if ROUNDED_FROM <= batch < wanted:
+        batch -= batch % ROUNDED_TO
     if batch < 1:
         raise InputError(
             f"{spec.name} does not fit in {format_bytes(request.memory_bytes)}: not even one "
@@ -55,10 +80,51 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
             hint="Give the partition more memory, or choose a smaller model.",
             facts={"memory_bytes": request.memory_bytes, "model": spec.name},
         )
-    block = BLOCK_TOKENS[device.kind]
-    cache = point_kv_bytes(architecture, batch, spec.workload, spec.max_model_len, block)
-    limits = EngineLimits(batch, spec.max_model_len, MAX_NUM_BATCHED_TOKENS)
-    launch = EngineLaunch(
+    cache = kv_bytes(request, architecture, batch)
+    launch = _launch(request, replica_id, batch=batch, kv_cache_bytes=cache, prefix_caching=False)
+    return ProfileLaunch(launch, _limits(launch), batch, batch < wanted, architecture)
+
+
+def confirming_launch(
+    request: ProfileRequest, replica_id: str, *, batch: int, kv_cache_bytes: int
+) -> ProfileLaunch:
+    """An engine as a plan starts it: its limit is the batch, its KV cache what that batch needs.
+
+    Prefix caching is on, as when serving. No two prompts share a prefix, so nothing is answered
+    from the cache; but blocks are then reused in turn instead of last in, first out, so that the
+    whole cache is written and the footprint is that of an engine that has run for long.
+    """
+    launch = _launch(
+        request, replica_id, batch=batch, kv_cache_bytes=kv_cache_bytes, prefix_caching=True
+    )
+    architecture = as_started(request.model.architecture, request.model.spec.engine)
+    return ProfileLaunch(launch, _limits(launch), batch, memory_limited=False,
+                         architecture=architecture)  # fmt: skip
+
+
+def kv_bytes(request: ProfileRequest, architecture: Architecture, batch: int) -> int:
+    """Bytes of the KV cache that this batch of the request's workload needs."""
+    spec = request.model.spec
+    block = BLOCK_TOKENS[request.device.kind]
+    return kv_cache_bytes(
+        architecture,
+        kv_tokens(batch, spec.workload, spec.max_model_len, block),
+        block,
+        batch=batch,
+        step_tokens=step_tokens(spec.engine, batch),
+    )
+
+
+def _launch(
+    request: ProfileRequest,
+    replica_id: str,
+    *,
+    batch: int,
+    kv_cache_bytes: int,
+    prefix_caching: bool,
+) -> EngineLaunch:
+    spec, device = request.model.spec, request.device
+    return EngineLaunch(
         replica_id=replica_id,
         model_name=spec.name,
         model_folder=str(request.model.folder),
@@ -68,32 +134,56 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
         cores=request.cores,
         memory_bytes=request.memory_bytes,
         device_memory_bytes=device.memory_bytes,
-        kv_cache_bytes=cache,
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        max_model_len=limits.max_model_len,
+        kv_cache_bytes=kv_cache_bytes,
+        max_num_seqs=batch,
+        max_num_batched_tokens=step_tokens(spec.engine, batch),
+        max_model_len=spec.max_model_len,
         dtype=spec.engine.dtype,
         dummy_weights=request.model.dummy_weights,
         extra_args=spec.engine.extra_args,
         engine_kind=spec.engine_kind,
-        prefix_caching=False,
+        prefix_caching=prefix_caching,
+        quantization=spec.engine.quantization,
+        kv_cache_dtype=spec.engine.kv_cache_dtype,
     )
-    return ProfileLaunch(launch, limits, batch, batch < wanted, architecture)
+
+
+def _limits(launch: EngineLaunch) -> EngineLimits:
+    return EngineLimits(launch.max_num_seqs, launch.max_model_len, launch.max_num_batched_tokens)
 
 
 def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: int) -> int:
     """The largest batch up to `wanted` whose full footprint fits; 0 where none does."""
-    spec, kind = request.model.spec, request.device.kind
+    spec = request.model.spec
 
     def fits(batch: int) -> bool:
-        limits = EngineLimits(batch, spec.max_model_len, MAX_NUM_BATCHED_TOKENS)
-        cache = point_kv_bytes(
-            architecture, batch, spec.workload, spec.max_model_len, BLOCK_TOKENS[kind]
-        )
-        return footprint(architecture, limits, cache, kind).peak_bytes <= request.memory_bytes
+        tokens = step_tokens(spec.engine, batch)
+        limits = EngineLimits(batch, spec.max_model_len, tokens)
+        cache = kv_bytes(request, architecture, batch)
+        needed = footprint(architecture, limits, cache, request.device.kind).peak_bytes
+        return needed <= request.memory_bytes
 
     low, high = 0, wanted  # the footprint grows with the batch, so bisection finds the edge
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
+
+
+def engine_args(launch: EngineLaunch) -> tuple[str, ...]:
+    """What decides the engine's speed and memory, in the engine's own flags."""
+    return (
+        f"--max-num-seqs={launch.max_num_seqs}",
+        f"--max-num-batched-tokens={launch.max_num_batched_tokens}",
+        f"--max-model-len={launch.max_model_len}",
+        f"--kv-cache-memory-bytes={launch.kv_cache_bytes}",
+        f"--dtype={launch.dtype}",
+        *((f"--quantization={launch.quantization}",) if launch.quantization else ()),
+        *(
+            (f"--kv-cache-dtype={launch.kv_cache_dtype}",)
+            if launch.kv_cache_dtype != "auto"
+            else ()
+        ),
+        *(() if launch.prefix_caching else ("--no-enable-prefix-caching",)),
+        *launch.extra_args,
+    )

@@ -1,42 +1,49 @@
-"""The profiler: one engine start, the trials the search asks for, and the profile they make."""
+"""The profiler: the sweep on one engine, what is confirmed on a second, and the profile of both."""
 
-import asyncio
+import dataclasses
+import platform
 import secrets
 from collections.abc import Callable
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from partitiond.clock import SystemClock
+from partitiond.core.errors import SpecError
+from partitiond.core.estimate import prior_curve
 from partitiond.core.hardware import DeviceKind
+from partitiond.core.operating_points import named_point
 from partitiond.core.profile import Profile
-from partitiond.ports import Clock, EngineHandle, EngineRunner, ProfileRequest, Progress
-from partitiond.profiler.assemble import Measured, build_profile
-from partitiond.profiler.launch import plan_launch
-from partitiond.profiler.sweep import Sweep
+from partitiond.ports import (
+    Clock,
+    EngineReport,
+    EngineRunner,
+    ProfileRequest,
+    Progress,
+    TelemetrySource,
+)
+from partitiond.profiler.assemble import Measured, build_profile, size_of
+from partitiond.profiler.bench import Bench, Tell
+from partitiond.profiler.checkpoint import Checkpoint, Saved, fingerprint, note_of
+from partitiond.profiler.confirm import Aim, Confirmation, aim_of
+from partitiond.profiler.launch import ProfileLaunch, plan_launch, step_tokens
+from partitiond.profiler.search import Prior
+from partitiond.profiler.sweep import Sweep, sweep_through
 
 START_DEADLINE_SECONDS: Final = 600.0
 STOP_GRACE_SECONDS: Final = 10.0
-
-
-@runtime_checkable
-class Discards(Protocol):
-    """An engine runner that keeps something of engines that are gone, and can let go of it."""
-
-    async def discard(self, handle: EngineHandle) -> None:
-        """Remove what is left on disk of an engine that was stopped."""
-        ...
 
 
 class Profiler:
     """Measures profiles. Implements `ports.ProfileRunner`.
 
     Args:
-        engines: starts and stops the engine.
+        engines: starts and stops the engines.
         clock: time.
-        start_deadline_seconds: for the engine to become ready.
-        stop_grace_seconds: between asking the engine to end and ending it.
+        start_deadline_seconds: for an engine to become ready.
+        stop_grace_seconds: between asking an engine to end and ending it.
         device_used_bytes: memory in use on a device now, by id; with it the footprint on a GPU
             is the rise of the device's used memory, without it the peak memory of the engine's
             processes is all that is known.
+        telemetry: what the device says during the windows; None leaves it out.
     """
 
     def __init__(
@@ -47,80 +54,147 @@ class Profiler:
         start_deadline_seconds: float = START_DEADLINE_SECONDS,
         stop_grace_seconds: float = STOP_GRACE_SECONDS,
         device_used_bytes: Callable[[str], int] | None = None,
+        telemetry: TelemetrySource | None = None,
     ) -> None:
         self._engines = engines
         self._clock = clock or SystemClock()
         self._start_deadline = start_deadline_seconds
         self._stop_grace = stop_grace_seconds
         self._device_used_bytes = device_used_bytes
+        self._telemetry = telemetry
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
-        """Start an engine, sweep, stop it.
+        """Sweep, confirm what was found, and keep nothing running.
 
-        Cancelling the task leaves no engine running. An engine that dies after some batches
-        were measured ends the sweep: the profile says so and reaches as far as it got. After a
-        whole sweep nothing of the engine is left on disk; after another its run folder is, with
-        the log.
+        Cancelling the task leaves no engine running and the checkpoint in place. An engine that
+        dies during a trial is started again below that batch. What fails after the sweep costs
+        its own part of the profile and is named in its notes.
 
         Raises:
             InputError: the model does not fit in the memory budget.
+            SpecError: the engine cannot do what is asked on this device.
             EngineError: the engine did not start, or died before anything was measured.
         """
         began, started_at = self._clock.monotonic(), self._clock.utc_iso()
+        bench = self._bench(request)
         planned = plan_launch(request, f"profile-{secrets.token_hex(4)}")
-        used_before = self._used_bytes(request)
         progress(Progress("starting", f"starting an engine for {request.model.spec.name}"))
-        handle = await self._engines.start(planned.launch)
-        try:
-            report = await self._engines.wait_ready(
-                handle,
-                self._start_deadline,
-                lambda line: progress(Progress("starting", line)),
-            )
-            sweep = Sweep(
-                self._engines,
-                handle,
-                request,
-                planned=planned,
-                clock=self._clock,
-                progress=progress,
-            )
-            await sweep.run(lambda: self._used_bytes(request) - used_before)
-        finally:
-            await self._stop(handle)
-        profile = build_profile(
-            Measured(
-                request=request,
-                planned=planned,
-                report=report,
-                trials=tuple(sweep.trials),
-                done=sweep.done,
-                peak_bytes=sweep.peak_bytes,
-                notes=tuple(sweep.notes),
-                started_at=started_at,
-                duration_seconds=self._clock.monotonic() - began,
-            )
+        sweep = Sweep(bench, request, planned, prior=prior_of(request, planned), tell=progress)
+        run = _Run(request, planned)
+        await sweep_through(sweep, bench, planned, checkpoint_for=run.open, tell=progress)
+        assert sweep.report is not None  # trials were measured
+        measured = Measured(
+            request=request,
+            planned=planned,
+            report=sweep.report,
+            steps=tuple(sweep.steps),
+            done=sweep.done,
+            started_at=started_at,
+            duration_seconds=0.0,
+            notes=(*sweep.notes, *_host_notes(request)),
         )
-        if sweep.done is not None and isinstance(self._engines, Discards):
-            # Only the log of an engine that failed is worth its place on the disk.
-            await self._engines.discard(handle)
+        measured = await _confirmed(
+            bench, measured, run, elapsed=sweep.elapsed_seconds, tell=progress
+        )
+        measured = dataclasses.replace(
+            measured,
+            duration_seconds=self._clock.monotonic() - began,
+            notes=(*measured.notes, *note_of(run.checkpoint)),
+        )
+        profile = build_profile(measured)
+        run.checkpoint.remove()
         return profile
 
-    def _used_bytes(self, request: ProfileRequest) -> int:
-        """Device memory in use; 0 where it is not told, or on a CPU (there PSS counts)."""
-        if self._device_used_bytes is None or request.device.kind is DeviceKind.CPU:
-            return 0
-        return self._device_used_bytes(request.device.id)
+    def _bench(self, request: ProfileRequest) -> Bench:
+        return Bench(
+            engines=self._engines,
+            clock=self._clock,
+            device=request.device,
+            telemetry=self._telemetry,
+            start_deadline_seconds=self._start_deadline,
+            stop_grace_seconds=self._stop_grace,
+            device_used_bytes=self._device_used_bytes,
+        )
 
-    async def _stop(self, handle: EngineHandle) -> None:
-        """Stop the engine even while this task is being cancelled, then pass that on."""
-        stopping = asyncio.ensure_future(self._engines.stop(handle, self._stop_grace))
-        cancelled = False
-        while not stopping.done():
-            try:
-                await asyncio.shield(stopping)
-            except asyncio.CancelledError:
-                cancelled = True
-        stopping.result()
-        if cancelled:
-            raise asyncio.CancelledError
+
+class _Run:
+    """What one run finds on the disk, once the engine said which version it is."""
+
+    def __init__(self, request: ProfileRequest, planned: ProfileLaunch) -> None:
+        self._request = request
+        self._planned = planned
+        self.checkpoint = Checkpoint(None, {})
+        self.saved: tuple[Saved, ...] = ()
+
+    def open(self, report: EngineReport) -> tuple[Checkpoint, tuple[Saved, ...]]:
+        """The checkpoint and what an earlier run left in it."""
+        header = fingerprint(self._request, self._planned, report.version)
+        self.checkpoint = Checkpoint(self._request.checkpoint, header)
+        self.saved = self.checkpoint.resume()
+        return self.checkpoint, self.saved
+
+
+async def _confirmed(
+    bench: Bench, measured: Measured, run: _Run, *, elapsed: float, tell: Tell
+) -> Measured:
+    """With what a second start says of the operating point, as far as it is asked for."""
+    request = measured.request
+    aim = _aim(measured)
+    asked = request.confirm_memory or request.confirm_capacity or request.paper_requests
+    if aim is None or not asked:
+        return measured
+    confirmation = Confirmation(
+        bench,
+        request,
+        measured.planned,
+        aim,
+        checkpoint=run.checkpoint,
+        before_seconds=elapsed,
+        tell=tell,
+    )
+    await confirmation.run(run.saved)
+    return dataclasses.replace(
+        measured,
+        notes=(*measured.notes, *confirmation.notes),
+        frontier_memory=confirmation.frontier_memory,
+        capacity_trials=tuple(confirmation.capacity_trials),
+        paper_mode=confirmation.paper_mode,
+    )
+
+
+def _aim(measured: Measured) -> Aim | None:
+    """The operating point that replicas will run at; None where no batch holds the SLO."""
+    found, spec = build_profile(measured), measured.request.model.spec
+    point = named_point(found, spec.operating_point, spec.slo)
+    if point is None or point.output_tokens_per_s <= 0:
+        return None
+    return aim_of(point, found.knee.best_output_tokens_per_s, found.knee.batch)
+
+
+def prior_of(request: ProfileRequest, planned: ProfileLaunch) -> Prior | None:
+    """What a roofline expects of this engine, for a search that wants to start well."""
+    spec = request.model.spec
+    try:
+        return (
+            prior_curve(
+                request.model.architecture,
+                spec.workload,
+                request.device,
+                size_of(request),
+                planned.max_batch,
+                dtype=spec.engine.dtype,
+                quantization=spec.engine.quantization,
+                kv_cache_dtype=spec.engine.kv_cache_dtype,
+                max_num_batched_tokens=step_tokens(spec.engine, planned.max_batch),
+            )
+            or None
+        )
+    except SpecError:
+        return None  # a search can do without
+
+
+def _host_notes(request: ProfileRequest) -> tuple[str, ...]:
+    """The kernel, where the device's driver is not the kernel itself."""
+    if request.device.kind is DeviceKind.CPU:
+        return ()
+    return (f"kernel {platform.release()}",)

@@ -1,31 +1,32 @@
-"""The trials of one profile against one engine that is up."""
+"""The trials of one profile: what the search asks for, on one engine that is up.
+
+An engine that ends during a trial is started again, with the batch that ended it as the new
+bound, and the sweep goes on. Finished trials of an earlier run are replayed into the search.
+"""
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from loadgen import LiveState, LoadAbortedError
-from loadgen import Workload as Load
 from partitiond.core.errors import EngineError, ExitedError
 from partitiond.core.hardware import DeviceKind
-from partitiond.ports import Clock, EngineHandle, EngineRunner, ProfileRequest, Progress
+from partitiond.ports import EngineReport, ProfileRequest, Progress
+from partitiond.profiler.bench import Bench, Running, Tell
+from partitiond.profiler.checkpoint import Checkpoint, Saved
 from partitiond.profiler.launch import ProfileLaunch
+from partitiond.profiler.load import load_of
 from partitiond.profiler.search import (
     Done,
     NextTrial,
+    Prior,
     Purpose,
     SearchLimits,
     Visit,
     propose,
     seconds_left,
 )
-from partitiond.profiler.trial import RUNNING, Trial, run_trial
-
-IDLE_DEADLINE_SECONDS: Final = 5.0
-"""Between trials the engine drops the requests of the last one; it takes up to half a second."""
-DEATH_NOTICE_SECONDS: Final = 5.0
-"""Requests fail a moment before the process is seen to be gone."""
+from partitiond.profiler.trial import Death, Trial, run_trial
 
 HALF_WIDTH_SHARE: Final = {DeviceKind.GPU: 0.02, DeviceKind.CPU: 0.05}
 """Wanted interval of a window: GPUs repeat well, hosts share their cores with other things."""
@@ -36,145 +37,166 @@ WARM_UP_SECONDS: Final = 1.0
 MIN_BATCHES: Final = 2
 """Batches a sweep that was cut short must have measured to be worth keeping."""
 
+MAX_RESTARTS: Final = 3
+"""How often an engine that ended in a trial is started again."""
+
+
+def warm_up(min_window_seconds: float) -> NextTrial:
+    """The trial nobody counts."""
+    seconds = min(WARM_UP_SECONDS, min_window_seconds)
+    return NextTrial(1, Purpose.UP, seconds, seconds, seconds)
+
 
 class Sweep:
-    """Makes trials until the search is done or the engine dies.
+    """Makes trials until the search is done or the engine does not come back.
 
     Attributes:
-        trials: those that count, in order.
+        steps: finished trials and deaths, in order.
         notes: what a reader of the profile should know.
         done: the search's last word; None where the sweep was cut short.
-        peak_bytes: peak memory of the engine so far.
+        report: what the engine said when it was ready.
     """
 
     def __init__(
         self,
-        engines: EngineRunner,
-        handle: EngineHandle,
+        bench: Bench,
         request: ProfileRequest,
-        *,
         planned: ProfileLaunch,
-        clock: Clock,
-        progress: Callable[[Progress], None],
+        *,
+        prior: Prior | None,
+        tell: Tell,
     ) -> None:
-        self._engines = engines
-        self._handle = handle
-        self._clock = clock
-        self._progress = progress
+        self._bench = bench
+        self._request = request
+        self._planned = planned
+        self._tell = tell
         self._half_width_share = HALF_WIDTH_SHARE[request.device.kind]
-        spec = request.model.spec
-        self._load = Load(
-            model=spec.name,
-            prompt_tokens=spec.workload.prompt_tokens,
-            output_tokens=spec.workload.output_tokens,
-            last_token_id=min(20_000, planned.architecture.vocab_size - 1),
-            seed=request.seed,
-        )
-        self._limits = SearchLimits(
-            max_batch=planned.max_batch,
-            time_limit_seconds=request.time_limit_seconds,
-            min_window_seconds=request.min_window_seconds,
-            max_window_seconds=request.max_window_seconds,
-        )
-        self.trials: list[Trial] = []
+        self._load = load_of(request, planned.architecture)
+        self._prior = prior
+        self._began = 0.0
+        self._restarts = 0
+        self.steps: list[Trial | Death] = []
         self.notes: list[str] = []
         self.done: Done | None = None
-        self.peak_bytes = 0
+        self.report: EngineReport | None = None
 
-    async def run(self, device_rise_bytes: Callable[[], int]) -> None:
-        """Warm up, then make trials until the search is done or the engine dies."""
-        began = self._clock.monotonic()
-        seconds = min(WARM_UP_SECONDS, self._limits.min_window_seconds)
-        warm_up = NextTrial(1, Purpose.UP, seconds, seconds, seconds)
-        proposal: NextTrial | Done = warm_up
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Those that count, in order."""
+        return tuple(step for step in self.steps if isinstance(step, Trial))
+
+    @property
+    def deaths(self) -> tuple[Death, ...]:
+        """Trials the engine did not survive."""
+        return tuple(step for step in self.steps if isinstance(step, Death))
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Measuring time so far, earlier runs included."""
+        return self._bench.clock.monotonic() - self._began
+
+    async def run(self, engine: Running, checkpoint: Checkpoint, saved: Sequence[Saved]) -> None:
+        """Trials on an engine that is up, until the search is done.
+
+        To be called again with another engine after an `ExitedError` that `survives`.
+
+        Raises:
+            ExitedError: the engine ended during a trial.
+        """
+        if not self.steps:
+            self._replay(saved)
+        self.report = self.report or engine.report
+        proposal = self._next()
+        if isinstance(proposal, NextTrial):
+            await self._trial(engine, warm_up(self._request.min_window_seconds))
         while isinstance(proposal, NextTrial):
-            try:
-                trial = await self._watched(proposal, began)
-            except (EngineError, LoadAbortedError) as error:
-                self._give_up(proposal, error)
-                return
-            # Both ask the kernel or a driver for a while; requests of others share this loop.
-            self.peak_bytes = max(
-                await asyncio.to_thread(device_rise_bytes),
-                await asyncio.to_thread(self._engines.peak_memory_bytes, self._handle),
-            )
-            if proposal is not warm_up:
-                self.trials.append(trial)
-            proposal = propose(self._visits(), self._limits, self._clock.monotonic() - began)
-            if isinstance(proposal, NextTrial):
-                await self._until_idle()
+            await self._bench.until_idle(engine)
+            self._keep(await self._step(engine, proposal, checkpoint), checkpoint)
+            proposal = self._next()
         self.done = proposal
 
-    def _visits(self) -> list[Visit]:
-        return [trial.visit for trial in self.trials]
+    def _next(self) -> NextTrial | Done:
+        return propose(self._visits(), self._limits(), self.elapsed_seconds)
 
-    async def _watched(self, proposal: NextTrial, began: float) -> Trial:
-        """A trial that ends at once when the engine's process does."""
-        trial = asyncio.ensure_future(
-            run_trial(
-                self._engines,
-                self._handle,
-                self._load,
-                proposal,
-                half_width_share=self._half_width_share,
-                progress=lambda state: self._tell(proposal, state, began),
-            )
-        )
-        exited = asyncio.ensure_future(self._engines.wait_exit(self._handle))
+    async def _step(self, engine: Running, proposal: NextTrial, checkpoint: Checkpoint) -> Trial:
+        began = self._bench.clock.monotonic()
         try:
-            await asyncio.wait({trial, exited}, return_when=asyncio.FIRST_COMPLETED)
-            if trial.done() and trial.exception() is not None:
-                await asyncio.wait({exited}, timeout=DEATH_NOTICE_SECONDS)
-            if exited.done():
-                raise self._exited_error(proposal, exited.result().diagnosis)
-            return trial.result()
-        finally:
-            await _cancelled(trial)
-            await _cancelled(exited)
+            return await self._trial(engine, proposal)
+        except ExitedError as error:
+            seconds = self._bench.clock.monotonic() - began
+            self._keep(Death(proposal, seconds, _first_line(error)), checkpoint)
+            raise
 
-    def _exited_error(self, proposal: NextTrial, diagnosis: str) -> ExitedError:
-        # The diagnosis ends with the lines of the log that matter, so they end the message.
-        said = f": {diagnosis}" if diagnosis else "."
-        return ExitedError(
-            f"the engine ended during the trial with {proposal.batch} in flight{said}",
-            hint=f"See its log, {self._handle.log_path}; a smaller max batch or more memory "
-            "may help.",
-            facts={
-                "batch": proposal.batch,
-                "log_path": self._handle.log_path,
-                "lines": [line.strip() for line in diagnosis.splitlines()[1:]],
-            },
-        )
+    def survives(self, error: EngineError | LoadAbortedError) -> bool:
+        """Whether a new engine should go on below the batch that ended the last one.
 
-    def _give_up(self, proposal: NextTrial, error: EngineError | LoadAbortedError) -> None:
-        """Keep what was measured, if that is anything to plan with; else raise."""
+        Else what was measured is kept where it is anything to plan with.
+
+        Raises:
+            EngineError: nothing worth keeping was measured.
+        """
+        reason = _first_line(error)
+        died = isinstance(error, ExitedError) and bool(self.deaths)
+        if died and self._restarts < MAX_RESTARTS and self._limits().max_batch > 0:
+            self._restarts += 1
+            self.notes.append(f"started again below the batch that ended the engine: {reason}")
+            return True
         if len({trial.batch for trial in self.trials}) < MIN_BATCHES:
             if isinstance(error, EngineError):
                 raise error
-            raise EngineError(
-                f"the trial with {proposal.batch} in flight failed: {error}",
-                hint=f"See the engine's log, {self._handle.log_path}.",
-            ) from error
-        reason = str(error).splitlines()[0]
-        self.notes.append(f"the sweep ended early at batch {proposal.batch}: {reason}")
+            raise EngineError(f"a trial failed: {error}", hint="See the engine's log.") from error
+        self.notes.append(f"the sweep ended early: {reason}")
+        return False
 
-    async def _until_idle(self) -> None:
-        """Wait until the engine has dropped the last trial's requests."""
-        deadline = self._clock.monotonic() + IDLE_DEADLINE_SECONDS
-        while self._clock.monotonic() < deadline:
-            with contextlib.suppress(EngineError):  # the next trial finds out what is wrong
-                metrics = (await self._engines.report(self._handle)).metrics
-                if metrics.get(RUNNING, 0.0) < 1:
-                    return
-            await asyncio.sleep(0.1)
+    def _replay(self, saved: Sequence[Saved]) -> None:
+        kept = [one for one in saved if isinstance(one.step, Trial | Death)]
+        self.steps += [one.step for one in kept if isinstance(one.step, Trial | Death)]
+        elapsed = max((one.elapsed_seconds for one in kept), default=0.0)
+        self._began = self._bench.clock.monotonic() - elapsed
+        if kept:
+            self.notes.append(f"resumed after an interruption, with {len(kept)} finished trials")
 
-    def _tell(self, proposal: NextTrial, state: LiveState, began: float) -> None:
-        elapsed = self._clock.monotonic() - began
-        left = seconds_left(self._visits(), self._limits, elapsed)
+    def _keep(self, step: Trial | Death, checkpoint: Checkpoint) -> None:
+        self.steps.append(step)
+        checkpoint.keep(step, self.elapsed_seconds)
+
+    def _limits(self) -> SearchLimits:
+        """The bounds of the search; a batch that ended the engine is out of them."""
+        below = min((death.proposal.batch - 1 for death in self.deaths), default=None)
+        largest = self._planned.max_batch
+        return SearchLimits(
+            max_batch=largest if below is None else min(largest, below),
+            time_limit_seconds=self._request.time_limit_seconds,
+            min_window_seconds=self._request.min_window_seconds,
+            max_window_seconds=self._request.max_window_seconds,
+            prior=self._prior,
+        )
+
+    def _visits(self) -> list[Visit]:
+        return [step.visit for step in self.steps]
+
+    async def _trial(self, engine: Running, proposal: NextTrial) -> Trial:
+        return await self._bench.while_alive(
+            engine,
+            f"the trial with {proposal.batch} in flight",
+            run_trial(
+                self._bench,
+                engine,
+                self._load,
+                proposal,
+                half_width_share=self._half_width_share,
+                slo=self._request.model.spec.slo,
+                progress=lambda state: self._show(proposal, state),
+            ),
+        )
+
+    def _show(self, proposal: NextTrial, state: LiveState) -> None:
+        elapsed = self.elapsed_seconds
+        left = seconds_left(self._visits(), self._limits(), elapsed)
         rate = ""
         if state.throughput is not None:
             rate = f", {state.throughput.output_tokens_per_s:.0f} tokens/s"
-        self._progress(
+        self._tell(
             Progress(
                 phase="measuring",
                 message=f"batch {proposal.batch} ({proposal.purpose}){rate}",
@@ -184,9 +206,31 @@ class Sweep:
         )
 
 
-async def _cancelled(task: "asyncio.Future[Any]") -> None:
-    """Cancel and wait for the end, whatever it is; results were taken before."""
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
+async def sweep_through(
+    sweep: Sweep,
+    bench: Bench,
+    planned: ProfileLaunch,
+    *,
+    checkpoint_for: Callable[[EngineReport], tuple[Checkpoint, tuple[Saved, ...]]],
+    tell: Tell,
+) -> None:
+    """Run a sweep on one engine, or a few more where trials end it.
+
+    Raises:
+        EngineError: the engine did not start, or died before anything was measured.
+    """
+    opened: tuple[Checkpoint, tuple[Saved, ...]] | None = None
+    while True:
+        try:
+            async with bench.running(planned.launch, tell) as engine:
+                if opened is None:
+                    opened = await asyncio.to_thread(checkpoint_for, engine.report)
+                await sweep.run(engine, *opened)
+        except (EngineError, LoadAbortedError) as error:
+            if sweep.survives(error):
+                continue
+        return
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,45 +1,33 @@
 """One trial: a batch held in flight against a live engine, and what was seen meanwhile."""
 
-import asyncio
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from loadgen import ClosedLoopResult, LiveState, Outcome, Samples, WindowRule, closed_loop
+from loadgen import (
+    ClosedLoopResult,
+    LiveState,
+    Outcome,
+    Record,
+    Samples,
+    WindowRule,
+    closed_loop,
+)
+from loadgen import Slo as LoadSlo
 from loadgen import Workload as Load
+from loadgen.statistics import is_good
 from partitiond.core.errors import EngineError
-from partitiond.ports import EngineHandle, EngineRunner
+from partitiond.core.profile import Telemetry
+from partitiond.core.spec import Slo
+from partitiond.profiler.bench import Bench, Running
+from partitiond.profiler.sampling import EngineSamples, Sampler, summarise_engine
 from partitiond.profiler.search import NextTrial, Visit
 
-SAMPLE_SECONDS: Final = 1.0
-"""Between scrapes of the engine's metrics. A scrape costs the engine some milliseconds of the
-core it computes on, so not more often; a window of 10 s still gives ten samples."""
-
-KV_FULL: Final = 0.98
-"""KV usage from which requests that wait do so for blocks."""
-
-RUNNING: Final = "vllm:num_requests_running"
-WAITING: Final = "vllm:num_requests_waiting"
-KV_USAGE: Final = "vllm:kv_cache_usage_perc"
-PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EngineSamples:
-    """The engine's own gauges, sampled inside the window.
-
-    Attributes:
-        running_mean: mean number of running requests; 0 without samples.
-        preemptions: requests preempted while the window was open.
-        starved: requests waited while the KV cache was full.
-    """
-
-    running_mean: float
-    preemptions: int
-    starved: bool
+REQUEST_SECONDS: Final = 3600.0
+"""Limit of one request: a slow device at a large batch takes minutes, a dead engine is seen by
+its process."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,9 +37,15 @@ class Trial:
     Attributes:
         proposal: what was asked for.
         seconds: whole wall time, ramp included.
-        samples: latencies inside the window.
+        samples: latencies inside the window, in the order they became known.
         instrument_cpu: share of one core the load generator used.
         mismatches: requests whose chunks and final usage disagree on the output length.
+        short: requests that ended well with fewer output tokens than were asked for.
+        prompt_tokens: of the requests whose first token came inside the window.
+        ended, good: requests that ended inside the window, and those of them within the SLO
+            (0 and 0 without one).
+        telemetry, telemetry_seconds: what the device said, and for how long it was asked.
+        peak_bytes: peak memory of the engine up to the trial's end.
     """
 
     proposal: NextTrial
@@ -64,6 +58,13 @@ class Trial:
     engine: EngineSamples
     instrument_cpu: float
     mismatches: int
+    short: int = 0
+    prompt_tokens: int = 0
+    ended: int = 0
+    good: int = 0
+    telemetry: Telemetry | None = None
+    telemetry_seconds: float = 0.0
+    peak_bytes: int = 0
 
     @property
     def batch(self) -> int:
@@ -76,91 +77,72 @@ class Trial:
         return self.engine.preemptions > 0 or self.engine.starved
 
     @property
+    def mean_e2el_seconds(self) -> float:
+        """Mean end-to-end latency; the window where no request ended in it."""
+        e2el = self.samples.e2el
+        return math.fsum(e2el) / len(e2el) if e2el else self.window_seconds
+
+    @property
     def visit(self) -> Visit:
         """What the search needs to know of it."""
-        e2el = self.samples.e2el
         return Visit(
             batch=self.batch,
             purpose=self.proposal.purpose,
             output_tokens_per_s=self.output_tokens_per_s,
             half_width=self.half_width,
             seconds=self.seconds,
-            e2el_seconds=math.fsum(e2el) / len(e2el) if e2el else self.window_seconds,
+            e2el_seconds=self.mean_e2el_seconds,
             kv_limited=self.kv_limited,
         )
 
 
-def summarise_engine(
-    scrapes: Sequence[Mapping[str, float]], at_end: Mapping[str, float] | None = None
-) -> EngineSamples:
-    """The engine's samples from scrapes inside the window, in order of time, and one at its end.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Death:
+    """A trial that the engine did not survive.
 
-    Gauges are averaged over those inside; counters count from the first to the one at the end.
+    Attributes:
+        seconds: from the trial's beginning.
+        reason: what ended the engine, one line.
     """
-    if not scrapes:
-        return EngineSamples(0.0, 0, starved=False)
-    running = math.fsum(s.get(RUNNING, 0.0) for s in scrapes) / len(scrapes)
-    starved = [s.get(KV_USAGE, 0.0) >= KV_FULL and s.get(WAITING, 0.0) >= 1 for s in scrapes]
-    preempted = _preemptions(at_end or scrapes[-1]) - _preemptions(scrapes[0])
-    return EngineSamples(running, round(preempted), starved=sum(starved) * 2 > len(scrapes))
 
+    proposal: NextTrial
+    seconds: float
+    reason: str
 
-def _preemptions(metrics: Mapping[str, float]) -> float:
-    return next((metrics[name] for name in PREEMPTIONS if name in metrics), 0.0)
-
-
-class _Sampler:
-    """Scrapes the engine's metrics from the window's opening until it is stopped."""
-
-    def __init__(self, engines: EngineRunner, handle: EngineHandle) -> None:
-        self._engines = engines
-        self._handle = handle
-        self._task: asyncio.Task[None] | None = None
-        self.scrapes: list[Mapping[str, float]] = []
-        self.at_end: Mapping[str, float] | None = None
-
-    def start(self) -> None:
-        """Begin; called when the window opens."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def count_at_end(self) -> None:
-        """One more scrape, for the counters alone: the requests of the window are gone."""
-        with contextlib.suppress(EngineError):
-            self.at_end = (await self._engines.report(self._handle)).metrics
-
-    async def _run(self) -> None:
-        while True:
-            # An engine too busy to answer a scrape is not a failed trial; one that is gone
-            # shows in its requests and in wait_exit.
-            with contextlib.suppress(EngineError):
-                self.scrapes.append((await self._engines.report(self._handle)).metrics)
-            await asyncio.sleep(SAMPLE_SECONDS)
+    @property
+    def visit(self) -> Visit:
+        """What the search needs to know of it: the engine does not hold this batch."""
+        return Visit(
+            batch=self.proposal.batch,
+            purpose=self.proposal.purpose,
+            output_tokens_per_s=0.0,
+            half_width=0.0,
+            seconds=self.seconds,
+            e2el_seconds=self.seconds,
+            died=True,
+        )
 
 
 async def run_trial(
-    engines: EngineRunner,
-    handle: EngineHandle,
+    bench: Bench,
+    engine: Running,
     load: Load,
     proposal: NextTrial,
     *,
     half_width_share: float,
+    slo: Slo | None = None,
     progress: Callable[[LiveState], None] | None = None,
 ) -> Trial:
     """Hold `proposal.batch` requests in flight and measure one window.
 
     Args:
-        engines: for the engine's metrics.
-        handle: the started engine.
+        bench: what runs the engine and listens to the device.
+        engine: the started engine.
         load: what to send.
         proposal: batch and bounds of the window.
-        half_width_share: the window closes once the interval is at most this share.
+        half_width_share: the window closes once the interval is at most this share, unless the
+            proposal says how narrow it must be.
+        slo: what good requests are counted against.
         progress: called a few times a second.
 
     Raises:
@@ -168,36 +150,89 @@ async def run_trial(
         EngineError: requests failed inside the window.
     """
     began = time.perf_counter()
-    sampler = _Sampler(engines, handle)
-    rule = WindowRule(
-        min_seconds=proposal.min_window_seconds,
-        max_seconds=proposal.max_window_seconds,
-        half_width_share=half_width_share,
-    )
+    sampler = Sampler(bench, engine)
     try:
         result = await closed_loop(
-            handle.socket_path,
+            engine.handle.socket_path,
             load,
             concurrency=proposal.batch,
-            window=rule,
+            window=WindowRule(
+                min_seconds=proposal.min_window_seconds,
+                max_seconds=proposal.max_window_seconds,
+                half_width_share=proposal.half_width_share or half_width_share,
+            ),
+            timeout_seconds=REQUEST_SECONDS,
             progress=progress,
             on_opened=sampler.start,
         )
     finally:
         await sampler.stop()
     _require_no_errors(result, proposal.batch)
-    await sampler.count_at_end()
+    trial = _trial_of(proposal, result, slo)
+    return dataclasses.replace(
+        trial,
+        engine=await sampler.samples(),
+        telemetry=sampler.telemetry,
+        telemetry_seconds=sampler.telemetry_seconds,
+        peak_bytes=await bench.peak_bytes(engine),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _trial_of(proposal: NextTrial, result: ClosedLoopResult, slo: Slo | None) -> Trial:
+    """What the load generator alone saw."""
+    ended, good = count_good(result, slo)
     return Trial(
         proposal=proposal,
         output_tokens_per_s=result.throughput.output_tokens_per_s,
         half_width=result.throughput.half_width,
         wide=result.wide,
         window_seconds=result.window_seconds,
-        seconds=time.perf_counter() - began,
+        seconds=result.ramp_seconds + result.window_seconds,
         samples=result.samples,
-        engine=summarise_engine(sampler.scrapes, sampler.at_end),
+        engine=summarise_engine(()),
         instrument_cpu=result.cpu_share,
         mismatches=result.mismatches,
+        short=count_short(result.records),
+        prompt_tokens=prompt_tokens(result),
+        ended=ended,
+        good=good,
+    )
+
+
+def count_good(result: ClosedLoopResult, slo: Slo | None) -> tuple[int, int]:
+    """Requests that ended inside the window, and those within the SLO; (0, 0) without one."""
+    if slo is None:
+        return 0, 0
+    bounds = LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
+    ended = [
+        record
+        for record in result.records
+        if record.end is not None
+        and result.opened <= record.end < result.closed
+        and record.outcome not in {Outcome.CANCELLED, Outcome.PENDING}
+    ]
+    return len(ended), sum(is_good(record, bounds) for record in ended)
+
+
+def count_short(records: Sequence[Record]) -> int:
+    """Answers that ended before their length: then X / E[O] is not their rate."""
+    return sum(
+        record.outcome is Outcome.OK and record.output_tokens < record.wanted_output_tokens
+        for record in records
+    )
+
+
+def prompt_tokens(result: ClosedLoopResult) -> int:
+    """Prompt tokens of the requests whose first token came inside the window."""
+
+    def counted(record: Record) -> int:
+        return record.prompt_tokens or record.wanted_prompt_tokens
+
+    return sum(
+        counted(record)
+        for record in result.records
+        if record.first_token is not None and result.opened <= record.first_token < result.closed
     )
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
+from partitiond.controller.job_watchers import JobWatchers
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores
@@ -27,6 +29,7 @@ from partitiond.ports import (
     ModelView,
     PlanPreview,
     ProfileOptions,
+    ProfileView,
     Progress,
     ReplicaView,
 )
@@ -47,6 +50,8 @@ class FakeService:
         self.broken: Exception | None = None
         self.change_before_update = False
         self.in_use = False
+        self.stale: tuple[str, ...] = ()
+        self.watchers = JobWatchers()
 
     def close(self) -> None:
         self.store.close()
@@ -101,9 +106,18 @@ class FakeService:
         return self.store.job(job_id)
 
     async def cancel_job(self, job_id: str) -> Job:
-        job = dataclasses.replace(self.store.job(job_id), state=JobState.CANCELLED)
+        return self.change_job(job_id, state=JobState.CANCELLED)
+
+    def change_job(self, job_id: str, **changes: Any) -> Job:
+        """Change a job, as the daemon would while it works, and wake its watchers."""
+        job = dataclasses.replace(self.store.job(job_id), **changes)
         self.store.put_job(job)
+        self.watchers.changed(job_id)
         return job
+
+    def watch_job(self, job_id: str) -> AsyncGenerator[Job, None]:
+        self.store.job(job_id)
+        return self.watchers.watch(job_id, lambda: self.store.job(job_id))
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         return self.store.profiles(model)
@@ -111,7 +125,16 @@ class FakeService:
     def profile_by_id(self, profile_id: str) -> Profile:
         return self.store.profile(profile_id)
 
-    def import_profile(self, profile: Profile) -> Profile:
+    def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
+        return [ProfileView(profile, self.stale) for profile in self.store.profiles(model)]
+
+    def profile_view(self, profile_id: str) -> ProfileView:
+        return ProfileView(self.store.profile(profile_id), self.stale)
+
+    def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
+        known = {kept.id: kept for kept in self.store.profiles()}
+        if profile.id in known and known[profile.id] != profile and not replace:
+            raise ConflictError(f"another profile with the id {profile.id} is kept already.")
         self.store.add_profile(profile)
         return profile
 

@@ -6,9 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
+from partitiond import serde
 from partitiond.api.app import create_app
 from partitiond.api.schemas import ApiOptions, suggested_name
 from partitiond.core.errors import SpecError
+from partitiond.core.workload import Workload
 from partitiond.ports import ProfileOptions
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
@@ -28,7 +30,8 @@ async def test_a_catalog_name_is_all_it_takes(http: httpx.AsyncClient) -> None:
     spec = answer.json()["spec"]
     assert spec["name"] == "opt-125m"
     assert spec["source"]["ref"] == "facebook/opt-125m"
-    assert spec["workload"] == {"prompt_tokens": 512, "output_tokens": 256}
+    load = spec["workload"]
+    assert (load["prompt_tokens"], load["output_tokens"], load["shape"]) == (512, 256, "fixed")
     assert (await http.get(answer.headers["location"])).json()["record"] == answer.json()
 
 
@@ -239,3 +242,98 @@ def test_names_follow_from_sources(ref: str, name: str) -> None:
 def test_no_name_follows_from_nothing() -> None:
     with pytest.raises(SpecError, match="no name"):
         suggested_name("///")
+
+
+async def test_lengths_variants_and_point_are_registered_and_sent_back(
+    http: httpx.AsyncClient,
+) -> None:
+    made = await register(
+        http,
+        workload={"prompt_tokens": 400, "prompt_variation": 1.1},
+        slo={"ttft_seconds": 1, "tpot_seconds": 0.1},
+        engine={"max_num_batched_tokens": 1024},
+        variants=[
+            {"name": "fp8", "engine": {"quantization": "fp8"}},
+            {"name": "awq", "model": "org/opt-125m-awq", "engine": {"dtype": "float16"}},
+        ],
+        operating_point="goodput",
+    )
+    assert made.status_code == 201, made.text
+    spec = made.json()["spec"]
+    assert spec["workload"]["shape"] == "lognormal"
+    fp8, awq = spec["variants"]
+    assert (fp8["engine"]["quantization"], fp8["engine"]["max_num_batched_tokens"]) == ("fp8", 1024)
+    assert awq["source"] == {"kind": "hub", "ref": "org/opt-125m-awq", "revision": None}
+    assert awq["engine"]["dtype"] == "float16"
+    again = await http.post("/models", json=spec)  # what was read can be sent back as it is
+    assert again.status_code == 200, again.text
+
+
+async def test_a_patch_changes_shape_variants_and_point(http: httpx.AsyncClient) -> None:
+    await register(http, variants=[{"name": "fp8", "engine": {"quantization": "fp8"}}])
+
+    async def patched(**changes: object) -> Any:
+        answer = await http.patch("/models/opt-125m", json=changes)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["spec"]
+
+    traced = await patched(workload={"pairs": [[10, 4], [30, 8]]})
+    assert (traced["workload"]["shape"], traced["workload"]["prompt_tokens"]) == ("trace", 20)
+    assert [v["name"] for v in traced["variants"]] == ["fp8"]
+    fixed = await patched(workload={"shape": "fixed"}, variants=None, operating_point="throughput")
+    assert fixed["workload"]["pairs"] == []
+    assert (fixed["variants"], fixed["operating_point"]) == ([], "throughput")
+    assert (await patched(workload=None))["workload"]["prompt_tokens"] == 512
+    assert (await patched(operating_point=None))["operating_point"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"workload": {"shape": "lognormal"}}, "variation"),
+        ({"workload": {"pairs": [[1, 0]]}}, "between 1"),
+        ({"workload": {"pairs": [[1, 2, 3]]}}, "pairs"),
+        ({"workload": {"shape": "square"}}, "shape"),
+        ({"workload": {"pairs": [[1, 2]] * 1025}}, "1024"),
+        ({"operating_point": "slo"}, "needs an SLO"),
+        ({"operating_point": "best"}, "operating_point"),
+        ({"engine": {"quantization": "int3"}}, "quantization"),
+        ({"engine": {"max_num_batched_tokens": 1}}, "16"),
+        ({"variants": [{"name": "FP8"}]}, "variant"),
+        ({"variants": [{"name": "a"}, {"name": "a"}]}, "differently"),
+        ({"variants": [{"name": "a", "engine": {"extra_args": ["--port"]}}]}, "--port"),
+        ({"variants": [{"name": "a", "model": "./x"}]}, "relative"),
+        ({"variants": [{"name": "a", "colour": "red"}]}, "colour"),
+    ],
+)
+async def test_what_is_wrong_with_lengths_variants_and_points_is_said(
+    http: httpx.AsyncClient, body: dict[str, Any], says: str
+) -> None:
+    answer = await http.post("/models", json=DUMMY | body)
+    assert answer.status_code == 422, answer.text
+    assert says in answer.json()["detail"] + answer.json()["hint"]
+
+
+async def test_a_profile_job_takes_its_options(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    await register(http)
+    body = {
+        "variant": "fp8",
+        "workload": {"pairs": [[10, 4]]},
+        "max_num_batched_tokens": 512,
+        "kv_cache_dtype": "fp8",
+        "structured_output": True,
+        "confirm": False,
+        "paper_requests": 100,
+    }
+    assert (await http.post("/models/opt-125m/profile", json=body)).status_code == 202
+    (asked,) = service.asked
+    assert asked.workload == Workload.of_trace([(10, 4)])
+    assert (asked.variant, asked.kv_cache_dtype, asked.confirm) == ("fp8", "fp8", False)
+    assert (asked.structured_output, asked.paper_requests) == (True, 100)
+    sent = serde.to_jsonable(asked)  # as the client sends it
+    assert (await http.post("/models/opt-125m/profile", json=sent)).status_code == 202
+    assert service.asked[1] == asked
+    wrong = {"workload": {"shape": "trace"}}
+    assert (await http.post("/models/opt-125m/profile", json=wrong)).status_code == 422

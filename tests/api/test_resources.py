@@ -55,6 +55,15 @@ async def test_profiles_go_out_and_in(http: httpx.AsyncClient) -> None:
     assert serde.from_json(Profile, got.content) == PROFILE
     assert len((await http.get("/profiles", params={"model": "opt-125m"})).json()) == 1
     assert (await http.get("/profiles", params={"model": "x"})).json() == []
+    (view,) = (await http.get("/profiles", params={"id": PROFILE.id})).json()
+    assert (view["profile"]["id"], view["stale"]) == (PROFILE.id, [])
+    assert (await http.get("/profiles", params={"id": "none"})).json() == []
+    other = serde.to_jsonable(PROFILE) | {"kv_cache_tokens": 1}
+    assert (await http.post("/profiles", json=other)).status_code == 409
+    replaced = await http.post("/profiles?replace=true", json=other)
+    assert (replaced.status_code, replaced.json()["kv_cache_tokens"]) == (201, 1)
+    older = await http.post("/profiles", json=other | {"schema_version": 1})
+    assert (older.status_code, older.json()["schema_version"]) == (200, 2)
     newer = serde.to_jsonable(PROFILE) | {"schema_version": 99}
     assert "schema 99" in (await http.post("/profiles", json=newer)).json()["detail"]
     unknown = serde.to_jsonable(PROFILE) | {"colour": "red"}

@@ -1,18 +1,19 @@
 """Profiling without a daemon: what is asked, and what an interruption leaves."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from partitiond.cli.local_profile import choose_device, profile_request
-from partitiond.core.spec import ModelSpec
-from partitiond.models.catalog import CATALOG, source_for
-from partitiond.ports import ProfileOptions, ResolvedModel
+from partitiond.cli.local_profile import choose_device, partition_cores
+from partitiond.core.errors import SpecError
+from partitiond.ports import ProfileOptions
 from partitiond.settings import load_settings
 
 
@@ -27,28 +28,87 @@ def test_cores_are_the_smallest_size_of_the_settings(
     device = choose_device(settings, ProfileOptions())
     if cores and cores > len(device.cores):
         pytest.skip("one core")
-    spec = ModelSpec("m", source_for("opt-125m", hub=True)[0])
-    model = ResolvedModel(
-        spec, Path("/m"), None, CATALOG["opt-125m"].architecture, dummy_weights=True
-    )
-    request = profile_request(model, device, ProfileOptions(cores=cores), settings)
-    assert len(request.cores) == (wanted or len(device.cores))
+    found = partition_cores(device, cores, settings)
+    assert len(found) == (wanted or len(device.cores))
 
 
-def test_an_interruption_is_one_line_and_leaves_no_run_folder(home: Path) -> None:
-    command = [sys.executable, "-m", "partitiond", "profile", "opt-125m", "--cores", "1"]
-    options = ["--weights", "dummy", "--engine-kind", "simulated"]
-    running = subprocess.Popen(
-        [*command, *options], env=dict(os.environ), stderr=subprocess.PIPE, text=True
+def test_more_cores_than_there_are_is_refused() -> None:
+    settings = load_settings(None, {}, {"gpu.enabled": "false"}).settings
+    device = choose_device(settings, ProfileOptions())
+    with pytest.raises(SpecError, match="cores are asked for"):
+        partition_cores(device, 4096, settings)
+
+
+QUICK = (
+    "--set", "profiling.min_window_seconds=0.3", "--set", "profiling.max_window_seconds=0.5",
+)  # fmt: skip
+MEASURE = (
+    "profile", "opt-125m", "--cores", "1", "--weights", "dummy", "--engine-kind", "simulated",
+    "--prompt-tokens", "16", "--output-tokens", "8", "--max-batch", "8",
+    "--no-confirm", "--time-limit", "5",
+)  # fmt: skip
+
+
+def started(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "partitiond", *QUICK, *MEASURE, *arguments],
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+def wait_until(running: "subprocess.Popen[str]", true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not list((home / "run").glob("*/process.json")) and time.monotonic() < deadline:
+    while not true() and time.monotonic() < deadline:
         assert running.poll() is None
-        time.sleep(0.1)
-    time.sleep(1)
+        time.sleep(0.05)
+
+
+def checkpoints(home: Path) -> list[Path]:
+    return list((home / "state" / "checkpoints").glob("*.jsonl"))
+
+
+def kept_trials(home: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") - 1 for path in checkpoints(home))
+
+
+def test_an_interruption_before_the_first_trial_is_one_line_and_leaves_nothing(home: Path) -> None:
+    running = started()
+    wait_until(running, lambda: bool(list((home / "run").glob("*/engine.sock"))))
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert said.splitlines()[-1] == "interrupted; nothing was kept"
+    assert said.splitlines()[-1].startswith("interrupted; ")
     assert "Traceback" not in said
     assert [path for path in (home / "run").iterdir() if path.is_dir()] == []
+
+
+def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
+    running = started()
+    wait_until(running, lambda: kept_trials(home) >= 1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert said.splitlines()[-1] == (
+        "interrupted; finished trials are kept: the same command goes on from there"
+    )
+    assert [path for path in (home / "run").iterdir() if path.is_dir()] == []
+
+
+def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path) -> None:
+    running = started()
+    wait_until(running, lambda: kept_trials(home) >= 2)
+    running.kill()
+    running.communicate(timeout=60)
+    kept = kept_trials(home)
+    again = started("--json")
+    out, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    notes = json.loads(out)["provenance"]["notes"]
+    assert f"resumed after an interruption, with {kept} finished trials" in notes
+    assert checkpoints(home) == []
+    fresh = started("--json", "--fresh")
+    out, said = fresh.communicate(timeout=120)
+    assert fresh.returncode == 0, said
+    assert not any("resumed" in note for note in json.loads(out)["provenance"]["notes"])

@@ -23,7 +23,7 @@ from partitiond.core.profile import (
 )
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
-from partitiond.ports import Event
+from partitiond.ports import Event, ProfileView
 
 
 def text_of(drawn: RenderableType, width: int = 80) -> str:
@@ -91,7 +91,7 @@ def test_without_a_knee_it_says_why_the_sweep_ended() -> None:
 
 
 def test_a_list_of_profiles_shows_where_throughput_still_grew() -> None:
-    drawn = text_of(profiles_table([profile(16), profile(None)]))
+    drawn = text_of(profiles_table([ProfileView(profile(16)), ProfileView(profile(None))]))
     assert ">32" in drawn
 
 
@@ -140,13 +140,14 @@ def test_an_id_is_never_broken_at_80_columns() -> None:
     long = "m" * 40 + "-cpu-x-2-cores1-64x32-20260101T000000Z"
     one = dataclasses.replace(profile(16), id=long, model="m" * 60, hardware="h" * 40)
     for width, id_line in ((80, f"  {long}"), (60, f"  {long}")):
-        drawn = text_of(profiles_table([one, profile(None)]), width)
+        drawn = text_of(profiles_table([ProfileView(one), ProfileView(profile(None))]), width)
         assert id_line in drawn.splitlines()
         assert "  p-1" in drawn.splitlines()
         assert all(len(line) <= width for line in drawn.splitlines() if line != id_line)
         assert "235" in drawn
     assert any(
-        long in line and "235" in line for line in text_of(profiles_table([one]), 300).splitlines()
+        long in line and "235" in line
+        for line in text_of(profiles_table([ProfileView(one)]), 300).splitlines()
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,6 +13,7 @@ import uvicorn
 
 from partitiond.api.app import create_app
 from partitiond.client import ControlClient
+from partitiond.client.client import event_data
 from partitiond.client.errors import from_problem
 from partitiond.core.errors import (
     ConflictError,
@@ -213,3 +215,51 @@ def test_a_number_that_is_not_finite_is_refused_before_it_is_sent(number: float)
         pytest.raises(InputError, match=r"demand\.req_per_s: (nan|inf) is not a finite number"),
     ):
         client.update("m", {"demand": {"req_per_s": number}})
+
+
+def test_a_job_is_watched_to_its_end(client: ControlClient) -> None:
+    client.register({"model": "opt-125m", "weights": "dummy"})
+    job = client.profile("opt-125m")
+    states = []
+    for seen in client.watch_job(job.id):
+        states.append(seen.state)
+        if seen.state is JobState.QUEUED:
+            client.cancel_job(job.id)
+    assert states == [JobState.QUEUED, JobState.CANCELLED]
+    assert [seen.state for seen in client.watch_job(job.id)] == [JobState.CANCELLED]
+
+
+def test_watching_what_is_not_there_is_refused(client: ControlClient) -> None:
+    with pytest.raises(NotFoundError):
+        next(iter(client.watch_job("none")))
+
+
+def test_a_watch_that_is_left_closes_its_stream(client: ControlClient, daemon: Running) -> None:
+    client.register({"model": "opt-125m", "weights": "dummy"})
+    job = client.profile("opt-125m")
+    watching = client.watch_job(job.id)
+    next(watching)
+    watching.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while daemon.service.watchers.count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert daemon.service.watchers.count == 0
+
+
+def test_event_data_skips_comments_and_joins_lines() -> None:
+    lines = [": hi", "", "id: 1", "event: x", "data: a", "data:b", "", "data: lost"]
+    assert list(event_data(iter(lines))) == [b"a\nb"]
+
+
+def test_profiles_are_seen_with_why_they_are_stale(client: ControlClient, daemon: Running) -> None:
+    client.import_profile(PROFILE)
+    daemon.service.stale = ("the driver was 1, now it is 2",)
+    (view,) = client.profile_views("opt-125m")
+    assert view == client.profile_view(PROFILE.id)
+    assert (view.profile, view.stale) == (PROFILE, daemon.service.stale)
+    with pytest.raises(NotFoundError):
+        client.profile_view("none")
+    other = dataclasses.replace(PROFILE, kv_cache_tokens=1)
+    with pytest.raises(ConflictError):
+        client.import_profile(other)
+    assert client.import_profile(other, replace=True) == other

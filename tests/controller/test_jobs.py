@@ -191,3 +191,42 @@ async def test_a_failed_job_keeps_the_log_lines_that_matter(desk: Desk) -> None:
     assert told[:2] == ["it exited. See its log.", "    RuntimeError: no such kernel"]
     assert len(told) <= 13
     assert all("\n" not in event.message for event in desk.store.events())
+
+
+async def test_an_interrupted_job_names_the_one_in_its_place_and_still_counts(desk: Desk) -> None:
+    lost = await desk.submit("a")
+    await desk.queue.close()
+    after = Desk(desk.store)
+    after.queue.recover()
+    (old,) = interrupted_jobs(desk.store.jobs())
+    new = after.queue.submit(old.kind, old.subject, old.params)
+    after.queue.replaced(old, new)
+    error = after.queue.job(lost.id).error
+    assert error.startswith("interrupted:")
+    assert new.id in error
+    assert "Ask for it again" not in error
+    await after.queue.close()
+    assert len(interrupted_jobs(desk.store.jobs())) == 1
+
+
+async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason(
+    desk: Desk,
+) -> None:
+    await desk.submit("a")
+    queued = desk.queue.submit("profile", "b", [], reason="not measured yet")
+    assert queued.reason
+    asked = desk.queue.submit("profile", "b", [])
+    assert (asked.id, asked.reason) == (queued.id, "")
+    desk.queue.withdraw(asked, "nothing needs it any more.")
+    ended = desk.queue.job(asked.id)
+    assert (ended.state, ended.error) == (
+        JobState.CANCELLED,
+        "withdrawn: nothing needs it any more.",
+    )
+
+
+async def test_a_job_cancelled_before_its_first_step_has_ended_too(desk: Desk) -> None:
+    job = desk.queue.submit("profile", "a", [])
+    assert job.state is JobState.RUNNING
+    assert (await desk.queue.cancel(job.id)).state is JobState.CANCELLED
+    assert not desk.queue.busy

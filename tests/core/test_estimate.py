@@ -1,17 +1,21 @@
 """An estimated profile looks like a measured one, and says that it is none."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
 
 from partitiond.core.estimate import (
+    batch_ladder,
     estimate_profile,
     hardware_of,
+    partition_bytes,
+    prior_curve,
     usable_memory_bytes,
     with_dtype,
 )
-from partitiond.core.hardware import HARDWARE, SharingMode
+from partitiond.core.hardware import HARDWARE, CpuFigures, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import LimitedBy, Profile, ProfileKind, operating_point
 from partitiond.core.spec import Slo
@@ -60,6 +64,7 @@ def test_points_are_powers_of_two_whose_figures_agree(name: str) -> None:
         assert 0 < point.tpot.mean < point.tpot.p95 < point.tpot.p99
         # Little's law of a closed loop: requests in flight = rate x time in the system.
         assert point.req_per_s * point.e2el.mean == pytest.approx(point.batch)
+        assert point.prompt_tokens_per_s == pytest.approx(512 * point.req_per_s)
 
 
 def test_every_point_fits_the_partition() -> None:
@@ -141,3 +146,63 @@ def test_usable_memory_leaves_headroom() -> None:
 def test_it_survives_json() -> None:
     profile = estimate()
     assert from_json(Profile, to_json(profile)) == profile
+
+
+def test_refined_points_are_close_together_and_end_at_what_fits() -> None:
+    profile = estimate(refined=True, memory_bytes=12 * GIB)
+    batches = [p.batch for p in profile.points]
+    assert set(batches) >= {1, 2, 4, 8, 16, 32}
+    assert all(b <= max(a + 1, 1.25 * a) for a, b in itertools.pairwise(batches))
+    one_more = estimate(max_batch=batches[-1] + 1, memory_bytes=12 * GIB, refined=True)
+    assert one_more.points[-1].batch == batches[-1]
+
+
+@pytest.mark.parametrize("largest", [0, 1, 2, 7, 100, 512])
+def test_a_ladder_ends_where_it_is_told(largest: int) -> None:
+    ladder = batch_ladder(largest)
+    assert list(ladder) == sorted(set(ladder))
+    assert (ladder[0], ladder[-1]) == (1, largest) if largest else ladder == ()
+
+
+def test_a_prior_is_the_estimate_without_memory() -> None:
+    architecture = CATALOG["opt-13b"].architecture
+    curve = prior_curve(architecture, Workload(512, 256), HARDWARE["l4-24gb"], WHOLE, 64)
+    assert [batch for batch, _ in curve] == list(batch_ladder(64))
+    rates = [rate for _, rate in curve]
+    assert rates == sorted(rates)
+    profile = estimate("opt-1.3b", dtype="auto")
+    known = dict(
+        prior_curve(CATALOG["opt-1.3b"].architecture, Workload(512, 256), HARDWARE["a100-40gb"],
+                    WHOLE, 64)
+    )  # fmt: skip
+    for point in profile.points[:7]:
+        assert known[point.batch] == pytest.approx(point.output_tokens_per_s)
+
+
+def test_measured_figures_replace_assumed_ones() -> None:
+    device = fake_cpu(cores=4, memory_bytes=16 * GIB)
+    slow = CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")
+    size = PartitionSize(SharingMode.CORES, 2)
+    assumed = estimate("smollm2-135m", hardware=device, size=size)
+    measured = estimate("smollm2-135m", hardware=device, size=size, figures=slow)
+    assert measured.points[3].output_tokens_per_s < assumed.points[3].output_tokens_per_s
+    assert any("measured on this host" in note for note in measured.provenance.notes)
+
+
+def test_a_slice_has_its_own_memory() -> None:
+    size = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
+    budget = partition_bytes(HARDWARE["a100-40gb"], size)
+    assert 4 * GIB < budget < 4864 * 2**20
+    profile = estimate("opt-125m", size=size)
+    assert profile.points
+    assert all(p.footprint_bytes <= budget for p in profile.points)
+
+
+def test_mixed_lengths_need_more_memory_and_time_than_their_means() -> None:
+    fixed = estimate(max_model_len=2048)
+    mixed = estimate(workload=Workload.lognormal(512, 256, 0.8, 0.8), max_model_len=2048)
+    for one, other in zip(fixed.points[3:], mixed.points[3:], strict=False):
+        assert other.kv_tokens > one.kv_tokens
+        assert other.output_tokens_per_s < one.output_tokens_per_s
+        assert other.ttft.p95 > one.ttft.p95
+        assert other.e2el.p95 > one.e2el.p95

@@ -1,5 +1,7 @@
 """Memory: the paper's Table 1 exactly, and the full footprint that plans rest on."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +111,48 @@ def test_graphs_follow_the_sequence_limit(seqs: int, graphs: int) -> None:
 def test_logits_of_all_sequences_are_counted() -> None:
     few, many = (activation_bytes(OPT, EngineLimits(seqs, 960)) for seqs in (1, 101))
     assert many - few == 100 * OPT.vocab_size * 4
+
+
+WINDOWED = dataclasses.replace(OPT, window_tokens=512, window_layers=10)
+
+
+def test_without_a_batch_every_layer_counts_in_full() -> None:
+    assert kv_cache_bytes(WINDOWED, 10_000, 16) == kv_cache_bytes(OPT, 10_000, 16)
+
+
+def test_windows_stop_growing_with_the_context() -> None:
+    def peak(prompt: int) -> int:
+        limits = EngineLimits(64, prompt + 256)
+        return footprint_at(WINDOWED, Workload(prompt, 256), limits, DeviceKind.GPU).kv_cache_bytes
+
+    def whole(prompt: int) -> int:
+        limits = EngineLimits(64, prompt + 256)
+        return footprint_at(OPT, Workload(prompt, 256), limits, DeviceKind.GPU).kv_cache_bytes
+
+    # Two of twelve layers see everything: they are what is left to grow.
+    growth = (peak(1600) - peak(1400)) / (whole(1600) - whole(1400))
+    assert growth == pytest.approx(2 / 12, rel=0.01)
+    assert peak(1600) < 0.6 * whole(1600)
+
+
+@given(st.integers(1, 512), st.integers(1, 1500), st.integers(1, 400))
+def test_windowed_layers_hold_at_least_their_windows(batch: int, prompt: int, output: int) -> None:
+    limits = EngineLimits(batch, prompt + output)
+    found = footprint_at(WINDOWED, Workload(prompt, output), limits, DeviceKind.GPU)
+    occupancy = prompt + output / 2
+    assert found.kv_cache_bytes >= batch * WINDOWED.kv_bytes(occupancy) * 0.99
+
+
+def test_layers_are_padded_to_whole_groups() -> None:
+    # 5 full and 7 windowed layers: groups of 5, so that the windowed ones take 10.
+    odd = dataclasses.replace(OPT, window_tokens=512, window_layers=7)
+    blocks = 1000
+    cost = kv_cache_bytes(odd, blocks * 16, 16, batch=1000)
+    assert cost == (5 + 10) * blocks * 16 * odd.kv_bytes_per_token_layer
+
+
+def test_state_is_kept_once_per_sequence() -> None:
+    stateful = dataclasses.replace(OPT, state_values_per_sequence=1000)
+    assert kv_cache_bytes(stateful, 160, 16, batch=8) == (
+        kv_cache_bytes(OPT, 160, 16) + 8 * stateful.state_bytes_per_sequence
+    )

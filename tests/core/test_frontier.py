@@ -13,6 +13,7 @@ from partitiond.core.frontier import (
     find_knee,
     frontier,
     last_doubling_growth,
+    still_grows,
 )
 from partitiond.core.profile import Latency, LimitedBy, OperatingPoint
 from partitiond.core.units import Bytes
@@ -157,6 +158,38 @@ def test_no_knee_while_throughput_still_grows(reason: LimitedBy) -> None:
     knee = find_knee(saturating([1, 2, 4, 8]), capped_by=reason)
     assert (knee.batch, knee.low, knee.high) == (None, None, None)
     assert (knee.limited_by, knee.largest_batch) == (reason, 8)
+
+
+def test_a_curve_that_rises_at_the_end_but_below_its_best_has_a_knee() -> None:
+    """Steps and dips: the last doubling gains, yet a smaller batch gave more than the largest."""
+    points = [point(8, 80), point(16, 100), point(26, 70), point(52, 85)]
+    assert last_doubling_growth(points) > 0.05
+    assert not still_grows(points)
+    knee = find_knee(points)
+    assert (knee.batch, knee.best_output_tokens_per_s) == (16, 100)
+
+
+@given(points_strategy, st.floats(0.01, 0.5))
+def test_what_still_grows_ends_near_its_best_and_above_everything_a_doubling_below(
+    points: list[OperatingPoint], tolerance: float
+) -> None:
+    if not still_grows(points, tolerance):
+        return
+    last = max(points, key=lambda p: p.batch)
+    assert last.output_tokens_per_s >= (1 - tolerance) * max(p.output_tokens_per_s for p in points)
+    assert all(
+        last.output_tokens_per_s > (1 + tolerance) * p.output_tokens_per_s
+        for p in points
+        if 2 * p.batch <= last.batch
+    )
+
+
+@given(st.floats(0.01, 1), st.floats(0.0001, 0.5), st.integers(1, 9))
+def test_on_a_rising_curve_growth_is_that_of_the_last_doubling(
+    base: float, slope: float, doublings: int
+) -> None:
+    points = saturating([2**i for i in range(doublings + 1)], base, slope)
+    assert still_grows(points) == (last_doubling_growth(points) > 0.05)
 
 
 def test_growth_that_the_kv_cache_ended_is_limited_by_memory() -> None:

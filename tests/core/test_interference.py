@@ -44,3 +44,27 @@ def test_a_level_promises_no_more_than_sigma(mode: SharingMode, busy: list[float
     if level is not None:
         assert level >= value * (1 - 1e-7)
         assert level in DEFAULT.levels_of(mode)
+
+
+@given(MODES, SHARES, st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=8, max_size=8))
+def test_the_largest_kappa_on_a_device_counts(
+    mode: SharingMode, busy: list[float], kappas: list[float | None]
+) -> None:
+    mine = kappas[: len(busy)]
+    default = DEFAULT.kappa(mode)
+    worst = max(default if k is None else k for k in mine)
+    together = sigma(mode, busy, kappas=mine)
+    assert together == pytest.approx(sigma(mode, busy, kappas=[worst] * len(busy)))
+    assert together >= sigma(mode, busy, kappas=[min(default if k is None else k for k in mine)])
+
+
+def test_a_measured_kappa_below_the_default_counts_as_measured() -> None:
+    assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, 0.0]) == 1.0
+    assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, None]) == pytest.approx(1.05)
+
+
+def test_levels_ascend_from_one() -> None:
+    for mode in SharingMode:
+        levels = DEFAULT.levels_of(mode)
+        assert levels[0] == 1.0
+        assert list(levels) == sorted(set(levels))

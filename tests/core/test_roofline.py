@@ -1,5 +1,7 @@
 """Step times follow from arithmetic and traffic."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +13,14 @@ from partitiond.core.roofline import (
     Step,
     cpu_hardware,
     decode_round,
+    fixed_seconds,
     flops_per_token,
     rates,
+    round_terms,
     step_bytes,
     step_flops,
     step_seconds,
+    weights_read_bytes,
 )
 from partitiond.core.units import GIB
 from partitiond.core.workload import Workload
@@ -37,18 +42,20 @@ def test_decoding_one_token_reads_the_weights_and_its_context() -> None:
 
 def test_prefill_adds_arithmetic_for_each_prompt_token() -> None:
     alone = Step(decode_sequences=0, decode_context=0, prefill_tokens=512, prefill_context=256)
-    assert step_flops(OPT, alone) == 512 * flops_per_token(OPT, 256)
+    # Prompt tokens but the last pass no output matrix.
+    without = flops_per_token(OPT, 256) - 2 * OPT.vocab_size * OPT.hidden_size
+    assert step_flops(OPT, alone) == 512 * without
 
 
 def test_one_sequence_is_bound_by_bandwidth_and_a_long_prompt_by_arithmetic() -> None:
     slow_memory = rates(HARDWARE["l4-24gb"], WHOLE)
     decode = Step(decode_sequences=1, decode_context=640)
     prefill = Step(decode_sequences=0, decode_context=0, prefill_tokens=2048, prefill_context=1024)
-    work = step_seconds(OPT, decode, slow_memory) - slow_memory.step_seconds
+    work = step_seconds(OPT, decode, slow_memory) - fixed_seconds(OPT, slow_memory)
     assert work == pytest.approx(
         step_bytes(OPT, decode) / slow_memory.bytes_per_s + slow_memory.sequence_seconds
     )
-    work = step_seconds(OPT, prefill, slow_memory) - slow_memory.step_seconds
+    work = step_seconds(OPT, prefill, slow_memory) - fixed_seconds(OPT, slow_memory)
     assert work == pytest.approx(step_flops(OPT, prefill) / slow_memory.flops_per_s)
 
 
@@ -86,7 +93,6 @@ def test_cpu_cores_add_up_to_what_the_host_has() -> None:
 @pytest.mark.parametrize(
     "size",
     [
-        PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb"),
         PartitionSize(SharingMode.MPS, 1, 0),
         PartitionSize(SharingMode.CORES, 2),
     ],
@@ -94,3 +100,96 @@ def test_cpu_cores_add_up_to_what_the_host_has() -> None:
 def test_a_partition_without_an_estimate_is_refused_by_name(size: PartitionSize) -> None:
     with pytest.raises(SpecError, match=size.key):
         rates(A100, size)
+
+
+def test_a_mig_slice_has_its_sms_and_its_memory_slices() -> None:
+    whole, one = (
+        rates(A100, size) for size in (WHOLE, PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb"))
+    )
+    assert one.flops_per_s == pytest.approx(whole.flops_per_s * 14 / 108)
+    assert one.bytes_per_s == pytest.approx(whole.bytes_per_s / 8)
+
+
+def test_a_slice_the_gpu_does_not_offer_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"2g\.20gb"):
+        rates(A100, PartitionSize(SharingMode.MIG, 1, 100, "2g.20gb"))
+
+
+def test_fp8_weights_compute_faster_only_where_the_hardware_has_fp8() -> None:
+    h100 = HARDWARE["h100-80gb"]
+    assert rates(h100, WHOLE, quantization="fp8").flops_per_s > rates(h100, WHOLE).flops_per_s
+    assert rates(A100, WHOLE, quantization="fp8") == rates(A100, WHOLE)
+    assert rates(A100, WHOLE, dtype="float32").flops_per_s < rates(A100, WHOLE).flops_per_s
+
+
+def test_a_mixture_reads_more_experts_the_more_tokens_a_step_has() -> None:
+    moe = dataclasses.replace(
+        OPT,
+        experts=64,
+        experts_per_token=8,
+        expert_parameters=OPT.parameters // 2,
+        active_parameters=OPT.parameters // 2 + OPT.parameters // 16,
+    )
+    read = [weights_read_bytes(moe, tokens) for tokens in (1, 2, 8, 64, 1000)]
+    assert read == sorted(read)
+    assert read[0] == pytest.approx(moe.weights_bytes * (1 / 2 + 1 / 16), rel=1e-3)
+    assert read[-1] == pytest.approx(moe.weights_bytes, rel=1e-3)
+    assert flops_per_token(moe, 0) == 2 * moe.active_parameters
+
+
+def test_a_window_bounds_what_a_long_context_costs() -> None:
+    windowed = dataclasses.replace(OPT, window_tokens=256, window_layers=OPT.layers)
+    far = Step(decode_sequences=1, decode_context=4096)
+    near = Step(decode_sequences=1, decode_context=256)
+    assert step_bytes(windowed, far) == step_bytes(windowed, near)
+    assert step_flops(windowed, far) == step_flops(windowed, near)
+    assert step_bytes(OPT, far) > step_bytes(OPT, near)
+
+
+@given(
+    st.integers(1, 512),
+    st.sampled_from([("bandwidth_bytes_per_s", 2.0), ("flops_16bit", 3.0)]),
+    st.sampled_from([WHOLE, PartitionSize(SharingMode.MPS, 1, 30)]),
+)
+def test_faster_hardware_is_never_slower(
+    batch: int, change: tuple[str, float], size: PartitionSize
+) -> None:
+    field, factor = change
+    faster = dataclasses.replace(A100, **{field: factor * getattr(A100, field)})
+    workload = Workload(512, 256)
+    slow, fast = (
+        decode_round(OPT, workload, batch, rates(h, size), 2048).seconds for h in (A100, faster)
+    )
+    assert fast <= slow
+
+
+@given(st.integers(1, 512), st.integers(1, 99))
+def test_more_sms_are_never_slower(batch: int, percent: int) -> None:
+    workload = Workload(512, 256)
+    few, more = (
+        decode_round(
+            OPT, workload, batch, rates(A100, PartitionSize(SharingMode.MPS, 1, p)), 2048
+        ).seconds
+        for p in (percent, percent + 1)
+    )
+    assert more <= few
+
+
+@given(st.integers(1, 512), st.booleans())
+def test_the_terms_of_a_round_add_up_to_it(batch: int, on_gpu: bool) -> None:
+    workload = Workload.lognormal(300, 100, 0.8, 1.0)
+    hardware = A100 if on_gpu else cpu_hardware("cpu-x-2c", 2, 8 * GIB)
+    size = WHOLE if on_gpu else PartitionSize(SharingMode.CORES, 2)
+    reached = rates(hardware, size)
+    terms = round_terms(OPT, workload, batch, reached, 2048)
+    work = terms.weights + terms.kv
+    work = max(work, terms.compute) if on_gpu else work + terms.compute
+    expected = decode_round(OPT, workload, batch, reached, 2048).seconds
+    assert work + terms.fixed + terms.sequences == pytest.approx(expected)
+
+
+def test_longer_prompts_at_the_same_mean_occupancy_cost_what_they_hold() -> None:
+    fixed, varied = Workload(512, 256), Workload.lognormal(512, 256, 1.0, 1.0)
+    reached = rates(A100, WHOLE)
+    one, other = (decode_round(OPT, w, 64, reached, 2048).seconds for w in (fixed, varied))
+    assert other > one  # a busy slot holds more, because long outputs stay longer

@@ -82,6 +82,25 @@ def test_dummy_weights_and_prefix_caching_follow_the_launch() -> None:
     assert "--no-enable-prefix-caching" not in plain
 
 
+def test_precision_is_said_only_where_it_is_asked_for() -> None:
+    plain = command(GPU, PYTHON, NEW)
+    assert "--quantization" not in plain
+    assert "--kv-cache-dtype" not in plain
+    asked = dataclasses.replace(GPU, quantization="fp8", kv_cache_dtype="fp8")
+    argv = command(asked, PYTHON, NEW)
+    assert flag(argv, "--quantization") == "fp8"
+    assert flag(argv, "--kv-cache-dtype") == "fp8"
+
+
+def test_what_an_engine_does_not_do_on_a_cpu_is_refused_before_it_starts() -> None:
+    half = dataclasses.replace(CPU, kv_cache_dtype="fp8")
+    assert flag(command(half, PYTHON, NEW), "--kv-cache-dtype") == "fp8"
+    with pytest.raises(SpecError, match="no fp8 KV cache on a CPU"):
+        command(half, PYTHON, OLD)
+    with pytest.raises(SpecError, match="on a GPU only"):
+        command(dataclasses.replace(CPU, quantization="fp8"), PYTHON, NEW)
+
+
 def test_extra_arguments_come_last_and_only_where_the_version_knows_them() -> None:
     launch = dataclasses.replace(CPU, extra_args=("--max-num-active-seqs", "8"))
     assert command(launch, PYTHON, NEW)[-2:] == ["--max-num-active-seqs", "8"]

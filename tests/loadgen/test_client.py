@@ -1,10 +1,13 @@
 """One request: what its record says of every way an answer can go."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loadgen import Client, Outcome, Record, Workload
 from loadgen.workload import RequestFactory
@@ -149,3 +152,104 @@ async def test_url_targets_and_the_bearer_key(server: Any) -> None:
     assert record.outcome is Outcome.OK
     assert b"POST /v1/completions HTTP/1.1\r\n" in server.headers[0]
     assert b"Authorization: Bearer secret\r\n" in server.headers[0]
+
+
+async def test_a_chat_answer_counts_output_and_not_the_opening_role() -> None:
+    from loadgen.sse import StreamReader
+
+    events = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+        {"choices": [{"index": 0, "delta": {"reasoning_content": "so"}}]},
+        {"choices": [{"index": 0, "delta": {"content": " yes"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    ]
+    record = Record(0)
+    reader = StreamReader(record, None)
+    for event in events:
+        reader.feed(f"data: {json.dumps(event)}\n\n".encode(), 1.0)
+    assert record.output_tokens == 2
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+async def test_the_quick_way_counts_as_the_thorough_one(separators: tuple[str, str]) -> None:
+    from loadgen.sse import StreamReader
+
+    tricky = 'he said "completion_tokens":99 and "choices":[{ twice'
+    events: list[dict[str, object]] = [
+        {"choices": [{"text": tricky}], "usage": {"completion_tokens": 1, "prompt_tokens": 3}},
+        {"choices": [{"text": "b"}], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}},
+    ]
+    record = Record(0)
+    reader = StreamReader(record, None)
+    data = "".join(f"data: {json.dumps(e, separators=separators)}\n\n" for e in events)
+    reader.feed(f": ping\n\n{data}data: [DONE]\n\n".encode(), 1.0)
+    assert (record.output_tokens, record.usage_tokens, record.prompt_tokens) == (4, 5, 3)
+    assert list(record.chunk_tokens) == [1, 3]
+    assert reader.done
+
+
+async def test_a_page_that_is_no_stream_is_an_error(tmp_path: Path) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello"
+        )
+        await writer.drain()
+        writer.close()
+
+    path = str(tmp_path / "web.sock")
+    listening = await asyncio.start_unix_server(greet, path)
+    async with Client(path) as client:
+        record = await client.send(b"{}", Record(0))
+    listening.close()
+    assert (record.outcome, record.error) == (
+        Outcome.ERROR, "the answer is no event stream: hello",
+    )  # fmt: skip
+
+
+texts = st.text(alphabet='ab"\\\\[{:,}\n\r\u00e9 choicesompletin_tk', max_size=30)
+
+
+@given(
+    st.lists(st.tuples(texts, st.integers(0, 3), st.booleans()), max_size=12),
+    st.lists(st.integers(0, 4000), max_size=6),
+)
+def test_chunks_taken_whole_count_as_chunks_cut_anywhere(
+    steps: list[tuple[str, int, bool]], cuts: list[int]
+) -> None:
+    from loadgen.http1 import AnswerReader
+    from loadgen.sse import StreamReader
+
+    total, chunks = 0, []
+    for text, tokens, spaced in steps:
+        total += tokens
+        body = {"choices": [{"text": text}], "usage": {"completion_tokens": total}}
+        separators = (", ", ": ") if spaced else (",", ":")
+        event = f"data: {json.dumps(body, separators=separators)}\n\n".encode()
+        chunks.append(b"%x\r\n%b\r\n" % (len(event), event))
+    quick, thorough = Record(0), Record(0)
+    whole, slow = StreamReader(quick, None), StreamReader(thorough, None)
+    for chunk in chunks:
+        if not whole.chunk(chunk, 1.0):
+            whole.feed(chunk[chunk.index(b"\r\n") + 2 : -2], 1.0)
+    data, answer = b"".join(chunks), AnswerReader()
+    answer.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    before = 0
+    for cut in [*sorted({min(c, len(data)) for c in cuts}), len(data)]:
+        for piece in answer.feed(data[before:cut]):
+            slow.feed(piece, 1.0)
+        before = cut
+    assert quick.output_tokens == thorough.output_tokens == total
+    assert list(quick.chunk_tokens) == list(thorough.chunk_tokens)
+
+
+def test_two_events_in_one_chunk_are_left_to_the_thorough_reader() -> None:
+    from loadgen.sse import StreamReader
+
+    one = b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":1}}\n\n'
+    reader = StreamReader(Record(0), None)
+    assert not reader.chunk(b"%x\r\n%b\r\n" % (2 * len(one), one + one), 1.0)
+    assert not reader.chunk(b"%x\r\n%b\r\n" % (len(one) + 1, one), 1.0)
+    assert not reader.chunk(b"zz\r\n" + one + b"\r\n", 1.0)
+    assert reader.chunk(b"%x\r\n%b\r\n" % (len(one), one), 1.0)

@@ -18,8 +18,16 @@ from partitiond.models.dummy import (
     write_dummy_folder,
 )
 
+# One model of each vocabulary and set of special tokens.
+DIFFERENT = tuple(
+    {
+        (entry.config["vocab_size"], str(special_tokens(entry.config))): name
+        for name, entry in CATALOG.items()
+    }.values()
+)
 
-@pytest.mark.parametrize("name", CATALOG)
+
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_ids_are_exactly_those_below_the_vocabulary_size(name: str) -> None:
     config = CATALOG[name].config
     vocab = tokenizer_json(config)["model"]["vocab"]
@@ -79,10 +87,19 @@ def test_the_folder_holds_what_an_engine_reads(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_no_special_token_lies_outside_the_vocabulary(name: str) -> None:
     config = CATALOG[name].config
     vocab = tokenizer_json(config)["model"]["vocab"]
     named = {k: v for k, v in tokenizer_config(config).items() if k.endswith("_token")}
     assert {"eos_token", "pad_token", "unk_token"} <= set(named)
     assert set(named.values()) <= set(vocab)
+
+
+def test_a_multimodal_config_has_the_tokens_of_its_decoder(tmp_path: Path) -> None:
+    inner = {"model_type": "qwen2", "vocab_size": 500, "eos_token_id": 7}
+    write_dummy_folder({"model_type": "qwen2_5_vl", "text_config": inner}, tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert len(tokenizer["model"]["vocab"]) == 500
+    assert tokenizer["added_tokens"][0]["id"] == 7
+    assert "text_config" in json.loads((tmp_path / "config.json").read_text())

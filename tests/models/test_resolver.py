@@ -43,13 +43,25 @@ def test_it_is_a_model_resolver(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", ["opt-125m", "gemma-3-270m", "deepseek-v2-lite", "lfm2-350m"])
 async def test_dummy_weights_of_any_catalog_model_need_no_hub(name: str, tmp_path: Path) -> None:
     resolved = await resolver(tmp_path).resolve(spec(name))
     assert resolved.dummy_weights
     assert resolved.architecture == CATALOG[name].architecture
     assert json.loads((resolved.folder / "config.json").read_text()) == CATALOG[name].config
     assert (resolved.folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("text", ["qwen2.5-0.5b-int4-awq", "Qwen/Qwen2.5-0.5B-Instruct-AWQ"])
+async def test_a_quantised_form_is_known_without_the_hub(text: str, tmp_path: Path) -> None:
+    plain = CATALOG["qwen2.5-0.5b"].architecture
+    architecture = await resolver(tmp_path).architecture(spec(text))
+    assert architecture.parameters == plain.parameters
+    assert architecture.weights_bytes < plain.weights_bytes / 2 + 10**8
+    resolved = await resolver(tmp_path).resolve(spec(text))
+    config = json.loads((resolved.folder / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "awq"
 
 
 async def test_a_dummy_folder_is_made_once(tmp_path: Path) -> None:

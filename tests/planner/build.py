@@ -65,6 +65,7 @@ def point(
     mode: SharingMode | None = None,
     host_gib: float = 0,
     latency: float = 0.01,
+    kappa: float | None = None,
 ) -> Candidate:
     """A candidate; MPS where `sm` is given, memory share otherwise."""
     mode = mode or (SharingMode.MPS if sm else SharingMode.MEMORY)
@@ -84,6 +85,7 @@ def point(
         tpot_p95_seconds=latency,
         host_memory_bytes=Bytes(int(host_gib * GIB)),
         busy=busy,
+        kappa=kappa,
     )
 
 
@@ -154,7 +156,8 @@ def _pattern(
         return None
     if device.cores and sum(c.size.cores for _, c in chosen) > len(device.cores):
         return None
-    slow = sigma(mode, (c.busy for _, c in chosen), interference)
+    kappas = [c.kappa for _, c in chosen]
+    slow = sigma(mode, (c.busy for _, c in chosen), interference, kappas)
     level = level_of(mode, slow, interference)
     if level is None:
         return None

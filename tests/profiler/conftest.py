@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,7 @@ class EngineTraits:
     dies_at_batch: int | None = None
     refuses_at_batch: int | None = None
     preempts_at_batch: int | None = None
+    preempts_below_kv_bytes: int = 0
     kv_bytes_per_request: int = 1_000_000
 
 
@@ -73,6 +75,7 @@ class SteppingEngine:
         self.waiting: list[Running] = []
         self.most_running = 0
         self.preemptions = 0
+        self.bodies: list[dict[str, Any]] = []
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._work = asyncio.Event()
@@ -106,6 +109,7 @@ class SteppingEngine:
                     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                     b"Transfer-Encoding: chunked\r\n\r\n"
                 )
+                self.bodies.append(body)
                 request = Running(body["max_tokens"], writer)
                 self.waiting.append(request)
                 self._work.set()
@@ -121,6 +125,10 @@ class SteppingEngine:
             running = list(self.waiting)
             self.most_running = max(self.most_running, len(running))
             if self.traits.preempts_at_batch and len(running) >= self.traits.preempts_at_batch:
+                self.preemptions += 1
+            if len(running) > 1 and self.launch.kv_cache_bytes < (
+                self.traits.preempts_below_kv_bytes
+            ):
                 self.preemptions += 1
             if self.traits.dies_at_batch and len(running) >= self.traits.dies_at_batch:
                 self.end(-9, "out of memory\n    std::bad_alloc")
@@ -162,6 +170,14 @@ class SteppingEngines:
     @property
     def running(self) -> int:
         return sum(not engine.exited.done() for engine in self.engines)
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [body for engine in self.engines for body in engine.bodies]
+
+    @property
+    def asked_lengths(self) -> set[int]:
+        return {body["max_tokens"] for body in self.bodies}
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         path = str(self.folder / f"{len(self.engines)}.sock")
@@ -258,10 +274,12 @@ def request_of() -> Callable[..., ProfileRequest]:
             cores=(1,),
             memory_bytes=8 * GIB,
             max_batch=4,
-            time_limit_seconds=20,
+            time_limit_seconds=4,
             min_window_seconds=0.1,
             max_window_seconds=0.2,
             seed=3,
+            confirm_memory=False,
+            confirm_capacity=False,
         )
         return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]
 

@@ -11,15 +11,17 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import (
     Footprint,
+    FrontierMemory,
     Latency,
     OperatingPoint,
     Profile,
     ProfileKind,
     Provenance,
 )
+from partitiond.core.spec import Slo
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
-from partitiond.profiler.plot import plot_profile
+from partitiond.profiler.plot import MOST_PROFILES, plot, plot_profile
 
 MEASURED = ((1, 55), (2, 99), (4, 170), (8, 250), (11, 258), (16, 262), (32, 259))
 
@@ -95,3 +97,28 @@ def test_other_suffixes_are_refused(tmp_path: Path) -> None:
 def test_a_profile_without_points_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no operating points"):
         plot_profile(dataclasses.replace(profile(), points=()), tmp_path / "p.png")
+
+
+def test_several_are_told_apart_by_what_they_do_not_share(tmp_path: Path) -> None:
+    other = dataclasses.replace(profile(), id="q", variant="fp8", model="smollm2-135m")
+    path = tmp_path / "p.svg"
+    plot([profile(), other], path, slo=Slo(1.0, 0.05))
+    text = path.read_text()
+    for words in ("fp8", "as it is", "SLO: 50 ms", "memory of the engine, GiB", "knee"):
+        assert words in text
+    assert text.count("smollm2-135m, cpu-test") == 1  # shared: in the title, once
+
+
+def test_frontier_memory_says_whether_it_was_confirmed(tmp_path: Path) -> None:
+    for confirmed in (True, False):
+        memory = FrontierMemory(8, Bytes(GIB), Bytes(3 * GIB), 250.0, 3.0, 0, confirmed)
+        path = tmp_path / f"{confirmed}.svg"
+        plot_profile(dataclasses.replace(profile(), frontier_memory=memory), path)
+        assert ("not confirmed" in path.read_text()) != confirmed
+
+
+def test_too_many_and_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="told apart"):
+        plot([profile()] * (MOST_PROFILES + 1), tmp_path / "p.png")
+    with pytest.raises(InputError, match="no profile"):
+        plot([], tmp_path / "p.png")

@@ -1,5 +1,6 @@
 """The profiler through the real runner, against the shipped simulated engine."""
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.profile import Profile
+from partitiond.engines.process import ProcessId, is_alive
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import ProfileRequest, Progress
 from partitiond.profiler.runner import Profiler
@@ -32,7 +34,7 @@ async def test_a_simulated_engine_is_profiled_and_gone_afterwards(
     runner = ProcessEngineRunner(tmp_path / "run", None)
     seen: list[Progress] = []
     profile: Profile = await Profiler(runner).run(simulated_request, seen.append)
-    assert {1, 2, 4} <= {p.batch for p in profile.points}
+    assert {1, 4} <= {p.batch for p in profile.points}
     assert profile.provenance.engine == "simulated"
     one, four = profile.point(1), profile.point(4)
     assert one is not None
@@ -48,18 +50,78 @@ async def test_a_simulated_engine_is_profiled_and_gone_afterwards(
     assert list((tmp_path / "run").glob("profile-*")) == []
 
 
+async def test_cancelling_ends_the_engines_process_at_once(
+    simulated_request: ProfileRequest, tmp_path: Path
+) -> None:
+    runner = ProcessEngineRunner(tmp_path / "run", None)
+    measuring = asyncio.Event()
+
+    def show(progress: Progress) -> None:
+        if progress.phase == "measuring":
+            measuring.set()
+
+    task = asyncio.create_task(Profiler(runner).run(simulated_request, show))
+    await measuring.wait()
+    (handle,) = await runner.find()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not is_alive(ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
+    assert list(await runner.find()) == []
+
+
+async def test_an_engine_that_crashes_at_a_batch_is_profiled_below_it(
+    simulated_request: ProfileRequest, tmp_path: Path
+) -> None:
+    crashing = with_args(simulated_request, "--crash-at-running", "4")
+    runner = ProcessEngineRunner(tmp_path / "run", None)
+    profile = await Profiler(runner).run(crashing, lambda _: None)
+    assert max(p.batch for p in profile.points) < 4
+    notes = " ".join(profile.provenance.notes)
+    assert "ended by signal 9" in notes
+    assert list(await runner.find()) == []
+
+
+async def test_an_interrupted_profile_goes_on_with_the_trials_it_has(
+    simulated_request: ProfileRequest, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoints" / "one.jsonl"
+    asked = dataclasses.replace(simulated_request, checkpoint=path, confirm_memory=True)
+    runner = ProcessEngineRunner(tmp_path / "run", None)
+    kept = asyncio.Event()
+
+    def show(_: Progress) -> None:
+        if path.exists() and path.read_bytes().count(b"\n") >= 3:
+            kept.set()
+
+    task = asyncio.create_task(Profiler(runner).run(asked, show))
+    await kept.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    trials = path.read_bytes().count(b"\n") - 1
+    profile = await Profiler(runner).run(asked, lambda _: None)
+    assert f"resumed after an interruption, with {trials} finished trials" in (
+        profile.provenance.notes
+    )
+    assert profile.frontier_memory is not None
+    assert not path.exists()
+
+
 async def test_a_failed_profile_keeps_its_log_and_its_error_quotes_it(
     simulated_request: ProfileRequest, tmp_path: Path
 ) -> None:
-    model = simulated_request.model
-    options = dataclasses.replace(
-        model.spec.engine, extra_args=("--fail-start", "ValueError: no such layer")
-    )
-    spec = dataclasses.replace(model.spec, engine=options)
-    failing = dataclasses.replace(simulated_request, model=dataclasses.replace(model, spec=spec))
+    failing = with_args(simulated_request, "--fail-start", "ValueError: no such layer")
     with pytest.raises(StartFailedError) as caught:
         await Profiler(ProcessEngineRunner(tmp_path / "run", None)).run(failing, lambda _: None)
     assert "no such layer" in caught.value.message.splitlines()[-1]
     assert "no such layer" in str(caught.value.facts["lines"])
     (folder,) = (tmp_path / "run").glob("profile-*")
     assert "no such layer" in (folder / "engine.log").read_text()
+
+
+def with_args(request: ProfileRequest, *args: str) -> ProfileRequest:
+    spec = request.model.spec
+    engine = dataclasses.replace(spec.engine, extra_args=args)
+    model = dataclasses.replace(request.model, spec=dataclasses.replace(spec, engine=engine))
+    return dataclasses.replace(request, model=model)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from partitiond.profiler.trial import KV_USAGE, PREEMPTIONS, RUNNING, WAITING, summarise_engine
+from partitiond.profiler.bench import RUNNING
+from partitiond.profiler.sampling import KV_USAGE, PREEMPTIONS, WAITING, summarise_engine
 
 
 def test_running_is_averaged_and_preemptions_are_counted_from_the_first_scrape() -> None:

@@ -34,6 +34,7 @@ def models(draw: st.DrawFn, *, rated: bool = True) -> tuple[ModelDemand, ...]:
                     busy=draw(st.sampled_from((0.0, 0.25, 0.5, 1.0))),
                     batch=batch,
                     latency=draw(st.sampled_from((0.01, 0.02))),
+                    kappa=draw(st.sampled_from((None, None, 0.0, 0.15))),
                 )
             )
         rate = float(draw(st.integers(2, 20))) + 0.01

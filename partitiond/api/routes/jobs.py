@@ -1,8 +1,11 @@
 """/jobs: long-running work, with progress."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
 
 from partitiond.api.replies import Service, problems, reply
+from partitiond.api.streams import OPENAPI, EventStream, job_events
 from partitiond.ports import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -29,6 +32,25 @@ async def list_jobs(service: Service) -> Response:
 async def get_job(job_id: str, service: Service) -> Response:
     """One job: its state, progress (a fraction where it can be known), result or error."""
     return reply(service.job(job_id))
+
+
+@router.get(
+    "/{job_id}/events",
+    operation_id="watchJob",
+    summary="Watch a job",
+    response_class=Response,
+    responses={**OPENAPI, **problems(404)},
+)
+async def watch_job(
+    job_id: str,
+    service: Service,
+    last_event_id: Annotated[
+        str | None,
+        Header(description="Sent by clients that come back; they get the job as it is now."),
+    ] = None,
+) -> Response:
+    """A job's progress and states as server-sent events, until it has ended."""
+    return EventStream(job_events(service.watch_job(job_id), last_event_id=last_event_id))
 
 
 @router.delete(

@@ -151,6 +151,6 @@ def _as_precondition(
     responses={202: {"description": "Queued.", "headers": _LOCATION}, **problems(404, 409, 503)},
 )
 async def profile_model(name: str, service: Service, body: ProfileBody | None = None) -> Response:
-    """Queue a profile job. `Location` is the job; poll it for progress."""
+    """Queue a profile job. `Location` is the job; watch its `/events`, or poll it."""
     job = await service.profile(name, (body or ProfileBody()).to_options())
     return reply(job, 202, {"Location": f"/jobs/{job.id}"})

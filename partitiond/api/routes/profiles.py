@@ -4,28 +4,46 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Query, Response
+from pydantic import BeforeValidator
 
 from partitiond.api.replies import Service, problems, reply
-from partitiond.core.errors import NotFoundError, ProfileError
-from partitiond.core.profile import SCHEMA_VERSION, Profile
+from partitiond.core.errors import NotFoundError
+from partitiond.core.profile import Profile
+from partitiond.ports import ProfileView
+from partitiond.profile_files import check_schema, in_present_schema
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
 
-ProfileJson = Annotated[Profile, Body(description="A profile as exported.")]
+ProfileJson = Annotated[
+    Profile,
+    BeforeValidator(check_schema),
+    Body(description="A profile as exported, of this schema or an older one."),
+]
 
 
 @router.get(
     "",
     operation_id="listProfiles",
     summary="List profiles",
-    response_model=list[Profile],
+    response_model=list[ProfileView],
 )
 async def list_profiles(
     service: Service,
     model: Annotated[str | None, Query(description="Only profiles of this model.")] = None,
+    profile_id: Annotated[str | None, Query(alias="id", description="Only this profile.")] = None,
 ) -> Response:
-    """Profiles, newest first, those of removed models included."""
-    return reply(list(service.profiles(model)))
+    """Profiles, newest first, those of removed models included, each with why it is stale.
+
+    `stale` is empty where a profile speaks for the model's revision, the engine's minor version
+    and the driver as they are now, or where these are not known.
+    """
+    if profile_id is None:
+        return reply(list(service.profile_views(model)))
+    try:
+        view = service.profile_view(profile_id)
+    except NotFoundError:
+        return reply([])
+    return reply([view] if model in (None, view.profile.model) else [])
 
 
 # An id may hold a slash (hardware and workload are part of it): hence ":path".
@@ -37,7 +55,7 @@ async def list_profiles(
     responses=problems(404),
 )
 async def get_profile(profile_id: str, service: Service) -> Response:
-    """One profile: operating points, knee, footprint and how it came to be."""
+    """One profile as it is exported: operating points, knee, footprint and how it came to be."""
     return reply(service.profile_by_id(profile_id))
 
 
@@ -49,20 +67,25 @@ async def get_profile(profile_id: str, service: Service) -> Response:
     response_model=Profile,
     responses={200: {"description": "Known already.", "model": Profile}, **problems(409)},
 )
-async def import_profile(profile: ProfileJson, service: Service) -> Response:
-    """Keep a profile that was made elsewhere, in the form in which profiles are exported."""
-    if profile.schema_version != SCHEMA_VERSION:
-        raise ProfileError(
-            f"the profile has schema {profile.schema_version}; this daemon reads {SCHEMA_VERSION}.",
-            hint="Export it again with this version of partitiond.",
-        )
+async def import_profile(
+    profile: ProfileJson,
+    service: Service,
+    replace: Annotated[
+        bool, Query(description="Replace another profile of the same id; else it is a conflict.")
+    ] = False,
+) -> Response:
+    """Keep a profile that was made elsewhere, in the form in which profiles are exported.
+
+    One of an older schema is kept in the present one.
+    """
+    profile = in_present_schema(profile)
     status = 200 if _is_known(service, profile) else 201
-    kept = service.import_profile(profile)
+    kept = service.import_profile(profile, replace=replace)
     return reply(kept, status, {"Location": f"/profiles/{quote(kept.id, safe='')}"})
 
 
 def _is_known(service: Service, profile: Profile) -> bool:
     try:
-        return service.profile_by_id(profile.id) == profile
+        return in_present_schema(service.profile_by_id(profile.id)) == profile
     except NotFoundError:
         return False

@@ -32,6 +32,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--load-seconds", type=float, default=0.0, help="time to come up")
     parser.add_argument("--crash-after-requests", type=int, help="die when so many were accepted")
+    parser.add_argument("--crash-at-running", type=int, help="die when so many run at once")
+    parser.add_argument("--quantization", help="taken, and without effect")
+    parser.add_argument("--kv-cache-dtype", default="auto", help="taken, and without effect")
     parser.add_argument("--crash-after-seconds", type=float, help="die so long after coming up")
     parser.add_argument("--fail-start", metavar="MESSAGE", help="print MESSAGE and exit with 1")
     return parser.parse_args(argv)
@@ -81,6 +84,7 @@ def main(argv: list[str]) -> int:
         max_model_len=arguments.max_model_len,
         kv_cache_tokens=arguments.kv_cache_tokens,
         crash_after_requests=arguments.crash_after_requests,
+        crash_at_running=arguments.crash_at_running,
     )
     print(f"INFO KV cache size: {arguments.kv_cache_tokens:,} tokens", flush=True)
     if arguments.crash_after_seconds is not None:

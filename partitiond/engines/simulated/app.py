@@ -35,7 +35,8 @@ class SimulatedEngine:
     """What the routes share.
 
     Attributes:
-        crash_after_requests: the process dies when it accepts this many generations.
+        crash_after_requests: the process dies when it accepts more generations than this.
+        crash_at_running: the process dies when so many generations are in flight.
     """
 
     loop: EngineLoop
@@ -43,12 +44,18 @@ class SimulatedEngine:
     max_model_len: int
     kv_cache_tokens: int
     crash_after_requests: int | None = None
+    crash_at_running: int | None = None
     accepted: int = 0
 
     def accept(self) -> None:
         """Count a generation, and crash when it is the one to crash on."""
         self.accepted += 1
-        if self.crash_after_requests is not None and self.accepted > self.crash_after_requests:
+        in_flight = self.loop.batch.running + self.loop.batch.waiting + 1
+        worn_out = self.crash_after_requests is not None and (
+            self.accepted > self.crash_after_requests
+        )
+        too_many = self.crash_at_running is not None and in_flight >= self.crash_at_running
+        if worn_out or too_many:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,0 +1,234 @@
+"""Command line: `python -m bench.gpu_check --budget 540 --out DIR`."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.gpu_check import fake_mps
+from bench.gpu_check.engine_python import with_folder
+from bench.gpu_check.lab import Lab, Tools
+from bench.gpu_check.ledger import Ledger, Subject, locked
+from bench.gpu_check.mps import MpsUnavailableError, control_command
+from bench.gpu_check.run import Budget, Check, write_report
+from bench.gpu_check.runner import CheckRunner
+from bench.gpu_check.scale import FAKE, FULL, Scale
+from bench.gpu_check.schedule import State, Trial
+from bench.gpu_check.steps import all_steps
+from partitiond.core.errors import EngineUnavailableError, InputError, PartitiondError
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.devices.fake_nvml import FakeGpu, FakeNvml, fake_h200
+from partitiond.devices.host import HostDevices
+from partitiond.devices.nvml import used_bytes
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.engines.capabilities import capabilities_of
+from partitiond.engines.environment import EngineEnvironment, read_environment
+
+OK, FAILED, USAGE, NO_GPU, INTERRUPTED = 0, 1, 2, 4, 130
+NO_GPU_TEXT = "There is no NVIDIA GPU on this machine, so nothing was measured."
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", allow_abbrev=False)
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds, everything included")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="results; kept")
+    parser.add_argument("--only", default="", help="steps, as 1,2; what they need runs, too")
+    parser.add_argument(
+        "--engine-python", type=Path, default=Path(sys.executable), help="interpreter with vLLM"
+    )
+    parser.add_argument(
+        "--engine-path", type=Path, help="folder made by pip install --target, seen first"
+    )
+    parser.add_argument("--cache", type=Path, help="compiled kernels, kept between runs")
+    parser.add_argument("--stream-interval", type=int, default=8, help="tokens per chunk")
+    parser.add_argument("--dcgm-url", help="metrics of a DCGM exporter")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-mps", action="store_true", help="never start an MPS daemon")
+    parser.add_argument("--require-gpu", action="store_true", help="exit with 4 without a GPU")
+    parser.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.only = frozenset(int(n) for n in arguments.only.split(",") if n.strip())
+    except ValueError:
+        parser.error(f"--only takes step numbers, as 1,2; got {arguments.only!r}")
+    known = {step.number for step in all_steps()}
+    if not arguments.only <= known:
+        parser.error(f"--only: there are the steps {min(known)} to {max(known)}")
+    if not arguments.budget > 0:
+        parser.error("--budget takes seconds above 0")
+    if arguments.stream_interval < 1:
+        parser.error("--stream-interval takes tokens, 1 or more")
+    return arguments
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def scale_of(arguments: argparse.Namespace) -> Scale:
+    return FAKE if arguments.fake else FULL
+
+
+def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
+    """The engine's environment. Raises EngineUnavailableError."""
+    python = arguments.engine_python
+    if arguments.engine_path is not None:
+        python = with_folder(python, arguments.engine_path, folder / "engine")
+    found = read_environment(python)
+    if found is None or found.variant != "cuda":
+        raise EngineUnavailableError(
+            f"{python} has no vLLM for NVIDIA GPUs.",
+            hint="Name one by --engine-python, or a folder by --engine-path; "
+            "see docs/how-to/check-a-gpu.md.",
+        )
+    capabilities_of(found.version)
+    return found
+
+
+def mps_of(arguments: argparse.Namespace, device: Device) -> tuple[str, ...] | str:
+    """How to start an MPS daemon, or why it is not to be."""
+    if arguments.no_mps:
+        return "it was not allowed (--no-mps)"
+    if arguments.fake:
+        return (sys.executable, str(Path(fake_mps.__file__)))
+    try:
+        return control_command(device)
+    except MpsUnavailableError as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def prepared(arguments: argparse.Namespace, device: Device, nvml: FakeNvml | None) -> Iterator[Lab]:
+    """A lab for the device. Raises PartitiondError."""
+    scale = scale_of(arguments)
+    with tempfile.TemporaryDirectory(prefix="pd-check-") as short:
+        if nvml is None:
+            environment = engine_of(arguments, Path(short))
+            engine = f"vllm {environment.version}"
+            args: tuple[str, ...] = ("--stream-interval", str(arguments.stream_interval))
+        else:
+            environment, engine, args = None, "simulated", ("--token-seconds", "0.004")
+        ledger = Ledger.load(arguments.out, Subject(device.hardware, engine, scale.name))
+        cache = arguments.cache or Path.home() / ".cache" / "partitiond" / "gpu-check"
+        runner = CheckRunner(
+            Path(short) / "run",
+            environment,
+            cache_dir=cache if nvml is None else Path(short) / "cache",
+            device_index=0,
+            on_memory=(lambda used: _show_used(nvml, used)) if nvml is not None else None,
+        )
+        tools = Tools(
+            runner=runner,
+            telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url),
+            used_bytes=lambda: used_bytes(device.id),
+            mps_command=mps_of(arguments, device),
+            engine_kind="vllm" if nvml is None else "simulated",
+            engine_args=args,
+        )
+        yield Lab(
+            device,
+            0,
+            scale=scale,
+            tools=tools,
+            ledger=ledger,
+            folder=arguments.out,
+            seed=arguments.seed,
+            say=lambda text: say(f"  {text}"),
+        )
+
+
+def _show_used(nvml: FakeNvml, used: int) -> None:
+    nvml.gpus[0].used_bytes = used
+
+
+async def cancelled_by_sigterm(check: Check) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await check.run()
+
+
+def measure(
+    arguments: argparse.Namespace, device: Device, nvml: FakeNvml | None, budget: Budget
+) -> int:
+    """Run the check on a device; the report is written however it ends."""
+    with prepared(arguments, device, nvml) as lab:
+        check = Check(lab, budget, arguments.only, say)
+        status = OK
+        try:
+            asyncio.run(cancelled_by_sigterm(check))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            status = INTERRUPTED
+            say("interrupted; what was done is kept")
+        path = write_report(
+            arguments.out,
+            lab.scale,
+            ledger=lab.ledger,
+            budget=budget,
+            tried=tuple(check.tried),
+            not_reached=check.not_reached,
+        )
+        print(f"{len(check.tried)} trials in {budget.used:.0f} s; see {path}")
+        broke = any(lab.ledger.entries[t].state is State.FAILED for t in check.failed)
+        return FAILED if status == OK and broke else status
+
+
+def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
+    """Say so, in the report, too."""
+    trials: list[Trial] = [t for step in all_steps() for t in step.trials(FULL)]
+    reasons = {trial.id: "there is no GPU" for trial in trials}
+    path = write_report(
+        arguments.out,
+        FULL,
+        ledger=None,
+        budget=budget,
+        not_reached=reasons,
+        headline=NO_GPU_TEXT,
+    )
+    print(f"{NO_GPU_TEXT} {len(trials)} trials were not reached; see {path}")
+    return NO_GPU if arguments.require_gpu else OK
+
+
+def simulated_gpu() -> FakeGpu:
+    """A profile that it ends up in must not pass for one of a real GPU."""
+    return dataclasses.replace(fake_h200(), name="NVIDIA H200 (simulated)")
+
+
+def checked(arguments: argparse.Namespace, budget: Budget) -> int:
+    """Find the GPU, then measure. Raises PartitiondError."""
+    try:
+        arguments.out = arguments.out.absolute()
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{arguments.out} cannot be made: {error.strerror}.", hint="Choose another --out."
+        ) from error
+    with locked(arguments.out), contextlib.ExitStack() as stack:
+        nvml = FakeNvml([simulated_gpu()]) if arguments.fake else None
+        if nvml is not None:
+            stack.enter_context(nvml.installed())
+        gpus = [d for d in HostDevices().discover() if d.kind is DeviceKind.GPU]
+        if not gpus:
+            return nothing_to_measure_on(arguments, budget)
+        return measure(arguments, gpus[0], nvml, budget)
+
+
+def main(argv: Sequence[str]) -> int:
+    began = time.monotonic()
+    arguments = parse(argv)
+    try:
+        return checked(arguments, Budget(arguments.budget, began))
+    except PartitiondError as error:
+        say(f"error: {error}")
+        return USAGE if isinstance(error, InputError) else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

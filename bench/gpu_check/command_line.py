@@ -1,0 +1,63 @@
+"""What the check changes in an engine's command: things that plans never do."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+PASSED_ON: Final = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
+"""Where the driver's libraries and the compiler lie on hosts whose loader does not know them."""
+
+
+def adapted(
+    command: Mapping[str, Any],
+    *,
+    device_index: int,
+    api_servers: int = 1,
+    explicit_kv: bool = True,
+    inherited: Mapping[str, str] | None = None,
+    cache_dir: str = "",
+) -> dict[str, Any]:
+    """A command with these changes.
+
+    Args:
+        command: argv and env, as the runner makes them.
+        device_index: written instead of the UUID: older vLLM (0.23 and before) reads a number.
+        api_servers: API server processes; more than one only `vllm serve` starts.
+        explicit_kv: keep the explicit KV bytes; without them vLLM measures and logs its terms.
+        inherited: environment to take `PASSED_ON` and PATH from.
+        cache_dir: kept between engines, for kernels that are compiled below the home folder
+            otherwise, which every engine has for itself; empty leaves that.
+    """
+    given = inherited or {}
+    argv = list(command["argv"])
+    if not explicit_kv:
+        argv = _without(argv, "--kv-cache-memory-bytes")
+    if api_servers > 1:
+        argv = [*_as_serve(argv), "--api-server-count", str(api_servers)]
+    env = dict(command["env"])
+    if env.get("CUDA_VISIBLE_DEVICES"):
+        env |= {"CUDA_VISIBLE_DEVICES": str(device_index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    env |= {name: given[name] for name in PASSED_ON if name in given}
+    if cache_dir:
+        env |= {
+            "FLASHINFER_WORKSPACE_BASE": f"{cache_dir}/flashinfer",
+            "CUDA_CACHE_PATH": f"{cache_dir}/cuda",
+        }
+    if "PATH" in given:
+        env["PATH"] = given["PATH"]
+    return {**command, "argv": argv, "env": env}
+
+
+def _without(argv: list[str], flag: str) -> list[str]:
+    """Without a flag and its value."""
+    if flag not in argv:
+        return argv
+    at = argv.index(flag)
+    return argv[:at] + argv[at + 2 :]
+
+
+def _as_serve(argv: list[str]) -> list[str]:
+    """`vllm serve MODEL ...` instead of the API server's module with `--model MODEL ...`."""
+    module = argv.index("-m") + 1
+    model = argv[argv.index("--model") + 1]
+    rest = _without(argv[module + 1 :], "--model")
+    return [*argv[:module], "vllm.entrypoints.cli.main", "serve", model, *rest]

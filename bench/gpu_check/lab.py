@@ -1,0 +1,337 @@
+"""The effects behind the steps: models, engines, load, telemetry, the profiler, MPS."""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.gpu_check import mps
+from bench.gpu_check.ledger import Ledger
+from bench.gpu_check.runner import UNCHANGED, Changes, CheckRunner
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.side_by_side import Stream, Together, load_together
+from partitiond import serde
+from partitiond.core.errors import EngineError
+from partitiond.core.hardware import Device, SharingMode, headroom_bytes
+from partitiond.core.profile import Profile, Sharing
+from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.workload import Workload
+from partitiond.engines.spawn import to_end
+from partitiond.models.resolver import Resolver
+from partitiond.ports import EngineHandle, EngineReport, ProfileRequest, Progress, ResolvedModel
+from partitiond.ports.telemetry import TelemetrySource
+from partitiond.profiler.launch import plan_launch
+from partitiond.profiler.runner import Profiler
+
+DTYPE: Final = "float16"
+"""The paper's."""
+SHARE: Final = 0.9
+"""Of the device's memory, divided among the replicas, as in the paper."""
+START_SECONDS: Final = 420.0
+STOP_SECONDS: Final = 5.0
+CORES_PER_LOADER: Final = 4
+"""Of so many cores one is kept for the load."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Want:
+    """An engine to start.
+
+    Attributes:
+        batch: largest batch; its KV cache is made for it.
+        share: of the device's memory.
+        env: further environment, as an MPS daemon's.
+        args: further engine flags.
+        changes: what plans never do.
+    """
+
+    model: str
+    batch: int
+    share: float = SHARE
+    env: tuple[tuple[str, str], ...] = ()
+    args: tuple[str, ...] = ()
+    changes: Changes = UNCHANGED
+    workload: Workload | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """An engine that is up."""
+
+    want: Want
+    handle: EngineHandle
+    report: EngineReport
+    start_seconds: float
+    vocab_size: int
+    workload: Workload
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tools:
+    """What the lab works with.
+
+    Attributes:
+        used_bytes: memory of the device that anyone uses now.
+        mps_command: the MPS control program, or why there is none.
+        engine_args: flags of every engine.
+    """
+
+    runner: CheckRunner
+    telemetry: TelemetrySource
+    used_bytes: Callable[[], int]
+    mps_command: tuple[str, ...] | str
+    engine_kind: str
+    engine_args: tuple[str, ...] = ()
+
+
+class Lab:
+    """One GPU, and everything that is done with it.
+
+    Args:
+        device: the GPU; its cores are divided between engines and load.
+        device_index: its index for CUDA.
+        folder: where profiles, logs and models go.
+        say: progress, for people.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        device_index: int,
+        *,
+        scale: Scale,
+        tools: Tools,
+        ledger: Ledger,
+        folder: Path,
+        seed: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.device = device
+        self.device_index = device_index
+        self.scale = scale
+        self.tools = tools
+        self.ledger = ledger
+        self.folder = folder
+        self.seed = seed
+        self.say = say
+        self._resolver = Resolver(folder / "models", None, offline=True)
+        self._count = 0
+        spared = len(device.cores) // CORES_PER_LOADER
+        self.load_cores = device.cores[len(device.cores) - spared :] if spared else ()
+        self.engine_cores = device.cores[: len(device.cores) - spared]
+
+    # --- models and profiles ------------------------------------------------------------------
+
+    def spec(self, want: Want) -> ModelSpec:
+        """A catalog model with dummy weights: true speed, no download."""
+        return ModelSpec(
+            want.model,
+            ModelSource(SourceKind.CONFIG, want.model),
+            weights=Weights.DUMMY,
+            workload=want.workload or self.scale.workload,
+            engine=EngineOptions(DTYPE, extra_args=(*self.tools.engine_args, *want.args)),
+            engine_kind=self.tools.engine_kind,
+        )
+
+    async def resolved(self, want: Want) -> ResolvedModel:
+        """Config and tokenizer on disk."""
+        return await self._resolver.resolve(self.spec(want))
+
+    async def request(self, want: Want, cores: tuple[int, ...] = ()) -> ProfileRequest:
+        """What the profiler, or its launch planning, is asked."""
+        usable = min(
+            self.device.free_bytes - headroom_bytes(self.device.memory_bytes),
+            int(self.device.memory_bytes * want.share),
+        )
+        return ProfileRequest(
+            model=await self.resolved(want),
+            device=self.device,
+            cores=cores or self.engine_cores,
+            memory_bytes=usable,
+            max_batch=want.batch,
+            time_limit_seconds=self.scale.sweep_seconds,
+            seed=self.seed,
+            min_window_seconds=self.scale.min_window_seconds,
+            max_window_seconds=self.scale.max_window_seconds,
+            confirm_memory=False,
+            confirm_capacity=False,
+            paper_requests=self.scale.paper_requests,
+            checkpoint=self.folder / "profiles" / f"{want.model}.trials.json",
+            command="python -m bench.gpu_check --only 2,6",
+        )
+
+    async def profile(self, want: Want) -> Profile:
+        """Sweep, and keep the profile as profiles/MODEL.json."""
+        request = await self.request(want)
+        self.profile_path(want.model).parent.mkdir(parents=True, exist_ok=True)
+        profiler = Profiler(
+            self.tools.runner,
+            start_deadline_seconds=START_SECONDS,
+            stop_grace_seconds=STOP_SECONDS,
+            device_used_bytes=lambda _device: self.tools.used_bytes(),
+            telemetry=self.tools.telemetry,
+        )
+        profile = await profiler.run(request, self._tell)
+        self._write(profile)
+        return profile
+
+    def profile_path(self, model: str) -> Path:
+        return self.folder / "profiles" / f"{model}.json"
+
+    def measured(self, model: str) -> Profile:
+        """The profile of an earlier trial. Raises EngineError where the file is gone."""
+        try:
+            return serde.from_json(Profile, self.profile_path(model).read_bytes())
+        except OSError as error:
+            raise EngineError(
+                f"{self.profile_path(model)} is gone, which the checkpoint says was measured.",
+                hint="Put it back, or begin anew with another --out.",
+            ) from error
+
+    def best_batch(self, model: str) -> int:
+        """The batch with the highest throughput that the KV cache did not limit."""
+        points = [point for point in self.measured(model).points if not point.kv_limited]
+        return max(points, key=lambda point: point.output_tokens_per_s).batch
+
+    def keep_sharing(self, model: str, sharing: Sharing) -> None:
+        """Put what replication said into the model's profile, in place of its mode's last."""
+        profile = self.measured(model)
+        others = tuple(known for known in profile.sharing if known.mode != sharing.mode)
+        self._write(dataclasses.replace(profile, sharing=(*others, sharing)))
+
+    def measured_kappa(self, model: str, mode: SharingMode) -> float | None:
+        """The model's kappa in a mode, where replication was measured."""
+        known = self.measured(model).sharing
+        return next((sharing.kappa for sharing in known if sharing.mode == mode.value), None)
+
+    def _write(self, profile: Profile) -> None:
+        path = self.profile_path(profile.model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_text(serde.to_json(profile, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def _tell(self, progress: Progress) -> None:
+        self.say(f"{progress.phase}: {progress.message}")
+
+    # --- engines ------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def engines(self, wants: Sequence[Want]) -> AsyncIterator[list[Running]]:
+        """Start engines one after another, and stop them all at the end, however it comes.
+
+        Raises:
+            EngineError: one did not start; its log is kept in logs/.
+        """
+        running: list[Running] = []
+        try:
+            for number, want in enumerate(wants):
+                self.say(f"starting engine {number + 1} of {len(wants)}: {want.model}")
+                running.append(await self._start(want, self.cores_of(number, len(wants))))
+            yield running
+        finally:
+            await to_end(self._stop_all(running))
+
+    async def _stop_all(self, running: Sequence[Running]) -> None:
+        """Stop, and learn what a start and a stop cost together."""
+        began = time.monotonic()
+        await self._stop([engine.handle for engine in running])
+        for engine in running:
+            stop_seconds = (time.monotonic() - began) / len(running)
+            self.ledger.starts.append(engine.start_seconds + stop_seconds)
+
+    def cores_of(self, number: int, count: int) -> tuple[int, ...]:
+        """Cores of one of `count` engines: an even share, or all of them where there are fewer."""
+        cores = self.engine_cores
+        each = len(cores) // count
+        return cores[number * each : (number + 1) * each] if each else cores
+
+    async def _start(self, want: Want, cores: tuple[int, ...]) -> Running:
+        self._count += 1
+        replica_id = f"check-{self._count}"
+        request = await self.request(want, cores)
+        planned = plan_launch(request, replica_id)
+        launch = dataclasses.replace(
+            planned.launch, extra_env=(*planned.launch.extra_env, *want.env)
+        )
+        self.tools.runner.change(replica_id, want.changes)
+        began = time.monotonic()
+        handle = await self.tools.runner.start(launch)
+        try:
+            report = await self.tools.runner.wait_ready(handle, START_SECONDS, self.say)
+        except BaseException:
+            self._keep_log(handle)
+            await to_end(self._stop([handle]))
+            raise
+        return Running(
+            want,
+            handle,
+            report,
+            time.monotonic() - began,
+            planned.architecture.vocab_size,
+            want.workload or self.scale.workload,
+        )
+
+    async def _stop(self, handles: Sequence[EngineHandle]) -> None:
+        for handle in reversed(handles):
+            await self.tools.runner.stop(handle, STOP_SECONDS)
+            await self.tools.runner.discard(handle)
+
+    def _keep_log(self, handle: EngineHandle) -> None:
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            text = Path(handle.log_path).read_text(errors="replace")
+            (logs / f"{handle.launch.replica_id}.log").write_text(text[-1_000_000:])
+
+    # --- load ---------------------------------------------------------------------------------
+
+    async def load(self, running: Sequence[Running], batches: Sequence[int]) -> Together:
+        """One common window on engines that are up."""
+        self.say(f"measuring {len(running)} engines with {', '.join(map(str, batches))} in flight")
+        streams = [
+            Stream(
+                engine.handle.socket_path,
+                self._load_of(engine, number),
+                batch,
+                self.load_cores,
+            )
+            for number, (engine, batch) in enumerate(zip(running, batches, strict=True))
+        ]
+        pids = tuple(engine.handle.pid for engine in running)
+        return await load_together(
+            streams,
+            self.scale.window_seconds,
+            lambda: self.tools.telemetry.open(self.device, pids),
+        )
+
+    def _load_of(self, engine: Running, number: int) -> dict[str, Any]:
+        return {
+            "model": engine.want.model,
+            "prompt_tokens": engine.workload.prompt_tokens,
+            "output_tokens": engine.workload.output_tokens,
+            "last_token_id": min(20_000, engine.vocab_size - 1),
+            "seed": self.seed + number,
+        }
+
+    @contextlib.asynccontextmanager
+    async def mps(self) -> AsyncIterator[mps.MpsDaemon]:
+        """An MPS daemon for this GPU. Raises MpsUnavailableError."""
+        if isinstance(self.tools.mps_command, str):
+            raise mps.MpsUnavailableError(self.tools.mps_command)
+        async with mps.mps(self.tools.mps_command, self.device_index) as daemon:
+            yield daemon
+
+    async def settled_bytes(self) -> int:
+        """Used memory once it stays the same: drivers give memory back a moment after an end."""
+        before = -1
+        for _ in range(20):
+            now = await asyncio.to_thread(self.tools.used_bytes)
+            if now == before:
+                break
+            before = now
+            await asyncio.sleep(0.1)
+        return before

@@ -1,0 +1,160 @@
+"""The checkpoint: one JSON file with every trial's result, replaced as a whole after each."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from bench.gpu_check.schedule import Standing, State
+from partitiond.core.errors import ConflictError, InputError
+
+SCHEMA: Final = 1
+CHECKPOINT: Final = "checkpoint.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+    """What the results are of. Results of different subjects never share a checkpoint.
+
+    Attributes:
+        hardware: catalog key of the GPU.
+        engine: "vllm 0.22.0", or "simulated".
+        scale: "full" or "fake".
+    """
+
+    hardware: str
+    engine: str
+    scale: str
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+    """One trial as it stands.
+
+    Attributes:
+        data: what was found; "rows" become a table of the report.
+        error: why it failed or is impossible.
+    """
+
+    state: State
+    seconds: float
+    attempts: int = 0
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    error: str = ""
+
+
+class Ledger:
+    """Results so far. Every change is on disk when the method returns."""
+
+    def __init__(self, path: Path, subject: Subject) -> None:
+        self._path = path
+        self.subject = subject
+        self.entries: dict[str, Entry] = {}
+        self.starts: list[float] = []
+        self.spent_seconds = 0.0
+
+    @classmethod
+    def load(cls, folder: Path, subject: Subject) -> "Ledger":
+        """Go on from a folder's checkpoint, or begin one.
+
+        Raises:
+            ConflictError: the folder holds results of something else.
+            InputError: the checkpoint cannot be read.
+        """
+        ledger = cls(folder / CHECKPOINT, subject)
+        if not ledger._path.exists():
+            return ledger
+        try:
+            held = json.loads(ledger._path.read_bytes())
+            if held["schema"] != SCHEMA:
+                raise ValueError(f"schema {held['schema']!r}")
+            before = Subject(**held["subject"])
+            ledger.starts = [float(seconds) for seconds in held["starts"]]
+            ledger.spent_seconds = float(held["spent_seconds"])
+            for name, entry in held["trials"].items():
+                ledger.entries[name] = Entry(**{**entry, "state": State(entry["state"])})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{ledger._path} is no checkpoint of this program ({error}).",
+                hint="Choose another --out, or move the file away.",
+            ) from error
+        if before != subject:
+            raise ConflictError(
+                f"{folder} holds results of {_text(before)}, not of {_text(subject)}.",
+                hint="Choose another --out: results of different things are not mixed.",
+                facts={"holds": dataclasses.asdict(before)},
+            )
+        return ledger
+
+    @property
+    def standings(self) -> dict[str, Standing]:
+        """For the schedule."""
+        return {
+            name: Standing(entry.state, entry.seconds, entry.attempts)
+            for name, entry in self.entries.items()
+        }
+
+    def data(self, trial: str) -> Mapping[str, Any]:
+        """What a trial found; empty where it is not done."""
+        entry = self.entries.get(trial)
+        return entry.data if entry is not None and entry.state is State.DONE else {}
+
+    def done(self, trial: str, seconds: float, data: dict[str, Any]) -> None:
+        """Keep a result."""
+        self._keep(trial, Entry(State.DONE, seconds, self._attempts(trial), data))
+
+    def impossible(self, trial: str, seconds: float, reason: str) -> None:
+        """It cannot be done here; that is a result."""
+        self._keep(trial, Entry(State.IMPOSSIBLE, seconds, self._attempts(trial), error=reason))
+
+    def failed(self, trial: str, seconds: float, error: str) -> None:
+        """It broke."""
+        self._keep(trial, Entry(State.FAILED, seconds, self._attempts(trial) + 1, error=error))
+
+    def cut(self, trial: str, seconds: float) -> None:
+        """The budget ended it."""
+        error = f"cut by the budget after {seconds:.0f} s"
+        self._keep(trial, Entry(State.CUT, seconds, self._attempts(trial), error=error))
+
+    def _attempts(self, trial: str) -> int:
+        entry = self.entries.get(trial)
+        return entry.attempts if entry is not None else 0
+
+    def _keep(self, trial: str, entry: Entry) -> None:
+        self.entries[trial] = entry
+        self.spent_seconds += entry.seconds
+        self.save()
+
+    def save(self) -> None:
+        """Replace the file; a reader, or a crash, finds the old one or the new one."""
+        content = {
+            "schema": SCHEMA,
+            "subject": dataclasses.asdict(self.subject),
+            "spent_seconds": round(self.spent_seconds, 1),
+            "starts": [round(seconds, 2) for seconds in self.starts],
+            "trials": {name: dataclasses.asdict(entry) for name, entry in self.entries.items()},
+        }
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self._path)  # noqa: PTH105 - same folder, atomic
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Two runs on one folder would measure each other. Raises ConflictError."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConflictError(
+                f"another gpu-check works on {folder}.", hint="Wait for it, or stop it."
+            ) from error
+        yield
+
+
+def _text(subject: Subject) -> str:
+    return f"{subject.hardware} with {subject.engine} ({subject.scale})"

@@ -1,0 +1,203 @@
+"""The report: what was found, beside the paper, and what was not reached. Markdown and HTML."""
+
+import base64
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.gpu_check import paper
+from bench.gpu_check.ledger import Entry, Ledger
+from bench.gpu_check.schedule import State, Trial
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the report.
+
+    Attributes:
+        rows: a table; columns in the order they first appear.
+        images: PNG files beside the report.
+    """
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = ()
+    images: tuple[Path, ...] = ()
+
+    @property
+    def tables(self) -> list[list[Mapping[str, Any]]]:
+        """Its rows by what their first column is about: trials of a step may differ in that."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            found.setdefault(next(iter(row)), []).append(row)
+        return list(found.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """What one run did, for the head of the report."""
+
+    began: str
+    budget_seconds: float
+    used_seconds: float
+    tried: tuple[str, ...]
+
+
+def sections(
+    ledger: Ledger | None,
+    steps: Sequence[tuple[int, str, Sequence[Trial]]],
+    not_reached: Mapping[str, str],
+    run: Run,
+    *,
+    images: Mapping[int, Sequence[Path]],
+    headline: str = "",
+) -> list[Section]:
+    """The report's parts, in order.
+
+    Args:
+        ledger: results; None where there is nothing to measure on.
+        steps: number, title and trials of each.
+        not_reached: reason by trial.
+        images: plots by step.
+        headline: said first, as that there is no GPU.
+    """
+    parts = [_head(ledger, run, headline), _overview(ledger, steps)]
+    if ledger is not None:
+        for number, title, trials in steps:
+            parts.append(_step(ledger, number, title, trials, tuple(images.get(number, ()))))
+    parts.append(_not_reached(not_reached))
+    return parts
+
+
+def _head(ledger: Ledger | None, run: Run, headline: str) -> Section:
+    said = [headline] if headline else []
+    if ledger is not None:
+        subject = ledger.subject
+        said.append(f"{subject.hardware}, {subject.engine}, scale {subject.scale}.")
+        if subject.scale == "fake":
+            said.append("Nothing here was measured: the GPU and its engines are simulated.")
+        said.append(f"{ledger.spent_seconds:.0f} s of trials in all runs together.")
+    tried = ", ".join(run.tried) or "none"
+    said.append(
+        f"Last run: {run.began}, {run.used_seconds:.0f} of {run.budget_seconds:g} s; "
+        f"trials: {tried}."
+    )
+    said.append(
+        "Words and figures are as in docs/reference/definitions.md: throughput is output tokens "
+        "received inside a window by its seconds; half widths are 95 % by batch means. Weights "
+        f"are dummy values of the true architecture. The paper: {paper.CITATION}."
+    )
+    return Section("GPU check", tuple(said))
+
+
+def _overview(ledger: Ledger | None, steps: Sequence[tuple[int, str, Sequence[Trial]]]) -> Section:
+    rows = []
+    for number, title, trials in steps:
+        states = [_state(ledger, trial.id) for trial in trials]
+        done = sum(state in {State.DONE, State.IMPOSSIBLE} for state in states)
+        rows.append({"step": number, "what": title, "trials done": f"{done} of {len(trials)}"})
+    return Section("Steps", rows=tuple(rows))
+
+
+def _state(ledger: Ledger | None, trial: str) -> State | None:
+    entry = ledger.entries.get(trial) if ledger is not None else None
+    return entry.state if entry is not None else None
+
+
+def _step(
+    ledger: Ledger, number: int, title: str, trials: Sequence[Trial], images: tuple[Path, ...]
+) -> Section:
+    rows: list[Mapping[str, Any]] = []
+    said: list[str] = []
+    for trial in trials:
+        entry = ledger.entries.get(trial.id)
+        if entry is None:
+            continue
+        rows += entry.data.get("rows", [])
+        said += entry.data.get("notes", [])
+        if entry.state is not State.DONE:
+            said.append(f"{trial.id}: {_trouble(entry)}")
+    beside = paper.STATEMENTS.get(number)
+    if beside and rows:
+        said.append(f"Paper: {beside}")
+    return Section(f"{number}. {title}", tuple(dict.fromkeys(said)), tuple(rows), images)
+
+
+def _trouble(entry: Entry) -> str:
+    return f"{entry.state}: {entry.error.splitlines()[0] if entry.error else 'no reason'}"
+
+
+def _not_reached(not_reached: Mapping[str, str]) -> Section:
+    rows = tuple({"trial": trial, "why": why} for trial, why in not_reached.items())
+    said = () if rows else ("Everything was reached.",)
+    return Section("Not reached", said, rows)
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns of a table, in the order they first appear; those without any value are left out."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if any(row.get(name) is not None for row in rows)]
+
+
+def cell(value: Any) -> str:
+    """A value for people."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:,.1f}"
+    return str(value)
+
+
+def markdown(parts: Sequence[Section], folder: Path) -> str:
+    """The report as Markdown; images are linked relative to `folder`."""
+    lines: list[str] = []
+    for depth, part in enumerate(parts):
+        lines += [f"{'#' if depth == 0 else '##'} {part.title}", ""]
+        for text in part.paragraphs:
+            lines += [text, ""]
+        for table in part.tables:
+            names = columns(table)
+            lines += [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+            for row in table:
+                cells = (cell(row.get(name)).replace("|", "\\|") for name in names)
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+        for image in part.images:
+            lines += [f"![{part.title}]({image.relative_to(folder).as_posix()})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_STYLE = (
+    "body{font:15px/1.5 sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "td,th{border:1px solid #ccc;padding:.25rem .6rem;text-align:left}img{max-width:100%}"
+)
+
+
+def page(parts: Sequence[Section]) -> str:
+    """The report as one HTML file, pictures included."""
+    body: list[str] = []
+    for depth, part in enumerate(parts):
+        level = 1 if depth == 0 else 2
+        body.append(f"<h{level}>{html.escape(part.title)}</h{level}>")
+        body += [f"<p>{html.escape(text)}</p>" for text in part.paragraphs]
+        for table in part.tables:
+            names = columns(table)
+            head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+            body.append(f"<table><tr>{head}</tr>")
+            for row in table:
+                cells = "".join(f"<td>{html.escape(cell(row.get(n)))}</td>" for n in names)
+                body.append(f"<tr>{cells}</tr>")
+            body.append("</table>")
+        for image in part.images:
+            data = base64.b64encode(image.read_bytes()).decode()
+            alt = html.escape(part.title)
+            body.append(f'<p><img alt="{alt}" src="data:image/png;base64,{data}"></p>')
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>GPU check</title>'
+        f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>\n"
+    )

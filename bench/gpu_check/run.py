@@ -1,0 +1,137 @@
+"""The loop: ask the schedule, make the trial, keep its result, until nothing fits any more."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.gpu_check import plots, report
+from bench.gpu_check.lab import Lab
+from bench.gpu_check.ledger import Ledger
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import Next, Stop, Trial, next_trial
+from bench.gpu_check.steps import Step, all_steps
+from partitiond.core.errors import PartitiondError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Budget:
+    """Seconds of one run, counted from `began` (monotonic)."""
+
+    seconds: float
+    began: float
+
+    @property
+    def used(self) -> float:
+        """So far."""
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        """Until the end."""
+        return self.seconds - self.used
+
+
+class Check:
+    """One run of the steps on a lab.
+
+    Attributes:
+        tried: trials of this run, in order.
+        failed: those that did not succeed.
+        not_reached: why, by trial, once the run is over.
+    """
+
+    def __init__(
+        self, lab: Lab, budget: Budget, only: frozenset[int], say: Callable[[str], None]
+    ) -> None:
+        self._lab = lab
+        self._budget = budget
+        self._only = only
+        self._say = say
+        self._steps = {step.number: step for step in all_steps()}
+        self.tried: list[str] = []
+        self.failed: set[str] = set()
+        self.not_reached: Mapping[str, str] = {}
+
+    async def run(self) -> None:
+        """Make trials until nothing fits. Cancelling leaves no engine running."""
+        try:
+            while isinstance(decision := self._decide(self._left), Next):
+                step = self._steps[decision.trial.step]
+                self._say(
+                    f"{decision.trial.id}: {step.title} (about {decision.expected_seconds:.0f} s, "
+                    f"{self._left:.0f} s left)"
+                )
+                await self._make(step, decision.trial)
+            self.not_reached = decision.not_reached
+        except asyncio.CancelledError:
+            # With no seconds left the schedule names everything that is open.
+            end = self._decide(0.0)
+            open_now = end.not_reached if isinstance(end, Stop) else {}
+            self.not_reached = dict.fromkeys(open_now, "the run was interrupted")
+            raise
+
+    @property
+    def _left(self) -> float:
+        return self._budget.left - self._lab.scale.reserve_seconds
+
+    def _decide(self, seconds_left: float) -> Next | Stop:
+        ledger, scale = self._lab.ledger, self._lab.scale
+        trials = [trial for step in self._steps.values() for trial in step.trials(scale)]
+        return next_trial(
+            trials,
+            ledger.standings,
+            scale.costs.learned(ledger.starts),
+            seconds_left,
+            only=self._only,
+            tried_now=frozenset(self.failed),
+        )
+
+    async def _make(self, step: Step, trial: Trial) -> None:
+        ledger, began = self._lab.ledger, time.monotonic()
+        self.tried.append(trial.id)
+        try:
+            async with asyncio.timeout(self._left):
+                outcome = await step.run(trial, self._lab)
+        except TimeoutError:
+            self.failed.add(trial.id)
+            ledger.cut(trial.id, time.monotonic() - began)
+            self._say(f"{trial.id}: cut by the budget")
+        except asyncio.CancelledError:
+            ledger.cut(trial.id, time.monotonic() - began)
+            raise
+        except (PartitiondError, OSError) as error:
+            self.failed.add(trial.id)
+            ledger.failed(trial.id, time.monotonic() - began, str(error))
+            self._say(f"{trial.id}: failed: {error}")
+        else:
+            seconds = time.monotonic() - began
+            if outcome.impossible:
+                ledger.impossible(trial.id, seconds, outcome.impossible)
+                self._say(f"{trial.id}: not possible here: {outcome.impossible}")
+            else:
+                ledger.done(trial.id, seconds, outcome.data)
+
+
+def write_report(
+    folder: Path,
+    scale: Scale,
+    *,
+    ledger: Ledger | None,
+    budget: Budget,
+    tried: tuple[str, ...] = (),
+    not_reached: Mapping[str, str],
+    headline: str = "",
+) -> Path:
+    """Write report.md and report.html; returns the first."""
+    steps = [(step.number, step.title, step.trials(scale)) for step in all_steps()]
+    images = plots.draw(ledger, folder) if ledger is not None else {}
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    run = report.Run(began, budget.seconds, budget.used, tried)
+    parts = report.sections(ledger, steps, not_reached, run, images=images, headline=headline)
+    path = folder / "report.md"
+    path.write_text(report.markdown(parts, folder), encoding="utf-8")
+    (folder / "report.html").write_text(report.page(parts), encoding="utf-8")
+    return path

@@ -1,0 +1,83 @@
+"""The engine runner, with the changes of `command_line` applied to its commands."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from bench.gpu_check.command_line import adapted
+from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.journal import RunFolder
+from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.ports import EngineExit, EngineHandle, EngineLaunch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changes:
+    """See `command_line.adapted`."""
+
+    api_servers: int = 1
+    explicit_kv: bool = True
+
+
+UNCHANGED: Final = Changes()
+
+
+class CheckRunner(ProcessEngineRunner):
+    """Starts engines as the daemon does, but for `Changes`.
+
+    Args:
+        on_memory: told the footprints of the engines that live, whenever that changes: a GPU that
+            is not there shows them as used memory.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        environment: EngineEnvironment | None,
+        *,
+        cache_dir: Path,
+        device_index: int,
+        on_memory: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__(run_dir, environment, cache_dir=cache_dir)
+        self._device_index = device_index
+        self._kernels = cache_dir.absolute()
+        self._changes: dict[str, Changes] = {}
+        self._on_memory = on_memory
+        self._living: dict[str, int] = {}
+
+    def change(self, replica_id: str, changes: Changes) -> None:
+        """Start the replica of this name with these."""
+        self._changes[replica_id] = changes
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        handle = await super().start(launch)
+        self._living[launch.replica_id] = launch.kv_cache_bytes + (1 << 30)
+        self._tell()
+        return handle
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        ended = await super().stop(handle, grace_seconds)
+        self._living.pop(handle.launch.replica_id, None)
+        self._tell()
+        return ended
+
+    def _tell(self) -> None:
+        if self._on_memory is not None:
+            self._on_memory(sum(self._living.values()))
+
+    def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
+        command = super()._command(launch, folder)
+        changes = self._changes.get(launch.replica_id, UNCHANGED)
+        if launch.engine_kind != "vllm":
+            return command
+        return adapted(
+            command,
+            device_index=self._device_index,
+            api_servers=changes.api_servers,
+            explicit_kv=changes.explicit_kv,
+            inherited=os.environ,
+            cache_dir=str(self._kernels),
+        )

@@ -1,0 +1,67 @@
+"""The nine steps, by value. Each is a `Step`: it lists its trials and makes one of them."""
+
+import dataclasses
+from typing import Any, Protocol
+
+from bench.gpu_check.lab import Lab
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import Trial
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a trial came to.
+
+    Attributes:
+        data: plain values; "rows" is a table of the report, "notes" are sentences beside it.
+        impossible: why it cannot be done on this machine; empty where it was done.
+    """
+
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    impossible: str = ""
+
+
+class Step(Protocol):
+    """One step."""
+
+    @property
+    def number(self) -> int:
+        """1 to 9."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        ...
+
+    def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
+        """Its trials, by value."""
+        ...
+
+    async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
+        """Make one. Raises EngineError, DeviceError; cancelling leaves nothing running."""
+        ...
+
+
+def all_steps() -> tuple[Step, ...]:
+    """The steps in order."""
+    from bench.gpu_check.steps.compare import Compare
+    from bench.gpu_check.steps.discovery import Discovery
+    from bench.gpu_check.steps.large import Large
+    from bench.gpu_check.steps.mixed import Mixed
+    from bench.gpu_check.steps.replicas import Replicas
+    from bench.gpu_check.steps.shares import Shares
+    from bench.gpu_check.steps.single import Single
+    from bench.gpu_check.steps.sweep import Sweep
+
+    return (
+        Discovery(),
+        Sweep(2, "opt-125m"),
+        Single(),
+        Replicas(),
+        Compare(),
+        Sweep(6, "opt-1.3b"),
+        Mixed(),
+        Shares(),
+        Large(),
+    )

@@ -1,0 +1,61 @@
+"""Step 9: OPT-2.7B, from one to eight replicas, and with shorter outputs."""
+
+import dataclasses
+
+from bench.gpu_check.lab import Lab, Want
+from bench.gpu_check.mps import MpsUnavailableError
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import Trial
+from bench.gpu_check.side_by_side import Together
+from bench.gpu_check.steps import Outcome
+from bench.gpu_check.steps.replicas import replicas, shown
+from partitiond.core.hardware import SharingMode
+
+MODEL = "opt-2.7b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Large:
+    """The model that gains least from replicas in the paper; its Figure 2's output lengths."""
+
+    number: int = 9
+    title: str = "OPT-2.7B: replicas, output lengths"
+
+    def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
+        several = [
+            Trial(f"9.replicas-{count}", starts=count, windows=1, other_seconds=2.0)
+            for count in scale.large_replicas
+        ]
+        outputs = [Trial(f"9.output-{o}", starts=1, windows=1) for o in scale.outputs]
+        return (*several, *outputs)
+
+    async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
+        what, _, number = trial.id.removeprefix("9.").partition("-")
+        if what == "replicas":
+            return await _replicas(lab, int(number))
+        return await _outputs(lab, int(number))
+
+
+async def _replicas(lab: Lab, count: int) -> Outcome:
+    """Under MPS where that works, else time-sliced; the row says which."""
+    batch, mode = max(1, lab.scale.large_batch // count), SharingMode.MPS
+    try:
+        together = await _loaded(lab, count, batch, mode)
+    except MpsUnavailableError:
+        mode = SharingMode.MEMORY
+        together = await _loaded(lab, count, batch, mode)
+    row = {"replicas": count, "sharing": shown(mode), "batch each": batch, **together.row()}
+    return Outcome({"rows": [row]})
+
+
+async def _loaded(lab: Lab, count: int, batch: int, mode: SharingMode) -> Together:
+    async with replicas(lab, MODEL, count, batch, mode) as running:
+        return await lab.load(running, [batch] * count)
+
+
+async def _outputs(lab: Lab, output_tokens: int) -> Outcome:
+    workload = dataclasses.replace(lab.scale.workload, output_tokens=output_tokens)
+    batch = max(1, lab.scale.large_batch // 4)
+    async with lab.engines([Want(MODEL, batch, workload=workload)]) as running:
+        together = await lab.load(running, [batch])
+    return Outcome({"rows": [{"output tokens": output_tokens, "batch": batch, **together.row()}]})

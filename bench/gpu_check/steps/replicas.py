@@ -1,0 +1,122 @@
+"""Step 4: replicas of OPT-125M side by side, under MPS, then time-sliced."""
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+
+from bench.gpu_check.lab import SHARE, Lab, Running, Want
+from bench.gpu_check.mps import MpsUnavailableError
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import Trial
+from bench.gpu_check.side_by_side import Together
+from bench.gpu_check.steps import Outcome
+from bench.gpu_check.steps.single import MODEL, best_single
+from partitiond.core.hardware import SharingMode
+from partitiond.core.interference import fit_sharing
+from partitiond.core.profile import ReplicationRun, Sharing
+from partitiond.serde import to_jsonable
+
+NEEDS = (f"2.{MODEL}", "3.servers-1")
+MODES = {"mps": SharingMode.MPS, "slices": SharingMode.MEMORY}
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """Equal shares of the memory, as in the paper's Figure 5; one of them alone beside all."""
+
+    number: int = 4
+    title: str = "Replicas side by side"
+
+    def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
+        return tuple(
+            Trial(f"4.{mode}-{count}", NEEDS, starts=count, windows=2, other_seconds=2.0)
+            for mode in MODES
+            for count in scale.replicas
+        )
+
+    async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
+        name, _, count = trial.id.removeprefix("4.").partition("-")
+        mode, number = MODES[name], int(count)
+        batch = min(lab.best_batch(MODEL), max(1, lab.scale.max_batch // number))
+        try:
+            async with replicas(lab, MODEL, number, batch, mode) as running:
+                alone = await lab.load(running[:1], [batch])
+                together = await lab.load(running, [batch] * number)
+        except MpsUnavailableError as error:
+            return Outcome(impossible=f"MPS: {error}")
+        runs = [as_run(lab, shown, mode, batch) for shown in (alone, together)]
+        sharing = fit_sharing(runs)
+        lab.keep_sharing(MODEL, sharing)
+        return _outcome(best_single(lab.ledger), together, sharing, batch)
+
+
+@contextlib.asynccontextmanager
+async def replicas(
+    lab: Lab,
+    model: str,
+    count: int,
+    batch: int,
+    mode: SharingMode,
+    *,
+    sm_percent: int | None = None,
+) -> AsyncIterator[list[Running]]:
+    """`count` replicas with equal shares of the memory, up and idle.
+
+    Raises:
+        MpsUnavailableError: MPS was asked for and does not come up.
+        EngineError: an engine did not start.
+    """
+    want = Want(model, batch, share=SHARE / count)
+    async with sharing_device(lab, [want] * count, mode, sm_percent=sm_percent) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def sharing_device(
+    lab: Lab, wants: Sequence[Want], mode: SharingMode, *, sm_percent: int | None = None
+) -> AsyncIterator[list[Running]]:
+    """Engines that share the device in this mode; MPS with a daemon that ends with them."""
+    async with contextlib.AsyncExitStack() as stack:
+        if mode is SharingMode.MPS:
+            daemon = await stack.enter_async_context(lab.mps())
+            wants = [dataclasses.replace(w, env=daemon.client_env(sm_percent)) for w in wants]
+        yield await stack.enter_async_context(lab.engines(wants))
+
+
+def as_run(lab: Lab, together: Together, mode: SharingMode, batch: int) -> ReplicationRun:
+    """A window as the profile keeps it."""
+    row = together.row()
+    return ReplicationRun(
+        replicas=len(together.each),
+        mode=mode.value,
+        cores_each=len(lab.cores_of(0, len(together.each))),
+        batch_each=batch,
+        output_tokens_per_s=tuple(r["output_tokens_per_s"] for r in together.each),
+        half_width=row["half width"] or 0.0,
+        tpot_p95_seconds=together.worst("tpot_p95_seconds") or 0.0,
+        ttft_p95_seconds=together.worst("ttft_p95_seconds") or 0.0,
+        windows=1,
+        telemetry=together.telemetry,
+    )
+
+
+def shown(mode: SharingMode) -> str:
+    """The mode in the paper's words."""
+    return "MPS" if mode is SharingMode.MPS else "time-sliced"
+
+
+def _outcome(single: float | None, together: Together, sharing: Sharing, batch: int) -> Outcome:
+    total = together.output_tokens_per_s
+    alone = sharing.runs[0].total_output_tokens_per_s
+    row = {
+        "replicas": len(together.each),
+        "sharing": shown(SharingMode(sharing.mode)),
+        "batch each": batch,
+        "by best single": round(total / single, 3) if single else None,
+        "by one alone": round(total / alone, 3) if alone else None,
+        "u": round(sharing.busy, 3),
+        "kappa": round(sharing.kappa, 4),
+        **together.row(),
+    }
+    data = {"rows": [row], "tokens_per_s": total, "sharing": to_jsonable(sharing)}
+    return Outcome(data)

@@ -1,0 +1,73 @@
+"""Steps 2 and 6: the profiler itself, on one engine that has the device."""
+
+import dataclasses
+from typing import Any
+
+from bench.gpu_check.lab import Lab, Want
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import Trial
+from bench.gpu_check.side_by_side import device_columns
+from bench.gpu_check.steps import Outcome
+from partitiond.core.profile import OperatingPoint, Profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A profile of one model; interrupted, it goes on from its own checkpoint."""
+
+    number: int
+    model: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} sweep"
+
+    def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
+        seconds = scale.sweep_seconds * 1.2
+        return (
+            Trial(f"{self.number}.{self.model}", starts=1, other_seconds=seconds, resumes=True),
+        )
+
+    async def run(self, _trial: Trial, lab: Lab, /) -> Outcome:
+        profile = await lab.profile(Want(self.model, lab.scale.max_batch))
+        rows = [_row(point) for point in profile.points]
+        return Outcome({"rows": rows, "notes": _notes(profile), "curve": _curve(profile)})
+
+
+def _row(point: OperatingPoint) -> dict[str, Any]:
+    return {
+        "batch": point.batch,
+        "output tokens/s": round(point.output_tokens_per_s, 1),
+        "half width": round(point.half_width, 1),
+        "TPOT p95 ms": round(1000 * point.tpot.p95, 2),
+        "TTFT p95 ms": round(1000 * point.ttft.p95, 2),
+        "E2EL mean s": round(point.e2el.mean, 3),
+        "KV limited": point.kv_limited,
+        **device_columns(point.telemetry),
+        "client core": round(point.instrument_cpu, 2),
+    }
+
+
+def _notes(profile: Profile) -> list[str]:
+    knee = profile.knee
+    where = (
+        f"Knee at batch {knee.batch} ({knee.low} to {knee.high})"
+        if knee.batch is not None
+        else f"No knee: limited by {knee.limited_by} at batch {knee.largest_batch}"
+    )
+    notes = [f"{where}; X* = {knee.best_output_tokens_per_s:.0f} output tokens/s."]
+    paper = profile.paper_mode
+    if paper is not None:
+        notes.append(
+            f"Paper's mode, {paper.requests} requests at once: {paper.output_tokens_per_s:.0f} "
+            f"output tokens/s, mean E2EL {paper.mean_e2el_seconds:.2f} s."
+        )
+    return [*notes, *profile.provenance.notes]
+
+
+def _curve(profile: Profile) -> list[dict[str, float]]:
+    """For the plot: throughput over mean latency, as the paper's Figure 1."""
+    return [
+        {"batch": p.batch, "tokens_per_s": p.output_tokens_per_s, "e2el": p.e2el.mean}
+        for p in profile.points
+    ]

@@ -1,0 +1,210 @@
+"""The trial search on simulated curves, beside a dense reference and the former search.
+
+    python -m bench.search [--curves 500] [--seed 1] [--jobs 2] [--by-family]
+
+Reference: every batch in steps of at most 1.25x, two passes in opposite orders, the same window
+rule. Each search gets the same curve with noise of its own. X* is the true one unless said
+otherwise; the reference's own is noisy, too. See docs/decisions/0006.
+"""
+
+import argparse
+import dataclasses
+import math
+import multiprocessing
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from bench.search import former
+from bench.search.curves import FAMILIES, Curve, draw_curve
+from bench.search.engine import SimulatedEngine
+from bench.search.reference import Reading, read, run_reference
+from partitiond.core.frontier import NEIGHBOUR_RATIO, TOLERANCE
+from partitiond.profiler import search
+from partitiond.profiler.search import Done, NextTrial, Prior, SearchLimits, Visit
+
+MAX_TRIALS: Final = 400
+ALLOWED_LOSS: Final = TOLERANCE + 0.03
+PRIOR_ERROR: Final = 1.5
+"""A usual prior errs by this factor (one standard deviation); the wrong one by 10."""
+
+Propose = Callable[[Sequence[Visit], SearchLimits, float], NextTrial | Done]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """One search on one curve.
+
+    Attributes:
+        time_share: measuring time by the reference's.
+        regret: 1 - X(our batch) / X*, of the true curve.
+        against_reference: X(our batch) by the X* that the reference measured.
+        inside: our batch is inside the reference's interval or within 1.25x of its edge.
+    """
+
+    time_share: float
+    trials: int
+    regret: float
+    against_reference: float
+    inside: bool
+
+    @property
+    def enough(self) -> bool:
+        return self.regret <= ALLOWED_LOSS
+
+    @property
+    def enough_for_reference(self) -> bool:
+        return self.against_reference >= 1 - ALLOWED_LOSS
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One curve: every search, and what the reference says of itself.
+
+    Attributes:
+        reference: the reference's own knee on the true curve.
+        passes_inside: its second pass inside the interval of its first, by the same rule.
+        passes_close: the knees of its passes at most 1.25x apart.
+    """
+
+    family: str
+    searches: dict[str, Figures]
+    reference: Figures
+    passes_inside: bool
+    passes_close: bool
+
+
+def prior_of(curve: Curve, wrong: float) -> Prior:
+    """A roofline's corner whose knee lies `wrong` times the true one."""
+    knee = max(1.0, curve.true_knee * wrong)
+    batches = sorted({round(2 ** (i / 4)) for i in range(37)})
+    return tuple((b, min(b, knee)) for b in batches if b <= curve.max_batch)
+
+
+def run_search(propose: Propose, engine: SimulatedEngine, limits: SearchLimits) -> list[Visit]:
+    """All trials of one search."""
+    visits: list[Visit] = []
+    for _ in range(MAX_TRIALS):
+        proposal = propose(visits, limits, engine.clock_seconds)
+        if isinstance(proposal, Done):
+            return visits
+        visits.append(engine.trial(proposal))
+    raise RuntimeError("the search does not end")
+
+
+def judge(curve: Curve, visits: Sequence[Visit], seconds: float, reference: Reading) -> Figures:
+    """What the visits found, beside the truth and the reference."""
+    batch = read(visits, TOLERANCE).batch
+    rate = curve.rate(batch)
+    return Figures(
+        time_share=math.fsum(v.seconds for v in visits) / seconds,
+        trials=len(visits),
+        regret=1 - rate / curve.best,
+        against_reference=rate / reference.best,
+        inside=reference.holds(batch),
+    )
+
+
+def evaluate(task: tuple[int, int]) -> Row:
+    """One curve."""
+    seed, index = task
+    curve = draw_curve(seed, index)
+    limits = SearchLimits(max_batch=curve.max_batch)
+    engine = SimulatedEngine(curve, random.Random(f"{seed}/{index}/reference"))
+    up, down, fresh = run_reference(engine, limits)
+    seconds = math.fsum(v.seconds for v in [*up, *down])
+    reference = read([*up, *down, fresh], TOLERANCE)
+    first, second = read(up, TOLERANCE), read(down, TOLERANCE)
+    ratio = max(first.batch, second.batch) / min(first.batch, second.batch)
+    draw = random.Random(f"{seed}/{index}/prior")
+    usual = prior_of(curve, math.exp(draw.gauss(0, math.log(PRIOR_ERROR))))
+    wrong = prior_of(curve, draw.choice((0.1, 10.0)))
+    designs: dict[str, tuple[Propose, SearchLimits]] = {
+        "ours, usual prior": (search.propose, dataclasses.replace(limits, prior=usual)),
+        "ours, no prior": (search.propose, limits),
+        "ours, prior 10x wrong": (search.propose, dataclasses.replace(limits, prior=wrong)),
+        "former search": (former.propose, limits),
+    }
+    searches = {}
+    for name, (propose, bounds) in designs.items():
+        engine = SimulatedEngine(curve, random.Random(f"{seed}/{index}/{name}"))
+        visits = run_search(propose, engine, bounds)
+        searches[name] = judge(curve, visits, seconds, reference)
+    return Row(
+        family=curve.family,
+        searches=searches,
+        reference=judge(curve, [*up, *down, fresh], seconds + fresh.seconds, reference),
+        passes_inside=first.holds(second.batch),
+        passes_close=ratio <= NEIGHBOUR_RATIO,
+    )
+
+
+def share(of: Iterable[bool]) -> float:
+    """Share of true ones."""
+    given = list(of)
+    return sum(given) / len(given)
+
+
+def quantile(values: Iterable[float], q: float) -> float:
+    """The value that a share q does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def line(name: str, found: Sequence[Figures]) -> str:
+    """One row of the table."""
+    times, regrets = [f.time_share for f in found], [f.regret for f in found]
+    return (
+        f"{name:<24}{quantile(times, 0.5):>8.1%}{quantile(times, 0.95):>8.1%}"
+        f"{sum(f.trials for f in found) / len(found):>8.1f}"
+        f"{share(f.enough for f in found):>10.1%}"
+        f"{share(f.enough_for_reference for f in found):>10.1%}"
+        f"{share(f.inside for f in found):>10.1%}"
+        f"{quantile(regrets, 0.5):>9.1%}{quantile(regrets, 0.95):>8.1%}"
+    )
+
+
+def table(rows: Sequence[Row], by_family: bool) -> str:
+    """The whole report."""
+    lines = [
+        f"{'':<24}{'time':>8}{'time':>8}{'trials':>8}{'X>=.92X*':>10}{'X>=.92X*':>10}"
+        f"{'knee in':>10}{'regret':>9}{'regret':>8}",
+        f"{'':<24}{'median':>8}{'p95':>8}{'mean':>8}{'true':>10}{'reference':>10}"
+        f"{'interval':>10}{'median':>9}{'p95':>8}",
+    ]
+    names = list(rows[0].searches)
+    lines += [line(name, [row.searches[name] for row in rows]) for name in names]
+    lines.append(line("the reference itself", [row.reference for row in rows]))
+    if by_family:
+        for family in FAMILIES:
+            found = [row.searches[names[0]] for row in rows if row.family == family]
+            lines.append(line(f"  {family}", found))
+    lines.append(
+        f"The reference's second pass is inside the interval of its first in "
+        f"{share(r.passes_inside for r in rows):.1%} of the curves; the knees of its passes are "
+        f"at most 1.25x apart in {share(r.passes_close for r in rows):.1%}."
+    )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--curves", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--by-family", action="store_true", help="ours with the usual prior")
+    given = parser.parse_args()
+    if given.curves < 1 or given.jobs < 1:
+        parser.error("--curves and --jobs must be at least 1")
+    tasks = [(given.seed, index) for index in range(given.curves)]
+    with multiprocessing.Pool(given.jobs) as pool:
+        rows = pool.map(evaluate, tasks, chunksize=8)
+    print(f"{given.curves} curves, seed {given.seed}; time as a share of the reference's")
+    print(table(rows, given.by_family))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

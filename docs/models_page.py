@@ -1,0 +1,123 @@
+"""The reference page of models: what `docs/generate.py` puts on `reference/models.md`."""
+
+from collections.abc import Callable, Iterator
+
+from partitiond.core.families import FAMILIES as KNOWN
+from partitiond.core.families.quantised import SUPPORTED
+from partitiond.models.catalog import CATALOG
+from partitiond.models.listing import Row, count_text, engine_word, rows
+from partitiond.models.started import load_starts
+
+Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
+
+INTRODUCTION = (
+    "The catalog carries the full config of each model, so that an estimate, a plan and a run with "
+    "dummy weights need neither the hub nor an account. `partitiond models catalog` lists it, "
+    "`partitiond models catalog NAME` shows one model with its quantised forms, `--json` gives "
+    "everything on this page. Any other model works by its hub id or folder as long as its family "
+    "is one of those below."
+)
+FIGURES = (
+    "Parameters are counted matrix by matrix from the config; the tests hold them against the "
+    "count that was published for each model and against the model that transformers builds. "
+    "Weights are in bfloat16 (2 bytes); KV per token is what a 16-bit cache holds of one token in "
+    "all layers while it is within every sliding window. MHA keeps keys and values of every head, "
+    "GQA of groups of heads, MQA of one, MLA one compressed latent."
+)
+ENGINE = (
+    "One tiny model of each architecture (the same attention, widths of heads and pattern of "
+    "layers, with small everything else) was started with dummy weights on vLLM {version}, {device}"
+    " build: **native** is served by a class of vLLM's own, **fallback** by vLLM's Transformers "
+    "modelling backend, which runs the class of transformers and is slower, **does not start** for "
+    "the reason below the table. What the engine allocated, weights and KV cache, is held against "
+    "our figures by the tests. Write it anew with `python -m partitiond.models.check_starts`."
+)
+QUANTISED = (
+    "Repositories of quantised weights, as `MODEL-FORM` where a model is asked for. Their bytes "
+    "include scales and zero points. Whether the answers are good enough is yours to decide."
+)
+FAMILIES = (
+    "Values of `model_type` in a `config.json` whose models can be counted. Of a multimodal model "
+    "the text decoder counts. Quantised weights by `quantization_config`: {methods}. Another "
+    "family or method is refused with a message that names it."
+)
+
+
+def blocks(table: Table) -> Iterator[str]:
+    """The page's blocks."""
+    starts = load_starts()
+    listed = rows()
+    yield INTRODUCTION
+    yield FIGURES
+    yield ENGINE.format(version=starts.engine_version, device=starts.device.upper())
+    yield table(
+        ("model", "parameters", "weights", "KV per token", "attention", "context", "licence",
+         "engine", "what for"),
+        (_model(row) for row in listed),
+    )  # fmt: skip
+    notes = [f"- `{row.name}`: {row.note}" for row in listed if row.note]
+    yield "\n".join(notes)
+    yield "## Where they come from"
+    yield table(
+        ("model", "on the hub", "revision", "parameters, exactly", "published as"),
+        (_source(row) for row in listed),
+    )
+    yield "## Quantised forms"
+    yield QUANTISED
+    yield table(
+        ("form", "on the hub", "weights", "engine"),
+        (
+            (f"`{row.name}-{form.name}`", form.hub_id, _gigabytes(form.weights_bytes), form.engine)
+            for row in listed
+            for form in row.quantised
+        ),
+    )
+    yield "## Families"
+    yield FAMILIES.format(methods=", ".join(SUPPORTED))
+    yield ", ".join(f"`{family}`" for family in KNOWN) + "."
+    yield "## Architectures that were started"
+    yield table(("architecture", "engine", "class", "attention backends", "why not"), _starts())
+
+
+def _model(row: Row) -> tuple[str, ...]:
+    active = row.active_parameters
+    each = f", {count_text(active)} per token" if active < row.parameters else ""
+    window = ""
+    if row.window_layers:
+        window = f" ({row.window_layers} of {row.layers} layers, {row.window_tokens} tokens)"
+    if row.stateless_layers:
+        window = f" ({row.stateless_layers} of {row.layers} layers keep no KV)"
+    return (
+        f"`{row.name}`",
+        count_text(row.parameters) + each,
+        _gigabytes(row.weights_bytes),
+        f"{row.kv_bytes_per_token / 1000:.1f} kB",
+        row.attention + window,
+        str(row.max_position),
+        row.licence + (", gated" if row.gated else ""),
+        row.engine,
+        row.purpose,
+    )
+
+
+def _source(row: Row) -> tuple[str, ...]:
+    published = CATALOG[row.name].published
+    assert published is not None
+    stored = ", the tied output counted twice" if published.counts_tied_output else ""
+    return (
+        f"`{row.name}`",
+        row.hub_id + (f" (or package {row.package})" if row.package else ""),
+        f"`{row.revision[:12]}`" if row.revision else "newest",
+        f"{row.parameters:,}",
+        f"{published.parameters:,}{stored}: {published.source}",
+    )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _starts() -> Iterator[tuple[str, ...]]:
+    for key, start in load_starts().architectures.items():
+        backends = ", ".join(start.attention_backends)
+        yield key, engine_word(start), start.model_class, backends, start.reason

@@ -1,0 +1,36 @@
+"""One request of one token for each model before a run: a wrong name fails at once, by its own
+message, and not as a run full of errors."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from loadgen.client import Client
+from loadgen.errors import TargetError
+from loadgen.records import Outcome, Record
+from loadgen.workload import RequestFactory, Workload
+
+TRIAL_INDEX: Final = 1 << 40
+"""Far beyond any run's requests: the trial's prompt is in no prefix cache's way."""
+
+
+async def check_target(
+    target: str, workloads: Sequence[Workload], *, api_key: str = "", timeout_seconds: float = 120.0
+) -> None:
+    """Send the trial requests.
+
+    A server that refuses for now (429, 503) passes: that is for the run to measure.
+
+    Raises:
+        TargetError: a trial request failed; the message is the server's.
+    """
+    asked = {(load.model, load.endpoint): load for load in workloads}
+    async with Client(target, api_key=api_key, timeout_seconds=timeout_seconds) as client:
+        for load in asked.values():
+            request = RequestFactory(load).request(TRIAL_INDEX, 1)
+            record = await client.send(request.body, Record(0), path=request.path)
+            if record.outcome not in {Outcome.OK, Outcome.REFUSED}:
+                raise TargetError(
+                    f"a trial request for the model {load.model!r} failed: {record.error}. "
+                    f"Check the address {client.target} and the model's name; --no-check goes on "
+                    "without a trial."
+                )

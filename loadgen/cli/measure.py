@@ -1,0 +1,171 @@
+"""`python -m loadgen run`: measure, then print, save and plot."""
+
+import argparse
+import asyncio
+import gc
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from loadgen.check import check_target
+from loadgen.cli import live
+from loadgen.cli.exits import EXIT_FAILED, EXIT_OK, EXIT_SATURATED
+from loadgen.cli.options import build_parser
+from loadgen.cli.plan import OpenPlan, load_of, open_plan, slo_of
+from loadgen.closed import closed_loop
+from loadgen.errors import InputError
+from loadgen.mix import Mix
+from loadgen.opened import open_loop, open_streams
+from loadgen.page import page
+from loadgen.report import Report, render, render_refusal, report_of
+from loadgen.runs import Run, run_of_closed, run_of_open
+from loadgen.store import save_run
+from loadgen.window import WindowRule, fixed
+from loadgen.workload import Workload
+
+_SECRET: Final = frozenset({"api_key"})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure; returns the exit code.
+
+    Raises:
+        LoadgenError: the run cannot be made, or the server failed request after request.
+    """
+    options = build_parser().parse_args(arguments)
+    _check(options)
+    # What stands now lives as long as the run, and what a run makes is freed by counting:
+    # the collector's pauses would only end up in the latencies.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    with uvloop_runner() as runner:
+        run = runner.run(_measure(options))
+    live.clear(options.quiet)
+    report = report_of(run, options.max_late)
+    if options.save:
+        save_run(run, Path(options.save))
+    return _publish(run, report, options)
+
+
+def _publish(run: Run, report: Report, options: argparse.Namespace) -> int:
+    refused = bool(report.saturated) and not options.allow_saturated
+    if options.json:
+        print(json.dumps(refusal(report) if refused else report.to_jsonable(), indent=2))
+    else:
+        print(render_refusal(report) if refused else render(report))
+    if refused:
+        return EXIT_SATURATED
+    if options.html:
+        write_page(Path(options.html), page([(run.load, run)], max_late_seconds=options.max_late))
+    return EXIT_OK if report.completed else EXIT_FAILED
+
+
+def refusal(report: Report) -> dict[str, object]:
+    """What JSON says of a run whose figures are withheld."""
+    kept = ("mode", "window_seconds", "completed", "refused", "errors", "timeouts", "errors_seen",
+            "instrument_cpu", "lag_seconds_p99", "stall_seconds_p99", "saturated")  # fmt: skip
+    return {name: getattr(report, name) for name in kept}
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a report.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}. Choose another file.") from error
+
+
+def uvloop_runner() -> asyncio.Runner:
+    """A runner on uvloop where it is installed: it halves the instrument's own cost."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Bounds that argparse does not know, before anything is sent."""
+    for name in ("duration", "timeout", "max_duration", "half_width", "max_late", "ramp_seconds"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value:g}.")
+    for name in ("warmup", "start"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(f"--{name} must be at least 0 s, got {value:g}.")
+    for path in (options.save, options.html):
+        if path and not Path(path).parent.is_dir():
+            raise InputError(f"there is no directory for {path}: make it first.")
+
+
+async def _measure(options: argparse.Namespace) -> Run:
+    started = time.time()
+    if options.concurrency is not None:
+        return await _closed(options, started)
+    plan = open_plan(options)
+    loads = [stream.workload for stream in plan.streams] or _workloads(plan.load)
+    await _try_out(options, loads)
+    slos = dict(plan.slos)
+    return run_of_open(await _open(options, plan), slos, _settings(options, loads), started)
+
+
+async def _closed(options: argparse.Namespace, started: float) -> Run:
+    load, slo = load_of(options), slo_of(options)
+    await _try_out(options, _workloads(load))
+    rule = WindowRule(max_seconds=options.max_duration, half_width_share=options.half_width)
+    result = await closed_loop(
+        options.url,
+        load,
+        concurrency=options.concurrency,
+        window=fixed(options.duration) if options.duration else rule,
+        api_key=options.api_key,
+        timeout_seconds=options.timeout,
+        progress=live.show_closed(options.quiet),
+    )
+    settings = _settings(options, _workloads(load))
+    return run_of_closed(result, {"": slo} if slo else {}, settings, started)
+
+
+async def _open(options: argparse.Namespace, plan: OpenPlan) -> Any:
+    common: dict[str, Any] = {
+        "seconds": plan.seconds,
+        "warmup_seconds": plan.warmup_seconds,
+        "api_key": options.api_key,
+        "timeout_seconds": options.timeout,
+        "max_in_flight": options.max_in_flight,
+        "progress": live.show_open(options.quiet),
+    }
+    if plan.load is None:
+        return await open_streams(options.url, plan.streams, **common)
+    return await open_loop(options.url, plan.load, arrivals=plan.arrivals, **common)
+
+
+def _workloads(load: Workload | Mix | None) -> list[Workload]:
+    if isinstance(load, Mix):
+        return [part.workload for part in load.parts]
+    return [] if load is None else [load]
+
+
+async def _try_out(options: argparse.Namespace, loads: Sequence[Workload]) -> None:
+    if not options.no_check:
+        await check_target(
+            options.url, loads, api_key=options.api_key, timeout_seconds=options.timeout
+        )
+
+
+def _settings(options: argparse.Namespace, loads: Sequence[Workload]) -> dict[str, object]:
+    """How the run was made, for the saved file; never the key."""
+    given = {name: value for name, value in vars(options).items() if name not in _SECRET}
+    given["workloads"] = [f"{load.model}: {load.distribution}" for load in loads]
+    given["python"] = sys.version.split()[0]
+    return given

@@ -1,0 +1,235 @@
+"""Parts of request bodies: workload, SLO, demand, engine, source, variants; and their patches."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from partitiond.core.errors import SpecError
+from partitiond.core.spec import EngineOptions, ModelSource, SourceKind, Variant
+from partitiond.core.workload import MAX_TRACE_PAIRS, LengthShape, Workload
+from partitiond.models.catalog import CATALOG, CatalogEntry, source_for
+from partitiond.workloads import workload_of
+
+MAX_LIST: Final = 256
+"""Bound on lists in bodies: engine flags, models of a key."""
+MAX_VARIANTS: Final = 16
+
+Quantization = Literal["", "fp8", "bitsandbytes", "experts_int8"]
+KvCacheDtype = Literal["auto", "fp8"]
+Dtype = Literal["bfloat16", "float16", "float32", "auto"]
+Flags = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]
+Pairs = Annotated[tuple[tuple[int, int], ...], Field(max_length=MAX_TRACE_PAIRS)]
+
+
+class Body(BaseModel):
+    """A request body, closed to unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkloadBody(Body):
+    """The request shape to profile and plan for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt_tokens": 512, "output_tokens": 256},
+                {"prompt_tokens": 400, "output_tokens": 120, "prompt_variation": 1.1},
+                {"pairs": [[120, 40], [800, 300]]},
+            ]
+        }
+    )
+
+    prompt_tokens: int | None = Field(None, description="Mean prompt length in tokens [512].")
+    output_tokens: int | None = Field(None, description="Mean output length in tokens [256].")
+    shape: LengthShape | None = Field(
+        None,
+        description="fixed; lognormal around the means; trace: recorded pairs, equally likely. "
+        "null: a trace where there are pairs, lognormal where there is a variation, else fixed.",
+    )
+    prompt_variation: float | None = Field(
+        None, description="Lognormal: standard deviation over mean of the prompt lengths."
+    )
+    output_variation: float | None = Field(
+        None, description="Lognormal: standard deviation over mean of the output lengths."
+    )
+    pairs: Pairs = Field(
+        (), description="Trace: [prompt, output] in tokens; the means follow from them."
+    )
+
+    def to_workload(self) -> Workload:
+        """As the core takes it. Raises SpecError."""
+        return workload_of(**self.model_dump())
+
+
+class SloBody(Body):
+    """Bounds that make a request good."""
+
+    ttft_seconds: float = Field(description="Bound on the time to the first token, in seconds.")
+    tpot_seconds: float = Field(description="Bound on the time per further token, in seconds.")
+    quantile: float = Field(0.95, description="Share of requests that must hold both, 0 to 1.")
+
+
+class DemandBody(Body):
+    """How much of the model is wanted."""
+
+    req_per_s: float | None = Field(
+        None, description="Mean requests per second; null means as much as there is."
+    )
+    burst_factor: float = Field(1.0, description="Peak over mean.")
+    weight: float = Field(1.0, description="Share of what is left over, against other models.")
+
+
+class EngineBody(Body):
+    """What may be chosen about the engine."""
+
+    dtype: Dtype = Field("bfloat16", description="Type of weights and computation.")
+    max_model_len: int | None = Field(
+        None, description="Longest context in tokens; null derives it from the workload."
+    )
+    extra_args: Flags = Field(
+        (), description="Further engine flags, checked against an allow-list."
+    )
+    quantization: Quantization = Field(
+        "",
+        description="How the engine quantises 16-bit weights while it loads them; empty: not. "
+        "Weights that are stored quantised say so themselves.",
+    )
+    kv_cache_dtype: KvCacheDtype = Field(
+        "auto", description="Precision of the KV cache; auto is that of the weights."
+    )
+    max_num_batched_tokens: int | None = Field(
+        None, description="Tokens of one engine step (chunked prefill); null for the default."
+    )
+
+
+class SourceBody(Body):
+    """A source, in full: what a specification read from this API holds."""
+
+    kind: SourceKind = Field(description="hub, folder, package or config.")
+    ref: str = Field(min_length=1, description="Hub id, absolute path, package or catalog name.")
+    revision: str | None = Field(None, description="Commit or version; null for the present one.")
+
+    def to_source(self) -> ModelSource:
+        """As the core takes it."""
+        return ModelSource(self.kind, self.ref, self.revision)
+
+
+class WorkloadPatch(Body):
+    """What changes about the workload; another shape takes along only what it has."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    shape: LengthShape | None = None
+    prompt_variation: float | None = None
+    output_variation: float | None = None
+    pairs: Pairs | None = None
+
+
+class SloPatch(Body):
+    """What changes about the SLO."""
+
+    ttft_seconds: float | None = None
+    tpot_seconds: float | None = None
+    quantile: float | None = None
+
+
+class DemandPatch(Body):
+    """What changes about the demand."""
+
+    req_per_s: float | None = None
+    burst_factor: float | None = None
+    weight: float | None = None
+
+
+class EnginePatch(Body):
+    """What changes about the engine; of a variant: what differs from the model's engine."""
+
+    dtype: Dtype | None = None
+    max_model_len: int | None = None
+    extra_args: Flags | None = None
+    quantization: Quantization | None = None
+    kv_cache_dtype: KvCacheDtype | None = None
+    max_num_batched_tokens: int | None = None
+
+
+class VariantBody(Body):
+    """Another form of the model that is acceptable in its place. Its quality is yours to judge."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "fp8", "engine": {"quantization": "fp8"}},
+                {"name": "int4-awq", "model": "org/model-AWQ"},
+            ]
+        }
+    )
+
+    name: str = Field(description="What profiles and plans call it, as 'fp8'.")
+    engine: EnginePatch = Field(
+        EnginePatch(), description="What differs from the model's engine; absent fields follow it."
+    )
+    model: str | None = Field(
+        None, min_length=1, description="Other files: hub id or folder; null for the model's own."
+    )
+    source: SourceBody | None = Field(None, description="Instead of `model`, in full.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "VariantBody":
+        if self.model is not None and self.source is not None:
+            raise ValueError("give either model or source")
+        return self
+
+    def to_variant(self, engine: EngineOptions, allowed: tuple[Path, ...]) -> Variant:
+        """As the core takes it, with complete engine options.
+
+        Raises:
+            SpecError: no such source, a refused folder, or a value out of its range.
+        """
+        changes = self.engine.model_dump(exclude_unset=True)
+        default = EngineOptions()
+        options = {
+            key: getattr(default, key) if value is None else value for key, value in changes.items()
+        }
+        source = None if self.source is None else self.source.to_source()
+        if self.model is not None:
+            source, _ = named_source(self.model, hub=True)
+        if source is not None:
+            check_folder(source, allowed)
+        return Variant(self.name, _replaced(engine, options), source)
+
+
+def _replaced(engine: EngineOptions, options: dict[str, Any]) -> EngineOptions:
+    kept = {name: getattr(engine, name) for name in EngineOptions.__dataclass_fields__}
+    return EngineOptions(**{**kept, **options})
+
+
+def named_source(model: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | None]:
+    """The source that a text names, and the catalog's entry for it. Raises SpecError."""
+    text = model.strip()
+    packages = {entry.package: entry for entry in CATALOG.values() if entry.package}
+    if text in packages:
+        return ModelSource(SourceKind.PACKAGE, text), packages[text]
+    if text.startswith((".", "~")):
+        raise SpecError(
+            f"the folder {text} is relative: the daemon's folder is not yours.",
+            hint="Give the absolute path.",
+        )
+    return source_for(text, hub=hub)
+
+
+def check_folder(source: ModelSource, allowed: tuple[Path, ...]) -> None:
+    """Raises SpecError for a folder that this daemon may not read models from."""
+    if source.kind is not SourceKind.FOLDER:
+        return
+    folder = Path(source.ref)
+    if not folder.is_absolute():
+        raise SpecError(f"the folder {folder} is relative.", hint="Give the absolute path.")
+    inside = [root for root in allowed if folder.resolve().is_relative_to(root.resolve())]
+    if allowed and not inside:
+        raise SpecError(
+            f"the folder {folder} is outside the folders this daemon allows.",
+            hint="Move the model into one of them, or add its folder to models.allow_folders.",
+            facts={"folder": str(folder), "allowed": [str(root) for root in allowed]},
+        )

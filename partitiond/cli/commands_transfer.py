@@ -1,0 +1,236 @@
+"""`partitiond transfer`: what was measured on one partition, predicted on another."""
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from partitiond import __version__
+from partitiond.cli import estimate_options as asked
+from partitiond.cli.options import JsonOption, client_of, settings_of
+from partitiond.cli.output import emit, say
+from partitiond.core.errors import InputError, ProfileError, SpecError
+
+if TYPE_CHECKING:
+    from partitiond.core.hardware import HardwareSpec
+    from partitiond.core.partition import PartitionSize
+    from partitiond.core.profile import Profile
+    from partitiond.core.transfer import Target
+    from partitiond.core.transfer_fit import Source
+    from partitiond.core.workload import Workload
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("transfer")(transfer)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is asked to be different from the first profile."""
+
+    model: str | None
+    hardware: str | None
+    cores: int | None
+    sm_percent: int | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    memory: str | None
+
+
+def transfer(
+    ctx: typer.Context,
+    profiles: asked.ProfilesArgument,
+    *,
+    hardware: asked.HardwareOption = None,
+    cores: asked.CoresOption = None,
+    sm_percent: asked.SmOption = None,
+    model: asked.OtherModelOption = None,
+    prompt_tokens: asked.OtherPromptOption = None,
+    output_tokens: asked.OtherOutputOption = None,
+    memory: asked.MemoryOption = None,
+    source_config: asked.SourceConfigOption = None,
+    output: asked.FileOption = None,
+    keep: asked.ImportOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a profile from measured ones.
+
+    Give one measured profile, or several of different cores, models or lengths: then each is also
+    predicted from the others, and the error found makes the error band.
+    """
+    from partitiond.core.transfer import transfer_profile
+
+    measured = [_load(ctx, text) for text in profiles]
+    wanted = _Wanted(model, hardware, cores, sm_percent, prompt_tokens, output_tokens, memory)
+    sources = [_source(ctx, profile, source_config) for profile in measured]
+    target = _target(ctx, sources, wanted)
+    now = datetime.datetime.now(datetime.UTC)
+    predicted = transfer_profile(
+        sources,
+        target,
+        profile_id=_id_of(target, now),
+        created_at=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        partitiond_version=__version__,
+    )
+    if output is not None:
+        _write(predicted, output)
+    if keep:
+        with client_of(ctx) as client:
+            say(f"Profile {client.import_profile(predicted).id} is kept.")
+    from partitiond.cli.render_estimate import transfer_table
+
+    emit(predicted, as_json=as_json, render=lambda: transfer_table(predicted, measured))
+
+
+def _load(ctx: typer.Context, text: str) -> "Profile":
+    """A profile from a file, or from the daemon. Raises ProfileError, NotFoundError."""
+    from partitiond.profile_files import read_profile
+
+    path = Path(text)
+    if path.suffix == ".json" or path.is_file():
+        return read_profile(path)
+    with client_of(ctx) as client:
+        return client.profile_by_id(text)
+
+
+def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Source":
+    from partitiond.cli.model_configs import architecture_for
+    from partitiond.core.transfer_fit import source_of
+
+    try:
+        _, architecture = architecture_for(str(config) if config else profile.model)
+    except SpecError as error:
+        if config is not None:
+            raise
+        raise SpecError(
+            f"the architecture of {profile.model} is not known.",
+            hint="Give its config.json with --source-config.",
+        ) from error
+    return source_of(profile, architecture, _hardware_behind(ctx, profile.hardware))
+
+
+def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
+    """From the catalog; of this host's CPU what was measured, of another what is assumed."""
+    from partitiond.core.hardware import hardware_for_key, measured_cpu
+
+    if key.startswith("cpu-"):
+        from partitiond.devices.bandwidth import cpu_figures
+        from partitiond.devices.cpu import discover_cpu
+
+        settings = settings_of(ctx)
+        device = discover_cpu(settings.cpu.cores)
+        if device.hardware == key:
+            figures = cpu_figures(device, settings.state_dir)
+            return measured_cpu(key, device.memory_bytes, figures)
+    return hardware_for_key(key)
+
+
+def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Target":
+    from partitiond.cli.model_configs import architecture_for
+    from partitiond.core.precision import dtype_on
+    from partitiond.core.transfer import Target
+    from partitiond.core.units import parse_bytes
+
+    first = sources[0].subject
+    name, architecture = first.model, first.architecture
+    if wanted.model is not None:
+        name, architecture = architecture_for(wanted.model)
+    spec, size = _partition(ctx, sources[0], wanted)
+    workload = _workload(first.workload, wanted)
+    try:
+        memory = None if wanted.memory is None else int(parse_bytes(wanted.memory))
+    except ValueError as error:
+        raise InputError(f"--memory: {error}.", hint="As 6GiB.") from error
+    if workload.longest_tokens > architecture.max_position:
+        raise SpecError(
+            f"{name} was built for {architecture.max_position} tokens of context, "
+            f"this needs {workload.longest_tokens}.",
+            hint="Lower the prompt or output tokens.",
+        )
+    subject = dataclasses.replace(
+        first,
+        model=name,
+        architecture=architecture,
+        hardware=spec,
+        size=size,
+        workload=workload,
+        # What ran in bfloat16 runs in float16 where there is no other 16-bit type.
+        dtype=dtype_on(spec, "auto") if first.dtype in {"bfloat16", "auto"} else first.dtype,
+    )
+    return Target(subject, _context_tokens(workload, architecture.max_position), memory)
+
+
+def _context_tokens(workload: "Workload", max_position: int) -> int:
+    """As a model is registered with: a quarter more than the longest request, where it has it."""
+    wanted = max(256, -(-workload.longest_tokens * 5 // 4))
+    return max(workload.longest_tokens, min(wanted, max_position))
+
+
+def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
+    from partitiond.core.workload import Workload
+
+    if wanted.prompt_tokens is None and wanted.output_tokens is None:
+        return measured
+    return Workload(
+        wanted.prompt_tokens or measured.prompt_tokens,
+        wanted.output_tokens or measured.output_tokens,
+    )
+
+
+def _partition(
+    ctx: typer.Context, source: "Source", wanted: _Wanted
+) -> "tuple[HardwareSpec, PartitionSize]":
+    """The hardware and partition asked for; the first profile's where nothing is said."""
+    from partitiond.core.hardware import DeviceKind, SharingMode, find_hardware
+    from partitiond.core.partition import PartitionSize
+
+    spec, size = source.subject.hardware, source.profile.size
+    if wanted.hardware is not None and wanted.hardware.lower() == "cpu":
+        from partitiond.devices.cpu import discover_cpu
+
+        device = discover_cpu(settings_of(ctx).cpu.cores)
+        spec = _hardware_behind(ctx, device.hardware)
+    elif wanted.hardware is not None:
+        spec, mig = find_hardware(wanted.hardware)
+        if mig is not None:
+            size = PartitionSize(SharingMode.MIG, 1, 100, mig.name)
+        elif size.mode is SharingMode.MIG:
+            size = PartitionSize(SharingMode.WHOLE, 1, 100)
+    if wanted.cores is not None:
+        if spec.kind is not DeviceKind.CPU:
+            raise InputError("--cores is for a CPU device.", hint="Use --sm-percent on a GPU.")
+        if wanted.cores > spec.cores:
+            raise SpecError(
+                f"{spec.key} has {spec.cores} cores, {wanted.cores} were asked for.",
+                hint=f"Ask for 1 to {spec.cores}.",
+            )
+        size = PartitionSize(SharingMode.CORES, wanted.cores)
+    if wanted.sm_percent is not None:
+        if spec.kind is not DeviceKind.GPU:
+            raise InputError("--sm-percent is for a GPU.", hint="Use --cores on a CPU.")
+        size = PartitionSize(SharingMode.MPS, 1, wanted.sm_percent)
+    return spec, size
+
+
+def _id_of(target: "Target", now: datetime.datetime) -> str:
+    subject = target.subject
+    lengths = f"{subject.workload.prompt_tokens}-{subject.workload.output_tokens}"
+    return (
+        f"{subject.model}-{subject.hardware.key}-{subject.size.key}-{lengths}"
+        f"-transferred-{now:%Y%m%d%H%M%S}"
+    )
+
+
+def _write(profile: "Profile", path: Path) -> None:
+    from partitiond.serde import to_json
+
+    try:
+        path.write_text(to_json(profile, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ProfileError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another file."
+        ) from error
+    say(f"Profile written to {path}")

@@ -1,0 +1,354 @@
+"""Replicas side by side, measured in this process; what they say is kept with the profiles."""
+
+import asyncio
+import dataclasses
+import datetime
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from partitiond.cli.exits import Exit
+from partitiond.cli.output import say
+from partitiond.cli.render_progress import Reporter, reporting
+from partitiond.controller.targets import speaks_for
+from partitiond.core.errors import NotFoundError, ProfileError, SpecError
+from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.interference import DEFAULT
+from partitiond.core.operating_points import named_point
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import PairRun, Profile, ProfileKind, Sharing
+from partitiond.core.spec import ModelSpec
+from partitiond.planner.candidates import busy_share
+from partitiond.ports import EngineHandle, EngineLaunch, ProfileOptions, Progress, ResolvedModel
+from partitiond.profiler.arrangement import Replica, Share
+from partitiond.profiler.bench import Bench
+from partitiond.profiler.pairs import measure_pair
+from partitiond.profiler.replication import EvenSplit, Replication, replicate
+from partitiond.profiler.side_by_side import WindowPlan
+
+if TYPE_CHECKING:
+    from partitiond.settings import Settings
+    from partitiond.store.repository import SqlStore
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be measured.
+
+    Attributes:
+        bodies: registration of the model, and of the other one for a pair.
+        counts: numbers of replicas; of no meaning for a pair.
+        cores: cores for all replicas together, or of each of a pair; None for all, or one.
+        batch: requests in flight at each replica; None takes the profile's operating point.
+        command: what repeats it, for the profiles' notes.
+    """
+
+    bodies: tuple[dict[str, Any], ...]
+    counts: tuple[int, ...]
+    cores: int | None
+    batch: int | None
+    device_id: str | None
+    plan: WindowPlan
+    command: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplicationReport:
+    """What came out, and the profiles that carry it from now on."""
+
+    model: str
+    replication: Replication
+    profiles: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PairReport:
+    """A pair's run, and the profiles that carry it from now on."""
+
+    pair: PairRun
+    profiles: tuple[str, ...]
+
+
+def measure_here(
+    settings: "Settings", question: Question, console: Console
+) -> ReplicationReport | PairReport:
+    """Measure with visible progress, and keep the result with the models' newest profiles.
+
+    Raises:
+        ProfileError: a model has no profile of the size that is to be replicated.
+        PartitiondError: a model cannot be had, an engine does not start, or a daemon holds the
+            state folder.
+        typer.Exit: interrupted, with Exit.INTERRUPTED.
+    """
+    from partitiond.cli.local_profile import choose_device
+    from partitiond.store import StateLock, open_store
+
+    device = choose_device(settings, ProfileOptions(device_id=question.device_id))
+    with StateLock.acquire(settings.lock_path), reporting(console) as report:
+        store = open_store(settings.store_path)
+        try:
+            desk = _Desk(settings, store, device, question)
+            return asyncio.run(desk.measure(report))
+        except (KeyboardInterrupt, asyncio.CancelledError) as error:
+            say("interrupted; nothing was kept")
+            raise typer.Exit(Exit.INTERRUPTED) from error
+        finally:
+            store.close()
+
+
+class _Desk:
+    """One measurement: finds profiles, runs engines, keeps what came out."""
+
+    def __init__(
+        self, settings: "Settings", store: "SqlStore", device: Device, question: Question
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._device = device
+        self._question = question
+        on_cpu = device.kind is DeviceKind.CPU
+        self._mode = SharingMode.CORES if on_cpu else SharingMode.MEMORY
+        self._started: list[EngineHandle] = []
+
+    async def measure(self, report: Reporter) -> ReplicationReport | PairReport:
+        """Ends its engines on Ctrl-C and SIGTERM, too: both cancel this task."""
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        specs = [self._spec(body) for body in self._question.bodies]
+
+        def show(progress: Progress) -> None:
+            text = ": ".join(part for part in (progress.phase, progress.message) if part)
+            report.update(text, progress.fraction, progress.seconds_left)
+
+        if len(specs) == 1:
+            return await self._replicas(specs[0], report, show)
+        return await self._pair(specs, report, show)
+
+    async def _replicas(self, spec: ModelSpec, report: Reporter, show: Any) -> ReplicationReport:
+        cores = self._cores(self._question.cores or len(self._device.cores))
+        counts = self._question.counts
+        each = max(1, len(cores) // max(counts))
+        # Before anything is started: without a profile there is nothing to keep the result with.
+        profile = self._profile(spec, each)
+        split = EvenSplit(
+            mode=self._mode,
+            cores=cores,
+            memory_bytes=self._memory_bytes(),
+            batch_of=lambda count: self._batch(spec, profile, len(cores) // count, count),
+        )
+        bench, (model,) = await self._bench([spec], report)
+        try:
+            found = await replicate(
+                bench, model, split, counts=counts, plan=self._question.plan, tell=show
+            )
+        except asyncio.CancelledError:
+            await self._discard(bench)
+            raise
+        kept = [
+            self._keep(owner, sharing)
+            for cores_each, sharing in found.sharing
+            if (owner := self._find(spec, cores_each)) is not None
+        ]
+        return ReplicationReport(spec.name, found, tuple(kept))
+
+    async def _pair(self, specs: Sequence[ModelSpec], report: Reporter, show: Any) -> PairReport:
+        each = self._question.cores or 1
+        cores = self._cores(2 * each)
+        profiles = [self._profile(spec, each) for spec in specs]
+        bench, models = await self._bench(specs, report)
+        first, second = (
+            Replica(
+                model,
+                Share(
+                    cores=cores[i * each : (i + 1) * each],
+                    memory_bytes=self._memory_bytes() // 2,
+                    batch=self._batch(spec, profile, each, 1),
+                ),
+            )
+            for i, (model, spec, profile) in enumerate(zip(models, specs, profiles, strict=True))
+        )
+        one, other = (self._shared(spec, p) for spec, p in zip(specs, profiles, strict=True))
+        try:
+            run = await measure_pair(
+                bench,
+                self._mode,
+                (first, second),
+                (one, other),
+                plan=self._question.plan,
+                tell=show,
+            )
+        except asyncio.CancelledError:
+            await self._discard(bench)
+            raise
+        kept = tuple(self._keep_pair(p, run, busy) for p, (busy, _) in zip(
+            profiles, (one, other), strict=True
+        ))  # fmt: skip
+        return PairReport(run, tuple(dict.fromkeys(kept)))
+
+    # -- what is known -------------------------------------------------------------------------
+
+    def _spec(self, body: dict[str, Any]) -> ModelSpec:
+        """As registered where it is; else as the options say."""
+        from partitiond.cli.local_profile import spec_of
+
+        try:
+            return self._store.model(str(body["model"])).spec
+        except NotFoundError:
+            return spec_of(body, self._settings)
+
+    def _find(self, spec: ModelSpec, cores: int) -> Profile | None:
+        """The newest measured profile of this size on this hardware."""
+        on_cpu = self._device.kind is DeviceKind.CPU
+        size = PartitionSize(SharingMode.CORES, cores) if on_cpu else None
+        return next(
+            (
+                profile
+                for profile in self._store.profiles(spec.name)
+                if profile.kind is ProfileKind.MEASURED
+                and not profile.variant
+                and speaks_for(profile, spec)
+                and profile.hardware == self._device.hardware
+                and (profile.size == size or (size is None and _is_whole(profile)))
+            ),
+            None,
+        )
+
+    def _profile(self, spec: ModelSpec, cores: int) -> Profile:
+        found = self._find(spec, cores)
+        if found is None:
+            flag = f" --cores {cores}" if self._device.kind is DeviceKind.CPU else ""
+            raise ProfileError(
+                f"{spec.name} was not measured on {self._device.id}"
+                f"{f' with {cores} cores' if cores > 1 else ' with 1 core' if flag else ''} "
+                f"for {spec.workload.key} tokens.",
+                hint=f"Run `partitiond profile {spec.name}{flag}` with the same options first: "
+                "it says how many requests each replica gets, and carries the result.",
+                facts={"model": spec.name, "hardware": self._device.hardware},
+            )
+        return found
+
+    def _batch(self, spec: ModelSpec, profile: Profile, cores: int, count: int) -> int:
+        """Requests in flight at each of `count` replicas with so many cores.
+
+        The operating point of a profile of that size. Where that size was not measured, as many
+        in flight altogether as the largest number of replicas has.
+        """
+        if self._question.batch is not None:
+            return self._question.batch
+        same = self._find(spec, cores)
+        point = named_point(same or profile, spec.operating_point, spec.slo)
+        if point is None:
+            raise ProfileError(
+                f"{(same or profile).id} has no operating point that holds the SLO.",
+                hint="Give --batch, or loosen the SLO.",
+            )
+        if same is not None:
+            return point.batch
+        return max(1, point.batch * max(self._question.counts) // count)
+
+    def _shared(self, spec: ModelSpec, profile: Profile) -> tuple[float, float | None]:
+        """u and kappa as measured; the mode's default where they were not."""
+        point = named_point(profile, spec.operating_point, spec.slo) or profile.points[0]
+        own = next((s for s in profile.sharing if s.mode == self._mode and s.runs), None)
+        return busy_share(profile, point, self._mode), own.kappa if own is not None else None
+
+    def _cores(self, count: int) -> tuple[int, ...]:
+        if count > len(self._device.cores):
+            raise SpecError(
+                f"{count} cores are needed; {self._device.id} has {len(self._device.cores)}.",
+                hint="Give --cores less, or ask for fewer replicas.",
+            )
+        return self._device.cores[:count]
+
+    def _memory_bytes(self) -> int:
+        device = self._device
+        free = min(device.free_bytes, device.memory_bytes - device.reserved_bytes)
+        return max(0, free - headroom_bytes(device.memory_bytes))
+
+    # -- engines -------------------------------------------------------------------------------
+
+    async def _bench(
+        self, specs: Sequence[ModelSpec], report: Reporter
+    ) -> tuple[Bench, list[ResolvedModel]]:
+        from partitiond.cli.commands_engine import find_engine
+        from partitiond.clock import SystemClock
+        from partitiond.devices.telemetry import HostTelemetry
+        from partitiond.engines.runner import ProcessEngineRunner
+        from partitiond.models.resolver import Resolver
+
+        settings, started = self._settings, self._started
+        real = any(spec.engine_kind == "vllm" for spec in specs)
+        environment = find_engine(settings) if real else None
+        python = environment.python if environment is not None else None
+        hub = settings.models.hub
+        resolver = Resolver(settings.models_dir, python, settings.models.offline, hub)
+        models = [await resolver.resolve(spec, report.update) for spec in specs]
+
+        class Runner(ProcessEngineRunner):
+            """Remembers its engines, so that interrupted ones leave nothing on the disk."""
+
+            async def start(self, launch: EngineLaunch) -> EngineHandle:
+                started.append(await super().start(launch))
+                return started[-1]
+
+        runner = Runner(
+            settings.run_dir,
+            environment,
+            cache_dir=settings.cache_dir / "compiled",
+            allow_unknown_version=settings.engine.allow_unknown_version,
+        )
+        bench = Bench(
+            engines=runner,
+            clock=SystemClock(),
+            device=self._device,
+            telemetry=HostTelemetry(),
+            start_deadline_seconds=settings.engine.start_deadline_seconds,
+            stop_grace_seconds=settings.engine.stop_grace_seconds,
+            device_used_bytes=None,
+        )
+        return bench, models
+
+    async def _discard(self, bench: Bench) -> None:
+        from partitiond.profiler.bench import Discards
+
+        if isinstance(bench.engines, Discards):
+            for handle in self._started:
+                await bench.engines.discard(handle)
+
+    # -- what is kept --------------------------------------------------------------------------
+
+    def _keep(self, profile: Profile, sharing: Sharing) -> str:
+        old = next((s for s in profile.sharing if s.mode == sharing.mode), None)
+        pairs = old.pairs if old is not None else ()
+        return self._store_with(profile, dataclasses.replace(sharing, pairs=pairs))
+
+    def _keep_pair(self, profile: Profile, run: PairRun, busy: float) -> str:
+        old = next((s for s in profile.sharing if s.mode == run.mode), None)
+        sharing = old or Sharing(run.mode, DEFAULT.kappa(self._mode), busy, ())
+        others = tuple(p for p in sharing.pairs if not _same_pair(p, run))
+        return self._store_with(profile, dataclasses.replace(sharing, pairs=(*others, run)))
+
+    def _store_with(self, profile: Profile, sharing: Sharing) -> str:
+        others = tuple(s for s in profile.sharing if s.mode != sharing.mode)
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        note = f"sharing measured on {today} by `{self._question.command}`"
+        made = dataclasses.replace(profile.provenance, notes=(*profile.provenance.notes, note))
+        self._store.add_profile(
+            dataclasses.replace(profile, sharing=(*others, sharing), provenance=made)
+        )
+        return profile.id
+
+
+def _is_whole(profile: Profile) -> bool:
+    return profile.size.mode in {SharingMode.WHOLE, SharingMode.MEMORY}
+
+
+def _same_pair(one: PairRun, other: PairRun) -> bool:
+    def key(run: PairRun) -> tuple[object, ...]:
+        return tuple(sorted(zip(run.models, run.cores_each, strict=True)))
+
+    return key(one) == key(other)

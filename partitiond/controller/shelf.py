@@ -1,0 +1,95 @@
+"""The profiles that are kept: what was measured, estimated or brought from elsewhere."""
+
+from collections.abc import Callable, Sequence
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.staleness import Staleness
+from partitiond.controller.watching import DeviceWatch, ModelFiles
+from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import ProfileView, Store
+from partitiond.profile_files import in_present_schema
+
+
+class ProfileShelf:
+    """Reads and keeps profiles, and knows which are stale.
+
+    Args:
+        engine_version: of the installed engine; empty where there is none or it is not known yet.
+        changed: called when a plan may use another profile from now on.
+
+    Attributes:
+        staleness: which profiles no longer speak for what runs now.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal,
+        devices: DeviceWatch,
+        files: ModelFiles,
+        engine_version: Callable[[], str],
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._changed = changed
+        self.staleness = Staleness(
+            spec_of=self._spec_of,
+            fetched_revision=files.revision,
+            engine_version=engine_version,
+            devices=lambda: devices.devices,
+        )
+
+    def _spec_of(self, model: str) -> ModelSpec | None:
+        try:
+            return self._store.model(model).spec
+        except NotFoundError:
+            return None
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Newest first."""
+        return self._store.profiles(model)
+
+    def views(self, model: str | None = None) -> Sequence[ProfileView]:
+        """Newest first, each with why it is stale."""
+        return [
+            ProfileView(profile, self.staleness.reasons(profile))
+            for profile in self._store.profiles(model)
+        ]
+
+    def view(self, profile_id: str) -> ProfileView:
+        """Raises NotFoundError."""
+        profile = self._store.profile(profile_id)
+        return ProfileView(profile, self.staleness.reasons(profile))
+
+    def keep(self, profile: Profile, *, replace: bool) -> Profile:
+        """Keep a profile made elsewhere; plans may use it from now on.
+
+        Raises:
+            ConflictError: another profile has its id, and is not to be replaced.
+        """
+        profile = in_present_schema(profile)
+        known = self._known(profile.id)
+        if known is not None and in_present_schema(known) == profile:
+            return profile
+        if known is not None and not replace:
+            raise ConflictError(
+                f"another profile with the id {profile.id} is kept already.",
+                hint="Compare them with `partitiond profiles diff`, and import with --replace "
+                "(?replace=true) to give the kept one up.",
+                facts={"profile": profile.id},
+            )
+        self._store.add_profile(profile)
+        what = "replaces the one that was kept" if known is not None else f"of {profile.model}"
+        self._journal.note("profile-imported", profile.id, f"{what}.")
+        self._changed()
+        return profile
+
+    def _known(self, profile_id: str) -> Profile | None:
+        try:
+            return self._store.profile(profile_id)
+        except NotFoundError:
+            return None

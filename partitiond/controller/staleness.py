@@ -1,0 +1,137 @@
+"""What runs now, gathered to see which profiles are stale and which to measure again."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from partitiond import __version__
+from partitiond.core.hardware import Device
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.core.staleness import (
+    Current,
+    command_for,
+    measure_again_reasons,
+    stale_reasons,
+)
+
+SIMULATED: Final = "simulated"
+
+
+def current_of(
+    profile: Profile,
+    spec: ModelSpec | None,
+    *,
+    fetched_revision: str | None,
+    engine_version: str,
+    devices: Sequence[Device],
+) -> Current:
+    """What a profile has to be compared with.
+
+    Args:
+        profile: any.
+        spec: its model as registered, or None where it is not.
+        fetched_revision: revision of that model's files on this host, where they were fetched.
+        engine_version: of the installed engine; empty where there is none.
+        devices: of this host; a profile of other hardware says nothing about their drivers.
+    """
+    driver = next((d.driver for d in devices if d.hardware == profile.hardware), "")
+    simulated = profile.provenance.engine == SIMULATED
+    return Current(
+        model_revision=_revision(profile, spec, fetched_revision),
+        engine_version=f"{SIMULATED}-{__version__}" if simulated else engine_version,
+        driver=driver,
+    )
+
+
+def _revision(profile: Profile, spec: ModelSpec | None, fetched: str | None) -> str | None:
+    """A variant with files of its own has the revision it was registered with, or none known."""
+    if spec is None:
+        return None
+    variant = next((v for v in spec.variants if v.name == profile.variant), None)
+    if variant is not None and variant.source is not None:
+        return variant.source.revision
+    return spec.source.revision or fetched
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StaleTarget:
+    """A measured profile that should be measured again, and why."""
+
+    hardware: str
+    size: PartitionSize
+    variant: str
+    reason: str
+
+
+class Staleness:
+    """Compares profiles with what runs now.
+
+    Args:
+        spec_of: the model as registered, or None.
+        fetched_revision: revision of a model's files here, or None.
+        engine_version: of the installed engine; empty where there is none or it is not known yet.
+        devices: of this host.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec_of: Callable[[str], ModelSpec | None],
+        fetched_revision: Callable[[str], str | None],
+        engine_version: Callable[[], str],
+        devices: Callable[[], Sequence[Device]],
+    ) -> None:
+        self._spec_of = spec_of
+        self._fetched_revision = fetched_revision
+        self._engine_version = engine_version
+        self._devices = devices
+
+    def current_of(self, profile: Profile) -> Current:
+        """What runs now where this profile was measured."""
+        return current_of(
+            profile,
+            self._spec_of(profile.model),
+            fetched_revision=self._fetched_revision(profile.model),
+            engine_version=self._engine_version(),
+            devices=self._devices(),
+        )
+
+    def reasons(self, profile: Profile) -> tuple[str, ...]:
+        """Why it is stale; empty where it is not, or nothing is known to compare it with."""
+        now = self.current_of(profile)
+        return stale_reasons(
+            profile,
+            model_revision=now.model_revision,
+            engine_version=now.engine_version,
+            driver=now.driver,
+        )
+
+    def to_measure_again(self, profiles: Iterable[Profile]) -> tuple[StaleTarget, ...]:
+        """Of these profiles, the measured ones whose model or engine changed since."""
+        found = []
+        for profile in profiles:
+            now = self.current_of(profile)
+            reasons = measure_again_reasons(
+                profile, model_revision=now.model_revision, engine_version=now.engine_version
+            )
+            if profile.kind is ProfileKind.MEASURED and reasons:
+                reason = f"stale: {'; '.join(reasons)}"
+                found.append(StaleTarget(profile.hardware, profile.size, profile.variant, reason))
+        return tuple(found)
+
+    def seen(self, names: Iterable[str]) -> tuple[object, ...]:
+        """What staleness rests on; while it stays equal, no profile becomes stale."""
+        revisions = tuple((name, self._fetched_revision(name)) for name in names)
+        drivers = tuple(device.driver for device in self._devices())
+        return self._engine_version(), revisions, drivers
+
+
+def stale_note(profiles: Iterable[Profile], reasons: Callable[[Profile], Sequence[str]]) -> str:
+    """What a model's note says of stale measured profiles, with what measures them anew."""
+    for profile in profiles:
+        why = reasons(profile) if profile.kind is ProfileKind.MEASURED else ()
+        if why:
+            return f"its profile is stale ({'; '.join(why)}): {command_for(profile)}"
+    return ""

@@ -1,0 +1,64 @@
+"""Forms of a model: itself, and the variants that its user accepts in its place."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from partitiond.controller.profiling import estimates
+from partitiond.controller.targets import Target
+from partitiond.core.architecture import Architecture
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import ModelResolver
+
+
+def form_names(spec: ModelSpec) -> tuple[str, ...]:
+    """The model itself (the empty name), then its variants in the order they are listed."""
+    return ("", *(variant.name for variant in spec.variants))
+
+
+async def form_architectures(
+    resolver: ModelResolver, spec: ModelSpec
+) -> Mapping[str, Architecture]:
+    """Numbers of every form, by name, without fetching weights.
+
+    Raises:
+        ModelSourceError, SpecError: a form cannot be had: nothing of the model is registered then,
+            because a variant that never starts would never be noticed.
+    """
+    return {name: await resolver.architecture(spec.as_variant(name)) for name in form_names(spec)}
+
+
+def form_estimates(
+    spec: ModelSpec,
+    architectures: Mapping[str, Architecture],
+    targets: Sequence[Target],
+    created_at: str,
+) -> tuple[Profile, ...]:
+    """Estimated profiles of every form on each target, each in place of its former estimate."""
+    return tuple(
+        _of_form(profile, name)
+        for name in form_names(spec)
+        for form in (dataclasses.replace(spec.as_variant(name), variants=()),)
+        for profile in estimates(form, architectures[name], targets, created_at)
+    )
+
+
+def _of_form(profile: Profile, variant: str) -> Profile:
+    """An estimate under its form's name: the forms of a model must not replace each other."""
+    if not variant:
+        return profile
+    return dataclasses.replace(profile, id=f"{profile.id}-{variant}", variant=variant)
+
+
+def other_form(old: ModelSpec, new: ModelSpec, variant: str) -> bool:
+    """Whether an engine of a form was started with something that would be another now.
+
+    A variant that is not listed any more is no other form: the next plan stops it.
+    """
+    if any(variant not in form_names(spec) for spec in (old, new)):
+        return False
+    return _engine_of(old.as_variant(variant)) != _engine_of(new.as_variant(variant))
+
+
+def _engine_of(spec: ModelSpec) -> tuple[object, ...]:
+    return (spec.source, spec.weights, spec.engine, spec.engine_kind)

@@ -1,0 +1,134 @@
+"""Small devices, or replicas on a large one: what each kind of device gives within the SLO.
+
+The paper leaves the question open. It is answered per device, because a device is what one pays
+for: the best number of replicas on it, what they give together, and what a million tokens cost at
+the user's prices.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from partitiond.core.estimate_report import EstimateReport
+from partitiond.core.hardware import HardwareSpec
+from partitiond.core.prices import Prices, cost_per_million
+from partitiond.core.profile import LimitedBy
+from partitiond.core.replicas import Replication, best_replication
+from partitiond.core.workload import Workload
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeviceOption:
+    """One kind of device, filled as well as possible.
+
+    Attributes:
+        hardware: its key.
+        partition: what each replica gets: "whole" means the device, shared as `mode` says.
+        mode: how the replicas share it; empty where none fits.
+        replicas: on one device.
+        batch: of each replica.
+        req_per_s, output_tokens_per_s: of the device, closed loop.
+        ttft_p95_seconds, tpot_p95_seconds: of each replica beside the others.
+        alone_req_per_s: of one replica that has the device for itself, within the SLO.
+        devices_to_match: how many of them give as much as the strongest device of the comparison.
+        price_per_hour: of one device; None without a price.
+        cost_per_million_output_tokens: at `output_tokens_per_s`.
+        cost_per_million_tokens: prompt and output tokens together.
+        reason: why it serves nothing; empty where it does.
+    """
+
+    hardware: str
+    partition: str
+    mode: str
+    replicas: int
+    batch: int
+    req_per_s: float
+    output_tokens_per_s: float
+    ttft_p95_seconds: float | None
+    tpot_p95_seconds: float | None
+    alone_req_per_s: float
+    devices_to_match: float | None
+    price_per_hour: float | None
+    cost_per_million_output_tokens: float | None
+    cost_per_million_tokens: float | None
+    reason: str = ""
+
+
+def compare(
+    estimates: Sequence[tuple[HardwareSpec, EstimateReport]],
+    workload: Workload,
+    prices: Prices | None,
+) -> tuple[DeviceOption, ...]:
+    """One option per estimate, in the order given.
+
+    Args:
+        estimates: of the same model and workload on different hardware.
+        workload: request shape, for what a request's tokens cost.
+        prices: the user's; None for none.
+    """
+    best = [(spec, report, best_replication(report.replications)) for spec, report in estimates]
+    strongest = max((found.req_per_s for _, _, found in best if found), default=0.0)
+    return tuple(
+        _option(spec, report, found, strongest, workload, prices) for spec, report, found in best
+    )
+
+
+def _option(  # noqa: PLR0917
+    spec: HardwareSpec,
+    report: EstimateReport,
+    found: Replication | None,
+    strongest: float,
+    workload: Workload,
+    prices: Prices | None,
+) -> DeviceOption:
+    price = prices.of(spec) if prices is not None else None
+    if found is None:
+        return DeviceOption(
+            hardware=spec.key,
+            partition=report.partition,
+            mode="",
+            replicas=0,
+            batch=0,
+            req_per_s=0.0,
+            output_tokens_per_s=0.0,
+            ttft_p95_seconds=None,
+            tpot_p95_seconds=None,
+            alone_req_per_s=0.0,
+            devices_to_match=None,
+            price_per_hour=price,
+            cost_per_million_output_tokens=None,
+            cost_per_million_tokens=None,
+            reason=_why_none(report),
+        )
+    all_tokens = found.output_tokens_per_s * (1 + workload.moments.p / workload.moments.o)
+    return DeviceOption(
+        hardware=spec.key,
+        partition=report.partition,
+        mode=found.mode.value,
+        replicas=found.replicas,
+        batch=found.batch,
+        req_per_s=found.req_per_s,
+        output_tokens_per_s=found.output_tokens_per_s,
+        ttft_p95_seconds=found.ttft_p95_seconds,
+        tpot_p95_seconds=found.tpot_p95_seconds,
+        alone_req_per_s=report.throughput_req_per_s,
+        devices_to_match=strongest / found.req_per_s,
+        price_per_hour=price,
+        cost_per_million_output_tokens=_cost(price, found.output_tokens_per_s),
+        cost_per_million_tokens=_cost(price, all_tokens),
+    )
+
+
+def _cost(price: float | None, tokens_per_s: float) -> float | None:
+    return None if price is None else cost_per_million(price, tokens_per_s)
+
+
+def _why_none(report: EstimateReport) -> str:
+    if not report.points and report.limited_by is LimitedBy.MEMORY:
+        return "does not fit"
+    return "no batch holds the SLO"
+
+
+def cheapest(options: Sequence[DeviceOption]) -> DeviceOption | None:
+    """The one with the least cost per token; None without prices."""
+    priced = [o for o in options if o.cost_per_million_output_tokens is not None]
+    return min(priced, key=lambda o: o.cost_per_million_output_tokens or 0.0, default=None)

@@ -1,0 +1,149 @@
+"""Reading keys of a `config.json`: what is missing or senseless is named."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from partitiond.core.errors import SpecError
+
+Config = Mapping[str, object]
+
+PUBLISHED_HINT: Final = "Use the config.json that the model was published with."
+MAX_LAYERS: Final = 1000
+"""More layers than any model has; a larger number is a mistake, and would take long to count."""
+
+
+_SHOWN_CHARACTERS: Final = 80
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it; a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+
+
+def bad(key: str, message: str, value: object = None, hint: str = PUBLISHED_HINT) -> SpecError:
+    """The error about one key; its message names the key."""
+    return SpecError(f"config key {key} {message}.", hint=hint, facts={"key": key, "value": value})
+
+
+def _first(config: Config, keys: tuple[str, ...]) -> tuple[str, object]:
+    """The first of several names of one thing that is set, and its value."""
+    for key in keys:
+        if config.get(key) is not None:
+            return key, config[key]
+    return keys[0], None
+
+
+def whole(config: Config, *keys: str, default: int | None = None, least: int = 1) -> int:
+    """A whole number of at least `least`; the default also stands in for null, as in transformers.
+
+    Args:
+        config: the config.
+        keys: the key, and other names that older configs give it.
+        default: value where it is missing or null.
+        least: smallest value that makes sense.
+    """
+    key, value = _first(config, keys)
+    if value is None:
+        value = default
+    if value is None:
+        raise bad(key, "is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 10**9:
+        kind = "positive whole number" if least else "whole number, 0 or more"
+        raise bad(key, f"must be a {kind}, got {shown(value)}", value)
+    return value
+
+
+def flag(config: Config, key: str, default: bool) -> bool:
+    """A switch; null is the default."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise bad(key, f"must be true or false, got {shown(value)}", value)
+    return value
+
+
+def number(config: Config, key: str, default: float) -> float:
+    """A positive number; null is the default."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        raise bad(key, f"must be a positive number, got {shown(value)}", value)
+    return float(value)
+
+
+def texts(config: Config, key: str) -> tuple[str, ...] | None:
+    """A list of texts; None where it is missing or null."""
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise bad(key, "must be a list of texts", value)
+    return tuple(value)
+
+
+def wholes(config: Config, key: str) -> tuple[int, ...] | None:
+    """A list of whole numbers; None where it is missing or null."""
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        raise bad(key, "must be a list of whole numbers", value)
+    return tuple(value)
+
+
+def section(config: Config, key: str) -> Config | None:
+    """An object inside the config; None where it is missing or null."""
+    value = config.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise bad(key, "must be an object", value)
+    return value
+
+
+def layer_count(config: Config, *keys: str) -> int:
+    """Number of layers."""
+    count = whole(config, *(keys or ("num_hidden_layers",)))
+    if count > MAX_LAYERS:
+        raise bad(keys[0] if keys else "num_hidden_layers", f"is {count}", count)
+    return count
+
+
+def head_dim(config: Config, hidden: int, heads: int) -> int:
+    """`head_dim`, or hidden_size / num_attention_heads."""
+    if config.get("head_dim") is not None:
+        return whole(config, "head_dim")
+    if hidden % heads:
+        raise bad(
+            "hidden_size",
+            f"({hidden}) is no multiple of num_attention_heads ({heads})",
+            hidden,
+            "Give head_dim where they differ.",
+        )
+    return hidden // heads
+
+
+def kv_heads(config: Config, heads: int, key: str = "num_key_value_heads") -> int:
+    """KV heads; all heads where the config does not group them."""
+    count = whole(config, key, default=heads)
+    if heads % count:
+        raise bad(key, f"({count}) does not divide num_attention_heads ({heads})", count)
+    return count
+
+
+def layer_types(config: Config, layers: int, key: str = "layer_types") -> tuple[str, ...] | None:
+    """The kind of each layer where the config lists them."""
+    types = texts(config, key)
+    if types is None:
+        return None
+    if len(types) < layers:
+        raise bad(key, f"lists {len(types)} layers of {layers}", len(types))
+    return types[:layers]
+
+
+def every(layers: int, interval: int) -> Iterator[bool]:
+    """For each layer, whether it is the last of its group of `interval`."""
+    return ((layer + 1) % interval == 0 for layer in range(layers))

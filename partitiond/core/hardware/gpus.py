@@ -1,0 +1,149 @@
+"""The GPUs that are known without one at hand.
+
+Speeds are the vendor's datasheets, dense (without sparsity). Memory is what the driver prints as
+the total with ECC on, which is less than what is sold for GDDR cards. MIG memory and SMs are what
+drivers print for each size; they vary a little with driver and placement.
+"""
+
+from typing import Final
+
+from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, MigProfile, SharingMode
+from partitiond.core.units import GIB, MIB, Bytes
+
+_SHARED: Final = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS)
+_WITH_MIG: Final = (*_SHARED, SharingMode.MIG)
+
+_SIZES: Final = (
+    # compute slices, memory slices, most instances; names and memory follow
+    ("1g", 1, 1, 7),
+    ("1g+me", 1, 1, 1),
+    ("1g double", 1, 2, 4),
+    ("2g", 2, 2, 3),
+    ("3g", 3, 4, 2),
+    ("4g", 4, 4, 1),
+    ("7g", 7, 8, 1),
+)
+
+
+def _mig(
+    names: tuple[str, str, str, str, str, str],
+    sms: tuple[int, int, int, int, int, int],
+    mib: tuple[int, int, int, int, int, int],
+) -> tuple[MigProfile, ...]:
+    """The seven sizes, from names, SMs and MiB of 1g, 1g double, 2g, 3g, 4g and 7g."""
+    order = (0, 0, 1, 2, 3, 4, 5)
+    return tuple(
+        MigProfile(
+            name=names[n] + ("+me" if size.endswith("+me") else ""),
+            compute_slices=compute,
+            memory_slices=memory,
+            sm_count=sms[n],
+            memory_bytes=Bytes(mib[n] * MIB),
+            max_instances=most,
+        )
+        for (size, compute, memory, most), n in zip(_SIZES, order, strict=True)
+    )
+
+
+_A100_SMS: Final = (14, 14, 28, 42, 56, 98)
+_H100_SMS: Final = (16, 26, 32, 60, 64, 132)
+_A100_40_MIG: Final = _mig(
+    ("1g.5gb", "1g.10gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"),
+    _A100_SMS, (4864, 9856, 9856, 19968, 19968, 40192),
+)  # fmt: skip
+_A100_80_MIG: Final = _mig(
+    ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"),
+    _A100_SMS, (9728, 19968, 19968, 40192, 40192, 80384),
+)  # fmt: skip
+_H100_80_MIG: Final = _mig(
+    ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"),
+    _H100_SMS, (9984, 20096, 20096, 40448, 40448, 81152),
+)  # fmt: skip
+_H100_94_MIG: Final = _mig(
+    ("1g.12gb", "1g.24gb", "2g.24gb", "3g.47gb", "4g.47gb", "7g.94gb"),
+    _H100_SMS, (11008, 22144, 22144, 47488, 47488, 95360),
+)  # fmt: skip
+_H200_MIG: Final = _mig(
+    ("1g.18gb", "1g.35gb", "2g.35gb", "3g.71gb", "4g.71gb", "7g.141gb"),
+    _H100_SMS, (16384, 33024, 33024, 71168, 71168, 143104),
+)  # fmt: skip
+# 1g and 2g of a B200 as drivers print them; of the larger ones no print-out is at hand: SMs by
+# compute slices of 1g's 18, memory by memory slices of 22528 MiB.
+_B200_MIG: Final = _mig(
+    ("1g.23gb", "1g.45gb", "2g.45gb", "3g.90gb", "4g.90gb", "7g.180gb"),
+    (18, 30, 36, 54, 72, 148), (20992, 45312, 45312, 90112, 90112, 180224),
+)  # fmt: skip
+
+
+def _gpu(
+    key: str,
+    *,
+    sold: int,
+    mib: int,
+    sms: int,
+    gb_per_s: float,
+    tflops: tuple[float, float, float],
+    watts: float,
+    source: str,
+    aliases: tuple[str, ...] = (),
+    mig: tuple[MigProfile, ...] = (),
+    bfloat16: bool = True,
+) -> HardwareSpec:
+    """A GPU: GB as sold, MiB as the driver prints, TFLOP/s of 16, 8 and 32 bit."""
+    return HardwareSpec(
+        key=key,
+        kind=DeviceKind.GPU,
+        memory_bytes=Bytes(mib * MIB),
+        sm_count=sms,
+        bandwidth_bytes_per_s=gb_per_s * 1e9,
+        flops_16bit=tflops[0] * 1e12,
+        modes=_WITH_MIG if mig else _SHARED,
+        source=source,
+        nominal_bytes=Bytes(sold * GIB),
+        flops_8bit=tflops[1] * 1e12,
+        flops_32bit=tflops[2] * 1e12,
+        bfloat16=bfloat16,
+        tdp_watts=watts,
+        aliases=aliases,
+        mig_profiles=mig,
+    )
+
+
+_GPUS: Final = (
+    _gpu("a100-40gb", sold=40, mib=40960, sms=108, gb_per_s=1555, tflops=(312, 0, 19.5), watts=400,
+         source="NVIDIA A100 datasheet (SXM4 40GB; the PCIe 40GB card differs in power alone)",
+         aliases=("a100", "a100-40", "a100-sxm-40gb", "a100-pcie-40gb"), mig=_A100_40_MIG),
+    _gpu("a100-80gb", sold=80, mib=81920, sms=108, gb_per_s=2039, tflops=(312, 0, 19.5), watts=400,
+         source="NVIDIA A100 datasheet (SXM4 80GB)",
+         aliases=("a100-80", "a100-sxm-80gb"), mig=_A100_80_MIG),
+    _gpu("a100-pcie-80gb", sold=80, mib=81920, sms=108, gb_per_s=1935, tflops=(312, 0, 19.5),
+         watts=300, source="NVIDIA A100 datasheet (PCIe 80GB)", mig=_A100_80_MIG),
+    _gpu("h100-80gb", sold=80, mib=81559, sms=132, gb_per_s=3350, tflops=(989, 1979, 67), watts=700,
+         source="NVIDIA H100 datasheet (SXM5)",
+         aliases=("h100", "h100-80", "h100-sxm-80gb"), mig=_H100_80_MIG),
+    # SMs of its MIG profiles by compute slices of 16, memory as on SXM: no print-out is at hand.
+    _gpu("h100-pcie-80gb", sold=80, mib=81559, sms=114, gb_per_s=2000, tflops=(756, 1513, 51),
+         watts=350, source="NVIDIA H100 datasheet (PCIe)", aliases=("h100-pcie",),
+         mig=_mig(
+             ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"),
+             (16, 16, 32, 48, 64, 114), (9984, 20096, 20096, 40448, 40448, 81152),
+         )),
+    _gpu("h100-nvl-94gb", sold=94, mib=95830, sms=132, gb_per_s=3900, tflops=(835, 1671, 60),
+         watts=400, source="NVIDIA H100 datasheet (NVL)", aliases=("h100-nvl",), mig=_H100_94_MIG),
+    _gpu("h200-141gb", sold=141, mib=143771, sms=132, gb_per_s=4800, tflops=(989, 1979, 67),
+         watts=700, source="NVIDIA H200 datasheet (SXM)", aliases=("h200",), mig=_H200_MIG),
+    _gpu("b200-180gb", sold=180, mib=183359, sms=148, gb_per_s=7700, tflops=(2250, 4500, 75),
+         watts=1000, source="NVIDIA HGX B200 datasheet, per GPU",
+         aliases=("b200", "b200-192gb"), mig=_B200_MIG),
+    _gpu("l4-24gb", sold=24, mib=23034, sms=58, gb_per_s=300, tflops=(121, 242, 30.3), watts=72,
+         source="NVIDIA L4 datasheet", aliases=("l4",)),
+    _gpu("l40s-48gb", sold=48, mib=46068, sms=142, gb_per_s=864, tflops=(362, 733, 91.6), watts=350,
+         source="NVIDIA L40S datasheet", aliases=("l40s",)),
+    _gpu("a10-24gb", sold=24, mib=23028, sms=72, gb_per_s=600, tflops=(125, 0, 31.2), watts=150,
+         source="NVIDIA A10 datasheet", aliases=("a10",)),
+    _gpu("t4-16gb", sold=16, mib=15360, sms=40, gb_per_s=320, tflops=(65, 0, 8.1), watts=70,
+         source="NVIDIA T4 datasheet", aliases=("t4",), bfloat16=False),
+)  # fmt: skip
+
+HARDWARE: Final[dict[str, HardwareSpec]] = {spec.key: spec for spec in _GPUS}
+"""Kinds of GPU by key."""

@@ -1,0 +1,167 @@
+"""What is known of a kind of device, and of one device of a host."""
+
+import dataclasses
+import enum
+
+from partitiond.core.units import MIB, ZERO_BYTES, Bytes
+
+
+class DeviceKind(enum.StrEnum):
+    """NVIDIA GPU, or the host's CPU."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class SharingMode(enum.StrEnum):
+    """How replicas share one device; one mode per device at a time."""
+
+    WHOLE = "whole"
+    MEMORY = "memory"
+    """Memory shares; compute is time-sliced by the driver."""
+    MPS = "mps"
+    MIG = "mig"
+    CORES = "cores"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MigProfile:
+    """One size of GPU instance that a kind of GPU offers.
+
+    Slices decide what fits beside it; SMs and memory decide speed.
+
+    Attributes:
+        name: as the driver names it, "2g.20gb".
+        compute_slices: of 7.
+        memory_slices: of 8; also its share of the memory bandwidth.
+        sm_count: its streaming multiprocessors.
+        memory_bytes: its memory as drivers print it; read the instance's own once it exists.
+        max_instances: how many one GPU holds of it alone.
+    """
+
+    name: str
+    compute_slices: int
+    memory_slices: int
+    sm_count: int
+    memory_bytes: Bytes
+    max_instances: int
+
+
+MIG_MEMORY_SLICES = 8
+"""Memory slices of every GPU in the catalog that offers MIG."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CpuFigures:
+    """What was measured of a host's CPU.
+
+    Attributes:
+        name: what the vendor calls it.
+        cores: cores that ran the measurement together.
+        numa_nodes: memory nodes of the host.
+        core_bytes_per_s: memory traffic of one core alone (triad).
+        all_bytes_per_s: of all cores together.
+        core_flops_32bit: 32-bit FLOP/s of one core alone (matrix product).
+        all_flops_32bit: of all cores together.
+        bfloat16: the cores multiply bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16).
+        measured_at: ISO 8601, UTC.
+    """
+
+    name: str
+    cores: int
+    numa_nodes: int
+    core_bytes_per_s: float
+    all_bytes_per_s: float
+    core_flops_32bit: float
+    all_flops_32bit: float
+    bfloat16: bool
+    measured_at: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HardwareSpec:
+    """A kind of device, for planning without one.
+
+    Attributes:
+        key: catalog name, as "a100-80gb".
+        memory_bytes: device memory in total as the driver reports it.
+        sm_count: streaming multiprocessors (0 on a CPU).
+        bandwidth_bytes_per_s: memory bandwidth.
+        flops_16bit: dense 16-bit floating-point operations per second.
+        modes: sharing modes it allows.
+        source: where the numbers come from.
+        nominal_bytes: memory as it is sold, what the paper's memory model is a share of; 0 where
+            it is `memory_bytes`.
+        flops_8bit: dense fp8 operations per second; 0 where it has no fp8.
+        flops_32bit: 32-bit operations per second without tensor cores; 0 unknown.
+        bfloat16: whether engines can run bfloat16 on it.
+        tdp_watts: thermal design power, an upper bound of what it draws; None where not public.
+        aliases: other names it is found by.
+        mig_profiles: sizes of GPU instance it offers.
+        cpu: what was measured of a CPU; None for a GPU, and where the figures are assumed.
+        cores: of a CPU; 0 for a GPU.
+    """
+
+    key: str
+    kind: DeviceKind
+    memory_bytes: Bytes
+    sm_count: int
+    bandwidth_bytes_per_s: float
+    flops_16bit: float
+    modes: tuple[SharingMode, ...]
+    source: str
+    nominal_bytes: Bytes = ZERO_BYTES
+    flops_8bit: float = 0.0
+    flops_32bit: float = 0.0
+    bfloat16: bool = True
+    tdp_watts: float | None = None
+    aliases: tuple[str, ...] = ()
+    mig_profiles: tuple[MigProfile, ...] = ()
+    cpu: CpuFigures | None = None
+    cores: int = 0
+
+    @property
+    def sold_bytes(self) -> Bytes:
+        """Memory as it is sold."""
+        return self.nominal_bytes or self.memory_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Device:
+    """One device of one host, as observed or as described in a fleet file.
+
+    Attributes:
+        id: stable and unique: GPU UUID, "cpu", or the fleet file's "a100-80gb-3".
+        kind: gpu or cpu.
+        hardware: catalog key ("a100-80gb"), or for a CPU a key made of its model and cores;
+            profiles are valid for one hardware key.
+        name: what the vendor calls it.
+        host: host name.
+        memory_bytes: total memory.
+        free_bytes: memory free of foreign processes when observed.
+        cores: host cores usable for engines of this device, by index, sorted.
+        sm_count: 0 on a CPU.
+        modes: sharing modes allowed here.
+        reserved_bytes: memory the driver or the operating system keeps.
+        price_per_hour: in the currency of the user's file; 1.0 where none is given.
+        driver: driver version, or kernel version on a CPU.
+    """
+
+    id: str
+    kind: DeviceKind
+    hardware: str
+    name: str
+    host: str
+    memory_bytes: Bytes
+    free_bytes: Bytes
+    cores: tuple[int, ...]
+    sm_count: int = 0
+    modes: tuple[SharingMode, ...] = (SharingMode.WHOLE,)
+    reserved_bytes: Bytes = ZERO_BYTES
+    price_per_hour: float = 1.0
+    driver: str = ""
+
+
+def headroom_bytes(total_bytes: int) -> int:
+    """Memory left free on purpose on a device: max(512 MiB, 3 %)."""
+    return max(512 * MIB, -(-total_bytes * 3 // 100))

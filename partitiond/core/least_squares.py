@@ -1,0 +1,103 @@
+"""Non-negative least squares of a few terms, exactly, in plain Python.
+
+min |A x - y|^2 with x >= 0. At the optimum the positive coefficients solve the unconstrained
+problem on their own columns, so with the handful of terms a step time has, every set of columns is
+tried and the best feasible one kept: no tolerance, no iteration limit, and ties are settled by the
+caller's order of preference.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+_SINGULAR: Final = 1e-10
+"""Columns of unit length whose pivot is smaller are parallel to the others."""
+
+_TIE: Final = 1e-9
+"""A sum of squares that is better by less than this share is no better."""
+
+Matrix = Sequence[Sequence[float]]
+
+
+def non_negative(
+    rows: Matrix,
+    wanted: Sequence[float],
+    allowed: Callable[[tuple[int, ...]], bool] = lambda _: True,
+) -> tuple[float, ...]:
+    """Coefficients >= 0 that minimise the sum of squared differences.
+
+    Args:
+        rows: one row per observation, one column per term.
+        wanted: one value per row.
+        allowed: which sets of columns may be positive together. Among sets that fit as well, the
+            smaller one and then the one with earlier columns is taken.
+
+    Returns:
+        One coefficient per column; all 0 where nothing fits better than nothing.
+    """
+    columns = len(rows[0]) if rows else 0
+    best = (0.0,) * columns
+    best_error = math.fsum(value * value for value in wanted)
+    for count in range(1, columns + 1):
+        for chosen in itertools.combinations(range(columns), count):
+            if not allowed(chosen):
+                continue
+            found = _on_columns(rows, wanted, chosen)
+            if found is None or min(found) < 0:
+                continue
+            spread = dict(zip(chosen, found, strict=True))
+            full = tuple(spread.get(n, 0.0) for n in range(columns))
+            error = squared_error(rows, wanted, full)
+            if error < best_error * (1 - _TIE):
+                best, best_error = full, error
+    return best
+
+
+def squared_error(rows: Matrix, wanted: Sequence[float], found: Sequence[float]) -> float:
+    """Sum of the squared differences."""
+    return math.fsum(
+        (math.fsum(a * x for a, x in zip(row, found, strict=True)) - y) ** 2
+        for row, y in zip(rows, wanted, strict=True)
+    )
+
+
+def _on_columns(
+    rows: Matrix, wanted: Sequence[float], chosen: tuple[int, ...]
+) -> tuple[float, ...] | None:
+    """Unconstrained least squares on some columns by their normal equations; None if singular.
+
+    Columns are scaled to unit length first: seconds per step and per token differ by a million.
+    """
+    lengths = [math.sqrt(math.fsum(row[n] ** 2 for row in rows)) for n in chosen]
+    if not all(length > 0 for length in lengths):
+        return None
+    scaled = [[row[n] / s for n, s in zip(chosen, lengths, strict=True)] for row in rows]
+    size = len(chosen)
+    table = [
+        [math.fsum(row[i] * row[j] for row in scaled) for j in range(size)]
+        + [math.fsum(row[i] * y for row, y in zip(scaled, wanted, strict=True))]
+        for i in range(size)
+    ]
+    solved = _eliminate(table)
+    if solved is None:
+        return None
+    return tuple(x / s for x, s in zip(solved, lengths, strict=True))
+
+
+def _eliminate(table: list[list[float]]) -> list[float] | None:
+    """Solve a symmetric positive definite system with its right-hand side as last column."""
+    size = len(table)
+    for i in range(size):
+        pivot = max(range(i, size), key=lambda n: abs(table[n][i]))
+        table[i], table[pivot] = table[pivot], table[i]
+        if abs(table[i][i]) < _SINGULAR:
+            return None
+        for n in range(i + 1, size):
+            factor = table[n][i] / table[i][i]
+            table[n] = [a - factor * b for a, b in zip(table[n], table[i], strict=True)]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        known = math.fsum(table[i][j] * found[j] for j in range(i + 1, size))
+        found[i] = (table[i][size] - known) / table[i][i]
+    return found

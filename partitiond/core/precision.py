@@ -1,0 +1,110 @@
+"""An architecture as an engine loads it: dtype, quantisation, precision of the KV cache."""
+
+import dataclasses
+from typing import Final
+
+from partitiond.core.architecture import Architecture
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware import HardwareSpec
+from partitiond.core.spec import KV_CACHE_DTYPES, QUANTIZATIONS
+
+_BYTES_PER_VALUE: Final = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+
+QUANTISED_BYTES: Final = {
+    "fp8": 1.0,
+    # NF4 in blocks of 64 values with a 32-bit scale each: 0.5 + 4 / 64.
+    "bitsandbytes": 0.5 + 4 / 64,
+    "experts_int8": 1.0,
+}
+"""Bytes per quantised parameter of what the engine does while loading 16-bit weights."""
+
+
+def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
+    """The architecture as loaded with the engine's dtype ("auto" keeps it)."""
+    width = _BYTES_PER_VALUE.get(dtype)
+    if width is None:
+        return architecture
+    return dataclasses.replace(
+        architecture, weight_bytes_per_parameter=width, kv_bytes_per_value=width
+    )
+
+
+def with_quantization(architecture: Architecture, quantization: str) -> Architecture:
+    """The architecture with weights quantised while loading ("" leaves them as they are).
+
+    Matrices are quantised; embeddings, the output matrix, norms and biases keep their precision.
+    Weights that are quantised on disk already stay as they are.
+
+    Raises:
+        SpecError: there is no such quantisation, or the weights are quantised already.
+    """
+    if not quantization:
+        return architecture
+    if quantization not in QUANTISED_BYTES:
+        raise SpecError(
+            f"the quantisation {quantization!r} is not known.",
+            hint=f"Use {', '.join(q for q in QUANTIZATIONS if q)}, or none.",
+        )
+    if architecture.quantised_parameters:
+        raise SpecError(
+            f"these weights are quantised already, they cannot be loaded as {quantization}.",
+            hint="Leave the quantisation out, or name the 16-bit model.",
+        )
+    if quantization == "experts_int8":
+        count = architecture.expert_parameters
+    else:
+        count = architecture.linear_parameters
+    return dataclasses.replace(
+        architecture,
+        quantised_parameters=count,
+        quantised_bytes_per_parameter=QUANTISED_BYTES[quantization],
+    )
+
+
+def with_kv_cache_dtype(architecture: Architecture, kv_cache_dtype: str) -> Architecture:
+    """The architecture with its KV cache in this precision ("auto" is that of the weights).
+
+    Raises:
+        SpecError: there is no such precision.
+    """
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        raise SpecError(
+            f"the KV cache dtype {kv_cache_dtype!r} is not known.",
+            hint=f"Use {' or '.join(KV_CACHE_DTYPES)}.",
+        )
+    if kv_cache_dtype == "auto":
+        return architecture
+    return dataclasses.replace(architecture, kv_bytes_per_value=1.0)
+
+
+def as_loaded(
+    architecture: Architecture,
+    *,
+    dtype: str = "auto",
+    quantization: str = "",
+    kv_cache_dtype: str = "auto",
+) -> Architecture:
+    """All three together. Raises SpecError as they do."""
+    loaded = with_quantization(with_dtype(architecture, dtype), quantization)
+    return with_kv_cache_dtype(loaded, kv_cache_dtype)
+
+
+def dtype_on(hardware: HardwareSpec, dtype: str) -> str:
+    """The dtype an engine runs with on this hardware: "auto" is bfloat16 where it is there.
+
+    Raises:
+        SpecError: bfloat16 is asked of a GPU that has none.
+    """
+    if dtype == "auto":
+        return "bfloat16" if hardware.bfloat16 else "float16"
+    if dtype == "bfloat16" and not hardware.bfloat16:
+        raise SpecError(
+            f"{hardware.key} has no bfloat16.",
+            hint="Use --dtype float16, or leave the dtype out.",
+            facts={"hardware": hardware.key, "dtype": dtype},
+        )
+    if dtype not in _BYTES_PER_VALUE:
+        raise SpecError(
+            f"dtype {dtype!r} is not known.", hint="Use bfloat16, float16, float32 or auto."
+        )
+    return dtype

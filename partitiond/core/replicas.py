@@ -1,0 +1,179 @@
+"""How many replicas a device holds, and what they give together: from an estimate alone.
+
+The interference model of the definitions, with what one replica takes of each shared resource read
+off the roofline: time-sliced it is the time the device works, under MPS it is arithmetic and memory
+traffic apart, so that replicas fill what the others leave. MIG slices and CPU cores share nothing
+here. Latencies grow by the same factor as rates shrink, and the SLO is checked after that.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from partitiond.core.hardware import DeviceKind, HardwareSpec, SharingMode, mig_profile
+from partitiond.core.interference import (
+    DEFAULT,
+    MAX_REPLICAS_PER_DEVICE,
+    Interference,
+    mode_overhead_bytes,
+)
+from partitiond.core.profile import Latency, OperatingPoint, Profile, holds_slo
+from partitiond.core.roofline import RoundTerms
+from partitiond.core.spec import Slo
+from partitiond.core.transfer_fit import Subject
+from partitiond.core.units import Bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replication:
+    """So many equal replicas on one device.
+
+    Attributes:
+        mode: how they share it.
+        replicas: how many.
+        batch: requests in flight at each.
+        req_per_s: of all together, closed loop.
+        output_tokens_per_s: of all together.
+        ttft_p95_seconds, tpot_p95_seconds: of each, beside the others.
+        footprint_bytes: of each.
+        sigma: how much each is slowed down by the others.
+    """
+
+    mode: SharingMode
+    replicas: int
+    batch: int
+    req_per_s: float
+    output_tokens_per_s: float
+    ttft_p95_seconds: float
+    tpot_p95_seconds: float
+    footprint_bytes: Bytes
+    sigma: float
+
+
+def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ...]:
+    """Points up to the knee that hold the SLO alone, batches ascending."""
+    knee = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
+    return tuple(
+        p for p in profile.points if p.batch <= knee and (slo is None or holds_slo(p, slo))
+    )
+
+
+def replicas_that_fit(
+    point: OperatingPoint, budget_bytes: int, mode: SharingMode, most: int | None = None
+) -> int:
+    """How many replicas at this point the memory of a device holds."""
+    left = budget_bytes - mode_overhead_bytes(mode)
+    limit = MAX_REPLICAS_PER_DEVICE[mode] if most is None else most
+    return max(0, min(limit, left // point.footprint_bytes))
+
+
+def sigma_of(
+    terms: RoundTerms,
+    round_seconds: float,
+    replicas: int,
+    mode: SharingMode,
+    interference: Interference = DEFAULT,
+) -> float:
+    """What `replicas` equal ones beside each other slow each other down by; 1 alone."""
+    if replicas == 1 or mode not in {SharingMode.MEMORY, SharingMode.MPS}:
+        return 1.0
+    if mode is SharingMode.MPS:
+        busy = max(terms.compute, terms.weights + terms.kv) / round_seconds
+    else:
+        # Time-sliced, kernels of different processes never overlap, and launches are device time.
+        busy = (terms.device_seconds + terms.fixed) / round_seconds
+    kappa = interference.kappa(mode)
+    return max(1.0, replicas * min(1.0, busy)) * (1 + kappa * (replicas - 1))
+
+
+def slowed(point: OperatingPoint, sigma: float) -> OperatingPoint:
+    """A point beside others: rates divided, TTFT and TPOT multiplied by sigma."""
+
+    def longer(latency: Latency) -> Latency:
+        return Latency(
+            sigma * latency.mean, sigma * latency.p50, sigma * latency.p95, sigma * latency.p99
+        )
+
+    return dataclasses.replace(
+        point,
+        output_tokens_per_s=point.output_tokens_per_s / sigma,
+        req_per_s=point.req_per_s / sigma,
+        ttft=longer(point.ttft),
+        tpot=longer(point.tpot),
+    )
+
+
+def replications(
+    profile: Profile, subject: Subject, budget_bytes: int, slo: Slo | None
+) -> tuple[Replication, ...]:
+    """The best way to run 1, 2, 3 ... replicas on one device within the SLO.
+
+    For each number the mode and batch that give the most requests/s; numbers that fit in no way
+    are left out.
+
+    Args:
+        profile: estimated for the whole device, or for one MIG slice or set of cores.
+        subject: what it is of.
+        budget_bytes: memory for all footprints on the device; of one slice for a MIG profile.
+        slo: bounds, or None where throughput alone counts.
+    """
+    best: dict[int, Replication] = {}
+    for found in _all(profile, subject, budget_bytes, slo):
+        known = best.get(found.replicas)
+        if known is None or found.req_per_s > known.req_per_s:
+            best[found.replicas] = found
+    return tuple(best[n] for n in sorted(best))
+
+
+def best_replication(found: Sequence[Replication]) -> Replication | None:
+    """The one with the most requests/s; of equal ones the fewest replicas."""
+    return max(found, key=lambda r: (r.req_per_s, -r.replicas), default=None)
+
+
+def _all(
+    profile: Profile, subject: Subject, budget_bytes: int, slo: Slo | None
+) -> Iterator[Replication]:
+    for point in usable_points(profile, slo):
+        terms = subject.terms(point.batch)
+        seconds = point.batch / point.output_tokens_per_s
+        for mode, most in _modes(subject.hardware, profile):
+            exclusive = mode in {SharingMode.MIG, SharingMode.CORES}
+            fits = most if exclusive else replicas_that_fit(point, budget_bytes, mode, most)
+            for count in range(1, fits + 1):
+                sigma = sigma_of(terms, seconds, count, mode)
+                beside = slowed(point, sigma)
+                if slo is not None and not holds_slo(beside, slo):
+                    break  # sigma only grows with the number
+                yield _replication(mode, count, beside, sigma)
+
+
+def _modes(hardware: HardwareSpec, profile: Profile) -> Iterator[tuple[SharingMode, int]]:
+    """Ways to put replicas of this partition size on a device, and the most of each."""
+    size = profile.size
+    if size.mode is SharingMode.MIG:
+        yield SharingMode.MIG, mig_profile(hardware, size.mig_profile).max_instances
+    elif hardware.kind is DeviceKind.CPU:
+        yield SharingMode.CORES, max(1, hardware.cores // size.cores)
+    elif size.mode is SharingMode.MPS:
+        yield SharingMode.MPS, max(1, 100 // size.sm_percent)
+    else:
+        for mode in (SharingMode.MEMORY, SharingMode.MPS):
+            if mode in hardware.modes:
+                yield mode, MAX_REPLICAS_PER_DEVICE[mode]
+
+
+def _replication(
+    mode: SharingMode, count: int, beside: OperatingPoint, sigma: float
+) -> Replication:
+    return Replication(
+        mode=mode
+        if count > 1 or mode in {SharingMode.MIG, SharingMode.CORES}
+        else SharingMode.WHOLE,
+        replicas=count,
+        batch=beside.batch,
+        req_per_s=count * beside.req_per_s,
+        output_tokens_per_s=count * beside.output_tokens_per_s,
+        ttft_p95_seconds=beside.ttft.p95,
+        tpot_p95_seconds=beside.tpot.p95,
+        footprint_bytes=beside.footprint_bytes,
+        sigma=sigma,
+    )

@@ -1,0 +1,180 @@
+"""The engine's step time, fitted: t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
+
+In steady state a round gives each of B slots one output token and computes, in the mean,
+B E[P + O - 1] / E[O] tokens: a request's prompt, and its outputs but the first, which comes with
+the prompt. Each slot's attention reads the m tokens it holds (definitions: the length-biased mean).
+So a measured throughput X(B) is one equation
+
+    B / X(B) = a n + b B E[P + O - 1] / E[O] + c B + d B m
+
+with n the steps of a round: 1, or more where its tokens exceed what one step may compute.
+
+Within one workload b, c and d all multiply B: only their sum is known, and it is kept in c. Two
+workloads separate two of them, three all. Coefficients are never negative, and the squares of the
+*relative* error are minimised: a step of 5 ms counts as much as one of 500.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.least_squares import non_negative
+from partitiond.core.profile import Profile, StepTime
+from partitiond.core.workload import Workload
+
+MIN_BATCHES: Final = 2
+"""One batch cannot tell what a step costs by itself from what a sequence adds."""
+
+
+class StepSample(NamedTuple):
+    """One measured operating point; a plain (batch, workload, X) serves as well."""
+
+    batch: int
+    workload: Workload
+    output_tokens_per_s: float
+
+
+class Work(NamedTuple):
+    """What a round does, in the order of the coefficients a, b, c, d."""
+
+    steps: float
+    tokens: float
+    sequences: float
+    kv_tokens: float
+
+
+def round_work(
+    workload: Workload, batch: float, max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
+) -> Work:
+    """Steps, tokens computed, sequences and KV tokens read of the mean round at a batch."""
+    moments = workload.moments
+    tokens = batch * (moments.p + moments.o - 1) / moments.o
+    return Work(
+        steps=max(1.0, tokens / max_num_batched_tokens),
+        tokens=tokens,
+        sequences=batch,
+        kv_tokens=batch * moments.occupancy_mean,
+    )
+
+
+def samples_of(profile: Profile) -> tuple[StepSample, ...]:
+    """The points of a profile that tell its step time: not those the KV cache held back."""
+    return tuple(
+        StepSample(point.batch, profile.workload, point.output_tokens_per_s)
+        for point in profile.points
+        if not point.kv_limited and point.output_tokens_per_s > 0
+    )
+
+
+def fit(
+    samples: Sequence[StepSample | tuple[int, Workload, float]],
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+) -> StepTime | None:
+    """The step time that explains these operating points best.
+
+    Args:
+        samples: batch, workload and throughput X in tokens/s, of one engine and partition.
+        max_num_batched_tokens: tokens of one engine step when they were measured.
+
+    Returns:
+        The fit; None for fewer than two different batches.
+    """
+    usable = [StepSample(*sample) for sample in samples if sample[2] > 0]
+    if len({sample.batch for sample in usable}) < MIN_BATCHES:
+        return None
+    seconds = [sample.batch / sample.output_tokens_per_s for sample in usable]
+    works = [round_work(s.workload, s.batch, max_num_batched_tokens) for s in usable]
+    rows = [[x / t for x in work] for work, t in zip(works, seconds, strict=True)]
+    workloads = len({sample.workload for sample in usable})
+    directions = len({_shape(work) for work in works})
+    a, b, c, d = non_negative(rows, [1.0] * len(rows), _identifiable(directions))
+    fitted = StepTime(a, b, c, d, 0.0, len(usable), workloads)
+    residuals = errors(fitted, usable, max_num_batched_tokens)
+    mean_square = math.fsum(error**2 for error in residuals) / len(residuals)
+    return dataclasses.replace(fitted, residual_share=math.sqrt(mean_square))
+
+
+def _shape(work: Work) -> tuple[float, float]:
+    """Tokens and KV tokens per sequence: what tells one workload's rounds from another's."""
+    return round(work.tokens / work.sequences, 9), round(work.kv_tokens / work.sequences, 9)
+
+
+def _identifiable(directions: int) -> Callable[[tuple[int, ...]], bool]:
+    """Which coefficients may be positive together: as many per sequence as workloads can tell.
+
+    With one workload that is c alone. With two, tokens and sequences are preferred to KV tokens by
+    their order where both explain the same.
+    """
+
+    def allowed(chosen: tuple[int, ...]) -> bool:
+        per_sequence = [n for n in chosen if n != 0]
+        if directions == 1:
+            return per_sequence in ([], [2])
+        return len(per_sequence) <= directions
+
+    return allowed
+
+
+def round_seconds(
+    step: StepTime,
+    workload: Workload,
+    batch: float,
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+) -> float:
+    """Predicted time of a round, in seconds."""
+    work = round_work(workload, batch, max_num_batched_tokens)
+    return (
+        step.base_seconds * work.steps
+        + step.per_token_seconds * work.tokens
+        + step.per_sequence_seconds * work.sequences
+        + step.per_kv_token_seconds * work.kv_tokens
+    )
+
+
+def predict_output_tokens_per_s(
+    step: StepTime,
+    workload: Workload,
+    batch: float,
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+) -> float:
+    """Predicted X(batch), in tokens/s. A fit to one workload predicts other batches of that one."""
+    seconds = round_seconds(step, workload, batch, max_num_batched_tokens)
+    return batch / seconds if seconds > 0 else 0.0
+
+
+def tells_lengths(step: StepTime) -> bool:
+    """Whether the fit can predict workloads it was not fitted to."""
+    return step.workloads > 1
+
+
+def rescaled(
+    step: StepTime,
+    output_tokens_per_s: float,
+    measured: Workload,
+    wanted: Workload,
+    batch: float,
+    *,
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+) -> float:
+    """A measured throughput under other lengths: scaled by the ratio of the fit's predictions.
+
+    What the fit misses of the measured point is carried over, not lost.
+    """
+    before = predict_output_tokens_per_s(step, measured, batch, max_num_batched_tokens)
+    after = predict_output_tokens_per_s(step, wanted, batch, max_num_batched_tokens)
+    return output_tokens_per_s * after / before if before > 0 else 0.0
+
+
+def errors(
+    step: StepTime,
+    samples: Sequence[StepSample | tuple[int, Workload, float]],
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+) -> tuple[float, ...]:
+    """Relative errors of the predicted round times, one per sample: predicted / measured - 1."""
+    return tuple(
+        round_seconds(step, workload, batch, max_num_batched_tokens) * rate / batch - 1
+        for batch, workload, rate in samples
+        if rate > 0
+    )

@@ -1,0 +1,65 @@
+"""CPU time of engines: all processes of their sessions, those that ended included.
+
+An engine's processes share the session of its shim. A process's time counts its threads, and of
+its ended children what it waited for (utime, stime, cutime, cstime of proc(5)); the shim is the
+subreaper of its tree, so whatever an ended parent left is waited for, too. What is lost is the
+time of children whose parent ignores SIGCHLD: the kernel adds those to nobody.
+"""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ProcessStat(NamedTuple):
+    """What /proc/PID/stat says of one process."""
+
+    parent: int
+    session: int
+    ticks: int
+
+
+def cpu_seconds(sessions: Collection[int], root: Path = Path("/")) -> float:
+    """CPU time so far of all processes in these sessions and below their leaders, in seconds."""
+    wanted = set(sessions)
+    table = _process_table(root / "proc") if wanted else {}
+    ticks = sum(
+        stat.ticks
+        for pid, stat in table.items()
+        if stat.session in wanted or _descends(pid, wanted, table)
+    )
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _descends(pid: int, ancestors: set[int], table: Mapping[int, ProcessStat]) -> bool:
+    """Whether a process that made a session of its own still hangs below one of the leaders."""
+    seen = set()
+    while pid in table and pid not in seen:
+        if pid in ancestors:
+            return True
+        seen.add(pid)
+        pid = table[pid].parent
+    return False
+
+
+def _process_table(proc: Path) -> dict[int, ProcessStat]:
+    table = {}
+    for entry in os.scandir(proc):
+        if entry.name.isdigit():
+            stat = _stat(proc / entry.name / "stat")
+            if stat is not None:
+                table[int(entry.name)] = stat
+    return table
+
+
+def _stat(path: Path) -> ProcessStat | None:
+    try:
+        text = path.read_bytes()
+    except OSError:  # gone meanwhile
+        return None
+    # The command in parentheses may hold spaces and parentheses itself: count after the last one.
+    fields = text.rpartition(b")")[2].split()
+    if len(fields) < 15:
+        return None
+    return ProcessStat(int(fields[1]), int(fields[3]), sum(int(f) for f in fields[11:15]))

@@ -1,0 +1,124 @@
+"""Energy of the host's CPU packages, by counters of the kernel.
+
+Powercap's RAPL zones (Intel, and AMD since Linux 5.8) count microjoules per package and wrap
+around at `max_energy_range_uj`; the hwmon driver amd_energy counts per socket. Since 2020 the
+kernel lets only root read RAPL (CVE-2020-8694). A figure that leaves a package out would be
+wrong without looking wrong, so it is all packages or none.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+MICRO: Final = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counter:
+    """One package's energy counter.
+
+    Attributes:
+        path: file with microjoules since some moment.
+        range_microjoules: it wraps around there; 0 for one that never does.
+    """
+
+    path: Path
+    range_microjoules: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EnergyCounters:
+    """The packages' counters, or why there are none.
+
+    Attributes:
+        source: "rapl" or "hwmon"; empty without counters.
+        why_not: reason; empty with counters.
+    """
+
+    source: str
+    counters: tuple[Counter, ...]
+    why_not: str = ""
+
+
+def find_counters(root: Path = Path("/")) -> EnergyCounters:
+    """The counters of all packages of this host."""
+    found = [
+        (name, counters)
+        for name, counters in (("rapl", _powercap(root)), ("hwmon", _hwmon(root)))
+        if counters
+    ]
+    for name, counters in found:
+        if all(_read(counter.path) is not None for counter in counters):
+            return EnergyCounters(name, tuple(counters))
+    if found:
+        unreadable = next(c.path for c in found[0][1] if _read(c.path) is None)
+        return EnergyCounters(
+            "", (), f"{unreadable} may not be read: run as root, or let the group read it"
+        )
+    return EnergyCounters(
+        "", (), "the kernel shows no energy counters (virtual machines mostly have none)"
+    )
+
+
+class EnergyMeter:
+    """Joules since it was made. `update` must be called at least once per wrap of a counter,
+    which takes minutes at full power.
+    """
+
+    def __init__(self, counters: Sequence[Counter]) -> None:
+        self._counters = tuple(counters)
+        self._last = [_read(counter.path) for counter in self._counters]
+        self._microjoules = 0
+        self._broken = not counters or None in self._last
+
+    def update(self) -> None:
+        """Add what was used since the last call."""
+        for index, counter in enumerate(self._counters):
+            now, before = _read(counter.path), self._last[index]
+            if now is None or before is None:
+                self._broken = True
+                continue
+            step = now - before
+            if step < 0:
+                step += counter.range_microjoules
+            self._broken = self._broken or step < 0
+            self._microjoules += step
+            self._last[index] = now
+
+    def joules(self) -> float | None:
+        """Energy so far; None when a counter went away or ran backwards."""
+        return None if self._broken else self._microjoules * MICRO
+
+
+def _powercap(root: Path) -> list[Counter]:
+    """Zones named package-N. Others ("psys", "core", "dram") overlap them; the -mmio ones too."""
+    found = []
+    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
+        if zone.name.count(":") == 1 and _text(zone / "name").startswith("package"):
+            limit = _read(zone / "max_energy_range_uj") or 0
+            found.append(Counter(zone / "energy_uj", limit))
+    return found
+
+
+def _hwmon(root: Path) -> list[Counter]:
+    """Sockets of the driver amd_energy; its cores are part of them."""
+    return [
+        Counter(label.with_name(label.name.replace("_label", "_input")))
+        for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*"))
+        if _text(monitor / "name") == "amd_energy"
+        for label in sorted(monitor.glob("energy*_label"))
+        if _text(label).startswith("Esocket")
+    ]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text.isdigit() else None

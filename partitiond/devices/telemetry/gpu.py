@@ -1,0 +1,252 @@
+"""What one GPU says between two moments, through NVML.
+
+GPM counts in hardware between two samples, so one at each end gives the mean of the whole window
+(NVML wants at least 100 ms between them). Utilisation and power are gauges and are sampled by a
+thread. Energy is the GPU's own counter where it has one (Volta and newer), else power x time.
+"""
+
+import contextlib
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import pynvml
+
+from partitiond.core.errors import DeviceError
+from partitiond.devices.telemetry import dcgm
+
+SAMPLE_SECONDS: Final = 0.25
+"""Utilisation is a mean over 1/6 to 1 s in the driver; sampling faster tells nothing new."""
+DCGM_SECONDS: Final = 1.0
+"""An exporter answers with text of some 10 KiB; its own interval is a second at best."""
+MIN_GPM_SECONDS: Final = 0.1
+
+_GPM: Final[Mapping[str, int]] = {
+    "sm_activity": pynvml.NVML_GPM_METRIC_SM_UTIL,
+    "sm_occupancy": pynvml.NVML_GPM_METRIC_SM_OCCUPANCY,
+    "dram_activity": pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
+}
+
+_REASONS: Final[Mapping[int, str]] = {
+    pynvml.NVML_ERROR_NOT_SUPPORTED: "this GPU does not offer it",
+    pynvml.NVML_ERROR_NO_PERMISSION: "the driver does not allow it to this user "
+    "(run as root, or load it with NVreg_RestrictProfilingToAdminUsers=0)",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the driver is too old",
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "there is no NVIDIA driver",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "NVIDIA's kernel module is not loaded",
+    pynvml.NVML_ERROR_NOT_FOUND: "the GPU is gone",
+}
+
+
+def reason_of(error: Any) -> str:
+    """An NVML error in words, for the doctor."""
+    return _REASONS.get(int(error.value), f"NVML says: {error}")
+
+
+@dataclasses.dataclass(slots=True)
+class GpuFigures:
+    """What is known of a window.
+
+    Attributes:
+        values: by field of `Telemetry`; only those that were told.
+        missing: why not, by field.
+        sources: who told, as "nvml", "nvml-gpm", "dcgm".
+    """
+
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    sources: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, source: str, values: Mapping[str, float]) -> None:
+        """Take figures that nobody told before."""
+        fresh = {name: v for name, v in values.items() if name not in self.values}
+        if fresh:
+            self.values.update(fresh)
+            self.sources.append(source)
+            for name in fresh:
+                self.missing.pop(name, None)
+
+
+class GpuSampler:
+    """One window on one GPU. Methods block for some milliseconds: call them in a thread.
+
+    Args:
+        uuid: the GPU's.
+        dcgm_url: a DCGM exporter for what NVML does not tell, or None.
+        period_seconds: between two samples of the gauges.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        uuid: str,
+        *,
+        dcgm_url: str | None = None,
+        period_seconds: float = SAMPLE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._uuid = uuid
+        self._dcgm_url = dcgm_url
+        self._period = period_seconds
+        self._clock = clock
+        self._missing: dict[str, str] = {}
+        self._gauges: dict[str, list[float]] = {}
+        self._exported: dict[str, list[float]] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._handle: Any = None
+        self._gpm: Any = None
+        self._energy: float | None = None
+        self._opened = 0.0
+
+    def open(self) -> None:
+        """Begin."""
+        with self._reasons("gpu_util", "sm_activity", "sm_occupancy", "dram_activity",
+                           "power_watts", "energy_joules"):  # fmt: skip
+            pynvml.nvmlInit()
+            try:
+                self._handle = pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
+            except pynvml.NVMLError:
+                pynvml.nvmlShutdown()
+                raise
+        if self._handle is not None:
+            self._gpm = self._gpm_sample(*_GPM)
+            self._energy = self._energy_joules()
+        self._opened = self._clock()
+        self._thread = threading.Thread(target=self._sample, name="gpu-telemetry", daemon=True)
+        self._thread.start()
+
+    def close(self) -> GpuFigures:
+        """End, and say what was seen."""
+        closed = self._clock()
+        energy = self._energy_joules() if self._handle is not None else None
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        figures = GpuFigures(missing=self._missing)
+        try:
+            figures.add("nvml-gpm", self._gpm_means(closed))
+            figures.add("nvml", self._nvml_means(energy, closed - self._opened))
+            figures.add("dcgm", self._dcgm_means(closed - self._opened))
+        finally:
+            if self._handle is not None:
+                with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
+                    pynvml.nvmlShutdown()
+        return figures
+
+    # --- reading ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _reasons(self, *figures: str) -> Iterator[None]:
+        """What NVML refuses is a figure less, with its reason; never a failed measurement."""
+        try:
+            yield
+        except pynvml.NVMLError as error:
+            for figure in figures:
+                self._missing.setdefault(figure, reason_of(error))
+
+    def _sample(self) -> None:
+        """The thread: gauges every period, the exporter every second."""
+        ask_exporter = self._clock()
+        while True:
+            self._sample_gauges()
+            if self._dcgm_url is not None and self._clock() >= ask_exporter:
+                ask_exporter = self._clock() + DCGM_SECONDS
+                self._sample_exporter(self._dcgm_url)
+            if self._stop.wait(self._period):
+                return
+
+    def _sample_gauges(self) -> None:
+        if self._handle is None:
+            return
+        with self._reasons("gpu_util"):
+            rates = pynvml.nvmlDeviceGetUtilizationRates(self._handle)
+            self._gauges.setdefault("gpu_util", []).append(rates.gpu / 100)
+        with self._reasons("power_watts"):
+            watts = pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
+            self._gauges.setdefault("power_watts", []).append(watts)
+
+    def _sample_exporter(self, url: str) -> None:
+        try:
+            told = dcgm.scrape(url, self._uuid)
+        except DeviceError as error:
+            self._missing.setdefault("dcgm", error.message.rstrip("."))
+            return
+        for name, value in told.items():
+            self._exported.setdefault(name, []).append(value)
+
+    def _energy_joules(self) -> float | None:
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
+        except pynvml.NVMLError as error:
+            self._missing.setdefault("energy_joules", reason_of(error))
+            return None
+
+    def _gpm_sample(self, *figures: str) -> Any:
+        taken: Any = None
+        with self._reasons(*figures):
+            if not pynvml.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            sample = pynvml.nvmlGpmSampleAlloc()
+            try:
+                taken = pynvml.nvmlGpmSampleGet(self._handle, sample)
+            except pynvml.NVMLError:
+                pynvml.nvmlGpmSampleFree(sample)
+                raise
+        return taken
+
+    # --- means over the window ----------------------------------------------------------------
+
+    def _gpm_means(self, closed: float) -> dict[str, float]:
+        if self._gpm is None:
+            return {}
+        if closed - self._opened < MIN_GPM_SECONDS:
+            time.sleep(MIN_GPM_SECONDS)
+        first, last = self._gpm, self._gpm_sample(*_GPM)
+        values: dict[str, float] = {}
+        try:
+            if last is not None:
+                with self._reasons(*_GPM):
+                    values = self._gpm_values(first, last)
+        finally:
+            for sample in filter(None, (first, last)):
+                with contextlib.suppress(pynvml.NVMLError):
+                    pynvml.nvmlGpmSampleFree(sample)
+        return values
+
+    def _gpm_values(self, first: Any, last: Any) -> dict[str, float]:
+        request = pynvml.c_nvmlGpmMetricsGet_t()
+        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        request.numMetrics = len(_GPM)
+        request.sample1, request.sample2 = first, last
+        for metric, number in zip(request.metrics, _GPM.values(), strict=False):
+            metric.metricId = number
+        pynvml.nvmlGpmMetricsGet(request)
+        values = {}
+        for name, metric in zip(_GPM, request.metrics, strict=False):
+            if metric.nvmlReturn != pynvml.NVML_SUCCESS:
+                self._missing.setdefault(name, reason_of(pynvml.NVMLError(metric.nvmlReturn)))
+            elif math.isfinite(metric.value):
+                values[name] = min(1.0, max(0.0, metric.value / 100))
+            else:
+                self._missing.setdefault(name, "the GPU gave no number")
+        return values
+
+    def _nvml_means(self, energy: float | None, seconds: float) -> dict[str, float]:
+        values = {name: math.fsum(seen) / len(seen) for name, seen in self._gauges.items()}
+        if self._energy is not None and energy is not None and energy > self._energy:
+            values["energy_joules"] = energy - self._energy
+            if seconds > 0:
+                values["power_watts"] = values["energy_joules"] / seconds
+        elif "power_watts" in values:
+            values["energy_joules"] = values["power_watts"] * seconds
+        return values
+
+    def _dcgm_means(self, seconds: float) -> dict[str, float]:
+        values = {name: math.fsum(seen) / len(seen) for name, seen in self._exported.items()}
+        if "power_watts" in values:
+            values["energy_joules"] = values["power_watts"] * seconds
+        return values

@@ -1,0 +1,169 @@
+"""The host's own telemetry: `ports.TelemetrySource` for GPUs and the CPU."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.profile import Telemetry
+from partitiond.devices.telemetry.cpu_time import cpu_seconds
+from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
+from partitiond.devices.telemetry.exposure import CPU_FIGURES, FIGURES, Exposure
+from partitiond.devices.telemetry.gpu import SAMPLE_SECONDS, GpuFigures, GpuSampler
+
+METER_SECONDS: Final = 20.0
+"""Between readings of the energy counters: the smallest wrap around after about a minute."""
+NO_ENGINES: Final = "no engine was named"
+
+
+class _CpuFigures:
+    """CPU time of sessions, and energy of the packages where that is asked for."""
+
+    def __init__(
+        self, pids: tuple[int, ...], *, energy: bool, root: Path, clock: Callable[[], float]
+    ) -> None:
+        self._pids = pids
+        self._root = root
+        self._clock = clock
+        self._counters = find_counters(root) if energy else None
+        self._meter = EnergyMeter(self._counters.counters) if self._counters else None
+        self._opened = clock()
+        self._cpu = cpu_seconds(pids, root)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if self._meter is not None and self._counters and self._counters.counters:
+            self._thread = threading.Thread(
+                target=self._keep_up, args=(self._meter,), name="cpu-energy", daemon=True
+            )
+            self._thread.start()
+
+    def _keep_up(self, meter: EnergyMeter) -> None:
+        while not self._stop.wait(METER_SECONDS):
+            meter.update()
+
+    def close(self) -> GpuFigures:
+        """Figures and reasons, in the same form as a GPU's."""
+        cpu, closed = cpu_seconds(self._pids, self._root), self._clock()
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        figures, seconds = GpuFigures(), max(closed - self._opened, 1e-9)
+        if self._pids:
+            # A process that nobody waited for takes its time with it: never below zero.
+            figures.add("procfs", {"cores_used": max(0.0, cpu - self._cpu) / seconds})
+        else:
+            figures.missing["cores_used"] = NO_ENGINES
+        if self._meter is not None and self._counters is not None:
+            self._meter.update()
+            joules = self._meter.joules()
+            if joules is None:
+                why = self._counters.why_not or "a counter went away"
+                figures.missing.update(power_watts=why, energy_joules=why)
+            else:
+                energy = {"energy_joules": joules, "power_watts": joules / seconds}
+                figures.add(self._counters.source, energy)
+        return figures
+
+
+class HostWindow:
+    """A window of `HostTelemetry`."""
+
+    def __init__(self, gpu: GpuSampler | None, cpu: _CpuFigures) -> None:
+        self._gpu = gpu
+        self._cpu = cpu
+
+    async def close(self) -> Telemetry | None:
+        """End it; means over it, or None where nothing is exposed."""
+        figures = await self.close_with_reasons()
+        if not figures.values:
+            return None
+        return Telemetry(source="+".join(figures.sources), **figures.values)
+
+    async def close_with_reasons(self) -> GpuFigures:
+        """End it; also why something is missing."""
+        cpu_task = asyncio.to_thread(self._cpu.close)
+        if self._gpu is None:
+            return await cpu_task
+        gpu, cpu = await asyncio.gather(asyncio.to_thread(self._gpu.close), cpu_task)
+        for source in cpu.sources:
+            gpu.add(source, cpu.values)
+        gpu.missing.update({k: v for k, v in cpu.missing.items() if k not in gpu.values})
+        return gpu
+
+
+class HostTelemetry:
+    """Telemetry of this host's devices. Implements `ports.TelemetrySource`.
+
+    Args:
+        dcgm_url: metrics address of a DCGM exporter, for GPUs without GPM
+            ("http://127.0.0.1:9400/metrics").
+        period_seconds: between samples of a GPU's gauges.
+        root: where `proc` and `sys` are, for tests of foreign hosts.
+        clock: seconds that only grow.
+
+    The energy of a CPU device is that of its whole packages: whatever else runs there counts.
+    """
+
+    def __init__(
+        self,
+        *,
+        dcgm_url: str | None = None,
+        period_seconds: float = SAMPLE_SECONDS,
+        root: Path = Path("/"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dcgm_url = dcgm_url
+        self._period = period_seconds
+        self._root = root
+        self._clock = clock
+
+    async def open(self, device: Device, pids: tuple[int, ...]) -> HostWindow:
+        """Begin a window. Never fails for want of a source: what is missing is None."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, device, pids))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on whatever happens here; what it opens must not sample for ever.
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await opening).close()
+            raise
+
+    def _open(self, device: Device, pids: tuple[int, ...]) -> HostWindow:
+        gpu: GpuSampler | None = None
+        if device.kind is DeviceKind.GPU:
+            gpu = GpuSampler(
+                device.id,
+                dcgm_url=self._dcgm_url,
+                period_seconds=self._period,
+                clock=self._clock,
+            )
+            gpu.open()
+        energy = device.kind is DeviceKind.CPU
+        cpu = _CpuFigures(pids, energy=energy, root=self._root, clock=self._clock)
+        return HostWindow(gpu, cpu)
+
+    async def exposure(self, device: Device) -> Exposure:
+        """What this device exposes, and why not the rest; takes a moment of sampling.
+
+        The CPU time of engines can be told wherever there is /proc.
+        """
+        window = await self.open(device, (1,))
+        figures = await window.close_with_reasons()
+        possible = FIGURES if device.kind is DeviceKind.GPU else CPU_FIGURES
+        asked = figures.missing.get("dcgm")
+        missing = {
+            name: figures.missing.get(name, "it is not told")
+            for name in possible
+            if name not in figures.values
+        }
+        if asked is not None:
+            missing = {name: f"{why}, and {asked}" for name, why in missing.items()}
+        return Exposure(
+            source="+".join(figures.sources),
+            exposes=tuple(name for name in possible if name in figures.values),
+            missing=missing,
+        )

@@ -1,0 +1,212 @@
+"""The models that need only a name: where each comes from, and the config it is built by.
+
+Each model is a JSON file beside this one, with its full config, so that an estimate, a plan and a
+run with dummy weights need neither the hub nor an account: a model's speed and memory follow from
+its config alone. Revisions are commits of the hub's repositories, so that what was profiled is
+what is served; where none is known, the newest is taken. A file also carries the parameter count
+that was published for the model, which the tests hold our own count against.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.architecture import Architecture
+from partitiond.core.errors import SpecError
+from partitiond.core.families import architecture_from_config
+from partitiond.core.spec import ModelSource, SourceKind
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Published:
+    """A parameter count from a public source.
+
+    Attributes:
+        parameters: the count.
+        source: where it is from.
+        counts_tied_output: the checkpoint stores the output matrix although it is the embedding,
+            and so does the count.
+    """
+
+    parameters: int
+    source: str
+    counts_tied_output: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """One known model.
+
+    Attributes:
+        name: what users write.
+        hub_id: repository on the Hugging Face hub.
+        revision: commit of that repository; None for the newest.
+        licence: identifier of the weights' licence.
+        gated: whether the hub asks to accept the licence first.
+        config: full `config.json`, good enough for the engine's dummy weights.
+        package: Python package that carries the weights, for hosts without the hub.
+        purpose: what it is for, in a sentence.
+        note: what should be known before using it; empty where nothing.
+        published: its parameters as published, None for a quantised form.
+        quantised: other forms of it by name, as "int4-awq": repositories of quantised weights.
+        form_of: for a quantised form, the name of the model; empty otherwise.
+    """
+
+    name: str
+    hub_id: str
+    revision: str | None
+    licence: str
+    gated: bool
+    config: Mapping[str, Any]
+    package: str | None = None
+    purpose: str = ""
+    note: str = ""
+    published: Published | None = None
+    quantised: Mapping[str, "CatalogEntry"] = dataclasses.field(default_factory=dict)
+    form_of: str = ""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The numbers for footprint and roofline."""
+        return architecture_from_config(self.config)
+
+
+def entry_from_json(text: str) -> CatalogEntry:
+    """A model from its file's text. Raises ValueError, KeyError or TypeError where it is none."""
+    data = json.loads(text)
+    published = Published(**data.pop("published"))
+    forms = data.pop("quantised", ())
+    entry = CatalogEntry(**data, published=published)
+    return dataclasses.replace(
+        entry, quantised={form["name"]: _quantised_form(entry, form) for form in forms}
+    )
+
+
+def _quantised_form(entry: CatalogEntry, form: Mapping[str, Any]) -> CatalogEntry:
+    """The same model from a repository of quantised weights."""
+    return CatalogEntry(
+        name=f"{entry.name}-{form['name']}",
+        hub_id=form["hub_id"],
+        revision=form["revision"],
+        licence=entry.licence,
+        gated=False,
+        config={**entry.config, "quantization_config": form["quantization_config"]},
+        purpose=f"{entry.name} with quantised weights.",
+        form_of=entry.name,
+    )
+
+
+def _load() -> dict[str, CatalogEntry]:
+    """Every model, the paper's first, then by name; sizes of one family in their order."""
+    files = resources.files(__name__).iterdir()
+    entries = [
+        entry_from_json(file.read_text(encoding="utf-8"))
+        for file in files
+        if file.name.endswith(".json")
+    ]
+    return {entry.name: entry for entry in sorted(entries, key=_order)}
+
+
+def _order(entry: CatalogEntry) -> tuple[bool, str, int, str]:
+    """The paper's OPT models lead; else by the name up to its size, then by size."""
+    assert entry.published is not None
+    family = re.sub(r"-\d+(\.\d+)?[mb].*$", "", entry.name)
+    return (family != "opt", family, entry.published.parameters, entry.name)
+
+
+CATALOG: Final[Mapping[str, CatalogEntry]] = _load()
+"""The models by name; quantised forms are in `QUANTISED`."""
+
+QUANTISED: Final[Mapping[str, CatalogEntry]] = {
+    form.name: form for entry in CATALOG.values() for form in entry.quantised.values()
+}
+"""Quantised forms by name, as "qwen2.5-7b-int4-awq"."""
+
+
+@functools.cache
+def _by_source() -> Mapping[tuple[SourceKind, str], CatalogEntry]:
+    found: dict[tuple[SourceKind, str], CatalogEntry] = {}
+    for entry in (*CATALOG.values(), *QUANTISED.values()):
+        found[SourceKind.CONFIG, entry.name] = entry
+        found[SourceKind.HUB, entry.hub_id] = entry
+        if entry.package is not None:
+            found[SourceKind.PACKAGE, entry.package] = entry
+    return found
+
+
+def entry_of(source: ModelSource) -> CatalogEntry | None:
+    """The catalog's entry behind a source, or None for a model the catalog does not know."""
+    return _by_source().get((source.kind, source.ref))
+
+
+def named(text: str) -> CatalogEntry | None:
+    """The model, or quantised form, of that name."""
+    return CATALOG.get(text) or QUANTISED.get(text)
+
+
+def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | None]:
+    """Read a catalog name, a hub id ("org/name") or a local folder.
+
+    Args:
+        text: what the user wrote. A path starts with "/", "./", "../" or "~".
+        hub: fetch a catalog model from the hub even where a package carries it.
+
+    Returns:
+        The source, and the catalog's entry where there is one.
+
+    Raises:
+        SpecError: it is none of the three, or the folder does not exist.
+    """
+    text = text.strip()
+    entry = named(text.lower())
+    if entry is not None:
+        if entry.package is not None and not hub:
+            return ModelSource(SourceKind.PACKAGE, entry.package), entry
+        return ModelSource(SourceKind.HUB, entry.hub_id, entry.revision), entry
+    if text.startswith(("/", "./", "../", "~")) or text in {".", ".."}:
+        return _folder_source(text), None
+    if _HUB_ID.match(text):
+        known = entry_of(ModelSource(SourceKind.HUB, text))
+        return ModelSource(SourceKind.HUB, text, known.revision if known else None), known
+    raise SpecError(
+        f"{text!r} is no model.",
+        hint=f"{_meant(text)}Use a name of `partitiond models catalog` (as opt-125m), a hub id "
+        "(as org/name) or a folder's path.",
+        facts={"model": text, "catalog": sorted(CATALOG)},
+    )
+
+
+def _meant(text: str) -> str:
+    """Names that are spelt nearly so, as a question."""
+    near = difflib.get_close_matches(text.lower()[:100], [*CATALOG, *QUANTISED], n=3)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
+
+
+def _folder_source(text: str) -> ModelSource:
+    try:
+        folder = Path(text).expanduser().resolve()
+        exists = folder.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        # Too long, a null byte, a closed folder above it, a "~user" who is unknown.
+        shown = repr(text if len(text) <= 100 else text[:100] + "...")
+        why = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise SpecError(
+            f"{shown} cannot be used as a folder's path: {why.rstrip('.')}.",
+            hint="Give the folder that holds the model's config.json.",
+            facts={"folder": shown},
+        ) from error
+    if not exists:
+        raise SpecError(
+            f"the folder {folder} does not exist.",
+            hint="Give the folder that holds the model's config.json.",
+            facts={"folder": str(folder)},
+        )
+    return ModelSource(SourceKind.FOLDER, str(folder))

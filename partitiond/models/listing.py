@@ -1,0 +1,128 @@
+"""The catalog as rows: what the command line, its JSON and the reference page show of a model."""
+
+import dataclasses
+
+from partitiond.models.catalog import CATALOG, CatalogEntry
+from partitiond.models.started import Start, load_starts
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Form:
+    """A repository of quantised weights of a model."""
+
+    name: str
+    hub_id: str
+    revision: str | None
+    weights_bytes: int
+    engine: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A model of the catalog with what follows from its config.
+
+    Attributes:
+        name, hub_id, revision, package, licence, gated, purpose: as in the catalog.
+        family: `model_type` of its config.
+        parameters: all weights.
+        active_parameters: those that one token passes through.
+        weights_bytes: in bfloat16.
+        kv_bytes_per_token: with a 16-bit KV cache, within every window.
+        attention: its kind.
+        layers, window_layers, window_tokens, stateless_layers: as in `Architecture`.
+        max_position: longest context in tokens.
+        engine: "native", "fallback" (the class of transformers), "does not start" or "not tried".
+        note: what should be known before using it; empty where nothing.
+        quantised: other forms.
+    """
+
+    name: str
+    hub_id: str
+    revision: str | None
+    package: str | None
+    licence: str
+    gated: bool
+    purpose: str
+    family: str
+    parameters: int
+    active_parameters: int
+    weights_bytes: int
+    kv_bytes_per_token: int
+    attention: str
+    layers: int
+    window_layers: int
+    window_tokens: int
+    stateless_layers: int
+    max_position: int
+    engine: str
+    note: str
+    quantised: tuple[Form, ...]
+
+
+def rows() -> tuple[Row, ...]:
+    """Every model of the catalog, in its order."""
+    return tuple(row_of(entry) for entry in CATALOG.values())
+
+
+def row_of(entry: CatalogEntry) -> Row:
+    """A model with what follows from its config and what is known of its start."""
+    architecture = entry.architecture
+    start = load_starts().of(entry)
+    return Row(
+        name=entry.name,
+        hub_id=entry.hub_id,
+        revision=entry.revision,
+        package=entry.package,
+        licence=entry.licence,
+        gated=entry.gated,
+        purpose=entry.purpose,
+        family=architecture.family,
+        parameters=architecture.parameters,
+        active_parameters=architecture.parameters_per_token,
+        weights_bytes=architecture.weights_bytes,
+        kv_bytes_per_token=architecture.kv_bytes_per_token,
+        attention=architecture.attention,
+        layers=architecture.layers,
+        window_layers=architecture.window_layers,
+        window_tokens=architecture.window_tokens,
+        stateless_layers=architecture.stateless_layers,
+        max_position=architecture.max_position,
+        engine=engine_word(start),
+        note=" ".join(filter(None, (entry.note, architecture.note, _why_not(start)))),
+        quantised=tuple(
+            Form(
+                name=name,
+                hub_id=form.hub_id,
+                revision=form.revision,
+                weights_bytes=form.architecture.weights_bytes,
+                engine=engine_word(load_starts().of(form)),
+            )
+            for name, form in entry.quantised.items()
+        ),
+    )
+
+
+def engine_word(start: Start | None) -> str:
+    """How the engine serves it, in a word or three."""
+    if start is None:
+        return "not tried"
+    if not start.started:
+        return "does not start"
+    return "fallback" if start.fallback else "native"
+
+
+def _why_not(start: Start | None) -> str:
+    if start is None or start.started:
+        return ""
+    starts = load_starts()
+    return (
+        f"vLLM {starts.engine_version} does not start it on a {starts.device.upper()}: "
+        f"{start.reason.rstrip('.')}."
+    )
+
+
+def count_text(count: int) -> str:
+    """A number of parameters with three digits: 135M, 1.24B."""
+    if count >= 10**9:
+        return f"{count / 1e9:.3g}B"
+    return f"{count / 1e6:.3g}M" if count < 999_500_000 else f"{count / 1e9:.3g}B"

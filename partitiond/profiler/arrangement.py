@@ -1,0 +1,130 @@
+"""Arrangements: replicas with their shares of a device, and how each is started.
+
+What differs between devices is `launch_of` alone: cores are pinned and memory is budgeted
+everywhere, and under MPS an engine's SMs are capped by its environment.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Sequence
+
+from partitiond.core.footprint import EngineLimits, footprint
+from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.interference import mode_overhead_bytes
+from partitiond.ports import EngineLaunch, ProfileRequest, ResolvedModel
+from partitiond.profiler.launch import plan_launch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Share:
+    """What one replica gets of a device.
+
+    Attributes:
+        cores: host cores of its processes; on a CPU device its partition.
+        memory_bytes: memory budget; the batch is lowered where it does not hold it.
+        batch: requests in flight, and the engine's limit.
+        sm_percent: cap on its SMs under MPS; 0 sets none.
+        extra_env: further environment, such as the folder of the MPS daemon's pipe.
+    """
+
+    cores: tuple[int, ...]
+    memory_bytes: int
+    batch: int
+    sm_percent: int = 0
+    extra_env: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replica:
+    """A model with its share."""
+
+    model: ResolvedModel
+    share: Share
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arrangement:
+    """Replicas that are under load at the same time.
+
+    Attributes:
+        name: for people, unique in a measurement, as "2 on 1 core each".
+    """
+
+    name: str
+    mode: SharingMode
+    replicas: tuple[Replica, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Started:
+    """How a replica is started: its launch, the batch that its memory holds, its footprint."""
+
+    launch: EngineLaunch
+    request: ProfileRequest
+    batch: int
+    footprint_bytes: int
+
+
+def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
+    """From a share to an engine: cores are pinned, memory and SMs are its budget.
+
+    Raises:
+        InputError: not even one request fits into the share's memory.
+    """
+    share, model = replica.share, replica.model
+    request = ProfileRequest(
+        model=model,
+        device=device,
+        cores=share.cores,
+        memory_bytes=share.memory_bytes,
+        max_batch=share.batch,
+        seed=seed,
+    )
+    planned = plan_launch(request, f"share-{secrets.token_hex(4)}")
+    limits = EngineLimits(
+        planned.launch.max_num_seqs,
+        planned.launch.max_model_len,
+        planned.launch.max_num_batched_tokens,
+    )
+    needs = footprint(planned.architecture, limits, planned.launch.kv_cache_bytes, device.kind)
+    percent = str(share.sm_percent)
+    capped = (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percent),) if share.sm_percent else ()
+    launch = dataclasses.replace(planned.launch, extra_env=(*share.extra_env, *capped))
+    return Started(launch, request, planned.max_batch, needs.peak_bytes)
+
+
+def may_keep_up(device: Device, arrangements: Sequence[Arrangement]) -> bool:
+    """Whether all engines of all arrangements fit into the device's memory at once.
+
+    On a CPU what they need counts; on a GPU the budgets do, because an engine refuses to start
+    where the memory of its budget is not free.
+    """
+    room = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    room -= headroom_bytes(device.memory_bytes)
+    room -= max(mode_overhead_bytes(a.mode) for a in arrangements)
+    replicas = engines_of(arrangements).values()
+    if device.kind is DeviceKind.GPU:
+        return sum(r.share.memory_bytes for r in replicas) <= room
+    return sum(launch_of(device, r).footprint_bytes for r in replicas) <= room
+
+
+EngineKey = tuple[str, Share, int]
+"""An engine: model, share, and which one of equal ones in its arrangement."""
+
+
+def engine_keys(arrangement: Arrangement) -> list[EngineKey]:
+    """Which engine each replica of an arrangement runs on, in its order."""
+    found: list[EngineKey] = []
+    for replica in arrangement.replicas:
+        alike = (replica.model.spec.name, replica.share)
+        found.append((*alike, sum(key[:2] == alike for key in found)))
+    return found
+
+
+def engines_of(arrangements: Sequence[Arrangement]) -> dict[EngineKey, Replica]:
+    """The engines of all arrangements; equal ones of several arrangements are one."""
+    return {
+        key: replica
+        for arrangement in arrangements
+        for key, replica in zip(engine_keys(arrangement), arrangement.replicas, strict=True)
+    }

@@ -1,0 +1,316 @@
+"""The second start: the engine as a plan will run it, to see that what was found holds there.
+
+The sweep runs on an engine with a KV cache for the largest batch. This one has the limits and the
+KV cache of the operating point alone. On it the point is measured once more with preemptions
+counted (frontier memory), then its capacity in open loop, then the paper's mode where asked.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from loadgen import LiveState, LoadAbortedError
+from loadgen import Workload as Load
+from partitiond.core.errors import EngineError
+from partitiond.core.frontier import TOLERANCE
+from partitiond.core.profile import CapacityTrial, FrontierMemory, OperatingPoint, PaperMode
+from partitiond.core.units import Bytes
+from partitiond.ports import ProfileRequest, Progress
+from partitiond.profiler.bench import Bench, Running, Tell
+from partitiond.profiler.capacity import (
+    OpenTrial,
+    next_rate,
+    run_open_trial,
+    trial_seconds,
+)
+from partitiond.profiler.checkpoint import Checkpoint, Saved
+from partitiond.profiler.launch import ProfileLaunch, confirming_launch, kv_bytes
+from partitiond.profiler.load import load_of
+from partitiond.profiler.paper import run_paper_mode
+from partitiond.profiler.search import NextTrial, Purpose, combine
+from partitiond.profiler.sweep import HALF_WIDTH_SHARE, warm_up
+from partitiond.profiler.trial import Trial, run_trial
+
+MAX_STARTS: Final = 3
+LARGER: Final = 1.25
+"""Growth of the KV cache from one start to the next, should requests be preempted."""
+MAX_WINDOWS: Final = 2
+"""A rate that is too low with room in the KV cache is looked at once more: the host was not quiet,
+or the sweep's window was lucky. A larger cache would not help it."""
+
+CAPACITY_TIME_SHARE: Final = 0.5
+"""Of the profile's time limit, after which no further capacity trial is begun."""
+
+PHASE: Final = 1
+"""Of the seeds: the sweep has phase 0."""
+
+
+class Verdict(enum.StrEnum):
+    """What a trial on the confirming engine says."""
+
+    CONFIRMED = "confirmed"
+    SLOWER = "slower"
+    TOO_SMALL = "too small"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Aim:
+    """What is to be confirmed.
+
+    Attributes:
+        batch: the operating point's.
+        wanted_output_tokens_per_s: throughput that must stay.
+        half_width: of the operating point's own throughput.
+        req_per_s: X / E[O] there.
+        e2el_seconds: mean latency there.
+    """
+
+    batch: int
+    wanted_output_tokens_per_s: float
+    half_width: float
+    req_per_s: float
+    e2el_seconds: float
+
+
+def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | None) -> Aim:
+    """At the knee (1 - e) X* must stay; elsewhere (1 - e) of what was measured at the point."""
+    reference = best_output_tokens_per_s if point.batch == knee else point.output_tokens_per_s
+    return Aim(
+        batch=point.batch,
+        wanted_output_tokens_per_s=(1 - TOLERANCE) * reference,
+        half_width=point.half_width,
+        req_per_s=point.req_per_s,
+        e2el_seconds=point.e2el.mean,
+    )
+
+
+def verdict(trials: Sequence[Trial], aim: Aim) -> Verdict:
+    """What the windows on one engine say together.
+
+    The two rates that are compared were both measured, so the interval is that of their
+    difference.
+    """
+    if any(trial.kv_limited for trial in trials):
+        return Verdict.TOO_SMALL
+    rate, half_width = _rate(trials)
+    slack = math.hypot(half_width, aim.half_width)
+    enough = rate + slack >= aim.wanted_output_tokens_per_s
+    return Verdict.CONFIRMED if enough else Verdict.SLOWER
+
+
+def _rate(trials: Sequence[Trial]) -> tuple[float, float]:
+    return combine([t.output_tokens_per_s for t in trials], [t.half_width for t in trials])
+
+
+class Confirmation:
+    """Frontier memory, capacity and the paper's mode, on one more engine start or a few.
+
+    Attributes:
+        frontier_memory: None where no engine came up.
+        capacity_trials: in order.
+        paper_mode: None where it was not asked for, or failed.
+        notes: what a reader of the profile should know.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        request: ProfileRequest,
+        planned: ProfileLaunch,
+        aim: Aim,
+        *,
+        checkpoint: Checkpoint,
+        before_seconds: float,
+        tell: Tell,
+    ) -> None:
+        self._bench = bench
+        self._request = request
+        self._planned = planned
+        self._aim = aim
+        self._checkpoint = checkpoint
+        self._before_seconds = before_seconds
+        self._began = bench.clock.monotonic()
+        self._tell = tell
+        self.frontier_memory: FrontierMemory | None = None
+        self.capacity_trials: list[CapacityTrial] = []
+        self.paper_mode: PaperMode | None = None
+        self.notes: list[str] = []
+
+    async def run(self, saved: Sequence[Saved]) -> None:
+        """Do what is asked and not yet done; an engine that fails here costs only its part."""
+        self._replay(saved)
+        cache = kv_bytes(self._request, self._planned.architecture, self._aim.batch)
+        starts = 1
+        if self.frontier_memory is not None:
+            cache, starts = self.frontier_memory.kv_cache_bytes, self.frontier_memory.starts
+        while self._work_left() and starts <= MAX_STARTS:
+            try:
+                if await self._on_engine(cache, starts):
+                    return
+            except (EngineError, LoadAbortedError) as error:
+                reason = str(error).splitlines()[0]
+                self.notes.append(f"confirming start {starts} failed: {reason}")
+                if self.frontier_memory is not None:
+                    return
+            cache, starts = round(cache * LARGER), starts + 1
+
+    def _work_left(self) -> bool:
+        asked = self._request
+        return (
+            (asked.confirm_memory and self.frontier_memory is None)
+            or (asked.confirm_capacity and self._next_rate() is not None)
+            or (asked.paper_requests > 0 and self.paper_mode is None)
+        )
+
+    def _replay(self, saved: Sequence[Saved]) -> None:
+        for one in saved:
+            match one.step:
+                case FrontierMemory(batch=batch) if batch == self._aim.batch:
+                    self.frontier_memory = one.step
+                case CapacityTrial(batch=batch) if batch == self._aim.batch:
+                    self.capacity_trials.append(one.step)
+                case PaperMode():
+                    self.paper_mode = one.step
+
+    async def _on_engine(self, cache: int, starts: int) -> bool:
+        """All that is left, on one start; False where its KV cache was too small."""
+        planned = confirming_launch(
+            self._request,
+            f"{self._planned.launch.replica_id}-{starts}",
+            batch=self._aim.batch,
+            kv_cache_bytes=cache,
+        )
+        load = load_of(self._request, planned.architecture, PHASE + starts)
+        async with self._bench.running(planned.launch, self._tell) as engine:
+            if self._request.confirm_memory and self.frontier_memory is None:
+                found, said = await self._frontier_memory(engine, load, cache, starts)
+                if said is Verdict.TOO_SMALL and starts < MAX_STARTS:
+                    return False
+                self.frontier_memory = found
+                self._checkpoint.keep(found, self._elapsed)
+            if self._request.confirm_capacity:
+                await self._capacity(engine, load)
+            if self._request.paper_requests > 0 and self.paper_mode is None:
+                await self._paper(engine, load)
+            await self._raise_footprint(engine)
+        return True
+
+    @property
+    def _elapsed(self) -> float:
+        return self._before_seconds + self._bench.clock.monotonic() - self._began
+
+    async def _frontier_memory(
+        self, engine: Running, load: Load, cache: int, starts: int
+    ) -> tuple[FrontierMemory, Verdict]:
+        await self._trial(engine, load, warm_up(self._request.min_window_seconds))
+        trials: list[Trial] = []
+        said = Verdict.SLOWER
+        while said is Verdict.SLOWER and len(trials) < MAX_WINDOWS:
+            await self._bench.until_idle(engine)
+            fresh = dataclasses.replace(load, seed=load.seed + 1 + len(trials))
+            trials.append(await self._trial(engine, fresh, self._knee_trial()))
+            said = verdict(trials, self._aim)
+        rate, half_width = _rate(trials)
+        if said is Verdict.SLOWER:
+            self.notes.append(
+                f"at its frontier memory batch {self._aim.batch} gave {rate:.4g} tokens/s, "
+                f"less than the {self._aim.wanted_output_tokens_per_s:.4g} wanted, without "
+                "preemptions"
+            )
+        found = FrontierMemory(
+            batch=self._aim.batch,
+            kv_cache_bytes=Bytes(cache),
+            footprint_bytes=Bytes(trials[-1].peak_bytes),
+            output_tokens_per_s=rate,
+            half_width=half_width,
+            preemptions=sum(trial.engine.preemptions for trial in trials),
+            confirmed=said is Verdict.CONFIRMED,
+            starts=starts,
+        )
+        return found, said
+
+    def _knee_trial(self) -> NextTrial:
+        asked = self._request
+        return NextTrial(
+            batch=self._aim.batch,
+            purpose=Purpose.CONFIRM,
+            min_window_seconds=asked.min_window_seconds,
+            max_window_seconds=asked.max_window_seconds,
+            expected_seconds=asked.min_window_seconds + 2 * self._aim.e2el_seconds,
+        )
+
+    async def _trial(self, engine: Running, load: Load, proposal: NextTrial) -> Trial:
+        def show(state: LiveState) -> None:
+            rate = (
+                ""
+                if state.throughput is None
+                else (f", {state.throughput.output_tokens_per_s:.0f} tokens/s")
+            )
+            self._show(f"batch {proposal.batch} at its frontier memory{rate}", 0.0)
+
+        return await self._bench.while_alive(
+            engine,
+            f"the confirming trial with {proposal.batch} in flight",
+            run_trial(
+                self._bench,
+                engine,
+                load,
+                proposal,
+                half_width_share=HALF_WIDTH_SHARE[self._request.device.kind],
+                slo=self._request.model.spec.slo,
+                progress=show,
+            ),
+        )
+
+    def _next_rate(self) -> float | None:
+        limit = self._request.time_limit_seconds
+        spent = self._bench.clock.monotonic() - self._began
+        late = limit is not None and spent > CAPACITY_TIME_SHARE * limit
+        if late and self.capacity_trials:
+            return None
+        return next_rate(self.capacity_trials, self._aim.req_per_s)
+
+    async def _capacity(self, engine: Running, load: Load) -> None:
+        asked = self._request
+        while (rate := self._next_rate()) is not None:
+            await self._bench.until_idle(engine)
+            number = len(self.capacity_trials) + 1
+            trial = OpenTrial(
+                batch=self._aim.batch,
+                req_per_s=rate,
+                warm_up_seconds=self._aim.e2el_seconds,
+                seconds=trial_seconds(rate, asked.min_window_seconds, asked.max_window_seconds),
+                seed=load.seed + 100 * number,
+            )
+            whole = trial.seconds + 2 * trial.warm_up_seconds
+            self._show(f"open loop {number} at {rate:.3g} requests/s", whole)
+            done = await self._bench.while_alive(
+                engine,
+                f"the open-loop trial at {rate:.3g} requests/s",
+                run_open_trial(engine, load, trial, asked.model.spec.slo),
+            )
+            self.capacity_trials.append(done)
+            self._checkpoint.keep(done, self._elapsed)
+
+    async def _paper(self, engine: Running, load: Load) -> None:
+        await self._bench.until_idle(engine)
+        count = self._request.paper_requests
+        self._show(f"{count} requests at once", count / self._aim.req_per_s)
+        fresh = dataclasses.replace(load, seed=load.seed + 50)
+        self.paper_mode = await self._bench.while_alive(
+            engine, f"{count} requests at once", run_paper_mode(engine, fresh, count)
+        )
+        self._checkpoint.keep(self.paper_mode, self._elapsed)
+
+    async def _raise_footprint(self, engine: Running) -> None:
+        """The peak through everything this engine did, not only through the first window."""
+        found = self.frontier_memory
+        peak = await self._bench.peak_bytes(engine)
+        if found is not None and peak > found.footprint_bytes:
+            self.frontier_memory = dataclasses.replace(found, footprint_bytes=Bytes(peak))
+
+    def _show(self, message: str, expected_seconds: float) -> None:
+        """How long the rest takes depends on what it finds; said is only what is known."""
+        self._tell(Progress("confirming", message, None, expected_seconds or None))

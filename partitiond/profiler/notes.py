@@ -1,0 +1,77 @@
+"""What a reader of a profile should know beyond its figures. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.profile import FrontierMemory, OperatingPoint, StepTime
+from partitiond.core.units import format_bytes
+from partitiond.profiler.search import Done
+from partitiond.profiler.trial import Trial
+
+UNQUIET_SPREAD: Final = 0.15
+"""Spread between windows of one batch that batch size and chance do not explain: the host had
+other work."""
+
+BUSY_INSTRUMENT: Final = 0.25
+"""Share of a core from which the load generator may be what was measured."""
+
+
+def sweep_notes(
+    trials: Sequence[Trial], done: Done | None, points: Sequence[OperatingPoint]
+) -> list[str]:
+    """What the sweep left out, and what may have disturbed it."""
+    notes = []
+    if done is not None and not done.complete:
+        notes.append("the time limit came before every refinement was measured")
+    once = [str(p.batch) for p in points if p.windows < 2 and not p.kv_limited]
+    if once:
+        notes.append(f"measured only once: batch {', '.join(once)}")
+    mismatches = sum(t.mismatches for t in trials)
+    if mismatches:
+        notes.append(f"{mismatches} requests whose chunks and final usage disagree on tokens")
+    short = sum(t.short for t in trials)
+    if short:
+        notes.append(
+            f"{short} answers ended before their length: requests per second are more than said"
+        )
+    busiest = max((p.instrument_cpu for p in points), default=0.0)
+    if busiest > BUSY_INSTRUMENT:
+        notes.append(f"the load generator used {busiest:.0%} of a core")
+    spread = largest_spread(trials)
+    if spread > UNQUIET_SPREAD:
+        notes.append(
+            f"windows of the same batch differ by up to {spread:.0%}: the host was not quiet"
+        )
+    return notes
+
+
+def frontier_note(found: FrontierMemory | None) -> list[str]:
+    """What the confirming start said about memory."""
+    if found is None or found.confirmed:
+        return []
+    memory = format_bytes(found.kv_cache_bytes)
+    if found.preemptions:
+        return [
+            f"batch {found.batch} was preempted {found.preemptions} times with {memory} of KV "
+            f"cache, after {found.starts} starts: its frontier memory is not confirmed"
+        ]
+    return [f"the frontier memory of batch {found.batch} ({memory} of KV cache) is not confirmed"]
+
+
+def step_note(step: StepTime | None) -> list[str]:
+    """How well the fitted step time explains the points."""
+    if step is None:
+        return []
+    return [f"fitted step time is off by {step.residual_share:.1%} in the mean over {step.points}"
+            " batches"]  # fmt: skip
+
+
+def largest_spread(trials: Sequence[Trial]) -> float:
+    """Largest range of throughput among windows of one batch, relative to their mean."""
+    by_batch: dict[int, list[float]] = {}
+    for trial in trials:
+        by_batch.setdefault(trial.batch, []).append(trial.output_tokens_per_s)
+    return max(
+        ((max(r) - min(r)) * len(r) / sum(r) for r in by_batch.values() if sum(r) > 0),
+        default=0.0,
+    )

@@ -1,0 +1,63 @@
+"""The first trials: few batches, far apart, from a prior where there is one."""
+
+import math
+from typing import Final
+
+from partitiond.core.frontier import knee_range
+from partitiond.profiler.search.rates import Rate
+from partitiond.profiler.search.types import SearchLimits
+
+ANCHOR_RATIO: Final = 4
+"""Two doublings: a gap this wide is closed by three further trials, or not at all where the curve
+is flat on both sides of it."""
+
+ROUNDING: Final = 1.09
+"""Rounding moves a batch by at most so much: less than half a step between neighbours."""
+
+
+def anchors(limits: SearchLimits) -> tuple[int, ...]:
+    """Batches of the first pass, ascending; the largest batch is always among them.
+
+    Without a prior they go down from the largest batch to 1. With one they stand around its
+    knee, a step below it and all the way up: that throughput does not grow again further up is
+    never taken from a prediction.
+    """
+    largest = max(1, limits.max_batch)
+    knee = _predicted_knee(limits)
+    if knee is None:
+        found = {largest}
+        while min(found) > 1:
+            found.add(max(1, min(found) // ANCHOR_RATIO))
+        return tuple(sorted(found))
+    knee = roundest(knee, 1, largest)
+    found = {roundest(knee / ANCHOR_RATIO, 1, knee), knee, largest}
+    batch = knee * ANCHOR_RATIO
+    while batch * math.sqrt(ANCHOR_RATIO) <= largest:
+        found.add(batch)
+        batch *= ANCHOR_RATIO
+    return tuple(sorted(found))
+
+
+def _predicted_knee(limits: SearchLimits) -> int | None:
+    points = [
+        Rate(batch, rate, 0.0, 1, disagreeing=False)
+        for batch, rate in limits.prior or ()
+        if 1 <= batch <= limits.max_batch and math.isfinite(rate) and rate > 0
+    ]
+    if not points:
+        return None
+    best = max(p.output_tokens_per_s for p in points)
+    return knee_range(points, best, limits.tolerance)[0]
+
+
+def roundest(batch: float, low: int, high: int) -> int:
+    """The batch near this one, within low..high, that a high power of two divides.
+
+    Engines pad batches to the sizes they captured graphs or tuned kernels for, multiples of 8
+    and powers of two: just beyond one throughput drops, at one it is best.
+    """
+    least = max(low, math.ceil(batch / ROUNDING))
+    most = min(high, math.floor(batch * ROUNDING))
+    if least > most:
+        return min(high, max(low, round(batch)))
+    return max(range(least, most + 1), key=lambda b: (b & -b, -abs(b - batch)))

@@ -1,0 +1,316 @@
+"""Which trial comes next. The package's docstring names the steps."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Final
+
+from partitiond.core.frontier import NEIGHBOUR_RATIO
+from partitiond.profiler.search.anchors import ANCHOR_RATIO, anchors, roundest
+from partitiond.profiler.search.costs import Costs
+from partitiond.profiler.search.knowledge import Knowledge, entropy
+from partitiond.profiler.search.rates import best_rate
+from partitiond.profiler.search.types import Done, NextTrial, Purpose, SearchLimits, Visit
+
+MAX_VISITS_PER_BATCH: Final = 5
+"""Two passes, a fresh window, and two for what stays open; the machine drifts meanwhile."""
+
+MAX_AGAIN_VISITS: Final = 4
+"""A batch with so many visits is not visited again to settle a decision."""
+
+MAX_CONFIRMED: Final = 2
+"""A second best batch may overtake the first once that was measured afresh; a third will not
+differ by anything that matters."""
+
+MAX_AGAIN: Final = 6
+"""Further visits for open decisions in all. On a curve that is flat around its knee everything
+stays open for ever, and nothing is lost by leaving it so."""
+
+MAX_REFINED: Final = 7
+"""First looks around the knee: three close a gap of 4x on each side of it; where noise keeps
+moving it, more looks only move it further."""
+
+CONFIRM_AGAIN: Final = 0.01
+"""A batch must look this much better than X* for a fresh window of its own."""
+
+SCOUT_SHARE: Final = 0.10
+"""Wanted interval of a first look: enough to tell 60 % of X* from 100 %."""
+
+LEAST_LOOSE_SHARE: Final = 0.05
+"""Closer decisions than this are measured with the device's default interval."""
+
+WIDE_GAP: Final = 2.1
+WORTH_A_LOOK: Final = 0.80
+"""Between two batches more than a doubling apart that both give this share of X*, a better batch
+or an earlier knee may hide; engines that dip or pad differ by less."""
+
+CLEARLY_BELOW: Final = 0.85
+"""The smallest batch must be below this share of X*, or the knee may lie below it."""
+
+EDGE_RATIO: Final = 1.1
+"""How closely the largest batch that the KV cache holds is found, where that matters."""
+
+EDGE_GAIN: Final = 0.02
+"""It matters if the fit promises this much more throughput there."""
+
+HALF_AS_LARGE: Final = 2.6
+"""The growth over the last doubling is measured, not spread over a gap wider than this."""
+
+OPEN: Final = (0.08, 0.92)
+"""A yes less sure than this at both ends is an open decision."""
+
+EFFORT: Final = 0.4
+"""Open decisions stay open once the search took this share of what a sweep of every batch in
+steps of 1.25x, twice, would take: whoever wants more should make that sweep."""
+
+TIME_OVERRUN: Final = 1.25
+"""Second visits that were promised are made even a little beyond the time limit."""
+
+TYPICAL_TRIALS: Final = 10
+"""Trials after the anchors, in the mean over the benchmark's curves."""
+
+Wanted = tuple[int, Purpose, float | None]
+"""Batch, why, and the wanted interval as a share."""
+
+
+class Search:
+    """One look at the state. Holds derived figures, changes nothing."""
+
+    def __init__(self, visits: Sequence[Visit], limits: SearchLimits, elapsed: float) -> None:
+        self._known = Knowledge(visits, limits)
+        self._limits = limits
+        self._seen = {v.batch for v in visits}
+        limit = limits.time_limit_seconds
+        self._left = math.inf if limit is None else limit - elapsed
+        self._overrun_left = math.inf if limit is None else limit * TIME_OVERRUN - elapsed
+        self._skipped = False
+
+    @cached_property
+    def _costs(self) -> Costs:
+        # Not needed for the time left, which is asked for a few times a second while measuring.
+        return Costs(self._known.visits, self._limits, self._known.fit)
+
+    def next(self) -> NextTrial | Done:
+        """The next trial, or `Done`."""
+        wanted = self._scout()
+        if wanted is None and self._known.rates:
+            wanted = self._look() or self._settle()
+        if wanted is None:
+            return Done(self._known.capped_by, complete=not self._skipped)
+        batch, purpose, share = wanted
+        return self._costs.trial(batch, purpose, share, self._left, self._trials_left())
+
+    # First looks
+
+    def _scout(self) -> Wanted | None:
+        """The anchors, ascending, as far as they fit in the time; then, should the engine hold
+        none of them, smaller batches."""
+        for anchor in self._unseen_anchors():
+            for batch in self._steps_towards(anchor):
+                if not self._seen or self._affordable_growth(batch):
+                    return batch, Purpose.UP, SCOUT_SHARE
+            self._skipped = True
+            return None
+        if not self._known.rates and self._known.ceiling >= 1:
+            return max(1, self._known.ceiling // ANCHOR_RATIO), Purpose.UP, SCOUT_SHARE
+        return None
+
+    def _unseen_anchors(self) -> list[int]:
+        if self._known.ceiling < 1:
+            return []
+        return [
+            b for b in anchors(self._limits) if b not in self._seen and b <= self._known.ceiling
+        ]
+
+    def _steps_towards(self, anchor: int) -> list[int]:
+        """The anchor, or where that is too dear, a batch on the way to it."""
+        largest = max(self._seen, default=0)
+        if anchor <= 2 * largest or not self._seen:
+            return [anchor]
+        return [anchor, 2 * largest]
+
+    def _affordable_growth(self, batch: int) -> bool:
+        """Whether this batch twice, and the two before it again, fit in the time left."""
+        promised = math.fsum(self._costs.least(b) for b in sorted(self._seen)[-2:])
+        return 2 * self._costs.least(batch) + promised <= self._left
+
+    def _look(self) -> Wanted | None:
+        """A batch not seen yet, if that is where the answer may lie and there is time for it."""
+        promised = math.fsum(self._costs.least(b) for b in self._known.owed())
+        steps = (self._lower, self._edge, self._doubling, self._around, self._inside)
+        for step in steps:
+            wanted = step()
+            if wanted is None or wanted[0] in self._seen or wanted[0] > self._known.ceiling:
+                continue
+            if promised + 2 * self._costs.least(wanted[0]) <= self._left:
+                return wanted
+            self._skipped = True
+            return None
+        return None
+
+    def _lower(self) -> Wanted | None:
+        """Below all anchors, while the smallest of them may already be beyond the knee."""
+        lowest = self._known.beliefs[0]
+        within = lowest.output_tokens_per_s + lowest.half_width
+        if lowest.batch == 1 or within < CLEARLY_BELOW * self._known.best:
+            return None
+        return max(1, lowest.batch // ANCHOR_RATIO), Purpose.REFINE, SCOUT_SHARE
+
+    def _edge(self) -> Wanted | None:
+        """Between the largest batch the engine holds and the smallest it does not."""
+        largest, ceiling, fit = self._known.rates[-1].batch, self._known.ceiling, self._known.fit
+        if ceiling == self._limits.max_batch or ceiling <= EDGE_RATIO * largest:
+            return None
+        flat = fit is not None and fit.rate(ceiling) < (1 + EDGE_GAIN) * fit.rate(largest)
+        if flat and not self._known.growing:
+            return None
+        return _middle(largest, ceiling + 1), Purpose.REFINE, SCOUT_SHARE
+
+    def _doubling(self) -> Wanted | None:
+        """Half the largest batch, where throughput may have grown since."""
+        last = self._known.beliefs[-1]
+        before = [p for p in self._known.beliefs if 2 * p.batch <= last.batch]
+        if not before or last.batch <= HALF_AS_LARGE * before[-1].batch:
+            return None
+        growth = last.output_tokens_per_s / before[-1].output_tokens_per_s - 1
+        if growth <= self._limits.tolerance / 2:
+            return None
+        return last.batch // 2, Purpose.REFINE, SCOUT_SHARE
+
+    def _around(self) -> Wanted | None:
+        """Into a wide gap in which a better batch, or an earlier knee, may hide."""
+        known = self._known
+        if known.growing:
+            return None
+        worth, top, knee = WORTH_A_LOOK * known.best, known.top.batch, known.knee
+        for low, high in zip(known.beliefs, known.beliefs[1:], strict=False):
+            hides = min(low.output_tokens_per_s, high.output_tokens_per_s) >= worth
+            matters = top in {low.batch, high.batch} or high.batch <= knee
+            if high.batch > WIDE_GAP * low.batch and hides and matters:
+                return _middle(low.batch, high.batch), Purpose.REFINE, SCOUT_SHARE
+        return None
+
+    def _inside(self) -> Wanted | None:
+        """Into the gap below the knee, then the one above it, until both are narrow."""
+        if self._known.growing or self._known.made(Purpose.REFINE) >= MAX_REFINED:
+            return None
+        knee = self._known.knee
+        batches = [r.batch for r in self._known.rates]
+        at = batches.index(knee)
+        if at > 0 and _too_wide(batches[at - 1], knee):
+            batch = self._crossing(batches[at - 1], knee)
+            return batch, Purpose.REFINE, self._share(batch)
+        if at + 1 < len(batches) and _too_wide(knee, batches[at + 1]):
+            most = max(knee + 1, int(knee * NEIGHBOUR_RATIO))
+            return roundest(most, knee + 1, most), Purpose.REFINE, SCOUT_SHARE
+        return None
+
+    def _crossing(self, low: int, high: int) -> int:
+        """A batch inside the gap: where the fit reaches the knee's rate, but not trusting it.
+
+        Geometrically halfway between the gap's middle and the fit's crossing (a half step above
+        it, so that the crossing falls between this batch and the neighbour below): a good fit
+        saves a trial, a bad one cannot cost more than one.
+        """
+        if self._known.fit is None or high <= NEIGHBOUR_RATIO**2 * low:
+            return _middle(low, high)
+        expected = self._known.fit.crossing(self._known.threshold) * math.sqrt(NEIGHBOUR_RATIO)
+        inside = min(high / NEIGHBOUR_RATIO, max(low * NEIGHBOUR_RATIO, expected))
+        return roundest(math.sqrt(inside * math.sqrt(low * high)), low + 1, high - 1)
+
+    def _share(self, batch: int) -> float | None:
+        """The interval that tells this batch from the knee's rate, as far as the fit knows."""
+        fit = self._known.fit
+        if fit is None:
+            return None
+        margin = abs(fit.rate(batch) / self._known.threshold - 1) - fit.misfit
+        return min(SCOUT_SHARE, margin / 2) if margin / 2 > LEAST_LOOSE_SHARE else None
+
+    # Settling
+
+    def _settle(self) -> Wanted | None:
+        """Another visit of a batch that was seen, where the answer rests on it."""
+        steps: list[tuple[Callable[[], Wanted | None], float]] = [
+            (self._second, self._overrun_left),
+            (self._confirm, self._left),
+            (self._again, self._left),
+        ]
+        if self._worth_more():
+            steps += [(self._decide, self._left), (self._sharpen, self._left)]
+        for step, left in steps:
+            wanted = step()
+            if wanted is None or wanted[0] > self._known.ceiling:
+                continue
+            if self._costs.least(wanted[0]) <= left:
+                return wanted
+            self._skipped = True
+        return None
+
+    def _worth_more(self) -> bool:
+        """Whether open decisions are worth more time, compared with a sweep of every batch."""
+        spent = math.fsum(v.seconds for v in self._known.visits)
+        return spent < EFFORT * self._costs.dense(self._known.ceiling)
+
+    def _second(self) -> Wanted | None:
+        """The second visit; that of the best batch is its fresh window."""
+        confirm = self._confirm()
+        once = [b for b in self._known.owed() if confirm is None or b != confirm[0]]
+        return (once[0], Purpose.DOWN, None) if once else None
+
+    def _confirm(self) -> Wanted | None:
+        """A fresh window for the best batch: the largest of noisy figures is biased upwards."""
+        confirmed = {v.batch for v in self._known.visits if v.purpose is Purpose.CONFIRM}
+        top, best = self._known.top, best_rate(self._known.visits)
+        if top.batch in confirmed or len(confirmed) >= MAX_CONFIRMED:
+            return None
+        if best is not None and top.output_tokens_per_s <= (1 + CONFIRM_AGAIN) * best:
+            return None
+        if self._known.count(top.batch) >= MAX_VISITS_PER_BATCH:
+            return None
+        return top.batch, Purpose.CONFIRM, None
+
+    def _again(self) -> Wanted | None:
+        """Two visits that contradict each other are settled by a third."""
+        apart = self._known.disagreeing()
+        return (apart[0], Purpose.AGAIN, None) if apart else None
+
+    def _decide(self) -> Wanted | None:
+        """The visit that takes most doubt from an open decision per second."""
+        if self._known.made(Purpose.AGAIN) >= MAX_AGAIN:
+            return None
+        wanted = [
+            (entropy(yes) / self._costs.least(batch), batch)
+            for batch, yes in self._known.open_decisions()
+            if OPEN[0] < yes < OPEN[1] and self._known.count(batch) < MAX_AGAIN_VISITS
+        ]
+        return (max(wanted)[1], Purpose.AGAIN, None) if wanted else None
+
+    def _sharpen(self) -> Wanted | None:
+        """One more fresh window while X* is known less well than what is compared with it."""
+        batch = self._known.wide_best()
+        if batch is None or self._known.count(batch) >= MAX_VISITS_PER_BATCH:
+            return None
+        return batch, Purpose.CONFIRM, None
+
+    # Time
+
+    def _trials_left(self) -> int:
+        anchors_seen = len(anchors(self._limits)) - len(self._unseen_anchors())
+        after = len(self._known.visits) - anchors_seen
+        return len(self._unseen_anchors()) + max(1, TYPICAL_TRIALS - after)
+
+    def seconds_left(self) -> float:
+        """Estimate of the time the rest of the search takes."""
+        visits = self._known.visits
+        mean = math.fsum(v.seconds for v in visits) / max(1, len(visits))
+        each = mean or self._limits.min_window_seconds
+        return max(0.0, min(self._left, self._trials_left() * each))
+
+
+def _too_wide(low: int, high: int) -> bool:
+    return high - low >= 2 and high > NEIGHBOUR_RATIO * low
+
+
+def _middle(low: int, high: int) -> int:
+    """The geometric middle of a gap, made round."""
+    return roundest(math.sqrt(low * high), low + 1, high - 1)

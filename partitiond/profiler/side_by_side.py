@@ -1,0 +1,339 @@
+"""Replicas under load at the same time, measured in one common window, arrangements alternating.
+
+Machines drift, so no arrangement is measured once and then the next: each gets a window in turn,
+the order reversed from round to round (A B, B A, A B ...), and what is compared is compared round
+by round.
+
+The window of an arrangement is common to its replicas: it opens when every slot of every one has
+finished a request, and closes while all of them are still under load. Engines that are up but not
+in the arrangement get no requests; how much of a core they take meanwhile is measured and kept.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+from loadgen import ClosedLoopResult, LoadAbortedError, Outcome, Samples, WindowRule, closed_loop
+from loadgen.connection import now
+from loadgen.statistics import TokenTimeline, throughput
+from loadgen.window import WindowState
+from partitiond.core.errors import EngineError
+from partitiond.core.profile import Telemetry
+from partitiond.ports import Progress
+from partitiond.profiler.arrangement import (
+    Arrangement,
+    EngineKey,
+    Started,
+    engine_keys,
+    engines_of,
+    launch_of,
+    may_keep_up,
+)
+from partitiond.profiler.bench import Bench, Running
+from partitiond.profiler.load import load_of
+
+PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
+WINDOW_E2EL: Final = 2.0
+"""A window lasts at least so many mean end-to-end latencies of its slowest replica."""
+LONGEST_WINDOWS: Final = 6.0
+"""No window lasts longer than so many times what was asked for, however slow the requests are."""
+
+Tell = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CommonWindow:
+    """What an arrangement did in one window. Tuples go by replica, in the arrangement's order.
+
+    Attributes:
+        output_tokens_per_s, half_widths: of each, with 95 % half-widths by batch means.
+        samples: latencies that became known inside the window.
+        batches: requests in flight at each.
+        preemptions: of all of them, while under load.
+        telemetry: of the device, and the CPU time of the replicas' processes.
+        idle_cores: CPU time per second of engines that were up without load; None unknown.
+        instrument_cpu: share of one core that the load generator used.
+    """
+
+    seconds: float
+    output_tokens_per_s: tuple[float, ...]
+    half_widths: tuple[float, ...]
+    samples: tuple[Samples, ...]
+    batches: tuple[int, ...]
+    preemptions: int = 0
+    telemetry: Telemetry | None = None
+    idle_cores: float | None = None
+    instrument_cpu: float = 0.0
+
+    @property
+    def total_output_tokens_per_s(self) -> float:
+        """Sum over the replicas."""
+        return math.fsum(self.output_tokens_per_s)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """How long and how often to measure.
+
+    Attributes:
+        rounds: windows of each arrangement.
+        seconds: of a window, at least (longer where requests are).
+        seed: of the prompts.
+        keep_up: all engines are up throughout (True), or only those of the arrangement under
+            load (False); None takes the first where all fit into the device at once.
+    """
+
+    rounds: int = 4
+    seconds: float = 20.0
+    seed: int = 0
+    keep_up: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Study:
+    bench: Bench
+    plan: WindowPlan
+    tell: Tell
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Up:
+    running: Running
+    started: Started
+
+
+async def measure(
+    bench: Bench, arrangements: Sequence[Arrangement], plan: WindowPlan, tell: Tell
+) -> dict[str, tuple[CommonWindow, ...]]:
+    """Windows of each arrangement by its name, the n-th of all from the n-th round.
+
+    Nothing of the engines is left when it returns, is cancelled or raises.
+
+    Raises:
+        InputError: a share does not hold one request.
+        EngineError: an engine did not start, died, or failed requests.
+    """
+    found: dict[str, list[CommonWindow]] = {a.name: [] for a in arrangements}
+    together = plan.keep_up
+    if together is None:
+        together = may_keep_up(bench.device, arrangements)
+    study = _Study(bench, plan, tell)
+    if together:
+        async with _up(study, arrangements) as engines:
+            await _rounds(study, arrangements, found, engines)
+    else:
+        await _rounds(study, arrangements, found, None)
+    return {name: tuple(windows) for name, windows in found.items()}
+
+
+async def _rounds(
+    study: _Study,
+    arrangements: Sequence[Arrangement],
+    found: Mapping[str, list[CommonWindow]],
+    engines: Mapping[EngineKey, _Up] | None,
+) -> None:
+    plan = study.plan
+    total, done = plan.rounds * len(arrangements), 0
+    for turn in range(plan.rounds):
+        order = arrangements if turn % 2 == 0 else tuple(reversed(arrangements))
+        for arrangement in order:
+            text = f"{arrangement.name}, window {turn + 1} of {plan.rounds}"
+            left = (total - done) * plan.seconds
+            study.tell(Progress("measuring", text, done / total, left))
+            if engines is not None:
+                window = await _window(study, arrangement, engines, turn)
+            else:
+                async with _up(study, [arrangement]) as own:
+                    window = await _window(study, arrangement, own, turn)
+            found[arrangement.name].append(window)
+            done += 1
+
+
+@contextlib.asynccontextmanager
+async def _up(
+    study: _Study, arrangements: Sequence[Arrangement]
+) -> AsyncIterator[dict[EngineKey, _Up]]:
+    """Engines of the arrangements, started one after the other: starts disturb each other."""
+    async with contextlib.AsyncExitStack() as stack:
+        engines: dict[EngineKey, _Up] = {}
+        for key, replica in engines_of(arrangements).items():
+            started = launch_of(study.bench.device, replica, study.plan.seed)
+            study.tell(Progress("starting", f"starting an engine for {key[0]}"))
+            engine = study.bench.running(started.launch, study.tell)
+            running = await stack.enter_async_context(engine)
+            engines[key] = _Up(running, started)
+        yield engines
+
+
+class _Gate:
+    """Opens for all when the last one is steady; then counts the time."""
+
+    def __init__(self, parties: int, seconds: float) -> None:
+        self._missing = parties
+        self._seconds = seconds
+        self._slowest = 0.0
+        self._opened: float | None = None
+        self.opened_for_all = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    def one_is_steady(self) -> None:
+        self._missing -= 1
+        if self._missing == 0:
+            self._opened = now()
+            self.opened_for_all.set()
+
+    def is_over(self, mean_e2el: float) -> bool:
+        self._slowest = max(self._slowest, mean_e2el)
+        wanted = max(self._seconds, WINDOW_E2EL * self._slowest)
+        wanted = min(wanted, LONGEST_WINDOWS * self._seconds)
+        return self._opened is not None and now() - self._opened >= wanted
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Together(WindowRule):
+    """Keeps a loop under load until the common window is over."""
+
+    gate: _Gate | None = None
+
+    def state(
+        self, elapsed: float, mean_e2el: float | None, half_width_share: float
+    ) -> WindowState:
+        """Closed once the gate says so."""
+        del elapsed, half_width_share
+        over = self.gate is not None and self.gate.is_over(mean_e2el or 0.0)
+        return WindowState.CLOSED if over else WindowState.OPEN
+
+
+async def _window(
+    study: _Study, arrangement: Arrangement, engines: Mapping[EngineKey, _Up], turn: int
+) -> CommonWindow:
+    bench, keys = study.bench, engine_keys(arrangement)
+    loaded = [engines[key] for key in keys]
+    idle = [up for key, up in engines.items() if key not in keys]
+    for up in engines.values():
+        await bench.until_idle(up.running)
+    before = await _preemptions(bench, loaded)
+    gate = _Gate(len(loaded), study.plan.seconds)
+    watchers = [asyncio.ensure_future(_watch(bench, engines, gate)) for engines in (loaded, idle)]
+    try:
+        results = await _load_all(study, arrangement, loaded, gate, turn)
+        gate.closed.set()
+        said, said_idle = await asyncio.gather(*watchers)
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+    return dataclasses.replace(
+        common_window(results),
+        preemptions=round(await _preemptions(bench, loaded) - before),
+        telemetry=said,
+        idle_cores=said_idle.cores_used if said_idle is not None else None,
+    )
+
+
+async def _watch(bench: Bench, engines: Sequence[_Up], gate: _Gate) -> Telemetry | None:
+    """Telemetry of the common window; None without engines or a source."""
+    if bench.telemetry is None or not engines:
+        return None
+    await gate.opened_for_all.wait()
+    window = await bench.telemetry.open(
+        bench.device, tuple(up.running.handle.pid for up in engines)
+    )
+    try:
+        await gate.closed.wait()
+    finally:
+        said = await window.close()
+    return said
+
+
+async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> float:
+    """Preempted requests so far, of all of them; an engine too busy to answer counts 0."""
+    total = 0.0
+    for up in engines:
+        with contextlib.suppress(EngineError):
+            metrics = (await bench.engines.report(up.running.handle)).metrics
+            total += next((metrics[name] for name in PREEMPTIONS if name in metrics), 0.0)
+    return total
+
+
+async def _load_all(
+    study: _Study,
+    arrangement: Arrangement,
+    loaded: Sequence[_Up],
+    gate: _Gate,
+    turn: int,
+) -> list[ClosedLoopResult]:
+    """All replicas under load until the common window is over; an engine's end ends it at once."""
+    bench, seconds = study.bench, study.plan.seconds
+
+    async def one(place: int, up: _Up) -> ClosedLoopResult:
+        phase = 1 + place + len(loaded) * turn
+        load = load_of(up.started.request, up.started.request.model.architecture, phase)
+        try:
+            return await closed_loop(
+                up.running.handle.socket_path,
+                load,
+                concurrency=up.started.batch,
+                window=_Together(min_seconds=seconds, gate=gate),
+                on_opened=gate.one_is_steady,
+            )
+        except LoadAbortedError as error:
+            raise EngineError(
+                f"{arrangement.name}: {error}", hint="See the engine's log in its run folder."
+            ) from error
+
+    async def everyone() -> list[ClosedLoopResult]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(i, up)) for i, up in enumerate(loaded)]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    work = everyone()
+    for up in loaded:
+        work = bench.while_alive(up.running, f"the windows of {arrangement.name}", work)
+    results = await work
+    _require_no_errors(arrangement, results)
+    return results
+
+
+def _require_no_errors(arrangement: Arrangement, results: Sequence[ClosedLoopResult]) -> None:
+    bad = {Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED}
+    failed = [r for result in results for r in result.records if r.outcome in bad]
+    if failed:
+        raise EngineError(
+            f"{arrangement.name}: {len(failed)} requests failed, the first with: "
+            f"{failed[0].error}.",
+            hint="A window with failed requests measures nothing; see the engine's log.",
+        )
+
+
+def common_window(results: Sequence[ClosedLoopResult]) -> CommonWindow:
+    """What all of them did while all were in their windows."""
+    opened = max(result.opened for result in results)
+    closed = min(result.closed for result in results)
+    rates = [throughput(_timeline(result), opened, closed) for result in results]
+    return CommonWindow(
+        seconds=closed - opened,
+        output_tokens_per_s=tuple(rate.output_tokens_per_s for rate in rates),
+        half_widths=tuple(rate.half_width for rate in rates),
+        samples=tuple(Samples.of_window(r.records, opened, closed) for r in results),
+        batches=tuple(result.concurrency for result in results),
+        # One thread drives all loops, so each of them says what all of them cost.
+        instrument_cpu=max(result.cpu_share for result in results),
+    )
+
+
+def _timeline(result: ClosedLoopResult) -> TokenTimeline:
+    timeline = TokenTimeline()
+    arrivals = (
+        arrival
+        for record in result.records
+        for arrival in zip(record.chunk_times, record.chunk_tokens, strict=True)
+    )
+    for at, tokens in sorted(arrivals):
+        timeline.add(at, tokens)
+    return timeline

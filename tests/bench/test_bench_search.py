@@ -1,0 +1,69 @@
+"""The benchmark of the search must itself be right: reference, engines, repeatability."""
+
+import dataclasses
+import itertools
+import random
+
+import pytest
+
+from bench.search.__main__ import evaluate
+from bench.search.curves import FAMILIES, draw_curve
+from bench.search.engine import SimulatedEngine
+from bench.search.reference import read, reference_batches, run_reference
+from partitiond.profiler.search import NextTrial, Purpose, SearchLimits, Visit
+
+
+@pytest.mark.parametrize("largest", [1, 2, 5, 64, 100, 512])
+def test_the_reference_steps_by_at_most_a_quarter_and_reaches_the_largest(largest: int) -> None:
+    batches = reference_batches(largest)
+    assert batches[0] == 1
+    assert batches[-1] == largest
+    for low, high in itertools.pairwise(batches):
+        assert high <= 1.25 * low or high == low + 1
+
+
+@pytest.mark.parametrize("index", range(2 * len(FAMILIES)))
+def test_a_curve_follows_from_its_seed_and_has_a_knee(index: int) -> None:
+    curve = draw_curve(5, index)
+    assert curve == draw_curve(5, index)
+    assert all(rate > 0 for rate in curve.rates)
+    assert 1 <= curve.true_knee <= curve.usable <= curve.max_batch
+
+
+def test_a_longer_window_errs_less() -> None:
+    curve = draw_curve(5, 1)
+    errors = []
+    for seconds in (10.0, 160.0):
+        proposal = NextTrial(1, Purpose.UP, seconds, seconds, seconds)
+        engine = SimulatedEngine(curve, random.Random(1))
+        seen = [engine.trial(proposal).output_tokens_per_s / curve.rate(1) - 1 for _ in range(200)]
+        # The median, for outliers are part of the engine.
+        errors.append(sorted(map(abs, seen))[100])
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_the_reference_finds_the_knee_of_a_curve_without_noise() -> None:
+    curve = dataclasses.replace(draw_curve(5, 1), noise=1e-6, drift_share=0.0, outlier_share=0.0)
+    engine = SimulatedEngine(curve, random.Random(1))
+    up, down, fresh = run_reference(engine, SearchLimits(max_batch=curve.max_batch))
+    found = read([*up, *down, fresh], 0.05)
+    assert found.grows or curve.true_knee <= found.batch <= max(
+        curve.true_knee + 1, 1.25 * curve.true_knee
+    )
+
+
+def test_a_range_counts_next_to_its_edge_as_inside() -> None:
+    visits = [
+        Visit(b, Purpose.UP, x, 0.1, seconds=10.0, e2el_seconds=0.1)
+        for b, x in ((1, 10.0), (2, 90.0), (4, 100.0), (8, 100.0))
+    ]
+    found = read(visits, 0.05)
+    assert (found.low, found.batch, found.high, found.grows) == (4, 4, 4, False)
+    assert [b for b in range(1, 9) if found.holds(b)] == [3, 4, 5]
+
+
+def test_the_same_task_gives_the_same_row() -> None:
+    row = evaluate((5, 2))
+    assert row == evaluate((5, 2))
+    assert set(row.searches) > {"ours, no prior", "former search"}
+    assert all(found.time_share > 0 for found in row.searches.values())

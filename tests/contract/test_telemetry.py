@@ -1,0 +1,111 @@
+"""What every source of telemetry keeps: the shipped fake, this host's CPU, a GPU behind NVML."""
+
+import asyncio
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from partitiond.core.hardware import Device
+from partitiond.core.profile import Telemetry
+from partitiond.devices.cpu import discover_cpu
+from partitiond.devices.fake import fake_cpu
+from partitiond.devices.fake_nvml import FakeNvml, fake_h200
+from partitiond.devices.nvml import discover_gpus
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.devices.telemetry.exposure import FIGURES
+from partitiond.devices.telemetry.fake import FakeTelemetry
+from partitiond.ports.telemetry import TelemetrySource
+from partitiond.serde import from_json, to_json
+
+SHARES = ("gpu_util", "sm_activity", "sm_occupancy", "dram_activity")
+
+
+@pytest.fixture(params=["fake", "cpu", "gpu"])
+def source_and_device(request: pytest.FixtureRequest) -> Iterator[tuple[TelemetrySource, Device]]:
+    if request.param == "fake":
+        says = Telemetry("fake", gpu_util=0.5, power_watts=10.0, energy_joules=1.0, cores_used=0.5)
+        yield FakeTelemetry(says), fake_cpu()
+    elif request.param == "cpu":
+        yield HostTelemetry(), discover_cpu()
+    else:
+        with FakeNvml([fake_h200()]).installed():
+            yield HostTelemetry(period_seconds=0.02), discover_gpus([0])[0]
+
+
+@pytest.fixture
+def busy_session() -> Iterator[int]:
+    """The leader of a session that keeps a core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+async def test_a_window_tells_figures_within_their_ranges(
+    source_and_device: tuple[TelemetrySource, Device], busy_session: int
+) -> None:
+    source, device = source_and_device
+    window = await source.open(device, (busy_session,))
+    await asyncio.sleep(0.2)
+    told = await window.close()
+    assert told is not None
+    assert told.source
+    for name in FIGURES:
+        value = getattr(told, name)
+        assert value is None or value >= 0
+    for name in SHARES:
+        assert (getattr(told, name) or 0.0) <= 1
+    assert told.cores_used is not None
+    assert 0 < told.cores_used <= (os.cpu_count() or 1) + 1
+
+
+async def test_power_and_energy_come_together(
+    source_and_device: tuple[TelemetrySource, Device],
+) -> None:
+    source, device = source_and_device
+    window = await source.open(device, ())
+    await asyncio.sleep(0.15)
+    told = await window.close()
+    if told is not None:
+        assert (told.power_watts is None) == (told.energy_joules is None)
+
+
+async def test_without_engines_no_cpu_time_is_theirs(
+    source_and_device: tuple[TelemetrySource, Device],
+) -> None:
+    source, device = source_and_device
+    told = await (await source.open(device, ())).close()
+    assert told is None or told.cores_used is None
+
+
+async def test_engines_that_are_gone_break_no_window(
+    source_and_device: tuple[TelemetrySource, Device],
+) -> None:
+    source, device = source_and_device
+    gone = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)  # noqa: ASYNC220
+    window = await source.open(device, (gone.pid,))
+    gone.wait()
+    await window.close()
+
+
+async def test_windows_may_overlap(
+    source_and_device: tuple[TelemetrySource, Device], busy_session: int
+) -> None:
+    source, device = source_and_device
+    windows = [await source.open(device, (busy_session,)) for _ in range(3)]
+    for window in windows:
+        assert await window.close() is not None
+
+
+async def test_what_is_told_survives_json(
+    source_and_device: tuple[TelemetrySource, Device], busy_session: int
+) -> None:
+    source, device = source_and_device
+    told = await (await source.open(device, (busy_session,))).close()
+    assert told is not None
+    assert from_json(Telemetry, to_json(told)) == told
+    assert {f.name for f in dataclasses.fields(told)} == {"source", *FIGURES}

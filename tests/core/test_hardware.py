@@ -1,0 +1,111 @@
+"""The hardware catalog: names, memory, and MIG slices."""
+
+import pytest
+
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware import (
+    HARDWARE,
+    CpuFigures,
+    DeviceKind,
+    SharingMode,
+    cpu_hardware,
+    find_hardware,
+    hardware_for_key,
+    measured_cpu,
+)
+from partitiond.core.units import GIB, MIB
+
+FIGURES = CpuFigures("EPYC", 4, 1, 20e9, 50e9, 1e11, 4e11, True, "2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("a100-40gb", "a100-40gb"),
+        ("A100", "a100-40gb"),
+        ("l4", "l4-24gb"),
+        ("t4", "t4-16gb"),
+        (" h100 ", "h100-80gb"),
+        ("h200", "h200-141gb"),
+        ("b200", "b200-180gb"),
+        ("a10", "a10-24gb"),
+        ("l40s", "l40s-48gb"),
+    ],
+)
+def test_short_names_find_the_common_form(text: str, key: str) -> None:
+    spec, slice_of = find_hardware(text)
+    assert spec.key == key
+    assert slice_of is None
+
+
+def test_no_name_stands_for_two_kinds() -> None:
+    names = [name for spec in HARDWARE.values() for name in (spec.key, *spec.aliases)]
+    assert len(names) == len(set(names))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SpecError) as refused:
+        find_hardware("a100-41gb")
+    assert "a100-40gb" in refused.value.hint
+
+
+def test_a_slice_is_named_after_a_colon() -> None:
+    spec, found = find_hardware("a100-40gb:1g.5gb")
+    assert spec.key == "a100-40gb"
+    assert found is not None
+    assert (found.sm_count, found.memory_bytes, found.max_instances) == (14, 4864 * MIB, 7)
+
+
+def test_a_slice_that_is_not_offered_is_answered_with_those_that_are() -> None:
+    with pytest.raises(SpecError, match="no MIG profile") as refused:
+        find_hardware("a100-40gb:2g.20gb")
+    assert "2g.10gb" in refused.value.hint
+    with pytest.raises(SpecError) as refused:
+        find_hardware("l4:1g.5gb")
+    assert "cannot be cut" in refused.value.hint
+
+
+@pytest.mark.parametrize("spec", HARDWARE.values(), ids=lambda spec: spec.key)
+def test_every_kind_says_what_it_is_and_where_from(spec: object) -> None:
+    from partitiond.core.hardware import HardwareSpec
+
+    assert isinstance(spec, HardwareSpec)
+    assert spec.kind is DeviceKind.GPU
+    assert "NVIDIA" in spec.source
+    assert 0.9 * spec.sold_bytes <= spec.memory_bytes <= 1.0 * spec.sold_bytes
+    assert spec.flops_32bit < spec.flops_16bit
+    assert spec.flops_8bit == 0 or spec.flops_8bit == pytest.approx(2 * spec.flops_16bit, rel=0.02)
+    assert (SharingMode.MIG in spec.modes) == bool(spec.mig_profiles)
+
+
+@pytest.mark.parametrize(
+    "spec", [s for s in HARDWARE.values() if s.mig_profiles], ids=lambda spec: spec.key
+)
+def test_slices_fit_into_their_gpu(spec: object) -> None:
+    from partitiond.core.hardware import HardwareSpec
+
+    assert isinstance(spec, HardwareSpec)
+    for profile in spec.mig_profiles:
+        assert profile.max_instances * profile.sm_count <= spec.sm_count
+        assert profile.max_instances * profile.memory_bytes <= spec.memory_bytes
+        assert profile.max_instances * profile.compute_slices <= 7
+        assert profile.max_instances * profile.memory_slices <= 8
+        assert profile.name.startswith(f"{profile.compute_slices}g.")
+
+
+def test_only_the_t4_lacks_bfloat16() -> None:
+    assert [spec.key for spec in HARDWARE.values() if not spec.bfloat16] == ["t4-16gb"]
+
+
+def test_the_key_of_a_profile_leads_back_to_its_hardware() -> None:
+    assert hardware_for_key("l4-24gb") is HARDWARE["l4-24gb"]
+    cpu = hardware_for_key("cpu-amd-epyc-9654-2c", 8 * GIB)
+    assert (cpu.kind, cpu.cores, cpu.memory_bytes) == (DeviceKind.CPU, 2, 8 * GIB)
+    with pytest.raises(SpecError):
+        hardware_for_key("mystery-gpu")
+
+
+def test_a_measured_cpu_says_so_and_an_assumed_one_too() -> None:
+    assert "measured" in measured_cpu("cpu-x-4c", GIB, FIGURES).source
+    assert "assumed" in cpu_hardware("cpu-x-4c", 4, GIB).source
+    assert measured_cpu("cpu-x-4c", GIB, FIGURES).flops_16bit == 2 * FIGURES.all_flops_32bit

@@ -1,0 +1,61 @@
+"""What an engine does to weights and cache while it loads them."""
+
+import dataclasses
+
+import pytest
+
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware import HARDWARE
+from partitiond.core.precision import (
+    as_loaded,
+    dtype_on,
+    with_dtype,
+    with_kv_cache_dtype,
+    with_quantization,
+)
+from partitiond.models.catalog import CATALOG
+
+OPT = CATALOG["opt-1.3b"].architecture
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    assert as_loaded(OPT) == OPT
+
+
+@pytest.mark.parametrize(("name", "width"), [("fp8", 1.0), ("bitsandbytes", 0.5625)])
+def test_matrices_shrink_and_embeddings_do_not(name: str, width: float) -> None:
+    found = with_quantization(OPT, name)
+    kept = OPT.parameters - OPT.linear_parameters
+    assert found.weights_bytes == pytest.approx(2 * kept + width * OPT.linear_parameters, rel=1e-6)
+    assert found.kv_bytes_per_token == OPT.kv_bytes_per_token
+
+
+def test_experts_int8_leaves_a_model_without_experts_as_it_is() -> None:
+    assert with_quantization(OPT, "experts_int8").weights_bytes == OPT.weights_bytes
+
+
+def test_weights_that_are_quantised_already_are_not_quantised_again() -> None:
+    stored = dataclasses.replace(OPT, quantised_parameters=10, quantised_bytes_per_parameter=0.5)
+    with pytest.raises(SpecError, match="quantised already"):
+        with_quantization(stored, "fp8")
+
+
+def test_unknown_words_are_refused() -> None:
+    with pytest.raises(SpecError, match="int3"):
+        with_quantization(OPT, "int3")
+    with pytest.raises(SpecError, match="fp4"):
+        with_kv_cache_dtype(OPT, "fp4")
+    with pytest.raises(SpecError, match="float8"):
+        dtype_on(HARDWARE["a100-40gb"], "float8")
+
+
+def test_the_cache_follows_the_dtype_unless_it_has_its_own() -> None:
+    wide = with_dtype(OPT, "float32")
+    assert wide.kv_bytes_per_token == 2 * OPT.kv_bytes_per_token
+    assert with_kv_cache_dtype(wide, "fp8").kv_bytes_per_token == OPT.kv_bytes_per_token // 2
+
+
+def test_auto_is_what_the_hardware_has() -> None:
+    assert dtype_on(HARDWARE["a100-40gb"], "auto") == "bfloat16"
+    assert dtype_on(HARDWARE["t4-16gb"], "auto") == "float16"
+    assert dtype_on(HARDWARE["t4-16gb"], "float32") == "float32"

@@ -1,0 +1,115 @@
+"""Profiles as an engine with known factors would have given them."""
+
+import dataclasses
+import random
+from typing import Final
+
+from partitiond.core.frontier import find_knee
+from partitiond.core.hardware import HARDWARE, HardwareSpec, SharingMode, cpu_hardware
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import (
+    Footprint,
+    Latency,
+    OperatingPoint,
+    Profile,
+    ProfileKind,
+    Provenance,
+)
+from partitiond.core.transfer_fit import Source, Subject, TermFit
+from partitiond.core.units import GIB, Bytes
+from partitiond.core.workload import Workload
+from partitiond.models.catalog import CATALOG
+
+TRUTH: Final = TermFit(1.3, 1.1, 0.8, 1.2, 0.9, 0.0, 0)
+"""Another engine than the roofline assumes: slower steps, faster arithmetic."""
+BATCHES: Final = (1, 2, 4, 8, 16, 32)
+HOST: Final = cpu_hardware("cpu-test-8c", 8, 32 * GIB)
+A100: Final = HARDWARE["a100-40gb"]
+SHORT_ANSWERS: Final = Workload(160, 16)
+WHOLE: Final = PartitionSize(SharingMode.WHOLE, 1, 100)
+
+
+def cores(count: int) -> PartitionSize:
+    return PartitionSize(SharingMode.CORES, count)
+
+
+def subject(
+    model: str = "smollm2-135m",
+    size: PartitionSize | None = None,
+    workload: Workload = SHORT_ANSWERS,
+    hardware: HardwareSpec = HOST,
+) -> Subject:
+    return Subject(model, CATALOG[model].architecture, hardware, size or cores(1), workload)
+
+
+def rate(wanted: Subject, batch: int, truth: TermFit = TRUTH) -> float:
+    return batch / truth.seconds(wanted.terms(batch))
+
+
+def source(wanted: Subject, *, noise: float = 0.0, truth: TermFit = TRUTH, seed: int = 1) -> Source:
+    chance = random.Random(seed)
+    points = tuple(
+        _point(wanted, batch, rate(wanted, batch, truth) * (1 + noise * chance.gauss(0, 1)), noise)
+        for batch in BATCHES
+    )
+    profile = Profile(
+        id=f"{wanted.model}-{wanted.size.key}-{wanted.workload.key}",
+        model=wanted.model,
+        kind=ProfileKind.MEASURED,
+        hardware=wanted.hardware.key,
+        size=wanted.size,
+        workload=wanted.workload,
+        dtype=wanted.dtype,
+        points=points,
+        knee=find_knee(points),
+        footprint=_FOOTPRINT,
+        kv_cache_tokens=8192,
+        provenance=_PROVENANCE,
+        max_num_batched_tokens=2048,
+    )
+    return Source(profile, wanted)
+
+
+def estimated(known: Source) -> Source:
+    """The same, but nobody measured it."""
+    return dataclasses.replace(
+        known, profile=dataclasses.replace(known.profile, kind=ProfileKind.ESTIMATED)
+    )
+
+
+_FOOTPRINT: Final = Footprint(*(Bytes(GIB),) * 5, unexplained_bytes=0, peak_bytes=Bytes(2 * GIB))
+_PROVENANCE: Final = Provenance(
+    engine="vllm",
+    engine_version="0.0",
+    engine_args=("--max-model-len=256",),
+    weights="dummy",
+    model_revision="abc",
+    hardware=HOST.key,
+    device_name="test",
+    driver="1",
+    host_cores=(0,),
+    seed=0,
+    started_at="2026-01-01T00:00:00Z",
+    duration_seconds=1.0,
+    partitiond_version="0",
+)
+
+
+def _point(wanted: Subject, batch: int, output_tokens_per_s: float, noise: float) -> OperatingPoint:
+    seconds = batch / output_tokens_per_s
+
+    def latency(mean: float) -> Latency:
+        return Latency(mean, mean, 1.2 * mean, 1.3 * mean)
+
+    return OperatingPoint(
+        batch=batch,
+        output_tokens_per_s=output_tokens_per_s,
+        half_width=noise * output_tokens_per_s,
+        req_per_s=output_tokens_per_s / wanted.workload.output_tokens,
+        ttft=latency(3 * seconds),
+        tpot=latency(seconds),
+        itl=latency(seconds),
+        e2el=latency(seconds * wanted.workload.output_tokens),
+        kv_tokens=batch * 200,
+        footprint_bytes=Bytes(2 * GIB + batch * 2**22),
+    )

@@ -1,0 +1,153 @@
+"""The whole check: without a GPU, and on a simulated one, in pieces that go on from each other."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.gpu_check.__main__ import main
+from partitiond import serde
+from partitiond.core.profile import Profile
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.gpu_check", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=110,
+    )
+
+
+def trials(folder: Path) -> dict[str, str]:
+    held = json.loads((folder / "checkpoint.json").read_bytes())
+    return {name: entry["state"] for name, entry in held["trials"].items()}
+
+
+def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    first = check("--fake", "--only", "1", "--budget", 30, "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert trials(out) == {"1.facts": "done", "1.footprint": "done"}
+    assert "was not asked for" in (out / "report.md").read_text()
+    before = (out / "checkpoint.json").read_text()
+
+    nothing = check("--fake", "--budget", 4, "--out", out)
+    assert nothing.returncode == 0, nothing.stderr
+    assert (out / "checkpoint.json").read_text() == before, "too small a budget changes nothing"
+    assert "s were left" in (out / "report.md").read_text()
+
+    second = check("--fake", "--only", "4", "--budget", 90, "--out", out)
+    assert second.returncode == 0, second.stderr
+    assert "1.facts" not in second.stderr, "what is done is not done again"
+    states = trials(out)
+    assert {"2.opt-125m", "3.servers-1", "4.mps-2", "4.slices-2"} <= set(states)
+    assert set(states.values()) == {"done"}
+    report = (out / "report.md").read_text()
+    assert "simulated" in report
+    assert "| 2 | MPS |" in report
+    assert "Paper: Figure 5" in report
+    assert (out / "plots" / "replicas.png").stat().st_size > 1000
+    assert "data:image/png;base64," in (out / "report.html").read_text()
+
+    profile = serde.from_json(Profile, (out / "profiles" / "opt-125m.json").read_bytes())
+    assert profile.provenance.engine == "simulated"
+    assert "simulated" in profile.provenance.device_name
+    assert {sharing.mode for sharing in profile.sharing} == {"mps", "memory"}
+
+
+@pytest.mark.slow
+def test_all_nine_steps_on_a_simulated_gpu(tmp_path: Path) -> None:
+    result = check("--fake", "--budget", 100, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {int(name[0]) for name in trials(tmp_path)} == set(range(1, 10))
+    assert set(trials(tmp_path).values()) == {"done"}
+    assert "Everything was reached." in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so_and_reports_what_was_not_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--budget", "20", "--out", str(tmp_path)]) == 0
+    assert "no NVIDIA GPU" in capsys.readouterr().out
+    report = (tmp_path / "report.md").read_text()
+    assert "| 2.opt-125m | there is no GPU |" in report
+    assert not (tmp_path / "checkpoint.json").exists()
+    assert main(["--require-gpu", "--out", str(tmp_path)]) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--only", "x"], ["--only", "10"], ["--budget", "0"], ["--budget", "nan"],
+     ["--stream-interval", "0"], ["--nonsense"]],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--out", str(tmp_path / "file" / "x")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_results_of_something_else_are_not_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.json").write_text("precious")
+    assert main(["--fake", "--out", str(tmp_path)]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint.json").read_text() == "precious"
+
+
+def test_it_needs_two_packages_only() -> None:
+    """It runs where only vLLM's own packages are, without a store, a planner or settings."""
+    code = (
+        "import sys, bench.gpu_check.__main__, bench.gpu_check.load_worker\n"
+        "from bench.gpu_check.steps import all_steps\n"
+        "all_steps()\n"
+        "roots = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(*sorted(roots & {'pydantic', 'pynvml', 'sqlmodel', 'alembic', 'ortools', 'typer',\n"
+        "    'platformdirs', 'numpy', 'httpx', 'httptools', 'psutil', 'matplotlib', 'fastapi',\n"
+        "    'uvicorn', 'uvloop', 'rich', 'huggingface_hub', 'prometheus_client'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout.split() == ["pydantic", "pynvml"]
+
+
+def test_an_interrupted_run_keeps_what_was_done_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.gpu_check", "--fake", "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "starting engine" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stderr.read()
+        assert process.wait(30) == 130
+    assert trials(tmp_path)["1.facts"] == "done"
+    report = (tmp_path / "report.md").read_text()
+    assert "| 2.opt-125m | the run was interrupted |" in report
+    assert "Everything was reached" not in report

@@ -1,0 +1,156 @@
+"""Which trial comes next: rules that hold for any list of trials, and the cases behind them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.gpu_check.scale import FAKE, FULL
+from bench.gpu_check.schedule import (
+    MAX_ATTEMPTS,
+    Costs,
+    Next,
+    Standing,
+    State,
+    Stop,
+    Trial,
+    next_trial,
+)
+from bench.gpu_check.steps import all_steps
+
+COSTS = Costs(start_seconds=10.0, window_seconds=2.0)
+
+
+@st.composite
+def trial_lists(draw: st.DrawFn) -> list[Trial]:
+    """Trials of up to nine steps, each needing some of those before it."""
+    found: list[Trial] = []
+    for number in range(draw(st.integers(1, 12))):
+        known = [trial.id for trial in found]
+        needs = draw(st.lists(st.sampled_from(known), max_size=2, unique=True)) if known else []
+        found.append(
+            Trial(
+                f"{draw(st.integers(1, 9))}.{number}",
+                tuple(needs),
+                starts=draw(st.integers(0, 3)),
+                windows=draw(st.integers(0, 3)),
+                resumes=draw(st.booleans()),
+            )
+        )
+    return found
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[list[Trial], dict[str, Standing]]:
+    trials = draw(trial_lists())
+    standings = {
+        trial.id: Standing(state, draw(st.floats(0, 100)), draw(st.integers(0, 3)))
+        for trial in trials
+        if (state := draw(st.sampled_from([None, *State]))) is not None
+    }
+    return trials, standings
+
+
+@given(situations(), st.floats(-10, 200), st.frozensets(st.integers(1, 9)))
+def test_what_comes_next_is_open_fits_and_has_what_it_needs(
+    situation: tuple[list[Trial], dict[str, Standing]], left: float, only: frozenset[int]
+) -> None:
+    trials, standings = situation
+    decision = next_trial(trials, standings, COSTS, left, only=only)
+    over = {
+        name
+        for name, standing in standings.items()
+        if standing.state in {State.DONE, State.IMPOSSIBLE}
+    }
+    if isinstance(decision, Stop):
+        assert set(decision.not_reached) == {trial.id for trial in trials} - over
+        assert all(decision.not_reached.values())
+        return
+    trial = decision.trial
+    assert trial.id not in over
+    assert COSTS.least(trial) <= left
+    assert all(standings[need].state is State.DONE for need in trial.needs)
+    assert trial.id not in standings or standings[trial.id].attempts < MAX_ATTEMPTS
+
+
+@given(trial_lists(), st.floats(0, 100))
+def test_many_runs_with_the_same_budget_do_everything_that_fits_it(
+    trials: list[Trial], budget: float
+) -> None:
+    standings: dict[str, Standing] = {}
+    for _run in range(len(trials) + 1):
+        left = budget
+        while isinstance(decision := next_trial(trials, standings, COSTS, left), Next):
+            seconds = COSTS.of(decision.trial)
+            left -= seconds
+            # One that resumes may be given less than it takes; here it is then done at once.
+            standings[decision.trial.id] = Standing(State.DONE, seconds)
+    for trial in trials:
+        reachable = all(need in standings for need in trial.needs)
+        assert (trial.id in standings) == (reachable and COSTS.least(trial) <= budget)
+
+
+@given(trial_lists())
+def test_with_enough_budget_trials_come_in_order_of_value(trials: list[Trial]) -> None:
+    standings: dict[str, Standing] = {}
+    order = []
+    while isinstance(decision := next_trial(trials, standings, COSTS, 1e9), Next):
+        order.append(decision.trial.id)
+        standings[decision.trial.id] = Standing(State.DONE, 1.0)
+    assert order == [trial.id for trial in trials]
+
+
+def test_a_later_trial_uses_seconds_that_the_first_cannot() -> None:
+    trials = [Trial("1.long", starts=5), Trial("2.short", starts=1)]
+    decision = next_trial(trials, {}, COSTS, 20.0)
+    assert isinstance(decision, Next)
+    assert decision.trial.id == "2.short"
+
+
+def test_asking_for_a_step_runs_what_it_needs_and_nothing_else() -> None:
+    trials = [Trial("1.facts"), Trial("2.sweep"), Trial("3.best", ("2.sweep",))]
+    decision = next_trial(trials, {}, COSTS, 100.0, only=frozenset({3}))
+    assert isinstance(decision, Next)
+    assert decision.trial.id == "2.sweep"
+    done = {name: Standing(State.DONE, 1.0) for name in ("2.sweep", "3.best")}
+    end = next_trial(trials, done, COSTS, 100.0, only=frozenset({3}))
+    assert end == Stop({"1.facts": "was not asked for"})
+
+
+@pytest.mark.parametrize(
+    ("standing", "words"),
+    [
+        (Standing(State.FAILED, 1.0, MAX_ATTEMPTS), "failed 2 times"),
+        (Standing(State.CUT, 90.0), "needs about 135 s"),
+    ],
+)
+def test_what_went_wrong_before_is_said(standing: Standing, words: str) -> None:
+    end = next_trial([Trial("1.x", starts=1)], {"1.x": standing}, COSTS, 100.0)
+    assert isinstance(end, Stop)
+    assert words in end.not_reached["1.x"]
+
+
+def test_what_a_failed_trial_was_needed_for_says_so() -> None:
+    trials = [Trial("2.sweep"), Trial("3.best", ("2.sweep",))]
+    end = next_trial(
+        trials,
+        {"2.sweep": Standing(State.IMPOSSIBLE, 1.0)},
+        COSTS,
+        100.0,
+    )
+    assert end == Stop({"3.best": "needs 2.sweep, which is impossible"})
+
+
+def test_costs_follow_the_starts_that_were_seen() -> None:
+    learned = COSTS.learned([99.0, 20.0, 30.0, 25.0, 22.0, 21.0])
+    assert learned.start_seconds == 22.0
+    assert COSTS.learned([]) == COSTS
+
+
+@pytest.mark.parametrize("scale", [FULL, FAKE], ids=lambda scale: scale.name)
+def test_the_nine_steps_need_only_what_there_is(scale: object) -> None:
+    assert [step.number for step in all_steps()] == list(range(1, 10))
+    trials = [t for step in all_steps() for t in step.trials(scale)]  # type: ignore[arg-type]
+    names = [trial.id for trial in trials]
+    assert len(set(names)) == len(names)
+    assert all(need in names for trial in trials for need in trial.needs)
+    assert all(trial.step == int(trial.id[0]) for trial in trials)

@@ -1,0 +1,265 @@
+"""The command line, from options to files and exit codes."""
+
+import argparse
+import asyncio
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadgen import InputError, Mix, Reading, Record, Run, Workload, save_run
+from loadgen.cli import main
+from loadgen.cli.live import closed_line, open_line
+from loadgen.cli.options import build_parser
+from loadgen.cli.plan import load_of, open_plan
+from loadgen.closed import LiveState
+from loadgen.opened import OpenState
+from loadgen.statistics import Throughput
+from tests.loadgen.test_loops import run_cli
+
+TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.000,3,2
+2023-11-16 18:15:46.200,5,4
+2023-11-16 18:15:46.400,7,3
+"""
+STREAMS = """
+[[stream]]
+name = "talk"
+model = "a"
+rate = 40
+arrivals = "gamma"
+burstiness = 0.5
+prompt_tokens = 4
+output_tokens = 3
+slo_ttft = 2
+slo_tpot = 2
+
+[[stream]]
+model = "b"
+endpoint = "chat"
+replay = "TRACE"
+extra = { top_p = 0.9 }
+"""
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    return build_parser().parse_args(["--url", "/s", *arguments])
+
+
+def write(tmp_path: Path) -> tuple[Path, Path]:
+    trace, streams = tmp_path / "t.csv", tmp_path / "s.toml"
+    trace.write_text(TRACE)
+    streams.write_text(STREAMS.replace("TRACE", str(trace)))
+    return trace, streams
+
+
+async def test_a_run_is_saved_plotted_and_rendered_again(server: Any, tmp_path: Path) -> None:
+    saved, page = tmp_path / "run.jsonl", tmp_path / "page.html"
+    code, out, err = await run_cli(
+        "run", "--url", server.socket_path, "--mix", "a=3,b=1", "--rate", "40", "--duration", "0.6",
+        "--warmup", "0", "--prompt-tokens", "4", "--output-tokens", "3", "--arrivals", "gamma",
+        "--burstiness", "0.5", "--save", str(saved), "--html", str(page), "--allow-saturated",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "stream a" in out
+    assert "instrument:" in out
+    text = await asyncio.to_thread(page.read_text)
+    assert text.count("<svg") == 8
+    code, again, _ = await run_cli("report", str(saved), "--allow-saturated")
+    assert code == 0
+    assert again.splitlines()[0] == out.splitlines()[0]
+    code, both, _ = await run_cli(
+        "report", str(saved), str(saved), "--label", "x", "--label", "y", "--allow-saturated"
+    )
+    assert both.splitlines()[0].split() == ["x", "y", "ratio"]
+
+
+async def test_an_unknown_model_shows_the_servers_own_words(server: Any) -> None:
+    server.behaviour.status = 404
+    server.behaviour.error_body = b'{"error":{"message":"The model `x` does not exist."}}'
+    code, out, err = await run_cli("--url", server.socket_path, "--model", "x", "--rate", "5")
+    assert (code, out) == (1, "")
+    assert "The model `x` does not exist." in err
+    assert len(server.bodies) == 1, "the trial request, and then nothing"
+
+
+async def test_a_replay_sends_what_was_recorded(server: Any, tmp_path: Path) -> None:
+    trace, _ = write(tmp_path)
+    code, out, err = await run_cli(
+        "--url", server.socket_path, "--model", "m", "--replay", str(trace), "--speed", "2",
+        "--json", "--no-check", "--allow-saturated",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert json.loads(out)["completed"] == 3
+    sizes = [(len(b["prompt"]), b["max_tokens"]) for b in server.bodies]
+    assert sizes == [(3, 2), (5, 4), (7, 3)]
+
+
+async def test_streams_of_a_file(server: Any, tmp_path: Path) -> None:
+    _, streams = write(tmp_path)
+    code, out, err = await run_cli(
+        "--url", server.socket_path, "--streams", str(streams), "--duration", "0.6", "--warmup",
+        "0", "--json", "--allow-saturated",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert [part["stream"] for part in report["streams"]] == ["b", "talk"]
+    assert report["streams"][0]["completed"] == 3
+    assert report["streams"][0]["attainment"] is None
+    assert report["streams"][1]["attainment"] is not None
+    assert any(body.get("top_p") == 0.9 and "messages" in body for body in server.bodies)
+
+
+def saturated_run(tmp_path: Path) -> Path:
+    record = Record(0, scheduled=0.5, sent=0.5, end=0.6)
+    path = tmp_path / "hot.jsonl"
+    save_run(Run("open", "1 req/s", (record,), 0.0, 1.0, instrument=Reading(0.97)), path)
+    return path
+
+
+def test_a_saturated_run_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saturated_run(tmp_path)
+    page = tmp_path / "p.html"
+    assert main(["report", str(path), "--html", str(page)]) == 3
+    out = capsys.readouterr().out
+    assert "97% of one core" in out
+    assert "TTFT" not in out
+    assert not page.exists()
+    assert main(["report", str(path), "--json"]) == 3
+    refusal = json.loads(capsys.readouterr().out)["hot"]
+    assert "output_tokens_per_s" not in refusal
+    assert refusal["saturated"]
+    assert main(["report", str(path), "--allow-saturated", "--html", str(page)]) == 0
+    assert "SATURATED" in capsys.readouterr().out
+    assert "not to be trusted" in page.read_text()
+
+
+async def test_a_run_that_saturates_exits_with_3_and_keeps_its_records(
+    server: Any, tmp_path: Path
+) -> None:
+    saved = tmp_path / "kept.jsonl"
+    code, out, _ = await run_cli(
+        "--url", server.socket_path, "--model", "m", "--rate", "200", "--duration", "1.2",
+        "--warmup", "0", "--prompt-tokens", "4", "--output-tokens", "2", "--max-late", "1e-9",
+        "--save", str(saved),
+    )  # fmt: skip
+    assert code == 3
+    assert "late at p99" in out
+    assert "TTFT" not in out
+    code, _, _ = await run_cli("report", str(saved), "--max-late", "10", "--allow-saturated")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "1"], "exactly one of --model and --mix"),
+        (["--model", "m", "--mix", "a=1", "--rate", "1"], "exactly one of --model and --mix"),
+        (["--mix", "a=x", "--rate", "1"], "write it as a=0.7,b=0.3"),
+        (["--mix", "a=1,a=2", "--rate", "1"], "must differ"),
+        (["--model", "m", "--rate", "0"], "above 0"),
+        (["--model", "m", "--rate", "1", "--duration", "0"], "--duration must be above 0"),
+        (["--model", "m", "--rate", "1", "--warmup", "-1"], "--warmup must be at least 0"),
+        (["--model", "m", "--rate", "1", "--rate-to", "5"], "--arrivals ramp"),
+        (["--model", "m", "--rate", "1", "--arrivals", "ramp"], "--arrivals ramp"),
+        (["--model", "m", "--rate", "1", "--burstiness", "2"], "--arrivals gamma"),
+        (["--model", "m", "--rate", "1", "--lengths", "/none"], "nor a file that exists"),
+        (["--model", "m", "--rate", "1", "--lengths", "lognormal"], "above 0"),
+        (["--model", "m", "--rate", "1", "--lengths", "chat", "--prompt-variation", "1"], "chat"),
+        (["--model", "m", "--rate", "1", "--extra", "[1]"], "must be a JSON object"),
+        (["--model", "m", "--rate", "1", "--extra", "{"], "no JSON"),
+        (["--model", "m", "--rate", "1", "--slo-ttft", "1"], "both bounds"),
+        (["--model", "m", "--rate", "1", "--slo-ttft", "0", "--slo-tpot", "1"], "above 0 s"),
+        (["--model", "m", "--rate", "1", "--prompt-tokens", "0"], "at least 1"),
+        (["--model", "m", "--concurrency", "0"], "at least 1"),
+        (["--model", "m", "--replay", "/none.csv"], "cannot read /none.csv"),
+        (["--streams", "/none.toml"], "cannot read /none.toml"),
+        (["--model", "m", "--rate", "1", "--save", "/no/such/run"], "no directory"),
+    ],
+)
+def test_wrong_options_say_what_to_do(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--url", "/nobody.sock", "--no-check", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = ", "no TOML"),
+        ("", r"\[\[stream\]\]"),
+        ("[[stream]]\nrate = 1\n", "give 'model'"),
+        ('[[stream]]\nmodel = "m"\nrat = 1\n', "unknown key 'rat'"),
+        ('[[stream]]\nmodel = "m"\nrate = "fast"\n', "'rate' cannot be 'fast'"),
+        ('[[stream]]\nmodel = "m"\n', "exactly one of 'rate' and 'replay'"),
+        ('[[stream]]\nmodel = "m"\nrate = 0\n', "stream 'm': the rate must be above 0"),
+        ('[[stream]]\nmodel = "m"\nrate = 1\narrivals = "odd"\n', "'odd' are none of"),
+        ('[[stream]]\nmodel = "m"\nrate = 1\nlimit = true\n', "'limit' cannot be True"),
+    ],
+)
+def test_wrong_stream_files_name_the_stream(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_plan(parsed("--streams", str(path)))
+
+
+def test_options_become_the_load_they_describe(tmp_path: Path) -> None:
+    load = load_of(parsed("--model", "m", "--rate", "1", "--lengths", "chat", "--seed", "7"))
+    assert isinstance(load, Workload)
+    assert "chat" in str(load.distribution)
+    varied = load_of(parsed("--model", "m", "--rate", "1", "--output-variation", "0.5"))
+    assert isinstance(varied, Workload)
+    assert len(set(varied.distribution.outputs)) > 100
+    trace, _ = write(tmp_path)
+    drawn = load_of(parsed("--model", "m", "--rate", "1", "--lengths", str(trace)))
+    assert isinstance(drawn, Workload)
+    assert set(drawn.distribution.prompts) == {3, 5, 7}
+    mixed = load_of(parsed("--mix", "org/a=1,b=3", "--rate", "1"))
+    assert isinstance(mixed, Mix)
+    assert [(part.name, part.share) for part in mixed.parts] == [("org/a", 1.0), ("b", 3.0)]
+
+
+def test_a_replay_lasts_as_long_as_its_trace(tmp_path: Path) -> None:
+    trace, _ = write(tmp_path)
+    plan = open_plan(parsed("--model", "m", "--replay", str(trace), "--speed", "0.1"))
+    assert plan.seconds == pytest.approx(4.001)
+    assert plan.warmup_seconds == 0.0
+    assert list(plan.arrivals) == pytest.approx([0.0, 2.0, 4.0])
+    plan = open_plan(parsed("--model", "m", "--rate", "9", "--arrivals", "ramp", "--rate-to", "0"))
+    assert len(list(itertools.islice(plan.arrivals, 10_000))) == pytest.approx(157, abs=50)
+
+
+def test_progress_lines_say_rate_flight_latency_and_own_cpu() -> None:
+    line = open_line(OpenState(10.0, 50, 3, 47, 2, 1, 0.07, 0.123, 900.0))
+    for part in (
+        "5.0 req/s",
+        "3 in flight",
+        "p95 123 ms",
+        "instrument 7%",
+        "2 refused",
+        "1 failed",
+    ):
+        assert part in line
+    line = closed_line(LiveState("window", 4.0, 9, Throughput(100.0, 2.0), 0.5, None))
+    assert "100.0 tokens/s ± 2.0%" in line
+    assert "ramp 1 s" in closed_line(LiveState("ramp", 1.0, 0, None))
+
+
+def test_the_key_is_in_no_file(tmp_path: Path) -> None:
+    from loadgen.cli.measure import _settings
+
+    assert "secret" not in json.dumps(_settings(parsed("--rate", "1", "--api-key", "secret"), []))
+
+
+async def test_help_has_examples() -> None:
+    code, out, _ = await run_cli("--help")
+    assert code == 0
+    assert "--replay BurstGPT_1.csv" in out
+    code, out, _ = await run_cli("report", "--help")
+    assert "--html" in out

@@ -1,0 +1,28 @@
+"""Parameters as transformers allocates them, counted on the meta device.
+
+Runs in the engine's environment and knows nothing of ours: configs come in as a JSON list on
+standard input, counts go out as a JSON list.
+"""
+
+import json
+import sys
+from typing import Any
+
+
+def count(config: dict[str, Any]) -> int | str:
+    """Parameters, tied ones once; or why transformers cannot build the model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = {key: value for key, value in config.items() if key != "quantization_config"}
+    family = values.pop("model_type")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **values))
+    except (AssertionError, KeyError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+if __name__ == "__main__":
+    print(json.dumps([count(config) for config in json.load(sys.stdin)]))

@@ -1,0 +1,139 @@
+"""The second start: what confirms an operating point, and what its failure costs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from partitiond.core.profile import Profile
+from partitiond.core.spec import Slo
+from partitiond.ports import ProfileRequest, Progress
+from partitiond.profiler.confirm import Aim, Verdict, verdict
+from partitiond.profiler.runner import Profiler
+from tests.profiler.samples import trial_of
+
+RequestOf = Callable[..., ProfileRequest]
+AIM = Aim(
+    batch=8,
+    wanted_output_tokens_per_s=95.0,
+    half_width=3.0,
+    req_per_s=10.0,
+    e2el_seconds=1.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("rate", "half_width", "preemptions", "said"),
+    [
+        (95.0, 0.0, 0, Verdict.CONFIRMED),
+        (91.0, 3.0, 0, Verdict.CONFIRMED),  # within the interval of the difference
+        (90.0, 3.0, 0, Verdict.SLOWER),
+        (120.0, 3.0, 1, Verdict.TOO_SMALL),
+    ],
+)
+def test_throughput_must_stay_within_its_interval_and_without_preemptions(
+    rate: float, half_width: float, preemptions: int, said: Verdict
+) -> None:
+    trial = trial_of(8, rate, half_width=half_width, preemptions=preemptions)
+    assert verdict([trial], AIM) is said
+
+
+async def profile_of(engines: Any, request: ProfileRequest) -> Profile:
+    return await Profiler(engines).run(request, lambda _: None)
+
+
+async def test_the_knee_is_confirmed_on_an_engine_as_a_plan_starts_it(
+    engines: Any, request_of: RequestOf
+) -> None:
+    profile = await profile_of(engines, request_of(confirm_memory=True))
+    found = profile.frontier_memory
+    assert found is not None
+    assert found.confirmed
+    assert (found.preemptions, found.starts) == (0, 1)
+    sweep, second = engines.engines
+    assert second.launch.max_num_seqs == found.batch == second.most_running
+    assert second.launch.kv_cache_bytes == found.kv_cache_bytes <= sweep.launch.kv_cache_bytes
+    assert second.launch.prefix_caching
+    point = profile.point(found.batch)
+    assert point is not None
+    assert point.footprint_bytes == found.footprint_bytes
+    assert (engines.running, engines.stops) == (0, 2)
+
+
+async def test_a_cache_that_is_too_small_is_made_larger(
+    engines: Any, traits: Any, request_of: RequestOf
+) -> None:
+    traits.base_seconds, traits.slope_seconds = 0.001, 0.01  # flat from the second request on
+    asked = request_of(confirm_memory=True, max_batch=16, time_limit_seconds=2)
+    first = await profile_of(engines, asked)
+    assert first.frontier_memory is not None
+    needed = first.frontier_memory.kv_cache_bytes
+    assert engines.engines[0].launch.kv_cache_bytes > 2 * needed
+    traits.preempts_below_kv_bytes = needed + 1
+    profile = await profile_of(engines, asked)
+    found = profile.frontier_memory
+    assert found is not None
+    assert found.confirmed
+    assert found.starts == 2
+    assert found.kv_cache_bytes > needed
+
+
+async def test_capacity_is_confirmed_in_open_loop(engines: Any, request_of: RequestOf) -> None:
+    asked = request_of(confirm_capacity=True, min_window_seconds=0.3, max_window_seconds=0.4)
+    spec = dataclasses.replace(asked.model.spec, slo=Slo(5.0, 5.0))
+    model = dataclasses.replace(asked.model, spec=spec)
+    profile = await profile_of(engines, dataclasses.replace(asked, model=model))
+    assert 1 <= len(profile.capacity_trials) <= 4
+    limit = profile.capacity_trials[0].batch
+    assert engines.engines[-1].most_running <= limit
+    point = profile.point(limit)
+    assert point is not None
+    assert profile.capacity_trials[0].req_per_s == pytest.approx(0.8 * point.req_per_s)
+    assert profile.capacity_req_per_s is not None
+    assert profile.capacity_req_per_s >= profile.capacity_trials[0].req_per_s
+    assert profile.frontier_memory is None  # not asked for
+
+
+async def test_an_slo_nothing_holds_is_seen_in_the_trials(
+    engines: Any, request_of: RequestOf
+) -> None:
+    asked = request_of(confirm_memory=True, confirm_capacity=True)
+    spec = dataclasses.replace(asked.model.spec, slo=Slo(1e-6, 1e-6))
+    model = dataclasses.replace(asked.model, spec=spec)
+    profile = await profile_of(engines, dataclasses.replace(asked, model=model))
+    # No batch holds it, so there is no operating point to confirm.
+    assert profile.capacity_trials == ()
+    assert profile.frontier_memory is None
+    assert profile.points
+
+
+async def test_the_papers_mode_is_reported_apart(engines: Any, request_of: RequestOf) -> None:
+    profile = await profile_of(engines, request_of(paper_requests=12))
+    mode = profile.paper_mode
+    assert mode is not None
+    assert mode.requests == 12
+    assert mode.batch == engines.engines[-1].launch.max_num_seqs
+    assert mode.output_tokens_per_s == pytest.approx(8 * mode.req_per_s)
+    assert mode.mean_e2el_seconds > 0
+
+
+async def test_a_second_start_that_fails_costs_only_its_part(
+    engines: Any, traits: Any, request_of: RequestOf
+) -> None:
+    def fail_later(progress: Progress) -> None:
+        traits.fails_to_start = bool(engines.stops)
+
+    request = request_of(confirm_memory=True, confirm_capacity=True)
+    first = engines.stop
+
+    async def stop(*arguments: Any) -> Any:
+        traits.fails_to_start = True
+        return await first(*arguments)
+
+    engines.stop = stop
+    profile = await Profiler(engines).run(request, fail_later)
+    assert profile.points
+    assert profile.frontier_memory is None
+    assert any("confirming start" in note for note in profile.provenance.notes)
+    assert engines.running == 0
