@@ -1,0 +1,91 @@
+"""What further starts and trials add to a sweep: memory, capacity, the paper's mode, a fit."""
+
+import dataclasses
+
+from partitiond.core.units import Bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepTime:
+    """The engine's step time t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
+
+    Attributes:
+        base_seconds: a.
+        per_token_seconds: b, per token computed (prompt tokens and one for each decode).
+        per_sequence_seconds: c, per sequence in the step.
+        per_kv_token_seconds: d, per KV token read by attention.
+        residual_share: root mean square of the relative error over what it was fitted to.
+        points: operating points it was fitted to.
+        workloads: their different workloads. With one, b, c and d grow together and only their
+            sum is known: it is then kept in c alone, and the fit predicts batches, not lengths.
+    """
+
+    base_seconds: float
+    per_token_seconds: float
+    per_sequence_seconds: float
+    per_kv_token_seconds: float
+    residual_share: float
+    points: int
+    workloads: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrontierMemory:
+    """The least footprint at which throughput at the knee stays, and the start that confirmed it.
+
+    Attributes:
+        batch: the knee it is for (or the largest batch).
+        kv_cache_bytes: KV cache of the confirming start.
+        footprint_bytes: peak memory of that engine, through its trial.
+        output_tokens_per_s, half_width: throughput there; None where it was not measured.
+        preemptions: requests preempted in the trial.
+        confirmed: throughput stayed within the tolerance and nothing was preempted.
+        starts: engine starts it took to find.
+    """
+
+    batch: int
+    kv_cache_bytes: Bytes
+    footprint_bytes: Bytes
+    output_tokens_per_s: float | None
+    half_width: float | None
+    preemptions: int
+    confirmed: bool
+    starts: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CapacityTrial:
+    """One open-loop trial at the operating point, limited to its batch.
+
+    Attributes:
+        batch: limit in sequences.
+        req_per_s: Poisson rate that was offered.
+        attainment: share of arrivals within the SLO (without one: that ended without error).
+        seconds: window.
+        held: the SLO held at its quantile.
+    """
+
+    batch: int
+    req_per_s: float
+    attainment: float
+    seconds: float
+    held: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PaperMode:
+    """The paper's figures: all requests at once, throughput by the makespan.
+
+    Attributes:
+        requests: sent at once (the paper's 500, or fewer on a slow device: it says how many).
+        batch: the engine's limit in sequences.
+        req_per_s: requests / makespan.
+        output_tokens_per_s: output tokens / makespan.
+        mean_e2el_seconds: mean end-to-end latency, waiting included.
+    """
+
+    requests: int
+    batch: int
+    req_per_s: float
+    output_tokens_per_s: float
+    mean_e2el_seconds: float
