@@ -1,6 +1,7 @@
-"""Measured profiles from files, as sources of predictions: what the two benchmarks share."""
+"""Measured profiles from files, as sources of predictions: what the benchmarks share."""
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from partitiond.profile_files import profile_paths, read_profile
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """Options of both: files or folders, and where this CPU's figures are kept."""
+    """Options of all: files or folders, and where this CPU's figures are kept."""
     found = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,6 +43,21 @@ def _sources(paths: Sequence[Path], state_dir: Path | None) -> Iterator[Source]:
             continue
         if usable_points(profile):
             yield source_of(profile, entry.architecture, hardware(profile.hardware, state_dir))
+
+
+def interpolated_rate(source: Source, batch: int) -> float:
+    """X(batch) of a profile in tokens/s: between two measured batches by their logarithms, beyond
+    the outermost ones what those gave."""
+    points = usable_points(source.profile)
+    below = [point for point in points if point.batch <= batch]
+    above = [point for point in points if point.batch >= batch]
+    if not below or not above:
+        return (points[0] if not below else points[-1]).output_tokens_per_s
+    low, high = below[-1], above[0]
+    if low.batch == high.batch:
+        return low.output_tokens_per_s
+    share = math.log(batch / low.batch) / math.log(high.batch / low.batch)
+    return low.output_tokens_per_s + share * (high.output_tokens_per_s - low.output_tokens_per_s)
 
 
 def hardware(key: str, state_dir: Path | None) -> HardwareSpec:

@@ -12,7 +12,13 @@ from loadgen import lengths
 from loadgen.arrivals import constant, gamma, poisson, ramp, replay
 from loadgen.client import Client
 from loadgen.closed import ClosedLoopResult, LiveState, closed_loop
-from loadgen.errors import InputError, LoadAbortedError, LoadgenError, TargetError
+from loadgen.errors import (
+    InputError,
+    LoadAbortedError,
+    LoadgenError,
+    StalledError,
+    TargetError,
+)
 from loadgen.instrument import Reading, saturation
 from loadgen.lengths import Lengths
 from loadgen.mix import Mix, Part, Stream
@@ -49,6 +55,7 @@ __all__ = [
     "Run",
     "Samples",
     "Slo",
+    "StalledError",
     "Stream",
     "Target",
     "TargetError",

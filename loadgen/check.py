@@ -29,8 +29,9 @@ async def check_target(
             request = RequestFactory(load).request(TRIAL_INDEX, 1)
             record = await client.send(request.body, Record(0), path=request.path)
             if record.outcome not in {Outcome.OK, Outcome.REFUSED}:
+                said = record.error.rstrip(".")
                 raise TargetError(
-                    f"a trial request for the model {load.model!r} failed: {record.error}. "
+                    f"a trial request for the model {load.model!r} failed: {said}. "
                     f"Check the address {client.target} and the model's name; --no-check goes on "
                     "without a trial."
                 )

@@ -14,7 +14,7 @@ from typing import Final
 
 from loadgen.client import Client
 from loadgen.connection import now
-from loadgen.errors import LoadAbortedError
+from loadgen.errors import LoadAbortedError, StalledError
 from loadgen.instrument import NO_READING, Reading, Watch
 from loadgen.mix import Mix, Source, source_of
 from loadgen.records import Outcome, Record
@@ -24,7 +24,10 @@ from loadgen.window import WindowRule, WindowState
 from loadgen.workload import Request, Workload
 
 CHECK_SECONDS: Final = 0.25
-"""How often the window's rule is asked; costs well under a millisecond."""
+"""How often the loop reports and asks whether the window may close; well under a millisecond."""
+SILENT_SECONDS: Final = 0.5
+"""A window does not close in a longer silence where the caller says when a server has hung. Between
+slow steps it closes soon after one, and its border is moved to a step anyway."""
 MAX_BACKOFF_SECONDS: Final = 2.0
 RECENT: Final = 200
 """Requests whose latencies a progress line speaks of."""
@@ -98,6 +101,7 @@ async def closed_loop(
     window: WindowRule | None = None,
     api_key: str = "",
     timeout_seconds: float = 600.0,
+    stall_seconds: float = math.inf,
     progress: Callable[[LiveState], None] | None = None,
     on_opened: Callable[[], None] | None = None,
 ) -> ClosedLoopResult:
@@ -112,24 +116,29 @@ async def closed_loop(
         window: when the window may close.
         api_key: bearer key, or empty.
         timeout_seconds: of one request.
+        stall_seconds: give up once no request got a token for so long.
         progress: called a few times a second.
         on_opened: called once, when the window opens.
 
     Raises:
         LoadAbortedError: request after request failed.
+        StalledError: no request got a token for `stall_seconds`.
     """
     if concurrency < 1:
         raise ValueError(f"concurrency must be at least 1, got {concurrency}")
     async with Client(
         target, api_key=api_key, timeout_seconds=timeout_seconds, max_connections=concurrency
     ) as client:
-        loop = _Loop(client, source_of(workload), concurrency)
+        loop = _Loop(client, source_of(workload), concurrency, stall_seconds)
         return await loop.run(window or WindowRule(), progress, on_opened)
 
 
 class _Loop:
-    def __init__(self, client: Client, source: Source, concurrency: int) -> None:
+    def __init__(
+        self, client: Client, source: Source, concurrency: int, stall_seconds: float
+    ) -> None:
         self._client = client
+        self._stall_seconds = stall_seconds
         self._source = source
         self._concurrency = concurrency
         self._records: list[Record] = []
@@ -186,6 +195,7 @@ class _Loop:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._ramped.wait()
             except TimeoutError:
+                self._require_tokens(began)
                 if progress is not None:
                     progress(self._state("ramp", now() - began, None))
 
@@ -195,12 +205,13 @@ class _Loop:
         """Wait until the rule closes the window; True when it closed wide."""
         while True:
             await asyncio.sleep(min(CHECK_SECONDS, max(0.02, rule.min_seconds / 2)))
+            self._require_tokens(opened)
             elapsed = now() - opened
             measured = throughput(self._timeline, opened, opened + elapsed)
             state = rule.state(elapsed, self._mean_e2el(), measured.half_width_share)
             if progress is not None:
                 progress(self._state("window", elapsed, measured))
-            if state is not WindowState.OPEN:
+            if state is not WindowState.OPEN and not self._may_be_stalled(opened):
                 return state is WindowState.WIDE
 
     def _state(self, phase: str, elapsed: float, measured: Throughput | None) -> LiveState:
@@ -208,6 +219,22 @@ class _Loop:
         ttft_p95 = percentile(recent, 0.95) if recent else None
         cpu_share = self._watch.recent_cpu_share()
         return LiveState(phase, elapsed, self._completed, measured, cpu_share, ttft_p95)
+
+    def _silence(self, since: float) -> float:
+        return now() - max(since, self._timeline.last)
+
+    def _may_be_stalled(self, opened: float) -> bool:
+        """Whether the server must first show that it goes on: a window that closed on a server
+        that has hung would call it slow."""
+        return math.isfinite(self._stall_seconds) and self._silence(opened) > SILENT_SECONDS
+
+    def _require_tokens(self, since: float) -> None:
+        silence = self._silence(since)
+        if silence > self._stall_seconds:
+            raise StalledError(
+                f"no token came for {silence:.0f} s with {self._concurrency} requests in flight. "
+                f"Check that {self._client.target} still works on them."
+            )
 
     def _mean_e2el(self) -> float | None:
         """Of the newest full-length requests: those of the ramp stand in until others end."""

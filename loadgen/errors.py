@@ -15,3 +15,7 @@ class InputError(LoadgenError):
 
 class LoadAbortedError(LoadgenError):
     """The server failed request after request; the message holds the last failure."""
+
+
+class StalledError(LoadAbortedError):
+    """No request in flight got a token for as long as the caller allows."""

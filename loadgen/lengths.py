@@ -8,13 +8,16 @@ KV use steadier than traffic does.
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Final
 
 QUANTILES: Final = 1000
-"""Equally likely lengths that stand for a lognormal; the largest is its 99.95 % quantile."""
+"""Equally likely lengths that stand for a lognormal."""
+_LARGEST_SIGMA: Final = 50.0
+"""Beyond it the last value of a list is all of it."""
 _MASK: Final = (1 << 64) - 1
 
 
@@ -155,8 +158,13 @@ def lognormal(
     return dataclasses.replace(made, description=f"lognormal {means} tokens, cv {variations}")
 
 
-def lognormal_list(mean: float, variation: float, longest: int | None = None) -> tuple[int, ...]:
-    """Equally likely lengths at the midpoints of `QUANTILES` parts of a lognormal, ascending.
+def lognormal_list(
+    mean: float, variation: float, longest: int | None = None, count: int = QUANTILES
+) -> tuple[int, ...]:
+    """Equally likely lengths that stand for a lognormal, ascending, at least 1 each.
+
+    The midpoints of `count` equally likely parts, with the mean and the variation asked for up to
+    rounding and to `longest`; a list varies by less than sqrt(count - 1).
 
     Raises:
         ValueError: the mean is below 1 or the variation negative.
@@ -169,11 +177,42 @@ def lognormal_list(mean: float, variation: float, longest: int | None = None) ->
     limit = longest or round(mean * 1e6)
     if variation == 0:
         return (min(limit, round(mean)),)
-    sigma = math.sqrt(math.log1p(variation**2))
-    centre = math.log(mean) - sigma**2 / 2
-    quantile = NormalDist(centre, sigma).inv_cdf
-    drawn = (math.exp(quantile((i + 0.5) / QUANTILES)) for i in range(QUANTILES))
-    return tuple(min(limit, max(1, round(value))) for value in drawn)
+    return tuple(min(limit, round(value)) for value in _scaled(_shape(variation, count), mean))
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(variation: float, count: int) -> tuple[float, ...]:
+    """The midpoints of `count` equally likely parts of a lognormal of this variation, mean 1.
+
+    A list that ends at the midpoint of its last part varies less than the distribution it stands
+    for, so sigma is the one whose list has the wanted variation.
+    """
+    normal = NormalDist()
+    scores = [normal.inv_cdf((i + 0.5) / count) for i in range(count)]
+    low, high = 0.0, _LARGEST_SIGMA
+    while high - low > 1e-9:
+        sigma = (low + high) / 2
+        if _variation([math.exp(sigma * score) for score in scores]) < variation:
+            low = sigma
+        else:
+            high = sigma
+    shape = [math.exp(high * score) for score in scores]
+    mean = math.fsum(shape) / count
+    return tuple(value / mean for value in shape)
+
+
+def _scaled(shape: Sequence[float], mean: float) -> list[float]:
+    """Values of this shape, none below 1, with this mean."""
+    low, high = 0.0, mean
+    if mean * shape[0] < 1:
+        # What is lifted to 1 is taken from the others.
+        while high - low > 1e-9 * mean:
+            scale = (low + high) / 2
+            if math.fsum(max(1.0, scale * value) for value in shape) < mean * len(shape):
+                low = scale
+            else:
+                high = scale
+    return [max(1.0, high * value) for value in shape]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -240,9 +279,9 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[i
     return tuple(prompt for prompt, _ in pairs), tuple(output for _, output in pairs)
 
 
-def _variation(values: Sequence[int]) -> float:
+def _variation(values: Sequence[float]) -> float:
     mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values)) / mean
+    return math.sqrt(math.fsum((value / mean - 1) ** 2 for value in values) / len(values))
 
 
 def _mixed(index: int, seed: int) -> int:

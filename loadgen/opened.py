@@ -5,9 +5,7 @@ the queue it causes (coordinated omission).
 """
 
 import asyncio
-import contextlib
 import dataclasses
-import itertools
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +65,7 @@ class OpenLoopResult:
     """One open-loop run.
 
     Attributes:
-        records: every request, those of the warm-up included.
+        records: every request, those of the warm-up and those sent after the window included.
         opened, closed: the window's borders; requests *due* inside it are counted, wherever
             they end.
         throughput: tokens received inside the window by its length.
@@ -129,6 +127,7 @@ async def open_loop(
     timeout_seconds: float = 120.0,
     max_connections: int = 4096,
     max_in_flight: int | None = None,
+    keep_sending: bool = False,
     progress: Callable[[OpenState], None] | None = None,
 ) -> OpenLoopResult:
     """Send requests as they are due for `warmup_seconds + seconds`, then wait for all to end.
@@ -147,6 +146,9 @@ async def open_loop(
         max_connections: open at once.
         max_in_flight: further arrivals wait at the client; their latency still counts from their
             scheduled arrival. None: as many as there are connections.
+        keep_sending: go on after the window, uncounted, until every request due in it has ended;
+            then cancel the rest. Without it the last counted requests run in a server that
+            empties, and look faster than they are.
         progress: called twice a second.
 
     Raises:
@@ -161,7 +163,9 @@ async def open_loop(
         max_connections=min(max_connections, max_in_flight or max_connections),
     ) as client:
         due = schedule(source_of(workload), arrivals)
-        return await _Run(client).run(due, warmup_seconds, seconds, progress)
+        return await _Run(client).run(
+            due, warmup_seconds, seconds, progress, keep_sending=keep_sending
+        )
 
 
 async def open_streams(
@@ -187,6 +191,24 @@ async def open_streams(
         return await _Run(client).run(merged(streams), warmup_seconds, seconds, progress)
 
 
+def _split(due: Iterator[Due], seconds: float) -> tuple[Iterator[Due], Iterator[Due]]:
+    """What is due before `seconds` and what after it; read the first part to its end first."""
+    first: list[Due] = []
+
+    def within() -> Iterator[Due]:
+        for one in due:
+            if one.at >= seconds:
+                first.append(one)
+                return
+            yield one
+
+    def beyond() -> Iterator[Due]:
+        yield from first
+        yield from due
+
+    return within(), beyond()
+
+
 class _Run:
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -196,7 +218,7 @@ class _Run:
         self._ended = dict.fromkeys(Outcome, 0)
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._lags: array[float] = array("d")
-        self._opened = 0.0
+        self._opened = self._closed = 0.0
 
     async def run(
         self,
@@ -204,49 +226,58 @@ class _Run:
         warmup: float,
         seconds: float,
         progress: Callable[[OpenState], None] | None,
+        *,
+        keep_sending: bool = False,
     ) -> OpenLoopResult:
         began = now()
-        self._opened, closed = began + warmup, began + warmup + seconds
+        self._opened, self._closed = began + warmup, began + warmup + seconds
         helpers = [
             asyncio.create_task(self._watch.run()),
             asyncio.create_task(self._report(began, progress)),
         ]
         opening = asyncio.get_running_loop().call_later(warmup, self._watch.open)
+        within, beyond = _split(due, warmup + seconds)
         try:
             async with asyncio.TaskGroup() as group:
-                await self._send_all(group, due, began, warmup + seconds)
-                await self._sleep_until(closed)
+                await self._send_all(group, within, began)
+                if keep_sending:
+                    helpers.append(asyncio.create_task(self._go_on(beyond, began)))
+                await self._sleep_until(self._closed)
                 self._watch.close()
         finally:
             opening.cancel()
             for helper in helpers:
                 helper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*helpers)
-        return self._result(closed)
+            await asyncio.wait(helpers)
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()  # it ended by itself: with an error, it is raised here
+        return self._result()
 
-    def _result(self, closed: float) -> OpenLoopResult:
-        records = tuple(self._records)
-        counted = [r for r in records if r.scheduled is not None and r.scheduled >= self._opened]
+    async def _go_on(self, due: Iterator[Due], began: float) -> None:
+        """Send what comes after the window; cancelling it drops what is in flight."""
+        async with asyncio.TaskGroup() as group:
+            await self._send_all(group, due, began)
+
+    def _result(self) -> OpenLoopResult:
+        records, opened, closed = tuple(self._records), self._opened, self._closed
+        counted = [r for r in records if r.scheduled is not None and opened <= r.scheduled < closed]
         reading = self._watch.reading(self._lags)
         return OpenLoopResult(
             records=records,
-            opened=self._opened,
+            opened=opened,
             closed=closed,
-            throughput=throughput(self._timeline, self._opened, closed),
+            throughput=throughput(self._timeline, opened, closed),
             samples=Samples.of_requests(counted),
             cpu_share=reading.cpu_share,
             lag_seconds_p99=reading.lag_seconds_p99,
             instrument=reading,
         )
 
-    async def _send_all(
-        self, group: asyncio.TaskGroup, due: Iterator[Due], began: float, seconds: float
-    ) -> None:
-        wanted = itertools.takewhile(lambda one: one.at < seconds, due)
+    async def _send_all(self, group: asyncio.TaskGroup, due: Iterator[Due], began: float) -> None:
         prepared: deque[tuple[float, Request]] = deque()
         while True:
-            self._prepare(prepared, wanted)
+            self._prepare(prepared, due)
             if not prepared:
                 return
             at, request = prepared.popleft()
@@ -264,7 +295,7 @@ class _Run:
             prepared.append((one.at, one.source.request(one.index)))
 
     async def _one(self, due: float, request: Request) -> None:
-        if due >= self._opened:
+        if self._opened <= due < self._closed:
             self._lags.append(now() - due)
         record = Record(
             len(self._records),

@@ -14,6 +14,7 @@ from loadgen.intervals import (
     half_width,
     mean_interval,
     percentile_interval,
+    ratio_half_width,
     t95,
 )
 from loadgen.records import Outcome, Record
@@ -83,7 +84,7 @@ def summarise(values: Iterable[float]) -> LatencySummary | None:
     """Mean and percentiles with their intervals; None without values.
 
     Args:
-        values: in the order in which they were measured.
+        values: in the order in which they became known (as `Samples` holds them).
     """
     measured = list(values)
     if not measured:
@@ -127,6 +128,11 @@ class TokenTimeline:
         self._next = at + self.RESOLUTION_SECONDS
         self._times.append(at)
         self._totals.append(self._total)
+
+    @property
+    def last(self) -> float:
+        """When the newest tokens arrived, to within the resolution; -inf before there were any."""
+        return self._times[-1] if self._times else -math.inf
 
     def tokens_before(self, at: float) -> int:
         """Tokens that arrived before `at`."""
@@ -184,10 +190,13 @@ def throughput(
     reach = length / (4 * batches)
     borders = [timeline.snap(opened + length * i / batches, reach) for i in range(batches + 1)]
     totals = [timeline.tokens_before(border) for border in borders]
-    rates = [(totals[i + 1] - totals[i]) / (borders[i + 1] - borders[i]) for i in range(batches)]
     mean = (totals[-1] - totals[0]) / (borders[-1] - borders[0])
-    # Without a token nothing was seen of the rate, and ten equal zeros are no certainty.
-    return Throughput(mean, half_width(rates) if mean > 0 else math.inf)
+    if mean <= 0:
+        # Without a token nothing was seen of the rate, and equal zeros are no certainty.
+        return Throughput(mean, math.inf)
+    tokens = [after - before for before, after in itertools.pairwise(totals)]
+    seconds = [after - before for before, after in itertools.pairwise(borders)]
+    return Throughput(mean, ratio_half_width(tokens, seconds))
 
 
 def is_good(record: Record, slo: Slo) -> bool:
@@ -208,9 +217,22 @@ def attainment(records: Iterable[Record], slo: Slo) -> float | None:
     return sum(is_good(record, slo) for record in counted) / len(counted)
 
 
+_Known = tuple[float, float]
+"""When a latency became known, and the latency."""
+
+
+def _in_order(known: list[_Known]) -> tuple[float, ...]:
+    known.sort(key=operator.itemgetter(0))
+    return tuple(value for _, value in known)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Samples:
-    """Latency values in seconds, kept whole so that windows can be pooled."""
+    """Latency values in seconds, kept whole so that windows can be pooled.
+
+    Each list is in the order in which its values became known, over all requests: intervals need
+    what one engine step did to every request side by side, not request after request.
+    """
 
     ttft: tuple[float, ...] = ()
     tpot: tuple[float, ...] = ()
@@ -220,19 +242,22 @@ class Samples:
     @classmethod
     def of_window(cls, records: Iterable[Record], opened: float, closed: float) -> "Samples":
         """Each value counts in the window in which it became known (its last event)."""
-        ttft, tpot, itl, e2el = [], [], [], []
+        ttft: list[_Known] = []
+        tpot: list[_Known] = []
+        itl: list[_Known] = []
+        e2el: list[_Known] = []
         for record in records:
             first, end = record.first_token, record.end
             if first is not None and record.ttft is not None and opened <= first < closed:
-                ttft.append(record.ttft)
+                ttft.append((first, record.ttft))
             if end is not None and record.e2el is not None and opened <= end < closed:
-                e2el.append(record.e2el)
+                e2el.append((end, record.e2el))
                 if record.tpot is not None:
-                    tpot.append(record.tpot)
+                    tpot.append((end, record.tpot))
             for before, at in itertools.pairwise(record.chunk_times):
                 if opened <= at < closed:
-                    itl.append(at - before)
-        return cls(tuple(ttft), tuple(tpot), tuple(itl), tuple(e2el))
+                    itl.append((at, at - before))
+        return cls(*(_in_order(known) for known in (ttft, tpot, itl, e2el)))
 
     @classmethod
     def of_requests(cls, records: Iterable[Record]) -> "Samples":

@@ -61,6 +61,17 @@ def load_run(path: Path) -> Run:
                 line += 1
                 records.append(_record(json.loads(text)))
             return _run(header, tuple(records))
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {line} is not JSON: the file is cut short, or was not written by "
+                "--save. Give a file that --save wrote."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no text. Give a file that --save wrote.") from error
+        except RecursionError as error:
+            raise InputError(
+                f"{path}, line {line} is nested too deeply. Give a file that --save wrote."
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
             raise InputError(f"{path}, line {line}: {error}") from error
 

@@ -2,6 +2,12 @@
 
 import dataclasses
 import enum
+from typing import Final
+
+LOOK_RATIO: Final = 1.2
+"""How much longer a window must be when its interval is looked at again. Whoever looks often
+enough finds a moment in which the interval happens to be too narrow, and closes there: with four
+looks a second, intervals called 95 % hold the truth in 87 to 91 % (`bench.bench_intervals`)."""
 
 
 class WindowState(enum.StrEnum):
@@ -34,10 +40,26 @@ class WindowRule:
         """Shortest window for requests of this mean length."""
         return max(self.min_seconds, self.min_e2el * mean_e2el)
 
+    def next_look(self, looked_at: float, mean_e2el: float) -> float:
+        """When the interval may be looked at again, in seconds since the window opened.
+
+        Args:
+            looked_at: the last look, in the same seconds; 0 before the first.
+            mean_e2el: of the requests, in seconds.
+        """
+        least = self.least_seconds(mean_e2el)
+        return max(least, min(LOOK_RATIO * looked_at, self.max_seconds))
+
     def state(
         self, elapsed: float, mean_e2el: float | None, half_width_share: float
     ) -> WindowState:
-        """Whether a window open for `elapsed` seconds may close."""
+        """Whether a window open for `elapsed` seconds may close.
+
+        Args:
+            elapsed: since the window opened.
+            mean_e2el: of the requests, in seconds; None before one has ended.
+            half_width_share: of the throughput; infinite between two looks (`next_look`).
+        """
         if mean_e2el is None or elapsed < self.least_seconds(mean_e2el):
             return WindowState.OPEN
         if half_width_share <= self.half_width_share:

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import json
+import math
 import random
 from array import array
 from collections.abc import Mapping
@@ -71,7 +72,7 @@ class Workload:
         endpoint: completions or chat completions.
 
     Raises:
-        ValueError: a length is below 1.
+        ValueError: a length or the last token id is below 1, or the temperature below 0.
     """
 
     model: str
@@ -89,6 +90,10 @@ class Workload:
     def __post_init__(self) -> None:
         if min(self.prompt_tokens, self.output_tokens) < 1:
             raise ValueError("prompt_tokens and output_tokens must be at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature:g}")
+        if self.last_token_id < 1:
+            raise ValueError(f"last_token_id must be at least 1, got {self.last_token_id}")
 
     @property
     def distribution(self) -> Lengths:

@@ -33,6 +33,7 @@ from partitiond.core.hardware import DeviceKind
 from partitiond.core.observation import ReconcilePolicy
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import ModelSpec
+from partitiond.cpu_speed import CpuSpeed
 from partitiond.devices.host import HostDevices
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engine_finder import EngineFinder, HostResolver
@@ -135,7 +136,7 @@ def make_service(settings: Settings, store: Store) -> Service:
         cpu=settings.cpu.enabled,
     )
     finder = EngineFinder(settings, _variant(settings, devices))
-    clock = SystemClock()
+    clock, cpu_speed = SystemClock(), CpuSpeed(settings.state_dir)
     runner = ProcessEngineRunner(
         settings.run_dir,
         finder,
@@ -148,7 +149,8 @@ def make_service(settings: Settings, store: Store) -> Service:
         start_deadline_seconds=settings.engine.start_deadline_seconds,
         stop_grace_seconds=settings.engine.stop_grace_seconds,
         device_used_bytes=lambda device_id: _used_bytes(devices, device_id),
-        telemetry=HostTelemetry(),
+        telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
+        cpu_figures=cpu_speed,
     )
     return Service(
         store=store,
@@ -163,6 +165,7 @@ def make_service(settings: Settings, store: Store) -> Service:
         accept=_accept,
         engine_problem=finder.problem,
         engine_version=finder.version,
+        cpu_speed=cpu_speed,
     )
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from partitiond import serde
 from partitiond.core.errors import InputError, ProfileError
@@ -12,6 +14,9 @@ from partitiond.core.profile import SCHEMA_VERSION, Profile
 from partitiond.core.units import format_bytes
 
 OLDEST_SCHEMA = 1
+MAX_BATCH: Final = 1_000_000
+"""Far beyond any engine; a number larger than this is a mistake."""
+_ID: Final = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f]{1,300}")
 MAX_FILE_BYTES = 4 * 1024**2
 """As much as the control API takes; some hundred points need a tenth of it."""
 
@@ -21,7 +26,7 @@ def check_schema(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     version = data.get("schema_version", SCHEMA_VERSION)
-    if version in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1):
+    if version is not True and version in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1):
         return data
     newer = isinstance(version, int) and version > SCHEMA_VERSION
     raise ProfileError(
@@ -39,24 +44,82 @@ def in_present_schema(profile: Profile) -> Profile:
     return dataclasses.replace(profile, schema_version=SCHEMA_VERSION)
 
 
+def check_sound(profile: Profile) -> Profile:
+    """The same profile. Raises ProfileError where its figures cannot be those of any engine.
+
+    Types are checked when it is read; this is what types cannot say. A plan that rested on a
+    negative rate or on two points of one batch would be wrong without a word.
+    """
+    problem = next(_unsound(profile), None)
+    if problem is not None:
+        raise ProfileError(
+            f"the profile cannot be right: {problem}.",
+            hint=_EXPORTED,
+            facts={"profile": profile.id},
+        )
+    return profile
+
+
+def _unsound(profile: Profile) -> Iterator[str]:
+    if not _ID.fullmatch(profile.id):
+        yield f"{profile.id[:300]!r} is no id (1 to 300 printable characters)"
+    batches = [point.batch for point in profile.points]
+    if len(set(batches)) < len(batches):
+        yield "two of its points have the same batch"
+    if any(not 1 <= batch <= MAX_BATCH for batch in batches):
+        yield f"a batch is not between 1 and {MAX_BATCH}"
+    if batches and profile.knee.batch is not None and profile.knee.batch not in batches:
+        yield f"its knee is at batch {profile.knee.batch}, which is none of its points"
+    yield from _unsound_figures(profile)
+
+
+def _unsound_figures(profile: Profile) -> Iterator[str]:
+    for point in profile.points:
+        figures = {
+            "output_tokens_per_s": point.output_tokens_per_s,
+            "req_per_s": point.req_per_s,
+            "half_width": point.half_width,
+            "kv_tokens": point.kv_tokens,
+            "footprint_bytes": point.footprint_bytes,
+            "ttft.p95": point.ttft.p95,
+            "tpot.p95": point.tpot.p95,
+        }
+        for name, value in figures.items():
+            if not 0 <= value < math.inf:
+                yield f"{name} at batch {point.batch} is {value}"
+    for name, amount in (
+        ("capacity_req_per_s", profile.capacity_req_per_s or 0),
+        ("kv_cache_tokens", profile.kv_cache_tokens),
+        ("footprint.peak_bytes", profile.footprint.peak_bytes),
+    ):
+        if not 0 <= amount < math.inf:
+            yield f"{name} is {amount}"
+
+
 def profile_from_json(text: str | bytes) -> Profile:
     """A profile of any schema that can be read, in the present one.
 
     Raises:
-        ProfileError: it is no JSON, of a newer schema, or not a profile.
+        ProfileError: it is no JSON, of a newer schema, not a profile, or none that can be right.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ProfileError("not a profile: nested too deeply.", hint=_EXPORTED) from error
     except ValueError as error:
         raise ProfileError(f"not JSON: {error}.", hint=_EXPORTED) from error
     try:
-        return in_present_schema(serde.from_jsonable(Profile, check_schema(data)))
+        return check_sound(in_present_schema(serde.from_jsonable(Profile, check_schema(data))))
     except ProfileError:
         raise
     except InputError as error:
         raise ProfileError(
             error.message, hint=error.hint or _EXPORTED, facts=error.facts
         ) from error
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number in JSON")
 
 
 _EXPORTED = "Give a file that `partitiond profiles export` wrote."

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from partitiond.core.plan import Objective
-from partitiond.core.units import MIB, Bytes, parse_bytes
+from partitiond.core.units import MIB, Bytes
 from partitiond.settings_sources import (
     SettingInfo,
     build,
@@ -26,6 +26,7 @@ from partitiond.settings_sources import (
     from_file,
     from_flags,
 )
+from partitiond.settings_types import AbsolutePath, Count, HttpUrl, Port, Seconds, Size
 
 __all__ = [
     "LoadedSettings",
@@ -43,21 +44,6 @@ MAX_SOCKET_PATH_BYTES: Final = 100
 """sun_path of a Unix socket holds 108 bytes with its end mark; a little is kept in reserve."""
 SOCKET_NAME_BYTES: Final = 38
 """Room below run_dir for one socket: "/", a replica's folder of 24 bytes, "/engine.sock"."""
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _size(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str) else value
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class Table(BaseModel):
@@ -182,6 +168,11 @@ class GpuSettings(Table):
     """NVIDIA GPUs as devices."""
 
     enabled: bool = Field(default=True, description="Offer the GPUs that NVML shows as devices.")
+    dcgm_url: HttpUrl | None = Field(
+        None,
+        description="Metrics address of a DCGM exporter (http://127.0.0.1:9400/metrics), for what "
+        "NVML does not tell of older GPUs: SM and memory activity. Unset asks none.",
+    )
 
 
 class ModelsSettings(Table):

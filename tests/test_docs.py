@@ -1,7 +1,11 @@
-"""What the pages name exists: links, paths of the tree, commands and settings."""
+"""What the pages name exists: links, anchors, paths, commands, options, modules and settings."""
 
+import importlib.util
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -10,40 +14,100 @@ from partitiond.cli.main import app
 from partitiond.settings import list_settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "profiles").glob("*.md")]
-)
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "profiles").glob("*.md")])
 TREE = re.compile(r"`((?:partitiond|loadgen|tests|docs|examples|bench|deploy)/[\w./-]+)`")
-LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"^\$ partitiond ([a-z]+)(?: ([a-z]+))?", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
+COMMAND = re.compile(r"^\$ partitiond (.+?)(?:  +#.*)?$", re.MULTILINE)
+INLINE_COMMAND = re.compile(r"`partitiond ([a-z][^`\n]*)`")
+MODULE = re.compile(r"python3? -m ((?:bench|loadgen|partitiond)(?:\.\w+)*)")
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SETTING = re.compile(
     r"`((?:control|proxy|engine|profiling|planner|cpu|gpu|models|daemon)\.(?!py|lock)\w+)`"
 )
+ROOT_COMMAND: Any = typer.main.get_command(app)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made on the web."""
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The words after `partitiond` of each command line that a page shows."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in [*COMMAND.findall(text), *INLINE_COMMAND.findall(text)]:
+        words = shlex.split(re.split(r" (?:&&?|\||>) ?", line)[0].removesuffix("&"))
+        if words and "|" not in line:
+            yield words
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and the options among them."""
+    command, left, given = ROOT_COMMAND, list(words), []
+    known = {flag for p in ROOT_COMMAND.params for flag in p.opts}
+    while left and left[0].startswith("-"):
+        assert left[0] in known, f"partitiond has no option {left[0]}"
+        takes_value = next(p for p in ROOT_COMMAND.params if left[0] in p.opts).is_flag is False
+        left = left[2:] if takes_value else left[1:]
+    while left and hasattr(command, "commands"):
+        assert left[0] in command.commands, f"partitiond has no command {' '.join(words)}"
+        command, left = command.commands[left[0]], left[1:]
+    given = [word.partition("=")[0] for word in left if re.match(r"--?[a-z]", word)]
+    return command, given
+
+
+@each_page
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for link in LINK.findall(text):
-        if "://" not in link:
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+    for link, anchor in LINK.findall(CODE.sub("", text)):
+        if "://" in link:
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), f"{page.name} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}#{anchor}"
     for path in TREE.findall(text):
         assert (ROOT / path).exists(), f"{page.name} names {path}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@each_page
 def test_settings_that_are_named_exist(page: Path) -> None:
     known = {setting.key for setting in list_settings()}
     for name in SETTING.findall(page.read_text(encoding="utf-8")):
         assert name in known, f"{page.name} names the setting {name}"
 
 
-def test_commands_that_are_shown_exist() -> None:
-    commands = getattr(typer.main.get_command(app), "commands", {})
-    shown = {found for page in PAGES for found in COMMAND.findall(page.read_text("utf-8"))}
-    assert len(shown) > 5
-    for first, second in shown:
-        assert first in commands, f"partitiond {first}"
-        inner = getattr(commands[first], "commands", None)
-        if inner is not None:
-            assert second in inner, f"partitiond {first} {second}"
+def test_commands_that_are_shown_exist_with_their_options() -> None:
+    shown = [words for page in PAGES if page.parent.name != "reference"
+             for words in command_lines(page)]  # fmt: skip
+    assert len(shown) > 40
+    for words in shown:
+        command, given = command_of(words)
+        options = {flag for p in command.params for flag in [*p.opts, *p.secondary_opts]}
+        for option in given:
+            assert option in options | {"--help"}, f"partitiond {' '.join(words)}: no {option}"
+
+
+@each_page
+def test_modules_that_are_shown_can_be_run(page: Path) -> None:
+    for name in MODULE.findall(page.read_text(encoding="utf-8")):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None, f"{page.name} names {name}"
+        if spec.submodule_search_locations is not None:
+            assert importlib.util.find_spec(f"{name}.__main__"), f"{page.name} runs {name}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    named = {(DOCS / link).resolve() for link, _ in LINK.findall(index)}
+    decisions = (DOCS / "decisions").resolve()
+    pages = {p.resolve() for p in DOCS.rglob("*.md")} - {(DOCS / "README.md").resolve()}
+    missing = {p for p in pages - named if p.parent != decisions}
+    assert not missing
+    listed = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
+    for page in decisions.glob("0*.md"):
+        assert f"({page.name})" in listed, f"the decisions' index lacks {page.name}"

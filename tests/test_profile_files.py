@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,13 @@ def test_a_file_of_schema_1_is_read_into_the_present_one() -> None:
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [(SCHEMA_VERSION + 1, "A newer partitiond"), (0, "export"), ("2", "export"), (None, "export")],
+    [
+        (SCHEMA_VERSION + 1, "A newer partitiond"),
+        (0, "export"),
+        ("2", "export"),
+        (None, "export"),
+        (True, "export"),
+    ],
 )
 def test_another_schema_is_refused_before_its_fields_are_looked_at(
     version: object, says: str
@@ -49,7 +56,9 @@ def test_another_schema_is_refused_before_its_fields_are_looked_at(
     assert says in refused.value.hint
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"schema_version": 2}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"schema_version": 2}', "\x00", "[" * 100_000]
+)
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(text)
@@ -78,3 +87,39 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_the_present_schema_is_what_is_kept() -> None:
     old = dataclasses.replace(measured_profile(), schema_version=1)
     assert profile_from_json(to_json(old)).schema_version == SCHEMA_VERSION
+
+
+MEASURED = to_jsonable(measured_profile())
+POINT = MEASURED["points"][0]
+
+
+def point(**changes: object) -> dict[str, object]:
+    return {"points": [POINT | changes, *MEASURED["points"][1:]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": " "}, "no id"),
+        ({"id": "a\nb"}, "no id"),
+        ({"points": [POINT, POINT]}, "same batch"),
+        (point(batch=0), "batch is not between"),
+        (point(batch=10**30), "batch is not between"),
+        (point(req_per_s=-1.0), "req_per_s at batch"),
+        (point(footprint_bytes=-1), "footprint_bytes at batch"),
+        ({"knee": MEASURED["knee"] | {"batch": 77}}, "knee is at batch 77"),
+        ({"capacity_req_per_s": -0.5}, "capacity_req_per_s is -0.5"),
+    ],
+)
+def test_figures_that_no_engine_has_are_refused(changes: dict[str, object], says: str) -> None:
+    data = to_jsonable(measured_profile()) | changes
+    with pytest.raises(ProfileError, match=says) as refused:
+        profile_from_json(json.dumps(data))
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_are_refused(value: float) -> None:
+    text = json.dumps(MEASURED | point(req_per_s=value))
+    with pytest.raises(ProfileError, match="is no number in JSON"):
+        profile_from_json(text)

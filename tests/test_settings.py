@@ -226,3 +226,25 @@ def test_text_and_typed_values_mean_the_same(port: int, seconds: float, on: bool
         load_settings(None, {}, typed).settings.model_dump_json(),
     }
     assert len(results) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9400/metrics", "https://gpu-host/metrics", "http://[::1]:9400"]
+)
+def test_the_dcgm_exporter_is_an_address_kept_as_it_was_written(no_file: Path, url: str) -> None:
+    assert load_settings(no_file).settings.gpu.dcgm_url is None
+    assert load_settings(no_file, {}, {"gpu.dcgm_url": url}).settings.gpu.dcgm_url == url
+    env = {"PARTITIOND_GPU__DCGM_URL": url}
+    assert load_settings(no_file, env, {}).settings.gpu.dcgm_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:9400", "localhost", "ftp://host/metrics", "http://", "http://host:99999/",
+     "http://host:0/", "http://[::1/", "http://a host/metrics", "file:///etc/passwd"],
+)  # fmt: skip
+def test_what_is_no_address_of_an_exporter_is_refused_with_one_that_is(
+    tmp_path: Path, url: str
+) -> None:
+    error = refusal(write(tmp_path, f'[gpu]\ndcgm_url = "{url}"\n'))
+    assert "gpu.dcgm_url: write an address such as http://127.0.0.1:9400/metrics" in error.message

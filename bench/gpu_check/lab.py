@@ -4,19 +4,21 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench.gpu_check import mps
 from bench.gpu_check.ledger import Ledger
 from bench.gpu_check.runner import UNCHANGED, Changes, CheckRunner
+from bench.gpu_check.runs import union_of
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.side_by_side import Stream, Together, load_together
+from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
 from partitiond import serde
 from partitiond.core.errors import EngineError
 from partitiond.core.hardware import Device, SharingMode, headroom_bytes
-from partitiond.core.profile import Profile, Sharing
+from partitiond.core.interference import fit_sharing
+from partitiond.core.profile import Profile, ReplicationRun, Sharing
 from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.workload import Workload
 from partitiond.engines.spawn import to_end
@@ -25,6 +27,7 @@ from partitiond.ports import EngineHandle, EngineReport, ProfileRequest, Progres
 from partitiond.ports.telemetry import TelemetrySource
 from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.runner import Profiler
+from partitiond.profiler.sampling import PREEMPTIONS
 
 DTYPE: Final = "float16"
 """The paper's."""
@@ -174,8 +177,9 @@ class Lab:
             device_used_bytes=lambda _device: self.tools.used_bytes(),
             telemetry=self.tools.telemetry,
         )
-        profile = await profiler.run(request, self._tell)
-        self._write(profile)
+        profile = await profiler.run(request, self.tell)
+        self.keep(profile)
+        request.forget()
         return profile
 
     def profile_path(self, model: str) -> Path:
@@ -196,25 +200,36 @@ class Lab:
         points = [point for point in self.measured(model).points if not point.kv_limited]
         return max(points, key=lambda point: point.output_tokens_per_s).batch
 
-    def keep_sharing(self, model: str, sharing: Sharing) -> None:
-        """Put what replication said into the model's profile, in place of its mode's last."""
+    def keep_runs(self, model: str, runs: Sequence[ReplicationRun]) -> Sharing:
+        """Put replication runs of one mode into the model's profile, beside its earlier ones.
+
+        Returns:
+            u and kappa, fitted to all runs of the mode.
+        """
         profile = self.measured(model)
-        others = tuple(known for known in profile.sharing if known.mode != sharing.mode)
-        self._write(dataclasses.replace(profile, sharing=(*others, sharing)))
+        known = next((s for s in profile.sharing if s.mode == runs[0].mode), None)
+        sharing = fit_sharing(union_of(known.runs if known else (), runs))
+        if known is not None:
+            sharing = dataclasses.replace(sharing, pairs=known.pairs)
+        others = tuple(kept for kept in profile.sharing if kept.mode != sharing.mode)
+        self.keep(dataclasses.replace(profile, sharing=(*others, sharing)))
+        return sharing
 
     def measured_kappa(self, model: str, mode: SharingMode) -> float | None:
         """The model's kappa in a mode, where replication was measured."""
         known = self.measured(model).sharing
         return next((sharing.kappa for sharing in known if sharing.mode == mode.value), None)
 
-    def _write(self, profile: Profile) -> None:
+    def keep(self, profile: Profile) -> None:
+        """Write it as profiles/MODEL.json, in place of what was there."""
         path = self.profile_path(profile.model)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
         temporary.write_text(serde.to_json(profile, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
 
-    def _tell(self, progress: Progress) -> None:
+    def tell(self, progress: Progress) -> None:
+        """Show what the profiler is at."""
         self.say(f"{progress.phase}: {progress.message}")
 
     # --- engines ------------------------------------------------------------------------------
@@ -302,11 +317,22 @@ class Lab:
             for number, (engine, batch) in enumerate(zip(running, batches, strict=True))
         ]
         pids = tuple(engine.handle.pid for engine in running)
-        return await load_together(
-            streams,
-            self.scale.window_seconds,
-            lambda: self.tools.telemetry.open(self.device, pids),
+        watched = Watched(
+            telemetry=lambda: self.tools.telemetry.open(self.device, pids),
+            preempted=lambda: self._preempted(running),
         )
+        return await load_together(streams, self.scale.window_seconds, watched)
+
+    async def _preempted(self, running: Sequence[Running]) -> list[int | None]:
+        """Requests that each engine preempted so far; None where it is too busy to say."""
+        found: list[int | None] = []
+        for engine in running:
+            metrics: Mapping[str, float] = {}
+            with contextlib.suppress(EngineError):
+                metrics = (await self.tools.runner.report(engine.handle)).metrics
+            count = next((metrics[name] for name in PREEMPTIONS if name in metrics), None)
+            found.append(None if count is None else round(count))
+        return found
 
     def _load_of(self, engine: Running, number: int) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from bench.gpu_check.schedule import Standing, State
 from partitiond.core.errors import ConflictError, InputError
@@ -145,8 +145,13 @@ class Ledger:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Two runs on one folder would measure each other. Raises ConflictError."""
-    with (folder / "lock").open("w") as file:
+    """Two runs on one folder would measure each other.
+
+    Raises:
+        ConflictError: another one works there.
+        InputError: nothing can be written there.
+    """
+    with _opened(folder / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -154,6 +159,15 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another gpu-check works on {folder}.", hint="Wait for it, or stop it."
             ) from error
         yield
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another --out."
+        ) from error
 
 
 def _text(subject: Subject) -> str:

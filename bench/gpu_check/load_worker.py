@@ -1,63 +1,176 @@
-"""One closed loop in a process of its own: `python -m bench.gpu_check.load_worker`, JSON on stdin.
+"""One closed loop in a process of its own: `python -m bench.gpu_check.load_worker`.
 
-A single Python process would limit several fast engines. It writes one JSON line when its window
-opens and one with the result.
+A single Python process would limit several fast engines. Lines of JSON go both ways. First comes
+what to send; the worker says "opened" when every slot has finished a request. Told since when all
+workers are in that state ("measure_since"), it says "enough" once its own window would do. It
+keeps its load until it is told the borders of the window that all have in common ("window"), and
+answers with what happened between them ("result").
 """
 
 import asyncio
+import dataclasses
 import json
+import math
 import os
 import sys
 from typing import Any
 
-from loadgen import ClosedLoopResult, LoadgenError, Outcome, Workload, closed_loop, fixed
-from loadgen.statistics import summarise
+from loadgen import (
+    ClosedLoopResult,
+    LoadgenError,
+    Outcome,
+    Samples,
+    WindowRule,
+    Workload,
+    closed_loop,
+)
+from loadgen.connection import now
+from loadgen.statistics import TokenTimeline, summarise, throughput
+from loadgen.window import WindowState
+
+WINDOW_E2EL = 2.0
+"""A window lasts at least so many mean end-to-end latencies, as the definitions say."""
 
 
 def say(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
-def result_of(result: ClosedLoopResult) -> dict[str, Any]:
-    """The figures that the report needs, as plain numbers; None where nothing was seen."""
-    tpot, ttft, e2el = (
-        summarise(values)
-        for values in (result.samples.tpot, result.samples.ttft, result.samples.e2el)
-    )
-    half = result.throughput.half_width
+class Gate:
+    """What the other side said of the window that all workers have in common."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._told_enough = False
+        self._steady_since = math.inf
+        self.measure_since: float | None = None
+        self.window: tuple[float, float] | None = None
+
+    async def listen(self, reader: asyncio.StreamReader) -> None:
+        """Take lines until the window is told.
+
+        Raises:
+            EOFError: the other side is gone; nobody waits for the result.
+        """
+        while self.window is None:
+            line = await reader.readline()
+            if not line.strip():
+                raise EOFError
+            told = json.loads(line)
+            self.measure_since = told.get("measure_since", self.measure_since)
+            if "window" in told:
+                opened, closed = told["window"]
+                self.window = (opened, closed)
+
+    def steady(self) -> None:
+        """Every slot has finished a request."""
+        self._steady_since = now()
+        say(opened=True)
+
+    def covered(self, until: float) -> tuple[float, float]:
+        """The window that was told.
+
+        Raises:
+            LoadgenError: the load, which ended at `until`, was not there all that time.
+        """
+        assert self.window is not None  # the load ends no other way
+        opened, closed = self.window
+        if not self._steady_since <= opened < closed <= until:
+            raise LoadgenError("the load did not last through the window that was asked for")
+        return opened, closed
+
+    def is_over(self, mean_e2el: float | None) -> bool:
+        """Whether the load may end; says "enough" once the window is long enough for its part."""
+        if not self._told_enough and self._is_enough(mean_e2el):
+            self._told_enough = True
+            say(enough=True)
+        return self.window is not None
+
+    def _is_enough(self, mean_e2el: float | None) -> bool:
+        if self.measure_since is None or mean_e2el is None:
+            return False
+        return now() - self.measure_since >= max(self._seconds, WINDOW_E2EL * mean_e2el)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Together(WindowRule):
+    """Keeps the loop under load until the gate says that all are done."""
+
+    gate: Gate | None = None
+
+    def state(
+        self, elapsed: float, mean_e2el: float | None, half_width_share: float
+    ) -> WindowState:
+        """Closed once the window that all have in common is."""
+        del elapsed, half_width_share
+        over = self.gate is not None and self.gate.is_over(mean_e2el)
+        return WindowState.CLOSED if over else WindowState.OPEN
+
+
+def result_of(result: ClosedLoopResult, opened: float, closed: float) -> dict[str, Any]:
+    """What happened between two times, as plain numbers; None where nothing was seen."""
+    samples = Samples.of_window(result.records, opened, closed)
+    tpot, ttft, e2el = (summarise(values) for values in (samples.tpot, samples.ttft, samples.e2el))
+    rate = throughput(_timeline(result), opened, closed)
     return {
-        "opened": result.opened,
-        "closed": result.closed,
-        "output_tokens_per_s": result.throughput.output_tokens_per_s,
-        "half_width": half if half < float("inf") else None,
+        "output_tokens_per_s": rate.output_tokens_per_s,
+        "half_width": rate.half_width if rate.half_width < float("inf") else None,
         "tpot_p95_seconds": tpot.p95 if tpot else None,
         "ttft_p95_seconds": ttft.p95 if ttft else None,
         "e2el_mean_seconds": e2el.mean if e2el else None,
         "cpu_share": result.cpu_share,
-        "errors": sum(
-            record.outcome in {Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED}
-            for record in result.records
-        ),
+        "errors": sum(record.outcome in _FAILURES for record in result.records),
     }
 
 
-async def measure(wanted: dict[str, Any]) -> dict[str, Any]:
-    result = await closed_loop(
-        wanted["socket"],
-        Workload(**wanted["workload"]),
-        concurrency=wanted["concurrency"],
-        window=fixed(wanted["seconds"]),
-        on_opened=lambda: say(opened=True),
+_FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED})
+
+
+def _timeline(result: ClosedLoopResult) -> TokenTimeline:
+    timeline = TokenTimeline()
+    arrivals = (
+        arrival
+        for record in result.records
+        for arrival in zip(record.chunk_times, record.chunk_tokens, strict=True)
     )
-    return result_of(result)
+    for at, tokens in sorted(arrivals):
+        timeline.add(at, tokens)
+    return timeline
+
+
+async def serve() -> None:
+    """One loop, from the first line to the result. Raises LoadgenError, EOFError."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    wanted = json.loads(await reader.readline())
+    if wanted["cores"]:
+        os.sched_setaffinity(0, wanted["cores"])
+    gate = Gate(wanted["seconds"])
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(gate.listen(reader))
+            loop = group.create_task(
+                closed_loop(
+                    wanted["socket"],
+                    Workload(**wanted["workload"]),
+                    concurrency=wanted["concurrency"],
+                    window=Together(min_seconds=wanted["seconds"], gate=gate),
+                    on_opened=gate.steady,
+                )
+            )
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    result = loop.result()
+    say(result=result_of(result, *gate.covered(result.closed)))
 
 
 def main() -> int:
-    wanted = json.load(sys.stdin)
-    if wanted["cores"]:
-        os.sched_setaffinity(0, wanted["cores"])
     try:
-        say(result=asyncio.run(measure(wanted)))
+        asyncio.run(serve())
+    except EOFError:
+        return 1
     except LoadgenError as error:
         say(error=str(error))
         return 1

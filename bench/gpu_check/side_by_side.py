@@ -1,4 +1,9 @@
-"""Load on several engines at once, each from a process of its own, in one common window."""
+"""Load on several engines at once, each from a process of its own, in one common window.
+
+Every engine is under load before the window opens and stays so until after it has closed, so the
+rates that are added up are of the same seconds. It lasts as long as was asked for and at least
+twice the mean end-to-end latency of the slowest.
+"""
 
 import asyncio
 import contextlib
@@ -7,17 +12,16 @@ import json
 import math
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from loadgen.connection import now
 from partitiond.core.errors import EngineError
 from partitiond.core.profile import Telemetry
 from partitiond.ports.telemetry import TelemetryWindow
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-MIN_OVERLAP: Final = 0.8
-"""Windows that share less than this of their length were not under simultaneous load."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,16 +35,33 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Watched:
+    """What is asked of the engines and the device, beside the load.
+
+    Attributes:
+        telemetry: opens a window on the device and all of the engines' processes.
+        preempted: requests that each engine has preempted so far; None where it does not answer.
+    """
+
+    telemetry: Callable[[], Awaitable[TelemetryWindow]]
+    preempted: Callable[[], Awaitable[Sequence[int | None]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Together:
     """What the engines did side by side.
 
     Attributes:
         each: results of the streams, as `load_worker.result_of` gives them.
-        telemetry: of the device while all windows were open.
+        telemetry: of the device through the window.
+        seconds: length of the window that all have in common.
+        preemptions: of each engine while it was under load; None where it did not say.
     """
 
     each: tuple[dict[str, Any], ...]
     telemetry: Telemetry | None
+    seconds: float = 0.0
+    preemptions: tuple[int | None, ...] = ()
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -48,11 +69,10 @@ class Together:
         return math.fsum(result["output_tokens_per_s"] for result in self.each)
 
     @property
-    def overlap(self) -> float:
-        """Share of the longest window in which all were open."""
-        shared: float = min(r["closed"] for r in self.each) - max(r["opened"] for r in self.each)
-        longest: float = max(r["closed"] - r["opened"] for r in self.each)
-        return max(0.0, shared / longest)
+    def preempted(self) -> int | None:
+        """Sum over the engines; None where one of them did not say."""
+        known = [count for count in self.preemptions if count is not None]
+        return sum(known) if len(known) == len(self.each) else None
 
     def worst(self, name: str) -> float | None:
         """The largest of the engines' values."""
@@ -61,49 +81,52 @@ class Together:
     def row(self) -> dict[str, Any]:
         """A row of the report's tables."""
         half = [result["half_width"] for result in self.each]
-        row: dict[str, Any] = {
+        return {
             "output tokens/s": round(self.output_tokens_per_s, 1),
             "half width": None if None in half else round(math.hypot(*half), 1),
             "TPOT p95 ms": _ms(self.worst("tpot_p95_seconds")),
             "TTFT p95 ms": _ms(self.worst("ttft_p95_seconds")),
             "E2EL mean s": _rounded(self.worst("e2el_mean_seconds"), 3),
+            "window s": _rounded(self.seconds, 1),
+            "preempted": self.preempted,
             **device_columns(self.telemetry),
             "client core": _rounded(self.worst("cpu_share"), 2),
         }
-        if self.overlap < MIN_OVERLAP:
-            row["note"] = f"windows overlap by {self.overlap:.0%} only"
-        return row
 
 
-async def load_together(
-    streams: Sequence[Stream],
-    seconds: float,
-    open_telemetry: Callable[[], Awaitable[TelemetryWindow]],
-) -> Together:
-    """Hold every stream's requests in flight and measure a window of `seconds` on each.
+async def load_together(streams: Sequence[Stream], seconds: float, watched: Watched) -> Together:
+    """Hold every stream's requests in flight and measure one window that all have in common.
 
     Cancelling ends the load.
 
+    Args:
+        streams: what to send to which engine.
+        seconds: of the window, at least; it is longer where twice the mean latency is.
+        watched: telemetry and preemptions.
+
     Raises:
-        EngineError: requests failed.
+        EngineError: requests failed; such a window gives no figure.
     """
-    workers = [await _worker(stream, seconds) for stream in streams]
-    try:
-        for worker in workers:
-            await _line(worker, "opened")
-        window = await open_telemetry()
+    before = await watched.preempted()
+    async with _workers(streams, seconds) as workers:
+        await _from_all(workers, "opened")
+        window = await watched.telemetry()
         telemetry: Telemetry | None = None
         try:
-            first = await _line(workers[0], "result")
+            opened = now()
+            await _to_all(workers, measure_since=opened)
+            await _from_all(workers, "enough")
+            closed = now()
         finally:
             telemetry = await window.close()
-        rest = [await _line(worker, "result") for worker in workers[1:]]
-        return _sound(Together((first, *rest), telemetry))
-    finally:
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.kill()
-            await worker.wait()
+        after = await watched.preempted()
+        await _to_all(workers, window=(opened, closed))
+        each = await _from_all(workers, "result")
+    preemptions = tuple(
+        None if old is None or new is None else new - old
+        for old, new in zip(before, after, strict=True)
+    )
+    return _sound(Together(tuple(each), telemetry, closed - opened, preemptions))
 
 
 def _sound(together: Together) -> Together:
@@ -118,10 +141,28 @@ def _sound(together: Together) -> Together:
     return together
 
 
-async def _worker(stream: Stream, seconds: float) -> asyncio.subprocess.Process:
-    wanted = dataclasses.asdict(stream) | {"seconds": seconds}
+@contextlib.asynccontextmanager
+async def _workers(
+    streams: Sequence[Stream], seconds: float
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """A process for each stream, gone at the end however it comes."""
+    workers: list[asyncio.subprocess.Process] = []
+    try:
+        for stream in streams:
+            workers.append(await _worker())
+            await _to_all(workers[-1:], seconds=seconds, **dataclasses.asdict(stream))
+        yield workers
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()
+        for worker in workers:
+            await worker.wait()
+
+
+async def _worker() -> asyncio.subprocess.Process:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    process = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "bench.gpu_check.load_worker",
@@ -129,10 +170,21 @@ async def _worker(stream: Stream, seconds: float) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
     )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(wanted).encode())
-    process.stdin.close()
-    return process
+
+
+async def _to_all(workers: Sequence[asyncio.subprocess.Process], **values: Any) -> None:
+    line = json.dumps(values).encode() + b"\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        # One that is gone says why on its way out, or is missed when it is listened to.
+        with contextlib.suppress(ConnectionError):
+            worker.stdin.write(line)
+            await worker.stdin.drain()
+
+
+async def _from_all(workers: Sequence[asyncio.subprocess.Process], name: str) -> list[Any]:
+    """Each worker's next line; as soon as one of them has failed, that is what is raised."""
+    return list(await asyncio.gather(*(_line(worker, name) for worker in workers)))
 
 
 async def _line(worker: asyncio.subprocess.Process, name: str) -> Any:

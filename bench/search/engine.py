@@ -1,25 +1,21 @@
 """A simulated engine under the profiler's own window rule.
 
 Tokens of each half second scatter independently, so a window's error falls with the root of its
-length. The half-width is the load generator's: by ten batch means, looked at while the window is
-open, with all the luck that brings.
+length. The half-width and the looks at it while the window is open are the load generator's.
 """
 
 import dataclasses
+import itertools
 import math
 import random
 from typing import Final
 
 from bench.search.curves import Curve
-from loadgen.statistics import half_width
+from loadgen.intervals import BATCHES, ratio_half_width
 from loadgen.window import WindowRule, WindowState
 from partitiond.profiler.search import NextTrial, Visit
 
-BATCHES: Final = 10
-"""As the load generator's."""
-
 SLICE_SECONDS: Final = 0.5
-LOOK_SECONDS: Final = 1.0
 RAMP_E2EL: Final = 1.2
 OUTLIER: Final = (0.6, 0.9)
 """An outlier window runs at this share of the speed."""
@@ -64,7 +60,7 @@ class SimulatedEngine:
         scatter = self.curve.noise * math.sqrt(10 / SLICE_SECONDS)
         totals = [0.0]
         elapsed = 0.0
-        look = rule.least_seconds(e2el)
+        look = rule.next_look(0.0, e2el)
         while True:
             while elapsed < look:
                 totals.append(totals[-1] + SLICE_SECONDS * (1 + self.draw.gauss(0, scatter)))
@@ -72,16 +68,12 @@ class SimulatedEngine:
             width = _half_width(totals, elapsed)
             if rule.state(elapsed, e2el, width * elapsed / totals[-1]) is not WindowState.OPEN:
                 return totals[-1] / elapsed, width, elapsed
-            look = elapsed + LOOK_SECONDS
+            look = max(elapsed + SLICE_SECONDS, rule.next_look(elapsed, e2el))
 
 
 def _half_width(totals: list[float], elapsed: float) -> float:
-    at = [_total(totals, elapsed * i / BATCHES) for i in range(BATCHES + 1)]
-    length = elapsed / BATCHES
-    return half_width([(at[i + 1] - at[i]) / length for i in range(BATCHES)])
-
-
-def _total(totals: list[float], seconds: float) -> float:
-    index = min(len(totals) - 2, int(seconds / SLICE_SECONDS))
-    part = seconds / SLICE_SECONDS - index
-    return totals[index] + part * (totals[index + 1] - totals[index])
+    """By batch means, their borders moved to whole slices as the load generator's to steps."""
+    borders = [round(elapsed * i / BATCHES / SLICE_SECONDS) for i in range(BATCHES + 1)]
+    pairs = list(itertools.pairwise(borders))
+    parts = [totals[high] - totals[low] for low, high in pairs]
+    return ratio_half_width(parts, [(high - low) * SLICE_SECONDS for low, high in pairs])

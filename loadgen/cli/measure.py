@@ -17,16 +17,19 @@ from loadgen.cli.exits import EXIT_FAILED, EXIT_OK, EXIT_SATURATED
 from loadgen.cli.options import build_parser
 from loadgen.cli.plan import OpenPlan, load_of, open_plan, slo_of
 from loadgen.closed import closed_loop
-from loadgen.errors import InputError
+from loadgen.errors import InputError, TargetError
 from loadgen.mix import Mix
 from loadgen.opened import open_loop, open_streams
 from loadgen.page import page
 from loadgen.report import Report, render, render_refusal, report_of
 from loadgen.runs import Run, run_of_closed, run_of_open
 from loadgen.store import save_run
+from loadgen.target import parse_target
 from loadgen.window import WindowRule, fixed
 from loadgen.workload import Workload
 
+MAX_CONCURRENCY: Final = 60_000
+"""Requests in flight; as many connections as one address has ports for."""
 _SECRET: Final = frozenset({"api_key"})
 
 
@@ -62,7 +65,22 @@ def _publish(run: Run, report: Report, options: argparse.Namespace) -> int:
         return EXIT_SATURATED
     if options.html:
         write_page(Path(options.html), page([(run.load, run)], max_late_seconds=options.max_late))
-    return EXIT_OK if report.completed else EXIT_FAILED
+    if report.completed:
+        return EXIT_OK
+    print(f"loadgen: {why_none(report)}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def why_none(report: Report) -> str:
+    """Why no request completed, and what to do."""
+    if report.errors_seen:
+        return f"no request completed; the first error: {report.errors_seen[0]}"
+    if report.refused or report.timeouts:
+        return (
+            f"no request completed: {report.refused} refused, {report.timeouts} timed out. "
+            "Send fewer requests, or give a longer --timeout."
+        )
+    return "no request arrived and ended in the window. Give a longer --duration or a higher rate."
 
 
 def refusal(report: Report) -> dict[str, object]:
@@ -95,10 +113,18 @@ def uvloop_runner() -> asyncio.Runner:
 
 def _check(options: argparse.Namespace) -> None:
     """Bounds that argparse does not know, before anything is sent."""
+    try:
+        parse_target(options.url)
+    except TargetError as error:
+        raise InputError(f"--url: {error}") from error
+    if options.speed != 1.0 and not (options.replay or options.streams):
+        raise InputError("--speed goes with --replay: give another --rate instead.")
     for name in ("duration", "timeout", "max_duration", "half_width", "max_late", "ramp_seconds"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value:g}.")
+    if options.concurrency is not None and options.concurrency > MAX_CONCURRENCY:
+        raise InputError(f"--concurrency may be {MAX_CONCURRENCY} at most: each is a connection.")
     for name in ("warmup", "start"):
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:

@@ -20,6 +20,8 @@ from loadgen.workload import Endpoint, PromptKind, Workload
 
 DEFAULT_SECONDS: Final = 30.0
 DEFAULT_WARMUP_SECONDS: Final = 5.0
+MAX_RATE: Final = 100_000.0
+"""Requests/s; an order of magnitude above what one process can send."""
 _STREAM_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "name": str, "model": str, "endpoint": str, "rate": (int, float), "replay": str,
     "arrivals": str, "burstiness": (int, float), "rate_to": (int, float),
@@ -181,6 +183,11 @@ def arrivals_of(options: argparse.Namespace, seconds: float) -> Iterator[float]:
         raise InputError("--rate-to goes with --arrivals ramp, and that needs it.")
     if options.burstiness != 1.0 and options.arrivals != "gamma":
         raise InputError("--burstiness goes with --arrivals gamma.")
+    if max(options.rate, options.rate_to or 0.0) > MAX_RATE:
+        raise InputError(
+            f"the rate may be {MAX_RATE:,.0f} requests/s at most: one process sends no more. "
+            "Start several load generators."
+        )
     makers: dict[str, Callable[[], Iterator[float]]] = {
         "poisson": lambda: arrivals.poisson(options.rate, options.seed),
         "constant": lambda: arrivals.constant(options.rate),

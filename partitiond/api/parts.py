@@ -15,7 +15,17 @@ MAX_LIST: Final = 256
 """Bound on lists in bodies: engine flags, models of a key."""
 MAX_VARIANTS: Final = 16
 
-Quantization = Literal["", "fp8", "bitsandbytes", "experts_int8"]
+Quantization = Literal[
+    "",
+    "fp8",
+    "fp8_per_tensor",
+    "fp8_per_block",
+    "fp8_per_channel",
+    "int8_per_channel_weight_only",
+    "experts_int8",
+    "bitsandbytes",
+]
+"""`core.precision.QUANTIZATIONS`, in the form that a schema needs."""
 KvCacheDtype = Literal["auto", "fp8"]
 Dtype = Literal["bfloat16", "float16", "float32", "auto"]
 Flags = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]

@@ -39,11 +39,11 @@ from partitiond.core.spec import (
     Variant,
     Weights,
 )
-from partitiond.core.workload import Workload
+from partitiond.core.workload import MAX_TOKENS, Workload
 from partitiond.engines.vllm import check_extra_args
 from partitiond.ports import ProfileOptions
 from partitiond.serde import from_jsonable, to_jsonable
-from partitiond.settings import Size
+from partitiond.settings_types import Size
 from partitiond.workloads import changed_workload
 
 Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
@@ -137,7 +137,7 @@ class ModelBody(Body):
         variants = _variants(self.variants, engine, options)
         _check_flags(engine, variants, self.engine_kind, options)
         slo = None if self.slo is None else Slo(**self.slo.model_dump())
-        return ModelSpec(
+        spec = ModelSpec(
             name=self.name or name,
             source=source,
             weights=self.weights,
@@ -153,6 +153,8 @@ class ModelBody(Body):
             variants=variants,
             operating_point=self.operating_point,
         )
+        _check_contexts(spec)
+        return spec
 
     def _source(self, hub: bool) -> tuple[ModelSource, str]:
         """The source, and the name it suggests."""
@@ -176,6 +178,20 @@ def _variants(
     bodies: Sequence[VariantBody], engine: EngineOptions, options: ApiOptions
 ) -> tuple[Variant, ...]:
     return tuple(body.to_variant(engine, options.allow_folders) for body in bodies)
+
+
+def _check_contexts(spec: ModelSpec) -> None:
+    """Raises SpecError for a variant whose own context is too short for the model's requests."""
+    longest = spec.workload.longest_tokens
+    for variant in spec.variants:
+        context = spec.as_variant(variant.name).max_model_len
+        if context < longest:
+            raise SpecError(
+                f"requests of up to {longest} tokens do not fit in a context of {context}, which "
+                f"the variant {variant.name} has.",
+                hint="Leave the variant's max_model_len out to take the model's.",
+                facts={"variant": variant.name, "max_model_len": context},
+            )
 
 
 def _check_flags(
@@ -222,6 +238,7 @@ class ModelPatch(Body):
         if "variants" in self.model_fields_set:
             variants = _variants(self.variants or (), changed.engine, options)
             changed = dataclasses.replace(changed, variants=variants)
+        _check_contexts(changed)
         if (changed.engine, changed.variants) != (spec.engine, spec.variants):
             _check_flags(changed.engine, changed.variants, changed.engine_kind, options)
         return changed
@@ -268,7 +285,7 @@ class ProfileBody(Body):
     time_limit_seconds: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Longest measuring time, in seconds."
     )
-    memory_bytes: Size | None = Field(
+    memory_bytes: Annotated[Size, Field(ge=1)] | None = Field(
         None, description="Memory of the partition, in bytes or as a size (12GiB)."
     )
     seed: int = Field(0, ge=0, description="Seed of the load.")
@@ -277,7 +294,7 @@ class ProfileBody(Body):
         None, description="Other lengths than the model's, to see how they move the frontier."
     )
     max_num_batched_tokens: int | None = Field(
-        None, ge=16, description="Tokens of one engine step; null: the model's."
+        None, ge=16, le=MAX_TOKENS, description="Tokens of one engine step; null: the model's."
     )
     kv_cache_dtype: KvCacheDtype | None = Field(
         None, description="Precision of the KV cache; null: the model's."

@@ -42,9 +42,12 @@ def catalog(
         emit(row, as_json=as_json, render=lambda: _record(row))
         return
     found = [row for row in rows() if find is None or find.lower() in row.name]
-    emit(found, as_json=as_json, render=lambda: _table(found, out().width))
+    if found or as_json:
+        emit(found, as_json=as_json, render=lambda: _table(found, out().width))
     if as_json:
         return
+    if find is not None and not found:
+        say(f"No name in the catalog has {find!r} in it.")
     for row in found:
         if row.note:
             out().print(f"{row.name}: {row.note}", markup=False)

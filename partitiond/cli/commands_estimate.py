@@ -142,8 +142,12 @@ class _Where:
         if text.strip().lower() == "cpu":
             return self._cpu()
         spec, found = find_hardware(text)
+        if self._mig is not None and found is not None:
+            raise SpecError(
+                f"{text} names a MIG slice, and --mig names another.", hint="Give one of them."
+            )
         if self._mig is not None:
-            found = mig_profile(spec, self._mig.lower())
+            found = mig_profile(spec, self._mig.strip().lower())
         if self._cores is not None:
             raise SpecError("--cores is for --hardware cpu.", hint="Leave it out for a GPU.")
         if found is not None and self._sm_percent is not None:
@@ -188,12 +192,14 @@ def _compare(
     from partitiond.core.estimate_report import estimate_report
 
     known = read_prices(prices) if prices is not None else None
-    estimates = []
-    for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
-        spec, size = where.hardware(name)
-        estimates.append((spec, estimate_report(question, spec, size)))
-    if not estimates:
+    # Two names of the same hardware are one row.
+    kinds = {
+        (spec.key, size.key): (spec, size)
+        for spec, size in (where.hardware(name) for name in names.split(",") if name.strip())
+    }
+    if not kinds:
         raise InputError("--compare names no hardware.", hint="As --compare a100-40gb,l4,t4.")
+    estimates = [(spec, estimate_report(question, spec, size)) for spec, size in kinds.values()]
     options = comparison.compare(estimates, question.workload, known)
     unpriced = [o.hardware for o in options if known is not None and o.price_per_hour is None]
     if unpriced:
@@ -214,9 +220,11 @@ def read_prices(path: Path) -> "Prices":
 
     try:
         return prices_from(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} cannot be read: {error}.", hint="Check the path.") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise SpecError(
+            f"{path} cannot be read: {error.strerror}.", hint="Check the path."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(
             f"{path} is no TOML: {error}.",
             hint="Write [price_per_hour] and below it a line such as l4-24gb = PRICE.",

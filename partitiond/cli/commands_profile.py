@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,17 +10,23 @@ import typer
 from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli.commands_profiles import check_plot_path, draw
-from partitiond.cli.options import JsonOption, check_time_limit, connected, settings_of
+from partitiond.cli.options import (
+    JsonOption,
+    check_time_limit,
+    connected,
+    memory_bytes,
+    settings_of,
+)
 from partitiond.cli.output import emit, err, say
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
     NotFoundError,
     PartitiondError,
+    SpecError,
 )
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec, SourceKind
-from partitiond.core.units import parse_bytes
 from partitiond.ports import ProfileOptions
 
 if TYPE_CHECKING:
@@ -85,7 +92,6 @@ def profile(
     """
     check_plot_path(plot)
     check_time_limit(time_limit)
-    settings = settings_of(ctx)
     workload = asked.lengths_body(
         lengths,
         prompt_tokens=prompt_tokens,
@@ -93,8 +99,6 @@ def profile(
         prompt_variation=prompt_variation,
         output_variation=output_variation,
     )
-    form = given.without_none({"quantization": quantization})
-    engine = given.engine_body(dtype, max_model_len, engine_arg)
     body = given.without_none(
         {
             "model": given.model_text(model),
@@ -102,8 +106,7 @@ def profile(
             "hub": hub or None,
             "workload": workload,
             "slo": given.slo_body(ttft, tpot, quantile),
-            "engine": engine if variant else engine | form,
-            "variants": [{"name": variant, "engine": form}] if variant else None,
+            **_forms(variant, given.engine_body(dtype, max_model_len, engine_arg), quantization),
             "engine_kind": engine_kind,
             "auto": False,
         }
@@ -113,7 +116,7 @@ def profile(
         cores=cores,
         max_batch=max_batch,
         time_limit_seconds=time_limit,
-        memory_bytes=None if memory is None else parse_bytes(memory),
+        memory_bytes=memory_bytes(memory),
         seed=seed,
         variant=variant or "",
         max_num_batched_tokens=max_num_batched_tokens,
@@ -123,12 +126,42 @@ def profile(
         paper_requests=paper_requests,
         fresh=secrets.token_hex(4) if fresh else "",
     )
-    found = measure(settings, model, body, options)
+    found = measure(settings_of(ctx), model, body, options)
+    _show(found, plot, as_json=as_json)
+
+
+def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
+    """What is measured: the model with these engine options, or its variant that has them."""
+    form = given.without_none({"quantization": quantization})
+    if not variant:
+        return {"engine": engine | form}
+    return {"engine": engine, "variants": [{"name": variant, "engine": form}]}
+
+
+def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:
     from partitiond.cli.render_profile import profile_table
 
     emit(found, as_json=as_json, render=lambda: profile_table(found))
     if plot is not None:
         draw(found, plot)
+
+
+def check_variant(body: dict[str, Any], options: ProfileOptions) -> None:
+    """For a model that is not registered, what a variant is must be said beside its name.
+
+    Raises:
+        SpecError: nothing makes it different from the model itself.
+    """
+    told = [variant for variant in body.get("variants", ()) if variant["engine"]]
+    changed = options.kv_cache_dtype not in {None, "auto"} or options.max_num_batched_tokens
+    if options.variant and not told and not changed:
+        raise SpecError(
+            f"nothing says what the variant {options.variant!r} of {body['model']} is.",
+            hint="Give --quantization, --kv-cache-dtype or --max-num-batched-tokens beside it; "
+            "for other files (as awq) profile those: partitiond profile ORG/NAME. Of a model "
+            "registered with variants the daemon knows them.",
+            facts={"variant": options.variant},
+        )
 
 
 def measure(
@@ -140,6 +173,7 @@ def measure(
             return measure_in_daemon(client, model, body, options)
     from partitiond.cli.local_profile import measure_here
 
+    check_variant(body, options)
     say("No daemon runs: measuring in this process.")
     return measure_here(settings, body, options, err())
 
@@ -185,6 +219,7 @@ def as_registered(
     try:
         spec = client.model(model).record.spec
     except NotFoundError:
+        check_variant(body, options)
         record = client.register(body)
         say(f"{record.spec.name} is registered (without --auto).")
         return record.spec.name, options

@@ -9,7 +9,13 @@ import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, jsonable, print_json, say
-from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError, ProfileError
+from partitiond.core.errors import (
+    ConflictError,
+    DaemonUnreachableError,
+    NotFoundError,
+    PartitiondError,
+    ProfileError,
+)
 from partitiond.core.profile import Profile
 from partitiond.core.spec import Slo
 from partitiond.ports import ProfileView
@@ -153,23 +159,35 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
     Raises:
         ProfileError: a file cannot be read.
         NotFoundError: there is neither a file nor a profile of that name.
+        DaemonUnreachableError: what is no file might be an id, but no daemon answers.
     """
     from partitiond.profile_files import read_profile
 
     files = {name for name in names if _is_file(name)}
     if len(files) == len(set(names)):
         return [read_profile(Path(name)) for name in names]
-    with client_of(ctx) as client:
-        return [
-            read_profile(Path(name)) if name in files else client.profile_by_id(name)
-            for name in names
-        ]
+    try:
+        with client_of(ctx) as client:
+            return [
+                read_profile(Path(name)) if name in files else client.profile_by_id(name)
+                for name in names
+            ]
+    except DaemonUnreachableError as error:
+        missing = next(name for name in names if name not in files)
+        raise DaemonUnreachableError(
+            f"there is no file {missing}, and no daemon to ask for a profile of that id: "
+            f"{error.message}",
+            hint=f"Check the path, or start the daemon: {error.hint}",
+        ) from error
 
 
 def _is_file(name: str) -> bool:
-    """What looks like a file is one, so that a wrong path is not looked for in the daemon."""
+    """What looks like a file is one, so that a wrong path is not looked for in the daemon.
+
+    A folder is one, too: reading it says so.
+    """
     path = Path(name)
-    return path.is_file() or (path.suffix == ".json") or name.startswith((".", "/", "~"))
+    return path.exists() or path.suffix == ".json" or name.startswith((".", "/", "~"))
 
 
 def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:

@@ -86,11 +86,11 @@ def replicate(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what replicas cost each other, side by side in the same memory and cores.
+    """Measure what replicas cost each other, side by side.
 
-    Compares one engine on everything with several on equal parts of it, and fits what sharing
-    costs from the same windows. The windows of what is compared alternate. With OTHER, two
-    models side by side: predicted from each alone, then measured.
+    Compares one engine on all of the memory and cores with several on equal parts of them, and
+    fits what sharing costs from the same windows. The windows of what is compared alternate.
+    With OTHER, two models side by side: predicted from each alone, then measured.
 
     Runs here, without a daemon. The result is kept with the models' newest profiles, and plans
     use it from then on.

@@ -9,7 +9,8 @@ import typer
 
 from partitiond import __version__
 from partitiond.cli import estimate_options as asked
-from partitiond.cli.options import JsonOption, client_of, settings_of
+from partitiond.cli.commands_profiles import found_profiles
+from partitiond.cli.options import JsonOption, client_of, memory_bytes, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import InputError, ProfileError, SpecError
 
@@ -63,7 +64,11 @@ def transfer(
     """
     from partitiond.core.transfer import transfer_profile
 
-    measured = [_load(ctx, text) for text in profiles]
+    measured = found_profiles(ctx, profiles)
+    twice = [one.id for i, one in enumerate(measured) if one.id in {p.id for p in measured[:i]}]
+    if twice:
+        # A profile predicted from itself is off by nothing: the error band would be a lie.
+        raise InputError(f"the profile {twice[0]} is given twice.", hint="Give each once.")
     wanted = _Wanted(model, hardware, cores, sm_percent, prompt_tokens, output_tokens, memory)
     sources = [_source(ctx, profile, source_config) for profile in measured]
     target = _target(ctx, sources, wanted)
@@ -83,17 +88,6 @@ def transfer(
     from partitiond.cli.render_estimate import transfer_table
 
     emit(predicted, as_json=as_json, render=lambda: transfer_table(predicted, measured))
-
-
-def _load(ctx: typer.Context, text: str) -> "Profile":
-    """A profile from a file, or from the daemon. Raises ProfileError, NotFoundError."""
-    from partitiond.profile_files import read_profile
-
-    path = Path(text)
-    if path.suffix == ".json" or path.is_file():
-        return read_profile(path)
-    with client_of(ctx) as client:
-        return client.profile_by_id(text)
 
 
 def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Source":
@@ -132,7 +126,6 @@ def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Ta
     from partitiond.cli.model_configs import architecture_for
     from partitiond.core.precision import dtype_on
     from partitiond.core.transfer import Target
-    from partitiond.core.units import parse_bytes
 
     first = sources[0].subject
     name, architecture = first.model, first.architecture
@@ -140,10 +133,7 @@ def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Ta
         name, architecture = architecture_for(wanted.model)
     spec, size = _partition(ctx, sources[0], wanted)
     workload = _workload(first.workload, wanted)
-    try:
-        memory = None if wanted.memory is None else int(parse_bytes(wanted.memory))
-    except ValueError as error:
-        raise InputError(f"--memory: {error}.", hint="As 6GiB.") from error
+    memory = memory_bytes(wanted.memory)
     if workload.longest_tokens > architecture.max_position:
         raise SpecError(
             f"{name} was built for {architecture.max_position} tokens of context, "
@@ -175,8 +165,8 @@ def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
     if wanted.prompt_tokens is None and wanted.output_tokens is None:
         return measured
     return Workload(
-        wanted.prompt_tokens or measured.prompt_tokens,
-        wanted.output_tokens or measured.output_tokens,
+        measured.prompt_tokens if wanted.prompt_tokens is None else wanted.prompt_tokens,
+        measured.output_tokens if wanted.output_tokens is None else wanted.output_tokens,
     )
 
 

@@ -211,7 +211,7 @@ def check_telemetry(settings: "Settings") -> Finding:
         devices = host_devices(settings)
     except DeviceError:
         return ok("telemetry", "not looked for: no devices")  # which the check above says
-    source = HostTelemetry()
+    source = HostTelemetry(dcgm_url=settings.gpu.dcgm_url)
 
     async def ask() -> list[str]:
         return [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]

@@ -50,7 +50,7 @@ DtypeOption = Annotated[
 ]
 QuantizationOption = Annotated[
     str,
-    typer.Option("--quantization", help="While loading: fp8, bitsandbytes, experts_int8."),
+    typer.Option("--quantization", help="While loading, as fp8 or fp8_per_block; vLLM's names."),
 ]
 KvDtypeOption = Annotated[str, typer.Option("--kv-cache-dtype", help="auto or fp8.")]
 MaxLenOption = Annotated[

@@ -6,7 +6,6 @@ its engine for a stray one. The profile is kept in the state folder's store.
 
 import asyncio
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -25,6 +24,7 @@ from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecErro
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
+from partitiond.core.units import format_bytes
 from partitiond.ports import (
     EngineHandle,
     EngineLaunch,
@@ -58,14 +58,15 @@ def measure_here(
     cores = partition_cores(device, options.cores, settings)
     work = _Work(settings, spec, device, cores, options)
     with StateLock.acquire(settings.lock_path), reporting(console) as report:
+        # Opened first: what could not be kept is not worth measuring.
+        store = open_store(settings.store_path)
         try:
             profile = asyncio.run(work.measure(report))
+            store.add_profile(profile)
+            work.kept()
         except (KeyboardInterrupt, asyncio.CancelledError) as error:
             say(work.interrupted())
             raise typer.Exit(Exit.INTERRUPTED) from error
-        store = open_store(settings.store_path)
-        try:
-            store.add_profile(profile)
         finally:
             store.close()
     return profile
@@ -125,6 +126,17 @@ def free_bytes(device: Device) -> int:
     return max(0, free - headroom_bytes(device.memory_bytes))
 
 
+def memory_budget(device: Device, asked: int | None) -> int:
+    """Memory to measure in. Raises SpecError: more is asked for than the device has."""
+    if asked is not None and asked > device.memory_bytes:
+        raise SpecError(
+            f"{format_bytes(asked)} are asked for; {device.id} has "
+            f"{format_bytes(device.memory_bytes)}.",
+            hint="Give --memory less than that, or leave it out for what is free.",
+        )
+    return asked or free_bytes(device)
+
+
 def _default_cores(device: Device, settings: "Settings") -> int:
     """The smallest partition the settings name for the CPU device, else all cores."""
     sizes = settings.profiling.cpu_partition_cores if device.kind is DeviceKind.CPU else ()
@@ -150,14 +162,20 @@ class _Work:
         self._device = device
         self._cores = cores
         self._options = options
-        self._checkpoint: Path | None = None
+        self._request: ProfileRequest | None = None
         self._started: list[EngineHandle] = []
 
     def interrupted(self) -> str:
         """What an interruption left, and how to go on."""
-        if self._checkpoint is None or not self._checkpoint.is_file():
+        checkpoint = self._request.checkpoint if self._request else None
+        if checkpoint is None or not checkpoint.is_file():
             return "interrupted; nothing was kept"
         return "interrupted; finished trials are kept: the same command goes on from there"
+
+    def kept(self) -> None:
+        """The profile is in the store: what it was made of is needed no more."""
+        if self._request is not None:
+            self._request.forget()
 
     async def measure(self, report: Reporter) -> Profile:
         """Fetch, measure with visible progress."""
@@ -170,8 +188,7 @@ class _Work:
             text = ": ".join(part for part in (progress.phase, progress.message) if part)
             report.update(text, progress.fraction, progress.seconds_left)
 
-        request = self._request(resolved)
-        self._checkpoint = request.checkpoint
+        request = self._request = self._asked(resolved)
         try:
             profile = await self._profiler(runner).run(request, show)
         except asyncio.CancelledError:
@@ -194,7 +211,7 @@ class _Work:
             raise environment
         return resolved
 
-    def _request(self, resolved: ResolvedModel) -> ProfileRequest:
+    def _asked(self, resolved: ResolvedModel) -> ProfileRequest:
         profiling = self._settings.profiling
         return profile_request(
             resolved,
@@ -208,7 +225,7 @@ class _Work:
                 checkpoint_dir=self._settings.checkpoint_dir,
             ),
             cores=self._cores,
-            memory_bytes=self._options.memory_bytes or free_bytes(self._device),
+            memory_bytes=memory_budget(self._device, self._options.memory_bytes),
         )
 
     def _runner(
@@ -234,6 +251,7 @@ class _Work:
 
     def _profiler(self, runner: "ProcessEngineRunner") -> "Profiler":
         from partitiond.cli.commands_daemon import host_devices
+        from partitiond.cpu_speed import CpuSpeed
         from partitiond.devices.telemetry import HostTelemetry
         from partitiond.profiler.runner import Profiler
 
@@ -246,7 +264,8 @@ class _Work:
             start_deadline_seconds=self._settings.engine.start_deadline_seconds,
             stop_grace_seconds=self._settings.engine.stop_grace_seconds,
             device_used_bytes=used_bytes,
-            telemetry=HostTelemetry(),
+            telemetry=HostTelemetry(dcgm_url=self._settings.gpu.dcgm_url),
+            cpu_figures=CpuSpeed(self._settings.state_dir),
         )
 
 

@@ -305,7 +305,7 @@ class _Desk:
             engines=runner,
             clock=SystemClock(),
             device=self._device,
-            telemetry=HostTelemetry(),
+            telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
             start_deadline_seconds=settings.engine.start_deadline_seconds,
             stop_grace_seconds=settings.engine.stop_grace_seconds,
             device_used_bytes=None,

@@ -1,8 +1,9 @@
 """`partitiond`: the command line's entry, its global options and its commands."""
 
+import errno
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -36,6 +37,8 @@ proof, runs the vLLM engines, and balances one OpenAI-compatible endpoint over t
 Start here: `partitiond demo` shows everything on this machine, `partitiond doctor` says what is
 missing, `partitiond serve` starts the daemon.
 """
+
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 app = typer.Typer(
     name="partitiond",
@@ -124,4 +127,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader went away, as `partitiond events | head` does
         sys.stderr.close()
         sys.exit(Exit.OK)
+    except OSError as error:
+        if error.errno not in DISK_FULL or "--debug" in given:
+            raise
+        from partitiond.cli.output import print_error
+
+        print_error(disk_full(error))
+        sys.exit(Exit.FAILED)
     sys.exit(Exit.OK)
+
+
+def disk_full(error: OSError) -> PartitiondError:
+    """A full disk in words: it can meet any write, and is nobody's defect."""
+    where = f" ({error.filename})" if error.filename else ""
+    return PartitiondError(
+        f"the disk is full{where}.",
+        hint="Free some space and try again; `partitiond config path` names the folders in use.",
+    )

@@ -139,6 +139,21 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
+def memory_bytes(text: str | None) -> int | None:
+    """The size after --memory. Raises InputError: it is none, or nothing."""
+    from partitiond.core.units import parse_bytes
+
+    if text is None:
+        return None
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise InputError(f"--memory: {error}.", hint="As 6GiB.") from error
+    if size <= 0:
+        raise InputError("--memory must be above 0.", hint="As 6GiB; leave it out for all.")
+    return int(size)
+
+
 def check_time_limit(seconds: float | None) -> None:
     """Raises InputError for a --time-limit that is no finite number above 0."""
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):

@@ -59,7 +59,9 @@ VariantOption = Annotated[
 ]
 StepTokensOption = Annotated[
     int | None,
-    typer.Option("--max-num-batched-tokens", metavar="N", help="Tokens of one engine step [2048]."),
+    typer.Option(
+        "--max-num-batched-tokens", min=16, metavar="N", help="Tokens of one engine step [2048]."
+    ),
 ]
 KvDtypeOption = Annotated[
     str | None,

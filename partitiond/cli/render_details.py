@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from partitiond.cli.render import core_list, duration, new_table, rate
+from partitiond.core.frontier import doubling_gains
 from partitiond.core.operating_points import NAMED, goodput_req_per_s, named_point
 from partitiond.core.profile import (
     Interval,
@@ -27,6 +28,7 @@ def details(profile: Profile, slo: Slo | None) -> RenderableType:
     """Everything but the points themselves; parts that the profile does not have are left out."""
     parts: list[RenderableType] = [_titled("Operating points by name", _named(profile, slo))]
     parts += _tables(profile)
+    parts += _doubling(profile)
     parts.append(_titled("Memory", _memory(profile)))
     parts.append(_titled("Capacity", _capacity(profile, slo)))
     fitted = list(_fitted(profile))
@@ -88,6 +90,17 @@ def _tables(profile: Profile) -> Iterator[RenderableType]:
         for point in points:
             table.add_row(str(point.batch), *(cell(point) or "-" for _, cell in shown))
         yield _titled(title, table)
+
+
+def _doubling(profile: Profile) -> Iterator[RenderableType]:
+    """X(2b) / X(b), where both were measured and the KV cache held back neither."""
+    gains = doubling_gains([point for point in profile.points if not point.kv_limited])
+    if not gains:
+        return
+    table = new_table(">batch", ">doubled", ">tok/s times")
+    for batch, gain in gains.items():
+        table.add_row(str(batch), str(2 * batch), f"{gain:.2f}")
+    yield _titled("Gain of doubling the batch", table)
 
 
 def _rate_interval(point: OperatingPoint) -> str | None:

@@ -35,7 +35,7 @@ def estimate_table(report: EstimateReport, slo: Slo | None) -> RenderableType:
     return Group(
         Text(heading, style="bold"),
         _memory(report),
-        _frontier(report),
+        *((_frontier(report),) if report.points else ()),
         *_replicas(report),
         Text("\n".join(_meaning(report, slo))),
     )
@@ -123,7 +123,10 @@ def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
         f"{report.max_batch_safe} with the whole footprint"
     )
     if not report.points:
-        yield "not even one request fits"
+        yield (
+            f"not even one request fits: it needs {format_bytes(report.footprint.peak_bytes)}, "
+            f"the budget is {format_bytes(report.budget_bytes)}"
+        )
     elif report.operating_batch is None:
         assert slo is not None
         yield "no batch holds the SLO"
@@ -132,10 +135,14 @@ def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
         yield f"no knee: throughput still grew at the largest batch (ended by {ended})"
     if report.operating_batch is not None:
         yield (
-            f"by memory, {report.replicas_that_fit} replica(s) of batch {report.operating_batch} "
-            f"fit; one gives {rate(report.throughput_req_per_s)} requests/s"
+            f"by memory, {_replica_count(report.replicas_that_fit)} of batch "
+            f"{report.operating_batch}; one gives {rate(report.throughput_req_per_s)} requests/s"
         )
     yield from report.notes
+
+
+def _replica_count(count: int) -> str:
+    return "1 replica fits" if count == 1 else f"{count} replicas fit"
 
 
 def comparison_table(
@@ -145,7 +152,7 @@ def comparison_table(
     heading = f"{question.model}, {question.workload.key}{_bounds(question.slo)}: estimates"
     cost = [">cost/M"] if prices is not None else []
     table = new_table(
-        "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">to match", *cost,
+        "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">match", *cost,
         whole={"one device"},
     )  # fmt: skip
     table.padding = (0, 0, 0, 1)
@@ -185,7 +192,7 @@ def _bounds(slo: Slo | None) -> str:
 
 
 def _legend(options: Sequence[DeviceOption], prices: Prices | None) -> Iterator[str]:
-    yield "to match: how many of these devices give as much as the strongest one here"
+    yield "match: how many of these devices give as much as the strongest one here"
     if prices is None:
         yield "prices come from your own file: --prices FILE"
         return
@@ -193,7 +200,7 @@ def _legend(options: Sequence[DeviceOption], prices: Prices | None) -> Iterator[
     yield f"cost/M: a million output tokens at your prices{currency}, devices fully used"
     best = cheapest(options)
     if best is not None:
-        yield f"cheapest per token: {best.hardware} with {best.replicas} replica(s)"
+        yield f"cheapest per token: {best.hardware}, replicas on it: {best.replicas}"
 
 
 def transfer_table(predicted: Profile, measured: Sequence[Profile]) -> RenderableType:

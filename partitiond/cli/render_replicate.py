@@ -40,6 +40,7 @@ def _replication(report: ReplicationReport) -> RenderableType:
         )
     if found.idle_cores is not None:
         lines.append(f"Engines without load took up to {found.idle_cores:.3f} of a core.")
+    lines.append(_instrument(max(run.instrument_cpu for _, run in found.runs)))
     lines += [f"Note: {note}." for note in found.notes]
     lines.append(_kept(report.profiles))
     heading = Text(f"{report.model}: replicas side by side", style="bold")
@@ -81,6 +82,7 @@ def _pair(report: PairReport) -> RenderableType:
         " and ".join(map(str, pair_of)) for pair_of in (pair.cores_each, pair.batches)
     )
     lines = [f"Cores {cores}, requests in flight {batches}, {pair.windows} windows each."]
+    lines.append(_instrument(pair.instrument_cpu))
     errors = pair_errors([pair])
     if errors is not None:
         lines.append(
@@ -91,6 +93,10 @@ def _pair(report: PairReport) -> RenderableType:
     lines.append(_kept(report.profiles))
     heading = Text(f"{' and '.join(pair.models)} side by side, tokens/s", style="bold")
     return Group(heading, table, Text("\n".join(lines)))
+
+
+def _instrument(share: float) -> str:
+    return f"The load generator used up to {share:.0%} of one core."
 
 
 def _kept(profiles: tuple[str, ...]) -> str:

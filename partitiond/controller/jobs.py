@@ -26,7 +26,11 @@ Execute = Callable[[Job, Lease, Tell], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
 _CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
-INTERRUPTED: Final = f"{_CUT_SHORT} Ask for it again."
+INTERRUPTED: Final = (
+    f"{_CUT_SHORT} Ask for it again: it resumes with the trials that it had finished."
+)
+"""For a job that is not queued again by itself (`auto` off, or interrupted too often): its finished
+trials are in its checkpoint, and an equal request goes on from there."""
 RECOVERED_JOBS: Final = 1000
 """How far back the jobs of daemons before are looked at."""
 REPEATS: Final = 2

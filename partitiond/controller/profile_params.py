@@ -189,10 +189,12 @@ def profile_request(
         confirm_capacity=options.confirm,
         paper_requests=options.paper_requests,
     )
-    command = command_of(request, options)
     path = None
     if defaults.checkpoint_dir is not None:
-        path = checkpoint_path(defaults.checkpoint_dir, model.spec.name, command + options.fresh)
+        # What is free differs from run to run: only memory that was asked for tells them apart.
+        asked = command_of(request, options, options.memory_bytes)
+        path = checkpoint_path(defaults.checkpoint_dir, model.spec.name, asked + options.fresh)
+    command = command_of(request, options, memory_bytes)
     return dataclasses.replace(request, checkpoint=path, command=command)
 
 
@@ -202,10 +204,16 @@ def checkpoint_path(folder: Path, model: str, request: str) -> Path:
     return folder / f"{model}-{digest}.jsonl"
 
 
-def command_of(request: ProfileRequest, options: ProfileOptions) -> str:
+def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: int | None) -> str:
     """The command line that measures the same again, without a daemon.
 
     Every choice is written out, so that other settings or devices change nothing.
+
+    Args:
+        request: what is measured.
+        options: what was asked for.
+        memory_bytes: the memory budget, which bounds batch and KV cache; None leaves it to what
+            is free.
     """
     spec, device = request.model.spec, request.device
     by_name = spec.source.kind in {SourceKind.PACKAGE, SourceKind.CONFIG}
@@ -224,7 +232,7 @@ def command_of(request: ProfileRequest, options: ProfileOptions) -> str:
             "cores": len(request.cores) if device.kind is DeviceKind.CPU else None,
             "max-batch": request.max_batch,
             "time-limit": _number(request.time_limit_seconds),
-            "memory": options.memory_bytes,
+            "memory": memory_bytes,
             "seed": request.seed,
             "paper-requests": request.paper_requests or None,
         }

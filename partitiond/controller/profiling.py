@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from partitiond import __version__
+from partitiond.controller.figures import ASSUMED, Figures
 from partitiond.controller.jobs import Tell
 from partitiond.controller.leases import Lease
 from partitiond.controller.profile_params import (
@@ -18,7 +19,7 @@ from partitiond.core.architecture import Architecture
 from partitiond.core.errors import NotFoundError
 from partitiond.core.estimate import estimate_profile
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.hardware import CpuFigures, Device, DeviceKind
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
@@ -94,35 +95,51 @@ class ProfileWork:
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec)
         self._store.add_profile(profile)
+        request.forget()
         return profile.id
 
 
-def with_source(profile: Profile, spec: ModelSpec) -> Profile:
-    """The profile with a note of where its model came from."""
+def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:
+    """The profile with further notes, and one of where its model came from."""
     provenance = profile.provenance
-    notes = (*provenance.notes, source_note(spec))
+    notes = (*provenance.notes, *more, source_note(spec))
     return dataclasses.replace(profile, provenance=dataclasses.replace(provenance, notes=notes))
 
 
 def estimates(
-    spec: ModelSpec, architecture: Architecture, targets: Sequence[Target], created_at: str
+    spec: ModelSpec,
+    architecture: Architecture,
+    targets: Sequence[Target],
+    created_at: str,
+    figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
-    """An estimated profile for each target and form; the same again replaces the former one.
+    """An estimated profile for each target; the same again replaces the former one.
 
-    Variants with files of their own are left out: what they weigh is not known from here.
+    Args:
+        spec: of one form of the model; its variants are not looked at.
+        architecture: of that form.
+        targets: what to estimate it on.
+        created_at: ISO 8601 UTC.
+        figures: what was measured of the host's CPU.
     """
-    own = [variant.name for variant in spec.variants if variant.source is None]
+    note = (figures.note,) if figures.note else ()
     return tuple(
-        with_source(_estimate(spec.as_variant(name), name, architecture, target, created_at), spec)
-        for name in ("", *own)
+        with_source(
+            _estimate(spec, architecture, target, created_at, figures.cpu),
+            spec,
+            *(note if target.device.kind is DeviceKind.CPU else ()),
+        )
         for target in targets
     )
 
 
 def _estimate(
-    form: ModelSpec, variant: str, architecture: Architecture, target: Target, created_at: str
+    form: ModelSpec,
+    architecture: Architecture,
+    target: Target,
+    created_at: str,
+    figures: CpuFigures | None,
 ) -> Profile:
-    name = f"{form.name}-{variant}" if variant else form.name
     return estimate_profile(
         model=form.name,
         architecture=architecture,
@@ -130,7 +147,7 @@ def _estimate(
         hardware=target.device,
         size=target.size,
         max_model_len=form.max_model_len,
-        profile_id=f"estimate-{name}-{target.device.hardware}-{target.size.key}",
+        profile_id=f"estimate-{form.name}-{target.device.hardware}-{target.size.key}",
         created_at=created_at,
         dtype=form.engine.dtype,
         max_num_batched_tokens=form.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
@@ -138,5 +155,5 @@ def _estimate(
         partitiond_version=__version__,
         quantization=form.engine.quantization,
         kv_cache_dtype=form.engine.kv_cache_dtype,
-        variant=variant,
+        figures=figures,
     )

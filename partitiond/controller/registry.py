@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.figures import CpuSpeed, Figures, figures_for
 from partitiond.controller.jobs import RECOVERED_JOBS, JobQueue, interrupted_jobs
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
@@ -41,6 +42,7 @@ class Registry:
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
+        cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Registry:
         staleness: Staleness,
         profiling: ProfilingOptions,
         accept: Callable[[ModelSpec], None],
+        cpu_speed: CpuSpeed | None,
     ) -> None:
         self._store = store
         self._resolver = resolver
@@ -74,6 +77,7 @@ class Registry:
         self._seen: object = None
         self._profiling = profiling
         self._accept = accept
+        self._cpu_speed = cpu_speed
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
         """Register and (with `auto`) start the chain.
@@ -86,16 +90,23 @@ class Registry:
             raise _name_taken(spec.name)
         self._accept(spec)
         architectures = await form_architectures(self._resolver, spec)
+        figures = await self._figures(spec)
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         self._store.add_model(record)
         self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
-        self._begin_chain(spec, architectures)
+        self._begin_chain(spec, architectures, figures)
         return record
 
-    def _begin_chain(self, spec: ModelSpec, architectures: Mapping[str, Architecture]) -> None:
-        targets = self._targets()
-        for profile in form_estimates(spec, architectures, targets, self._clock.utc_iso()):
+    async def _figures(self, spec: ModelSpec) -> Figures:
+        devices = [target.device for target in self._targets()]
+        return await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
+
+    def _begin_chain(
+        self, spec: ModelSpec, architectures: Mapping[str, Architecture], figures: Figures
+    ) -> None:
+        targets, now = self._targets(), self._clock.utc_iso()
+        for profile in form_estimates(spec, architectures, targets, now, figures):
             self._store.add_profile(profile)
         self._measure(spec, targets)
         if spec.auto:
@@ -207,13 +218,14 @@ class Registry:
         self._refuse_other_engine(old.spec, spec)
         self._accept(spec)
         architectures = await form_architectures(self._resolver, spec)
+        figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
         self._store.update_model(record, expected_version=old.version)
         self._journal.note("model-updated", spec.name, f"version {record.version}.")
-        self._begin_chain(spec, architectures)
+        self._begin_chain(spec, architectures, figures)
         return record
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:

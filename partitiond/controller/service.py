@@ -1,29 +1,17 @@
 """The use cases of the control plane: everything the API, and through it the CLI, can ask for."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-from partitiond.controller.endpoint import Endpoint
-from partitiond.controller.jobs import JobQueue
-from partitiond.controller.journal import Journal
+from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
+from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.keys import new_key
-from partitiond.controller.leases import Lease, Waits, lease_of
-from partitiond.controller.loop import Controller
-from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
-from partitiond.controller.plans import Plans
-from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.profiling import ProfileWork, ProfilingOptions
-from partitiond.controller.registry import Registry
-from partitiond.controller.routes import RoutePolicy
-from partitiond.controller.shelf import ProfileShelf
+from partitiond.controller.planning import Solve
 from partitiond.controller.views import replica_views
-from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.metrics import Metrics
 from partitiond.ports import (
     Clock,
     DeviceProvider,
@@ -43,25 +31,16 @@ from partitiond.ports import (
     Store,
 )
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ServiceOptions:
-    """Everything a user can set about the control plane."""
-
-    policy: ControllerPolicy = dataclasses.field(default_factory=ControllerPolicy)
-    routes: RoutePolicy = dataclasses.field(default_factory=RoutePolicy)
-    planning: PlanOptions = dataclasses.field(default_factory=PlanOptions)
-    profiling: ProfilingOptions = dataclasses.field(default_factory=ProfilingOptions)
+__all__ = ["Service", "ServiceOptions"]
 
 
 class Service:
     """Implements `ports.ControlService` from ports alone.
 
     Args:
-        solve: makes a plan, out of process.
-        accept: refuses a spec that this host cannot run, by an InputError.
-        engine_problem: why no engine of the kind "vllm" can start; empty when it can. May look.
-        engine_version: of that engine; empty while it is not known. Does not look.
+        options: what a user can set.
+        store, runner, devices, resolver, proxy, profiler, solve, clock, accept, engine_problem,
+            engine_version, cpu_speed: as `assembly.Adapters` has them.
     """
 
     def __init__(
@@ -79,97 +58,35 @@ class Service:
         accept: Callable[[ModelSpec], None] = lambda _: None,
         engine_problem: Callable[[], str] = str,
         engine_version: Callable[[], str] = str,
+        cpu_speed: CpuSpeed | None = None,
     ) -> None:
-        self._options = options or ServiceOptions()
-        policy = self._options.policy
-        self._store = store
-        self._runner = runner
-        self._resolver = resolver
-        self._clock = clock
-        self._engine_problem = engine_problem
-        self._metrics = Metrics()
-        self._wake = asyncio.Event()
-        self._journal = Journal(store, clock, self._metrics.happened)
-        self._devices = DeviceWatch(devices, clock)
-        self._files = ModelFiles(resolver, clock, self._wake.set, policy.fetch_retry_seconds)
-        self._endpoint = Endpoint(
-            proxy, store=store, clock=clock, journal=self._journal, wake=self._wake.set
-        )
-        self._controller = Controller(
+        adapters = Adapters(
             store=store,
             runner=runner,
-            endpoint=self._endpoint,
-            devices=self._devices,
-            files=self._files,
-            clock=clock,
-            journal=self._journal,
-            policy=policy,
-            routes=self._options.routes,
-            wake=self._wake,
-            observer=self._metrics,
-        )
-        self._jobs = self._job_queue(profiler)
-        self._shelf = ProfileShelf(
-            store=store,
-            journal=self._journal,
-            devices=self._devices,
-            files=self._files,
-            engine_version=engine_version,
-            changed=self._plan_again,
-        )
-        self._plans = Plans(
-            store=store,
-            runner=runner,
-            clock=clock,
-            journal=self._journal,
-            devices=self._devices,
-            controller=self._controller,
-            jobs=self._jobs,
-            desk=PlanDesk(
-                store=store,
-                clock=clock,
-                solve=solve,
-                options=self._options.planning,
-                stale=self._shelf.staleness.reasons,
-            ),
-        )
-        self._registry = Registry(
-            store=store,
+            devices=devices,
             resolver=resolver,
+            proxy=proxy,
+            profiler=profiler,
+            solve=solve,
             clock=clock,
-            journal=self._journal,
-            devices=self._devices,
-            files=self._files,
-            endpoint=self._endpoint,
-            controller=self._controller,
-            jobs=self._jobs,
-            plans=self._plans,
-            staleness=self._shelf.staleness,
-            profiling=self._options.profiling,
             accept=accept,
+            engine_problem=engine_problem,
+            engine_version=engine_version,
+            cpu_speed=cpu_speed,
         )
-        self._controller.leases = self._jobs.leases
-        self._controller.after_pass = self._after_pass
+        self._options = options or ServiceOptions()
+        self._store, self._clock, self._engine_problem = store, clock, engine_problem
+        self._take(Parts(adapters, self._options))
         self._loop: asyncio.Task[None] | None = None
         self._shutdown: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
-    def _job_queue(self, profiler: ProfileRunner) -> JobQueue:
-        work = ProfileWork(
-            store=self._store,
-            resolver=self._resolver,
-            profiler=profiler,
-            find_device=self._devices.find,
-            options=self._options.profiling,
-        )
-        return JobQueue(
-            store=self._store,
-            clock=self._clock,
-            journal=self._journal,
-            lease=self._lease,
-            execute=work,
-            ended=lambda _: self._plan_again(),
-        )
+    def _take(self, parts: Parts) -> None:
+        self._metrics, self._wake, self._journal = parts.metrics, parts.wake, parts.journal
+        self._devices, self._files, self._endpoint = parts.devices, parts.files, parts.endpoint
+        self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
+        self._plans, self._registry = parts.plans, parts.registry
+        self._controller.after_pass = self._after_pass
 
     # -- life ------------------------------------------------------------------------------
 
@@ -270,16 +187,6 @@ class Service:
         """Queue a profile job. Raises NotFoundError, InputError."""
         await self._devices.refresh(self._options.policy.device_seconds)
         return self._registry.submit(name, options)
-
-    def _lease(self, job: Job) -> Lease | Waits:
-        device_id = dict(job.params)["device_id"]
-        watch, plan = self._devices, self._controller.plan
-        room = dict(room_on(watch.devices, plan, watch.problem)).get(device_id)
-        return lease_of(job, watch.find(device_id), room, self._controller.held())
-
-    def _plan_again(self) -> None:
-        self._plans.chain.changed()
-        self._wake.set()
 
     def jobs(self) -> Sequence[Job]:
         """Newest first."""

@@ -79,22 +79,12 @@ def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
         and spec.engine.dtype in (profile.dtype, "auto")
         and measured_with(profile, spec.engine)
         and not profile.structured_output
-        and _quantization(profile) in (spec.engine.quantization, None)
         and provenance.weights == spec.weights.value
         and (
             profile.kind is ProfileKind.ESTIMATED or simulated == (spec.engine_kind == "simulated")
         )
         and (not sources or source_note(spec) in sources)
     )
-
-
-def _quantization(profile: Profile) -> str | None:
-    """What the engine did to the weights while loading; None where a file does not say."""
-    if profile.kind is not ProfileKind.MEASURED:
-        return None
-    flag = "--quantization="
-    found = (arg for arg in profile.provenance.engine_args if arg.startswith(flag))
-    return next((arg.removeprefix(flag) for arg in found), "")
 
 
 def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from partitiond.controller.figures import ASSUMED, Figures
 from partitiond.controller.profiling import estimates
 from partitiond.controller.targets import Target
 from partitiond.core.architecture import Architecture
@@ -33,13 +34,14 @@ def form_estimates(
     architectures: Mapping[str, Architecture],
     targets: Sequence[Target],
     created_at: str,
+    figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
     """Estimated profiles of every form on each target, each in place of its former estimate."""
     return tuple(
         _of_form(profile, name)
         for name in form_names(spec)
         for form in (dataclasses.replace(spec.as_variant(name), variants=()),)
-        for profile in estimates(form, architectures[name], targets, created_at)
+        for profile in estimates(form, architectures[name], targets, created_at, figures)
     )
 
 

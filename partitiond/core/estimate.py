@@ -235,7 +235,13 @@ def estimate_profile(
         footprint=started,
         kv_cache_tokens=_cache_tokens(case, points),
         provenance=_provenance(
-            case, spec, hardware, weights=weights, created_at=created_at, version=partitiond_version
+            case,
+            spec,
+            hardware,
+            weights=weights,
+            created_at=created_at,
+            version=partitiond_version,
+            quantization=quantization,
         ),
         variant=variant,
         max_num_batched_tokens=max_num_batched_tokens,
@@ -367,12 +373,16 @@ def _provenance(
     weights: str,
     created_at: str,
     version: str,
+    quantization: str,
 ) -> Provenance:
     device = hardware if isinstance(hardware, Device) else None
     return Provenance(
         engine="estimate",
         engine_version="",
-        engine_args=(f"--max-num-batched-tokens={case.rounds.max_num_batched_tokens}",),
+        engine_args=(
+            f"--max-num-batched-tokens={case.rounds.max_num_batched_tokens}",
+            *((f"--quantization={quantization}",) if quantization else ()),
+        ),
         weights=weights,
         model_revision=None,
         hardware=spec.key,

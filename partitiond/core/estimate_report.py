@@ -61,12 +61,22 @@ class Question:
                 f"got {self.memory_fraction:g}.",
                 hint="Write 0.9 for 90 % of the device memory.",
             )
-        if self.context_tokens > self.architecture.max_position:
+        longest, built_for = self.workload.longest_tokens, self.architecture.max_position
+        if self.context_tokens > built_for:
             raise SpecError(
-                f"{self.model} was built for {self.architecture.max_position} tokens of context, "
+                f"{self.model} was built for {built_for} tokens of context, "
                 f"this needs {self.context_tokens}.",
-                hint="Lower the prompt or output tokens.",
-                facts={"max_position": self.architecture.max_position},
+                hint="Lower the prompt or output tokens."
+                if longest > built_for
+                else f"Give a context of {longest} to {built_for} tokens, or leave it out.",
+                facts={"max_position": built_for},
+            )
+        if self.context_tokens < longest:
+            raise SpecError(
+                f"requests of up to {longest} tokens do not fit in a context of "
+                f"{self.context_tokens}.",
+                hint="Give shorter lengths, or leave the context out to derive it from them.",
+                facts={"longest_tokens": longest},
             )
 
     @property

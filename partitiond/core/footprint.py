@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.architecture import Architecture
+from partitiond.core.bisection import largest
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.profile import Footprint
 from partitiond.core.units import GIB, MIB, Bytes
@@ -253,11 +254,7 @@ def max_batch_safe(
         limits = EngineLimits(batch, max_model_len, max_num_batched_tokens)
         return footprint_at(architecture, workload, limits, kind).peak_bytes <= memory_bytes
 
-    low, high = 0, cap  # the footprint grows with the batch, so bisection finds the edge
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+    return largest(fits, cap)  # the footprint grows with the batch
 
 
 CPU_CONTEXT_GIB: Final = _CONTEXT_BYTES[DeviceKind.CPU] / GIB

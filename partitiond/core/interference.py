@@ -21,7 +21,7 @@ from typing import Final
 
 from partitiond.core.errors import ProfileError
 from partitiond.core.hardware import SharingMode
-from partitiond.core.profile import PairRun, ReplicationRun, Sharing
+from partitiond.core.profile import PairRun, ReplicationRun, Sharing, Telemetry
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 
 TOLERANCE: Final = 1e-8
@@ -146,8 +146,9 @@ def fit_sharing(runs: Sequence[ReplicationRun], cores_each: int | None = None) -
 
     u is the device's telemetry while one replica runs alone. Where that is missing, it is
     X_1 / max_n (X_1 + ... + X_n), the share of the device's best sum that one replica reaches;
-    with three sums or more, a smaller u is taken where it explains them better. kappa is the
-    least-squares fit of sigma_n / max(1, n u) - 1 over n - 1, at least 0.
+    with two sizes of crowd or more, a smaller u is taken where it explains them better. kappa is
+    the least-squares fit of sigma_n / max(1, n u) - 1 over n - 1, at least 0. Where there are runs
+    with several batches, a crowd is compared with one replica at its own batch.
 
     Args:
         runs: of one sharing mode. On a CPU device replicas of several sizes may be among them:
@@ -166,40 +167,56 @@ def fit_sharing(runs: Sequence[ReplicationRun], cores_each: int | None = None) -
     if cores_each is None:
         cores_each = max(runs, key=lambda run: run.replicas).cores_each
     alike = [r for r in runs if mode is not SharingMode.CORES or r.cores_each == cores_each]
-    sums = _sums(alike)
-    if 1 not in sums or len(sums) < 2 or min(sums.values()) <= 0:
+    counts = {run.replicas for run in alike}
+    rates = [run.total_output_tokens_per_s for run in alike]
+    if 1 not in counts or len(counts) < 2 or min(rates) <= 0:
         raise ProfileError(
-            f"there are runs of {sorted(sums)} replicas of one size; sharing shows only in a "
+            f"there are runs of {sorted(counts)} replicas of one size; sharing shows only in a "
             "replica alone beside several.",
             hint="Measure one replica alone and at least two at once.",
         )
-    slow = {n: n * sums[1] / total for n, total in sums.items() if n > 1}
-    told = _busy_of_telemetry(mode, [r for r in alike if r.replicas == 1])
-    busy = told if told is not None else _best_busy(sums[1] / max(sums.values()), slow)
+    slow = _slow_downs(alike)
+    told = [busy_share(mode, run.telemetry) for run in alike if run.replicas == 1]
+    known = [share for share in told if share is not None]
+    # u = X_1 / max_n (X_1 + ... + X_n), and sigma_n is n X_1 by that sum.
+    by_definition = min(1.0, *(value / n for n, value in slow.items()))
+    busy = max(known) if known else _best_busy(by_definition, slow)
     return Sharing(mode.value, _fit_kappa(busy, slow), busy, tuple(runs))
 
 
-def _sums(runs: Iterable[ReplicationRun]) -> dict[int, float]:
-    """Mean sum of throughputs by number of replicas."""
+def _slow_downs(runs: Sequence[ReplicationRun]) -> dict[int, float]:
+    """sigma by number of replicas: n times one alone by the sum of all.
+
+    Several are compared with one of their own kind: the same engine with as many requests in
+    flight. Where none such was measured alone, with whatever was.
+    """
+    alone = [run for run in runs if run.replicas == 1]
     found: dict[int, list[float]] = {}
     for run in runs:
-        found.setdefault(run.replicas, []).append(run.total_output_tokens_per_s)
-    return {n: math.fsum(sums) / len(sums) for n, sums in sorted(found.items())}
+        if run.replicas > 1:
+            like = [one for one in alone if one.batch_each == run.batch_each] or alone
+            single = math.fsum(one.total_output_tokens_per_s for one in like) / len(like)
+            slow = run.replicas * single / run.total_output_tokens_per_s
+            found.setdefault(run.replicas, []).append(slow)
+    return {n: math.fsum(values) / len(values) for n, values in sorted(found.items())}
 
 
-def _busy_of_telemetry(mode: SharingMode, alone: Sequence[ReplicationRun]) -> float | None:
-    """What the device said while one replica ran alone; None where it said nothing of use.
+def busy_share(mode: SharingMode, told: Telemetry | None) -> float | None:
+    """u of what a mode shares, as the device told it of a replica alone; None where it did not.
 
-    A CPU exposes no counter of memory traffic, so there it is always None.
+    Time-sliced it is the time the GPU was busy; under MPS the more used one of SMs and device
+    memory. A CPU exposes no counter of memory traffic, so there it is always None.
     """
-    seen = [run.telemetry for run in alone if run.telemetry is not None]
-    if mode is SharingMode.MEMORY:
-        values = [t.gpu_util for t in seen]
-    elif mode is SharingMode.MPS:
-        values = [max(filter(None, (t.sm_activity, t.dram_activity)), default=None) for t in seen]
-    else:
-        values = []
-    known = [v for v in values if v is not None]
+    if told is None:
+        return None
+    match mode:
+        case SharingMode.MEMORY:
+            seen = [told.gpu_util]
+        case SharingMode.MPS:
+            seen = [told.sm_activity, told.dram_activity]
+        case _:
+            seen = []
+    known = [value for value in seen if value is not None]
     return min(1.0, max(known)) if known else None
 
 

@@ -6,13 +6,16 @@ and every moment is exact.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Final
 
 QUANTILES: Final = 64
-"""Equally likely lengths that stand for a lognormal: the largest is its 99.2 % quantile."""
+"""Equally likely lengths that stand for a lognormal."""
+_LARGEST_SIGMA: Final = 50.0
+"""Beyond it the last value of a list is all of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,20 +75,61 @@ def _mean_power(values: Sequence[int], power: int) -> float:
     return math.fsum(value**power for value in values) / len(values)
 
 
-def lognormal_lengths(mean: int, variation: float) -> tuple[int, ...]:
+def lognormal_lengths(mean: int, variation: float, count: int = QUANTILES) -> tuple[int, ...]:
     """Equally likely lengths that stand for a lognormal of this mean, ascending, at least 1 each.
 
-    The midpoints of `QUANTILES` equally likely parts, scaled so that their mean is the wanted one
-    (the tail beyond the last part is cut off, as a context length cuts it off).
+    The list itself has the mean and the variation, up to rounding to whole tokens: what is
+    predicted from it and what is sent are one distribution. `count` values vary by less than
+    sqrt(count - 1) (all but one near zero), 7.9 for 64: of a larger variation the list has the
+    largest it can. Means of a few tokens cannot vary as much below 1 token, either. The load
+    generator makes its lists in the same way (`loadgen.lengths.lognormal_list`).
 
     Args:
         mean: in tokens.
         variation: standard deviation / mean; 0 gives the mean alone.
+        count: length of the list.
     """
     if variation == 0:
         return (mean,)
-    sigma = math.sqrt(math.log1p(variation**2))
+    return tuple(round(value) for value in _scaled(_shape(variation, count), mean))
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(variation: float, count: int) -> tuple[float, ...]:
+    """The midpoints of `count` equally likely parts of a lognormal of this variation, mean 1.
+
+    A list that ends at the midpoint of its last part varies less than the distribution it stands
+    for, so sigma is the one whose list has the wanted variation.
+    """
     normal = NormalDist()
-    shape = [math.exp(sigma * normal.inv_cdf((i + 0.5) / QUANTILES)) for i in range(QUANTILES)]
-    scale = mean * QUANTILES / math.fsum(shape)
-    return tuple(max(1, round(scale * value)) for value in shape)
+    scores = [normal.inv_cdf((i + 0.5) / count) for i in range(count)]
+    low, high = 0.0, _LARGEST_SIGMA
+    while high - low > 1e-9:
+        sigma = (low + high) / 2
+        if _spread([math.exp(sigma * score) for score in scores]) < variation:
+            low = sigma
+        else:
+            high = sigma
+    shape = [math.exp(high * score) for score in scores]
+    mean = math.fsum(shape) / count
+    return tuple(value / mean for value in shape)
+
+
+def _scaled(shape: Sequence[float], mean: float) -> list[float]:
+    """Values of this shape, none below 1, with this mean."""
+    low, high = 0.0, mean
+    if mean * shape[0] < 1:
+        # What is lifted to 1 is taken from the others.
+        while high - low > 1e-9 * mean:
+            scale = (low + high) / 2
+            if math.fsum(max(1.0, scale * value) for value in shape) < mean * len(shape):
+                low = scale
+            else:
+                high = scale
+    return [max(1.0, high * value) for value in shape]
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation over mean."""
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value / mean - 1) ** 2 for value in values) / len(values))

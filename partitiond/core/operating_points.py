@@ -34,7 +34,7 @@ def named_point(profile: Profile, name: PointName, slo: Slo | None) -> Operating
     - throughput: the highest throughput, of the points that hold the SLO if there is one.
     """
     usable = [point for point in profile.points if not point.kv_limited]
-    holding = [point for point in usable if slo is None or holds_slo(point, slo)]
+    holding = [point for point in usable if slo is None or holds_slo(point, slo, profile.slo)]
     match name:
         case PointName.KNEE:
             return operating_point(profile, None)
@@ -58,7 +58,7 @@ def goodput_req_per_s(profile: Profile, point: OperatingPoint, slo: Slo) -> floa
     """
     if point.goodput_req_per_s is not None and profile.slo == slo:
         return point.goodput_req_per_s
-    return point.req_per_s if holds_slo(point, slo) else 0.0
+    return point.req_per_s if holds_slo(point, slo, profile.slo) else 0.0
 
 
 def _most_goodput(

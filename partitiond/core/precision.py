@@ -1,22 +1,51 @@
 """An architecture as an engine loads it: dtype, quantisation, precision of the KV cache."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import HardwareSpec
-from partitiond.core.spec import KV_CACHE_DTYPES, QUANTIZATIONS
 
 _BYTES_PER_VALUE: Final = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 
-QUANTISED_BYTES: Final = {
-    "fp8": 1.0,
-    # NF4 in blocks of 64 values with a 32-bit scale each: 0.5 + 4 / 64.
-    "bitsandbytes": 0.5 + 4 / 64,
-    "experts_int8": 1.0,
+KV_CACHE_DTYPES: Final = ("auto", "fp8")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadQuantisation:
+    """What an engine does to 16-bit weights while it loads them.
+
+    Attributes:
+        bytes_per_parameter: of a quantised parameter, its share of the scales included.
+        experts_only: only routed experts are quantised.
+        fp8_arithmetic: it multiplies in fp8 where the hardware can.
+    """
+
+    bytes_per_parameter: float
+    experts_only: bool = False
+    fp8_arithmetic: bool = False
+
+
+LOAD_QUANTISATIONS: Final[Mapping[str, LoadQuantisation]] = {
+    "fp8": LoadQuantisation(1.0, fp8_arithmetic=True),
+    "fp8_per_tensor": LoadQuantisation(1.0, fp8_arithmetic=True),
+    # A 32-bit scale for each block of 128 x 128 values.
+    "fp8_per_block": LoadQuantisation(1.0 + 4 / 128**2, fp8_arithmetic=True),
+    # A 32-bit scale for each row, which has hundreds of values or thousands: nothing to count.
+    "fp8_per_channel": LoadQuantisation(1.0, fp8_arithmetic=True),
+    "int8_per_channel_weight_only": LoadQuantisation(1.0, experts_only=True),
+    # The older name of the same.
+    "experts_int8": LoadQuantisation(1.0, experts_only=True),
+    # NF4 in blocks of 64 values with a 32-bit scale each.
+    "bitsandbytes": LoadQuantisation(0.5 + 4 / 64),
 }
-"""Bytes per quantised parameter of what the engine does while loading 16-bit weights."""
+"""Values of vLLM's `--quantization` for weights that are stored in 16 bits, in any version that is
+supported; which version has which is the engine's business (`engines.capabilities`)."""
+
+QUANTIZATIONS: Final = ("", *LOAD_QUANTISATIONS)
+"""The same names, and the empty one for weights that are loaded as they are stored."""
 
 
 def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
@@ -40,24 +69,23 @@ def with_quantization(architecture: Architecture, quantization: str) -> Architec
     """
     if not quantization:
         return architecture
-    if quantization not in QUANTISED_BYTES:
+    how = LOAD_QUANTISATIONS.get(quantization)
+    if how is None:
         raise SpecError(
             f"the quantisation {quantization!r} is not known.",
-            hint=f"Use {', '.join(q for q in QUANTIZATIONS if q)}, or none.",
+            hint=f"Use {', '.join(LOAD_QUANTISATIONS)}, or none.",
         )
     if architecture.quantised_parameters:
         raise SpecError(
             f"these weights are quantised already, they cannot be loaded as {quantization}.",
             hint="Leave the quantisation out, or name the 16-bit model.",
         )
-    if quantization == "experts_int8":
-        count = architecture.expert_parameters
-    else:
-        count = architecture.linear_parameters
     return dataclasses.replace(
         architecture,
-        quantised_parameters=count,
-        quantised_bytes_per_parameter=QUANTISED_BYTES[quantization],
+        quantised_parameters=(
+            architecture.expert_parameters if how.experts_only else architecture.linear_parameters
+        ),
+        quantised_bytes_per_parameter=how.bytes_per_parameter,
     )
 
 

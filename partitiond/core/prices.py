@@ -5,7 +5,10 @@ import math
 from collections.abc import Mapping
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import HardwareSpec, find_hardware
+from partitiond.core.hardware import DeviceKind, HardwareSpec, find_hardware
+
+CPU = "cpu"
+"""Stands for this host's CPU in a price list, as on the command line."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -13,7 +16,7 @@ class Prices:
     """Prices per device and hour.
 
     Attributes:
-        per_hour: by hardware key.
+        per_hour: by hardware key; "cpu" is this host's CPU.
         currency: what they are in; for display.
     """
 
@@ -22,7 +25,7 @@ class Prices:
 
     def of(self, hardware: HardwareSpec) -> float | None:
         """The price of one device an hour; None where the user gave none."""
-        return self.per_hour.get(hardware.key)
+        return self.per_hour.get(CPU if hardware.kind is DeviceKind.CPU else hardware.key)
 
 
 def prices_from(table: Mapping[str, object]) -> Prices:
@@ -33,7 +36,8 @@ def prices_from(table: Mapping[str, object]) -> Prices:
             optionally `currency = "EUR"`.
 
     Raises:
-        SpecError: a key is not known, or a price is no positive number.
+        SpecError: a key is not known or names a MIG slice, a device has two prices, or a price is
+            no positive number.
     """
     unknown = sorted(set(table) - {"price_per_hour", "currency"})
     listed = table.get("price_per_hour")
@@ -56,8 +60,24 @@ def prices_from(table: Mapping[str, object]) -> Prices:
                 f"the price of {name} must be a number above 0, got {price!r}.",
                 hint="Give what one device costs per hour.",
             )
-        found[find_hardware(name)[0].key] = float(price)
+        key = _device_key(name)
+        if key in found:
+            raise SpecError(f"{key} has two prices.", hint="Leave one of its names out.")
+        found[key] = float(price)
     return Prices(found, currency)
+
+
+def _device_key(name: str) -> str:
+    """Raises SpecError: no such hardware, or a part of one."""
+    if name.strip().lower() == CPU:
+        return CPU
+    spec, slice_of_it = find_hardware(name)
+    if slice_of_it is not None:
+        raise SpecError(
+            f"{name} is a MIG slice; a price is of a whole device.",
+            hint=f"Give what one {spec.key} costs per hour: its slices are counted together.",
+        )
+    return spec.key
 
 
 def cost_per_million(price_per_hour: float, tokens_per_s: float) -> float | None:

@@ -53,7 +53,9 @@ def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ..
     """Points up to the knee that hold the SLO alone, batches ascending."""
     knee = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
     return tuple(
-        p for p in profile.points if p.batch <= knee and (slo is None or holds_slo(p, slo))
+        p
+        for p in profile.points
+        if p.batch <= knee and not p.kv_limited and (slo is None or holds_slo(p, slo, profile.slo))
     )
 
 

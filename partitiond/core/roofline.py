@@ -29,6 +29,7 @@ from partitiond.core.hardware import (
 from partitiond.core.hardware.cpus import BFLOAT16_GAIN
 from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES
 from partitiond.core.partition import PartitionSize
+from partitiond.core.precision import LOAD_QUANTISATIONS
 from partitiond.core.workload import Workload
 
 __all__ = [
@@ -170,7 +171,8 @@ def rates(
 def _flops(hardware: HardwareSpec, dtype: str, quantization: str) -> float:
     if dtype == "float32" and hardware.flops_32bit:
         return hardware.flops_32bit
-    if quantization == "fp8" and hardware.flops_8bit:
+    how = LOAD_QUANTISATIONS.get(quantization)
+    if how is not None and how.fp8_arithmetic and hardware.flops_8bit:
         return hardware.flops_8bit
     return hardware.flops_16bit
 

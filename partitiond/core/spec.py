@@ -11,6 +11,7 @@ from typing import Final
 
 from partitiond.core.checks import require
 from partitiond.core.errors import SpecError
+from partitiond.core.precision import KV_CACHE_DTYPES, QUANTIZATIONS
 from partitiond.core.workload import MAX_TOKENS, Workload
 
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -121,11 +122,6 @@ class Demand:
         return None if self.req_per_s is None else self.req_per_s * self.burst_factor
 
 
-QUANTIZATIONS: Final = ("", "fp8", "bitsandbytes", "experts_int8")
-"""What vLLM can do to 16-bit weights while loading them (its `--quantization`)."""
-KV_CACHE_DTYPES: Final = ("auto", "fp8")
-
-
 class Isolation(enum.StrEnum):
     """What a replica may share a device with."""
 
@@ -143,7 +139,8 @@ class EngineOptions:
         max_model_len: longest context in tokens; None derives it from the workload.
         extra_args: further engine flags, checked against an allow-list when registered.
         quantization: how the engine quantises 16-bit weights while it loads them ("fp8"), or
-            empty. Weights that are stored quantised say so in their own config.
+            empty. Weights that are stored quantised say so in their own config. Not every
+            version of the engine has every way; one that lacks it refuses to start.
         kv_cache_dtype: "auto" (as the weights) or "fp8".
         max_num_batched_tokens: tokens of one engine step (chunked prefill); None for the default.
     """

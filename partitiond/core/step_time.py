@@ -11,7 +11,9 @@ with n the steps of a round: 1, or more where its tokens exceed what one step ma
 
 Within one workload b, c and d all multiply B: only their sum is known, and it is kept in c. Two
 workloads separate two of them, three all. Coefficients are never negative, and the squares of the
-*relative* error are minimised: a step of 5 ms counts as much as one of 500.
+*relative* error are minimised: a step of 5 ms counts as much as one of 500. Each point weighs by
+the inverse square of its noise and of what the form itself misses, so a glance weighs less than a
+minute.
 """
 
 import dataclasses
@@ -28,12 +30,21 @@ MIN_BATCHES: Final = 2
 """One batch cannot tell what a step costs by itself from what a sequence adds."""
 
 
+LEAST_SPREAD: Final = 0.01
+"""Standard error that a point has at least, as a share: no engine follows the form more closely, so
+a quiet window does not outweigh all others."""
+
+
 class StepSample(NamedTuple):
-    """One measured operating point; a plain (batch, workload, X) serves as well."""
+    """One measured operating point; a plain (batch, workload, X) serves as well.
+
+    `half_width` is that of X, in tokens/s; 0 where it is not known.
+    """
 
     batch: int
     workload: Workload
     output_tokens_per_s: float
+    half_width: float = 0.0
 
 
 class Work(NamedTuple):
@@ -62,7 +73,7 @@ def round_work(
 def samples_of(profile: Profile) -> tuple[StepSample, ...]:
     """The points of a profile that tell its step time: not those the KV cache held back."""
     return tuple(
-        StepSample(point.batch, profile.workload, point.output_tokens_per_s)
+        StepSample(point.batch, profile.workload, point.output_tokens_per_s, point.half_width)
         for point in profile.points
         if not point.kv_limited and point.output_tokens_per_s > 0
     )
@@ -75,7 +86,8 @@ def fit(
     """The step time that explains these operating points best.
 
     Args:
-        samples: batch, workload and throughput X in tokens/s, of one engine and partition.
+        samples: batch, workload, throughput X in tokens/s and, where known, its half-width, of one
+            engine and partition.
         max_num_batched_tokens: tokens of one engine step when they were measured.
 
     Returns:
@@ -86,14 +98,21 @@ def fit(
         return None
     seconds = [sample.batch / sample.output_tokens_per_s for sample in usable]
     works = [round_work(s.workload, s.batch, max_num_batched_tokens) for s in usable]
-    rows = [[x / t for x in work] for work, t in zip(works, seconds, strict=True)]
+    weights = [_weight(sample) for sample in usable]
+    rows = [[w * x / t for x in work] for work, t, w in zip(works, seconds, weights, strict=True)]
     workloads = len({sample.workload for sample in usable})
     directions = len({_shape(work) for work in works})
-    a, b, c, d = non_negative(rows, [1.0] * len(rows), _identifiable(directions))
+    a, b, c, d = non_negative(rows, weights, _identifiable(directions))
     fitted = StepTime(a, b, c, d, 0.0, len(usable), workloads)
     residuals = errors(fitted, usable, max_num_batched_tokens)
     mean_square = math.fsum(error**2 for error in residuals) / len(residuals)
     return dataclasses.replace(fitted, residual_share=math.sqrt(mean_square))
+
+
+def _weight(sample: StepSample) -> float:
+    """Of one row: the square root of the weight of its squared error."""
+    noise = min(1.0, sample.half_width / sample.output_tokens_per_s / 2)
+    return LEAST_SPREAD / math.hypot(LEAST_SPREAD, noise)
 
 
 def _shape(work: Work) -> tuple[float, float]:
@@ -174,7 +193,10 @@ def errors(
 ) -> tuple[float, ...]:
     """Relative errors of the predicted round times, one per sample: predicted / measured - 1."""
     return tuple(
-        round_seconds(step, workload, batch, max_num_batched_tokens) * rate / batch - 1
-        for batch, workload, rate in samples
-        if rate > 0
+        round_seconds(step, s.workload, s.batch, max_num_batched_tokens)
+        * s.output_tokens_per_s
+        / s.batch
+        - 1
+        for s in (StepSample(*sample) for sample in samples)
+        if s.output_tokens_per_s > 0
     )

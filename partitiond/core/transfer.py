@@ -1,6 +1,8 @@
 """Transferred profiles: measured on one device or partition, predicted on another.
 
-What is carried over are the factors of `core.transfer_fit`, one per term of the step time, never
+Where profiles of several workloads differ from what is wanted in lengths alone, a step time is
+fitted to them and measured rates are rescaled by it (`core.length_shift`). In all other cases
+what is carried over are the factors of `core.transfer_fit`, one per term of the step time, never
 throughput as a whole: twice the cores halve the arithmetic and not the work per step, a model of
 twice the weights doubles what is read and not what a sequence costs the host.
 
@@ -10,10 +12,10 @@ made of. With one, a default stands in. The band grows with the distance from wh
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from partitiond.core.bisection import largest
 from partitiond.core.errors import SpecError
 from partitiond.core.estimate import partition_bytes
 from partitiond.core.footprint import (
@@ -25,6 +27,13 @@ from partitiond.core.footprint import (
 )
 from partitiond.core.frontier import TOLERANCE, find_knee
 from partitiond.core.latency import e2el_latency, itl_latency, ttft_latency
+from partitiond.core.length_shift import (
+    LengthShift,
+    checks_of,
+    nearest_point,
+    shift_distance,
+    shift_of,
+)
 from partitiond.core.profile import (
     Footprint,
     Knee,
@@ -38,7 +47,14 @@ from partitiond.core.profile import (
     Transfer,
 )
 from partitiond.core.step_time import round_work
-from partitiond.core.transfer_check import DEFAULT_ERROR, distance, error_band, leave_one_out
+from partitiond.core.transfer_check import (
+    DEFAULT_ERROR,
+    Check,
+    band_of,
+    distance,
+    error_band,
+    leave_one_out,
+)
 from partitiond.core.transfer_fit import (
     Source,
     Subject,
@@ -52,6 +68,9 @@ from partitiond.core.units import Bytes
 
 BATCH_REACH: Final = 2
 """Batches are predicted up to so many times the largest measured one."""
+
+RoundSeconds = Callable[[int], float]
+"""Seconds in which every slot of a batch gets one token."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,14 +109,21 @@ def transfer_profile(
         SpecError: there is nothing to learn from, or it says nothing about the target.
     """
     _check(sources, target)
+    shift = shift_of(sources, target.subject)
+    if shift is not None:
+        sources = shift.sources
     fit = fit_terms(sources)
-    nearest = min(sources, key=lambda s: distance(s.subject, target.subject, fit))
+    if shift is not None:
+        nearest = shift.nearest(target.subject)
+    else:
+        nearest = min(sources, key=lambda s: distance(s.subject, target.subject, fit))
+    seconds = _round_seconds(target.subject, fit, shift)
     offset = _footprint_offset(nearest)
-    largest, limited_by = _largest(sources, target, offset)
+    most, limited_by = _largest(sources, target, offset)
     points = tuple(
-        _point(target, fit, nearest, batch, offset) for batch in _batches(sources, largest)
+        _point(target, seconds, nearest, batch, offset) for batch in _batches(sources, most)
     )
-    started = _footprint(target, max(1, largest), offset)
+    started = _footprint(target, max(1, most), offset)
     knee = (
         find_knee(points, capped_by=limited_by)
         if points
@@ -115,13 +141,13 @@ def transfer_profile(
         points=points,
         knee=knee,
         footprint=started,
-        kv_cache_tokens=_cache_tokens(target, max(1, largest)),
+        kv_cache_tokens=_cache_tokens(target, max(1, most)),
         provenance=_provenance(sources, target, created_at, partitiond_version),
         max_num_batched_tokens=subject.max_num_batched_tokens,
         kv_cache_dtype=subject.kv_cache_dtype,
         variant=nearest.profile.variant if nearest.profile.model == subject.model else "",
-        step_time=_step_time(sources, target, fit, max(1, largest)),
-        transfer=_transfer(sources, target, fit),
+        step_time=shift.step if shift else _step_time(sources, target, fit, max(1, most)),
+        transfer=_transfer(sources, target, fit, shift),
     )
 
 
@@ -149,29 +175,60 @@ def _check(sources: Sequence[Source], target: Target) -> None:
             )
 
 
-def _transfer(sources: Sequence[Source], target: Target, fit: TermFit) -> Transfer:
-    checks = leave_one_out(sources)
-    if checks:
-        worst = max(checks, key=lambda c: c.error_share)
-        proof = (
-            f"each profile predicted from the others is off by {worst.error_share:.1%} at most "
-            f"({worst.profile_id})"
-        )
-    else:
-        proof = f"one profile, nothing to check it on: {DEFAULT_ERROR:.0%} assumed at distance 0"
+def _round_seconds(subject: Subject, fit: TermFit, shift: LengthShift | None) -> RoundSeconds:
+    """The predicted time of a round, in seconds, by batch."""
+    if shift is not None:
+        return lambda batch: batch / shift.output_tokens_per_s(subject, batch)
+    return lambda batch: fit.seconds(subject.terms(batch))
+
+
+def _transfer(
+    sources: Sequence[Source], target: Target, fit: TermFit, shift: LengthShift | None
+) -> Transfer:
+    if shift is not None:
+        return _transfer_of_lengths(shift, target)
+    nothing = f"one profile, nothing to check it on: {DEFAULT_ERROR:.0%} assumed at distance 0"
     return Transfer(
         source_ids=tuple(source.profile.id for source in sources),
         method=f"step time by terms, each scaled by its roofline; {fit.points} points explained "
-        f"within {fit.residual_share:.1%}; {proof}",
+        f"within {fit.residual_share:.1%}; {_proof(leave_one_out(sources), nothing)}",
         error_share=error_band(sources, target.subject, fit),
     )
 
 
-def _batches(sources: Sequence[Source], largest: int) -> tuple[int, ...]:
+def _transfer_of_lengths(shift: LengthShift, target: Target) -> Transfer:
+    checks, step = checks_of(shift), shift.step
+    assumed = f"{DEFAULT_ERROR:.0%} assumed at distance 0"
+    proof = _proof(checks, f"{step.workloads} workloads leave none to check it on: {assumed}")
+    counted = checks
+    if len(checks) < len(shift.sources):
+        counted = (*checks, Check("assumed", DEFAULT_ERROR, 0.0))
+        proof += f"; those out of the others' reach: {assumed}" if checks else ""
+    away = shift_distance(shift, target.subject)
+    return Transfer(
+        source_ids=tuple(source.profile.id for source in shift.sources),
+        method=f"measured rates rescaled by a step time fitted to {step.workloads} workloads; "
+        f"{step.points} points explained within {step.residual_share:.1%}; "
+        f"{proof}",
+        error_share=band_of(counted, shift.sources, step.residual_share, away),
+    )
+
+
+def _proof(checks: Sequence[Check], nothing: str) -> str:
+    if not checks:
+        return nothing
+    worst = max(checks, key=lambda c: c.error_share)
+    return (
+        f"each profile predicted from the others is off by {worst.error_share:.1%} at most "
+        f"({worst.profile_id})"
+    )
+
+
+def _batches(sources: Sequence[Source], most: int) -> tuple[int, ...]:
     """Measured batches and powers of two, up to the largest."""
     measured = {p.batch for source in sources for p in usable_points(source.profile)}
-    powers = {2**n for n in range(largest.bit_length())}
-    return tuple(sorted(b for b in measured | powers if b <= largest))
+    powers = {2**n for n in range(most.bit_length())}
+    return tuple(sorted(b for b in measured | powers if b <= most))
 
 
 def _largest(sources: Sequence[Source], target: Target, offset: int) -> tuple[int, LimitedBy]:
@@ -183,12 +240,9 @@ def _largest(sources: Sequence[Source], target: Target, offset: int) -> tuple[in
         budget = partition_bytes(target.subject.hardware, target.subject.size)
     if budget is None:
         return cap, LimitedBy.CAP
-    low, high = 0, cap
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = _footprint(target, middle, offset).peak_bytes <= budget
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return low, LimitedBy.CAP if low == cap else LimitedBy.MEMORY
+    room = budget
+    found = largest(lambda batch: _footprint(target, batch, offset).peak_bytes <= room, cap)
+    return found, LimitedBy.CAP if found == cap else LimitedBy.MEMORY
 
 
 def _modelled(subject: Subject, batch: int, max_model_len: int) -> Footprint:
@@ -226,19 +280,21 @@ def _cache_tokens(target: Target, batch: int) -> int:
     return -(-kv_tokens(batch, subject.workload, target.max_model_len, block) // block) * block
 
 
-def _point(target: Target, fit: TermFit, source: Source, batch: int, offset: int) -> OperatingPoint:
+def _point(
+    target: Target, round_seconds: RoundSeconds, source: Source, batch: int, offset: int
+) -> OperatingPoint:
     subject = target.subject
-    seconds = fit.seconds(subject.terms(batch))
+    seconds = round_seconds(batch)
     moments = subject.workload.moments
-    like = min(usable_points(source.profile), key=lambda p: abs(math.log(p.batch / batch)))
+    like = nearest_point(source, batch)
     return OperatingPoint(
         batch=batch,
         output_tokens_per_s=batch / seconds,
         half_width=0.0,
         req_per_s=batch / seconds / moments.o,
-        ttft=_scaled(like.ttft, _ttft_ratio(target, fit, source, like, batch)),
+        ttft=_scaled(like.ttft, _ttft_ratio(target, seconds, source, like, batch)),
         tpot=_scaled(like.tpot, seconds / measured_round(like)),
-        itl=_scaled(like.itl, _itl_ratio(target, fit, source, like, batch)),
+        itl=_scaled(like.itl, _itl_ratio(target, seconds, source, like, batch)),
         e2el=_e2el(target, source, like, seconds),
         kv_tokens=kv_tokens(
             batch,
@@ -265,12 +321,10 @@ def _calibrated(subject: Subject, seconds: float, batch: int) -> float:
 
 
 def _ttft_ratio(
-    target: Target, fit: TermFit, source: Source, like: OperatingPoint, batch: int
+    target: Target, seconds: float, source: Source, like: OperatingPoint, batch: int
 ) -> float:
     there, here = target.subject, source.subject
-    new = ttft_latency(there.rounds, batch).mean * _calibrated(
-        there, fit.seconds(there.terms(batch)), batch
-    )
+    new = ttft_latency(there.rounds, batch).mean * _calibrated(there, seconds, batch)
     old = ttft_latency(here.rounds, like.batch).mean * _calibrated(
         here, measured_round(like), like.batch
     )
@@ -278,12 +332,10 @@ def _ttft_ratio(
 
 
 def _itl_ratio(
-    target: Target, fit: TermFit, source: Source, like: OperatingPoint, batch: int
+    target: Target, seconds: float, source: Source, like: OperatingPoint, batch: int
 ) -> float:
     there, here = target.subject, source.subject
-    new = itl_latency(there.rounds, batch).mean * _calibrated(
-        there, fit.seconds(there.terms(batch)), batch
-    )
+    new = itl_latency(there.rounds, batch).mean * _calibrated(there, seconds, batch)
     old = itl_latency(here.rounds, like.batch).mean * _calibrated(
         here, measured_round(like), like.batch
     )
@@ -330,6 +382,7 @@ def _provenance(
             f"--max-num-batched-tokens={subject.max_num_batched_tokens}",
             f"--max-model-len={target.max_model_len}",
             f"--dtype={subject.dtype}",
+            *((f"--quantization={subject.quantization}",) if subject.quantization else ()),
         ),
         hardware=subject.hardware.key,
         device_name=subject.hardware.key,

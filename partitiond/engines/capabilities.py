@@ -1,14 +1,22 @@
 """What each engine version can do: the one table that knows versions apart.
 
 Read in the sources of vLLM 0.20.2, 0.22.1 and 0.32.0 (the CPU build). Between two versions that
-were read, a version is taken to have what the older one has.
+were read, a version is taken to have what the older one has, apart from three changes that their
+own pages date: GPUs by UUID (vllm-project/vllm#45026, in 0.24 and not in 0.23), `fp8_per_channel`
+(#44132, merged before the former, so in 0.24 at the latest), and bitsandbytes, which went out of
+the tree in 0.28 (#43529).
 """
 
 import dataclasses
 import re
 from typing import Final
 
-from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.errors import EngineUnavailableError, SpecError
+
+_QUANTIZATIONS: Final = frozenset(
+    {"fp8", "fp8_per_tensor", "fp8_per_block", "int8_per_channel_weight_only", "experts_int8"}
+)
+"""What every supported version can do to 16-bit weights while it loads them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +36,9 @@ class EngineCapabilities:
         kv_tokens_in_metrics: `vllm:cache_config_info` carries `kv_cache_size_tokens`; without it
             blocks times block size is the best known number.
         cpu_fp8_kv_cache: the CPU's attention reads an fp8 KV cache (on x86 with AVX-512 or AMX).
+        gpu_by_uuid: CUDA_VISIBLE_DEVICES may hold a GPU's UUID. Older versions turn each entry
+            into a number and end with a ValueError.
+        quantizations: values of --quantization for weights that are stored in 16 bits.
         extra_flags: flags of the allow-list that only this range has.
     """
 
@@ -37,12 +48,25 @@ class EngineCapabilities:
     cpu_in_one_process: bool = False
     kv_tokens_in_metrics: bool = False
     cpu_fp8_kv_cache: bool = False
+    gpu_by_uuid: bool = False
+    quantizations: frozenset[str] = _QUANTIZATIONS
     extra_flags: frozenset[str] = frozenset()
 
 
 TABLE: Final[tuple[EngineCapabilities, ...]] = (
-    EngineCapabilities(first=(0, 20), end=(0, 22)),
-    EngineCapabilities(first=(0, 22), end=(0, 32)),
+    EngineCapabilities(first=(0, 20), end=(0, 24), quantizations=_QUANTIZATIONS | {"bitsandbytes"}),
+    EngineCapabilities(
+        first=(0, 24),
+        end=(0, 28),
+        gpu_by_uuid=True,
+        quantizations=_QUANTIZATIONS | {"fp8_per_channel", "bitsandbytes"},
+    ),
+    EngineCapabilities(
+        first=(0, 28),
+        end=(0, 32),
+        gpu_by_uuid=True,
+        quantizations=_QUANTIZATIONS | {"fp8_per_channel"},
+    ),
     EngineCapabilities(
         first=(0, 32),
         end=(0, 33),
@@ -50,6 +74,8 @@ TABLE: Final[tuple[EngineCapabilities, ...]] = (
         cpu_in_one_process=True,
         kv_tokens_in_metrics=True,
         cpu_fp8_kv_cache=True,
+        gpu_by_uuid=True,
+        quantizations=_QUANTIZATIONS | {"fp8_per_channel"},
         extra_flags=frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"}),
     ),
 )
@@ -87,6 +113,37 @@ def capabilities_of(version: str, *, allow_unknown: bool = False) -> EngineCapab
         "engine.allow_unknown_version = true to try this one.",
         facts={"version": version},
     )
+
+
+def require_quantization(capabilities: EngineCapabilities, quantization: str) -> None:
+    """Refuse a way of quantising weights that these versions lack; the empty one is always there.
+
+    Raises:
+        SpecError: it names the versions that have it.
+    """
+    if not quantization or quantization in capabilities.quantizations:
+        return
+    versions = versions_with(quantization)
+    have = f"vLLM {versions} has it" if versions else "no supported version has it"
+    others = ", ".join(sorted(capabilities.quantizations))
+    raise SpecError(
+        f"the installed engine cannot load weights as {quantization}: {have}.",
+        hint=f"Use one of {others}, or set engine.python to an environment with such a version.",
+        facts={"quantization": quantization, "versions": versions},
+    )
+
+
+def versions_with(quantization: str) -> str:
+    """The versions of the table that have it, as "0.20 to before 0.28"; empty for none."""
+    ranges: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    for entry in TABLE:
+        if quantization not in entry.quantizations:
+            continue
+        if ranges and ranges[-1][1] == entry.first:
+            ranges[-1] = (ranges[-1][0], entry.end)
+        else:
+            ranges.append((entry.first, entry.end))
+    return " and ".join(f"{_text(first)} to before {_text(end)}" for first, end in ranges)
 
 
 def _text(number: tuple[int, int]) -> str:

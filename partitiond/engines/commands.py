@@ -1,5 +1,6 @@
 """What the shim is told to run for each engine kind."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -7,15 +8,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import partitiond
+from partitiond.core.errors import PartitiondError
+from partitiond.core.families import architecture_from_config
+from partitiond.core.precision import as_loaded
 from partitiond.engines import vllm
 from partitiond.engines.capabilities import EngineCapabilities
 from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.gpu_index import gpu_index
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.process import REPLICA_DIR_VARIABLE
 from partitiond.ports import EngineLaunch
 
 SIMULATED_KV_BYTES_PER_TOKEN: Final = 36_864
-"""OPT-125M's (2 x 12 layers x 768 x 2 bytes), where the model folder has no config to read."""
+"""OPT-125M's in 16 bits (2 x 12 layers x 768 x 2 bytes), where the model folder has no config of a
+known family."""
 
 
 def shim_command(
@@ -24,7 +30,7 @@ def shim_command(
     """command.json: the command, its whole environment, cores and folder."""
     inherited = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
     base = inherited | {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": vllm.SYSTEM_PATH,
         "HOME": str(folder.path),
         "TMPDIR": str(folder.temporary),
         REPLICA_DIR_VARIABLE: str(folder.path),
@@ -40,9 +46,16 @@ def vllm_command(
     cache_dir: Path,
     folder: RunFolder,
 ) -> dict[str, Any]:
-    """Run vLLM with its environment's interpreter. Raises SpecError for extra arguments."""
+    """Run vLLM with its environment's interpreter.
+
+    Raises:
+        SpecError: this version cannot do what the launch asks for, or an argument is refused.
+        DeviceError: the driver does not know the launch's GPU.
+    """
+    shown = vllm.visible_device(launch, capabilities, gpu_index)
+    launch = dataclasses.replace(launch, visible_device=shown)
     argv = vllm.command(launch, environment.python, capabilities)
-    env = vllm.environment(launch, environment.python, cache_dir, capabilities)
+    env = vllm.environment(launch, environment.python, cache_dir, capabilities, os.environ)
     return shim_command(argv, env, launch, folder)
 
 
@@ -50,8 +63,9 @@ def simulated_command(launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]
     """Run the simulated engine with this interpreter. Raises SpecError for extra arguments."""
     vllm.check_extra_args(launch.extra_args, "simulated")
     model = Path(launch.model_folder)
-    halves = 1 if launch.kv_cache_dtype == "fp8" else 2
-    kv_tokens = 2 * launch.kv_cache_bytes // (halves * kv_bytes_per_token(model))
+    kv_tokens = launch.kv_cache_bytes // kv_bytes_per_token(
+        model, dtype=launch.dtype, kv_cache_dtype=launch.kv_cache_dtype
+    )
     argv = [sys.executable, "-P", "-m", "partitiond.engines.simulated"]
     argv += ["--uds", "engine.sock", "--model", launch.model_name]
     argv += ["--max-num-seqs", str(launch.max_num_seqs)]
@@ -68,13 +82,19 @@ def simulated_command(launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]
     return shim_command(argv, env | dict(launch.extra_env), launch, folder)
 
 
-def kv_bytes_per_token(model_folder: Path) -> int:
-    """K and V of one token in 16-bit values, from the folder's config.json."""
+def kv_bytes_per_token(
+    model_folder: Path, *, dtype: str = "auto", kv_cache_dtype: str = "auto"
+) -> int:
+    """What a token keeps in the KV cache, in bytes, by the folder's config.json.
+
+    The same numbers as profiles and plans are made with, so that a simulated engine has room for
+    what was planned.
+    """
     try:
         config = json.loads((model_folder / "config.json").read_bytes())
-        heads = int(config["num_attention_heads"])
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
-        return max(1, 2 * int(config["num_hidden_layers"]) * kv_heads * head_dim * 2)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return SIMULATED_KV_BYTES_PER_TOKEN
+        loaded = as_loaded(
+            architecture_from_config(config), dtype=dtype, kv_cache_dtype=kv_cache_dtype
+        )
+    except (OSError, ValueError, AttributeError, PartitiondError):
+        return SIMULATED_KV_BYTES_PER_TOKEN // (2 if kv_cache_dtype == "fp8" else 1)
+    return max(1, loaded.kv_bytes_per_token)

@@ -4,12 +4,12 @@ Pure functions of data apart from looking for libraries beside the engine's Pyth
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import SpecError
-from partitiond.engines.capabilities import EngineCapabilities
+from partitiond.core.errors import EngineUnavailableError, SpecError
+from partitiond.engines.capabilities import EngineCapabilities, require_quantization
 from partitiond.ports import EngineLaunch
 
 KEEP_ALIVE_SECONDS: Final = 120
@@ -19,6 +19,12 @@ connection that is just being closed."""
 
 READY_TIMEOUT_SECONDS: Final = 3600
 """The engine's own limit for its parts to come up; the daemon's start deadline is the real one."""
+
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+CUDA_VARIABLES: Final = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
+"""Where CUDA lies on this host. An engine on a GPU gets them as the daemon has them: without them
+it finds neither libraries outside the usual folders nor the compiler of its kernels."""
 
 ALLOWED_FLAGS: Final[Mapping[str, int]] = {
     "--async-scheduling": 0,
@@ -182,6 +188,7 @@ def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> 
             hint="Leave quantization out on a CPU, or name weights that are stored quantised.",
             facts={"quantization": launch.quantization},
         )
+    require_quantization(capabilities, launch.quantization)
 
 
 def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) -> None:
@@ -195,13 +202,49 @@ def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) 
             )
 
 
-def environment(
-    launch: EngineLaunch, python: Path, cache_dir: Path, capabilities: EngineCapabilities
-) -> dict[str, str]:
-    """The engine's whole environment: nothing is inherited from the daemon but the locale.
+def visible_device(
+    launch: EngineLaunch, capabilities: EngineCapabilities, gpu_index: Callable[[str], int]
+) -> str:
+    """What CUDA_VISIBLE_DEVICES holds: the GPU's UUID, or its index where a version wants that.
 
-    `cache_dir` is shared by all engines: the model inspection and the compile cache do not depend
-    on a replica's memory, so the first replica pays for all.
+    Args:
+        launch: its `visible_device` is a UUID, or an index already.
+        capabilities: of the installed version.
+        gpu_index: the driver's index of a GPU by its UUID; asked only where it is needed, because
+            an index may change when the host starts again.
+
+    Raises:
+        EngineUnavailableError: a MIG slice, which has no index of its own.
+        DeviceError: the driver knows no such GPU.
+    """
+    wanted = launch.visible_device
+    if not wanted or capabilities.gpu_by_uuid or wanted.isdigit():
+        return wanted
+    if wanted.startswith("MIG-"):
+        raise EngineUnavailableError(
+            "the installed engine cannot be put on a MIG slice.",
+            hint="Install a newer engine with `partitiond engine install`.",
+            facts={"visible_device": wanted},
+        )
+    return str(gpu_index(wanted))
+
+
+def environment(
+    launch: EngineLaunch,
+    python: Path,
+    cache_dir: Path,
+    capabilities: EngineCapabilities,
+    host: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The engine's whole environment: of the daemon's own nothing but what is named here.
+
+    Args:
+        launch: what it is started with.
+        python: its interpreter.
+        cache_dir: shared by all engines: model inspection, compiled graphs and kernels do not
+            depend on a replica's memory, so the first replica pays for all.
+        capabilities: of its version.
+        host: the daemon's environment; of it only `CUDA_VARIABLES` are passed on, on a GPU.
     """
     env = {
         "HF_HUB_OFFLINE": "1",
@@ -225,10 +268,31 @@ def environment(
         "OMP_NUM_THREADS": str(len(launch.cores)),
     }
     if launch.visible_device:
-        env["CUDA_VISIBLE_DEVICES"] = launch.visible_device
+        env |= _gpu_environment(launch, python, cache_dir, host or {})
     else:
         env |= _cpu_environment(launch, python, capabilities)
     return env | dict(launch.extra_env)
+
+
+def _gpu_environment(
+    launch: EngineLaunch, python: Path, cache_dir: Path, host: Mapping[str, str]
+) -> dict[str, str]:
+    """The device, and where kernels are compiled: once for all engines, not once in each run folder
+    (which is HOME to an engine, and where these caches would lie else).
+    """
+    inherited = {name: host[name] for name in CUDA_VARIABLES if host.get(name)}
+    toolkit = inherited.get("CUDA_HOME") or inherited.get("CUDA_PATH")
+    # FlashInfer runs ninja, which comes with the engine's Python, and ninja runs nvcc.
+    folders = [str(python.parent), *([f"{toolkit}/bin"] if toolkit else []), SYSTEM_PATH]
+    return {
+        **inherited,
+        "PATH": ":".join(folders),
+        "CUDA_VISIBLE_DEVICES": launch.visible_device,
+        # CUDA counts the fastest GPU first unless told to count as the driver does.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_CACHE_PATH": str(cache_dir / "cuda"),
+        "FLASHINFER_WORKSPACE_BASE": str(cache_dir / "flashinfer"),
+    }
 
 
 def _cpu_environment(

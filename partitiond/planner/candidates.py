@@ -23,16 +23,17 @@ from partitiond.core.operating_points import named_point
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.profile import (
-    CAPACITY_SHARE_UNCONFIRMED,
     MEMORY_MARGIN,
     RATE_MARGIN,
     OperatingPoint,
     Profile,
     ProfileKind,
+    capacity_req_per_s,
     operating_point,
 )
 from partitiond.core.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.spec import EngineOptions, ModelSpec, PointName
+from partitiond.core.transfer_fit import engine_argument
 from partitiond.core.units import MIB, Bytes, format_bytes
 
 BATCH_STEP: Final = 4
@@ -102,8 +103,14 @@ def measured_with(profile: Profile, engine: EngineOptions) -> bool:
     return (
         (profile.dtype == engine.dtype or "auto" in (profile.dtype, engine.dtype))
         and profile.kv_cache_dtype == engine.kv_cache_dtype
+        and loaded_as(profile) == engine.quantization
         and steps[0] == steps[1]
     )
+
+
+def loaded_as(profile: Profile) -> str:
+    """What the engine did, or would do, to the weights while loading them; empty for nothing."""
+    return engine_argument(profile, "--quantization") or ""
 
 
 def _surest(profiles: Iterable[Profile]) -> list[Profile]:
@@ -133,35 +140,38 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
     if chosen is None:
         return
     for point in _spread(profile, chosen, spec):
-        capacity = _capacity_req_per_s(profile, point, spec)
+        capacity = _planned_req_per_s(profile, point, spec)
         if capacity <= 0:
             continue
         for size in _sizes(profile.size):
             yield _candidate(profile, point, size, capacity, stale)
 
 
-def _capacity_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
+def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
     """Requests/s one replica is planned to take at `point`, before margins.
 
-    A confirmed capacity scales with throughput at smaller batches than the one it was confirmed
-    at. At larger ones it is not lowered; more than it counts only as far as 0.8 X / E[O] does.
+    What is known of one batch is `core.profile.capacity_req_per_s`. From the batch that open-loop
+    trials were made at it is scaled by throughput to others. A rate that was held counts at larger
+    batches as it is; more than it only as far as 0.8 X / E[O] does.
     """
-    unconfirmed = CAPACITY_SHARE_UNCONFIRMED * point.req_per_s
-    if profile.capacity_req_per_s is None:
-        return unconfirmed
-    confirmed_at = _confirmed_point(profile, spec)
-    if confirmed_at is None or confirmed_at.req_per_s <= 0:
-        return unconfirmed
-    if point.batch <= confirmed_at.batch:
-        return profile.capacity_req_per_s * point.req_per_s / confirmed_at.req_per_s
-    return max(profile.capacity_req_per_s, unconfirmed)
+    known = profile.capacity_req_per_s is not None
+    tried = _tried_point(profile, spec) if known or profile.capacity_trials else None
+    if tried is None or tried.req_per_s <= 0:
+        return capacity_req_per_s(profile, point)
+    at_tried = capacity_req_per_s(profile, tried)
+    if known and point.batch > tried.batch:
+        return max(at_tried, capacity_req_per_s(profile, point))
+    return at_tried * point.req_per_s / tried.req_per_s
 
 
-def _confirmed_point(profile: Profile, spec: ModelSpec) -> OperatingPoint | None:
-    """The point whose capacity was confirmed: that of its trials, else the default one."""
-    batches = [trial.batch for trial in profile.capacity_trials if trial.held]
-    at = profile.point(batches[-1]) if batches else None
-    return at or operating_point(profile, spec.slo)
+def _tried_point(profile: Profile, spec: ModelSpec) -> OperatingPoint | None:
+    """The point whose capacity was looked for: that of its trials, else the default one.
+
+    Trials may have been made at several batches: what was held last goes before what was not.
+    """
+    batches = [trial.batch for trial in profile.capacity_trials]
+    batches += [trial.batch for trial in profile.capacity_trials if trial.held]
+    return profile.point(batches[-1]) if batches else operating_point(profile, spec.slo)
 
 
 def _spread(profile: Profile, chosen: OperatingPoint, spec: ModelSpec) -> list[OperatingPoint]:
@@ -310,7 +320,7 @@ def _reason(
     if not usable:
         there = sorted({_made_for(p) for p in mine})
         return (
-            f"it has no profile for {spec.workload.key} tokens in {spec.engine.dtype} on "
+            f"it has no profile for {spec.workload.key} tokens in {_precision(spec)} on "
             f"{', '.join(sorted(keys)) or 'any device'}; there is one for {'; '.join(there)}"
         )
     if not any(p.points for p in usable):
@@ -335,10 +345,16 @@ def _reason(
     return "no operating point of its profiles can be used"
 
 
+def _precision(spec: ModelSpec) -> str:
+    how = spec.engine.quantization
+    return f"{spec.engine.dtype} loaded as {how}" if how else spec.engine.dtype
+
+
 def _made_for(profile: Profile) -> str:
     """What a profile that cannot be used was made for, as far as it differs from the usual."""
     extras = [
         f"variant {profile.variant}" if profile.variant else "",
+        f"weights loaded as {loaded_as(profile)}" if loaded_as(profile) else "",
         f"a {profile.kv_cache_dtype} KV cache" if profile.kv_cache_dtype != "auto" else "",
         (
             f"steps of {profile.max_num_batched_tokens} tokens"

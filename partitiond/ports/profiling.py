@@ -1,5 +1,6 @@
 """Profile jobs: what is asked, how far it is, who measures."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,12 @@ class ProfileRequest:
     paper_requests: int = 0
     checkpoint: Path | None = None
     command: str = ""
+
+    def forget(self) -> None:
+        """Remove the checkpoint: its profile is kept. What cannot be removed does no harm."""
+        if self.checkpoint is not None:
+            with contextlib.suppress(OSError):
+                self.checkpoint.unlink(missing_ok=True)
 
 
 class ProfileRunner(Protocol):

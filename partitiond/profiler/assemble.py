@@ -56,6 +56,11 @@ class Measured:
         """Those that count, in order."""
         return tuple(step for step in self.steps if isinstance(step, Trial))
 
+    @property
+    def died(self) -> frozenset[int]:
+        """Batches that the engine did not survive, on whichever visit."""
+        return frozenset(s.proposal.batch for s in self.steps if isinstance(s, Death))
+
 
 def build_profile(measured: Measured) -> Profile:
     """The profile of a finished sweep, and of what was confirmed after it."""
@@ -82,7 +87,7 @@ def build_profile(measured: Measured) -> Profile:
             points,
             TOLERANCE,
             capped_by=_capped_by(measured),
-            best_output_tokens_per_s=best_rate([t.visit for t in measured.trials]),
+            best_output_tokens_per_s=best_rate([s.visit for s in measured.steps]),
         ),
         footprint=footprint,
         kv_cache_tokens=measured.report.kv_cache_tokens,
@@ -120,7 +125,9 @@ def size_of(request: ProfileRequest) -> PartitionSize:
 
 
 def _points(measured: Measured, footprint: Footprint) -> tuple[OperatingPoint, ...]:
-    return points_of(measured.request, measured.planned, measured.trials, footprint)
+    return points_of(
+        measured.request, measured.planned, measured.trials, footprint, died=measured.died
+    )
 
 
 def _with_confirmed(
@@ -146,6 +153,7 @@ def _with_fit(measured: Measured, profile: Profile) -> Profile:
         notes=(
             *measured.notes,
             *notes.sweep_notes(measured.trials, measured.done, profile.points),
+            *notes.died_note(measured.died, profile.points),
             *notes.frontier_note(measured.frontier_memory),
             *notes.step_note(step),
         ),
@@ -155,8 +163,10 @@ def _with_fit(measured: Measured, profile: Profile) -> Profile:
 
 def _capped_by(measured: Measured) -> LimitedBy:
     """Why the batch grew no further, for a knee that was not reached."""
-    if measured.done is None or len(measured.steps) > len(measured.trials):
-        return LimitedBy.MEMORY  # the engine died of the batch after the last one
+    if measured.died or any(trial.kv_limited for trial in measured.trials):
+        return LimitedBy.MEMORY
+    if measured.done is None:
+        return LimitedBy.TIME  # cut short by something else, which a note names
     if measured.done.capped_by is LimitedBy.CAP and measured.planned.memory_limited:
         return LimitedBy.MEMORY
     return measured.done.capped_by

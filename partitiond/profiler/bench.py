@@ -17,6 +17,7 @@ from partitiond.ports import (
     Progress,
     TelemetrySource,
 )
+from partitiond.profiler.stall import FIRST_FACTOR
 
 T = TypeVar("T")
 Tell = Callable[[Progress], None]
@@ -25,6 +26,8 @@ IDLE_DEADLINE_SECONDS: Final = 5.0
 """Between trials the engine drops the requests of the last one; it takes up to half a second."""
 DEATH_NOTICE_SECONDS: Final = 5.0
 """Requests fail a moment before the process is seen to be gone."""
+STALL_SECONDS: Final = 60.0
+"""Least silence of an engine under load from which it is taken as hung."""
 RUNNING: Final = "vllm:num_requests_running"
 
 
@@ -59,6 +62,7 @@ class Bench:
         device: what is measured.
         telemetry: what the device says during a window; None takes none.
         device_used_bytes: memory in use on a device now, by id; None where it is not told.
+        stall_seconds: least silence of an engine under load from which it is taken as hung.
     """
 
     engines: EngineRunner
@@ -68,6 +72,12 @@ class Bench:
     start_deadline_seconds: float
     stop_grace_seconds: float
     device_used_bytes: Callable[[str], int] | None
+    stall_seconds: float = STALL_SECONDS
+
+    @property
+    def first_stall_seconds(self) -> float:
+        """The same while nothing is known of the engine's speed."""
+        return FIRST_FACTOR * self.stall_seconds
 
     @contextlib.asynccontextmanager
     async def running(self, launch: EngineLaunch, tell: Tell) -> AsyncIterator[Running]:

@@ -3,43 +3,54 @@
 A closed loop never queues, so its throughput says nothing of what waits when requests arrive as
 they like. Here they arrive as a Poisson process, at most the operating point's batch is in the
 engine, and the rest waits at the client as it would at the proxy; latency counts from arrival.
-With an SLO a rate is held when the share of good requests is the SLO's quantile or more; without
-one, when the queue does not grow.
+A rate is held when it can go on for ever (`profiler.steady`) and, with an SLO, the share of good
+requests is the SLO's quantile or more; without one, every request ends well.
 
-Few trials must do, because each lasts as long as it takes forty requests to arrive. They begin at
+Few trials must do, because each lasts until there are enough arrivals to tell. They begin at
 0.8 X / E[O], close in from both sides, and the last one repeats the best rate with other arrivals:
 the best of several noisy verdicts is biased towards luck, like the largest of noisy rates.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final
 
-from loadgen import OpenLoopResult, Outcome, open_loop, poisson
+from loadgen import OpenLoopResult, Outcome, Record, open_loop, poisson
 from loadgen import Slo as LoadSlo
 from loadgen import Workload as Load
+from loadgen.statistics import is_good
 from partitiond.core.errors import EngineError
 from partitiond.core.profile import CAPACITY_SHARE_UNCONFIRMED, CapacityTrial
 from partitiond.core.spec import Slo
 from partitiond.profiler.bench import Running
-from partitiond.profiler.trial import REQUEST_SECONDS
+from partitiond.profiler.steady import Served, below_one, grows, share_interval, utilisation
+from partitiond.profiler.trial import REQUEST_SECONDS, require_no_failures
 
 MAX_TRIALS: Final = 4
 MIN_ARRIVALS: Final = 40
-"""Below it one late request decides about a quantile of 95 %."""
+"""Fewer leave the mean time in the engine uncertain, and so whether the queue is stable."""
+MAX_ARRIVALS: Final = 400
+POWER_MARGIN: Final = 0.1
+"""A rate at which this much fewer requests are good than the SLO's quantile ..."""
+FALSE_HELD: Final = 0.05
+"""... is held with at most this probability: that many arrivals there must be."""
+WARM_UP_LATENCIES: Final = 2.0
+"""Mean latencies at the operating point before the window: one to send the first requests
+through, one more for the engine to fill where its throughput curve is flat."""
+WINDOW_LATENCIES: Final = 3.0
+"""Mean latencies a window lasts at least: in less than two of them a rate half as large again as
+what the engine sustains shows next to nothing."""
+DRAIN_LATENCIES: Final = 1.5
+"""From the window's end to that of the last counted request, for what a trial is expected to
+take."""
 MIN_SECONDS_FACTOR: Final = 2.0
 """In the shortest windows of the closed loop: 20 s by default."""
-MAX_SECONDS_FACTOR: Final = 2.0
-"""In the longest windows of the closed loop: 120 s by default."""
 STEP_DOWN: Final = 0.75
 """To the next rate while none was held yet."""
 NARROW: Final = 1.08
 """Held and not held rates this close leave nothing to find: two trials differ by as much."""
-QUEUE_GROWTH: Final = 0.5
-"""Without an SLO: growth of the mean wait from the first half of a window to the second, in mean
-service times, from which the queue is taken to grow."""
-MIN_HALF: Final = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +60,7 @@ class OpenTrial:
     Attributes:
         warm_up_seconds: arrivals before the window: until the first requests have ended, the
             engine is emptier than it will be.
+        expected_seconds: with the warm-up and the end of the last counted request.
     """
 
     batch: int
@@ -56,6 +68,56 @@ class OpenTrial:
     warm_up_seconds: float
     seconds: float
     seed: int
+    expected_seconds: float
+
+
+def open_trial(
+    batch: int,
+    req_per_s: float,
+    e2el_seconds: float,
+    *,
+    min_window_seconds: float,
+    slo: Slo | None,
+    seed: int,
+) -> OpenTrial:
+    """A trial with a window long enough for its verdict to mean something.
+
+    Args:
+        batch: limit in sequences.
+        req_per_s: rate to try.
+        e2el_seconds: mean end-to-end latency of the closed loop at this batch.
+        min_window_seconds: shortest window of the closed loop.
+        slo: what is judged; None judges the queue alone.
+        seed: of arrivals and prompts.
+    """
+    arrivals = MIN_ARRIVALS if slo is None else arrivals_needed(slo.quantile)
+    warm_up = WARM_UP_LATENCIES * e2el_seconds
+    seconds = max(
+        MIN_SECONDS_FACTOR * min_window_seconds,
+        arrivals / req_per_s,
+        WINDOW_LATENCIES * e2el_seconds,
+    )
+    whole = warm_up + seconds + DRAIN_LATENCIES * e2el_seconds
+    return OpenTrial(batch, req_per_s, warm_up, seconds, seed, whole)
+
+
+@functools.cache
+def arrivals_needed(quantile: float) -> int:
+    """Arrivals from which a rate whose share of good ones is 0.1 too low is rarely held.
+
+    Rarely: in at most 5 % of trials, were the requests independent. For a quantile of 95 % it is
+    forty. At least `MIN_ARRIVALS`, at most `MAX_ARRIVALS`.
+    """
+    share = max(0.0, quantile - POWER_MARGIN)
+    for count in range(MIN_ARRIVALS, MAX_ARRIVALS):
+        least = math.ceil(quantile * count - 1e-9)
+        held = math.fsum(
+            math.comb(count, good) * share**good * (1 - share) ** (count - good)
+            for good in range(least, count + 1)
+        )
+        if held <= FALSE_HELD:
+            return count
+    return MAX_ARRIVALS
 
 
 def next_rate(trials: Sequence[CapacityTrial], closed_loop_req_per_s: float) -> float | None:
@@ -95,44 +157,54 @@ def _times_tried(trials: Sequence[CapacityTrial], rate: float) -> int:
     return sum(math.isclose(t.req_per_s, rate) for t in trials)
 
 
-def trial_seconds(rate: float, min_window_seconds: float, max_window_seconds: float) -> float:
-    """How long to count arrivals: long enough for forty of them, within bounds."""
-    least = MIN_SECONDS_FACTOR * min_window_seconds
-    most = max(least, MAX_SECONDS_FACTOR * max_window_seconds)
-    return min(most, max(least, MIN_ARRIVALS / rate))
+def judge(
+    result: OpenLoopResult, trial: OpenTrial, slo: Slo | None, mean_output_tokens: float
+) -> CapacityTrial:
+    """Whether the rate was held.
 
-
-def judge(result: OpenLoopResult, trial: OpenTrial, slo: Slo | None) -> CapacityTrial:
-    """Whether the rate was held."""
-    if slo is not None:
-        bounds = LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
-        share = result.attainment(bounds) or 0.0
-        held = share >= slo.quantile
-    else:
-        arrivals = result.arrivals
-        share = result.count(Outcome.OK) / len(arrivals) if arrivals else 0.0
-        waits = [
-            (r.sent - r.scheduled, r.end - r.sent)
-            for r in arrivals
-            if r.sent is not None and r.scheduled is not None and r.end is not None
-        ]
-        held = share == 1.0 and not queue_grows(waits)
-    return CapacityTrial(trial.batch, trial.req_per_s, share, trial.seconds, held)
-
-
-def queue_grows(waits: Sequence[tuple[float, float]]) -> bool:
-    """Whether requests wait longer and longer for a place.
-
-    Args:
-        waits: (seconds waited for a place, seconds served), in order of arrival.
+    Held: the whole 95 % interval of the utilisation lies below 1, the requests in the system do
+    not grow, and the share of good arrivals is the SLO's quantile or more (without an SLO: all
+    ended well). What the data leave open counts as not held.
     """
-    half = len(waits) // 2
-    if half < MIN_HALF:
-        return False
-    first = math.fsum(wait for wait, _ in waits[:half]) / half
-    second = math.fsum(wait for wait, _ in waits[-half:]) / half
-    service = math.fsum(served for _, served in waits) / len(waits)
-    return second - first > QUEUE_GROWTH * service
+    counted = [r for r in result.arrivals if r.outcome is not Outcome.CANCELLED]
+    flags = [_good(record, slo) for record in counted]
+    share = sum(flags) / len(flags) if flags else 0.0
+    needed = utilisation(
+        [_served(r) for r in counted if r.outcome is Outcome.OK],
+        trial.req_per_s,
+        trial.batch,
+        mean_output_tokens,
+    )
+    steady = below_one(needed) and not grows(
+        [_served(record) for record in result.records], result.opened, result.closed
+    )
+    return CapacityTrial(
+        batch=trial.batch,
+        req_per_s=trial.req_per_s,
+        attainment=share,
+        seconds=trial.seconds,
+        held=steady and share >= (1.0 if slo is None else slo.quantile),
+        arrivals=len(counted),
+        attainment_interval=share_interval(flags),
+        utilisation=None if needed is None else needed.share,
+        utilisation_half_width=None if needed is None else needed.half_width,
+    )
+
+
+def _good(record: Record, slo: Slo | None) -> bool:
+    if slo is None:
+        return record.outcome is Outcome.OK
+    return is_good(record, LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile))
+
+
+def _served(record: Record) -> Served:
+    assert record.scheduled is not None  # an open loop schedules every request
+    return Served(
+        arrived=record.scheduled,
+        sent=record.scheduled if record.sent is None else record.sent,
+        ended=math.inf if record.end is None else record.end,
+        output_tokens=record.wanted_output_tokens,
+    )
 
 
 async def run_open_trial(
@@ -141,7 +213,7 @@ async def run_open_trial(
     """One open-loop trial against an engine that is up.
 
     Raises:
-        EngineError: not one request ended well: the engine, not its speed, is what was seen.
+        EngineError: requests failed, or not one ended: the engine, not its speed, is what was seen.
     """
     result = await open_loop(
         engine.handle.socket_path,
@@ -151,10 +223,13 @@ async def run_open_trial(
         warmup_seconds=trial.warm_up_seconds,
         timeout_seconds=REQUEST_SECONDS,
         max_in_flight=trial.batch,
+        keep_sending=True,
     )
+    require_no_failures(result.records, f"in open loop at {trial.req_per_s:.3g} requests/s")
     if result.arrivals and not result.count(Outcome.OK):
         raise EngineError(
             f"none of {len(result.arrivals)} requests of an open-loop trial ended well.",
             hint=f"See the engine's log, {engine.handle.log_path}.",
         )
-    return judge(result, trial, slo)
+    mean_output = load.output_tokens if load.lengths is None else load.lengths.mean_output
+    return judge(result, trial, slo, mean_output)

@@ -7,7 +7,6 @@ counted (frontier memory), then its capacity in open loop, then the paper's mode
 
 import dataclasses
 import enum
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,9 +20,10 @@ from partitiond.ports import ProfileRequest, Progress
 from partitiond.profiler.bench import Bench, Running, Tell
 from partitiond.profiler.capacity import (
     OpenTrial,
+    confirmed_rate,
     next_rate,
+    open_trial,
     run_open_trial,
-    trial_seconds,
 )
 from partitiond.profiler.checkpoint import Checkpoint, Saved
 from partitiond.profiler.launch import ProfileLaunch, confirming_launch, kv_bytes
@@ -41,7 +41,8 @@ MAX_WINDOWS: Final = 2
 or the sweep's window was lucky. A larger cache would not help it."""
 
 CAPACITY_TIME_SHARE: Final = 0.5
-"""Of the profile's time limit, after which no further capacity trial is begun."""
+"""Of the profile's time limit, for the capacity trials together: one that would not end within it
+is not begun, for a window too short tells nothing."""
 
 PHASE: Final = 1
 """Of the seeds: the sweep has phase 0."""
@@ -61,17 +62,20 @@ class Aim:
 
     Attributes:
         batch: the operating point's.
-        wanted_output_tokens_per_s: throughput that must stay.
-        half_width: of the operating point's own throughput.
+        best_output_tokens_per_s: throughput of which 1 - e must stay.
         req_per_s: X / E[O] there.
         e2el_seconds: mean latency there.
     """
 
     batch: int
-    wanted_output_tokens_per_s: float
-    half_width: float
+    best_output_tokens_per_s: float
     req_per_s: float
     e2el_seconds: float
+
+    @property
+    def wanted_output_tokens_per_s(self) -> float:
+        """Throughput that must stay."""
+        return (1 - TOLERANCE) * self.best_output_tokens_per_s
 
 
 def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | None) -> Aim:
@@ -79,8 +83,7 @@ def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | N
     reference = best_output_tokens_per_s if point.batch == knee else point.output_tokens_per_s
     return Aim(
         batch=point.batch,
-        wanted_output_tokens_per_s=(1 - TOLERANCE) * reference,
-        half_width=point.half_width,
+        best_output_tokens_per_s=reference,
         req_per_s=point.req_per_s,
         e2el_seconds=point.e2el.mean,
     )
@@ -89,14 +92,14 @@ def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | N
 def verdict(trials: Sequence[Trial], aim: Aim) -> Verdict:
     """What the windows on one engine say together.
 
-    The two rates that are compared were both measured, so the interval is that of their
-    difference.
+    Confirmed: the throughput with its own half-width reaches (1 - e) of the best. The best counts
+    as it is: its interval is what the tolerance is for, and with both a rate far below would pass
+    wherever windows are noisy.
     """
     if any(trial.kv_limited for trial in trials):
         return Verdict.TOO_SMALL
     rate, half_width = _rate(trials)
-    slack = math.hypot(half_width, aim.half_width)
-    enough = rate + slack >= aim.wanted_output_tokens_per_s
+    enough = rate + half_width >= aim.wanted_output_tokens_per_s
     return Verdict.CONFIRMED if enough else Verdict.SLOWER
 
 
@@ -133,6 +136,7 @@ class Confirmation:
         self._before_seconds = before_seconds
         self._began = bench.clock.monotonic()
         self._tell = tell
+        self._capacity_seconds = 0.0
         self.frontier_memory: FrontierMemory | None = None
         self.capacity_trials: list[CapacityTrial] = []
         self.paper_mode: PaperMode | None = None
@@ -141,6 +145,15 @@ class Confirmation:
     async def run(self, saved: Sequence[Saved]) -> None:
         """Do what is asked and not yet done; an engine that fails here costs only its part."""
         self._replay(saved)
+        await self._starts()
+        self._note_capacity()
+
+    async def _starts(self) -> None:
+        """Up to three starts; only a KV cache that was too small is made larger.
+
+        A start that failed is repeated as it was: most of all, one that was refused for lack of
+        memory is not answered by asking for more.
+        """
         cache = kv_bytes(self._request, self._planned.architecture, self._aim.batch)
         starts = 1
         if self.frontier_memory is not None:
@@ -149,28 +162,31 @@ class Confirmation:
             try:
                 if await self._on_engine(cache, starts):
                     return
+                cache = round(cache * LARGER)
             except (EngineError, LoadAbortedError) as error:
                 reason = str(error).splitlines()[0]
                 self.notes.append(f"confirming start {starts} failed: {reason}")
                 if self.frontier_memory is not None:
                     return
-            cache, starts = round(cache * LARGER), starts + 1
+            starts += 1
 
     def _work_left(self) -> bool:
         asked = self._request
         return (
             (asked.confirm_memory and self.frontier_memory is None)
-            or (asked.confirm_capacity and self._next_rate() is not None)
+            or (asked.confirm_capacity and self._next_trial() is not None)
             or (asked.paper_requests > 0 and self.paper_mode is None)
         )
 
     def _replay(self, saved: Sequence[Saved]) -> None:
         for one in saved:
             match one.step:
-                case FrontierMemory(batch=batch) if batch == self._aim.batch:
+                # Those of an older version were judged by other rules: they are made again.
+                case FrontierMemory(batch=self._aim.batch, share_of_best=float()):
                     self.frontier_memory = one.step
-                case CapacityTrial(batch=batch) if batch == self._aim.batch:
+                case CapacityTrial(batch=self._aim.batch, utilisation=float()):
                     self.capacity_trials.append(one.step)
+                    self._capacity_seconds += one.step.seconds
                 case PaperMode():
                     self.paper_mode = one.step
 
@@ -216,8 +232,9 @@ class Confirmation:
         if said is Verdict.SLOWER:
             self.notes.append(
                 f"at its frontier memory batch {self._aim.batch} gave {rate:.4g} tokens/s, "
-                f"less than the {self._aim.wanted_output_tokens_per_s:.4g} wanted, without "
-                "preemptions"
+                f"{rate / self._aim.best_output_tokens_per_s:.0%} of the "
+                f"{self._aim.best_output_tokens_per_s:.4g} that were found and less than the "
+                f"{1 - TOLERANCE:.0%} wanted, without preemptions"
             )
         found = FrontierMemory(
             batch=self._aim.batch,
@@ -228,6 +245,7 @@ class Confirmation:
             preemptions=sum(trial.engine.preemptions for trial in trials),
             confirmed=said is Verdict.CONFIRMED,
             starts=starts,
+            share_of_best=rate / self._aim.best_output_tokens_per_s,
         )
         return found, said
 
@@ -264,35 +282,55 @@ class Confirmation:
             ),
         )
 
-    def _next_rate(self) -> float | None:
-        limit = self._request.time_limit_seconds
-        spent = self._bench.clock.monotonic() - self._began
-        late = limit is not None and spent > CAPACITY_TIME_SHARE * limit
-        if late and self.capacity_trials:
+    def _next_trial(self, seed: int = 0) -> OpenTrial | None:
+        """The next capacity trial; None when none is left, or none that ends in time."""
+        trial = self._wanted_trial(seed)
+        return trial if trial is not None and self._in_time(trial) else None
+
+    def _wanted_trial(self, seed: int = 0) -> OpenTrial | None:
+        rate = next_rate(self.capacity_trials, self._aim.req_per_s)
+        if rate is None:
             return None
-        return next_rate(self.capacity_trials, self._aim.req_per_s)
+        return open_trial(
+            self._aim.batch,
+            rate,
+            self._aim.e2el_seconds,
+            min_window_seconds=self._request.min_window_seconds,
+            slo=self._request.model.spec.slo,
+            seed=seed + 100 * (len(self.capacity_trials) + 1),
+        )
+
+    def _in_time(self, trial: OpenTrial) -> bool:
+        limit = self._request.time_limit_seconds
+        ends = self._capacity_seconds + trial.expected_seconds
+        return limit is None or ends <= CAPACITY_TIME_SHARE * limit
 
     async def _capacity(self, engine: Running, load: Load) -> None:
-        asked = self._request
-        while (rate := self._next_rate()) is not None:
+        while (trial := self._next_trial(load.seed)) is not None:
             await self._bench.until_idle(engine)
-            number = len(self.capacity_trials) + 1
-            trial = OpenTrial(
-                batch=self._aim.batch,
-                req_per_s=rate,
-                warm_up_seconds=self._aim.e2el_seconds,
-                seconds=trial_seconds(rate, asked.min_window_seconds, asked.max_window_seconds),
-                seed=load.seed + 100 * number,
-            )
-            whole = trial.seconds + 2 * trial.warm_up_seconds
-            self._show(f"open loop {number} at {rate:.3g} requests/s", whole)
+            rate, number = trial.req_per_s, len(self.capacity_trials) + 1
+            self._show(f"open loop {number} at {rate:.3g} requests/s", trial.expected_seconds)
+            began = self._bench.clock.monotonic()
             done = await self._bench.while_alive(
                 engine,
                 f"the open-loop trial at {rate:.3g} requests/s",
-                run_open_trial(engine, load, trial, asked.model.spec.slo),
+                run_open_trial(engine, load, trial, self._request.model.spec.slo),
             )
+            self._capacity_seconds += self._bench.clock.monotonic() - began
             self.capacity_trials.append(done)
             self._checkpoint.keep(done, self._elapsed)
+
+    def _note_capacity(self) -> None:
+        """Why no rate is confirmed, where it is for want of time."""
+        trial = self._wanted_trial() if self._request.confirm_capacity else None
+        if trial is None or self._in_time(trial) or confirmed_rate(self.capacity_trials):
+            return
+        needed = (self._capacity_seconds + trial.expected_seconds) / CAPACITY_TIME_SHARE
+        self.notes.append(
+            f"capacity is not confirmed: an open-loop trial at {trial.req_per_s:.3g} requests/s "
+            f"takes {trial.expected_seconds:.0f} s to tell anything, more than is left of "
+            f"{CAPACITY_TIME_SHARE:.0%} of the time limit; a limit of {needed:.0f} s allows it"
+        )
 
     async def _paper(self, engine: Running, load: Load) -> None:
         await self._bench.until_idle(engine)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Final
 
 from partitiond.core.architecture import Architecture
+from partitiond.core.bisection import largest
 from partitiond.core.errors import InputError
 from partitiond.core.footprint import (
     BLOCK_TOKENS,
@@ -163,11 +164,7 @@ def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: 
         needed = footprint(architecture, limits, cache, request.device.kind).peak_bytes
         return needed <= request.memory_bytes
 
-    low, high = 0, wanted  # the footprint grows with the batch, so bisection finds the edge
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+    return largest(fits, wanted)  # the footprint grows with the batch
 
 
 def engine_args(launch: EngineLaunch) -> tuple[str, ...]:

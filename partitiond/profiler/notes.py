@@ -1,6 +1,6 @@
 """What a reader of a profile should know beyond its figures. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from partitiond.core.profile import FrontierMemory, OperatingPoint, StepTime
@@ -37,12 +37,32 @@ def sweep_notes(
     busiest = max((p.instrument_cpu for p in points), default=0.0)
     if busiest > BUSY_INSTRUMENT:
         notes.append(f"the load generator used {busiest:.0%} of a core")
+    notes += saturation_note(trials)
     spread = largest_spread(trials)
     if spread > UNQUIET_SPREAD:
         notes.append(
             f"windows of the same batch differ by up to {spread:.0%}: the host was not quiet"
         )
     return notes
+
+
+def saturation_note(trials: Sequence[Trial]) -> list[str]:
+    """Batches whose load generator was what limited them, or may have been."""
+    bad = [trial for trial in trials if trial.saturated]
+    if not bad:
+        return []
+    batches = ", ".join(map(str, sorted({trial.batch for trial in bad})))
+    return [f"the load generator was saturated, so do not trust batch {batches}: "
+            f"{bad[-1].saturated[0]}"]  # fmt: skip
+
+
+def died_note(died: Collection[int], points: Sequence[OperatingPoint]) -> list[str]:
+    """Points the engine survived once and later did not."""
+    batches = [str(point.batch) for point in points if point.batch in died]
+    if not batches:
+        return []
+    return [f"the engine ended on a later visit of batch {', '.join(batches)}: "
+            "no plan uses it, and it cannot be the knee"]  # fmt: skip
 
 
 def frontier_note(found: FrontierMemory | None) -> list[str]:

@@ -91,6 +91,7 @@ def evaluate_pair(
         predicted_tpot_p95_seconds=_two(predicted.tpot_p95_seconds),
         measured_tpot_p95_seconds=_two(tpots),
         windows=len(both),
+        instrument_cpu=max(w.instrument_cpu for seen in windows.values() for w in seen),
     )
 
 

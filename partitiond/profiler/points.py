@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from loadgen import LatencySummary, Samples
 from loadgen.statistics import summarise
@@ -15,6 +15,7 @@ from partitiond.ports import ProfileRequest
 from partitiond.profiler.fit import point_footprint, resident_kv_bytes
 from partitiond.profiler.launch import ProfileLaunch, kv_bytes
 from partitiond.profiler.search import combine
+from partitiond.profiler.sweep import HALF_WIDTH_SHARE
 from partitiond.profiler.trial import Trial
 
 
@@ -23,8 +24,14 @@ def points_of(
     planned: ProfileLaunch,
     trials: Sequence[Trial],
     footprint: Footprint,
+    *,
+    died: Collection[int] = (),
 ) -> tuple[OperatingPoint, ...]:
-    """One operating point for each batch, ascending."""
+    """One operating point for each batch, ascending.
+
+    Those of batches in `died`, which the engine survived once and later did not, are marked as
+    limited: nothing may be planned at them.
+    """
     by_batch: dict[int, list[Trial]] = {}
     for trial in trials:
         by_batch.setdefault(trial.batch, []).append(trial)
@@ -42,13 +49,14 @@ def points_of(
             point_footprint(
                 footprint.peak_bytes, resident, kv_bytes(request, planned.architecture, batch)
             ),
+            died=batch in died,
         )
         for batch in sorted(by_batch)
     )
 
 
 def _point(
-    request: ProfileRequest, trials: Sequence[Trial], footprint_bytes: Bytes
+    request: ProfileRequest, trials: Sequence[Trial], footprint_bytes: Bytes, *, died: bool
 ) -> OperatingPoint:
     """All windows of one batch: throughput is their mean, latencies are pooled."""
     spec, batch = request.model.spec, trials[0].batch
@@ -74,8 +82,8 @@ def _point(
         footprint_bytes=footprint_bytes,
         running_mean=_mean([t.engine.running_mean for t in trials]) or 0.0,
         preemptions=sum(t.engine.preemptions for t in trials),
-        kv_limited=any(t.kv_limited for t in trials),
-        wide=any(t.wide for t in trials),
+        kv_limited=died or any(t.kv_limited for t in trials),
+        wide=half_width > HALF_WIDTH_SHARE[request.device.kind] * rate,
         windows=len(trials),
         instrument_cpu=max(t.instrument_cpu for t in trials),
         prompt_tokens_per_s=prompt_rate(trials),

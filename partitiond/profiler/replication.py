@@ -17,10 +17,11 @@ from loadgen.statistics import half_width, summarise
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import fit_sharing
-from partitiond.core.profile import ReplicationRun, Sharing, Telemetry
+from partitiond.core.profile import ReplicationRun, Sharing
 from partitiond.ports import ResolvedModel
 from partitiond.profiler.arrangement import Arrangement, Replica, Share
 from partitiond.profiler.bench import Bench
+from partitiond.profiler.points import combine_telemetry
 from partitiond.profiler.side_by_side import CommonWindow, Tell, WindowPlan, measure
 
 
@@ -195,7 +196,8 @@ def run_of(arrangement: Arrangement, windows: Sequence[CommonWindow]) -> Replica
         tpot_p95_seconds=max(p95(samples.tpot) for samples in pooled),
         ttft_p95_seconds=max(p95(samples.ttft) for samples in pooled),
         windows=len(windows),
-        telemetry=mean_telemetry([w.telemetry for w in windows]),
+        telemetry=combine_telemetry([(w.telemetry, w.seconds) for w in windows]),
+        instrument_cpu=max(w.instrument_cpu for w in windows),
     )
 
 
@@ -222,17 +224,6 @@ def p95(values: Sequence[float]) -> float:
 def root_sum(half_widths: Sequence[float]) -> float:
     """Half-width of a sum of independent figures."""
     return math.sqrt(math.fsum(w * w for w in half_widths))
-
-
-def mean_telemetry(seen: Sequence[Telemetry | None]) -> Telemetry | None:
-    """Means over windows; what one window lacks is left to the others."""
-    said = [t for t in seen if t is not None]
-    if not said:
-        return None
-    fields = [f.name for f in dataclasses.fields(Telemetry) if f.name != "source"]
-    values = {name: [v for t in said if (v := getattr(t, name)) is not None] for name in fields}
-    means = {name: statistics.fmean(found) for name, found in values.items() if found}
-    return Telemetry(source=said[0].source, **means)
 
 
 def _differences(
@@ -288,6 +279,12 @@ def _notes(windows: Mapping[str, tuple[CommonWindow, ...]]) -> tuple[str, ...]:
         preempted = sum(window.preemptions for window in seen)
         if preempted:
             found.append(f"{name}: {preempted} requests were preempted; its KV cache is too small")
+        saturated = [window.saturated[0] for window in seen if window.saturated]
+        if saturated:
+            found.append(
+                f"{name}: the load generator was saturated in {len(saturated)} of {len(seen)} "
+                f"windows, so do not trust them: {saturated[-1]}"
+            )
         batches = sorted({batch for window in seen for batch in window.batches})
         if len(batches) > 1:
             found.append(f"{name}: batches differ: {batches}")

@@ -1,5 +1,6 @@
 """The profiler: the sweep on one engine, what is confirmed on a second, and the profile of both."""
 
+import asyncio
 import dataclasses
 import platform
 import secrets
@@ -7,9 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from partitiond.clock import SystemClock
-from partitiond.core.errors import SpecError
+from partitiond.core.errors import PartitiondError, SpecError
 from partitiond.core.estimate import prior_curve
-from partitiond.core.hardware import DeviceKind
+from partitiond.core.hardware import CpuFigures, Device, DeviceKind
 from partitiond.core.operating_points import named_point
 from partitiond.core.profile import Profile
 from partitiond.ports import (
@@ -21,7 +22,7 @@ from partitiond.ports import (
     TelemetrySource,
 )
 from partitiond.profiler.assemble import Measured, build_profile, size_of
-from partitiond.profiler.bench import Bench, Tell
+from partitiond.profiler.bench import STALL_SECONDS, Bench, Tell
 from partitiond.profiler.checkpoint import Checkpoint, Saved, fingerprint, note_of
 from partitiond.profiler.confirm import Aim, Confirmation, aim_of
 from partitiond.profiler.launch import ProfileLaunch, plan_launch, step_tokens
@@ -44,6 +45,9 @@ class Profiler:
             is the rise of the device's used memory, without it the peak memory of the engine's
             processes is all that is known.
         telemetry: what the device says during the windows; None leaves it out.
+        cpu_figures: what a CPU reaches, kept or measured (it may take seconds on all cores, so it
+            is asked in a thread and before an engine starts); None assumes it.
+        stall_seconds: least silence of an engine under load from which it is taken as hung.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Profiler:
         stop_grace_seconds: float = STOP_GRACE_SECONDS,
         device_used_bytes: Callable[[str], int] | None = None,
         telemetry: TelemetrySource | None = None,
+        cpu_figures: Callable[[Device], CpuFigures] | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._engines = engines
         self._clock = clock or SystemClock()
@@ -62,13 +68,16 @@ class Profiler:
         self._stop_grace = stop_grace_seconds
         self._device_used_bytes = device_used_bytes
         self._telemetry = telemetry
+        self._cpu_figures = cpu_figures
+        self._stall_seconds = stall_seconds
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
         """Sweep, confirm what was found, and keep nothing running.
 
-        Cancelling the task leaves no engine running and the checkpoint in place. An engine that
-        dies during a trial is started again below that batch. What fails after the sweep costs
-        its own part of the profile and is named in its notes.
+        The checkpoint stays until whoever asked has kept the profile (`ProfileRequest.forget`): a
+        full disk then costs no measuring. Cancelling the task leaves no engine running. An engine
+        that dies or hangs during a trial is started again below that batch. What fails after the
+        sweep costs its own part of the profile and is named in its notes.
 
         Raises:
             InputError: the model does not fit in the memory budget.
@@ -78,8 +87,9 @@ class Profiler:
         began, started_at = self._clock.monotonic(), self._clock.utc_iso()
         bench = self._bench(request)
         planned = plan_launch(request, f"profile-{secrets.token_hex(4)}")
+        prior, prior_notes = await self._prior(request, planned, progress)
         progress(Progress("starting", f"starting an engine for {request.model.spec.name}"))
-        sweep = Sweep(bench, request, planned, prior=prior_of(request, planned), tell=progress)
+        sweep = Sweep(bench, request, planned, prior=prior, tell=progress)
         run = _Run(request, planned)
         await sweep_through(sweep, bench, planned, checkpoint_for=run.open, tell=progress)
         assert sweep.report is not None  # trials were measured
@@ -91,7 +101,7 @@ class Profiler:
             done=sweep.done,
             started_at=started_at,
             duration_seconds=0.0,
-            notes=(*sweep.notes, *_host_notes(request)),
+            notes=(*prior_notes, *sweep.notes, *_host_notes(request)),
         )
         measured = await _confirmed(
             bench, measured, run, elapsed=sweep.elapsed_seconds, tell=progress
@@ -101,9 +111,24 @@ class Profiler:
             duration_seconds=self._clock.monotonic() - began,
             notes=(*measured.notes, *note_of(run.checkpoint)),
         )
-        profile = build_profile(measured)
-        run.checkpoint.remove()
-        return profile
+        return build_profile(measured)
+
+    async def _prior(
+        self, request: ProfileRequest, planned: ProfileLaunch, tell: Tell
+    ) -> tuple[Prior | None, tuple[str, ...]]:
+        """What the search begins from, and a note where it had to assume what the CPU reaches."""
+        simulated = request.model.spec.engine_kind == "simulated"  # it has a speed of its own
+        if request.device.kind is not DeviceKind.CPU or simulated or self._cpu_figures is None:
+            return prior_of(request, planned), ()
+        tell(Progress("starting", "measuring what the CPU reaches"))
+        try:
+            figures = await asyncio.to_thread(self._cpu_figures, request.device)
+        except PartitiondError as error:
+            reason = error.message.splitlines()[0]
+            return prior_of(request, planned), (
+                f"the search began from assumed CPU figures: {reason}",
+            )
+        return prior_of(request, planned, figures), ()
 
     def _bench(self, request: ProfileRequest) -> Bench:
         return Bench(
@@ -114,6 +139,7 @@ class Profiler:
             start_deadline_seconds=self._start_deadline,
             stop_grace_seconds=self._stop_grace,
             device_used_bytes=self._device_used_bytes,
+            stall_seconds=self._stall_seconds,
         )
 
 
@@ -171,8 +197,16 @@ def _aim(measured: Measured) -> Aim | None:
     return aim_of(point, found.knee.best_output_tokens_per_s, found.knee.batch)
 
 
-def prior_of(request: ProfileRequest, planned: ProfileLaunch) -> Prior | None:
-    """What a roofline expects of this engine, for a search that wants to start well."""
+def prior_of(
+    request: ProfileRequest, planned: ProfileLaunch, figures: CpuFigures | None = None
+) -> Prior | None:
+    """What a roofline expects of this engine, for a search that wants to start well.
+
+    Args:
+        request: what is to be measured.
+        planned: the engine it is measured on.
+        figures: what was measured of a CPU device; None assumes it.
+    """
     spec = request.model.spec
     try:
         return (
@@ -186,6 +220,7 @@ def prior_of(request: ProfileRequest, planned: ProfileLaunch) -> Prior | None:
                 quantization=spec.engine.quantization,
                 kv_cache_dtype=spec.engine.kv_cache_dtype,
                 max_num_batched_tokens=step_tokens(spec.engine, planned.max_batch),
+                figures=figures,
             )
             or None
         )

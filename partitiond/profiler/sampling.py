@@ -95,15 +95,18 @@ class Sampler:
 
     async def stop(self) -> None:
         """End; called when the window has closed, or will never."""
-        if self._opening is not None:
-            opened_at, window = await self._opening
+        try:
+            if self._opening is not None:
+                opened_at, window = await self._opening
+                self.telemetry = await window.close()
+                self.telemetry_seconds = self._bench.clock.monotonic() - opened_at
+        finally:
+            # Whatever the device's source did, nothing scrapes an engine whose trial is over.
             self._opening = None
-            self.telemetry = await window.close()
-            self.telemetry_seconds = self._bench.clock.monotonic() - opened_at
-        if self._scraping is not None:
-            self._scraping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._scraping
+            if self._scraping is not None:
+                self._scraping.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._scraping
 
     async def samples(self) -> EngineSamples:
         """What the engine said; one more scrape for the counters of the window's requests."""

@@ -16,7 +16,14 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
-from loadgen import ClosedLoopResult, LoadAbortedError, Outcome, Samples, WindowRule, closed_loop
+from loadgen import (
+    ClosedLoopResult,
+    LoadAbortedError,
+    Samples,
+    WindowRule,
+    closed_loop,
+    saturation,
+)
 from loadgen.connection import now
 from loadgen.statistics import TokenTimeline, throughput
 from loadgen.window import WindowState
@@ -34,6 +41,7 @@ from partitiond.profiler.arrangement import (
 )
 from partitiond.profiler.bench import Bench, Running
 from partitiond.profiler.load import load_of
+from partitiond.profiler.trial import require_no_failures
 
 PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 WINDOW_E2EL: Final = 2.0
@@ -52,10 +60,11 @@ class CommonWindow:
         output_tokens_per_s, half_widths: of each, with 95 % half-widths by batch means.
         samples: latencies that became known inside the window.
         batches: requests in flight at each.
-        preemptions: of all of them, while under load.
+        preemptions: of all of them, while under load; engines that did not tell are left out.
         telemetry: of the device, and the CPU time of the replicas' processes.
         idle_cores: CPU time per second of engines that were up without load; None unknown.
         instrument_cpu: share of one core that the load generator used.
+        saturated: why its figures cannot be trusted; empty where they can.
     """
 
     seconds: float
@@ -67,6 +76,7 @@ class CommonWindow:
     telemetry: Telemetry | None = None
     idle_cores: float | None = None
     instrument_cpu: float = 0.0
+    saturated: tuple[str, ...] = ()
 
     @property
     def total_output_tokens_per_s(self) -> float:
@@ -223,11 +233,13 @@ async def _window(
         gate.closed.set()
         said, said_idle = await asyncio.gather(*watchers)
     finally:
+        # One that listens closes its window while it is cancelled: not after the engines are gone.
         for watcher in watchers:
             watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
     return dataclasses.replace(
         common_window(results),
-        preemptions=round(await _preemptions(bench, loaded) - before),
+        preemptions=preempted(before, await _preemptions(bench, loaded)),
         telemetry=said,
         idle_cores=said_idle.cores_used if said_idle is not None else None,
     )
@@ -248,14 +260,26 @@ async def _watch(bench: Bench, engines: Sequence[_Up], gate: _Gate) -> Telemetry
     return said
 
 
-async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> float:
-    """Preempted requests so far, of all of them; an engine too busy to answer counts 0."""
-    total = 0.0
+async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> list[float | None]:
+    """Preempted requests of each so far; None of one that does not answer or does not count."""
+    counts: list[float | None] = []
     for up in engines:
+        metrics: Mapping[str, float] = {}
         with contextlib.suppress(EngineError):
             metrics = (await bench.engines.report(up.running.handle)).metrics
-            total += next((metrics[name] for name in PREEMPTIONS if name in metrics), 0.0)
-    return total
+        counts.append(next((metrics[name] for name in PREEMPTIONS if name in metrics), None))
+    return counts
+
+
+def preempted(before: Sequence[float | None], after: Sequence[float | None]) -> int:
+    """Requests preempted between two readings, of the engines that told both."""
+    return round(
+        math.fsum(
+            last - first
+            for first, last in zip(before, after, strict=True)
+            if first is not None and last is not None
+        )
+    )
 
 
 async def _load_all(
@@ -277,6 +301,7 @@ async def _load_all(
                 load,
                 concurrency=up.started.batch,
                 window=_Together(min_seconds=seconds, gate=gate),
+                stall_seconds=bench.first_stall_seconds,
                 on_opened=gate.one_is_steady,
             )
         except LoadAbortedError as error:
@@ -296,19 +321,9 @@ async def _load_all(
     for up in loaded:
         work = bench.while_alive(up.running, f"the windows of {arrangement.name}", work)
     results = await work
-    _require_no_errors(arrangement, results)
+    for result in results:
+        require_no_failures(result.records, f"in {arrangement.name}")
     return results
-
-
-def _require_no_errors(arrangement: Arrangement, results: Sequence[ClosedLoopResult]) -> None:
-    bad = {Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED}
-    failed = [r for result in results for r in result.records if r.outcome in bad]
-    if failed:
-        raise EngineError(
-            f"{arrangement.name}: {len(failed)} requests failed, the first with: "
-            f"{failed[0].error}.",
-            hint="A window with failed requests measures nothing; see the engine's log.",
-        )
 
 
 def common_window(results: Sequence[ClosedLoopResult]) -> CommonWindow:
@@ -324,6 +339,7 @@ def common_window(results: Sequence[ClosedLoopResult]) -> CommonWindow:
         batches=tuple(result.concurrency for result in results),
         # One thread drives all loops, so each of them says what all of them cost.
         instrument_cpu=max(result.cpu_share for result in results),
+        saturated=next((s for r in results if (s := saturation(r.instrument))), ()),
     )
 
 

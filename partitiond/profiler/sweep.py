@@ -1,14 +1,15 @@
 """The trials of one profile: what the search asks for, on one engine that is up.
 
-An engine that ends during a trial is started again, with the batch that ended it as the new
-bound, and the sweep goes on. Finished trials of an earlier run are replayed into the search.
+An engine that ends or hangs during a trial is started again, with the batch that did it as the new
+bound, and the sweep goes on. A trial whose instrument was saturated is made again, once. Finished
+trials of an earlier run are replayed into the search.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from loadgen import LiveState, LoadAbortedError
+from loadgen import LiveState, LoadAbortedError, StalledError
 from partitiond.core.errors import EngineError, ExitedError
 from partitiond.core.hardware import DeviceKind
 from partitiond.ports import EngineReport, ProfileRequest, Progress
@@ -26,6 +27,7 @@ from partitiond.profiler.search import (
     propose,
     seconds_left,
 )
+from partitiond.profiler.stall import first_stall_seconds, stall_seconds
 from partitiond.profiler.trial import Death, Trial, run_trial
 
 HALF_WIDTH_SHARE: Final = {DeviceKind.GPU: 0.02, DeviceKind.CPU: 0.05}
@@ -75,6 +77,8 @@ class Sweep:
         self._prior = prior
         self._began = 0.0
         self._restarts = 0
+        self._warm: Visit | None = None
+        self._remeasures = True
         self.steps: list[Trial | Death] = []
         self.notes: list[str] = []
         self.done: Done | None = None
@@ -102,13 +106,14 @@ class Sweep:
 
         Raises:
             ExitedError: the engine ended during a trial.
+            StalledError: it answered no request any more.
         """
         if not self.steps:
             self._replay(saved)
         self.report = self.report or engine.report
         proposal = self._next()
         if isinstance(proposal, NextTrial):
-            await self._trial(engine, warm_up(self._request.min_window_seconds))
+            await self._warm_up(engine)
         while isinstance(proposal, NextTrial):
             await self._bench.until_idle(engine)
             self._keep(await self._step(engine, proposal, checkpoint), checkpoint)
@@ -121,11 +126,36 @@ class Sweep:
     async def _step(self, engine: Running, proposal: NextTrial, checkpoint: Checkpoint) -> Trial:
         began = self._bench.clock.monotonic()
         try:
-            return await self._trial(engine, proposal)
-        except ExitedError as error:
+            trial = await self._trial(engine, proposal)
+            return await self._again(engine, trial) if trial.saturated else trial
+        except (ExitedError, StalledError) as error:
             seconds = self._bench.clock.monotonic() - began
-            self._keep(Death(proposal, seconds, _first_line(error)), checkpoint)
+            self._keep(Death(proposal, seconds, _reason(error)), checkpoint)
             raise
+
+    async def _again(self, engine: Running, trial: Trial) -> Trial:
+        """The trial once more; not where that did not help before, or takes more time than is left.
+
+        A host without a core for the load generator saturates it in every trial.
+        """
+        limit = self._request.time_limit_seconds
+        late = limit is not None and self.elapsed_seconds + trial.seconds > limit
+        if late or not self._remeasures:
+            return trial
+        await self._bench.until_idle(engine)
+        again = await self._trial(engine, trial.proposal)
+        self._remeasures = not again.saturated
+        if not again.saturated:
+            self.notes.append(f"batch {trial.batch} was measured again: {trial.saturated[0]}")
+        return again
+
+    async def _warm_up(self, engine: Running) -> None:
+        proposal = warm_up(self._request.min_window_seconds)
+        output_tokens = self._request.model.spec.workload.moments.o
+        silence = first_stall_seconds(
+            proposal.batch, output_tokens, self._prior, self._bench.stall_seconds
+        )
+        self._warm = (await self._trial(engine, proposal, silence)).visit
 
     def survives(self, error: EngineError | LoadAbortedError) -> bool:
         """Whether a new engine should go on below the batch that ended the last one.
@@ -135,8 +165,8 @@ class Sweep:
         Raises:
             EngineError: nothing worth keeping was measured.
         """
-        reason = _first_line(error)
-        died = isinstance(error, ExitedError) and bool(self.deaths)
+        reason = _reason(error)
+        died = isinstance(error, ExitedError | StalledError) and bool(self.deaths)
         if died and self._restarts < MAX_RESTARTS and self._limits().max_batch > 0:
             self._restarts += 1
             self.notes.append(f"started again below the batch that ended the engine: {reason}")
@@ -175,7 +205,13 @@ class Sweep:
     def _visits(self) -> list[Visit]:
         return [step.visit for step in self.steps]
 
-    async def _trial(self, engine: Running, proposal: NextTrial) -> Trial:
+    def _silence(self, batch: int) -> float:
+        seen = [*self._visits(), *([self._warm] if self._warm is not None else [])]
+        return stall_seconds(batch, seen, self._bench.stall_seconds)
+
+    async def _trial(
+        self, engine: Running, proposal: NextTrial, silence: float | None = None
+    ) -> Trial:
         return await self._bench.while_alive(
             engine,
             f"the trial with {proposal.batch} in flight",
@@ -186,6 +222,7 @@ class Sweep:
                 proposal,
                 half_width_share=self._half_width_share,
                 slo=self._request.model.spec.slo,
+                stall_seconds=self._silence(proposal.batch) if silence is None else silence,
                 progress=lambda state: self._show(proposal, state),
             ),
         )
@@ -232,5 +269,6 @@ async def sweep_through(
         return
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _reason(error: Exception) -> str:
+    line = str(error).splitlines()[0]
+    return f"stalled: {line}" if isinstance(error, StalledError) else line

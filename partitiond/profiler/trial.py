@@ -14,6 +14,7 @@ from loadgen import (
     Samples,
     WindowRule,
     closed_loop,
+    saturation,
 )
 from loadgen import Slo as LoadSlo
 from loadgen import Workload as Load
@@ -24,10 +25,13 @@ from partitiond.core.spec import Slo
 from partitiond.profiler.bench import Bench, Running
 from partitiond.profiler.sampling import EngineSamples, Sampler, summarise_engine
 from partitiond.profiler.search import NextTrial, Visit
+from partitiond.profiler.stall import E2EL_FACTOR
 
 REQUEST_SECONDS: Final = 3600.0
 """Limit of one request: a slow device at a large batch takes minutes, a dead engine is seen by
-its process."""
+its process, and a hung one by its silence (`profiler.stall`)."""
+
+FAILED: Final = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Trial:
             (0 and 0 without one).
         telemetry, telemetry_seconds: what the device said, and for how long it was asked.
         peak_bytes: peak memory of the engine up to the trial's end.
+        saturated: why the load generator's figures cannot be trusted; empty where they can.
     """
 
     proposal: NextTrial
@@ -65,6 +70,7 @@ class Trial:
     telemetry: Telemetry | None = None
     telemetry_seconds: float = 0.0
     peak_bytes: int = 0
+    saturated: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -131,6 +137,7 @@ async def run_trial(
     *,
     half_width_share: float,
     slo: Slo | None = None,
+    stall_seconds: float | None = None,
     progress: Callable[[LiveState], None] | None = None,
 ) -> Trial:
     """Hold `proposal.batch` requests in flight and measure one window.
@@ -143,13 +150,17 @@ async def run_trial(
         half_width_share: the window closes once the interval is at most this share, unless the
             proposal says how narrow it must be.
         slo: what good requests are counted against.
+        stall_seconds: silence from which the engine is taken as hung; None where nobody knows how
+            fast it is.
         progress: called a few times a second.
 
     Raises:
-        LoadAbortedError: request after request failed.
-        EngineError: requests failed inside the window.
+        LoadAbortedError: request after request failed, or (StalledError) none got a token.
+        EngineError: requests failed, inside the window or before it.
     """
     began = time.perf_counter()
+    if stall_seconds is None:
+        stall_seconds = max(bench.first_stall_seconds, E2EL_FACTOR * proposal.expected_seconds)
     sampler = Sampler(bench, engine)
     try:
         result = await closed_loop(
@@ -162,12 +173,13 @@ async def run_trial(
                 half_width_share=proposal.half_width_share or half_width_share,
             ),
             timeout_seconds=REQUEST_SECONDS,
+            stall_seconds=stall_seconds,
             progress=progress,
             on_opened=sampler.start,
         )
     finally:
         await sampler.stop()
-    _require_no_errors(result, proposal.batch)
+    require_no_failures(result.records, f"with {proposal.batch} in flight")
     trial = _trial_of(proposal, result, slo)
     return dataclasses.replace(
         trial,
@@ -197,6 +209,7 @@ def _trial_of(proposal: NextTrial, result: ClosedLoopResult, slo: Slo | None) ->
         prompt_tokens=prompt_tokens(result),
         ended=ended,
         good=good,
+        saturated=saturation(result.instrument),
     )
 
 
@@ -236,14 +249,18 @@ def prompt_tokens(result: ClosedLoopResult) -> int:
     )
 
 
-def _require_no_errors(result: ClosedLoopResult, batch: int) -> None:
-    failed = [
-        r for r in result.records if r.outcome in {Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED}
-    ]
+def require_no_failures(records: Sequence[Record], doing: str) -> None:
+    """Refuse what was seen while requests failed: an engine that fails some serves the others
+    faster, so neither throughput nor latency of that window is one that anybody would get.
+
+    Raises:
+        EngineError: some failed; cut off at the end of a loop is not failed.
+    """
+    failed = [record for record in records if record.outcome in FAILED]
     if failed:
         raise EngineError(
-            f"{len(failed)} of {len(result.records)} requests failed with {batch} in flight, "
-            f"the first with: {failed[0].error}.",
-            hint="A trial with failed requests measures nothing; see the engine's log.",
-            facts={"batch": batch, "failed": len(failed), "status": failed[0].status},
+            f"{len(failed)} of {len(records)} requests failed {doing}, "
+            f"the first with: {failed[0].error or failed[0].outcome}.",
+            hint="A window with failed requests measures nothing; see the engine's log.",
+            facts={"failed": len(failed), "status": failed[0].status},
         )

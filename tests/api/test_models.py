@@ -304,6 +304,7 @@ async def test_a_patch_changes_shape_variants_and_point(http: httpx.AsyncClient)
         ({"variants": [{"name": "a", "engine": {"extra_args": ["--port"]}}]}, "--port"),
         ({"variants": [{"name": "a", "model": "./x"}]}, "relative"),
         ({"variants": [{"name": "a", "colour": "red"}]}, "colour"),
+        ({"variants": [{"name": "a", "engine": {"max_model_len": 64}}]}, "context of 64"),
     ],
 )
 async def test_what_is_wrong_with_lengths_variants_and_points_is_said(
@@ -317,7 +318,7 @@ async def test_what_is_wrong_with_lengths_variants_and_points_is_said(
 async def test_a_profile_job_takes_its_options(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    await register(http)
+    await register(http, variants=[{"name": "fp8", "engine": {"quantization": "fp8"}}])
     body = {
         "variant": "fp8",
         "workload": {"pairs": [[10, 4]]},
@@ -337,3 +338,31 @@ async def test_a_profile_job_takes_its_options(
     assert service.asked[1] == asked
     wrong = {"workload": {"shape": "trace"}}
     assert (await http.post("/models/opt-125m/profile", json=wrong)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"variant": "fp8"}, "lists no variant"),
+        ({"memory_bytes": 0}, "memory_bytes"),
+        ({"max_num_batched_tokens": 10**12}, "max_num_batched_tokens"),
+    ],
+)
+async def test_a_profile_that_could_only_fail_is_refused_before_it_is_a_job(
+    http: httpx.AsyncClient, service: FakeService, body: dict[str, Any], says: str
+) -> None:
+    await register(http)
+    answer = await http.post("/models/opt-125m/profile", json=body)
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+    assert service.asked == []
+
+
+async def test_a_change_cannot_make_requests_too_long_for_a_variant(
+    http: httpx.AsyncClient,
+) -> None:
+    await register(http, variants=[{"name": "short", "engine": {"max_model_len": 800}}])
+    longer = {"workload": {"prompt_tokens": 900}}
+    answer = await http.patch("/models/opt-125m", json=longer)
+    assert answer.status_code == 422
+    assert "short" in answer.json()["detail"]

@@ -1,5 +1,7 @@
 """Bad input: one clear message, a hint, the right exit status, never a traceback."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -171,3 +173,34 @@ def test_numbers_that_are_none(cli: Cli, arguments: tuple[str, ...]) -> None:
     result = cli(*arguments)
     refused(result, 2, "finite number")
     assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--memory", "much"), ("not a size", "6GiB")),
+        (("--memory", "0"), ("above 0",)),
+        (("--max-num-batched-tokens", "0"), ("greater than or equal to 16",)),
+        (("--variant", "int4-awq"), ("what the variant 'int4-awq'", "--quantization")),
+    ],
+)
+def test_what_cannot_be_profiled_is_said_before_anything_starts(
+    cli: Cli, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    simulated = ("--engine-kind", "simulated", "--weights", "dummy")
+    result = cli("profile", "opt-125m", *simulated, *arguments)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in " ".join(result.err.split())
+
+
+def test_a_full_disk_is_said_in_words() -> None:
+    command = [sys.executable, "-m", "partitiond", "models", "catalog", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    assert "Free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -65,3 +65,10 @@ def test_an_unknown_name_says_what_to_do() -> None:
     with pytest.raises(NotFoundError) as caught:
         run("gpt-9")
     assert "models catalog" in caught.value.hint
+
+
+def test_a_search_that_finds_nothing_says_so() -> None:
+    result = RUNNER.invoke(app, ["models", "catalog", "--find", "no-such-name"])
+    assert "parameters" not in result.stdout
+    assert "No name in the catalog has 'no-such-name' in it." in result.output
+    assert json.loads(run("--find", "no-such-name", "--json")) == []

@@ -194,3 +194,96 @@ def test_a_missing_file_is_refused(cli: Cli, tmp_path: Path) -> None:
     result = cli("transfer", tmp_path / "none.json")
     assert result.code == 2
     assert "none.json" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--hardware", "a100-40gb:1g.5gb", "--mig", "2g.10gb"), ("Give one of them",)),
+        ((*A100, "--max-model-len", 10), ("requests of up to 768", "leave the context out")),
+        ((*A100, "--max-model-len", 10**6), ("2048 tokens of context", "768 to 2048")),
+    ],
+)
+def test_options_that_contradict_each_other(
+    cli: Cli, arguments: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    result = cli("estimate", "opt-1.3b", *arguments)
+    assert result.code == 2
+    assert all(word in result.err for word in words)
+
+
+def test_what_does_not_fit_says_how_far_it_is_from_it(cli: Cli) -> None:
+    result = cli("estimate", "opt-13b", "--hardware", "l4")
+    assert result.code == 0
+    assert "not even one request fits: it needs" in result.out
+    assert "batch   tok/s" not in result.out
+
+
+def test_two_names_of_a_device_are_one_row(cli: Cli) -> None:
+    devices = cli("estimate", "opt-1.3b", "--compare", "l4, l4-24gb,L4", "--json").json["devices"]
+    assert [device["hardware"] for device in devices] == ["l4-24gb"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"a100-40gb:1g.5gb" = 1', ("MIG slice", "one a100-40gb costs")),
+        ("l4 = 1\nl4-24gb = 2", ("l4-24gb has two prices",)),
+    ],
+)
+def test_prices_are_of_whole_devices_once(
+    cli: Cli, tmp_path: Path, text: str, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(f"[price_per_hour]\n{text}\n")
+    result = cli("estimate", "opt-1.3b", "--compare", "l4", "--prices", file)
+    assert result.code == 2
+    assert all(word in result.err for word in words)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["a folder", "no text"])
+def test_prices_that_cannot_be_read(cli: Cli, tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "prices.toml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    result = cli("estimate", "opt-1.3b", "--compare", "l4", "--prices", file)
+    assert result.code == 2
+    assert "Errno" not in result.err
+
+
+def measured_file(tmp_path: Path) -> Path:
+    path = tmp_path / "measured.json"
+    path.write_text(to_json(source(subject(size=cores(1))).profile))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--prompt-tokens", 0), ("prompt_tokens must be between",)),
+        (("--memory", "0"), ("above 0",)),
+        (("--memory", "much"), ("not a size",)),
+    ],
+)
+def test_nothing_is_not_the_same_as_not_given(
+    cli: Cli, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    result = cli("transfer", measured_file(tmp_path), *arguments)
+    assert result.code == 2
+    assert all(word in result.err for word in words)
+
+
+def test_a_profile_is_not_predicted_from_itself(cli: Cli, tmp_path: Path) -> None:
+    path = measured_file(tmp_path)
+    result = cli("transfer", path, path)
+    assert result.code == 2
+    assert "given twice" in result.err
+
+
+def test_what_is_neither_file_nor_known_says_both(cli: Cli, tmp_path: Path) -> None:
+    result = cli("transfer", "measured")
+    assert result.code == 5
+    assert "no file measured" in result.err
+    assert "partitiond serve" in result.err
+    folder = cli("profiles", "diff", tmp_path, measured_file(tmp_path))
+    assert folder.code == 2
+    assert "directory" in folder.err

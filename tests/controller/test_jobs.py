@@ -153,10 +153,14 @@ async def test_after_a_restart_running_jobs_have_failed_and_waiting_ones_wait_on
     await after.queue.close()
 
 
-async def test_a_job_that_a_shutdown_ends_is_interrupted(desk: Desk) -> None:
+async def test_a_job_that_a_shutdown_ends_is_interrupted_and_says_how_to_go_on(
+    desk: Desk,
+) -> None:
     job = await desk.submit("a")
     await desk.queue.close()
-    assert desk.store.job(job.id).error == INTERRUPTED
+    error = desk.store.job(job.id).error
+    assert error == INTERRUPTED
+    assert "Ask for it again: it resumes with the trials" in error
 
 
 def job(number: int, subject: str, state: JobState, error: str = "") -> Job:

@@ -26,6 +26,7 @@ from partitiond.core.spec import (
     Variant,
     Weights,
 )
+from partitiond.core.units import parse_bytes
 from partitiond.core.workload import Workload
 from partitiond.devices.fake import fake_cpu
 from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
@@ -182,3 +183,25 @@ def test_equal_requests_share_a_checkpoint_and_others_do_not() -> None:
     found = {request(options).checkpoint for options in others}
     assert len(found) == len(others)
     assert same not in found
+
+
+def test_the_command_names_the_memory_that_was_used() -> None:
+    """What is free decides the largest batch; another host must not take what is free there."""
+    made = request(ProfileOptions())
+    assert f"--memory {2**33}" in made.command
+    assert parse_bytes(str(2**33)) == 2**33
+
+
+def test_other_free_memory_goes_on_from_the_same_checkpoint() -> None:
+    form = measured_spec(SPEC, ProfileOptions())
+    model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
+    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"))
+
+    def path(options: ProfileOptions, memory_bytes: int) -> Path | None:
+        return profile_request(
+            model, fake_cpu(cores=4), options, defaults, cores=(0, 1), memory_bytes=memory_bytes
+        ).checkpoint
+
+    assert path(ProfileOptions(), 2**33) == path(ProfileOptions(), 2**33 - 4096)
+    asked = {path(ProfileOptions(memory_bytes=size), size) for size in (2**33, 2**32)}
+    assert len(asked) == 2

@@ -37,6 +37,7 @@ def test_a_profile_speaks_only_for_the_model_as_it_is_registered() -> None:
         spec("b"),
         dataclasses.replace(model, workload=Workload(128, 32)),
         dataclasses.replace(model, engine=EngineOptions(dtype="float32")),
+        dataclasses.replace(model, engine=EngineOptions(quantization="fp8")),
         dataclasses.replace(model, weights=Weights.DUMMY),
         dataclasses.replace(model, engine_kind="simulated"),
         dataclasses.replace(model, source=ModelSource(SourceKind.FOLDER, "/models/other")),

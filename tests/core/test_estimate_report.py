@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from partitiond.core.comparison import cheapest, compare
 from partitiond.core.errors import SpecError
 from partitiond.core.estimate_report import EstimateReport, Question, estimate_report
-from partitiond.core.hardware import HARDWARE, SharingMode, find_hardware
+from partitiond.core.hardware import HARDWARE, SharingMode, cpu_hardware, find_hardware
 from partitiond.core.partition import PartitionSize
 from partitiond.core.prices import cost_per_million, prices_from
 from partitiond.core.profile import LimitedBy
@@ -175,6 +175,12 @@ def test_prices_that_make_no_sense_are_refused(table: dict[str, object]) -> None
     with pytest.raises(SpecError) as refused:
         prices_from(table)
     assert refused.value.hint
+
+
+def test_this_hosts_cpu_has_a_price_by_its_short_name() -> None:
+    prices = prices_from({"price_per_hour": {"cpu": 0.1}})
+    assert prices.of(cpu_hardware("cpu-test-8c", 8, 32 * 1024**3)) == 0.1
+    assert prices.of(HARDWARE["l4-24gb"]) is None
 
 
 def test_no_tokens_have_no_cost() -> None:

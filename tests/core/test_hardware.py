@@ -28,6 +28,7 @@ FIGURES = CpuFigures("EPYC", 4, 1, 20e9, 50e9, 1e11, 4e11, True, "2026-01-01T00:
         (" h100 ", "h100-80gb"),
         ("h200", "h200-141gb"),
         ("b200", "b200-180gb"),
+        ("a100-pcie-40gb", "a100-pcie-40gb"),
         ("a10", "a10-24gb"),
         ("l40s", "l40s-48gb"),
     ],
@@ -36,6 +37,24 @@ def test_short_names_find_the_common_form(text: str, key: str) -> None:
     spec, slice_of = find_hardware(text)
     assert spec.key == key
     assert slice_of is None
+
+
+def test_a_name_with_a_size_never_finds_a_gpu_of_another_size() -> None:
+    for spec in HARDWARE.values():
+        sold = f"{spec.sold_bytes // GIB}gb"
+        for name in (spec.key, *spec.aliases):
+            assert not name.endswith("gb") or name.endswith(f"-{sold}")
+    with pytest.raises(SpecError) as refused:
+        find_hardware("b200-192gb")
+    assert "b200-180gb" in refused.value.hint
+
+
+def test_cards_draw_less_than_modules() -> None:
+    for card, module in (("a100-pcie-40gb", "a100-40gb"), ("a100-pcie-80gb", "a100-80gb")):
+        drawn, most = HARDWARE[card].tdp_watts, HARDWARE[module].tdp_watts
+        assert drawn is not None
+        assert most is not None
+        assert drawn < most
 
 
 def test_no_name_stands_for_two_kinds() -> None:

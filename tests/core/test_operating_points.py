@@ -21,12 +21,14 @@ def point(
     goodput: float | None = None,
     joules: float | None = None,
     limited: bool = False,
+    attainment: float | None = None,
 ) -> OperatingPoint:
     same = Latency(tpot, tpot, tpot, 2 * tpot)
     first = Latency(0.1, 0.1, 0.1, 0.1)
     return OperatingPoint(
         batch, rate, 1.0, rate / 32, first, same, same, first, batch * 10, Bytes(1000 + batch),
         kv_limited=limited, goodput_req_per_s=goodput, joules_per_output_token=joules,
+        attainment=attainment,
     )  # fmt: skip
 
 
@@ -97,6 +99,21 @@ def test_an_slo_that_nothing_holds_has_no_point() -> None:
 def test_a_stricter_quantile_looks_at_p99() -> None:
     assert holds_slo(point(1, 50, tpot=0.03), Slo(1.0, 0.04, 0.95))
     assert not holds_slo(point(1, 50, tpot=0.03), Slo(1.0, 0.04, 0.99))
+
+
+def test_an_slo_is_held_by_the_share_of_requests_within_both_bounds() -> None:
+    """Each p95 is within its bound, but other requests miss each: 92 % hold both."""
+    missed = point(8, 100, tpot=0.03, attainment=0.92)
+    assert holds_slo(missed, SLO)
+    assert not holds_slo(missed, SLO, counted=SLO)
+    assert holds_slo(missed, dataclasses.replace(SLO, quantile=0.9), counted=SLO)
+    assert holds_slo(missed, SLO, counted=Slo(9.0, 9.0))
+    made = profile(point(1, 50, attainment=0.99), missed, slo=SLO)
+    for name in (PointName.DEFAULT, PointName.SLO, PointName.THROUGHPUT):
+        assert batch(made, name, SLO) == 1
+    # The percentiles say no, and yet enough requests are within both.
+    enough = point(8, 100, tpot=0.05, attainment=0.95)
+    assert holds_slo(enough, SLO, counted=SLO)
 
 
 @given(

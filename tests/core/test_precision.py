@@ -1,18 +1,25 @@
 """What an engine does to weights and cache while it loads them."""
 
 import dataclasses
+import typing
 
 import pytest
 
+from partitiond.api.parts import EngineBody, Quantization
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import HARDWARE
+from partitiond.core.hardware import HARDWARE, SharingMode
+from partitiond.core.partition import PartitionSize
 from partitiond.core.precision import (
+    LOAD_QUANTISATIONS,
+    QUANTIZATIONS,
     as_loaded,
     dtype_on,
     with_dtype,
     with_kv_cache_dtype,
     with_quantization,
 )
+from partitiond.core.roofline import rates
+from partitiond.core.spec import EngineOptions
 from partitiond.models.catalog import CATALOG
 
 OPT = CATALOG["opt-1.3b"].architecture
@@ -22,7 +29,16 @@ def test_nothing_asked_changes_nothing() -> None:
     assert as_loaded(OPT) == OPT
 
 
-@pytest.mark.parametrize(("name", "width"), [("fp8", 1.0), ("bitsandbytes", 0.5625)])
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("fp8", 1.0),
+        ("fp8_per_tensor", 1.0),
+        ("fp8_per_block", 1.000244140625),
+        ("fp8_per_channel", 1.0),
+        ("bitsandbytes", 0.5625),
+    ],
+)
 def test_matrices_shrink_and_embeddings_do_not(name: str, width: float) -> None:
     found = with_quantization(OPT, name)
     kept = OPT.parameters - OPT.linear_parameters
@@ -30,8 +46,33 @@ def test_matrices_shrink_and_embeddings_do_not(name: str, width: float) -> None:
     assert found.kv_bytes_per_token == OPT.kv_bytes_per_token
 
 
-def test_experts_int8_leaves_a_model_without_experts_as_it_is() -> None:
-    assert with_quantization(OPT, "experts_int8").weights_bytes == OPT.weights_bytes
+@pytest.mark.parametrize("name", ["experts_int8", "int8_per_channel_weight_only"])
+def test_ways_for_experts_quantise_nothing_else(name: str) -> None:
+    assert with_quantization(OPT, name).weights_bytes == OPT.weights_bytes
+    sparse = next(e.architecture for e in CATALOG.values() if e.architecture.expert_parameters)
+    found = with_quantization(sparse, name)
+    assert found.weights_bytes == sparse.weights_bytes - sparse.expert_parameters
+
+
+@pytest.mark.parametrize("name", sorted(LOAD_QUANTISATIONS))
+def test_every_way_can_be_asked_for_and_estimated(name: str) -> None:
+    assert EngineOptions(quantization=name).quantization == name
+    assert with_quantization(OPT, name).weights_bytes <= OPT.weights_bytes
+    assert EngineBody(quantization=name).quantization == name
+
+
+def test_the_api_takes_no_other_words_than_the_core() -> None:
+    assert set(typing.get_args(Quantization)) == set(QUANTIZATIONS)
+    with pytest.raises(SpecError, match="fp8_per_block"):
+        EngineOptions(quantization="int3")
+
+
+def test_fp8_arithmetic_counts_where_the_hardware_has_it() -> None:
+    whole = PartitionSize(SharingMode.WHOLE, 1, 100)
+    for name, how in LOAD_QUANTISATIONS.items():
+        faster = rates(HARDWARE["h100-80gb"], whole, quantization=name)
+        plain = rates(HARDWARE["h100-80gb"], whole)
+        assert (faster != plain) is how.fp8_arithmetic, name
 
 
 def test_weights_that_are_quantised_already_are_not_quantised_again() -> None:

@@ -13,6 +13,7 @@ from partitiond.core.interference import (
     DERATE_FROM,
     KAPPA_STEPS,
     Single,
+    busy_share,
     fit_sharing,
     pair_derate,
     pair_errors,
@@ -123,6 +124,26 @@ def test_telemetry_says_u_where_it_is_exposed() -> None:
         run(2, 1600, SharingMode.CORES, telemetry=cpu),
     ]
     assert fit_sharing(runs).busy == pytest.approx(1000 / 1600)
+
+
+def test_a_mode_shares_what_it_shares() -> None:
+    seen = Telemetry("nvml-gpm", gpu_util=0.9, sm_activity=0.2, dram_activity=0.35)
+    assert busy_share(SharingMode.MEMORY, seen) == 0.9
+    assert busy_share(SharingMode.MPS, seen) == 0.35
+    assert busy_share(SharingMode.CORES, seen) is None
+    assert busy_share(SharingMode.MPS, Telemetry("nvml", gpu_util=0.9)) is None
+    assert busy_share(SharingMode.MPS, None) is None
+
+
+def test_a_crowd_is_compared_with_one_at_its_own_batch() -> None:
+    """Two at 256 each and four at 128 each lose nothing; one alone at 128 is slower than at 256."""
+    batch = {1: 256, 2: 256, 4: 128}
+    runs = [
+        dataclasses.replace(run(n, total, SharingMode.MPS), batch_each=batch[n])
+        for n, total in ((1, 1000.0), (2, 2000.0), (4, 2400.0))
+    ]
+    runs.append(dataclasses.replace(run(1, 600, SharingMode.MPS), batch_each=128))
+    assert fit_sharing(runs).kappa == 0
 
 
 def test_on_a_cpu_only_engines_of_one_size_are_compared() -> None:

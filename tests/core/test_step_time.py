@@ -123,3 +123,21 @@ def test_any_points_give_steps_that_take_time(found: list[tuple[int, float]]) ->
     assert round_seconds(step, CHAT, 1) > 0
     missed = errors(step, [(batch, CHAT, rate) for batch, rate in found])
     assert step.residual_share == pytest.approx((sum(e * e for e in missed) / len(missed)) ** 0.5)
+
+
+def test_a_glance_weighs_less_than_a_minute() -> None:
+    truth = StepTime(0.01, 0, 2e-4, 0, 0, 0)
+    exact = [s._replace(half_width=0.01 * s.output_tokens_per_s) for s in points(truth, CHAT)]
+    off = exact[2]._replace(output_tokens_per_s=1.3 * exact[2].output_tokens_per_s)
+    glance = off._replace(half_width=0.3 * off.output_tokens_per_s)
+
+    def base_error(sample: StepSample) -> float:
+        found = fit([*exact[:2], sample, *exact[3:]])
+        assert found is not None
+        return abs(found.base_seconds / truth.base_seconds - 1)
+
+    assert base_error(glance) < 0.02
+    assert base_error(off._replace(half_width=exact[2].half_width)) > 0.05
+    # Unknown intervals, and infinite ones, are no obstacle.
+    assert fit([s._replace(half_width=0.0) for s in exact]) is not None
+    assert fit([s._replace(half_width=float("inf")) for s in exact]) is not None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.lengths import lognormal_list
 from partitiond.core.errors import SpecError
 from partitiond.core.footprint import KV_QUANTILE_Z, kv_tokens
 from partitiond.core.lengths import QUANTILES, lognormal_lengths
@@ -51,15 +52,36 @@ def test_independent_lengths_have_the_moments_of_all_their_pairs(
     assert sampled.ooo == pytest.approx(sum(o**3 for _, o in pairs) / count)
 
 
-@given(st.integers(20, 5000), st.floats(0.05, 1.5))
-def test_a_lognormal_keeps_its_mean_and_most_of_its_spread(mean: int, variation: float) -> None:
+@given(st.integers(20, 5000), st.floats(0.1, 1.5))
+def test_a_lognormal_list_has_the_mean_and_the_variation_asked_for(
+    mean: int, variation: float
+) -> None:
     lengths = lognormal_lengths(mean, variation)
     assert len(lengths) == QUANTILES
-    assert statistics.fmean(lengths) == pytest.approx(mean, rel=0.03)
-    # The last 1/64 of the tail is cut off, so wide ones lose some of their spread, never gain.
-    assert statistics.pstdev(lengths) / mean <= variation * 1.05 + 1 / mean
-    assert statistics.pstdev(lengths) / mean >= variation * 0.6 - 1 / mean
+    assert statistics.fmean(lengths) == pytest.approx(mean, rel=0.01)
+    # Whole tokens cannot be finer than themselves: a third of a token is their own spread.
+    assert statistics.pstdev(lengths) / mean == pytest.approx(variation, rel=0.03, abs=0.3 / mean)
     assert list(lengths) == sorted(lengths)
+
+
+@given(st.integers(1, 5000), st.floats(0.05, 50))
+def test_a_lognormal_keeps_its_mean_and_never_falls_below_a_token(
+    mean: int, variation: float
+) -> None:
+    lengths = lognormal_lengths(mean, variation)
+    assert min(lengths) >= 1
+    assert statistics.fmean(lengths) == pytest.approx(mean, rel=0.01, abs=0.1)
+
+
+def test_more_variation_than_a_list_can_have_gives_the_most_it_can() -> None:
+    most = math.sqrt(QUANTILES - 1)
+    lengths = lognormal_lengths(5000, 50.0)
+    assert 0.99 * most < statistics.pstdev(lengths) / statistics.fmean(lengths) <= most
+
+
+@given(st.integers(1, 3000), st.floats(0, 10), st.sampled_from([16, QUANTILES, 1000]))
+def test_the_load_generator_makes_the_same_lists(mean: int, variation: float, count: int) -> None:
+    assert lognormal_list(mean, variation, count=count) == lognormal_lengths(mean, variation, count)
 
 
 @given(

@@ -58,6 +58,7 @@ def test_every_nvml_error_becomes_a_device_error_with_advice(code: int) -> None:
         ("NVIDIA A100-SXM4-40GB", 40960, "a100-40gb"),
         ("NVIDIA A100-SXM4-80GB", 81920, "a100-80gb"),
         ("NVIDIA A100 80GB PCIe", 81920, "a100-pcie-80gb"),
+        ("NVIDIA A100-PCIE-40GB", 40960, "a100-pcie-40gb"),
         ("NVIDIA H100 80GB HBM3", 81559, "h100-80gb"),
         ("NVIDIA H200", 143771, "h200-141gb"),
         ("NVIDIA L4", 23034, "l4-24gb"),

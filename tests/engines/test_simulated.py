@@ -15,6 +15,7 @@ from partitiond import serde
 from partitiond.engines.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.simulated.requests import RefusedError, read_generation
+from partitiond.models.catalog import CATALOG
 from partitiond.ports import EngineHandle
 from partitiond.simulation.steps import StepModel
 from tests.engine_fixtures import short_dir, simulated_launch
@@ -134,15 +135,21 @@ def test_usage_is_sent_only_when_asked() -> None:
     assert asked.include_usage
 
 
-def test_kv_bytes_of_a_token_come_from_the_models_config(tmp_path: Path) -> None:
+def test_kv_bytes_of_a_token_are_those_that_plans_count_with(tmp_path: Path) -> None:
     assert kv_bytes_per_token(tmp_path) == SIMULATED_KV_BYTES_PER_TOKEN
-    config = {
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "hidden_size": 576,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("opt-125m", "smollm2-135m"):
+        entry = CATALOG[name]
+        (tmp_path / "config.json").write_text(json.dumps(dict(entry.config)))
+        assert kv_bytes_per_token(tmp_path) == entry.architecture.kv_bytes_per_token
     assert kv_bytes_per_token(tmp_path) == 2 * 30 * 3 * 64 * 2
-    (tmp_path / "config.json").write_text("{}")
+    assert kv_bytes_per_token(tmp_path, kv_cache_dtype="fp8") == 30 * 3 * 64 * 2
+    assert kv_bytes_per_token(tmp_path, dtype="float32") == 2 * 30 * 3 * 64 * 4
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no json", '{"model_type": "unheard-of"}'])
+def test_a_folder_without_a_config_that_is_known_still_has_a_cache(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.json").write_text(text)
     assert kv_bytes_per_token(tmp_path) == SIMULATED_KV_BYTES_PER_TOKEN
+    assert kv_bytes_per_token(tmp_path, kv_cache_dtype="fp8") == SIMULATED_KV_BYTES_PER_TOKEN // 2

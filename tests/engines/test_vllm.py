@@ -3,15 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import SpecError
+from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
 from partitiond.core.units import GIB
+from partitiond.devices.fake_nvml import FakeGpu, FakeNvml
 from partitiond.engines.capabilities import capabilities_of
+from partitiond.engines.gpu_index import gpu_index
 from partitiond.engines.vllm import (
     ALLOWED_FLAGS,
     check_extra_args,
     command,
     environment,
     memory_fraction,
+    visible_device,
 )
 from tests.engine_fixtures import vllm_launch
 
@@ -101,6 +104,13 @@ def test_what_an_engine_does_not_do_on_a_cpu_is_refused_before_it_starts() -> No
         command(dataclasses.replace(CPU, quantization="fp8"), PYTHON, NEW)
 
 
+def test_what_this_version_cannot_do_to_weights_is_refused_with_the_versions_that_can() -> None:
+    four_bits = dataclasses.replace(GPU, quantization="bitsandbytes")
+    assert flag(command(four_bits, PYTHON, OLD), "--quantization") == "bitsandbytes"
+    with pytest.raises(SpecError, match=r"vLLM 0\.20 to before 0\.28 has it"):
+        command(four_bits, PYTHON, NEW)
+
+
 def test_extra_arguments_come_last_and_only_where_the_version_knows_them() -> None:
     launch = dataclasses.replace(CPU, extra_args=("--max-num-active-seqs", "8"))
     assert command(launch, PYTHON, NEW)[-2:] == ["--max-num-active-seqs", "8"]
@@ -139,6 +149,68 @@ def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
     assert env["CUDA_VISIBLE_DEVICES"] == "0"
     assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
+
+
+UUID = "GPU-8c7c9c30-f12f-20bf-e14e-d3c4c965af32"
+
+
+def no_index(uuid: str) -> int:
+    raise AssertionError("nobody needs it")
+
+
+def test_a_gpu_is_shown_by_uuid_and_to_older_engines_by_its_index() -> None:
+    launch = dataclasses.replace(GPU, visible_device=UUID)
+    assert visible_device(launch, NEW, no_index) == UUID
+    gpus = [FakeGpu(uuid="GPU-other"), FakeGpu(uuid=UUID)]
+    with FakeNvml(gpus).installed() as nvml:
+        assert visible_device(launch, OLD, gpu_index) == "1"
+        assert nvml.initialised == 0
+    assert visible_device(GPU, OLD, no_index) == "0"
+    assert visible_device(CPU, OLD, no_index) == ""
+
+
+def test_a_gpu_that_is_gone_or_a_mig_slice_has_no_index() -> None:
+    with FakeNvml([FakeGpu(uuid="GPU-other")]).installed(), pytest.raises(DeviceError):
+        gpu_index(UUID)
+    sliced = dataclasses.replace(GPU, visible_device="MIG-377e0049-554c-540b-93c6-d0976f8426cb")
+    with pytest.raises(EngineUnavailableError, match="MIG slice"):
+        visible_device(sliced, OLD, no_index)
+
+
+def test_indices_are_counted_as_the_driver_counts(tmp_path: Path) -> None:
+    assert environment(GPU, PYTHON, tmp_path, OLD)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_DEVICE_ORDER" not in environment(CPU, PYTHON, tmp_path, OLD)
+
+
+def test_an_engine_on_a_gpu_finds_cuda_where_the_daemon_does(tmp_path: Path) -> None:
+    host = {
+        "LD_LIBRARY_PATH": "/opt/cuda/lib64",
+        "CUDA_HOME": "/opt/cuda",
+        "CUDA_PATH": "",
+        "HF_TOKEN": "secret",
+        "PATH": "/home/me/bin",
+    }
+    env = environment(GPU, PYTHON, tmp_path, NEW, host)
+    assert (env["LD_LIBRARY_PATH"], env["CUDA_HOME"]) == ("/opt/cuda/lib64", "/opt/cuda")
+    assert env["PATH"].split(":")[:2] == [str(PYTHON.parent), "/opt/cuda/bin"]
+    assert {"CUDA_PATH", "HF_TOKEN"}.isdisjoint(env)
+    assert "/home/me/bin" not in env["PATH"]
+    assert set(host).isdisjoint(environment(CPU, PYTHON, tmp_path, NEW, host))
+
+
+def test_kernels_are_compiled_once_for_all_engines(tmp_path: Path) -> None:
+    other = dataclasses.replace(GPU, replica_id="another", extra_env=())
+    caches = (
+        "VLLM_CACHE_ROOT",
+        "XDG_CACHE_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+        "CUDA_CACHE_PATH",
+        "FLASHINFER_WORKSPACE_BASE",
+    )
+    for name in caches:
+        (folder,) = {environment(one, PYTHON, tmp_path, NEW)[name] for one in (GPU, other)}
+        assert Path(folder).is_relative_to(tmp_path)
 
 
 def test_libraries_beside_the_engine_are_preloaded(tmp_path: Path) -> None:

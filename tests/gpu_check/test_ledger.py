@@ -63,3 +63,10 @@ def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
             pytest.fail("both hold it")
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_that_takes_no_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(InputError, match="cannot be written") as refused, locked(tmp_path):
+        pass
+    assert "--out" in refused.value.hint

@@ -179,6 +179,12 @@ async def test_a_run_that_saturates_exits_with_3_and_keeps_its_records(
         (["--model", "m", "--replay", "/none.csv"], "cannot read /none.csv"),
         (["--streams", "/none.toml"], "cannot read /none.toml"),
         (["--model", "m", "--rate", "1", "--save", "/no/such/run"], "no directory"),
+        (["--model", "m", "--rate", "1e9"], "100,000 requests/s at most"),
+        (["--model", "m", "--rate", "1", "--speed", "2"], "goes with --replay"),
+        (["--model", "m", "--concurrency", "1000000"], "60000 at most"),
+        (["--model", "m", "--rate", "1", "--temperature", "nan"], "temperature must be"),
+        (["--model", "m", "--rate", "1", "--last-token-id", "0"], "last_token_id must be"),
+        (["--model", "m", "--rate", "1", "--url", "ftp://x"], "Write http://127.0.0.1:8000"),
     ],
 )
 def test_wrong_options_say_what_to_do(
@@ -263,3 +269,27 @@ async def test_help_has_examples() -> None:
     assert "--replay BurstGPT_1.csv" in out
     code, out, _ = await run_cli("report", "--help")
     assert "--html" in out
+
+
+async def test_a_run_without_a_completed_request_says_why(server: Any) -> None:
+    common = ("--url", server.socket_path, "--model", "m", "--warmup", "0", "--quiet")
+    code, _, err = await run_cli(*common, "--rate", "0.001", "--duration", "0.1")
+    assert code == 1
+    assert "longer --duration" in err
+    server.behaviour.status = 404
+    rate = ("--rate", "20", "--duration", "0.5")
+    code, _, err = await run_cli(*common, *rate, "--no-check")
+    assert code == 1
+    assert "the first error: HTTP 404" in err
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"a,b\n1,2\n"])
+def test_what_is_no_saved_run_is_refused(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(content)
+    assert main(["report", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert str(path) in err
+    assert "Give a file that --save wrote" in err

@@ -1,6 +1,5 @@
 """Intervals hold the truth about as often as they say, for independent values and for others."""
 
-import itertools
 import math
 import random
 from statistics import NormalDist
@@ -10,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.intervals import (
-    batch_means,
+    batches_of,
+    half_width,
     mean_interval,
     order_statistic_ranks,
     percentile_interval,
+    ratio_half_width,
 )
 from loadgen.statistics import percentile, summarise
 
@@ -68,7 +69,7 @@ def correlated(generator: random.Random, count: int, memory: float) -> list[floa
 
 
 @pytest.mark.parametrize(
-    ("memory", "count", "least"), [(0.0, 60, 0.93), (0.0, 600, 0.93), (0.8, 1500, 0.88)]
+    ("memory", "count", "least"), [(0.0, 60, 0.92), (0.0, 600, 0.93), (0.8, 1500, 0.90)]
 )
 def test_intervals_cover_the_truth(memory: float, count: int, least: float) -> None:
     runs = 250
@@ -120,10 +121,41 @@ def test_too_few_values_have_no_interval() -> None:
     assert summary.mean_interval is summary.p50_interval is summary.p99_interval is None
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=10, max_size=60))
-def test_batch_means_use_every_value_once(values: list[float]) -> None:
-    means = batch_means(values)
-    borders = [len(values) * i // 10 for i in range(11)]
-    sizes = [b - a for a, b in itertools.pairwise(borders)]
-    total = math.fsum(m * n for m, n in zip(means, sizes, strict=True))
-    assert total == pytest.approx(math.fsum(values), abs=1e-3)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=90))
+def test_parts_hold_every_value_once_and_two_at_least(values: list[float]) -> None:
+    sums, sizes = batches_of(values)
+    assert len(sums) == len(sizes) == (20 if len(values) >= 40 else 10)
+    assert sum(sizes) == len(values)
+    assert min(sizes) >= 2
+    assert math.fsum(sums) == pytest.approx(math.fsum(values), abs=1e-3)
+
+
+rates = st.lists(st.floats(1, 1e3), min_size=3, max_size=30)
+
+
+@given(rates, st.floats(0.1, 10))
+def test_a_ratio_of_equal_parts_is_never_surer_than_the_mean_of_independent_ones(
+    values: list[float], size: float
+) -> None:
+    totals = [value * size for value in values]
+    width = ratio_half_width(totals, [size] * len(values))
+    assert width >= half_width(values) * (1 - 1e-6) - 1e-9
+
+
+@given(rates, st.data())
+def test_parts_of_other_sizes_at_one_rate_leave_no_doubt(
+    values: list[float], data: st.DataObject
+) -> None:
+    rate = data.draw(st.floats(0.5, 100))
+    assert ratio_half_width([rate * size for size in values], values) <= 1e-6 * rate
+
+
+def test_fewer_than_three_parts_say_nothing() -> None:
+    assert math.isinf(ratio_half_width([1.0, 1.0], [1.0, 1.0]))
+
+
+def test_parts_that_resemble_their_neighbours_widen_the_interval() -> None:
+    slow_wave = [10 + math.sin(i / 3) for i in range(20)]
+    shuffled = random.Random(3).sample(slow_wave, 20)
+    sizes = [1.0] * 20
+    assert ratio_half_width(slow_wave, sizes) > 1.5 * ratio_half_width(shuffled, sizes)

@@ -14,6 +14,7 @@ from loadgen import (
     OpenState,
     Outcome,
     Slo,
+    StalledError,
     WindowRule,
     Workload,
     closed_loop,
@@ -85,6 +86,47 @@ async def test_a_server_that_fails_every_request_ends_the_run(server: Any) -> No
         await closed_loop(server.socket_path, Workload("m", 4, 4), concurrency=2, window=SHORT)
 
 
+@pytest.mark.parametrize(("step_seconds", "phase"), [(30.0, "ramp"), (0.005, "window")])
+async def test_a_server_that_falls_silent_ends_the_run(
+    server: Any, step_seconds: float, phase: str
+) -> None:
+    server.behaviour.step_seconds = step_seconds
+    seen: list[str] = []
+
+    def opened() -> None:
+        server.behaviour.step_seconds = 30.0
+
+    with pytest.raises(StalledError, match="no token came for"):
+        await closed_loop(
+            server.socket_path,
+            Workload("m", 4, 8),
+            concurrency=2,
+            window=SHORT,
+            stall_seconds=0.3,
+            progress=lambda state: seen.append(state.phase),
+            on_opened=opened,
+        )
+    assert set(seen[-1:]) <= {phase}
+
+
+async def test_a_window_does_not_close_on_a_server_that_has_hung(server: Any) -> None:
+    """It is silent for longer than the window may last, and shorter than a hung one is."""
+    server.behaviour.step_seconds = 0.005
+
+    def opened() -> None:
+        server.behaviour.step_seconds = 30.0
+
+    with pytest.raises(StalledError):
+        await closed_loop(
+            server.socket_path,
+            Workload("m", 4, 8),
+            concurrency=2,
+            window=WindowRule(min_seconds=0.3, max_seconds=0.9, half_width_share=0.0),
+            stall_seconds=1.5,
+            on_opened=opened,
+        )
+
+
 async def test_cancelling_a_closed_loop_leaves_no_request(server: Any) -> None:
     server.behaviour.step_seconds = 0.05
     task = asyncio.create_task(
@@ -116,6 +158,48 @@ async def test_warm_up_requests_are_not_counted(server: Any) -> None:
         warmup_seconds=0.2,
     )
     assert (len(result.records), len(result.arrivals)) == (20, 10)
+
+
+async def test_the_last_counted_requests_meet_the_same_load_as_the_first(server: Any) -> None:
+    """What is sent after the window keeps the server busy, and counts for nothing."""
+    server.behaviour.step_seconds = 0.05
+
+    async def run(*, keep_sending: bool) -> Any:
+        return await open_loop(
+            server.socket_path,
+            Workload("m", 4, 8),
+            arrivals=constant(50),
+            seconds=0.2,
+            warmup_seconds=0.2,
+            keep_sending=keep_sending,
+        )
+
+    stopped = await run(keep_sending=False)
+    result = await run(keep_sending=True)
+    assert len(stopped.records) == 20
+    assert len(result.arrivals) == len(stopped.arrivals) == 10
+    assert result.count(Outcome.OK) == 10
+    assert len(result.samples.e2el) == 10
+    assert result.instrument.lags == 10
+    assert len(result.records) > 25
+    last = max(r.end for r in result.arrivals)
+    after = [r for r in result.records if r.scheduled >= result.closed]
+    assert any(r.scheduled > last - 0.05 for r in after), "sent until the last counted one ended"
+    assert any(r.outcome is Outcome.CANCELLED for r in after), "and then dropped"
+    assert all(r.outcome is not Outcome.PENDING for r in result.records)
+    await server.until_in_flight(0, 0)
+
+
+async def test_arrivals_that_end_early_are_no_reason_to_wait(server: Any) -> None:
+    result = await open_loop(
+        server.socket_path,
+        Workload("m", 4, 2),
+        arrivals=iter([0.0, 0.05, 0.12]),
+        seconds=0.1,
+        keep_sending=True,
+    )
+    assert len(result.arrivals) == 2
+    assert result.count(Outcome.OK) == 2
 
 
 async def test_waiting_for_a_connection_counts_as_latency(server: Any) -> None:

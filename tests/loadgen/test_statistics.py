@@ -1,6 +1,8 @@
 """Percentiles, intervals, windows, goodput."""
 
+import itertools
 import math
+import operator
 import random
 import statistics
 
@@ -19,7 +21,7 @@ from loadgen.statistics import (
     t95,
     throughput,
 )
-from loadgen.window import WindowState
+from loadgen.window import LOOK_RATIO, WindowState
 
 values = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
 
@@ -141,3 +143,48 @@ def test_a_value_counts_in_the_window_in_which_it_became_known() -> None:
     assert len(early.itl) + len(late.itl) == 10
     pooled = early + late
     assert pooled == Samples.of_requests([made]) or sorted(pooled.itl) == sorted(made.itl)
+
+
+requests = st.lists(
+    st.tuples(
+        st.floats(0, 100), st.lists(st.floats(0.001, 3), min_size=1, max_size=20)
+    ),
+    min_size=1,
+    max_size=8,
+)  # fmt: skip
+
+
+@given(requests)
+def test_latencies_stand_in_the_order_they_became_known(
+    made: list[tuple[float, list[float]]],
+) -> None:
+    records, gaps, ends = [], [], []
+    for index, (sent, steps) in enumerate(made):
+        times = list(itertools.accumulate(steps, initial=sent))[1:]
+        record = Record(index, sent=sent, outcome=Outcome.OK, end=times[-1])
+        record.chunk_times.extend(times)
+        record.output_tokens = len(times)
+        records.append(record)
+        gaps += [(at, at - before) for before, at in itertools.pairwise(times)]
+        ends.append((times[-1], times[-1] - sent))
+    samples = Samples.of_requests(records)
+    by_time = operator.itemgetter(0)
+    assert list(samples.itl) == [gap for _, gap in sorted(gaps, key=by_time)]
+    assert list(samples.e2el) == [e2el for _, e2el in sorted(ends, key=by_time)]
+    assert sorted(samples.ttft) == sorted(r.ttft for r in records if r.ttft is not None)
+
+
+@given(st.floats(1, 20), st.floats(0, 40), st.floats(0.1, 30), st.floats(20, 120))
+def test_looks_are_few_and_the_last_is_at_the_limit(
+    least: float, latencies: float, e2el: float, longest: float
+) -> None:
+    rule = WindowRule(least, min_e2el=latencies / e2el, max_seconds=longest)
+    at, looks = rule.next_look(0.0, e2el), 1
+    assert at == rule.least_seconds(e2el)
+    while rule.state(at, e2el, math.inf) is WindowState.OPEN:
+        before, at = at, rule.next_look(at, e2el)
+        assert before < at <= max(longest, LOOK_RATIO * before)
+        looks += 1
+    assert rule.state(at, e2el, math.inf) is WindowState.WIDE
+    assert at == max(longest, rule.least_seconds(e2el))
+    assert looks <= 2 + math.log(120 / 1, LOOK_RATIO)

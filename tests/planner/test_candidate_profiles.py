@@ -8,6 +8,7 @@ from partitiond.core.estimate import estimate_profile
 from partitiond.core.hardware import HARDWARE, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Candidate, Plan
+from partitiond.core.precision import LOAD_QUANTISATIONS
 from partitiond.core.profile import (
     CapacityTrial,
     FrontierMemory,
@@ -16,6 +17,7 @@ from partitiond.core.profile import (
     ProfileKind,
     ReplicationRun,
     Sharing,
+    capacity_req_per_s,
 )
 from partitiond.core.spec import (
     EngineOptions,
@@ -52,7 +54,16 @@ def profile(variant: str = "", **changes: object) -> Profile:
         created_at="2026-01-01T00:00:00Z",
     )
     changes = {"kind": ProfileKind.MEASURED, "variant": variant, **changes}
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    found = dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    return loaded(found, variant) if variant in LOAD_QUANTISATIONS else found
+
+
+def loaded(made: Profile, quantization: str) -> Profile:
+    """As if the engine had quantised the weights while it loaded them."""
+    args = (f"--quantization={quantization}",)
+    return dataclasses.replace(
+        made, provenance=dataclasses.replace(made.provenance, engine_args=args)
+    )
 
 
 def quicker(made: Profile, factor: float) -> Profile:
@@ -112,6 +123,35 @@ def test_a_spec_that_asks_for_an_axis_gets_its_profiles_and_no_others() -> None:
     mine = profile(max_num_batched_tokens=512, kv_cache_dtype="fp8")
     assert candidates(spec, mine)
     assert not candidates(spec, profile())
+
+
+def test_weights_that_were_quantised_while_loading_are_not_those_that_were_not() -> None:
+    quantised = dataclasses.replace(SPEC, engine=EngineOptions(quantization="fp8"))
+    plain, fp8 = profile(), loaded(profile(), "fp8")
+    assert candidates(SPEC, plain)
+    assert candidates(quantised, fp8)
+    assert not candidates(SPEC, fp8)
+    refused = candidates_for(quantised, [plain], [A100])
+    assert refused.candidates == ()
+    assert "in bfloat16 loaded as fp8" in refused.reason
+    assert "weights loaded as fp8" in candidates_for(SPEC, [fp8], [A100]).reason
+
+
+def test_an_estimate_says_what_its_weights_are_loaded_as() -> None:
+    made = estimate_profile(
+        model="opt-125m",
+        architecture=CATALOG["opt-125m"].architecture,
+        workload=SPEC.workload,
+        hardware=HARDWARE["h100-80gb"],
+        size=PartitionSize(SharingMode.MEMORY, 1, 100),
+        max_model_len=SPEC.max_model_len,
+        profile_id="estimate",
+        created_at="2026-01-01T00:00:00Z",
+        quantization="fp8",
+    )
+    quantised = dataclasses.replace(SPEC, engine=EngineOptions(quantization="fp8"))
+    assert candidates_for(quantised, [made], ["h100-80gb"]).candidates
+    assert not candidates_for(SPEC, [made], ["h100-80gb"]).candidates
 
 
 # -- what a stale profile is worth -----------------------------------------------------------------
@@ -186,6 +226,41 @@ def test_a_capacity_confirmed_at_the_knee_is_no_promise_beyond_it() -> None:
     point = made.point(beyond.batch)
     assert point is not None
     assert beyond.capacity_req_per_s == pytest.approx(max(confirmed, 0.8 * point.req_per_s) * 0.95)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_the_plan_and_the_profile_say_the_same_of_the_batch_that_was_tried(held: bool) -> None:
+    made = beyond_the_knee(profile())
+    knee = made.point(16)
+    assert knee is not None
+    tried = 0.5 * knee.req_per_s
+    made = dataclasses.replace(
+        made,
+        capacity_req_per_s=tried if held else None,
+        capacity_trials=(CapacityTrial(16, tried, 0.5, 30.0, held=held),),
+    )
+    found = {c.batch: c.capacity_req_per_s / 0.95 for c in candidates(SPEC, made)}
+    assert found[16] == pytest.approx(capacity_req_per_s(made, knee))
+    assert found[16] == pytest.approx(tried if held else 0.75 * tried)
+    for batch, planned in found.items():
+        point = made.point(batch)
+        assert point is not None
+        assert planned == pytest.approx(found[16] * point.req_per_s / knee.req_per_s)
+
+
+def test_rates_that_all_failed_bound_larger_batches_as_well() -> None:
+    made = beyond_the_knee(profile())
+    knee = made.point(16)
+    assert knee is not None
+    failed = 0.4 * knee.req_per_s
+    made = dataclasses.replace(
+        made, capacity_trials=(CapacityTrial(16, failed, 0.2, 30.0, held=False),)
+    )
+    beyond = candidates(dataclasses.replace(SPEC, operating_point=PointName.THROUGHPUT), made)[0]
+    point = made.point(beyond.batch)
+    assert point is not None
+    assert beyond.batch > 16
+    assert beyond.capacity_req_per_s == pytest.approx(0.3 * point.req_per_s * 0.95)
 
 
 def test_memory_that_a_start_confirmed_is_what_the_candidate_asks_for() -> None:

@@ -48,7 +48,10 @@ class EngineTraits:
     slope_seconds: float = 0.0005
     fails_to_start: bool = False
     dies_at_batch: int | None = None
+    dies_on_visit: tuple[int, int] | None = None  # batch and which of its trials
+    hangs_at_batch: int | None = None
     refuses_at_batch: int | None = None
+    refuses_every: int | None = None
     preempts_at_batch: int | None = None
     preempts_below_kv_bytes: int = 0
     kv_bytes_per_request: int = 1_000_000
@@ -75,10 +78,12 @@ class SteppingEngine:
         self.waiting: list[Running] = []
         self.most_running = 0
         self.preemptions = 0
+        self.asked = 0
         self.bodies: list[dict[str, Any]] = []
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._work = asyncio.Event()
+        self.visits: list[int] = []  # most requests at once, by trial
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._handle, self.socket_path)
@@ -102,7 +107,9 @@ class SteppingEngine:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 body = json.loads(await reader.readexactly(length))
-                if len(self.waiting) + 1 == self.traits.refuses_at_batch:
+                self.asked += 1
+                falters = self.traits.refuses_every and self.asked % self.traits.refuses_every == 0
+                if falters or len(self.waiting) + 1 == self.traits.refuses_at_batch:
                     writer.write(b"HTTP/1.1 500 X\r\nContent-Length: 4\r\n\r\noops")
                     continue
                 writer.write(
@@ -121,6 +128,7 @@ class SteppingEngine:
             self._drop_departed()
             if not self.waiting:
                 self._work.clear()
+                self.visits.append(0)
                 await self._work.wait()
             running = list(self.waiting)
             self.most_running = max(self.most_running, len(running))
@@ -130,6 +138,14 @@ class SteppingEngine:
                 self.traits.preempts_below_kv_bytes
             ):
                 self.preemptions += 1
+            self.visits[-1] = max(self.visits[-1], len(running))
+            if self.traits.dies_on_visit is not None:
+                batch, visit = self.traits.dies_on_visit
+                if self.visits[-1] == batch == len(running) and (self.visits.count(batch) >= visit):
+                    self.end(-9, "out of memory")
+                    return
+            if self.traits.hangs_at_batch and len(running) >= self.traits.hangs_at_batch:
+                await asyncio.Event().wait()
             if self.traits.dies_at_batch and len(running) >= self.traits.dies_at_batch:
                 self.end(-9, "out of memory\n    std::bad_alloc")
                 return

@@ -23,6 +23,7 @@ def trial_of(
     ended: int = 0,
     good: int = 0,
     prompt_tokens: int = 0,
+    saturated: tuple[str, ...] = (),
 ) -> Trial:
     samples = Samples(ttft=(0.1, 0.2), tpot=(0.01,), itl=(0.01, 0.0123456), e2el=(1.0, 3.0))
     return Trial(
@@ -42,4 +43,5 @@ def trial_of(
         telemetry=telemetry,
         telemetry_seconds=telemetry_seconds,
         peak_bytes=3_000_000_000,
+        saturated=saturated,
     )

@@ -16,8 +16,7 @@ from tests.profiler.samples import trial_of
 RequestOf = Callable[..., ProfileRequest]
 AIM = Aim(
     batch=8,
-    wanted_output_tokens_per_s=95.0,
-    half_width=3.0,
+    best_output_tokens_per_s=100.0,
     req_per_s=10.0,
     e2el_seconds=1.0,
 )
@@ -27,8 +26,9 @@ AIM = Aim(
     ("rate", "half_width", "preemptions", "said"),
     [
         (95.0, 0.0, 0, Verdict.CONFIRMED),
-        (91.0, 3.0, 0, Verdict.CONFIRMED),  # within the interval of the difference
-        (90.0, 3.0, 0, Verdict.SLOWER),
+        (92.5, 3.0, 0, Verdict.CONFIRMED),  # within its own interval
+        (91.5, 3.0, 0, Verdict.SLOWER),
+        (88.0, 3.0, 0, Verdict.SLOWER),
         (120.0, 3.0, 1, Verdict.TOO_SMALL),
     ],
 )
@@ -51,6 +51,7 @@ async def test_the_knee_is_confirmed_on_an_engine_as_a_plan_starts_it(
     assert found is not None
     assert found.confirmed
     assert (found.preemptions, found.starts) == (0, 1)
+    assert found.output_tokens_per_s is not None
     sweep, second = engines.engines
     assert second.launch.max_num_seqs == found.batch == second.most_running
     assert second.launch.kv_cache_bytes == found.kv_cache_bytes <= sweep.launch.kv_cache_bytes
@@ -58,6 +59,9 @@ async def test_the_knee_is_confirmed_on_an_engine_as_a_plan_starts_it(
     point = profile.point(found.batch)
     assert point is not None
     assert point.footprint_bytes == found.footprint_bytes
+    at_knee = profile.knee.batch == found.batch
+    best = profile.knee.best_output_tokens_per_s if at_knee else point.output_tokens_per_s
+    assert found.share_of_best == pytest.approx(found.output_tokens_per_s / best)
     assert (engines.running, engines.stops) == (0, 2)
 
 
@@ -80,7 +84,12 @@ async def test_a_cache_that_is_too_small_is_made_larger(
 
 
 async def test_capacity_is_confirmed_in_open_loop(engines: Any, request_of: RequestOf) -> None:
-    asked = request_of(confirm_capacity=True, min_window_seconds=0.3, max_window_seconds=0.4)
+    asked = request_of(
+        confirm_capacity=True,
+        min_window_seconds=0.3,
+        max_window_seconds=0.4,
+        time_limit_seconds=10,
+    )
     spec = dataclasses.replace(asked.model.spec, slo=Slo(5.0, 5.0))
     model = dataclasses.replace(asked.model, spec=spec)
     profile = await profile_of(engines, dataclasses.replace(asked, model=model))
@@ -92,7 +101,25 @@ async def test_capacity_is_confirmed_in_open_loop(engines: Any, request_of: Requ
     assert profile.capacity_trials[0].req_per_s == pytest.approx(0.8 * point.req_per_s)
     assert profile.capacity_req_per_s is not None
     assert profile.capacity_req_per_s >= profile.capacity_trials[0].req_per_s
+    for trial in profile.capacity_trials:
+        assert trial.arrivals >= 20  # forty on average
+        assert trial.utilisation is not None
+        assert trial.attainment_interval is not None
     assert profile.frontier_memory is None  # not asked for
+
+
+async def test_a_trial_that_would_not_end_in_time_is_not_begun_and_named(
+    engines: Any, request_of: RequestOf
+) -> None:
+    asked = request_of(
+        confirm_memory=True, confirm_capacity=True, min_window_seconds=1.2, time_limit_seconds=4
+    )
+    profile = await profile_of(engines, asked)
+    assert profile.capacity_trials == ()
+    assert profile.capacity_req_per_s is None  # so that 0.8 X / E[O] is planned with
+    (note,) = [n for n in profile.provenance.notes if "capacity is not confirmed" in n]
+    assert "a limit of" in note
+    assert profile.frontier_memory is not None
 
 
 async def test_an_slo_nothing_holds_is_seen_in_the_trials(
@@ -137,3 +164,24 @@ async def test_a_second_start_that_fails_costs_only_its_part(
     assert profile.frontier_memory is None
     assert any("confirming start" in note for note in profile.provenance.notes)
     assert engines.running == 0
+
+
+async def test_a_start_that_was_refused_is_repeated_as_it_was(
+    engines: Any, traits: Any, request_of: RequestOf
+) -> None:
+    """More of the memory that was not there would be refused again."""
+    first = engines.stop
+
+    async def stop(*arguments: Any) -> Any:
+        traits.fails_to_start = engines.stops in {0, 1}  # the two starts after the sweep's
+        return await first(*arguments)
+
+    engines.stop = stop
+    profile = await profile_of(engines, request_of(confirm_memory=True))
+    found = profile.frontier_memory
+    assert found is not None
+    assert found.confirmed
+    assert found.starts == 3
+    assert {e.launch.kv_cache_bytes for e in engines.engines[1:]} == {found.kv_cache_bytes}
+    failed = [note for note in profile.provenance.notes if "confirming start" in note]
+    assert len(failed) == 2

@@ -20,14 +20,14 @@ from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle, EngineLaunch, ResolvedModel
 from partitiond.profiler.arrangement import Arrangement, Replica, Share, launch_of, may_keep_up
 from partitiond.profiler.bench import Bench
-from partitiond.profiler.pairs import BOTH, FIRST, SECOND, measure_pair
+from partitiond.profiler.pairs import BOTH, FIRST, SECOND, evaluate_pair, measure_pair
 from partitiond.profiler.replication import (
     EvenSplit,
     arrangements_of,
     evaluate,
     replicate,
 )
-from partitiond.profiler.side_by_side import CommonWindow, WindowPlan, measure
+from partitiond.profiler.side_by_side import CommonWindow, WindowPlan, measure, preempted
 
 ARCHITECTURE = Architecture(
     family="llama",
@@ -320,3 +320,40 @@ def test_drift_of_the_machine_is_no_difference_between_arrangements(tmp_path: Pa
 
 def test_the_names_of_a_pairs_arrangements_are_different() -> None:
     assert len({FIRST, BOTH, SECOND}) == 3
+
+
+def test_an_engine_that_did_not_tell_its_preemptions_is_left_out() -> None:
+    assert preempted([5.0, 1.0], [7.0, 4.0]) == 5
+    assert preempted([None, 1.0], [7.0, 4.0]) == 3
+    assert preempted([5.0, 1.0], [None, 4.0]) == 3
+    assert preempted([None], [None]) == 0
+
+
+def test_a_run_states_its_energy_and_what_the_load_generator_took(tmp_path: Path) -> None:
+    """Energies of windows are added; means weigh by the length of the windows."""
+    (arrangement,) = arrangements_of(model(tmp_path), device(), split((0,)), (1,))
+    told = [
+        dataclasses.replace(
+            window(100.0),
+            seconds=seconds,
+            telemetry=Telemetry("test", power_watts=watts, energy_joules=watts * seconds),
+            instrument_cpu=cpu,
+            saturated=reasons,
+        )
+        for seconds, watts, cpu, reasons in [(10.0, 50.0, 0.1, ()), (30.0, 90.0, 0.9, ("late",))]
+    ]
+    found = evaluate([arrangement], {arrangement.name: tuple(told)})
+    ((_, run),) = found.runs
+    assert run.telemetry == Telemetry("test", power_watts=80.0, energy_joules=3200.0)
+    assert run.instrument_cpu == 0.9
+    (note,) = found.notes
+    assert "saturated in 1 of 2 windows, so do not trust them: late" in note
+
+
+def test_a_pair_states_what_the_load_generator_took(tmp_path: Path) -> None:
+    replica = Replica(model(tmp_path), Share((0,), 4 * GIB, 2))
+    busy = dataclasses.replace(window(50.0, 50.0), instrument_cpu=0.4)
+    windows = {FIRST: (window(60.0),), BOTH: (busy,), SECOND: (window(60.0),)}
+    shared = ((0.5, None), (0.5, None))
+    run = evaluate_pair(SharingMode.CORES, (replica, replica), shared, windows)
+    assert run.instrument_cpu == 0.4

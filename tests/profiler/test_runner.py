@@ -176,6 +176,58 @@ async def test_an_engine_that_dies_of_a_batch_is_started_again_below_it(
     assert engines.stops == len(engines.engines) > 1
 
 
+async def test_an_engine_that_dies_on_a_second_visit_is_not_planned_at_that_batch(
+    engines: Any, traits: Any, request_of: RequestOf
+) -> None:
+    traits.dies_on_visit = (4, 2)
+    profile = await Profiler(engines).run(request_of(), ignore)
+    four = profile.point(4)
+    assert four is not None
+    assert four.kv_limited
+    assert profile.knee.largest_batch < 4
+    assert "later visit of batch 4" in " ".join(profile.provenance.notes)
+
+
+async def test_an_engine_that_hangs_is_started_again_below_that_batch(
+    engines: Any, traits: Any, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.profiler.bench.DEATH_NOTICE_SECONDS", 0.1)
+    traits.hangs_at_batch = 4
+    profile = await Profiler(engines, stall_seconds=0.5).run(request_of(), ignore)
+    assert 1 < max(p.batch for p in profile.points) < 4
+    notes = " ".join(profile.provenance.notes)
+    assert "stalled: no token came for" in notes
+    assert engines.running == 0
+    assert engines.stops == len(engines.engines) > 1
+
+
+async def test_a_trial_with_a_saturated_instrument_is_made_again_once(
+    engines: Any, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = iter([(), ("it was late",)])  # of the warm-up and of the first trial
+    monkeypatch.setattr("partitiond.profiler.trial.saturation", lambda _: next(verdicts, ()))
+    profile = await Profiler(engines).run(request_of(max_batch=2), ignore)
+    notes = " ".join(profile.provenance.notes)
+    assert "was measured again: it was late" in notes
+    assert "do not trust" not in notes
+
+
+async def test_a_host_that_always_saturates_it_is_not_measured_twice(
+    engines: Any, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def always(_: object) -> tuple[str, ...]:
+        calls.append(1)
+        return ("it was late",)
+
+    monkeypatch.setattr("partitiond.profiler.trial.saturation", always)
+    profile = await Profiler(engines).run(request_of(max_batch=2), ignore)
+    trials = sum(p.windows for p in profile.points)
+    assert len(calls) == trials + 2  # a warm-up, and one trial made again
+    assert "do not trust batch 1, 2: it was late" in " ".join(profile.provenance.notes)
+
+
 async def test_an_engine_that_always_dies_is_given_up(
     engines: Any, traits: Any, request_of: RequestOf
 ) -> None:

@@ -247,7 +247,28 @@ def test_the_order_of_the_windows_does_not_matter(
 
 def test_a_long_window_weighs_more_than_a_glance() -> None:
     mean, _ = combine([100.0, 110.0], [1.0, 10.0])
-    assert mean == pytest.approx(100.1, abs=0.05)
+    assert 100.1 < mean < 101
+
+
+def test_a_half_width_that_is_small_by_luck_does_not_decide_alone() -> None:
+    mean, width = combine([100.0, 102.0], [0.01, 1.0])
+    assert 100.4 < mean < 101
+    assert width >= 1.0, "half of what the windows are apart"
+
+
+def test_windows_that_scatter_more_than_they_say_widen_the_interval() -> None:
+    calm = combine([100.0, 100.5, 99.5, 100.0], [2.0] * 4)[1]
+    wild = combine([100.0, 103.0, 97.0, 100.0], [2.0] * 4)[1]
+    assert wild > 1.3 * calm
+
+
+def test_two_windows_are_less_sure_than_each_alone_would_have_them() -> None:
+    assert combine([100.0, 100.0], [2.0, 2.0])[1] > 1.2 * 2 / math.sqrt(2)
+    assert combine([100.0, 100.0], [0.1, 0.1])[1] <= 0.11, "but steady ones are believed"
+
+
+def test_leaving_a_window_out_is_a_doubt_of_its_own() -> None:
+    assert combine([100.0, 60.0, 100.0], [2.0] * 3)[1] > combine([100.0, 100.0], [2.0] * 2)[1]
 
 
 def test_one_disturbed_window_of_three_is_left_out() -> None:
@@ -282,3 +303,16 @@ def test_a_noisy_figure_is_drawn_to_the_fit_and_a_sharp_one_is_not() -> None:
 
 def test_no_fit_to_a_single_batch() -> None:
     assert fit([Rate(1, 10.0, 1.0, 1, disagreeing=False)]) is None
+
+
+def test_a_slow_fresh_window_of_one_batch_does_not_undo_what_another_leaves_no_doubt_of() -> None:
+    # The host got busy as batch 40 was measured afresh; batch 12 was visited twice, before.
+    visits = [
+        visit(12, 126, 3.0),
+        visit(40, 130, 20.0),
+        visit(12, 125, 3.0, Purpose.DOWN),
+        visit(40, 81, 8.0, Purpose.CONFIRM),
+    ]
+    best = best_rate(visits)
+    assert best is not None
+    assert 120 < best < 126

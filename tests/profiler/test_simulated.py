@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +13,21 @@ from partitiond.core.errors import StartFailedError
 from partitiond.core.profile import Profile
 from partitiond.engines.process import ProcessId, is_alive
 from partitiond.engines.runner import ProcessEngineRunner
-from partitiond.ports import ProfileRequest, Progress
+from partitiond.ports import EngineHandle, EngineLaunch, ProfileRequest, Progress
 from partitiond.profiler.runner import Profiler
 
 RequestOf = Callable[..., ProfileRequest]
+
+
+class Remembering(ProcessEngineRunner):
+    """Knows the processes of its engines."""
+
+    pids: tuple[int, ...] = ()
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        handle = await super().start(launch)
+        self.pids += (handle.pid,)
+        return handle
 
 
 @pytest.fixture
@@ -82,6 +95,28 @@ async def test_an_engine_that_crashes_at_a_batch_is_profiled_below_it(
     assert list(await runner.find()) == []
 
 
+async def test_an_engine_that_hangs_is_ended_and_profiled_below_that_batch(
+    simulated_request: ProfileRequest, tmp_path: Path
+) -> None:
+    runner = Remembering(tmp_path / "run", None)
+    stopped: list[int] = []
+
+    def show(progress: Progress) -> None:
+        if progress.message.startswith("batch 4 ") and not stopped:
+            stopped.append(runner.pids[-1])
+            os.killpg(stopped[0], signal.SIGSTOP)
+
+    profiler = Profiler(runner, stall_seconds=1.0, stop_grace_seconds=0.5)
+    asked = dataclasses.replace(  # windows long enough to hang in the first one of batch 4
+        simulated_request, min_window_seconds=1.0, max_window_seconds=1.0, time_limit_seconds=12
+    )
+    profile = await profiler.run(asked, show)
+    assert stopped
+    assert max(p.batch for p in profile.points) < 4
+    assert "stalled: no token came for" in " ".join(profile.provenance.notes)
+    assert list(await runner.find()) == []
+
+
 async def test_an_interrupted_profile_goes_on_with_the_trials_it_has(
     simulated_request: ProfileRequest, tmp_path: Path
 ) -> None:
@@ -105,6 +140,8 @@ async def test_an_interrupted_profile_goes_on_with_the_trials_it_has(
         profile.provenance.notes
     )
     assert profile.frontier_memory is not None
+    assert path.exists()  # until somebody has kept the profile
+    asked.forget()
     assert not path.exists()
 
 

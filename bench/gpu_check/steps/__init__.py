@@ -1,4 +1,4 @@
-"""The nine steps, by value. Each is a `Step`: it lists its trials and makes one of them."""
+"""The steps, by value. Each is a `Step`: it lists its trials and makes one of them."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ class Step(Protocol):
 
     @property
     def number(self) -> int:
-        """1 to 9."""
+        """Its place in the order."""
         ...
 
     @property
@@ -46,6 +46,7 @@ class Step(Protocol):
 def all_steps() -> tuple[Step, ...]:
     """The steps in order."""
     from bench.gpu_check.steps.compare import Compare
+    from bench.gpu_check.steps.confirmed import Confirmed
     from bench.gpu_check.steps.discovery import Discovery
     from bench.gpu_check.steps.large import Large
     from bench.gpu_check.steps.mixed import Mixed
@@ -64,4 +65,5 @@ def all_steps() -> tuple[Step, ...]:
         Mixed(),
         Shares(),
         Large(),
+        Confirmed(),
     )

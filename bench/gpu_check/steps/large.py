@@ -23,7 +23,8 @@ class Large:
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         several = [
-            Trial(f"9.replicas-{count}", starts=count, windows=1, other_seconds=2.0)
+            # Its requests are long, and a window lasts twice as long as they do.
+            Trial(f"9.replicas-{count}", starts=count, windows=2, other_seconds=2.0)
             for count in scale.large_replicas
         ]
         outputs = [Trial(f"9.output-{o}", starts=1, windows=1) for o in scale.outputs]

@@ -11,8 +11,7 @@ from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.replicas import MODES, sharing_device, shown
 from partitiond.core.hardware import SharingMode
-from partitiond.core.interference import Shared, Single, predict_shared
-from partitiond.core.profile import Telemetry
+from partitiond.core.interference import Shared, Single, busy_share, predict_shared
 
 MODELS = ("opt-125m", "opt-1.3b")
 SHARES = (0.3 * SHARE, 0.7 * SHARE)
@@ -54,24 +53,11 @@ class Mixed:
         return Outcome({"rows": rows, "notes": [_note(mode, predicted)]})
 
 
-def busy(told: Telemetry | None, mode: SharingMode) -> float | None:
-    """u of the resource a mode shares, from what the device told of one model alone.
-
-    Under MPS the more used one of SMs and device memory, time-sliced the time the GPU was busy.
-    """
-    if told is None:
-        return None
-    if mode is not SharingMode.MPS:
-        return told.gpu_util
-    known = [value for value in (told.sm_activity, told.dram_activity) if value is not None]
-    return max(known, default=None)
-
-
 def _predicted(lab: Lab, mode: SharingMode, alone: tuple[Together, Together]) -> Shared | None:
     """None where the telemetry that the prediction rests on is not exposed."""
     singles = []
     for model, result in zip(MODELS, alone, strict=True):
-        used = busy(result.telemetry, mode)
+        used = busy_share(mode, result.telemetry)
         if used is None:
             return None
         singles.append(
@@ -105,7 +91,7 @@ def _row(
         "model": MODELS[number],
         "sharing": shown(mode),
         "batch": batch,
-        "u": busy(alone.telemetry, mode),
+        "u": busy_share(mode, alone.telemetry),
         "alone tokens/s": round(alone.output_tokens_per_s, 1),
         "predicted tokens/s": None if expected is None else round(expected, 1),
         "measured tokens/s": round(measured, 1),

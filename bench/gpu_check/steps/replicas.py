@@ -12,7 +12,6 @@ from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, best_single
 from partitiond.core.hardware import SharingMode
-from partitiond.core.interference import fit_sharing
 from partitiond.core.profile import ReplicationRun, Sharing
 from partitiond.serde import to_jsonable
 
@@ -44,10 +43,10 @@ class Replicas:
                 together = await lab.load(running, [batch] * number)
         except MpsUnavailableError as error:
             return Outcome(impossible=f"MPS: {error}")
-        runs = [as_run(lab, shown, mode, batch) for shown in (alone, together)]
-        sharing = fit_sharing(runs)
-        lab.keep_sharing(MODEL, sharing)
-        return _outcome(best_single(lab.ledger), together, sharing, batch)
+        cores_each = len(running[0].handle.launch.cores)
+        runs = [as_run(seen, mode, batch, cores_each) for seen in (alone, together)]
+        sharing = lab.keep_runs(MODEL, runs)
+        return _outcome(best_single(lab.ledger), runs, together, sharing)
 
 
 @contextlib.asynccontextmanager
@@ -83,13 +82,13 @@ async def sharing_device(
         yield await stack.enter_async_context(lab.engines(wants))
 
 
-def as_run(lab: Lab, together: Together, mode: SharingMode, batch: int) -> ReplicationRun:
+def as_run(together: Together, mode: SharingMode, batch: int, cores_each: int) -> ReplicationRun:
     """A window as the profile keeps it."""
     row = together.row()
     return ReplicationRun(
         replicas=len(together.each),
         mode=mode.value,
-        cores_each=len(lab.cores_of(0, len(together.each))),
+        cores_each=cores_each,
         batch_each=batch,
         output_tokens_per_s=tuple(r["output_tokens_per_s"] for r in together.each),
         half_width=row["half width"] or 0.0,
@@ -105,18 +104,19 @@ def shown(mode: SharingMode) -> str:
     return "MPS" if mode is SharingMode.MPS else "time-sliced"
 
 
-def _outcome(single: float | None, together: Together, sharing: Sharing, batch: int) -> Outcome:
-    total = together.output_tokens_per_s
-    alone = sharing.runs[0].total_output_tokens_per_s
+def _outcome(
+    single: float | None, runs: Sequence[ReplicationRun], together: Together, sharing: Sharing
+) -> Outcome:
+    alone, several = (run.total_output_tokens_per_s for run in runs)
     row = {
         "replicas": len(together.each),
         "sharing": shown(SharingMode(sharing.mode)),
-        "batch each": batch,
-        "by best single": round(total / single, 3) if single else None,
-        "by one alone": round(total / alone, 3) if alone else None,
+        "batch each": runs[0].batch_each,
+        "by best single": round(several / single, 3) if single else None,
+        "by one alone": round(several / alone, 3) if alone else None,
         "u": round(sharing.busy, 3),
         "kappa": round(sharing.kappa, 4),
         **together.row(),
     }
-    data = {"rows": [row], "tokens_per_s": total, "sharing": to_jsonable(sharing)}
+    data = {"rows": [row], "tokens_per_s": several, "sharing": to_jsonable(sharing)}
     return Outcome(data)

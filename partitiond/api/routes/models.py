@@ -152,5 +152,8 @@ def _as_precondition(
 )
 async def profile_model(name: str, service: Service, body: ProfileBody | None = None) -> Response:
     """Queue a profile job. `Location` is the job; watch its `/events`, or poll it."""
-    job = await service.profile(name, (body or ProfileBody()).to_options())
+    options = (body or ProfileBody()).to_options()
+    # A form that is not listed is refused now, not by a job that fails.
+    service.model(name).record.spec.as_variant(options.variant)
+    job = await service.profile(name, options)
     return reply(job, 202, {"Location": f"/jobs/{job.id}"})

@@ -10,7 +10,7 @@ from partitiond.api.replies import Service, problems, reply
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile import Profile
 from partitiond.ports import ProfileView
-from partitiond.profile_files import check_schema, in_present_schema
+from partitiond.profile_files import check_schema, check_sound, in_present_schema
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
 
@@ -78,7 +78,7 @@ async def import_profile(
 
     One of an older schema is kept in the present one.
     """
-    profile = in_present_schema(profile)
+    profile = check_sound(in_present_schema(profile))
     status = 200 if _is_known(service, profile) else 201
     kept = service.import_profile(profile, replace=replace)
     return reply(kept, status, {"Location": f"/profiles/{quote(kept.id, safe='')}"})

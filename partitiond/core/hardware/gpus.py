@@ -111,8 +111,10 @@ def _gpu(
 
 _GPUS: Final = (
     _gpu("a100-40gb", sold=40, mib=40960, sms=108, gb_per_s=1555, tflops=(312, 0, 19.5), watts=400,
-         source="NVIDIA A100 datasheet (SXM4 40GB; the PCIe 40GB card differs in power alone)",
-         aliases=("a100", "a100-40", "a100-sxm-40gb", "a100-pcie-40gb"), mig=_A100_40_MIG),
+         source="NVIDIA A100 datasheet (SXM4 40GB)",
+         aliases=("a100", "a100-40", "a100-sxm-40gb"), mig=_A100_40_MIG),
+    _gpu("a100-pcie-40gb", sold=40, mib=40960, sms=108, gb_per_s=1555, tflops=(312, 0, 19.5),
+         watts=250, source="NVIDIA A100 40GB PCIe product brief", mig=_A100_40_MIG),
     _gpu("a100-80gb", sold=80, mib=81920, sms=108, gb_per_s=2039, tflops=(312, 0, 19.5), watts=400,
          source="NVIDIA A100 datasheet (SXM4 80GB)",
          aliases=("a100-80", "a100-sxm-80gb"), mig=_A100_80_MIG),
@@ -132,9 +134,13 @@ _GPUS: Final = (
          watts=400, source="NVIDIA H100 datasheet (NVL)", aliases=("h100-nvl",), mig=_H100_94_MIG),
     _gpu("h200-141gb", sold=141, mib=143771, sms=132, gb_per_s=4800, tflops=(989, 1979, 67),
          watts=700, source="NVIDIA H200 datasheet (SXM)", aliases=("h200",), mig=_H200_MIG),
-    _gpu("b200-180gb", sold=180, mib=183359, sms=148, gb_per_s=7700, tflops=(2250, 4500, 75),
-         watts=1000, source="NVIDIA HGX B200 datasheet, per GPU",
-         aliases=("b200", "b200-192gb"), mig=_B200_MIG),
+    # Of the eight stacks of memory 15/16 are enabled: what is sold as 192 GB and 8 TB/s in round
+    # figures shows 180 GB, and drivers print a bus of 7680 bits at 3996 MHz, twice per clock.
+    _gpu("b200-180gb", sold=180, mib=183359, sms=148, gb_per_s=7672, tflops=(2250, 4500, 75),
+         watts=1000,
+         source="NVIDIA HGX B200 datasheet, per GPU; bandwidth by the driver's bus width and clock "
+         "(7680 bits, 3996 MHz), which the datasheet rounds to 8 TB/s",
+         aliases=("b200",), mig=_B200_MIG),
     _gpu("l4-24gb", sold=24, mib=23034, sms=58, gb_per_s=300, tflops=(121, 242, 30.3), watts=72,
          source="NVIDIA L4 datasheet", aliases=("l4",)),
     _gpu("l40s-48gb", sold=48, mib=46068, sms=142, gb_per_s=864, tflops=(362, 733, 91.6), watts=350,

@@ -39,8 +39,11 @@ class FrontierMemory:
         footprint_bytes: peak memory of that engine, through its trial.
         output_tokens_per_s, half_width: throughput there; None where it was not measured.
         preemptions: requests preempted in the trial.
-        confirmed: throughput stayed within the tolerance and nothing was preempted.
+        confirmed: throughput with its own half-width reached (1 - e) of what the sweep found, and
+            nothing was preempted.
         starts: engine starts it took to find.
+        share_of_best: throughput there by the one it is compared with: X* at the knee, elsewhere
+            what the sweep measured at this batch. None where it was not measured.
     """
 
     batch: int
@@ -51,6 +54,7 @@ class FrontierMemory:
     preemptions: int
     confirmed: bool
     starts: int = 1
+    share_of_best: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +66,12 @@ class CapacityTrial:
         req_per_s: Poisson rate that was offered.
         attainment: share of arrivals within the SLO (without one: that ended without error).
         seconds: window.
-        held: the SLO held at its quantile.
+        held: the rate can go on for ever, and the SLO held at its quantile.
+        arrivals: counted requests; 0 where it was not kept.
+        attainment_interval: 95 % interval of the attainment.
+        utilisation, utilisation_half_width: share of the batch's places that the rate needs
+            (rate times mean time in the engine by the batch); held only where all of its 95 %
+            interval lies below 1. None where it was not kept, or too few requests ended.
     """
 
     batch: int
@@ -70,6 +79,10 @@ class CapacityTrial:
     attainment: float
     seconds: float
     held: bool
+    arrivals: int = 0
+    attainment_interval: tuple[float, float] | None = None
+    utilisation: float | None = None
+    utilisation_half_width: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -67,8 +67,10 @@ class OperatingPoint:
         footprint_bytes: memory of the engine at this point.
         running_mean: mean number of running requests the engine reports.
         preemptions: preempted requests during the windows.
-        kv_limited: the KV cache limited it; it cannot be the knee.
-        wide: the window closed at its time limit with a wider interval than wanted.
+        kv_limited: the KV cache limited it, or the engine ended at it on a later visit (the notes
+            say which); it cannot be the knee and is not planned with.
+        wide: the half-width is more than the device's default share of X (2 % on a GPU, 5 % on a
+            CPU), over all its windows.
         windows: windows behind it.
         instrument_cpu: share of one core the load generator used.
         prompt_tokens_per_s: prompt tokens of the requests whose first token came in the window.

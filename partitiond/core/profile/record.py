@@ -127,13 +127,31 @@ class Profile:
         return next((point for point in self.points if point.batch == batch), None)
 
 
-def holds_slo(point: OperatingPoint, slo: Slo) -> bool:
-    """Whether a point's TTFT and TPOT stay within the bounds, at p95, or p99 for a stricter SLO."""
+def holds_slo(point: OperatingPoint, slo: Slo, counted: Slo | None = None) -> bool:
+    """Whether the share of requests within both bounds reaches the SLO's quantile.
+
+    The share was counted where the point was measured under the same bounds. Elsewhere (estimates,
+    other bounds, a point whose latencies were changed) the percentiles of TTFT and of TPOT stand
+    in: p95, or p99 for a stricter SLO. They say less, because other requests may miss each bound.
+
+    Args:
+        point: the operating point.
+        slo: what is to be held.
+        counted: what the point's attainment was counted against (`Profile.slo`); None where its
+            percentiles are to decide.
+    """
+    if counted is not None and point.attainment is not None and _same_bounds(counted, slo):
+        return point.attainment >= slo.quantile
     if slo.quantile > 0.95:
         ttft, tpot = point.ttft.p99, point.tpot.p99
     else:
         ttft, tpot = point.ttft.p95, point.tpot.p95
     return ttft <= slo.ttft_seconds and tpot <= slo.tpot_seconds
+
+
+def _same_bounds(one: Slo, other: Slo) -> bool:
+    """The quantile is no part of what a request is counted by."""
+    return (one.ttft_seconds, one.tpot_seconds) == (other.ttft_seconds, other.tpot_seconds)
 
 
 def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
@@ -144,7 +162,7 @@ def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
     limit = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
     usable = [p for p in profile.points if p.batch <= limit and not p.kv_limited]
     if slo is not None:
-        usable = [p for p in usable if holds_slo(p, slo)]
+        usable = [p for p in usable if holds_slo(p, slo, profile.slo)]
     return max(usable, key=lambda p: p.batch, default=None)
 
 

@@ -19,7 +19,8 @@ class ReplicationRun:
         half_width: 95 % half-width of their sum.
         tpot_p95_seconds, ttft_p95_seconds: the worst replica's.
         windows: windows behind it, alternating with those of the other runs.
-        telemetry: of the device through the windows.
+        telemetry: of the device through the windows; energy is that of all of them.
+        instrument_cpu: most of one core that the load generator used in a window.
     """
 
     replicas: int
@@ -32,6 +33,7 @@ class ReplicationRun:
     ttft_p95_seconds: float
     windows: int
     telemetry: Telemetry | None = None
+    instrument_cpu: float = 0.0
 
     @property
     def total_output_tokens_per_s(self) -> float:
@@ -55,6 +57,7 @@ class PairRun:
         measured_output_tokens_per_s, measured_tpot_p95_seconds: side by side, common windows.
         half_widths: 95 % half-widths of the measured rates, in tokens/s.
         windows: windows behind each figure.
+        instrument_cpu: most of one core that the load generator used in a window.
     """
 
     models: tuple[str, str]
@@ -68,6 +71,7 @@ class PairRun:
     predicted_tpot_p95_seconds: tuple[float, float]
     measured_tpot_p95_seconds: tuple[float, float]
     windows: int
+    instrument_cpu: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,0 +1,17 @@
+"""Replication runs of one mode, from several trials. Pure."""
+
+from collections.abc import Sequence
+
+from partitiond.core.profile import ReplicationRun
+
+
+def union_of(
+    known: Sequence[ReplicationRun], new: Sequence[ReplicationRun]
+) -> tuple[ReplicationRun, ...]:
+    """All runs, by number of replicas; one that was made again counts as it is now."""
+    latest = {_kind(run): run for run in (*known, *new)}
+    return tuple(latest[kind] for kind in sorted(latest))
+
+
+def _kind(run: ReplicationRun) -> tuple[int, int, int]:
+    return run.replicas, run.batch_each, run.cores_each

@@ -1,0 +1,57 @@
+"""Step 10, for what is left of a budget: memory and capacity of OPT-125M's operating point."""
+
+import dataclasses
+from typing import Any
+
+from bench.gpu_check.confirming import confirm
+from bench.gpu_check.lab import Lab, Want
+from bench.gpu_check.scale import Scale
+from bench.gpu_check.schedule import Trial
+from bench.gpu_check.steps import Outcome
+from bench.gpu_check.steps.single import MODEL, NEEDS
+from partitiond.core.profile import CapacityTrial, Profile
+from partitiond.core.units import MIB
+
+
+@dataclasses.dataclass(frozen=True)
+class Confirmed:
+    """What a plan would rest on, instead of the sweep's engine with room for every batch."""
+
+    number: int = 10
+    title: str = "Memory and capacity, confirmed"
+
+    def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
+        seconds = 0.5 * scale.sweep_seconds  # open-loop trials
+        return (
+            Trial(f"10.{MODEL}", NEEDS, starts=1, windows=3, other_seconds=seconds, resumes=True),
+        )
+
+    async def run(self, _trial: Trial, lab: Lab, /) -> Outcome:
+        profile = await confirm(lab, Want(MODEL, lab.scale.max_batch))
+        rows = [_row(number, t) for number, t in enumerate(profile.capacity_trials, start=1)]
+        return Outcome({"rows": rows, "notes": _notes(profile)})
+
+
+def _row(number: int, trial: CapacityTrial) -> dict[str, Any]:
+    return {
+        "open-loop trial": number,
+        "requests/s": round(trial.req_per_s, 2),
+        "batch": trial.batch,
+        "seconds": round(trial.seconds, 1),
+        "good": round(trial.attainment, 3),
+        "held": trial.held,
+    }
+
+
+def _notes(profile: Profile) -> list[str]:
+    found = profile.frontier_memory
+    assert found is not None  # it was confirmed or refused
+    word = "confirmed" if found.confirmed else "not confirmed"
+    rate = profile.capacity_req_per_s
+    capacity = "no rate was held" if rate is None else f"{rate:.1f} requests/s held"
+    return [
+        f"Frontier memory of batch {found.batch}: {found.footprint_bytes / MIB:,.0f} MiB, {word}: "
+        f"{found.output_tokens_per_s or 0.0:,.0f} output tokens/s, "
+        f"{found.preemptions} preemptions.",
+        f"Capacity: {capacity}.",
+    ]

@@ -1,0 +1,91 @@
+"""From trials to a profile: what deaths, early ends and saturated instruments make of it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from partitiond.core.operating_points import named_point
+from partitiond.core.profile import LimitedBy, Profile
+from partitiond.core.spec import PointName
+from partitiond.ports import EngineReport, ProfileRequest
+from partitiond.profiler.assemble import Measured, build_profile
+from partitiond.profiler.launch import plan_launch
+from partitiond.profiler.search import Done, Purpose
+from partitiond.profiler.trial import Death, Trial
+from tests.profiler.samples import proposal_of, trial_of
+
+RequestOf = Callable[..., ProfileRequest]
+GROWING = (trial_of(1, 100), trial_of(2, 200), trial_of(4, 400))
+
+
+def built(
+    request: ProfileRequest, steps: Sequence[Trial | Death], done: Done | None = None
+) -> Profile:
+    measured = Measured(
+        request=request,
+        planned=plan_launch(request, "test"),
+        report=EngineReport(4096, "test-1", {}),
+        steps=tuple(steps),
+        done=done,
+        started_at="2026-01-01T00:00:00Z",
+        duration_seconds=1.0,
+    )
+    return build_profile(measured)
+
+
+def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned(
+    request_of: RequestOf,
+) -> None:
+    steps: list[Trial | Death] = [
+        trial_of(1, 100),
+        trial_of(2, 150),
+        trial_of(4, 400, purpose=Purpose.CONFIRM),
+        Death(proposal_of(4), 5.0, "out of memory"),
+    ]
+    made = built(request_of(), steps)
+    four = made.point(4)
+    assert four is not None
+    assert four.kv_limited
+    assert made.knee.largest_batch == 2
+    assert made.knee.best_output_tokens_per_s == 150
+    assert made.knee.limited_by is LimitedBy.MEMORY
+    for name in (PointName.DEFAULT, PointName.KNEE, PointName.THROUGHPUT):
+        point = named_point(made, name, None)
+        assert point is not None
+        assert point.batch == 2
+    assert any("later visit of batch 4" in note for note in made.provenance.notes)
+
+
+def test_only_deaths_and_a_full_cache_mean_memory(request_of: RequestOf) -> None:
+    asked = request_of()
+    assert built(asked, GROWING).knee.limited_by is LimitedBy.TIME
+    died: list[Trial | Death] = [*GROWING, Death(proposal_of(8), 5.0, "out of memory")]
+    assert built(asked, died).knee.limited_by is LimitedBy.MEMORY
+    full = [*GROWING, trial_of(8, 300, preemptions=2)]
+    assert built(asked, full).knee.limited_by is LimitedBy.MEMORY
+    capped = Done(LimitedBy.CAP, complete=True)
+    assert built(asked, GROWING, capped).knee.limited_by is LimitedBy.CAP
+
+
+@pytest.mark.parametrize(
+    ("half_widths", "wide"), [((10.0,), True), ((4.0,), False), ((6.0, 6.0), False)]
+)
+def test_a_point_is_wide_by_the_interval_of_all_its_windows(
+    request_of: RequestOf, half_widths: tuple[float, ...], wide: bool
+) -> None:
+    """A first look may close at 10 %, which is wide on a CPU; two windows of 6 % are not."""
+    trials = [
+        dataclasses.replace(trial_of(1, 100, half_width=width), wide=len(half_widths) > 1)
+        for width in half_widths
+    ]
+    one = built(request_of(), trials).point(1)
+    assert one is not None
+    assert one.wide is wide
+
+
+def test_batches_measured_with_a_saturated_instrument_are_named(request_of: RequestOf) -> None:
+    steps = [trial_of(1, 100), trial_of(2, 150, saturated=("it used 97% of one core",))]
+    notes = " ".join(built(request_of(), steps).provenance.notes)
+    assert "saturated, so do not trust batch 2: it used 97% of one core" in notes
+    assert "saturated" not in " ".join(built(request_of(), steps[:1]).provenance.notes)
