@@ -3,25 +3,22 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, jsonable, print_json, say
+from partitiond.cli.shelf import shelf_of
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
-    NotFoundError,
     PartitiondError,
     ProfileError,
 )
 from partitiond.core.profile import Profile
 from partitiond.core.spec import Slo
 from partitiond.ports import ProfileView
-
-if TYPE_CHECKING:
-    from partitiond.client.client import ControlClient
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +50,8 @@ def list_profiles(
     """
     from partitiond.cli.render_profile import profiles_table
 
-    with client_of(ctx) as client:
-        views = client.profile_views(model)
+    with shelf_of(ctx) as shelf:
+        views = shelf.views(model)
     plain = [_with_stale(view) for view in views]
     emit(plain, as_json=as_json, render=lambda: profiles_table(views))
 
@@ -74,9 +71,9 @@ def show(
     from partitiond.cli.render_profile import profile_details
 
     check_plot_path(plot)
-    with client_of(ctx) as client:
-        view = client.profile_view(profile_id)
-        slo = _slo_of(client, view.profile)
+    with shelf_of(ctx) as shelf:
+        view = shelf.view(profile_id)
+        slo = shelf.slo_of(view.profile)
     plain = _with_stale(view)
     emit(plain, as_json=as_json, render=lambda: profile_details(view, slo))
     if plot is not None:
@@ -86,14 +83,6 @@ def show(
 def _with_stale(view: ProfileView) -> dict[str, object]:
     """A profile as JSON, and beside its fields why it is stale."""
     return {**jsonable(view.profile), "stale": view.stale}
-
-
-def _slo_of(client: "ControlClient", profile: Profile) -> Slo | None:
-    """The SLO of the registered model; of one that is not registered, the one measured under."""
-    try:
-        return client.model(profile.model).record.spec.slo
-    except NotFoundError:
-        return profile.slo
 
 
 def diff(
@@ -154,7 +143,7 @@ def _given_slo(ttft: float | None, tpot: float | None) -> Slo | None:
 
 
 def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
-    """Profiles by file or id; the daemon is asked only for what is no file.
+    """Profiles by file or id; the daemon or the state folder is asked only for what is no file.
 
     Raises:
         ProfileError: a file cannot be read.
@@ -167,10 +156,9 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
     if len(files) == len(set(names)):
         return [read_profile(Path(name)) for name in names]
     try:
-        with client_of(ctx) as client:
+        with shelf_of(ctx) as shelf:
             return [
-                read_profile(Path(name)) if name in files else client.profile_by_id(name)
-                for name in names
+                read_profile(Path(name)) if name in files else shelf.profile(name) for name in names
             ]
     except DaemonUnreachableError as error:
         missing = next(name for name in names if name not in files)
@@ -232,8 +220,8 @@ def export(
     from partitiond.serde import to_json
 
     del as_json  # an export is always JSON
-    with client_of(ctx) as client:
-        text = to_json(client.profile_by_id(profile_id), indent=2) + "\n"
+    with shelf_of(ctx) as shelf:
+        text = to_json(shelf.profile(profile_id), indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
         return

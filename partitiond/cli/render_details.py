@@ -219,15 +219,23 @@ def _capacity(profile: Profile, slo: Slo | None) -> RenderableType:
 # --- fits, sharing, provenance ---------------------------------------------------------------
 
 
+def _tiny(seconds: float) -> str:
+    """A time far below a second, in the unit that keeps it readable."""
+    for unit, factor in (("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
 def _fitted(profile: Profile) -> Iterator[Pair]:
     step = profile.step_time
     if step is not None:
         lengths = "one workload: batches only" if step.workloads == 1 else f"{step.workloads} loads"
         yield (
             "step time",
-            f"{step.base_seconds * 1e3:.3g} ms + {step.per_token_seconds * 1e6:.3g} us/token + "
-            f"{step.per_sequence_seconds * 1e6:.3g} us/sequence + "
-            f"{step.per_kv_token_seconds * 1e9:.3g} ns/KV token; off by "
+            f"{step.base_seconds * 1e3:.3g} ms + {_tiny(step.per_token_seconds)}/token + "
+            f"{_tiny(step.per_sequence_seconds)}/sequence + "
+            f"{_tiny(step.per_kv_token_seconds)}/KV token; off by "
             f"{step.residual_share:.1%} over {step.points} points ({lengths})",
         )
     transfer = profile.transfer

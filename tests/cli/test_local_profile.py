@@ -112,3 +112,27 @@ def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path) -> None:
     out, said = fresh.communicate(timeout=120)
     assert fresh.returncode == 0, said
     assert not any("resumed" in note for note in json.loads(out)["provenance"]["notes"])
+
+
+def test_what_was_measured_without_a_daemon_is_read_without_one(home: Path) -> None:
+    running = started("--json")
+    out, said = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    measured = json.loads(out)["id"]
+
+    def read(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "partitiond", "profiles", *arguments],
+            env=dict(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "No daemon runs" in done.stderr
+        return done.stdout
+
+    assert [profile["id"] for profile in json.loads(read("list", "--json"))] == [measured]
+    assert json.loads(read("show", measured, "--json"))["id"] == measured
+    assert json.loads(read("export", measured))["id"] == measured

@@ -1,0 +1,90 @@
+"""The kept profiles: the daemon's answer, or without a daemon what lies in the state folder.
+
+`partitiond profile` works without a daemon, so what it keeps can be looked at without one, too.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from partitiond.cli.options import connected, settings_of
+from partitiond.cli.output import say
+from partitiond.core.errors import DaemonUnreachableError, NotFoundError
+from partitiond.core.profile import Profile
+from partitiond.core.spec import Slo
+from partitiond.ports import ProfileView, Store
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.settings import Settings
+
+T = TypeVar("T")
+
+
+class Shelf:
+    """Reads profiles. One that comes from the state folder is not known to be stale or not."""
+
+    def __init__(self, settings: "Settings", client: "ControlClient") -> None:
+        self._settings = settings
+        self._client = client
+        self._said = False
+
+    def views(self, model: str | None = None) -> Sequence[ProfileView]:
+        """All, newest first."""
+        return self._ask(
+            lambda: self._client.profile_views(model),
+            lambda store: [ProfileView(profile) for profile in store.profiles(model)],
+        )
+
+    def view(self, profile_id: str) -> ProfileView:
+        """One. Raises NotFoundError."""
+        return self._ask(
+            lambda: self._client.profile_view(profile_id),
+            lambda store: ProfileView(store.profile(profile_id)),
+        )
+
+    def profile(self, profile_id: str) -> Profile:
+        """One, without asking whether it is stale. Raises NotFoundError."""
+        return self._ask(
+            lambda: self._client.profile_by_id(profile_id),
+            lambda store: store.profile(profile_id),
+        )
+
+    def slo_of(self, profile: Profile) -> Slo | None:
+        """The SLO of the registered model; of one that is not, the one it was measured under."""
+        try:
+            return self._ask(
+                lambda: self._client.model(profile.model).record.spec.slo,
+                lambda store: store.model(profile.model).spec.slo,
+            )
+        except NotFoundError:
+            return profile.slo
+
+    def _ask(self, daemon: Callable[[], T], here: Callable[[Store], T]) -> T:
+        try:
+            return daemon()
+        except DaemonUnreachableError:
+            if not self._settings.store_path.exists():
+                raise
+        if not self._said:
+            say("No daemon runs: read from the state folder, not checked for being stale.")
+            self._said = True
+        from partitiond.store import StateLock, open_store
+
+        # A daemon that holds the folder but does not answer is an error of its own: the lock's.
+        with StateLock.acquire(self._settings.lock_path):
+            store = open_store(self._settings.store_path)
+            try:
+                return here(store)
+            finally:
+                store.close()
+
+
+@contextmanager
+def shelf_of(ctx: typer.Context) -> Iterator[Shelf]:
+    """The profiles that the command's settings lead to."""
+    settings = settings_of(ctx)
+    with connected(settings) as client:
+        yield Shelf(settings, client)
