@@ -11,6 +11,7 @@ from typing import Final
 from partitiond.core.errors import InputError, NotFoundError, SpecError
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.spec import EngineOptions, ModelSpec, SourceKind, Weights
+from partitiond.core.units import format_bytes
 from partitiond.core.workload import LengthShape, Workload
 from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
 from partitiond.serde import from_json, to_json
@@ -48,7 +49,7 @@ def params_of(
 
     Raises:
         NotFoundError: there is no such device.
-        InputError: it has not so many cores, or there is no device at all.
+        InputError: it has not so many cores or so much memory, or there is no device at all.
     """
     device = _device(options.device_id, devices)
     cores = options.cores
@@ -59,6 +60,13 @@ def params_of(
             f"{device.id} has {len(device.cores)} cores for engines, {cores} were asked for.",
             hint=f"Ask for 1 to {len(device.cores)} cores.",
             facts={"device": device.id, "cores": list(device.cores)},
+        )
+    if options.memory_bytes is not None and options.memory_bytes > device.memory_bytes:
+        raise InputError(
+            f"{device.id} has {format_bytes(device.memory_bytes)} of memory, "
+            f"{format_bytes(options.memory_bytes)} were asked for.",
+            hint="Ask for less, or leave the memory out for what is free.",
+            facts={"device": device.id, "memory_bytes": device.memory_bytes},
         )
     params = {
         "device_id": device.id,

@@ -58,6 +58,14 @@ def test_more_cores_than_there_are_is_refused() -> None:
         params_of(ProfileOptions(cores=5), [fake_cpu(cores=4)], ProfilingOptions())
 
 
+def test_more_memory_than_there_is_is_refused() -> None:
+    device = fake_cpu(cores=4)
+    asked = ProfileOptions(memory_bytes=device.memory_bytes + 1)
+    with pytest.raises(InputError, match="were asked for") as refused:
+        params_of(asked, [device], ProfilingOptions())
+    assert "free" in refused.value.hint
+
+
 WORKLOADS = st.one_of(
     st.none(),
     st.builds(Workload, st.integers(1, 4096), st.integers(1, 4096)),
@@ -81,7 +89,7 @@ WORKLOADS = st.one_of(
         cores=st.integers(1, 4),
         max_batch=st.integers(1, 512),
         time_limit_seconds=st.floats(1, 1e6),
-        memory_bytes=st.none() | st.integers(1, 2**50),
+        memory_bytes=st.none() | st.integers(1, fake_cpu(cores=4).memory_bytes),
         seed=st.integers(0, 2**31),
         variant=st.sampled_from(["", "fp8"]),
         workload=WORKLOADS,
