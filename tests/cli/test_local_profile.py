@@ -49,9 +49,16 @@ MEASURE = (
 )  # fmt: skip
 
 
+AS_FROM_A_TERMINAL = (
+    "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.argv[0] = 'partitiond'; runpy.run_module('partitiond', run_name='__main__')"
+)
+"""Shells start what runs in their background with SIGINT ignored, and that is inherited."""
+
+
 def started(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "partitiond", *QUICK, *MEASURE, *arguments],
+        [sys.executable, "-c", AS_FROM_A_TERMINAL, *QUICK, *MEASURE, *arguments],
         env=dict(os.environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
