@@ -289,7 +289,7 @@ async def test_the_command_line_measures_both_loops(server: Any) -> None:
 
 async def test_the_command_line_says_what_is_wrong(server: Any) -> None:
     code, _, err = await run_cli("--url", "nowhere", "--model", "m", "--concurrency", "1")
-    assert code == 1
+    assert code == 2
     assert "Write http://" in err
     code, _, err = await run_cli("--url", server.socket_path, "--model", "m", "--rate", "0")
     assert code == 2

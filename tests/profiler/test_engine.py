@@ -59,7 +59,7 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
         cores=cores,
         memory_bytes=6 * GIB,
         max_batch=4,
-        time_limit_seconds=8,
+        time_limit_seconds=60,  # half of it is what capacity trials may take
         min_window_seconds=0.5,
         max_window_seconds=1.0,
         structured_output=True,
@@ -91,6 +91,8 @@ async def test_everything_at_once_on_one_core(
     assert {p.phase for p in phases} == {"starting", "measuring", "confirming"}
     assert list(await runner.find()) == []
     assert asked.checkpoint is not None
+    assert asked.checkpoint.exists()
+    asked.forget()
     assert not asked.checkpoint.exists()
 
 
