@@ -23,7 +23,18 @@ def test_a_shipped_profile_was_measured_and_holds_together(path: Path) -> None:
     assert profile.kind is ProfileKind.MEASURED
     assert profile.provenance.engine_version
     assert profile.provenance.weights in {"real", "dummy"}
-    assert all(point.windows >= 2 for point in profile.points)
+    assert profile.provenance.command.startswith("partitiond ")
+    # What the answer rests on was visited twice; the notes name what was seen once.
+    limit = profile.knee.batch or profile.knee.largest_batch
+    answer = profile.point(limit)
+    assert answer is not None
+    assert answer.windows >= 2
+    once = [str(point.batch) for point in profile.points if point.windows < 2]
+    if once:
+        assert f"measured only once: batch {', '.join(once)}" in profile.provenance.notes
+    assert profile.frontier_memory is not None
+    assert profile.frontier_memory.confirmed
+    assert profile.capacity_req_per_s is not None
     again = find_knee(
         profile.points,
         profile.knee.tolerance,
@@ -31,5 +42,5 @@ def test_a_shipped_profile_was_measured_and_holds_together(path: Path) -> None:
     )
     assert again.batch == profile.knee.batch
     for point in profile.points:
-        expected = point.output_tokens_per_s / profile.workload.output_tokens
+        expected = point.output_tokens_per_s / profile.workload.moments.o
         assert point.req_per_s == pytest.approx(expected)
