@@ -9,6 +9,7 @@ rate 10 x (0.65, 1, 1.3) x U(0.85, 1.15), SM U{1..5} steps x (0.7, 1, 1.5). Its 
 
 import math
 import random
+from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.interference import Interference, mode_overhead_bytes
@@ -18,6 +19,13 @@ from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.instance import PlanRequest
+
+SIZES: Final = ((10, 4), (100, 64), (300, 128), (1000, 512))
+"""Models and GPUs."""
+TUNING_SEEDS: Final = tuple(range(1, 11))
+"""Ten instances a size, frozen before anything was tuned on them."""
+UNTOUCHED_SEEDS: Final = tuple(range(1001, 1011))
+"""A second set, looked at once, when everything else was done."""
 
 HARDWARE = "bench-80"
 NO_INTERFERENCE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
