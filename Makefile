@@ -95,7 +95,7 @@ docs: $(STAMP) ## generate the reference pages from the code
 
 # No index address may enter the lock file: whoever installs uses the index they are set up for.
 lock: ## pin the versions anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-groups \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
 		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements.lock
 
 clean: ## remove the environment, caches and the demo's folder

@@ -6,7 +6,7 @@ import enum
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition, PartitionSize
 from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand, Isolation, Slo
+from partitiond.core.spec import NO_RULES, Demand, Isolation, PlacementRules, Slo
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 
@@ -31,6 +31,7 @@ class Candidate:
         kappa: loss per further replica measured for this profile; None for the mode's default.
         variant: form of the model it runs; empty for the model itself.
         stale: why its profile no longer speaks for what runs now; empty where it does.
+        watts: what it draws at the operating point beyond the idle device; None unknown.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Candidate:
     kappa: float | None = None
     variant: str = ""
     stale: tuple[str, ...] = ()
+    watts: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,16 +71,34 @@ class ModelDemand:
     isolation: Isolation = Isolation.SHARED
     reason: str = ""
     slo: Slo | None = None
+    rules: PlacementRules = NO_RULES
 
 
 class Objective(enum.StrEnum):
     """What the plan is good at, chosen by name."""
 
     MIN_DEVICES = "min-devices"
-    """Serve all demand on the fewest (cheapest) devices; models without a rate get one replica
-    each, then whatever is free on the devices that are used."""
+    """Serve all demand on the fewest devices, the cheaper ones among as many; models without a
+    rate get one replica each, then whatever is free on the devices that are used."""
+    MIN_PRICE = "min-price"
+    """The same at the least price per hour."""
+    MIN_POWER = "min-power"
+    """The same with the least power that must be provided: the power limits of devices used."""
+    MIN_ENERGY = "min-energy"
+    """The same with the least predicted draw while the demand is served: the least energy per
+    token."""
     MAX_GOODPUT = "max-goodput"
     """The most planned requests/s from all devices, weighted, up to each model's demand."""
+    MAX_MIN = "max-min"
+    """Max-min fairness: the worst served model, by share of its demand over its weight, as well
+    served as possible; then the most goodput."""
+    MAX_HEADROOM = "max-headroom"
+    """The largest factor by which all demands could grow at once and still be served."""
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether everything is served and the value is a cost, so that less is better."""
+        return self.value.startswith("min-")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,6 +149,8 @@ class Certificate:
         seconds: time the solve took.
         baseline_one_model_per_device: devices used when each model has devices of its own.
         baseline_first_fit: the objective's value under first-fit decreasing.
+        best_value: the best value any member found; the plan may give up to 1 % of it away to
+            move less. None where it is the plan's own.
     """
 
     objective: Objective
@@ -140,6 +162,7 @@ class Certificate:
     seconds: float
     baseline_one_model_per_device: int | None = None
     baseline_first_fit: float | None = None
+    best_value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,7 +190,12 @@ class Infeasible:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelForecast:
-    """What a model gets from a plan."""
+    """What a model gets from a plan.
+
+    Attributes:
+        watts: draw of its replicas beyond the idle devices at the planned rate; None unknown.
+        output_tokens_per_s: of all its replicas at their operating points, shared as they are.
+    """
 
     model: str
     replicas: int
@@ -176,6 +204,15 @@ class ModelForecast:
     ttft_p95_seconds: float | None
     tpot_p95_seconds: float | None
     profile_kind: ProfileKind | None
+    watts: float | None = None
+    output_tokens_per_s: float = 0.0
+
+    @property
+    def headroom(self) -> float | None:
+        """Share of the demand that could come on top; None without a rate."""
+        if not self.demand_req_per_s:
+            return None
+        return self.capacity_req_per_s / self.demand_req_per_s - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

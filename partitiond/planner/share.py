@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from partitiond.planner.exact import SHARE_UNITS, reference_rate
+from partitiond.planner.exact.objectives import SHARE_UNITS, reference_rate
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Need
 from partitiond.planner.packing import Packing

@@ -145,6 +145,13 @@ class Device:
         reserved_bytes: memory the driver or the operating system keeps.
         price_per_hour: in the currency of the user's file; 1.0 where none is given.
         driver: driver version, or kernel version on a CPU.
+        rack: what is lost together beyond a host; empty where not known (the host counts).
+        cordoned: nothing may be placed here; what runs is to move away.
+        max_replicas: clients it allows at once; None for the sharing mode's own limit.
+        occupied_sm_percent: share of the SMs that others hold under MPS.
+        occupied_slices: memory slices, 0..7, under GPU instances that are not ours.
+        idle_watts: draw without load; None for what is known of the hardware.
+        max_watts: its power limit; None for what is known of the hardware.
     """
 
     id: str
@@ -160,6 +167,13 @@ class Device:
     reserved_bytes: Bytes = ZERO_BYTES
     price_per_hour: float = 1.0
     driver: str = ""
+    rack: str = ""
+    cordoned: bool = False
+    max_replicas: int | None = None
+    occupied_sm_percent: int = 0
+    occupied_slices: tuple[int, ...] = ()
+    idle_watts: float | None = None
+    max_watts: float | None = None
 
 
 def headroom_bytes(total_bytes: int) -> int:

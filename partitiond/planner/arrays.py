@@ -1,0 +1,214 @@
+"""The instance as flat arrays, for the compiled kernels.
+
+A *place* is one way to run a device of one kind: (group, option). An *entry* is one replica of
+one item at one place. All amounts are the instance's integers, so what fits here fits there.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partitiond.planner.types import Group, Instance, Item, Option
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bits = NDArray[np.uint8]
+
+RESOURCES: Final = ("memory", "sm", "cores", "memory slices", "compute slices")
+"""Linear resources of a device, by column. Load and number are limits of their own."""
+NO_LIMIT: Final = 1 << 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The instance without its rules that go beyond one device.
+
+    P places, E entries (sorted by place), R resources, M models (positions in `instance.needs`),
+    G groups, D devices, L pools.
+
+    Attributes:
+        place_group, place_option: (P,) where a place is in the instance.
+        place_start: (P + 1,) entries of place p are place_start[p]..place_start[p + 1].
+        capacity: (P, R) amounts one device has; NO_LIMIT where it does not limit.
+        max_items: (P,) replicas one device holds.
+        busy_limit: (P, N + 1) largest sum of `entry_busy` for n replicas, at index n; rows of
+            places that hold fewer are padded with -1.
+        geometry: (P,) offset of the place's MIG table in `tables`, -1 without one.
+        geometry_size: (P,) length of that table.
+        tables: MIG tables end to end; 1 where the set with that code can be placed.
+        entry_item, entry_model, entry_place: (E,).
+        entry_rate: (E,) requests/s at the place's level, in 1 / RATE_SCALE.
+        entry_use: (E, R).
+        entry_busy: (E,) load, in millionths.
+        entry_code: (E,) what it adds to the code of a MIG set; 0 without MIG.
+        entry_cost: (E,) what it costs beyond the device, in 1 / PRICE_SCALE.
+        entry_pool: (E, L) what it takes of each pool.
+        need_rate, need_min, need_max: (M,) rate in 1 / RATE_SCALE (0 without one), replicas.
+        need_weight: (M,) with priority applied.
+        need_rated: (M,).
+        avoid: (M, M) 1 where two models never share a device.
+        group_count, group_cost: (G,) devices, and cost of one in 1 / PRICE_SCALE.
+        device_group: (D,).
+        pool_capacity: (L,).
+        pool_of_device: (D, L) 1 where the device draws from the pool.
+    """
+
+    instance: Instance
+    place_group: Ints
+    place_option: Ints
+    place_start: Ints
+    capacity: Ints
+    max_items: Ints
+    busy_limit: Ints
+    geometry: Ints
+    geometry_size: Ints
+    tables: Bits
+    entry_item: Ints
+    entry_model: Ints
+    entry_place: Ints
+    entry_rate: Ints
+    entry_use: Ints
+    entry_busy: Ints
+    entry_code: Ints
+    entry_cost: Ints
+    entry_pool: Ints
+    need_rate: Ints
+    need_min: Ints
+    need_max: Ints
+    need_weight: Floats
+    need_rated: Bits
+    avoid: Bits
+    group_count: Ints
+    group_cost: Ints
+    device_group: Ints
+    pool_capacity: Ints
+    pool_of_device: Bits
+
+
+def build_problem(instance: Instance) -> Problem:
+    """Flatten the instance."""
+    places = [(g, k) for g in instance.groups for k in range(len(g.options))]
+    position = {need.model: n for n, need in enumerate(instance.needs)}
+    rows = [
+        (p, index, instance.items[index], g.options[k])
+        for p, (g, k) in enumerate(places)
+        for index in g.fits[k]
+        if instance.items[index].model in position
+    ]
+    counts = np.bincount(_ints([p for p, _, _, _ in rows]), minlength=len(places))
+    tables, offsets, sizes = _tables(places)
+    needs = instance.needs
+    return Problem(
+        instance=instance,
+        place_group=_ints([g.index for g, _ in places]),
+        place_option=_ints([k for _, k in places]),
+        place_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        capacity=_ints([_capacity(instance, g, g.options[k]) for g, k in places], len(RESOURCES)),
+        max_items=_ints([g.options[k].max_items for g, k in places]),
+        busy_limit=_busy_limits([g.options[k] for g, k in places]),
+        geometry=offsets,
+        geometry_size=sizes,
+        tables=tables,
+        entry_item=_ints([index for _, index, _, _ in rows]),
+        entry_model=_ints([position[item.model] for _, _, item, _ in rows]),
+        entry_place=_ints([p for p, _, _, _ in rows]),
+        entry_rate=_ints([instance.rate(index, option) for _, index, _, option in rows]),
+        entry_use=_ints([_use(item, option) for _, _, item, option in rows], len(RESOURCES)),
+        entry_busy=_ints([item.busy for _, _, item, _ in rows]),
+        entry_code=_ints([_code(item, option) for _, _, item, option in rows]),
+        entry_cost=_ints([item.cost for _, _, item, _ in rows]),
+        entry_pool=_ints(
+            [[instance.pool_use(p, index) for p in instance.pools] for _, index, _, _ in rows],
+            len(instance.pools),
+        ),
+        need_rate=_ints([n.rate for n in needs]),
+        need_min=_ints([n.min_replicas for n in needs]),
+        need_max=_ints([n.max_replicas for n in needs]),
+        need_weight=np.array([n.weight for n in needs], dtype=np.float64),
+        need_rated=np.array([n.rated for n in needs], dtype=np.uint8),
+        avoid=_avoid(instance),
+        group_count=_ints([len(g.bins) for g in instance.groups]),
+        group_cost=_ints([g.price for g in instance.groups]),
+        device_group=_ints(list(instance.group_of)),
+        pool_capacity=_ints([p.capacity for p in instance.pools]),
+        pool_of_device=_pool_of_device(instance),
+    )
+
+
+def _ints(values: Sequence[object], columns: int | None = None) -> Ints:
+    found = np.array(values, dtype=np.int64)
+    # Without rows numpy cannot know the columns, and without columns not the rows.
+    return found if columns is None else found.reshape(len(values), columns)
+
+
+def _capacity(instance: Instance, group: Group, option: Option) -> list[int]:
+    if option.geometry is not None:
+        return [NO_LIMIT, NO_LIMIT, group.cores or NO_LIMIT, 8, 7]
+    memory = instance.memory(group, option)
+    return [memory, group.sm_percent, group.cores or NO_LIMIT, NO_LIMIT, NO_LIMIT]
+
+
+def _use(item: Item, option: Option) -> list[int]:
+    if option.geometry is not None:
+        index = option.geometry.index(item.mig_profile)
+        assert index is not None, "an item of another geometry is not among what fits"
+        profile = option.geometry.profiles[index]
+        return [0, 0, item.cores, profile.memory_slices, profile.compute_slices]
+    return [item.memory_mib, item.sm, item.cores, 0, 0]
+
+
+def _code(item: Item, option: Option) -> int:
+    if option.geometry is None:
+        return 0
+    index = option.geometry.index(item.mig_profile)
+    assert index is not None, "an item of another geometry is not among what fits"
+    return option.geometry.radix[index]
+
+
+def _tables(places: list[tuple[Group, int]]) -> tuple[Bits, Ints, Ints]:
+    """Every distinct table once, and where each place finds its own."""
+    start_of: dict[bytes, int] = {}
+    length, offsets, sizes = 0, [], []
+    for group, k in places:
+        geometry = group.options[k].geometry
+        if geometry is None:
+            offsets.append(-1)
+            sizes.append(0)
+            continue
+        if geometry.feasible not in start_of:
+            start_of[geometry.feasible] = length
+            length += len(geometry.feasible)
+        offsets.append(start_of[geometry.feasible])
+        sizes.append(len(geometry.feasible))
+    flat = np.frombuffer(b"".join(start_of) or b"\0", dtype=np.uint8).copy()
+    return flat, _ints(offsets), _ints(sizes)
+
+
+def _busy_limits(options: list[Option]) -> Ints:
+    longest = max((len(o.busy_limit) for o in options), default=1)
+    found = np.full((len(options), longest), -1, dtype=np.int64)
+    for row, option in enumerate(options):
+        limits = option.busy_limit if option.mode is not None else (0, NO_LIMIT)
+        found[row, : len(limits)] = limits
+    return found
+
+
+def _avoid(instance: Instance) -> Bits:
+    size = len(instance.needs)
+    found = np.zeros((size, size), dtype=np.uint8)
+    position = {need.name: n for n, need in enumerate(instance.needs)}
+    for n, need in enumerate(instance.needs):
+        for other in need.avoid:
+            if other in position:
+                found[n, position[other]] = found[position[other], n] = 1
+    return found
+
+
+def _pool_of_device(instance: Instance) -> Bits:
+    found = np.zeros((len(instance.group_of), len(instance.pools)), dtype=np.uint8)
+    for pool in instance.pools:
+        found[sorted(pool.bins), pool.index] = 1
+    return found

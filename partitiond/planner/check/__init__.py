@@ -1,0 +1,67 @@
+"""Says what is wrong with a plan. Written before the solver and independent of it.
+
+Only core types are used: bytes and floats as they stand in the plan, never the solver's integers.
+It is the planner's property test, the guard before a plan is shown or applied, and the answer to
+why a plan written by hand is refused.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator, Mapping
+
+from partitiond.core.interference import DEFAULT, Interference
+from partitiond.core.plan import ModelDemand, Plan
+from partitiond.planner.check.certificate import check_certificate
+from partitiond.planner.check.devices import check_device, check_hosts
+from partitiond.planner.check.figures import device_level, rates_of
+from partitiond.planner.check.models import check_model, check_slo
+
+__all__ = ["check_plan"]
+
+
+def check_plan(
+    plan: Plan,
+    models: Iterable[ModelDemand],
+    interference: Interference = DEFAULT,
+    host_memory_bytes: Iterable[tuple[str, int]] = (),
+) -> tuple[str, ...]:
+    """Every violation as a sentence; empty when the plan is good.
+
+    Args:
+        plan: the plan, with the devices it was made for.
+        models: what was asked for.
+        interference: kappa and levels the plan was made with.
+        host_memory_bytes: memory for engines by host name, where no CPU device says it.
+    """
+    demands = {demand.model: demand for demand in models}
+    levels = {d.id: device_level(plan, d, interference) for d in plan.devices}
+    found = list(_check_names(plan, demands))
+    if found:
+        return tuple(found)
+    for device in plan.devices:
+        found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
+    found.extend(check_hosts(plan, dict(host_memory_bytes)))
+    rates = rates_of(plan, levels)
+    for demand in demands.values():
+        found.extend(check_model(plan, demand, rates.get(demand.model, 0.0)))
+        found.extend(check_slo(plan, demand, levels))
+    found.extend(check_certificate(plan, demands, rates))
+    return tuple(found)
+
+
+def _check_names(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
+    ids = collections.Counter(p.replica_id for p in plan.placements)
+    yield from (f"replica id {i} is used {n} times" for i, n in ids.items() if n > 1)
+    devices = collections.Counter(d.id for d in plan.devices)
+    yield from (f"device id {i} is listed {n} times" for i, n in devices.items() if n > 1)
+    for p in plan.placements:
+        if p.device_id not in devices:
+            yield f"{p.replica_id} is on device {p.device_id}, which does not exist"
+        if p.partition.device_id != p.device_id:
+            yield f"{p.replica_id} is on {p.device_id} but its partition on {p.partition.device_id}"
+        if p.model not in demands:
+            yield f"{p.replica_id} serves {p.model}, which was not asked for"
+        elif p.candidate not in demands[p.model].candidates:
+            yield f"{p.replica_id} runs at a point that is no candidate of {p.model}"
+    for u in plan.unplaced:
+        if u.model not in demands:
+            yield f"{u.model} is unplaced but was not asked for"

@@ -1,0 +1,142 @@
+"""What devices and hosts allow."""
+
+from collections.abc import Iterator, Mapping
+
+from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
+from partitiond.core.partition import CpuCores, MigSlice, MpsShare
+from partitiond.core.plan import ModelDemand, Placement, Plan
+from partitiond.core.spec import Isolation
+from partitiond.core.units import format_bytes
+
+
+def check_device(
+    device: Device,
+    here: tuple[Placement, ...],
+    demands: Mapping[str, ModelDemand],
+    level: float | None,
+) -> Iterator[str]:
+    """Violations on one device."""
+    if not here:
+        return
+    modes = {p.partition.mode for p in here}
+    if len(modes) > 1:
+        yield f"{device.id} is shared in several modes: {', '.join(sorted(modes))}"
+    for p in here:
+        yield from _check_placement(device, p)
+    mode = here[0].partition.mode
+    if len(here) > MAX_REPLICAS_PER_DEVICE[mode]:
+        yield f"{device.id} holds {len(here)} replicas, {mode} allows {_limit(mode)}"
+    alone = [p for p in here if demands[p.model].isolation is Isolation.DEVICE]
+    if alone and len(here) > 1:
+        yield f"{alone[0].replica_id} wants a device of its own and shares {device.id}"
+    if level is None:
+        yield f"{device.id} is shared by so many that no level of interference covers it"
+    yield from _check_memory(device, here, mode)
+    yield from _check_compute(device, here)
+
+
+def _limit(mode: SharingMode) -> int:
+    return MAX_REPLICAS_PER_DEVICE[mode]
+
+
+def _check_placement(device: Device, p: Placement) -> Iterator[str]:
+    size = p.candidate.size
+    if p.candidate.model != p.model:
+        yield f"{p.replica_id} serves {p.model} at a point of {p.candidate.model}"
+    if p.candidate.hardware != device.hardware:
+        yield f"{p.replica_id} is profiled on {p.candidate.hardware}, {device.id} is another kind"
+    if p.partition.mode not in device.modes:
+        yield f"{device.id} does not allow the mode {p.partition.mode} of {p.replica_id}"
+    if p.partition.mode is not size.mode:
+        yield f"{p.replica_id} is profiled on {size.key} but placed in mode {p.partition.mode}"
+    if p.partition.memory_bytes < p.candidate.memory_bytes:
+        need = format_bytes(p.candidate.memory_bytes)
+        yield f"{p.replica_id} needs {need}, its partition has less"
+    match p.partition:
+        case MpsShare(sm_percent=percent) if percent != size.sm_percent:
+            yield f"{p.replica_id} is profiled at {size.sm_percent} % of SMs, placed at {percent}"
+        case CpuCores(cores=cores) if len(set(cores)) != size.cores:
+            yield f"{p.replica_id} is profiled on {size.cores} cores, placed on {len(set(cores))}"
+        case MigSlice(mig_profile=name) if name != size.mig_profile:
+            yield f"{p.replica_id} is profiled on {size.mig_profile}, placed on {name}"
+        case _:
+            pass
+
+
+def _check_memory(device: Device, here: tuple[Placement, ...], mode: SharingMode) -> Iterator[str]:
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    usable -= headroom_bytes(device.memory_bytes)
+    used = mode_overhead_bytes(mode) + sum(
+        max(p.partition.memory_bytes, p.candidate.memory_bytes) for p in here
+    )
+    if used > usable:
+        yield (
+            f"{device.id} needs {format_bytes(used)} for its replicas and has "
+            f"{format_bytes(max(0, usable))} after headroom, reserved and foreign use"
+        )
+
+
+def _check_compute(device: Device, here: tuple[Placement, ...]) -> Iterator[str]:
+    percent = sum(p.candidate.size.sm_percent for p in here if isinstance(p.partition, MpsShare))
+    if percent > 100:
+        yield f"{device.id} gives away {percent} % of its SMs"
+    taken: dict[int, str] = {}
+    for p in here:
+        for core in p.partition.cores if isinstance(p.partition, CpuCores) else ():
+            if core not in device.cores:
+                yield f"{p.replica_id} is on core {core}, which {device.id} does not have"
+            if core in taken:
+                yield f"core {core} belongs to both {taken[core]} and {p.replica_id}"
+            taken[core] = p.replica_id
+
+
+def check_hosts(plan: Plan, host_memory: Mapping[str, int]) -> Iterator[str]:
+    """Violations of what the devices of a host share."""
+    for host in sorted({d.host for d in plan.devices}):
+        devices = [d for d in plan.devices if d.host == host]
+        yield from _check_host_cores(plan, host, devices)
+        yield from _check_host_memory(plan, host, devices, host_memory.get(host))
+
+
+def _check_host_cores(plan: Plan, host: str, devices: list[Device]) -> Iterator[str]:
+    """Engines on GPUs need host cores as well; a core serves one engine, whatever its device."""
+    pinned = {
+        core
+        for d in devices
+        for p in plan.on_device(d.id)
+        if isinstance(p.partition, CpuCores)
+        for core in p.partition.cores
+    }
+    wanted, free_of_host = 0, set[int]()
+    for d in (d for d in devices if d.kind is DeviceKind.GPU and d.cores):
+        need = sum(p.candidate.size.cores for p in plan.on_device(d.id))
+        free = set(d.cores) - pinned
+        wanted, free_of_host = wanted + need, free_of_host | free
+        if need > len(free):
+            yield f"engines on {d.id} need {need} host cores, {len(free)} are free for them"
+    if wanted > len(free_of_host):
+        yield f"engines on the GPUs of {host} need {wanted} cores, {len(free_of_host)} are free"
+
+
+def _check_host_memory(
+    plan: Plan, host: str, devices: list[Device], stated: int | None
+) -> Iterator[str]:
+    budget = stated
+    for d in (d for d in devices if d.kind is DeviceKind.CPU):
+        own = min(d.memory_bytes - d.reserved_bytes, d.free_bytes) - headroom_bytes(d.memory_bytes)
+        budget = own if budget is None else min(budget, own)
+    if budget is None:
+        return
+    on_cpu = {d.id for d in devices if d.kind is DeviceKind.CPU}
+    here = {d.id for d in devices}
+    used = sum(
+        p.partition.memory_bytes if p.device_id in on_cpu else p.candidate.host_memory_bytes
+        for p in plan.placements
+        if p.device_id in here
+    )
+    if used > budget:
+        yield (
+            f"engines on {host} need {format_bytes(used)} of host memory, "
+            f"{format_bytes(max(0, budget))} are there"
+        )

@@ -1,0 +1,32 @@
+"""What the parts of the checker share."""
+
+import collections
+import math
+from collections.abc import Mapping
+
+from partitiond.core.hardware import Device
+from partitiond.core.interference import Interference, level_of, sigma
+from partitiond.core.plan import Plan
+
+RELATIVE = 1e-6
+"""Relative slack when figures are compared; the solver rounds to 0.0001 requests/s."""
+ABSOLUTE = 1e-3
+
+
+def device_level(plan: Plan, device: Device, interference: Interference) -> float | None:
+    """The device's level of interference; None where no level covers what is on it."""
+    here = plan.on_device(device.id)
+    if not here:
+        return 1.0
+    mode = here[0].candidate.size.mode
+    busy, kappas = zip(*((p.candidate.busy, p.candidate.kappa) for p in here), strict=True)
+    value = sigma(mode, busy, interference, kappas)
+    return level_of(mode, value, interference)
+
+
+def rates_of(plan: Plan, levels: Mapping[str, float | None]) -> dict[str, float]:
+    """Requests/s that each model gets."""
+    rates: dict[str, float] = collections.defaultdict(float)
+    for p in plan.placements:
+        rates[p.model] += p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf)
+    return rates

@@ -1,0 +1,41 @@
+"""What models were promised."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from partitiond.core.plan import ModelDemand, Plan
+from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+
+
+def check_model(plan: Plan, demand: ModelDemand, rate: float) -> Iterator[str]:
+    """Violations of one model's demand, numbers and excuses."""
+    replicas = sum(1 for p in plan.placements if p.model == demand.model)
+    excuse = next((u for u in plan.unplaced if u.model == demand.model), None)
+    if demand.max_replicas is not None and replicas > demand.max_replicas:
+        yield f"{demand.model} has {replicas} replicas, at most {demand.max_replicas} are wanted"
+    if excuse is None and replicas < max(1, demand.min_replicas):
+        yield f"{demand.model} has {replicas} replicas and is not listed as unplaced"
+    wanted = demand.demand.planned_req_per_s
+    missing = 0.0 if wanted is None else wanted - rate
+    if excuse is None and wanted is not None and missing > ABSOLUTE + RELATIVE * wanted:
+        yield f"{demand.model} gets {rate:.4g} of {wanted:.4g} requests/s and is not unplaced"
+    claim = None if excuse is None else excuse.missing_req_per_s
+    if claim is not None and abs(claim - max(0.0, missing)) > ABSOLUTE + 0.01 * abs(missing):
+        yield f"{demand.model} lacks {missing:.4g} requests/s, the plan says otherwise"
+    forecast = next((f for f in plan.forecasts if f.model == demand.model), None)
+    if forecast is None or forecast.replicas != replicas:
+        yield f"{demand.model} has {replicas} replicas, its forecast says otherwise"
+    elif abs(forecast.capacity_req_per_s - rate) > ABSOLUTE + RELATIVE * rate:
+        yield f"{demand.model} gets {rate:.4g} requests/s, its forecast says otherwise"
+
+
+def check_slo(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]) -> Iterator[str]:
+    """Replicas that would miss the model's bounds."""
+    if demand.slo is None:
+        return
+    for p in (p for p in plan.placements if p.model == demand.model):
+        level = levels[p.device_id] or math.inf
+        if p.candidate.ttft_p95_seconds * level > demand.slo.ttft_seconds * (1 + RELATIVE):
+            yield f"{p.replica_id} would miss the TTFT bound of {demand.model} on {p.device_id}"
+        if p.candidate.tpot_p95_seconds * level > demand.slo.tpot_seconds * (1 + RELATIVE):
+            yield f"{p.replica_id} would miss the TPOT bound of {demand.model} on {p.device_id}"

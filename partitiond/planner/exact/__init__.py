@@ -1,0 +1,129 @@
+"""The same question as CP-SAT, for small instances, hinted with the best packing so far.
+
+One builder per constraint, in `devices` and `demands`; `solve_exact` only assembles.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+from ortools.sat.python import cp_model
+
+from partitiond.core.plan import Status
+from partitiond.planner.exact.demands import add_demands
+from partitiond.planner.exact.devices import add_device_limits, add_order, add_pools
+from partitiond.planner.exact.objectives import (
+    Goal,
+    maximise_goodput,
+    maximise_share,
+    reference_rate,
+    total_cost,
+)
+from partitiond.planner.exact.variables import Variables, make_variables, variable_count
+from partitiond.planner.instance import PRICE_SCALE, Instance
+from partitiond.planner.packing import Packing
+
+__all__ = ["MAX_VARIABLES", "Exact", "Goal", "reference_rate", "solve_exact", "variable_count"]
+
+MAX_VARIABLES: Final = 8_000
+"""Integer variables up to which CP-SAT is worth its start on one core."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exact:
+    """What CP-SAT found.
+
+    Attributes:
+        status: optimal, feasible, infeasible or out of time (nothing known).
+        packing: the packing, where there is one.
+        bound: proven bound on the cost, or on the weighted requests/s of plans that hold the
+            least numbers of replicas; None where nothing is proven and for `Goal.SHARE`.
+    """
+
+    status: Status
+    packing: Packing | None
+    bound: float | None
+
+
+def solve_exact(
+    instance: Instance,
+    goal: Goal,
+    devices: list[int],
+    hint: Packing | None,
+    *,
+    deterministic_seconds: float,
+    cost_limit: int = 0,
+) -> Exact:
+    """Solve for one goal on some of the devices.
+
+    Args:
+        instance: the question.
+        goal: what to optimise.
+        devices: devices that may be used; others stay empty.
+        hint: a packing to start from; for `Goal.SHARE` it must cover everything.
+        deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
+            that, for machines too slow or busy to be deterministic on.
+        cost_limit: for `Goal.SHARE`: what the devices may cost, in 1 / PRICE_SCALE.
+    """
+    model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
+    variables = make_variables(model, instance, devices)
+    for index in devices:
+        add_device_limits(model, instance, variables, index)
+    add_pools(model, instance, variables)
+    add_order(model, instance, variables)
+    if goal is Goal.GOODPUT:
+        unit = maximise_goodput(model, instance, variables)
+    else:
+        add_demands(model, instance, variables)
+        if goal is Goal.COST:
+            model.minimize(total_cost(instance, variables))
+        else:
+            maximise_share(model, instance, variables, cost_limit)
+    if hint is not None:
+        _add_hint(model, variables, hint)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = instance.request.seed
+    solver.parameters.max_deterministic_time = deterministic_seconds
+    solver.parameters.max_time_in_seconds = 6 * deterministic_seconds
+    outcome = solver.solve(model)
+    packing, status = _read(instance, variables, solver, outcome)
+    bound = solver.best_objective_bound * unit if packing and goal is not Goal.SHARE else None
+    return Exact(status, packing, bound)
+
+
+def _add_hint(model: cp_model.CpModel, variables: Variables, hint: Packing) -> None:
+    order = _hint_order(hint, sorted(variables.used))
+    loads = {index: hint.loads[order[index]] for index in variables.used if index in order}
+    for index, used in variables.used.items():
+        model.add_hint(used, index in loads)
+    for (index, k), run in variables.run.items():
+        model.add_hint(run, index in loads and loads[index].option == k)
+    for (index, k, item), count in variables.count.items():
+        load = loads.get(index)
+        held = load.items.count(item) if load is not None and load.option == k else 0
+        model.add_hint(count, held)
+
+
+def _hint_order(hint: Packing, devices: list[int]) -> dict[int, int]:
+    """Which load of the hint goes to which device, so that used ones come first in each group."""
+    order: dict[int, int] = {}
+    for group in hint.instance.groups:
+        here = [i for i in group.bins if i in devices]
+        filled = [i for i in group.bins if hint.loads[i].items]
+        order.update(zip(here, filled, strict=False))
+    return order
+
+
+def _read(
+    instance: Instance, variables: Variables, solver: cp_model.CpSolver, outcome: Any
+) -> tuple[Packing | None, Status]:
+    if outcome == cp_model.INFEASIBLE:
+        return None, Status.INFEASIBLE
+    if outcome not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return None, Status.OUT_OF_TIME
+    packing = Packing(instance)
+    for (index, k, item), count in variables.count.items():
+        for _ in range(solver.value(count)):
+            packing.add(index, item, k)
+    packing.settle()
+    return packing, Status.OPTIMAL if outcome == cp_model.OPTIMAL else Status.FEASIBLE

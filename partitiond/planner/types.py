@@ -1,0 +1,202 @@
+"""The request, and the same as integers: footprints round up, capacities down, here only.
+
+Memory is in whole MiB, rates in 0.0001 requests/s, shares of a resource in millionths. What the
+integers allow the true figures allow, so a packing found here passes `check`.
+"""
+
+import dataclasses
+import math
+from typing import Final
+
+from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.interference import (
+    DEFAULT,
+    TOLERANCE,
+    Interference,
+)
+from partitiond.core.mig import Geometry
+from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
+from partitiond.planner.pools import Pool
+
+RATE_SCALE: Final = 10_000
+SHARE_SCALE: Final = 1_000_000
+PRICE_SCALE: Final = 10_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """Everything the planner needs; equal requests give equal plans.
+
+    Attributes:
+        devices: what may be used.
+        models: what is wanted, with candidates.
+        running: placements that run now; they stay where a plan as good keeps them.
+        objective: what the plan is good at.
+        time_limit_seconds: for the search. Its parts get shares of it in the solver's
+            deterministic seconds, so that equal requests give equal plans on any machine.
+        seed: of every random choice.
+        plan_id: identifier of the plan.
+        created_at: ISO 8601, UTC.
+        host_memory_bytes: memory for engines by host name, where no CPU device says it.
+        host_cores_shared: a core that several devices of one host list is one core; False where
+            every device brings its own.
+        interference: kappa and levels.
+        deterministic: equal requests give equal plans on any machine, at the price of a time
+            limit that is kept only roughly. Else the time limit is kept.
+        workers: threads of the search.
+        move_budget: share of what runs that may be stopped or moved to come closer to the best;
+            None for no limit beyond "the fewest among plans as good".
+    """
+
+    devices: tuple[Device, ...]
+    models: tuple[ModelDemand, ...]
+    running: tuple[Placement, ...] = ()
+    objective: Objective = Objective.MIN_DEVICES
+    time_limit_seconds: float = 10.0
+    seed: int = 0
+    plan_id: str = "plan"
+    created_at: str = ""
+    host_memory_bytes: tuple[tuple[str, int], ...] = ()
+    host_cores_shared: bool = True
+    interference: Interference = DEFAULT
+    deterministic: bool = False
+    workers: int = 1
+    move_budget: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One candidate of one model as integers.
+
+    Attributes:
+        host_mib: what it takes of the host's memory (on a CPU device: its whole footprint).
+        load_bytes: what a start has to load, as the measure of a move.
+        kappa: loss per further replica, the mode's default where none was measured.
+        mig_profile: the MIG profile it needs, or empty.
+        cost: what it costs beyond its device, in 1 / PRICE_SCALE (the energy it draws).
+    """
+
+    index: int
+    model: int
+    candidate: Candidate
+    memory_mib: int
+    sm: int
+    busy: int
+    cores: int
+    host_mib: int
+    load_bytes: int
+    kappa: float = 0.0
+    mig_profile: str = ""
+    cost: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Option:
+    """One way to run a device: a sharing mode at a level and a kappa, or one replica alone.
+
+    Interference is not linear in kappa, but it is at a given one. So a device run at some kappa
+    holds replicas of at most that kappa, and all of them count with it: the largest kappa of
+    what is on a device decides, and within an option every limit stays linear.
+
+    Attributes:
+        mode: None for "alone", where the replica brings its mode.
+        max_items: replicas the level allows.
+        busy_limit: largest sum of `busy` for n replicas, at index n.
+        kappa: loss per further replica, in millionths.
+        kappa_limit: the same as it was given; replicas with more do not fit.
+        geometry: in mode MIG, which sets of instances can be placed; memory does not limit then.
+        overhead_mib: memory the mode takes by itself.
+    """
+
+    index: int
+    mode: SharingMode | None
+    level: float
+    max_items: int
+    busy_limit: tuple[int, ...]
+    kappa: int
+    overhead_mib: int
+    kappa_limit: float = 0.0
+    geometry: Geometry | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Devices that are interchangeable until the assignment.
+
+    Attributes:
+        bins: indices of the devices in the request.
+        price: of one device, in 1 / PRICE_SCALE.
+        pools: indices of the shared limits its devices draw from.
+        options: the ways to run one of its devices.
+        fits: for each option, in step with `options`, the items it can hold.
+        sm_percent: SMs to give away under MPS.
+    """
+
+    index: int
+    bins: tuple[int, ...]
+    hardware: str
+    memory_mib: int
+    cores: int
+    price: int
+    pools: tuple[int, ...]
+    options: tuple[Option, ...]
+    fits: tuple[tuple[int, ...], ...]
+    sm_percent: int = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Need:
+    """What one model needs, as integers.
+
+    Attributes:
+        rate: requests/s to cover, rounded up; 0 where it has no rate.
+        min_replicas: at least one, but for a model with a rate under MAX_GOODPUT.
+        max_replicas: or a number no plan reaches.
+        isolated: a replica shares its device with nothing (in mode MIG: its slice is its own).
+        weight: of the demand, with priority applied.
+        avoid: names of models that never share a device with it, said by either.
+        near: names of models of which every host that holds one of it holds one.
+        domain_of: for each device the number of its fault domain; empty without `survive`.
+        survive_rate: what has to be left when any one fault domain is lost.
+        survive_replicas: the same in replicas: one for a model without a rate.
+    """
+
+    model: int
+    name: str
+    rate: int
+    min_replicas: int
+    max_replicas: int
+    rated: bool
+    isolated: bool
+    weight: float
+    avoid: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    domain_of: tuple[int, ...] = ()
+    survive_rate: int = 0
+    survive_replicas: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instance:
+    """The request as integers. `needs` leaves out models that fit nowhere (`hopeless`)."""
+
+    request: PlanRequest
+    items: tuple[Item, ...]
+    groups: tuple[Group, ...]
+    group_of: tuple[int, ...]
+    pools: tuple[Pool, ...]
+    needs: tuple[Need, ...]
+    hopeless: tuple[int, ...]
+
+    def rate(self, item: int, option: Option) -> int:
+        """Planned rate of an item at an option's level, rounded down."""
+        capacity = self.items[item].candidate.capacity_req_per_s / option.level
+        return math.floor(capacity * RATE_SCALE + TOLERANCE)
+
+    def memory(self, group: Group, option: Option) -> int:
+        """Memory of one device for footprints, in MiB."""
+        return group.memory_mib - option.overhead_mib
+
+    def pool_use(self, pool: Pool, item: int) -> int:
+        """What an item takes from a shared limit."""
+        return self.items[item].cores if pool.kind == "cores" else self.items[item].host_mib
