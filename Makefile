@@ -75,7 +75,8 @@ test: $(STAMP) engine lint ## everything but the slow tests, the real engine inc
 test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, GPU
 	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
 
-BENCHES := bench.planner bench.proxy_cpu bench.bench_admission bench.bench_plan bench.search \
+BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.bench_replay bench.bench_mixed_plan \
+	bench.proxy_cpu bench.bench_admission bench.bench_plan bench.search \
 	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
 	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths
 

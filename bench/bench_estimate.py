@@ -16,7 +16,8 @@ from bench.measured_profiles import parser, sources
 from partitiond.core.estimate import estimate_profile
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.profile import OperatingPoint, Profile
-from partitiond.core.roofline import Rates, decode_round
+from partitiond.core.roofline import Rates
+from partitiond.core.rounds import decode_round
 from partitiond.core.transfer_fit import Source, engine_argument, usable_points
 
 

@@ -41,6 +41,7 @@ from partitiond.engines.environment import Variant
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.vllm import check_extra_args
 from partitiond.planner.instance import PlanRequest
+from partitiond.planner.progress import OnProgress
 from partitiond.planner.worker import solve_in_process
 from partitiond.ports import DeviceProvider, Store
 from partitiond.profiler.runner import Profiler
@@ -159,7 +160,7 @@ def make_service(settings: Settings, store: Store) -> Service:
         resolver=HostResolver(settings, finder),
         proxy=_proxy(settings),
         profiler=profiler,
-        solve=_solver(settings),
+        solve=_solver(settings.planner.memory_limit),
         clock=clock,
         options=_service_options(settings),
         accept=_accept,
@@ -187,12 +188,15 @@ def _used_bytes(devices: DeviceProvider, device_id: str) -> int:
     return next((d.memory_bytes - d.free_bytes for d in devices.discover() if d.id == device_id), 0)
 
 
-def _solver(settings: Settings) -> Solve:
-    # The solver's wall-clock limit is three times its deterministic one.
-    timeout = 3 * settings.planner.time_limit_seconds + PLANNER_GRACE_SECONDS
-
-    async def solve(request: PlanRequest) -> Plan | Infeasible:
-        return await solve_in_process(request, timeout)
+def _solver(memory_limit_bytes: int) -> Solve:
+    async def solve(
+        request: PlanRequest, on_progress: OnProgress | None = None
+    ) -> Plan | Infeasible:
+        # A deterministic solve counts work, and may take three times its limit on the clock.
+        timeout = 3 * request.time_limit_seconds + PLANNER_GRACE_SECONDS
+        return await solve_in_process(
+            request, timeout, on_progress=on_progress, memory_limit_bytes=memory_limit_bytes
+        )
 
     return solve
 
@@ -234,6 +238,9 @@ def _service_options(settings: Settings) -> ServiceOptions:
             objective=settings.planner.objective,
             time_limit_seconds=settings.planner.time_limit_seconds,
             seed=settings.planner.seed,
+            deterministic=settings.planner.deterministic,
+            workers=settings.planner.workers,
+            move_budget=settings.planner.move_budget,
         ),
         profiling=ProfilingOptions(
             max_batch=profiling.max_batch,

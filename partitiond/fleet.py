@@ -4,12 +4,13 @@
     time_limit_seconds = 5
 
     [[devices]]                        # left out: the devices of this host
-    hardware = "a100-80gb"
+    hardware = "a100-80gb"             # more keys: partitiond.fleet_devices
     count = 8
 
     [[models]]
     model = "opt-1.3b"                 # catalog name, hub id, or folder
-    demand = { req_per_s = 20 }
+    demand = { req_per_s = 20 }        # or with percentile = 99 of the arrivals
+    rules = { survive = "host" }       # avoid, near, only_on, survive_share, priority
     slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
     operating_point = "goodput"        # knee, slo, goodput, energy, throughput
 
@@ -30,34 +31,35 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import HARDWARE, Device, SharingMode
+from partitiond.core.hardware import Device
 from partitiond.core.spec import (
     NAME_PATTERN,
     Demand,
     EngineOptions,
+    FaultDomain,
     Isolation,
     ModelSource,
     ModelSpec,
+    PlacementRules,
     PointName,
     Slo,
     SourceKind,
     Variant,
     Weights,
 )
-from partitiond.core.units import Bytes, format_bytes, parse_bytes
+from partitiond.core.units import format_bytes
 from partitiond.core.workload import LengthShape, Workload
+from partitiond.fleet_devices import DeviceTable, devices_of, host_memory_of
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.workloads import read_pairs, workload_of
 
 MAX_FILE_BYTES: Final = 1_000_000
-MAX_DEVICES: Final = 4096
-"""More devices in one file are a typing mistake."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Fleet:
         settings: tables of the settings file, unchecked, to be laid over it.
         architectures: numbers given in the file, by model name.
         path: the file.
+        host_memory_bytes: memory for engines by host, where the file says it.
     """
 
     models: tuple[ModelSpec, ...]
@@ -77,17 +80,11 @@ class Fleet:
     settings: Mapping[str, Any]
     architectures: Mapping[str, Architecture]
     path: Path
+    host_memory_bytes: tuple[tuple[str, int], ...] = ()
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _size(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str | int) else value
-
-
-_Size = Annotated[int, BeforeValidator(_size)]
 
 
 class _WorkloadTable(_Table):
@@ -106,6 +103,15 @@ class _VariantTable(_Table):
     engine: dict[str, Any] = Field(default_factory=dict)
 
 
+class _RulesTable(_Table):
+    avoid: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    only_on: tuple[str, ...] = ()
+    survive: FaultDomain | None = None
+    survive_share: float = 1.0
+    priority: int = 0
+
+
 class _ModelTable(_Table):
     model: str | None = None
     name: str | None = None
@@ -118,6 +124,7 @@ class _ModelTable(_Table):
     min_replicas: int = 0
     max_replicas: int | None = None
     isolation: Isolation = Isolation.SHARED
+    rules: _RulesTable = _RulesTable()
     auto: bool = True
     engine_kind: Literal["vllm", "simulated"] = "vllm"
     architecture: dict[str, Any] | None = None
@@ -125,20 +132,9 @@ class _ModelTable(_Table):
     operating_point: PointName = PointName.DEFAULT
 
 
-class _DeviceTable(_Table):
-    hardware: str
-    count: int = Field(default=1, ge=1, le=MAX_DEVICES)
-    per_host: int = Field(default=8, ge=1, le=64)
-    cores: int = Field(default=16, ge=0, le=1024)
-    modes: tuple[SharingMode, ...] | None = None
-    memory: _Size | None = None
-    reserved: _Size = 0
-    price_per_hour: float = Field(default=1.0, gt=0, le=1e6)
-
-
 class _FleetTable(_Table):
     settings: dict[str, Any] = Field(default_factory=dict)
-    devices: tuple[_DeviceTable, ...] = ()
+    devices: tuple[DeviceTable, ...] = ()
     models: tuple[_ModelTable, ...] = Field(default=(), max_length=5000)
 
 
@@ -163,24 +159,27 @@ def load_fleet(path: Path) -> Fleet:
         models.append(spec)
         if architecture is not None:
             architectures[spec.name] = architecture
-    devices = _devices(table.devices, path)
-    return Fleet(tuple(models), devices, table.settings, architectures, path)
+    devices = devices_of(table.devices, path)
+    memory = host_memory_of(table.devices, devices, path)
+    return Fleet(tuple(models), devices, table.settings, architectures, path, memory)
 
 
 def _parse(path: Path) -> _FleetTable:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with path.open("rb") as file:  # not its size: that of a pipe or device is unknown
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
             raise SpecError(
                 f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.",
                 hint="A fleet file is small; is this the right file?",
             )
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(text.decode())
         return _FleetTable.model_validate(data)
     except OSError as error:
         raise SpecError(
             f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpecError(
             f"{path} is not valid TOML: {error}.", hint="Correct the named line."
         ) from error
@@ -235,6 +234,7 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
         min_replicas=entry.min_replicas,
         max_replicas=entry.max_replicas,
         isolation=entry.isolation,
+        rules=_part("rules", lambda: PlacementRules(**entry.rules.model_dump())),
         auto=entry.auto,
         engine_kind=entry.engine_kind,
         variants=tuple(_variant(variant, engine, folder) for variant in entry.variants),
@@ -325,48 +325,3 @@ def _architecture(table: Mapping[str, Any]) -> Architecture:
             )
     built: Architecture = _part("architecture", lambda: Architecture(**given))
     return built
-
-
-def _devices(tables: tuple[_DeviceTable, ...], path: Path) -> tuple[Device, ...]:
-    if sum(table.count for table in tables) > MAX_DEVICES:
-        raise SpecError(
-            f"{path}: devices: more than {MAX_DEVICES} devices.", hint="Lower the counts."
-        )
-    found: list[Device] = []
-    for number, table in enumerate(tables, start=1):
-        place = f"{path}: devices, entry {number}"
-        for _ in range(table.count):
-            same = sum(1 for d in found if d.hardware == table.hardware)
-            found.append(_device(table, place, number, same))
-    return tuple(found)
-
-
-def _device(table: _DeviceTable, place: str, number: int, index: int) -> Device:
-    spec = HARDWARE.get(table.hardware)
-    if spec is None:
-        raise SpecError(
-            f"{place}: the hardware {table.hardware!r} is not known.",
-            hint=f"Use one of {', '.join(HARDWARE)}.",
-        )
-    wrong = [mode for mode in table.modes or () if mode not in spec.modes]
-    if wrong:
-        raise SpecError(
-            f"{place}: {spec.key} does not allow the mode {wrong[0]}.",
-            hint=f"It allows {', '.join(spec.modes)}.",
-        )
-    memory = Bytes(table.memory if table.memory is not None else spec.memory_bytes)
-    slot = index % table.per_host
-    return Device(
-        id=f"{spec.key}-{index}",
-        kind=spec.kind,
-        hardware=spec.key,
-        name=spec.key,
-        host=f"node-{number}-{index // table.per_host}",
-        memory_bytes=memory,
-        free_bytes=Bytes(max(0, memory - table.reserved)),
-        cores=tuple(range(slot * table.cores, (slot + 1) * table.cores)),
-        sm_count=spec.sm_count,
-        modes=table.modes or spec.modes,
-        reserved_bytes=Bytes(table.reserved),
-        price_per_hour=table.price_per_hour,
-    )

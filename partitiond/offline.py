@@ -7,7 +7,7 @@ from typing import Final
 from partitiond import __version__
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
-from partitiond.core.estimate import estimate_profile
+from partitiond.core.estimate import estimate_profile, hardware_of
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
@@ -35,7 +35,29 @@ def plan_fleet(
     seed: int = 0,
     architecture_of: ArchitectureOf | None = None,
 ) -> Plan | Infeasible:
-    """Plan a fleet from estimates.
+    """Plan a fleet from estimates; arguments as of `fleet_request`. Raises SpecError."""
+    return solve(
+        fleet_request(
+            fleet,
+            devices=devices,
+            objective=objective,
+            time_limit_seconds=time_limit_seconds,
+            seed=seed,
+            architecture_of=architecture_of,
+        )
+    )
+
+
+def fleet_request(
+    fleet: Fleet,
+    *,
+    devices: Sequence[Device] = (),
+    objective: Objective = Objective.MIN_DEVICES,
+    time_limit_seconds: float = 10.0,
+    seed: int = 0,
+    architecture_of: ArchitectureOf | None = None,
+) -> PlanRequest:
+    """What the planner is asked for a fleet, from estimates.
 
     Args:
         fleet: models and devices.
@@ -54,16 +76,15 @@ def plan_fleet(
     if not there:
         raise SpecError(f"{fleet.path} names no device.", hint="Add a [[devices]] table.")
     created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return solve(
-        PlanRequest(
-            devices=there,
-            models=tuple(estimated_demands(fleet, there, created_at, architecture_of)),
-            objective=objective,
-            time_limit_seconds=time_limit_seconds,
-            seed=seed,
-            plan_id=f"offline-{fleet.path.stem}",
-            created_at=created_at,
-        )
+    return PlanRequest(
+        devices=there,
+        models=tuple(estimated_demands(fleet, there, created_at, architecture_of)),
+        objective=objective,
+        time_limit_seconds=time_limit_seconds,
+        seed=seed,
+        plan_id=f"offline-{fleet.path.stem}",
+        created_at=created_at,
+        host_memory_bytes=fleet.host_memory_bytes,
     )
 
 
@@ -115,6 +136,11 @@ def sizes(device: Device) -> tuple[PartitionSize, ...]:
         found += [PartitionSize(SharingMode.MPS, 1, percent) for percent in SM_PERCENTS]
     if {SharingMode.WHOLE, SharingMode.MEMORY} & set(device.modes):
         found.append(PartitionSize(SharingMode.MEMORY, 1, 100))
+    if SharingMode.MIG in device.modes:
+        offered = hardware_of(device).mig_profiles
+        # With the media engines an instance is no faster at text, and there is one of its kind.
+        plain = [p.name for p in offered if not p.name.endswith("+me")]
+        found += [PartitionSize(SharingMode.MIG, 1, 100, name) for name in plain]
     return tuple(found)
 
 

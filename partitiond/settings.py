@@ -15,7 +15,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from partitiond.core.plan import Objective
-from partitiond.core.units import MIB, Bytes
+from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.settings_sources import (
     SettingInfo,
     build,
@@ -146,10 +146,29 @@ class PlannerSettings(Table):
     """How plans are made."""
 
     objective: Objective = Field(
-        Objective.MIN_DEVICES, description="What plans are good at: min-devices or max-goodput."
+        Objective.MIN_DEVICES,
+        description=f"What plans are good at: {', '.join(o.value for o in Objective)}.",
     )
     time_limit_seconds: Seconds = Field(10.0, description="Longest time of a solve, in seconds.")
-    seed: int = Field(0, ge=0, description="Seed of the solver; one seed gives one plan.")
+    seed: int = Field(0, ge=0, description="Seed of the solver's random choices.")
+    deterministic: bool = Field(
+        default=False,
+        description="Count work instead of time, so that one seed gives one plan on any machine; "
+        "the time limit is then kept only roughly.",
+    )
+    workers: int = Field(2, ge=1, le=64, description="Threads of a solve.")
+    memory_limit: Size = Field(
+        Bytes(8 * GIB),
+        ge=GIB,
+        description="Address space of the solver's process, as a size (8GiB).",
+    )
+    move_budget: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the running replicas that a new plan may move beyond those that "
+        "have to; unset takes 0.03 from 100 replicas on, and no limit below.",
+    )
 
 
 class CpuSettings(Table):

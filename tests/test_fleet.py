@@ -227,3 +227,119 @@ def test_what_is_wrong_with_lengths_and_variants_is_said(
         load_fleet(tmp_path / "fleet.toml")
     assert says in refused.value.message
     assert refused.value.hint
+
+
+DEVICES = """
+[[devices]]
+hardware = "a100-80gb"
+count = 3
+per_host = 2
+host = "node-a"
+rack = "r1"
+cores = 4
+host_memory = "64GiB"
+idle_watts = 60
+max_watts = 300
+
+[[devices]]
+hardware = "a100-80gb"
+id = "gpu-3"
+host = "node-a-0"
+cores = 2
+occupied_slices = [1, 0]
+max_replicas = 4
+
+[[devices]]
+hardware = "h100-80gb"
+id = "spare"
+count = 2
+cordoned = true
+
+[[devices]]
+hardware = "a100-80gb"
+occupied_sm_percent = 30
+"""
+
+
+def test_all_a_device_can_be_is_in_its_table(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, DEVICES))
+    ids = ["a100-80gb-0", "a100-80gb-1", "a100-80gb-2", "gpu-3", "spare-0", "spare-1"]
+    assert [d.id for d in fleet.devices] == [*ids, "a100-80gb-4"]
+    first, second, third, cut, spare, _, shared = fleet.devices
+    assert [d.host for d in (first, second, third, cut)] == [
+        "node-a-0",
+        "node-a-0",
+        "node-a-1",
+        "node-a-0",
+    ]
+    assert (first.rack, first.idle_watts, first.max_watts) == ("r1", 60, 300)
+    assert [d.cores for d in (first, second, third)] == [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)]
+    assert (cut.cores, cut.occupied_slices, cut.max_replicas) == ((8, 9), (0, 1), 4)
+    assert spare.cordoned
+    assert shared.occupied_sm_percent == 30
+    assert fleet.host_memory_bytes == (("node-a-0", 64 * 2**30), ("node-a-1", 64 * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("occupied_slices = [8]", "less than 8"),
+        ("occupied_slices = [0]\noccupied_sm_percent = 5", "cut by MIG or shared under MPS"),
+        ('occupied_slices = [0]\nmodes = ["mps"]', "others use the GPU in the mode mig"),
+        ('occupied_sm_percent = 9\nmodes = ["mig"]', "others use the GPU in the mode mps"),
+        ("idle_watts = 500", "idle_watts is more than its limit of 400 W"),
+        ('reserved = "80GiB"', "reserved is all of the memory"),
+        ('memory = "40GiB"\nmodes = ["mig"]', "need the whole memory"),
+        ("max_replicas = 0", "greater than or equal to 1"),
+        ('id = "no blanks"', "should match pattern"),
+        ('id = "x"\n[[devices]]\nhardware = "l4-24gb"\nid = "x"', "id 'x' is given 2 times"),
+        (
+            'host = "h"\nhost_memory = "1GiB"\n[[devices]]\nhardware = "l4-24gb"\nhost = "h"\n'
+            'host_memory = "2GiB"',
+            "two different host_memory",
+        ),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(tmp_path: Path, lines: str, message: str) -> None:
+    text = f'[[devices]]\nhardware = "a100-80gb"\n{lines}\n'
+    with pytest.raises(SpecError, match=message):
+        load_fleet(write(tmp_path, text))
+
+
+def test_less_memory_than_instances_take_leaves_mig_out(tmp_path: Path) -> None:
+    text = '[[devices]]\nhardware = "a100-80gb"\nmemory = "40GiB"\n'
+    (device,) = load_fleet(write(tmp_path, text)).devices
+    assert SharingMode.MIG not in device.modes
+
+
+MIG_FLEET = """
+[[devices]]
+hardware = "a100-40gb"
+modes = ["mig"]
+host_memory = "{memory}GiB"
+
+[[models]]
+model = "opt-125m"
+isolation = "hardware"
+demand = {{ req_per_s = 30 }}
+
+[[models]]
+model = "opt-1.3b"
+demand = {{ req_per_s = 5 }}
+"""
+
+
+def test_a_gpu_is_cut_by_mig_from_estimates(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, MIG_FLEET.format(memory=64)))
+    plan = plan_fleet(fleet)
+    assert isinstance(plan, Plan)
+    assert {p.partition.mode for p in plan.placements} == {SharingMode.MIG}
+    assert {p.model for p in plan.placements} == {"opt-125m", "opt-1.3b"}
+    assert not plan.unplaced
+
+
+def test_host_memory_limits_engines_on_gpus(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, MIG_FLEET.format(memory=4)))
+    plan = plan_fleet(fleet)
+    held = len(plan.placements) if isinstance(plan, Plan) else 0
+    assert held <= 1

@@ -1,75 +1,227 @@
-"""Ours against first-fit and best-fit decreasing: `python -m bench.planner [--large]`.
+"""Ours against first-fit, best-fit and plain CP-SAT: `python -m bench.planner`.
 
-Prints ratios: for "slack" GPUs of the baseline over ours, for "over" our goodput over the
-baseline's (both: more is better for us), and how far the bound is. Plans pass `check` before
-they count.
+For every size and kind of instance, medians over the seeds with the lowest and highest beside
+them. "/ best-fit" and the like are ratios in which more is better for us: GPUs of the baseline
+over ours for "slack", our weighted requests/s over the baseline's for "over". The gap to the bound
+is in two parts: of the plan to the best plan known (`best_known.json`, from runs of an hour or as
+long as `--best-known` said), and of that one to the bound. Every plan passes `check` before it
+counts, and every baseline runs in the same process, before or after ours.
 """
 
 import argparse
+import dataclasses
+import json
+import platform
 import statistics
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
-from bench.planner.instances import request
-from partitiond.core.plan import Infeasible, Plan
+from bench.planner.baselines import greedy, plain_cp_sat
+from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS, request
+from partitiond.core.plan import Infeasible, Objective
 from partitiond.planner.api import solve
-from partitiond.planner.bound import make_entries
 from partitiond.planner.check import check_plan
-from partitiond.planner.greedy import first_fit
-from partitiond.planner.instance import PlanRequest, build_instance
-from partitiond.planner.packing import Packing
+from partitiond.planner.instance import build_instance
+from partitiond.planner.progress import Progress
 
-SMALL = (("slack", 12, 8), ("over", 12, 4), ("slack", 100, 64), ("over", 100, 64))
-LARGE = (("slack", 300, 128), ("over", 300, 128))
+KINDS = ("over", "slack")
+SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}
+"""Time limits that the goals speak of."""
+BEST_KNOWN = Path(__file__).with_name("best_known.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One instance."""
+
+    kind: str
+    size: str
+    seed: int
+    by_goodput: bool
+    value: float
+    bound: float
+    status: str
+    method: str
+    seconds: float
+    first_seconds: float
+    first_gap: float | None
+    best_known: float
+    first_fit: float | None
+    best_fit: float | None
+    cp_sat: float | None
+
+    @property
+    def fewer_is_better(self) -> bool:
+        """Whether the value counts GPUs."""
+        return not self.by_goodput
+
+    def ratio(self, baseline: float | None) -> float | None:
+        """How much better we are; None where the baseline has no answer."""
+        if baseline is None:
+            return None
+        return baseline / self.value if self.fewer_is_better else self.value / max(baseline, 1e-9)
+
+    @property
+    def gap_to_known(self) -> float:
+        """Of the plan to the best plan known."""
+        return abs(self.value - self.best_known) / max(self.best_known, 1e-9)
+
+    @property
+    def gap_of_known(self) -> float:
+        """Of the best plan known to the bound."""
+        return abs(self.bound - self.best_known) / max(self.best_known, 1e-9)
 
 
 def main() -> None:
-    """Run all instances and print one line for each kind and size."""
-    parser = argparse.ArgumentParser(prog="python -m bench.planner", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="instances of each kind and size")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time limit of one solve")
-    parser.add_argument("--large", action="store_true", help="300 models on 128 GPUs as well")
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.planner",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [f"{models}x{gpus}" for models, gpus in SIZES]
+    parser.add_argument("--sizes", default=",".join(names), help="as 10x4,100x64")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="over, slack or both")
+    parser.add_argument("--seeds", type=int, default=10, help="instances of each kind and size")
+    parser.add_argument("--untouched", action="store_true", help="the seeds nothing was tuned on")
+    parser.add_argument("--seconds", type=float, help="time limit instead of the goals'")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cp-sat", type=float, metavar="SECONDS", help="limit of plain CP-SAT")
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--json", type=Path, help="write every instance's figures here")
+    parser.add_argument(
+        "--best-known", type=float, metavar="SECONDS", help="look for better plans so long, keep"
+    )
     options = parser.parse_args()
-    print("medians over seeds; lowest and highest in brackets; more is better for us")
-    print(f"{'instance':>16} {'/ first-fit':>22} {'/ best-fit':>22} {'gap':>20} {'seconds':>8}")
-    for kind, models, gpus in (*SMALL, *(LARGE if options.large else ())):
-        rows = [
-            measure(request(kind, models, gpus, seed, options.seconds))
-            for seed in range(1, options.seeds + 1)
-        ]
-        first, best, gap, seconds = (list(column) for column in zip(*rows, strict=True))
+    rows = []
+    print(f"{platform.processor() or platform.machine()}, {options.workers} workers")
+    for size in options.sizes.split(","):
+        for kind in options.kinds.split(","):
+            mine = list(_run(options, kind, size))
+            rows.extend(mine)
+            if mine:
+                _print(mine)
+    if options.json is not None:
+        options.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+
+
+def _run(options: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
+    seeds = (UNTOUCHED_SEEDS if options.untouched else TUNING_SEEDS)[: options.seeds]
+    seconds = options.seconds or SECONDS.get(size, 60.0)
+    for seed in seeds:
+        if options.best_known is not None:
+            row = measure(kind, size, seed, options.best_known, options.workers)
+            keep_best(row)
+            print(f"{kind} {size} seed {seed}: {row.value:g}, bound {row.bound:.6g}", flush=True)
+            continue
+        row = measure(kind, size, seed, seconds, options.workers)
+        if not options.no_baselines:
+            limit = seconds if options.cp_sat is None else options.cp_sat
+            row = with_baselines(row, limit, options.workers)
         print(
-            f"{kind:>6} {models:>4}x{gpus:<4} {_spread(first):>22} {_spread(best):>22} "
-            f"{_spread(gap, percent=True):>20} {statistics.median(seconds):>8.2f}",
+            f"  {kind} {size} seed {seed}: {row.value:g} bound {row.bound:.6g} {row.status} "
+            f"{row.seconds:.1f} s; first {row.first_seconds:.2f} s",
             flush=True,
         )
+        yield row
 
 
-def measure(asked: PlanRequest) -> tuple[float, float, float, float]:
-    """Our value over first-fit's and best-fit's, the gap to the bound, and the seconds."""
+def measure(kind: str, size: str, seed: int, seconds: float, workers: int) -> Row:
+    """Our plan for one instance."""
+    models, gpus = (int(part) for part in size.split("x"))
+    asked = dataclasses.replace(request(kind, models, gpus, seed, seconds), workers=workers)
+    seen: list[Progress] = []
     began = time.perf_counter()
-    plan = solve(asked)
-    seconds = time.perf_counter() - began
+    plan = solve(asked, seen.append)
+    took = time.perf_counter() - began
     if isinstance(plan, Infeasible):
         raise SystemExit(f"no plan at all: {plan.reasons[0]}")
     wrong = check_plan(plan, asked.models, asked.interference)
     if wrong:
         raise SystemExit(f"the plan is refused: {wrong[0]}")
+    proof = plan.certificate
+    # Some of the smallest that are meant to fit do not: there goodput is what counts.
+    by_goodput = proof.objective is Objective.MAX_GOODPUT
+    certified = next((p for p in seen if p.value is not None and p.bound is not None), None)
+    known = _known().get(f"{kind} {size} {seed}")
+    best = proof.value if known is None else known
+    best = max(best, proof.value) if by_goodput else min(best, proof.value)
+    return Row(
+        kind=kind,
+        size=size,
+        seed=seed,
+        by_goodput=by_goodput,
+        value=proof.value,
+        bound=proof.bound,
+        status=proof.status.value,
+        method=proof.method,
+        seconds=took,
+        first_seconds=took if certified is None else certified.seconds,
+        first_gap=None if certified is None else certified.gap,
+        best_known=best,
+        first_fit=None,
+        best_fit=None,
+        cp_sat=None,
+    )
+
+
+def with_baselines(row: Row, seconds: float, workers: int) -> Row:
+    """The same with the baselines on the question that was answered."""
+    models, gpus = (int(part) for part in row.size.split("x"))
+    asked = request(row.kind, models, gpus, row.seed, seconds)
+    if row.by_goodput:
+        asked = dataclasses.replace(asked, objective=Objective.MAX_GOODPUT)
     instance = build_instance(asked)
-    entries = make_entries(instance)
-    first = first_fit(instance, entries, best=False)
-    best = first_fit(instance, entries, best=True)
-    return _ratio(plan, first), _ratio(plan, best), plan.certificate.gap, seconds
+    return dataclasses.replace(
+        row,
+        first_fit=greedy(instance, best=False).value,
+        best_fit=greedy(instance, best=True).value,
+        cp_sat=plain_cp_sat(instance, seconds, workers).value if seconds > 0 else None,
+    )
 
 
-def _ratio(plan: Plan, baseline: Packing) -> float:
-    ours = plan.certificate.value
-    if plan.certificate.objective.value == "min-devices":
-        return float("inf") if baseline.lacking() else baseline.cost() / ours
-    return ours / baseline.goodput()
+def _known() -> dict[str, float]:
+    if not BEST_KNOWN.exists():
+        return {}
+    found: dict[str, float] = json.loads(BEST_KNOWN.read_text())
+    return found
+
+
+def keep_best(row: Row) -> None:
+    """Write the best plan's value down where it is better than what is there."""
+    known, key = _known(), f"{row.kind} {row.size} {row.seed}"
+    known[key] = row.best_known
+    BEST_KNOWN.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def _print(rows: list[Row]) -> None:
+    first = rows[0]
+    print(f"{first.size} {first.kind}, {len(rows)} seeds: median (lowest-highest)")
+    for name, column in (
+        ("/ first-fit", [r.ratio(r.first_fit) for r in rows]),
+        ("/ best-fit", [r.ratio(r.best_fit) for r in rows]),
+        ("/ plain CP-SAT", [r.ratio(r.cp_sat) for r in rows]),
+    ):
+        there = [value for value in column if value is not None]
+        if there:
+            missing = f", {len(column) - len(there)} without answer" if None in column else ""
+            print(f"  {name:24} {_spread(there)}{missing}")
+    print(f"  {'plan to best known':24} {_spread([r.gap_to_known for r in rows], percent=True)}")
+    print(f"  {'best known to bound':24} {_spread([r.gap_of_known for r in rows], percent=True)}")
+    above = [r.value - r.bound for r in rows if r.fewer_is_better]
+    if above:
+        print(f"  {'GPUs above the bound':24} {_spread(above)}")
+    print(f"  {'proven optimal':24} {sum(r.status == 'optimal' for r in rows)} of {len(rows)}")
+    print(f"  {'seconds':24} {_spread([r.seconds for r in rows])}")
+    print(f"  {'first certified, s':24} {_spread([r.first_seconds for r in rows])}")
+    gaps = [r.first_gap for r in rows if r.first_gap is not None]
+    if gaps:
+        print(f"  {'its gap':24} {_spread(gaps, percent=True)}")
 
 
 def _spread(values: list[float], *, percent: bool = False) -> str:
-    form = "{:.1%}" if percent else "{:.3f}"
+    form = "{:.2%}" if percent else "{:.3f}"
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{form.format(middle)} ({form.format(low)}-{form.format(high)})"
 

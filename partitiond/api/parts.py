@@ -5,8 +5,16 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from partitiond.core.demand import DEFAULT_WINDOW_SECONDS
 from partitiond.core.errors import SpecError
-from partitiond.core.spec import EngineOptions, ModelSource, SourceKind, Variant
+from partitiond.core.spec import (
+    EngineOptions,
+    FaultDomain,
+    ModelSource,
+    PlacementRules,
+    SourceKind,
+    Variant,
+)
 from partitiond.core.workload import MAX_TRACE_PAIRS, LengthShape, Workload
 from partitiond.models.catalog import CATALOG, CatalogEntry, source_for
 from partitiond.workloads import workload_of
@@ -29,6 +37,7 @@ Quantization = Literal[
 KvCacheDtype = Literal["auto", "fp8"]
 Dtype = Literal["bfloat16", "float16", "float32", "auto"]
 Flags = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]
+Names = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]
 Pairs = Annotated[tuple[tuple[int, int], ...], Field(max_length=MAX_TRACE_PAIRS)]
 
 
@@ -89,6 +98,49 @@ class DemandBody(Body):
     )
     burst_factor: float = Field(1.0, description="Peak over mean.")
     weight: float = Field(1.0, description="Share of what is left over, against other models.")
+    percentile: float | None = Field(
+        None,
+        description="Plan for this percentile of the arrivals in a window, as 99 (Poisson around "
+        "the mean times burst_factor); null plans for that mean.",
+    )
+    window_seconds: float = Field(
+        DEFAULT_WINDOW_SECONDS,
+        description="Length of that window: about how long a request may queue.",
+    )
+
+
+class RulesBody(Body):
+    """Where replicas may be, beyond what fits."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"avoid": ["batch-jobs"], "survive": "host"},
+                {"near": ["embedder"], "only_on": ["a100-80gb"], "priority": 1},
+            ]
+        }
+    )
+
+    avoid: Names = Field((), description="Models that never share a device with it; both ways.")
+    near: Names = Field(
+        (), description="Models of which every host that holds a replica of it holds one as well."
+    )
+    only_on: Names = Field(
+        (), description="Device ids, hosts, racks or hardware keys it is restricted to; empty: any."
+    )
+    survive: FaultDomain | None = Field(
+        None, description="What may be lost, any one of it, without losing the planned rate."
+    )
+    survive_share: float = Field(
+        1.0, description="Share of the planned rate that is to be left then; above 0, at most 1."
+    )
+    priority: int = Field(
+        0, description="-2 to 2; a higher number is served first where not everything fits."
+    )
+
+    def to_rules(self) -> PlacementRules:
+        """As the core takes them. Raises SpecError."""
+        return PlacementRules(**self.model_dump())
 
 
 class EngineBody(Body):
@@ -151,6 +203,19 @@ class DemandPatch(Body):
     req_per_s: float | None = None
     burst_factor: float | None = None
     weight: float | None = None
+    percentile: float | None = None
+    window_seconds: float | None = None
+
+
+class RulesPatch(Body):
+    """What changes about the placement rules; a list is replaced as a whole."""
+
+    avoid: Names | None = None
+    near: Names | None = None
+    only_on: Names | None = None
+    survive: FaultDomain | None = None
+    survive_share: float | None = None
+    priority: int | None = None
 
 
 class EnginePatch(Body):

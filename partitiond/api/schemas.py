@@ -17,6 +17,8 @@ from partitiond.api.parts import (
     EngineBody,
     EnginePatch,
     KvCacheDtype,
+    RulesBody,
+    RulesPatch,
     SloBody,
     SloPatch,
     SourceBody,
@@ -27,7 +29,6 @@ from partitiond.api.parts import (
     named_source,
 )
 from partitiond.core.errors import InputError, SpecError
-from partitiond.core.plan import Objective
 from partitiond.core.spec import (
     Demand,
     EngineOptions,
@@ -107,7 +108,12 @@ class ModelBody(Body):
     engine: EngineBody = EngineBody()
     min_replicas: int = Field(0, description="The plan holds at least so many.")
     max_replicas: int | None = Field(None, description="At most so many; null for no limit.")
-    isolation: Isolation = Field(Isolation.SHARED, description="device: a device of its own.")
+    isolation: Isolation = Field(
+        Isolation.SHARED,
+        description="device: a device of its own. hardware: compute and memory that hardware "
+        "keeps from others, a MIG slice or a device of its own.",
+    )
+    rules: RulesBody = RulesBody()
     auto: bool = Field(True, description="Estimate, profile and plan without being asked.")
     engine_kind: Literal["vllm", "simulated"] = Field("vllm", description="Which engine serves it.")
     variants: Variants = Field(
@@ -148,6 +154,7 @@ class ModelBody(Body):
             min_replicas=self.min_replicas,
             max_replicas=self.max_replicas,
             isolation=self.isolation,
+            rules=self.rules.to_rules(),
             auto=self.auto,
             engine_kind=self.engine_kind,
             variants=variants,
@@ -222,6 +229,7 @@ class ModelPatch(Body):
     min_replicas: int | None = None
     max_replicas: int | None = None
     isolation: Isolation | None = None
+    rules: RulesPatch | None = None
     auto: bool | None = None
     variants: Variants | None = Field(None, description="All of them: the list is replaced.")
     operating_point: PointName | None = None
@@ -319,12 +327,6 @@ class ProfileBody(Body):
         """As the service takes it. Raises SpecError."""
         workload = None if self.workload is None else self.workload.to_workload()
         return ProfileOptions(**{**self.model_dump(), "workload": workload})
-
-
-class PlanBody(Body):
-    """A dry run."""
-
-    objective: Objective | None = Field(None, description="null takes the daemon's setting.")
 
 
 class ApplyBody(Body):

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from partitiond.cli import commands_catalog
+from partitiond.cli import placement_options as placed
 from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli.options import JsonOption, client_of
@@ -47,6 +48,8 @@ def add(
     point: given.PointOption = None,
     demand: given.DemandOption = None,
     burst_factor: given.BurstOption = None,
+    percentile: placed.PercentileOption = None,
+    window: placed.WindowOption = None,
     weight: given.WeightOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
@@ -59,6 +62,12 @@ def add(
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
     isolation: given.IsolationOption = None,
+    avoid: placed.AvoidOption = None,
+    near: placed.NearOption = None,
+    only_on: placed.OnlyOnOption = None,
+    survive: placed.SurviveOption = None,
+    survive_share: placed.SurviveShareOption = None,
+    priority: placed.PriorityOption = None,
     auto: AutoOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,9 +83,18 @@ def add(
         "workload": load,
         "slo": given.slo_body(ttft, tpot, quantile),
         "operating_point": point,
-        "demand": given.demand_body(demand, burst_factor, weight),
+        "demand": given.demand_body(demand, burst_factor, weight)
+        | placed.arrivals_body(percentile, window),
         "engine": engine | precision,
         "variants": given.variant_bodies(variant),
+        "rules": placed.rules_body(
+            avoid,
+            near,
+            only_on,
+            survive=survive,
+            survive_share=survive_share,
+            priority=priority,
+        ),
         "auto": auto,
     }
     source = given.source_body(model, name, weights, engine_kind, hub=hub)
@@ -164,6 +182,8 @@ def update(
     point: given.PointOption = None,
     demand: given.DemandOption = None,
     burst_factor: given.BurstOption = None,
+    percentile: placed.PercentileOption = None,
+    window: placed.WindowOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
     quantization: asked.QuantizationOption = None,
@@ -172,6 +192,13 @@ def update(
     variant: given.VariantsOption = None,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
+    isolation: given.IsolationOption = None,
+    avoid: placed.AvoidOption = None,
+    near: placed.NearOption = None,
+    only_on: placed.OnlyOnOption = None,
+    survive: placed.SurviveOption = None,
+    survive_share: placed.SurviveShareOption = None,
+    priority: placed.PriorityOption = None,
     auto: Annotated[
         bool | None, typer.Option("--auto/--no-auto", help="Take part in the chain.")
     ] = None,
@@ -184,11 +211,20 @@ def update(
         "workload": load,
         "slo": given.slo_body(ttft, tpot, quantile),
         "operating_point": point,
-        "demand": given.demand_body(demand, burst_factor),
+        "demand": given.demand_body(demand, burst_factor)
+        | placed.arrivals_body(percentile, window),
         "engine": given.engine_body(dtype, max_model_len, None) | precision,
+        "rules": placed.rules_body(
+            avoid,
+            near,
+            only_on,
+            survive=survive,
+            survive_share=survive_share,
+            priority=priority,
+        ),
         "auto": auto,
     }
-    limits = given.limits_body(min_replicas, max_replicas)
+    limits = given.limits_body(min_replicas, max_replicas, isolation)
     changes = given.without_none(parts | limits)
     variants = given.variant_bodies(variant)
     if variants is not None:

@@ -1,5 +1,8 @@
 """`plan` and `apply`: what would run where, with its certificate, and making it so."""
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +17,13 @@ from partitiond.cli.options import (
     settings_of,
 )
 from partitiond.cli.output import err, out, print_json, say
-from partitiond.core.errors import SpecError
+from partitiond.core.errors import InputError, SpecError
 from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
+from partitiond.core.plan_answers import NO_ANSWERS, PlanAnswers, PlanQuestion
 from partitiond.ports import PlanPreview
 
 if TYPE_CHECKING:
+    from partitiond.cli.offline_plan import OnProgress
     from partitiond.client.client import ControlClient
     from partitiond.settings import Settings
 
@@ -31,8 +36,18 @@ def register(app: typer.Typer) -> None:
 
 ObjectiveOption = Annotated[
     str | None,
-    typer.Option("--objective", metavar="min-devices|max-goodput", help="What it is good at."),
+    typer.Option(
+        "--objective",
+        metavar="NAME",
+        help="What it is good at: " + ", ".join(objective.value for objective in Objective) + ".",
+    ),
 ]
+WHAT_IF_HELP = (
+    "Plan a change as well and show both; may be repeated. "
+    '"+2 a100-80gb", "-1 h100-80gb", "lose gpu-3", "lose host NAME", "demand MODEL=50/s", '
+    '"demand MODEL*2", "no mig", "only mps", "objective max-min", "without rule MODEL.slo", '
+    '"without model MODEL"; several at once with ";".'
+)
 
 
 def parse_objective(text: str | None) -> Objective | None:
@@ -48,40 +63,129 @@ def parse_objective(text: str | None) -> Objective | None:
 
 def plan(
     ctx: typer.Context,
+    *,
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="FILE", help="Plan this fleet file; needs no daemon."),
     ] = None,
     objective: ObjectiveOption = None,
+    what_if: Annotated[
+        list[str] | None, typer.Option("--what-if", metavar="CHANGE", help=WHAT_IF_HELP)
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="MODEL", help="Why it is where it is, and what else."),
+    ] = None,
+    constraints: Annotated[
+        bool, typer.Option("--constraints", help="What each SLO, isolation, limit and rule costs.")
+    ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="What changes in full: time, weights, peak memory.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="FILE", help="A plan saved with --json that runs (with --from)."
+        ),
+    ] = None,
+    relax: Annotated[
+        bool,
+        typer.Option(
+            "--relax/--no-relax", help="Where not all fits: what conflicts, what would help."
+        ),
+    ] = True,
     time_limit: Annotated[
         float | None,
         typer.Option("--time-limit", metavar="SECONDS", help="For the solver (with --from)."),
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of every random choice (with --from).")
+    ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="One seed gives one plan on any machine (with --from)."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what would run where, and how good that provably is.
 
     Changes nothing. Without --from it asks the daemon: its registered models on this host's
     devices, and what applying the plan would change. With --from it plans a described fleet, of
-    any size.
+    any size. Interrupted (Ctrl-C) it shows what is known by then, or ends.
     """
-    wanted = parse_objective(objective)
+    question = PlanQuestion(
+        objective=parse_objective(objective),
+        what_if=tuple(what_if or ()),
+        constraints=constraints,
+        explain=explain,
+        relax=relax,
+    )
+    check_what_ifs(question)
     check_time_limit(time_limit)
-    if source is not None:
-        from partitiond.cli.offline_plan import plan_file
+    if source is None:
+        only_offline(against=against, time_limit=time_limit, seed=seed, deterministic=deterministic)
+        ask_daemon(ctx, question, full=diff, as_json=as_json)
+        return
+    from partitiond.cli.offline_plan import OfflineOptions, plan_file
 
-        result = plan_file(
-            source, settings_of(ctx), objective=wanted, time_limit_seconds=time_limit
+    if diff and against is None:
+        raise InputError(
+            "--diff with --from needs a plan to compare with.",
+            hint="Save one with --json > plan.json, and name it: --against plan.json.",
         )
-        found, infeasible = (None, result) if isinstance(result, Infeasible) else (result, None)
-        show_plan(found, None, infeasible, as_json=as_json)
-        raise typer.Exit(exit_of(found, infeasible))
-    with client_of(ctx) as client:
-        preview = client.plan(wanted)
-    show_preview(preview, as_json=as_json)
+    options = OfflineOptions(time_limit, seed, deterministic, against)
+    settings = settings_of(ctx)
+    with progress_shown(time_limit or settings.planner.time_limit_seconds) as show:
+        found = plan_file(source, settings, question, options, show)
+    shown = Shown(found.plan, found.diff, found.infeasible, found.answers)
+    show_plan(shown, full=True, as_json=as_json)
+    raise typer.Exit(exit_of(found.plan, found.infeasible))
+
+
+def check_what_ifs(question: PlanQuestion) -> None:
+    """Raises InputError for one that cannot be read: before anything is solved or asked."""
+    if question.what_if:
+        from partitiond.planner.changes import parse_changes
+
+        for text in question.what_if:
+            parse_changes(text)
+
+
+def only_offline(**given: object) -> None:
+    """Raises InputError for an option that the daemon does not take."""
+    for name, value in given.items():
+        if value not in (None, False):
+            raise InputError(
+                f"--{name.replace('_', '-')} is for --from FILE.",
+                hint="The daemon plans by its own settings: `partitiond config show`.",
+            )
+
+
+def ask_daemon(ctx: typer.Context, question: PlanQuestion, *, full: bool, as_json: bool) -> None:
+    """Ask the daemon, show its answer, and exit."""
+    with client_of(ctx) as client, progress_shown(None) as show:
+        preview = client.plan(question, show)
+    show_preview(preview, full=full, as_json=as_json)
     if not as_json and not preview.infeasible and not preview.diff.is_empty:
-        say("Nothing is changed yet: partitiond apply")
+        more = "" if full else " (partitiond plan --diff says what it takes)"
+        say(f"Nothing is changed yet: partitiond apply{more}")
     raise typer.Exit(exit_of(preview.plan, preview.infeasible))
+
+
+@contextmanager
+def progress_shown(time_limit_seconds: float | None) -> "Iterator[OnProgress | None]":
+    """Shows a solve as it goes on, on a terminal; a log gets nothing of it."""
+    from partitiond.cli.plan_progress import shown_on
+    from partitiond.cli.render_progress import reporting
+
+    if not err().is_terminal:
+        yield None
+        return
+    with reporting(err()) as report:
+        report.update("reading what is to be planned")
+        yield shown_on(report, time_limit_seconds)
 
 
 def exit_of(plan: Plan | None, infeasible: Infeasible | None) -> Exit:
@@ -91,29 +195,44 @@ def exit_of(plan: Plan | None, infeasible: Infeasible | None) -> Exit:
     return Exit.OK
 
 
-def show_preview(preview: PlanPreview, *, as_json: bool) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shown:
+    """What is shown of a plan; one shape of JSON for both ways of planning."""
+
+    plan: Plan | None
+    diff: PlanDiff | None
+    infeasible: Infeasible | None
+    answers: PlanAnswers = NO_ANSWERS
+
+
+def show_preview(preview: PlanPreview, *, full: bool = False, as_json: bool) -> None:
     """A plan with what it changes."""
-    show_plan(preview.plan, preview.diff, preview.infeasible, as_json=as_json)
+    plan = None if preview.infeasible is not None else preview.plan
+    shown = Shown(plan, preview.diff, preview.infeasible, preview.answers)
+    show_plan(shown, full=full, as_json=as_json)
 
 
-def show_plan(
-    plan: Plan | None, diff: PlanDiff | None, infeasible: Infeasible | None, *, as_json: bool
-) -> None:
-    """The plan drawn, or why there is none; one shape of JSON for both ways of planning."""
+def show_plan(shown: Shown, *, full: bool, as_json: bool) -> None:
+    """The plan drawn with what else was asked, or why there is none.
+
+    Args:
+        full: changes with the time and memory they take.
+    """
     if as_json:
-        print_json({"plan": plan, "diff": diff, "infeasible": infeasible})
+        print_json(fields_of(shown))
         return
-    if infeasible is not None or plan is None:
-        reasons = infeasible or Infeasible(("there is no plan.",), ())
-        say("There is no plan that serves what was asked:")
-        for reason in reasons.reasons:
-            say(f"  - {reason}")
-        for remedy in reasons.remedies:
-            say(f"  what would help: {remedy}")
-        return
+    from partitiond.cli.plan_answers import render_answers
     from partitiond.cli.plan_view import render_plan
 
-    out().print(render_plan(plan, diff))
+    if shown.plan is not None:
+        takes = shown.answers.diff if full else None
+        out().print(render_plan(shown.plan, shown.diff, takes))
+    out().print(render_answers(shown.plan, shown.infeasible, shown.answers))
+
+
+def fields_of(shown: Shown) -> dict[str, object]:
+    """Its fields by name, values as they are."""
+    return {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
 
 
 def apply(

@@ -9,6 +9,7 @@ import typer
 
 from partitiond import __version__
 from partitiond.cli import (
+    commands_advise,
     commands_config,
     commands_daemon,
     commands_demo,
@@ -93,6 +94,7 @@ commands_replicate.register(app)
 commands_estimate.register(app)
 commands_transfer.register(app)
 commands_plan.register(app)
+commands_advise.register(app)
 commands_engine.register(app)
 commands_keys.register(app)
 commands_jobs.register(app)

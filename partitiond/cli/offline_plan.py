@@ -1,44 +1,179 @@
 """`plan --from FILE`: what the command adds to `partitiond.offline`, settings and this host."""
 
 import asyncio
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from partitiond.cli.interrupts import Interrupts, best_so_far
 from partitiond.core.architecture import Architecture
+from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device
-from partitiond.core.plan import Infeasible, Objective, Plan
+from partitiond.core.plan import Infeasible, ModelDemand, Placement, Plan, PlanDiff, diff_plans
+from partitiond.core.plan_answers import PlanAnswers, PlanProgress, PlanQuestion
+from partitiond.core.plan_diff import diff_cost
 from partitiond.core.spec import ModelSpec
+from partitiond.core.units import format_bytes
 from partitiond.settings import Settings
+
+if TYPE_CHECKING:
+    from partitiond.planner.flow import Solving
+
+MAX_PLAN_BYTES: Final = 256 * 2**20
+"""A plan of 5,000 models on 1,000 devices has some 30 MB."""
+OnProgress = Callable[[PlanProgress], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfflinePlan:
+    """What planning a file gave.
+
+    Attributes:
+        diff: against the plan that was named as running; None where none was.
+    """
+
+    outcome: Plan | Infeasible
+    answers: PlanAnswers
+    diff: PlanDiff | None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, where there is one."""
+        return None if isinstance(self.outcome, Infeasible) else self.outcome
+
+    @property
+    def infeasible(self) -> Infeasible | None:
+        """Why there is none."""
+        return self.outcome if isinstance(self.outcome, Infeasible) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfflineOptions:
+    """How a file is planned; None takes the file's own settings, then the usual ones."""
+
+    time_limit_seconds: float | None = None
+    seed: int | None = None
+    deterministic: bool = False
+    against: Path | None = None
 
 
 def plan_file(
     path: Path,
     settings: Settings,
-    *,
-    objective: Objective | None = None,
-    time_limit_seconds: float | None = None,
-) -> Plan | Infeasible:
+    question: PlanQuestion,
+    options: OfflineOptions,
+    on_progress: OnProgress | None = None,
+) -> OfflinePlan:
     """Plan the fleet of a file; without devices in it, the devices of this host.
 
-    The file's own `[settings.planner]` holds over the settings, a flag over both.
+    The file's own `[settings.planner]` holds over the settings, a flag over both. Interrupted, the
+    answer is the best so far, and what else is known by then.
 
     Raises:
+        InputError: a what-if names what is not there; `against` is no plan.
         SpecError: the file is not a fleet, or a model is not known.
         SettingsError: a setting in the file is wrong.
         ModelSourceError: a model's config cannot be fetched.
+        KeyboardInterrupt: interrupted twice.
     """
     from partitiond.fleet import load_fleet
-    from partitiond.offline import plan_fleet
+    from partitiond.offline import estimated_demands, fleet_request
+    from partitiond.planner.flow import run_flow
+    from partitiond.planner.instance import usual_budget
+    from partitiond.planner.questions import answer
+    from partitiond.planner.relax import proven_impossible
+    from partitiond.planner.whatif import World
 
     fleet = load_fleet(path)
+    running = () if options.against is None else running_of(options.against)
     planner = laid_over(settings, fleet.settings).planner
-    return plan_fleet(
+
+    def architecture_of(spec: ModelSpec) -> Architecture:
+        return _architecture(spec, settings)
+
+    request = fleet_request(
         fleet,
         devices=() if fleet.devices else _host_devices(settings),
-        objective=objective or planner.objective,
-        time_limit_seconds=time_limit_seconds or planner.time_limit_seconds,
-        seed=planner.seed,
-        architecture_of=lambda spec: _architecture(spec, settings),
+        objective=question.objective or planner.objective,
+        time_limit_seconds=options.time_limit_seconds or planner.time_limit_seconds,
+        seed=planner.seed if options.seed is None else options.seed,
+        architecture_of=architecture_of,
     )
+    request = dataclasses.replace(
+        request,
+        running=running,
+        deterministic=options.deterministic or planner.deterministic,
+        workers=planner.workers,
+        move_budget=usual_budget(planner.move_budget, len(running)),
+    )
+
+    def demands(world: World) -> tuple[ModelDemand, ...]:
+        changed = dataclasses.replace(fleet, models=world.specs)
+        made = estimated_demands(changed, world.devices, request.created_at, architecture_of)
+        return tuple(made)
+
+    world = World(fleet.models, request.devices, request.objective)
+    flow = answer(question, world, request, demands)
+    with best_so_far() as stop:
+        outcome, answers = run_flow(flow, _solver(on_progress, stop), proven_impossible, stop)
+    if options.against is None or isinstance(outcome, Infeasible):
+        return OfflinePlan(outcome, answers, None)
+    diff = diff_plans(running, outcome.placements)
+    takes = diff_cost(diff, outcome.devices)
+    return OfflinePlan(outcome, dataclasses.replace(answers, diff=takes), diff)
+
+
+def _solver(
+    on_progress: OnProgress | None, stop: Interrupts
+) -> "Callable[[Solving], Plan | Infeasible]":
+    """Solves here: this process does nothing else."""
+    from partitiond.planner.api import solve
+    from partitiond.planner.flow import progress_of
+
+    def solved(step: "Solving") -> Plan | Infeasible:
+        if on_progress is None:
+            return solve(step.request, stop=stop)
+        on_progress(PlanProgress(step.title, step.step, step.steps))
+        return solve(
+            step.request, lambda progress: on_progress(progress_of(step, progress)), stop=stop
+        )
+
+    return solved
+
+
+def running_of(path: Path) -> tuple[Placement, ...]:
+    """The placements of a plan that `plan --json` printed. Raises InputError."""
+    import json
+
+    from partitiond.serde import from_jsonable
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_PLAN_BYTES + 1)
+        if len(text) > MAX_PLAN_BYTES:
+            raise InputError(
+                f"{path} is larger than {format_bytes(MAX_PLAN_BYTES)}.",
+                hint="Save one with `partitiond plan --json > FILE`; is this the right file?",
+            )
+        data = json.loads(text)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not JSON: {error}.", hint="Save one with `partitiond plan --json > FILE`."
+        ) from error
+    if isinstance(data, dict) and isinstance(data.get("plan"), dict):
+        data = data["plan"]
+    try:
+        return from_jsonable(Plan, data).placements
+    except InputError as error:
+        raise InputError(
+            f"{path} holds no plan: {error.message}",
+            hint="Save one with `partitiond plan --json > FILE`.",
+        ) from error
 
 
 def laid_over(settings: Settings, tables: object) -> Settings:

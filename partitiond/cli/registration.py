@@ -79,7 +79,12 @@ MaxReplicasOption = Annotated[
     int | None, typer.Option("--max-replicas", metavar="N", help="At most so many.")
 ]
 IsolationOption = Annotated[
-    str | None, typer.Option("--isolation", metavar="shared|device", help="Share a device?")
+    str | None,
+    typer.Option(
+        "--isolation",
+        metavar="shared|device|hardware",
+        help="Share a device? hardware: only where hardware keeps others out (MIG).",
+    ),
 ]
 
 

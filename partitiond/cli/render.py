@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.placement_options import demand_text, placement_text
 from partitiond.core.hardware import Device
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.spec import ModelSpec, Variant
@@ -128,7 +129,6 @@ def record_table(record: ModelRecord) -> "RenderableType":
             f"TTFT <= {duration(spec.slo.ttft_seconds)}, TPOT <= "
             f"{duration(spec.slo.tpot_seconds)} for {spec.slo.quantile:.0%} of requests"
         )
-    demand = spec.demand.req_per_s
     upper = "no limit" if spec.max_replicas is None else str(spec.max_replicas)
     table = new_table("field", "value")
     for field, value in (
@@ -137,11 +137,12 @@ def record_table(record: ModelRecord) -> "RenderableType":
         ("weights", spec.weights.value),
         ("workload", f"{spec.workload.key} tokens"),
         ("SLO", slo),
-        ("demand", "as much as there is" if demand is None else f"{rate(demand)} requests/s"),
+        ("demand", demand_text(spec.demand)),
         ("operating point", spec.operating_point.value),
         ("engine", _engine_text(spec)),
         ("variants", "; ".join(_variant_text(v) for v in spec.variants) or "none"),
         ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
+        ("placement", placement_text(spec)),
         ("auto", "yes" if spec.auto else "no"),
         ("version", f"{record.version}, changed {record.updated_at}"),
     ):

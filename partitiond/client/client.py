@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -13,9 +13,11 @@ import httpx
 
 from partitiond import serde
 from partitiond.client.errors import from_problem, not_ours, unreachable
+from partitiond.client.streams import event_data, events
 from partitiond.core.errors import InputError, NotFoundError, NotReadyError, UnauthorizedError
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Objective, Plan
+from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
@@ -233,11 +235,43 @@ class ControlClient:
 
     # --- plan --------------------------------------------------------------------------------
 
-    def plan(self, objective: Objective | str | None = None) -> PlanPreview:
-        """A dry run."""
-        body = {} if objective is None else {"objective": str(objective)}
-        content = self._call("POST", "/plan", body=body, timeout=LONG_TIMEOUT_SECONDS)
-        return self._read(PlanPreview, content)
+    def plan(
+        self,
+        question: PlanQuestion | Objective | str | None = None,
+        on_progress: Callable[[PlanProgress], None] | None = None,
+    ) -> PlanPreview:
+        """A dry run.
+
+        Args:
+            question: what is asked of the plan; an objective alone is one, too.
+            on_progress: called as the solve goes on. Interrupted meanwhile, the solve ends.
+
+        Raises:
+            InputError: a what-if names what is not there, or cannot be read.
+            DaemonUnreachableError: also where the daemon ends before there is a plan.
+        """
+        body = plan_body(question)
+        headers = {**self._credentials(), b"Accept": b"text/event-stream"}
+        headers[b"Content-Type"] = b"application/json"
+        limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+        try:
+            with self._http.stream(
+                "POST", "/plan", content=encoded(body), headers=headers, timeout=limits
+            ) as answer:
+                if not answer.is_success:
+                    raise from_problem(self.base_url, answer.status_code, answer.read())
+                if "text/event-stream" not in answer.headers.get("Content-Type", ""):
+                    raise not_ours(self.base_url, answer.status_code)
+                for name, data in events(answer.iter_lines()):
+                    if name == "progress" and on_progress is not None:
+                        on_progress(self._read(PlanProgress, data))
+                    elif name == "problem":
+                        raise from_problem(self.base_url, 422, data)
+                    elif name == "plan":
+                        return self._read(PlanPreview, data)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise unreachable(self.base_url, str(error) or type(error).__name__) from error
+        raise unreachable(self.base_url, "it ended before there was a plan")
 
     def apply(self, plan_id: str | None = None) -> PlanPreview:
         """Apply a previewed plan, or a fresh one. Raises ConflictError when it is outdated."""
@@ -300,16 +334,14 @@ class ControlClient:
         self._call("POST", "/shutdown", body={"stop_engines": stop_engines})
 
 
-def event_data(lines: Iterator[str]) -> Iterator[bytes]:
-    """The data of each server-sent event in a stream of lines; comments and names are skipped."""
-    data: list[str] = []
-    for line in lines:
-        field, _, value = line.partition(":")
-        if field == "data":
-            data.append(value.removeprefix(" "))
-        elif not line and data:
-            yield "\n".join(data).encode()
-            data = []
+def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]:
+    """A question as the body of POST /plan; what is not asked is left out."""
+    if question is None:
+        return {}
+    if not isinstance(question, PlanQuestion):
+        return {"objective": str(question)}
+    body: dict[str, Any] = serde.to_jsonable(question)
+    return {key: value for key, value in body.items() if value}
 
 
 def spec_body(spec: ModelSpec) -> dict[str, Any]:

@@ -162,6 +162,7 @@ class Parts:
             solve=given.solve,
             options=self._options.planning,
             stale=self.shelf.staleness.reasons,
+            architecture_of=given.resolver.architecture,
         )
         return Plans(
             store=given.store,

@@ -58,13 +58,20 @@ def cores_for(
     """Host cores for the engine's processes.
 
     On the CPU device they are the partition. Beside a GPU the least used cores of the device are
-    taken, as many as the candidate was profiled with.
+    taken, as many as the candidate was profiled with; of the NUMA nodes, where they are known and
+    large enough, the one whose cores are used least.
     """
     if isinstance(placement.partition, CpuCores):
         return placement.partition.cores
     uses = {core: sum(core in launch.cores for launch in others) for core in device.cores}
     wanted = max(1, placement.candidate.size.cores)
-    return tuple(sorted(sorted(device.cores, key=lambda core: (uses[core], core))[:wanted]))
+
+    def least_used(cores: Sequence[int]) -> list[int]:
+        return sorted(cores, key=lambda core: (uses[core], core))[:wanted]
+
+    nodes = [node for node in device.core_nodes if len(node) >= wanted]
+    choices = [least_used(node) for node in nodes] or [least_used(device.cores)]
+    return tuple(sorted(min(choices, key=lambda cores: [uses[core] for core in cores])))
 
 
 def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:

@@ -1,11 +1,21 @@
 """Plans on request: what goes in, what comes out, and which of them can still be applied."""
 
+import asyncio
 import dataclasses
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from partitiond.controller.engines import Engine
+from partitiond.controller.plan_worlds import (
+    ArchitectureOf,
+    OnProgress,
+    demands_of,
+    proven_impossible,
+    told,
+    usable,
+)
+from partitiond.controller.situation import Situation
+from partitiond.controller.start_times import start_times
 from partitiond.controller.targets import best_profiles
 from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
@@ -21,15 +31,21 @@ from partitiond.core.plan import (
     diff_plans,
     same_engine,
 )
-from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.plan_answers import PlanAnswers, PlanProgress, PlanQuestion
+from partitiond.core.plan_diff import diff_cost
+from partitiond.core.profile import Profile
 from partitiond.core.replica import ReplicaState
 from partitiond.core.units import Bytes
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import PlanRequest
-from partitiond.ports import Clock, ModelRecord, PlanPreview, Store
+from partitiond.planner.flow import Solving, run_flow_async
+from partitiond.planner.instance import PlanRequest, usual_budget
+from partitiond.planner.questions import answer
+from partitiond.planner.whatif import World
+from partitiond.ports import Clock, PlanPreview, Store
 
-Solve = Callable[[PlanRequest], Awaitable[Plan | Infeasible]]
+Solve = Callable[..., Awaitable[Plan | Infeasible]]
+"""A `PlanRequest` solved; `on_progress` may be given, and is called with `planner.Progress`."""
 REMEMBERED_PREVIEWS: Final = 32
 """A person compares a handful of plans; older ones are outdated anyway."""
 
@@ -41,51 +57,9 @@ class PlanOptions:
     objective: Objective = Objective.MIN_DEVICES
     time_limit_seconds: float = 10.0
     seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Situation:
-    """What a plan is made from, at one moment.
-
-    Attributes:
-        profiles: the best ones by model name.
-        devices: with the memory that our own engines use counted as free.
-        running: what runs, or is about to because it was applied.
-        without_estimates: models for which only what was measured may be used.
-        left_out: models that are not planned at all.
-        stale: why profiles among them no longer speak for what runs now, by profile id.
-    """
-
-    records: tuple[ModelRecord, ...]
-    profiles: tuple[tuple[str, tuple[Profile, ...]], ...]
-    devices: tuple[Device, ...]
-    running: tuple[Placement, ...]
-    without_estimates: frozenset[str] = frozenset()
-    left_out: frozenset[str] = frozenset()
-    stale: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-    def fingerprint(self, applied_plan_id: str) -> str:
-        """Changes when a plan made of it would no longer fit: not with every free byte.
-
-        What the chain leaves out is not part of it: a plan that waits for `apply` was made with
-        it, and is recalled without.
-        """
-        parts = [
-            applied_plan_id,
-            *(f"{record.spec.name}@{record.version}" for record in self.records),
-            *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
-            *(f"{profile_id} is stale" for profile_id, _ in self.stale),
-            *(f"{d.id}:{d.hardware}:{d.memory_bytes}:{d.cores}" for d in self.devices),
-        ]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _version_of(profile: Profile) -> str:
-    """A profile as far as it changes under its id: replication runs are added to it later."""
-    shared = ",".join(
-        f"{s.mode}:{s.kappa:.6g}:{s.busy:.6g}:{len(s.pairs)}" for s in profile.sharing
-    )
-    return f"{profile.id}[{shared}]" if shared else profile.id
+    deterministic: bool = False
+    workers: int = 1
+    move_budget: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,13 +102,15 @@ def planning_devices(
     Args:
         devices: as observed.
         engines: live engines with the peak memory of their processes in bytes. On a GPU the
-            partition counts instead: process memory says nothing about device memory.
+            partition counts instead: process memory says nothing about device memory. The
+            processes of engines on GPUs are in the host's memory all the same.
     """
+    in_processes = sum(used for _, used in engines)
 
     def with_own(device: Device) -> Device:
-        here = [(e, used) for e, used in engines if e.placement.device_id == device.id]
+        here = [e.placement for e, _ in engines if e.placement.device_id == device.id]
         on_gpu = device.kind is DeviceKind.GPU
-        own = sum(e.placement.partition.memory_bytes if on_gpu else used for e, used in here)
+        own = sum(p.partition.memory_bytes for p in here) if on_gpu else in_processes
         free = min(device.memory_bytes, device.free_bytes + own)
         return dataclasses.replace(device, free_bytes=Bytes(free))
 
@@ -147,6 +123,8 @@ class PlanDesk:
     Args:
         stale: why a profile no longer speaks for what runs now; such a one is planned with the
             margins of a transferred profile.
+        architecture_of: of a model, for estimates on devices that are only asked about; None
+            leaves such a device without candidates.
     """
 
     def __init__(
@@ -157,8 +135,10 @@ class PlanDesk:
         solve: Solve,
         options: PlanOptions,
         stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
+        architecture_of: ArchitectureOf | None = None,
     ) -> None:
         self._stale = stale
+        self._architecture_of = architecture_of
         self._store = store
         self._clock = clock
         self._solve = solve
@@ -197,30 +177,56 @@ class PlanDesk:
         )
 
     async def preview(
-        self, situation: Situation, applied: Plan | None, objective: Objective | None
+        self,
+        situation: Situation,
+        applied: Plan | None,
+        question: PlanQuestion | None = None,
+        on_progress: OnProgress | None = None,
     ) -> PlanPreview:
-        """A checked plan and its difference to what runs; or why there is none.
+        """A checked plan, what it changes and what else was asked; or why there is none.
 
         Raises:
+            InputError: a what-if names what is not there, or cannot be read.
             PartitiondError: the checker refuses the solver's plan: a defect, nothing is applied.
         """
-        request = self._request(situation, objective)
-        outcome = await self._solve(request)
+        asked = question or PlanQuestion()
+        request = self._request(situation, asked.objective)
+        specs = tuple(r.spec for r in situation.records if r.spec.name not in situation.left_out)
+        world = World(specs, situation.devices, request.objective)
+        demands = await demands_of(situation, asked, self._architecture_of, self._clock.utc_iso())
+        outcome, answers = await run_flow_async(
+            answer(asked, world, request, demands),
+            lambda step: self._solved(step, on_progress),
+            lambda one: asyncio.to_thread(proven_impossible, one),
+        )
         if isinstance(outcome, Infeasible):
-            return self._none(request, outcome)
-        violations = check_plan(outcome, request.models)
+            return self._none(request, outcome, answers)
+        diff = diff_plans(situation.running, outcome.placements)
+        takes = diff_cost(diff, outcome.devices, start_times(self._store.events(limit=1000)))
+        preview = PlanPreview(outcome, diff, answers=dataclasses.replace(answers, diff=takes))
+        applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
+        self._remembered[outcome.id] = _Remembered(preview, situation.fingerprint(applied_id))
+        while len(self._remembered) > REMEMBERED_PREVIEWS:
+            del self._remembered[next(iter(self._remembered))]
+        return preview
+
+    async def _solved(self, step: Solving, on_progress: OnProgress | None) -> Plan | Infeasible:
+        """A checked plan."""
+        if on_progress is None:
+            outcome = await self._solve(step.request)
+        else:
+            on_progress(PlanProgress(step.title, step.step, step.steps))
+            outcome = await self._solve(step.request, on_progress=told(step, on_progress))
+        if isinstance(outcome, Infeasible):
+            return outcome
+        violations = check_plan(outcome, step.request.models)
         if violations:
             raise PartitiondError(
                 f"the plan was refused by its checker: {'; '.join(violations)}.",
                 hint="Nothing was changed. Report this as a defect, with `plan --json`.",
                 facts={"violations": list(violations)},
             )
-        preview = PlanPreview(outcome, diff_plans(situation.running, outcome.placements))
-        applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
-        self._remembered[outcome.id] = _Remembered(preview, situation.fingerprint(applied_id))
-        while len(self._remembered) > REMEMBERED_PREVIEWS:
-            del self._remembered[next(iter(self._remembered))]
-        return preview
+        return outcome
 
     def recall(self, plan_id: str, situation: Situation, applied: Plan | None) -> PlanPreview:
         """A plan made before, if nothing it rests on has changed.
@@ -257,7 +263,7 @@ class PlanDesk:
             models=tuple(
                 candidates_for(
                     record.spec,
-                    _usable(profiles[record.spec.name], record, situation),
+                    usable(profiles[record.spec.name], record, situation),
                     hardware,
                     stale,
                 )
@@ -270,9 +276,12 @@ class PlanDesk:
             seed=self._options.seed,
             plan_id=self.next_id(),
             created_at=self._clock.utc_iso(),
+            deterministic=self._options.deterministic,
+            workers=self._options.workers,
+            move_budget=usual_budget(self._options.move_budget, len(situation.running)),
         )
 
-    def _none(self, request: PlanRequest, outcome: Infeasible) -> PlanPreview:
+    def _none(self, request: PlanRequest, outcome: Infeasible, answers: PlanAnswers) -> PlanPreview:
         certificate = Certificate(
             objective=request.objective,
             value=0.0,
@@ -293,7 +302,7 @@ class PlanDesk:
             created_at=request.created_at,
         )
         keep = PlanDiff(start=(), stop=(), move=(), keep=request.running)
-        return PlanPreview(plan, keep, outcome)
+        return PlanPreview(plan, keep, outcome, answers)
 
 
 def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan:
@@ -310,10 +319,3 @@ def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan
         ),
         created_at=created_at,
     )
-
-
-def _usable(
-    profiles: Sequence[Profile], record: ModelRecord, situation: Situation
-) -> tuple[Profile, ...]:
-    measured_only = record.spec.name in situation.without_estimates
-    return tuple(p for p in profiles if not (measured_only and p.kind is ProfileKind.ESTIMATED))

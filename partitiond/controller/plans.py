@@ -7,6 +7,7 @@ from partitiond.controller.chain import Chain, held_back, left_out
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
+from partitiond.controller.plan_worlds import OnProgress
 from partitiond.controller.planning import (
     PlanDesk,
     planning_devices,
@@ -17,7 +18,8 @@ from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, NotReadyError
 from partitiond.core.hardware import Device
-from partitiond.core.plan import EMPTY_PLAN_ID, Objective, Placement, diff_plans
+from partitiond.core.plan import EMPTY_PLAN_ID, Placement, diff_plans
+from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
 
@@ -64,14 +66,22 @@ class Plans:
             current=lambda: controller.desired,
         )
 
-    async def preview(self, objective: Objective | None = None) -> PlanPreview:
-        """A plan of everything that is known, estimates included."""
-        await self._devices.refresh(0.0)
-        return await self._preview(objective)
+    async def preview(
+        self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
+    ) -> PlanPreview:
+        """A plan of everything that is known, estimates included.
 
-    async def _preview(self, objective: Objective | None = None) -> PlanPreview:
+        Raises:
+            InputError: a what-if names what is not there, or cannot be read.
+        """
+        await self._devices.refresh(0.0)
+        return await self._preview(question, on_progress)
+
+    async def _preview(
+        self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
+    ) -> PlanPreview:
         situation = self._desk.situation(devices=self._own_free(), running=self._running())
-        return await self._desk.preview(situation, self._controller.plan, objective)
+        return await self._desk.preview(situation, self._controller.plan, question, on_progress)
 
     async def apply(self, plan_id: str | None) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied one again changes nothing.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from partitiond.core import routing
 from partitiond.core.observation import ObservedReplica
 from partitiond.core.plan import Placement
 from partitiond.core.replica import ReplicaState
@@ -56,8 +57,9 @@ class RoutePolicy:
 def service_seconds(placement: Placement, spec: ModelSpec) -> float:
     """Expected time of one request at the operating point: TTFT + (outputs - 1) x TPOT."""
     candidate = placement.candidate
-    gaps = spec.workload.output_tokens - 1
-    return candidate.ttft_p95_seconds + gaps * candidate.tpot_p95_seconds
+    return routing.service_seconds(
+        candidate.ttft_p95_seconds, candidate.tpot_p95_seconds, spec.workload.output_tokens
+    )
 
 
 def availability_of(
@@ -122,17 +124,10 @@ def _drains(engine: RoutedEngine) -> bool:
 
 
 def max_wait_seconds(spec: ModelSpec, serving: Sequence[Placement], policy: RoutePolicy) -> float:
-    """Longest wait for a slot after which a request can still meet its SLO's TTFT bound.
-
-    The bound counts from the request's last byte, so what the engine itself takes to the first
-    token at the operating point (its p95) is not there to be waited; a later start would only
-    make a request that is late take the place of one that is not.
-    """
-    if spec.slo is None:
-        return policy.max_wait_seconds
+    """Longest wait for a slot: `core.routing.longest_wait_seconds` at the operating points."""
     own = [p.candidate.ttft_p95_seconds for p in serving if p.model == spec.name]
-    left = spec.slo.ttft_seconds - max(own, default=0.0)
-    return min(policy.max_wait_seconds, max(left, 0.0))
+    bound = spec.slo.ttft_seconds if spec.slo is not None else None
+    return routing.longest_wait_seconds(policy.max_wait_seconds, bound, max(own, default=0.0))
 
 
 def _model_route(

@@ -9,7 +9,8 @@ from partitiond.controller.keys import new_key
 from partitiond.controller.planning import Solve
 from partitiond.controller.views import replica_views
 from partitiond.core.hardware import Device
-from partitiond.core.plan import Objective, Plan
+from partitiond.core.plan import Plan
+from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
@@ -227,9 +228,17 @@ class Service:
 
     # -- plans -----------------------------------------------------------------------------
 
-    async def plan(self, objective: Objective | None = None) -> PlanPreview:
-        """Dry run. The preview's plan can be applied by id while nothing changed since."""
-        return await self._plans.preview(objective)
+    async def plan(
+        self,
+        question: PlanQuestion | None = None,
+        on_progress: Callable[[PlanProgress], None] | None = None,
+    ) -> PlanPreview:
+        """Dry run. The preview's plan can be applied by id while nothing changed since.
+
+        Raises:
+            InputError: a what-if names what is not there, or cannot be read.
+        """
+        return await self._plans.preview(question, on_progress)
 
     async def apply(self, plan_id: str | None = None) -> PlanPreview:
         """Apply the plan of that id, or a fresh one.

@@ -1,4 +1,6 @@
-"""What a device costs under each objective that is a cost."""
+"""What devices and replicas cost under each objective that is a cost."""
+
+import math
 
 from partitiond.core.hardware import HARDWARE, Device
 from partitiond.core.plan import Objective
@@ -39,3 +41,30 @@ def device_cost(device: Device, objective: Objective) -> float | None:
             return idle_watts(device)
         case _:
             return device.price_per_hour
+
+
+def replica_watts(
+    watts: float, capacity_req_per_s: float, planned_req_per_s: float | None, least: int
+) -> float:
+    """What one replica is charged for under `min-energy`, in watts beyond the idle device.
+
+    A model's planned rate D is routed over its replicas in proportion to their capacity. Of n
+    replicas of one kind, the fewest that cover it, each is busy for D / (c n) of the time and
+    draws w D / (c n). That is what every replica of the kind is charged, whatever the mix: a sum
+    over replicas, so that solvers find and bound it, and the exact draw, w D / c, of a model whose
+    replicas are of one kind and no more than cover its rate alone. (The exact draw of a mix,
+    D (sum of w) / (sum of c), is a quotient.)
+
+    Interference is left out: requests cost the same energy on a shared device, only later. Where
+    it makes further replicas necessary they are charged as well, which is on the safe side.
+
+    Args:
+        watts: w, at the operating point.
+        capacity_req_per_s: c, alone on the device.
+        planned_req_per_s: D; None for "as much as there is": it always runs.
+        least: replicas the model has at least.
+    """
+    if planned_req_per_s is None:
+        return watts
+    covering = math.ceil(planned_req_per_s / capacity_req_per_s * (1 - 1e-9))
+    return watts * planned_req_per_s / (capacity_req_per_s * max(1, least, covering))

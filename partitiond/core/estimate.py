@@ -56,9 +56,9 @@ from partitiond.core.roofline import (
     FLOPS_EFFICIENCY,
     MEASURED_BANDWIDTH_EFFICIENCY,
     MEASURED_FLOPS_EFFICIENCY,
-    decode_round,
     rates,
 )
+from partitiond.core.rounds import decode_round
 from partitiond.core.workload import Workload
 
 __all__ = [
@@ -326,6 +326,7 @@ def _powers_of_two(limit: int) -> tuple[int, ...]:
 
 def _point(case: _Case, batch: int) -> OperatingPoint:
     cycle = case.rounds.round(batch).seconds
+    tpot = tpot_latency(case.rounds, batch)
     moments = case.workload.moments
     return OperatingPoint(
         batch=batch,
@@ -333,7 +334,7 @@ def _point(case: _Case, batch: int) -> OperatingPoint:
         half_width=0.0,
         req_per_s=batch / cycle / moments.o,
         ttft=ttft_latency(case.rounds, batch),
-        tpot=tpot_latency(cycle),
+        tpot=tpot,
         itl=itl_latency(case.rounds, batch),
         e2el=e2el_latency(case.workload, cycle),
         kv_tokens=_kv_tokens(case, batch),

@@ -6,9 +6,13 @@ With n replicas on one device
 
     sigma = max(1, u_1 + ... + u_n) * (1 + kappa * (n - 1))
 
-and every rate is divided by sigma, every latency multiplied by it. kappa and u come from
-replication runs (`fit_sharing`) where a profile has them; else kappa is the mode's default, from
-published figures. Of replicas with different kappas on one device the largest counts.
+and every rate is divided by sigma, every latency multiplied by it. GPU instances of MIG share
+nothing of the device: there sigma is 1. The host's cores are shared in every mode; plans give each
+engine cores of its own, as many as it used when measured, so that they slow nobody down.
+
+kappa and u come from replication runs (`fit_sharing`) where a profile has them; else kappa is the
+mode's default, from published figures. Of replicas with different kappas on one device the largest
+counts.
 
 Plans use the smallest of a few *levels* at or above sigma: at a given level the rates are
 constants, which keeps the planner linear, and a plan promises no more than the level does.
@@ -128,6 +132,8 @@ def sigma(
         kappas: measured kappa of each replica, None for the mode's default; empty for all None.
     """
     shares = list(busy)
+    if mode is SharingMode.MIG:
+        return 1.0
     crowd = 1 + device_kappa(mode, kappas, interference) * max(0, len(shares) - 1)
     return max(1.0, math.fsum(shares)) * crowd
 

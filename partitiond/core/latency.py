@@ -1,26 +1,40 @@
-"""Latencies of a steady state, from its step times: how an estimate comes to percentiles."""
+"""Latencies of a steady state, from its steps: how an estimate comes to percentiles.
+
+In a closed loop a request takes a first token's time and then its other tokens' time, and nothing
+else: E2EL = TTFT + (O - 1) TPOT, which with Little's law also says how long prompts queue where
+they outgrow the tokens of the steps (`_queue_seconds`).
+"""
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.profile import Latency
-from partitiond.core.roofline import (
-    Rates,
+from partitiond.core.roofline import Rates
+from partitiond.core.rounds import (
+    Cycle,
     Round,
-    Step,
+    StepMix,
+    cycle_of,
     decode_round,
-    prompt_context,
-    step_seconds,
+    step_mix,
 )
 from partitiond.core.workload import Workload
 
 _Z95: Final = 1.645
 _Z99: Final = 2.326
 _TPOT_SPREAD: Final = 0.1
-"""Relative standard deviation of a request's TPOT around the mean round: steps with a prefill
-are longer, and a request meets more or fewer of them."""
+"""Relative standard deviation of a request's time per token, in its whole time: the lengths vary
+far more than that."""
+_STEP_NOISE: Final = 0.03
+"""Relative standard deviation of a request's TPOT where all steps are alike: an engine's own."""
+_OWN_PROMPTS: Final = 8
+"""Equally likely prompts that stand for all lengths in a time to first token."""
+_RARE: Final = 1e-4
+"""Steps that are rarer are left out of latencies: percentiles go to the 99th."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,15 +59,14 @@ class RoundCase:
             self.architecture, self.workload, batch, self.reached, self.max_num_batched_tokens
         )
 
-    def step_seconds(self, decoding: float, prompt_tokens: float) -> float:
-        """A step that decodes so many sequences and computes so many prompt tokens."""
-        step = Step(
-            decode_sequences=decoding,
-            decode_context=self.workload.moments.occupancy_mean,
-            prefill_tokens=prompt_tokens,
-            prefill_context=prompt_context(self.workload),
-        )
-        return step_seconds(self.architecture, step, self.reached)
+    @property
+    def cycle(self) -> Cycle:
+        """What each slot goes through."""
+        return cycle_of(self.workload, self.max_num_batched_tokens)
+
+    def mix(self, cycle: Cycle, others: int, own_prompt_tokens: float = 0.0) -> StepMix:
+        """The steps that `others` slots make, beside one more prompt if given."""
+        return step_mix(self.architecture, cycle, others, self.reached, own_prompt_tokens)
 
 
 def _spread(mean: float, deviation: float) -> Latency:
@@ -61,9 +74,62 @@ def _spread(mean: float, deviation: float) -> Latency:
     return Latency(mean=mean, p50=mean, p95=mean + _Z95 * deviation, p99=mean + _Z99 * deviation)
 
 
-def tpot_latency(round_seconds: float) -> Latency:
-    """A token per round, with the spread that prefills of others bring."""
-    return _spread(round_seconds, _TPOT_SPREAD * round_seconds)
+def _weighted(found: Iterable[tuple[float, float]]) -> Latency:
+    """Mean and percentiles of (seconds, weight)."""
+    ordered = sorted(found)
+    total = math.fsum(weight for _, weight in ordered)
+    sums = list(itertools.accumulate(weight for _, weight in ordered))
+
+    def at(quantile: float) -> float:
+        # A hair less, so that equal weights that add up to the quantile count as reaching it.
+        wanted = quantile * total * (1 - 1e-9)
+        return next(
+            (seconds for (seconds, _), s in zip(ordered, sums, strict=True) if s >= wanted),
+            ordered[-1][0],
+        )
+
+    mean = math.fsum(seconds * weight for seconds, weight in ordered) / total
+    # Where fewer than one in twenty is long, the 95th percentile is below the mean: nobody would
+    # take that as a bound.
+    return Latency(mean=mean, p50=at(0.5), p95=max(mean, at(0.95)), p99=max(mean, at(0.99)))
+
+
+def _common(mix: StepMix) -> list[tuple[float, float]]:
+    """(seconds, share) of steps that are not rare."""
+    found = zip(mix.seconds, mix.shares, strict=True)
+    return [(seconds, share) for seconds, share in found if share >= _RARE]
+
+
+def _decode_seconds(case: RoundCase, cycle: Cycle, batch: int) -> tuple[float, float]:
+    """Mean and standard deviation of the steps that a decoding slot sees.
+
+    Where prompts queue for the tokens of steps, what was counted as one step are several, and a
+    slot that decodes gets a token in each. Alone, a slot sees no step with a prompt.
+    """
+    if batch == 1:
+        alone = dataclasses.replace(cycle, reads=0.0, decodes=1.0)
+        return case.mix(alone, 1).mean_seconds, 0.0
+    mix, times = case.mix(cycle, batch), cycle.saturation(batch)
+    return mix.mean_seconds / times, mix.deviation_seconds / times
+
+
+def tpot_latency(case: RoundCase, batch: int) -> Latency:
+    """The mean step, with the spread that prefills of others bring to a request's steps.
+
+    A request of O tokens sees O - 1 steps. With independent steps its mean of them varies by
+    their deviation / sqrt(O - 1). Where output lengths do not vary, every other slot reads one
+    prompt in each cycle, and only whether it is seen at the ends varies; in between, the counts of
+    a renewal process vary by the squared variation of its intervals (Cox, Renewal Theory, 1962).
+    """
+    cycle, moments = case.cycle, case.workload.moments
+    mean, deviation = _decode_seconds(case, cycle, batch)
+    variation = max(0.0, moments.oo / moments.o**2 - 1)
+    independent = min(1.0, variation + 2 / cycle.steps)
+    lengths = case.workload.output_lengths
+    of_mean = math.fsum(1 / max(1, length - 1) for length in lengths) / len(lengths)
+    return _spread(
+        mean, math.hypot(_STEP_NOISE * mean, deviation * math.sqrt(independent * of_mean))
+    )
 
 
 def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
@@ -84,46 +150,45 @@ def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
     return Latency(mean=mean, p50=at(0.5, 0), p95=at(0.95, _Z95), p99=at(0.99, _Z99))
 
 
-def ttft_latency(case: RoundCase, batch: int) -> Latency:
-    """Time to the first token: the step under way, then the steps that compute the prompt.
+def _queue_seconds(case: RoundCase, cycle: Cycle, batch: int) -> float:
+    """How long a prompt waits for its turn where prompts outgrow the tokens of the steps.
 
-    A refilled slot waits for half a step in the mean. In the step that takes its prompt, others
-    finish and are refilled at batch / O per round; at a percentile z, about
-    lambda + z sqrt(lambda) of them share the tokens of its steps, though never more than there are.
+    Slots that decode get a token in each step and the batch as a whole does not, so by
+    E2EL = TTFT + (O - 1) TPOT the rest of a request's time is spent before its first token.
     """
-    round_seconds = case.round(batch).seconds
-    moments = case.workload.moments
-    arrivals = batch / moments.o
-    prompts = sorted(case.workload.prompt_lengths)
+    times = cycle.saturation(batch)
+    if times <= 1:
+        return 0.0
+    return (case.workload.moments.o - 1) * case.mix(cycle, batch).mean_seconds * (1 - 1 / times)
 
-    def after(wait_steps: float, others: float, quantile: float) -> float:
-        own = prompts[min(len(prompts) - 1, math.ceil(quantile * len(prompts)) - 1)]
-        prompt = (moments.p if quantile == 0.5 else own) + moments.p * min(others, batch - 1)
-        steps = max(1.0, (prompt + batch) / case.max_num_batched_tokens)
-        return wait_steps * round_seconds + steps * case.step_seconds(batch / steps, prompt / steps)
 
-    deviation = math.sqrt(arrivals)
-    return Latency(
-        mean=after(0.5, arrivals, 0.5),
-        p50=after(0.5, arrivals, 0.5),
-        p95=after(0.95, arrivals + _Z95 * deviation, 0.95),
-        p99=after(0.99, arrivals + _Z99 * deviation, 0.99),
+def ttft_latency(case: RoundCase, batch: int) -> Latency:
+    """Time to the first token: the step under way, then the one that computes the prompt.
+
+    A slot is refilled the moment its answer came, which is when the next step has just begun: it
+    waits for all of it (measured engines: the median TTFT is two steps at every batch). In both
+    steps other slots read prompts, independently of each other; percentiles are those of the sum.
+    Tokens beyond the budget take further steps. Alone, a request meets no step under way.
+    """
+    cycle, others = case.cycle, batch - 1
+    lengths = sorted(case.workload.prompt_lengths)
+    count = min(_OWN_PROMPTS, len(lengths))
+    own = [lengths[int((n + 0.5) * len(lengths) / count)] for n in range(count)]
+    # The mean of a few quantiles falls short of that of a skewed distribution.
+    scale = case.workload.moments.p * len(own) / math.fsum(own)
+    waits = _common(case.mix(cycle, others)) if others else [(0.0, 1.0)]
+    reads = [one for prompt in own for one in _common(case.mix(cycle, others, scale * prompt))]
+    queue = _queue_seconds(case, cycle, batch)
+    return _weighted(
+        (queue + wait + read, often * chance) for wait, often in waits for read, chance in reads
     )
 
 
 def itl_latency(case: RoundCase, batch: int) -> Latency:
-    """Gaps between tokens: a round; at the tail one that carries a whole prompt."""
-    round_seconds = case.round(batch).seconds
-    moments = case.workload.moments
-    tail = max(
-        round_seconds,
-        case.step_seconds(batch, min(moments.p, case.max_num_batched_tokens)),
-    )
-    # A step carries a prompt in about batch / O of all rounds: rare ones touch only the p99.
-    prompts_per_round = batch / moments.o
-    return Latency(
-        mean=round_seconds,
-        p50=round_seconds,
-        p95=tail if prompts_per_round > 0.05 else round_seconds,
-        p99=tail if prompts_per_round > 0.01 else round_seconds,
-    )
+    """Gaps between tokens: the steps that a decoding slot sees, some with prompts of others."""
+    cycle = case.cycle
+    mean, _ = _decode_seconds(case, cycle, batch)
+    if batch == 1:
+        return Latency(mean, mean, mean, mean)
+    times = cycle.saturation(batch)
+    return _weighted((seconds / times, share) for seconds, share in _common(case.mix(cycle, batch)))

@@ -6,15 +6,21 @@ those of 8-slice GPUs (A100, H100, H200, B200), as drivers list them: any slice 
 one memory slice, even ones for two, 0 and 4 for four (only 0 with four compute slices), 0 for all.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 
-from partitiond.core.hardware import HARDWARE, MigProfile
-from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES
+from partitiond.core.hardware import HARDWARE, MigProfile, headroom_bytes
+from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
 
 Place = tuple[str, int, int]
 """MIG profile, first memory slice, slices covered."""
+
+
+def instance_bytes(profile: MigProfile) -> int:
+    """Memory for a footprint in one instance: its own, less the headroom."""
+    return max(0, profile.memory_bytes - headroom_bytes(profile.memory_bytes))
 
 
 def starts_of(profile: MigProfile) -> tuple[int, ...]:
@@ -36,7 +42,10 @@ def starts_of(profile: MigProfile) -> tuple[int, ...]:
 class Geometry:
     """All sets of instances that one kind of GPU can hold beside what occupies it.
 
-    A set is a number: the sum of `radix[i]` times how many there are of profile i.
+    A set is a number, its code: the sum of `radix[i]` times how many there are of profile i. The
+    radices leave room for every count that the slices allow and one more. So the codes of two
+    sets are never the same while a set's slices add up to no more than a GPU has, nor when one
+    instance is added to a set that can be placed: `holds` needs no other test beside it.
 
     Attributes:
         profiles: sizes on offer.
@@ -52,7 +61,30 @@ class Geometry:
 
     def index(self, name: str) -> int | None:
         """Position of a MIG profile by name; None where the GPU has no such."""
-        return next((i for i, p in enumerate(self.profiles) if p.name == name), None)
+        return self._positions.get(name)
+
+    def step(self, name: str) -> int:
+        """What one instance of a MIG profile adds to a set's number."""
+        return self.radix[self._positions[name]]
+
+    @functools.cached_property
+    def _positions(self) -> dict[str, int]:
+        return {profile.name: i for i, profile in enumerate(self.profiles)}
+
+    @functools.cached_property
+    def most(self) -> int:
+        """Instances that one GPU holds at most."""
+        return max(sum(counts) for counts in self.sets)
+
+    @functools.cached_property
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """All sets that can be placed, as counts in step with `profiles`."""
+        codes = (code for code, placeable in enumerate(self.feasible) if placeable)
+        return tuple(self._counts(code) for code in codes)
+
+    def _counts(self, code: int) -> tuple[int, ...]:
+        upper = (*self.radix[1:], len(self.feasible))
+        return tuple(code % up // low for low, up in zip(self.radix, upper, strict=True))
 
     def holds(self, code: int) -> bool:
         """Whether the set can be placed."""
@@ -75,16 +107,32 @@ class Geometry:
             counts: instances by MIG profile, those in `kept` included.
             kept: instances that exist and stay where they are.
         """
-        taken = _mask(self.occupied)
-        for _, start, size in kept:
-            taken |= _cover(start, size)
-        left = dict(counts)
-        for name, _, _ in kept:
-            left[name] = left.get(name, 0) - 1
-        wanted = [p for p in self.profiles for _ in range(left.get(p.name, 0))]
+        left = collections.Counter(counts)
+        left.subtract(name for name, _, _ in kept)
+        taken = self._taken(kept)
+        known = {p.name: p for p in self.profiles}
+        if taken is None or min(left.values(), default=0) < 0 or not left.keys() <= known.keys():
+            return None
+        if any(count > known[name].max_instances for name, count in counts.items()):
+            return None
+        wanted = [p for p in self.profiles for _ in range(left[p.name])]
         wanted.sort(key=lambda p: -p.memory_slices)
         found = next(_arrangements(tuple(wanted), taken), None)
         return None if found is None else sorted([*kept, *found], key=lambda p: p[1])
+
+    def _taken(self, kept: tuple[Place, ...]) -> int | None:
+        """Slices that are not free, as bits; None where what is kept cannot be there."""
+        taken = _mask(self.occupied)
+        for name, start, size in kept:
+            position = self.index(name)
+            cover = _cover(start, size)
+            if position is None or taken & cover:
+                return None
+            profile = self.profiles[position]
+            if size != profile.memory_slices or start not in starts_of(profile):
+                return None
+            taken |= cover
+        return taken
 
 
 def _cover(start: int, size: int) -> int:
@@ -108,6 +156,11 @@ def _arrangements(wanted: tuple[MigProfile, ...], taken: int) -> Iterator[list[P
                 yield [(head.name, start, head.memory_slices), *rest]
 
 
+def _most_by_slices(profile: MigProfile) -> int:
+    by_compute = MIG_COMPUTE_SLICES // profile.compute_slices
+    return min(by_compute, MIG_MEMORY_SLICES // profile.memory_slices)
+
+
 @functools.cache
 def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | None:
     """The geometry of a kind of GPU; None where it has no MIG."""
@@ -118,7 +171,7 @@ def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | Non
     radix, total = [], 1
     for profile in profiles:
         radix.append(total)
-        total *= profile.max_instances + 1
+        total *= _most_by_slices(profile) + 2
     feasible = bytearray(total)
     seen: set[tuple[int, int]] = set()
     stack = [(0, _mask(occupied))]
@@ -129,7 +182,7 @@ def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | Non
         seen.add((code, taken))
         feasible[code] = 1
         for i, profile in enumerate(profiles):
-            if code // radix[i] % (profile.max_instances + 1) == profile.max_instances:
+            if code // radix[i] % (_most_by_slices(profile) + 2) == profile.max_instances:
                 continue
             for start in starts_of(profile):
                 cover = _cover(start, profile.memory_slices)
@@ -162,4 +215,11 @@ def maximal_placements(hardware: str) -> list[frozenset[Place]]:
     return sorted(found, key=sorted)
 
 
-__all__ = ["Geometry", "Place", "geometry_of", "maximal_placements", "starts_of"]
+__all__ = [
+    "Geometry",
+    "Place",
+    "geometry_of",
+    "instance_bytes",
+    "maximal_placements",
+    "starts_of",
+]

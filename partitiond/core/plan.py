@@ -6,7 +6,14 @@ import enum
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition, PartitionSize
 from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import NO_RULES, Demand, Isolation, PlacementRules, Slo
+from partitiond.core.spec import (
+    NO_RULES,
+    PRIORITY_FACTOR,
+    Demand,
+    Isolation,
+    PlacementRules,
+    Slo,
+)
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 
@@ -72,6 +79,11 @@ class ModelDemand:
     reason: str = ""
     slo: Slo | None = None
     rules: PlacementRules = NO_RULES
+
+    @property
+    def planned_weight(self) -> float:
+        """What one request/s counts where not everything fits: its weight, by its priority."""
+        return self.demand.weight * float(PRIORITY_FACTOR) ** self.rules.priority
 
 
 class Objective(enum.StrEnum):

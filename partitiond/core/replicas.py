@@ -17,7 +17,7 @@ from partitiond.core.interference import (
     mode_overhead_bytes,
 )
 from partitiond.core.profile import Latency, OperatingPoint, Profile, holds_slo
-from partitiond.core.roofline import RoundTerms
+from partitiond.core.rounds import RoundTerms
 from partitiond.core.spec import Slo
 from partitiond.core.transfer_fit import Subject
 from partitiond.core.units import Bytes

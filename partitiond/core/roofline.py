@@ -38,15 +38,13 @@ __all__ = [
     "MEASURED_BANDWIDTH_EFFICIENCY",
     "MEASURED_FLOPS_EFFICIENCY",
     "Rates",
-    "Round",
-    "RoundTerms",
     "Step",
     "cpu_hardware",
-    "decode_round",
+    "fixed_seconds",
     "flops_per_token",
+    "kv_traffic_bytes",
     "prompt_context",
     "rates",
-    "round_terms",
     "step_bytes",
     "step_flops",
     "step_seconds",
@@ -238,7 +236,7 @@ def weights_read_bytes(architecture: Architecture, tokens: float) -> float:
     return total - in_experts * math.pow(missed, max(1.0, tokens))
 
 
-def _kv_traffic(architecture: Architecture, step: Step) -> float:
+def kv_traffic_bytes(architecture: Architecture, step: Step) -> float:
     """KV read by decodes and written by all tokens, in bytes.
 
     Prefill attends within fast memory, so its context is counted once per prompt token.
@@ -251,7 +249,7 @@ def _kv_traffic(architecture: Architecture, step: Step) -> float:
 def step_bytes(architecture: Architecture, step: Step) -> float:
     """Memory traffic of one step: weights once, KV read by decodes, KV written by all tokens."""
     weights = weights_read_bytes(architecture, step.decode_sequences + step.prefill_tokens)
-    return weights + _kv_traffic(architecture, step)
+    return weights + kv_traffic_bytes(architecture, step)
 
 
 def fixed_seconds(architecture: Architecture, reached: Rates) -> float:
@@ -271,94 +269,7 @@ def step_seconds(architecture: Architecture, step: Step, reached: Rates) -> floa
     return work + fixed_seconds(architecture, reached) + host
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Round:
-    """A steady-state round: every slot advances by one output token.
-
-    Attributes:
-        seconds: time of the round; the mean time per output token.
-        steps: engine steps it takes; more than 1 where prompts outgrow the token budget.
-    """
-
-    seconds: float
-    steps: float
-
-
 def prompt_context(workload: Workload) -> float:
     """Mean tokens of context that a prompt token attends to: E[P^2] / (2 E[P])."""
     lengths = workload.prompt_lengths
     return math.fsum(p * p for p in lengths) / (2 * math.fsum(lengths))
-
-
-def _mean_step(workload: Workload, batch: int, max_num_batched_tokens: int) -> tuple[Step, float]:
-    """The mean step of `batch` slots, and how many of them make a round.
-
-    Each slot computes one output token and, over its life, P prompt tokens in O rounds; so a
-    round holds batch x (1 + P/O) tokens. Where that exceeds the tokens of one step, the round
-    takes several, each of which reads the weights again.
-    """
-    moments = workload.moments
-    prefill = batch * moments.p / moments.o
-    steps = max(1.0, (batch + prefill) / max_num_batched_tokens)
-    step = Step(
-        decode_sequences=batch / steps,
-        decode_context=moments.occupancy_mean,
-        prefill_tokens=prefill / steps,
-        prefill_context=prompt_context(workload),
-    )
-    return step, steps
-
-
-def decode_round(
-    architecture: Architecture,
-    workload: Workload,
-    batch: int,
-    reached: Rates,
-    max_num_batched_tokens: int,
-) -> Round:
-    """The mean round of `batch` slots that are refilled as soon as they finish."""
-    step, steps = _mean_step(workload, batch, max_num_batched_tokens)
-    return Round(steps * step_seconds(architecture, step, reached), steps)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RoundTerms:
-    """The parts of a round's time, each as if it were alone, in seconds.
-
-    Attributes:
-        fixed: the engine's work per step and per layer.
-        weights: reading weights.
-        compute: arithmetic.
-        kv: reading and writing the KV cache.
-        sequences: host work per sequence.
-    """
-
-    fixed: float
-    weights: float
-    compute: float
-    kv: float
-    sequences: float
-
-    @property
-    def device_seconds(self) -> float:
-        """What the device works in the round: the longer of arithmetic and traffic."""
-        return max(self.compute, self.weights + self.kv)
-
-
-def round_terms(
-    architecture: Architecture,
-    workload: Workload,
-    batch: int,
-    reached: Rates,
-    max_num_batched_tokens: int,
-) -> RoundTerms:
-    """A round's time by what it is spent on."""
-    step, steps = _mean_step(workload, batch, max_num_batched_tokens)
-    tokens = step.decode_sequences + step.prefill_tokens
-    return RoundTerms(
-        fixed=steps * fixed_seconds(architecture, reached),
-        weights=steps * weights_read_bytes(architecture, tokens) / reached.bytes_per_s,
-        compute=steps * step_flops(architecture, step) / reached.flops_per_s,
-        kv=steps * _kv_traffic(architecture, step) / reached.bytes_per_s,
-        sequences=reached.sequence_seconds * batch,
-    )

@@ -105,3 +105,27 @@ class RoutingTable:
 
 
 EMPTY_ROUTING_TABLE: Final = RoutingTable(version=0, models=(), replicas=())
+
+
+def service_seconds(ttft_seconds: float, tpot_seconds: float, output_tokens: float) -> float:
+    """Expected time of one request in an engine: TTFT + (outputs - 1) x TPOT."""
+    return ttft_seconds + (output_tokens - 1) * tpot_seconds
+
+
+def longest_wait_seconds(
+    limit_seconds: float, ttft_bound_seconds: float | None, engine_ttft_seconds: float
+) -> float:
+    """Longest wait for a slot after which a request can still meet its SLO's TTFT bound.
+
+    The bound counts from the request's last byte, so what the engine itself takes to the first
+    token is not there to be waited; a later start would only make a request that is late take the
+    place of one that is not.
+
+    Args:
+        limit_seconds: longest wait whatever the SLO.
+        ttft_bound_seconds: the SLO's, or None without one.
+        engine_ttft_seconds: p95 of the slowest replica at its operating point.
+    """
+    if ttft_bound_seconds is None:
+        return limit_seconds
+    return min(limit_seconds, max(ttft_bound_seconds - engine_ttft_seconds, 0.0))

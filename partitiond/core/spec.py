@@ -9,24 +9,44 @@ import math
 import re
 from typing import Final
 
-from partitiond.core.checks import require
+from partitiond.core.checks import require, require_positive
+from partitiond.core.demand import ANY_DEMAND, MAX_DEMAND_REQ_PER_S, Demand
 from partitiond.core.errors import SpecError
+from partitiond.core.placement_rules import (
+    MAX_PRIORITY,
+    NO_RULES,
+    PRIORITY_FACTOR,
+    FaultDomain,
+    Isolation,
+    PlacementRules,
+)
 from partitiond.core.precision import KV_CACHE_DTYPES, QUANTIZATIONS
 from partitiond.core.workload import MAX_TOKENS, Workload
+
+__all__ = [
+    "DEFAULT_WORKLOAD",
+    "MAX_DEMAND_REQ_PER_S",
+    "MAX_PRIORITY",
+    "NAME_PATTERN",
+    "NO_RULES",
+    "PRIORITY_FACTOR",
+    "Demand",
+    "EngineOptions",
+    "FaultDomain",
+    "Isolation",
+    "ModelSource",
+    "ModelSpec",
+    "PlacementRules",
+    "PointName",
+    "Slo",
+    "SourceKind",
+    "Variant",
+    "Weights",
+]
 
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 DEFAULT_WORKLOAD: Final = Workload()
 """512 tokens in, 256 out: the middle of chat and summaries, and the paper's."""
-MAX_DEMAND_REQ_PER_S: Final = 1e6
-"""A million requests a second is beyond any single host; a larger number is a mistake."""
-
-
-def _positive(value: float, name: str, unit: str) -> None:
-    require(
-        math.isfinite(value) and value > 0,
-        f"{name} must be greater than 0 {unit}, got {value!r}.",
-        f"Give {name} as a positive number of {unit}.",
-    )
 
 
 class Weights(enum.StrEnum):
@@ -78,115 +98,13 @@ class Slo:
     quantile: float = 0.95
 
     def __post_init__(self) -> None:
-        _positive(self.ttft_seconds, "ttft_seconds", "seconds")
-        _positive(self.tpot_seconds, "tpot_seconds", "seconds")
+        require_positive(self.ttft_seconds, "ttft_seconds", "seconds")
+        require_positive(self.tpot_seconds, "tpot_seconds", "seconds")
         require(
             0 < self.quantile < 1,
             f"quantile must lie between 0 and 1, got {self.quantile!r}.",
             "Write 0.95 for 95 % of requests.",
         )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Demand:
-    """How much of a model is wanted.
-
-    Attributes:
-        req_per_s: mean requests per second; None means "as much as there is".
-        burst_factor: peak over mean; the planner packs req_per_s x burst_factor.
-        weight: share of what is left over, relative to other models without a rate.
-    """
-
-    req_per_s: float | None = None
-    burst_factor: float = 1.0
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.req_per_s is not None:
-            require(
-                math.isfinite(self.req_per_s) and 0 < self.req_per_s <= MAX_DEMAND_REQ_PER_S,
-                f"demand must lie between 0 and {MAX_DEMAND_REQ_PER_S:g} requests/s, "
-                f"got {self.req_per_s!r}.",
-                "Leave the demand out for 'as much as there is', or remove the model.",
-            )
-        require(
-            math.isfinite(self.burst_factor) and 1 <= self.burst_factor <= 100,
-            f"burst_factor must lie between 1 and 100, got {self.burst_factor!r}.",
-            "1 means no burst; 2 plans for twice the mean rate.",
-        )
-        _positive(self.weight, "weight", "shares")
-
-    @property
-    def planned_req_per_s(self) -> float | None:
-        """The rate the planner packs, or None for "as much as there is"."""
-        return None if self.req_per_s is None else self.req_per_s * self.burst_factor
-
-
-class Isolation(enum.StrEnum):
-    """What a replica may share a device with."""
-
-    SHARED = "shared"
-    DEVICE = "device"
-    """A device of its own."""
-    HARDWARE = "hardware"
-    """Compute and memory that hardware keeps from others: a MIG slice, or a device of its own."""
-
-
-class FaultDomain(enum.StrEnum):
-    """What can be lost at once."""
-
-    DEVICE = "device"
-    HOST = "host"
-    RACK = "rack"
-
-
-MAX_PRIORITY: Final = 2
-PRIORITY_FACTOR: Final = 100
-"""Where not everything fits, one request/s of a priority counts as so many of the one below."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PlacementRules:
-    """Where replicas may be, beyond what fits.
-
-    Attributes:
-        avoid: models that never share a device with it; holds both ways, whoever says it.
-        near: models of which every host that holds a replica of it holds one as well.
-        only_on: device ids, host names, racks or hardware keys its replicas are restricted to;
-            empty for any.
-        survive: when any one of these is lost, `survive_share` of the planned rate is still
-            served (without a rate: one replica is left).
-        survive_share: share of the planned rate, above 0 and at most 1.
-        priority: -MAX_PRIORITY..MAX_PRIORITY; who is served first where not everything fits.
-    """
-
-    avoid: tuple[str, ...] = ()
-    near: tuple[str, ...] = ()
-    only_on: tuple[str, ...] = ()
-    survive: FaultDomain | None = None
-    survive_share: float = 1.0
-    priority: int = 0
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.survive_share <= 1,
-            f"survive_share must be above 0 and at most 1, got {self.survive_share!r}.",
-            "1 keeps the whole planned rate when one fault domain is lost.",
-        )
-        require(
-            -MAX_PRIORITY <= self.priority <= MAX_PRIORITY,
-            f"priority must lie between {-MAX_PRIORITY} and {MAX_PRIORITY}, got {self.priority}.",
-            "0 is usual; a higher number is served first.",
-        )
-        both = sorted(set(self.avoid) & set(self.near))
-        require(
-            not both,
-            f"{', '.join(both)} stand both in avoid and in near.",
-            "Name a model in one of the two.",
-        )
-
-
-NO_RULES: Final = PlacementRules()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -310,7 +228,7 @@ class ModelSpec:
     weights: Weights = Weights.REAL
     workload: Workload = DEFAULT_WORKLOAD
     slo: Slo | None = None
-    demand: Demand = Demand()
+    demand: Demand = ANY_DEMAND
     engine: EngineOptions = EngineOptions()
     min_replicas: int = 0
     max_replicas: int | None = None
@@ -344,6 +262,12 @@ class ModelSpec:
             f"engine_kind {self.engine_kind!r} is not known.",
             "Use vllm or simulated.",
         )
+        for name in ("avoid", "near"):
+            require(
+                self.name not in getattr(self.rules, name),
+                f"{self.name} names itself in {name}.",
+                "To spread its replicas over devices or hosts, use survive.",
+            )
         names = [variant.name for variant in self.variants]
         require(
             len(set(names)) == len(names),

@@ -25,7 +25,8 @@ from partitiond.core.least_squares import non_negative
 from partitiond.core.partition import PartitionSize
 from partitiond.core.precision import as_loaded
 from partitiond.core.profile import OperatingPoint, Profile
-from partitiond.core.roofline import RoundTerms, rates, round_terms
+from partitiond.core.roofline import rates
+from partitiond.core.rounds import RoundTerms, round_terms
 from partitiond.core.workload import Workload
 
 TIE_WEIGHT: Final = 0.1

@@ -57,7 +57,29 @@ def discover_cpu(
         cores=usable,
         modes=(SharingMode.CORES,),
         driver=platform.release(),
+        core_nodes=core_nodes(usable, root),
     )
+
+
+def core_nodes(cores: Sequence[int], root: Path = Path("/")) -> tuple[tuple[int, ...], ...]:
+    """The cores by NUMA node; empty where the kernel does not tell the node of each of them."""
+    folder = root / "sys/devices/system/node"
+    nodes = []
+    for node in sorted(folder.glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
+        mine = _listed(_read(node / "cpulist")) & set(cores)
+        nodes += [tuple(sorted(mine))] if mine else []
+    return tuple(nodes) if {c for node in nodes for c in node} == set(cores) else ()
+
+
+def _listed(text: str) -> set[int]:
+    """Numbers of a kernel list, as "0-3,8"; empty where it is none."""
+    found: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or not (last or first).isdigit():
+            return set()
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
 
 
 def hardware_key(name: str, cores: int) -> str:

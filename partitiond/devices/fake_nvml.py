@@ -34,6 +34,7 @@ class FakeGpu:
         sm_activity, sm_occupancy, dram_activity, gpu_util: shares, 0..1.
         power_watts: what it draws; its energy counter grows by it.
         energy_counter: whether it has one (Volta and newer).
+        processes: pid and bytes of each process with a compute context.
         refuses: NVML error code by function name, as {"nvmlGpmSampleGet": 4}.
     """
 
@@ -50,6 +51,7 @@ class FakeGpu:
     power_watts: float = 250.0
     energy_counter: bool = True
     mig: bool = False
+    processes: Sequence[tuple[int, int]] = ()
     refuses: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -166,6 +168,15 @@ class FakeNvml:
     def _mig_mode(self, handle: Any, current: Any, pending: Any) -> None:
         current._obj.value = pending._obj.value = int(self._known(handle).mig)
 
+    def _processes(self, handle: Any, count: Any, answer: Any) -> int | None:
+        processes = self._known(handle).processes
+        room, count._obj.value = count._obj.value, len(processes)
+        if room < len(processes):
+            return int(pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
+        for place, (pid, used_bytes) in enumerate(processes):
+            answer[place].pid, answer[place].usedGpuMemory = pid, used_bytes
+        return None
+
     def _utilization(self, handle: Any, rates: Any) -> int | None:
         gpu = self._known(handle)
         if gpu.mig:
@@ -238,6 +249,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., int | None]]] = {
     "nvmlDeviceGetMemoryInfo": FakeNvml._memory,
     "nvmlDeviceGetMemoryInfo_v2": FakeNvml._memory,
     "nvmlDeviceGetMigMode": FakeNvml._mig_mode,
+    "nvmlDeviceGetComputeRunningProcesses_v3": FakeNvml._processes,
     "nvmlDeviceGetUtilizationRates": FakeNvml._utilization,
     "nvmlDeviceGetPowerUsage": FakeNvml._power,
     "nvmlDeviceGetTotalEnergyConsumption": FakeNvml._energy,

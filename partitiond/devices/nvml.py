@@ -15,6 +15,7 @@ import pynvml
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
 from partitiond.core.units import GIB, Bytes
+from partitiond.devices.cpu import core_nodes
 
 _NO_DRIVER: Final = frozenset(
     {
@@ -173,6 +174,7 @@ def _device(index: int, driver: str, cores: tuple[int, ...]) -> Device:
         modes=_modes(key, mig),
         reserved_bytes=Bytes(reserved),
         driver=driver,
+        core_nodes=core_nodes(cores),
     )
 
 

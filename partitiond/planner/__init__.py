@@ -15,9 +15,16 @@ model's demand is covered by any mix of its candidates. The parts:
     exact        the same question as CP-SAT, hinted with the best so far, where it is small
     share        what is left over, to models without a rate, by weight
     running      what runs now as a packing
+    repair       what runs, kept where it is: what is missing placed, then improved within a budget
+                 of moves (repair_search: the compiled part)
+    costs        the objectives by name: devices and replicas in the solver's integers, a plan's
+                 value in its true figures
+    scale        the largest common factor, for max-min and max-headroom (scale_bound: its bound)
+    tidy         free memory in large pieces, where that moves nothing
     portfolio    runs the members, keeps the best, and prefers plans near what runs
     assign       abstract devices to real ones with the fewest moves; replica ids
     cores        which core goes to which engine
+    certify      what is proven of the plan, in its true figures
     check        says what is wrong with a plan, sharing no code with the above
     explain      why each model got what it got, what is unplaced and why, remedies
     api, worker  the door, and the same door in a process of its own

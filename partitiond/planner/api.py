@@ -1,25 +1,29 @@
 """The planner's door: a request in, a checked plan or the reasons against one out."""
 
+import dataclasses
 import math
 import time
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import (
-    Certificate,
     Infeasible,
     ModelDemand,
     ModelForecast,
-    Objective,
     Placement,
     Plan,
     Status,
 )
-from partitiond.planner.assign import assign
+from partitiond.planner.assign import assign, bytes_to_load
+from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
+from partitiond.planner.costs import drawn_watts, usable_request
 from partitiond.planner.explain import explain, infeasible, unplaced
+from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.packing import Packing
-from partitiond.planner.portfolio import Found, solve_portfolio
+from partitiond.planner.portfolio import solve_portfolio
+from partitiond.planner.progress import OnProgress, Stop, never
+from partitiond.planner.tidy import free_squares, tidy
 
 
 class PlanRefusedError(PartitiondError):
@@ -28,30 +32,42 @@ class PlanRefusedError(PartitiondError):
     code = "plan_refused"
 
 
-def solve(request: PlanRequest) -> Plan | Infeasible:
+def solve(
+    request: PlanRequest, on_progress: OnProgress | None = None, stop: Stop = never
+) -> Plan | Infeasible:
     """The best plan found in the request's time, checked, with certificate and explanation.
 
     What cannot all be served is served in part, and the rest is listed in `Plan.unplaced`.
     `Infeasible` means that models are wanted and no replica of any can be placed.
 
+    Args:
+        request: the question.
+        on_progress: told of better plans and bounds, in whatever thread found them.
+        stop: asked now and then whether to end with the best so far.
+
     Raises:
+        SpecError: the objective needs what is not known of a device, as its power.
         PlanRefusedError: the plan found breaks a rule; nothing should be done with it.
     """
     began = time.monotonic()
+    request = usable_request(request)
     instance = build_instance(request)
-    found = solve_portfolio(instance) if instance.needs else _nothing(instance)
+    found = solve_portfolio(instance, on_progress, stop) if instance.needs else _nothing(instance)
+    found = dataclasses.replace(found, packing=_tidied(instance, found.packing))
     missing = unplaced(instance, found)
     placements = assign(instance, found.packing)
     if request.models and not placements:
         return infeasible(missing)
-    forecasts = _forecasts(instance, found.packing, placements)
+    levels = _levels(instance, found.packing, placements)
+    forecasts = tuple(_forecast(demand, placements, levels) for demand in request.models)
+    seconds = time.monotonic() - began
     plan = Plan(
         id=request.plan_id,
         placements=placements,
         devices=request.devices,
         forecasts=forecasts,
         unplaced=missing,
-        certificate=_certificate(instance, found, forecasts, time.monotonic() - began),
+        certificate=certify(instance, found, placements, levels, seconds),
         explanation=(*explain(instance, found, placements), *(u.reason for u in missing)),
         created_at=request.created_at,
     )
@@ -72,14 +88,25 @@ def _nothing(instance: Instance) -> Found:
     return Found(packing, objective, 0.0, 0.0, Status.OPTIMAL, "nothing to place", None, None)
 
 
-def _forecasts(
+def _tidied(instance: Instance, packing: Packing) -> Packing:
+    """Free memory in larger pieces, where that loads nothing more."""
+    tidied = tidy(instance, packing)
+    if free_squares(tidied) <= free_squares(packing):
+        return packing
+    if not instance.request.running:
+        return tidied
+    more = bytes_to_load(instance, tidied) > bytes_to_load(instance, packing)
+    return packing if more else tidied
+
+
+def _levels(
     instance: Instance, packing: Packing, placements: tuple[Placement, ...]
-) -> tuple[ModelForecast, ...]:
-    levels = {
+) -> dict[str, float]:
+    """Level of interference of each device in use, by id."""
+    return {
         instance.request.devices[real].id: packing.option(abstract).level
         for real, abstract in _real_devices(instance, packing, placements)
     }
-    return tuple(_forecast(demand, placements, levels) for demand in instance.request.models)
 
 
 def _real_devices(
@@ -114,57 +141,9 @@ def _forecast(
         ttft_p95_seconds=max((c.ttft_p95_seconds * level for c, level in mine), default=None),
         tpot_p95_seconds=max((c.tpot_p95_seconds * level for c, level in mine), default=None),
         profile_kind=min(kinds, key=lambda k: order.index(k.value), default=None),
+        watts=drawn_watts(demand, mine),
+        output_tokens_per_s=math.fsum(c.output_tokens_per_s / level for c, level in mine),
     )
-
-
-def _certificate(
-    instance: Instance, found: Found, forecasts: tuple[ModelForecast, ...], seconds: float
-) -> Certificate:
-    if found.objective is Objective.MIN_DEVICES:
-        value, bound = found.value, min(found.bound, found.value)
-    else:
-        # The solver rounds every rate down; the certificate speaks of the rates themselves.
-        value = _goodput(instance, forecasts)
-        bound = value if found.status is Status.OPTIMAL else max(found.bound, value)
-    return Certificate(
-        objective=found.objective,
-        value=value,
-        bound=bound,
-        gap=abs(bound - value) / max(abs(value), 1e-9),
-        status=found.status,
-        method=found.method,
-        seconds=seconds,
-        baseline_one_model_per_device=_one_model_per_device(instance),
-        baseline_first_fit=found.first_fit,
-    )
-
-
-def _goodput(instance: Instance, forecasts: tuple[ModelForecast, ...]) -> float:
-    capacity = {f.model: f.capacity_req_per_s for f in forecasts}
-    rated = [m for m in instance.request.models if m.demand.planned_req_per_s is not None]
-    return math.fsum(
-        m.demand.weight * min(capacity[m.model], m.demand.planned_req_per_s or math.inf)
-        for m in rated or instance.request.models
-    )
-
-
-def _one_model_per_device(instance: Instance) -> int:
-    """Devices if no device served two models: one engine on each, at its best."""
-    total = 0
-    for need in instance.needs:
-        best = max(
-            (
-                instance.rate(item, option)
-                for group in instance.groups
-                for option, fit in zip(group.options, group.fits, strict=True)
-                for item in fit
-                if instance.items[item].model == need.model and option.level == 1.0
-            ),
-            default=0,
-        )
-        by_rate = -(-need.rate // best) if best else 0
-        total += max(need.min_replicas, by_rate)
-    return total
 
 
 __all__ = ["PlanRefusedError", "PlanRequest", "solve"]

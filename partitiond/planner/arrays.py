@@ -120,10 +120,7 @@ def build_problem(instance: Instance) -> Problem:
         entry_busy=_ints([item.busy for _, _, item, _ in rows]),
         entry_code=_ints([_code(item, option) for _, _, item, option in rows]),
         entry_cost=_ints([item.cost for _, _, item, _ in rows]),
-        entry_pool=_ints(
-            [[instance.pool_use(p, index) for p in instance.pools] for _, index, _, _ in rows],
-            len(instance.pools),
-        ),
+        entry_pool=_pool_use(instance, _ints([index for _, index, _, _ in rows])),
         need_rate=_ints([n.rate for n in needs]),
         need_min=_ints([n.min_replicas for n in needs]),
         need_max=_ints([n.max_replicas for n in needs]),
@@ -204,6 +201,18 @@ def _avoid(instance: Instance) -> Bits:
         for other in need.avoid:
             if other in position:
                 found[n, position[other]] = found[position[other], n] = 1
+    return found
+
+
+def _pool_use(instance: Instance, entry_item: Ints) -> Ints:
+    """(E, L) as `Instance.pool_use`, which does not depend on the pool but for its kind."""
+    found = np.zeros((len(entry_item), len(instance.pools)), dtype=np.int64)
+    by_kind: dict[str, Ints] = {}
+    for pool in instance.pools:
+        if pool.kind not in by_kind:
+            items = range(len(instance.items))
+            by_kind[pool.kind] = _ints([instance.pool_use(pool, i) for i in items])[entry_item]
+        found[:, pool.index] = by_kind[pool.kind]
     return found
 
 

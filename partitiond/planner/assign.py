@@ -2,35 +2,46 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 from ortools.graph.python import linear_sum_assignment
 
 from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.mig import Place
 from partitiond.core.partition import (
     CpuCores,
     MemoryShare,
+    MigSlice,
     MpsShare,
     Partition,
     WholeDevice,
 )
-from partitiond.core.plan import Candidate, Placement
+from partitiond.core.plan import Placement
 from partitiond.planner.cores import CoreWish, choose_cores
-from partitiond.planner.instance import Group, Instance
+from partitiond.planner.instance import Instance
+from partitiond.planner.options import geometry_on
 from partitiond.planner.packing import Packing
 from partitiond.planner.running import staying_items
+from partitiond.planner.slices import SliceWish, choose_slices
+from partitiond.planner.ties import twins
 
 Staying = list[tuple[int, int, Placement]]
 
 
 @dataclasses.dataclass(slots=True)
 class _Slot:
-    """One replica of the plan on its real device, before it has an id."""
+    """One replica of the plan on its real device, before it has an id.
+
+    Attributes:
+        place: its GPU instance in mode MIG.
+    """
 
     index: int
     item: int
     kept: Placement | None
     replica_id: str = ""
+    place: Place | None = None
 
 
 def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
@@ -44,9 +55,7 @@ def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
             replica_id=slot.replica_id,
             model=candidate.model,
             device_id=instance.request.devices[slot.index].id,
-            partition=_partition(
-                instance.request.devices[slot.index].id, candidate, cores.get(slot.replica_id, ())
-            ),
+            partition=_partition(instance, slot, cores),
             candidate=candidate,
         )
         for slot in slots
@@ -63,11 +72,16 @@ def bytes_to_load(instance: Instance, packing: Packing) -> int:
     )
 
 
+def replicas_kept(instance: Instance, packing: Packing) -> int:
+    """Running replicas that stay as they are when the packing is applied."""
+    return sum(slot.kept is not None for slot in _slots(instance, packing))
+
+
 def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
     staying = staying_items(instance)
-    real = {}
-    for group in instance.groups:
-        real.update(_match_devices(instance, packing, group, staying))
+    real: dict[int, int] = {}
+    for bins in twins(instance):
+        real.update(_match_devices(instance, packing, bins, staying))
     waiting: dict[tuple[int, int], list[Placement]] = collections.defaultdict(list)
     for index, item, placement in staying:
         waiting[index, item].append(placement)
@@ -76,34 +90,66 @@ def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
         for item in load.items:
             kept = waiting[real[abstract], item]
             slots.append(_Slot(real[abstract], item, kept.pop(0) if kept else None))
+        if load.items:
+            _choose_slices(instance, slots[-len(load.items) :])
     return slots
 
 
+def _choose_slices(instance: Instance, slots: list[_Slot]) -> None:
+    """Give the replicas of one device in mode MIG their places; who cannot keep its own moves."""
+    here = [s for s in slots if instance.items[s.item].mig_profile]
+    if not here:
+        return
+    geometry = geometry_on(instance.request.devices[here[0].index])
+    assert geometry is not None, "an item in mode MIG fits only where there is a geometry"
+    wishes = [
+        SliceWish(
+            instance.items[slot.item].mig_profile,
+            _place_of(slot.kept),
+            instance.items[slot.item].load_bytes,
+        )
+        for slot in here
+    ]
+    for slot, place in zip(here, choose_slices(geometry, wishes), strict=True):
+        slot.place = place
+        if place != _place_of(slot.kept):
+            slot.kept = None
+
+
+def _place_of(kept: Placement | None) -> Place | None:
+    if kept is None or not isinstance(kept.partition, MigSlice):
+        return None
+    partition = kept.partition
+    return partition.mig_profile, partition.slice_start, partition.slice_count
+
+
 def _match_devices(
-    instance: Instance, packing: Packing, group: Group, staying: Staying
+    instance: Instance, packing: Packing, bins: tuple[int, ...], staying: Staying
 ) -> dict[int, int]:
-    """Real device of each abstract one of a group, so that the most bytes stay loaded."""
-    bins = group.bins
-    runs: dict[int, collections.Counter[int]] = {b: collections.Counter() for b in bins}
+    """Real device of each interchangeable abstract one, so that the most bytes stay loaded."""
+    runs: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
+    position = {b: n for n, b in enumerate(bins)}
+    running_on: dict[int, set[int]] = collections.defaultdict(set)
     for index, item, _ in staying:
-        if index in runs:
-            runs[index][item] += 1
-    if len(bins) == 1 or not any(runs.values()):
+        if index in position:
+            runs[position[index]][item] += 1
+            running_on[item].add(position[index])
+    if len(bins) == 1 or not runs:
         order = [b for b in bins if packing.loads[b].items]
         order += [b for b in bins if not packing.loads[b].items]
         return dict(zip(order, bins, strict=True))
-    kept = [
-        [_kept_bytes(instance, packing.loads[abstract].items, runs[real]) for real in bins]
-        for abstract in bins
-    ]
-    most = max(max(row) for row in kept)
+    kept = np.zeros((len(bins), len(bins)), dtype=np.int64)
+    for left, abstract in enumerate(bins):
+        items = packing.loads[abstract].items
+        for right in set().union(*(running_on[item] for item in items)):
+            kept[left, right] = _kept_bytes(instance, items, runs[right])
+    # Equal matches go to the device of the same place, so that the answer is unique.
+    cost = 2 * (kept.max() - kept) + 1 - np.eye(len(bins), dtype=np.int64)
+    rows, columns = np.indices(kept.shape)
     solver = linear_sum_assignment.SimpleLinearSumAssignment()
-    for left, row in enumerate(kept):
-        for right, stays in enumerate(row):
-            # Equal matches go to the device of the same place, so that the answer is unique.
-            solver.add_arc_with_cost(left, right, 2 * (most - stays) + (left != right))
+    solver.add_arcs_with_cost(rows.ravel(), columns.ravel(), cost.ravel())
     solver.solve()
-    return {bins[left]: bins[solver.right_mate(left)] for left in range(len(bins))}
+    return {bins[n]: bins[solver.right_mate(n)] for n in range(len(bins))}
 
 
 def _kept_bytes(instance: Instance, items: list[int], runs: collections.Counter[int]) -> int:
@@ -118,20 +164,19 @@ def _name(instance: Instance, slots: list[_Slot]) -> None:
         slot.replica_id = slot.kept.replica_id if slot.kept is not None else ""
     taken = {slot.replica_id for slot in slots}
     running = instance.request.running
-    leaving = [p for p in running if p.replica_id not in taken]
+    leaving: dict[str, list[Placement]] = collections.defaultdict(list)
+    for p in running:
+        if p.replica_id not in taken:
+            leaving[p.model].append(p)
     unnamed = [slot for slot in slots if not slot.replica_id]
     for same_device in (True, False):
         for slot in (s for s in unnamed if not s.replica_id):
-            model = instance.items[slot.item].candidate.model
+            there = leaving[instance.items[slot.item].candidate.model]
             device = instance.request.devices[slot.index].id
-            mine = [
-                p
-                for p in leaving
-                if p.model == model and (not same_device or p.device_id == device)
-            ]
+            mine = [p for p in there if not same_device or p.device_id == device]
             if mine:
                 slot.replica_id = mine[0].replica_id
-                leaving.remove(mine[0])
+                there.remove(mine[0])
     taken = {slot.replica_id for slot in slots} | {p.replica_id for p in running}
     last: dict[str, int] = collections.defaultdict(int)
     for slot in (s for s in unnamed if not s.replica_id):
@@ -166,10 +211,13 @@ def _wish(instance: Instance, slot: _Slot) -> CoreWish:
         allowed=device.cores,
         exclusive=device.kind is DeviceKind.CPU,
         kept=kept.cores if isinstance(kept, CpuCores) else (),
+        nodes=device.core_nodes,
     )
 
 
-def _partition(device_id: str, candidate: Candidate, cores: tuple[int, ...]) -> Partition:
+def _partition(instance: Instance, slot: _Slot, cores: Mapping[str, tuple[int, ...]]) -> Partition:
+    candidate = instance.items[slot.item].candidate
+    device_id = instance.request.devices[slot.index].id
     memory = candidate.memory_bytes
     match candidate.size.mode:
         case SharingMode.MEMORY:
@@ -177,6 +225,9 @@ def _partition(device_id: str, candidate: Candidate, cores: tuple[int, ...]) -> 
         case SharingMode.MPS:
             return MpsShare(device_id, memory, candidate.size.sm_percent)
         case SharingMode.CORES:
-            return CpuCores(device_id, memory, cores)
+            return CpuCores(device_id, memory, cores.get(slot.replica_id, ()))
+        case SharingMode.MIG if slot.place is not None:
+            name, start, size = slot.place
+            return MigSlice(device_id, memory, name, start, size)
         case _:
             return WholeDevice(device_id, memory)

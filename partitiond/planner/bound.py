@@ -1,47 +1,51 @@
 """The weighted-resource bound: prices such that no device is worth more than it costs.
 
 For each kind of device g and way k to run it, let pi[g, k, r] be prices on its resources r
-(memory, SM percent, load, count, cores) with
-
-    sum over r of pi[g, k, r] * capacity[g, k, r] <= price[g] + mu[g]
-
-Then whatever a device holds is worth at most price[g] + mu[g], and covering every model's demand
-at these prices costs in sum at most what the devices cost plus the sum of mu[g] * count[g]: a
-bound that no plan can beat. The best prices are the duals of the linear relaxation in which all
-devices of one kind are poured together; given the prices, each model's cheapest covering set is
-found over whole replicas, which is stronger than the relaxation. The bound holds for any prices,
-so a solver's rounding cannot make it wrong: prices are scaled until the inequality holds.
-
-Load is linear by kappa: (sum u)(1 + kappa (n - 1)) <= L and 1 + kappa (n - 1) <= L together imply
-sum (u + kappa) <= L + kappa.
+(memory, SM percent, cores, MIG slices, load, number). Whatever a device holds is then worth at
+most sum over r of pi[g, k, r], and covering every model's demand at these prices costs in sum at
+most what the devices cost plus what they are worth beyond it: a bound that no plan can beat. For
+goodput in the same way: what models gain beyond the prices, plus the worth of all devices. The
+best prices are the duals of the linear relaxation in which all devices of one kind are poured
+together (`weighted`); given the prices, each model's best set is found over whole replicas, which
+is stronger than the relaxation. The bound holds for any prices, so a solver's rounding cannot
+make it wrong. `columns` starts from these prices and goes on.
 """
 
 import dataclasses
 import math
-from typing import Any, Final
+from typing import Final
 
-from ortools.linear_solver.python import model_builder
+import numpy as np
 
-from partitiond.planner.instance import (
-    PRICE_SCALE,
-    RATE_SCALE,
-    SHARE_SCALE,
-    Group,
-    Instance,
-    Need,
-    Option,
+from partitiond.planner.arrays import RESOURCES as DEVICE_RESOURCES
+from partitiond.planner.arrays import Floats, Problem, build_problem
+from partitiond.planner.columns_rows import make_classes
+from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance
+from partitiond.planner.weighted import (
+    SAFETY,
+    Weighted,
+    Worth,
+    best_multiple,
+    bound_at,
+    entry_prices,
+    shares,
+    solve_weighted,
 )
 
-RESOURCES: Final = ("memory", "sm", "load", "count", "cores")
+RESOURCES: Final = (*DEVICE_RESOURCES, "load", "count")
 GRID: Final = 400
-"""Steps into which a demand is cut when its cheapest covering set is sought."""
-SAFETY: Final = 1e-6
-"""Relative slack given away for floating-point sums."""
+"""Steps into which a demand is cut when its best covering set is sought."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One way to place one replica of a model: item, kind of device, way to run it."""
+    """One way to place one replica of a model: item, kind of device, way to run it.
+
+    Attributes:
+        use: share of one device's capacity, by resource.
+        pools: worth of what it takes of what hosts share, in devices' cost.
+        cost: what it costs beyond its device.
+    """
 
     model: int
     item: int
@@ -49,7 +53,8 @@ class Entry:
     option: int
     rate: int
     use: tuple[float, ...]
-    """Share of one device's capacity, by resource."""
+    pools: float = 0.0
+    cost: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,59 +77,71 @@ class Bound:
     def worth(self, entry: Entry) -> float:
         """What a replica takes at these prices, in devices' cost."""
         prices = self.prices[entry.group, entry.option]
-        return sum(price * use for price, use in zip(prices, entry.use, strict=True))
+        worth = sum(price * use for price, use in zip(prices, entry.use, strict=True))
+        return worth + entry.pools + entry.cost
 
 
-def capacities(instance: Instance, group: Group, option: Option) -> tuple[int, ...]:
-    """Capacity of one device, by resource; 0 where it does not limit."""
-    kappa = option.kappa
-    load = math.ceil(option.level * SHARE_SCALE) + kappa if option.mode is not None else 0
-    return (instance.memory(group, option), 100, load, option.max_items, group.cores)
+def bound_cost(instance: Instance, problem: Problem | None = None) -> Bound:
+    """The least cost of devices that serve everything; `problem` is the instance's, if at hand."""
+    return _bound(instance, problem or build_problem(instance), as_cost=True)
+
+
+def bound_goodput(instance: Instance, problem: Problem | None = None) -> Bound:
+    """The most weighted requests/s that the devices can give."""
+    return _bound(instance, problem or build_problem(instance), as_cost=False)
 
 
 def make_entries(instance: Instance) -> dict[int, tuple[Entry, ...]]:
-    """All ways to place one replica, by model, without the dominated ones."""
-    found: dict[int, list[Entry]] = {need.model: [] for need in instance.needs}
+    """All ways to place one replica, by model."""
+    problem = build_problem(instance)
+    return _entries(problem, np.zeros(len(problem.entry_item)))
+
+
+def _bound(instance: Instance, problem: Problem, *, as_cost: bool) -> Bound:
+    classes = make_classes(problem)
+    reduced = classes.entries
+    found = solve_weighted(reduced, as_cost)
+    if found is None:
+        entries = _entries(problem, np.zeros(len(problem.entry_item)))
+        return Bound(None, _flat_prices(instance), entries)
+    value = _cost_value(reduced, found) if as_cost else _goodput_value(reduced, found)
+    pools = (reduced.entry_pool @ found.pool)[classes.entry_of]
+    place_of = {
+        (int(reduced.place_group[p]), int(reduced.place_option[p])): p
+        for p in range(len(reduced.place_group))
+    }
+    prices, used = {}, {}
     for group in instance.groups:
-        for k, (option, fit) in enumerate(zip(group.options, group.fits, strict=True)):
-            limits = capacities(instance, group, option)
-            for index in fit:
-                item = instance.items[index]
-                amounts = (item.memory_mib, item.sm, item.busy + option.kappa, 1, item.cores)
-                use = tuple(a / c if c else 0.0 for a, c in zip(amounts, limits, strict=True))
-                rate = instance.rate(index, option)
-                found[item.model].append(Entry(item.model, index, group.index, k, rate, use))
-    return {model: tuple(entries) for model, entries in found.items()}
+        cls = int(classes.class_of[group.index])
+        part = len(group.bins) / max(1, int(reduced.group_count[cls]))
+        for option in range(len(group.options)):
+            place = place_of[cls, option]
+            prices[group.index, option] = tuple(map(float, found.price[place]))
+            used[group.index, option] = float(found.used[place]) * part
+    entries = _entries(problem, pools)
+    return Bound(None if math.isinf(value) else value, prices, entries, used)
 
 
-def bound_cost(instance: Instance) -> Bound:
-    """The least cost of devices that serve everything."""
-    entries = make_entries(instance)
-    relaxation = _Relaxation(instance, entries)
-    for need in instance.needs:
-        relaxation.cover(need)
-    relaxation.minimise_cost()
-    if not relaxation.solve():
-        return Bound(None, _flat_prices(instance), entries)
-    prices, mu = relaxation.prices()
-    value = max(relaxation.value, _covering_value(instance, entries, prices, mu))
-    return Bound(_round_up(instance, value), prices, entries, relaxation.devices_used())
-
-
-def bound_goodput(instance: Instance) -> Bound:
-    """The most weighted requests/s that the devices can give."""
-    entries = make_entries(instance)
-    relaxation = _Relaxation(instance, entries)
-    rated = any(n.rated for n in instance.needs)
-    for need in instance.needs:
-        if need.rated == rated:
-            relaxation.serve(need)
-    relaxation.maximise_served()
-    if not relaxation.solve():
-        return Bound(None, _flat_prices(instance), entries)
-    prices, _ = relaxation.prices()
-    value = relaxation.value * (1 + SAFETY)
-    return Bound(value, prices, entries, relaxation.devices_used())
+def _entries(problem: Problem, pools: Floats) -> dict[int, tuple[Entry, ...]]:
+    needs = problem.instance.needs
+    found: dict[int, list[Entry]] = {need.model: [] for need in needs}
+    use = shares(problem).tolist()
+    for e, position in enumerate(problem.entry_model):
+        place = int(problem.entry_place[e])
+        model = needs[position].model
+        found[model].append(
+            Entry(
+                model=model,
+                item=int(problem.entry_item[e]),
+                group=int(problem.place_group[place]),
+                option=int(problem.place_option[place]),
+                rate=int(problem.entry_rate[e]),
+                use=tuple(use[e]),
+                pools=float(pools[e]),
+                cost=int(problem.entry_cost[e]) / PRICE_SCALE,
+            )
+        )
+    return {model: tuple(mine) for model, mine in found.items()}
 
 
 def _flat_prices(instance: Instance) -> dict[tuple[int, int], tuple[float, ...]]:
@@ -137,123 +154,81 @@ def _flat_prices(instance: Instance) -> dict[tuple[int, int], tuple[float, ...]]
     }
 
 
-class _Relaxation:
-    """The linear relaxation with all devices of one kind poured together."""
+def _worth_of_devices(reduced: Problem, found: Weighted) -> Worth:
+    """What the best-run device of each class is worth at most, and all pools."""
+    value = np.zeros(len(reduced.group_count))
+    np.maximum.at(value, reduced.place_group, found.price.sum(axis=1) * (1 + SAFETY))
+    cost = np.asarray(reduced.group_cost / PRICE_SCALE, dtype=np.float64)
+    pools = float(found.pool @ reduced.pool_capacity) if len(found.pool) else 0.0
+    return Worth(value, cost, reduced.group_count, pools)
 
-    def __init__(self, instance: Instance, entries: dict[int, tuple[Entry, ...]]) -> None:
-        self.instance, self.entries = instance, entries
-        self.model = model_builder.Model()
-        self.amount: dict[tuple[int, int, int], Any] = {}
-        self.used: dict[tuple[int, int], Any] = {}
-        self.rows: dict[tuple[int, int, int], Any] = {}
-        self.counts: dict[int, Any] = {}
-        self.served: list[tuple[float, Any]] = []
-        self.value = 0.0
-        for need in instance.needs:
-            for e in entries[need.model]:
-                self.amount[e.item, e.group, e.option] = self.model.new_num_var(0, math.inf, "")
-        self._devices()
-        for need in instance.needs:
-            mine = [self._x(e) for e in entries[need.model]]
-            if need.max_replicas < 1_000_000:
-                self.model.add(sum(mine) <= need.max_replicas)
 
-    def _x(self, e: Entry) -> Any:
-        return self.amount[e.item, e.group, e.option]
+def _ways(reduced: Problem, found: Weighted) -> list[list[tuple[float, float, int]]]:
+    """Price, cost beyond the device, and rate of each entry, by model."""
+    ways: list[list[tuple[float, float, int]]] = [[] for _ in reduced.need_rate]
+    price = entry_prices(reduced, found)
+    cost = reduced.entry_cost / PRICE_SCALE
+    for e, model in enumerate(reduced.entry_model):
+        ways[model].append((float(price[e]), float(cost[e]), int(reduced.entry_rate[e])))
+    return ways
 
-    def _devices(self) -> None:
-        by_place: dict[tuple[int, int], list[Entry]] = {}
-        for entry in (e for mine in self.entries.values() for e in mine):
-            by_place.setdefault((entry.group, entry.option), []).append(entry)
-        for place, mine in by_place.items():
-            devices = self.used[place] = self.model.new_num_var(0, math.inf, "")
-            for r in range(len(RESOURCES)):
-                terms = [e.use[r] * self._x(e) for e in mine if e.use[r] > 0]
-                if terms:
-                    self.rows[*place, r] = self.model.add(sum(terms) <= devices)
-        for group in self.instance.groups:
-            ways = [v for (g, _), v in self.used.items() if g == group.index]
-            if ways:
-                self.counts[group.index] = self.model.add(sum(ways) <= len(group.bins))
 
-    def cover(self, need: Need) -> None:
-        """All of a model's demand; rates beyond the demand count as the demand."""
-        mine = self.entries[need.model]
-        self.model.add(sum(self._x(e) for e in mine) >= need.min_replicas)
-        if need.rate:
-            share = [min(e.rate, need.rate) / need.rate * self._x(e) for e in mine]
-            self.model.add(sum(share) >= 1.0)
+def _cost_value(reduced: Problem, found: Weighted) -> float:
+    """Sum of each model's cheapest covering set, less what devices are worth beyond their cost."""
+    ways = _ways(reduced, found)
+    needs = list(zip(reduced.need_rate.tolist(), reduced.need_min.tolist(), strict=True))
 
-    def serve(self, need: Need) -> None:
-        """A variable for the served part of a model's demand."""
-        most = need.rate / RATE_SCALE if need.rated else math.inf
-        served = self.model.new_num_var(0, most, "")
-        rates = [e.rate / RATE_SCALE * self._x(e) for e in self.entries[need.model]]
-        self.model.add(served <= sum(rates))
-        self.served.append((need.weight, served))
-
-    def minimise_cost(self) -> None:
-        """Objective: price of the devices used."""
-        groups = self.instance.groups
-        self.model.minimize(
-            sum(groups[g].price / PRICE_SCALE * y for (g, _), y in self.used.items())
+    def covered(t: float, fixed: float) -> float:
+        return math.fsum(
+            cheapest_cover([(t * p + fixed * c, r) for p, c, r in mine], rate, least)
+            for mine, (rate, least) in zip(ways, needs, strict=True)
         )
 
-    def maximise_served(self) -> None:
-        """Objective: weighted requests/s."""
-        self.model.maximize(sum(weight * served for weight, served in self.served))
-
-    def solve(self) -> bool:
-        """False where it is infeasible."""
-        solver = model_builder.Solver("GLOP")
-        self.status = solver.solve(self.model)
-        if self.status != model_builder.SolveStatus.OPTIMAL:
-            return False
-        self.solver, self.value = solver, solver.objective_value
-        return True
-
-    def devices_used(self) -> dict[tuple[int, int], float]:
-        """Devices of each kind run each way."""
-        return {place: self.solver.value(y) for place, y in self.used.items()}
-
-    def prices(self) -> tuple[dict[tuple[int, int], tuple[float, ...]], list[float]]:
-        """Worth of one device's resources by (group, option), and mu by group."""
-        mu = [0.0] * len(self.instance.groups)
-        for group, row in self.counts.items():
-            mu[group] = abs(self.solver.dual_value(row))
-        found = {}
-        for place in self.used:
-            rows = [self.rows.get((*place, r)) for r in range(len(RESOURCES))]
-            found[place] = tuple(
-                0.0 if row is None else abs(self.solver.dual_value(row)) for row in rows
-            )
-        return found, mu
+    worth = _worth_of_devices(reduced, found)
+    t, bound = best_multiple(covered(1.0, 0.0), worth)
+    if reduced.entry_cost.any() and math.isfinite(bound):
+        bound = max(bound_at(s, covered(s, 1.0), worth) for s in {t, 1.0})
+    return round_up(reduced, bound)
 
 
-def _covering_value(
-    instance: Instance,
-    entries: dict[int, tuple[Entry, ...]],
-    prices: dict[tuple[int, int], tuple[float, ...]],
-    mu: list[float],
-) -> float:
-    """Sum of each model's cheapest covering set at the prices, less mu of all devices."""
-    groups = instance.groups
-    excess = 1.0
-    for (group, _), place in prices.items():
-        worth = groups[group].price / PRICE_SCALE + mu[group]
-        if worth > 0:
-            excess = max(excess, sum(place) / worth)
-    total = -math.fsum(m * len(g.bins) for m, g in zip(mu, groups, strict=True))
-    for need in instance.needs:
-        ways = [
-            (
-                math.fsum(p * u for p, u in zip(prices[e.group, e.option], e.use, strict=True)),
-                e.rate,
-            )
-            for e in entries[need.model]
-        ]
-        total += cheapest_cover(ways, need.rate, need.min_replicas) / excess
-    return total
+def _goodput_value(reduced: Problem, found: Weighted) -> float:
+    """What each model gains at most beyond the prices, and what all devices are worth."""
+    worth = _worth_of_devices(reduced, found)
+    parts = [worth.of_all()]
+    rated = bool(reduced.need_rated.any())
+    held = np.zeros(len(reduced.group_count), dtype=np.int64)
+    np.maximum.at(held, reduced.place_group, reduced.max_items)
+    room = int(held @ reduced.group_count)
+    for model, mine in enumerate(_ways(reduced, found)):
+        weight = float(reduced.need_weight[model]) / RATE_SCALE
+        if rated:
+            parts.append(most_gain([(p, r) for p, _, r in mine], reduced.need_rate[model], weight))
+        else:
+            most = min(room, int(reduced.need_max[model]))
+            parts.append(most * max([0.0, *(weight * r - p for p, _, r in mine)]))
+    total = math.fsum(parts)
+    return total + SAFETY * abs(total)
+
+
+def _steps(ways: list[tuple[float, int]], rate: int) -> tuple[int, list[float]]:
+    """Size of a step of the demand, and the least price to cover so many steps, rounded up."""
+    divisor = math.gcd(*(each for _, each in ways))
+    step = divisor if 0 < rate <= divisor * GRID else max(1, -(-rate // GRID))
+    cells = -(-rate // step)
+    best_of: dict[int, float] = {}
+    for price, each in ways:
+        cell = min(cells, -(-each // step))
+        if cell > 0:
+            best_of[cell] = min(price, best_of.get(cell, math.inf))
+    pruned: list[tuple[int, float]] = []
+    for cell, price in sorted(best_of.items(), reverse=True):
+        if not pruned or price < pruned[-1][1]:
+            pruned.append((cell, price))
+    least = [0.0] * (cells + 1)
+    for amount in range(1, cells + 1):
+        options = [price + least[max(0, amount - cell)] for cell, price in pruned]
+        least[amount] = min(options, default=math.inf)
+    return step, least
 
 
 def cheapest_cover(ways: list[tuple[float, int]], rate: int, replicas: int) -> float:
@@ -261,32 +236,44 @@ def cheapest_cover(ways: list[tuple[float, int]], rate: int, replicas: int) -> f
 
     A lower bound: rates are rounded up to the demand's grid, and the larger of the two
     conditions is taken.
+
+    Args:
+        ways: price and rate of one replica.
     """
-    cheapest = min(price for price, _ in ways)
-    if rate == 0:
-        return replicas * cheapest
-    step = max(1, rate // GRID)
-    cells = -(-rate // step)
-    best_of: dict[int, float] = {}
-    for price, each in ways:
-        cell = min(cells, -(-each // step))
-        if cell > 0:
-            best_of[cell] = min(price, best_of.get(cell, math.inf))
-    if not best_of:
+    several = replicas * min((price for price, _ in ways), default=math.inf) if replicas else 0.0
+    if rate <= 0:
+        return several
+    _, least = _steps(ways, rate)
+    return max(least[-1], several)
+
+
+def most_gain(ways: list[tuple[float, int]], rate: int, weight: float) -> float:
+    """Most of weight * min(rate covered, rate) less the price, over whole replicas.
+
+    An upper bound: rates are rounded up to the demand's grid.
+    """
+    if rate <= 0:
         return 0.0
-    pruned: list[tuple[int, float]] = []
-    for cell, price in sorted(best_of.items(), reverse=True):
-        if not pruned or price < pruned[-1][1]:
-            pruned.append((cell, price))
-    least = [0.0] * (cells + 1)
-    for amount in range(1, cells + 1):
-        least[amount] = min(price + least[max(0, amount - cell)] for cell, price in pruned)
-    return max(least[cells], replicas * cheapest)
+    step, least = _steps(ways, int(rate))
+    return max(weight * min(int(rate), n * step) - price for n, price in enumerate(least))
 
 
-def _round_up(instance: Instance, value: float) -> float:
-    """Up to the next cost a plan can have, where all prices are multiples of one number."""
-    step = math.gcd(*(g.price for g in instance.groups)) / PRICE_SCALE
-    if step <= 0:
-        return value
-    return math.ceil(value / step - SAFETY * max(1.0, value / step)) * step
+def round_up(problem: Problem, bound: float) -> float:
+    """The least cost of a plan that is not below the bound.
+
+    Costs are multiples of their common divisor; and n devices cost from n times the cheapest to
+    n times the dearest.
+    """
+    if not math.isfinite(bound) or bound <= 0.0 or not len(problem.group_cost):
+        return bound
+    units = [int(c) for c in problem.group_cost]
+    extra = [int(c) for c in problem.entry_cost]
+    low, high = min(units) / PRICE_SCALE, max(units) / PRICE_SCALE
+    slack = 1e-7 * max(1.0, bound)
+    best = bound
+    step = math.gcd(*units, *extra) / PRICE_SCALE
+    if step > 0:
+        best = max(best, math.ceil((bound - slack) / step) * step)
+    if high > 0 and not any(extra):
+        best = max(best, math.ceil((bound - slack) / high) * low)
+    return best

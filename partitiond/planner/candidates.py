@@ -35,6 +35,7 @@ from partitiond.core.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.spec import EngineOptions, ModelSpec, PointName
 from partitiond.core.transfer_fit import engine_argument
 from partitiond.core.units import MIB, Bytes, format_bytes
+from partitiond.planner.draw import host_cores, host_memory, planned_watts
 
 BATCH_STEP: Final = 4
 """Smaller points are kept at a quarter of the batch and again at a quarter of that: in between,
@@ -77,6 +78,7 @@ def candidates_for(
         isolation=spec.isolation,
         reason="" if found else _reason(spec, mine, usable, device_hardware_keys),
         slo=spec.slo,
+        rules=spec.rules,
     )
 
 
@@ -143,8 +145,10 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
         capacity = _planned_req_per_s(profile, point, spec)
         if capacity <= 0:
             continue
-        for size in _sizes(profile.size):
-            yield _candidate(profile, point, size, capacity, stale)
+        planned = dataclasses.replace(profile.size, cores=host_cores(profile, point))
+        for size in _sizes(planned):
+            found = _candidate(profile, point, size, capacity, stale)
+            yield dataclasses.replace(found, host_memory_bytes=host_memory(profile, spec))
 
 
 def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
@@ -226,6 +230,7 @@ def _candidate(
         kappa=measured_kappa(profile, size.mode),
         variant=profile.variant,
         stale=stale,
+        watts=planned_watts(profile, point),
     )
 
 
@@ -251,6 +256,8 @@ def _kv_bytes_per_token(profile: Profile) -> float:
 
 def measured_kappa(profile: Profile, mode: SharingMode) -> float | None:
     """Loss per further replica in a mode, as measured for this profile; None where it was not."""
+    if mode is SharingMode.MIG:
+        return None
     sharing = next((s for s in profile.sharing if s.mode == mode.value), None)
     return planned_kappa(sharing) if sharing is not None else None
 
@@ -261,8 +268,11 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
     From the profile's replication runs where it has any. Else, time-sliced: 1, a replica at its
     operating point keeps the GPU busy. MPS: the memory traffic of its steps (weights once, the KV
     of every sequence) over what decoding reaches of the device's bandwidth. CPU cores: 0, there
-    is no telemetry of their memory traffic, and the margins have to cover it.
+    is no telemetry of their memory traffic, and the margins have to cover it. A MIG instance
+    shares nothing of the device: 0. The host's cores are given to one engine each.
     """
+    if mode is SharingMode.MIG:
+        return 0.0
     sharing = next((s for s in profile.sharing if s.mode == mode.value and s.runs), None)
     if sharing is not None:
         return min(1.0, sharing.busy)
@@ -298,6 +308,8 @@ def _beats(one: Candidate, other: Candidate, first: bool) -> bool:
     # A measured kappa and the mode's default are compared by the planner, not here.
     if one.kappa != other.kappa and None in (one.kappa, other.kappa):
         return False
+    if one.watts != other.watts and None in (one.watts, other.watts):
+        return False
     needs = [
         (one.memory_bytes, other.memory_bytes),
         (one.size.cores, other.size.cores),
@@ -305,6 +317,7 @@ def _beats(one: Candidate, other: Candidate, first: bool) -> bool:
         (one.busy, other.busy),
         (one.kappa or 0.0, other.kappa or 0.0),
         (one.host_memory_bytes, other.host_memory_bytes),
+        (one.watts or 0.0, other.watts or 0.0),
         (-one.capacity_req_per_s, -other.capacity_req_per_s),
         (one.ttft_p95_seconds, other.ttft_p95_seconds),
         (one.tpot_p95_seconds, other.tpot_p95_seconds),

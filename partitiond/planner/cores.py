@@ -1,6 +1,15 @@
-"""Which cores an engine gets: each core serves one engine, running ones keep theirs."""
+"""Which cores an engine gets: each core serves one engine, running ones keep theirs.
+
+An engine's cores come from one NUMA node where a node has as many free and the nodes are known:
+cores of two nodes reach half of their memory over the link between them.
+"""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
+
+from partitiond.core.hardware import Device
+from partitiond.core.partition import CpuCores
+from partitiond.core.plan import Placement
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -13,6 +22,7 @@ class CoreWish:
         allowed: cores it may use.
         exclusive: the cores are its partition (CPU device); engines on GPUs only need as many.
         kept: cores it runs on now.
+        nodes: cores of the device by NUMA node; empty where they are not known.
     """
 
     name: str
@@ -20,22 +30,72 @@ class CoreWish:
     allowed: tuple[int, ...]
     exclusive: bool
     kept: tuple[int, ...] = ()
+    nodes: tuple[tuple[int, ...], ...] = ()
 
 
 def choose_cores(wishes: list[CoreWish]) -> dict[str, tuple[int, ...]]:
     """Cores for every exclusive wish, by a matching of engines and cores.
 
     Running replicas keep their cores if everybody else still finds some; if not, all are chosen
-    anew. Wishes that cannot be met at all are left short; the plan's check then says so.
+    anew. Of both ways, the one with whole engines on one node is tried first. Wishes that cannot
+    be met at all are left short; the plan's check then says so.
     """
-    owner = _match(wishes, keep=True)
-    if owner is None:
-        owner = _match(wishes, keep=False) or {}
+    owner: dict[int, int] | None = None
+    for keep in (True, False):
+        for asked in (_on_one_node(wishes, keep=keep), wishes):
+            owner = _match(asked, keep=keep) if owner is None else owner
     mine: dict[str, list[int]] = {wish.name: [] for wish in wishes if wish.exclusive}
-    for core, position in owner.items():
+    for core, position in (owner or {}).items():
         if wishes[position].exclusive:
             mine[wishes[position].name].append(core)
     return {name: tuple(sorted(cores)) for name, cores in mine.items()}
+
+
+def _on_one_node(wishes: list[CoreWish], *, keep: bool) -> list[CoreWish]:
+    """The wishes, each narrowed to the fullest node that still has as many cores.
+
+    The largest choose first. Who finds no such node may have any cores.
+    """
+    fixed = {core for wish in wishes for core in wish.kept} if keep else set[int]()
+    nodes = sorted({node for wish in wishes for node in wish.nodes})
+    left = {node: len(set(node) - fixed) for node in nodes}
+    found = list(wishes)
+    for n in sorted(range(len(wishes)), key=lambda n: (-wishes[n].count, n)):
+        wish = wishes[n]
+        if not wish.exclusive or (keep and wish.kept):
+            continue
+        able = [
+            node
+            for node in wish.nodes
+            if min(left[node], len(set(node) & set(wish.allowed) - fixed)) >= wish.count
+        ]
+        if able:
+            node = min(able, key=lambda node: (left[node], node))
+            left[node] -= wish.count
+            allowed = tuple(core for core in wish.allowed if core in node)
+            found[n] = dataclasses.replace(wish, allowed=allowed)
+    return found
+
+
+def core_notes(devices: Iterable[Device], placements: Iterable[Placement]) -> Iterator[str]:
+    """What a plan should say of NUMA nodes: who spans two, and where nobody knows them."""
+    there = {device.id: device for device in devices}
+    spread = [p for p in placements if isinstance(p.partition, CpuCores)]
+    for p in spread:
+        cores = set(p.partition.cores) if isinstance(p.partition, CpuCores) else set[int]()
+        nodes = there[p.device_id].core_nodes if p.device_id in there else ()
+        touched = [node for node in nodes if cores & set(node)]
+        if len(touched) > 1:
+            yield (
+                f"{p.replica_id} has cores of {len(touched)} NUMA nodes of {p.device_id}: "
+                "no node has as many free"
+            )
+    for device_id in sorted({p.device_id for p in spread if p.candidate.size.cores > 1}):
+        if device_id in there and not there[device_id].core_nodes:
+            yield (
+                f"the NUMA nodes of {device_id} are not known: cores of one replica may be of "
+                "several nodes"
+            )
 
 
 def _match(wishes: list[CoreWish], *, keep: bool) -> dict[int, int] | None:

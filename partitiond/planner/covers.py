@@ -25,6 +25,7 @@ from partitiond.planner.greedy import (
 )
 from partitiond.planner.instance import Instance, Need
 from partitiond.planner.packing import Packing
+from partitiond.planner.ruled import place_ruled
 
 CELLS = 200
 """Steps into which a demand is cut; rates are rounded down to them, so the set really covers."""
@@ -51,7 +52,8 @@ def pack_covers(
         rng: source of the shaking.
     """
     packing, waiting = Packing(instance), []
-    for need in instance.needs:
+    place_ruled(packing)
+    for need in (n for n in instance.needs if n.model not in instance.ties.beyond_device):
         allowed = _allowed(guide, need, places)
         waiting.extend(cheapest_set(guide, need, allowed, noise, rng))
     pack(packing, waiting)

@@ -4,33 +4,59 @@ import collections
 import math
 from collections.abc import Iterator
 
-from partitiond.core.hardware import DeviceKind, SharingMode
-from partitiond.core.plan import Infeasible, ModelDemand, Objective, Placement, Status, Unplaced
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.plan import (
+    Candidate,
+    Infeasible,
+    ModelDemand,
+    Objective,
+    Placement,
+    Status,
+    Unplaced,
+)
 from partitiond.core.profile import RATE_MARGIN, ProfileKind
 from partitiond.core.units import format_bytes
+from partitiond.planner.cores import core_notes
+from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.exact import reference_rate
+from partitiond.planner.explain_sizes import Sizes
+from partitiond.planner.found import Found
 from partitiond.planner.instance import RATE_SCALE, Instance, Need
+from partitiond.planner.options import open_modes
 from partitiond.planner.packing import Packing
 from partitiond.planner.pools import usable_mib
-from partitiond.planner.portfolio import Found
+from partitiond.planner.rules import missing as what_is_missing
+from partitiond.planner.rules_text import (
+    how_to_survive,
+    warnings,
+    what_is_lost,
+    why_kept_out,
+    why_not_spread,
+)
 
+MUCH = 1000.0
+"""Spare capacity from here on is not worth a number."""
+IMPOSSIBLE = "Serving everything is proven impossible on these devices; this serves the most."
 FULL = 0.9
 """A device's resource counts as full from here on."""
 
 
 def explain(instance: Instance, found: Found, placements: tuple[Placement, ...]) -> tuple[str, ...]:
     """Sentences for a reader, the summary first."""
-    lines = [_summary(instance, found), *_why_partial(found)]
+    lines = [_summary(instance, found), *_why_partial(instance, found)]
     by_model: dict[str, list[Placement]] = collections.defaultdict(list)
     for p in placements:
         by_model[p.model].append(p)
+    sizes = Sizes(instance)
     for need in instance.needs:
         if by_model[need.name]:
-            lines.append(_model_line(instance, found.packing, need, by_model[need.name]))
+            lines.append(_model_line(found.packing, need, by_model[need.name], sizes))
     lines.extend(_device_lines(found.packing))
+    lines.extend(core_notes(instance.request.devices, placements))
     lines.extend(_variants(placements))
     lines.extend(_provisional(placements))
     lines.extend(_stale(placements))
+    lines.extend(warnings(instance.request))
     return tuple(lines)
 
 
@@ -52,84 +78,78 @@ def _summary(instance: Instance, found: Found) -> str:
         f"{_count(replicas, 'replica')} of {_count(len(instance.needs), 'model')} "
         f"on {used} of {_count(total, 'device')}"
     )
-    value, bound = _number(found.value, 4), _number(found.bound, 4)
-    if found.objective is Objective.MIN_DEVICES:
-        if _unit_prices(instance):
-            tail = f"no plan needs fewer than {bound}"
-        else:
-            tail = f"the price is {value} per hour, no plan's is below {bound}"
-    else:
-        tail = f"{value} weighted requests/s, no plan gives more than {bound}"
     proof = "proven optimal" if found.status is Status.OPTIMAL else "not proven optimal"
-    return f"{head}: {tail} ({proof})."
+    return f"{head}: {_worth(instance, found)} ({proof})."
 
 
-def _unit_prices(instance: Instance) -> bool:
-    return all(d.price_per_hour == 1.0 for d in instance.request.devices)
+def _worth(instance: Instance, found: Found) -> str:
+    """The value and the bound in the objective's own words."""
+    value, bound = found.value, found.bound
+    if found.objective.is_cost:
+        request = instance.request
+        value, bound = true_value(request, value), min(true_bound(request, bound), value)
+    of, most = _number(value, 4), _number(bound, 4)
+    match found.objective:
+        case Objective.MIN_DEVICES:
+            return f"no plan needs fewer than {most}"
+        case Objective.MIN_PRICE:
+            return f"the price is {of} per hour, no plan's is below {most}"
+        case Objective.MIN_POWER:
+            return f"the devices' power limits add up to {of} W, no plan's to less than {most}"
+        case Objective.MIN_ENERGY:
+            return f"it draws {of} W as predicted, no plan draws less than {most}"
+        case Objective.MAX_GOODPUT:
+            return f"{of} weighted requests/s, no plan gives more than {most}"
+        case Objective.MAX_MIN:
+            return (
+                f"the worst served model gets {of} of its demand over its weight, no plan gives "
+                f"it more than {most}"
+            )
+        case Objective.MAX_HEADROOM:
+            return f"it serves {of} times the demand, no plan serves more than {most} times"
 
 
-def _why_partial(found: Found) -> Iterator[str]:
-    if found.proven_impossible is True:
-        yield "Serving everything is proven impossible on these devices; this serves the most."
-    elif found.proven_impossible is False:
+def proven_not_all(instance: Instance) -> bool:
+    """Whether some model alone cannot have what it asks for: it fits no device, or the devices
+    lie in too few fault domains.
+    """
+    return bool(instance.hopeless) or any(
+        why_not_spread(instance, need) is not None for need in instance.needs
+    )
+
+
+def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
+    if found.proven_impossible is None:
+        return
+    if found.proven_impossible or proven_not_all(instance):
+        yield IMPOSSIBLE
+    elif found.packing.lacking():
         yield (
             "No plan that serves everything was found in the time given, and none is proven "
             "impossible; this serves the most that was found."
         )
+    else:
+        yield (
+            "Everything is served. That was found only at the end of the time, so that a plan "
+            f"better by {instance.request.objective.value} may well exist: give it more time."
+        )
 
 
-def _model_line(
-    instance: Instance, packing: Packing, need: Need, placements: list[Placement]
-) -> str:
+def _model_line(packing: Packing, need: Need, placements: list[Placement], sizes: Sizes) -> str:
+    request = packing.instance.request
     rate = packing.rates[need.model] / RATE_SCALE
     if need.rated:
-        wanted = need.rate / RATE_SCALE
+        # As asked, not as counted: the least demands round to nothing in 1 / RATE_SCALE.
+        wanted = request.models[need.model].demand.planned_req_per_s or 1 / RATE_SCALE
         spare = rate / wanted - 1
         fit = f"{_number(rate)} requests/s for {_number(wanted)} wanted"
-        fit += f" ({spare:.0%} to spare)" if spare >= 0.005 else ""
+        fit += f" ({spare:,.0%} to spare)" if 0.005 <= spare < MUCH else ""
+        fit += " (many times over)" if spare >= MUCH else ""
         fit += f" ({-spare:.0%} short)" if spare <= -0.005 else ""
     else:
         fit = f"{_number(rate)} requests/s, as much as there is"
-    why = _why_size(instance, need, placements)
+    why = sizes.why(need, placements)
     return f"{need.name}: {_count(len(placements), 'replica')}, {fit}; {why}."
-
-
-def _why_size(instance: Instance, need: Need, placements: list[Placement]) -> str:
-    """What speaks for the chosen size: the most per device, or that less would not do."""
-    per_device = {}
-    for item in (i for i in instance.items if i.model == need.model):
-        per_device[item.candidate] = _per_device(instance, item.index)
-    chosen = placements[0].candidate
-    best = max(per_device.values(), default=0.0)
-    mine = per_device.get(chosen, 0.0)
-    sizes = len(per_device)
-    if sizes <= 1:
-        return "it has one size only"
-    if mine >= 0.98 * best:
-        return f"none of its {sizes} sizes serves more per device"
-    wanted = need.rate / RATE_SCALE
-    if need.rated and chosen.capacity_req_per_s * len(placements) >= wanted:
-        smaller = [
-            c
-            for c in per_device
-            if c.memory_bytes < chosen.memory_bytes and c.capacity_req_per_s >= wanted
-        ]
-        if not smaller:
-            return f"no smaller one of its {sizes} sizes covers the demand alone"
-    return f"chosen from {sizes} sizes to fit beside the others"
-
-
-def _per_device(instance: Instance, index: int) -> float:
-    item = instance.items[index]
-    best = 0.0
-    for group in instance.groups:
-        for option, fit in zip(group.options, group.fits, strict=True):
-            if index in fit:
-                limits = [option.max_items, group.memory_mib // max(1, item.memory_mib)]
-                limits += [100 // item.sm] if item.sm else []
-                limits += [group.cores // item.cores] if group.cores and item.cores else []
-                best = max(best, min(limits) * instance.rate(index, option))
-    return best
 
 
 def _device_lines(packing: Packing) -> Iterator[str]:
@@ -207,12 +227,18 @@ def _what_short(found: Found, need: Need) -> str:
         parts.append(f"has min_replicas {need.min_replicas}, {fit}")
     elif count < need.min_replicas and not parts:
         parts.append(f"gets {count} of {_count(need.min_replicas, 'replica')}")
+    lack = what_is_missing(found.packing, need)
+    if not parts and lack is not None:
+        parts.append(what_is_lost(found.packing.instance, need, lack))
     return " and ".join(parts)
 
 
 def _why_short(found: Found, need: Need) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
         return f"it may have at most {_count(need.max_replicas, 'replica')}"
+    alone = why_not_spread(found.packing.instance, need)
+    if alone is not None:
+        return alone
     full = _full_resources(found.packing)
     proof = (
         "" if found.proven_impossible is None or found.proven_impossible else ", as far as known"
@@ -239,6 +265,8 @@ def _remedy(instance: Instance, need: Need, missing: float, count: int) -> str:
     few = count < need.min_replicas and need.min_replicas > 1
     if few and missing <= 0:
         return "Lower min_replicas or add devices."
+    if missing <= 0 and need.domain_of:
+        return how_to_survive(instance, need)
     if missing <= 0:
         return "Add a device, stop another model, or ask for fewer replicas."
     if count >= need.max_replicas:
@@ -260,6 +288,8 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
     devices, name = instance.request.devices, demand.model
     if not devices:
         return f"{name}: there is no device.", "Add a device, or enable the CPU in the settings."
+    if not any(device.modes for device in devices):
+        return f"{name}: no device allows any sharing mode.", "Allow one on a device."
     if not demand.candidates:
         reason = demand.reason or "it has no profile that can be used"
         return f"{name}: {reason.rstrip('.')}.", f"Run `partitiond profile {name}`."
@@ -271,6 +301,9 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
             f"{name} is profiled on {known}, the devices are {', '.join(kinds)}.",
             f"Run `partitiond profile {name}` on this hardware.",
         )
+    ruled = why_kept_out(instance, demand)
+    if ruled is not None:
+        return ruled
     least = min(c.memory_bytes for c in here)
     room = max(usable_mib(d) for d in devices if d.hardware in {c.hardware for c in here}) * 2**20
     if least > room:
@@ -279,6 +312,9 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
             f"after headroom, reserved and foreign use.",
             "Use a larger device, a shorter context or a smaller model.",
         )
+    closed = _closed(here, devices, name)
+    if closed is not None:
+        return closed
     wanted = {c.size.mode for c in here}
     allowed = {m for d in devices for m in d.modes}
     if not wanted & allowed:
@@ -295,6 +331,31 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
             "Loosen the SLO, or profile it on fewer cores.",
         )
     return f"{name} misses its SLO on every device.", "Loosen the SLO or use a faster device."
+
+
+def _closed(
+    here: list[Candidate], devices: tuple[Device, ...], name: str
+) -> tuple[str, str] | None:
+    """Where each device that could hold the model is cordoned, or held by others."""
+    kinds = {c.hardware for c in here}
+    mine = [device for device in devices if device.hardware in kinds]
+    if all(device.cordoned for device in mine):
+        return (
+            f"{name}: each device that could hold it is cordoned.",
+            "Take the cordon off one of them, or add a device.",
+        )
+    if not any(open_modes(d) for d in mine):
+        return (
+            f"{name}: each device that could hold it is cordoned, or in others' use in a mode "
+            f"that is not among its `modes`.",
+            "Free one of them, allow that mode, or add a device.",
+        )
+    if all(device.cordoned or device.occupied_sm_percent >= 100 for device in mine):
+        return (
+            f"{name}: others hold all SMs of each device that could hold it.",
+            "Lower occupied_sm_percent, or add a device.",
+        )
+    return None
 
 
 def infeasible(missing: tuple[Unplaced, ...]) -> Infeasible:

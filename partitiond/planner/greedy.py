@@ -15,6 +15,8 @@ from partitiond.core.plan import Objective
 from partitiond.planner.bound import Bound, Entry
 from partitiond.planner.instance import PRICE_SCALE, Instance, Need
 from partitiond.planner.packing import Packing
+from partitiond.planner.ruled import place_next, place_ruled
+from partitiond.planner.rules import may_leave
 
 RELUCTANCE: Final = (0.0, 0.5, 1e6)
 """How much of a device's price opening it adds to the worth of a replica, one start each."""
@@ -145,6 +147,7 @@ def serve_all(
 ) -> Packing | None:
     """A packing that covers everything, grown from `start`; None where this start fails."""
     packing = start.copy()
+    place_ruled(packing)
     order = in_order(instance, guide, strategy.noise, rng)
     if not cover(packing, guide, order, strategy.reluctance, may_open=True):
         return None
@@ -182,6 +185,7 @@ def drop_surplus(packing: Packing, *, rated_only: bool = False) -> None:
         if (
             packing.counts[need.model] - 1 >= need.min_replicas
             and packing.rates[need.model] - rate >= need.rate
+            and may_leave(packing, index, item)
         ):
             packing.remove(index, item)
 
@@ -202,6 +206,7 @@ def empty_devices(packing: Packing, guide: Guide, order: list[Need]) -> bool:
         saved = trial.loads[index].group
         trial.loads[index].group = trial.loads[index].option = -1
         done = cover(trial, guide, needs, 0.0, may_open=False)
+        done = done and not (instance.ties.beyond_device and trial.lacking())
         trial.loads[index].group, trial.loads[index].option = saved, None
         if done:
             packing.loads, packing.pool_used = trial.loads, trial.pool_used
@@ -223,7 +228,7 @@ def most_goodput(
     packing = start.copy()
     for need in in_order(instance, guide, strategy.noise, rng):
         while packing.counts[need.model] < need.min_replicas:
-            if not place_one(packing, guide, need, reluctance=0.0):
+            if not _place_in_company(packing, guide, need):
                 break
     rated = any(need.rated for need in instance.needs)
     open_needs = {need.model: need for need in instance.needs if need.rated == rated}
@@ -231,11 +236,19 @@ def most_goodput(
     while merits:
         model = max(merits, key=lambda m: (merits[m], -m))
         need = open_needs[model]
-        if merits[model] <= 0 or not place_one(packing, guide, need, reluctance=0.0):
+        if merits[model] <= 0 or not _place_in_company(packing, guide, need):
             del merits[model]
             continue
         merits[model] = _merit(packing, guide, need)
+    place_ruled(packing)
     return packing
+
+
+def _place_in_company(packing: Packing, guide: Guide, need: Need) -> bool:
+    """One more replica; where it may not be without another model, that comes along."""
+    if place_one(packing, guide, need, reluctance=0.0):
+        return True
+    return need.model in packing.instance.ties.near and place_next(packing, need)
 
 
 def _merit(packing: Packing, guide: Guide, need: Need) -> float:

@@ -1,14 +1,20 @@
 """The request as integers: what fits where, and what every model needs."""
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import TOLERANCE, device_kappa, mode_overhead_bytes
-from partitiond.planner.needs import need_of
-from partitiond.planner.options import options_of
+from partitiond.core.mig import instance_bytes
+from partitiond.core.spec import Isolation, PlacementRules
+from partitiond.core.units import MIB
+from partitiond.planner.costs import device_units, item_units
+from partitiond.planner.needs import needs_of
+from partitiond.planner.options import geometry_on, open_modes, options_of
 from partitiond.planner.pools import Pool, mib_up, shared_limits, usable_mib
+from partitiond.planner.ties import names_of, ties_of, unreachable
 from partitiond.planner.types import (
     PRICE_SCALE,
     RATE_SCALE,
@@ -19,6 +25,7 @@ from partitiond.planner.types import (
     Need,
     Option,
     PlanRequest,
+    usual_budget,
 )
 
 __all__ = [
@@ -31,7 +38,9 @@ __all__ = [
     "Need",
     "Option",
     "PlanRequest",
+    "allowed_on",
     "build_instance",
+    "usual_budget",
 ]
 
 
@@ -39,19 +48,37 @@ def build_instance(request: PlanRequest) -> Instance:
     """Round everything to the safe side and sort out what fits where."""
     items = tuple(_items(request))
     pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
-    needs = [need_of(index, demand, request) for index, demand in enumerate(request.models)]
-    groups = tuple(_groups(request, items, pools, needs))
+    needs = needs_of(request)
+    groups = tuple(_groups(request, items, pools))
     group_of = {b: g.index for g in groups for b in g.bins}
-    placeable = {items[i].model for g in groups for fit in g.fits for i in fit}
+    fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
+    placeable = fitting - unreachable(needs, fitting)
+    planned = tuple(n for n in needs if n.model in placeable)
+    if placeable != fitting:
+        groups = tuple(_without(g, items, placeable) for g in groups)
     return Instance(
         request=request,
         items=items,
         groups=groups,
         group_of=tuple(group_of[b] for b in range(len(request.devices))),
         pools=pools,
-        needs=tuple(n for n in needs if n.model in placeable),
+        needs=planned,
         hopeless=tuple(n.model for n in needs if n.model not in placeable),
+        ties=ties_of(request, planned, groups, items),
     )
+
+
+def _without(group: Group, items: tuple[Item, ...], placeable: Collection[int]) -> Group:
+    """The group without the models that rules keep out altogether, and options only they had."""
+    left = [tuple(i for i in fit if items[i].model in placeable) for fit in group.fits]
+    ways = [(option, fit) for option, fit in zip(group.options, left, strict=True) if fit]
+    options, fits = tuple(option for option, _ in ways), tuple(fit for _, fit in ways)
+    return dataclasses.replace(group, options=options, fits=fits)
+
+
+def allowed_on(rules: PlacementRules, device: Device) -> bool:
+    """Whether `only_on` names the device, its host, its rack or its hardware, or nothing."""
+    return not rules.only_on or not names_of(device).isdisjoint(rules.only_on)
 
 
 def _items(request: PlanRequest) -> Iterable[Item]:
@@ -59,61 +86,87 @@ def _items(request: PlanRequest) -> Iterable[Item]:
     index = itertools.count()
     for model, demand in enumerate(request.models):
         for c in demand.candidates:
-            # MIG layouts are not planned yet: their candidates would need a place in the geometry.
-            if c.hardware not in kinds or c.size.mode is SharingMode.MIG:
+            if c.hardware not in kinds:
                 continue
             memory = mib_up(c.memory_bytes)
             on_cpu = kinds[c.hardware] is DeviceKind.CPU
+            mode = c.size.mode
+            # An instance computes with its own SMs and memory: it takes no share of the others'.
+            in_mig = mode is SharingMode.MIG
             yield Item(
                 index=next(index),
                 model=model,
                 candidate=c,
                 memory_mib=memory,
-                sm=c.size.sm_percent if c.size.mode is SharingMode.MPS else 0,
-                busy=math.ceil(c.busy * SHARE_SCALE - 1e-3),
+                sm=c.size.sm_percent if mode is SharingMode.MPS else 0,
+                busy=0 if in_mig else math.ceil(c.busy * SHARE_SCALE - 1e-3),
                 cores=c.size.cores,
                 host_mib=memory if on_cpu else mib_up(c.host_memory_bytes),
                 load_bytes=max(1, c.memory_bytes - c.kv_cache_bytes),
-                kappa=device_kappa(c.size.mode, (c.kappa,), request.interference),
+                kappa=0.0 if in_mig else device_kappa(mode, (c.kappa,), request.interference),
+                mig_profile=c.size.mig_profile if in_mig else "",
+                cost=item_units(request, demand, c),
             )
 
 
 def _groups(
-    request: PlanRequest, items: tuple[Item, ...], pools: tuple[Pool, ...], needs: list[Need]
+    request: PlanRequest, items: tuple[Item, ...], pools: tuple[Pool, ...]
 ) -> Iterable[Group]:
+    # Devices that are interchangeable: they hold the same and cost the same.
     alike: dict[object, list[int]] = {}
+    prices = device_units(request)
+    bound_to = [model.rules for model in request.models if model.rules.only_on]
     for index, device in enumerate(request.devices):
-        key = (
-            device.hardware,
-            usable_mib(device),
-            len(device.cores),
-            tuple(sorted(device.modes)),
-            device.price_per_hour,
-            _pools_of(index, pools),
-        )
-        alike.setdefault(key, []).append(index)
+        allowed = tuple(allowed_on(rules, device) for rules in bound_to)
+        kind = (_limits(device), _pools_of(index, pools), prices[index], allowed)
+        alike.setdefault(kind, []).append(index)
     for index, bins in enumerate(alike.values()):
         device = request.devices[bins[0]]
-        fitting = _fitting(device, items)
-        options: list[Option] = []
-        fits: list[tuple[int, ...]] = []
-        ways = options_of(device.modes, len(device.cores), request.interference, fitting)
-        for option in ways:
-            fit = tuple(i.index for i in fitting if _may(i, option, needs[i.model], request))
-            if fit and not (options and _same_at_less(options[-1], option) and fits[-1] == fit):
-                options.append(option)
-                fits.append(fit)
+        options, fits = _ways(request, device, items)
         yield Group(
             index=index,
             bins=tuple(bins),
             hardware=device.hardware,
             memory_mib=usable_mib(device),
             cores=len(device.cores),
-            price=round(device.price_per_hour * PRICE_SCALE),
+            price=prices[bins[0]],
             pools=_pools_of(bins[0], pools),
-            options=tuple(options),
-            fits=tuple(fits),
+            options=options,
+            fits=fits,
+            sm_percent=max(0, 100 - device.occupied_sm_percent),
         )
+
+
+def _limits(device: Device) -> object:
+    """What decides what a device can hold, itself and now."""
+    return (
+        device.hardware,
+        usable_mib(device),
+        len(device.cores),
+        tuple(sorted(open_modes(device))),
+        device.max_replicas,
+        device.occupied_sm_percent,
+        tuple(sorted(set(device.occupied_slices))),
+    )
+
+
+def _ways(
+    request: PlanRequest, device: Device, items: tuple[Item, ...]
+) -> tuple[tuple[Option, ...], tuple[tuple[int, ...], ...]]:
+    """The options of a device, and what each can hold."""
+    allowed = [allowed_on(demand.rules, device) for demand in request.models]
+    fitting = [item for item in _fitting(device, items) if allowed[item.model]]
+    options: list[Option] = []
+    fits: list[tuple[int, ...]] = []
+    by_mode: dict[SharingMode | None, list[Item]] = {None: fitting}
+    for item in fitting:
+        by_mode.setdefault(item.candidate.size.mode, []).append(item)
+    for option in options_of(device, request.interference, fitting):
+        fit = tuple(i.index for i in by_mode[option.mode] if _may(i, option, request))
+        if fit and not (options and _same_at_less(options[-1], option) and fits[-1] == fit):
+            options.append(option)
+            fits.append(fit)
+    return tuple(options), tuple(fits)
 
 
 def _same_at_less(lower: Option, option: Option) -> bool:
@@ -127,38 +180,59 @@ def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:
 
 def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
     """Items that fit an empty device of this kind."""
-    memory, cores = usable_mib(device), len(device.cores)
+    modes, cores = open_modes(device), len(device.cores)
     found = [
         item
         for item in items
         if item.candidate.hardware == device.hardware
-        and item.candidate.size.mode in device.modes
-        and item.memory_mib + mib_up(mode_overhead_bytes(item.candidate.size.mode)) <= memory
+        and item.candidate.size.mode in modes
+        and _has_memory(device, item)
+        and item.sm <= 100 - device.occupied_sm_percent
         and (not cores or item.cores <= cores)
     ]
-    return [item for item in found if not _redundant(item, found)]
+    shares: dict[int, list[Item]] = {}
+    for item in found:
+        if item.candidate.size.mode is SharingMode.MEMORY:
+            shares.setdefault(item.model, []).append(item)
+    return [item for item in found if not _redundant(item, shares.get(item.model, []))]
 
 
-def _redundant(item: Item, others: list[Item]) -> bool:
-    """A whole device is no better than a memory share that nobody else shares."""
+def _has_memory(device: Device, item: Item) -> bool:
+    """Whether the device, or the MIG instance the item asks for, has memory for it."""
+    mode = item.candidate.size.mode
+    if mode is not SharingMode.MIG:
+        return item.memory_mib + mib_up(mode_overhead_bytes(mode)) <= usable_mib(device)
+    geometry = geometry_on(device)
+    position = None if geometry is None else geometry.index(item.mig_profile)
+    if geometry is None or position is None:
+        return False
+    room = instance_bytes(geometry.profiles[position]) // MIB
+    return item.memory_mib <= room and geometry.holds(geometry.radix[position])
+
+
+def _redundant(item: Item, shares: list[Item]) -> bool:
+    """A whole device is no better than one of its model's memory shares that nobody else shares."""
     return item.candidate.size.mode is SharingMode.WHOLE and any(
-        other.model == item.model
-        and other.candidate.size.mode is SharingMode.MEMORY
-        and other.memory_mib <= item.memory_mib
-        and other.candidate.capacity_req_per_s >= item.candidate.capacity_req_per_s
-        for other in others
+        share.memory_mib <= item.memory_mib
+        and share.candidate.capacity_req_per_s >= item.candidate.capacity_req_per_s
+        and share.cost <= item.cost
+        for share in shares
     )
 
 
-def _may(item: Item, option: Option, need: Need, request: PlanRequest) -> bool:
+def _may(item: Item, option: Option, request: PlanRequest) -> bool:
     """Whether the item may be on a device that is run this way, everything else aside."""
-    mode = item.candidate.size.mode
+    mode, demand = item.candidate.size.mode, request.models[item.model]
+    isolation = demand.isolation
     if option.mode is None:
-        allowed = need.isolated or mode is SharingMode.WHOLE
+        allowed = isolation is not Isolation.SHARED or mode is SharingMode.WHOLE
+        # In mode MIG an instance is as isolated as hardware makes it, whoever is beside it.
+        allowed = allowed and not (isolation is Isolation.HARDWARE and mode is SharingMode.MIG)
     else:
-        allowed = option.mode is mode and not need.isolated and item.busy <= option.busy_limit[1]
-        allowed = allowed and item.kappa <= option.kappa_limit
-    slo, c = request.models[item.model].slo, item.candidate
+        walled = isolation is Isolation.HARDWARE and option.mode is SharingMode.MIG
+        allowed = option.mode is mode and (isolation is Isolation.SHARED or walled)
+        allowed = allowed and item.busy <= option.busy_limit[1] and item.kappa <= option.kappa_limit
+    slo, c = demand.slo, item.candidate
     return allowed and (
         slo is None
         or (

@@ -4,48 +4,89 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.interference import (
     MAX_REPLICAS_PER_DEVICE,
     TOLERANCE,
     Interference,
     mode_overhead_bytes,
 )
+from partitiond.core.mig import Geometry, geometry_of
 from partitiond.planner.pools import mib_up
 from partitiond.planner.types import SHARE_SCALE, Item, Option
 
 
-def options_of(
-    modes: Iterable[SharingMode], cores: int, interference: Interference, items: Iterable[Item]
-) -> list[Option]:
-    """All ways to run a device that allows `modes`: alone first, then mode by level by kappa.
+def open_modes(device: Device) -> tuple[SharingMode, ...]:
+    """Sharing modes in which a replica may be put onto the device as it is.
+
+    None on a cordoned device. Where others hold GPU instances or run under MPS, the device's mode
+    is decided: it cannot be changed while they run.
+    """
+    if device.cordoned or device.max_replicas == 0:
+        return ()
+    if device.occupied_slices:
+        return tuple(m for m in device.modes if m is SharingMode.MIG)
+    if device.occupied_sm_percent:
+        return tuple(m for m in device.modes if m is SharingMode.MPS)
+    return device.modes
+
+
+def has_others(device: Device) -> bool:
+    """Whether others are known to compute on the device, so that nobody has it alone."""
+    return bool(device.occupied_slices or device.occupied_sm_percent)
+
+
+def geometry_on(device: Device) -> Geometry | None:
+    """The MIG geometry of a device beside what others hold; None where it has no MIG."""
+    return geometry_of(device.hardware, tuple(sorted(set(device.occupied_slices))))
+
+
+def options_of(device: Device, interference: Interference, items: Iterable[Item]) -> list[Option]:
+    """All ways to run a device: alone first, then mode by level by kappa.
 
     Levels ascend, and kappas within a level, so the first option that holds a set of replicas is
     the one at their own level and kappa.
 
     Args:
-        modes: sharing modes of the device.
-        cores: of the device; 0 where they do not limit.
+        device: its modes and limits count, not its size.
         interference: levels.
         items: what may be on the device; their kappas are the ones there are.
     """
     there = list(items)
-    found = [Option(0, None, 1.0, 1, (0, SHARE_SCALE), 0, 0, math.inf)]
+    modes = open_modes(device)
+    found = []
+    if modes and not has_others(device):
+        found.append(Option(0, None, 1.0, 1, (0, SHARE_SCALE), 0, 0, math.inf))
     for mode in modes:
         mine = [item for item in there if item.candidate.size.mode is mode]
-        if mode in (SharingMode.WHOLE, SharingMode.MIG) or not mine:
+        if mode is SharingMode.WHOLE or not mine:
             continue
-        limit = MAX_REPLICAS_PER_DEVICE[mode]
-        limit = min(limit, cores) if cores else limit
+        limit = _most_replicas(device, mode)
+        geometry = geometry_on(device) if mode is SharingMode.MIG else None
+        limit = limit if geometry is None else min(limit, geometry.most)
         kappas = sorted({item.kappa for item in mine})
         free = max(kappas) == 0 and not any(item.busy for item in mine)
         levels = (1.0,) if free else interference.levels_of(mode)
-        for level, kappa in itertools.product(levels, kappas):
-            found.append(_option(len(found), mode, level, kappa, limit))
-    return found
+        for strain in itertools.product(levels, kappas):
+            found.append(_option(len(found), mode, strain, limit, geometry))
+    return [option for option in found if option.max_items > 0]
 
 
-def _option(index: int, mode: SharingMode, level: float, kappa: float, limit: int) -> Option:
+def _most_replicas(device: Device, mode: SharingMode) -> int:
+    limits = [MAX_REPLICAS_PER_DEVICE[mode]]
+    limits += [len(device.cores)] if device.cores else []
+    limits += [device.max_replicas] if device.max_replicas is not None else []
+    return min(limits)
+
+
+def _option(
+    index: int,
+    mode: SharingMode,
+    strain: tuple[float, float],
+    limit: int,
+    geometry: Geometry | None,
+) -> Option:
+    level, kappa = strain
     crowd = limit if kappa == 0 else math.floor((level - 1) / kappa + 1 + TOLERANCE)
     count = min(limit, crowd)
     return Option(
@@ -57,6 +98,7 @@ def _option(index: int, mode: SharingMode, level: float, kappa: float, limit: in
         kappa=math.ceil(kappa * SHARE_SCALE),
         overhead_mib=mib_up(mode_overhead_bytes(mode)),
         kappa_limit=kappa,
+        geometry=geometry,
     )
 
 

@@ -8,8 +8,10 @@ from partitiond.planner.instance import (
     RATE_SCALE,
     Group,
     Instance,
+    Item,
     Option,
 )
+from partitiond.planner.rules import lonely, missing
 
 
 @dataclasses.dataclass(slots=True)
@@ -23,12 +25,25 @@ class Load:
     sm: int = 0
     busy: int = 0
     cores: int = 0
+    code: int = 0
+    """In mode MIG, the number of the set of instances."""
 
     def copy(self) -> "Load":
         """An independent copy."""
-        return Load(
-            self.group, self.option, [*self.items], self.memory, self.sm, self.busy, self.cores
-        )
+        found = Load(self.group, self.option, [*self.items])
+        found.memory, found.sm, found.busy = self.memory, self.sm, self.busy
+        found.cores, found.code = self.cores, self.code
+        return found
+
+
+def _count(load: Load, it: Item, how: Option, sign: int) -> None:
+    """Add an item to a load's sums, or take it off."""
+    load.memory += sign * it.memory_mib
+    load.sm += sign * it.sm
+    load.busy += sign * it.busy
+    load.cores += sign * it.cores
+    if how.geometry is not None:
+        load.code += sign * how.geometry.step(it.mig_profile)
 
 
 class Packing:
@@ -61,25 +76,46 @@ class Packing:
         assert option is not None, "an empty device has no option"
         return self.group(index).options[option]
 
-    def fits(self, index: int, item: int, option: int) -> bool:
-        """Whether `item` fits onto device `index` when that is run as `option` of its group."""
+    def fits(self, index: int, item: int, option: int, *, company: bool = True) -> bool:
+        """Whether `item` fits onto device `index` when that is run as `option` of its group.
+
+        `company=False` leaves out who has to be near it; the caller sees to that.
+        """
         load = self.loads[index]
         if load.option is not None and load.option != option:
+            return False
+        if company and lonely(self, index, self.instance.items[item].model):
             return False
         return self.fits_beside(index, item, option) and self.pools_allow(index, item)
 
     def fits_beside(self, index: int, item: int, option: int) -> bool:
-        """The limits of the device itself, whatever option it has now."""
+        """The limits of the device itself and who avoids whom, whatever option it has now."""
         load, group = self.loads[index], self.group(index)
-        how, it = group.options[option], self.instance.items[item]
+        return self._holds(load, group, group.options[option], item)
+
+    def _holds(self, load: Load, group: Group, how: Option, item: int) -> bool:
+        """Whether a device of `group` that is run as `how` holds the item beside its load."""
+        it = self.instance.items[item]
         count = len(load.items) + 1
+        if (
+            count > how.max_items
+            or load.busy + it.busy > how.busy_limit[count]
+            or (group.cores and load.cores + it.cores > group.cores)
+            or not self._may_be_beside(load, it.model)
+        ):
+            return False
+        if how.geometry is not None:
+            return how.geometry.holds(load.code + how.geometry.step(it.mig_profile))
         return (
-            count <= how.max_items
-            and load.memory + it.memory_mib <= group.memory_mib - how.overhead_mib
-            and load.sm + it.sm <= 100
-            and load.busy + it.busy <= how.busy_limit[count]
-            and (not group.cores or load.cores + it.cores <= group.cores)
+            load.memory + it.memory_mib <= group.memory_mib - how.overhead_mib
+            and load.sm + it.sm <= group.sm_percent
         )
+
+    def _may_be_beside(self, load: Load, model: int) -> bool:
+        """Whether no model that has to stay apart from this one is on the device."""
+        apart = self.instance.ties.avoided.get(model)
+        items = self.instance.items
+        return not apart or not any(items[other].model in apart for other in load.items)
 
     def pools_allow(self, index: int, item: int) -> bool:
         """Whether what devices of one host share has room for the item."""
@@ -106,10 +142,7 @@ class Packing:
     def _change(self, index: int, item: int, sign: int, option: int) -> None:
         load, it = self.loads[index], self.instance.items[item]
         load.option = option
-        load.memory += sign * it.memory_mib
-        load.sm += sign * it.sm
-        load.busy += sign * it.busy
-        load.cores += sign * it.cores
+        _count(load, it, self.group(index).options[option], sign)
         group = self.group(index)
         for p in group.pools:
             self.pool_used[p] += sign * self.instance.pool_use(self.instance.pools[p], item)
@@ -124,29 +157,27 @@ class Packing:
             model = self.instance.items[item].model
             self.rates[model] += self.instance.rate(item, group.options[option])
             self.rates[model] -= self.instance.rate(item, group.options[load.option])
+        geometry = group.options[option].geometry
+        steps = (self.instance.items[item].mig_profile for item in load.items)
+        load.code = 0 if geometry is None else sum(geometry.step(name) for name in steps)
         load.option = option
 
     def best_option(self, index: int, items: list[int]) -> int | None:
         """The lowest level at which the device holds exactly `items`; None where none does."""
         group = self.group(index)
-        trial = Packing.__new__(Packing)
-        trial.instance, trial.loads = self.instance, [Load(self.loads[index].group)]
-        for option, fit in enumerate(group.fits):
-            if not set(items) <= set(fit):
-                continue
-            load = trial.loads[0] = Load(self.loads[index].group)
-            for item in items:
-                if not trial.fits_beside(0, item, option):
-                    break
-                it = self.instance.items[item]
-                load.items.append(item)
-                load.memory += it.memory_mib
-                load.sm += it.sm
-                load.busy += it.busy
-                load.cores += it.cores
-            else:
+        for option, (how, fit) in enumerate(zip(group.options, group.fits, strict=True)):
+            if set(items) <= set(fit) and self._holds_all(group, how, items):
                 return option
         return None
+
+    def _holds_all(self, group: Group, how: Option, items: list[int]) -> bool:
+        load = Load(group.index)
+        for item in items:
+            if not self._holds(load, group, how, item):
+                return False
+            load.items.append(item)
+            _count(load, self.instance.items[item], how, +1)
+        return True
 
     def settle(self) -> None:
         """Run every device at the lowest level that holds what is on it."""
@@ -160,19 +191,23 @@ class Packing:
         return [index for index, load in enumerate(self.loads) if load.items]
 
     def cost_units(self) -> int:
-        """Price of the devices in use, in 1 / PRICE_SCALE; exact, for limits and divisions."""
-        return sum(self.group(index).price for index in self.used())
+        """Cost of devices in use and of what is on them, in 1 / PRICE_SCALE; exact."""
+        items = self.instance.items
+        return sum(
+            self.group(index).price + sum(items[item].cost for item in self.loads[index].items)
+            for index in self.used()
+        )
 
     def cost(self) -> float:
-        """Price of the devices in use."""
+        """The same as a number; what it means depends on the objective (`planner.costs`)."""
         return self.cost_units() / PRICE_SCALE
 
     def lacking(self) -> list[int]:
-        """Models whose replicas or rate fall short, as positions in `needs`."""
+        """Models whose replicas, rate or survival fall short, as positions in `needs`."""
         return [
             position
             for position, need in enumerate(self.instance.needs)
-            if self.counts[need.model] < need.min_replicas or self.rates[need.model] < need.rate
+            if missing(self, need) is not None
         ]
 
     def short_replicas(self) -> int:

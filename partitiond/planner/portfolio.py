@@ -1,346 +1,349 @@
-"""Runs the members, keeps the best, and among plans as good takes the one near what runs."""
+"""Runs the members, keeps the best, and among plans as good takes the one near what runs.
+
+Always: the weighted-resource bound, what runs repaired, the two baselines. Small instances: the
+greedy packers, then CP-SAT, which proves. The others: the compiled search from a constructed plan
+until the time is over or the bound is met, with the column generation beside it for bounds and
+prices. Whatever is found is told to the watch; the best of it is the answer, whenever it ends.
+"""
 
 import dataclasses
-import random
 from typing import Final
 
 from partitiond.core.plan import Objective, Status
-from partitiond.planner.assign import bytes_to_load
 from partitiond.planner.bound import Bound, bound_cost, bound_goodput
-from partitiond.planner.covers import pack_covers, pack_goodput
-from partitiond.planner.exact import (
-    MAX_VARIABLES,
-    Exact,
-    Goal,
-    solve_exact,
-    variable_count,
-)
-from partitiond.planner.greedy import (
-    Guide,
-    Strategy,
-    drop_surplus,
-    first_fit,
-    most_goodput,
-    serve_all,
-    strategies,
-)
+from partitiond.planner.exact import MAX_VARIABLES, Exact, Goal, solve_exact, variable_count
+from partitiond.planner.found import Found
+from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Instance
+from partitiond.planner.members import (
+    EPSILON,
+    Member,
+    baselines,
+    greedy_cost,
+    greedy_goodput,
+    member,
+)
+from partitiond.planner.nearest import goodput_key, nearest_cost, nearest_goodput, within_moves
 from partitiond.planner.packing import Packing
-from partitiond.planner.running import restore, running_packing, staying_items
-from partitiond.planner.share import fill, share_value
+from partitiond.planner.progress import OnProgress, Stop, Watch, never
+from partitiond.planner.repair import allowed_moves, improve_within, repair_start
+from partitiond.planner.running import staying_items
+from partitiond.planner.scale import largest_factor
 
-NEAR: Final = 0.01
-"""Plans within this of the best primary value count as equally good."""
-NEAR_SHARE: Final = 0.05
-"""The same for the shares of models without a rate, which are worth less than a restart."""
 COST_SHARE: Final = 0.2
-"""Deterministic seconds for the primary value per second of the time limit: CP-SAT needs up to
-three wall-clock seconds for one of them."""
-SHARE_SHARE: Final = 0.1
-EPSILON: Final = 1e-6
-LEAST_USED: Final = 0.3
-"""Devices run a way in the relaxation, from which on a start uses that way alone."""
-COVER_NOISE: Final = 0.15
+"""Deterministic seconds for CP-SAT per second of the time limit: it needs up to three wall-clock
+seconds for one of them."""
+EXACT_SHARE: Final = 0.6
+"""Share of the time that is left for CP-SAT; the rest is the search's, where it proves nothing."""
+HOPE_SHARE: Final = 0.3
+"""The same where no plan serves everything yet: the most goodput may need time as well."""
+TINY: Final = 60
+"""Variables up to which CP-SAT is done before compiled code is loaded."""
+REPAIR_SHARE: Final = 0.4
+"""Share of the time for improving what runs, where something does."""
+BUDGET_SHARE: Final = 0.8
+"""The same where moves are limited: what is found afresh hardly ever keeps to the limit, so that
+the rest is for the bound, and for what the best plan would be."""
 GOODPUT_PROVEN: Final = 1e-4
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """The portfolio's answer.
+def solve_portfolio(
+    instance: Instance, on_progress: OnProgress | None = None, stop: Stop = never
+) -> Found:
+    """The best plan for the request's objective; what cannot all be served is served in part.
 
-    Attributes:
-        packing: the plan.
-        objective: the level that `value` and `bound` speak of.
-        proven_impossible: for a fallback from MIN_DEVICES: serving everything is proven
-            impossible (True), was not found in time (False); None where it is no fallback.
-        first_fit: the objective's value under first-fit decreasing, None where that fails.
+    Args:
+        instance: the question.
+        on_progress: told how far it is, from time to time, in the thread that found something.
+        stop: asked now and then whether to end with the best so far.
     """
-
-    packing: Packing
-    objective: Objective
-    value: float
-    bound: float
-    status: Status
-    method: str
-    proven_impossible: bool | None
-    first_fit: float | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Member:
-    name: str
-    packing: Packing
-
-
-def _member(name: str, packing: Packing) -> _Member:
-    """A packing without surplus, every device at the lowest level that holds what is on it."""
-    replicas = -1
-    while replicas != sum(packing.counts.values()):
-        replicas = sum(packing.counts.values())
-        packing.settle()
-        drop_surplus(packing, rated_only=True)
-    packing.settle()
-    return _Member(name, packing)
-
-
-def solve_portfolio(instance: Instance) -> Found:
-    """The best plan for the request's objective; what cannot all be served is served in part."""
-    if instance.request.objective is Objective.MAX_GOODPUT:
-        return _solve_goodput(instance, None)
+    objective = instance.request.objective
+    watch = Watch(instance, on_progress, stop)
+    if objective is Objective.MAX_GOODPUT:
+        return _solve_goodput(watch, None)
+    if not objective.is_cost:
+        return _solve_scaled(watch)
     bound = bound_cost(instance)
     if bound.value is None:
-        return _solve_goodput(instance, proven_impossible=True)
-    return _solve_cost(instance, bound, bound.value)
+        return _solve_goodput(watch, proven_impossible=True)
+    return _solve_cost(watch, bound)
 
 
-def _solve_cost(instance: Instance, bound: Bound, least: float) -> Found:
-    guide, seconds = Guide(instance, bound), instance.request.time_limit_seconds
-    members = _cost_members(instance, guide, bound, least)
-    best = min(members, key=lambda m: m.packing.cost(), default=None)
-    exact = None
-    if best is None or best.packing.cost() > least + EPSILON:
-        exact = _exact_cost(instance, best, COST_SHARE * seconds)
-        # With a plan in hand it would be no proof: devices dearer than that plan were left out.
-        if best is None and exact is not None and exact.status is Status.INFEASIBLE:
-            return _solve_goodput(instance, proven_impossible=True)
-        if exact is not None and exact.bound is not None:
-            least = max(least, exact.bound)
-        if exact is not None and exact.packing is not None:
-            members.append(_member("exact (CP-SAT)", exact.packing))
-    if not members:
-        return _solve_goodput(instance, proven_impossible=False)
-    best = min(members, key=lambda m: m.packing.cost())
-    cost = best.packing.cost()
-    chosen = _nearest(
-        instance, [m for m in members if m.packing.cost() <= cost * (1 + NEAR)], guide
+def _solve_scaled(watch: Watch) -> Found:
+    """The largest common factor (`planner.scale`); the most goodput where there is none at all."""
+    instance = watch.instance
+    found = largest_factor(
+        instance,
+        _serve if _is_large(instance) else None,
+        stop=lambda: watch.stopped,
+        tell=watch.found,
+        proved=watch.proved,
     )
-    value = chosen.packing.cost()
-    baseline = first_fit(instance, bound.entries, best=False)
+    if found.packing is None:
+        served = _solve_goodput(watch, proven_impossible=found.bound < 0)
+        if not found.optimal:
+            return served
+        # Not everybody can have a replica: the smallest share is 0, and the rest is goodput.
+        objective = instance.request.objective
+        proof = dataclasses.replace(served, value=0.0, bound=0.0, best_value=None)
+        return dataclasses.replace(
+            proof, objective=objective, status=Status.OPTIMAL, first_fit=0.0, proven_impossible=None
+        )
+    return Found(
+        packing=found.packing,
+        objective=instance.request.objective,
+        value=found.value,
+        bound=found.bound,
+        status=Status.OPTIMAL if found.optimal else Status.FEASIBLE,
+        method=found.method,
+        proven_impossible=None,
+        first_fit=found.first_fit,
+        best_value=found.best,
+    )
+
+
+def _serve(instance: Instance, seconds: float) -> Packing | None:
+    from partitiond.planner.searching import serve_everything
+
+    return serve_everything(instance, seconds)
+
+
+def _is_large(instance: Instance) -> bool:
+    return variable_count(instance, list(range(len(instance.group_of)))) > MAX_VARIABLES
+
+
+def _is_tiny(instance: Instance) -> bool:
+    return variable_count(instance, list(range(len(instance.group_of)))) <= TINY
+
+
+def _solve_cost(watch: Watch, bound: Bound) -> Found:
+    instance, least = watch.instance, bound.value or 0.0
+    guide = Guide(instance, bound)
+    watch.proved(least)
+    members, most_moves = _kept(watch, bound, by_cost=True)
+    exact = None
+    if not _is_large(instance):
+        members += _serving(greedy_cost(instance, guide, bound, least))
+        members += _serving(baselines(instance, bound.entries))
+        _tell(watch, members)
+        if not watch.done and not _is_tiny(instance):
+            members += _serving(_short_search(watch, bound, _cheapest(members)))
+        if not members and not _is_tiny(instance):
+            packing, impossible = _serve_or_disprove(watch)
+            if impossible:
+                return _solve_goodput(watch, proven_impossible=True)
+            members += [] if packing is None else [member("all combinations", packing)]
+            _tell(watch, members)
+        exact = None if watch.done else _exact_cost(watch, _cheapest(members))
+        # With a plan in hand it would be no proof: devices dearer than that plan were left out.
+        if exact is not None and not members and exact.status is Status.INFEASIBLE:
+            return _solve_goodput(watch, proven_impossible=True)
+        members += _taken(watch, exact)
+    by_columns = False
+    if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
+        searched, by_columns = _search(watch, bound, _cheapest(members), by_cost=True)
+        members += _serving(searched)
+    if not members:
+        return _solve_goodput(watch, proven_impossible=False)
+    best = min(m.packing.cost() for m in members)
+    allowed = within_moves(instance, members, most_moves)
+    seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
+    chosen = nearest_cost(instance, allowed, guide, seconds, best)
+    value, least = chosen.packing.cost(), watch.bound if watch.bound is not None else least
+    first = [m for m in members if m.name == "first-fit decreasing"]
     return Found(
         packing=chosen.packing,
-        objective=Objective.MIN_DEVICES,
+        objective=instance.request.objective,
         value=value,
         bound=min(least, value),
         status=Status.OPTIMAL if value <= least + EPSILON else Status.FEASIBLE,
-        method=f"{chosen.name}; bound: {_bound_name(exact, least, bound.value)}",
+        method=f"{chosen.name}; bound: {_bound_name(exact, least, by_columns=by_columns)}",
         proven_impossible=None,
-        first_fit=None if baseline.lacking() else baseline.cost(),
+        first_fit=first[0].packing.cost() if first else None,
+        best_value=best,
     )
 
 
-def _bound_name(exact: Exact | None, least: float, weighted: float | None) -> str:
-    better = exact is not None and weighted is not None and least > weighted + EPSILON
-    return "exact (CP-SAT)" if better else "weighted resources"
-
-
-def _cost_members(instance: Instance, guide: Guide, bound: Bound, least: float) -> list[_Member]:
-    members = []
-    for start in _kept_starts(instance):
-        rng = random.Random(instance.request.seed)  # noqa: S311
-        packing = serve_all(instance, guide, start, Strategy(0.0, 0.0), rng)
-        if packing is not None:
-            members.append(_member("kept what runs", packing))
-            break
-    members.extend(_greedy_cost(instance, guide, bound, least))
-    for best, name in ((False, "first-fit decreasing"), (True, "best-fit decreasing")):
-        packing = first_fit(instance, bound.entries, best=best)
-        if not packing.lacking():
-            members.append(_member(name, packing))
-    return members
-
-
-def _greedy_cost(instance: Instance, guide: Guide, bound: Bound, least: float) -> list[_Member]:
-    """Both greedy packers from several starts, until one reaches the bound."""
-    members: list[_Member] = []
-    places = _place_choices(bound)
-    for number, strategy in enumerate(strategies(bound, instance.request.time_limit_seconds)):
-        rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
-        by_set = pack_covers(
+def _kept(watch: Watch, bound: Bound, *, by_cost: bool) -> tuple[list[Member], int | None]:
+    """What runs, repaired and improved, and how much a plan may move."""
+    instance = watch.instance
+    if not staying_items(instance):
+        return [], None
+    repaired = repair_start(instance, bound, by_cost=by_cost)
+    if by_cost and repaired.lacking():
+        return [], None
+    most_moves = allowed_moves(instance, repaired)
+    members = [member("kept what runs", repaired.copy())]
+    _tell(watch, members)
+    if _is_large(instance) or most_moves is not None:
+        share = REPAIR_SHARE if most_moves is None else BUDGET_SHARE
+        seconds = share * watch.left()
+        better = improve_within(
             instance,
-            guide,
-            places=places[number % len(places)],
-            noise=0.0 if number < len(places) else COVER_NOISE,
-            rng=rng,
+            repaired,
+            bound,
+            most_moves=most_moves,
+            seconds=seconds,
+            by_cost=by_cost,
         )
-        by_model = serve_all(instance, guide, Packing(instance), strategy, rng)
-        for name, packing in (("greedy by covers", by_set), ("greedy by prices", by_model)):
-            if packing is not None:
-                members.append(_member(name, packing))
-        if any(m.packing.cost() <= least + EPSILON for m in members[-2:]):
-            break
+        members.append(member("kept what runs, improved", better))
+        _tell(watch, members)
+    return members, most_moves
+
+
+def _search(
+    watch: Watch, bound: Bound, best: Member | None, *, by_cost: bool
+) -> tuple[list[Member], bool]:
+    """The compiled search; whether the column generation gave a better bound."""
+    # It takes half a second to load, and seconds to compile once: not for what is proven already.
+    from partitiond.planner.searching import search
+
+    return search(watch, bound, best, by_cost=by_cost)
+
+
+def _short_search(watch: Watch, bound: Bound, best: Member | None) -> list[Member]:
+    from partitiond.planner.searching import short_search
+
+    return short_search(watch, bound, best)
+
+
+def _serve_or_disprove(watch: Watch) -> tuple[Packing | None, bool]:
+    from partitiond.planner.searching import serve_or_disprove
+
+    return serve_or_disprove(watch)
+
+
+def _serving(members: list[Member]) -> list[Member]:
+    """Those that lack nothing, by whichever rule."""
+    return [m for m in members if not m.packing.lacking()]
+
+
+def _cheapest(members: list[Member]) -> Member | None:
+    return min(members, key=lambda m: m.packing.cost(), default=None)
+
+
+def _tell(watch: Watch, members: list[Member]) -> None:
+    for one in members:
+        short = one.packing.short_replicas()
+        if watch.objective.is_cost or short == 0:
+            cost = watch.objective.is_cost
+            watch.found(one.packing.cost() if cost else one.packing.goodput(), one.name)
+
+
+def _taken(watch: Watch, exact: Exact | None) -> list[Member]:
+    """What CP-SAT found and proved."""
+    if exact is None:
+        return []
+    members = [] if exact.packing is None else [member("exact (CP-SAT)", exact.packing)]
+    complete = exact.packing is not None and exact.packing.short_replicas() == 0
+    if exact.bound is not None and complete:
+        watch.proved(exact.bound)
+    _tell(watch, members)
     return members
 
 
-def _place_choices(bound: Bound) -> list[set[tuple[int, int]] | None]:
-    """Ways to run devices that one start may use: all, each that the relaxation uses, those."""
-    used = sorted((p for p, n in bound.used.items() if n >= LEAST_USED), key=bound.used.__getitem__)
-    each: list[set[tuple[int, int]] | None] = [{place} for place in reversed(used)]
-    return [None, *each, set(used)] if len(used) > 1 else [None]
+def _bound_name(exact: Exact | None, bound: float | None, *, by_columns: bool) -> str:
+    if exact is not None and exact.bound is not None and bound is not None:
+        by_exact = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
+        if by_exact or exact.status is Status.OPTIMAL:
+            return "exact (CP-SAT)"
+    return "columns" if by_columns else "weighted resources"
 
 
-def _kept_starts(instance: Instance) -> list[Packing]:
-    """What runs now, then only what of it has to be there: a new model may need the rest."""
-    staying = staying_items(instance)
-    if not staying:
-        return []
-    needs = {need.model: need for need in instance.needs}
-    trimmed = Packing(instance)
-    for index, item, _ in staying:
-        model = instance.items[item].model
-        need = needs[model]
-        if trimmed.counts[model] >= need.min_replicas and trimmed.rates[model] >= need.rate:
-            continue
-        option = trimmed.best_option(index, [*trimmed.loads[index].items, item])
-        if option is not None and trimmed.pools_allow(index, item):
-            if trimmed.loads[index].option not in (None, option):
-                trimmed.rerun(index, option)
-            trimmed.add(index, item, option)
-    return [running_packing(instance, staying), trimmed]
-
-
-def _exact_cost(instance: Instance, best: _Member | None, seconds: float) -> Exact | None:
-    devices: list[int] = []
+def _exact_cost(watch: Watch, best: Member | None) -> Exact | None:
+    instance, devices = watch.instance, list[int]()
     for group in instance.groups:
         most = len(group.bins)
-        if best is not None and group.price > 0:
+        if best is not None and group.price > 0 and not instance.ties.by_host:
             most = min(most, best.packing.cost_units() // group.price)
         devices.extend(group.bins[:most])
-    if variable_count(instance, devices) > MAX_VARIABLES:
-        return None
     hint = best.packing if best is not None else None
-    return solve_exact(instance, Goal.COST, devices, hint, deterministic_seconds=seconds)
+    return _exact(watch, Goal.COST, devices, hint)
 
 
-def _nearest(instance: Instance, members: list[_Member], guide: Guide) -> _Member:
-    """Fill what is left over, then the fewest bytes to load among plans as good."""
-    staying = staying_items(instance)
-    filled = []
-    for member in members:
-        packing = member.packing.copy()
-        if any(not need.rated for need in instance.needs):
-            restore(packing, staying, may_open=False)
-            fill(packing, guide, packing.used())
-        filled.append(_member(member.name, packing))
-    shared = _exact_share(instance, max(filled, key=lambda m: share_value(m.packing)))
-    if shared is not None:
-        filled.append(shared)
-    most = max(share_value(m.packing) for m in filled)
-    close = [m for m in filled if share_value(m.packing) >= most * (1 - NEAR_SHARE) - EPSILON]
-    return min(
-        close,
-        key=lambda m: (
-            bytes_to_load(instance, m.packing) if staying else 0,
-            m.packing.cost(),
-            -share_value(m.packing),
-        ),
-    )
-
-
-def _exact_share(instance: Instance, best: _Member) -> _Member | None:
-    """The even share solved exactly on the devices that the best plan uses."""
-    devices = best.packing.used()
-    unrated = [need for need in instance.needs if not need.rated]
-    if not unrated or not devices or variable_count(instance, devices) > MAX_VARIABLES:
+def _exact(watch: Watch, goal: Goal, devices: list[int], hint: Packing | None) -> Exact | None:
+    instance, left = watch.instance, watch.left()
+    if left <= 0:
         return None
-    found = solve_exact(
-        instance,
-        Goal.SHARE,
-        devices,
-        best.packing,
-        deterministic_seconds=SHARE_SHARE * instance.request.time_limit_seconds,
-        cost_limit=best.packing.cost_units(),
+    seconds = COST_SHARE * instance.request.time_limit_seconds
+    wall = float("inf") if watch.fixed else (EXACT_SHARE if hint else HOPE_SHARE) * left
+    return solve_exact(
+        instance, goal, devices, hint, deterministic_seconds=seconds, wall_seconds=wall
     )
-    return None if found.packing is None else _member(best.name, found.packing)
 
 
-def _solve_goodput(instance: Instance, proven_impossible: bool | None) -> Found:
+def _solve_goodput(watch: Watch, proven_impossible: bool | None) -> Found:
+    instance = watch.instance
+    watch.restart(Objective.MAX_GOODPUT)
     bound = bound_goodput(instance)
     guide = Guide(instance, bound)
-    members = _goodput_members(instance, guide, bound)
-    best = max(members, key=lambda m: _goodput_key(m.packing))
-    exact, most = None, bound.value
-    devices = list(range(len(instance.group_of)))
-    proven = most is not None and best.packing.goodput() >= most * (1 - GOODPUT_PROVEN)
-    if not (proven and best.packing.short_replicas() == 0) and (
-        variable_count(instance, devices) <= MAX_VARIABLES
-    ):
-        seconds = COST_SHARE * instance.request.time_limit_seconds
-        exact = solve_exact(
-            instance, Goal.GOODPUT, devices, best.packing, deterministic_seconds=seconds
-        )
-        if exact.packing is not None:
-            members.append(_member("exact (CP-SAT)", exact.packing))
-            if exact.bound is not None and exact.packing.short_replicas() == 0:
-                most = min(exact.bound, most if most is not None else exact.bound)
-    best = max(members, key=lambda m: _goodput_key(m.packing))
-    chosen = _nearest_goodput(instance, members, best, guide)
+    if bound.value is not None:
+        watch.proved(bound.value)
+    members, most_moves = _kept(watch, bound, by_cost=False)
+    exact = None
+    if not _is_large(instance):
+        members += greedy_goodput(instance, guide, bound)
+        members += baselines(instance, bound.entries)
+        _tell(watch, members)
+        exact = None if watch.done else _exact_goodput(watch, bound, members)
+        members += _taken(watch, exact)
+    by_columns = False
+    if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
+        best = max(members, key=goodput_key, default=None)
+        searched, by_columns = _search(watch, bound, best, by_cost=False)
+        members += searched
+    return _best_goodput(
+        watch,
+        guide,
+        members,
+        most_moves,
+        exact,
+        proven_impossible=proven_impossible,
+        by_columns=by_columns,
+    )
+
+
+def _exact_goodput(watch: Watch, bound: Bound, members: list[Member]) -> Exact | None:
+    """The smallest by CP-SAT; the others by a proof over sets where one is at hand, else by it."""
+    best = max(members, key=goodput_key)
+    devices = list(range(len(watch.instance.group_of)))
+    if not _is_tiny(watch.instance):
+        from partitiond.planner.searching import search_and_prove
+
+        proven = search_and_prove(watch, bound, best)
+        if proven is not None:
+            return proven
+    return _exact(watch, Goal.GOODPUT, devices, best.packing)
+
+
+def _best_goodput(
+    watch: Watch,
+    guide: Guide,
+    members: list[Member],
+    most_moves: int | None,
+    exact: Exact | None,
+    *,
+    proven_impossible: bool | None,
+    by_columns: bool,
+) -> Found:
+    instance, most = watch.instance, watch.bound
+    best = max(members, key=goodput_key)
+    allowed = within_moves(instance, members, most_moves)
+    chosen = nearest_goodput(instance, allowed, guide, best.packing.goodput())
     value = chosen.packing.goodput()
+    proven = most is not None and best.packing.goodput() >= most * (1 - GOODPUT_PROVEN)
+    proven = proven and best.packing.short_replicas() == 0
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
     optimal = optimal and value >= best.packing.goodput() * (1 - GOODPUT_PROVEN)
-    by_exact = most is not None and bound.value is not None and most < bound.value - EPSILON
-    by_exact = by_exact or (exact is not None and exact.status is Status.OPTIMAL)
-    baseline = first_fit(instance, bound.entries, best=False)
+    first = [m for m in members if m.name == "first-fit decreasing"]
     return Found(
         packing=chosen.packing,
         objective=Objective.MAX_GOODPUT,
         value=value,
         bound=value if optimal or most is None else max(value, most),
         status=Status.OPTIMAL if optimal else Status.FEASIBLE,
-        method=f"{chosen.name}; bound: {'exact (CP-SAT)' if by_exact else 'weighted resources'}",
+        method=f"{chosen.name}; bound: {_bound_name(exact, most, by_columns=by_columns)}",
         proven_impossible=proven_impossible,
-        first_fit=baseline.goodput(),
-    )
-
-
-def _goodput_key(packing: Packing) -> tuple[int, float]:
-    return (-packing.short_replicas(), packing.goodput())
-
-
-def _goodput_members(instance: Instance, guide: Guide, bound: Bound) -> list[_Member]:
-    members = []
-    for start in _kept_starts(instance):
-        rng = random.Random(instance.request.seed)  # noqa: S311
-        packing = most_goodput(instance, guide, start, Strategy(0.0, 0.0), rng)
-        members.append(_member("kept what runs", packing))
-    places = _place_choices(bound)
-    for number, strategy in enumerate(strategies(bound, instance.request.time_limit_seconds)):
-        rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
-        noise = 0.0 if number < len(places) else COVER_NOISE
-        chosen = places[number % len(places)]
-        packing = pack_goodput(instance, guide, places=chosen, noise=noise, rng=rng)
-        members.append(_member("greedy by covers", packing))
-        packing = most_goodput(instance, guide, Packing(instance), strategy, rng)
-        members.append(_member("greedy by prices", packing))
-    for best, name in ((False, "first-fit decreasing"), (True, "best-fit decreasing")):
-        members.append(_member(name, first_fit(instance, bound.entries, best=best)))
-    return members
-
-
-def _nearest_goodput(
-    instance: Instance, members: list[_Member], best: _Member, guide: Guide
-) -> _Member:
-    """As `_nearest`, with goodput as the primary value and all devices to fill."""
-    staying = staying_items(instance)
-    short, value = best.packing.short_replicas(), best.packing.goodput()
-    close = [
-        m
-        for m in members
-        if m.packing.short_replicas() <= short and m.packing.goodput() >= value * (1 - NEAR)
-    ]
-    if not staying:
-        close = [best]
-    mixed = len({need.rated for need in instance.needs}) > 1
-    filled = []
-    for member in close:
-        packing = member.packing.copy()
-        if mixed:
-            restore(packing, staying, may_open=True)
-            fill(packing, guide, range(len(packing.loads)))
-        filled.append(_member(member.name, packing))
-    return min(
-        filled,
-        key=lambda m: (
-            bytes_to_load(instance, m.packing) if staying else 0,
-            -m.packing.goodput(),
-        ),
+        first_fit=first[0].packing.goodput() if first else None,
+        best_value=best.packing.goodput(),
     )

@@ -6,6 +6,7 @@ from partitiond.planner.exact.objectives import SHARE_UNITS, reference_rate
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Need
 from partitiond.planner.packing import Packing
+from partitiond.planner.rules import lonely
 
 
 def share_value(packing: Packing) -> float:
@@ -65,6 +66,8 @@ def add_if_harmless(packing: Packing, index: int, item: int) -> bool:
     if option is None or not packing.pools_allow(index, item):
         return False
     model = instance.items[item].model
+    if lonely(packing, index, model):
+        return False
     before, lacking, old = packing.rates[model], len(packing.lacking()), load.option
     if old is not None and old != option:
         packing.rerun(index, option)

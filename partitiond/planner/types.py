@@ -6,6 +6,7 @@ integers allow the true figures allow, so a packing found here passes `check`.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.hardware import Device, SharingMode
@@ -20,7 +21,20 @@ from partitiond.planner.pools import Pool
 
 RATE_SCALE: Final = 10_000
 SHARE_SCALE: Final = 1_000_000
-PRICE_SCALE: Final = 10_000
+PRICE_SCALE: Final = 1_000_000
+"""Fine enough that under `min-devices` a device can cost 1 and a trifle by its price, too."""
+
+
+MOVE_BUDGET: Final = 0.03
+"""Share of the running replicas that may leave their device beyond those that must, where plans
+are kept up to date: a hundred replicas of three thousand, a few minutes of loading at most."""
+MANY_REPLICAS: Final = 100
+"""Below, a plan as good with the fewest moves is found without a budget."""
+
+
+def usual_budget(wanted: float | None, running: int) -> float | None:
+    """The move budget for so many running replicas, where none is asked for."""
+    return MOVE_BUDGET if wanted is None and running >= MANY_REPLICAS else wanted
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +87,7 @@ class Item:
         load_bytes: what a start has to load, as the measure of a move.
         kappa: loss per further replica, the mode's default where none was measured.
         mig_profile: the MIG profile it needs, or empty.
-        cost: what it costs beyond its device, in 1 / PRICE_SCALE (the energy it draws).
+        cost: what it costs beyond its device, in 1 / PRICE_SCALE (`core.costs.replica_watts`).
     """
 
     index: int
@@ -177,6 +191,41 @@ class Need:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Ties:
+    """Rules between replicas, by the models' indices in the request. Empty where nobody has any.
+
+    Attributes:
+        avoided: for a model those that never share a device with it; symmetric.
+        near: for a model those of which every host that holds it holds one.
+        near_to: the same turned round: who needs one of this model beside it.
+        spread: models that have to survive the loss of a fault domain.
+        host_of: for each device the number of its host.
+        devices_on: for each host its devices.
+        ways: for a group and a model of `beyond_device`, the (option, item) pairs it fits as.
+        by_host: a rule speaks of hosts or racks, so devices are interchangeable within a host only.
+    """
+
+    avoided: Mapping[int, frozenset[int]] = dataclasses.field(default_factory=dict)
+    near: Mapping[int, frozenset[int]] = dataclasses.field(default_factory=dict)
+    near_to: Mapping[int, frozenset[int]] = dataclasses.field(default_factory=dict)
+    spread: frozenset[int] = frozenset()
+    host_of: tuple[int, ...] = ()
+    devices_on: tuple[tuple[int, ...], ...] = ()
+    ways: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    by_host: bool = False
+
+    @property
+    def beyond_device(self) -> frozenset[int]:
+        """Models whose rules go beyond one device."""
+        return self.spread | frozenset(self.near) | frozenset(self.near_to)
+
+
+NO_TIES: Final = Ties()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Instance:
     """The request as integers. `needs` leaves out models that fit nowhere (`hopeless`)."""
 
@@ -187,6 +236,7 @@ class Instance:
     pools: tuple[Pool, ...]
     needs: tuple[Need, ...]
     hopeless: tuple[int, ...]
+    ties: Ties = NO_TIES
 
     def rate(self, item: int, option: Option) -> int:
         """Planned rate of an item at an option's level, rounded down."""

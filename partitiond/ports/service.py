@@ -1,12 +1,18 @@
 """The use cases of the control plane, and what people see of it."""
 
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition
-from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
+from partitiond.core.plan import Infeasible, Plan, PlanDiff
+from partitiond.core.plan_answers import (
+    NO_ANSWERS,
+    PlanAnswers,
+    PlanProgress,
+    PlanQuestion,
+)
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.core.workload import Workload
@@ -15,11 +21,12 @@ from partitiond.ports.store import Event, Job, KeyRecord, ModelRecord
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanPreview:
-    """A plan (or why there is none) and what applying it would change."""
+    """A plan (or why there is none), what applying it would change, and what else was asked."""
 
     plan: Plan
     diff: PlanDiff
     infeasible: Infeasible | None = None
+    answers: PlanAnswers = NO_ANSWERS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -177,8 +184,16 @@ class ControlService(Protocol):
         """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
         ...
 
-    async def plan(self, objective: Objective | None = None) -> PlanPreview:
-        """Dry run. The preview's plan can be applied by id while nothing changed since."""
+    async def plan(
+        self,
+        question: PlanQuestion | None = None,
+        on_progress: Callable[[PlanProgress], None] | None = None,
+    ) -> PlanPreview:
+        """Dry run. The preview's plan can be applied by id while nothing changed since.
+
+        Raises:
+            InputError: a what-if names what is not there, or cannot be read.
+        """
         ...
 
     async def apply(self, plan_id: str | None = None) -> PlanPreview:

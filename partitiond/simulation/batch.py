@@ -38,11 +38,13 @@ class Step:
         decoding: sequences that get a token from a decode.
         prefill_tokens: prompt tokens read.
         emitting: sequences that get a token in this step (decodes, and prompts read to the end).
+        kv_tokens: tokens in the KV cache that the decodes read.
     """
 
     decoding: int
     prefill_tokens: int
     emitting: tuple[Sequence, ...]
+    kv_tokens: int = 0
 
 
 class Batch:
@@ -57,7 +59,11 @@ class Batch:
         self._max_step_tokens = max_step_tokens
         self._kv_tokens = kv_tokens
         self._waiting: collections.deque[Sequence] = collections.deque()
-        self._running: list[Sequence] = []
+        # In the order of admission; `_reading` are those with a prompt to read. What all of them
+        # hold, or will once their prompts are read, is kept as a sum: steps are many.
+        self._running: dict[Sequence, None] = {}
+        self._reading: dict[Sequence, None] = {}
+        self._held = 0
         self.preemptions = 0
 
     @property
@@ -71,9 +77,14 @@ class Batch:
         return len(self._waiting)
 
     @property
+    def held_tokens(self) -> int:
+        """KV tokens of what runs, once its prompts are read."""
+        return self._held
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV cache in use, 0..1."""
-        return self._used() / self._kv_tokens
+        return self._held / self._kv_tokens
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -82,62 +93,95 @@ class Batch:
     def remove(self, sequence: Sequence) -> None:
         """Drop a sequence wherever it is; its place is free in the next step."""
         if sequence in self._running:
-            self._running.remove(sequence)
+            self._leave(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
     def next_step(self) -> Step | None:
         """Choose what the next step does; None when there is nothing to do."""
         self._make_room()
-        decoding = [s for s in self._running if s.to_read == 0]
-        budget = max(0, self._max_step_tokens - len(decoding))
-        emitting = list(decoding)
-        prefill_tokens = 0
-        for sequence in self._reading():
-            chunk = min(sequence.to_read, budget - prefill_tokens)
-            if chunk <= 0:
-                break
-            sequence.read += chunk
-            prefill_tokens += chunk
-            if sequence.to_read == 0:
-                emitting.append(sequence)
+        emitting = [s for s in self._running if s not in self._reading]
+        decoding = len(emitting)
+        kv_tokens = sum(s.read for s in emitting) if self._reading else self._held
+        self._admit()
+        prefill_tokens = self._read_prompts(max(0, self._max_step_tokens - decoding), emitting)
         if not emitting and prefill_tokens == 0:
             return None
-        return Step(len(decoding), prefill_tokens, tuple(emitting))
+        return Step(decoding, prefill_tokens, tuple(emitting), kv_tokens)
 
-    def finish_step(self, step: Step) -> tuple[Sequence, ...]:
+    def steps_alike(self, step: Step) -> int:
+        """How many steps in a row, from this one on, do the same unless something is added.
+
+        They decode the same sequences: none has a prompt to read, none ends before the last of
+        them, and the cache holds what each of them adds. What waits stays waiting, as the room
+        only shrinks.
+        """
+        if step.prefill_tokens or not step.emitting:
+            return 1
+        most = min(s.output_tokens - s.generated for s in step.emitting)
+        if self.running > 1:
+            most = min(most, (self._kv_tokens - self._held) // self.running)
+        return max(1, most)
+
+    def finish_step(self, step: Step, times: int = 1) -> tuple[Sequence, ...]:
         """Give each emitting sequence its token. Returns those that got one and still run or end.
 
         A sequence removed while the step ran gets none. Ended ones leave the batch.
+
+        Args:
+            step: what `next_step` chose.
+            times: how often it was run, at most `steps_alike` times.
         """
         emitted = []
         for sequence in step.emitting:
             if sequence not in self._running:
                 continue
             if sequence.generated > 0:
-                sequence.read += 1
-            sequence.generated += 1
+                sequence.read += times
+                self._held += times
+            sequence.generated += times
             emitted.append(sequence)
             if sequence.generated >= sequence.output_tokens:
-                self._running.remove(sequence)
+                self._leave(sequence)
         return tuple(emitted)
 
-    def _reading(self) -> list[Sequence]:
-        """Running sequences with a prompt to read, and as many waiting ones as there is room."""
+    def _admit(self) -> None:
+        """Let as many waiting ones run as there is room for."""
         while self._waiting and self.running < self._max_sequences:
             need = self._waiting[0].to_read + 1
-            if self._running and self._used() + need > self._kv_tokens:
+            if self._running and self._held + need > self._kv_tokens:
                 break
-            self._running.append(self._waiting.popleft())
-        return [sequence for sequence in self._running if sequence.to_read > 0]
+            sequence = self._waiting.popleft()
+            self._running[sequence] = None
+            self._reading[sequence] = None
+            self._held += sequence.read + sequence.to_read
 
-    def _used(self) -> int:
-        return sum(s.read + s.to_read for s in self._running)
+    def _read_prompts(self, budget: int, emitting: list[Sequence]) -> int:
+        """Read prompts within a budget of tokens, and how many; those read to the end emit."""
+        read, done = 0, []
+        for sequence in self._reading:
+            chunk = min(sequence.to_read, budget - read)
+            if chunk <= 0:
+                break
+            sequence.read += chunk
+            read += chunk
+            if sequence.to_read == 0:
+                done.append(sequence)
+        for sequence in done:
+            del self._reading[sequence]
+        emitting += done
+        return read
 
     def _make_room(self) -> None:
         """Preempt the youngest until every running sequence can grow by one token."""
-        while len(self._running) > 1 and self._used() + self.running > self._kv_tokens:
-            youngest = self._running.pop()
+        while self.running > 1 and self._held + self.running > self._kv_tokens:
+            youngest = next(reversed(self._running))
+            self._leave(youngest)
             youngest.read = 0
             self._waiting.appendleft(youngest)
             self.preemptions += 1
+
+    def _leave(self, sequence: Sequence) -> None:
+        del self._running[sequence]
+        self._reading.pop(sequence, None)
+        self._held -= sequence.read + sequence.to_read

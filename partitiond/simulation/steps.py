@@ -1,40 +1,135 @@
-"""How long one engine step takes: a decode step by its batch, a prefill by its tokens."""
+"""How long one engine step takes, by the sequences it decodes and the prompt tokens it reads.
+
+Four sources, from the best known to the least: a step time fitted to profiles of several lengths
+(`FittedSteps`), one fitted to the points of a single profile (`fit_steps`), a roofline of the
+architecture (`RooflineSteps`), and the few figures of a candidate (`candidate_steps`).
+"""
 
 import dataclasses
-from typing import Final
+import math
+from typing import Final, Protocol
 
-from partitiond.core.profile import Profile
+from partitiond.core.architecture import Architecture
+from partitiond.core.plan import Candidate
+from partitiond.core.profile import Profile, StepTime
+from partitiond.core.roofline import Rates, Step, prompt_context, step_seconds
+from partitiond.core.step_time import tells_lengths
+from partitiond.core.workload import Workload
 
 MAX_PREFILL_SHARE: Final = 0.5
 """A measured time to first token contains queueing; prefill never explains more than half of a
 request's share of the engine's time."""
 
+LONE_DECODE_SHARE: Final = 0.5
+"""Of the time of a decode step at a candidate's batch, what a single sequence takes, where nothing
+else is known: at a knee weights and launches are still about half of a step."""
+
+
+class Steps(Protocol):
+    """Step times of one engine alone on its device."""
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Seconds of one step.
+
+        Args:
+            decoding: sequences that decode.
+            prefill_tokens: prompt tokens read beside them.
+            kv_tokens: tokens in the KV cache that the decodes read.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepModel:
-    """Step times of one engine.
+    """Step times of one engine, whatever its sequences hold in the KV cache.
 
     Attributes:
-        decode_points: (batch, seconds of one decode step), batches ascending; between them
-            linear, beyond the last by the last slope.
+        decode_points: (sequences, seconds of one decode step), sequences ascending; between them
+            linear, beyond the last by the last slope, below the first by the first, though never
+            faster than in proportion.
         prefill_seconds_per_token: added to a step per prompt token it processes.
     """
 
-    decode_points: tuple[tuple[int, float], ...]
+    decode_points: tuple[tuple[float, float], ...]
     prefill_seconds_per_token: float
 
-    def step_seconds(self, decoding: int, prefill_tokens: int) -> float:
+    def step_seconds(
+        self,
+        decoding: int,
+        prefill_tokens: int,
+        kv_tokens: int = 0,  # noqa: ARG002 -- part of `Steps`
+    ) -> float:
         """Seconds of a step that decodes `decoding` sequences and reads `prefill_tokens`."""
         decode = self._decode_seconds(decoding) if decoding > 0 else 0.0
         return decode + prefill_tokens * self.prefill_seconds_per_token
 
     def _decode_seconds(self, batch: int) -> float:
         points = self.decode_points
-        if batch <= points[0][0] or len(points) == 1:
+        if len(points) == 1:
             return points[0][1]
         upper = next((i for i, (b, _) in enumerate(points) if b >= batch), len(points) - 1)
-        (b0, s0), (b1, s1) = points[upper - 1], points[upper]
-        return s0 + (s1 - s0) * (batch - b0) / (b1 - b0)
+        (b0, s0), (b1, s1) = points[max(1, upper) - 1], points[max(1, upper)]
+        seconds = s0 + (s1 - s0) * (batch - b0) / (b1 - b0)
+        return max(seconds, s0 * batch / b0) if batch < b0 else seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FittedSteps:
+    """The definitions' t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
+
+    Attributes:
+        fitted: the coefficients.
+        prompt_tokens: mean prompt: so many prompt tokens are one more sequence in the step.
+    """
+
+    fitted: StepTime
+    prompt_tokens: float
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Seconds of one step; see `Steps`."""
+        fitted = self.fitted
+        return (
+            fitted.base_seconds
+            + fitted.per_token_seconds * (decoding + prefill_tokens)
+            + fitted.per_sequence_seconds * (decoding + prefill_tokens / self.prompt_tokens)
+            + fitted.per_kv_token_seconds * kv_tokens
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RooflineSteps:
+    """Step times from arithmetic and memory traffic, as estimates are made from.
+
+    Attributes:
+        architecture: as loaded.
+        reached: how fast the partition works.
+        prompt_context: mean tokens of context that a prompt token attends to.
+    """
+
+    architecture: Architecture
+    reached: Rates
+    prompt_context: float
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Seconds of one step; see `Steps`."""
+        step = Step(
+            decode_sequences=decoding,
+            decode_context=kv_tokens / max(1, decoding),
+            prefill_tokens=prefill_tokens,
+            prefill_context=self.prompt_context,
+        )
+        return step_seconds(self.architecture, step, self.reached)
+
+
+def roofline_steps(architecture: Architecture, reached: Rates, workload: Workload) -> RooflineSteps:
+    """Step times of an estimate.
+
+    Args:
+        architecture: as loaded (`core.precision.as_loaded`).
+        reached: of the partition (`core.roofline.rates`).
+        workload: request shape.
+    """
+    return RooflineSteps(architecture, reached, prompt_context(workload))
 
 
 def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> StepModel:
@@ -46,27 +141,64 @@ def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> S
     return StepModel(((1, token_seconds), (64, grown)), token_seconds / 16)
 
 
+def profile_steps(profile: Profile) -> Steps:
+    """The step times that a profile tells best.
+
+    One fitted to several workloads knows what a prompt token costs beside a decode. Else the
+    points of the profile say it, with its times to the first token.
+    """
+    if profile.step_time is not None and tells_lengths(profile.step_time):
+        return FittedSteps(profile.step_time, profile.workload.moments.p)
+    return fit_steps(profile)
+
+
 def fit_steps(profile: Profile) -> StepModel:
     """Step times that give back a profile's closed-loop throughput.
 
     With b requests in flight, b requests end every b x O / X(b) seconds (O output tokens each).
-    In that time the engine runs b prefills and, as each request decodes O - 1 tokens after its
-    first, O - 1 decode steps of b sequences:
+    A request's answer meets the next step under way, so its slot misses one: a request takes O + 1
+    steps, of which it decodes in O - 1 (its first token comes with its prompt). In that time the
+    engine runs b prefills and O + 1 steps that decode b (O - 1) / (O + 1) sequences in the mean:
 
-        decode(b) = (b x O / X(b) - b x prefill) / (O - 1)
+        decode(b (O - 1) / (O + 1)) = (b x O / X(b) - b x prefill) / (O + 1)
 
-    The prefill's time is that of the first token alone in the engine.
+    A request alone meets no step under way: decode(1) = (O / X(1) - prefill) / (O - 1). The
+    prefill's time is that of the first token alone in the engine.
     """
     prompt, output = profile.workload.prompt_tokens, profile.workload.output_tokens
-    points = sorted(profile.points, key=lambda point: point.batch)
+    usable = [point for point in profile.points if not point.kv_limited] or profile.points
+    points = sorted(usable, key=lambda point: point.batch)
     seconds_per_request = [output / max(p.output_tokens_per_s, 1e-9) for p in points]
     prefill = min(
         [points[0].ttft.mean / points[0].batch]
         + [MAX_PREFILL_SHARE * seconds for seconds in seconds_per_request]
     )
-    decode: list[tuple[int, float]] = []
+    decode: list[tuple[float, float]] = []
     for point, seconds in zip(points, seconds_per_request, strict=True):
-        step = point.batch * (seconds - prefill) / max(1, output - 1)
+        steps = output + 1 if point.batch > 1 else max(1, output - 1)
+        step = point.batch * (seconds - prefill) / steps
         # More sequences never make a step shorter; a smaller value is noise of the measurement.
-        decode.append((point.batch, max(step, decode[-1][1] if decode else 0.0)))
+        sequences = max(1.0, point.batch * (output - 1) / (output + 1))
+        if not decode or sequences > decode[-1][0]:
+            decode.append((sequences, max(step, decode[-1][1] if decode else 0.0)))
     return StepModel(tuple(decode), prefill / prompt)
+
+
+def candidate_steps(candidate: Candidate, workload: Workload) -> StepModel:
+    """Step times that give back a candidate's throughput where nothing else is known of it.
+
+    A round of b slots takes b / X and holds b / O prompts. At the 95th percentile a request waits
+    for the step under way and then shares its own step with l + 1.645 sqrt(l) other prompts
+    (l = b / O), so what its TTFT has beyond two rounds is theirs. What a smaller batch takes is
+    assumed (`LONE_DECODE_SHARE`).
+    """
+    moments, batch = workload.moments, candidate.batch
+    round_seconds = batch / max(candidate.output_tokens_per_s, 1e-9)
+    prompts = batch / moments.o
+    beside = 1 + prompts + 1.645 * math.sqrt(prompts)
+    prefill = (candidate.ttft_p95_seconds - 2 * round_seconds) / beside
+    prefill = max(0.0, min(prefill, MAX_PREFILL_SHARE * round_seconds / prompts))
+    decode = round_seconds - prompts * prefill
+    alone = ((1, LONE_DECODE_SHARE * decode),) if batch > 1 else ()
+    points = (*alone, (batch, decode))
+    return StepModel(points, prefill / moments.p)

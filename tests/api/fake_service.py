@@ -1,8 +1,9 @@
 """A control plane that only remembers: `ports.ControlService` on an in-memory store."""
 
+import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from partitiond.controller.job_watchers import JobWatchers
@@ -16,6 +17,13 @@ from partitiond.core.plan import (
     Plan,
     PlanDiff,
     Status,
+)
+from partitiond.core.plan_answers import (
+    Alternative,
+    PlanAnswers,
+    PlanProgress,
+    PlanQuestion,
+    figures_of,
 )
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -52,6 +60,11 @@ class FakeService:
         self.in_use = False
         self.stale: tuple[str, ...] = ()
         self.watchers = JobWatchers()
+        self.questions: list[PlanQuestion] = []
+        self.plan_error: Exception | None = None
+        self.solving = asyncio.Event()
+        self.solving.set()
+        self.ended_early = asyncio.Event()
 
     def close(self) -> None:
         self.store.close()
@@ -138,10 +151,20 @@ class FakeService:
         self.store.add_profile(profile)
         return profile
 
-    async def plan(self, objective: Objective | None = None) -> PlanPreview:
-        certificate = Certificate(
-            objective or Objective.MIN_DEVICES, 0.0, 0.0, 0.0, Status.OPTIMAL, "exact", 0.0
-        )
+    async def plan(
+        self,
+        question: PlanQuestion | None = None,
+        on_progress: Callable[[PlanProgress], None] | None = None,
+    ) -> PlanPreview:
+        asked = question or PlanQuestion()
+        self.questions.append(asked)
+        objective = asked.objective or Objective.MIN_DEVICES
+        if on_progress is not None:
+            on_progress(PlanProgress("the plan", objective=objective, value=2.0, bound=1.0))
+            await self._solving()
+        if self.plan_error is not None:
+            raise self.plan_error
+        certificate = Certificate(objective, 0.0, 0.0, 0.0, Status.OPTIMAL, "exact", 0.0)
         plan = Plan(
             f"plan-{self.store.next_counter('plan')}",
             (),
@@ -152,7 +175,18 @@ class FakeService:
             ("nothing is registered",),
             AT,
         )
-        return PlanPreview(plan, PlanDiff((), (), (), ()), self.infeasible)
+        others = tuple(Alternative(text, figures_of(plan), 0.0) for text in asked.what_if)
+        return PlanPreview(
+            plan, PlanDiff((), (), (), ()), self.infeasible, PlanAnswers(what_if=others)
+        )
+
+    async def _solving(self) -> None:
+        """Until the test lets it go; told when it is ended instead."""
+        try:
+            await self.solving.wait()
+        except asyncio.CancelledError:
+            self.ended_early.set()
+            raise
 
     async def apply(self, plan_id: str | None = None) -> PlanPreview:
         preview = await self.plan()

@@ -13,8 +13,8 @@ import uvicorn
 
 from partitiond.api.app import create_app
 from partitiond.client import ControlClient
-from partitiond.client.client import event_data
 from partitiond.client.errors import from_problem
+from partitiond.client.streams import event_data
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
@@ -24,6 +24,7 @@ from partitiond.core.errors import (
     SpecError,
     UnauthorizedError,
 )
+from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
 from partitiond.ports import JobState, ProfileOptions
 from tests.api.conftest import TOKEN
@@ -128,6 +129,26 @@ def test_plans(client: ControlClient) -> None:
     with pytest.raises(ConflictError, match="outdated"):
         client.apply("plan-9")
     assert client.plan().infeasible is None
+
+
+def test_a_plan_is_asked_with_everything_and_tells_how_far_it_is(
+    client: ControlClient, daemon: Running
+) -> None:
+    told: list[PlanProgress] = []
+    asked = PlanQuestion(what_if=("lose gpu-3",), explain="a")
+    preview = client.plan(asked, told.append)
+    assert daemon.service.questions == [asked]
+    assert [one.change for one in preview.answers.what_if] == ["lose gpu-3"]
+    assert [progress.value for progress in told] == [2.0]
+
+
+def test_a_refused_question_is_the_error_it_was(client: ControlClient, daemon: Running) -> None:
+    with pytest.raises(InputError, match="not understood") as refused:
+        client.plan(PlanQuestion(what_if=("fly away",)))
+    assert "Write" in refused.value.hint
+    daemon.service.plan_error = ConflictError("too much changed.", hint="Try again.")
+    with pytest.raises(ConflictError, match="too much changed"):
+        client.plan()
 
 
 def test_what_is(client: ControlClient, daemon: Running) -> None:

@@ -50,6 +50,22 @@ def test_beside_a_gpu_the_least_used_host_cores_are_taken() -> None:
     assert cores_for(wanted, gpu, [first]) == (1,)
 
 
+def test_the_host_cores_of_an_engine_are_of_one_node() -> None:
+    (gpu,) = fake_gpus("a100-80gb", cores=range(6))
+    gpu = dataclasses.replace(gpu, core_nodes=((0, 1, 2), (3, 4, 5)))
+    one = placement("a-1")
+    size = dataclasses.replace(one.candidate.size, cores=2)
+    wanted = dataclasses.replace(
+        one,
+        device_id=gpu.id,
+        partition=MemoryShare(gpu.id, Bytes(GIB)),
+        candidate=dataclasses.replace(one.candidate, size=size),
+    )
+    first = launch_for(wanted, resolved(), gpu, name="a-1")
+    assert first.cores == (0, 1)
+    assert cores_for(wanted, gpu, [first]) == (3, 4)
+
+
 def test_an_mps_share_is_told_to_the_driver() -> None:
     (gpu,) = fake_gpus("a100-80gb")
     share = MpsShare(gpu.id, Bytes(GIB), sm_percent=30)

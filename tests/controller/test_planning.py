@@ -5,14 +5,29 @@ from collections.abc import Iterator
 
 import pytest
 
-from partitiond.controller.planning import PlanDesk, PlanOptions, Situation, without_model
-from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError
-from partitiond.core.plan import Infeasible, Plan
+from partitiond.controller.engines import Engine
+from partitiond.controller.planning import (
+    PlanDesk,
+    PlanOptions,
+    Situation,
+    planning_devices,
+    without_model,
+)
+from partitiond.core.architecture import Architecture
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
+from partitiond.core.partition import MemoryShare
+from partitiond.core.plan import Infeasible, Placement, Plan
+from partitiond.core.plan_answers import PlanProgress, PlanQuestion
+from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import fake_gpus
+from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
+from partitiond.planner.progress import OnProgress
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import FakeClock
+from tests.controller.fakes import POLICY, FakeClock, FakeRunner
 from tests.controller.samples import cpu, measured_profile, placement, plan, record
 
 
@@ -107,3 +122,93 @@ def test_a_plan_without_a_model_leaves_the_others_where_they_are() -> None:
     smaller = without_model(both, "a", "plan-2", "now")
     assert smaller.placements == (placement("b-1", [1]),)
     assert smaller.id == "plan-2"
+
+
+def engine(of: Placement) -> Engine:
+    """An engine that runs."""
+    return Engine(
+        of.replica_id,
+        of,
+        runner=FakeRunner(ready_at_once=True),
+        clock=FakeClock(),
+        policy=POLICY,
+        note=lambda *_: None,
+        wake=lambda: None,
+    )
+
+
+def test_what_our_own_engines_use_is_free_to_plan_with() -> None:
+    host = dataclasses.replace(cpu(), free_bytes=Bytes(2 * GIB))
+    (gpu,) = fake_gpus("l4-24gb")
+    gpu = dataclasses.replace(gpu, free_bytes=Bytes(4 * GIB))
+    share = MemoryShare(gpu.id, Bytes(8 * GIB))
+    on_gpu = dataclasses.replace(placement("b-1"), device_id=gpu.id, partition=share)
+    engines = [(engine(placement("a-1")), 3 * GIB), (engine(on_gpu), GIB)]
+    planned, planned_gpu = planning_devices([host, gpu], engines)
+    assert planned.free_bytes == 6 * GIB
+    assert planned_gpu.free_bytes == 12 * GIB
+
+
+async def test_what_if_is_answered_beside_the_plan_and_only_the_plan_can_be_applied(
+    store: Store,
+) -> None:
+    here = desk(store)
+    question = PlanQuestion(what_if=("demand a=1000/s", "objective max-goodput"))
+    preview = await here.preview(situation(here), None, question)
+    changes = [one.change for one in preview.answers.what_if]
+    assert changes == ["demand a=1000/s", "objective max-goodput"]
+    for one in preview.answers.what_if:
+        assert one.plan is not None
+        assert one.plan.id.startswith(f"{preview.plan.id}.")
+        with pytest.raises(NotFoundError):
+            here.recall(one.plan.id, situation(here), None)
+    assert here.recall(preview.plan.id, situation(here), None) == preview
+
+
+async def test_a_what_if_of_something_that_is_not_there_is_refused(store: Store) -> None:
+    here = desk(store)
+    with pytest.raises(InputError, match="no model 'b'"):
+        await here.preview(situation(here), None, PlanQuestion(what_if=("demand b=1",)))
+
+
+async def test_starts_that_were_seen_say_how_long_it_takes(store: Store) -> None:
+    for at, kind in (("00", "engine-starting"), ("12", "engine-ready")):
+        store.add_event(f"2030-01-01T00:00:{at}Z", kind, "a-1", "starts a.")
+    here = desk(store)
+    takes = (await here.preview(situation(here), None)).answers.diff
+    assert takes is not None
+    assert {(step.seconds, step.measured) for step in takes.steps} == {(12.0, True)}
+
+
+async def test_progress_is_told_step_by_step(store: Store) -> None:
+    told: list[PlanProgress] = []
+
+    async def solving(
+        request: PlanRequest, on_progress: OnProgress | None = None
+    ) -> Plan | Infeasible:
+        return solve(request, on_progress)
+
+    here = PlanDesk(store=store, clock=FakeClock(), solve=solving, options=PlanOptions())
+    question = PlanQuestion(what_if=("demand a=1/s",))
+    await here.preview(situation(here), None, question, told.append)
+    assert {progress.title for progress in told} == {"the plan", "demand a=1/s"}
+    assert {progress.steps for progress in told} == {2}
+
+
+async def test_a_kind_of_device_that_is_not_here_is_planned_from_estimates(store: Store) -> None:
+    async def architecture_of(spec: ModelSpec) -> Architecture:
+        entry = entry_of(ModelSource(SourceKind.CONFIG, "opt-125m"))
+        assert entry is not None
+        return entry.architecture
+
+    here = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        solve=solved,
+        options=PlanOptions(time_limit_seconds=1.0),
+        architecture_of=architecture_of,
+    )
+    question = PlanQuestion(what_if=("+1 l4-24gb; demand a=30/s",))
+    (one,) = (await here.preview(situation(here), None, question)).answers.what_if
+    assert one.plan is not None
+    assert any(p.candidate.hardware == "l4-24gb" for p in one.plan.placements)

@@ -165,10 +165,11 @@ def test_its_step_time_gives_back_its_points() -> None:
     wanted = subject(workload=Workload(256, 32))
     profile = predict(known, wanted)
     assert profile.step_time is not None
+    # Linear in the batch, where a slot alone misses no step and one among others does.
     for point in profile.points:
         assert predict_output_tokens_per_s(
             profile.step_time, wanted.workload, point.batch
-        ) == pytest.approx(point.output_tokens_per_s, rel=0.01)
+        ) == pytest.approx(point.output_tokens_per_s, rel=0.03)
 
 
 def test_memory_bounds_the_batches() -> None:

@@ -9,7 +9,7 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import DeviceKind, SharingMode
 from partitiond.core.units import GIB, MIB
-from partitiond.devices.cpu import discover_cpu, hardware_key
+from partitiond.devices.cpu import core_nodes, discover_cpu, hardware_key
 
 MEMINFO = (
     f"MemTotal: {64 * 1024 * 1024} kB\nMemFree: 1024 kB\nMemAvailable: {48 * 1024 * 1024} kB\n"
@@ -130,3 +130,27 @@ def test_more_memory_than_there_is_changes_nothing(tmp_path: Path) -> None:
 )
 def test_the_hardware_key_names_model_and_cores(name: str, cores: int, key: str) -> None:
     assert hardware_key(name, cores) == key
+
+
+@pytest.mark.parametrize(
+    ("lists", "cores", "nodes"),
+    [
+        ({"node0": "0-1,8", "node1": "2-3"}, (0, 1, 2, 8), ((0, 1, 8), (2,))),
+        ({"node0": "0-3"}, (0, 1, 2, 3), ((0, 1, 2, 3),)),
+        ({"node0": "0-1", "node10": "4", "node2": "2-3"}, (0, 3, 4), ((0,), (3,), (4,))),
+        ({"node0": "0-1"}, (0, 1, 2), ()),
+        ({"node0": "nonsense"}, (0,), ()),
+        ({}, (0,), ()),
+    ],
+)
+def test_cores_by_numa_node_where_the_kernel_tells_all(
+    tmp_path: Path,
+    lists: dict[str, str],
+    cores: tuple[int, ...],
+    nodes: tuple[tuple[int, ...], ...],
+) -> None:
+    for name, text in lists.items():
+        folder = tmp_path / "sys/devices/system/node" / name
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(f"{text}\n", encoding="utf-8")
+    assert core_nodes(cores, tmp_path) == nodes

@@ -120,9 +120,12 @@ def test_the_cheaper_of_two_kinds_is_used() -> None:
     model = want(
         "a", point("a", 8, 10, sm=50), point("a", 4, 10, sm=50, hardware="l4-24gb"), rate=4
     )
-    made = plan(PlanRequest((gpu("a100", price_per_hour=2.0), small), (model,)))
+    devices = (gpu("a100", price_per_hour=2.0), small)
+    made = plan(PlanRequest(devices, (model,)))
     assert made.placements[0].device_id == "l4"
-    assert made.certificate.value == pytest.approx(0.5)
+    assert made.certificate.value == 1
+    priced = plan(PlanRequest(devices, (model,), objective=Objective.MIN_PRICE))
+    assert priced.certificate.value == pytest.approx(0.5)
 
 
 def test_a_device_of_its_own_is_shared_with_nobody() -> None:

@@ -10,6 +10,7 @@ import pytest
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
+from partitiond.planner.progress import Progress
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
@@ -50,4 +51,41 @@ async def test_a_cancelled_solve_leaves_no_process() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert set(multiprocessing.active_children()) == before
+
+
+def many(count: int, seconds: float) -> PlanRequest:
+    models = tuple(
+        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=40)
+        for i in range(count)
+    )
+    devices = tuple(gpu(f"g{i}") for i in range(count))
+    return PlanRequest(devices, models, time_limit_seconds=seconds)
+
+
+async def test_progress_comes_from_the_other_process() -> None:
+    told: list[Progress] = []
+    plan = await solve_in_process(many(60, 4), 60, on_progress=told.append)
+    assert isinstance(plan, Plan)
+    assert told
+    values = [p.value for p in told if p.value is not None]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] >= plan.certificate.value
+
+
+async def test_asked_to_stop_it_answers_with_the_best_so_far() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    began = time.monotonic()
+    plan = await solve_in_process(many(60, 300), 300, stop=stop)
+    assert isinstance(plan, Plan)
+    assert plan.placements
+    assert time.monotonic() - began < 60
+
+
+async def test_a_solve_beyond_its_memory_says_so_and_leaves_no_process() -> None:
+    before = set(multiprocessing.active_children())
+    with pytest.raises(PlannerFailedError, match="without an answer") as caught:
+        await solve_in_process(many(400, 30), 60, memory_limit_bytes=60 * 2**20)
+    assert "60 MiB" in caught.value.hint
     assert set(multiprocessing.active_children()) == before

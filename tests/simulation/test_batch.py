@@ -102,3 +102,44 @@ def test_a_removed_sequence_frees_its_place_at_once() -> None:
 
 def test_nothing_to_do_is_no_step() -> None:
     assert Batch(1, 1, 1).next_step() is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=20),
+    st.integers(1, 8),
+    st.integers(100, 400),
+)
+def test_a_leap_of_steps_that_are_alike_is_the_same_as_single_steps(
+    lengths: list[tuple[int, int]], max_sequences: int, kv_tokens: int
+) -> None:
+    single, leaping = (Batch(max_sequences, 32, kv_tokens) for _ in range(2))
+    of_single = [Sequence(*pair) for pair in lengths]
+    of_leaping = [Sequence(*pair) for pair in lengths]
+    for batch, sequences in ((single, of_single), (leaping, of_leaping)):
+        for sequence in sequences:
+            batch.add(sequence)
+    while (step := leaping.next_step()) is not None:
+        times = leaping.steps_alike(step)
+        leaping.finish_step(step, times)
+        for done in range(times):
+            one = single.next_step()
+            assert one is not None
+            assert (one.decoding, one.prefill_tokens) == (step.decoding, step.prefill_tokens)
+            assert one.kv_tokens == step.kv_tokens + done * step.decoding
+            single.finish_step(one)
+        assert [s.generated for s in of_leaping] == [s.generated for s in of_single]
+        assert leaping.held_tokens == single.held_tokens
+        assert leaping.preemptions == single.preemptions
+    assert single.next_step() is None
+
+
+def test_what_is_held_is_what_the_running_ones_hold() -> None:
+    batch = Batch(3, 16, 60)
+    sequences = [Sequence(10 + i, 8 + i) for i in range(6)]
+    for sequence in sequences:
+        batch.add(sequence)
+    while (step := batch.next_step()) is not None:
+        batch.finish_step(step)
+        known = [s for s in sequences if 0 < s.generated < s.output_tokens and s.read]
+        assert batch.held_tokens >= sum(s.read for s in known)
+    assert batch.held_tokens == 0

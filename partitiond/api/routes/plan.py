@@ -1,9 +1,14 @@
 """/plan: what would run, what shall run."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
+from fastapi import APIRouter, Header, Request, Response
+
+from partitiond.api.plan_schemas import PlanBody
+from partitiond.api.plan_stream import OPENAPI, plan_events, wants_stream
 from partitiond.api.replies import Service, problems, reply
-from partitiond.api.schemas import ApplyBody, PlanBody
+from partitiond.api.schemas import ApplyBody
+from partitiond.api.streams import EventStream
 from partitiond.core.errors import NotFoundError
 from partitiond.core.plan import Plan
 from partitiond.ports import PlanPreview
@@ -33,13 +38,26 @@ async def get_plan(service: Service) -> Response:
     operation_id="previewPlan",
     summary="Make a plan (dry run)",
     response_model=PlanPreview,
+    responses=OPENAPI,
 )
-async def preview_plan(service: Service, body: PlanBody | None = None) -> Response:
+async def preview_plan(
+    service: Service,
+    request: Request,
+    body: PlanBody | None = None,
+    accept: Annotated[
+        str, Header(description="text/event-stream: progress as it happens, then the plan.")
+    ] = "",
+) -> Response:
     """Plan for what is registered, and what applying it would change. Nothing is changed.
 
-    `infeasible` says why there is no plan and what would make it fit.
+    `infeasible` says why there is no plan and what would make it fit; `answers` holds what else
+    was asked: alternatives beside the plan, what each constraint costs, why a model is where it
+    is, and what would make everything fit. Each further plan takes up to half of the time limit.
     """
-    return reply(await service.plan((body or PlanBody()).objective))
+    question = (body or PlanBody()).to_question()
+    if wants_stream(accept):
+        return EventStream(plan_events(lambda take: service.plan(question, take), request.url.path))
+    return reply(await service.plan(question))
 
 
 @router.post(

@@ -50,6 +50,9 @@ class MigProfile:
 MIG_MEMORY_SLICES = 8
 """Memory slices of every GPU in the catalog that offers MIG."""
 
+MIG_COMPUTE_SLICES = 7
+"""Compute slices of the same."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CpuFigures:
@@ -152,6 +155,7 @@ class Device:
         occupied_slices: memory slices, 0..7, under GPU instances that are not ours.
         idle_watts: draw without load; None for what is known of the hardware.
         max_watts: its power limit; None for what is known of the hardware.
+        core_nodes: the same cores by NUMA node; empty where the nodes are not known.
     """
 
     id: str
@@ -174,6 +178,7 @@ class Device:
     occupied_slices: tuple[int, ...] = ()
     idle_watts: float | None = None
     max_watts: float | None = None
+    core_nodes: tuple[tuple[int, ...], ...] = ()
 
 
 def headroom_bytes(total_bytes: int) -> int:

@@ -14,6 +14,7 @@ from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.devices import check_device, check_hosts
 from partitiond.planner.check.figures import device_level, rates_of
 from partitiond.planner.check.models import check_model, check_slo
+from partitiond.planner.check.rules import check_rules
 
 __all__ = ["check_plan"]
 
@@ -44,6 +45,7 @@ def check_plan(
     for demand in demands.values():
         found.extend(check_model(plan, demand, rates.get(demand.model, 0.0)))
         found.extend(check_slo(plan, demand, levels))
+        found.extend(check_rules(plan, demand, levels))
     found.extend(check_certificate(plan, demands, rates))
     return tuple(found)
 

@@ -3,38 +3,165 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from partitiond.core.plan import ModelDemand, Objective, Plan, Status
+from partitiond.core.costs import idle_watts, max_watts
+from partitiond.core.hardware import Device, headroom_bytes
+from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan, Status
 from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+
+SLACK_BYTES = 1 << 30
+"""Less room than this beside a replica does not show that it would have fitted."""
 
 
 def check_certificate(
-    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
+    plan: Plan,
+    demands: Mapping[str, ModelDemand],
+    rates: Mapping[str, float],
 ) -> Iterator[str]:
-    """Claims that the plan's own figures do not bear out."""
+    """Claims that the plan's own figures do not bear out.
+
+    Args:
+        plan: the plan.
+        demands: what was asked for, by model.
+        rates: requests/s that each model gets.
+    """
     proof = plan.certificate
-    smallest = proof.objective is Objective.MIN_DEVICES
-    value = _cost(plan) if smallest else _goodput(demands, rates)
+    value = _value(plan, demands, rates)
+    if value is None:
+        yield f"the certificate speaks of {proof.objective}, but the power of a device is not known"
+        return
     slack = ABSOLUTE + RELATIVE * abs(value)
     if abs(value - proof.value) > slack:
         yield f"the certificate's value is {proof.value:.6g}, the plan's is {value:.6g}"
+    smallest = proof.objective.is_cost
     if (proof.bound - value if smallest else value - proof.bound) > slack:
         yield f"the plan's value {value:.6g} is better than its bound {proof.bound:.6g}"
     gap = abs(proof.bound - proof.value) / max(abs(proof.value), 1e-9)
-    if abs(gap - proof.gap) > 1e-6:
+    if abs(gap - proof.gap) > 1e-6 * max(1.0, gap):
         yield f"the certificate's gap is {proof.gap:.6g}, its figures give {gap:.6g}"
     if proof.status is Status.OPTIMAL and gap > 1e-4:
         yield f"the certificate says optimal with a gap of {gap:.2%}"
+    yield from _check_best(plan, slack)
+    if smallest:
+        yield from _check_served(plan, demands, rates)
+    if proof.objective in {Objective.MAX_MIN, Objective.MAX_HEADROOM} and proof.value > 0:
+        yield from _check_left_out(plan, demands)
 
 
-def _cost(plan: Plan) -> float:
+def _check_best(plan: Plan, slack: float) -> Iterator[str]:
+    """The best value known lies between the plan's and the bound."""
+    proof = plan.certificate
+    if proof.best_value is None:
+        return
+    sign = 1 if proof.objective.is_cost else -1
+    if sign * (proof.best_value - proof.value) > slack:
+        yield f"the best value known is {proof.best_value:.6g}, the plan's own {proof.value:.6g}"
+    if sign * (proof.bound - proof.best_value) > slack:
+        yield f"the best value known {proof.best_value:.6g} is better than the bound"
+
+
+def _value(
+    plan: Plan,
+    demands: Mapping[str, ModelDemand],
+    rates: Mapping[str, float],
+) -> float | None:
+    """The objective's value of the plan; None where a device's power is not known."""
     used = {p.device_id for p in plan.placements}
-    return math.fsum(d.price_per_hour for d in plan.devices if d.id in used)
+    devices = [d for d in plan.devices if d.id in used]
+    match plan.certificate.objective:
+        case Objective.MIN_DEVICES:
+            return float(len(devices))
+        case Objective.MIN_PRICE:
+            return math.fsum(d.price_per_hour for d in devices)
+        case Objective.MIN_POWER:
+            return _sum([max_watts(d) for d in devices])
+        case Objective.MIN_ENERGY:
+            replicas = [_charge(p.candidate, demands[p.model]) for p in plan.placements]
+            return _sum([*(idle_watts(d) for d in devices), *replicas])
+        case Objective.MAX_GOODPUT:
+            return _goodput(demands, rates)
+        case _:
+            return _smallest_share(plan, demands, rates)
+
+
+def _sum(watts: list[float | None]) -> float | None:
+    known = [w for w in watts if w is not None]
+    return math.fsum(known) if len(known) == len(watts) else None
+
+
+def _charge(c: Candidate, demand: ModelDemand) -> float | None:
+    """Watts of one replica: busy for its part of the demand, served by the fewest of its kind."""
+    planned, fewest = demand.demand.planned_req_per_s, max(1, demand.min_replicas)
+    if c.watts is None or planned is None:
+        return c.watts
+    while fewest * c.capacity_req_per_s < planned * (1 - 1e-9):
+        fewest = max(fewest + 1, math.floor(planned / c.capacity_req_per_s))
+    return c.watts * planned / (fewest * c.capacity_req_per_s)
 
 
 def _goodput(demands: Mapping[str, ModelDemand], rates: Mapping[str, float]) -> float:
     """Weighted planned requests/s; models without a rate count only where none has one."""
     rated = [d for d in demands.values() if d.demand.planned_req_per_s is not None]
     return math.fsum(
-        d.demand.weight * min(rates.get(d.model, 0.0), d.demand.planned_req_per_s or math.inf)
+        d.planned_weight * min(rates.get(d.model, 0.0), d.demand.planned_req_per_s or math.inf)
         for d in rated or demands.values()
+    )
+
+
+def _smallest_share(
+    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
+) -> float:
+    """Of max-min and max-headroom, over the models that hold a replica.
+
+    0 is a value, too, where somebody holds none.
+    """
+    placed = {p.model for p in plan.placements}
+    if plan.certificate.value == 0 and not placed.issuperset(demands):
+        return 0.0
+    there = [d for d in demands.values() if d.model in placed]
+    rated = [d for d in there if d.demand.planned_req_per_s is not None]
+    shares = []
+    for d in rated or there:
+        share = rates[d.model] / (d.demand.planned_req_per_s or 1.0)
+        if plan.certificate.objective is Objective.MAX_MIN:
+            share = (min(1.0, share) if rated else share) / d.planned_weight
+        shares.append(share)
+    return min(shares, default=0.0)
+
+
+def _check_served(
+    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
+) -> Iterator[str]:
+    """A cost is that of serving everything that fits any device at all."""
+    for u in plan.unplaced:
+        demand = demands[u.model]
+        if rates.get(u.model, 0.0) > 0 and (u.missing_req_per_s or 0.0) > ABSOLUTE:
+            yield (
+                f"the certificate speaks of {plan.certificate.objective}, but "
+                f"{demand.model} is served in part only"
+            )
+
+
+def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
+    """A model may be left out of the smallest share only where it fits no device at all."""
+    placed = {p.model for p in plan.placements}
+    for d in demands.values():
+        if d.model not in placed and any(_surely_fits(d, device) for device in plan.devices):
+            yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
+
+
+def _surely_fits(demand: ModelDemand, device: Device) -> bool:
+    """Whether a replica fits the empty device by a wide margin; rules are not looked at."""
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    usable -= headroom_bytes(device.memory_bytes) + SLACK_BYTES
+    if device.cordoned or demand.rules.only_on or demand.rules.near:
+        return False
+    return demand.slo is None and any(
+        c.hardware == device.hardware
+        and c.size.mode in device.modes
+        and not c.size.mig_profile
+        and c.memory_bytes <= usable
+        and c.size.cores <= (len(device.cores) or c.size.cores)
+        and not device.occupied_sm_percent
+        and not c.host_memory_bytes
+        for c in demand.candidates
     )

@@ -8,6 +8,7 @@ from partitiond.core.partition import CpuCores, MigSlice, MpsShare
 from partitiond.core.plan import ModelDemand, Placement, Plan
 from partitiond.core.spec import Isolation
 from partitiond.core.units import format_bytes
+from partitiond.planner.check.instances import check_instances
 
 
 def check_device(
@@ -25,19 +26,43 @@ def check_device(
     for p in here:
         yield from _check_placement(device, p)
     mode = here[0].partition.mode
-    if len(here) > MAX_REPLICAS_PER_DEVICE[mode]:
-        yield f"{device.id} holds {len(here)} replicas, {mode} allows {_limit(mode)}"
-    alone = [p for p in here if demands[p.model].isolation is Isolation.DEVICE]
-    if alone and len(here) > 1:
-        yield f"{alone[0].replica_id} wants a device of its own and shares {device.id}"
+    yield from _check_numbers(device, here, mode)
+    yield from _check_isolation(device, here, demands)
     if level is None:
         yield f"{device.id} is shared by so many that no level of interference covers it"
-    yield from _check_memory(device, here, mode)
+    if mode is SharingMode.MIG:
+        yield from check_instances(device, here)
+    else:
+        yield from _check_memory(device, here, mode)
     yield from _check_compute(device, here)
 
 
-def _limit(mode: SharingMode) -> int:
-    return MAX_REPLICAS_PER_DEVICE[mode]
+def _check_numbers(device: Device, here: tuple[Placement, ...], mode: SharingMode) -> Iterator[str]:
+    """Whether replicas may be here at all, in this mode, and so many of them."""
+    limit = MAX_REPLICAS_PER_DEVICE[mode]
+    if len(here) > limit:
+        yield f"{device.id} holds {len(here)} replicas, {mode} allows {limit}"
+    if device.cordoned:
+        yield f"{device.id} is cordoned and holds {len(here)} replicas"
+    if device.max_replicas is not None and len(here) > device.max_replicas:
+        yield f"{device.id} holds {len(here)} replicas, it allows {device.max_replicas}"
+    if device.occupied_slices and mode is not SharingMode.MIG:
+        yield f"{device.id} is cut by MIG for others and cannot be used in mode {mode}"
+    if device.occupied_sm_percent and mode is not SharingMode.MPS:
+        yield f"{device.id} is used by others under MPS and cannot be used in mode {mode}"
+
+
+def _check_isolation(
+    device: Device, here: tuple[Placement, ...], demands: Mapping[str, ModelDemand]
+) -> Iterator[str]:
+    """Who wants a device of its own has it; who wants hardware between has that or an instance."""
+    crowded = len(here) > 1 or device.occupied_slices or device.occupied_sm_percent
+    for p in here:
+        isolation = demands[p.model].isolation
+        if isolation is Isolation.DEVICE and crowded:
+            yield f"{p.replica_id} wants a device of its own and shares {device.id}"
+        if isolation is Isolation.HARDWARE and crowded and not isinstance(p.partition, MigSlice):
+            yield f"{p.replica_id} wants hardware isolation and shares {device.id}"
 
 
 def _check_placement(device: Device, p: Placement) -> Iterator[str]:
@@ -79,8 +104,12 @@ def _check_memory(device: Device, here: tuple[Placement, ...], mode: SharingMode
 
 def _check_compute(device: Device, here: tuple[Placement, ...]) -> Iterator[str]:
     percent = sum(p.candidate.size.sm_percent for p in here if isinstance(p.partition, MpsShare))
-    if percent > 100:
-        yield f"{device.id} gives away {percent} % of its SMs"
+    if percent and percent + device.occupied_sm_percent > 100:
+        others = f" beside the {device.occupied_sm_percent} % of others"
+        yield (
+            f"{device.id} gives away {percent} % of its SMs"
+            f"{others if device.occupied_sm_percent else ''}"
+        )
     taken: dict[int, str] = {}
     for p in here:
         for core in p.partition.cores if isinstance(p.partition, CpuCores) else ():

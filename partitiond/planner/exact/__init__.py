@@ -1,9 +1,11 @@
 """The same question as CP-SAT, for small instances, hinted with the best packing so far.
 
-One builder per constraint, in `devices` and `demands`; `solve_exact` only assembles.
+One builder per constraint, in `devices`, `demands` and `rules`; `solve_exact` only assembles.
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
@@ -18,11 +20,22 @@ from partitiond.planner.exact.objectives import (
     reference_rate,
     total_cost,
 )
+from partitiond.planner.exact.rules import add_rules
+from partitiond.planner.exact.scale import Scale, maximise_scale
 from partitiond.planner.exact.variables import Variables, make_variables, variable_count
 from partitiond.planner.instance import PRICE_SCALE, Instance
 from partitiond.planner.packing import Packing
+from partitiond.planner.ties import twins
 
-__all__ = ["MAX_VARIABLES", "Exact", "Goal", "reference_rate", "solve_exact", "variable_count"]
+__all__ = [
+    "MAX_VARIABLES",
+    "Exact",
+    "Goal",
+    "Scale",
+    "reference_rate",
+    "solve_exact",
+    "variable_count",
+]
 
 MAX_VARIABLES: Final = 8_000
 """Integer variables up to which CP-SAT is worth its start on one core."""
@@ -52,6 +65,9 @@ def solve_exact(
     *,
     deterministic_seconds: float,
     cost_limit: int = 0,
+    scale: Scale | None = None,
+    floors: Mapping[int, int] | None = None,
+    wall_seconds: float = math.inf,
 ) -> Exact:
     """Solve for one goal on some of the devices.
 
@@ -63,6 +79,9 @@ def solve_exact(
         deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
             that, for machines too slow or busy to be deterministic on.
         cost_limit: for `Goal.SHARE`: what the devices may cost, in 1 / PRICE_SCALE.
+        scale: for `Goal.SCALE`: what the factor is about.
+        floors: for `Goal.GOODPUT`: rates that models get at least, in 1 / RATE_SCALE.
+        wall_seconds: the clock's limit, where the answer may depend on it.
     """
     model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
     variables = make_variables(model, instance, devices)
@@ -70,8 +89,11 @@ def solve_exact(
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
     add_order(model, instance, variables)
+    add_rules(model, instance, variables)
     if goal is Goal.GOODPUT:
-        unit = maximise_goodput(model, instance, variables)
+        unit = maximise_goodput(model, instance, variables, floors)
+    elif scale is not None:
+        unit = maximise_scale(model, instance, variables, scale)
     else:
         add_demands(model, instance, variables)
         if goal is Goal.COST:
@@ -84,10 +106,12 @@ def solve_exact(
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = instance.request.seed
     solver.parameters.max_deterministic_time = deterministic_seconds
-    solver.parameters.max_time_in_seconds = 6 * deterministic_seconds
+    solver.parameters.max_time_in_seconds = min(6 * deterministic_seconds, wall_seconds)
     outcome = solver.solve(model)
     packing, status = _read(instance, variables, solver, outcome)
     bound = solver.best_objective_bound * unit if packing and goal is not Goal.SHARE else None
+    if bound is not None and goal is Goal.SCALE:
+        bound += unit  # the factor is cut into steps: the next one is out of reach
     return Exact(status, packing, bound)
 
 
@@ -105,11 +129,11 @@ def _add_hint(model: cp_model.CpModel, variables: Variables, hint: Packing) -> N
 
 
 def _hint_order(hint: Packing, devices: list[int]) -> dict[int, int]:
-    """Which load of the hint goes to which device, so that used ones come first in each group."""
+    """Which load of the hint goes to which device, so that used ones come first among twins."""
     order: dict[int, int] = {}
-    for group in hint.instance.groups:
-        here = [i for i in group.bins if i in devices]
-        filled = [i for i in group.bins if hint.loads[i].items]
+    for bins in twins(hint.instance):
+        here = [i for i in bins if i in devices]
+        filled = [i for i in bins if hint.loads[i].items]
         order.update(zip(here, filled, strict=False))
     return order
 

@@ -1,11 +1,19 @@
 """Limits of devices, and of what devices of one host share."""
 
+import collections
 import itertools
+from typing import Any
 
 from ortools.sat.python import cp_model
 
+from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
+from partitiond.core.mig import Geometry
 from partitiond.planner.exact.variables import Variables
-from partitiond.planner.instance import Instance
+from partitiond.planner.instance import Instance, Item
+from partitiond.planner.ties import twins
+
+Held = list[tuple[Any, Item]]
+"""Counts of items on one device that is run one way."""
 
 
 def add_device_limits(
@@ -21,10 +29,13 @@ def add_device_limits(
         number = sum(count for count, _ in here)
         model.add(number <= option.max_items * run)
         model.add(number >= run)
-        memory = instance.memory(group, option)
-        model.add(sum(count * it.memory_mib for count, it in here) <= memory * run)
+        if option.geometry is None:
+            memory = instance.memory(group, option)
+            model.add(sum(count * it.memory_mib for count, it in here) <= memory * run)
+        else:
+            _add_geometry(model, option.geometry, here, run)
         if any(it.sm for _, it in here):
-            model.add(sum(count * it.sm for count, it in here) <= 100 * run)
+            model.add(sum(count * it.sm for count, it in here) <= group.sm_percent * run)
         if group.cores:
             model.add(sum(count * it.cores for count, it in here) <= group.cores * run)
         busy = sum(count * it.busy for count, it in here)
@@ -38,6 +49,34 @@ def add_device_limits(
         model.add(size == number)
         model.add_element(size, option.busy_limit, limit)
         model.add(busy <= limit)
+
+
+def _add_geometry(model: cp_model.CpModel, geometry: Geometry, here: Held, run: Any) -> None:
+    """The instances form a set that can be placed.
+
+    The sets are a table over the numbers of instances by MIG profile. That they take no more
+    slices than there are follows from it, and is said as well: it tightens the relaxation.
+    """
+    by_profile: dict[int, list[Any]] = collections.defaultdict(list)
+    for count, it in here:
+        position = geometry.index(it.mig_profile)
+        assert position is not None, "an item of another geometry is not among what fits"
+        by_profile[position].append(count)
+    used = sorted(by_profile)
+    totals = []
+    for position in used:
+        most = geometry.profiles[position].max_instances
+        total = model.new_int_var(0, most, "")
+        model.add(total == sum(by_profile[position]))
+        totals.append(total)
+    allowed = sorted({tuple(counts[position] for position in used) for counts in geometry.sets})
+    model.add_allowed_assignments(totals, allowed)
+    memory = [geometry.profiles[position].memory_slices for position in used]
+    compute = [geometry.profiles[position].compute_slices for position in used]
+    free = MIG_MEMORY_SLICES - len(geometry.occupied)
+    model.add(sum(n * size for n, size in zip(totals, memory, strict=True)) <= free * run)
+    slices = zip(totals, compute, strict=True)
+    model.add(sum(n * size for n, size in slices) <= MIG_COMPUTE_SLICES * run)
 
 
 def add_pools(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
@@ -54,7 +93,7 @@ def add_pools(model: cp_model.CpModel, instance: Instance, variables: Variables)
 
 def add_order(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
     """Of interchangeable devices, earlier ones are used first. (Ordering by load was worse.)"""
-    for group in instance.groups:
-        mine = [index for index in group.bins if index in variables.used]
+    for alike in twins(instance):
+        mine = [index for index in alike if index in variables.used]
         for earlier, later in itertools.pairwise(mine):
             model.add_implication(variables.used[later], variables.used[earlier])

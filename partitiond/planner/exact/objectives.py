@@ -1,6 +1,7 @@
 """What one solve is for."""
 
 import enum
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
@@ -20,18 +21,37 @@ class Goal(enum.Enum):
     """Cover everything at the least cost."""
     GOODPUT = "goodput"
     """Least numbers of replicas, then weighted requests/s."""
+    SCALE = "scale"
+    """The largest common factor of all demands, as `exact.scale` says."""
     SHARE = "share"
     """Cover everything at no more than a given cost; then even, weighted shares of the rest."""
 
 
 def total_cost(instance: Instance, variables: Variables) -> Any:
-    """Cost of the devices in use, in 1 / PRICE_SCALE."""
+    """Cost of the devices in use and of what is on them, in 1 / PRICE_SCALE."""
     groups = instance.groups
-    return sum(groups[instance.group_of[i]].price * used for i, used in variables.used.items())
+    devices = sum(groups[instance.group_of[i]].price * used for i, used in variables.used.items())
+    items = instance.items
+    return devices + sum(
+        items[item].cost * count
+        for (_, _, item), count in variables.count.items()
+        if items[item].cost
+    )
 
 
-def maximise_goodput(model: cp_model.CpModel, instance: Instance, variables: Variables) -> float:
+def maximise_goodput(
+    model: cp_model.CpModel,
+    instance: Instance,
+    variables: Variables,
+    floors: Mapping[int, int] | None = None,
+) -> float:
     """One replica of a least number is worth more than all requests together.
+
+    Args:
+        model: to build in.
+        instance: the question.
+        variables: of the model.
+        floors: rates that models get at least, in 1 / RATE_SCALE.
 
     Returns what one unit of the objective is at most, in weighted requests/s.
     """
@@ -56,6 +76,9 @@ def maximise_goodput(model: cp_model.CpModel, instance: Instance, variables: Var
         terms.append(-replica * short)
         if need.max_replicas < 1_000_000:
             model.add(number <= need.max_replicas)
+        floor = (floors or {}).get(need.model, 0)
+        if floor:
+            model.add(sum(count * min(rate, floor) for count, rate in mine) >= floor)
         if need.model in most:
             served = model.new_int_var(0, most[need.model], f"served_{need.model}")
             model.add(served <= sum(count * rate for count, rate in mine))

@@ -41,8 +41,13 @@ def make_variables(model: cp_model.CpModel, instance: Instance, devices: list[in
 def most_copies(instance: Instance, group: Group, item: int) -> int:
     """Copies of one item that a device can hold at most."""
     it = instance.items[item]
-    limits = [group.memory_mib // max(1, it.memory_mib)]
-    limits += [100 // it.sm] if it.sm else []
+    geometry = next((o.geometry for o in group.options if o.geometry is not None), None)
+    position = None if geometry is None else geometry.index(it.mig_profile)
+    if geometry is not None and position is not None:
+        limits = [geometry.profiles[position].max_instances]
+    else:
+        limits = [group.memory_mib // max(1, it.memory_mib)]
+    limits += [group.sm_percent // it.sm] if it.sm else []
     limits += [group.cores // it.cores] if group.cores and it.cores else []
     return min(limits)
 

@@ -1,0 +1,181 @@
+"""Re-planning against planning afresh: `python -m bench.planner.replanning [--size 1000x512]`.
+
+A plan runs; then 10 % of the demands change (by U(0.5, 1.5)), or one GPU dies. Three plans are
+made of what is wanted then:
+
+    fresh      as if nothing ran, in --fresh seconds; its devices are then assigned so that the
+               most stays where it runs (the baseline)
+    soon       from what runs, within --soon seconds in all, moving at most --budget of the
+               replicas beyond those that must move
+    later      from what runs, in --later seconds, within the same budget
+
+Printed for each: wall-clock seconds with everything (the process start aside), the objective's
+value, its gap to the fresh plan's (below 0: better than that), and which share of the running
+replicas has to be loaded anew elsewhere (moved) or is stopped with nothing in its place. "reload
+ratio" is how many times as many replicas the fresh plan moves. All plans pass `check` before they
+count. The compiled parts are loaded once beforehand, as in a daemon's planner.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import time
+
+from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS, request
+from partitiond.core.plan import Plan, diff_plans
+from partitiond.planner.api import solve
+from partitiond.planner.assign import assign
+from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.running import running_packing, staying_items
+
+CHANGED = 0.1
+EVENTS = ("demands", "dead-gpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One plan made after the event."""
+
+    seconds: float
+    value: float
+    moved: float
+    stopped: float
+    optimal_gap: float
+
+
+def main() -> None:
+    """Run all events on all instances asked for."""
+    options = _options()
+    models, gpus = (int(n) for n in options.size.split("x"))
+    first = UNTOUCHED_SEEDS if options.untouched else TUNING_SEEDS
+    seeds = first[: options.seeds]
+    print(f"{models} models x {gpus} GPUs, seeds {seeds[0]}..{seeds[-1]}, move budget ", end="")
+    print(f"{options.budget:.0%} of what runs; load of the machine counts")
+    head = f"{'instance':>16} {'event':>9} {'plan':>6} {'seconds':>8} {'value':>10} {'to fresh':>9}"
+    print(f"{head} {'moved':>7} {'stopped':>8} {'reload ratio':>13}", flush=True)
+    for kind in ("slack", "over"):
+        _plan(request(kind, 100, 64, 1, 3.0))
+    rows = []
+    for kind in options.kinds.split(","):
+        for seed in seeds:
+            asked = request(kind, models, gpus, seed, options.fresh)
+            runs = _plan(asked)
+            print(f"{kind:>16} {'':>9} {'runs':>6} {'':>8} {runs.certificate.value:>10,.6g}")
+            for event in options.events.split(","):
+                rows.extend(_measure(options, asked, runs, event, f"{kind} {options.size} #{seed}"))
+    if options.json:
+        print(json.dumps(rows))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.planner.replanning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--size", default="1000x512", help="models x GPUs")
+    parser.add_argument("--kinds", default="slack,over")
+    parser.add_argument("--events", default=",".join(EVENTS))
+    parser.add_argument("--seeds", type=int, default=1, help="instances of each kind")
+    parser.add_argument("--untouched", action="store_true", help="the second set of seeds")
+    parser.add_argument("--fresh", type=float, default=60.0, help="seconds of a fresh plan")
+    parser.add_argument("--soon", type=float, default=2.5, help="seconds of the first new plan")
+    parser.add_argument("--later", type=float, default=30.0, help="seconds of the one after it")
+    parser.add_argument("--budget", type=float, default=0.03, help="share of what runs")
+    parser.add_argument("--json", action="store_true", help="the rows once more, as JSON")
+    return parser.parse_args()
+
+
+def _measure(
+    options: argparse.Namespace, asked: PlanRequest, runs: Plan, event: str, name: str
+) -> list[dict[str, object]]:
+    changed = _after(asked, event)
+    found = {
+        "fresh": _fresh(changed, runs, options.fresh),
+        "soon": _again(changed, runs, options.soon, options.budget),
+        "later": _again(changed, runs, options.later, options.budget),
+    }
+    sign = 1 if asked.objective.is_cost else -1
+    best = found["fresh"].value
+    rows: list[dict[str, object]] = []
+    for plan, outcome in found.items():
+        gap = sign * (outcome.value - best) / max(best, 1e-9)
+        ratio = found["fresh"].moved / max(outcome.moved, 1 / max(1, len(runs.placements)))
+        print(
+            f"{name:>16} {event:>9} {plan:>6} {outcome.seconds:>8.2f} {outcome.value:>10,.6g} "
+            f"{gap:>9.2%} {outcome.moved:>7.1%} {outcome.stopped:>8.1%} {ratio:>13.1f}",
+            flush=True,
+        )
+        rows.append({"instance": name, "event": event, "plan": plan, "gap": gap})
+        rows[-1] |= dataclasses.asdict(outcome)
+    return rows
+
+
+def _after(asked: PlanRequest, event: str) -> PlanRequest:
+    """What is wanted after the event."""
+    rng = random.Random(f"{event}-{asked.seed}")
+    if event == "dead-gpu":
+        dead = rng.randrange(len(asked.devices))
+        return dataclasses.replace(
+            asked, devices=tuple(d for n, d in enumerate(asked.devices) if n != dead)
+        )
+    changed = set(rng.sample(range(len(asked.models)), round(CHANGED * len(asked.models))))
+    return dataclasses.replace(
+        asked,
+        models=tuple(
+            dataclasses.replace(
+                m,
+                demand=dataclasses.replace(
+                    m.demand, req_per_s=(m.demand.req_per_s or 0.0) * rng.uniform(0.5, 1.5)
+                ),
+            )
+            if n in changed
+            else m
+            for n, m in enumerate(asked.models)
+        ),
+    )
+
+
+def _plan(asked: PlanRequest) -> Plan:
+    plan = solve(asked)
+    if not isinstance(plan, Plan):
+        raise SystemExit(f"no plan at all: {plan.reasons[0]}")
+    return plan
+
+
+def _fresh(changed: PlanRequest, runs: Plan, seconds: float) -> Outcome:
+    """A plan that knows nothing of what runs, assigned so that the most stays."""
+    asked = dataclasses.replace(changed, time_limit_seconds=seconds)
+    began = time.perf_counter()
+    plan = _plan(asked)
+    took = time.perf_counter() - began
+    # The plan's packing, made again from its placements as if they ran.
+    own = build_instance(dataclasses.replace(asked, running=plan.placements))
+    packing = running_packing(own, staying_items(own))
+    near = build_instance(dataclasses.replace(asked, running=runs.placements))
+    packing.instance = near
+    return _outcome(plan, runs, assign(near, packing), took)
+
+
+def _again(changed: PlanRequest, runs: Plan, seconds: float, budget: float) -> Outcome:
+    asked = dataclasses.replace(
+        changed,
+        running=runs.placements,
+        time_limit_seconds=seconds,
+        move_budget=budget,
+    )
+    began = time.perf_counter()
+    plan = _plan(asked)
+    return _outcome(plan, runs, plan.placements, time.perf_counter() - began)
+
+
+def _outcome(plan: Plan, runs: Plan, placements: tuple[object, ...], seconds: float) -> Outcome:
+    diff = diff_plans(runs.placements, placements)  # type: ignore[arg-type]
+    there = max(1, len(runs.placements))
+    proof = plan.certificate
+    return Outcome(seconds, proof.value, len(diff.move) / there, len(diff.stop) / there, proof.gap)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Plans to replay: fleet files, the shipped measured profiles, the planner's benchmark."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from bench.planner.instances import NO_INTERFERENCE, TUNING_SEEDS, request
+from partitiond.core.architecture import Architecture
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.partition import CpuCores
+from partitiond.core.plan import (
+    Candidate,
+    Certificate,
+    Infeasible,
+    ModelForecast,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+)
+from partitiond.core.profile import OperatingPoint, Profile, ProfileKind, capacity_req_per_s
+from partitiond.core.spec import Demand, ModelSource, ModelSpec, SourceKind
+from partitiond.core.units import GIB, Bytes
+from partitiond.core.workload import Workload
+from partitiond.fleet import Fleet, load_fleet
+from partitiond.models.catalog import entry_of
+from partitiond.offline import plan_fleet
+from partitiond.planner.api import solve
+from partitiond.planner.candidates import candidates_for
+from partitiond.planner.instance import PlanRequest
+from partitiond.profile_files import profile_paths, read_profile
+from partitiond.simulation.comparison import Difference, Figure, differences_of
+from partitiond.simulation.models import (
+    EngineModel,
+    EngineOf,
+    ModelTraffic,
+    best_known,
+    engine_from_candidate,
+    engine_from_profile,
+)
+from partitiond.simulation.replay import Load, ReplayOptions, replay_plan
+
+INSTANCE_WORKLOAD = Workload(prompt_tokens=512, output_tokens=195)
+"""The instances state tokens/s and planned requests/s, not lengths. A planned rate is 0.8 X / E[O]
+less 5 %, so 256 tokens/s for each request/s are outputs of 195 tokens."""
+
+ESTIMATES = "estimates"
+MEASURED = "measured profiles"
+INSTANCES = "planner instances"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """A plan and what its replay needs.
+
+    Attributes:
+        source: where the figures of its candidates come from.
+        loads: under which it is replayed.
+    """
+
+    name: str
+    plan: Plan
+    traffic: tuple[ModelTraffic, ...]
+    engine_of: EngineOf
+    options: ReplayOptions
+    source: str
+    loads: tuple[Load, ...] = tuple(Load)
+    figures: tuple[Figure, ...] = tuple(Figure)
+
+
+# -- the simulator against measured profiles -------------------------------------------------
+
+
+def measured(paths: Sequence[Path]) -> list[Profile]:
+    """Measured profiles of models themselves, in the order of their files."""
+    found = [read_profile(path) for path in profile_paths(paths)]
+    return [p for p in found if p.kind is ProfileKind.MEASURED and not p.variant and p.points]
+
+
+def closed_loop(profile: Profile, point: OperatingPoint, seconds: float) -> Iterator[Difference]:
+    """One measured batch of a profile in simulated time: a plan of one replica, at full load."""
+    plan = _single(profile, point)
+    engine = engine_from_profile(profile, point.batch, profile.workload.longest_tokens)
+    found = replay_plan(
+        plan,
+        [ModelTraffic(profile.model, profile.workload)],
+        lambda _placement: engine,
+        Load.FULL,
+        ReplayOptions(seconds=seconds),
+    )
+    yield from differences_of(found)
+
+
+def _single(profile: Profile, point: OperatingPoint) -> Plan:
+    candidate = Candidate(
+        model=profile.model,
+        profile_id=profile.id,
+        profile_kind=profile.kind,
+        hardware=profile.hardware,
+        size=profile.size,
+        batch=point.batch,
+        memory_bytes=point.footprint_bytes,
+        kv_cache_bytes=profile.footprint.kv_cache_bytes,
+        capacity_req_per_s=capacity_req_per_s(profile, point),
+        output_tokens_per_s=point.output_tokens_per_s,
+        ttft_p95_seconds=point.ttft.p95,
+        tpot_p95_seconds=point.tpot.p95,
+    )
+    partition = CpuCores("cpu", point.footprint_bytes, tuple(range(profile.size.cores)))
+    forecast = ModelForecast(
+        profile.model, 1, candidate.capacity_req_per_s, None, None, None, profile.kind
+    )
+    return Plan(
+        id=profile.id,
+        placements=(Placement("engine", profile.model, "cpu", partition, candidate),),
+        devices=(),
+        forecasts=(forecast,),
+        unplaced=(),
+        certificate=Certificate(Objective.MAX_GOODPUT, 0, 0, 0, Status.FEASIBLE, "", 0.0),
+        explanation=(),
+        created_at="",
+    )
+
+
+# -- plans -----------------------------------------------------------------------------------
+
+
+def fleet_case(path: Path, given: argparse.Namespace) -> Case | None:
+    """The plan of a fleet file; None where it describes this host, or nothing fits."""
+    fleet = load_fleet(path)
+    if not fleet.devices or not fleet.models:
+        print(f"{path}: left out, it names no devices or no models")
+        return None
+    plan = plan_fleet(fleet, time_limit_seconds=given.plan_seconds, objective=_objective(fleet))
+    if isinstance(plan, Infeasible):
+        print(f"{path}: left out, there is no plan: {plan.reasons[0]}")
+        return None
+    specs = {spec.name: spec for spec in fleet.models}
+    engine_of = best_known(
+        specs,
+        {device.id: device for device in plan.devices},
+        architectures=lambda spec: architecture_of(fleet, spec),
+    )
+    return Case(path.name, plan, _traffic(fleet.models), engine_of, _options(given), ESTIMATES)
+
+
+def _objective(fleet: Fleet) -> Objective:
+    asked = dict(fleet.settings.get("planner", {})).get("objective", Objective.MIN_DEVICES)
+    return Objective(asked)
+
+
+def architecture_of(fleet: Fleet, spec: ModelSpec) -> Architecture | None:
+    """Numbers of the file, else of the catalog."""
+    entry = entry_of(spec.source)
+    known = entry.architecture if entry is not None else None
+    return fleet.architectures.get(spec.name) or known
+
+
+def measured_case(profiles: Sequence[Profile], given: argparse.Namespace) -> Case | None:
+    """A plan of the shipped profiles on the CPU they were measured on, for the most goodput."""
+    usable = [p for p in profiles if p.size.mode is SharingMode.CORES and p.size.cores == 1]
+    if not usable:
+        return None
+    hardware = usable[0].hardware
+    first: dict[str, Profile] = {}
+    for profile in usable:
+        if profile.hardware == hardware:
+            first.setdefault(profile.model, profile)
+    specs = [_spec(profile) for profile in first.values()]
+    devices = (_cpu(hardware, max(2, len(specs))),)
+    plan = solve(
+        PlanRequest(
+            devices=devices,
+            models=tuple(candidates_for(s, [first[s.name]], {hardware}) for s in specs),
+            objective=Objective.MAX_GOODPUT,
+            time_limit_seconds=given.plan_seconds,
+        )
+    )
+    if isinstance(plan, Infeasible):
+        print(f"the measured profiles make no plan: {plan.reasons[0]}")
+        return None
+    engine_of = best_known(
+        {spec.name: spec for spec in specs},
+        {device.id: device for device in devices},
+        profiles={profile.id: profile for profile in first.values()},
+    )
+    return Case(MEASURED, plan, _traffic(specs), engine_of, _options(given), MEASURED)
+
+
+def _spec(profile: Profile) -> ModelSpec:
+    return ModelSpec(
+        profile.model,
+        ModelSource(SourceKind.CONFIG, profile.model),
+        workload=profile.workload,
+        slo=profile.slo,
+        demand=Demand(),
+        min_replicas=1,
+    )
+
+
+def _cpu(hardware: str, cores: int) -> Device:
+    return Device(
+        id="cpu",
+        kind=DeviceKind.CPU,
+        hardware=hardware,
+        name="CPU",
+        host="host",
+        memory_bytes=Bytes(24 * GIB),
+        free_bytes=Bytes(24 * GIB),
+        cores=tuple(range(cores)),
+        modes=(SharingMode.CORES,),
+    )
+
+
+def instance_cases(given: argparse.Namespace) -> Iterator[Case]:
+    """The planner's benchmark plans; an engine is what its candidate says."""
+
+    def engine_of(placement: Placement) -> EngineModel:
+        return engine_from_candidate(placement.candidate, INSTANCE_WORKLOAD)
+
+    for size in given.sizes:
+        models, gpus = (int(part) for part in size.split("x"))
+        for kind in given.kinds:
+            for seed in TUNING_SEEDS[: given.seeds]:
+                asked = request(kind, models, gpus, seed, given.plan_seconds)
+                plan = solve(asked)
+                if isinstance(plan, Infeasible):
+                    continue
+                traffic = tuple(ModelTraffic(m.model, INSTANCE_WORKLOAD) for m in asked.models)
+                options = dataclasses.replace(_options(given), interference=NO_INTERFERENCE)
+                yield Case(
+                    f"{kind} {size} seed {seed}",
+                    plan,
+                    traffic,
+                    engine_of,
+                    options,
+                    INSTANCES,
+                    # Their engines are made of the very figures that full load would compare,
+                    # and all state the same latencies.
+                    (Load.DEMAND,),
+                    (Figure.SERVED,),
+                )
+
+
+def _traffic(specs: Iterable[ModelSpec]) -> tuple[ModelTraffic, ...]:
+    return tuple(ModelTraffic(spec.name, spec.workload, spec.slo) for spec in specs)
+
+
+def _options(given: argparse.Namespace) -> ReplayOptions:
+    return ReplayOptions(seconds=given.seconds, seed=given.seed)

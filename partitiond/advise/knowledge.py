@@ -1,0 +1,116 @@
+"""What is known of a model's speed and memory under the observed lengths, on the devices there are.
+
+A measured profile of exactly these lengths counts as it is. One of other lengths is carried over by
+`core.transfer` and counts as transferred. On partitions that nobody measured, the estimate stands
+in. The planner keeps the margins of each kind apart, and so does what is shown.
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from partitiond import __version__
+from partitiond.advise.identify import Known
+from partitiond.core.errors import PartitiondError, ProfileError, SpecError
+from partitiond.core.hardware import Device, hardware_for_key
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.transfer import Target, transfer_profile
+from partitiond.core.transfer_fit import Source, Subject, source_of
+from partitiond.offline import estimate, sizes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Knowledge:
+    """Profiles for one model, and what could not be used.
+
+    Attributes:
+        profiles: under the spec's name and workload.
+        notes: measured profiles that did not help, and why.
+    """
+
+    profiles: tuple[Profile, ...]
+    notes: tuple[str, ...]
+
+
+def profiles_for(
+    known: Known, devices: Sequence[Device], measured: Sequence[Profile], now: str
+) -> Knowledge:
+    """Profiles of a model for its observed lengths, on each kind of device.
+
+    Args:
+        known: the model.
+        devices: those there are.
+        measured: profiles at hand, of any model; those of this one on these devices are used.
+        now: ISO 8601, UTC.
+    """
+    kinds = {(d.hardware, d.memory_bytes, d.modes): d for d in devices}
+    estimated = [
+        estimate(known.spec, known.architecture, device, size, now)
+        for device in kinds.values()
+        for size in sizes(device)
+    ]
+    found, notes = _measured(known, {d.hardware for d in devices}, measured, now)
+    return Knowledge((*found, *estimated), tuple(notes))
+
+
+def _measured(
+    known: Known, hardware: set[str], measured: Sequence[Profile], now: str
+) -> tuple[list[Profile], list[str]]:
+    groups: dict[tuple[str, PartitionSize], list[Profile]] = collections.defaultdict(list)
+    for profile in measured:
+        mine = profile.model in (known.spec.name, *known.names) and not profile.variant
+        if mine and profile.hardware in hardware and not profile.structured_output:
+            groups[profile.hardware, profile.size].append(profile)
+    found, notes = [], []
+    for profiles in groups.values():
+        same = [p for p in profiles if p.workload == known.spec.workload]
+        if same:
+            found += [dataclasses.replace(p, model=known.spec.name) for p in same]
+            continue
+        try:
+            found += list(_carried(known, profiles, now))
+        except PartitiondError as error:
+            ids = ", ".join(p.id for p in profiles)
+            notes.append(f"{ids} does not help: {error.message}")
+    return found, notes
+
+
+def _carried(known: Known, profiles: Sequence[Profile], now: str) -> Iterator[Profile]:
+    """Measured profiles of one partition, carried to the observed lengths. Raises SpecError."""
+    usable = [p for p in profiles if p.kind is ProfileKind.MEASURED]
+    if not usable:
+        raise ProfileError(
+            "it was not measured itself, and says nothing about other lengths.",
+            hint="Give measured profiles.",
+        )
+    first = usable[0]
+    hardware = hardware_for_key(first.hardware)
+    sources: list[Source] = [
+        source_of(p, known.architecture, hardware)
+        for p in usable
+        if (p.dtype, p.kv_cache_dtype) == (first.dtype, first.kv_cache_dtype)
+    ]
+    like = sources[0].subject
+    if like.quantization != known.spec.engine.quantization:
+        raise SpecError("its weights are loaded in another way.", hint="Give others.")
+    subject: Subject = dataclasses.replace(
+        like, model=known.spec.name, workload=known.spec.workload
+    )
+    sources = [
+        dataclasses.replace(s, subject=dataclasses.replace(s.subject, model=known.spec.name))
+        for s in sources
+    ]
+    yield transfer_profile(
+        sources,
+        Target(subject, known.spec.max_model_len),
+        profile_id=_id(first, known),
+        created_at=now,
+        partitiond_version=__version__,
+    )
+
+
+def _id(profile: Profile, known: Known) -> str:
+    lengths = hashlib.sha256(known.spec.workload.key.encode()).hexdigest()[:8]
+    return f"advise-{known.spec.name}-{profile.hardware}-{profile.size.key}-{lengths}"

@@ -1,0 +1,210 @@
+"""Readings to what one engine did between the first and the last of them.
+
+Counters only grow while a process lives, so one that fell began again at zero with a new process:
+what it shows then is what happened since (as Prometheus' `increase` counts). A look that failed
+only makes the stretch around it longer.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from partitiond.advise.exposition import Scrape
+from partitiond.advise.readings import (
+    EMPTY,
+    ENDED,
+    HISTOGRAM_NAMES,
+    OUTPUT_TOKENS,
+    EngineKey,
+    Histogram,
+    Reading,
+    readings_of,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """Between two looks at one engine.
+
+    Attributes:
+        begin, end: seconds since the observation began.
+        arrivals: requests that came: those that ended, those more in flight than before, and
+            those that were refused.
+    """
+
+    begin: float
+    end: float
+    arrivals: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineWindow:
+    """What one engine did while it was watched.
+
+    Attributes:
+        key: which engine.
+        begin, end: first and last look, in seconds since the observation began.
+        looks: how many answered.
+        stretches: between neighbouring looks, in order.
+        ended, aborted, refused, preempted: requests.
+        prompt_tokens, output_tokens: of requests.
+        prefix_asked, prefix_found: prompt tokens looked for in the prefix cache, and found.
+        running: requests in the batch, at each look.
+        peak_in_flight: most requests at once at a look.
+        peak_kv_usage: largest share of the KV cache seen, 0..1; None where it is not told.
+        kv_tokens: what the KV cache holds; 0 where it is not told.
+        restarts: processes that began anew in between.
+        histograms: of what happened in between, by the keys of `readings.HISTOGRAMS`.
+    """
+
+    key: EngineKey
+    begin: float
+    end: float
+    looks: int
+    stretches: tuple[Stretch, ...]
+    ended: float
+    aborted: float
+    refused: float
+    preempted: float
+    prompt_tokens: float
+    output_tokens: float
+    prefix_asked: float
+    prefix_found: float
+    running: tuple[float, ...]
+    peak_in_flight: float
+    peak_kv_usage: float | None
+    kv_tokens: int
+    restarts: int
+    histograms: Mapping[str, Histogram]
+
+    @property
+    def seconds(self) -> float:
+        """How long it was watched."""
+        return self.end - self.begin
+
+
+def observe(scrapes: Mapping[str, Sequence[Scrape]]) -> tuple[EngineWindow, ...]:
+    """What each engine did, from the scrapes of each address in the order of time.
+
+    Engines that were seen only once are left out: nothing happened between one look.
+    """
+    readings: dict[EngineKey, list[Reading]] = {}
+    for address, seen in scrapes.items():
+        for scrape in seen:
+            for key, reading in readings_of(address, scrape).items():
+                readings.setdefault(key, []).append(reading)
+    return tuple(_window(key, found) for key, found in sorted(readings.items()) if len(found) > 1)
+
+
+def keep(scrapes: list[Scrape], new: Scrape) -> None:
+    """Add a look to those of an address, and forget what nobody will ask for.
+
+    Histograms are most of what an engine tells, and only their growth between the first and the
+    last look of a process counts: those of looks in between are left out. A thousand engines
+    watched for an hour then take some hundred megabytes, not tens of gigabytes.
+    """
+    if len(scrapes) > 1 and not (_fell(scrapes[-2], scrapes[-1]) or _fell(scrapes[-1], new)):
+        scrapes[-1] = dataclasses.replace(
+            scrapes[-1],
+            samples=tuple(s for s in scrapes[-1].samples if s.name not in HISTOGRAM_NAMES),
+        )
+    scrapes.append(new)
+
+
+def _fell(before: Scrape, after: Scrape) -> bool:
+    """Whether a counter of any engine began anew."""
+    told = _counters(before)
+    return any(value < told.get(series, 0.0) for series, value in _counters(after).items())
+
+
+def _counters(scrape: Scrape) -> dict[object, float]:
+    return {
+        (s.name, *sorted(s.labels.items())): s.value
+        for s in scrape.samples
+        if s.name in (*ENDED, *OUTPUT_TOKENS)
+    }
+
+
+def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
+    pairs = list(itertools.pairwise(readings))
+
+    def grown(name: str) -> float:
+        return math.fsum(increase(getattr(a, name), getattr(b, name)) for a, b in pairs)
+
+    usage = [r.kv_usage for r in readings if r.kv_usage is not None]
+    return EngineWindow(
+        key=key,
+        begin=readings[0].at_seconds,
+        end=readings[-1].at_seconds,
+        looks=len(readings),
+        stretches=tuple(Stretch(a.at_seconds, b.at_seconds, _arrivals(a, b)) for a, b in pairs),
+        ended=grown("ended"),
+        aborted=grown("aborted"),
+        refused=grown("refused"),
+        preempted=grown("preempted"),
+        prompt_tokens=grown("prompt_tokens"),
+        output_tokens=grown("output_tokens"),
+        prefix_asked=grown("prefix_asked"),
+        prefix_found=grown("prefix_found"),
+        running=tuple(r.running for r in readings),
+        peak_in_flight=max(r.in_flight for r in readings),
+        peak_kv_usage=max(usage, default=None),
+        kv_tokens=max(r.kv_tokens for r in readings),
+        restarts=sum(_restarted(a, b) for a, b in pairs),
+        histograms={
+            kind: merged([_grown_histogram(readings, kind)])
+            for kind in dict.fromkeys(kind for r in readings for kind in r.histograms)
+        },
+    )
+
+
+def increase(before: float, after: float) -> float:
+    """By how much a counter grew; one that fell began again at zero."""
+    return after - before if after >= before else after
+
+
+def _restarted(before: Reading, after: Reading) -> bool:
+    return after.ended < before.ended or after.output_tokens < before.output_tokens
+
+
+def _arrivals(before: Reading, after: Reading) -> float:
+    refused = increase(before.refused, after.refused)
+    if _restarted(before, after):
+        # What was in flight died with its process; it had been counted when it came.
+        return after.ended + after.in_flight + refused
+    grown = after.ended - before.ended + after.in_flight - before.in_flight
+    # Counters and gauges are not read at one instant: a request may be in neither.
+    return max(0.0, grown) + refused
+
+
+def _grown_histogram(readings: Iterable[Reading], kind: str) -> Histogram:
+    told = [r.histograms[kind] for r in readings if kind in r.histograms]
+    return merged(_histogram_increase(a, b) for a, b in itertools.pairwise(told))
+
+
+def _histogram_increase(before: Histogram, after: Histogram) -> Histogram:
+    if before.bounds != after.bounds or after.count < before.count:
+        return after
+    counts = tuple(b - a for a, b in zip(before.counts, after.counts, strict=True))
+    return Histogram(after.bounds, counts, max(0.0, after.total - before.total))
+
+
+def merged(histograms: Iterable[Histogram]) -> Histogram:
+    """The values of several histograms together.
+
+    Engines of one model may have different bounds (they end at the context length); a value below
+    a bound that one lacks is counted at its next larger bound.
+    """
+    filled = [h for h in histograms if h.count > 0]
+    if not filled:
+        return EMPTY
+    bounds = tuple(sorted({bound for h in filled for bound in h.bounds}))
+    counts = tuple(math.fsum(_at_most(h, bound) for h in filled) for bound in bounds)
+    return Histogram(bounds, counts, math.fsum(h.total for h in filled))
+
+
+def _at_most(histogram: Histogram, bound: float) -> float:
+    """Values that are certainly at most `bound`."""
+    within = [n for b, n in zip(histogram.bounds, histogram.counts, strict=True) if b <= bound]
+    return within[-1] if within else 0.0

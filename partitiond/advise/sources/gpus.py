@@ -1,0 +1,147 @@
+"""This host's GPUs: what they are, how busy, and whose processes are on them. NVML queries only."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import psutil
+import pynvml
+
+from partitiond.advise.today import Today, emptied, foreign_note
+from partitiond.core.hardware import Device
+from partitiond.devices.nvml import discover_gpus
+from partitiond.devices.telemetry.gpu import GpuSampler
+
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})  # noqa: S104
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OnGpu:
+    """A process with a context on a GPU; `used_bytes` is None where the driver does not tell."""
+
+    pid: int
+    used_bytes: int | None
+
+
+class GpuWatch:
+    """Watches this host's GPUs from `open` to `close`.
+
+    Args:
+        cores: host cores usable for engines.
+        parents: pids above a process, itself first; for tests.
+        listeners: pid that listens on each local TCP port; for tests.
+    """
+
+    def __init__(
+        self,
+        cores: Sequence[int],
+        parents: Callable[[int], Sequence[int]] | None = None,
+        listeners: Callable[[], Mapping[int, int]] | None = None,
+    ) -> None:
+        self._cores = cores
+        self._parents = parents or _parents
+        self._listeners = listeners or _listeners
+        self._devices: tuple[Device, ...] = ()
+        self._samplers: dict[str, GpuSampler] = {}
+
+    def open(self) -> tuple[Device, ...]:
+        """Begin; the GPUs there are, none without NVIDIA's driver. Raises DeviceError."""
+        self._devices = discover_gpus(self._cores)
+        for device in self._devices:
+            sampler = GpuSampler(device.id)
+            sampler.open()
+            self._samplers[device.id] = sampler
+        return self._devices
+
+    def close(self, addresses: Iterable[str]) -> Today:
+        """End, and say what was seen; engines at these addresses are told from other processes."""
+        busy = {}
+        for device, sampler in self._samplers.items():
+            figures = sampler.close().values
+            share = figures.get("gpu_util", figures.get("sm_activity"))
+            if share is not None:
+                busy[device] = share
+        self._samplers.clear()
+        on_gpu = {device.id: processes_on(device.id) for device in self._devices}
+        on, foreign = placed(on_gpu, tuple(addresses), self._listeners(), self._parents)
+        devices = emptied(self._devices, foreign)
+        return Today(devices, on, busy, foreign_note(foreign))
+
+
+def processes_on(uuid: str) -> tuple[OnGpu, ...]:
+    """Processes with a compute context on a GPU; empty where the driver does not tell."""
+    found: tuple[OnGpu, ...] = ()
+    # The second: the driver is older than the binding's only form of this call.
+    with contextlib.suppress(pynvml.NVMLError, pynvml.NVMLLibraryMismatchError):
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            told = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            found = tuple(OnGpu(int(p.pid), p.usedGpuMemory) for p in told)
+        finally:
+            pynvml.nvmlShutdown()
+    return found
+
+
+def placed(
+    on_gpu: Mapping[str, Sequence[OnGpu]],
+    addresses: Sequence[str],
+    listeners: Mapping[int, int],
+    parents: Callable[[int], Sequence[int]],
+) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+    """Which GPUs each address is on, and what processes of nobody hold.
+
+    The process that holds a GPU is a child of the one that listens (vLLM's engine core), or the
+    same. Engines of other hosts, or behind a container's port, are not found.
+
+    Args:
+        on_gpu: processes by GPU.
+        addresses: of the engines.
+        listeners: pid that listens, by TCP port.
+        parents: pids above a process, itself first.
+
+    Returns:
+        GPUs by address; bytes of processes that belong to none of the addresses, by GPU. The
+        latter is empty unless every address was found: else they may be an engine's.
+    """
+    ports = {port: a for a in addresses if (port := _local_port(a)) is not None}
+    owner = {listeners[port]: address for port, address in ports.items() if port in listeners}
+    on: dict[str, list[str]] = {}
+    foreign: dict[str, int] = {}
+    for gpu, processes in on_gpu.items():
+        for process in processes:
+            address = next((owner[p] for p in parents(process.pid) if p in owner), None)
+            if address is None:
+                foreign[gpu] = foreign.get(gpu, 0) + (process.used_bytes or 0)
+            elif gpu not in on.setdefault(address, []):
+                on[address].append(gpu)
+    found_all = all(address in on for address in addresses)
+    return {a: tuple(gpus) for a, gpus in on.items()}, foreign if found_all else {}
+
+
+def _local_port(address: str) -> int | None:
+    parts = urlsplit(address)
+    if parts.hostname not in LOCAL_HOSTS:
+        return None
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _parents(pid: int) -> Sequence[int]:
+    try:
+        return [pid, *(p.pid for p in psutil.Process(pid).parents())]
+    except psutil.Error:
+        return [pid]
+
+
+def _listeners() -> dict[int, int]:
+    """Only of processes that this user may look at."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.Error:
+        return {}
+    return {
+        c.laddr.port: c.pid
+        for c in connections
+        if c.laddr and c.status == psutil.CONN_LISTEN and c.pid is not None
+    }

@@ -1,0 +1,261 @@
+"""What a Prometheus kept: the same scrapes as if the engines had been watched, and the GPUs.
+
+Counters and gauges are asked for at regular moments (`query_range`), as a look every step.
+Histograms are many series, so only their increase over the whole range is asked for; the peak of
+the KV cache is its largest value between two moments. Where a DCGM exporter is scraped, too, it
+tells the GPUs, how busy they are and, on Kubernetes, whose pod is on which.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import httpx
+
+from partitiond.advise import readings
+from partitiond.advise.exposition import Sample, Scrape, number
+from partitiond.advise.today import CORES_PER_DEVICE, Today, cores_at, emptied
+from partitiond.core.errors import SpecError, UpstreamError
+from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
+from partitiond.core.units import MIB, Bytes
+
+TIMEOUT_SECONDS: Final = 60.0
+MIN_STEP_SECONDS: Final = 15.0
+"""Prometheus scrapes every 15 to 60 s; a finer step tells nothing new."""
+MAX_STEPS: Final = 2000
+"""Prometheus refuses more than 11,000; a week in steps of five minutes is 2,016."""
+TOKEN_VARIABLE: Final = "PROMETHEUS_TOKEN"  # noqa: S105
+"""Environment variable with a bearer token, where one is asked for."""
+PLACES: Final = ("pod", "exported_pod", "instance")
+"""What tells one engine from another, the first that a series has."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """What Prometheus knows.
+
+    Attributes:
+        scrapes: of each pod or instance, in the order of time.
+        today: GPUs by a DCGM exporter; without devices where there is none.
+        seconds: the range.
+    """
+
+    scrapes: Mapping[str, tuple[Scrape, ...]]
+    today: Today
+    seconds: float
+
+
+class Prometheus:
+    """Asks a Prometheus, by its HTTP API.
+
+    Args:
+        url: as "http://prometheus:9090"; a user and password may stand in it.
+        select: label matchers for the engines' series, as 'namespace="llm"'.
+        transport: for tests.
+    """
+
+    def __init__(
+        self, url: str, select: str = "", transport: httpx.BaseTransport | None = None
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise SpecError(
+                f"{url!r} is no address of a Prometheus.", hint="As http://127.0.0.1:9090."
+            )
+        token = os.environ.get(TOKEN_VARIABLE)
+        self._select = select.strip().strip("{}").strip().rstrip(",")
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self._url,
+            timeout=TIMEOUT_SECONDS,
+            follow_redirects=True,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            transport=transport,
+        )
+
+    def kept(self, range_seconds: float, now: float) -> Kept:
+        """What was kept of the last `range_seconds` before `now` (Unix seconds).
+
+        Raises:
+            UpstreamError: it does not answer, refuses, or knows no vLLM.
+        """
+        step = max(MIN_STEP_SECONDS, math.ceil(range_seconds / MAX_STEPS))
+        start = now - range_seconds
+        samples: dict[str, dict[float, list[Sample]]] = {}
+        pods: dict[str, str] = {}
+
+        def add(name: str, labels: Mapping[str, str], at: float, value: float) -> None:
+            place = _place(labels)
+            pods[place] = labels.get("pod") or labels.get("exported_pod") or ""
+            moments = samples.setdefault(place, {})
+            moments.setdefault(at - start, []).append(Sample(name, labels, value))
+
+        for query, name in self._range_queries(step):
+            for labels, values in self._range(query, start, now, step):
+                for at, value in values:
+                    add(name or labels["__name__"], labels, at, value)
+        if not samples:
+            raise UpstreamError(
+                f"{self._url} knows no vLLM in the last {range_seconds / 3600:g} hours.",
+                after_first_byte=False,
+                hint="Check that it scrapes the engines' /metrics; --select narrows by labels.",
+            )
+        firsts = {place: min(moments) for place, moments in samples.items()}
+        lasts = {place: max(moments) for place, moments in samples.items()}
+        for name, labels, value in self._histograms(range_seconds, now):
+            place = _place(labels)
+            if place in samples and lasts[place] > firsts[place]:
+                add(name, labels, start + firsts[place], 0.0)
+                add(name, labels, start + lasts[place], value)
+        scrapes = {
+            place: tuple(Scrape(at, tuple(found)) for at, found in sorted(moments.items()))
+            for place, moments in samples.items()
+        }
+        return Kept(scrapes, self._gpus(range_seconds, now, pods), range_seconds)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
+    # --- queries ------------------------------------------------------------------------------
+
+    def _range_queries(self, step: float) -> Iterator[tuple[str, str]]:
+        """Queries, and the metric's name where the query takes it away."""
+        plain = [n for n in readings.COUNTERS_AND_GAUGES if n not in readings.KV_USAGE]
+        yield self._series('__name__=~"' + "|".join(plain) + '"'), ""
+        for name in readings.KV_USAGE:
+            series = self._series(f'__name__="{name}"')
+            yield f"max_over_time({series}[{step:.0f}s])", name
+
+    def _series(self, matcher: str) -> str:
+        return "{" + ",".join(filter(None, (matcher, self._select))) + "}"
+
+    def _histograms(
+        self, range_seconds: float, now: float
+    ) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        for names in readings.HISTOGRAMS.values():
+            for base in names:
+                found = False
+                for part in ("bucket", "sum", "count"):
+                    series = self._series(f'__name__="{base}_{part}"')
+                    for labels, value in self._instant(
+                        f"increase({series}[{range_seconds:.0f}s])", now
+                    ):
+                        found = True
+                        yield f"{base}_{part}", labels, value
+                if found:
+                    break
+
+    def _range(
+        self, query: str, start: float, end: float, step: float
+    ) -> Iterator[tuple[Mapping[str, str], list[tuple[float, float]]]]:
+        data = self._ask(
+            "/api/v1/query_range", {"query": query, "start": start, "end": end, "step": step}
+        )
+        for series in data:
+            yield series["metric"], list(_points(series["values"]))
+
+    def _instant(self, query: str, at: float) -> Iterator[tuple[Mapping[str, str], float]]:
+        for series in self._ask("/api/v1/query", {"query": query, "time": at}):
+            for _, value in _points([series["value"]]):
+                yield series["metric"], value
+
+    def _ask(self, path: str, parameters: Mapping[str, Any]) -> list[Any]:
+        try:
+            answer = self._http.get(path, params=dict(parameters))
+            body: Any = answer.json()
+            if answer.status_code == 200 and body["status"] == "success":
+                return list(body["data"]["result"])
+            reason = str(body.get("error", f"HTTP {answer.status_code}"))
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) or type(error).__name__
+        raise UpstreamError(
+            f"the Prometheus at {self._url} does not answer as one: {reason}",
+            after_first_byte=False,
+            hint=f"Check the address; a bearer token is taken from {TOKEN_VARIABLE}.",
+        )
+
+    # --- GPUs ---------------------------------------------------------------------------------
+
+    def _gpus(self, range_seconds: float, now: float, pods: Mapping[str, str]) -> Today:
+        """GPUs by a DCGM exporter; those with MIG slices are left out, their share is not told."""
+        busy: dict[str, float] = {}
+        labels_by_uuid: dict[str, Mapping[str, str]] = {}
+        on: dict[str, list[str]] = {}
+        for labels, value in self._instant(
+            f"avg_over_time(DCGM_FI_DEV_GPU_UTIL[{range_seconds:.0f}s])", now
+        ):
+            uuid = labels.get("UUID", "")
+            if uuid and not labels.get("GPU_I_ID"):
+                busy[uuid] = min(1.0, max(0.0, value / 100))
+                labels_by_uuid[uuid] = labels
+                self._add_pod(on, uuid, labels, pods)
+        sizes: dict[str, float] = {}
+        for name in ("DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_FB_RESERVED"):
+            for labels, value in self._instant(name, now):
+                uuid = labels.get("UUID", "")
+                if uuid in busy and not labels.get("GPU_I_ID"):
+                    sizes[uuid] = sizes.get(uuid, 0.0) + value * MIB
+        devices = _devices_of(labels_by_uuid, sizes)
+        notes = (
+            (f"{CORES_PER_DEVICE} host cores are assumed for each GPU of the DCGM exporter.",)
+            if devices
+            else ()
+        )
+        return Today(emptied(devices), {p: tuple(g) for p, g in on.items()}, busy, notes)
+
+    @staticmethod
+    def _add_pod(
+        on: dict[str, list[str]], uuid: str, labels: Mapping[str, str], pods: Mapping[str, str]
+    ) -> None:
+        # `exported_pod` is the workload's where the exporter's own pod label won.
+        pod = labels.get("exported_pod") or labels.get("pod") or ""
+        for place, name in pods.items():
+            if name and name == pod and uuid not in on.setdefault(place, []):
+                on[place].append(uuid)
+
+
+def _place(labels: Mapping[str, str]) -> str:
+    return next((labels[name] for name in PLACES if labels.get(name)), "engine")
+
+
+def _points(values: Any) -> Iterator[tuple[float, float]]:
+    for at, text in values:
+        value = number(str(text))
+        if value is not None and math.isfinite(value):
+            yield float(at), value
+
+
+def _devices_of(
+    labels_by_uuid: Mapping[str, Mapping[str, str]], sizes: Mapping[str, float]
+) -> tuple[Device, ...]:
+    from partitiond.devices.nvml import hardware_key  # NVML's binding is not needed to ask
+
+    found: list[Device] = []
+    for uuid, labels in sorted(labels_by_uuid.items(), key=lambda pair: (_host(pair[1]), pair[0])):
+        memory = round(sizes.get(uuid, 0))
+        key = hardware_key(labels.get("modelName", "GPU"), memory)
+        spec = HARDWARE.get(key)
+        size = Bytes(memory or (spec.memory_bytes if spec else 0))
+        host = _host(labels)
+        modes = spec.modes if spec else (SharingMode.WHOLE, SharingMode.MEMORY)
+        found.append(
+            Device(
+                id=uuid,
+                kind=DeviceKind.GPU,
+                hardware=key,
+                name=labels.get("modelName", key),
+                host=host,
+                memory_bytes=size,
+                free_bytes=size,
+                cores=cores_at(sum(1 for d in found if d.host == host)),
+                sm_count=spec.sm_count if spec else 0,
+                modes=modes,
+            )
+        )
+    return tuple(found)
+
+
+def _host(labels: Mapping[str, str]) -> str:
+    return labels.get("Hostname") or labels.get("node") or labels.get("instance", "host")

@@ -1,0 +1,159 @@
+"""Looking at engines' `/metrics` every few seconds, and once at `/v1/models`. GET requests only."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import httpx
+
+from partitiond.advise.exposition import Scrape, parse
+from partitiond.advise.identify import Served
+from partitiond.advise.observe import keep
+from partitiond.advise.readings import WANTED
+from partitiond.core.errors import UpstreamError
+
+TIMEOUT_SECONDS: Final = 5.0
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""An engine with thirty LoRA adapters answers with about 1 MiB."""
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclasses.dataclass(slots=True)
+class Watched:
+    """What was seen so far; it can be used at any time.
+
+    Attributes:
+        scrapes: of each address, in the order of time.
+        missed: looks that got no answer, and the last reason, by address.
+        served: what `/v1/models` said, by address and name.
+        seconds: since the first look.
+    """
+
+    scrapes: dict[str, list[Scrape]] = dataclasses.field(default_factory=dict)
+    missed: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    served: dict[str, dict[str, Served]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+
+async def watch(
+    addresses: Sequence[str],
+    *,
+    seconds: float,
+    every_seconds: float,
+    into: Watched,
+    on_look: Callable[[Watched], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Sleep = asyncio.sleep,
+) -> Watched:
+    """Look at all addresses at once, again and again.
+
+    Args:
+        addresses: as "http://host:8000" or "unix:/path".
+        seconds: from the first look to the last.
+        every_seconds: between two looks.
+        into: where to put what is seen; what is there when it is cancelled is good.
+        on_look: called after each look.
+        clock, sleep: of this host.
+
+    Raises:
+        UpstreamError: at the first look an address answers with no vLLM's metrics; a wrong
+            address should not be found out at the end.
+    """
+    async with AsyncExitStack() as stack:
+        clients = {
+            address: await stack.enter_async_context(_client(address)) for address in addresses
+        }
+        began = clock()
+        looks = max(2, round(seconds / every_seconds) + 1)
+        for look in range(looks):
+            await sleep(max(0.0, began + look * every_seconds - clock()))
+            # One moment for all: answers come within a fraction of the time between two looks.
+            at = clock() - began
+            await asyncio.gather(*(_look(a, c, at, into) for a, c in clients.items()))
+            if look == 0:
+                _check_first(into, addresses)
+                await asyncio.gather(*(_models(a, c, into) for a, c in clients.items()))
+            into.seconds = clock() - began
+            if on_look is not None:
+                on_look(into)
+    return into
+
+
+def _client(address: str) -> httpx.AsyncClient:
+    if address.startswith("unix:"):
+        transport = httpx.AsyncHTTPTransport(uds="/" + address.removeprefix("unix:").lstrip("/"))
+        return httpx.AsyncClient(
+            transport=transport, base_url="http://engine", timeout=TIMEOUT_SECONDS
+        )
+    base = address.removesuffix("/metrics")
+    return httpx.AsyncClient(base_url=base, timeout=TIMEOUT_SECONDS, follow_redirects=True)
+
+
+async def _look(address: str, client: httpx.AsyncClient, at: float, into: Watched) -> None:
+    try:
+        text = await _get(client, "/metrics")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        count, _ = into.missed.get(address, (0, ""))
+        into.missed[address] = (count + 1, str(error) or type(error).__name__)
+        return
+    scrape = Scrape(at, tuple(parse(text, WANTED)))
+    keep(into.scrapes.setdefault(address, []), scrape)
+
+
+async def _get(client: httpx.AsyncClient, path: str) -> str:
+    """The body of a 200. Raises httpx.HTTPError, and ValueError for one that is too large."""
+    async with client.stream("GET", path) as answer:
+        answer.raise_for_status()
+        parts, size = [], 0
+        async for part in answer.aiter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BYTES:
+                raise ValueError(f"answers with more than {MAX_BYTES} bytes")
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def _check_first(into: Watched, addresses: Sequence[str]) -> None:
+    for address in addresses:
+        if address in into.missed:
+            raise UpstreamError(
+                f"{address} does not answer: {into.missed[address][1]}",
+                after_first_byte=False,
+                hint="Check the address; it is asked for /metrics.",
+            )
+        if not into.scrapes[address][0].samples:
+            raise UpstreamError(
+                f"{address} answers, but not with a vLLM's metrics.",
+                after_first_byte=False,
+                hint="Give the addresses of vLLM's OpenAI server (port 8000 by default), started "
+                "without --disable-log-stats.",
+            )
+
+
+async def _models(address: str, client: httpx.AsyncClient, into: Watched) -> None:
+    """What is served under which name; engines that want a key for it stay unknown."""
+    try:
+        answer = await client.get("/v1/models")
+        data: Any = answer.json() if answer.status_code == 200 else {}
+    except (httpx.HTTPError, ValueError):
+        return
+    entries = data.get("data", []) if isinstance(data, dict) else []
+    into.served[address] = {
+        str(entry["id"]): served_of(entry)
+        for entry in entries
+        if isinstance(entry, dict) and "id" in entry
+    }
+
+
+def served_of(entry: dict[str, Any]) -> Served:
+    """One entry of `/v1/models` as vLLM writes it."""
+    length = entry.get("max_model_len")
+    root = entry.get("root")
+    return Served(
+        root if isinstance(root, str) else "",
+        length if isinstance(length, int) and length > 0 else None,
+    )

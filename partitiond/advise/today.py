@@ -1,0 +1,192 @@
+"""The devices of today's deployment, and which engine runs on which.
+
+Where it is not known which device an engine is on, only how many devices a plan frees can be said,
+not which. An engine that spans several devices is no model for one device: its devices stay.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware import Device, SharingMode, find_hardware
+from partitiond.core.units import Bytes, format_bytes
+
+CORES_PER_DEVICE: Final = 16
+"""Host cores of a described GPU where nobody says them; as in fleet files."""
+DEVICES_PER_HOST: Final = 8
+MAX_DESCRIBED: Final = 4096
+
+_DESCRIBED: Final = re.compile(r"^\s*(?:(\d+)\s*[x ]\s*)?(\S+)\s*$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Today:
+    """What runs where.
+
+    Attributes:
+        devices: those of the deployment.
+        on: device ids of each engine's address; addresses that are not in it are not known.
+        busy: share of the time each device was working, 0..1; only where something tells.
+        notes: what was assumed.
+    """
+
+    devices: tuple[Device, ...]
+    on: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    busy: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine is asked, and the devices the user says it is on.
+
+    Attributes:
+        url: as "http://node-1:8000"; "unix:/run/e.sock" for a socket.
+        devices: indices, ids or their beginnings; empty where nothing was said.
+    """
+
+    url: str
+    devices: tuple[str, ...] = ()
+
+
+_ADDRESS: Final = re.compile(r"^(?P<url>[^=\s]+?)(?:=(?P<devices>[\w.,-]+))?$")
+
+
+def parse_address(text: str) -> Address:
+    """Read "URL" or "URL=DEVICE[,DEVICE]".
+
+    Raises:
+        SpecError: it is no address of HTTP and no Unix socket.
+    """
+    match = _ADDRESS.match(text.strip())
+    url = match["url"].rstrip("/") if match else ""
+    if match and re.match(r"^[\w.-]+:\d+(/|$)", url):
+        url = f"http://{url}"
+    if match is None or not re.match(r"^(https?://[^/]+|unix:/)", url):
+        raise SpecError(
+            f"{text!r} is no address of an engine.",
+            hint="As http://127.0.0.1:8000, with the GPU it runs on http://127.0.0.1:8000=0.",
+        )
+    devices = tuple(filter(None, (match["devices"] or "").split(",")))
+    return Address(url, devices)
+
+
+def described(texts: Sequence[str]) -> tuple[Device, ...]:
+    """Devices from words like "4 a100-80gb". Raises SpecError."""
+    found: list[Device] = []
+    for text in texts:
+        match = _DESCRIBED.match(text)
+        count = int(match[1] or 1) if match else 0
+        if match is None or not 1 <= count <= MAX_DESCRIBED - len(found):
+            raise SpecError(
+                f"--gpu {text!r} names no GPUs.",
+                hint=f'As --gpu "4 a100-80gb"; at most {MAX_DESCRIBED} in all.',
+            )
+        spec, mig = find_hardware(match[2])
+        if mig is not None:
+            raise SpecError(f"--gpu {text!r} names a MIG slice.", hint=f"Name the GPU: {spec.key}.")
+        for _ in range(count):
+            number = sum(1 for d in found if d.hardware == spec.key)
+            found.append(
+                Device(
+                    id=f"{spec.key}-{number}",
+                    kind=spec.kind,
+                    hardware=spec.key,
+                    name=spec.key,
+                    host=f"{spec.key}-host-{number // DEVICES_PER_HOST}",
+                    memory_bytes=spec.memory_bytes,
+                    free_bytes=spec.memory_bytes,
+                    cores=cores_at(number),
+                    sm_count=spec.sm_count,
+                    modes=spec.modes,
+                )
+            )
+    return tuple(found)
+
+
+def cores_at(number: int) -> tuple[int, ...]:
+    """Assumed host cores of the device with this number on its kind's hosts."""
+    slot = number % DEVICES_PER_HOST
+    return tuple(range(slot * CORES_PER_DEVICE, (slot + 1) * CORES_PER_DEVICE))
+
+
+def emptied(
+    devices: Sequence[Device], foreign: Mapping[str, int] | None = None
+) -> tuple[Device, ...]:
+    """The devices as they would be without the engines: only what others hold is taken.
+
+    Args:
+        devices: as they were found.
+        foreign: memory of processes that are no engines, in bytes, by device id.
+    """
+    held = foreign or {}
+    return tuple(
+        dataclasses.replace(
+            d, free_bytes=Bytes(max(0, d.memory_bytes - d.reserved_bytes - held.get(d.id, 0)))
+        )
+        for d in devices
+    )
+
+
+def allowing(devices: Sequence[Device], modes: Collection[SharingMode]) -> tuple[Device, ...]:
+    """The devices restricted to these sharing modes; all of them where none is named.
+
+    Raises:
+        SpecError: a device allows none of them.
+    """
+    if not modes:
+        return tuple(devices)
+    found = []
+    for device in devices:
+        left = tuple(mode for mode in device.modes if mode in modes)
+        if not left:
+            raise SpecError(
+                f"{device.id} allows none of the modes {', '.join(sorted(modes))}.",
+                hint=f"It allows {', '.join(device.modes)}.",
+            )
+        found.append(dataclasses.replace(device, modes=left))
+    return tuple(found)
+
+
+def resolved(addresses: Sequence[Address], devices: Sequence[Device]) -> dict[str, tuple[str, ...]]:
+    """Device ids of the addresses for which the user named devices.
+
+    Raises:
+        SpecError: a name fits no device, or several.
+    """
+    return {
+        address.url: tuple(_device(name, address.url, devices) for name in address.devices)
+        for address in addresses
+        if address.devices
+    }
+
+
+def _device(name: str, url: str, devices: Sequence[Device]) -> str:
+    """A device by its index, its id, or the beginning of its id."""
+    ids = [d.id for d in devices]
+    if name in ids:
+        return name
+    if name.isdigit() and int(name) < len(ids):
+        return ids[int(name)]
+    near = [i for i in ids if i.lower().removeprefix("gpu-").startswith(name.lower())]
+    near += [i for i in ids if i.lower().startswith(name.lower()) and i not in near]
+    if len(near) == 1:
+        return near[0]
+    shown = ", ".join(f"{n} ({i})" for n, i in enumerate(ids[:8]))
+    raise SpecError(
+        f"{url}={name}: {'several devices' if near else 'no device'} of that name.",
+        hint=f"The devices are {shown}{' ...' if len(ids) > 8 else ''}."
+        if ids
+        else "No device is known: name them with --gpu or --fleet.",
+    )
+
+
+def foreign_note(foreign: Mapping[str, int]) -> tuple[str, ...]:
+    """What processes that are no engines hold, in words."""
+    return tuple(
+        f"processes that are no engines hold {format_bytes(held)} of {device}"
+        for device, held in sorted(foreign.items())
+        if held > 0
+    )

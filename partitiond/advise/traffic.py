@@ -1,0 +1,251 @@
+"""Engines to models: how many requests came, how sure that is, and when most came.
+
+The engines of one model are one stream of arrivals: it is cut at every look, and what came in a
+stretch that spans several cuts is spread evenly over them. Demand is the rate of the busiest window
+of a given length; a plan for the mean of a day fails every noon.
+
+The 95 % interval of a rate is the wider of two. Poisson: so many arrivals are a sample of a rate
+(Byar's approximation of the exact limits: Breslow and Day, Statistical Methods in Cancer Research
+II, 1987, section 2.3). Batch means: arrivals that come in bursts scatter more than Poisson's, and
+how the parts of the window differ says by how much (`loadgen.intervals.ratio_half_width`).
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from loadgen.intervals import BATCHES, ratio_half_width
+from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile
+from partitiond.advise.observe import EngineWindow, Stretch, merged
+
+_Z95: Final = 1.96
+MIN_PARTS: Final = 5
+"""Parts below which their scatter says nothing about its own size."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rate:
+    """Requests per second with a 95 % interval, and what it rests on.
+
+    Attributes:
+        arrivals: requests that came in the window.
+        seconds: length of the window.
+    """
+
+    low: float
+    middle: float
+    high: float
+    arrivals: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Idle:
+    """Share of the looks at which an engine had nothing to do, with a 95 % interval (Wilson)."""
+
+    share: float
+    low: float
+    high: float
+    looks: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelTraffic:
+    """What came for one model, over all its engines.
+
+    Attributes:
+        model: the name it is served under.
+        engines: what each of its engines did.
+        mean: over all that was seen.
+        busiest: over the busiest window: what is planned for.
+        prompt, output: lengths in tokens; None where nothing ended.
+        ttft_p95_seconds, tpot_p95_seconds: today's, to the bucket; None where nothing was counted.
+        idle: how often its engines had nothing to do.
+        peak_kv_tokens: most KV tokens in use at once, over its engines; None where not told.
+        kv_tokens: what their KV caches hold together.
+    """
+
+    model: str
+    engines: tuple[EngineWindow, ...]
+    mean: Rate
+    busiest: Rate
+    prompt: LengthFigures | None
+    output: LengthFigures | None
+    ttft_p95_seconds: float | None
+    tpot_p95_seconds: float | None
+    idle: Idle
+    peak_kv_tokens: float | None
+    kv_tokens: int
+
+    @property
+    def half_width_share(self) -> float:
+        """Of the work that comes: rate and output length are both only sampled.
+
+        The interval of the rate and that of the mean output length, as shares of their middles,
+        added as independent errors are.
+        """
+        if self.busiest.middle <= 0:
+            return 0.0
+        rate = self.busiest.high / self.busiest.middle - 1
+        return math.hypot(rate, self.output.half_width_share if self.output else 0.0)
+
+    @property
+    def planned(self) -> Rate:
+        """The busiest window's rate, its interval widened by what is not known of the lengths."""
+        rate = self.busiest
+        if rate.middle <= 0:
+            return rate
+        down = math.hypot(
+            1 - rate.low / rate.middle, self.output.half_width_share if self.output else 0.0
+        )
+        return dataclasses.replace(
+            rate,
+            low=max(0.0, rate.middle * (1 - down)),
+            high=rate.middle * (1 + self.half_width_share),
+        )
+
+
+def traffic_of(
+    windows: Iterable[EngineWindow], window_seconds: float | None = None
+) -> tuple[ModelTraffic, ...]:
+    """What came for each model, by name.
+
+    Args:
+        windows: what each engine did.
+        window_seconds: length of the window that is planned for; None for all that was seen.
+    """
+    by_model: dict[str, list[EngineWindow]] = {}
+    for window in windows:
+        by_model.setdefault(window.key.model, []).append(window)
+    return tuple(_traffic(model, by_model[model], window_seconds) for model in sorted(by_model))
+
+
+def _traffic(
+    model: str, engines: Sequence[EngineWindow], window_seconds: float | None
+) -> ModelTraffic:
+    cells = cells_of(stretch for engine in engines for stretch in engine.stretches)
+    histograms = {
+        kind: merged(e.histograms[kind] for e in engines if kind in e.histograms)
+        for kind in dict.fromkeys(kind for e in engines for kind in e.histograms)
+    }
+    ended = math.fsum(e.ended for e in engines)
+    lengths = {
+        kind: (figures_of(histograms[kind]) if kind in histograms else None)
+        or mean_only(math.fsum(getattr(e, f"{kind}_tokens") for e in engines), ended)
+        for kind in ("prompt", "output")
+    }
+    latency = {
+        kind: quantile(histograms[kind], 0.95) if kind in histograms else math.nan
+        for kind in ("ttft", "tpot")
+    }
+    told = [e for e in engines if e.peak_kv_usage is not None and e.kv_tokens]
+    return ModelTraffic(
+        model=model,
+        engines=tuple(engines),
+        mean=rate_of(cells),
+        busiest=rate_of(busiest(cells, window_seconds)),
+        prompt=lengths["prompt"],
+        output=lengths["output"],
+        ttft_p95_seconds=_known(latency["ttft"]),
+        tpot_p95_seconds=_known(latency["tpot"]),
+        idle=idle_of([running for e in engines for running in e.running]),
+        peak_kv_tokens=(
+            math.fsum((e.peak_kv_usage or 0.0) * e.kv_tokens for e in told) if told else None
+        ),
+        kv_tokens=sum(e.kv_tokens for e in engines),
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+# --- arrivals over time -----------------------------------------------------------------------
+
+
+def cells_of(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
+    """The arrivals of all stretches between neighbouring looks at any engine, in order."""
+    changes: dict[float, float] = collections.defaultdict(float)
+    for stretch in stretches:
+        if stretch.end > stretch.begin:
+            per_second = stretch.arrivals / (stretch.end - stretch.begin)
+            changes[stretch.begin] += per_second
+            changes[stretch.end] -= per_second
+    cells, rate = [], 0.0
+    for begin, end in itertools.pairwise(sorted(changes)):
+        rate += changes[begin]
+        cells.append(Stretch(begin, end, max(0.0, rate) * (end - begin)))
+    return tuple(cells)
+
+
+def busiest(cells: Sequence[Stretch], window_seconds: float | None) -> tuple[Stretch, ...]:
+    """The neighbouring cells of at least so many seconds with the highest rate; all if shorter.
+
+    Of many windows the busiest is busy by chance, too: the plan errs on the side of more.
+    """
+    if window_seconds is None or not cells:
+        return tuple(cells)
+    if cells[-1].end - cells[0].begin <= window_seconds:
+        return tuple(cells)
+    best, best_rate = tuple(cells), -1.0
+    total, first = 0.0, 0
+    for last, cell in enumerate(cells):
+        total += cell.arrivals
+        while first < last and cell.end - cells[first + 1].begin >= window_seconds:
+            total -= cells[first].arrivals
+            first += 1
+        seconds = cell.end - cells[first].begin
+        if seconds >= window_seconds and total / seconds > best_rate:
+            best, best_rate = tuple(cells[first : last + 1]), total / seconds
+    return best
+
+
+def rate_of(cells: Sequence[Stretch]) -> Rate:
+    """Rate over the cells with its 95 % interval: the wider of Poisson's and batch means'."""
+    seconds = math.fsum(c.end - c.begin for c in cells)
+    if seconds <= 0:
+        return Rate(0.0, 0.0, 0.0, 0.0, 0.0)
+    arrivals = math.fsum(c.arrivals for c in cells)
+    middle = arrivals / seconds
+    low, high = (limit / seconds for limit in poisson_limits(arrivals))
+    width = _batch_half_width(cells)
+    if math.isfinite(width):
+        low, high = max(0.0, min(low, middle - width)), max(high, middle + width)
+    return Rate(low, middle, high, arrivals, seconds)
+
+
+def poisson_limits(count: float) -> tuple[float, float]:
+    """95 % limits of the mean of a Poisson number that came out as `count`; 0 has an upper one."""
+
+    def limit(n: float, z: float) -> float:
+        return float(n * max(0.0, 1 - 1 / (9 * n) + z / (3 * math.sqrt(n))) ** 3)
+
+    return (limit(count, -_Z95) if count > 0 else 0.0), limit(count + 1, _Z95)
+
+
+def _batch_half_width(cells: Sequence[Stretch]) -> float:
+    """95 % half-width by batch means over at most `loadgen.intervals.BATCHES` parts."""
+    parts = min(BATCHES, len(cells))
+    if parts < MIN_PARTS:
+        return math.inf
+    borders = [len(cells) * i // parts for i in range(parts + 1)]
+    groups = [cells[a:b] for a, b in itertools.pairwise(borders)]
+    return ratio_half_width(
+        [math.fsum(c.arrivals for c in group) for group in groups],
+        [math.fsum(c.end - c.begin for c in group) for group in groups],
+    )
+
+
+def idle_of(running: Sequence[float]) -> Idle:
+    """How often nothing ran (Wilson's interval; looks that follow each other closely are alike)."""
+    looks = len(running)
+    if not looks:
+        return Idle(0.0, 0.0, 1.0, 0)
+    share = sum(1 for r in running if r <= 0) / looks
+    z = _Z95**2 / looks
+    centre = (share + z / 2) / (1 + z)
+    width = _Z95 * math.sqrt(share * (1 - share) / looks + z / (4 * looks)) / (1 + z)
+    return Idle(share, max(0.0, centre - width), min(1.0, centre + width), looks)

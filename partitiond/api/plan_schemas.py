@@ -1,0 +1,58 @@
+"""What a plan is asked over the API."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from partitiond.api.parts import Body
+from partitiond.core.plan import Objective
+from partitiond.core.plan_answers import PlanQuestion
+from partitiond.planner.changes import parse_changes
+
+MAX_WHAT_IF = 32
+"""More what-ifs in one request are a loop that should ask one at a time."""
+
+WhatIf = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class PlanBody(Body):
+    """A dry run, and what else is asked of the plan."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {},
+                {"objective": "max-goodput"},
+                {"what_if": ["+2 a100-80gb", "demand opt-1.3b=50/s", "no mig; lose gpu-3"]},
+                {"explain": "opt-1.3b", "constraints": True},
+            ]
+        }
+    )
+
+    objective: Objective | None = Field(None, description="null takes the daemon's setting.")
+    what_if: Annotated[list[WhatIf], Field(max_length=MAX_WHAT_IF)] = Field(
+        [],
+        description="Changes to plan for as well, each beside the plan of what is: "
+        '"+2 a100-80gb", "-1 h100-80gb", "lose gpu-3", "lose host node-1", "demand NAME=50/s", '
+        '"demand NAME*2", "no mig", "only mps", "objective max-min", "without rule NAME.slo", '
+        '"without model NAME"; several at once with ";".',
+    )
+    constraints: bool = Field(
+        False, description="What each SLO, isolation, replica limit and placement rule costs."
+    )
+    explain: str | None = Field(None, description="A model whose place is to be explained.")
+    relax: bool = Field(
+        False, description="Where not everything fits: what conflicts, and what would make it fit."
+    )
+
+    def to_question(self) -> PlanQuestion:
+        """As the service takes it. Raises InputError for a what-if that cannot be read."""
+        for text in self.what_if:
+            parse_changes(text)
+        return PlanQuestion(
+            objective=self.objective,
+            what_if=tuple(self.what_if),
+            constraints=self.constraints,
+            explain=self.explain,
+            relax=self.relax,
+        )

@@ -1,0 +1,87 @@
+"""Server-sent events: how far a plan is, and then the plan."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final
+
+from partitiond.api.errors import problem, status_of
+from partitiond.api.streams import HEARTBEAT, HEARTBEAT_SECONDS, MEDIA_TYPE
+from partitiond.core.errors import PartitiondError
+from partitiond.core.plan_answers import PlanProgress
+from partitiond.ports import PlanPreview
+from partitiond.serde import to_jsonable
+
+OnProgress = Callable[[PlanProgress], None]
+Start = Callable[[OnProgress], Awaitable[PlanPreview]]
+
+OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The plan; or, for who accepts text/event-stream, events `progress` (what "
+        "is being planned, the best value and bound so far) and at the end one `plan` with the "
+        "same answer, or one `problem`. Closing the stream ends the solve.",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"type": "string"},
+                "example": 'event: progress\ndata: {"title": "the plan", "value": 9, ...}\n\n'
+                'event: plan\ndata: {"plan": ..., "diff": ..., "answers": ...}\n\n',
+            }
+        },
+    }
+}
+
+
+def wants_stream(accept: str) -> bool:
+    """Whether the request asks for events rather than one answer."""
+    return MEDIA_TYPE in accept.lower()
+
+
+async def plan_events(
+    start: Start, path: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS
+) -> AsyncGenerator[bytes, None]:
+    """A solve as server-sent events. Closed before its end, it ends the solve.
+
+    Args:
+        start: begins the solve; called with what takes its progress.
+        path: of the request, for problems.
+        heartbeat_seconds: longest silence.
+    """
+    latest: list[PlanProgress] = []
+    news = asyncio.Event()
+
+    def take(progress: PlanProgress) -> None:
+        latest[:] = [progress]  # a slow reader gets the newest, not a backlog
+        news.set()
+
+    solve = asyncio.ensure_future(start(take))
+    solve.add_done_callback(lambda _: news.set())
+    try:
+        while not solve.done():
+            try:
+                async with asyncio.timeout(heartbeat_seconds):
+                    await news.wait()
+            except TimeoutError:
+                yield HEARTBEAT
+                continue
+            news.clear()
+            if latest:
+                yield _event("progress", to_jsonable(latest.pop()))
+        yield _end(solve, path)
+    finally:
+        solve.cancel()
+        await asyncio.wait({solve})
+
+
+def _end(solve: "asyncio.Future[PlanPreview]", path: str) -> bytes:
+    error = solve.exception()
+    if error is None:
+        return _event("plan", to_jsonable(solve.result()))
+    if not isinstance(error, PartitiondError):
+        raise error
+    body = problem(status_of(error), error.code, error.message, error.hint, error.facts)
+    return _event("problem", body | {"instance": path})
+
+
+def _event(name: str, value: object) -> bytes:
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {name}\ndata: {data}\n\n".encode()

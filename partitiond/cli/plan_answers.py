@@ -1,0 +1,46 @@
+"""What was asked beside a plan, below it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, RenderableType
+
+from partitiond.cli.plan_compare import (
+    constraints_view,
+    infeasible_view,
+    relaxations_view,
+    what_if_view,
+)
+from partitiond.cli.plan_explained import explained_view
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan_answers import PlanAnswers
+
+
+def render_answers(
+    plan: Plan | None, infeasible: Infeasible | None, answers: PlanAnswers
+) -> RenderableType:
+    """Everything that was asked beside the plan, for any width from 60 columns."""
+    return _Answers(plan, infeasible, answers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answers:
+    plan: Plan | None
+    infeasible: Infeasible | None
+    answers: PlanAnswers
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Draw for the width there is."""
+        width, answers = min(options.max_width, 140), self.answers
+        if self.infeasible is not None:
+            yield from infeasible_view(self.infeasible)
+        if answers.explanation is not None:
+            yield from explained_view(self.plan, answers.explanation, width)
+        if answers.what_if:
+            yield from what_if_view(self.plan, answers.what_if, width)
+        if answers.constraints:
+            yield from constraints_view(self.plan, answers.constraints, width)
+        if answers.relaxations is not None:
+            yield from relaxations_view(answers.relaxations, width)

@@ -1,0 +1,48 @@
+"""A solve as it goes on: best value and bound so far, in one line."""
+
+from collections.abc import Callable
+
+from partitiond.cli.plan_words import number, percent
+from partitiond.cli.render_progress import Reporter
+from partitiond.core.plan import Objective
+from partitiond.core.plan_answers import PlanProgress
+
+FIRST = "the plan"
+
+
+def progress_line(progress: PlanProgress) -> str:
+    """What is being planned and how far it is, as "6 devices, bound 5 (gap 17%)"."""
+    what = "" if progress.title == FIRST and progress.steps == 1 else progress.title
+    which = f"{progress.step}/{progress.steps} " if progress.steps > 1 else ""
+    head = f"{which}{what}".strip()
+    figures = _figures(progress)
+    return ": ".join(part for part in (head, figures) if part) or "planning"
+
+
+def _figures(progress: PlanProgress) -> str:
+    if progress.value is None:
+        return "" if progress.bound is None else f"bound {number(progress.bound)}"
+    devices = progress.objective is Objective.MIN_DEVICES
+    text = f"{number(progress.value)}{' devices' if devices else ''}"
+    if progress.bound is None:
+        return text
+    gap = "" if progress.gap is None else f" (gap {percent(progress.gap)})"
+    return f"{text}, bound {number(progress.bound)}{gap}"
+
+
+def shown_on(report: Reporter, time_limit_seconds: float | None) -> Callable[[PlanProgress], None]:
+    """Shows progress as it comes.
+
+    Args:
+        report: where to.
+        time_limit_seconds: of one plan; None where it is not known, and no share done is shown.
+    """
+
+    def show(progress: PlanProgress) -> None:
+        done = None
+        if time_limit_seconds:
+            of_this = min(1.0, progress.seconds / time_limit_seconds)
+            done = min(1.0, (progress.step - 1 + of_this) / max(1, progress.steps))
+        report.update(progress_line(progress), done)
+
+    return show

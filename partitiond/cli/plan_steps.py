@@ -1,0 +1,137 @@
+"""What applying a plan changes: in brief, or with the time and the memory it takes."""
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from partitiond.cli.plan_devices import replicas
+from partitiond.core.plan import Placement, PlanDiff
+from partitiond.core.plan_diff import DeviceChange, DiffCost, DiffStep, StepKind
+from partitiond.core.units import format_bytes, format_duration
+
+MAX_STEPS = 40
+MAX_DEVICES = 12
+SIGNS = {
+    StepKind.START: ("+", "green"),
+    StepKind.MOVE: ("~", "yellow"),
+    StepKind.STOP: ("-", "red"),
+}
+
+
+def brief_changes(diff: PlanDiff) -> Iterator[RenderableType]:
+    """One line for each replica that changes."""
+    if diff.is_empty:
+        yield _nothing()
+        return
+    yield Text("Changes", style="bold")
+    rows = [("+", "start", p, "green") for p in diff.start]
+    rows += [("~", "move", new, "yellow") for _, new in diff.move]
+    rows += [("-", "stop", p, "red") for p in diff.stop]
+    for sign, word, p, style in rows[:MAX_STEPS]:
+        yield Text(f"  {sign} {word} ", style=style).append(
+            f"{p.replica_id} on {p.device_id} ({_details(p)})", style=""
+        )
+    if len(rows) > MAX_STEPS:
+        yield Text(f"  ... and {len(rows) - MAX_STEPS} more", style="dim")
+    yield from _kept(diff)
+
+
+def _nothing() -> Text:
+    return Text("Nothing to change: this plan is applied already.", style="green")
+
+
+def _kept(diff: PlanDiff) -> Iterator[RenderableType]:
+    if diff.keep:
+        yield Text(f"  = keep {replicas(len(diff.keep))} as they are", style="dim")
+
+
+def _details(placement: Placement) -> str:
+    candidate = placement.candidate
+    parts = [candidate.size.key, f"batch {candidate.batch}", candidate.variant]
+    return ", ".join(part for part in parts if part)
+
+
+def changes_view(diff: PlanDiff, takes: DiffCost, width: int) -> Iterator[RenderableType]:
+    """Every start, move and stop with what it takes; then the devices on the way."""
+    if diff.is_empty:
+        yield _nothing()
+        return
+    yield Text("Changes", style="bold")
+    yield _steps(diff, takes, wide=width >= 100)
+    if len(takes.steps) > MAX_STEPS:
+        yield Text(f"  ... and {len(takes.steps) - MAX_STEPS} more", style="dim")
+    yield from _kept(diff)
+    yield from _on_the_way(takes)
+
+
+def _steps(diff: PlanDiff, takes: DiffCost, *, wide: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("replica", overflow="fold")
+    table.add_column("from", overflow="fold")
+    table.add_column("to", overflow="fold")
+    if wide:
+        table.add_column("as")
+        table.add_column("loads", justify="right", no_wrap=True)
+    table.add_column("takes", justify="right", no_wrap=True)
+    new = {p.replica_id: p for p in (*diff.start, *(p for _, p in diff.move))}
+    for step in takes.steps[:MAX_STEPS]:
+        table.add_row(*_step_cells(step, new.get(step.replica_id), wide=wide))
+    return table
+
+
+def _step_cells(step: DiffStep, placement: Placement | None, *, wide: bool) -> list[RenderableType]:
+    sign, style = SIGNS[step.kind]
+    stop = step.kind is StepKind.STOP
+    cells: list[RenderableType] = [
+        Text(f"{sign} {step.kind.value}", style=style),
+        Text(step.replica_id),
+        Text(step.from_device_id or "-"),
+        Text("-" if stop else step.device_id + (" (makes way)" if step.makes_way else "")),
+    ]
+    if wide:
+        cells.append(Text("" if placement is None else _details(placement)))
+        cells.append(Text("" if stop else format_bytes(step.load_bytes)))
+    about = "" if step.measured else "~"
+    cells.append(Text("drains" if stop else f"{about}{format_duration(step.seconds)}"))
+    return cells
+
+
+def _on_the_way(takes: DiffCost) -> Iterator[RenderableType]:
+    starts = [s for s in takes.steps if s.kind is not StepKind.STOP]
+    measured = sum(s.measured for s in starts)
+    if starts:
+        source = "all seen before" if measured == len(starts) else "~ estimated from bytes"
+        if 0 < measured < len(starts):
+            source = f"{measured} seen before, ~ the others estimated from bytes"
+        yield Text(
+            f"All serve after about {format_duration(takes.seconds)} ({source}): one start at a "
+            "time on each device, devices side by side."
+        )
+    making = [s for s in starts if s.makes_way]
+    if making:
+        yield Text(
+            f"{replicas(len(making))} can only start once something on its device has drained "
+            "(makes way): its model serves less meanwhile.",
+            style="yellow",
+        )
+    tight = sorted((d for d in takes.devices if d.extra_bytes), key=lambda d: -d.extra_bytes)
+    if not tight:
+        yield Text("No device needs more memory on the way than before or after.")
+        return
+    yield Text("Memory on the way, while old and new replicas both exist:")
+    for device in tight[:MAX_DEVICES]:
+        yield Text(f"  {_device(device)}")
+    if len(tight) > MAX_DEVICES:
+        yield Text(f"  ... and {len(tight) - MAX_DEVICES} devices more", style="dim")
+
+
+def _device(change: DeviceChange) -> str:
+    return (
+        f"{change.device_id}: +{format_bytes(change.extra_bytes)} at the peak "
+        f"({format_bytes(change.before_bytes)} before, {format_bytes(change.after_bytes)} after, "
+        f"{format_bytes(change.room_bytes)} there)"
+    )

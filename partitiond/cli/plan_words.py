@@ -1,0 +1,85 @@
+"""How objectives, values and gaps are said, in every view of a plan."""
+
+from partitiond.core.plan import Certificate, Objective, Plan, Status
+
+_UNITS = {
+    Objective.MIN_DEVICES: "devices",
+    Objective.MIN_PRICE: "price per hour",
+    Objective.MIN_POWER: "W of power limits",
+    Objective.MIN_ENERGY: "W drawn",
+    Objective.MAX_GOODPUT: "weighted requests/s",
+    Objective.MAX_MIN: "share of the demand for the worst served",
+    Objective.MAX_HEADROOM: "times the demand",
+}
+
+
+def unit_of(objective: Objective) -> str:
+    """What the objective's value counts."""
+    return _UNITS[objective]
+
+
+def number(value: float) -> str:
+    """Three digits; large numbers whole and grouped."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Whole milliseconds; a dash where unknown."""
+    return "-" if seconds is None else f"{seconds * 1000:.0f}"
+
+
+def watts(value: float | None) -> str:
+    """Watts, kilowatts from ten thousand on; a dash where unknown."""
+    if value is None:
+        return "-"
+    return f"{value / 1000:.3g} kW" if value >= 10_000 else f"{value:.0f} W"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with a digit where it is small."""
+    return f"{share:.0%}" if abs(share) >= 0.1 or share == 0 else f"{share:.1%}"
+
+
+def proven(proof: Certificate) -> tuple[str, str]:
+    """What is proven, in words, and its colour."""
+    if proof.status is Status.OPTIMAL:
+        return "proven optimal", "green"
+    words = {
+        Status.FEASIBLE: ("not proven optimal", "yellow"),
+        Status.INFEASIBLE: ("infeasible", "red"),
+        Status.OUT_OF_TIME: ("out of time", "red"),
+    }
+    return words[proof.status]
+
+
+def two_gaps(proof: Certificate) -> tuple[float, float]:
+    """Of the plan to the best plan found, and of that to the bound, as shares of the plan's value.
+
+    The first is what was given away to move less.
+    """
+    best = proof.value if proof.best_value is None else proof.best_value
+    scale = max(abs(proof.value), 1e-9)
+    return abs(proof.value - best) / scale, abs(best - proof.bound) / scale
+
+
+def amount_text(objective: Objective, amount: float) -> str:
+    """So much of what the objective counts, as in "saves 2 devices"."""
+    text = number(amount)
+    match objective:
+        case Objective.MIN_DEVICES:
+            return f"{text} device" if text == "1" else f"{text} devices"
+        case Objective.MIN_PRICE:
+            return f"{text} per hour"
+        case Objective.MIN_POWER | Objective.MIN_ENERGY:
+            return watts(amount)
+        case Objective.MAX_GOODPUT:
+            return f"{text} requests/s"
+        case Objective.MAX_MIN:
+            return f"{percent(amount)} of the demand"
+        case Objective.MAX_HEADROOM:
+            return f"{text} times the demand"
+
+
+def same_prices(plan: Plan) -> bool:
+    """Whether no device has a price of its own."""
+    return all(d.price_per_hour == 1.0 for d in plan.devices)

@@ -1,0 +1,22 @@
+"""Server-sent events as they are read."""
+
+from collections.abc import Iterator
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and data of each server-sent event in a stream of lines; comments are skipped."""
+    name, data = "", []
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field == "event":
+            name = value.strip()
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+        elif not line and data:
+            yield name, "\n".join(data).encode()
+            name, data = "", []
+
+
+def event_data(lines: Iterator[str]) -> Iterator[bytes]:
+    """The data of each server-sent event in a stream of lines."""
+    return (data for _, data in events(lines))

@@ -1,0 +1,97 @@
+"""What changed worlds are planned with: candidates for what is asked of a plan."""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from partitiond.controller.situation import Situation
+from partitiond.core.architecture import Architecture
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import Device
+from partitiond.core.plan import ModelDemand
+from partitiond.core.plan_answers import PlanProgress, PlanQuestion
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.planner.candidates import candidates_for
+from partitiond.planner.flow import SolverProgress, Solving, progress_of
+from partitiond.planner.questions import adds_devices
+from partitiond.planner.types import PlanRequest
+from partitiond.planner.whatif import Demands, World
+from partitiond.ports import ModelRecord
+
+OnProgress = Callable[[PlanProgress], None]
+ArchitectureOf = Callable[[ModelSpec], Awaitable[Architecture]]
+
+
+async def demands_of(
+    situation: Situation,
+    question: PlanQuestion,
+    architecture_of: ArchitectureOf | None,
+    now: str,
+) -> Demands:
+    """Makes the candidates of changed worlds; of kinds of device that are not here, estimates.
+
+    Architectures are fetched before, and only where more devices are asked for: what is made of
+    them is pure.
+
+    Args:
+        now: ISO 8601, UTC: when estimates are made.
+    """
+    profiles, stale = dict(situation.profiles), dict(situation.stale)
+    records = {record.spec.name: record for record in situation.records}
+    here = {device.hardware for device in situation.devices}
+    known: dict[str, Architecture] = {}
+    if architecture_of is not None and adds_devices(question):
+        for record in situation.records:
+            with contextlib.suppress(PartitiondError):  # it then has no candidate there
+                known[record.spec.name] = await architecture_of(record.spec)
+
+    def demands(world: World) -> tuple[ModelDemand, ...]:
+        hardware = tuple(sorted({device.hardware for device in world.devices}))
+        new = [device for device in world.devices if device.hardware not in here]
+        return tuple(
+            candidates_for(
+                spec,
+                (
+                    *usable(profiles[spec.name], records[spec.name], situation),
+                    *_estimated(spec, known.get(spec.name), new, now),
+                ),
+                hardware,
+                stale,
+            )
+            for spec in world.specs
+        )
+
+    return demands
+
+
+def usable(
+    profiles: Sequence[Profile], record: ModelRecord, situation: Situation
+) -> tuple[Profile, ...]:
+    """Profiles that may be planned with."""
+    measured_only = record.spec.name in situation.without_estimates
+    return tuple(p for p in profiles if not (measured_only and p.kind is ProfileKind.ESTIMATED))
+
+
+def _estimated(
+    spec: ModelSpec, architecture: Architecture | None, devices: Sequence[Device], now: str
+) -> Iterator[Profile]:
+    """Estimated profiles on kinds of device that are not here."""
+    from partitiond.offline import estimate, sizes
+
+    if architecture is None:
+        return
+    for device in {d.hardware: d for d in devices}.values():
+        for size in sizes(device):
+            yield estimate(spec, architecture, device, size, now)
+
+
+def told(step: Solving, on_progress: OnProgress) -> Callable[[SolverProgress], None]:
+    """Passes the solver's progress on as part of the whole answer's."""
+    return lambda progress: on_progress(progress_of(step, progress))
+
+
+def proven_impossible(request: PlanRequest) -> bool:
+    """See `planner.relax`: imported there, as the solver's libraries are large."""
+    from partitiond.planner.relax import proven_impossible as proven
+
+    return proven(request)

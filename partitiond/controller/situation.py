@@ -1,0 +1,62 @@
+"""What a plan is made from, at one moment, and when a plan made from it is outdated."""
+
+import dataclasses
+import hashlib
+
+from partitiond.core.hardware import Device
+from partitiond.core.plan import Placement
+from partitiond.core.profile import Profile
+from partitiond.ports import ModelRecord
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Situation:
+    """What a plan is made from, at one moment.
+
+    Attributes:
+        profiles: the best ones by model name.
+        devices: with the memory that our own engines use counted as free.
+        running: what runs, or is about to because it was applied.
+        without_estimates: models for which only what was measured may be used.
+        left_out: models that are not planned at all.
+        stale: why profiles among them no longer speak for what runs now, by profile id.
+    """
+
+    records: tuple[ModelRecord, ...]
+    profiles: tuple[tuple[str, tuple[Profile, ...]], ...]
+    devices: tuple[Device, ...]
+    running: tuple[Placement, ...]
+    without_estimates: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    stale: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def fingerprint(self, applied_plan_id: str) -> str:
+        """Changes when a plan made of it would no longer fit: not with every free byte.
+
+        What the chain leaves out is not part of it: a plan that waits for `apply` was made with
+        it, and is recalled without.
+        """
+        parts = [
+            applied_plan_id,
+            *(f"{record.spec.name}@{record.version}" for record in self.records),
+            *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
+            *(f"{profile_id} is stale" for profile_id, _ in self.stale),
+            *(_version_of_device(device) for device in self.devices),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _version_of(profile: Profile) -> str:
+    """A profile as far as it changes under its id: replication runs are added to it later."""
+    shared = ",".join(
+        f"{s.mode}:{s.kappa:.6g}:{s.busy:.6g}:{len(s.pairs)}" for s in profile.sharing
+    )
+    return f"{profile.id}[{shared}]" if shared else profile.id
+
+
+def _version_of_device(device: Device) -> str:
+    """A device as far as it limits a plan: not its free memory, which is never still."""
+    return (
+        f"{device.id}:{device.hardware}:{device.memory_bytes}:{device.cores}:{device.cordoned}:"
+        f"{device.max_replicas}:{device.occupied_sm_percent}:{device.occupied_slices}"
+    )

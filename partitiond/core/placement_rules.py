@@ -1,0 +1,81 @@
+"""Where replicas of a model may be beyond what fits, and who goes first where not all fits."""
+
+import dataclasses
+import enum
+from typing import Final
+
+from partitiond.core.checks import require
+
+
+class Isolation(enum.StrEnum):
+    """What a replica may share a device with."""
+
+    SHARED = "shared"
+    DEVICE = "device"
+    """A device of its own."""
+    HARDWARE = "hardware"
+    """Compute and memory that hardware keeps from others: a MIG slice, or a device of its own."""
+
+
+class FaultDomain(enum.StrEnum):
+    """What can be lost at once."""
+
+    DEVICE = "device"
+    HOST = "host"
+    RACK = "rack"
+
+
+MAX_PRIORITY: Final = 2
+PRIORITY_FACTOR: Final = 100
+"""Where not everything fits, one request/s of a priority counts as so many of the one below."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlacementRules:
+    """Where replicas may be, beyond what fits.
+
+    Attributes:
+        avoid: models that never share a device with it; holds both ways, whoever says it.
+        near: models of which every host that holds a replica of it holds one as well.
+        only_on: device ids, host names, racks or hardware keys its replicas are restricted to;
+            empty for any.
+        survive: when any one of these is lost, `survive_share` of the planned rate is still
+            served (without a rate: one replica is left).
+        survive_share: share of the planned rate, above 0 and at most 1.
+        priority: -MAX_PRIORITY..MAX_PRIORITY; who is served first where not everything fits.
+    """
+
+    avoid: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    only_on: tuple[str, ...] = ()
+    survive: FaultDomain | None = None
+    survive_share: float = 1.0
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.survive_share <= 1,
+            f"survive_share must be above 0 and at most 1, got {self.survive_share!r}.",
+            "1 keeps the whole planned rate when one fault domain is lost.",
+        )
+        require(
+            -MAX_PRIORITY <= self.priority <= MAX_PRIORITY,
+            f"priority must lie between {-MAX_PRIORITY} and {MAX_PRIORITY}, got {self.priority}.",
+            "0 is usual; a higher number is served first.",
+        )
+        both = sorted(set(self.avoid) & set(self.near))
+        require(
+            not both,
+            f"{', '.join(both)} stand both in avoid and in near.",
+            "Name a model in one of the two.",
+        )
+        for name in ("avoid", "near", "only_on"):
+            value = getattr(self, name)
+            require(
+                isinstance(value, tuple) and all(isinstance(v, str) and v for v in value),
+                f"{name} must be a list of names, got {value!r}.",
+                f'Write {name} = ["one-name", "another"].',
+            )
+
+
+NO_RULES: Final = PlacementRules()

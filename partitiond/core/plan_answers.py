@@ -1,0 +1,293 @@
+"""What people ask of a plan beyond the plan itself, and the answers, as data."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+from partitiond.core.costs import idle_watts, max_watts
+from partitiond.core.plan import (
+    Infeasible,
+    ModelForecast,
+    Objective,
+    Plan,
+    PlanDiff,
+    Status,
+)
+from partitiond.core.plan_diff import DiffCost
+
+SAME = 1e-6
+"""Values this close, as a share of the larger one, count as equal."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanQuestion:
+    """What a plan is asked.
+
+    Attributes:
+        objective: what it is to be good at; None for the setting.
+        what_if: changes to plan for as well, each compared with the plan of what is.
+        constraints: what each rule, SLO, isolation and replica limit costs.
+        explain: a model whose place is to be explained.
+        relax: where not everything fits, which demands conflict and what would make it fit.
+    """
+
+    objective: Objective | None = None
+    what_if: tuple[str, ...] = ()
+    constraints: bool = False
+    explain: str | None = None
+    relax: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanProgress:
+    """How far the answer is.
+
+    Attributes:
+        title: what is being planned, as "+2 a100-80gb".
+        step, steps: of the plans that are known to be made; the first one is the plan itself.
+        seconds: since this plan was begun.
+        value, bound, gap: best so far; None before there is one.
+        method: which part of the planner found it.
+    """
+
+    title: str
+    step: int = 1
+    steps: int = 1
+    seconds: float = 0.0
+    objective: Objective | None = None
+    value: float | None = None
+    bound: float | None = None
+    gap: float | None = None
+    method: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanFigures:
+    """A plan in a dozen numbers, to put beside another.
+
+    Attributes:
+        price_per_hour: of the devices used.
+        max_watts: power limits of the devices used; None where one is not known.
+        draw_watts: predicted draw at the planned rates, idle draw included; None unknown.
+        served_req_per_s: of models with a demand, as far as it is covered.
+        wanted_req_per_s: of models with a demand.
+        unrated_req_per_s: capacity of models that take as much as there is.
+        least_headroom: over models with a demand: capacity / demand - 1, the least.
+        unplaced: models that have no place, or not all they want.
+    """
+
+    objective: Objective
+    status: Status
+    value: float
+    bound: float
+    devices: int
+    devices_used: int
+    price_per_hour: float
+    max_watts: float | None
+    draw_watts: float | None
+    replicas: int
+    served_req_per_s: float
+    wanted_req_per_s: float
+    least_headroom: float | None
+    unplaced: tuple[str, ...]
+    seconds: float
+    unrated_req_per_s: float = 0.0
+
+    @property
+    def served_share(self) -> float:
+        """Of what is wanted; 1 where nothing with a rate is."""
+        return self.served_req_per_s / self.wanted_req_per_s if self.wanted_req_per_s else 1.0
+
+
+def figures_of(plan: Plan) -> PlanFigures:
+    """The plan's figures."""
+    here = {p.device_id for p in plan.placements}
+    used = [device for device in plan.devices if device.id in here]
+    rated = [f for f in plan.forecasts if f.demand_req_per_s]
+    proof = plan.certificate
+    return PlanFigures(
+        objective=proof.objective,
+        status=proof.status,
+        value=proof.value,
+        bound=proof.bound,
+        devices=len(plan.devices),
+        devices_used=len(used),
+        price_per_hour=math.fsum(d.price_per_hour for d in used),
+        max_watts=_total(max_watts(d) for d in used),
+        draw_watts=_total(
+            (*(idle_watts(d) for d in used), *(f.watts for f in plan.forecasts if f.replicas))
+        ),
+        replicas=len(plan.placements),
+        served_req_per_s=math.fsum(_served(f) for f in rated),
+        wanted_req_per_s=math.fsum(f.demand_req_per_s or 0.0 for f in rated),
+        least_headroom=min((f.headroom or 0.0 for f in rated), default=None),
+        unplaced=tuple(dict.fromkeys(u.model for u in plan.unplaced)),
+        seconds=proof.seconds,
+        unrated_req_per_s=math.fsum(
+            f.capacity_req_per_s for f in plan.forecasts if not f.demand_req_per_s
+        ),
+    )
+
+
+def _served(forecast: ModelForecast) -> float:
+    return min(forecast.capacity_req_per_s, forecast.demand_req_per_s or 0.0)
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    """The sum; None where one of them is not known."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return math.fsum(known) if len(known) == len(found) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Alternative:
+    """A plan under a change, compared with the plan of what is.
+
+    Attributes:
+        change: in the words it can be asked with, as "+2 a100-80gb".
+        figures: None where nothing at all can be placed.
+        gain: how much better the objective's value is, in its own unit (fewer devices, more
+            requests/s); negative where it is worse; None where the two speak of different
+            objectives, as when one of them serves everything and the other cannot.
+        gain_at_most: what proofs leave open; None where `gain` is exact or unknown.
+        starts, moves, stops: replicas against the plan of what is.
+        plan: the plan itself; None where nothing can be placed, and where plans were not asked.
+        note: what else is to be known about it.
+    """
+
+    change: str
+    figures: PlanFigures | None
+    gain: float | None = None
+    gain_at_most: float | None = None
+    starts: int = 0
+    moves: int = 0
+    stops: int = 0
+    plan: Plan | None = None
+    infeasible: Infeasible | None = None
+    note: str = ""
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether nothing is left without its place."""
+        return self.figures is not None and not self.figures.unplaced
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SizeChoice:
+    """One size a model could run at on one kind of device.
+
+    Attributes:
+        size: key of the partition size, as "mps-20".
+        hardware: kind of device.
+        req_per_s: of one replica alone on a device, margins applied.
+        per_device_req_per_s: the most that one empty device serves with it alone.
+        replicas: how many of it the plan holds.
+        note: why it is chosen, or what speaks against it.
+    """
+
+    size: str
+    hardware: str
+    batch: int
+    variant: str
+    memory_bytes: int
+    req_per_s: float
+    per_device_req_per_s: float
+    ttft_p95_seconds: float
+    tpot_p95_seconds: float
+    replicas: int
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelExplanation:
+    """Why a model has the place it has.
+
+    Attributes:
+        here: why these sizes on these devices.
+        not_more: why not one replica more.
+        sizes: what it could run at, the best per device first.
+        alternatives: the next best choices and what they cost.
+    """
+
+    model: str
+    here: tuple[str, ...]
+    not_more: tuple[str, ...]
+    sizes: tuple[SizeChoice, ...]
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Relaxations:
+    """Why not everything fits, and what would make it fit.
+
+    Attributes:
+        conflict: models whose demands and rules do not fit together, proven, and none of which
+            could be left out of the list; empty where that is not proven.
+        note: what is to be known about `conflict`.
+        cheapest: changes after which everything is served, the smallest ones first.
+    """
+
+    conflict: tuple[str, ...] = ()
+    note: str = ""
+    cheapest: tuple[Alternative, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanAnswers:
+    """Answers to a `PlanQuestion`, beside the plan itself."""
+
+    diff: DiffCost | None = None
+    what_if: tuple[Alternative, ...] = ()
+    constraints: tuple[Alternative, ...] = ()
+    explanation: ModelExplanation | None = None
+    relaxations: Relaxations | None = None
+
+
+NO_ANSWERS = PlanAnswers()
+
+
+def alternative(
+    change: str,
+    base: Plan | None,
+    outcome: Plan | Infeasible,
+    diff: PlanDiff | None,
+    *,
+    with_plan: bool,
+    note: str = "",
+) -> Alternative:
+    """A plan under a change, beside the plan of what is.
+
+    Args:
+        base: None where there is no plan of what is.
+        outcome: of the change.
+        diff: from `base` to it.
+        with_plan: keep the whole plan.
+    """
+    if isinstance(outcome, Infeasible):
+        return Alternative(change, None, infeasible=outcome, note=note)
+    gain, most = _gain(base, outcome)
+    return Alternative(
+        change=change,
+        figures=figures_of(outcome),
+        gain=gain,
+        gain_at_most=most,
+        starts=len(diff.start) if diff else 0,
+        moves=len(diff.move) if diff else 0,
+        stops=len(diff.stop) if diff else 0,
+        plan=outcome if with_plan else None,
+        note=note,
+    )
+
+
+def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None]:
+    """How much better `other` is, and at most, by the proofs of both."""
+    if base is None or base.certificate.objective is not other.certificate.objective:
+        return None, None
+    old, new = base.certificate, other.certificate
+    sign = -1.0 if new.objective.is_cost else 1.0
+    gain = sign * (new.value - old.value)
+    if math.isclose(new.value, old.value, rel_tol=SAME):
+        gain = 0.0
+    most = sign * (new.bound - old.value)
+    return gain, None if most <= gain + SAME * max(1.0, abs(gain)) else most

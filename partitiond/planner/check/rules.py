@@ -1,0 +1,89 @@
+"""Where replicas may be, and what is left when something is lost."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from partitiond.core.hardware import Device
+from partitiond.core.plan import ModelDemand, Placement, Plan
+from partitiond.core.spec import FaultDomain
+from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+
+
+def check_rules(
+    plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]
+) -> Iterator[str]:
+    """Violations of one model's placement rules.
+
+    `survive` counts as part of the demand: a model that is listed as unplaced need not hold it.
+    """
+    devices = {d.id: d for d in plan.devices}
+    mine = [p for p in plan.placements if p.model == demand.model]
+    yield from _check_avoid(plan, demand, mine)
+    yield from _check_near(plan, demand, mine, devices)
+    for p in mine:
+        yield from _check_place(p, demand, devices[p.device_id])
+    if not any(u.model == demand.model for u in plan.unplaced):
+        yield from _check_survival(demand, mine, devices, levels)
+
+
+def _check_avoid(plan: Plan, demand: ModelDemand, mine: list[Placement]) -> Iterator[str]:
+    if not demand.rules.avoid:
+        return
+    for device in sorted({p.device_id for p in mine}):
+        others = {p.model for p in plan.on_device(device)} - {demand.model}
+        for other in sorted(others & set(demand.rules.avoid)):
+            yield f"{demand.model} avoids {other} and shares {device} with it"
+
+
+def _check_near(
+    plan: Plan, demand: ModelDemand, mine: list[Placement], devices: Mapping[str, Device]
+) -> Iterator[str]:
+    if not demand.rules.near:
+        return
+    for host in sorted({devices[p.device_id].host for p in mine}):
+        here = {p.model for p in plan.placements if devices[p.device_id].host == host}
+        for other in demand.rules.near:
+            if other not in here:
+                yield f"{demand.model} is on host {host} without {other}, which it must be near to"
+
+
+def _check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[str]:
+    allowed = demand.rules.only_on
+    if allowed and not {device.id, device.host, device.rack, device.hardware} & set(allowed):
+        yield f"{p.replica_id} is on {device.id}, {p.model} may only be on {', '.join(allowed)}"
+
+
+def _check_survival(
+    demand: ModelDemand,
+    mine: list[Placement],
+    devices: Mapping[str, Device],
+    levels: Mapping[str, float | None],
+) -> Iterator[str]:
+    kind = demand.rules.survive
+    if kind is None:
+        return
+    for lost in sorted({_domain(devices[p.device_id], kind) for p in mine}):
+        left = [p for p in mine if _domain(devices[p.device_id], kind) != lost]
+        planned = demand.demand.planned_req_per_s
+        if planned is None:
+            if not left:
+                yield f"{demand.model} has no replica left when {lost} is lost"
+            continue
+        rate = math.fsum(
+            p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf) for p in left
+        )
+        wanted = planned * demand.rules.survive_share
+        if rate < wanted * (1 - RELATIVE) - ABSOLUTE:
+            yield (
+                f"{demand.model} keeps {rate:.4g} of {wanted:.4g} requests/s when {lost} is lost"
+            )
+
+
+def _domain(device: Device, kind: FaultDomain) -> str:
+    match kind:
+        case FaultDomain.DEVICE:
+            return f"device {device.id}"
+        case FaultDomain.RACK if device.rack:
+            return f"rack {device.rack}"
+        case _:
+            return f"host {device.host}"

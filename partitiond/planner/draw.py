@@ -1,0 +1,68 @@
+"""What a replica takes beside the device it is on: power, and of its host cores and memory."""
+
+import math
+from typing import Final
+
+from partitiond.core.costs import IDLE_SHARE
+from partitiond.core.hardware import HARDWARE, HardwareSpec, SharingMode, mig_profile
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import OperatingPoint, Profile, ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.core.units import GIB, ZERO_BYTES, Bytes
+
+ENGINE_HOST_BYTES: Final = Bytes(3 * GIB)
+"""Host memory of the processes of one engine on a GPU: interpreter, torch with its CUDA libraries
+and pinned buffers of the API server and the engine core. Assumed: profiles do not measure it. It
+counts only on hosts whose memory is known."""
+
+SPARE_CORE_SHARE: Final = 0.05
+"""Of a core: CPU time is summed over processes and sampled, 1.03 cores are one core."""
+
+
+def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
+    """Draw at the operating point beyond the idle device, in watts; None where nobody knows.
+
+    Measured: the energy of an output token times tokens/s, or the mean power of the windows, less
+    what the device draws without load. Both are the device's, on which the replica was alone. An
+    estimated profile is given what its share of the SMs could draw at most, because a saturated
+    GPU is between that and the memory's part of it: it tells a plan which partitions are small.
+    """
+    spec = HARDWARE.get(profile.hardware)
+    if spec is None or spec.tdp_watts is None:
+        return None
+    idle = spec.tdp_watts * IDLE_SHARE
+    if profile.kind is ProfileKind.ESTIMATED:
+        return (spec.tdp_watts - idle) * sm_share(spec, profile.size)
+    told = point.telemetry.power_watts if point.telemetry is not None else None
+    if point.joules_per_output_token is not None:
+        told = point.joules_per_output_token * point.output_tokens_per_s
+    return None if told is None else max(0.0, told - idle)
+
+
+def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
+    """The part of a GPU's SMs that a partition computes with."""
+    match size.mode:
+        case SharingMode.MPS:
+            return size.sm_percent / 100
+        case SharingMode.MIG:
+            return mig_profile(hardware, size.mig_profile).sm_count / hardware.sm_count
+        case _:
+            return 1.0
+
+
+def host_cores(profile: Profile, point: OperatingPoint) -> int:
+    """Host cores of the engine: its partition's, or on a GPU as many as it used when measured.
+
+    A plan gives every engine cores of its own, so that engines do not slow each other down on the
+    host in any sharing mode. That takes as many as the engine keeps busy.
+    """
+    told = point.telemetry.cores_used if point.telemetry is not None else None
+    if profile.size.mode is SharingMode.CORES or told is None:
+        return profile.size.cores
+    return max(profile.size.cores, math.ceil(told - SPARE_CORE_SHARE))
+
+
+def host_memory(profile: Profile, spec: ModelSpec) -> Bytes:
+    """Host memory of an engine on a GPU; 0 on a CPU device, where the footprint is host memory."""
+    on_cpu = profile.size.mode is SharingMode.CORES
+    return ZERO_BYTES if on_cpu or spec.engine_kind == "simulated" else ENGINE_HOST_BYTES

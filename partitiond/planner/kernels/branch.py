@@ -1,0 +1,161 @@
+"""Depth-first search for the most valuable set of replicas beside what a device holds."""
+
+from typing import NamedTuple
+
+from partitiond.planner.arrays import Bits, Floats, Ints
+from partitiond.planner.kernels import plain
+
+SLACK = 1e-9
+"""Relative room for the rounding of floating-point sums; bounds are raised by it."""
+
+
+class Place(NamedTuple):
+    """What a way to run a device asks of sets: slices of the arrays of `Problem`.
+
+    `table` is empty without MIG. Of `busy_limit` the rows up to `max_items` are read.
+    """
+
+    use: Ints
+    busy: Ints
+    code: Ints
+    model: Ints
+    capacity: Ints
+    max_items: int
+    busy_limit: Ints
+    table: Bits
+    avoid: Bits
+
+
+class Room(NamedTuple):
+    """What is free of a device beside what it holds already."""
+
+    capacity: Ints
+    items: int
+    busy: int
+    code: int
+
+
+class Choices(NamedTuple):
+    """Entries in order of loss, with what the branching needs of them.
+
+    Attributes:
+        fit: their positions.
+        worth: p.a of each.
+        gain: what the entries from here on gain at most: sum of copies times negative losses.
+        whole: p.(all that is free).
+    """
+
+    fit: Ints
+    value: Floats
+    copies: Ints
+    loss: Floats
+    worth: Floats
+    gain: Floats
+    whole: float
+
+
+class Work(NamedTuple):
+    """Depth-first search by level: next entry to try, entry chosen, which copy of it, the rest."""
+
+    at: Ints
+    chosen: Ints
+    copy: Ints
+    left: Ints
+    load: Ints
+    code: Ints
+    total: Floats
+    rest: Floats
+    found: Ints
+
+
+@plain
+def fits(place: Place, room: Room, entry: int, held: int) -> bool:
+    """Whether a replica fits beside what is there, `held` replicas."""
+    if room.items < 1 or room.busy + place.busy[entry] > place.busy_limit[held + 1]:
+        return False
+    for r in range(len(room.capacity)):
+        if place.use[entry, r] > room.capacity[r]:
+            return False
+    if len(place.table) > 0:
+        both = room.code + place.code[entry]
+        return bool(both < len(place.table) and place.table[both] == 1)
+    return True
+
+
+@plain
+def branch(
+    place: Place, room: Room, choices: Choices, work: Work, node_limit: int
+) -> tuple[int, float, float]:
+    """Depth-first search; the best set goes to `work.found`. Its size, value and upper bound."""
+    n = len(choices.fit)
+    work.load[0], work.code[0], work.rest[0] = room.busy, room.code, choices.whole
+    best, size, depth, nodes = 0.0, 0, 0, 0
+    slack = 0.5 * SLACK * (1.0 + choices.whole + choices.gain[0])
+    while depth >= 0:
+        k = work.at[depth]
+        if k >= n or depth >= room.items or _most(choices, work, depth) <= best + slack:
+            depth -= 1
+            continue
+        nodes += 1
+        if nodes > node_limit:
+            break
+        addable = _may_add(place, room, choices, work, depth)
+        work.at[depth] = k + 1
+        if not addable:
+            continue
+        _push(place, choices, work, depth, k)
+        depth += 1
+        if work.total[depth] > best:
+            best, size = work.total[depth], depth
+            for d in range(depth):
+                work.found[d] = work.chosen[d]
+    bound = best + 2 * slack
+    for d in range(depth + 1):
+        if work.at[d] < n and d < room.items:
+            bound = max(bound, _most(choices, work, d) + slack)
+    return size, best, bound
+
+
+@plain
+def _most(choices: Choices, work: Work, depth: int) -> float:
+    """No set with what is chosen and one entry from here on is worth more."""
+    k = work.at[depth]
+    return float(work.total[depth] + work.rest[depth] + choices.gain[k] - max(0.0, choices.loss[k]))
+
+
+@plain
+def _may_add(place: Place, room: Room, choices: Choices, work: Work, depth: int) -> bool:
+    k = work.at[depth]
+    again = work.copy[depth - 1] + 1 if depth > 0 and work.chosen[depth - 1] == k else 1
+    entry = choices.fit[k]
+    held = place.max_items - room.items + depth
+    if again > choices.copies[k]:
+        return False
+    if work.load[depth] + place.busy[entry] > place.busy_limit[held + 1]:
+        return False
+    for r in range(place.use.shape[1]):
+        if place.use[entry, r] > work.left[depth, r]:
+            return False
+    if len(place.table) > 0:
+        both = work.code[depth] + place.code[entry]
+        if both >= len(place.table) or place.table[both] == 0:
+            return False
+    for d in range(depth):
+        if place.avoid[place.model[entry], place.model[choices.fit[work.chosen[d]]]] == 1:
+            return False
+    work.copy[depth] = again
+    return True
+
+
+@plain
+def _push(place: Place, choices: Choices, work: Work, depth: int, k: int) -> None:
+    """Choose entry k at this depth; the next level starts with another copy of it."""
+    entry, below = choices.fit[k], depth + 1
+    work.chosen[depth] = k
+    for r in range(place.use.shape[1]):
+        work.left[below, r] = work.left[depth, r] - place.use[entry, r]
+    work.load[below] = work.load[depth] + place.busy[entry]
+    work.code[below] = work.code[depth] + place.code[entry]
+    work.total[below] = work.total[depth] + choices.value[k]
+    work.rest[below] = max(0.0, work.rest[depth] - choices.worth[k])
+    work.at[below] = k

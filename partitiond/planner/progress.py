@@ -1,0 +1,176 @@
+"""How far a solve is: its clock, the best plan and the best bound so far, and who watches."""
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from partitiond.core.plan import Objective
+from partitiond.planner.costs import true_bound, true_value
+from partitiond.planner.types import RATE_SCALE, Instance
+
+TELL_SECONDS: Final = 0.2
+"""Least time between two reports of the same solve, but for the first."""
+ROUNDING: Final = 1e-9
+FINISH_SHARE: Final = 0.04
+FINISH_LEAST_SECONDS: Final = 0.05
+FINISH_PER_SIZE: Final = 2e-6
+"""Seconds per model and device that assigning, tidying, explaining and checking take."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """The state of a solve at one moment.
+
+    Attributes:
+        seconds: since it began.
+        objective: what `value` and `bound` speak of.
+        value: of the best plan so far; None before there is one.
+        bound: no plan is better; None before it is known.
+        gap: |bound - value| / max(|value|, 1e-9); None while either is missing.
+        method: what found the plan, or is at work.
+    """
+
+    seconds: float
+    objective: Objective
+    value: float | None
+    bound: float | None
+    gap: float | None
+    method: str
+
+
+OnProgress = Callable[[Progress], None]
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """For solves that nobody stops."""
+    return False
+
+
+def goodput_unit(instance: Instance) -> float:
+    """What weighted requests/s of plans are multiples of, as far as the integers tell; or 0."""
+    counted = [n for n in instance.needs if n.rated]
+    weights = {n.weight for n in counted}
+    if len(weights) != 1 or not all(n.rate for n in counted):
+        return 0.0
+    rates = {
+        instance.rate(item, option)
+        for group in instance.groups
+        for option, fit in zip(group.options, group.fits, strict=True)
+        for item in fit
+    }
+    return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
+
+
+class Watch:
+    """The clock of one solve, and the best value and bound so far, in the solver's own numbers.
+
+    Safe to use from the threads of one solve. Values and bounds are costs in PRICE_SCALE or
+    weighted requests/s, and are told in the objective's own unit.
+
+    Args:
+        instance: the question.
+        on_progress: told of what is better, at most every 0.2 s.
+        stop: asked now and then whether to end with the best so far.
+    """
+
+    def __init__(
+        self, instance: Instance, on_progress: OnProgress | None = None, stop: Stop = never
+    ) -> None:
+        self.instance = instance
+        self.began = time.monotonic()
+        self.fixed = instance.request.deterministic
+        self.objective = instance.request.objective
+        self._stop, self._tell = stop, on_progress
+        self._lock, self._telling = threading.Lock(), threading.Lock()
+        self._told, self._method = -math.inf, "starting"
+        self.value: float | None = None
+        self.bound: float | None = None
+        self._unit = goodput_unit(instance)
+        limit = instance.request.time_limit_seconds
+        size = len(instance.needs) * len(instance.group_of)
+        finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
+        self.deadline = self.began + max(0.3 * limit, limit - finish)
+
+    def left(self) -> float:
+        """Seconds until the search has to end; without a clock all of them, always."""
+        if self.stopped:
+            return 0.0
+        if self.fixed:
+            return self.instance.request.time_limit_seconds
+        return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked to end."""
+        return self._stop()
+
+    def apart(self, objective: Objective) -> "Watch":
+        """For a question on the way, with another objective: the same clock, and nobody is told."""
+        other = Watch(self.instance, None, self._stop)
+        other.began, other.deadline, other.objective = self.began, self.deadline, objective
+        return other
+
+    def restart(self, objective: Objective) -> None:
+        """The values told from now on speak of another objective."""
+        with self._lock:
+            self.objective, self.value, self.bound = objective, None, None
+
+    def found(self, value: float, method: str) -> None:
+        """A plan has this value."""
+        with self._lock:
+            if self.value is not None and not self._better(value, self.value):
+                return
+            self.value, self._method = value, method
+        self._report()
+
+    def proved(self, bound: float) -> bool:
+        """No plan is better than this; False where that was known."""
+        if self.objective is Objective.MAX_GOODPUT and self._unit > 0:
+            whole = math.floor(bound / self._unit * (1 + ROUNDING) + ROUNDING)
+            bound = min(bound, whole * self._unit)
+        with self._lock:
+            if self.bound is not None and not self._better(self.bound, bound):
+                return False
+            self.bound = bound
+        self._report()
+        return True
+
+    def _better(self, one: float, other: float) -> bool:
+        return one < other if self.objective.is_cost else one > other
+
+    @property
+    def done(self) -> bool:
+        """Whether the best plan reaches the bound, as far as the objective's own unit tells."""
+        now = self.now()
+        return now.gap is not None and now.gap <= 1e-9
+
+    def now(self) -> Progress:
+        """The state at this moment."""
+        with self._lock:
+            value, bound, method = self.value, self.bound, self._method
+        request = self.instance.request
+        if self.objective.is_cost:
+            value = None if value is None else true_value(request, value)
+            bound = None if bound is None else true_bound(request, bound)
+        gap = None
+        if value is not None and bound is not None:
+            worse = bound - value if not self.objective.is_cost else value - bound
+            gap = max(0.0, worse) / max(abs(value), 1e-9)
+        seconds = time.monotonic() - self.began
+        return Progress(seconds, self.objective, value, bound, gap, method)
+
+    def _report(self) -> None:
+        """Tell who watches, in one thread at a time."""
+        if self._tell is None:
+            return
+        with self._telling:
+            if time.monotonic() - self._told >= TELL_SECONDS:
+                self._told = time.monotonic()
+                self._tell(self.now())
+
+
+__all__ = ["OnProgress", "Progress", "Stop", "Watch", "never"]

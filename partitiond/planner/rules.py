@@ -1,0 +1,178 @@
+"""Placement rules on packings: who may be where, and what is missing to hold them.
+
+Two kinds. `avoid`, `near` and `only_on` always hold: `allows` refuses what would break them, so a
+packing that grows through `Packing.fits` keeps them, and `only_on` is in what a device's group can
+hold. `survive` is a part of the demand: objectives that serve all of it fulfil it, the others say
+what is missing, as they do for the rate.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from partitiond.planner.types import Need
+
+if TYPE_CHECKING:
+    from partitiond.planner.packing import Packing
+
+
+# --- what may be added and taken away --------------------------------------------------------
+
+
+def allows(packing: "Packing", index: int, item: int) -> bool:
+    """Whether the rules let one more replica of the item's model be on the device."""
+    ties = packing.instance.ties
+    if not ties.avoided and not ties.near:
+        return True
+    model = packing.instance.items[item].model
+    return not shunned(packing, index, model) and not lonely(packing, index, model)
+
+
+def shunned(packing: "Packing", index: int, model: int) -> bool:
+    """Whether a model on the device and this one avoid each other."""
+    others = packing.instance.ties.avoided.get(model)
+    items = packing.instance.items
+    if not others:
+        return False
+    return any(items[i].model in others for i in packing.loads[index].items)
+
+
+def lonely(packing: "Packing", index: int, model: int) -> bool:
+    """Whether the device's host holds none of a model that this one has to be near to."""
+    others = packing.instance.ties.near.get(model)
+    if others is None:
+        return False
+    return not others <= on_host(packing, packing.instance.ties.host_of[index])
+
+
+def on_host(packing: "Packing", host: int) -> set[int]:
+    """Models that hold a replica on a host."""
+    instance = packing.instance
+    return {
+        instance.items[item].model
+        for index in instance.ties.devices_on[host]
+        for item in packing.loads[index].items
+    }
+
+
+def may_leave(packing: "Packing", index: int, item: int) -> bool:
+    """Whether the rules hold, and what survives is enough, without this replica of the packing.
+
+    Its model's rate and least number are the caller's business.
+    """
+    instance, ties = packing.instance, packing.instance.ties
+    model = instance.items[item].model
+    if model in ties.near_to:
+        here = ties.devices_on[ties.host_of[index]]
+        held = [instance.items[i].model for b in here for i in packing.loads[b].items]
+        if held.count(model) == 1 and not ties.near_to[model].isdisjoint(held):
+            return False
+    if model not in ties.spread:
+        return True
+    need = next(n for n in instance.needs if n.model == model)
+    rate = instance.rate(item, packing.option(index))
+    return _worst(packing, need, without=(index, rate)) is None
+
+
+# --- what is missing -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Missing:
+    """What a model lacks, and where its next replica helps most.
+
+    Attributes:
+        replicas: to its least number.
+        rate: to its rate, in 1 / RATE_SCALE.
+        rate_if_lost: what is missing when the worst fault domain is lost, in 1 / RATE_SCALE.
+        replicas_if_lost: the same in replicas.
+        domain: number of that fault domain; None where losing any one leaves enough.
+        hosts: hosts on which a replica has to be, because one that must be near to it is there.
+    """
+
+    replicas: int
+    rate: int
+    rate_if_lost: int = 0
+    replicas_if_lost: int = 0
+    domain: int | None = None
+    hosts: tuple[int, ...] = ()
+
+    @property
+    def only_survival(self) -> bool:
+        """Whether all is served as long as nothing is lost."""
+        return not (self.replicas or self.rate or self.hosts)
+
+
+def missing(packing: "Packing", need: Need) -> Missing | None:
+    """What the model lacks in the packing; None where it has all it asks for."""
+    replicas = max(0, need.min_replicas - packing.counts[need.model])
+    rate = max(0, need.rate - packing.rates[need.model])
+    ties = packing.instance.ties
+    worst = _worst(packing, need) if need.model in ties.spread else None
+    hosts = _hosts_to_join(packing, need.model) if need.model in ties.near_to else ()
+    if not (replicas or rate or hosts) and worst is None:
+        return None
+    if worst is None:
+        return Missing(replicas, rate, hosts=hosts)
+    return Missing(replicas, rate, *worst[1:], worst[0], hosts)
+
+
+def helps(packing: "Packing", need: Need, lack: Missing, index: int) -> bool:
+    """Whether a replica on this device makes good some of what is missing beyond numbers."""
+    if lack.hosts:
+        return packing.instance.ties.host_of[index] in lack.hosts
+    return lack.domain is None or need.domain_of[index] != lack.domain
+
+
+def _worst(
+    packing: "Packing", need: Need, without: tuple[int, int] | None = None
+) -> tuple[int, int, int] | None:
+    """The fault domain whose loss leaves least: its number, and missing rate and replicas.
+
+    None where every loss leaves enough. `without` counts as if one replica were not there: its
+    device and rate.
+    """
+    rates, counts = _by_domain(packing, need)
+    rate, count = packing.rates[need.model], packing.counts[need.model]
+    if without is not None:
+        domain = need.domain_of[without[0]]
+        rates[domain] -= without[1]
+        counts[domain] -= 1
+        rate, count = rate - without[1], count - 1
+    short = [
+        (max(0, need.survive_rate - (rate - rates[d])), _short(need, count - counts[d]), -d)
+        for d in sorted(rates)
+    ] or [(need.survive_rate, need.survive_replicas, 0)]
+    rate_short, replicas_short, domain = max(short)
+    return (-domain, rate_short, replicas_short) if rate_short or replicas_short else None
+
+
+def _short(need: Need, left: int) -> int:
+    return max(0, need.survive_replicas - left)
+
+
+def _by_domain(packing: "Packing", need: Need) -> tuple[dict[int, int], dict[int, int]]:
+    """The model's rate and replicas in each fault domain that holds any."""
+    instance = packing.instance
+    rates: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    for index, load in enumerate(packing.loads):
+        for item in load.items:
+            if instance.items[item].model == need.model:
+                domain = need.domain_of[index]
+                rate = instance.rate(item, packing.option(index))
+                rates[domain] = rates.get(domain, 0) + rate
+                counts[domain] = counts.get(domain, 0) + 1
+    return rates, counts
+
+
+def _hosts_to_join(packing: "Packing", model: int) -> tuple[int, ...]:
+    ties = packing.instance.ties
+    held: dict[int, set[int]] = {}
+    for index, load in enumerate(packing.loads):
+        models = {packing.instance.items[item].model for item in load.items}
+        held.setdefault(ties.host_of[index], set()).update(models)
+    return tuple(
+        host
+        for host, models in sorted(held.items())
+        if model not in models and not ties.near_to[model].isdisjoint(models)
+    )

@@ -1,0 +1,122 @@
+"""Placement rules in words: why they keep a model out, what a loss takes, what names nothing."""
+
+from collections.abc import Iterable
+
+from partitiond.core.hardware import Device
+from partitiond.core.plan import ModelDemand
+from partitiond.core.spec import FaultDomain
+from partitiond.planner.needs import domain_name
+from partitiond.planner.rules import Missing
+from partitiond.planner.ties import names_of, unknown_places
+from partitiond.planner.types import RATE_SCALE, Instance, Need, PlanRequest
+
+
+def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | None:
+    """Reason and remedy where the rules alone keep a model from having any replica; else None."""
+    rules, name, devices = demand.rules, demand.model, instance.request.devices
+    if rules.only_on:
+        unknown = unknown_places(instance.request, demand)
+        if len(unknown) == len(rules.only_on):
+            return (
+                f"{name} may only be on {_list(rules.only_on)}, and no device, host, rack or "
+                f"hardware is called that.",
+                f"Name one of {_list(_some(sorted(_all_names(devices))))} in only_on.",
+            )
+        kinds = {c.hardware for c in demand.candidates}
+        allowed = [d for d in devices if not names_of(d).isdisjoint(rules.only_on)]
+        if kinds and not kinds & {d.hardware for d in allowed}:
+            return (
+                f"{name} may only be on {_list(rules.only_on)}, and is profiled for "
+                f"{_list(sorted(kinds))}, which is not there.",
+                f"Profile {name} on {_list(sorted({d.hardware for d in allowed}))}, "
+                f"or widen only_on.",
+            )
+    planned = {need.name for need in instance.needs}
+    absent = [other for other in rules.near if other not in planned]
+    if absent:
+        asked = {m.model for m in instance.request.models}
+        what = "is not among the models" if absent[0] not in asked else "has no place itself"
+        return (
+            f"{name} must be near {absent[0]}, which {what}.",
+            f"Register {absent[0]}, or take it out of near."
+            if absent[0] not in asked
+            else f"See to {absent[0]} first, or take it out of near.",
+        )
+    return None
+
+
+def what_is_lost(instance: Instance, need: Need, lack: Missing) -> str:
+    """A part of a sentence: what is missing when the worst fault domain is lost; may be empty."""
+    if lack.domain is None:
+        return ""
+    kind = instance.request.models[need.model].rules.survive
+    if kind is None:
+        return ""
+    where = lost_name(instance, need, lack.domain, kind)
+    if need.rated:
+        left = (need.survive_rate - lack.rate_if_lost) / RATE_SCALE
+        return (
+            f"keeps {left:.4g} of {need.survive_rate / RATE_SCALE:.4g} requests/s "
+            f"when {where} is lost"
+        )
+    return f"has no replica left when {where} is lost"
+
+
+def lost_name(instance: Instance, need: Need, domain: int, kind: FaultDomain) -> str:
+    """A fault domain in words, as "host node-1"."""
+    index = need.domain_of.index(domain)
+    return " ".join(domain_name(instance.request.devices[index], kind))
+
+
+def why_not_spread(instance: Instance, need: Need) -> str | None:
+    """Why no plan whatever survives a loss: too few fault domains hold the model; else None."""
+    if not need.domain_of:
+        return None
+    domains = {
+        need.domain_of[index]
+        for group in instance.groups
+        if any(instance.items[i].model == need.model for fit in group.fits for i in fit)
+        for index in group.bins
+    }
+    kind = instance.request.models[need.model].rules.survive
+    if len(domains) > 1 or kind is None:
+        return None
+    return (
+        f"it is to survive the loss of a {kind}, and only one {kind} could hold it"
+        if domains
+        else f"it is to survive the loss of a {kind}, and none could hold it"
+    )
+
+
+def how_to_survive(instance: Instance, need: Need) -> str:
+    """What would let a model survive a loss that it does not."""
+    kind = instance.request.models[need.model].rules.survive or FaultDomain.DEVICE
+    where = "a device" if kind is FaultDomain.DEVICE else f"a device in another {kind}"
+    share = " lower survive_share," if need.rated else ""
+    return f"Add {where},{share} or take `survive` back."
+
+
+def warnings(request: PlanRequest) -> tuple[str, ...]:
+    """Sentences on rules that name what is not there, where they do no harm by themselves."""
+    asked = {m.model for m in request.models}
+    found = []
+    for model in request.models:
+        unknown = unknown_places(request, model)
+        if unknown and len(unknown) < len(model.rules.only_on):
+            found.append(f"{model.model}: only_on names {_list(unknown)}, which is not there.")
+        gone = [other for other in model.rules.avoid if other not in asked]
+        if gone:
+            found.append(f"{model.model}: avoid names {_list(gone)}, which is not registered.")
+    return tuple(found)
+
+
+def _all_names(devices: tuple[Device, ...]) -> set[str]:
+    return set().union(*(names_of(d) for d in devices))
+
+
+def _some(names: list[str], most: int = 8) -> list[str]:
+    return names if len(names) <= most else [*names[:most], "..."]
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,368 @@
+"""The largest common factor: how far all demands can be served alike, or grow.
+
+`max-min` and `max-headroom` ask for the largest factor t at which every model gets t times its
+target: under `max-headroom` its demand, under `max-min` its demand times its weight, and never
+more than its demand. (Where no model has a rate, 1 request/s takes the demand's place.) At a
+given factor this is the question of the cost objectives, "is there a plan that serves everything",
+without the cost. So everything that answers that is used as it is, on an instance whose needs are
+scaled:
+
+- the linear relaxation has the factor as a variable: one solve bounds it;
+- greedy packers and whatever else the portfolio has are asked at some factors, each answer being
+  good for its own smallest share, which is at least the factor asked for;
+- the weighted-resource bound, with its whole replicas, proves further factors impossible;
+- small instances are solved exactly.
+
+What is left goes to the models that gain most goodput by it.
+"""
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from partitiond.core.plan import Objective
+from partitiond.planner.bound import bound_cost, bound_goodput
+from partitiond.planner.covers import pack_covers
+from partitiond.planner.exact import MAX_VARIABLES, Goal, Scale, solve_exact, variable_count
+from partitiond.planner.greedy import Guide, Strategy, first_fit, most_goodput, serve_all
+from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance, Need
+from partitiond.planner.packing import Packing
+from partitiond.planner.repair import repair_start
+from partitiond.planner.scale_bound import relaxed_factor
+from partitiond.planner.share import fill
+
+Serve = Callable[[Instance, float], Packing | None]
+"""A plan that serves every need of an instance, or None: (instance, seconds it may take)."""
+
+SLACK: Final = 1e-6
+NOTHING: Final = 1e-9
+"""A factor that is 0 but for the linear solver's rounding."""
+CLOSE: Final = 0.002
+"""A factor this close to the least one that failed is not improved any further."""
+PROBES: Final = (1.0, 0.97, 0.93, 0.87, 0.75, 0.6, 0.4, 0.2, 0.05, 0.01)
+"""Factors asked for, of the bound, until one is met."""
+HALVINGS: Final = 7
+PROOFS: Final = 6
+EXACT_SHARE: Final = 0.2
+"""Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
+NEAR: Final = 0.01
+"""A plan within this of the best factor is as good, if it moves less."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scaled:
+    """The best common factor that was found.
+
+    Attributes:
+        packing: the plan; None where none was found at any factor above 0, as where not every
+            model can have a replica beside the others: `optimal` says whether that is proven.
+        value: its factor.
+        bound: no plan has a larger one; below 0 where a least number of replicas cannot be met.
+        best: the best factor of any plan found; the plan may give some of it away to move less.
+        method: what gave the plan, and what the bound.
+        optimal: the best factor is proven to be the largest.
+        first_fit: the factor of first-fit decreasing; None where it was not asked.
+    """
+
+    packing: Packing | None
+    value: float
+    bound: float
+    best: float
+    method: str
+    optimal: bool = False
+    first_fit: float | None = None
+
+
+def targets_of(instance: Instance) -> dict[int, float]:
+    """Rate of each model at factor 1, in 1 / RATE_SCALE; models that do not count are not in it."""
+    any_rated = any(need.rated for need in instance.needs)
+    weighted = instance.request.objective is Objective.MAX_MIN
+    return {
+        need.model: (need.rate if need.rated else RATE_SCALE) * (need.weight if weighted else 1.0)
+        for need in instance.needs
+        if need.rated == any_rated
+    }
+
+
+def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> Instance:
+    """The same with needs of so many times the targets; under MAX_MIN at most the demand."""
+    needs = tuple(
+        _scaled_need(need, target[need.model], factor, instance.request.objective)
+        if need.model in target
+        else need
+        for need in instance.needs
+    )
+    return dataclasses.replace(instance, needs=needs)
+
+
+def _scaled_need(need: Need, target: float, factor: float, objective: Objective) -> Need:
+    rate = math.ceil(target * factor * (1 - SLACK) - SLACK)
+    if objective is Objective.MAX_MIN and need.rated:
+        rate = min(rate, need.rate)
+    least = max(need.min_replicas, 1 if rate else 0)
+    # Under max-min, what survives a loss is reported, as under max-goodput, and not asked for.
+    grows = objective is Objective.MAX_HEADROOM
+    survive = math.ceil(need.survive_rate * factor * (1 - SLACK) - SLACK) if grows else 0
+    return dataclasses.replace(
+        need, rate=rate, rated=True, min_replicas=least, survive_rate=survive
+    )
+
+
+def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
+    """The smallest of the models' rates over their targets, by the integers."""
+    instance = packing.instance
+    capped = instance.request.objective is Objective.MAX_MIN
+    rates = {
+        n.model: min(packing.rates[n.model], n.rate)
+        if capped and n.rated
+        else packing.rates[n.model]
+        for n in instance.needs
+        if n.model in target
+    }
+    return min((rate / target[model] for model, rate in rates.items()), default=0.0)
+
+
+def largest_factor(
+    instance: Instance,
+    serve: Serve | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[float, str], object] = lambda _value, _name: None,
+    proved: Callable[[float], object] = lambda _bound: None,
+) -> Scaled:
+    """The best plan by factor, then goodput, then what it has to load; any-time.
+
+    Args:
+        instance: the question, with objective MAX_MIN or MAX_HEADROOM.
+        serve: what finds plans that serve everything; None for the greedy packers.
+        stop: asked now and then whether to end with the best so far.
+        tell: told of each better factor, and of what found it.
+        proved: told of each lower bound on the factor.
+    """
+    target = targets_of(instance)
+    search = _Search(instance, target, serve or greedy_serve, (stop, tell, proved))
+    relaxed = relaxed_factor(instance, target)
+    if relaxed is None:
+        return Scaled(None, 0.0, -1.0, 0.0, "none; bound: relaxation")
+    if relaxed <= NOTHING:
+        return Scaled(None, 0.0, 0.0, 0.0, "none; bound: relaxation", optimal=True)
+    search.lower(relaxed, "relaxation")
+    search.probe()
+    search.halve()
+    search.solve_small()
+    search.prove()
+    search.try_baselines()
+    return search.answer()
+
+
+Watchers = tuple[Callable[[], bool], Callable[[float, str], object], Callable[[float], object]]
+"""Whether to end; told of a better factor; told of a lower bound."""
+
+
+class _Search:
+    """What is known of the largest factor so far."""
+
+    def __init__(
+        self, instance: Instance, target: Mapping[int, float], serve: Serve, watchers: Watchers
+    ) -> None:
+        self.instance, self.target, self.serve = instance, target, serve
+        self.stop, self.tell, self.proved = watchers
+        self.first_fit: float | None = None
+        self.bound, self.bound_by = math.inf, "relaxation"
+        self.best: Packing | None = None
+        self.value, self.name = 0.0, "greedy"
+        self.failed = math.inf
+        self.optimal = False
+        self.limit = instance.request.time_limit_seconds
+        self.end = time.monotonic() + 0.9 * self.limit
+
+    def late(self, share: float = 1.0) -> bool:
+        """Whether to end, or a share of the time has gone where the answer may depend on that."""
+        if self.stop():
+            return True
+        left = self.end - time.monotonic()
+        return not self.instance.request.deterministic and left < (1 - share) * 0.9 * self.limit
+
+    def done(self) -> bool:
+        """Whether the bound is reached."""
+        return self.best is not None and self.value >= self.bound * (1 - 1e-5)
+
+    def lower(self, bound: float, name: str) -> None:
+        """No plan has a larger factor."""
+        if bound < self.bound:
+            self.bound, self.bound_by = bound, name
+            self.proved(bound)
+
+    def ask(self, factor: float) -> bool:
+        """Look for a plan with at least this factor."""
+        found = self.serve(scaled(self.instance, self.target, factor), self.limit / 10)
+        if found is None:
+            self.failed = min(self.failed, factor)
+            return False
+        self.keep(found, "greedy")
+        return True
+
+    def keep(self, packing: Packing, name: str) -> None:
+        """Take a packing if it is the best so far."""
+        mine = packing.copy()
+        mine.instance = self.instance
+        mine.settle()
+        value = factor_of(mine, self.target)
+        if value > self.value * (1 + SLACK) and not mine.short_replicas():
+            self.best, self.value, self.name = mine, value, name
+            self.tell(value, name)
+
+    def probe(self) -> None:
+        """From the bound down until a plan is found."""
+        for share in PROBES:
+            if self.ask(self.bound * share) or (self.late() and self.best is not None):
+                return
+
+    def halve(self) -> None:
+        """Between what was found and what failed."""
+        for _ in range(HALVINGS):
+            high = min(self.failed, self.bound)
+            if self.best is None or high <= self.value * (1 + CLOSE) or self.late(0.5):
+                return
+            self.ask((self.value + high) / 2)
+
+    def solve_small(self) -> None:
+        """Exactly, where the instance is small."""
+        devices = list(range(len(self.instance.group_of)))
+        if self.done() or variable_count(self.instance, devices) > MAX_VARIABLES:
+            return
+        grows = self.instance.request.objective is Objective.MAX_HEADROOM
+        survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
+        exact = solve_exact(
+            self.instance,
+            Goal.SCALE,
+            devices,
+            self.best,
+            deterministic_seconds=EXACT_SHARE * self.limit,
+            scale=Scale(self.target, self.bound, survive),
+        )
+        if exact.packing is None:
+            return
+        self.keep(exact.packing, "exact (CP-SAT)")
+        if exact.bound is not None:
+            self.lower(max(exact.bound, self.value), "exact (CP-SAT)")
+        self.optimal = exact.status.value == "optimal"
+
+    def prove(self) -> None:
+        """Lower the bound: factors at which the devices cannot hold the cheapest covers."""
+        low = self.value
+        for _ in range(PROOFS):
+            if self.optimal or self.done() or self.late(0.9) or self.bound <= low * (1 + CLOSE):
+                return
+            middle = (low + self.bound) / 2
+            if cannot_serve(scaled(self.instance, self.target, middle)):
+                self.lower(middle, "weighted resources")
+            else:
+                low = middle
+
+    def try_baselines(self) -> None:
+        """First-fit and best-fit, so that no plan is worse than they are."""
+        if self.best is not None and self.late():
+            return
+        entries = bound_goodput(self.instance).entries
+        near = scaled(self.instance, self.target, self.value or self.bound)
+        for best, name in ((False, "first-fit decreasing"), (True, "best-fit decreasing")):
+            packing = first_fit(near, entries, best=best)
+            if not best:
+                self.first_fit = factor_of(packing, self.target)
+            self.keep(packing, name)
+
+    def answer(self) -> Scaled:
+        """The best, or one as good that moves less, with what is left given away."""
+        method = f"{self.name}; bound: {self.bound_by}"
+        bound = max(self.bound, self.value)
+        if self.best is None:
+            bound = 0.0 if self.optimal else bound
+            return Scaled(None, 0.0, bound, 0.0, method, self.optimal)
+        chosen = self._stay() or self.best
+        chosen = spread_rest(self.instance, self.target, chosen)
+        value = factor_of(chosen, self.target)
+        optimal = self.optimal or self.done()
+        best = max(value, self.value)
+        return Scaled(chosen, value, bound, best, method, optimal, self.first_fit)
+
+    def _stay(self) -> Packing | None:
+        """What runs, repaired to a factor as good."""
+        if not self.instance.request.running:
+            return None
+        at = scaled(self.instance, self.target, self.value * (1 - NEAR))
+        kept = repair_start(at)
+        if kept.lacking():
+            return None
+        kept.instance = self.instance
+        return kept
+
+
+def greedy_serve(instance: Instance, seconds: float) -> Packing | None:
+    """The first plan that greedy packers find which serves everything; None where none does."""
+    del seconds  # a few starts: bounded by the instance's size
+    bound = bound_cost(instance)
+    if bound.value is None:
+        return None
+    guide = Guide(instance, bound)
+    for number in range(3):
+        rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
+        noise = 0.15 * number
+        packing = pack_covers(instance, guide, places=None, noise=noise, rng=rng)
+        if packing is None:
+            strategy = Strategy(0.0, 2 * noise)
+            packing = serve_all(instance, guide, Packing(instance), strategy, rng)
+        if packing is not None:
+            return packing
+    return None
+
+
+def cannot_serve(instance: Instance) -> bool:
+    """Whether the weighted-resource bound proves that the devices cannot serve everything."""
+    bound = bound_cost(instance)
+    there = math.fsum(g.price * len(g.bins) for g in instance.groups)
+    if bound.value is None:
+        return True
+    # A bound beyond what all devices cost together is a proof as well.
+    most = there / PRICE_SCALE
+    return most > 0 and bound.value > most * (1 + SLACK) + SLACK
+
+
+def spread_rest(instance: Instance, target: Mapping[int, float], packing: Packing) -> Packing:
+    """Give what is left to whoever gains goodput by it; nobody falls below the factor."""
+    value = factor_of(packing, target)
+    floor = scaled(instance, target, value)
+    guide = Guide(instance, bound_goodput(instance))
+    grown = packing.copy()
+    grown.instance = instance
+    if any(grown.rates[n.model] < n.rate for n in instance.needs if n.rated):
+        rng = random.Random(instance.request.seed)  # noqa: S311
+        grown = most_goodput(instance, guide, grown, Strategy(0.0, 0.0), rng)
+        grown = _exact_rest(instance, floor, grown) or grown
+    if any(not need.rated for need in instance.needs):
+        # Held to the factor: no device goes to a level at which somebody falls below it.
+        grown.instance = floor if any(n.rated for n in instance.needs) else instance
+        fill(grown, guide, range(len(grown.loads)))
+    grown.instance = instance
+    grown.settle()
+    return grown
+
+
+def _exact_rest(instance: Instance, floor: Instance, hint: Packing) -> Packing | None:
+    devices = list(range(len(instance.group_of)))
+    if variable_count(instance, devices) > MAX_VARIABLES:
+        return None
+    found = solve_exact(
+        instance,
+        Goal.GOODPUT,
+        devices,
+        hint,
+        deterministic_seconds=EXACT_SHARE / 2 * instance.request.time_limit_seconds,
+        floors={n.model: n.rate for n in floor.needs if n.rate},
+    )
+    if found.packing is None or found.packing.short_replicas() > hint.short_replicas():
+        return None
+    return found.packing if found.packing.goodput() > hint.goodput() * (1 + SLACK) else None

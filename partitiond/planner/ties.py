@@ -1,0 +1,102 @@
+"""What placement rules tie together in an instance, before anything is packed."""
+
+from collections.abc import Collection, Sequence
+
+from partitiond.core.hardware import Device
+from partitiond.core.plan import ModelDemand
+from partitiond.core.spec import FaultDomain
+from partitiond.planner.types import Group, Instance, Item, Need, PlanRequest, Ties
+
+
+def names_of(device: Device) -> frozenset[str]:
+    """What `only_on` can call a device: its id, host, rack or hardware key."""
+    return frozenset({device.id, device.host, device.rack, device.hardware}) - {""}
+
+
+def unknown_places(request: PlanRequest, model: ModelDemand) -> tuple[str, ...]:
+    """Names in `only_on` that no device answers to."""
+    if not model.rules.only_on:
+        return ()
+    known = frozenset[str]().union(*(names_of(d) for d in request.devices))
+    return tuple(name for name in model.rules.only_on if name not in known)
+
+
+def ties_of(
+    request: PlanRequest, needs: Sequence[Need], groups: Sequence[Group], items: Sequence[Item]
+) -> Ties:
+    """The rules between replicas; what names models that are not planned is left out of them."""
+    if not any(n.avoid or n.near or n.domain_of for n in needs):
+        return Ties()
+    position = {need.name: need.model for need in needs}
+    avoided = {
+        n.model: frozenset(position[name] for name in n.avoid if name in position)
+        for n in needs
+        if n.avoid
+    }
+    near = {
+        n.model: frozenset(position[name] for name in n.near if name in position)
+        for n in needs
+        if n.near
+    }
+    near_to: dict[int, frozenset[int]] = {}
+    for model, others in near.items():
+        for other in others:
+            near_to[other] = near_to.get(other, frozenset()) | {model}
+    hosts: dict[str, list[int]] = {}
+    for index, device in enumerate(request.devices):
+        hosts.setdefault(device.host, []).append(index)
+    number = {host: n for n, host in enumerate(hosts)}
+    spread = frozenset(n.model for n in needs if n.domain_of)
+    beyond = spread | frozenset(near) | frozenset(near_to)
+    kinds = {request.models[n.model].rules.survive for n in needs}
+    return Ties(
+        avoided=avoided,
+        near=near,
+        near_to=near_to,
+        spread=spread,
+        host_of=tuple(number[d.host] for d in request.devices),
+        devices_on=tuple(tuple(bins) for bins in hosts.values()),
+        ways=_ways_of(beyond, groups, items),
+        by_host=bool(near) or bool(kinds & {FaultDomain.HOST, FaultDomain.RACK}),
+    )
+
+
+def _ways_of(
+    models: Collection[int], groups: Sequence[Group], items: Sequence[Item]
+) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for group in groups:
+        for option, fit in enumerate(group.fits):
+            for item in fit:
+                if items[item].model in models:
+                    found.setdefault((group.index, items[item].model), []).append((option, item))
+    return {key: tuple(ways) for key, ways in found.items()}
+
+
+def unreachable(needs: Sequence[Need], placeable: Collection[int]) -> frozenset[int]:
+    """Models that fit a device and still can have no replica: one they must be near to has none."""
+    known = {need.name: need.model for need in needs}
+    able = set(placeable)
+    while True:
+        lost = {
+            n.model
+            for n in needs
+            if n.model in able and any(known.get(name) not in able for name in n.near)
+        }
+        if not lost:
+            return frozenset(placeable) - able
+        able -= lost
+
+
+def twins(instance: Instance) -> list[tuple[int, ...]]:
+    """Sets of devices that are interchangeable: a group, or its part on one host where rules ask.
+
+    Earlier devices of a set come first in it.
+    """
+    if not instance.ties.by_host:
+        return [group.bins for group in instance.groups]
+    found: dict[tuple[object, ...], list[int]] = {}
+    for index, group in enumerate(instance.group_of):
+        device = instance.request.devices[index]
+        found.setdefault((group, device.host, device.rack), []).append(index)
+    return [tuple(bins) for bins in found.values()]

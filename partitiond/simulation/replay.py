@@ -1,0 +1,282 @@
+"""Replays a plan: its replicas, its devices, the demand, in simulated time.
+
+Two questions, two loads. `Load.FULL` holds every replica at its operating point, which is what the
+plan's throughput, TTFT and TPOT speak of: like is compared with like. `Load.DEMAND` sends Poisson
+arrivals at the rate that the plan says it serves: does the SLO hold, with the queueing and the
+admission that a closed loop at the engines does not have?
+"""
+
+import collections
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.core.interference import DEFAULT, Interference
+from partitiond.core.plan import Placement, Plan
+from partitiond.core.routing import (
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    longest_wait_seconds,
+    service_seconds,
+)
+from partitiond.simulation.batch import Batch
+from partitiond.simulation.dispatch import Flight, SimulatedModel, SimulatedReplica
+from partitiond.simulation.engine import SharedDevice, SimulatedEngine
+from partitiond.simulation.events import Clock
+from partitiond.simulation.models import EngineModel, EngineOf, ModelTraffic
+from partitiond.simulation.outcome import Observer, Outcome
+from partitiond.simulation.promise import Promise, promises
+from partitiond.simulation.traffic import closed_traffic, open_traffic
+
+SEEDS_APART: Final = 100_003
+"""Between the seeds of two replays: models of one replay differ by less."""
+UNBOUNDED_QUANTILE: Final = 0.95
+"""Without an SLO so many requests have to be answered at all."""
+LOOKS: Final = 40
+LOOKS_EACH: Final = 10
+"""Looks whether every request of the window has ended: in all, and in the time of the longest
+expected request."""
+
+
+class Load(enum.StrEnum):
+    """What is sent."""
+
+    DEMAND = "demand"
+    """Poisson arrivals at the rate that the plan says it serves."""
+    FULL = "full"
+    """Every replica holds as many requests as its limit says, as when its point was measured: the
+    proxy does not count KV tokens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """How a plan is replayed.
+
+    Attributes:
+        seconds: shortest window.
+        warm_up_requests: so many expected requests' times before it.
+        window_requests: the window lasts at least so many.
+        factor: of the rate that the plan says it serves; above 1 is overload.
+        seed: of arrivals, lengths and draws.
+        max_queue: of each model's queue at the proxy.
+        max_wait_seconds: longest wait there where the SLO asks for no shorter one.
+        interference: default kappas and levels.
+    """
+
+    seconds: float = 30.0
+    warm_up_requests: float = 2.0
+    window_requests: float = 4.0
+    factor: float = 1.0
+    seed: int = 0
+    max_queue: int = 256
+    max_wait_seconds: float = 30.0
+    interference: Interference = DEFAULT
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelReplay:
+    """One model: what was promised, and what came out."""
+
+    promise: Promise
+    outcome: Outcome
+    quantile: float
+
+    @property
+    def holds_slo(self) -> bool:
+        """Whether the share of good requests reached the SLO's quantile."""
+        share = self.outcome.attainment
+        return share is None or share >= self.quantile
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replay:
+    """A plan's replay under one load.
+
+    Attributes:
+        load: what was sent.
+        models: those that the plan places, in the order of its forecasts.
+        seconds: length of the window.
+    """
+
+    load: Load
+    models: tuple[ModelReplay, ...]
+    seconds: float
+
+
+def replay_plan(
+    plan: Plan,
+    traffic: Sequence[ModelTraffic],
+    engine_of: EngineOf,
+    load: Load = Load.DEMAND,
+    options: ReplayOptions | None = None,
+) -> Replay:
+    """Run a plan in simulated time.
+
+    Args:
+        plan: what is to be replayed.
+        traffic: lengths and SLO of every model that it places.
+        engine_of: how the engine of a placement behaves (see `simulation.models`).
+        load: what is sent.
+        options: how long and with which seed.
+
+    Raises:
+        KeyError: a placed model has no traffic.
+    """
+    chosen = options or ReplayOptions()
+    told = {one.model: one for one in traffic}
+    made = [(promise, told[promise.model]) for promise in promises(plan, chosen.interference)]
+    longest = max((_request_seconds(p, t) for p, t in made), default=0.0)
+    opened = chosen.warm_up_requests * longest
+    seconds = max(chosen.seconds, chosen.window_requests * longest)
+    clock = Clock()
+    replicas = _replicas(clock, plan, told, engine_of, (load, chosen.interference))
+    runs = [
+        _Run(
+            promise,
+            one,
+            _model(clock, promise, one, replicas[promise.model], chosen),
+            Observer(opened, opened + seconds),
+        )
+        for promise, one in made
+    ]
+    for number, run in enumerate(runs):
+        run.send(clock, load, chosen, number, lambda: _is_over(clock, runs))
+    _run_to_the_end(clock, runs, opened + seconds, longest + chosen.max_wait_seconds)
+    return Replay(load, tuple(run.replay() for run in runs), seconds)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Run:
+    """One model in a replay."""
+
+    promise: Promise
+    traffic: ModelTraffic
+    model: SimulatedModel
+    observer: Observer
+
+    def send(
+        self,
+        clock: Clock,
+        load: Load,
+        options: ReplayOptions,
+        number: int,
+        is_over: Callable[[], bool],
+    ) -> None:
+        """Plan its traffic, and have everything told to the observer."""
+        for replica in self.model.replicas:
+            replica.engine.on_tokens = self.observer.tokens
+        self.model.on_done = self.observer.done
+        seed = options.seed * SEEDS_APART + number
+        workload, sent = self.traffic.workload, self.observer.sent
+        if load is Load.FULL:
+            again = closed_traffic(
+                clock, self.model, workload, self.promise.slots, seed=seed, sent=sent
+            )
+            self.model.on_done = lambda flight: self._done(flight, again)
+        elif self.promise.served_req_per_s > 0:
+            rate = options.factor * self.promise.served_req_per_s
+            open_traffic(clock, self.model, workload, rate, seed=seed, until=is_over, sent=sent)
+
+    def _done(self, flight: Flight, again: Callable[[Flight], None]) -> None:
+        self.observer.done(flight)
+        again(flight)
+
+    def replay(self) -> ModelReplay:
+        """What came out."""
+        slo = self.traffic.slo
+        preempted = sum(r.engine.batch.preemptions for r in self.model.replicas)
+        quantile = slo.quantile if slo is not None else UNBOUNDED_QUANTILE
+        return ModelReplay(self.promise, self.observer.outcome(slo, preempted), quantile)
+
+
+def _request_seconds(promise: Promise, traffic: ModelTraffic) -> float:
+    """Expected time of one request where every replica is full."""
+    return promise.ttft_p95_seconds + traffic.workload.moments.o * promise.tpot_p95_seconds
+
+
+def _replicas(
+    clock: Clock,
+    plan: Plan,
+    told: Mapping[str, ModelTraffic],
+    engine_of: EngineOf,
+    under: tuple[Load, Interference],
+) -> dict[str, list[SimulatedReplica]]:
+    """Every replica of the plan on its device, by model."""
+    load, interference = under
+    devices: dict[str, SharedDevice] = {}
+    found: dict[str, list[SimulatedReplica]] = collections.defaultdict(list)
+    for placement in plan.placements:
+        device = devices.setdefault(
+            placement.device_id, SharedDevice(placement.partition.mode, interference)
+        )
+        behaves = engine_of(placement)
+        batch = Batch(
+            placement.candidate.batch,
+            max(behaves.max_step_tokens, placement.candidate.batch),
+            behaves.kv_cache_tokens,
+        )
+        engine = SimulatedEngine(clock, device, placement.candidate, batch, behaves.steps)
+        route = _route(placement, behaves, told[placement.model])
+        if load is Load.FULL:
+            route = dataclasses.replace(route, kv_cache_tokens=0)
+        found[placement.model].append(SimulatedReplica(route, engine))
+    return found
+
+
+def _route(placement: Placement, behaves: EngineModel, traffic: ModelTraffic) -> ReplicaRoute:
+    """The replica as the daemon would tell the proxy of it."""
+    candidate = placement.candidate
+    return ReplicaRoute(
+        replica_id=placement.replica_id,
+        model=placement.model,
+        socket_path="",
+        generation="",
+        max_sequences=candidate.batch,
+        kv_cache_tokens=behaves.kv_cache_tokens,
+        max_model_len=behaves.max_model_len,
+        service_seconds=service_seconds(
+            candidate.ttft_p95_seconds,
+            candidate.tpot_p95_seconds,
+            traffic.workload.output_tokens,
+        ),
+    )
+
+
+def _model(
+    clock: Clock,
+    promise: Promise,
+    traffic: ModelTraffic,
+    replicas: Sequence[SimulatedReplica],
+    options: ReplayOptions,
+) -> SimulatedModel:
+    bound = traffic.slo.ttft_seconds if traffic.slo is not None else None
+    slowest = max(r.engine.candidate.ttft_p95_seconds for r in replicas)
+    route = ModelRoute(
+        name=promise.model,
+        availability=ModelAvailability.SERVING,
+        served_name=promise.model,
+        max_queue=options.max_queue,
+        max_wait_seconds=longest_wait_seconds(options.max_wait_seconds, bound, slowest),
+    )
+    return SimulatedModel(clock, route, replicas, options.seed)
+
+
+def _is_over(clock: Clock, runs: Sequence[_Run]) -> bool:
+    """The window is closed and every request of it has ended."""
+    return all(run.observer.closed <= clock.now and not run.observer.pending for run in runs)
+
+
+def _run_to_the_end(
+    clock: Clock, runs: Sequence[_Run], closed: float, patience_seconds: float
+) -> None:
+    """Run through the window, and on with traffic until what arrived in it has ended.
+
+    What has not ended after many times the expected request counts as not answered.
+    """
+    clock.run(closed)
+    for _ in range(LOOKS):
+        if _is_over(clock, runs):
+            return
+        clock.run(clock.now + patience_seconds / LOOKS_EACH)

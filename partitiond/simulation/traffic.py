@@ -1,0 +1,100 @@
+"""Who asks for what and when: Poisson arrivals, or a number of requests held in flight.
+
+Arrivals and lengths are the load generator's own functions: with the same seed a simulation and a
+measurement get the same requests at the same times.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+from loadgen.arrivals import poisson
+from loadgen.lengths import Lengths, choice, fixed, independent
+from partitiond.core.workload import LengthShape, Workload
+from partitiond.simulation.dispatch import Flight, SimulatedModel
+from partitiond.simulation.events import Clock
+
+Sent = Callable[[Flight], None]
+"""Called with every request the moment it arrives."""
+
+
+def lengths_of(workload: Workload) -> Lengths:
+    """The very lists that memory and time are predicted with."""
+    match workload.shape:
+        case LengthShape.TRACE:
+            return choice(workload.pairs)
+        case LengthShape.LOGNORMAL:
+            return independent(workload.prompt_lengths, workload.output_lengths)
+        case _:
+            return fixed(workload.prompt_tokens, workload.output_tokens)
+
+
+def open_traffic(
+    clock: Clock,
+    model: SimulatedModel,
+    workload: Workload,
+    req_per_s: float,
+    *,
+    seed: int,
+    until: Callable[[], bool],
+    sent: Sent,
+) -> None:
+    """Plan Poisson arrivals, one after the other, until `until` says that it is enough.
+
+    Args:
+        clock: of the simulation.
+        model: where the requests go.
+        workload: their lengths.
+        req_per_s: rate, above 0.
+        seed: of arrivals and lengths.
+        until: asked before each arrival.
+        sent: told of each.
+    """
+    lengths = lengths_of(workload)
+    due = enumerate(poisson(req_per_s, seed))
+
+    def arrive(index: int) -> None:
+        if until():
+            return
+        flight = Flight(clock.now, *lengths.pair(index, seed))
+        sent(flight)
+        following, when = next(due)
+        clock.at(when, lambda: arrive(following))
+        model.arrive(flight)
+
+    first, when = next(due)
+    clock.at(when, lambda: arrive(first))
+
+
+def closed_traffic(
+    clock: Clock,
+    model: SimulatedModel,
+    workload: Workload,
+    slots: int,
+    *,
+    seed: int,
+    sent: Sent,
+) -> Callable[[Flight], None]:
+    """Hold `slots` requests in flight; returns what has to be told of each that is done.
+
+    De-synchronised as the definitions say: slot i's first request asks for ceil(O (i + 1) / slots)
+    output tokens, so that slots do not finish in waves.
+    """
+    lengths = lengths_of(workload)
+    numbers = itertools.count()
+
+    def send(share: float = 1.0) -> None:
+        prompt, output = lengths.pair(next(numbers), seed)
+        flight = Flight(clock.now, prompt, max(1, math.ceil(output * share)))
+        sent(flight)
+        model.arrive(flight)
+
+    def again(flight: Flight) -> None:
+        # One that was refused comes again after a while, or nothing would ever pass the time.
+        pause = 0.0 if flight.rejected is None else 0.1
+        clock.at(clock.now + pause, send)
+
+    for slot in range(slots):
+        share = (slot + 1) / slots
+        clock.at(0.0, lambda share=share: send(share))  # type: ignore[misc]
+    return again

@@ -1,0 +1,68 @@
+"""Scrapes as tests write them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from partitiond.advise.exposition import Scrape, parse
+from partitiond.advise.observe import EngineWindow, Stretch, observe
+from partitiond.advise.readings import WANTED, Histogram
+
+DATA = Path(__file__).parent / "data"
+CAPTURED_SECONDS = (0.02, 30.02, 60.02)
+
+
+def captured() -> list[Scrape]:
+    """The three looks at the real engine."""
+    return [
+        Scrape(at, tuple(parse((DATA / f"vllm-0.32.0-cpu-{name}.txt").read_text(), WANTED)))
+        for at, name in zip(CAPTURED_SECONDS, ("00", "05", "10"), strict=True)
+    ]
+
+
+def scrape(at: float, model: str = "m", **figures: float) -> Scrape:
+    """A look at an engine that tells these figures, without histograms."""
+    names = {
+        "ended": 'vllm:request_success_total{{finished_reason="stop",{0}}}',
+        "running": "vllm:num_requests_running{{{0}}}",
+        "waiting": "vllm:num_requests_waiting{{{0}}}",
+        "refused": "vllm:admission_rejections_total{{{0}}}",
+        "prompt_tokens": "vllm:prompt_tokens_total{{{0}}}",
+        "output_tokens": "vllm:generation_tokens_total{{{0}}}",
+        "kv_usage": "vllm:kv_cache_usage_perc{{{0}}}",
+    }
+    label = f'model_name="{model}",engine="0"'
+    lines = [f"{names[key].format(label)} {value}" for key, value in figures.items()]
+    if "running" not in figures:
+        lines.append(f"vllm:num_requests_running{{{label}}} 0")
+    return Scrape(at, tuple(parse("\n".join(lines))))
+
+
+def window(
+    address: str = "a", model: str = "m", *, per_second: float = 1.0, **more: float
+) -> EngineWindow:
+    """An engine that got requests evenly for ten minutes, 100 tokens in and 50 out each."""
+    scrapes = [
+        scrape(
+            at,
+            model,
+            ended=at * per_second,
+            prompt_tokens=100 * at * per_second,
+            output_tokens=50 * at * per_second,
+            **more,
+        )
+        for at in range(0, 601, 5)
+    ]
+    return observe({address: scrapes})[0]
+
+
+def stretches(arrivals: Sequence[float], seconds: float = 1.0) -> list[Stretch]:
+    """Neighbouring stretches of equal length."""
+    return [Stretch(i * seconds, (i + 1) * seconds, n) for i, n in enumerate(arrivals)]
+
+
+def histogram(values: Sequence[float], bounds: Sequence[float]) -> Histogram:
+    """The histogram of these values."""
+    ends = (*bounds, math.inf)
+    counts = tuple(float(sum(1 for v in values if v <= end)) for end in ends)
+    return Histogram(ends, counts, math.fsum(values))

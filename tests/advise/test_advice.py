@@ -1,0 +1,184 @@
+"""Which devices a plan frees: through the real planner, on described GPUs."""
+
+import dataclasses
+
+import pytest
+
+from partitiond.advise.advice import Advice, Choices, advise, notes_on
+from partitiond.advise.identify import Known, Served, Stranger, Wishes, identify
+from partitiond.advise.knowledge import profiles_for
+from partitiond.advise.today import Today, described
+from partitiond.advise.traffic import traffic_of
+from partitiond.core.architecture import Architecture
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.spec import ModelSource
+from partitiond.planner.api import PlanRequest
+from tests.advise.looks import window
+
+NOW = "2026-01-01T00:00:00+00:00"
+CHOICES = Choices(NOW, time_limit_seconds=2.0)
+
+
+def nobody(source: ModelSource) -> Architecture:
+    raise AssertionError(source)
+
+
+def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[Stranger]]:
+    """Models of engines given as (address, model, requests/s)."""
+    known: list[Known] = []
+    strangers: list[Stranger] = []
+    for traffic in traffic_of(window(a, m, per_second=rate) for a, m, rate in engines):
+        what = identify(traffic, Served(max_model_len=1024), Wishes(), nobody)
+        if isinstance(what, Known):
+            known.append(what)
+        else:
+            strangers.append(what)
+    return known, strangers
+
+
+def planned(today: Today, known: list[Known], strangers: list[Stranger]) -> Advice:
+    profiles = {k.spec.name: profiles_for(k, today.devices, (), NOW).profiles for k in known}
+    return advise(today, known, strangers, profiles, seconds=600.0, choices=CHOICES)
+
+
+def four(*models: tuple[str, float]) -> tuple[Today, list[Known], list[Stranger]]:
+    """Four A100s, an engine on each."""
+    devices = described(["4 a100-80gb"])
+    known, strangers = seen(*((f"e{n}", model, rate) for n, (model, rate) in enumerate(models)))
+    on = {f"e{n}": (device.id,) for n, device in enumerate(devices)}
+    return Today(devices, on), known, strangers
+
+
+def test_small_models_with_little_to_do_need_one_device() -> None:
+    today, known, strangers = four(
+        ("opt-125m", 1), ("opt-125m", 1), ("opt-1.3b", 0.5), ("opt-1.3b", 0.5)
+    )
+    advice = planned(today, known, strangers)
+
+    assert advice.told_apart
+    assert [level.level for level in advice.levels] == ["low", "middle", "high"]
+    assert (advice.certain_count, advice.perhaps_count) == (3, 0)
+    assert len(advice.certain) == 3
+    assert not advice.staying
+    used = [level.used for level in advice.levels]
+    assert set(advice.certain) == set(advice.today) - set(used[-1])
+    for level in advice.levels:
+        assert level.plan is not None
+        assert not level.plan.unplaced
+
+
+def test_what_is_not_known_keeps_its_device_and_does_not_count_as_free() -> None:
+    today, known, strangers = four(
+        ("opt-125m", 1), ("opt-125m", 1), ("opt-125m", 1), ("mystery", 1)
+    )
+    advice = planned(today, known, strangers)
+    assert set(advice.staying) == {"a100-80gb-3"}
+    assert advice.certain_count == 2
+    assert "a100-80gb-3" not in advice.certain
+
+
+def test_what_is_not_known_is_not_free_either_where_nobody_knows_who_is_where() -> None:
+    today, known, strangers = four(("opt-125m", 1), ("opt-125m", 1), ("mystery", 1))
+    advice = planned(dataclasses.replace(today, on={}), known, strangers)
+    assert len(advice.today) == 3
+    assert advice.certain_count == 1
+
+
+def test_an_engine_on_two_devices_keeps_both() -> None:
+    today, known, strangers = four(("opt-125m", 1), ("opt-125m", 1), ("opt-125m", 1))
+    on = {**today.on, "e2": ("a100-80gb-2", "a100-80gb-3")}
+    advice = planned(dataclasses.replace(today, on=on), known, strangers)
+    assert set(advice.staying) == {"a100-80gb-2", "a100-80gb-3"}
+    assert advice.certain_count == 1
+
+
+def test_the_busiest_device_is_the_one_that_stays() -> None:
+    today, known, strangers = four(*[("opt-125m", 1.0)] * 4)
+    advice = planned(
+        dataclasses.replace(today, busy={"a100-80gb-2": 0.9, "a100-80gb-0": 0.1}), known, strangers
+    )
+    assert set(advice.certain) == {"a100-80gb-0", "a100-80gb-1", "a100-80gb-3"}
+
+
+def test_without_knowing_who_is_where_only_the_number_is_told() -> None:
+    today, known, strangers = four(*[("opt-125m", 1.0)] * 3)
+    advice = planned(dataclasses.replace(today, on={}), known, strangers)
+    assert not advice.told_apart
+    assert (advice.certain_count, advice.certain) == (2, ())
+    assert len(advice.today) == 3
+
+
+def test_more_than_the_devices_hold_frees_none_and_says_why() -> None:
+    today, known, strangers = four(*[("opt-13b", 500.0)] * 4)
+    advice = planned(today, known, strangers)
+    assert advice.certain_count == advice.perhaps_count == 0
+    assert all(level.lacking for level in advice.levels)
+
+
+def test_uncertain_demand_frees_a_device_only_perhaps() -> None:
+    """Between the low and the high end of the demand lies the need for a further device."""
+    today, known, strangers = four(*[("opt-125m", 1.0)] * 4)
+    answers = iter([2, 1, 1])  # the plan for the high end is made first
+
+    def solver(request: PlanRequest) -> Plan | Infeasible:
+        one = planned(today, known, strangers).levels[-1].plan
+        assert one is not None
+        first = one.placements[0]
+        return dataclasses.replace(
+            one,
+            id=request.plan_id,
+            placements=tuple(
+                dataclasses.replace(first, device_id=request.devices[n].id)
+                for n in range(next(answers))
+            ),
+        )
+
+    advice = advise(today, known, strangers, {}, seconds=60, choices=CHOICES, solver=solver)
+    assert (advice.certain_count, advice.perhaps_count) == (2, 1)
+    assert len(advice.perhaps) == 1
+    assert not set(advice.perhaps) & set(advice.certain)
+
+
+def test_less_demand_never_needs_more_devices() -> None:
+    today, known, strangers = four(*[("opt-125m", 1.0)] * 4)
+    good = planned(today, known, strangers).levels[-1].plan
+    assert good is not None
+    plans: list[Plan | Infeasible] = [good, Infeasible(("out of luck",), ()), good]
+
+    advice = advise(
+        today, known, strangers, {}, seconds=60, choices=CHOICES,
+        solver=lambda _: plans.pop(0),
+    )  # fmt: skip
+    assert [len(level.used) for level in advice.levels] == [1, 1, 1]
+    assert not any(level.lacking for level in advice.levels)
+
+
+def test_nothing_known_is_no_plan() -> None:
+    today, known, strangers = four(("mystery", 1.0))
+    advice = planned(today, known, strangers)
+    assert advice.levels == ()
+    assert advice.certain_count == 0
+    assert set(advice.staying) == {"a100-80gb-0"}
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"refused": 30.0}, "refused"),
+        ({"restarts": 2}, "restart"),
+        ({"preempted": 100.0}, "too small"),
+        ({"aborted": 300.0}, "50% of its requests were given up"),
+        ({"prefix_asked": 100.0, "prefix_found": 60.0}, "60% of its prompt tokens"),
+    ],
+)
+def test_what_limits_the_advice_is_said(figures: dict[str, float], words: str) -> None:
+    (known,), _ = seen(("a", "opt-125m", 1.0))
+    engine = dataclasses.replace(known.traffic.engines[0], **figures)  # type: ignore[arg-type]
+    told = dataclasses.replace(known, traffic=dataclasses.replace(known.traffic, engines=(engine,)))
+    assert words in " ".join(notes_on([told], 600.0))
+    assert words not in " ".join(notes_on([known], 600.0))
+
+
+def test_minutes_say_nothing_about_other_hours() -> None:
+    assert "other hours" in notes_on([], 600.0)[0]
+    assert notes_on([], 86_400.0) == ()

@@ -1,0 +1,185 @@
+"""Random small problems as arrays, and their optimum by trying everything."""
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Iterator
+
+from partitiond.core.hardware import SharingMode
+from partitiond.core.plan import Candidate, ModelDemand, Objective
+from partitiond.core.spec import Isolation, PlacementRules
+from partitiond.planner.arrays import Problem, build_problem
+from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, PlanRequest, build_instance
+from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
+
+MIG = (SharingMode.MIG,)
+SLICES = ("1g.10gb", "2g.20gb", "3g.40gb")
+
+
+def random_problem(seed: int, objective: Objective) -> Problem:
+    """Up to three devices of up to three kinds, up to three models; every kind of partition."""
+    rng = random.Random(f"{seed}-{objective}")
+    kinds = rng.sample(["gpu", "gpu", "mig", "small", "cpu"], rng.randint(1, 3))
+    devices = []
+    for index, kind in enumerate(kinds):
+        name, host = f"d{index}", f"host-{rng.randint(0, 1)}"
+        price = rng.choice([1.0, 1.5, 3.0])
+        match kind:
+            case "cpu":
+                devices.append(dataclasses.replace(cpu(3, gib=20, host=host), idle_watts=50.0))
+            case "mig":
+                devices.append(gpu(name, host=host, price_per_hour=price, modes=MIG))
+            case "small":
+                devices.append(gpu(name, gib=40, host=host, price_per_hour=price))
+            case _:
+                devices.append(gpu(name, host=host, price_per_hour=price))
+    models = tuple(_model(f"m{i}", rng) for i in range(rng.randint(1, 3)))
+    request = PlanRequest(
+        tuple(devices),
+        models,
+        objective=objective,
+        host_memory_bytes=(("host-0", 24 << 30),) if rng.random() < 0.3 else (),
+    )
+    return build_problem(build_instance(request))
+
+
+def _model(name: str, rng: random.Random) -> ModelDemand:
+    candidates: list[Candidate] = []
+    for _ in range(rng.randint(1, 3)):
+        rate = rng.choice([1.0, 2.0, 3.3, 5.0])
+        gib, watts = rng.choice([8, 17, 24, 39]), rng.choice([50.0, 120.0])
+        match rng.choice(["mps", "memory", "mig", "cores"]):
+            case "mps":
+                sm, busy = rng.choice([20, 35, 50]), rng.choice([0.0, 0.2])
+                candidates.append(point(name, rate, gib, sm=sm, busy=busy, watts=watts, host_gib=6))
+            case "memory":
+                busy, kappa = rng.choice([0.1, 0.3]), rng.choice([None, 0.1])
+                candidates.append(point(name, rate, gib, busy=busy, kappa=kappa, watts=watts))
+            case "mig":
+                candidates.append(in_mig(name, rate, rng.choice(SLICES), gib=4, watts=watts))
+            case _:
+                candidates.append(on_cores(name, rate, rng.randint(1, 2), gib=5, watts=watts))
+    avoid = ("m0",) if name != "m0" and rng.random() < 0.2 else ()
+    least = rng.choice([0, 0, 0, 1, 2])
+    return want(
+        name,
+        *candidates,
+        rate=None if rng.random() < 0.15 else rng.choice([1.5, 4.0, 7.0, 12.0]),
+        weight=rng.choice([1.0, 2.0]),
+        min_replicas=least,
+        max_replicas=rng.choice([None, None, max(1, least), least + 2]),
+        isolation=rng.choice([*[Isolation.SHARED] * 3, Isolation.DEVICE]),
+        rules=PlacementRules(avoid=avoid),
+    )
+
+
+def sets_of(problem: Problem, place: int) -> Iterator[tuple[int, ...]]:
+    """Everything that one device run as `place` can hold, as entries with repetitions."""
+    start, end = int(problem.place_start[place]), int(problem.place_start[place + 1])
+
+    def grow(chosen: tuple[int, ...], first: int) -> Iterator[tuple[int, ...]]:
+        yield chosen
+        for entry in range(first, end):
+            if holds(problem, place, (*chosen, entry)):
+                yield from grow((*chosen, entry), entry)
+
+    return grow((), start)
+
+
+def holds(problem: Problem, place: int, chosen: tuple[int, ...]) -> bool:
+    """Whether one device run as `place` can hold these entries."""
+    if len(chosen) > problem.max_items[place]:
+        return False
+    if (problem.entry_use[list(chosen)].sum(axis=0) > problem.capacity[place]).any():
+        return False
+    if sum(int(problem.entry_busy[e]) for e in chosen) > problem.busy_limit[place, len(chosen)]:
+        return False
+    if problem.geometry[place] >= 0:
+        code = sum(int(problem.entry_code[e]) for e in chosen)
+        table = problem.tables[int(problem.geometry[place]) :][: int(problem.geometry_size[place])]
+        if code >= len(table) or not table[code]:
+            return False
+    models = {int(problem.entry_model[e]) for e in chosen}
+    return not any(problem.avoid[a, b] for a, b in itertools.combinations(models, 2))
+
+
+State = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Rates, replicas and pools used."""
+
+
+def states(problem: Problem) -> dict[State, int]:
+    """What all devices together can give, and the least cost at which they do."""
+    models, pools = len(problem.need_rate), len(problem.pool_capacity)
+    found: dict[State, int] = {((0,) * models, (0,) * models, (0,) * pools): 0}
+    for device, group in enumerate(problem.device_group):
+        ways = _device_states(problem, int(group), device)
+        following: dict[State, int] = {}
+        for (rates, counts, used), cost in found.items():
+            for (more_rates, more_counts, more_used), more_cost in ways.items():
+                state = (
+                    tuple(
+                        min(a + b, _cap(problem, m))
+                        for m, (a, b) in enumerate(zip(rates, more_rates, strict=True))
+                    ),
+                    tuple(a + b for a, b in zip(counts, more_counts, strict=True)),
+                    tuple(a + b for a, b in zip(used, more_used, strict=True)),
+                )
+                over = any(u > c for u, c in zip(state[2], problem.pool_capacity, strict=True))
+                many = any(n > m for n, m in zip(state[1], problem.need_max, strict=True))
+                if not over and not many:
+                    total = cost + more_cost
+                    following[state] = min(total, following.get(state, total))
+        found = following
+    return found
+
+
+def _cap(problem: Problem, model: int) -> int:
+    """A rate beyond which it does not matter; models without a rate have none."""
+    return int(problem.need_rate[model]) if problem.need_rated[model] else 1 << 60
+
+
+def _device_states(problem: Problem, group: int, device: int) -> dict[State, int]:
+    models = len(problem.need_rate)
+    found: dict[State, int] = {}
+    for place in range(len(problem.place_group)):
+        if problem.place_group[place] != group:
+            continue
+        for chosen in sets_of(problem, place):
+            rates, counts = [0] * models, [0] * models
+            for e in chosen:
+                rates[problem.entry_model[e]] += int(problem.entry_rate[e])
+                counts[problem.entry_model[e]] += 1
+            drawn = problem.entry_pool[list(chosen)].sum(axis=0) * problem.pool_of_device[device]
+            cost = int(problem.group_cost[group]) if chosen else 0
+            cost += sum(int(problem.entry_cost[e]) for e in chosen)
+            state = (tuple(rates), tuple(counts), tuple(int(d) for d in drawn))
+            found[state] = min(cost, found.get(state, cost))
+    return found or {((0,) * models, (0,) * models, (0,) * len(problem.pool_capacity)): 0}
+
+
+def least_cost(problem: Problem) -> float | None:
+    """The least cost that serves everything; None where nothing does."""
+    best = None
+    for (rates, counts, _), cost in states(problem).items():
+        served = all(r >= n for r, n in zip(rates, problem.need_rate, strict=True))
+        there = all(c >= n for c, n in zip(counts, problem.need_min, strict=True))
+        if served and there:
+            best = cost if best is None else min(best, cost)
+    return None if best is None else best / PRICE_SCALE
+
+
+def most_goodput(problem: Problem) -> float:
+    """The most weighted requests/s, least numbers of replicas aside."""
+    rated = problem.need_rated.any()
+    return (
+        max(
+            math.fsum(
+                float(w) * r
+                for w, r, counts in zip(problem.need_weight, rates, problem.need_rated, strict=True)
+                if counts or not rated
+            )
+            for rates, _, _ in states(problem)
+        )
+        / RATE_SCALE
+    )

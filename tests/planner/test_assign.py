@@ -1,0 +1,113 @@
+"""From abstract devices to real ones: what runs stays, instances find their slices."""
+
+import dataclasses
+
+from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.partition import CpuCores, MigSlice, PartitionSize
+from partitiond.core.plan import Candidate, Placement, diff_plans
+from partitiond.core.spec import FaultDomain, PlacementRules
+from partitiond.planner.assign import assign, bytes_to_load
+from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.packing import Packing
+from tests.planner.build import cpu, gpu, on_cores, point, want
+
+
+def cut(name: str = "gpu-0", **changes: object) -> Device:
+    """A GPU that is cut by MIG."""
+    return dataclasses.replace(gpu(name, modes=(SharingMode.MIG,)), **changes)  # type: ignore[arg-type]
+
+
+def on_slice(model: str, name: str) -> Candidate:
+    """A candidate in a GPU instance."""
+    found = point(model, 1, 8, mode=SharingMode.MIG)
+    return dataclasses.replace(found, size=PartitionSize(SharingMode.MIG, 1, 100, name))
+
+
+def runs(replica: str, candidate: Candidate, start: int, device: str = "gpu-0") -> Placement:
+    """A replica that runs in a GPU instance."""
+    size = {"1g": 1, "2g": 2, "3g": 4, "4g": 4, "7g": 8}[candidate.size.mig_profile[:2]]
+    partition = MigSlice(device, candidate.memory_bytes, candidate.size.mig_profile, start, size)
+    return Placement(replica, candidate.model, device, partition, candidate)
+
+
+def packed(instance: Instance, *loads: list[str]) -> Packing:
+    """A packing with items of these MIG profiles on each device."""
+    packing = Packing(instance)
+    items = {i.mig_profile: i.index for i in instance.items}
+    for index, load in enumerate(loads):
+        for name in load:
+            assert packing.fits(index, items[name], 0)
+            packing.add(index, items[name], 0)
+    return packing
+
+
+def starts(placements: tuple[Placement, ...]) -> dict[str, tuple[str, int]]:
+    """Device and first slice by replica."""
+    return {
+        p.replica_id: (p.device_id, p.partition.slice_start)
+        for p in placements
+        if isinstance(p.partition, MigSlice)
+    }
+
+
+SMALL, LARGE = on_slice("s", "1g.10gb"), on_slice("l", "3g.40gb")
+MODELS = (want("s", SMALL, rate=1), want("l", LARGE, rate=1))
+
+
+def test_running_instances_keep_their_slices() -> None:
+    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, 3))
+    instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
+    packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
+    placements = assign(instance, packing)
+    assert starts(placements) == {"s-1": ("gpu-0", 1), "s-2": ("gpu-0", 3), "l-1": ("gpu-0", 4)}
+    diff = diff_plans(running, placements)
+    assert (len(diff.keep), len(diff.move), len(diff.start)) == (2, 0, 1)
+
+
+def test_only_who_is_in_the_way_moves() -> None:
+    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, 5))
+    instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
+    packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
+    diff = diff_plans(running, assign(instance, packing))
+    assert (len(diff.keep), len(diff.move), len(diff.start)) == (1, 1, 1)
+    assert bytes_to_load(instance, packing) == sum(
+        c.memory_bytes - c.kv_cache_bytes for c in (SMALL, LARGE)
+    )
+
+
+def test_an_instance_on_slices_that_others_took_has_to_move() -> None:
+    running = (runs("s-1", SMALL, 0),)
+    devices = (cut(occupied_slices=(0,)),)
+    instance = build_instance(PlanRequest(devices, MODELS, running=running))
+    placements = assign(instance, packed(instance, ["1g.10gb"]))
+    assert starts(placements)["s-1"][1] != 0
+
+
+def test_the_device_that_runs_the_set_is_the_one_that_gets_it() -> None:
+    running = (runs("l-1", LARGE, 4, "gpu-1"),)
+    instance = build_instance(PlanRequest((cut(), cut("gpu-1")), MODELS, running=running))
+    packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
+    placements = assign(instance, packing)
+    assert starts(placements)["l-1"] == ("gpu-1", 4)
+
+
+def test_sets_stay_on_their_host_where_a_rule_speaks_of_hosts() -> None:
+    rules = PlacementRules(survive=FaultDomain.HOST, survive_share=0.5)
+    models = (dataclasses.replace(MODELS[0], rules=rules), MODELS[1])
+    running = (runs("l-1", LARGE, 4, "gpu-1"),)
+    devices = (cut(host="x"), cut("gpu-1", host="y"))
+    instance = build_instance(PlanRequest(devices, models, running=running))
+    packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
+    assert starts(assign(instance, packing))["l-1"][0] == "gpu-0"
+
+
+def test_cores_of_one_node() -> None:
+    device = dataclasses.replace(cpu(8), core_nodes=((0, 1, 2, 3), (4, 5, 6, 7)))
+    models = tuple(want(name, on_cores(name, 1, 3), rate=1) for name in ("a", "b"))
+    instance = build_instance(PlanRequest((device,), models))
+    packing = Packing(instance)
+    for item in instance.items:
+        packing.add(0, item.index, 0)
+    for placement in assign(instance, packing):
+        assert isinstance(placement.partition, CpuCores)
+        assert len({core // 4 for core in placement.partition.cores}) == 1

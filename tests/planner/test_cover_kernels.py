@@ -1,0 +1,69 @@
+"""Covering sets over whole replicas are those that enumeration finds."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.planner.kernels.covers import Grid, best_served, cheapest_covers
+
+WAYS = st.lists(
+    st.tuples(st.floats(0.1, 5), st.integers(1, 9)), min_size=1, max_size=3, unique=True
+)
+
+
+def _grid(ways: list[tuple[float, int]], need: int, least: int, most: int) -> Grid:
+    """One model; a cell is one unit of rate, worth 2."""
+    return Grid(
+        start=np.array([0, len(ways)]),
+        entry=np.arange(len(ways)),
+        cell=np.array([min(rate, need) for _, rate in ways]),
+        flat=np.zeros(len(ways)),
+        cells=np.array([need]),
+        least=np.array([least]),
+        most=np.array([most]),
+        reward=np.array([2.0]),
+        full=np.array([2.0 * need]),
+    )
+
+
+def _sets(ways: list[tuple[float, int]], largest: int) -> list[tuple[float, int, int]]:
+    """Price, rate and number of every set with up to so many replicas."""
+    found = []
+    for counts in itertools.product(range(largest + 1), repeat=len(ways)):
+        if sum(counts) <= largest:
+            price = sum(n * p for n, (p, _) in zip(counts, ways, strict=True))
+            rate = sum(n * r for n, (_, r) in zip(counts, ways, strict=True))
+            found.append((price, rate, sum(counts)))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(WAYS, st.integers(0, 12), st.integers(0, 3), st.sampled_from([1, 2, 3, 1_000_000]))
+def test_the_cheapest_cover(
+    ways: list[tuple[float, int]], need: int, least: int, most: int
+) -> None:
+    covers = cheapest_covers(_grid(ways, need, least, most), np.array([p for p, _ in ways]))
+    fitting = [
+        price
+        for price, rate, number in _sets(ways, max(12, least))
+        if rate >= need and least <= number <= most
+    ]
+    found = float(covers.value[0])
+    assert found <= min(fitting, default=np.inf) + 1e-9
+    if least <= 1 or most > 100:
+        assert found == pytest.approx(min(fitting, default=np.inf))
+        if fitting:
+            assert sum(ways[e][0] for e in covers.entries) == pytest.approx(found)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WAYS, st.integers(1, 12), st.sampled_from([1, 2, 1_000_000]))
+def test_the_best_served(ways: list[tuple[float, int]], need: int, most: int) -> None:
+    covers = best_served(_grid(ways, need, 0, most), np.array([p for p, _ in ways]), 99)
+    best = max(
+        2.0 * min(rate, need) - price for price, rate, number in _sets(ways, 12) if number <= most
+    )
+    assert covers.value[0] == pytest.approx(best)

@@ -1,0 +1,355 @@
+"""What is asked beside a plan: what-ifs, costs of constraints, explanations, ways out."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from partitiond.core.errors import InputError, SpecError
+from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Objective, Plan, Status
+from partitiond.core.plan_answers import Alternative, PlanAnswers, PlanQuestion, figures_of
+from partitiond.core.spec import (
+    Demand,
+    Isolation,
+    ModelSource,
+    ModelSpec,
+    PlacementRules,
+    Slo,
+    SourceKind,
+)
+from partitiond.planner.api import solve
+from partitiond.planner.flow import Outcome, Solving, run_flow, run_flow_async
+from partitiond.planner.questions import answer
+from partitiond.planner.relax import proven_impossible
+from partitiond.planner.types import PlanRequest
+from partitiond.planner.whatif import World
+from tests.planner.build import gpu, point
+
+Sizes = dict[str, tuple[Candidate, ...]]
+
+
+class Asker:
+    """A small world, its candidates, and a count of what is solved."""
+
+    def __init__(self, sizes: Sizes, *specs: ModelSpec, devices: tuple[Device, ...]) -> None:
+        self.sizes = sizes
+        self.world = World(specs, devices, Objective.MIN_DEVICES)
+        self.solved: list[Solving] = []
+        self.fail: Callable[[Solving], None] = lambda _: None
+
+    def demands(self, world: World) -> tuple[ModelDemand, ...]:
+        return tuple(
+            ModelDemand(
+                model=spec.name,
+                demand=spec.demand,
+                candidates=tuple(
+                    dataclasses.replace(c, hardware=kind)
+                    for c in self.sizes[spec.name]
+                    for kind in sorted({d.hardware for d in world.devices})
+                ),
+                min_replicas=spec.min_replicas,
+                max_replicas=spec.max_replicas,
+                isolation=spec.isolation,
+                slo=spec.slo,
+                rules=spec.rules,
+            )
+            for spec in world.specs
+        )
+
+    def request(self) -> PlanRequest:
+        return PlanRequest(
+            self.world.devices,
+            self.demands(self.world),
+            objective=self.world.objective,
+            time_limit_seconds=2.0,
+        )
+
+    def solve(self, step: Solving) -> Outcome:
+        self.solved.append(step)
+        self.fail(step)
+        return solve(step.request)
+
+    def ask(self, question: PlanQuestion, *, most: int = 1000) -> tuple[Outcome, PlanAnswers]:
+        return run_flow(
+            answer(question, self.world, self.request(), self.demands),
+            self.solve,
+            proven_impossible,
+            lambda: len(self.solved) >= most,
+        )
+
+
+def spec(name: str, rate: float | None, **more: object) -> ModelSpec:
+    source = ModelSource(SourceKind.CONFIG, name)
+    return ModelSpec(name, source, demand=Demand(rate), **more)  # type: ignore[arg-type]
+
+
+HALF = point("a", 6, 10, sm=50)
+TENTH = point("b", 6, 5, sm=10)
+"""Rates a little above the demands: replicas that share a device slow each other down."""
+SIZES: Sizes = {"a": (HALF,), "b": (TENTH,)}
+
+
+def gpus(count: int) -> tuple[Device, ...]:
+    return tuple(gpu(f"gpu-{n}") for n in range(count))
+
+
+@pytest.fixture
+def asker() -> Asker:
+    """Two replicas of a on one GPU, b beside nothing: two GPUs of four."""
+    return Asker(SIZES, spec("a", 10), spec("b", 5), devices=gpus(4))
+
+
+def by_change(found: tuple[Alternative, ...]) -> dict[str, Alternative]:
+    return {one.change: one for one in found}
+
+
+def test_the_plan_comes_first_and_a_question_that_asks_nothing_solves_nothing_else(
+    asker: Asker,
+) -> None:
+    outcome, answers = asker.ask(PlanQuestion())
+    assert isinstance(outcome, Plan)
+    assert outcome.certificate.value == 2
+    assert answers == PlanAnswers()
+    assert [step.title for step in asker.solved] == ["the plan"]
+
+
+def test_what_ifs_are_compared_with_the_plan_of_what_is(asker: Asker) -> None:
+    texts = ("demand a=20/s", "demand a=5/s", "lose gpu-0", "without model b", "demand a=100/s")
+    _, answers = asker.ask(PlanQuestion(what_if=texts))
+    found = by_change(answers.what_if)
+    assert tuple(found) == texts
+    assert [found[text].gain for text in texts[:4]] == [-1.0, 1.0, 0.0, 1.0]
+    assert found["demand a=20/s"].starts == 2
+    assert found["demand a=20/s"].moves == found["demand a=20/s"].stops == 0, "near what is"
+    assert found["demand a=100/s"].gain is None, "not all of it can be served"
+    assert not found["demand a=100/s"].serves_all
+    assert all(one.plan is not None for one in answers.what_if)
+
+
+def test_a_kind_of_device_that_is_not_there_gets_candidates(asker: Asker) -> None:
+    _, answers = asker.ask(PlanQuestion(what_if=("+1 h100-80gb; demand a=45/s",)))
+    (one,) = answers.what_if
+    assert one.serves_all
+    assert one.figures is not None
+    assert one.figures.devices_used == 5
+
+
+def test_a_mode_nobody_has_a_size_for_leaves_no_plan_and_the_others_stand(asker: Asker) -> None:
+    outcome, answers = asker.ask(PlanQuestion(what_if=("only memory", "lose gpu-1")))
+    assert isinstance(outcome, Plan)
+    nothing, fine = answers.what_if
+    assert nothing.figures is None
+    assert nothing.infeasible is not None
+    assert nothing.infeasible.reasons
+    assert fine.serves_all
+
+
+def test_what_breaks_in_one_alternative_is_told_there(asker: Asker) -> None:
+    def fail(step: Solving) -> None:
+        if step.title == "lose gpu-1":
+            raise SpecError("no power is known.", hint="Give it.")
+
+    asker.fail = fail
+    _, answers = asker.ask(PlanQuestion(what_if=("lose gpu-1", "lose gpu-2")))
+    broken, fine = answers.what_if
+    assert broken.infeasible == Infeasible(("no power is known.",), ("Give it.",))
+    assert fine.serves_all
+
+
+def test_what_breaks_in_the_plan_itself_is_raised(asker: Asker) -> None:
+    def fail(step: Solving) -> None:
+        raise SpecError("broken.")
+
+    asker.fail = fail
+    with pytest.raises(SpecError, match="broken"):
+        asker.ask(PlanQuestion(what_if=("lose gpu-1",)))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        PlanQuestion(what_if=("lose gpu-9",)),
+        PlanQuestion(what_if=("lose gpu-1", "fly away")),
+        PlanQuestion(explain="c"),
+    ],
+)
+def test_a_wrong_question_is_refused_before_anything_is_solved(
+    asker: Asker, question: PlanQuestion
+) -> None:
+    with pytest.raises(InputError):
+        asker.ask(question)
+    assert asker.solved == []
+
+
+def test_enough_ends_it_with_what_is_answered(asker: Asker) -> None:
+    texts = ("lose gpu-0", "lose gpu-1", "lose gpu-2")
+    outcome, answers = asker.ask(PlanQuestion(what_if=texts, constraints=True), most=2)
+    assert isinstance(outcome, Plan)
+    assert [one.change for one in answers.what_if] == ["lose gpu-0"]
+
+
+async def test_beside_an_event_loop_the_same_comes_out(asker: Asker) -> None:
+    async def solved(step: Solving) -> Outcome:
+        return asker.solve(step)
+
+    async def prove(request: PlanRequest) -> bool:
+        return proven_impossible(request)
+
+    question = PlanQuestion(what_if=("demand a=20/s",))
+    flow = answer(question, asker.world, asker.request(), asker.demands)
+    _, answers = await run_flow_async(flow, solved, prove)
+    assert [one.gain for one in answers.what_if] == [-1.0]
+
+
+# --- constraints -------------------------------------------------------------------------------
+
+
+def test_a_constraint_that_costs_a_device_is_found_and_one_that_does_not_is_free() -> None:
+    asker = Asker(
+        {"a": (HALF,), "b": (TENTH,), "c": (point("c", 6, 5, sm=10),)},
+        spec("a", 5),
+        spec("b", 5, isolation=Isolation.DEVICE),
+        spec("c", 5, slo=Slo(10.0, 1.0)),
+        devices=gpus(4),
+    )
+    _, answers = asker.ask(PlanQuestion(constraints=True))
+    found = by_change(answers.constraints)
+    assert found["without rule b.isolation"].gain == 1.0
+    assert found["without rule c.slo"].gain == 0.0
+    assert answers.constraints[0].change == "without rule b.isolation", "the dearest first"
+    assert all(one.plan is None for one in answers.constraints)
+
+
+def test_rules_of_one_kind_are_dropped_together_first_and_alone_only_where_they_cost() -> None:
+    apart = PlacementRules(avoid=("a",))
+    asker = Asker(
+        {"a": (point("a", 6, 5, sm=10),), "b": (TENTH,), "c": (point("c", 6, 5, sm=10),)},
+        spec("a", 5, slo=Slo(10.0, 1.0)),
+        spec("b", 5, rules=apart, slo=Slo(10.0, 1.0)),
+        spec("c", 5, rules=apart),
+        devices=gpus(3),
+    )
+    _, answers = asker.ask(PlanQuestion(constraints=True))
+    found = by_change(answers.constraints)
+    assert found["without rule *.avoid"].gain == 1.0
+    assert found["without rule b.avoid"].gain == 0.0, "c still has to be apart"
+    assert found["without rule *.slo"].gain == 0.0
+    assert "without rule a.slo" not in found
+
+
+def test_where_there_is_nothing_to_drop_nothing_is_solved(asker: Asker) -> None:
+    _, answers = asker.ask(PlanQuestion(constraints=True))
+    assert answers.constraints == ()
+    assert len(asker.solved) == 1
+
+
+# --- explanation -------------------------------------------------------------------------------
+
+
+def test_why_a_model_is_where_it_is() -> None:
+    asker = Asker(
+        {"a": (HALF, point("a", 3, 4, sm=25)), "b": (TENTH,)},
+        spec("a", 10),
+        spec("b", 5),
+        devices=gpus(3),
+    )
+    outcome, answers = asker.ask(PlanQuestion(explain="b"))
+    assert isinstance(outcome, Plan)
+    why = answers.explanation
+    assert why is not None
+    assert why.here[0].startswith("1 replica gives ")
+    assert why.here[0].endswith("requests/s as planned, 5 wanted.")
+    assert any("No more is needed" in line for line in why.not_more)
+    (size,) = why.sizes
+    assert (size.size, size.replicas) == ("mps-10", 1)
+    assert size.per_device_req_per_s > 5 * 6, "ten fit by their SMs, each slowed by the others"
+    titles = [one.change for one in why.alternatives]
+    assert titles == ["2 replicas instead of 1"]
+
+
+def test_the_next_best_size_and_what_it_costs() -> None:
+    dear = point("b", 6, 5, sm=60)
+    asker = Asker({"a": (HALF,), "b": (TENTH, dear)}, spec("a", 5), spec("b", 5), devices=gpus(3))
+    _, answers = asker.ask(PlanQuestion(explain="b"))
+    why = answers.explanation
+    assert why is not None
+    found = by_change(why.alternatives)
+    assert found["not as mps-10"].gain == -1.0
+    chosen = next(size for size in why.sizes if size.replicas)
+    assert chosen.note == "chosen 1x; best per device"
+
+
+def test_what_stops_one_more_replica_is_said_with_figures() -> None:
+    asker = Asker({"a": (HALF,)}, spec("a", 20), devices=gpus(1))
+    outcome, answers = asker.ask(PlanQuestion(explain="a"))
+    assert isinstance(outcome, Plan)
+    why = answers.explanation
+    assert why is not None
+    assert any("gpu-0 has 0 % of its SMs free, it needs 50 %" in line for line in why.not_more)
+    assert "No device is empty." in why.not_more
+
+
+# --- ways out ----------------------------------------------------------------------------------
+
+
+def test_where_all_is_served_no_way_out_is_looked_for(asker: Asker) -> None:
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    assert answers.relaxations is None
+
+
+def test_too_much_demand_names_the_conflict_and_the_smallest_ways_out() -> None:
+    asker = Asker(
+        SIZES | {"c": (point("c", 6, 1, sm=5),)},
+        spec("a", 30),
+        spec("b", 5),
+        spec("c", 5),
+        devices=gpus(2),
+    )
+    outcome, answers = asker.ask(PlanQuestion(relax=True))
+    assert isinstance(outcome, Plan)
+    assert outcome.certificate.objective is Objective.MAX_GOODPUT
+    found = answers.relaxations
+    assert found is not None
+    assert found.conflict == ("a",), "it needs three GPUs by itself"
+    ways = by_change(found.cheapest)
+    assert "+2 a100-80gb" in ways, "one for a, one for b and c"
+    assert all(one.serves_all for one in found.cheapest)
+    assert any(text.startswith("demand a=") for text in ways)
+    assert any(text.startswith("demand *0.") for text in ways)
+
+
+def test_an_isolation_that_is_in_the_way_is_among_the_ways_out() -> None:
+    asker = Asker(SIZES, spec("a", 5), spec("b", 5, isolation=Isolation.DEVICE), devices=gpus(1))
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    found = answers.relaxations
+    assert found is not None
+    assert set(found.conflict) <= {"a", "b"}
+    assert "without rule b.isolation" in by_change(found.cheapest)
+
+
+def test_what_is_said_to_help_helps() -> None:
+    asker = Asker(SIZES, spec("a", 25), spec("b", 30), devices=gpus(2))
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    assert answers.relaxations is not None
+    texts = tuple(one.change for one in answers.relaxations.cheapest)
+    assert texts
+    _, again = asker.ask(PlanQuestion(what_if=texts))
+    assert all(one.serves_all for one in again.what_if)
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+def test_figures_of_a_plan(asker: Asker) -> None:
+    outcome, _ = asker.ask(PlanQuestion())
+    assert isinstance(outcome, Plan)
+    figures = figures_of(outcome)
+    assert (figures.devices, figures.devices_used, figures.replicas) == (4, 2, 3)
+    assert figures.served_req_per_s == pytest.approx(15.0)
+    assert figures.served_share == 1.0
+    assert figures.status is Status.OPTIMAL
+    assert figures.least_headroom is not None
+    assert figures.least_headroom >= -1e-9
+    assert figures.price_per_hour == 2.0
+    assert SharingMode.MPS in {p.partition.mode for p in outcome.placements}

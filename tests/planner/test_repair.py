@@ -1,0 +1,216 @@
+"""Repairing what runs: as little as possible moves, and never more than the budget."""
+
+import collections
+import dataclasses
+import random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench.planner.instances import request as benchmark
+from partitiond.core.plan import ModelDemand, Objective, Placement, Plan, diff_plans
+from partitiond.planner.api import solve
+from partitiond.planner.assign import replicas_kept
+from partitiond.planner.bound import bound_cost, bound_goodput
+from partitiond.planner.greedy import Guide
+from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.kernels.repair import count_gone
+from partitiond.planner.neighbourhood import to_packing
+from partitiond.planner.packing import Packing
+from partitiond.planner.repair import allowed_moves, improve_within, moves_of, repair_start
+from partitiond.planner.repair_search import RepairSearch
+from partitiond.planner.running import staying_items
+from partitiond.planner.tidy import free_squares, tidy
+from tests.planner.build import gpu, point, want
+
+GPUS = tuple(gpu(f"g{i}") for i in range(4))
+
+
+def plan(request: PlanRequest) -> Plan:
+    """The plan of a request that has one."""
+    answer = solve(request)
+    assert isinstance(answer, Plan), answer
+    return answer
+
+
+def small(kind: str, seed: int = 1) -> tuple[PlanRequest, Plan]:
+    """A benchmark instance that runs its first plan."""
+    asked = benchmark(kind, 24, 16, seed, 1.0)
+    return asked, plan(asked)
+
+
+def changed(asked: PlanRequest, seed: int, share: float = 0.2) -> PlanRequest:
+    """The same with other demands for some models."""
+    rng = random.Random(seed)
+
+    def other(m: ModelDemand) -> ModelDemand:
+        if rng.random() > share:
+            return m
+        rate = (m.demand.req_per_s or 1.0) * rng.uniform(0.5, 1.5)
+        return dataclasses.replace(m, demand=dataclasses.replace(m.demand, req_per_s=rate))
+
+    return dataclasses.replace(asked, models=tuple(other(m) for m in asked.models))
+
+
+def test_the_repair_of_what_needs_none_is_what_runs() -> None:
+    asked, runs = small("slack")
+    instance = build_instance(dataclasses.replace(asked, running=runs.placements))
+    repaired = repair_start(instance)
+    assert moves_of(instance, repaired) == 0
+    assert replicas_kept(instance, repaired) == len(runs.placements)
+
+
+def test_a_repair_serves_everything_and_moves_nothing_that_can_stay() -> None:
+    asked, runs = small("slack")
+    now = dataclasses.replace(changed(asked, 3), running=runs.placements)
+    instance = build_instance(now)
+    repaired = repair_start(instance)
+    assert repaired.lacking() == []
+    held = collections.Counter(p.model for p in runs.placements)
+    for index, load in enumerate(repaired.loads):
+        for item in load.items:
+            held[instance.items[item].candidate.model] -= 1
+            assert index < len(now.devices)
+    # What left its device was not needed any more: no model lost a replica and got another.
+    stopped = moves_of(instance, repaired)
+    assert stopped == sum(n for n in held.values() if n > 0)
+
+
+def test_what_was_on_a_dead_or_cordoned_device_is_placed_elsewhere() -> None:
+    asked, runs = small("slack")
+    name = runs.placements[0].device_id
+    for devices in (
+        tuple(d for d in asked.devices if d.id != name),
+        tuple(dataclasses.replace(d, cordoned=d.id == name) for d in asked.devices),
+    ):
+        now = dataclasses.replace(asked, devices=devices, running=runs.placements, move_budget=0.0)
+        made = plan(now)
+        assert made.unplaced == ()
+        assert name not in {p.device_id for p in made.placements}
+        moved = {old.replica_id for old, _ in diff_plans(runs.placements, made.placements).move}
+        assert moved <= {p.replica_id for p in runs.placements if p.device_id == name}
+
+
+def test_a_budget_of_nothing_moves_only_what_must() -> None:
+    asked, runs = small("slack")
+    now = dataclasses.replace(changed(asked, 4), running=runs.placements, move_budget=0.0)
+    diff = diff_plans(runs.placements, plan(now).placements)
+    assert diff.move == ()
+
+
+def test_improving_stays_within_the_moves_it_may_make() -> None:
+    for kind, bound_of in (("slack", bound_cost), ("over", bound_goodput)):
+        asked, runs = small(kind)
+        now = dataclasses.replace(
+            changed(asked, 5), running=runs.placements, deterministic=True, move_budget=0.1
+        )
+        instance = build_instance(now)
+        bound = bound_of(instance)
+        by_cost = kind == "slack"
+        repaired = repair_start(instance, bound, by_cost=by_cost)
+        allowed = allowed_moves(instance, repaired)
+        assert allowed is not None
+        better = improve_within(
+            instance, repaired, bound, most_moves=allowed, seconds=0, by_cost=by_cost
+        )
+        assert moves_of(instance, better) <= allowed
+        assert _as_good(better, repaired)
+
+
+def _as_good(one: Packing, other: Packing) -> bool:
+    if one.instance.request.objective is Objective.MAX_GOODPUT:
+        return one.goodput() >= other.goodput() - 1e-9
+    return one.lacking() == [] and one.cost_units() <= other.cost_units()
+
+
+def test_a_budget_lets_a_wasteful_plan_be_packed_tighter() -> None:
+    models = tuple(want(f"m{i}", point(f"m{i}", 5, 18, sm=20), rate=4) for i in range(4))
+    runs: tuple[Placement, ...] = ()
+    for device, model in zip(GPUS, models, strict=True):
+        runs += plan(PlanRequest((device,), (model,))).placements
+    request = PlanRequest(GPUS, models, running=runs, time_limit_seconds=2)
+    still = plan(dataclasses.replace(request, move_budget=0.0))
+    assert still.certificate.value == 4
+    assert diff_plans(runs, still.placements).is_empty
+    free = plan(dataclasses.replace(request, move_budget=1.0))
+    assert free.certificate.value == 1
+
+
+def test_a_repair_that_cannot_serve_everything_leaves_it_to_a_fresh_plan() -> None:
+    spread = tuple(want(f"s{i}", point(f"s{i}", 5, 30, sm=20), rate=4) for i in range(4))
+    runs: tuple[Placement, ...] = ()
+    for device, model in zip(GPUS, spread, strict=True):
+        runs += plan(PlanRequest((device,), (model,))).placements
+    large = tuple(want(f"l{i}", point(f"l{i}", 5, 70, sm=60), rate=4) for i in range(2))
+    request = PlanRequest(GPUS, (*spread, *large), running=runs, move_budget=0.0)
+    made = plan(dataclasses.replace(request, time_limit_seconds=3))
+    assert made.unplaced == ()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(1, 10_000), st.sampled_from(("slack", "over")), st.floats(0, 0.3))
+def test_no_plan_within_a_budget_moves_more(seed: int, kind: str, budget: float) -> None:
+    asked = benchmark(kind, 8, 5, seed, 0.5)
+    runs = plan(asked)
+    now = dataclasses.replace(changed(asked, seed, 0.3), running=runs.placements)
+    instance = build_instance(dataclasses.replace(now, move_budget=budget))
+    repaired = repair_start(instance, by_cost=kind == "slack")
+    made = plan(dataclasses.replace(now, move_budget=budget))
+    if repaired.lacking() and kind == "slack":
+        return
+    diff = diff_plans(runs.placements, made.placements)
+    assert len(diff.move) + len(diff.stop) <= (allowed_moves(instance, repaired) or 0)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(1, 10_000), st.integers(0, 2_000))
+def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int) -> None:
+    asked = benchmark("slack", 10, 6, seed, 0.5)
+    runs = plan(asked)
+    now = dataclasses.replace(changed(asked, seed, 0.5), running=runs.placements)
+    instance = build_instance(now)
+    bound = bound_cost(instance)
+    repaired = repair_start(instance, bound)
+    if repaired.lacking():
+        return
+    items = [collections.Counter[int]() for _ in now.devices]
+    for index, item, _ in staying_items(instance):
+        items[index][item] += 1
+    there = {index: counter for index, counter in enumerate(items) if counter}
+    search = RepairSearch(instance, Guide(instance, bound), repaired, there, by_cost=True)
+    search.run(1 << 30, steps)
+    now_at = to_packing(search.problem, search.space.state)
+    assert count_gone(search.space.state, search.here) == moves_of(instance, now_at)
+
+
+def test_tidying_makes_free_memory_lie_together_and_changes_nothing_else() -> None:
+    asked, _ = small("slack")
+    instance = build_instance(asked)
+    packing = repair_start(instance)
+    tidied = tidy(instance, packing)
+    assert free_squares(tidied) >= free_squares(packing)
+    assert tidied.cost_units() == packing.cost_units()
+    assert tidied.rates == packing.rates
+    assert tidied.counts == packing.counts
+    assert tidied.used() == packing.used()
+
+
+def test_tidying_moves_what_is_new_to_the_fuller_device() -> None:
+    big = want("big", point("big", 5, 50, sm=20), rate=4)
+    half = want("half", point("half", 5, 30, sm=60), rate=9)
+    tiny = want("tiny", point("tiny", 5, 8, sm=10), rate=4)
+    made = plan(PlanRequest(GPUS, (big, half, tiny), time_limit_seconds=2))
+    free = {d.id: sum(p.candidate.memory_bytes for p in made.on_device(d.id)) for d in GPUS}
+    used = sorted(n for n in free.values() if n)
+    assert len(used) == 2
+    # 118 GiB on two devices of 80: the pieces are as unequal as the models allow.
+    assert used[0] <= 38 * 2**30
+
+
+def test_what_runs_is_not_tidied_away() -> None:
+    tiny = want("tiny", point("tiny", 5, 8, sm=10), rate=4)
+    big = want("big", point("big", 5, 50, sm=20), rate=4)
+    runs = plan(PlanRequest(GPUS[:1], (tiny,))).placements
+    runs += plan(PlanRequest(GPUS[1:2], (big,))).placements
+    again = plan(PlanRequest(GPUS, (tiny, big), running=runs, move_budget=0.0))
+    assert diff_plans(runs, again.placements).is_empty

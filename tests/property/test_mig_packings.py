@@ -1,0 +1,247 @@
+"""What packings, the exact solver and the assignment hold in mode MIG is what can be placed."""
+
+import collections
+import dataclasses
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.mig import Geometry, Place, geometry_of, instance_bytes
+from partitiond.core.partition import MigSlice, PartitionSize
+from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan, Status
+from partitiond.core.spec import Isolation
+from partitiond.core.units import GIB, Bytes
+from partitiond.planner.api import solve
+from partitiond.planner.check import check_plan
+from partitiond.planner.exact import Goal, solve_exact
+from partitiond.planner.instance import PRICE_SCALE, PlanRequest, build_instance
+from partitiond.planner.packing import Packing
+from partitiond.planner.slices import SliceWish, choose_slices
+from tests.planner.build import gpu, point, want
+from tests.property.test_mig_geometry import every_set
+
+KINDS = ("a100-80gb", "h100-80gb")
+NAMES = tuple(p.name for p in (geometry_of("a100-80gb") or Geometry((), (), b"")).profiles)
+
+
+def on_slice(model: str, rate: float, name: str, hardware: str = "a100-80gb") -> Candidate:
+    """A candidate in a GPU instance, small enough for any."""
+    found = point(model, rate, 4, mode=SharingMode.MIG, hardware=hardware, busy=1.0)
+    return dataclasses.replace(found, size=PartitionSize(SharingMode.MIG, 1, 100, name))
+
+
+def cut(name: str = "gpu-0", **changes: object) -> Device:
+    """A GPU that may be cut by MIG, and nothing else."""
+    return dataclasses.replace(gpu(name, modes=(SharingMode.MIG,)), **changes)  # type: ignore[arg-type]
+
+
+occupations = st.sets(st.integers(0, 7), max_size=5).map(lambda s: tuple(sorted(s)))
+
+
+def counts_of(chosen: list[str]) -> tuple[int, ...]:
+    """How many there are of each size, in the catalog's order."""
+    number = collections.Counter(chosen)
+    return tuple(number[name] for name in NAMES)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    chosen=st.lists(st.sampled_from(NAMES), max_size=8),
+    occupied=occupations,
+    hardware=st.sampled_from(KINDS),
+    most=st.none() | st.integers(1, 7),
+)
+def test_a_packing_holds_exactly_the_sets_that_can_be_placed(
+    chosen: list[str], occupied: tuple[int, ...], hardware: str, most: int | None
+) -> None:
+    model = want("m", *(on_slice("m", 1, name, hardware) for name in NAMES), rate=1)
+    device = cut(hardware=hardware, occupied_slices=occupied, max_replicas=most)
+    instance = build_instance(PlanRequest((device,), (model,)))
+    group = instance.groups[0]
+    by_name = {instance.items[i].mig_profile: i for fit in group.fits for i in fit}
+    placeable = counts_of(chosen) in every_set(occupied) and len(chosen) <= (most or 7)
+    packing, held = Packing(instance), True
+    for name in chosen:
+        held = held and name in by_name and packing.fits(0, by_name[name], 0)
+        if held:
+            packing.add(0, by_name[name], 0)
+    assert held == placeable
+    if held and chosen:
+        items = [by_name[name] for name in chosen]
+        assert packing.best_option(0, items) == 0
+        packing.remove(0, items[0])
+        assert packing.fits(0, items[0], 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A small instance with one candidate or two for each model."""
+
+    devices: tuple[Device, ...]
+    models: tuple[ModelDemand, ...]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    devices = tuple(
+        cut(
+            f"gpu-{n}",
+            occupied_slices=draw(occupations),
+            price_per_hour=draw(st.sampled_from([1.0, 2.0])),
+            max_replicas=draw(st.sampled_from([None, None, 2, 4])),
+            cordoned=draw(st.sampled_from([False, False, False, True])),
+        )
+        for n in range(draw(st.integers(1, 2)))
+    )
+    models = []
+    for n in range(draw(st.integers(1, 3))):
+        sizes = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True))
+        rates = [draw(st.integers(1, 4)) for _ in sizes]
+        candidates = [on_slice(f"m{n}", r, name) for r, name in zip(rates, sizes, strict=True)]
+        isolation = draw(st.sampled_from([Isolation.SHARED, Isolation.HARDWARE]))
+        models.append(want(f"m{n}", *candidates, rate=draw(st.integers(1, 7)), isolation=isolation))
+    return Case(devices, tuple(models))
+
+
+def least_price(case: Case) -> float | None:
+    """The least price by trying every set on every device; None where nothing serves all."""
+    choices = [
+        (position, c) for position, model in enumerate(case.models) for c in model.candidates
+    ]
+
+    def loads(device: Device) -> set[tuple[float, ...]]:
+        """Rates by model that the device can give."""
+        found: set[tuple[float, ...]] = {(0.0,) * len(case.models)}
+        if device.cordoned:
+            return found
+        sets = every_set(tuple(sorted(device.occupied_slices)))
+        most = min(7, device.max_replicas or 7)
+        for counts in itertools.product(*(range(min(most, 7) + 1) for _ in choices)):
+            if sum(counts) > most:
+                continue
+            names = [
+                c.size.mig_profile
+                for (_, c), n in zip(choices, counts, strict=True)
+                for _ in range(n)
+            ]
+            if counts_of(names) in sets:
+                rates = [0.0] * len(case.models)
+                for (position, c), n in zip(choices, counts, strict=True):
+                    wanted = case.models[position].demand.req_per_s or 0.0
+                    rates[position] = min(wanted, rates[position] + n * c.capacity_req_per_s)
+                found.add(tuple(rates))
+        return found
+
+    best: float | None = None
+    for chosen in itertools.product(*(loads(d) for d in case.devices)):
+        total = [sum(rates) for rates in zip(*chosen, strict=True)]
+        if all(t >= (m.demand.req_per_s or 0) for t, m in zip(total, case.models, strict=True)):
+            price = sum(
+                d.price_per_hour for d, r in zip(case.devices, chosen, strict=True) if any(r)
+            )
+            best = price if best is None else min(best, price)
+    return best
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases())
+def test_the_exact_optimum_is_that_of_trying_everything(case: Case) -> None:
+    request = PlanRequest(case.devices, case.models, objective=Objective.MIN_PRICE)
+    instance = build_instance(request)
+    expected = least_price(case)
+    if instance.hopeless:
+        assert expected is None
+        return
+    found = solve_exact(
+        instance, Goal.COST, list(range(len(case.devices))), None, deterministic_seconds=5
+    )
+    assert (found.status is Status.INFEASIBLE) == (expected is None)
+    if found.packing is not None and expected is not None:
+        assert found.status is Status.OPTIMAL
+        assert found.packing.cost_units() == round(expected * PRICE_SCALE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_a_plan_and_the_plan_after_it_pass_the_check(case: Case) -> None:
+    request = PlanRequest(
+        case.devices, case.models, objective=Objective.MIN_PRICE, time_limit_seconds=2
+    )
+    plan = solve(request)
+    if not isinstance(plan, Plan):
+        return
+    assert check_plan(plan, case.models) == ()
+    again = solve(dataclasses.replace(request, running=plan.placements))
+    assert isinstance(again, Plan)
+    assert {p.replica_id: p.partition for p in again.placements} == {
+        p.replica_id: p.partition for p in plan.placements
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), occupied=occupations)
+def test_the_most_bytes_stay_in_their_instances(
+    data: st.DataObject, occupied: tuple[int, ...]
+) -> None:
+    geometry = geometry_of("a100-80gb", occupied)
+    assert geometry is not None
+    wanted = data.draw(st.sampled_from(geometry.sets))
+    running = data.draw(st.sampled_from(geometry.sets))
+    counts = dict(zip(NAMES, running, strict=True))
+    there = geometry.places(counts) or []
+    wishes = []
+    for name, count in zip(NAMES, wanted, strict=True):
+        mine = [place for place in there if place[0] == name]
+        for n in range(count):
+            size = data.draw(st.integers(0, 3))
+            wishes.append(SliceWish(name, mine[n] if n < len(mine) else None, size))
+    places = choose_slices(geometry, wishes)
+    assert [place[0] for place in places] == [wish.mig_profile for wish in wishes]
+    covered = [s for _, start, size in places for s in range(start, start + size)]
+    assert len(set(covered)) == len(covered)
+    assert not set(covered) & set(occupied)
+    assert _stays(wishes, places) == _most_that_can_stay(geometry, wishes)
+
+
+def _stays(wishes: list[SliceWish], places: list[Place]) -> int:
+    pairs = zip(wishes, places, strict=True)
+    return sum(1 + wish.load_bytes for wish, place in pairs if wish.kept == place)
+
+
+def _most_that_can_stay(geometry: Geometry, wishes: list[SliceWish]) -> int:
+    counts = collections.Counter(wish.mig_profile for wish in wishes)
+    kept = [wish for wish in wishes if wish.kept is not None]
+    best = 0
+    for size in range(len(kept) + 1):
+        for chosen in itertools.combinations(kept, size):
+            places = tuple(wish.kept for wish in chosen if wish.kept is not None)
+            if geometry.places(counts, places) is not None:
+                best = max(best, sum(1 + wish.load_bytes for wish in chosen))
+    return best
+
+
+def test_a_footprint_larger_than_the_instance_has_no_place() -> None:
+    geometry = geometry_of("a100-80gb")
+    assert geometry is not None
+    small = on_slice("m", 1, NAMES[0])
+    room = instance_bytes(geometry.profiles[0])
+    fits = dataclasses.replace(small, memory_bytes=Bytes(room // 2**20 * 2**20))
+    for candidate, placed in (
+        (fits, True),
+        (dataclasses.replace(small, memory_bytes=Bytes(room + 1)), False),
+    ):
+        plan = solve(PlanRequest((cut(),), (want("m", candidate, rate=1),), time_limit_seconds=1))
+        assert (isinstance(plan, Plan) and bool(plan.placements)) == placed
+
+
+def test_whoever_wants_hardware_isolation_gets_an_instance_beside_others() -> None:
+    models = tuple(
+        want(name, on_slice(name, 1, NAMES[3]), rate=1, isolation=Isolation.HARDWARE)
+        for name in ("a", "b")
+    )
+    plan = solve(PlanRequest((cut(),), models, time_limit_seconds=1))
+    assert isinstance(plan, Plan)
+    assert [type(p.partition) for p in plan.placements] == [MigSlice, MigSlice]
+    assert plan.placements[0].partition.memory_bytes == 4 * GIB

@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+
+from partitiond.core.hardware import SharingMode
+from partitiond.core.spec import Slo
+from partitiond.simulation.models import ModelTraffic
+from partitiond.simulation.promise import promises
+from partitiond.simulation.replay import Load, ReplayOptions, replay_plan
+from tests.simulation.samples import NO_LOSS, STEP_SECONDS, WORKLOAD, X, candidate, engine, plan
+
+MEMORY = SharingMode.MEMORY
+OPTIONS = ReplayOptions(seconds=60.0, interference=NO_LOSS)
+SLO = Slo(ttft_seconds=0.5, tpot_seconds=0.03)
+
+
+def test_alone_and_full_the_replay_is_the_promise() -> None:
+    made = plan({"gpu": [candidate("m")]}, {"m": None})
+    found = replay_plan(made, [ModelTraffic("m", WORKLOAD)], engine, Load.FULL, OPTIONS)
+    (one,) = found.models
+    assert one.outcome.output_tokens_per_s == pytest.approx(X, rel=0.01)
+    assert one.outcome.tpot_p95_seconds == pytest.approx(STEP_SECONDS)
+    assert one.outcome.ttft_p95_seconds == pytest.approx(2 * STEP_SECONDS)
+
+
+def test_replicas_that_share_a_device_get_what_sigma_leaves_them() -> None:
+    shared = [candidate("a", mode=MEMORY, busy=0.8), candidate("b", mode=MEMORY, busy=0.7)]
+    made = plan({"gpu": shared}, {"a": None, "b": None}, level=1.5)
+    traffic = [ModelTraffic("a", WORKLOAD), ModelTraffic("b", WORKLOAD)]
+    found = replay_plan(made, traffic, engine, Load.FULL, OPTIONS)
+    for one in found.models:
+        assert one.outcome.output_tokens_per_s == pytest.approx(X / 1.5, rel=0.01)
+        assert one.promise.output_tokens_per_s == pytest.approx(X / 1.5)
+        assert one.promise.alone[0] == pytest.approx(X)
+        assert one.outcome.tpot_p95_seconds == pytest.approx(1.5 * STEP_SECONDS)
+
+
+def test_the_demand_is_served_within_the_slo() -> None:
+    made = plan({"gpu-0": [candidate("m")], "gpu-1": [candidate("m")]}, {"m": 60.0})
+    found = replay_plan(made, [ModelTraffic("m", WORKLOAD, SLO)], engine, Load.DEMAND, OPTIONS)
+    (one,) = found.models
+    assert one.promise.served_req_per_s == 60.0
+    assert one.outcome.arrivals == pytest.approx(60 * 60, rel=0.05)
+    assert one.outcome.attainment == 1.0
+    assert one.holds_slo
+
+
+def test_overload_is_refused_and_what_is_served_is_served_in_time() -> None:
+    made = plan({"gpu": [candidate("m", share=1.0)]}, {"m": None})
+    options = dataclasses.replace(OPTIONS, factor=2.0)
+    traffic = [ModelTraffic("m", WORKLOAD, Slo(0.2, 0.03))]
+    (one,) = replay_plan(made, traffic, engine, Load.DEMAND, options).models
+    assert one.outcome.refused > 0.4 * one.outcome.arrivals
+    assert one.outcome.req_per_s == pytest.approx(X / WORKLOAD.output_tokens, rel=0.05)
+    assert one.outcome.good > 0.9 * one.outcome.answered
+    assert not one.holds_slo
+
+
+def test_a_demand_beyond_capacity_is_promised_as_far_as_there_is_capacity() -> None:
+    made = plan({"gpu": [candidate("m")]}, {"m": 1000.0})
+    (promise,) = promises(made)
+    assert promise.served_req_per_s == promise.capacity_req_per_s
+
+
+def test_equal_seeds_give_equal_replays() -> None:
+    shared = [candidate("a", mode=MEMORY, busy=0.6), candidate("b", mode=MEMORY, busy=0.6)]
+    made = plan({"gpu": shared}, {"a": 20.0, "b": 10.0}, level=1.25)
+    traffic = [ModelTraffic("a", WORKLOAD, SLO), ModelTraffic("b", WORKLOAD, SLO)]
+    first, again = (replay_plan(made, traffic, engine, Load.DEMAND, OPTIONS) for _ in range(2))
+    other = replay_plan(made, traffic, engine, Load.DEMAND, dataclasses.replace(OPTIONS, seed=1))
+    assert first == again
+    assert first != other
+
+
+def test_a_model_that_has_no_place_is_left_out() -> None:
+    made = plan({"gpu": [candidate("m")]}, {"m": 5.0, "nowhere": 5.0})
+    found = replay_plan(made, [ModelTraffic("m", WORKLOAD)], engine, Load.DEMAND, OPTIONS)
+    assert [one.promise.model for one in found.models] == ["m"]
