@@ -42,6 +42,7 @@ from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.vllm import check_extra_args
 from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
+from partitiond.planner.warm import is_warm
 from partitiond.planner.worker import solve_in_process
 from partitiond.ports import DeviceProvider, Store
 from partitiond.profiler.runner import Profiler
@@ -55,6 +56,8 @@ log = logging.getLogger(__name__)
 
 PLANNER_GRACE_SECONDS: Final = 30.0
 """Beyond three times the solver's own limit: starting its process on a busy machine."""
+COMPILING_GRACE_SECONDS: Final = 300.0
+"""The first solve of an installation compiles the planner's kernels: about a minute of one core."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 SOCKET_NAME: Final = "proxy.sock"
@@ -194,6 +197,7 @@ def _solver(memory_limit_bytes: int) -> Solve:
     ) -> Plan | Infeasible:
         # A deterministic solve counts work, and may take three times its limit on the clock.
         timeout = 3 * request.time_limit_seconds + PLANNER_GRACE_SECONDS
+        timeout += 0 if is_warm() else COMPILING_GRACE_SECONDS
         return await solve_in_process(
             request, timeout, on_progress=on_progress, memory_limit_bytes=memory_limit_bytes
         )

@@ -1,5 +1,6 @@
 """Plans a described fleet without a daemon, an engine or a GPU: everything is estimated."""
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -9,7 +10,7 @@ from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.estimate import estimate_profile, hardware_of
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.hardware import Device, DeviceKind, SharingMode, mig_profile
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.profile import Profile
@@ -19,11 +20,18 @@ from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.instance import PlanRequest
+from partitiond.planner.lean import leaner
 
 SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 """MPS shares that are estimated: fine where small models have their knee, coarse above."""
 
+MANY_MODELS: Final = 1000
+FEW_RATIO: Final = 2.0
+"""With so many models, sizes of a device are so far apart at least: one size more or less hardly
+moves a plan of thousands, and estimates and search take as much longer as there are more."""
+
 ArchitectureOf = Callable[[ModelSpec], Architecture | None]
+OnEstimate = Callable[[int, int], None]
 
 
 def plan_fleet(
@@ -56,6 +64,7 @@ def fleet_request(
     time_limit_seconds: float = 10.0,
     seed: int = 0,
     architecture_of: ArchitectureOf | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> PlanRequest:
     """What the planner is asked for a fleet, from estimates.
 
@@ -66,6 +75,7 @@ def fleet_request(
         time_limit_seconds: for the search.
         seed: of every random choice.
         architecture_of: asked for models that neither the file nor the catalog knows.
+        on_estimate: told (models estimated, models), before each; that takes its own time.
 
     Raises:
         SpecError: no model, no device, or a model whose architecture nobody knows.
@@ -78,7 +88,9 @@ def fleet_request(
     created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return PlanRequest(
         devices=there,
-        models=tuple(estimated_demands(fleet, there, created_at, architecture_of)),
+        models=tuple(
+            estimated_demands(fleet, there, created_at, architecture_of, on_estimate=on_estimate)
+        ),
         objective=objective,
         time_limit_seconds=time_limit_seconds,
         seed=seed,
@@ -93,20 +105,112 @@ def estimated_demands(
     devices: Sequence[Device],
     created_at: str,
     architecture_of: ArchitectureOf | None = None,
+    *,
+    few_sizes: bool | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> Iterator[ModelDemand]:
-    """What the planner is asked for each model, from estimates on each kind of device."""
-    kinds = {(d.hardware, d.memory_bytes, d.modes): d for d in devices}
+    """What the planner is asked for each model, from estimates on each kind of device.
+
+    Args:
+        fleet: models, and their architectures where the file gives them.
+        devices: what there is.
+        created_at: ISO 8601 UTC.
+        architecture_of: asked for models that neither the file nor the catalog knows.
+        few_sizes: estimate fewer sizes of a device; None where there are many models.
+        on_estimate: told (models estimated, models), before each.
+    """
+    kinds = list({(d.hardware, d.memory_bytes, d.modes): d for d in devices}.values())
     keys = tuple({d.hardware for d in devices})
-    for spec in fleet.models:
-        forms = [("", spec), *((v.name, spec.as_variant(v.name)) for v in spec.variants)]
-        profiles = [
-            estimate(form, architecture, device, size, created_at, variant=variant)
-            for variant, form in forms
-            for architecture in (_architecture(fleet, form, architecture_of),)
-            for device in kinds.values()
-            for size in sizes(device)
+    coarse = has_many(fleet) if few_sizes is None else few_sizes
+    places = [(d, size) for d in kinds for size in (few if coarse else sizes)(d)]
+    made: dict[object, ModelDemand] = {}
+    for number, spec in enumerate(fleet.models):
+        if on_estimate is not None:
+            on_estimate(number, len(fleet.models))
+        variants = [(v.name, spec.as_variant(v.name)) for v in spec.variants]
+        forms = [
+            (variant, form, _architecture(fleet, form, architecture_of))
+            for variant, form in [("", spec), *variants]
         ]
-        yield candidates_for(spec, profiles, keys)
+        key = (_speed_alone(spec), *(architecture for *_, architecture in forms))
+        if key not in made:
+            profiles = [
+                estimate(form, architecture, device, size, created_at, variant=variant)
+                for variant, form, architecture in forms
+                for device, size in places
+            ]
+            made[key] = candidates_for(spec, profiles, keys)
+        yield _asked_by(spec, made[key], coarse=coarse)
+
+
+def has_many(fleet: Fleet) -> bool:
+    """Whether there are so many models that each is estimated on fewer sizes."""
+    return len(fleet.models) >= MANY_MODELS
+
+
+def _speed_alone(spec: ModelSpec) -> ModelSpec:
+    """The spec without its name, and what is asked of it: models that are left equal are as fast.
+
+    Estimates and candidates take some tens of milliseconds, and thousands of models may differ
+    in nothing else.
+    """
+    plain = ModelSpec("any", spec.source)
+    return dataclasses.replace(
+        spec,
+        name=plain.name,
+        demand=plain.demand,
+        rules=plain.rules,
+        min_replicas=plain.min_replicas,
+        max_replicas=plain.max_replicas,
+        isolation=plain.isolation,
+    )
+
+
+def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDemand:
+    """The candidates of a model that is as fast, as those of this one; `coarse`: fewer."""
+    asked = dataclasses.replace(
+        made,
+        model=spec.name,
+        demand=spec.demand,
+        rules=spec.rules,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas,
+        isolation=spec.isolation,
+    )
+    asked = leaner(asked) if coarse else asked
+    if made.model == spec.name:
+        return asked
+    old, own = f"estimate-{made.model}-", f"estimate-{spec.name}-"
+    candidates = tuple(
+        dataclasses.replace(c, model=spec.name, profile_id=own + c.profile_id.removeprefix(old))
+        for c in asked.candidates
+    )
+    return dataclasses.replace(asked, candidates=candidates)
+
+
+def few(device: Device) -> tuple[PartitionSize, ...]:
+    """Fewer partition sizes, for fleets of very many models: each at least twice the one before."""
+    found: list[PartitionSize] = []
+    last: dict[SharingMode, float] = {}
+    for size in sorted(sizes(device), key=lambda size: _compute(device, size)):
+        compute = _compute(device, size)
+        if compute >= FEW_RATIO * last.get(size.mode, 0.0):
+            last[size.mode] = compute
+            found.append(size)
+    return tuple(found)
+
+
+def _compute(device: Device, size: PartitionSize) -> float:
+    """How much of the device's compute a size has, in a unit of its mode."""
+    match size.mode:
+        case SharingMode.MPS:
+            return size.sm_percent
+        case SharingMode.CORES:
+            return size.cores
+        case SharingMode.MIG:
+            return mig_profile(hardware_of(device), size.mig_profile).sm_count
+        case _:
+            return 100
 
 
 def _architecture(

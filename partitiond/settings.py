@@ -158,9 +158,7 @@ class PlannerSettings(Table):
     )
     workers: int = Field(2, ge=1, le=64, description="Threads of a solve.")
     memory_limit: Size = Field(
-        Bytes(8 * GIB),
-        ge=GIB,
-        description="Address space of the solver's process, as a size (8GiB).",
+        Bytes(8 * GIB), ge=GIB, description="Memory the solver's process may allocate (8GiB)."
     )
     move_budget: float | None = Field(
         None,

@@ -22,6 +22,8 @@ DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
 DEFAULT_WINDOW_MINUTES: Final = 15.0
 """Of a Prometheus' range, what is planned for is its busiest quarter of an hour."""
+MAX_BURST: Final = 100.0
+"""As of a model's `burst_factor`."""
 _RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -76,7 +78,7 @@ def advise(
         profiles=tuple(profiles or ()),
         slo=_slo(slo_ttft, slo_tpot),
         window_seconds=_window(window, prometheus),
-        burst_factor=_positive("--burst", burst, "as 1.5"),
+        burst_factor=_burst(burst),
         modes=_modes(mode or ()),
         survive=_survive(survive),
         keep_context=keep_context,
@@ -131,6 +133,15 @@ def _positive(option: str, value: float, unit: str) -> float:
     if not (math.isfinite(value) and 0 < value <= 1e6):
         raise InputError(f"{option} must be a number above 0, got {value:g}.", hint=f"In {unit}.")
     return value
+
+
+def _burst(factor: float) -> float:
+    if not 1 <= factor <= MAX_BURST:
+        raise InputError(
+            f"--burst must be between 1 and {MAX_BURST:g}, got {factor:g}.",
+            hint="It is the peak over the mean: 1 plans for the mean, 1.5 for half as much again.",
+        )
+    return factor
 
 
 def _window(minutes: float | None, prometheus: str | None) -> float | None:

@@ -96,7 +96,11 @@ def plan(
     ] = True,
     time_limit: Annotated[
         float | None,
-        typer.Option("--time-limit", metavar="SECONDS", help="For the solver (with --from)."),
+        typer.Option(
+            "--time-limit",
+            metavar="SECONDS",
+            help="For the solver, after the estimates (with --from).",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of every random choice (with --from).")

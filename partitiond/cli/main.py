@@ -1,6 +1,7 @@
 """`partitiond`: the command line's entry, its global options and its commands."""
 
 import errno
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
@@ -115,6 +116,9 @@ def version_command(as_json: JsonOption = False) -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with one of the codes in `exits`."""
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale of plain ASCII cannot write bars
+            stream.reconfigure(errors="replace")
     try:
         app(args=given, prog_name="partitiond")
     except PartitiondError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.interrupts import Interrupts, best_so_far
+from partitiond.cli.output import say
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
 """A plan of 5,000 models on 1,000 devices has some 30 MB."""
+ESTIMATES_TOLD: Final = 50
+"""Models between two reports of how far the estimates are."""
 OnProgress = Callable[[PlanProgress], None]
+MANY: Final = 12
+"""Models times devices from which on a plan may need compiled code."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def plan_file(
         KeyboardInterrupt: interrupted twice.
     """
     from partitiond.fleet import load_fleet
-    from partitiond.offline import estimated_demands, fleet_request
+    from partitiond.offline import estimated_demands, fleet_request, has_many
     from partitiond.planner.flow import run_flow
     from partitiond.planner.instance import usual_budget
     from partitiond.planner.questions import answer
@@ -92,6 +97,11 @@ def plan_file(
     def architecture_of(spec: ModelSpec) -> Architecture:
         return _architecture(spec, settings)
 
+    def estimating(done: int, models: int) -> None:
+        if on_progress is not None and done % ESTIMATES_TOLD == 0 and models > ESTIMATES_TOLD:
+            title = f"estimating {done:,} of {models:,} models, before the time limit begins"
+            on_progress(PlanProgress(title, 1, 1))
+
     request = fleet_request(
         fleet,
         devices=() if fleet.devices else _host_devices(settings),
@@ -99,6 +109,7 @@ def plan_file(
         time_limit_seconds=options.time_limit_seconds or planner.time_limit_seconds,
         seed=planner.seed if options.seed is None else options.seed,
         architecture_of=architecture_of,
+        on_estimate=estimating,
     )
     request = dataclasses.replace(
         request,
@@ -110,11 +121,19 @@ def plan_file(
 
     def demands(world: World) -> tuple[ModelDemand, ...]:
         changed = dataclasses.replace(fleet, models=world.specs)
-        made = estimated_demands(changed, world.devices, request.created_at, architecture_of)
+        made = estimated_demands(
+            changed,
+            world.devices,
+            request.created_at,
+            architecture_of,
+            few_sizes=has_many(fleet),
+        )
         return tuple(made)
 
     world = World(fleet.models, request.devices, request.objective)
     flow = answer(question, world, request, demands)
+    if len(request.models) * len(request.devices) >= MANY:
+        _compile_once()
     with best_so_far() as stop:
         outcome, answers = run_flow(flow, _solver(on_progress, stop), proven_impossible, stop)
     if options.against is None or isinstance(outcome, Infeasible):
@@ -198,3 +217,11 @@ def _architecture(spec: ModelSpec, settings: Settings) -> Architecture:
 
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
     return asyncio.run(resolver.architecture(spec))
+
+
+def _compile_once() -> None:
+    from partitiond.planner.warm import is_warm, warm
+
+    if not is_warm():
+        say("Compiling the planner's kernels, once on this machine: about a minute.")
+        warm()

@@ -21,10 +21,11 @@ def explained_view(
     plan: Plan | None, why: ModelExplanation, width: int
 ) -> Iterator[RenderableType]:
     """Why here, why not one more, the sizes there were, and the next best with their cost."""
-    yield Text(f"{why.model}: why here", style="bold")
+    yield Text(f"{why.model}: why {'nowhere' if plan is None else 'here'}", style="bold")
     yield _bullets(why.here)
-    yield Text("\nWhy not one more replica", style="bold")
-    yield _bullets(why.not_more)
+    if why.not_more:
+        yield Text("\nWhy not one more replica", style="bold")
+        yield _bullets(why.not_more)
     if why.sizes:
         yield Text("\nSizes it could run at", style="bold")
         yield _sizes(why, wide=width >= 100)

@@ -6,6 +6,7 @@ import hashlib
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
+from partitiond.core.units import ZERO_BYTES
 from partitiond.ports import ModelRecord
 
 
@@ -56,7 +57,5 @@ def _version_of(profile: Profile) -> str:
 
 def _version_of_device(device: Device) -> str:
     """A device as far as it limits a plan: not its free memory, which is never still."""
-    return (
-        f"{device.id}:{device.hardware}:{device.memory_bytes}:{device.cores}:{device.cordoned}:"
-        f"{device.max_replicas}:{device.occupied_sm_percent}:{device.occupied_slices}"
-    )
+    still = dataclasses.replace(device, free_bytes=ZERO_BYTES)
+    return repr(still)

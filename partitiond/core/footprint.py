@@ -63,6 +63,7 @@ class EngineLimits:
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
 
 
+@functools.lru_cache(maxsize=256)
 def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: int) -> int:
     """KV tokens that `batch` requests in steady state need, in whole blocks as they grow.
 
@@ -82,7 +83,7 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
     return max(min(math.ceil(max(counted, held)), at_most), max_model_len)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _blocks_held(workload: Workload, block_tokens: int) -> tuple[float, float]:
     """Mean and standard deviation of the tokens in the blocks that a busy slot holds.
 
@@ -203,6 +204,7 @@ def footprint(
     )
 
 
+@functools.lru_cache(maxsize=256)
 def footprint_at(
     architecture: Architecture, workload: Workload, limits: EngineLimits, kind: DeviceKind
 ) -> Footprint:

@@ -98,18 +98,3 @@ class PartitionSize:
                 return f"mig-{self.mig_profile}"
             case _:
                 return self.mode.value
-
-
-def size_of(partition: Partition) -> PartitionSize:
-    """The partition without its place (GPU host cores are counted by the caller: 1)."""
-    match partition:
-        case CpuCores(cores=cores):
-            return PartitionSize(SharingMode.CORES, len(cores))
-        case MpsShare(sm_percent=percent):
-            return PartitionSize(SharingMode.MPS, 1, percent)
-        case MigSlice(mig_profile=name):
-            return PartitionSize(SharingMode.MIG, 1, 100, name)
-        case MemoryShare():
-            return PartitionSize(SharingMode.MEMORY, 1, 100)
-        case WholeDevice():
-            return PartitionSize(SharingMode.WHOLE, 1, 100)

@@ -26,6 +26,8 @@ class FaultDomain(enum.StrEnum):
 
 
 MAX_PRIORITY: Final = 2
+MAX_NAME: Final = 256
+"""Characters of a name in a rule; host names have at most 253."""
 PRIORITY_FACTOR: Final = 100
 """Where not everything fits, one request/s of a priority counts as so many of the one below."""
 
@@ -63,12 +65,6 @@ class PlacementRules:
             f"priority must lie between {-MAX_PRIORITY} and {MAX_PRIORITY}, got {self.priority}.",
             "0 is usual; a higher number is served first.",
         )
-        both = sorted(set(self.avoid) & set(self.near))
-        require(
-            not both,
-            f"{', '.join(both)} stand both in avoid and in near.",
-            "Name a model in one of the two.",
-        )
         for name in ("avoid", "near", "only_on"):
             value = getattr(self, name)
             require(
@@ -76,6 +72,19 @@ class PlacementRules:
                 f"{name} must be a list of names, got {value!r}.",
                 f'Write {name} = ["one-name", "another"].',
             )
+            bad = next((v for v in value if not v.isprintable() or len(v) > MAX_NAME), None)
+            require(
+                bad is None,
+                f"{name} names {str(bad)[:80]!r}, which is no name of anything.",
+                f"Use names of at most {MAX_NAME} characters that can be printed.",
+            )
+        both = sorted(set(self.avoid) & set(self.near))
+        stand = "stands" if len(both) == 1 else "stand"
+        require(
+            not both,
+            f"{', '.join(both)} {stand} both in avoid and in near.",
+            "Name a model in one of the two.",
+        )
 
 
 NO_RULES: Final = PlacementRules()

@@ -215,10 +215,15 @@ def flops_per_token(architecture: Architecture, context_tokens: float) -> float:
     return 2 * architecture.parameters_per_token + attention
 
 
+def prompt_token_flops(architecture: Architecture, context_tokens: float) -> float:
+    """The same for one prompt token: it passes no output matrix."""
+    return flops_per_token(architecture, context_tokens) - 2 * _output_matrix(architecture)
+
+
 def step_flops(architecture: Architecture, step: Step) -> float:
     """Floating-point operations of one step; prompt tokens pass no output matrix."""
     decode = step.decode_sequences * flops_per_token(architecture, step.decode_context)
-    each = flops_per_token(architecture, step.prefill_context) - 2 * _output_matrix(architecture)
+    each = prompt_token_flops(architecture, step.prefill_context)
     return decode + step.prefill_tokens * each
 
 

@@ -25,6 +25,7 @@ exceeds a step would pay for two.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Final
 
@@ -33,9 +34,9 @@ from partitiond.core.roofline import (
     Rates,
     Step,
     fixed_seconds,
-    kv_traffic_bytes,
+    flops_per_token,
     prompt_context,
-    step_flops,
+    prompt_token_flops,
     weights_read_bytes,
 )
 from partitiond.core.workload import Workload
@@ -93,6 +94,7 @@ class Cycle:
         return max(1.0, batch * tokens / self.step_tokens)
 
 
+@functools.lru_cache(maxsize=64)
 def cycle_of(workload: Workload, max_num_batched_tokens: int) -> Cycle:
     """The cycle of a slot under a workload."""
     moments, attended = workload.moments, prompt_context(workload)
@@ -193,6 +195,7 @@ class StepMix:
         return math.sqrt(math.fsum(squares))
 
 
+@functools.lru_cache(maxsize=1024)
 def binomial(trials: int, chance: float) -> tuple[tuple[int, float], ...]:
     """(number, probability) of successes, numbers ascending; negligible ones are left out."""
     if trials == 0 or chance <= 0:
@@ -212,6 +215,7 @@ def binomial(trials: int, chance: float) -> tuple[tuple[int, float], ...]:
     return tuple((number, found[number] / total) for number in sorted(found))
 
 
+@functools.lru_cache(maxsize=64)
 def step_mix(
     architecture: Architecture,
     cycle: Cycle,
@@ -231,20 +235,28 @@ def step_mix(
     shares, seconds, counts, works = [], [], [], []
     columns: list[tuple[float, float, float, float]] = []
     fixed = fixed_seconds(architecture, reached)
+    # A step's work is linear in what it decodes and reads: `roofline.step_flops` and
+    # `kv_traffic_bytes`, with their factors taken once for all steps.
+    decode_flops = flops_per_token(architecture, cycle.decode_context)
+    prompt_flops = prompt_token_flops(architecture, cycle.prompt_context)
+    read_bytes = architecture.kv_bytes(cycle.decode_context)
+    token_bytes = architecture.kv_bytes_per_token
     for prompts, share in binomial(batch, cycle.reads):
         others = batch - prompts
-        step = cycle.step(own_prompt_tokens + prompts * cycle.lump_tokens, others)
+        decoded = others * cycle.decodes
+        prefilled = own_prompt_tokens + prompts * cycle.lump_tokens
         at_work = 1.0
         if prompts == 0 and own_prompt_tokens == 0:
             at_work -= math.pow(1 - cycle.decodes, others)
-        tokens = step.decode_sequences + step.prefill_tokens
+        tokens = decoded + prefilled
         count = max(at_work, tokens / cycle.step_tokens)
         weights = weights_read_bytes(architecture, tokens / count) if count > 0 else 0.0
+        kv = decoded * read_bytes + (decoded + 2 * prefilled) * token_bytes
         parts = (
-            step_flops(architecture, step) / reached.flops_per_s,
+            (decoded * decode_flops + prefilled * prompt_flops) / reached.flops_per_s,
             count * weights / reached.bytes_per_s,
-            kv_traffic_bytes(architecture, step) / reached.bytes_per_s,
-            reached.sequence_seconds * step.decode_sequences,
+            kv / reached.bytes_per_s,
+            reached.sequence_seconds * decoded,
         )
         traffic = parts[1] + parts[2]
         work = max(parts[0], traffic) if reached.overlaps else parts[0] + traffic

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -144,9 +145,7 @@ class Workload:
     @property
     def moments(self) -> LengthMoments:
         """Moments of the lengths, exact for what is sent."""
-        if self.pairs:
-            return moments_of_pairs(self.pairs)
-        return moments_of_independent(self.prompt_lengths, self.output_lengths)
+        return _moments(self)
 
     @property
     def key(self) -> str:
@@ -160,3 +159,10 @@ class Workload:
                 return f"{means} trace of {len(self.pairs)}"
             case _:
                 return means
+
+
+@functools.lru_cache(maxsize=64)
+def _moments(workload: Workload) -> LengthMoments:
+    if workload.pairs:
+        return moments_of_pairs(workload.pairs)
+    return moments_of_independent(workload.prompt_lengths, workload.output_lengths)

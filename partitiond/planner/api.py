@@ -5,6 +5,7 @@ import math
 import time
 
 from partitiond.core.errors import PartitiondError
+from partitiond.core.interference import level_of, sigma
 from partitiond.core.plan import (
     Infeasible,
     ModelDemand,
@@ -58,8 +59,11 @@ def solve(
     placements = assign(instance, found.packing)
     if request.models and not placements:
         return infeasible(missing)
-    levels = _levels(instance, found.packing, placements)
-    forecasts = tuple(_forecast(demand, placements, levels) for demand in request.models)
+    levels = _levels(request, placements)
+    of_model: dict[str, list[Placement]] = {demand.model: [] for demand in request.models}
+    for p in placements:
+        of_model[p.model].append(p)
+    forecasts = tuple(_forecast(d, of_model[d.model], levels) for d in request.models)
     seconds = time.monotonic() - began
     plan = Plan(
         id=request.plan_id,
@@ -90,6 +94,8 @@ def _nothing(instance: Instance) -> Found:
 
 def _tidied(instance: Instance, packing: Packing) -> Packing:
     """Free memory in larger pieces, where that loads nothing more."""
+    packing = packing.copy()
+    packing.settle()  # the last step: whatever made it, its rates are those of what is on devices
     tidied = tidy(instance, packing)
     if free_squares(tidied) <= free_squares(packing):
         return packing
@@ -99,38 +105,29 @@ def _tidied(instance: Instance, packing: Packing) -> Packing:
     return packing if more else tidied
 
 
-def _levels(
-    instance: Instance, packing: Packing, placements: tuple[Placement, ...]
-) -> dict[str, float]:
-    """Level of interference of each device in use, by id."""
-    return {
-        instance.request.devices[real].id: packing.option(abstract).level
-        for real, abstract in _real_devices(instance, packing, placements)
-    }
+def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str, float]:
+    """Level of interference of each device in use, by id, from what is on it.
+
+    The packing's level is never lower, and may be higher: its integers are rounded to the safe
+    side.
+    """
+    here: dict[str, list[Placement]] = {}
+    for p in placements:
+        here.setdefault(p.device_id, []).append(p)
+    return {device: _level(request, mine) for device, mine in here.items()}
 
 
-def _real_devices(
-    instance: Instance, packing: Packing, placements: tuple[Placement, ...]
-) -> list[tuple[int, int]]:
-    """(real, abstract) device pairs by what they hold; devices that hold the same are alike."""
-    held: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-    item_of = {item.candidate: item.index for item in instance.items}
-    for index, device in enumerate(instance.request.devices):
-        items = sorted(item_of[p.candidate] for p in placements if p.device_id == device.id)
-        if items:
-            held.setdefault((instance.group_of[index], tuple(items)), []).append(index)
-    pairs = []
-    for abstract in packing.used():
-        load = packing.loads[abstract]
-        items = sorted(item_of[instance.items[i].candidate] for i in load.items)
-        pairs.append((held[load.group, tuple(items)].pop(), abstract))
-    return pairs
+def _level(request: PlanRequest, here: list[Placement]) -> float:
+    mode, known = here[0].candidate.size.mode, request.interference
+    busy, kappas = zip(*((p.candidate.busy, p.candidate.kappa) for p in here), strict=True)
+    # Where no level covers it, the checker refuses the plan.
+    return level_of(mode, sigma(mode, busy, known, kappas), known) or math.inf
 
 
 def _forecast(
-    demand: ModelDemand, placements: tuple[Placement, ...], levels: dict[str, float]
+    demand: ModelDemand, placements: list[Placement], levels: dict[str, float]
 ) -> ModelForecast:
-    mine = [(p.candidate, levels[p.device_id]) for p in placements if p.model == demand.model]
+    mine = [(p.candidate, levels[p.device_id]) for p in placements]
     kinds = [c.profile_kind for c, _ in mine]
     order = ("estimated", "transferred", "measured")
     return ModelForecast(

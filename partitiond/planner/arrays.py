@@ -88,8 +88,22 @@ class Problem:
     pool_of_device: Bits
 
 
+_last: list[Problem] = []
+"""The problem made last: one solve asks for it several times, and of thousands of models it takes
+seconds. Nobody writes into its arrays."""
+
+
 def build_problem(instance: Instance) -> Problem:
     """Flatten the instance."""
+    for known in _last[:1]:
+        if known.instance is instance:
+            return known
+    made = _build(instance)
+    _last[:] = [made]
+    return made
+
+
+def _build(instance: Instance) -> Problem:
     places = [(g, k) for g in instance.groups for k in range(len(g.options))]
     position = {need.model: n for n, need in enumerate(instance.needs)}
     rows = [

@@ -29,7 +29,7 @@ from partitiond.planner.weighted import (
     bound_at,
     entry_prices,
     shares,
-    solve_weighted,
+    solve_sampled,
 )
 
 RESOURCES: Final = (*DEVICE_RESOURCES, "load", "count")
@@ -83,12 +83,36 @@ class Bound:
 
 def bound_cost(instance: Instance, problem: Problem | None = None) -> Bound:
     """The least cost of devices that serve everything; `problem` is the instance's, if at hand."""
-    return _bound(instance, problem or build_problem(instance), as_cost=True)
+    return _bound(instance, with_survival(problem or build_problem(instance)), as_cost=True)
 
 
 def bound_goodput(instance: Instance, problem: Problem | None = None) -> Bound:
     """The most weighted requests/s that the devices can give."""
     return _bound(instance, problem or build_problem(instance), as_cost=False)
+
+
+def with_survival(problem: Problem) -> Problem:
+    """The problem with what surviving a loss asks for at least, where all demand is served.
+
+    Without any one of n fault domains at least S is left of the rate. In sum over the domains that
+    is (n - 1) times the rate on the one side and n S on the other, so the rate is at least
+    S n / (n - 1), in at least two replicas. Only domains that can hold the model count.
+    """
+    instance = problem.instance
+    if not instance.ties.spread:
+        return problem
+    rate, least = problem.need_rate.copy(), problem.need_min.copy()
+    for position, need in enumerate(instance.needs):
+        if not need.domain_of or not (need.survive_rate or need.survive_replicas):
+            continue
+        mine = problem.entry_place[problem.entry_model == position]
+        groups = {int(g) for g in problem.place_group[mine]}
+        domains = {need.domain_of[b] for g in groups for b in instance.groups[g].bins}
+        least[position] = max(int(least[position]), 2)
+        if len(domains) > 1 and need.survive_rate:
+            implied = -(-need.survive_rate * len(domains) // (len(domains) - 1))
+            rate[position] = max(int(rate[position]), implied)
+    return dataclasses.replace(problem, need_rate=rate, need_min=least)
 
 
 def make_entries(instance: Instance) -> dict[int, tuple[Entry, ...]]:
@@ -100,7 +124,7 @@ def make_entries(instance: Instance) -> dict[int, tuple[Entry, ...]]:
 def _bound(instance: Instance, problem: Problem, *, as_cost: bool) -> Bound:
     classes = make_classes(problem)
     reduced = classes.entries
-    found = solve_weighted(reduced, as_cost)
+    found = solve_sampled(reduced, as_cost)
     if found is None:
         entries = _entries(problem, np.zeros(len(problem.entry_item)))
         return Bound(None, _flat_prices(instance), entries)

@@ -13,6 +13,7 @@ any.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -290,39 +291,39 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
 
 
 def _undominated(found: list[Candidate]) -> list[Candidate]:
-    return [
-        c
-        for n, c in enumerate(found)
-        if not any(_beats(other, c, m < n) for m, other in enumerate(found) if m != n)
-    ]
+    """Candidates that none of the others beats; of equals the first one stays."""
+    alike: dict[object, list[tuple[int, Candidate]]] = {}
+    for n, c in enumerate(found):
+        alike.setdefault((c.hardware, c.size.mode, c.size.mig_profile), []).append((n, c))
+    kept: list[int] = []
+    for mine in alike.values():
+        rows = [(_needs(c), c.kappa is None, c.watts is None) for _, c in mine]
+        kept += [
+            n
+            for (n, _), row in zip(mine, rows, strict=True)
+            if not any(_beats(other, row, m < n) for (m, _), other in zip(mine, rows, strict=True))
+        ]
+    return [found[n] for n in sorted(kept)]
 
 
-def _beats(one: Candidate, other: Candidate, first: bool) -> bool:
-    """Whether `one` needs no more and gives no less; of equals the first one stays."""
-    if (one.hardware, one.size.mode, one.size.mig_profile) != (
-        other.hardware,
-        other.size.mode,
-        other.size.mig_profile,
-    ):
+def _needs(c: Candidate) -> tuple[float, ...]:
+    """What it needs and lacks, each the less the better."""
+    return (
+        -c.capacity_req_per_s, c.memory_bytes, c.size.cores, c.size.sm_percent, c.busy,
+        c.kappa or 0.0, c.host_memory_bytes, c.watts or 0.0,
+        c.ttft_p95_seconds, c.tpot_p95_seconds,
+    )  # fmt: skip
+
+
+_Row = tuple[tuple[float, ...], bool, bool]
+
+
+def _beats(one: _Row, other: _Row, first: bool) -> bool:
+    """Whether `one` needs no more and gives no less; `first`: and comes first, or is not equal."""
+    # A measured kappa (or power) and one that is not known are compared by the planner, not here.
+    if one[1:] != other[1:]:
         return False
-    # A measured kappa and the mode's default are compared by the planner, not here.
-    if one.kappa != other.kappa and None in (one.kappa, other.kappa):
-        return False
-    if one.watts != other.watts and None in (one.watts, other.watts):
-        return False
-    needs = [
-        (one.memory_bytes, other.memory_bytes),
-        (one.size.cores, other.size.cores),
-        (one.size.sm_percent, other.size.sm_percent),
-        (one.busy, other.busy),
-        (one.kappa or 0.0, other.kappa or 0.0),
-        (one.host_memory_bytes, other.host_memory_bytes),
-        (one.watts or 0.0, other.watts or 0.0),
-        (-one.capacity_req_per_s, -other.capacity_req_per_s),
-        (one.ttft_p95_seconds, other.ttft_p95_seconds),
-        (one.tpot_p95_seconds, other.tpot_p95_seconds),
-    ]
-    return all(a <= b for a, b in needs) and (first or any(a < b for a, b in needs))
+    return (first or one[0] != other[0]) and all(map(operator.le, one[0], other[0]))
 
 
 def _reason(

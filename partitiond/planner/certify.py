@@ -64,7 +64,26 @@ def plan_value(
     sums = {name: math.fsum(parts) for name, parts in rates.items()}
     if objective is Objective.MAX_GOODPUT:
         return goodput_of(request.models, sums)
-    return scale_of(objective, request.models, sums)
+    return scale_of(objective, request.models, sums, _left(instance, sums, placements, levels))
+
+
+def _left(
+    instance: Instance,
+    rates: dict[str, float],
+    placements: tuple[Placement, ...],
+    levels: dict[str, float],
+) -> dict[str, float]:
+    """Requests/s without the fault domain that gives most, of models that have to survive it."""
+    number = {device.id: i for i, device in enumerate(instance.request.devices)}
+    found = {}
+    for need in (n for n in instance.needs if n.survive_rate):
+        given: dict[int, float] = {}
+        for p in (p for p in placements if p.model == need.name):
+            domain = need.domain_of[number[p.device_id]]
+            rate = p.candidate.capacity_req_per_s / levels[p.device_id]
+            given[domain] = given.get(domain, 0.0) + rate
+        found[need.name] = rates[need.name] - max(given.values(), default=0.0)
+    return found
 
 
 def _bound(instance: Instance, found: Found, value: float) -> float:

@@ -107,19 +107,26 @@ def true_value(request: PlanRequest, value: float) -> float:
 
 
 def scale_of(
-    objective: Objective, models: tuple[ModelDemand, ...], rates: Mapping[str, float]
+    objective: Objective,
+    models: tuple[ModelDemand, ...],
+    rates: Mapping[str, float],
+    left: Mapping[str, float] | None = None,
 ) -> float:
     """The value of MAX_MIN and MAX_HEADROOM: the smallest share of any model.
 
     A model's share is its planned requests/s over its demand; under MAX_MIN it is at most 1, and
     over the model's weight (priority applied). Where no model has a rate, the requests/s take the
-    place of the share; else models without a rate are no part of it.
+    place of the share; else models without a rate are no part of it. Under MAX_HEADROOM, what of a
+    demand has to survive a loss grows with it: its share is what is left without the fault domain
+    that gives most, over what has to be left.
 
     Args:
         objective: one of the two.
         models: what is wanted.
         rates: planned requests/s of every model that fits any device at all; the others are
             listed as unplaced, and left out.
+        left: what is left of them when the worst fault domain is lost, of models that have to
+            survive that.
     """
     there = [m for m in models if m.model in rates]
     any_rated = any(m.demand.planned_req_per_s is not None for m in there)
@@ -132,6 +139,8 @@ def scale_of(
         if objective is Objective.MAX_MIN:
             share = (share if planned is None else min(1.0, share)) / m.planned_weight
         found.append(share)
+        if objective is Objective.MAX_HEADROOM and planned and m.model in (left or {}):
+            found.append((left or {})[m.model] / (planned * m.rules.survive_share))
     return min(found, default=0.0)
 
 

@@ -18,7 +18,7 @@ from partitiond.core.profile import RATE_MARGIN, ProfileKind
 from partitiond.core.units import format_bytes
 from partitiond.planner.cores import core_notes
 from partitiond.planner.costs import true_bound, true_value
-from partitiond.planner.exact import reference_rate
+from partitiond.planner.exact import reference_rates
 from partitiond.planner.explain_sizes import Sizes
 from partitiond.planner.found import Found
 from partitiond.planner.instance import RATE_SCALE, Instance, Need
@@ -200,16 +200,19 @@ def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
 def unplaced(instance: Instance, found: Found) -> tuple[Unplaced, ...]:
     """Models, or parts of their demand, that have no place."""
     result = [_hopeless(instance, instance.request.models[m]) for m in instance.hopeless]
-    for position in found.packing.lacking():
+    lacking = found.packing.lacking()
+    full = _full_resources(found.packing) if lacking else []
+    most = reference_rates(instance) if lacking else {}
+    for position in lacking:
         need = instance.needs[position]
         count = found.packing.counts[need.model]
         missing = max(0, need.rate - found.packing.rates[need.model]) / RATE_SCALE
         result.append(
             Unplaced(
                 model=need.name,
-                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need)}.",
+                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
                 missing_req_per_s=missing if need.rated else None,
-                remedy=_remedy(instance, need, missing, count),
+                remedy=_remedy(instance, need, missing, count, most[need.model]),
             )
         )
     return tuple(result)
@@ -233,13 +236,12 @@ def _what_short(found: Found, need: Need) -> str:
     return " and ".join(parts)
 
 
-def _why_short(found: Found, need: Need) -> str:
+def _why_short(found: Found, need: Need, full: list[str]) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
         return f"it may have at most {_count(need.max_replicas, 'replica')}"
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
-    full = _full_resources(found.packing)
     proof = (
         "" if found.proven_impossible is None or found.proven_impossible else ", as far as known"
     )
@@ -260,8 +262,8 @@ def _full_resources(packing: Packing) -> list[str]:
     return [name for name, (used, total) in shares.items() if total and used >= FULL * total]
 
 
-def _remedy(instance: Instance, need: Need, missing: float, count: int) -> str:
-    each = reference_rate(instance, need) / RATE_SCALE
+def _remedy(instance: Instance, need: Need, missing: float, count: int, most: int) -> str:
+    each = most / RATE_SCALE
     few = count < need.min_replicas and need.min_replicas > 1
     if few and missing <= 0:
         return "Lower min_replicas or add devices."

@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device
-from partitiond.core.plan import Candidate, ModelDemand, Plan
+from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import ModelExplanation, SizeChoice
 from partitiond.core.units import format_bytes
 from partitiond.planner.changes import suggestion
@@ -38,6 +39,19 @@ def explain_model(request: PlanRequest, plan: Plan, name: str) -> ModelExplanati
         model=name,
         here=tuple(_here(plan, demand, sizes, chosen)),
         not_more=tuple(_not_more(request, plan, demand)),
+        sizes=sizes,
+    )
+
+
+def explain_none(request: PlanRequest, outcome: Infeasible, name: str) -> ModelExplanation:
+    """Why a model has no place where nothing has one. Raises InputError for an unknown model."""
+    sizes = tuple(_sizes(request, check_model(request, name), collections.Counter()))
+    named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
+    own = tuple(reason for reason in outcome.reasons if named.search(reason))
+    return ModelExplanation(
+        model=name,
+        here=("It has no place: there is no plan at all.", *(own or outcome.reasons)),
+        not_more=(),
         sizes=sizes,
     )
 

@@ -11,6 +11,7 @@ from partitiond.core.mig import instance_bytes
 from partitiond.core.spec import Isolation, PlacementRules
 from partitiond.core.units import MIB
 from partitiond.planner.costs import device_units, item_units
+from partitiond.planner.dominated import Fits, Spare, in_use, most_useful, without_dominated
 from partitiond.planner.needs import needs_of
 from partitiond.planner.options import geometry_on, open_modes, options_of
 from partitiond.planner.pools import Pool, mib_up, shared_limits, usable_mib
@@ -49,7 +50,8 @@ def build_instance(request: PlanRequest) -> Instance:
     items = tuple(_items(request))
     pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
     needs = needs_of(request)
-    groups = tuple(_groups(request, items, pools))
+    spare = Spare(most_useful(request, needs), in_use(request, items))
+    groups = tuple(_groups(request, items, pools, spare))
     group_of = {b: g.index for g in groups for b in g.bins}
     fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
     placeable = fitting - unreachable(needs, fitting)
@@ -70,10 +72,18 @@ def build_instance(request: PlanRequest) -> Instance:
 
 def _without(group: Group, items: tuple[Item, ...], placeable: Collection[int]) -> Group:
     """The group without the models that rules keep out altogether, and options only they had."""
-    left = [tuple(i for i in fit if items[i].model in placeable) for fit in group.fits]
-    ways = [(option, fit) for option, fit in zip(group.options, left, strict=True) if fit]
-    options, fits = tuple(option for option, _ in ways), tuple(fit for _, fit in ways)
-    return dataclasses.replace(group, options=options, fits=fits)
+
+    def left(fits: Fits) -> list[tuple[int, ...]]:
+        return [tuple(i for i in fit if items[i].model in placeable) for fit in fits]
+
+    found = zip(group.options, left(group.fits), left(group.needed), strict=True)
+    ways = [(option, fit, needed) for option, fit, needed in found if fit]
+    return dataclasses.replace(
+        group,
+        options=tuple(option for option, _, _ in ways),
+        fits=tuple(fit for _, fit, _ in ways),
+        needed=tuple(needed for _, _, needed in ways),
+    )
 
 
 def allowed_on(rules: PlacementRules, device: Device) -> bool:
@@ -110,19 +120,26 @@ def _items(request: PlanRequest) -> Iterable[Item]:
 
 
 def _groups(
-    request: PlanRequest, items: tuple[Item, ...], pools: tuple[Pool, ...]
+    request: PlanRequest, items: tuple[Item, ...], pools: tuple[Pool, ...], spare: Spare
 ) -> Iterable[Group]:
     # Devices that are interchangeable: they hold the same and cost the same.
-    alike: dict[object, list[int]] = {}
+    alike: dict[tuple[object, ...], list[int]] = {}
     prices = device_units(request)
     bound_to = [model.rules for model in request.models if model.rules.only_on]
     for index, device in enumerate(request.devices):
         allowed = tuple(allowed_on(rules, device) for rules in bound_to)
         kind = (_limits(device), _pools_of(index, pools), prices[index], allowed)
         alike.setdefault(kind, []).append(index)
-    for index, bins in enumerate(alike.values()):
+    ways: dict[object, tuple[tuple[Option, ...], Fits, Fits]] = {}
+    for index, ((limits, _, _, allowing), bins) in enumerate(alike.items()):
         device = request.devices[bins[0]]
-        options, fits = _ways(request, device, items)
+        drawn = _pools_of(bins[0], pools)
+        shared = {pools[number].kind for number in drawn} | ({"cores"} if device.cores else set())
+        # Groups that differ only in the host they draw from hold the same.
+        same = (limits, allowing, frozenset(shared))
+        if same not in ways:
+            ways[same] = _ways(request, device, items, dataclasses.replace(spare, shared=shared))
+        options, fits, needed = ways[same]
         yield Group(
             index=index,
             bins=tuple(bins),
@@ -130,9 +147,10 @@ def _groups(
             memory_mib=usable_mib(device),
             cores=len(device.cores),
             price=prices[bins[0]],
-            pools=_pools_of(bins[0], pools),
+            pools=drawn,
             options=options,
             fits=fits,
+            needed=needed,
             sm_percent=max(0, 100 - device.occupied_sm_percent),
         )
 
@@ -151,9 +169,9 @@ def _limits(device: Device) -> object:
 
 
 def _ways(
-    request: PlanRequest, device: Device, items: tuple[Item, ...]
-) -> tuple[tuple[Option, ...], tuple[tuple[int, ...], ...]]:
-    """The options of a device, and what each can hold."""
+    request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare
+) -> tuple[tuple[Option, ...], Fits, Fits]:
+    """The options of a device, what each can hold, and what of that is needed there."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = [item for item in _fitting(device, items) if allowed[item.model]]
     options: list[Option] = []
@@ -166,7 +184,7 @@ def _ways(
         if fit and not (options and _same_at_less(options[-1], option) and fits[-1] == fit):
             options.append(option)
             fits.append(fit)
-    return tuple(options), tuple(fits)
+    return tuple(options), *without_dominated(options, fits, items, spare)
 
 
 def _same_at_less(lower: Option, option: Option) -> bool:

@@ -7,6 +7,7 @@ from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Instance
 from partitiond.planner.members import EPSILON, Member, member
+from partitiond.planner.progress import Stop, never
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
 
@@ -29,7 +30,13 @@ def within_moves(instance: Instance, members: list[Member], most: int | None) ->
 
 
 def nearest_cost(
-    instance: Instance, members: list[Member], guide: Guide, seconds: float, best: float
+    instance: Instance,
+    members: list[Member],
+    guide: Guide,
+    seconds: float,
+    best: float,
+    *,
+    stop: Stop = never,
 ) -> Member:
     """Fill what is left over, then the fewest bytes to load among plans as good.
 
@@ -39,6 +46,7 @@ def nearest_cost(
         guide: prices.
         seconds: for sharing out what is left over.
         best: the least cost of any plan found, of those that move too much as well.
+        stop: says when enough was filled.
     """
     staying = staying_items(instance)
     least = min(m.packing.cost() for m in members)
@@ -50,9 +58,11 @@ def nearest_cost(
         packing = one.packing.copy()
         if unrated:
             restore(packing, staying, may_open=False)
-            fill(packing, guide, packing.used())
+            fill(packing, guide, packing.used(), stop)
         filled.append(member(one.name, packing))
-    shared = _exact_share(instance, max(filled, key=lambda m: share_value(m.packing)), seconds)
+    shared = _exact_share(
+        instance, max(filled, key=lambda m: share_value(m.packing)), seconds, stop
+    )
     if shared is not None:
         filled.append(shared)
     most = max(share_value(m.packing) for m in filled)
@@ -67,7 +77,7 @@ def nearest_cost(
     )
 
 
-def _exact_share(instance: Instance, best: Member, seconds: float) -> Member | None:
+def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -> Member | None:
     """The even share solved exactly on the devices that the best plan uses."""
     devices = best.packing.used()
     unrated = [need for need in instance.needs if not need.rated]
@@ -80,6 +90,7 @@ def _exact_share(instance: Instance, best: Member, seconds: float) -> Member | N
         best.packing,
         deterministic_seconds=SHARE_SHARE * seconds,
         cost_limit=best.packing.cost_units(),
+        stop=stop,
     )
     return None if found.packing is None else member(best.name, found.packing)
 
@@ -89,7 +100,9 @@ def goodput_key(one: Member) -> tuple[int, float]:
     return (-one.packing.short_replicas(), one.packing.goodput())
 
 
-def nearest_goodput(instance: Instance, members: list[Member], guide: Guide, best: float) -> Member:
+def nearest_goodput(
+    instance: Instance, members: list[Member], guide: Guide, best: float, stop: Stop = never
+) -> Member:
     """As `nearest_cost`, with goodput as the primary value and all devices to fill."""
     staying = staying_items(instance)
     most = max(members, key=goodput_key)
@@ -105,7 +118,7 @@ def nearest_goodput(instance: Instance, members: list[Member], guide: Guide, bes
         packing = one.packing.copy()
         if mixed:
             restore(packing, staying, may_open=True)
-            fill(packing, guide, range(len(packing.loads)))
+            fill(packing, guide, range(len(packing.loads)), stop)
         filled.append(member(one.name, packing))
     return min(
         filled,

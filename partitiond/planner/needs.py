@@ -52,7 +52,7 @@ def need_of(
     return Need(
         model=index,
         name=demand.model,
-        rate=0 if rate is None else _rate_up(rate),
+        rate=0 if rate is None else max(1, _rate_up(rate)),
         min_replicas=least,
         max_replicas=demand.max_replicas if demand.max_replicas is not None else ANY_NUMBER,
         rated=rate is not None,

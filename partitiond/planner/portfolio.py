@@ -3,15 +3,19 @@
 Always: the weighted-resource bound, what runs repaired, the two baselines. Small instances: the
 greedy packers, then CP-SAT, which proves. The others: the compiled search from a constructed plan
 until the time is over or the bound is met, with the column generation beside it for bounds and
-prices. Whatever is found is told to the watch; the best of it is the answer, whenever it ends.
+prices. Where rules go beyond one device, a search a few devices at a time has most of the time.
+Whatever is found is told to the watch; the best of it is the answer, whenever it ends.
 """
 
+import contextlib
 import dataclasses
+import time
+from collections.abc import Iterator
 from typing import Final
 
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.bound import Bound, bound_cost, bound_goodput
-from partitiond.planner.exact import MAX_VARIABLES, Exact, Goal, solve_exact, variable_count
+from partitiond.planner.exact import Exact, Goal, solve_exact, variable_count
 from partitiond.planner.found import Found
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Instance
@@ -27,6 +31,7 @@ from partitiond.planner.nearest import goodput_key, nearest_cost, nearest_goodpu
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import OnProgress, Stop, Watch, never
 from partitiond.planner.repair import allowed_moves, improve_within, repair_start
+from partitiond.planner.rule_search import RuleSearch
 from partitiond.planner.running import staying_items
 from partitiond.planner.scale import largest_factor
 
@@ -37,6 +42,9 @@ EXACT_SHARE: Final = 0.6
 """Share of the time that is left for CP-SAT; the rest is the search's, where it proves nothing."""
 HOPE_SHARE: Final = 0.3
 """The same where no plan serves everything yet: the most goodput may need time as well."""
+SMALL: Final = 2_500
+"""Variables up to which the greedy packers and CP-SAT come before the compiled search: beyond,
+that is better in a second than they are in a minute. 100 models on 64 devices have 8,000."""
 TINY: Final = 60
 """Variables up to which CP-SAT is done before compiled code is loaded."""
 REPAIR_SHARE: Final = 0.4
@@ -44,6 +52,8 @@ REPAIR_SHARE: Final = 0.4
 BUDGET_SHARE: Final = 0.8
 """The same where moves are limited: what is found afresh hardly ever keeps to the limit, so that
 the rest is for the bound, and for what the best plan would be."""
+RULES_SHARE: Final = 0.65
+"""Share of the time for models whose rules go beyond one device, where there are any."""
 GOODPUT_PROVEN: Final = 1e-4
 
 
@@ -59,6 +69,8 @@ def solve_portfolio(
     """
     objective = instance.request.objective
     watch = Watch(instance, on_progress, stop)
+    if not _is_tiny(instance):
+        _compile(watch)
     if objective is Objective.MAX_GOODPUT:
         return _solve_goodput(watch, None)
     if not objective.is_cost:
@@ -67,6 +79,16 @@ def solve_portfolio(
     if bound.value is None:
         return _solve_goodput(watch, proven_impossible=True)
     return _solve_cost(watch, bound)
+
+
+def _compile(watch: Watch) -> None:
+    """Compile the kernels, where that was never done here, while the clock stands still."""
+    from partitiond.planner.warm import is_warm, warm
+
+    if not is_warm():
+        began = time.monotonic()
+        warm()
+        watch.pause(time.monotonic() - began)
 
 
 def _solve_scaled(watch: Watch) -> Found:
@@ -109,7 +131,7 @@ def _serve(instance: Instance, seconds: float) -> Packing | None:
 
 
 def _is_large(instance: Instance) -> bool:
-    return variable_count(instance, list(range(len(instance.group_of)))) > MAX_VARIABLES
+    return variable_count(instance, list(range(len(instance.group_of)))) > SMALL
 
 
 def _is_tiny(instance: Instance) -> bool:
@@ -134,6 +156,7 @@ def _solve_cost(watch: Watch, bound: Bound) -> Found:
                 return _solve_goodput(watch, proven_impossible=True)
             members += [] if packing is None else [member("all combinations", packing)]
             _tell(watch, members)
+        members += _with_rules(watch, _cheapest(members), Goal.COST)
         exact = None if watch.done else _exact_cost(watch, _cheapest(members))
         # With a plan in hand it would be no proof: devices dearer than that plan were left out.
         if exact is not None and not members and exact.status is Status.INFEASIBLE:
@@ -141,14 +164,17 @@ def _solve_cost(watch: Watch, bound: Bound) -> Found:
         members += _taken(watch, exact)
     by_columns = False
     if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
-        searched, by_columns = _search(watch, bound, _cheapest(members), by_cost=True)
+        with _time_for_rules(watch):
+            searched, by_columns = _search(watch, bound, _cheapest(members), by_cost=True)
         members += _serving(searched)
+        members += _with_rules(watch, _cheapest(members), Goal.COST, share=1.0)
     if not members:
         return _solve_goodput(watch, proven_impossible=False)
     best = min(m.packing.cost() for m in members)
     allowed = within_moves(instance, members, most_moves)
     seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
-    chosen = nearest_cost(instance, allowed, guide, seconds, best)
+    until = watch.finish()
+    chosen = nearest_cost(instance, allowed, guide, seconds, best, stop=until)
     value, least = chosen.packing.cost(), watch.bound if watch.bound is not None else least
     first = [m for m in members if m.name == "first-fit decreasing"]
     return Found(
@@ -205,6 +231,26 @@ def _short_search(watch: Watch, bound: Bound, best: Member | None) -> list[Membe
     from partitiond.planner.searching import short_search
 
     return short_search(watch, bound, best)
+
+
+def _with_rules(
+    watch: Watch, best: Member | None, goal: Goal, *, share: float = RULES_SHARE
+) -> list[Member]:
+    """The search that moves models whose rules go beyond one device, where there are any."""
+    instance = watch.instance
+    if best is None or watch.done or not instance.ties.beyond_device or _is_tiny(instance):
+        return []
+    return [RuleSearch(watch, best.packing, goal).run(share * watch.left())]
+
+
+@contextlib.contextmanager
+def _time_for_rules(watch: Watch) -> Iterator[None]:
+    """Ends what runs within it early enough for the search that knows rules beyond one device."""
+    deadline = watch.deadline
+    if watch.instance.ties.beyond_device:
+        watch.deadline -= RULES_SHARE * watch.left()
+    yield
+    watch.deadline = deadline
 
 
 def _serve_or_disprove(watch: Watch) -> tuple[Packing | None, bool]:
@@ -268,7 +314,13 @@ def _exact(watch: Watch, goal: Goal, devices: list[int], hint: Packing | None) -
     seconds = COST_SHARE * instance.request.time_limit_seconds
     wall = float("inf") if watch.fixed else (EXACT_SHARE if hint else HOPE_SHARE) * left
     return solve_exact(
-        instance, goal, devices, hint, deterministic_seconds=seconds, wall_seconds=wall
+        instance,
+        goal,
+        devices,
+        hint,
+        deterministic_seconds=seconds,
+        wall_seconds=wall,
+        stop=lambda: watch.stopped,
     )
 
 
@@ -285,13 +337,17 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None) -> Found:
         members += greedy_goodput(instance, guide, bound)
         members += baselines(instance, bound.entries)
         _tell(watch, members)
+        members += _with_rules(watch, max(members, key=goodput_key), Goal.GOODPUT)
         exact = None if watch.done else _exact_goodput(watch, bound, members)
         members += _taken(watch, exact)
     by_columns = False
     if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
         best = max(members, key=goodput_key, default=None)
-        searched, by_columns = _search(watch, bound, best, by_cost=False)
+        with _time_for_rules(watch):
+            searched, by_columns = _search(watch, bound, best, by_cost=False)
         members += searched
+        best = max(members, key=goodput_key, default=None)
+        members += _with_rules(watch, best, Goal.GOODPUT, share=1.0)
     return _best_goodput(
         watch,
         guide,
@@ -310,9 +366,12 @@ def _exact_goodput(watch: Watch, bound: Bound, members: list[Member]) -> Exact |
     if not _is_tiny(watch.instance):
         from partitiond.planner.searching import search_and_prove
 
-        proven = search_and_prove(watch, bound, best)
+        searched, proven = search_and_prove(watch, bound, best)
         if proven is not None:
             return proven
+        if searched is not None:
+            members.append(searched)
+            best = max(members, key=goodput_key)
     return _exact(watch, Goal.GOODPUT, devices, best.packing)
 
 
@@ -329,7 +388,7 @@ def _best_goodput(
     instance, most = watch.instance, watch.bound
     best = max(members, key=goodput_key)
     allowed = within_moves(instance, members, most_moves)
-    chosen = nearest_goodput(instance, allowed, guide, best.packing.goodput())
+    chosen = nearest_goodput(instance, allowed, guide, best.packing.goodput(), watch.finish())
     value = chosen.packing.goodput()
     proven = most is not None and best.packing.goodput() >= most * (1 - GOODPUT_PROVEN)
     proven = proven and best.packing.short_replicas() == 0

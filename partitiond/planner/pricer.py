@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from partitiond.planner.arrays import Floats, Problem
+from partitiond.planner.bound import with_survival
 from partitiond.planner.improve import with_floor
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
@@ -56,7 +57,7 @@ class Pricer:
 
         try:
             found = generate(
-                self.problem,
+                with_survival(self.problem) if self.by_cost else self.problem,
                 kind="cost" if self.by_cost else "goodput",
                 deadline=math.inf if rounds is not None else time.monotonic() + seconds,
                 seed=self.watch.instance.request.seed,

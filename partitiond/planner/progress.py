@@ -16,7 +16,9 @@ TELL_SECONDS: Final = 0.2
 ROUNDING: Final = 1e-9
 FINISH_SHARE: Final = 0.04
 FINISH_LEAST_SECONDS: Final = 0.05
-FINISH_PER_SIZE: Final = 2e-6
+FINISH_MORE: Final = 0.2
+FINISH_LEAST: Final = 0.5
+FINISH_PER_SIZE: Final = 9e-7
 """Seconds per model and device that assigning, tidying, explaining and checking take."""
 
 
@@ -58,8 +60,8 @@ def goodput_unit(instance: Instance) -> float:
         return 0.0
     rates = {
         instance.rate(item, option)
-        for group in instance.groups
-        for option, fit in zip(group.options, group.fits, strict=True)
+        for options, fits in {id(g.fits): (g.options, g.fits) for g in instance.groups}.values()
+        for option, fit in zip(options, fits, strict=True)
         for item in fit
     }
     return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
@@ -95,6 +97,11 @@ class Watch:
         finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
         self.deadline = self.began + max(0.3 * limit, limit - finish)
 
+    def pause(self, seconds: float) -> None:
+        """Leave out so many seconds that went by."""
+        self.began += seconds
+        self.deadline += seconds
+
     def left(self) -> float:
         """Seconds until the search has to end; without a clock all of them, always."""
         if self.stopped:
@@ -102,6 +109,13 @@ class Watch:
         if self.fixed:
             return self.instance.request.time_limit_seconds
         return max(0.0, self.deadline - time.monotonic())
+
+    def finish(self) -> Stop:
+        """Says when what comes after the search has taken long enough: about as long again as is
+        kept for it, and at once where somebody asked to end. Without a clock it never does."""
+        limit = self.instance.request.time_limit_seconds
+        until = max(time.monotonic(), self.deadline) + max(FINISH_LEAST, FINISH_MORE * limit)
+        return lambda: self.stopped or (not self.fixed and time.monotonic() > until)
 
     @property
     def stopped(self) -> bool:

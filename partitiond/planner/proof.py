@@ -28,8 +28,14 @@ COARSE: Final = 5e-5
 ROUNDING: Final = 1e-7
 MOST_SETS: Final = 400
 """Covering sets of one model; more of them, and trying all is hopeless."""
-MOST_TRIED: Final = 100_000
+MOST_TRIED: Final = 20_000
 """Sets looked at for one model until it is given up."""
+MOST_HELD: Final = 50 * MOST_TRIED
+"""Replicas in the sets of one model that are kept in memory (8 bytes each): a demand of thousands
+of replicas would else fill gigabytes before `MOST_TRIED` ends it."""
+MOST_MODELS: Final = 40
+MOST_DEVICES: Final = 16
+"""Beyond, the distance of bound and plan has always left too many combinations."""
 STEPS: Final = 20_000_000
 """Choices, and placements, that are tried in a second."""
 TRY_SHARE: Final = 0.4
@@ -37,9 +43,10 @@ TRY_SHARE: Final = 0.4
 
 
 def can_prove(instance: Instance) -> bool:
-    """Whether devices are tied to each other by nothing but the models' demands."""
+    """Whether it is small, and devices are tied by nothing but the models' demands."""
     rated = any(need.rated for need in instance.needs)
-    return rated and not instance.pools and not instance.ties.beyond_device
+    few = len(instance.needs) <= MOST_MODELS and len(instance.group_of) <= MOST_DEVICES
+    return few and rated and not instance.pools and not instance.ties.beyond_device
 
 
 def prove(watch: Watch, improver: Improver, deadline: float) -> Exact | None:
@@ -184,19 +191,23 @@ def _sets_of(
     found: list[tuple[float, float, tuple[int, ...]]] = []
     target = need.rate if weight > 0 else 0
     stack: list[tuple[int, int, float, tuple[int, ...]]] = [(0, 0, 0.0, ())]
+    held = 0
     while stack:
-        if len(found) > MOST_TRIED:
+        if len(found) > MOST_TRIED or held > MOST_HELD:
             return None
         first, rate, cost, chosen = stack.pop()
+        held -= len(chosen)
         enough = rate >= target and len(chosen) >= need.min_replicas
         if len(chosen) >= need.min_replicas:
             found.append((weight * min(rate, target) / RATE_SCALE - cost, cost, chosen))
+            held += len(chosen)
         if enough or len(chosen) >= need.max_replicas:
             continue
         for k in range(first, len(mine)):
             e = int(mine[k])
             more = rate + int(problem.entry_rate[e])
             stack.append((k, more, cost + float(price[e]), (*chosen, e)))
+        held += (len(mine) - first) * (len(chosen) + 1)
     return found or None
 
 

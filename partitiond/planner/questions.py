@@ -10,15 +10,20 @@ from collections.abc import Generator
 from typing import Any
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Plan
+from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.plan_answers import NO_ANSWERS, Alternative, PlanAnswers, PlanQuestion
 from partitiond.planner.changes import ALL, AddDevices, Change, parse_changes
-from partitiond.planner.explain_model import check_model, explain_model, next_best
+from partitiond.planner.explain_model import (
+    check_model,
+    explain_model,
+    explain_none,
+    next_best,
+)
 from partitiond.planner.flow import Enough, Flow, Outcome, Proving, Solving
 from partitiond.planner.relax import relaxations
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.variations import Variations, rules_of
-from partitiond.planner.whatif import Demands, World, changed
+from partitiond.planner.whatif import Demands, World, world_under
 
 MAX_SINGLE_RULES = 24
 """Rules tried one by one; a kind of rule that costs nothing at all is not."""
@@ -37,18 +42,17 @@ def answer(question: PlanQuestion, world: World, base: PlanRequest, demands: Dem
     Raises:
         InputError: a change, or the model to be explained, is not known. Nothing is solved then.
     """
-    changes = [(text, parse_changes(text)) for text in question.what_if]
-    for _, parsed in changes:
-        changed(world, parsed)
+    for text in question.what_if:
+        world_under(text, world)
     if question.explain is not None:
         check_model(base, question.explain)
-    here = Variations(world, base, demands, 1 + len(changes))
+    here = Variations(world, base, demands, 1 + len(question.what_if))
     outcome = yield from here.solve("the plan", base)
     if isinstance(outcome, Plan):
         here.plan = outcome
     found = _Found()
     with contextlib.suppress(Enough):
-        yield from _beside(question, here, outcome, changes, found)
+        yield from _beside(question, here, outcome, found)
     return outcome, found.answers
 
 
@@ -66,7 +70,6 @@ def _beside(
     question: PlanQuestion,
     here: Variations,
     outcome: Outcome,
-    changes: list[tuple[str, tuple[Change, ...]]],
     found: _Found,
 ) -> Generator[Solving | Proving, Outcome | bool, None]:
     """Everything that is asked beside the plan."""
@@ -75,8 +78,10 @@ def _beside(
         found.add(explanation=explained)
         others = yield from _next_best(here, here.plan, question.explain)
         found.add(explanation=dataclasses.replace(explained, alternatives=others))
-    for text, parsed in changes:
-        request = here.request(changed(here.world, parsed, here.plan))
+    elif question.explain is not None and isinstance(outcome, Infeasible):
+        found.add(explanation=explain_none(here.base, outcome, question.explain))
+    for text in question.what_if:
+        request = here.request(world_under(text, here.world, here.plan))
         other = yield from here.solve(text, request)
         one = here.compared(text, other, with_plan=True)
         found.add(what_if=(*found.answers.what_if, one))
@@ -132,7 +137,7 @@ def _constraints(here: Variations) -> Answers:
 def _dropped(
     here: Variations, text: str
 ) -> Generator[Solving | Proving, Outcome | bool, Alternative]:
-    request = here.request(changed(here.world, parse_changes(text)))
+    request = here.request(world_under(text, here.world))
     return here.compared(text, (yield from here.solve(text, request)))
 
 

@@ -25,6 +25,8 @@ MAX_KINDS = 3
 MAX_ADDED = 256
 RELAX_SHARE = 0.25
 """Of the time limit, for each plan."""
+FLOW_SHARE = 3.0
+"""Of the time limit, for all of it together: what is under way then is still ended."""
 NAMED = 8
 """A conflict of more models is counted, not listed."""
 SCALE_STEPS = 3
@@ -45,6 +47,7 @@ def relaxations(here: Variations, outcome: Outcome) -> Found:
         here: the plan of what is, and how to make others.
         outcome: the plan, or why nothing can be placed.
     """
+    here.within(FLOW_SHARE * here.base.time_limit_seconds)
     conflict, note = yield from _conflict(here, outcome)
     cheapest: list[Alternative] = []
     if isinstance(outcome, Plan):
@@ -52,6 +55,8 @@ def relaxations(here: Variations, outcome: Outcome) -> Found:
     cheapest += yield from _rules(here, outcome)
     cheapest += yield from _devices(here, outcome)
     cheapest += yield from _scaled(here, outcome)
+    if here.late():
+        note += "; there was not enough time to try every change that might help"
     return Relaxations(conflict, note, tuple(cheapest))
 
 
@@ -67,15 +72,20 @@ def proven_impossible(request: PlanRequest) -> bool:
 class _Proofs:
     """Asks for proofs until there were enough."""
 
-    def __init__(self, request: PlanRequest) -> None:
-        self._request = dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
+    def __init__(self, here: Variations) -> None:
+        self._here = here
+        self._request = dataclasses.replace(here.base, objective=Objective.MIN_DEVICES, running=())
         self.asked = 0
+
+    def enough(self) -> bool:
+        """Whether no more is asked: there were enough, or the time is over."""
+        return self.asked >= MAX_PROOFS or self._here.late()
 
     def impossible(self, models: tuple[ModelDemand, ...]) -> Proof:
         """Whether these models alone are proven not to fit."""
-        self.asked += 1
-        if self.asked > MAX_PROOFS or not models:
+        if self.enough() or not models:
             return False
+        self.asked += 1
         proven = yield Proving(dataclasses.replace(self._request, models=models))
         return proven is True
 
@@ -93,7 +103,7 @@ def _conflict(
         more = f"; nor can {len(unable) - 1} more" if len(unable) > 1 else ""
         return (unable[0],), f"it cannot be placed on any device here{more}"
     models = tuple(sorted(here.base.models, key=_weight))
-    proofs = _Proofs(here.base)
+    proofs = _Proofs(here)
     if not (yield from proofs.impossible(models)):
         if isinstance(outcome, Plan) and IMPOSSIBLE in outcome.explanation:
             return (), "all of it together is proven impossible; no smaller conflict was looked for"
@@ -101,7 +111,7 @@ def _conflict(
     chunk = max(1, len(models) // 4)
     while chunk:
         start = 0
-        while start < len(models) and proofs.asked <= MAX_PROOFS:
+        while start < len(models) and not proofs.enough():
             rest = models[:start] + models[start + chunk :]
             if (yield from proofs.impossible(rest)):
                 models = rest
@@ -109,7 +119,7 @@ def _conflict(
                 start += chunk
         chunk //= 2
     names = tuple(m.model for m in models)
-    more = "; more of them might be left out" if proofs.asked > MAX_PROOFS else ""
+    more = "; more of them might be left out" if proofs.enough() else ""
     if len(names) == 1:
         return names, f"what it wants cannot be served here even alone{more}"
     if len(names) > NAMED:
@@ -167,6 +177,8 @@ def _rules(here: Variations, outcome: Outcome) -> Changes:
     here.steps += len(tries)
     found = []
     for text in tries:
+        if here.late():
+            break
         tried = yield from _try(here, text)
         if tried.serves_all:
             found.append(tried)
@@ -190,7 +202,7 @@ def _devices(here: Variations, outcome: Outcome) -> Changes:
             prices.setdefault(device.hardware, device.price_per_hour)
     found = []
     for kind in sorted(prices, key=lambda k: (prices[k], k))[:MAX_KINDS]:
-        if not _could_help(here, outcome, kind):
+        if here.late() or not _could_help(here, outcome, kind):
             continue
         added = yield from _least_added(here, kind)
         found += [added] if added is not None else []
@@ -219,12 +231,12 @@ def _least_added(
         return proven is True
 
     high = 1
-    while high <= MAX_ADDED and (yield from too_few(high)):
+    while high <= MAX_ADDED and not here.late() and (yield from too_few(high)):
         high *= 2
-    if high > MAX_ADDED:
+    if high > MAX_ADDED or here.late():
         return None
     low = high // 2
-    while high - low > 1:
+    while high - low > 1 and not here.late():
         middle = (low + high) // 2
         if (yield from too_few(middle)):
             low = middle
@@ -232,6 +244,8 @@ def _least_added(
             high = middle
     here.steps += 1
     for extra in itertools.chain((0, 1, 2), (4, 8, 16)):
+        if here.late():
+            break
         tried = yield from _try(here, f"+{high + extra} {kind}")
         if tried.serves_all:
             return tried
@@ -249,6 +263,8 @@ def _scaled(here: Variations, outcome: Outcome) -> Changes:
     low = min(min(1.0, f.capacity_req_per_s / (f.demand_req_per_s or 1.0)) for f in rated)
     high, proven_low = 1.0, low
     for _ in range(SCALE_PROOFS):
+        if here.late():
+            break
         factor = (proven_low + high) / 2
         world = changed(here.world, parse_changes(f"demand *{factor:.4g}"))
         request = dataclasses.replace(
@@ -261,6 +277,8 @@ def _scaled(here: Variations, outcome: Outcome) -> Changes:
     best, least, most = None, low, high
     here.steps += SCALE_STEPS
     for number in range(SCALE_STEPS):
+        if here.late():
+            break
         factor = most * SLACK_SCALE if number == 0 else (least + most) / 2
         tried = yield from _try(here, f"demand *{factor:.3g}")
         if tried.serves_all:
@@ -269,7 +287,7 @@ def _scaled(here: Variations, outcome: Outcome) -> Changes:
             most = factor
         if best is not None and number == 0:
             break
-    if best is None and low > LEAST_SCALE:
+    if best is None and low > LEAST_SCALE and not here.late():
         tried = yield from _try(here, f"demand *{_down(low)}")
         best = tried if tried.serves_all else None
     return [] if best is None else [best]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from partitiond.planner.packing import Packing
-from partitiond.planner.rules import Missing, helps, lonely, missing, on_host, shunned
+from partitiond.planner.rules import Missing, helps, missing, on_host
 from partitiond.planner.types import PRICE_SCALE, Instance, Need
 
 PASSES: Final = 3
@@ -233,20 +233,3 @@ def _best_on_host(packing: Packing, host: int, model: int) -> Spot | None:
         if found is not None:
             return found[1]
     return None
-
-
-def enforce(packing: Packing) -> None:
-    """Take away what stands against `avoid` and `near`; the last resort of foreign packings."""
-    instance = packing.instance
-    ties = instance.ties
-    if not ties.avoided and not ties.near:
-        return
-    changed = True
-    while changed:
-        changed = False
-        for index, load in enumerate(packing.loads):
-            for item in [*load.items]:
-                model = instance.items[item].model
-                if shunned(packing, index, model) or lonely(packing, index, model):
-                    packing.remove(index, item)
-                    changed = True

@@ -1,9 +1,8 @@
 """Placement rules on packings: who may be where, and what is missing to hold them.
 
-Two kinds. `avoid`, `near` and `only_on` always hold: `allows` refuses what would break them, so a
-packing that grows through `Packing.fits` keeps them, and `only_on` is in what a device's group can
-hold. `survive` is a part of the demand: objectives that serve all of it fulfil it, the others say
-what is missing, as they do for the rate.
+Two kinds. `avoid`, `near` and `only_on` always hold: `Packing.fits` refuses what would break the
+first two, and `only_on` is in what a device's group can hold. `survive` is a part of the demand:
+objectives that serve all of it fulfil it, the others say what is missing, as for the rate.
 """
 
 import dataclasses
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
 
 
 # --- what may be added and taken away --------------------------------------------------------
-
-
-def allows(packing: "Packing", index: int, item: int) -> bool:
-    """Whether the rules let one more replica of the item's model be on the device."""
-    ties = packing.instance.ties
-    if not ties.avoided and not ties.near:
-        return True
-    model = packing.instance.items[item].model
-    return not shunned(packing, index, model) and not lonely(packing, index, model)
 
 
 def shunned(packing: "Packing", index: int, model: int) -> bool:
@@ -148,6 +138,12 @@ def _worst(
 
 def _short(need: Need, left: int) -> int:
     return max(0, need.survive_replicas - left)
+
+
+def rate_if_lost(packing: "Packing", need: Need) -> int:
+    """The rate that is left when the fault domain that gives most is lost, in 1 / RATE_SCALE."""
+    rates, _ = _by_domain(packing, need)
+    return packing.rates[need.model] - max(rates.values(), default=0)
 
 
 def _by_domain(packing: "Packing", need: Need) -> tuple[dict[int, int], dict[int, int]]:

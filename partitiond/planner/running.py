@@ -1,20 +1,12 @@
 """What runs now, as a packing: the start of the plan that changes least."""
 
 from partitiond.core.partition import CpuCores
-from partitiond.core.plan import Candidate, Placement
+from partitiond.core.plan import Placement
 from partitiond.planner.instance import Group, Instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.rules import lonely
 from partitiond.planner.share import add_if_harmless
-
-EngineKey = tuple[object, ...]
-
-
-def engine_key(candidate: Candidate, memory_bytes: int) -> EngineKey:
-    """What an engine was started with, as far as a candidate decides it."""
-    size = candidate.size
-    form = (candidate.model, candidate.variant)
-    return (form, size, candidate.batch, candidate.kv_cache_bytes, memory_bytes)
+from partitiond.planner.types import EngineKey, engine_key
 
 
 def staying_items(instance: Instance) -> list[tuple[int, int, Placement]]:

@@ -2,10 +2,11 @@
 
 `max-min` and `max-headroom` ask for the largest factor t at which every model gets t times its
 target: under `max-headroom` its demand, under `max-min` its demand times its weight, and never
-more than its demand. (Where no model has a rate, 1 request/s takes the demand's place.) At a
-given factor this is the question of the cost objectives, "is there a plan that serves everything",
-without the cost. So everything that answers that is used as it is, on an instance whose needs are
-scaled:
+more than its demand. (Where no model has a rate, 1 request/s takes the demand's place.) What of a
+demand has to survive a loss grows with it under `max-headroom`; under `max-min` it is reported
+only. At a given factor this is the question of the cost objectives, "is there a plan that serves
+everything", without the cost. So everything that answers that is used as it is, on an instance
+whose needs are scaled:
 
 - the linear relaxation has the factor as a variable: one solve bounds it;
 - greedy packers and whatever else the portfolio has are asked at some factors, each answer being
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from partitiond.core.plan import Objective
+from partitiond.core.plan import Objective, Status
 from partitiond.planner.bound import bound_cost, bound_goodput
 from partitiond.planner.covers import pack_covers
 from partitiond.planner.exact import MAX_VARIABLES, Goal, Scale, solve_exact, variable_count
@@ -31,6 +32,7 @@ from partitiond.planner.greedy import Guide, Strategy, first_fit, most_goodput, 
 from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance, Need
 from partitiond.planner.packing import Packing
 from partitiond.planner.repair import repair_start
+from partitiond.planner.rules import rate_if_lost
 from partitiond.planner.scale_bound import relaxed_factor
 from partitiond.planner.share import fill
 
@@ -48,6 +50,8 @@ HALVINGS: Final = 7
 PROOFS: Final = 6
 EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
+PROVEN: Final = 1e-4
+"""A plan this close to the proven best is called optimal; one that moves less may not be."""
 NEAR: Final = 0.01
 """A plan within this of the best factor is as good, if it moves less."""
 
@@ -107,13 +111,28 @@ def _scaled_need(need: Need, target: float, factor: float, objective: Objective)
     grows = objective is Objective.MAX_HEADROOM
     survive = math.ceil(need.survive_rate * factor * (1 - SLACK) - SLACK) if grows else 0
     return dataclasses.replace(
-        need, rate=rate, rated=True, min_replicas=least, survive_rate=survive
+        need,
+        rate=rate,
+        rated=True,
+        min_replicas=least,
+        survive_rate=survive,
+        survive_replicas=0,
     )
 
 
 def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
-    """The smallest of the models' rates over their targets, by the integers."""
+    """The smallest of the models' rates over their targets, by the integers.
+
+    Under max-headroom, so are the rates that are left without any one fault domain, over what of
+    the demand has to be left.
+    """
     instance = packing.instance
+    survive = instance.request.objective is Objective.MAX_HEADROOM
+    left = [
+        rate_if_lost(packing, n) / n.survive_rate
+        for n in instance.needs
+        if survive and n.model in target and n.survive_rate
+    ]
     capped = instance.request.objective is Objective.MAX_MIN
     rates = {
         n.model: min(packing.rates[n.model], n.rate)
@@ -122,7 +141,8 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
         for n in instance.needs
         if n.model in target
     }
-    return min((rate / target[model] for model, rate in rates.items()), default=0.0)
+    shares = [rate / target[model] for model, rate in rates.items()]
+    return min([*shares, *left], default=0.0)
 
 
 def largest_factor(
@@ -245,6 +265,8 @@ class _Search:
             scale=Scale(self.target, self.bound, survive),
         )
         if exact.packing is None:
+            if exact.status is Status.INFEASIBLE and self.best is None:
+                self.lower(-1.0, "exact (CP-SAT)")  # least numbers cannot be met together
             return
         self.keep(exact.packing, "exact (CP-SAT)")
         if exact.bound is not None:
@@ -280,13 +302,13 @@ class _Search:
         method = f"{self.name}; bound: {self.bound_by}"
         bound = max(self.bound, self.value)
         if self.best is None:
-            bound = 0.0 if self.optimal else bound
+            bound = 0.0 if self.optimal else self.bound
             return Scaled(None, 0.0, bound, 0.0, method, self.optimal)
         chosen = self._stay() or self.best
         chosen = spread_rest(self.instance, self.target, chosen)
         value = factor_of(chosen, self.target)
-        optimal = self.optimal or self.done()
         best = max(value, self.value)
+        optimal = (self.optimal or self.done()) and value >= best * (1 - PROVEN)
         return Scaled(chosen, value, bound, best, method, optimal, self.first_fit)
 
     def _stay(self) -> Packing | None:
@@ -348,7 +370,7 @@ def spread_rest(instance: Instance, target: Mapping[int, float], packing: Packin
         fill(grown, guide, range(len(grown.loads)))
     grown.instance = instance
     grown.settle()
-    return grown
+    return grown if factor_of(grown, target) >= value * (1 - SLACK) else packing
 
 
 def _exact_rest(instance: Instance, floor: Instance, hint: Packing) -> Packing | None:

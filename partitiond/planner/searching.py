@@ -118,7 +118,7 @@ def serve_or_disprove(watch: Watch) -> tuple[Packing | None, bool]:
         return None, False
     # The same question with goodput as what counts: all is served where all demand is.
     apart = watch.apart(Objective.MAX_GOODPUT)
-    proven = search_and_prove(apart, bound_goodput(instance), None)
+    _, proven = search_and_prove(apart, bound_goodput(instance), None)
     if proven is None or proven.packing is None:
         return None, False
     if not proven.packing.lacking():
@@ -127,18 +127,22 @@ def serve_or_disprove(watch: Watch) -> tuple[Packing | None, bool]:
     return None, proven.packing.goodput() < wanted * (1 - DISPROVEN)
 
 
-def search_and_prove(watch: Watch, bound: Bound, best: Member | None) -> Exact | None:
+def search_and_prove(
+    watch: Watch, bound: Bound, best: Member | None
+) -> tuple[Member | None, Exact | None]:
     """A short search for goodput and a proof of what it found, for small instances.
 
     Returns:
-        The best plan; None where the proof is not at hand, or rules tie devices to each other.
+        What was found, and the best plan; None where the proof is not at hand, or rules tie
+        devices to each other.
     """
     instance = watch.instance
     if not can_prove(instance):
-        return None
+        return None, None
     improver = _short(watch, bound, best, by_cost=False)
     limit = float("inf") if watch.fixed else time.monotonic() + PROOF_SHARE * watch.left()
-    return prove(watch, improver, limit)
+    proven = prove(watch, improver, limit)
+    return member(NAME, improver.best()), proven
 
 
 def _begin(instance: Instance, improver: Improver, best: Member | None) -> None:

@@ -1,8 +1,8 @@
 """What is left over: models without a rate fill it, by weight."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from partitiond.planner.exact.objectives import SHARE_UNITS, reference_rate
+from partitiond.planner.exact.objectives import reference_rates
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Need
 from partitiond.planner.packing import Packing
@@ -11,51 +11,82 @@ from partitiond.planner.rules import lonely
 
 def share_value(packing: Packing) -> float:
     """How good the shares are: the smallest weighted one counts most, then their sum."""
-    shares = [_share(packing, need) for need in packing.instance.needs if not need.rated]
-    weights = [need.weight for need in packing.instance.needs if not need.rated]
+    unrated = [need for need in packing.instance.needs if not need.rated]
+    units = reference_rates(packing.instance) if unrated else {}
+    # Planned rate over what one device gives the model when it has it to itself.
+    shares = [packing.rates[need.model] / units[need.model] for need in unrated]
+    weights = [need.weight for need in unrated]
     if not shares:
         return 0.0
     lowest = min(s / w for s, w in zip(shares, weights, strict=True))
     return len(shares) * lowest + sum(shares) / 100
 
 
-def _share(packing: Packing, need: Need) -> float:
-    """Planned rate over what one device gives the model when it has it to itself."""
-    unit = reference_rate(packing.instance, need)
-    return packing.rates[need.model] * SHARE_UNITS / unit / SHARE_UNITS
-
-
-def fill(packing: Packing, guide: Guide, devices: Iterable[int]) -> None:
+def fill(
+    packing: Packing, guide: Guide, devices: Iterable[int], stop: Callable[[], bool] = lambda: False
+) -> None:
     """Add replicas of models without a rate until none fits.
 
     The model with the smallest weighted share goes first. No replica is added where it would
     take a covered demand, or an SLO, below what was asked.
+
+    Args:
+        packing: is changed.
+        guide: prices.
+        devices: that may be filled.
+        stop: says when to leave it at what was added.
     """
     allowed = list(devices)
     needs = [need for need in packing.instance.needs if not need.rated]
-    units = {need.model: reference_rate(packing.instance, need) for need in needs}
-    while needs:
+    units = reference_rates(packing.instance) if needs else {}
+    failed: Failed = set()
+    while needs and not stop():
         need = min(
             needs, key=lambda n: (packing.rates[n.model] / units[n.model] / n.weight, n.model)
         )
-        if not _add_best(packing, guide, need, allowed):
+        if not _add_best(packing, guide, need, allowed, failed, stop=stop):
             needs.remove(need)
 
 
-def _add_best(packing: Packing, guide: Guide, need: Need, allowed: list[int]) -> bool:
+Failed = set[tuple[int, int, int]]
+"""(device, replicas on it, item) that were tried in vain: replicas are only added, so what a device
+did not hold it never does. What took from somebody's demand is not tried again either, though by
+then that demand may have more to spare."""
+
+
+def _add_best(
+    packing: Packing,
+    guide: Guide,
+    need: Need,
+    allowed: list[int],
+    failed: Failed,
+    *,
+    stop: Callable[[], bool],
+) -> bool:
     """Add the replica that gains most per worth; False where none fits or none gains."""
     if packing.counts[need.model] >= need.max_replicas:
         return False
+    # Who has to be near another model may find it there later: nothing is remembered then.
+    remember = not packing.instance.ties.near
     entries = sorted(
         guide.entries[need.model], key=lambda e: (-e.rate / guide.of(e), e.item, e.group)
     )
     tried: set[tuple[int, int]] = set()
     for entry in entries:
+        if stop():
+            return False
         for index in allowed:
-            if packing.loads[index].group == entry.group and (index, entry.item) not in tried:
-                tried.add((index, entry.item))
-                if add_if_harmless(packing, index, entry.item):
-                    return True
+            load = packing.loads[index]
+            if load.group != entry.group or (index, entry.item) in tried:
+                continue
+            tried.add((index, entry.item))
+            key = (index, len(load.items), entry.item)
+            if key in failed:
+                continue
+            if add_if_harmless(packing, index, entry.item):
+                return True
+            if remember:
+                failed.add(key)
     return False
 
 

@@ -133,6 +133,11 @@ class Option:
     geometry: Geometry | None = None
 
 
+def rate_at(item: Item, option: Option) -> int:
+    """Planned rate of an item at an option's level, rounded down."""
+    return math.floor(item.candidate.capacity_req_per_s / option.level * RATE_SCALE + TOLERANCE)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
     """Devices that are interchangeable until the assignment.
@@ -144,6 +149,8 @@ class Group:
         options: the ways to run one of its devices.
         fits: for each option, in step with `options`, the items it can hold.
         sm_percent: SMs to give away under MPS.
+        needed: the same as `fits` without what others beat at that very level; empty where that
+            is not known.
     """
 
     index: int
@@ -156,6 +163,7 @@ class Group:
     options: tuple[Option, ...]
     fits: tuple[tuple[int, ...], ...]
     sm_percent: int = 100
+    needed: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -240,8 +248,7 @@ class Instance:
 
     def rate(self, item: int, option: Option) -> int:
         """Planned rate of an item at an option's level, rounded down."""
-        capacity = self.items[item].candidate.capacity_req_per_s / option.level
-        return math.floor(capacity * RATE_SCALE + TOLERANCE)
+        return rate_at(self.items[item], option)
 
     def memory(self, group: Group, option: Option) -> int:
         """Memory of one device for footprints, in MiB."""
@@ -250,3 +257,13 @@ class Instance:
     def pool_use(self, pool: Pool, item: int) -> int:
         """What an item takes from a shared limit."""
         return self.items[item].cores if pool.kind == "cores" else self.items[item].host_mib
+
+
+EngineKey = tuple[object, ...]
+
+
+def engine_key(candidate: Candidate, memory_bytes: int) -> EngineKey:
+    """What an engine was started with, as far as a candidate decides it."""
+    size = candidate.size
+    form = (candidate.model, candidate.variant)
+    return (form, size, candidate.batch, candidate.kv_cache_bytes, memory_bytes)

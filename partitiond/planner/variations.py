@@ -1,6 +1,8 @@
 """Requests of changed worlds, near the plan of what is, and what came of them beside it."""
 
 import dataclasses
+import math
+import time
 from collections.abc import Iterator
 
 from partitiond.core.errors import PartitiondError
@@ -30,8 +32,18 @@ class Variations:
         self.base = base
         self.plan: Plan | None = None
         self.steps = steps
+        self._until = math.inf
         self._demands = demands
         self._step = 0
+
+    def within(self, seconds: float) -> None:
+        """Nothing more is to be begun after so long; without a clock, whenever it is."""
+        if not self.base.deterministic:
+            self._until = time.monotonic() + seconds
+
+    def late(self) -> bool:
+        """Whether that time is over."""
+        return time.monotonic() > self._until
 
     def solve(self, title: str, request: PlanRequest) -> Plans:
         """A step of the flow."""

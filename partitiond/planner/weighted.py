@@ -6,7 +6,7 @@ such prices follows a bound (`best_multiple`); those of the relaxation's optimum
 
 import dataclasses
 import math
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 from ortools.math_opt.python import mathopt
@@ -21,6 +21,8 @@ MANY: Final = 1_000_000
 """`need_max` from here on does not limit."""
 SAFETY: Final = 1e-9
 """Relative slack given away for floating-point sums."""
+SAMPLE: Final = 12_000
+"""Entries of the linear program, which takes a second or two for so many."""
 PROOF: Final = 1e-6
 """Relative excess of demand at which it counts as proven that devices cannot serve it."""
 
@@ -72,7 +74,50 @@ def _line(problem: Problem, place: int) -> tuple[float, float]:
 
 def solve_weighted(problem: Problem, as_cost: bool) -> Weighted | None:
     """Solve the relaxation; None where it is proven that the devices cannot serve all needs."""
+    if as_cost and bool((problem.need_min > problem.need_max).any()):
+        return None  # as a model that has to survive a loss and may have one replica only
     return _Program(problem, as_cost).solve()
+
+
+def solve_sampled(problem: Problem, as_cost: bool, entries: int = SAMPLE) -> Weighted | None:
+    """As `solve_weighted`, on every n-th model and an n-th of all devices where there are many.
+
+    Bounds hold for any prices, and those of so many models are nearly those of all. That a sample
+    cannot be served proves nothing: its prices are those of the most goodput then.
+    """
+    every = -(-len(problem.entry_item) // entries)
+    if every <= 1:
+        return solve_weighted(problem, as_cost)
+    part = _sample(problem, every)
+    found = solve_weighted(part, as_cost)
+    if found is None:
+        found = solve_weighted(part, as_cost=False)
+    return None if found is None else dataclasses.replace(found, used=found.used * every)
+
+
+def _sample(problem: Problem, every: int) -> Problem:
+    mine = np.flatnonzero(problem.entry_model % every == 0)
+    models = slice(None, None, every)
+    return dataclasses.replace(
+        problem,
+        entry_item=problem.entry_item[mine],
+        entry_model=problem.entry_model[mine] // every,
+        entry_place=problem.entry_place[mine],
+        entry_rate=problem.entry_rate[mine],
+        entry_use=problem.entry_use[mine],
+        entry_busy=problem.entry_busy[mine],
+        entry_code=problem.entry_code[mine],
+        entry_cost=problem.entry_cost[mine],
+        entry_pool=problem.entry_pool[mine],
+        need_rate=problem.need_rate[models],
+        need_min=problem.need_min[models],
+        need_max=problem.need_max[models],
+        need_weight=problem.need_weight[models],
+        need_rated=problem.need_rated[models],
+        # Parts of a device are devices enough here.
+        group_count=cast(Ints, problem.group_count / every),
+        pool_capacity=cast(Ints, problem.pool_capacity / every),
+    )
 
 
 class _Program:

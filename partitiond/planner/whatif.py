@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from partitiond.core.errors import InputError
+from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, find_hardware
 from partitiond.core.plan import ModelDemand, Objective, Plan
 from partitiond.core.spec import Demand, Isolation, ModelSpec
@@ -26,6 +26,7 @@ from partitiond.planner.changes import (
     ScaleDemand,
     SetDemand,
     SetObjective,
+    parse_changes,
     suggestion,
 )
 
@@ -61,6 +62,22 @@ def changed(world: World, changes: Sequence[Change], plan: Plan | None = None) -
     for change in changes:
         world = _changed(world, change, plan)
     return world
+
+
+def world_under(text: str, world: World, plan: Plan | None = None) -> World:
+    """The world under a what-if as it was written.
+
+    Raises:
+        InputError: it cannot be read, names what is not there, or gives a model a value that no
+            model can have; the message names the what-if.
+    """
+    changes = parse_changes(text)
+    try:
+        return changed(world, changes, plan)
+    except PartitiondError as error:
+        raise InputError(
+            f"the what-if {text!r}: {error.message}", hint=error.hint, facts=error.facts
+        ) from error
 
 
 def _changed(world: World, change: Change, plan: Plan | None) -> World:

@@ -158,6 +158,8 @@ def test_nothing_known_is_no_plan(cli: Cli) -> None:
         (("-a", "http://h:1", "--mode", "half"), "--mode"),
         (("-a", "http://h:1", "--objective", "max-goodput"), "no objective that frees"),
         (("-a", "http://h:1", "--burst", "0"), "--burst"),
+        (("-a", "http://h:1", "--burst", "0.5"), "between 1 and 100"),
+        (("-a", "http://h:1", "--burst", "nan"), "--burst"),
         (("-a", "http://h:1", "--survive", "war"), "--survive"),
         (("-a", "http://h:1", "--fleet", "/nowhere.toml"), "cannot be read"),
         (("-a", "http://h:1", "--profiles", "/nowhere.json"), "cannot be read"),

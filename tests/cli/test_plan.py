@@ -1,5 +1,8 @@
 """`partitiond plan --from`: a described fleet, planned with no daemon, engine or GPU."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,34 @@ def test_too_much_demand_has_an_exit_code_of_its_own(cli: Cli, fleet: Path) -> N
     fleet.write_text(ONE_GPU.format(objective="min-devices", demand=100_000))
     assert cli("plan", "--from", fleet).code == 7
     assert cli("plan", "--from", fleet, "--json").code == 7
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"plan": {}}', "\x00", '{"plan":' + "[" * 100_000]
+)
+def test_a_file_that_holds_no_plan_is_refused(
+    cli: Cli, fleet: Path, tmp_path: Path, text: str
+) -> None:
+    fleet.write_text(ONE_GPU.format(objective="min-devices", demand=2))
+    saved = tmp_path / "saved.json"
+    saved.write_text(text)
+    done = cli("plan", "--from", str(fleet), "--diff", "--against", str(saved))
+    assert done.code == 2
+    assert "saved.json" in done.err
+    assert "partitiond plan --json" in " ".join(done.err.split())
+
+
+def test_a_file_without_an_end_is_refused(cli: Cli) -> None:
+    assert "larger than" in " ".join(cli("plan", "--from", "/dev/zero").err.split())
+
+
+def test_a_terminal_of_plain_ascii_gets_marks_not_a_traceback(fleet: Path) -> None:
+    fleet.write_text(ONE_GPU.format(objective="min-devices", demand=2))
+    done = subprocess.run(
+        [sys.executable, "-m", "partitiond", "plan", "--from", str(fleet)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr

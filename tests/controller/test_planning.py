@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -9,12 +10,13 @@ from partitiond.controller.engines import Engine
 from partitiond.controller.planning import (
     PlanDesk,
     PlanOptions,
-    Situation,
     planning_devices,
     without_model,
 )
+from partitiond.controller.situation import Situation
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
+from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.partition import MemoryShare
 from partitiond.core.plan import Infeasible, Placement, Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
@@ -87,6 +89,49 @@ async def test_free_bytes_that_come_and_go_outdate_no_plan(store: Store) -> None
     other = dataclasses.replace(cpu(), free_bytes=cpu().free_bytes - 10**6)  # type: ignore[arg-type]
     later = here.situation(devices=[other], running=())
     assert here.recall(preview.plan.id, later, None) == preview
+
+
+def mig_gpu() -> Device:
+    (gpu,) = fake_gpus("a100-80gb")
+    return gpu
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"modes": (SharingMode.MIG,)},
+        {"cordoned": True},
+        {"occupied_sm_percent": 30},
+        {"occupied_slices": (0,)},
+        {"max_replicas": 1},
+        {"core_nodes": ((0,), (1,))},
+        {"max_watts": 200.0},
+        {"idle_watts": 20.0},
+        {"host": "another"},
+        {"rack": "r2"},
+        {"price_per_hour": 9.0},
+        {"reserved_bytes": GIB},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_device_that_changes_what_fits_outdates_a_plan(
+    store: Store, change: dict[str, Any]
+) -> None:
+    here = desk(store)
+    now = here.situation(devices=[mig_gpu()], running=())
+    other = dataclasses.replace(mig_gpu(), **change)
+    then = here.situation(devices=[other], running=())
+    assert now.fingerprint("plan-1") != then.fingerprint("plan-1")
+
+
+async def test_a_preview_from_before_a_gpu_changed_its_mode_is_not_applied(store: Store) -> None:
+    here = desk(store)
+    before = here.situation(devices=[cpu(), mig_gpu()], running=())
+    preview = await here.preview(before, None)
+    changed = dataclasses.replace(mig_gpu(), modes=(SharingMode.MIG,))
+    after = here.situation(devices=[cpu(), changed], running=())
+    with pytest.raises(ConflictError, match="outdated"):
+        here.recall(preview.plan.id, after, None)
 
 
 def test_a_plan_nobody_made_is_not_found(store: Store) -> None:
@@ -169,6 +214,16 @@ async def test_a_what_if_of_something_that_is_not_there_is_refused(store: Store)
     here = desk(store)
     with pytest.raises(InputError, match="no model 'b'"):
         await here.preview(situation(here), None, PlanQuestion(what_if=("demand b=1",)))
+
+
+async def test_a_what_if_that_gives_a_value_no_model_can_have_names_itself(store: Store) -> None:
+    here = desk(store)
+    await here.preview(situation(here), None)
+    text = "demand a=1000000; demand a*1000000"
+    with pytest.raises(InputError, match="1e\\+06") as refused:
+        await here.preview(situation(here), None, PlanQuestion(what_if=(text,)))
+    assert text in refused.value.message
+    assert refused.value.hint
 
 
 async def test_starts_that_were_seen_say_how_long_it_takes(store: Store) -> None:

@@ -246,7 +246,8 @@ def plan_value(
     rates = {m.model: math.fsum(load.of(m.model)[1] for load in loads) for m in models}
     if objective is Objective.MAX_GOODPUT:
         return _goodput(models, rates)
-    return _smallest_share(models, able, rates, objective)
+    left = {m.model: _left(devices, m, loads) for m in models if m.rules.survive is not None}
+    return _smallest_share(models, able, rates, left, objective)
 
 
 def _numbers_hold(models: tuple[ModelDemand, ...], loads: Loads, objective: Objective) -> bool:
@@ -305,6 +306,20 @@ def _served(devices: tuple[Device, ...], model: ModelDemand, loads: Loads) -> bo
     return True
 
 
+def _left(devices: tuple[Device, ...], model: ModelDemand, loads: Loads) -> float:
+    """Requests/s without the fault domain whose loss leaves least."""
+    kind = model.rules.survive
+    assert kind is not None
+    return min(
+        math.fsum(
+            load.of(model.model)[1]
+            for d, load in zip(devices, loads, strict=True)
+            if _domain(d, kind) != lost
+        )
+        for lost in {_domain(d, kind) for d in devices}
+    )
+
+
 def _domain(device: Device, kind: FaultDomain) -> str:
     if kind is FaultDomain.DEVICE:
         return device.id
@@ -336,14 +351,19 @@ def _smallest_share(
     models: tuple[ModelDemand, ...],
     able: Collection[str],
     rates: Mapping[str, float],
+    left: Mapping[str, float],
     objective: Objective,
 ) -> float:
-    """The value of max-min and max-headroom."""
-    rated = [m for m in models if m.demand.planned_req_per_s is not None]
+    """The value of max-min and max-headroom, over the models that fit some device."""
+    there = [m for m in models if m.model in able]
+    rated = [m for m in there if m.demand.planned_req_per_s is not None]
     shares = []
-    for m in (m for m in rated or models if m.model in able):
+    for m in rated or there:
         share = rates[m.model] / (m.demand.planned_req_per_s or 1.0)
         if objective is Objective.MAX_MIN:
             share = (min(1.0, share) if rated else share) / m.planned_weight
+        elif rated and m.model in left:
+            wanted = (m.demand.planned_req_per_s or 1.0) * m.rules.survive_share
+            share = min(share, left[m.model] / wanted)
         shares.append(share)
     return min(shares, default=0.0)

@@ -203,3 +203,33 @@ def test_the_certificate_names_baselines_and_a_bound() -> None:
     assert (proof.value, proof.bound, proof.status) == (1, 1, Status.OPTIMAL)
     assert proof.baseline_one_model_per_device == 6
     assert proof.baseline_first_fit == 1
+
+
+@pytest.mark.parametrize("objective", list(Objective))
+def test_a_demand_next_to_nothing_is_served(objective: Objective) -> None:
+    request = PlanRequest(
+        (gpu(idle_watts=50, max_watts=400),),
+        (want("a", point("a", 5, 4, sm=10, watts=60.0), rate=1e-300),),
+        objective=objective,
+    )
+    made = plan(request)
+    assert not made.unplaced
+    assert [p.model for p in made.placements][:1] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cordoned": True}, "is cordoned"),
+        ({"occupied_sm_percent": 100}, "hold all SMs"),
+        ({"occupied_slices": (0,), "modes": (SharingMode.MPS,)}, "in others' use"),
+        ({"modes": ()}, "no device allows any sharing mode"),
+    ],
+)
+def test_a_device_that_is_closed_is_named_as_the_reason(
+    changes: dict[str, object], says: str
+) -> None:
+    device = dataclasses.replace(gpu(), **changes)  # type: ignore[arg-type]
+    answer = solve(PlanRequest((device,), (want("a", point("a", 5, 4, sm=10), rate=3),)))
+    assert isinstance(answer, Infeasible)
+    assert says in answer.reasons[0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from partitiond.core.costs import replica_watts
 from partitiond.core.errors import SpecError
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
-from partitiond.core.spec import Demand, Isolation, PlacementRules
+from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.costs import device_units, true_bound
 from partitiond.planner.instance import PlanRequest
@@ -204,6 +204,45 @@ def test_max_headroom_fills_the_devices_evenly() -> None:
     assert made.certificate.value == pytest.approx(1 + min(h for h in head.values() if h))
     assert made.certificate.value > 4
     assert made.unplaced == ()
+
+
+def test_headroom_counts_what_is_left_after_a_loss() -> None:
+    devices = tuple(gpu(f"g{i}", host=f"host-{i}") for i in range(2))
+    safe = PlacementRules(survive=FaultDomain.HOST, survive_share=1.0)
+    model = want("a", point("a", 5, 20, sm=50), rate=5, rules=safe)
+    made = plan(devices, model, objective=Objective.MAX_HEADROOM)
+    (forecast,) = made.forecasts
+    # Either host alone has to give what the demand grew to: half of what both give.
+    assert made.certificate.value == pytest.approx(forecast.capacity_req_per_s / 2 / 5)
+    assert made.certificate.status is Status.OPTIMAL
+
+
+@pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
+def test_a_model_no_device_is_open_to_is_left_out_of_the_smallest_share(
+    objective: Objective,
+) -> None:
+    closed = gpu("closed", max_replicas=0)
+    cut = gpu("cut", hardware="a100-40gb", occupied_slices=(0, 1))
+    models = (
+        want("served", on_cores("served", 5, 1), rate=4),
+        want("shut", point("shut", 5, 10, sm=10), rate=4),
+        want("no-mig", point("no-mig", 5, 10, sm=10, hardware="a100-40gb"), rate=4),
+    )
+    made = plan((cpu(), closed, cut), *models, objective=objective)
+    assert made.certificate.objective is objective
+    assert made.certificate.value > 0
+    assert {u.model for u in made.unplaced} == {"shut", "no-mig"}
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_of_two_running_replicas_one_stops_where_only_one_is_wanted(objective: Objective) -> None:
+    devices = (gpu("g0", max_watts=300.0), gpu("g1", max_watts=300.0))
+    both = want("a", point("a", 5, 10, sm=10, watts=50.0), rate=4, min_replicas=2, max_replicas=2)
+    first = plan(devices, both, objective=objective)
+    one = dataclasses.replace(both, min_replicas=0, max_replicas=1)
+    again = plan(devices, one, objective=objective, running=first.placements)
+    assert len(first.placements) == 2
+    assert [p in first.placements for p in again.placements] == [True]
 
 
 def test_max_headroom_below_one_says_what_is_missing() -> None:

@@ -1,6 +1,8 @@
 """Proofs by trying all combinations."""
 
 import dataclasses
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective, Status
+from partitiond.core.units import MIB
 from partitiond.planner.arrays import build_problem
 from partitiond.planner.bound import bound_goodput
 from partitiond.planner.exact import Goal, solve_exact
@@ -75,3 +78,21 @@ def test_nothing_is_proven_where_devices_share_more_than_demands() -> None:
     assert not can_prove(build_instance(request))
     alone = dataclasses.replace(request, host_memory_bytes=())
     assert can_prove(build_instance(alone))
+
+
+def test_a_demand_of_thousands_of_replicas_is_given_up_in_little_memory() -> None:
+    sizes = [point("m", rate, 5 + rate) for rate in range(1, 6)]
+    models = (want("m", *sizes, rate=20_000),)
+    request = PlanRequest(
+        (gpu("g"),), models, objective=Objective.MAX_GOODPUT, interference=ALONE, deterministic=True
+    )
+    instance = build_instance(request)
+    search = improver(instance)
+    prove(Watch(instance), search, time.monotonic() + 5)  # what is compiled once is not counted
+    tracemalloc.start()
+    try:
+        prove(Watch(instance), search, time.monotonic() + 5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * MIB

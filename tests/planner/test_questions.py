@@ -11,6 +11,7 @@ from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Objective, 
 from partitiond.core.plan_answers import Alternative, PlanAnswers, PlanQuestion, figures_of
 from partitiond.core.spec import (
     Demand,
+    FaultDomain,
     Isolation,
     ModelSource,
     ModelSpec,
@@ -143,6 +144,24 @@ def test_a_mode_nobody_has_a_size_for_leaves_no_plan_and_the_others_stand(asker:
     assert nothing.infeasible is not None
     assert nothing.infeasible.reasons
     assert fine.serves_all
+
+
+def test_where_there_is_no_plan_the_model_is_explained_all_the_same() -> None:
+    sizes: Sizes = {"a": (point("a", 5, 20),), "ab": (point("ab", 5, 20),)}
+    specs = [
+        ModelSpec(name, ModelSource(SourceKind.CONFIG, "opt-125m"), demand=Demand(4.0))
+        for name in sizes
+    ]
+    small = dataclasses.replace(gpu("gpu-0"), cordoned=True)
+    asker = Asker(sizes, *specs, devices=(small,))
+    outcome, answers = asker.ask(PlanQuestion(explain="a"))
+    assert isinstance(outcome, Infeasible)
+    assert answers.explanation is not None
+    assert answers.explanation.model == "a"
+    assert answers.explanation.here[0].startswith("It has no place")
+    assert len(answers.explanation.here) > 1
+    assert not any("ab" in line.split() for line in answers.explanation.here)
+    assert not answers.explanation.alternatives
 
 
 def test_what_breaks_in_one_alternative_is_told_there(asker: Asker) -> None:
@@ -353,3 +372,23 @@ def test_figures_of_a_plan(asker: Asker) -> None:
     assert figures.least_headroom >= -1e-9
     assert figures.price_per_hour == 2.0
     assert SharingMode.MPS in {p.partition.mode for p in outcome.placements}
+
+
+def test_what_no_device_could_ever_hold_is_called_proven() -> None:
+    """One host cannot survive its own loss: plan and ways out must say the same of it."""
+    rules = PlacementRules(survive=FaultDomain.HOST)
+    asker = Asker(SIZES, spec("a", 5, rules=rules), spec("b", 5), devices=gpus(2))
+    outcome, answers = asker.ask(PlanQuestion(relax=True))
+    assert isinstance(outcome, Plan)
+    assert any("proven impossible" in line for line in outcome.explanation)
+    assert answers.relaxations is not None
+    assert answers.relaxations.conflict == ("a",)
+    assert "not proven" not in answers.relaxations.note
+
+
+def test_a_model_without_any_size_is_the_conflict() -> None:
+    asker = Asker(SIZES | {"c": ()}, spec("a", 5), spec("c", 5), devices=gpus(2))
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    assert answers.relaxations is not None
+    assert answers.relaxations.conflict == ("c",)
+    assert "cannot be placed" in answers.relaxations.note

@@ -12,7 +12,7 @@ from partitiond.planner.check import check_plan
 from partitiond.planner.instance import PlanRequest, build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.ruled import place_ruled
-from partitiond.planner.rules import allows, may_leave, missing
+from partitiond.planner.rules import may_leave, missing
 from partitiond.planner.ties import twins
 from tests.planner.build import gpu, in_mig, point, want
 
@@ -214,12 +214,12 @@ def test_company_has_to_be_there_first_and_may_not_leave_first() -> None:
     follower = want("follower", point("follower", 5, 20), rate=4, rules=_rules(near=("anchor",)))
     instance = build_instance(PlanRequest(HOSTS[:4], (anchor, follower)))
     packing = Packing(instance)
-    assert not allows(packing, 0, 1)
+    assert not packing.fits(0, 1, 0)
     packing.add(1, 0, 0)
-    assert allows(packing, 0, 1)
+    assert packing.fits(0, 1, 0)
     packing.add(0, 1, 0)
     assert not may_leave(packing, 1, 0)
-    assert not allows(packing, 2, 1)
+    assert not packing.fits(2, 1, 0)
 
 
 def test_a_model_without_a_rate_that_cannot_survive_says_what_a_loss_leaves() -> None:

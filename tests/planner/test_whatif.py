@@ -20,7 +20,7 @@ from partitiond.core.spec import (
 from partitiond.planner.api import solve
 from partitiond.planner.changes import RULES, parse_changes
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.whatif import World, changed, without_rule
+from partitiond.planner.whatif import World, changed, without_rule, world_under
 from tests.planner.build import cpu, gpu, point, want
 
 
@@ -152,3 +152,15 @@ def test_a_rule_that_is_not_there_cannot_be_dropped() -> None:
     with pytest.raises(InputError, match="no model has a rule"):
         after("without rule *.avoid")
     assert after("without rule *.slo", world(specs=(RULED, spec("b")))).specs[0].slo is None
+
+
+def test_a_value_no_model_can_have_is_told_with_the_what_if() -> None:
+    text = "demand b*1000000; demand b*1000000"
+    with pytest.raises(InputError) as refused:
+        world_under(text, world())
+    assert refused.value.message.startswith(f"the what-if {text!r}: demand must lie between")
+    assert refused.value.hint
+
+
+def test_a_what_if_that_is_fine_changes_the_world_as_its_changes_do() -> None:
+    assert world_under("lose gpu-1; demand a*2", world()) == after("lose gpu-1; demand a*2")

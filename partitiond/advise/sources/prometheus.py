@@ -9,6 +9,7 @@ tells the GPUs, how busy they are and, on Kubernetes, whose pod is on which.
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
 from partitiond.core.units import MIB, Bytes
 
 TIMEOUT_SECONDS: Final = 60.0
+"""Of one query: a week of a large cluster takes some of it."""
+FIRST_SECONDS: Final = 10.0
+"""A wrong address, or a server that hangs, is told after so many."""
 MIN_STEP_SECONDS: Final = 15.0
 """Prometheus scrapes every 15 to 60 s; a finer step tells nothing new."""
 MAX_STEPS: Final = 2000
@@ -54,10 +58,15 @@ class Prometheus:
         url: as "http://prometheus:9090"; a user and password may stand in it.
         select: label matchers for the engines' series, as 'namespace="llm"'.
         transport: for tests.
+        first_seconds: within so many it must have answered a first, trivial query.
     """
 
     def __init__(
-        self, url: str, select: str = "", transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        select: str = "",
+        transport: httpx.BaseTransport | None = None,
+        first_seconds: float = FIRST_SECONDS,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise SpecError(
@@ -66,13 +75,20 @@ class Prometheus:
         token = os.environ.get(TOKEN_VARIABLE)
         self._select = select.strip().strip("{}").strip().rstrip(",")
         self._url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self._url,
-            timeout=TIMEOUT_SECONDS,
-            follow_redirects=True,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            transport=transport,
-        )
+        self._first_seconds = first_seconds
+        try:
+            self._http = httpx.Client(
+                base_url=self._url,
+                timeout=TIMEOUT_SECONDS,
+                follow_redirects=True,
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                transport=transport,
+            )
+        except httpx.InvalidURL as error:
+            raise SpecError(
+                f"{url!r} is no address of a Prometheus: {error}.",
+                hint="As http://127.0.0.1:9090.",
+            ) from error
 
     def kept(self, range_seconds: float, now: float) -> Kept:
         """What was kept of the last `range_seconds` before `now` (Unix seconds).
@@ -80,6 +96,7 @@ class Prometheus:
         Raises:
             UpstreamError: it does not answer, refuses, or knows no vLLM.
         """
+        self._ask("/api/v1/query", {"query": "1", "time": now}, self._first_seconds)
         step = max(MIN_STEP_SECONDS, math.ceil(range_seconds / MAX_STEPS))
         start = now - range_seconds
         samples: dict[str, dict[float, list[Sample]]] = {}
@@ -161,20 +178,46 @@ class Prometheus:
             for _, value in _points([series["value"]]):
                 yield series["metric"], value
 
-    def _ask(self, path: str, parameters: Mapping[str, Any]) -> list[Any]:
+    def _ask(
+        self, path: str, parameters: Mapping[str, Any], seconds: float = TIMEOUT_SECONDS
+    ) -> list[Any]:
         try:
-            answer = self._http.get(path, params=dict(parameters))
-            body: Any = answer.json()
-            if answer.status_code == 200 and body["status"] == "success":
-                return list(body["data"]["result"])
-            reason = str(body.get("error", f"HTTP {answer.status_code}"))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+            answer = self._get(path, parameters, seconds)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise UpstreamError(
+                f"the Prometheus at {self._url} gave no whole answer within {seconds:g} s.",
+                after_first_byte=False,
+                hint="Check the address, and that it is not overloaded; a shorter --range and a "
+                "narrower --select ask less of it.",
+            ) from error
+        except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
+        else:
+            try:
+                body: Any = answer.json()
+                if answer.status_code == 200 and body["status"] == "success":
+                    return [s for s in body["data"]["result"] if _is_series(s)]
+                reason = str(body.get("error", f"HTTP {answer.status_code}"))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                reason = f"HTTP {answer.status_code}, and not what its API answers"
         raise UpstreamError(
             f"the Prometheus at {self._url} does not answer as one: {reason}",
             after_first_byte=False,
             hint=f"Check the address; a bearer token is taken from {TOKEN_VARIABLE}.",
         )
+
+    def _get(self, path: str, parameters: Mapping[str, Any], seconds: float) -> httpx.Response:
+        """The whole answer. Raises httpx.HTTPError; TimeoutError where it drips."""
+        until = time.monotonic() + seconds
+        with self._http.stream("GET", path, params=dict(parameters), timeout=seconds) as answer:
+            parts = []
+            # The client's own limit is on the time between two pieces.
+            for part in answer.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > until:
+                    raise TimeoutError
+        # Unpacked already: the headers that speak of packing and length are left out.
+        return httpx.Response(answer.status_code, content=b"".join(parts))
 
     # --- GPUs ---------------------------------------------------------------------------------
 
@@ -214,6 +257,20 @@ class Prometheus:
         for place, name in pods.items():
             if name and name == pod and uuid not in on.setdefault(place, []):
                 on[place].append(uuid)
+
+
+def _is_series(series: Any) -> bool:
+    return (
+        isinstance(series, dict)
+        and isinstance(series.get("metric"), dict)
+        and all(_is_point(point) for point in [series.get("value", [0, "0"])])
+        and all(_is_point(point) for point in series.get("values", []))
+        and ("value" in series or "values" in series)
+    )
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2
 
 
 def _place(labels: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -13,7 +14,7 @@ from partitiond.advise.exposition import Scrape, parse
 from partitiond.advise.identify import Served
 from partitiond.advise.observe import keep
 from partitiond.advise.readings import WANTED
-from partitiond.core.errors import UpstreamError
+from partitiond.core.errors import SpecError, UpstreamError
 
 TIMEOUT_SECONDS: Final = 5.0
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -90,23 +91,34 @@ def _client(address: str) -> httpx.AsyncClient:
             transport=transport, base_url="http://engine", timeout=TIMEOUT_SECONDS
         )
     base = address.removesuffix("/metrics")
-    return httpx.AsyncClient(base_url=base, timeout=TIMEOUT_SECONDS, follow_redirects=True)
+    try:
+        return httpx.AsyncClient(base_url=base, timeout=TIMEOUT_SECONDS, follow_redirects=True)
+    except httpx.InvalidURL as error:
+        raise SpecError(
+            f"{address!r} is no address of an engine: {error}.", hint="As http://127.0.0.1:8000."
+        ) from error
 
 
 async def _look(address: str, client: httpx.AsyncClient, at: float, into: Watched) -> None:
     try:
         text = await _get(client, "/metrics")
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
         count, _ = into.missed.get(address, (0, ""))
-        into.missed[address] = (count + 1, str(error) or type(error).__name__)
+        into.missed[address] = (count + 1, _said(error))
         return
     scrape = Scrape(at, tuple(parse(text, WANTED)))
     keep(into.scrapes.setdefault(address, []), scrape)
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> str:
-    """The body of a 200. Raises httpx.HTTPError, and ValueError for one that is too large."""
-    async with client.stream("GET", path) as answer:
+    """The body of a 200.
+
+    Raises:
+        httpx.HTTPError: no answer, or another one.
+        TimeoutError: not whole in time; httpx itself only limits the time between two pieces.
+        ValueError: it is too large.
+    """
+    async with asyncio.timeout(TIMEOUT_SECONDS), client.stream("GET", path) as answer:
         answer.raise_for_status()
         parts, size = [], 0
         async for part in answer.aiter_bytes():
@@ -117,11 +129,19 @@ async def _get(client: httpx.AsyncClient, path: str) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
+def _said(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"it says {error.response.status_code} {error.response.reason_phrase}".rstrip()
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return f"no whole answer within {TIMEOUT_SECONDS:g} s"
+    return str(error) or type(error).__name__
+
+
 def _check_first(into: Watched, addresses: Sequence[str]) -> None:
     for address in addresses:
         if address in into.missed:
             raise UpstreamError(
-                f"{address} does not answer: {into.missed[address][1]}",
+                f"{address} does not answer: {into.missed[address][1]}.",
                 after_first_byte=False,
                 hint="Check the address; it is asked for /metrics.",
             )
@@ -137,11 +157,11 @@ def _check_first(into: Watched, addresses: Sequence[str]) -> None:
 async def _models(address: str, client: httpx.AsyncClient, into: Watched) -> None:
     """What is served under which name; engines that want a key for it stay unknown."""
     try:
-        answer = await client.get("/v1/models")
-        data: Any = answer.json() if answer.status_code == 200 else {}
-    except (httpx.HTTPError, ValueError):
+        data: Any = json.loads(await _get(client, "/v1/models"))
+    except (httpx.HTTPError, TimeoutError, ValueError, RecursionError):
         return
-    entries = data.get("data", []) if isinstance(data, dict) else []
+    listed = data.get("data") if isinstance(data, dict) else None
+    entries = listed if isinstance(listed, list) else []
     into.served[address] = {
         str(entry["id"]): served_of(entry)
         for entry in entries

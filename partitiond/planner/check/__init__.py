@@ -6,10 +6,11 @@ why a plan written by hand is refused.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from partitiond.core.interference import DEFAULT, Interference
-from partitiond.core.plan import ModelDemand, Plan
+from partitiond.core.plan import ModelDemand, ModelForecast, Placement, Plan, Unplaced
 from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.devices import check_device, check_hosts
 from partitiond.planner.check.figures import device_level, rates_of
@@ -42,12 +43,39 @@ def check_plan(
         found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
     found.extend(check_hosts(plan, dict(host_memory_bytes)))
     rates = rates_of(plan, levels)
+    alone = _by_model(plan)
     for demand in demands.values():
-        found.extend(check_model(plan, demand, rates.get(demand.model, 0.0)))
-        found.extend(check_slo(plan, demand, levels))
-        found.extend(check_rules(plan, demand, levels))
-    found.extend(check_certificate(plan, demands, rates))
+        mine = alone(demand.model)
+        found.extend(check_model(mine, demand, rates.get(demand.model, 0.0)))
+        found.extend(check_slo(mine, demand, levels))
+        # Rules about others need the whole plan; at thousands of models few can have them.
+        others = demand.rules.avoid or demand.rules.near
+        found.extend(check_rules(plan if others else mine, demand, levels))
+    found.extend(check_certificate(plan, demands, rates, levels))
     return tuple(found)
+
+
+def _by_model(plan: Plan) -> Callable[[str], Plan]:
+    """What of a plan speaks of one model; the devices stay."""
+    placements: dict[str, list[Placement]] = collections.defaultdict(list)
+    unplaced: dict[str, list[Unplaced]] = collections.defaultdict(list)
+    forecasts: dict[str, list[ModelForecast]] = collections.defaultdict(list)
+    for p in plan.placements:
+        placements[p.model].append(p)
+    for u in plan.unplaced:
+        unplaced[u.model].append(u)
+    for f in plan.forecasts:
+        forecasts[f.model].append(f)
+
+    def part(model: str) -> Plan:
+        return dataclasses.replace(
+            plan,
+            placements=tuple(placements[model]),
+            unplaced=tuple(unplaced[model]),
+            forecasts=tuple(forecasts[model]),
+        )
+
+    return part
 
 
 def _check_names(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:

@@ -7,6 +7,9 @@ from partitiond.core.costs import idle_watts, max_watts
 from partitiond.core.hardware import Device, headroom_bytes
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan, Status
 from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+from partitiond.planner.check.rules import rate_if_lost
+
+Levels = Mapping[str, float | None]
 
 SLACK_BYTES = 1 << 30
 """Less room than this beside a replica does not show that it would have fitted."""
@@ -16,6 +19,7 @@ def check_certificate(
     plan: Plan,
     demands: Mapping[str, ModelDemand],
     rates: Mapping[str, float],
+    levels: Levels,
 ) -> Iterator[str]:
     """Claims that the plan's own figures do not bear out.
 
@@ -23,9 +27,10 @@ def check_certificate(
         plan: the plan.
         demands: what was asked for, by model.
         rates: requests/s that each model gets.
+        levels: level of interference by device id; None where no level covers what is on it.
     """
     proof = plan.certificate
-    value = _value(plan, demands, rates)
+    value = _value(plan, demands, rates, levels)
     if value is None:
         yield f"the certificate speaks of {proof.objective}, but the power of a device is not known"
         return
@@ -63,6 +68,7 @@ def _value(
     plan: Plan,
     demands: Mapping[str, ModelDemand],
     rates: Mapping[str, float],
+    levels: Levels,
 ) -> float | None:
     """The objective's value of the plan; None where a device's power is not known."""
     used = {p.device_id for p in plan.placements}
@@ -80,7 +86,7 @@ def _value(
         case Objective.MAX_GOODPUT:
             return _goodput(demands, rates)
         case _:
-            return _smallest_share(plan, demands, rates)
+            return _smallest_share(plan, demands, rates, levels)
 
 
 def _sum(watts: list[float | None]) -> float | None:
@@ -108,7 +114,10 @@ def _goodput(demands: Mapping[str, ModelDemand], rates: Mapping[str, float]) -> 
 
 
 def _smallest_share(
-    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
+    plan: Plan,
+    demands: Mapping[str, ModelDemand],
+    rates: Mapping[str, float],
+    levels: Levels,
 ) -> float:
     """Of max-min and max-headroom, over the models that hold a replica.
 
@@ -124,6 +133,9 @@ def _smallest_share(
         share = rates[d.model] / (d.demand.planned_req_per_s or 1.0)
         if plan.certificate.objective is Objective.MAX_MIN:
             share = (min(1.0, share) if rated else share) / d.planned_weight
+        elif d.rules.survive is not None and d.demand.planned_req_per_s is not None:
+            wanted = d.demand.planned_req_per_s * d.rules.survive_share
+            share = min(share, rate_if_lost(plan, d, levels) / wanted)
         shares.append(share)
     return min(shares, default=0.0)
 
@@ -153,7 +165,9 @@ def _surely_fits(demand: ModelDemand, device: Device) -> bool:
     """Whether a replica fits the empty device by a wide margin; rules are not looked at."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     usable -= headroom_bytes(device.memory_bytes) + SLACK_BYTES
-    if device.cordoned or demand.rules.only_on or demand.rules.near:
+    if device.cordoned or device.max_replicas == 0 or device.occupied_slices:
+        return False
+    if demand.rules.only_on or demand.rules.near or demand.max_replicas == 0:
         return False
     return demand.slo is None and any(
         c.hardware == device.hardware

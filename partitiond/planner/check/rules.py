@@ -79,6 +79,18 @@ def _check_survival(
             )
 
 
+def rate_if_lost(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]) -> float:
+    """Requests/s that a model with a fault domain keeps when the worst one is lost."""
+    kind, devices = demand.rules.survive, {d.id: d for d in plan.devices}
+    assert kind is not None, "asked of models that have to survive a loss only"
+    given: dict[str, float] = {}
+    for p in (p for p in plan.placements if p.model == demand.model):
+        domain = _domain(devices[p.device_id], kind)
+        rate = p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf)
+        given[domain] = given.get(domain, 0.0) + rate
+    return math.fsum(given.values()) - max(given.values(), default=0.0)
+
+
 def _domain(device: Device, kind: FaultDomain) -> str:
     match kind:
         case FaultDomain.DEVICE:

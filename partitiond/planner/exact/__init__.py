@@ -5,7 +5,7 @@ One builder per constraint, in `devices`, `demands` and `rules`; `solve_exact` o
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
@@ -17,12 +17,13 @@ from partitiond.planner.exact.objectives import (
     Goal,
     maximise_goodput,
     maximise_share,
-    reference_rate,
+    reference_rates,
     total_cost,
 )
 from partitiond.planner.exact.rules import add_rules
 from partitiond.planner.exact.scale import Scale, maximise_scale
-from partitiond.planner.exact.variables import Variables, make_variables, variable_count
+from partitiond.planner.exact.stoppable import solve_stoppable
+from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
 from partitiond.planner.instance import PRICE_SCALE, Instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.ties import twins
@@ -32,12 +33,12 @@ __all__ = [
     "Exact",
     "Goal",
     "Scale",
-    "reference_rate",
+    "reference_rates",
     "solve_exact",
     "variable_count",
 ]
 
-MAX_VARIABLES: Final = 8_000
+MAX_VARIABLES: Final = 30_000
 """Integer variables up to which CP-SAT is worth its start on one core."""
 
 
@@ -68,13 +69,18 @@ def solve_exact(
     scale: Scale | None = None,
     floors: Mapping[int, int] | None = None,
     wall_seconds: float = math.inf,
+    rest: Packing | None = None,
+    allowed: Allowed | None = None,
+    workers: int = 1,
+    seed: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Exact:
     """Solve for one goal on some of the devices.
 
     Args:
         instance: the question.
         goal: what to optimise.
-        devices: devices that may be used; others stay empty.
+        devices: devices that are decided; the others hold what `rest` says.
         hint: a packing to start from; for `Goal.SHARE` it must cover everything.
         deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
             that, for machines too slow or busy to be deterministic on.
@@ -82,9 +88,14 @@ def solve_exact(
         scale: for `Goal.SCALE`: what the factor is about.
         floors: for `Goal.GOODPUT`: rates that models get at least, in 1 / RATE_SCALE.
         wall_seconds: the clock's limit, where the answer may depend on it.
+        stop: asked now and then whether to end with the best so far.
+        rest: what is on the other devices, and stays; None for nothing.
+        allowed: items that are tried on the devices, by group and option; None for all.
+        workers: threads; more than one, and the answer is not the same every time.
+        seed: of the solver; None for the request's.
     """
     model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
-    variables = make_variables(model, instance, devices)
+    variables = make_variables(model, instance, devices, hint=hint, rest=rest, allowed=allowed)
     for index in devices:
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
@@ -101,13 +112,13 @@ def solve_exact(
         else:
             maximise_share(model, instance, variables, cost_limit)
     if hint is not None:
-        _add_hint(model, variables, hint)
+        _add_hint(model, variables, hint, whole=rest is None)
     solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = instance.request.seed
+    solver.parameters.num_workers = workers
+    solver.parameters.random_seed = instance.request.seed if seed is None else seed
     solver.parameters.max_deterministic_time = deterministic_seconds
     solver.parameters.max_time_in_seconds = min(6 * deterministic_seconds, wall_seconds)
-    outcome = solver.solve(model)
+    outcome = solve_stoppable(solver, model, stop)
     packing, status = _read(instance, variables, solver, outcome)
     bound = solver.best_objective_bound * unit if packing and goal is not Goal.SHARE else None
     if bound is not None and goal is Goal.SCALE:
@@ -115,25 +126,28 @@ def solve_exact(
     return Exact(status, packing, bound)
 
 
-def _add_hint(model: cp_model.CpModel, variables: Variables, hint: Packing) -> None:
-    order = _hint_order(hint, sorted(variables.used))
-    loads = {index: hint.loads[order[index]] for index in variables.used if index in order}
-    for index, used in variables.used.items():
-        model.add_hint(used, index in loads)
+def _add_hint(model: cp_model.CpModel, variables: Variables, hint: Packing, *, whole: bool) -> None:
+    order, free = _hint_order(hint, sorted(variables.free), whole=whole), set(variables.free)
+    loads = {index: hint.loads[order[index]] for index in free if index in order}
+    for index in variables.free:
+        model.add_hint(variables.used[index], index in loads)
     for (index, k), run in variables.run.items():
         model.add_hint(run, index in loads and loads[index].option == k)
     for (index, k, item), count in variables.count.items():
+        if index not in free:
+            continue
         load = loads.get(index)
         held = load.items.count(item) if load is not None and load.option == k else 0
         model.add_hint(count, held)
 
 
-def _hint_order(hint: Packing, devices: list[int]) -> dict[int, int]:
+def _hint_order(hint: Packing, devices: list[int], *, whole: bool) -> dict[int, int]:
     """Which load of the hint goes to which device, so that used ones come first among twins."""
     order: dict[int, int] = {}
+    chosen = set(devices)
     for bins in twins(hint.instance):
-        here = [i for i in bins if i in devices]
-        filled = [i for i in bins if hint.loads[i].items]
+        here = [i for i in bins if i in chosen]
+        filled = [i for i in bins if hint.loads[i].items and (whole or i in chosen)]
         order.update(zip(here, filled, strict=False))
     return order
 

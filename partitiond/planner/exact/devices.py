@@ -23,9 +23,12 @@ def add_device_limits(
     group = instance.groups[instance.group_of[index]]
     ways = [variables.run[index, k] for k in range(len(group.options))]
     model.add(sum(ways) == variables.used[index])
-    for k, (option, fit) in enumerate(zip(group.options, group.fits, strict=True)):
+    for k, option in enumerate(group.options):
         run = variables.run[index, k]
-        here = [(variables.count[index, k, item], instance.items[item]) for item in fit]
+        here = [(count, instance.items[item]) for count, item in variables.here[index, k]]
+        if not here:
+            model.add(run == 0)
+            continue
         number = sum(count for count, _ in here)
         model.add(number <= option.max_items * run)
         model.add(number >= run)
@@ -93,7 +96,8 @@ def add_pools(model: cp_model.CpModel, instance: Instance, variables: Variables)
 
 def add_order(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
     """Of interchangeable devices, earlier ones are used first. (Ordering by load was worse.)"""
+    free = set(variables.free)
     for alike in twins(instance):
-        mine = [index for index in alike if index in variables.used]
+        mine = [index for index in alike if index in free]
         for earlier, later in itertools.pairwise(mine):
             model.add_implication(variables.used[later], variables.used[earlier])

@@ -7,7 +7,7 @@ from typing import Any, Final
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.variables import Variables, by_model, most_copies
-from partitiond.planner.instance import RATE_SCALE, Instance, Need
+from partitiond.planner.instance import RATE_SCALE, Instance
 
 SHARE_UNITS: Final = 10_000
 OBJECTIVE_LIMIT: Final = 10**15
@@ -59,8 +59,9 @@ def maximise_goodput(
     rated = any(need.rated for need in instance.needs)
     heaviest = max(need.weight for need in instance.needs)
     devices = len(variables.used)
+    alone = reference_rates(instance)
     most = {
-        need.model: need.rate if need.rated else reference_rate(instance, need) * devices
+        need.model: need.rate if need.rated else alone[need.model] * devices
         for need in instance.needs
         if need.rated == rated
     }
@@ -94,11 +95,11 @@ def maximise_share(
 ) -> None:
     """The smallest weighted share as large as possible, then the sum of shares."""
     model.add(total_cost(instance, variables) <= cost_limit)
-    replicas = by_model(instance, variables)
+    replicas, alone = by_model(instance, variables), reference_rates(instance)
     lowest = model.new_int_var(0, 1000 * SHARE_UNITS, "lowest")
     total = []
     for need in (n for n in instance.needs if not n.rated):
-        unit = reference_rate(instance, need)
+        unit = alone[need.model]
         mine = replicas.get(need.model, [])
         share = sum(count * (rate * SHARE_UNITS // unit) for count, rate in mine)
         model.add(lowest * max(1, round(100 * need.weight)) <= 100 * share)
@@ -106,13 +107,13 @@ def maximise_share(
     model.maximize(len(total) * 100 * lowest + sum(total))
 
 
-def reference_rate(instance: Instance, need: Need) -> int:
-    """What one device can give a model at most when it has it to itself."""
-    best = 1
+def reference_rates(instance: Instance) -> dict[int, int]:
+    """What one device can give each model at most when it has it to itself."""
+    best = {need.model: 1 for need in instance.needs}
     for group in instance.groups:
         for option, fit in zip(group.options, group.fits, strict=True):
             for item in fit:
-                if instance.items[item].model == need.model:
-                    most = min(option.max_items, most_copies(instance, group, item))
-                    best = max(best, most * instance.rate(item, option))
+                model = instance.items[item].model
+                most = min(option.max_items, most_copies(instance, group, item))
+                best[model] = max(best.get(model, 1), most * instance.rate(item, option))
     return best

@@ -46,9 +46,9 @@ def maximise_scale(
             model.add(number <= need.max_replicas)
         if need.model in scale.target:
             _cover(model, mine, scale.target[need.model] * scale.most, factor)
-        if need.domain_of:
+        if need.domain_of and scale.survive.get(need.model):
             inside = _by_domain(instance, variables, need)
-            _survive(model, need, inside, scale.survive.get(need.model, 0.0) * scale.most, factor)
+            _survive(model, inside, scale.survive[need.model] * scale.most, factor)
     model.maximize(factor)
     return scale.most / STEPS
 
@@ -79,11 +79,9 @@ def _by_domain(instance: Instance, variables: Variables, need: Need) -> dict[int
 
 
 def _survive(
-    model: cp_model.CpModel, need: Need, inside: Mapping[int, Terms], rate: float, factor: Any
+    model: cp_model.CpModel, inside: Mapping[int, Terms], rate: float, factor: Any
 ) -> None:
-    """Without any one fault domain the factor's part of a rate is left, or a replica."""
+    """Without any one fault domain the factor's part of a rate is left."""
     for lost in inside:
         left = [term for domain, terms in inside.items() if domain != lost for term in terms]
         _cover(model, left, rate, factor)
-        if need.survive_replicas:
-            model.add(sum(count for count, _ in left) >= need.survive_replicas)

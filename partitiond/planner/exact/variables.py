@@ -1,41 +1,97 @@
 """Variables of the model: how each device is run, and how many of each item it holds."""
 
+import collections
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ortools.sat.python import cp_model
 
 from partitiond.planner.instance import Group, Instance
+from partitiond.planner.packing import Packing
+
+Allowed = Mapping[tuple[int, int], Sequence[int]]
 
 
 @dataclasses.dataclass(slots=True)
 class Variables:
-    """Variables by device; keys are (device, option) and (device, option, item)."""
+    """Variables by device; keys are (device, option) and (device, option, item).
+
+    Attributes:
+        free: devices that are decided; what is on the others is a constant.
+        here: what may be on a device that is decided, by (device, option): counts and items.
+    """
 
     used: dict[int, Any]
     run: dict[tuple[int, int], Any]
     count: dict[tuple[int, int, int], Any]
+    free: tuple[int, ...] = ()
+    here: dict[tuple[int, int], list[tuple[Any, int]]] = dataclasses.field(default_factory=dict)
 
 
 def variable_count(instance: Instance, devices: list[int]) -> int:
     """Integer variables that the instance takes with these devices."""
-    sizes = [sum(len(fit) for fit in g.fits) for g in instance.groups]
+    sizes = [sum(len(fit) for fit in g.needed or g.fits) for g in instance.groups]
     return sum(sizes[instance.group_of[index]] for index in devices)
 
 
-def make_variables(model: cp_model.CpModel, instance: Instance, devices: list[int]) -> Variables:
-    """Variables for some of the devices; others stay empty."""
-    found = Variables({}, {}, {})
+def make_variables(
+    model: cp_model.CpModel,
+    instance: Instance,
+    devices: list[int],
+    *,
+    hint: Packing | None = None,
+    rest: Packing | None = None,
+    allowed: Allowed | None = None,
+) -> Variables:
+    """Variables for some of the devices.
+
+    Args:
+        model: to build in.
+        instance: the question.
+        devices: what is on them is decided.
+        hint: items that it holds can be held, also where others beat them.
+        rest: what is on the other devices; None for nothing.
+        allowed: items that are tried, by group and option; None for all that are needed.
+    """
+    found = Variables({}, {}, {}, tuple(devices))
+    held = _held(hint, range(len(instance.group_of)) if rest is None else devices)
     for index in devices:
         group = instance.groups[instance.group_of[index]]
         found.used[index] = model.new_bool_var(f"used_{index}")
-        for k, (option, fit) in enumerate(zip(group.options, group.fits, strict=True)):
+        needed = group.needed or group.fits
+        for k, option in enumerate(group.options):
             found.run[index, k] = model.new_bool_var(f"run_{index}_{k}")
-            for item in fit:
+            here = found.here.setdefault((index, k), [])
+            tried = needed[k] if allowed is None else allowed.get((group.index, k), ())
+            for item in dict.fromkeys((*tried, *sorted(held.get((group.index, k), ())))):
                 most = min(option.max_items, most_copies(instance, group, item))
                 name = f"count_{index}_{k}_{item}"
-                found.count[index, k, item] = model.new_int_var(0, most, name)
+                count = found.count[index, k, item] = model.new_int_var(0, most, name)
+                here.append((count, item))
+    if rest is not None:
+        _fix(model, found, rest)
     return found
+
+
+def _held(hint: Packing | None, devices: Iterable[int]) -> dict[tuple[int, int], set[int]]:
+    """Items that a packing has on some devices, by group and option."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for load in [hint.loads[index] for index in devices] if hint is not None else []:
+        if load.option is not None:
+            found.setdefault((load.group, load.option), set()).update(load.items)
+    return found
+
+
+def _fix(model: cp_model.CpModel, variables: Variables, rest: Packing) -> None:
+    """What is on devices that are not decided, as constants."""
+    free = set(variables.free)
+    for index, load in enumerate(rest.loads):
+        if index in free or load.option is None:
+            continue
+        variables.used[index] = model.new_constant(1)
+        for item, number in collections.Counter(load.items).items():
+            variables.count[index, load.option, item] = model.new_constant(number)
 
 
 def most_copies(instance: Instance, group: Group, item: int) -> int:

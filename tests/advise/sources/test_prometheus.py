@@ -202,3 +202,44 @@ def test_what_is_no_prometheus_is_said(status: int, body: str, words: str) -> No
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(SpecError, match="no address"):
         Prometheus("prometheus:9090")
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (500, "boom", "HTTP 500"),
+        (200, "[]", "not what its API answers"),
+        (200, "<html>", "not what its API answers"),
+        (200, '{"status": "success", "data": {"result": [1, {"metric": 3}]}}', "knows no vLLM"),
+    ],
+)
+def test_another_server_is_told_from_a_prometheus(status: int, text: str, said: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, text=text))
+    with pytest.raises(UpstreamError, match=said):
+        Prometheus("http://p:9090", transport=transport).kept(HOUR, NOW)
+
+
+def test_a_broken_address_is_refused() -> None:
+    with pytest.raises(SpecError, match="no address of a Prometheus"):
+        Prometheus("http://[::1")
+
+
+@pytest.mark.parametrize("drip", [False, True])
+def test_one_that_hangs_is_given_up_at_the_first_query(drip: bool) -> None:
+    queries: list[str] = []
+
+    class Pieces(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b" "
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        queries.append(str(request.url))
+        if not drip:
+            raise httpx.ReadTimeout("", request=request)
+        return httpx.Response(200, stream=Pieces())
+
+    prometheus = Prometheus("http://p:9090", "", httpx.MockTransport(hang), first_seconds=0.05)
+    with pytest.raises(UpstreamError, match=r"no whole answer within 0\.05 s"):
+        prometheus.kept(HOUR, NOW)
+    assert len(queries) == 1

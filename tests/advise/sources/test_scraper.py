@@ -1,6 +1,7 @@
 """Looking at engines: the shipped simulated one over its socket, and servers that fail."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from partitiond.advise.identify import Served
 from partitiond.advise.observe import observe
+from partitiond.advise.sources import scraper
 from partitiond.advise.sources.scraper import Watched, served_of, watch
-from partitiond.core.errors import UpstreamError
+from partitiond.core.errors import SpecError, UpstreamError
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle
 from tests.advise.looks import DATA
@@ -123,3 +125,39 @@ async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_odd_entries_of_models_tell_nothing() -> None:
     assert served_of({"root": None, "max_model_len": "many"}) == Served()
+
+
+async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scraper, "TIMEOUT_SECONDS", 0.2)
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while True:
+                writer.write(b"#")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(UpstreamError, match=r"no whole answer within 0\.2 s"):
+                await look([f"http://127.0.0.1:{port}"])
+    finally:
+        server.close()
+
+
+async def test_a_broken_address_is_refused() -> None:
+    with pytest.raises(SpecError, match="no address of an engine"):
+        await look(["http://[::1"])
+
+
+@pytest.mark.parametrize("models", ["[]", '{"data": null}', '{"data": [3, {}]}', "[" * 100_000])
+async def test_odd_lists_of_models_name_nothing(models: str) -> None:
+    def answer(path: str) -> Answer:
+        return (200, models) if path == "/v1/models" else (200, TEXT)
+
+    with serving(answer) as address:
+        watched = await look([address], seconds=5)
+    assert not watched.served.get(address)

@@ -1,0 +1,106 @@
+"""What takes long can be ended, and what is left out for speed leaves answers right."""
+
+import dataclasses
+
+import pytest
+from ortools.sat.python import cp_model
+
+from bench.planner.instances import request
+from partitiond.core.spec import Demand
+from partitiond.planner.arrays import Problem, build_problem
+from partitiond.planner.bound import bound_cost, bound_goodput
+from partitiond.planner.exact.stoppable import solve_stoppable
+from partitiond.planner.greedy import Guide
+from partitiond.planner.instance import build_instance
+from partitiond.planner.lean import leaner
+from partitiond.planner.packing import Packing
+from partitiond.planner.share import fill
+from partitiond.planner.weighted import Weighted, solve_sampled, solve_weighted
+
+
+def test_a_stop_ends_the_exact_solver_with_what_it_has() -> None:
+    model = cp_model.CpModel()
+    # 12 pigeons in 11 holes, many times over: minutes of work for one core.
+    for _ in range(4):
+        sits = [[model.new_bool_var("") for _ in range(11)] for _ in range(12)]
+        for row in sits:
+            model.add_bool_or(row)
+        for hole in range(11):
+            for one in range(12):
+                for other in range(one):
+                    model.add_bool_or([~sits[one][hole], ~sits[other][hole]])
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.cp_model_presolve = False
+    solver.parameters.max_time_in_seconds = 60
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    outcome = solve_stoppable(solver, model, stop)
+    assert outcome in (cp_model.UNKNOWN, cp_model.INFEASIBLE)
+    assert solver.wall_time < 30
+
+
+def test_an_exact_solve_that_nobody_stops_is_solved() -> None:
+    model = cp_model.CpModel()
+    x = model.new_int_var(0, 9, "x")
+    model.maximize(x)
+    solver = cp_model.CpSolver()
+    assert solve_stoppable(solver, model, lambda: False) == cp_model.OPTIMAL
+    assert solver.value(x) == 9
+
+
+def test_filling_ends_when_it_is_told_to() -> None:
+    asked = request("over", 6, 4, 1, 1.0)
+    models = (dataclasses.replace(asked.models[0], demand=Demand()), *asked.models[1:])
+    instance = build_instance(dataclasses.replace(asked, models=models))
+    guide = Guide(instance, bound_goodput(instance))
+    packing = Packing(instance)
+    fill(packing, guide, range(4), lambda: True)
+    assert not packing.used()
+    fill(packing, guide, range(4))
+    filled = packing.counts[0]
+    assert filled > 0
+    fill(packing, guide, range(4))
+    assert packing.counts[0] == filled, "the first time filled all there was"
+
+
+@pytest.mark.parametrize("kind", ["over", "slack"])
+def test_prices_of_a_sample_give_a_bound_that_holds_and_is_near(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = build_instance(request(kind, 100, 64, 1, 1.0))
+    bound_of = bound_goodput if kind == "over" else bound_cost
+    whole = bound_of(instance).value
+    monkeypatch.setattr("partitiond.planner.bound.solve_sampled", _sampled)
+    part = bound_of(instance).value
+    assert whole is not None
+    assert part is not None
+    assert part == pytest.approx(whole, rel=0.1)
+
+
+def _sampled(problem: Problem, as_cost: bool) -> Weighted | None:
+    return solve_sampled(problem, as_cost, entries=100)
+
+
+def test_few_entries_are_not_sampled() -> None:
+    problem = build_problem(build_instance(request("over", 10, 4, 1, 1.0)))
+    whole, sampled = solve_weighted(problem, False), solve_sampled(problem, False)
+    assert whole is not None
+    assert sampled is not None
+    assert whole.value == sampled.value
+
+
+def test_a_lean_demand_keeps_what_serves_and_what_takes_least() -> None:
+    demand = request("over", 1, 1, 1, 1.0).models[0]
+    rates = [c.capacity_req_per_s for c in demand.candidates]
+    little = dataclasses.replace(demand, demand=Demand(req_per_s=min(rates) / 4))
+    much = dataclasses.replace(demand, demand=Demand(req_per_s=10 * max(rates)))
+    least = min(demand.candidates, key=lambda c: c.size.sm_percent * c.memory_bytes)
+    assert leaner(little).candidates == (least,)
+    assert leaner(much) == much
+    unrated = dataclasses.replace(demand, demand=Demand())
+    assert leaner(unrated) == unrated

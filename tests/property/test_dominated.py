@@ -1,0 +1,79 @@
+"""Leaving out sizes that others beat changes no optimum, and implied rates no bound too far."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.plan import Objective, Status
+from partitiond.planner.bound import bound_cost
+from partitiond.planner.exact import Goal, solve_exact
+from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.progress import Watch
+from partitiond.planner.rule_search import RuleSearch
+from tests.planner.brute import try_everything
+from tests.property.test_planner_properties import KINDS, MANY, Question, questions
+
+
+def _instance(question: Question, objective: Objective) -> Instance:
+    devices, wanted = question
+    return build_instance(PlanRequest(devices, wanted, objective=objective))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@MANY
+@given(data=st.data(), objective=st.sampled_from((Objective.MIN_PRICE, Objective.MIN_ENERGY)))
+def test_sizes_that_others_beat_are_not_missed(
+    kind: str, data: st.DataObject, objective: Objective
+) -> None:
+    question = data.draw(questions(kind, rated=False, limits=True, ruled=True))
+    best = try_everything(*question, objective)
+    instance = _instance(question, objective)
+    for group in instance.groups:
+        for fit, needed in zip(group.fits, group.needed, strict=True):
+            assert set(needed) <= set(fit)
+    if best is None or instance.hopeless:
+        return
+    every = list(range(len(question[0])))
+    found = solve_exact(instance, Goal.COST, every, None, deterministic_seconds=5)
+    assert found.status is Status.OPTIMAL
+    assert found.packing is not None
+    scale = 1.0 if objective is Objective.MIN_PRICE else max(1.0, abs(best))
+    assert abs(found.packing.cost() - best) < 1e-3 * len(every) * scale
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@MANY
+@given(data=st.data())
+def test_no_plan_costs_less_than_a_bound_that_knows_what_survives(
+    kind: str, data: st.DataObject
+) -> None:
+    question = data.draw(questions(kind, rated=False, limits=True, ruled=True))
+    best = try_everything(*question, Objective.MIN_PRICE)
+    instance = _instance(question, Objective.MIN_PRICE)
+    bound = bound_cost(instance).value
+    if best is not None and not instance.hopeless:
+        assert bound is not None
+        assert bound <= best + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["mps", "mixed"])
+@MANY
+@given(data=st.data())
+def test_a_search_over_few_devices_keeps_all_rules_and_never_gets_worse(
+    kind: str, data: st.DataObject
+) -> None:
+    devices, wanted = data.draw(questions(kind, limits=True, ruled=True))
+    instance = build_instance(
+        PlanRequest(devices, wanted, objective=Objective.MIN_PRICE, deterministic=True)
+    )
+    if instance.hopeless:
+        return
+    every = list(range(len(devices)))
+    start = solve_exact(instance, Goal.GOODPUT, every, None, deterministic_seconds=2).packing
+    if start is None or start.lacking():
+        return
+    packing = RuleSearch(Watch(instance), start, Goal.COST).run(3).packing
+    assert packing.lacking() == []
+    assert packing.cost_units() <= start.cost_units()
+    again = RuleSearch(Watch(instance), start, Goal.COST).run(3).packing
+    assert [load.items for load in again.loads] == [load.items for load in packing.loads]
