@@ -105,7 +105,8 @@ class Objective(enum.StrEnum):
     """Max-min fairness: the worst served model, by share of its demand over its weight, as well
     served as possible; then the most goodput."""
     MAX_HEADROOM = "max-headroom"
-    """The largest factor by which all demands could grow at once and still be served."""
+    """The largest factor by which all demands could grow at once and still be served, with what
+    of them has to survive a loss."""
 
     @property
     def is_cost(self) -> bool:

@@ -89,6 +89,8 @@ class Watch:
         self._stop, self._tell = stop, on_progress
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
+        self._certified = False
+        """Whether a plan with a bound was told of, which is always told at once."""
         self.value: float | None = None
         self.bound: float | None = None
         self._unit = goodput_unit(instance)
@@ -182,9 +184,12 @@ class Watch:
         if self._tell is None:
             return
         with self._telling:
-            if time.monotonic() - self._told >= TELL_SECONDS:
-                self._told = time.monotonic()
-                self._tell(self.now())
+            now = self.now()
+            certified = now.gap is not None
+            first = certified and not self._certified
+            if first or time.monotonic() - self._told >= TELL_SECONDS:
+                self._told, self._certified = time.monotonic(), certified
+                self._tell(now)
 
 
 __all__ = ["OnProgress", "Progress", "Stop", "Watch", "never"]

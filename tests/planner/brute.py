@@ -210,13 +210,21 @@ def try_everything(
     """
     every = [patterns(device, models) for device in devices]
     # Models that fit no device are left out of shares, which they would always make 0.
-    able = {name for mine in every for pattern in mine for name, _, _ in pattern.held}
+    able = _able(models, {n for mine in every for pattern in mine for n, _, _ in pattern.held})
     values = (
         value
         for loads in itertools.product(*every)
         if (value := plan_value(devices, models, loads, objective, able)) is not None
     )
     return min(values, default=None) if objective.is_cost else max(values, default=None)
+
+
+def _able(models: tuple[ModelDemand, ...], fitting: set[str]) -> set[str]:
+    """Models that fit a device, without those that have to be near to one that does not."""
+    able = set(fitting)
+    while stranded := {m.model for m in models if m.model in able and set(m.rules.near) - able}:
+        able -= stranded
+    return able
 
 
 def plan_value(

@@ -245,6 +245,20 @@ def test_of_two_running_replicas_one_stops_where_only_one_is_wanted(objective: O
     assert [p in first.placements for p in again.placements] == [True]
 
 
+@pytest.mark.parametrize("objective", Objective)
+def test_a_model_that_must_survive_a_loss_with_one_replica_is_served_as_far_as_that_goes(
+    objective: Objective,
+) -> None:
+    devices = (gpu("g0", max_watts=300.0), gpu("g1", max_watts=300.0))
+    rules = PlacementRules(survive=FaultDomain.DEVICE)
+    model = want("a", point("a", 5, 10, sm=10, watts=50.0), rate=4, max_replicas=1, rules=rules)
+    made = plan(devices, model, objective=objective)
+    assert len(made.placements) == 1
+    assert [u.model for u in made.unplaced] == ["a"]
+    if objective is Objective.MAX_HEADROOM:
+        assert (made.certificate.value, made.certificate.status) == (0, Status.OPTIMAL)
+
+
 def test_max_headroom_below_one_says_what_is_missing() -> None:
     models = [want(n, point(n, 5, 10, sm=20), rate=20) for n in "ab"]
     made = plan((gpu(),), *models, objective=Objective.MAX_HEADROOM)
