@@ -33,6 +33,7 @@ from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance, Need
 from partitiond.planner.packing import Packing
 from partitiond.planner.repair import repair_start
 from partitiond.planner.rules import rate_if_lost
+from partitiond.planner.running import running_packing, staying_items
 from partitiond.planner.scale_bound import relaxed_factor
 from partitiond.planner.share import fill
 
@@ -312,9 +313,13 @@ class _Search:
         return Scaled(chosen, value, bound, best, method, optimal, self.first_fit)
 
     def _stay(self) -> Packing | None:
-        """What runs, repaired to a factor as good."""
+        """What runs as it is, where its factor is as good, or repaired to one that is."""
         if not self.instance.request.running:
             return None
+        as_it_is = running_packing(self.instance, staying_items(self.instance))
+        as_good = factor_of(as_it_is, self.target) >= self.value * (1 - NEAR)
+        if as_good and not as_it_is.short_replicas():
+            return as_it_is
         at = scaled(self.instance, self.target, self.value * (1 - NEAR))
         kept = repair_start(at)
         if kept.lacking():
