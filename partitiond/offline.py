@@ -30,6 +30,10 @@ FEW_RATIO: Final = 2.0
 """With so many models, sizes of a device are so far apart at least: one size more or less hardly
 moves a plan of thousands, and estimates and search take as much longer as there are more."""
 
+MAX_PAIRS: Final = 2_000_000
+"""Models times devices of a fleet file. 5,000 models on 1,000 devices took more than a minute of
+bounds beyond any time limit."""
+
 ArchitectureOf = Callable[[ModelSpec], Architecture | None]
 OnEstimate = Callable[[int, int], None]
 
@@ -85,6 +89,12 @@ def fleet_request(
     there = fleet.devices or tuple(devices)
     if not there:
         raise SpecError(f"{fleet.path} names no device.", hint="Add a [[devices]] table.")
+    if len(fleet.models) * len(there) > MAX_PAIRS:
+        raise SpecError(
+            f"{fleet.path} has {len(fleet.models):,} models and {len(there):,} devices: more than "
+            "can be estimated and bounded in a sensible time.",
+            hint=f"Plan it in parts, of at most {MAX_PAIRS:,} models times devices each.",
+        )
     created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return PlanRequest(
         devices=there,

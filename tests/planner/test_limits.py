@@ -1,12 +1,16 @@
 """What takes long can be ended, and what is left out for speed leaves answers right."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from ortools.sat.python import cp_model
 
 from bench.planner.instances import request
+from partitiond.core.errors import SpecError
 from partitiond.core.spec import Demand
+from partitiond.fleet import load_fleet
+from partitiond.offline import fleet_request
 from partitiond.planner.arrays import Problem, build_problem
 from partitiond.planner.bound import bound_cost, bound_goodput
 from partitiond.planner.exact.stoppable import solve_stoppable
@@ -104,3 +108,12 @@ def test_a_lean_demand_keeps_what_serves_and_what_takes_least() -> None:
     assert leaner(much) == much
     unrated = dataclasses.replace(demand, demand=Demand())
     assert leaner(unrated) == unrated
+
+
+def test_a_fleet_file_beyond_what_can_be_bounded_is_refused_at_once(tmp_path: Path) -> None:
+    fleet = tmp_path / "huge.toml"
+    models = "\n".join(f'[[models]]\nmodel = "opt-125m"\nname = "m{n}"' for n in range(3000))
+    fleet.write_text(f'[[devices]]\nhardware = "a100-80gb"\ncount = 1000\n{models}\n')
+    with pytest.raises(SpecError, match="3,000 models and 1,000 devices") as refused:
+        fleet_request(load_fleet(fleet))
+    assert "in parts" in refused.value.hint
