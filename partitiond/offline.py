@@ -165,15 +165,7 @@ def _speed_alone(spec: ModelSpec) -> ModelSpec:
     in nothing else.
     """
     plain = ModelSpec("any", spec.source)
-    return dataclasses.replace(
-        spec,
-        name=plain.name,
-        demand=plain.demand,
-        rules=plain.rules,
-        min_replicas=plain.min_replicas,
-        max_replicas=plain.max_replicas,
-        isolation=plain.isolation,
-    )
+    return dataclasses.replace(spec.asked_as(plain), name=plain.name)
 
 
 def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDemand:

@@ -281,6 +281,21 @@ class ModelSpec:
             "Give the model an SLO, or another operating point.",
         )
 
+    def asked_as(self, other: "ModelSpec") -> "ModelSpec":
+        """This spec with what is asked of the other: how much, how many, and where.
+
+        Nothing of that moves operating points: specs that are equal once they are asked the same
+        have the same candidates.
+        """
+        return dataclasses.replace(
+            self,
+            demand=other.demand,
+            rules=other.rules,
+            min_replicas=other.min_replicas,
+            max_replicas=other.max_replicas,
+            isolation=other.isolation,
+        )
+
     def as_variant(self, name: str) -> "ModelSpec":
         """The spec of one of its variants, under the same model name; "" gives itself.
 

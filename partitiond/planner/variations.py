@@ -107,15 +107,7 @@ def _kinds(world: World) -> set[object]:
 
 def _same_sizes(one: ModelSpec, other: ModelSpec) -> bool:
     """Whether both have the same candidates: they differ at most in how much and where."""
-    plain = dataclasses.replace(
-        one,
-        demand=other.demand,
-        rules=other.rules,
-        min_replicas=other.min_replicas,
-        max_replicas=other.max_replicas,
-        isolation=other.isolation,
-    )
-    return plain == other
+    return one.asked_as(other) == other
 
 
 def _asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:

@@ -5,6 +5,7 @@ minute once for a machine and an installation; solves should not pay for it with
 limit. Small plans that need no kernel are made without.
 """
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -66,6 +67,7 @@ def _kernels() -> Path | None:
     return None if found is None or found.origin is None else Path(found.origin).parent
 
 
+@functools.cache
 def _stamp() -> Path | None:
     """A file that stands for the kernels as they are, in the folder that they are kept in."""
     folder = _kernels()
