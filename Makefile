@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: help tour setup setup-dev demo engine test test-full lint format types imports bench gpu-check docs \
+.PHONY: help tour setup setup-dev demo engine test test-full hunt lint format types imports bench gpu-check docs \
 	lock clean
 
 help: ## show this
@@ -74,6 +74,9 @@ test: $(STAMP) engine lint ## everything but the slow tests, the real engine inc
 # pytest's status 5 means that no test carries these markers (yet): no failure.
 test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, GPU
 	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
+
+hunt: $(STAMP) ## the property tests with new examples instead of the fixed ones
+	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property -m "not engine and not gpu" $(PYTEST_ARGS)
 
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.bench_replay bench.bench_mixed_plan \
 	bench.proxy_cpu bench.bench_admission bench.bench_plan bench.search \

@@ -79,3 +79,9 @@ def test_leaving_out_a_model_that_would_fit_is_refused() -> None:
     left = want("c", point("c", 5, 10, sm=10), rate=5)
     said = check_plan(made, (*MODELS, left))
     assert any("left out of max-min" in line for line in said)
+
+
+def test_a_model_without_a_rate_may_be_left_out_beside_rated_ones() -> None:
+    made = plan(Objective.MAX_HEADROOM)
+    left = want("c", point("c", 5, 10, sm=10), rate=None)
+    assert not any("left out" in line for line in check_plan(made, (*MODELS, left)))

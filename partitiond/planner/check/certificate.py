@@ -154,10 +154,16 @@ def _check_served(
 
 
 def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
-    """A model may be left out of the smallest share only where it fits no device at all."""
+    """A model may be left out of the smallest share only where it fits no device at all.
+
+    One without a rate beside rated ones has no share, so that it is no part of that.
+    """
     placed = {p.model for p in plan.placements}
+    rated = any(demands[name].demand.planned_req_per_s is not None for name in placed)
     for d in demands.values():
-        if d.model not in placed and any(_surely_fits(d, device) for device in plan.devices):
+        if d.model in placed or (rated and d.demand.planned_req_per_s is None):
+            continue
+        if any(_surely_fits(d, device) for device in plan.devices):
             yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
 
 
