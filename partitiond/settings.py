@@ -185,6 +185,26 @@ class GpuSettings(Table):
     """NVIDIA GPUs as devices."""
 
     enabled: bool = Field(default=True, description="Offer the GPUs that NVML shows as devices.")
+    mps_control: str = Field(
+        "nvidia-cuda-mps-control",
+        min_length=1,
+        description="MPS control program, found on PATH or by its absolute path.",
+    )
+    mig_changes: Literal["never", "instances", "mode"] = Field(
+        "instances",
+        description="What plans may change of MIG: nothing (only instances that exist are used), "
+        "GPU instances of GPUs whose MIG mode is on, or the mode of idle GPUs, too.",
+    )
+    mig_helper: AbsolutePath = Field(
+        Path("/run/partitiond-mig/helper.sock"),
+        description="Socket of the privileged MIG helper, asked where this user may not change "
+        "MIG itself.",
+    )
+    simulated_host: AbsolutePath | None = Field(
+        None,
+        description="Folder of a simulated GPU host (`partitiond simulate`), used in place of "
+        "this machine's GPUs.",
+    )
     dcgm_url: HttpUrl | None = Field(
         None,
         description="Metrics address of a DCGM exporter (http://127.0.0.1:9400/metrics), for what "

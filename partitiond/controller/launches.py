@@ -119,4 +119,5 @@ def launch_for(
         extra_env=_extra_env(placement),
         quantization=spec.engine.quantization,
         kv_cache_dtype=spec.engine.kv_cache_dtype,
+        partition=placement.partition,
     )

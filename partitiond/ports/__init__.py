@@ -13,6 +13,7 @@ from partitiond.ports.engine import (
 )
 from partitiond.ports.host import Clock, DeviceProvider, ProxyControl
 from partitiond.ports.model import ModelResolver, ResolvedModel
+from partitiond.ports.partitions import DeviceFault, PartitionControl
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
 from partitiond.ports.service import (
     ControlService,
@@ -28,6 +29,7 @@ from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 __all__ = [
     "Clock",
     "ControlService",
+    "DeviceFault",
     "DeviceProvider",
     "EngineExit",
     "EngineHandle",
@@ -41,6 +43,7 @@ __all__ = [
     "ModelRecord",
     "ModelResolver",
     "ModelView",
+    "PartitionControl",
     "PlanPreview",
     "ProfileOptions",
     "ProfileRequest",

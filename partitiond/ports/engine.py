@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement
 
 
@@ -17,7 +18,8 @@ class EngineLaunch:
         model_folder: local folder.
         placement: what the plan gave it; None for an engine started by the profiler.
         device_id: device it runs on.
-        visible_device: CUDA_VISIBLE_DEVICES value, or empty on a CPU.
+        visible_device: CUDA_VISIBLE_DEVICES value, or empty on a CPU. A UUID: the GPU's, or that
+            of a MIG device, which `PartitionControl.prepare` fills in.
         cores: host cores for all its processes.
         memory_bytes: its memory budget.
         kv_cache_bytes: explicit KV cache size.
@@ -55,6 +57,9 @@ class EngineLaunch:
     """How the engine quantises 16-bit weights while it loads them; empty for not at all."""
     kv_cache_dtype: str = "auto"
     """Precision of the KV cache: "auto" (as the weights) or "fp8"."""
+    partition: Partition | None = None
+    """What it runs in, of a placement or of a profile job's lease; None: the whole of its device,
+    as it is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

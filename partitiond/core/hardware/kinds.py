@@ -130,6 +130,40 @@ class HardwareSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MigInstance:
+    """A GPU instance that exists on a GPU now.
+
+    Attributes:
+        mig_profile: as the driver names it, "2g.20gb".
+        slice_start, slice_count: memory slices it covers.
+        memory_bytes: its own memory, as the driver reports it.
+        uuid: of its MIG device ("MIG-..."), what CUDA is told; empty without a compute instance.
+        busy: a process that is not ours runs in it.
+    """
+
+    mig_profile: str
+    slice_start: int
+    slice_count: int
+    memory_bytes: Bytes
+    uuid: str = ""
+    busy: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForeignProcess:
+    """A process on a GPU that is not of this daemon's engines.
+
+    Attributes:
+        used_bytes: device memory it holds; 0 where the driver does not say.
+        name: its command's name; empty where it cannot be read.
+    """
+
+    pid: int
+    used_bytes: Bytes
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Device:
     """One device of one host, as observed or as described in a fleet file.
 
@@ -156,6 +190,10 @@ class Device:
         idle_watts: draw without load; None for what is known of the hardware.
         max_watts: its power limit; None for what is known of the hardware.
         core_nodes: the same cores by NUMA node; empty where the nodes are not known.
+        cordon_reason: why it is cordoned: an operator's words, or what is wrong with it.
+        foreign: processes on it that are not ours; what they hold is not in `free_bytes`.
+        mig_instances: GPU instances that exist, by first slice.
+        mig_fixed: its geometry may not be changed, so that only instances that exist can be used.
     """
 
     id: str
@@ -179,6 +217,10 @@ class Device:
     idle_watts: float | None = None
     max_watts: float | None = None
     core_nodes: tuple[tuple[int, ...], ...] = ()
+    cordon_reason: str = ""
+    foreign: tuple[ForeignProcess, ...] = ()
+    mig_instances: tuple[MigInstance, ...] = ()
+    mig_fixed: bool = False
 
 
 def headroom_bytes(total_bytes: int) -> int:
