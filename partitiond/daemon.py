@@ -23,34 +23,35 @@ from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.api.schemas import ApiOptions
 from partitiond.clock import SystemClock
-from partitiond.controller.planning import PlanOptions, Solve
-from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.profiling import ProfilingOptions
-from partitiond.controller.routes import RoutePolicy
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.planning import Solve
+from partitiond.controller.service import Service
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.observation import ReconcilePolicy
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import ModelSpec
 from partitiond.cpu_speed import CpuSpeed
-from partitiond.devices.host import HostDevices
+from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engine_finder import EngineFinder, HostResolver
 from partitiond.engines.environment import Variant
+from partitiond.engines.partitioned import PartitionedRunner
 from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.vllm import check_extra_args
+from partitiond.gpu_host import GpuHost, gpu_host
 from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
 from partitiond.planner.warm import is_warm
 from partitiond.planner.worker import solve_in_process
-from partitiond.ports import DeviceProvider, Store
+from partitiond.ports import DeviceProvider, EngineRunner, Store
 from partitiond.profiler.runner import Profiler
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.service_settings import Reloading, service_options, status_text
 from partitiond.settings import Settings
 from partitiond.store import open_store
 from partitiond.store.lock import StateLock
+from partitiond.systemd import keep_informed, stopping
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,20 @@ COMPILING_GRACE_SECONDS: Final = 300.0
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 SOCKET_NAME: Final = "proxy.sock"
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run_daemon(settings: Settings, ready_callback: Callable[[], None] | None = None) -> None:
+def run_daemon(
+    settings: Settings,
+    ready_callback: Callable[[], None] | None = None,
+    reread: Callable[[], Settings] | None = None,
+) -> None:
     """Run until a signal or the API ends it.
 
     Args:
         settings: everything that can be set.
         ready_callback: called once the API answers.
+        reread: settings as they are now, for SIGHUP; without it SIGHUP changes nothing.
 
     Raises:
         StateFolderBusyError: another daemon runs on this state folder.
@@ -87,7 +94,8 @@ def run_daemon(settings: Settings, ready_callback: Callable[[], None] | None = N
         contextlib.closing(open_store(settings.store_path)) as store,
     ):
         token = ensure_token(settings.token_path)
-        asyncio.run(_run(settings, store, listener, token=token, ready=ready_callback))
+        given = Reloading(settings, reread or (lambda: settings))
+        asyncio.run(_run(given, store, listener, token=token, on_ready=ready_callback))
 
 
 def _set_up_logging() -> None:
@@ -133,26 +141,17 @@ def _cannot_listen(host: str, port: int, error: OSError) -> PartitiondError:
 
 def make_service(settings: Settings, store: Store) -> Service:
     """The service over this host's adapters."""
-    devices = HostDevices(
-        settings.cpu.cores,
-        settings.cpu.memory,
-        nvml=settings.gpu.enabled,
-        cpu=settings.cpu.enabled,
-    )
+    host = gpu_host(settings)
+    devices = host.devices
     finder = EngineFinder(settings, _variant(settings, devices))
     clock, cpu_speed = SystemClock(), CpuSpeed(settings.state_dir)
-    runner = ProcessEngineRunner(
-        settings.run_dir,
-        finder,
-        cache_dir=settings.cache_dir / "compiled",
-        allow_unknown_version=settings.engine.allow_unknown_version,
-    )
+    runner = _runner(settings, finder, host)
     profiler = Profiler(
         runner,
         clock=clock,
         start_deadline_seconds=settings.engine.start_deadline_seconds,
         stop_grace_seconds=settings.engine.stop_grace_seconds,
-        device_used_bytes=lambda device_id: _used_bytes(devices, device_id),
+        device_used_bytes=used_bytes,
         telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
         cpu_figures=cpu_speed,
     )
@@ -165,12 +164,25 @@ def make_service(settings: Settings, store: Store) -> Service:
         profiler=profiler,
         solve=_solver(settings.planner.memory_limit),
         clock=clock,
-        options=_service_options(settings),
+        options=service_options(settings),
         accept=_accept,
         engine_problem=finder.problem,
         engine_version=finder.version,
         cpu_speed=cpu_speed,
+        partitions=host.partitions,
     )
+
+
+def _runner(settings: Settings, finder: EngineFinder, host: GpuHost) -> EngineRunner:
+    processes = ProcessEngineRunner(
+        settings.run_dir,
+        finder,
+        cache_dir=settings.cache_dir / "compiled",
+        allow_unknown_version=settings.engine.allow_unknown_version,
+        simulated_host=settings.gpu.simulated_host,
+        cgroups=EngineCgroups(settings.engine.cgroup),
+    )
+    return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
 
 
 def _accept(spec: ModelSpec) -> None:
@@ -185,10 +197,6 @@ def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
     except DeviceError:
         return "cpu"  # the loop shows why devices cannot be seen
     return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"
-
-
-def _used_bytes(devices: DeviceProvider, device_id: str) -> int:
-    return next((d.memory_bytes - d.free_bytes for d in devices.discover() if d.id == device_id), 0)
 
 
 def _solver(memory_limit_bytes: int) -> Solve:
@@ -222,41 +230,6 @@ def _proxy(settings: Settings) -> ProxyProcess:
     )
 
 
-def _service_options(settings: Settings) -> ServiceOptions:
-    engine, profiling = settings.engine, settings.profiling
-    return ServiceOptions(
-        policy=ControllerPolicy(
-            reconcile=ReconcilePolicy(
-                start_deadline_seconds=engine.start_deadline_seconds,
-                drain_deadline_seconds=engine.drain_deadline_seconds,
-                stop_grace_seconds=engine.stop_grace_seconds,
-            ),
-            loop_seconds=settings.daemon.loop_seconds,
-        ),
-        routes=RoutePolicy(
-            max_queue=settings.proxy.max_queue,
-            max_wait_seconds=settings.proxy.max_wait_seconds,
-            keys_required=settings.proxy.require_keys,
-        ),
-        planning=PlanOptions(
-            objective=settings.planner.objective,
-            time_limit_seconds=settings.planner.time_limit_seconds,
-            seed=settings.planner.seed,
-            deterministic=settings.planner.deterministic,
-            workers=settings.planner.workers,
-            move_budget=settings.planner.move_budget,
-        ),
-        profiling=ProfilingOptions(
-            max_batch=profiling.max_batch,
-            time_limit_seconds=profiling.time_limit_seconds,
-            min_window_seconds=profiling.min_window_seconds,
-            max_window_seconds=profiling.max_window_seconds,
-            cpu_partition_cores=profiling.cpu_partition_cores,
-            checkpoint_dir=settings.checkpoint_dir,
-        ),
-    )
-
-
 class _ApiServer(uvicorn.Server):
     """uvicorn without signal handlers of its own: the daemon decides when it ends."""
 
@@ -267,13 +240,14 @@ class _ApiServer(uvicorn.Server):
 
 
 async def _run(
-    settings: Settings,
+    given: Reloading,
     store: Store,
     listener: socket.socket,
     *,
     token: str,
-    ready: Callable[[], None] | None,
+    on_ready: Callable[[], None] | None,
 ) -> None:
+    settings = given.used
     service = make_service(settings, store)
     async with _signals() as signals:
         try:
@@ -291,16 +265,25 @@ async def _run(
         )
         server = _ApiServer(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="control API")
-        telling = asyncio.create_task(_tell_systemd(server, ready), name="readiness")
+        telling = asyncio.create_task(
+            keep_informed(
+                started=lambda: server.started,
+                status=lambda: status_text(service.replicas()),
+                alive=lambda: service.turning,
+                on_ready=on_ready,
+            ),
+            name="service manager",
+        )
         try:
             await _until_the_end(
                 service,
                 signals,
                 serving,
                 stop_engines=not settings.daemon.keep_engines_on_exit,
+                reload=given,
             )
         finally:
-            notify("STOPPING=1")
+            stopping()
             telling.cancel()
             server.should_exit = True
             await asyncio.gather(telling, serving, return_exceptions=True)
@@ -308,15 +291,19 @@ async def _run(
 
 @contextlib.asynccontextmanager
 async def _signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
-    """SIGTERM and SIGINT, in order of arrival; the handlers only enqueue."""
+    """SIGTERM, SIGINT and SIGHUP, in order of arrival; the handlers only enqueue.
+
+    A terminal that closes means the end, not a reload: there SIGHUP keeps its own meaning.
+    """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = SIGNALS[:-1] if os.isatty(0) else SIGNALS
+    for number in numbers:
         loop.add_signal_handler(number, queue.put_nowait, number)
     try:
         yield queue
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 
@@ -326,6 +313,7 @@ async def _until_the_end(
     serving: "asyncio.Task[None]",
     *,
     stop_engines: bool,
+    reload: Callable[[Service], bool] | None = None,
 ) -> None:
     """Until a signal or the API's `shutdown` has ended the service.
 
@@ -339,6 +327,8 @@ async def _until_the_end(
         await asyncio.wait({closed, told, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not told.done():
             told.cancel()
+        elif told.result() is signal.SIGHUP:
+            stop_engines = stop_engines if reload is None else reload(service)
         elif service.ending:
             log.info("%s again: does not wait for requests in flight", told.result().name)
             service.hurry()
@@ -356,30 +346,3 @@ async def _until_the_end(
         f"the control API broke: {why}.",
         hint="Engines and endpoint go on serving; start the daemon again, it adopts them.",
     ) from error
-
-
-async def _tell_systemd(server: uvicorn.Server, ready: Callable[[], None] | None) -> None:
-    """READY once the API answers, then WATCHDOG while the event loop turns."""
-    while not server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
-        await asyncio.sleep(0.01)
-    notify("READY=1")
-    if ready is not None:
-        ready()
-    microseconds = int(os.environ.get("WATCHDOG_USEC", "0") or 0)
-    while microseconds:
-        notify("WATCHDOG=1")
-        await asyncio.sleep(microseconds / 2e6)
-
-
-def notify(message: str) -> None:
-    """Tell the service manager, where there is one (sd_notify(3)); a lost message is no failure."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):  # the abstract namespace
-        address = "\0" + address[1:]
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager,
-    ):
-        manager.sendto(message.encode(), address)

@@ -17,6 +17,8 @@ max_watts = 400
 hardware = "a100-80gb"
 id = "gpu-3"
 occupied_slices = [0, 1, 2, 3]      # memory slices under GPU instances that are not ours
+# mig_instances = ["3g.40gb@4"]     # idle GPU instances that exist, and may be used
+# mig_fixed = true                  # only those: the GPU may not be cut anew
 # occupied_sm_percent = 30          # or SMs that others hold under MPS
 # reserved = "2GiB", memory = "79GiB", max_replicas = 16, cordoned = true
 """
@@ -28,8 +30,10 @@ from typing import Annotated, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import HARDWARE, Device, HardwareSpec, SharingMode
+from partitiond.core.hardware import HARDWARE, Device, HardwareSpec, MigInstance, SharingMode
 from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES
+from partitiond.core.mig import covered_slices
+from partitiond.core.mig_text import EMPTY, parse_geometry, places_for
 from partitiond.core.units import Bytes, parse_bytes
 
 MAX_DEVICES: Final = 4096
@@ -67,6 +71,8 @@ class DeviceTable(BaseModel):
     max_replicas: int | None = Field(default=None, ge=1, le=256)
     occupied_sm_percent: int = Field(default=0, ge=0, le=100)
     occupied_slices: tuple[Annotated[int, Field(ge=0, lt=MIG_MEMORY_SLICES)], ...] = ()
+    mig_instances: tuple[str, ...] = ()
+    mig_fixed: bool = False
     idle_watts: float | None = Field(default=None, ge=0, le=1e5)
     max_watts: float | None = Field(default=None, gt=0, le=1e5)
 
@@ -166,11 +172,12 @@ def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[st
                 f"{spec.key} does not allow the mode {mode}",
                 f"It allows {', '.join(spec.modes)}.",
             )
-        elif mode not in allowed:
+        elif mode is SharingMode.MIG and mode not in allowed:
             yield (
                 "MIG instances need the whole memory of the GPU, and `memory` is less",
                 "Leave `memory` out, use `reserved` or `occupied_slices`, or leave mig out.",
             )
+    yield from _mig_contradictions(table, spec)
     if table.occupied_slices and table.occupied_sm_percent:
         yield (
             "a GPU is cut by MIG or shared under MPS, not both",
@@ -193,11 +200,47 @@ def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[st
         yield "reserved is all of the memory or more", "Take `cordoned = true` to leave it out."
 
 
+def _mig_contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[str, str]]:
+    """What is wrong with the GPU instances that exist."""
+    if not table.mig_instances and not table.mig_fixed:
+        return
+    if SharingMode.MIG not in _modes(table, spec):
+        yield "it has GPU instances, and mig is not among its modes", "Add mig to `modes`."
+        return
+    try:
+        asked = parse_geometry(",".join(table.mig_instances) or EMPTY)
+        if any(start is None for _, start in asked):
+            yield "an instance has no first slice", 'Write them as "3g.40gb@4".'
+            return
+        places = places_for(spec.mig_profiles, asked, ())
+    except SpecError as error:
+        yield f"mig_instances: {error.message.rstrip('.')}", error.hint
+        return
+    if covered_slices(places) & set(table.occupied_slices):
+        yield (
+            "mig_instances and occupied_slices overlap",
+            "Name idle instances in the one, slices that others use in the other.",
+        )
+
+
+def _instances(table: DeviceTable, spec: HardwareSpec, device_id: str) -> tuple[MigInstance, ...]:
+    asked = parse_geometry(",".join(table.mig_instances) or EMPTY)
+    memory = {profile.name: profile.memory_bytes for profile in spec.mig_profiles}
+    return tuple(
+        MigInstance(name, start, size, memory[name], uuid=f"MIG-{device_id}-{start}")
+        for name, start, size in places_for(spec.mig_profiles, asked, ())
+    )
+
+
 def _modes(table: DeviceTable, spec: HardwareSpec) -> tuple[SharingMode, ...]:
-    """Modes asked for, or all; without MIG where the GPU shows less memory than instances take."""
+    """Modes asked for, or all; without MIG where the GPU shows less memory than instances take,
+    and MIG alone where there are GPU instances.
+    """
     asked = table.modes or spec.modes
     largest = max((p.memory_bytes for p in spec.mig_profiles), default=0)
     short = table.memory is not None and table.memory < largest
+    if table.mig_instances or table.mig_fixed:  # MIG is on: the GPU runs nothing else
+        asked = tuple(m for m in asked if m is SharingMode.MIG)
     return tuple(m for m in asked if m in spec.modes and not (m is SharingMode.MIG and short))
 
 
@@ -223,6 +266,8 @@ def _device(
         max_replicas=table.max_replicas,
         occupied_sm_percent=table.occupied_sm_percent,
         occupied_slices=tuple(sorted(set(table.occupied_slices))),
+        mig_instances=_instances(table, spec, device_id),
+        mig_fixed=table.mig_fixed,
         idle_watts=table.idle_watts,
         max_watts=table.max_watts,
     )

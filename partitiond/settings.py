@@ -118,6 +118,12 @@ class EngineSettings(Table):
     stop_grace_seconds: Seconds = Field(
         10.0, description="Time between terminate and kill, in seconds."
     )
+    cgroup: Literal["auto", "scope", "delegated", "none"] = Field(
+        "auto",
+        description="Where an engine's processes live: a systemd scope of their own, a cgroup "
+        "below the daemon's delegated one, the daemon's own, or auto (the first that this host "
+        "allows).",
+    )
 
 
 class ProfilingSettings(Table):
@@ -226,6 +232,16 @@ class ModelsSettings(Table):
     )
 
 
+class SleepSettings(Table):
+    """Models that are asleep."""
+
+    wake_on_request: bool = Field(
+        default=True,
+        description="A request for a sleeping model waits and wakes it, for proxy.max_wait_seconds "
+        "at most; else it gets 503 until somebody wakes the model.",
+    )
+
+
 class DaemonSettings(Table):
     """The daemon itself."""
 
@@ -276,6 +292,7 @@ class Settings(Table):
     cpu: CpuSettings = CpuSettings()
     gpu: GpuSettings = GpuSettings()
     models: ModelsSettings = ModelsSettings()
+    sleep: SleepSettings = SleepSettings()
     daemon: DaemonSettings = DaemonSettings()
 
     @model_validator(mode="after")

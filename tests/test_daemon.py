@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from partitiond.core.errors import DeviceError, PartitiondError
-from partitiond.daemon import _until_the_end, notify, run_daemon
+from partitiond.daemon import _until_the_end, run_daemon
 from partitiond.settings import Settings, load_settings
 from partitiond.store import open_store
+from partitiond.systemd import notify
 from tests.controller.samples import measured_profile, spec
 from tests.controller.test_service import Host
 
@@ -163,12 +164,12 @@ def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
         manager.bind(str(path))
         manager.settimeout(SECONDS)
         daemon.start({"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"})
-        assert manager.recv(64) == b"READY=1"
-        assert manager.recv(64) == b"WATCHDOG=1"
+        assert manager.recv(200).split(b"\n")[0] == b"READY=1"
+        assert manager.recv(200).split(b"\n")[0] == b"WATCHDOG=1"
         daemon.end()
-        told = manager.recv(64)
-        while told == b"WATCHDOG=1":
-            told = manager.recv(64)
+        told = manager.recv(200)
+        while told.startswith((b"WATCHDOG=1", b"STATUS=")):
+            told = manager.recv(200)
         assert told == b"STOPPING=1"
 
 

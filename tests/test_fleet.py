@@ -6,6 +6,7 @@ import pytest
 
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import SharingMode
+from partitiond.core.mig import geometry_on, place_of
 from partitiond.core.plan import Plan
 from partitiond.core.spec import Isolation, PointName, SourceKind, Weights
 from partitiond.core.workload import Workload
@@ -287,6 +288,14 @@ def test_all_a_device_can_be_is_in_its_table(tmp_path: Path) -> None:
         ("occupied_slices = [0]\noccupied_sm_percent = 5", "cut by MIG or shared under MPS"),
         ('occupied_slices = [0]\nmodes = ["mps"]', "others use the GPU in the mode mig"),
         ('occupied_sm_percent = 9\nmodes = ["mig"]', "others use the GPU in the mode mps"),
+        ('mig_instances = ["3g.40gb"]', "has no first slice"),
+        ('mig_instances = ["3g.40gb@1"]', "cannot start at slice 1"),
+        ('mig_instances = ["3g.40gb@4", "2g.20gb@6"]', "cannot start at slice 6"),
+        ('mig_instances = ["3g.40gb@4", "1g.10gb@5"]', "overlap"),
+        ('mig_instances = ["2g.10gb@0"]', "no MIG profile 2g.10gb"),
+        ('mig_instances = ["big"]', "is no MIG instance"),
+        ('mig_instances = ["3g.40gb@4"]\noccupied_slices = [4]', "occupied_slices overlap"),
+        ('mig_fixed = true\nmodes = ["mps"]', "mig is not among"),
         ("idle_watts = 500", "idle_watts is more than its limit of 400 W"),
         ('reserved = "80GiB"', "reserved is all of the memory"),
         ('memory = "40GiB"\nmodes = ["mig"]', "need the whole memory"),
@@ -304,6 +313,20 @@ def test_a_device_that_cannot_be_is_refused(tmp_path: Path, lines: str, message:
     text = f'[[devices]]\nhardware = "a100-80gb"\n{lines}\n'
     with pytest.raises(SpecError, match=message):
         load_fleet(write(tmp_path, text))
+
+
+def test_gpu_instances_that_exist_are_in_the_table(tmp_path: Path) -> None:
+    text = (
+        '[[devices]]\nhardware = "a100-80gb"\nmig_instances = ["3g.40gb@4", "1g.10gb@0"]\n'
+        "mig_fixed = true\n"
+    )
+    (device,) = load_fleet(write(tmp_path, text)).devices
+    assert device.modes == (SharingMode.MIG,)
+    assert device.mig_fixed
+    assert [place_of(i) for i in device.mig_instances] == [("1g.10gb", 0, 1), ("3g.40gb", 4, 4)]
+    geometry = geometry_on(device)
+    assert geometry is not None
+    assert geometry.most == 2
 
 
 def test_less_memory_than_instances_take_leaves_mig_out(tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 import argparse
 import asyncio
 import contextlib
-import dataclasses
+import functools
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.gpu_check import fake_mps
 from bench.gpu_check.engine_python import with_folder
 from bench.gpu_check.lab import Lab, Tools
 from bench.gpu_check.ledger import Ledger, Subject, locked
-from bench.gpu_check.mps import MpsUnavailableError, control_command
+from bench.gpu_check.mps import CONTROL, MpsUnavailableError, control_program
 from bench.gpu_check.run import Budget, Check, write_report
 from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.scale import FAKE, FULL, Scale
@@ -23,12 +23,14 @@ from bench.gpu_check.schedule import State, Trial
 from bench.gpu_check.steps import all_steps
 from partitiond.core.errors import EngineUnavailableError, InputError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
-from partitiond.devices.fake_nvml import FakeGpu, FakeNvml, fake_h200
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.capabilities import capabilities_of
 from partitiond.engines.environment import EngineEnvironment, read_environment
+
+if TYPE_CHECKING:
+    from partitiond.simulated_gpus import SimulatedHost
 
 OK, FAILED, USAGE, NO_GPU, INTERRUPTED = 0, 1, 2, 4, 130
 NO_GPU_TEXT = "There is no NVIDIA GPU on this machine, so nothing was measured."
@@ -50,6 +52,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dcgm-url", help="metrics of a DCGM exporter")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-mps", action="store_true", help="never start an MPS daemon")
+    parser.add_argument(
+        "--mig", action="store_true", help="make and destroy GPU instances, where MIG mode is on"
+    )
     parser.add_argument("--require-gpu", action="store_true", help="exit with 4 without a GPU")
     parser.add_argument("--fake", action="store_true", help="simulate the GPU and its engines")
     arguments = parser.parse_args(argv)
@@ -86,30 +91,35 @@ def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
         raise EngineUnavailableError(
             f"{python} has no vLLM for NVIDIA GPUs.",
             hint="Name one by --engine-python, or a folder by --engine-path; "
-            "see docs/how-to/check-a-gpu.md.",
+            "see docs/how-to/gpu-check.md.",
         )
     capabilities_of(found.version)
     return found
 
 
-def mps_of(arguments: argparse.Namespace, device: Device) -> tuple[str, ...] | str:
-    """How to start an MPS daemon, or why it is not to be."""
+def mps_of(arguments: argparse.Namespace, device: Device, folder: Path) -> Path | str:
+    """The MPS control program, or why none is to be started."""
     if arguments.no_mps:
         return "it was not allowed (--no-mps)"
     if arguments.fake:
-        return (sys.executable, str(Path(fake_mps.__file__)))
+        # Simulated hosts want packages that are not vLLM's.
+        from partitiond.simulated_gpus.mps_control import write_program
+
+        return write_program(folder / "bin" / CONTROL)
     try:
-        return control_command(device)
+        return Path(control_program(device))
     except MpsUnavailableError as error:
         return str(error)
 
 
 @contextlib.contextmanager
-def prepared(arguments: argparse.Namespace, device: Device, nvml: FakeNvml | None) -> Iterator[Lab]:
+def prepared(
+    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None"
+) -> Iterator[Lab]:
     """A lab for the device. Raises PartitiondError."""
     scale = scale_of(arguments)
     with tempfile.TemporaryDirectory(prefix="pd-check-") as short:
-        if nvml is None:
+        if host is None:
             environment = engine_of(arguments, Path(short))
             engine = f"vllm {environment.version}"
             args: tuple[str, ...] = ("--stream-interval", str(arguments.stream_interval))
@@ -120,17 +130,19 @@ def prepared(arguments: argparse.Namespace, device: Device, nvml: FakeNvml | Non
         runner = CheckRunner(
             Path(short) / "run",
             environment,
-            cache_dir=cache if nvml is None else Path(short) / "cache",
+            cache_dir=cache if host is None else Path(short) / "cache",
             device_index=0,
-            on_memory=(lambda used: _show_used(nvml, used)) if nvml is not None else None,
+            on_start=functools.partial(host.add_process, device.id) if host is not None else None,
         )
         tools = Tools(
             runner=runner,
             telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url),
             used_bytes=lambda: used_bytes(device.id),
-            mps_command=mps_of(arguments, device),
-            engine_kind="vllm" if nvml is None else "simulated",
+            mps_program=mps_of(arguments, device, Path(short)),
+            engine_kind="vllm" if host is None else "simulated",
             engine_args=args,
+            engine_python=None if environment is None else environment.python,
+            mig=arguments.mig,
         )
         yield Lab(
             device,
@@ -144,10 +156,6 @@ def prepared(arguments: argparse.Namespace, device: Device, nvml: FakeNvml | Non
         )
 
 
-def _show_used(nvml: FakeNvml, used: int) -> None:
-    nvml.gpus[0].used_bytes = used
-
-
 async def cancelled_by_sigterm(check: Check) -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -156,10 +164,10 @@ async def cancelled_by_sigterm(check: Check) -> None:
 
 
 def measure(
-    arguments: argparse.Namespace, device: Device, nvml: FakeNvml | None, budget: Budget
+    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None", budget: Budget
 ) -> int:
     """Run the check on a device; the report is written however it ends."""
-    with prepared(arguments, device, nvml) as lab:
+    with prepared(arguments, device, host) as lab:
         check = Check(lab, budget, arguments.only, say)
         status = OK
         try:
@@ -196,9 +204,25 @@ def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
     return NO_GPU if arguments.require_gpu else OK
 
 
-def simulated_gpu() -> FakeGpu:
-    """A profile that it ends up in must not pass for one of a real GPU."""
-    return dataclasses.replace(fake_h200(), name="NVIDIA H200 (simulated)")
+@contextlib.contextmanager
+def gpu_in_place(*, fake: bool) -> Iterator["SimulatedHost | None"]:
+    """A simulated host under NVML until the end of the block, where one is wanted; else None.
+
+    Raises:
+        DeviceError: there is no C compiler to make one.
+    """
+    if not fake:
+        yield None
+        return
+    # Simulated hosts want packages that are not vLLM's.
+    from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+
+    # A profile that this name ends up in must not pass for one of a real GPU.
+    gpu = GpuDescription("h200-141gb", name="NVIDIA H200 (simulated)")
+    with tempfile.TemporaryDirectory(prefix="pd-check-gpu-") as folder:
+        host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), Path(folder))
+        with host.installed():
+            yield host
 
 
 def checked(arguments: argparse.Namespace, budget: Budget) -> int:
@@ -211,13 +235,11 @@ def checked(arguments: argparse.Namespace, budget: Budget) -> int:
             f"{arguments.out} cannot be made: {error.strerror}.", hint="Choose another --out."
         ) from error
     with locked(arguments.out), contextlib.ExitStack() as stack:
-        nvml = FakeNvml([simulated_gpu()]) if arguments.fake else None
-        if nvml is not None:
-            stack.enter_context(nvml.installed())
+        host = stack.enter_context(gpu_in_place(fake=arguments.fake))
         gpus = [d for d in HostDevices().discover() if d.kind is DeviceKind.GPU]
         if not gpus:
             return nothing_to_measure_on(arguments, budget)
-        return measure(arguments, gpus[0], nvml, budget)
+        return measure(arguments, gpus[0], host, budget)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ def adapted(
     device_index: int,
     api_servers: int = 1,
     explicit_kv: bool = True,
+    defaults: bool = False,
     inherited: Mapping[str, str] | None = None,
     cache_dir: str = "",
 ) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def adapted(
         device_index: written instead of the UUID: older vLLM (0.23 and before) reads a number.
         api_servers: API server processes; more than one only `vllm serve` starts.
         explicit_kv: keep the explicit KV bytes; without them vLLM measures and logs its terms.
+        defaults: `vllm serve` as somebody starts it who sets nothing: no limits, no batch.
         inherited: environment to take `PASSED_ON` and PATH from.
         cache_dir: kept between engines, for kernels that are compiled below the home folder
             otherwise, which every engine has for itself; empty leaves that.
@@ -31,11 +33,15 @@ def adapted(
     argv = list(command["argv"])
     if not explicit_kv:
         argv = _without(argv, "--kv-cache-memory-bytes")
+    if defaults:
+        argv = _with_defaults(_as_serve(argv))
     if api_servers > 1:
         argv = [*_as_serve(argv), "--api-server-count", str(api_servers)]
     env = dict(command["env"])
     if env.get("CUDA_VISIBLE_DEVICES"):
-        env |= {"CUDA_VISIBLE_DEVICES": str(device_index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        # Clients of an MPS daemon that sees one GPU count it anew.
+        index = 0 if "CUDA_MPS_PIPE_DIRECTORY" in env else device_index
+        env |= {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     env |= {name: given[name] for name in PASSED_ON if name in given}
     if cache_dir:
         env |= {
@@ -45,6 +51,25 @@ def adapted(
     if "PATH" in given:
         env["PATH"] = given["PATH"]
     return {**command, "argv": argv, "env": env}
+
+
+OURS: Final = (
+    "--kv-cache-memory-bytes",
+    "--gpu-memory-utilization",
+    "--max-num-seqs",
+    "--max-num-batched-tokens",
+    "--max-model-len",
+)
+"""Limits that plans set, each with a value."""
+OURS_BARE: Final = ("--no-enable-prefix-caching", "--enable-prefix-caching")
+
+
+def _with_defaults(argv: list[str]) -> list[str]:
+    """Without the limits that plans set; model, weights, dtype and socket stay."""
+    for flag in OURS:
+        argv = _without(argv, flag)
+    joined = tuple(f"{flag}=" for flag in OURS)
+    return [word for word in argv if word not in OURS_BARE and not word.startswith(joined)]
 
 
 def _without(argv: list[str], flag: str) -> list[str]:

@@ -49,6 +49,7 @@ class Want:
         env: further environment, as an MPS daemon's.
         args: further engine flags.
         changes: what plans never do.
+        pinned: on cores of its own; else on all cores that engines have.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Want:
     args: tuple[str, ...] = ()
     changes: Changes = UNCHANGED
     workload: Workload | None = None
+    pinned: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,16 +80,20 @@ class Tools:
 
     Attributes:
         used_bytes: memory of the device that anyone uses now.
-        mps_command: the MPS control program, or why there is none.
+        mps_program: the MPS control program, or why there is none.
         engine_args: flags of every engine.
+        engine_python: interpreter of the engines, for a daemon's; None where they are simulated.
+        mig: GPU instances may be made and destroyed.
     """
 
     runner: CheckRunner
     telemetry: TelemetrySource
     used_bytes: Callable[[], int]
-    mps_command: tuple[str, ...] | str
+    mps_program: Path | str
     engine_kind: str
     engine_args: tuple[str, ...] = ()
+    engine_python: Path | None = None
+    mig: bool = False
 
 
 class Lab:
@@ -245,7 +251,8 @@ class Lab:
         try:
             for number, want in enumerate(wants):
                 self.say(f"starting engine {number + 1} of {len(wants)}: {want.model}")
-                running.append(await self._start(want, self.cores_of(number, len(wants))))
+                cores = self.cores_of(number, len(wants)) if want.pinned else self.engine_cores
+                running.append(await self._start(want, cores))
             yield running
         finally:
             await to_end(self._stop_all(running))
@@ -344,11 +351,11 @@ class Lab:
         }
 
     @contextlib.asynccontextmanager
-    async def mps(self) -> AsyncIterator[mps.MpsDaemon]:
+    async def mps(self) -> AsyncIterator[mps.LabDaemon]:
         """An MPS daemon for this GPU. Raises MpsUnavailableError."""
-        if isinstance(self.tools.mps_command, str):
-            raise mps.MpsUnavailableError(self.tools.mps_command)
-        async with mps.mps(self.tools.mps_command, self.device_index) as daemon:
+        if isinstance(self.tools.mps_program, str):
+            raise mps.MpsUnavailableError(self.tools.mps_program)
+        async with mps.mps(str(self.tools.mps_program), self.device.id) as daemon:
             yield daemon
 
     async def settled_bytes(self) -> int:

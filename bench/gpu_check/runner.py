@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from bench.gpu_check.command_line import adapted
+from partitiond.core.units import GIB
 from partitiond.engines.environment import EngineEnvironment
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.runner import ProcessEngineRunner
-from partitiond.ports import EngineExit, EngineHandle, EngineLaunch
+from partitiond.ports import EngineHandle, EngineLaunch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Changes:
 
     api_servers: int = 1
     explicit_kv: bool = True
+    defaults: bool = False
 
 
 UNCHANGED: Final = Changes()
@@ -28,8 +30,8 @@ class CheckRunner(ProcessEngineRunner):
     """Starts engines as the daemon does, but for `Changes`.
 
     Args:
-        on_memory: told the footprints of the engines that live, whenever that changes: a GPU that
-            is not there shows them as used memory.
+        on_start: told the pid and the footprint in bytes of every engine: a GPU that is not there
+            shows it as used memory for as long as the engine lives.
     """
 
     def __init__(
@@ -39,14 +41,13 @@ class CheckRunner(ProcessEngineRunner):
         *,
         cache_dir: Path,
         device_index: int,
-        on_memory: Callable[[int], None] | None = None,
+        on_start: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__(run_dir, environment, cache_dir=cache_dir)
         self._device_index = device_index
         self._kernels = cache_dir.absolute()
         self._changes: dict[str, Changes] = {}
-        self._on_memory = on_memory
-        self._living: dict[str, int] = {}
+        self._on_start = on_start
 
     def change(self, replica_id: str, changes: Changes) -> None:
         """Start the replica of this name with these."""
@@ -54,19 +55,9 @@ class CheckRunner(ProcessEngineRunner):
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         handle = await super().start(launch)
-        self._living[launch.replica_id] = launch.kv_cache_bytes + (1 << 30)
-        self._tell()
+        if self._on_start is not None:
+            self._on_start(handle.pid, launch.kv_cache_bytes + GIB)
         return handle
-
-    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
-        ended = await super().stop(handle, grace_seconds)
-        self._living.pop(handle.launch.replica_id, None)
-        self._tell()
-        return ended
-
-    def _tell(self) -> None:
-        if self._on_memory is not None:
-            self._on_memory(sum(self._living.values()))
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
         command = super()._command(launch, folder)
@@ -78,6 +69,7 @@ class CheckRunner(ProcessEngineRunner):
             device_index=self._device_index,
             api_servers=changes.api_servers,
             explicit_kv=changes.explicit_kv,
+            defaults=changes.defaults,
             inherited=os.environ,
             cache_dir=str(self._kernels),
         )

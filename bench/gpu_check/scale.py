@@ -23,6 +23,9 @@ class Scale:
         large_replicas, outputs: of step 9.
         large_batch: in flight at the 2.7B model, over all replicas.
         paper_requests: of the paper's mode.
+        planned_replicas: that a daemon plans and serves in step 11, and of which one is killed.
+        grid: replicas of steps 14 and 15, beside those of steps 4 and 9.
+        contract: arguments of pytest in step 13.
         costs: expected, until starts were seen.
         reserve_seconds: of the budget, for stopping and the report.
     """
@@ -41,6 +44,9 @@ class Scale:
     outputs: tuple[int, ...]
     large_batch: int
     paper_requests: int
+    planned_replicas: int
+    grid: tuple[int, ...]
+    contract: tuple[str, ...]
     costs: Costs
     reserve_seconds: float
 
@@ -60,6 +66,9 @@ FULL: Final = Scale(
     outputs=(32, 64, 128, 256),
     large_batch=512,
     paper_requests=500,
+    planned_replicas=4,
+    grid=(8, 3, 6, 5, 7),
+    contract=("-m", "gpu", "tests/contract"),
     # A cold start compiles and captures graphs: 40 to 70 s for small models; later ones half.
     costs=Costs(start_seconds=70.0, window_seconds=16.0),
     reserve_seconds=15.0,
@@ -81,6 +90,9 @@ FAKE: Final = Scale(
     outputs=(4, 8),
     large_batch=8,
     paper_requests=0,
+    planned_replicas=2,
+    grid=(3,),
+    contract=("-m", "not gpu", "tests/contract/test_device_provider.py"),
     costs=Costs(start_seconds=2.5, window_seconds=1.5),
     reserve_seconds=4.0,
 )

@@ -74,6 +74,13 @@ class Together:
         known = [count for count in self.preemptions if count is not None]
         return sum(known) if len(known) == len(self.each) else None
 
+    @property
+    def joules_per_token(self) -> float | None:
+        """Energy of the whole GPU by output token; None where the GPU tells no energy."""
+        energy = None if self.telemetry is None else self.telemetry.energy_joules
+        tokens = self.output_tokens_per_s * self.seconds
+        return energy / tokens if energy is not None and tokens > 0 else None
+
     def worst(self, name: str) -> float | None:
         """The largest of the engines' values."""
         return max((r[name] for r in self.each if r[name] is not None), default=None)
@@ -89,6 +96,7 @@ class Together:
             "E2EL mean s": _rounded(self.worst("e2el_mean_seconds"), 3),
             "window s": _rounded(self.seconds, 1),
             "preempted": self.preempted,
+            "J/token": _rounded(self.joules_per_token, 5),
             **device_columns(self.telemetry),
             "client core": _rounded(self.worst("cpu_share"), 2),
         }

@@ -164,6 +164,9 @@ class EngineBody(Body):
     max_num_batched_tokens: int | None = Field(
         None, description="Tokens of one engine step (chunked prefill); null for the default."
     )
+    sleep_mode: bool = Field(
+        default=False, description="Start it so that it can be put to sleep; not on a CPU."
+    )
 
 
 class SourceBody(Body):
@@ -227,6 +230,7 @@ class EnginePatch(Body):
     quantization: Quantization | None = None
     kv_cache_dtype: KvCacheDtype | None = None
     max_num_batched_tokens: int | None = None
+    sleep_mode: bool | None = None
 
 
 class VariantBody(Body):

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from partitiond.api.answers import NewKey
 from partitiond.api.schemas import ApiOptions
 from partitiond.core.errors import InputError, PreconditionFailedError
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.ports import (
@@ -43,6 +43,7 @@ ANSWERS: Final = tuple(
         PlanPreview,
         ReplicaView,
         Device,
+        DeviceDetails,
         Event,
         KeyRecord,
         NewKey,

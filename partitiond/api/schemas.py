@@ -124,6 +124,11 @@ class ModelBody(Body):
         description="Which point of its profiles replicas run at; default: the knee, or below it "
         "the largest batch that holds the SLO.",
     )
+    sleep_after_seconds: float | None = Field(
+        None,
+        description="Put it to sleep after so many seconds without a request; null never. Needs "
+        "engine.sleep_mode.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelBody":
@@ -159,6 +164,7 @@ class ModelBody(Body):
             engine_kind=self.engine_kind,
             variants=variants,
             operating_point=self.operating_point,
+            sleep_after_seconds=self.sleep_after_seconds,
         )
         _check_contexts(spec)
         return spec
@@ -233,6 +239,7 @@ class ModelPatch(Body):
     auto: bool | None = None
     variants: Variants | None = Field(None, description="All of them: the list is replaced.")
     operating_point: PointName | None = None
+    sleep_after_seconds: float | None = None
 
     def apply_to(self, spec: ModelSpec, options: ApiOptions) -> ModelSpec:
         """The changed specification. Raises SpecError."""
@@ -274,6 +281,14 @@ def _merge(target: Any, patch: dict[str, Any]) -> dict[str, Any]:
 # --- other bodies ----------------------------------------------------------------------------
 
 
+class SleepBody(Body):
+    """How deep a model is put to sleep."""
+
+    level: Literal[1, 2] = Field(
+        1, description="1 keeps the weights in host memory, 2 reads them again on waking."
+    )
+
+
 class ProfileBody(Body):
     """A profile job; what is absent follows the daemon's settings."""
 
@@ -282,6 +297,8 @@ class ProfileBody(Body):
             "examples": [
                 {},
                 {"cores": 1, "max_batch": 64},
+                {"sm_percent": 30},
+                {"mig_profile": "2g.20gb"},
                 {"variant": "fp8", "workload": {"prompt_tokens": 1024, "output_tokens": 64}},
             ]
         }
@@ -294,7 +311,17 @@ class ProfileBody(Body):
         None, gt=0, allow_inf_nan=False, description="Longest measuring time, in seconds."
     )
     memory_bytes: Annotated[Size, Field(ge=1)] | None = Field(
-        None, description="Memory of the partition, in bytes or as a size (12GiB)."
+        None,
+        description="Memory of the partition, in bytes or as a size (12GiB); on a GPU it asks for "
+        "a memory share.",
+    )
+    sm_percent: int | None = Field(
+        None, ge=1, le=100, description="Measure in an MPS share of the SMs, in percent (GPU)."
+    )
+    mig_profile: str = Field(
+        "",
+        max_length=32,
+        description="Measure in a MIG slice of this MIG profile, as 2g.20gb (GPU).",
     )
     seed: int = Field(0, ge=0, description="Seed of the load.")
     variant: str = Field("", description="Form of the model to measure; empty: the model itself.")
@@ -344,6 +371,12 @@ class KeyBody(Body):
     models: Annotated[list[str], Field(max_length=MAX_LIST)] = Field(
         [], description="Models it may use; empty for all."
     )
+
+
+class CordonBody(Body):
+    """Why nothing is to be placed on a device."""
+
+    reason: str = Field("", max_length=500, description="For those who find it cordoned.")
 
 
 class ShutdownBody(Body):

@@ -1,4 +1,4 @@
-"""`serve`, `down`, `status` and `devices`: the daemon and what it runs."""
+"""`serve`, `down` and `status`: the daemon and what it runs."""
 
 import time
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from partitiond.cli.options import JsonOption, client_of, settings_of
-from partitiond.cli.output import emit, err, out, print_json, say
+from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
     app.command("down")(down)
     app.command("status")(status)
-    app.command("devices")(devices)
 
 
 def serve(ctx: typer.Context) -> None:
@@ -37,7 +36,7 @@ def serve(ctx: typer.Context) -> None:
 
     settings = settings_of(ctx)
     say(f"partitiond: state in {settings.state_dir}")
-    run_daemon(settings, ready_callback=lambda: _say_ready(settings))
+    run_daemon(settings, lambda: _say_ready(settings), reread=lambda: settings_of(ctx))
 
 
 def _say_ready(settings: "Settings") -> None:
@@ -129,19 +128,8 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
     console.print(replicas_table(shown["replicas"]))
 
 
-def devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the devices of this host; needs no daemon."""
-    from partitiond.cli.render import devices_table
-
-    found = host_devices(settings_of(ctx))
-    emit(found, as_json=as_json, render=lambda: devices_table(found))
-
-
 def host_devices(settings: "Settings") -> "list[Device]":
-    """Devices as the settings allow them. Raises DeviceError."""
-    from partitiond.devices.host import HostDevices
+    """Devices of this host as the settings allow them. Raises DeviceError."""
+    from partitiond.cli import commands_devices
 
-    provider = HostDevices(
-        settings.cpu.cores, settings.cpu.memory, nvml=settings.gpu.enabled, cpu=settings.cpu.enabled
-    )
-    return list(provider.discover())
+    return commands_devices.host_devices(settings)

@@ -1,12 +1,12 @@
 """`partitiond doctor`: what works here, what does not, and what to do about it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
-from partitiond.cli.output import emit
+from partitiond.cli.output import emit, print_json, say
 from partitiond.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from partitiond.cli.doctor import Finding
+    from partitiond.cli.doctor_findings import Finding
+    from partitiond.settings import Settings
+
+FixOption = Annotated[
+    bool,
+    typer.Option(
+        "--fix", help="Remove leftovers of ours that are safe to remove, after showing them."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,31 +30,59 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = False) -> None:
     """Check what partitiond needs here, and say what to do.
 
     Ends with 0 when it can work (warnings included) and with 1 when something must be put right.
+    With --fix it also removes what earlier runs left: run folders, engines of jobs that are gone,
+    control daemons without clients. It changes nothing that is not ours, and ends nothing that
+    serves.
     """
-    from partitiond.cli.doctor import Verdict
+    from partitiond.cli.doctor_findings import Verdict
 
-    findings = _findings(ctx)
-    emit(findings, as_json=as_json, render=lambda: _table(findings))
+    settings, findings = _findings(ctx)
+    done: list[str] = []
+    if fix and settings is not None:
+        done = _fixed(settings, findings)
+        settings, findings = _findings(ctx)
+    if fix and as_json:
+        print_json({"done": done, "findings": findings})
+    else:
+        emit(findings, as_json=as_json, render=lambda: _table(findings))
     failed = any(finding.verdict is Verdict.FAIL for finding in findings)
     raise typer.Exit(Exit.FAILED if failed else Exit.OK)
 
 
-def _findings(ctx: typer.Context) -> "Sequence[Finding]":
+def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[Finding]]":
     """All findings; settings that cannot be read are one, because nothing else can be checked."""
     from partitiond.cli import doctor as checks
     from partitiond.cli.commands_daemon import lock_is_held
+    from partitiond.cli.doctor_findings import fail, ok
 
     try:
         settings = settings_of(ctx)
     except SettingsError as error:
         advice = error.hint.rstrip(".")
-        return [checks.check_python(), checks.fail("settings", error.message, advice)]
-    valid = checks.ok("settings", "valid; `partitiond config show` lists them")
-    return [valid, *checks.examine(settings, daemon_runs=lock_is_held(settings.lock_path))]
+        return None, [checks.check_python(), fail("settings", error.message, advice)]
+    valid = ok("settings", "valid; `partitiond config show` lists them")
+    held = lock_is_held(settings.lock_path)
+    return settings, [valid, *checks.examine(settings, daemon_runs=held)]
+
+
+def _fixed(settings: "Settings", findings: "Sequence[Finding]") -> list[str]:
+    """Show what would be done, do it, say what was."""
+    from partitiond.cli.doctor_fixes import fix, fixable
+
+    wanted = fixable(findings)
+    if not wanted:
+        say("Nothing of ours is left over.")
+        return []
+    for finding in wanted:
+        say(f"{finding.check}: {finding.message}\n  will {finding.fix}")
+    done = fix(settings)
+    for text in done:
+        say(f"  {text}")
+    return done
 
 
 def _table(findings: "Sequence[Finding]") -> "RenderableType":
@@ -57,5 +93,7 @@ def _table(findings: "Sequence[Finding]") -> "RenderableType":
         text = finding.message
         if finding.advice:
             text += f"\n-> {finding.advice}"
+        if finding.command:
+            text += f"\n   $ {finding.command}"
         table.add_row(finding.check, state_text(finding.verdict.value), text)
     return table

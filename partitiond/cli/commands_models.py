@@ -57,6 +57,8 @@ def add(
     kv_cache_dtype: asked.KvDtypeOption = None,
     max_num_batched_tokens: asked.StepTokensOption = None,
     engine_arg: given.EngineArgOption = None,
+    sleep_mode: given.SleepModeOption = None,
+    sleep_after: given.SleepAfterOption = None,
     variant: given.VariantsOption = None,
     engine_kind: given.EngineKindOption = None,
     min_replicas: given.MinReplicasOption = None,
@@ -85,7 +87,8 @@ def add(
         "operating_point": point,
         "demand": given.demand_body(demand, burst_factor, weight)
         | placed.arrivals_body(percentile, window),
-        "engine": engine | precision,
+        "engine": engine | precision | given.without_none({"sleep_mode": sleep_mode}),
+        "sleep_after_seconds": sleep_after or None,
         "variants": given.variant_bodies(variant),
         "rules": placed.rules_body(
             avoid,
@@ -189,6 +192,8 @@ def update(
     quantization: asked.QuantizationOption = None,
     kv_cache_dtype: asked.KvDtypeOption = None,
     max_num_batched_tokens: asked.StepTokensOption = None,
+    sleep_mode: given.SleepModeOption = None,
+    sleep_after: given.SleepAfterOption = None,
     variant: given.VariantsOption = None,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
@@ -213,7 +218,9 @@ def update(
         "operating_point": point,
         "demand": given.demand_body(demand, burst_factor)
         | placed.arrivals_body(percentile, window),
-        "engine": given.engine_body(dtype, max_model_len, None) | precision,
+        "engine": given.engine_body(dtype, max_model_len, None)
+        | precision
+        | given.without_none({"sleep_mode": sleep_mode}),
         "rules": placed.rules_body(
             avoid,
             near,
@@ -229,6 +236,8 @@ def update(
     variants = given.variant_bodies(variant)
     if variants is not None:
         changes["variants"] = variants
+    if sleep_after is not None:
+        changes["sleep_after_seconds"] = sleep_after or None
     if not changes:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:

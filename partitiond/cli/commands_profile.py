@@ -71,6 +71,8 @@ def profile(
     device: asked.DeviceOption = None,
     cores: asked.CoresOption = None,
     memory: asked.MemoryOption = None,
+    mps: asked.MpsOption = None,
+    mig: asked.MigOption = None,
     max_batch: asked.MaxBatchOption = None,
     time_limit: asked.TimeLimitOption = None,
     no_confirm: asked.NoConfirmOption = False,
@@ -89,6 +91,9 @@ def profile(
     registered first (without --auto). Without one it runs here; the profile is kept in the
     state folder either way. Interrupted, the same command goes on with the trials it has.
     Without a hub, --weights dummy measures the true architecture.
+
+    A GPU is measured whole, unless --memory, --mps or --mig ask for a share of it. Plans derive
+    shares from the whole by themselves; measuring one makes them surer.
     """
     check_plot_path(plot)
     check_time_limit(time_limit)
@@ -125,6 +130,8 @@ def profile(
         confirm=not no_confirm,
         paper_requests=paper_requests,
         fresh=secrets.token_hex(4) if fresh else "",
+        sm_percent=mps,
+        mig_profile=(mig or "").strip().lower(),
     )
     found = measure(settings_of(ctx), model, body, options)
     _show(found, plot, as_json=as_json)

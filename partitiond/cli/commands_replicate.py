@@ -55,6 +55,10 @@ BatchOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Device id.")]
+MpsOption = Annotated[
+    bool,
+    typer.Option("--mps", help="On a GPU: under MPS with equal shares of the SMs [time-sliced]."),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="N", show_default=False, help="Seed of the prompts [0].")
 ]
@@ -76,6 +80,7 @@ def replicate(
     window: WindowOption = 20.0,
     batch: BatchOption = None,
     device: DeviceOption = None,
+    mps: MpsOption = False,
     weights: given.WeightsOption = None,
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
@@ -91,6 +96,8 @@ def replicate(
     Compares one engine on all of the memory and cores with several on equal parts of them, and
     fits what sharing costs from the same windows. The windows of what is compared alternate.
     With OTHER, two models side by side: predicted from each alone, then measured.
+
+    On a GPU the replicas share it time-sliced, or with --mps under MPS.
 
     Runs here, without a daemon. The result is kept with the models' newest profiles, and plans
     use it from then on.
@@ -118,7 +125,8 @@ def replicate(
         batch=batch,
         device_id=device,
         plan=WindowPlan(rounds=windows, seconds=window, seed=seed),
-        command=_command(names, replicas, cores=cores, windows=windows, window=window),
+        command=_command(names, replicas, cores=cores, windows=windows, window=window, mps=mps),
+        mps=mps,
     )
     refuse_beside_daemon(settings)
     found = measure_here(settings, question, err())
@@ -153,11 +161,18 @@ def refuse_beside_daemon(settings: "Settings") -> None:
 
 
 def _command(
-    names: list[str], replicas: str, *, cores: int | None, windows: int, window: float
+    names: list[str],
+    replicas: str,
+    *,
+    cores: int | None,
+    windows: int,
+    window: float,
+    mps: bool,
 ) -> str:
     parts = ["partitiond", "replicate", *names]
     parts += ["--replicas", replicas] if len(names) == 1 else []
     parts += ["--cores", str(cores)] if cores is not None else []
+    parts += ["--mps"] if mps else []
     parts += ["--windows", str(windows), "--window", f"{window:g}"]
     return shlex.join(parts)
 

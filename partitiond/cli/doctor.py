@@ -4,8 +4,6 @@ A `fail` is something partitiond cannot work with, a `warn` something it works w
 than it could or not for everything. Each says what to do.
 """
 
-import dataclasses
-import enum
 import os
 import resource
 import shutil
@@ -16,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from partitiond.cli.doctor_findings import Finding, fail, ok, warn
 from partitiond.core.errors import DeviceError, EngineUnavailableError
 from partitiond.core.units import GIB, MIB, format_bytes
 
@@ -29,43 +28,6 @@ MIN_SHARED_MEMORY_BYTES: Final = 256 * MIB
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - looked at, nothing is put there
 MIN_MEMORY_BYTES: Final = 5 * GIB
 """One CPU engine of the smallest catalog model takes about 4.6 GB."""
-
-
-class Verdict(enum.StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        advice: what to do, or empty where nothing is to be done.
-    """
-
-    check: str
-    verdict: Verdict
-    message: str
-    advice: str = ""
-
-
-def ok(check: str, message: str) -> Finding:
-    """All is well."""
-    return Finding(check, Verdict.OK, message)
-
-
-def warn(check: str, message: str, advice: str) -> Finding:
-    """It works, but not as well as it could."""
-    return Finding(check, Verdict.WARN, message, advice)
-
-
-def fail(check: str, message: str, advice: str) -> Finding:
-    """It cannot work."""
-    return Finding(check, Verdict.FAIL, message, advice)
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
@@ -150,6 +112,7 @@ def check_open_files(settings: "Settings") -> Finding:
             "open files",
             f"limit {soft} (hard limit {hard})",
             f"raise it: ulimit -n {MIN_OPEN_FILES}, or LimitNOFILE= in the systemd unit",
+            f"ulimit -n {MIN_OPEN_FILES}",
         )
     return ok("open files", f"limit {soft}")
 
@@ -214,7 +177,8 @@ def check_telemetry(settings: "Settings") -> Finding:
     source = HostTelemetry(dcgm_url=settings.gpu.dcgm_url)
 
     async def ask() -> list[str]:
-        return [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]
+        told = [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]
+        return list(dict.fromkeys(told))  # GPUs of one kind tell the same
 
     return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
 
@@ -230,6 +194,7 @@ def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> Finding:
             "leftovers",
             f"{len(found)} processes without a daemon: {shown}",
             "`partitiond serve` adopts them, `partitiond down` then stops them",
+            "partitiond serve",
         )
     return ok("leftovers", "no process without a daemon")
 
@@ -259,6 +224,8 @@ def processes_of(run_dir: Path) -> list[tuple[int, str]]:
 
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
     """All checks, in the order a newcomer meets the parts."""
+    from partitiond.cli.doctor_gather import gather, judge
+
     checks: list[Callable[[], Finding]] = [
         check_python,
         lambda: check_engine(settings),
@@ -279,4 +246,8 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
         ),
         lambda: check_leftovers(settings, daemon_runs=daemon_runs),
     ]
-    return [check() for check in checks]
+    found = [check() for check in checks]
+    return [
+        *found,
+        *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
+    ]

@@ -5,29 +5,33 @@ its engine for a stray one. The profile is kept in the state folder's store.
 """
 
 import asyncio
+import dataclasses
 import signal
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from partitiond.cli.exits import Exit
+from partitiond.cli.local_engines import LocalEngines, local_engines
 from partitiond.cli.output import say
 from partitiond.cli.render_progress import Reporter, reporting
+from partitiond.controller.leases import Lease, Waits, lease_for
 from partitiond.controller.profile_params import (
     ProfilingOptions,
     measured_spec,
     profile_request,
 )
+from partitiond.controller.profile_partition import check_partition, device_for, wish_of
 from partitiond.controller.profiling import with_source
-from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
+from partitiond.core.errors import DeviceError, EngineUnavailableError, NotFoundError, SpecError
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
+from partitiond.core.partition import CpuCores, Partition
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.core.units import format_bytes
+from partitiond.core.units import Bytes, format_bytes
 from partitiond.ports import (
-    EngineHandle,
-    EngineLaunch,
     ProfileOptions,
     ProfileRequest,
     Progress,
@@ -36,7 +40,6 @@ from partitiond.ports import (
 
 if TYPE_CHECKING:
     from partitiond.engines.environment import EngineEnvironment
-    from partitiond.engines.runner import ProcessEngineRunner
     from partitiond.profiler.runner import Profiler
     from partitiond.settings import Settings
 
@@ -55,8 +58,9 @@ def measure_here(
 
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
-    cores = partition_cores(device, options.cores, settings)
-    work = _Work(settings, spec, device, cores, options)
+    if device.kind is DeviceKind.CPU:
+        partition_cores(device, options.cores, settings)  # before the lock is waited for
+    work = _Work(settings, spec, device, options)
     with StateLock.acquire(settings.lock_path), reporting(console) as report:
         # Opened first: what could not be kept is not worth measuring.
         store = open_store(settings.store_path)
@@ -94,19 +98,23 @@ def spec_of(body: dict[str, Any], settings: "Settings") -> ModelSpec:
 
 
 def choose_device(settings: "Settings", options: ProfileOptions) -> Device:
-    """The device asked for, or the first GPU, or the CPU. Raises DeviceError."""
+    """The device asked for; else the first GPU that has such partitions, or the CPU.
+
+    Raises:
+        DeviceError: there is no such device.
+        InputError: it never has such partitions.
+    """
     from partitiond.cli.commands_daemon import host_devices
 
-    devices: list[Device] = host_devices(settings)
-    if options.device_id is not None:
-        devices = [device for device in devices if device.id == options.device_id]
-    devices.sort(key=lambda device: device.kind is DeviceKind.CPU)
-    if not devices:
+    try:
+        device = device_for(options, host_devices(settings))
+    except NotFoundError as error:
         raise DeviceError(
             f"there is no device {options.device_id or ''}".rstrip() + ".",
             hint="`partitiond devices` lists them.",
-        )
-    return devices[0]
+        ) from error
+    check_partition(dataclasses.replace(options, memory_bytes=None), device)
+    return device
 
 
 def partition_cores(device: Device, cores: int | None, settings: "Settings") -> tuple[int, ...]:
@@ -143,6 +151,40 @@ def _default_cores(device: Device, settings: "Settings") -> int:
     return min((*sizes, len(device.cores)))
 
 
+def lease_here(
+    settings: "Settings",
+    device: Device,
+    options: ProfileOptions,
+    held: Sequence[tuple[str, Partition]],
+) -> Lease:
+    """The partition to measure in, beside engines that a daemon left running.
+
+    Raises:
+        SpecError: more cores or memory than the device has.
+        DeviceError: somebody holds what is asked for; nothing waits here.
+    """
+    if device.kind is DeviceKind.CPU:
+        cores = partition_cores(device, options.cores, settings)
+        budget = memory_budget(device, options.memory_bytes)
+        return Lease(CpuCores(device.id, Bytes(budget), cores), cores)
+    memory_budget(device, options.memory_bytes)  # refuses what no waiting would give
+    found = lease_for(device, wish_of(options), room_bytes=free_bytes(device), held=held)
+    if isinstance(found, Waits):
+        raise DeviceError(
+            f"{options_words(options)} cannot be measured now: it {found.reason}.",
+            hint="Stop what holds it (`partitiond serve`, `partitiond down`), or ask for less.",
+            facts={"device": device.id},
+        )
+    return found
+
+
+def options_words(options: ProfileOptions) -> str:
+    """What is asked of a GPU, in words."""
+    if options.mig_profile:
+        return f"a MIG slice {options.mig_profile}"
+    return "the GPU" if options.sm_percent is None else f"{options.sm_percent} % under MPS"
+
+
 class _Work:
     """One profile measured in this process.
 
@@ -150,20 +192,13 @@ class _Work:
     """
 
     def __init__(
-        self,
-        settings: "Settings",
-        spec: ModelSpec,
-        device: Device,
-        cores: tuple[int, ...],
-        options: ProfileOptions,
+        self, settings: "Settings", spec: ModelSpec, device: Device, options: ProfileOptions
     ) -> None:
         self._settings = settings
         self._spec = measured_spec(spec, options)
         self._device = device
-        self._cores = cores
         self._options = options
         self._request: ProfileRequest | None = None
-        self._started: list[EngineHandle] = []
 
     def interrupted(self) -> str:
         """What an interruption left, and how to go on."""
@@ -182,19 +217,27 @@ class _Work:
         _cancel_on_sigterm()
         environment = _engine_or_why_not(self._settings)
         resolved = await self._resolved(environment, report)
-        runner = self._runner(environment)
+        found = None if isinstance(environment, EngineUnavailableError) else environment
+        engines = local_engines(self._settings, found)
+        try:
+            return await self._measured(engines, resolved, report)
+        finally:
+            engines.host.devices.close()
 
+    async def _measured(
+        self, engines: "LocalEngines", resolved: ResolvedModel, report: Reporter
+    ) -> Profile:
         def show(progress: Progress) -> None:
             text = ": ".join(part for part in (progress.phase, progress.message) if part)
             report.update(text, progress.fraction, progress.seconds_left)
 
-        request = self._request = self._asked(resolved)
+        lease = lease_here(self._settings, self._device, self._options, await engines.held())
+        request = self._request = self._asked(resolved, lease)
         try:
-            profile = await self._profiler(runner).run(request, show)
+            profile = await self._profiler(engines).run(request, show)
         except asyncio.CancelledError:
             # The profiler stopped its engine; the log of one that was interrupted tells nothing.
-            for handle in self._started:
-                await runner.discard(handle)
+            await engines.discard()
             raise
         return with_source(profile, resolved.spec)
 
@@ -211,7 +254,7 @@ class _Work:
             raise environment
         return resolved
 
-    def _asked(self, resolved: ResolvedModel) -> ProfileRequest:
+    def _asked(self, resolved: ResolvedModel, lease: Lease) -> ProfileRequest:
         profiling = self._settings.profiling
         return profile_request(
             resolved,
@@ -224,43 +267,19 @@ class _Work:
                 max_window_seconds=profiling.max_window_seconds,
                 checkpoint_dir=self._settings.checkpoint_dir,
             ),
-            cores=self._cores,
-            memory_bytes=memory_budget(self._device, self._options.memory_bytes),
+            cores=lease.cores,
+            memory_bytes=lease.memory_bytes,
+            partition=lease.partition,
         )
 
-    def _runner(
-        self, environment: "EngineEnvironment | EngineUnavailableError"
-    ) -> "ProcessEngineRunner":
-        from partitiond.engines.runner import ProcessEngineRunner
-
-        started = self._started
-
-        class Runner(ProcessEngineRunner):
-            """Remembers its engines, so that an interrupted one leaves nothing on the disk."""
-
-            async def start(self, launch: EngineLaunch) -> EngineHandle:
-                started.append(await super().start(launch))
-                return started[-1]
-
-        return Runner(
-            self._settings.run_dir,
-            None if isinstance(environment, EngineUnavailableError) else environment,
-            cache_dir=self._settings.cache_dir / "compiled",
-            allow_unknown_version=self._settings.engine.allow_unknown_version,
-        )
-
-    def _profiler(self, runner: "ProcessEngineRunner") -> "Profiler":
-        from partitiond.cli.commands_daemon import host_devices
+    def _profiler(self, engines: "LocalEngines") -> "Profiler":
         from partitiond.cpu_speed import CpuSpeed
+        from partitiond.devices.nvml import used_bytes
         from partitiond.devices.telemetry import HostTelemetry
         from partitiond.profiler.runner import Profiler
 
-        def used_bytes(device_id: str) -> int:
-            found = host_devices(self._settings)
-            return next((d.memory_bytes - d.free_bytes for d in found if d.id == device_id), 0)
-
         return Profiler(
-            runner,
+            engines.runner,
             start_deadline_seconds=self._settings.engine.start_deadline_seconds,
             stop_grace_seconds=self._settings.engine.stop_grace_seconds,
             device_used_bytes=used_bytes,

@@ -11,18 +11,19 @@ import typer
 from rich.console import Console
 
 from partitiond.cli.exits import Exit
+from partitiond.cli.local_engines import LocalEngines, local_engines
 from partitiond.cli.output import say
 from partitiond.cli.render_progress import Reporter, reporting
 from partitiond.controller.targets import speaks_for
-from partitiond.core.errors import NotFoundError, ProfileError, SpecError
+from partitiond.core.errors import DeviceError, NotFoundError, ProfileError, SpecError
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
-from partitiond.core.interference import DEFAULT
+from partitiond.core.interference import DEFAULT, mode_overhead_bytes
 from partitiond.core.operating_points import named_point
-from partitiond.core.partition import PartitionSize
+from partitiond.core.partition import Partition, PartitionSize
 from partitiond.core.profile import PairRun, Profile, ProfileKind, Sharing
 from partitiond.core.spec import ModelSpec
 from partitiond.planner.candidates import busy_share
-from partitiond.ports import EngineHandle, EngineLaunch, ProfileOptions, Progress, ResolvedModel
+from partitiond.ports import ProfileOptions, Progress, ResolvedModel
 from partitiond.profiler.arrangement import Replica, Share
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.pairs import measure_pair
@@ -43,6 +44,7 @@ class Question:
         counts: numbers of replicas; of no meaning for a pair.
         cores: cores for all replicas together, or of each of a pair; None for all, or one.
         batch: requests in flight at each replica; None takes the profile's operating point.
+        mps: on a GPU, under MPS with equal shares of the SMs; else time-sliced.
         command: what repeats it, for the profiles' notes.
     """
 
@@ -53,6 +55,7 @@ class Question:
     device_id: str | None
     plan: WindowPlan
     command: str
+    mps: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ def measure_here(
     from partitiond.cli.local_profile import choose_device
     from partitiond.store import StateLock, open_store
 
-    device = choose_device(settings, ProfileOptions(device_id=question.device_id))
+    percent = 100 if question.mps else None
+    device = choose_device(settings, ProfileOptions(question.device_id, sm_percent=percent))
     with StateLock.acquire(settings.lock_path), reporting(console) as report:
         store = open_store(settings.store_path)
         try:
@@ -109,9 +113,9 @@ class _Desk:
         self._store = store
         self._device = device
         self._question = question
-        on_cpu = device.kind is DeviceKind.CPU
-        self._mode = SharingMode.CORES if on_cpu else SharingMode.MEMORY
-        self._started: list[EngineHandle] = []
+        on_gpu = SharingMode.MPS if question.mps else SharingMode.MEMORY
+        self._mode = SharingMode.CORES if device.kind is DeviceKind.CPU else on_gpu
+        self._engines: LocalEngines | None = None
 
     async def measure(self, report: Reporter) -> ReplicationReport | PairReport:
         """Ends its engines on Ctrl-C and SIGTERM, too: both cancel this task."""
@@ -139,6 +143,8 @@ class _Desk:
             cores=cores,
             memory_bytes=self._memory_bytes(),
             batch_of=lambda count: self._batch(spec, profile, len(cores) // count, count),
+            sm_percent_of=self._sm_percent,
+            actuated=True,
         )
         bench, (model,) = await self._bench([spec], report)
         try:
@@ -146,8 +152,10 @@ class _Desk:
                 bench, model, split, counts=counts, plan=self._question.plan, tell=show
             )
         except asyncio.CancelledError:
-            await self._discard(bench)
+            await self._discard()
             raise
+        finally:
+            self._close()
         kept = [
             self._keep(owner, sharing)
             for cores_each, sharing in found.sharing
@@ -167,6 +175,8 @@ class _Desk:
                     cores=cores[i * each : (i + 1) * each],
                     memory_bytes=self._memory_bytes() // 2,
                     batch=self._batch(spec, profile, each, 1),
+                    sm_percent=self._sm_percent(2),
+                    mode=self._mode,
                 ),
             )
             for i, (model, spec, profile) in enumerate(zip(models, specs, profiles, strict=True))
@@ -182,8 +192,10 @@ class _Desk:
                 tell=show,
             )
         except asyncio.CancelledError:
-            await self._discard(bench)
+            await self._discard()
             raise
+        finally:
+            self._close()
         kept = tuple(self._keep_pair(p, run, busy) for p, (busy, _) in zip(
             profiles, (one, other), strict=True
         ))  # fmt: skip
@@ -267,7 +279,12 @@ class _Desk:
     def _memory_bytes(self) -> int:
         device = self._device
         free = min(device.free_bytes, device.memory_bytes - device.reserved_bytes)
-        return max(0, free - headroom_bytes(device.memory_bytes))
+        taken = headroom_bytes(device.memory_bytes) + mode_overhead_bytes(self._mode)
+        return max(0, free - taken)
+
+    def _sm_percent(self, replicas: int) -> int:
+        """Equal shares under MPS; no cap in other modes."""
+        return max(1, 100 // replicas) if self._mode is SharingMode.MPS else 0
 
     # -- engines -------------------------------------------------------------------------------
 
@@ -277,32 +294,19 @@ class _Desk:
         from partitiond.cli.commands_engine import find_engine
         from partitiond.clock import SystemClock
         from partitiond.devices.telemetry import HostTelemetry
-        from partitiond.engines.runner import ProcessEngineRunner
         from partitiond.models.resolver import Resolver
 
-        settings, started = self._settings, self._started
+        settings = self._settings
         real = any(spec.engine_kind == "vllm" for spec in specs)
         environment = find_engine(settings) if real else None
         python = environment.python if environment is not None else None
         hub = settings.models.hub
         resolver = Resolver(settings.models_dir, python, settings.models.offline, hub)
         models = [await resolver.resolve(spec, report.update) for spec in specs]
-
-        class Runner(ProcessEngineRunner):
-            """Remembers its engines, so that interrupted ones leave nothing on the disk."""
-
-            async def start(self, launch: EngineLaunch) -> EngineHandle:
-                started.append(await super().start(launch))
-                return started[-1]
-
-        runner = Runner(
-            settings.run_dir,
-            environment,
-            cache_dir=settings.cache_dir / "compiled",
-            allow_unknown_version=settings.engine.allow_unknown_version,
-        )
+        engines = self._engines = local_engines(settings, environment)
+        refuse_company(await engines.held(), self._device)
         bench = Bench(
-            engines=runner,
+            engines=engines.runner,
             clock=SystemClock(),
             device=self._device,
             telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
@@ -312,12 +316,13 @@ class _Desk:
         )
         return bench, models
 
-    async def _discard(self, bench: Bench) -> None:
-        from partitiond.profiler.bench import Discards
+    async def _discard(self) -> None:
+        if self._engines is not None:
+            await self._engines.discard()
 
-        if isinstance(bench.engines, Discards):
-            for handle in self._started:
-                await bench.engines.discard(handle)
+    def _close(self) -> None:
+        if self._engines is not None:
+            self._engines.host.devices.close()
 
     # -- what is kept --------------------------------------------------------------------------
 
@@ -341,6 +346,18 @@ class _Desk:
             dataclasses.replace(profile, sharing=(*others, sharing), provenance=made)
         )
         return profile.id
+
+
+def refuse_company(held: Sequence[tuple[str, Partition]], device: Device) -> None:
+    """Raises DeviceError: engines that a daemon left running are on this device."""
+    names = sorted(name for name, partition in held if partition.device_id == device.id)
+    if names:
+        raise DeviceError(
+            f"{', '.join(names)} {'runs' if len(names) == 1 else 'run'} on {device.id} without a "
+            "daemon, and would be measured with ours.",
+            hint="Stop them first: `partitiond serve`, then `partitiond down`.",
+            facts={"device": device.id, "replicas": names},
+        )
 
 
 def _is_whole(profile: Profile) -> bool:

@@ -11,20 +11,26 @@ import typer
 from partitiond import __version__
 from partitiond.cli import (
     commands_advise,
+    commands_backup,
     commands_config,
     commands_daemon,
     commands_demo,
+    commands_devices,
     commands_doctor,
     commands_engine,
     commands_estimate,
     commands_fleet,
     commands_jobs,
     commands_keys,
+    commands_mig,
     commands_models,
     commands_plan,
     commands_profile,
     commands_profiles,
     commands_replicate,
+    commands_setup,
+    commands_simulate,
+    commands_sleep,
     commands_transfer,
 )
 from partitiond.cli.exits import Exit, exit_for
@@ -87,6 +93,8 @@ def global_options(
 commands_demo.register(app)
 commands_doctor.register(app)
 commands_daemon.register(app)
+commands_devices.register(app)
+commands_mig.register(app)
 commands_fleet.register(app)
 commands_models.register(app)
 commands_profile.register(app)
@@ -99,7 +107,11 @@ commands_advise.register(app)
 commands_engine.register(app)
 commands_keys.register(app)
 commands_jobs.register(app)
+commands_sleep.register(app)
 commands_config.register(app)
+commands_backup.register(app)
+commands_setup.register(app)
+commands_simulate.register(app)
 
 
 @app.command("version")

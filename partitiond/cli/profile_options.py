@@ -23,7 +23,25 @@ TimeLimitOption = Annotated[
 ]
 MemoryOption = Annotated[
     str | None,
-    typer.Option("--memory", metavar="SIZE", help="Memory of the partition, as 12GiB."),
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory of the partition, as 12GiB; on a GPU it makes a memory share.",
+    ),
+]
+MpsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--mps",
+        min=1,
+        max=100,
+        metavar="PERCENT",
+        help="Measure in an MPS share with so much of the SMs (GPU).",
+    ),
+]
+MigOption = Annotated[
+    str | None,
+    typer.Option("--mig", metavar="PROFILE", help="Measure in a MIG slice, as 2g.20gb (GPU)."),
 ]
 SeedOption = Annotated[
     int,

@@ -88,6 +88,21 @@ IsolationOption = Annotated[
 ]
 
 
+SleepModeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--sleep-mode/--no-sleep-mode",
+        help="Start engines so that they can be put to sleep (not on a CPU).",
+    ),
+]
+SleepAfterOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sleep-after",
+        metavar="SECONDS",
+        help="Put it to sleep after so long without a request; 0 for never [never].",
+    ),
+]
 VariantsOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from partitiond.cli.placement_options import demand_text, placement_text
-from partitiond.core.hardware import Device
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.spec import ModelSpec, Variant
 from partitiond.core.units import format_bytes, format_duration
@@ -25,6 +24,10 @@ STATE_STYLES = {
     "pending": "yellow",
     "queued": "yellow",
     "running": "yellow",
+    "drowsy": "yellow",
+    "falling-asleep": "yellow",
+    "sleeping": "cyan",
+    "waking": "yellow",
     "draining": "yellow",
     "stopping": "yellow",
     "warn": "yellow",
@@ -143,11 +146,18 @@ def record_table(record: ModelRecord) -> "RenderableType":
         ("variants", "; ".join(_variant_text(v) for v in spec.variants) or "none"),
         ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
         ("placement", placement_text(spec)),
+        ("sleeps", _sleep_text(spec)),
         ("auto", "yes" if spec.auto else "no"),
         ("version", f"{record.version}, changed {record.updated_at}"),
     ):
         table.add_row(field, value.strip())
     return table
+
+
+def _sleep_text(spec: ModelSpec) -> str:
+    if spec.sleep_after_seconds is not None:
+        return f"after {format_duration(spec.sleep_after_seconds)} without a request"
+    return "when asked" if spec.engine.sleep_mode else "never"
 
 
 def _engine_text(spec: ModelSpec) -> str:
@@ -159,6 +169,8 @@ def _engine_text(spec: ModelSpec) -> str:
         parts.append(f"{options.kv_cache_dtype} KV cache")
     if options.max_num_batched_tokens is not None:
         parts.append(f"{options.max_num_batched_tokens} tokens a step")
+    if options.sleep_mode:
+        parts.append("can sleep")
     return ", ".join(parts)
 
 
@@ -182,7 +194,7 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
             short_device(view.device_id),
             partition_text(view.partition),
             f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
-            format_bytes(view.memory_bytes),
+            format_bytes(view.held_bytes if view.state == "sleeping" else view.memory_bytes),
             "-" if view.pid is None else str(view.pid),
             replica_note(view),
         )
@@ -195,6 +207,8 @@ def replica_note(view: ReplicaView) -> str:
         return view.last_error
     if view.state == "starting":
         return view.start_progress
+    if view.sleep_level:
+        return f"level {view.sleep_level}; takes {format_bytes(view.memory_bytes)} awake"
     notes = (f"variant {view.variant}" if view.variant else "", "adopted" if view.adopted else "")
     return ", ".join(note for note in notes if note)
 
@@ -202,23 +216,6 @@ def replica_note(view: ReplicaView) -> str:
 def short_device(device_id: str) -> str:
     """GPU UUIDs are long: the first eight digits tell them apart on one host."""
     return device_id[:12] if device_id.startswith("GPU-") else device_id
-
-
-def devices_table(devices: Sequence[Device]) -> "RenderableType":
-    """Devices of the host."""
-    if not devices:
-        return "No devices: enable the CPU ([cpu] enabled = true) or install an NVIDIA driver."
-    table = new_table("device", "hardware", ">memory", ">free", "cores", "sharing")
-    for device in devices:
-        table.add_row(
-            short_device(device.id),
-            device.hardware,
-            format_bytes(device.memory_bytes),
-            format_bytes(device.free_bytes),
-            core_list(device.cores),
-            ", ".join(mode.value for mode in device.modes),
-        )
-    return table
 
 
 def jobs_table(jobs: Sequence[Job]) -> "RenderableType":

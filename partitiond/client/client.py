@@ -15,7 +15,7 @@ from partitiond import serde
 from partitiond.client.errors import from_problem, not_ours, unreachable
 from partitiond.client.streams import event_data, events
 from partitiond.core.errors import InputError, NotFoundError, NotReadyError, UnauthorizedError
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
@@ -165,6 +165,15 @@ class ControlClient:
         """Remove a model; its replicas drain and stop."""
         self._call("DELETE", f"/models/{_quoted(name)}", version=version)
 
+    def sleep(self, name: str, level: int = 1) -> ModelView:
+        """Put a model to sleep; it finishes what runs first. Raises ConflictError."""
+        path = f"/models/{_quoted(name)}/sleep"
+        return self._read(ModelView, self._call("POST", path, body={"level": level}))
+
+    def wake(self, name: str) -> ModelView:
+        """Wake a model."""
+        return self._read(ModelView, self._call("POST", f"/models/{_quoted(name)}/wake"))
+
     def profile(self, name: str, options: ProfileOptions | None = None) -> Job:
         """Queue a profile job."""
         body = serde.to_jsonable(options or ProfileOptions())
@@ -296,6 +305,20 @@ class ControlClient:
     def devices(self) -> Sequence[Device]:
         """Devices of the daemon's host."""
         return self._get(list[Device], "/devices")
+
+    def device(self, device_id: str) -> DeviceDetails:
+        """Everything that is told of one device. Raises NotFoundError."""
+        return self._get(DeviceDetails, f"/devices/{_quoted(device_id)}")
+
+    def cordon(self, device_id: str, reason: str = "") -> Device:
+        """Place nothing on a device from now on. Raises NotFoundError."""
+        path = f"/devices/{_quoted(device_id)}/cordon"
+        return self._read(Device, self._call("PUT", path, body={"reason": reason}))
+
+    def uncordon(self, device_id: str) -> Device:
+        """Take an operator's cordon off; the device as it is then. Raises NotFoundError."""
+        path = f"/devices/{_quoted(device_id)}/cordon"
+        return self._read(Device, self._call("DELETE", path))
 
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
         """Events, oldest first."""

@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 
+from partitiond.controller.cordons import MARK as CORDON
+from partitiond.controller.cordons import Cordons, with_cordons
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.jobs import JobQueue
@@ -26,6 +28,7 @@ from partitiond.ports import (
     EngineRunner,
     Job,
     ModelResolver,
+    PartitionControl,
     ProfileRunner,
     ProxyControl,
     Store,
@@ -52,6 +55,7 @@ class Adapters:
         engine_problem: why no engine of the kind "vllm" can start; empty when it can. May look.
         engine_version: of that engine; empty while it is not known. Does not look.
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
+        partitions: what devices are cut into; None where nobody writes to devices.
     """
 
     store: Store
@@ -66,6 +70,7 @@ class Adapters:
     engine_problem: Callable[[], str]
     engine_version: Callable[[], str]
     cpu_speed: CpuSpeed | None
+    partitions: PartitionControl | None = None
 
 
 class Parts:
@@ -81,7 +86,11 @@ class Parts:
         self.metrics = Metrics()
         self.wake = asyncio.Event()
         self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened)
-        self.devices = DeviceWatch(adapters.devices, adapters.clock)
+        self.devices = DeviceWatch(
+            adapters.devices,
+            adapters.clock,
+            lambda seen: with_cordons(seen, adapters.store.marks(CORDON)),
+        )
         self.files = ModelFiles(
             adapters.resolver, adapters.clock, self.wake.set, options.policy.fetch_retry_seconds
         )
@@ -98,17 +107,46 @@ class Parts:
         self.shelf = self._make_shelf()
         self.plans = self._make_plans()
         self.registry = self._make_registry()
+        self.controller.sleep.changed = self._slept_or_woke
+        self.cordons = Cordons(
+            store=adapters.store,
+            devices=self.devices,
+            clock=adapters.clock,
+            journal=self.journal,
+            changed=self.plan_again,
+        )
+        self.devices.after_look = self.cordons.looked
 
     def plan_again(self) -> None:
         """What plans are made from has changed."""
         self.plans.chain.changed()
         self.wake.set()
 
+    def _slept_or_woke(self, model: str, asleep: bool) -> None:
+        """Whether a plan is due: somebody waits for the room, or the model has lost its own.
+
+        A model that falls asleep is no reason by itself: models that take all there is would fill
+        its room at once, and it could not be woken without stopping some of them.
+        """
+        plan = self.controller.plan
+        if asleep:
+            due = plan is not None and bool(plan.unplaced)
+        else:
+            due = plan is None or all(p.model != model for p in plan.placements)
+        if due:
+            self.plan_again()
+
     def _lease(self, job: Job) -> Lease | Waits:
         device_id = dict(job.params)["device_id"]
         watch, plan = self.devices, self.controller.plan
         room = dict(room_on(watch.devices, plan, watch.problem)).get(device_id)
-        return lease_of(job, watch.find(device_id), room, self.controller.held())
+        held = self.controller.held()
+        return lease_of(job, watch.find(device_id), room, held, self._busy_cores())
+
+    def _busy_cores(self) -> frozenset[int]:
+        """Host cores of engines that run."""
+        handles = [engine.handle for engine in self.controller.engines if engine.live]
+        return frozenset(core for h in handles if h is not None for core in h.launch.cores)
 
     def _make_controller(self) -> Controller:
         given = self._given
@@ -124,6 +162,7 @@ class Parts:
             routes=self._options.routes,
             wake=self.wake,
             observer=self.metrics,
+            partitions=given.partitions,
         )
 
     def _make_jobs(self) -> JobQueue:

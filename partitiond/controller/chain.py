@@ -154,7 +154,7 @@ class Chain:
         self.settled()
         if preview.infeasible is not None:
             self._say("plan-infeasible", "plan", "; ".join(preview.infeasible.reasons))
-        elif set(preview.plan.placements) == set(self._current()):
+        elif set(preview.plan.wanted) == set(self._current()):
             return
         elif self._touches_running(preview):
             self.waiting = preview.plan.id

@@ -8,6 +8,7 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.routing import RoutingTable
+from partitiond.core.sleep import Traffic
 from partitiond.ports import Clock, ProxyControl, Store
 
 RETRY_SECONDS: Final = 0.2
@@ -106,6 +107,13 @@ class Endpoint:
         """Requests in flight by engine name; None when the proxy cannot say."""
         try:
             return await self._proxy.in_flight()
+        except PartitiondError:
+            return None
+
+    async def traffic(self) -> Mapping[str, Traffic] | None:
+        """Who waits, and how long each model has been idle; None when the proxy cannot say."""
+        try:
+            return await self._proxy.traffic()
         except PartitiondError:
             return None
 

@@ -1,7 +1,8 @@
 """One engine and the task that owns its state.
 
 The task starts the process (or takes over an adopted one), waits until it is ready, probes it,
-sees it exit, and ends it. Everybody else only asks: `drain`, `stop`. A replica is FAILED or
+sees it exit, puts it to sleep and wakes it, and ends it. Everybody else only asks: `drain`, `rest`,
+`sleep`, `wake`, `stop`. A replica is FAILED or
 STOPPED only when nothing of its process group is left, so its partition is free by then; where
 something cannot be ended, the replica stays STOPPING and it is tried again.
 """
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 Note = Callable[[str, str, str], None]
 """`Journal.note`: kind, subject, message."""
 
+_FAILS: Final = frozenset({StopReason.START_DEADLINE, StopReason.FAILED})
+"""Reasons after which the replica has failed; it stays in its state until nothing of it is left."""
+
 _SERIAL: Final = itertools.count(1)
 """Names a start until its process has a generation of its own."""
 
@@ -53,6 +57,8 @@ class Engine:
             requests any more.
         failed_stops: how often it could not be ended.
         in_flight: requests in flight at the proxy, as last told by the loop.
+        launch: what it was started with, from the moment on that its start was decided.
+        sleep_level: how deep it sleeps, or is to; 0 while it is awake.
     """
 
     def __init__(
@@ -79,8 +85,10 @@ class Engine:
         self.failed_stops = 0
         self.in_flight: int | None = None
         self.last_error = ""
+        self.sleep_level = 0
         self.progress = ""
         self.handle: EngineHandle | None = None
+        self.launch: EngineLaunch | None = None
         self.report: EngineReport | None = None
         self.settled = asyncio.Event()
         self._token = f"start-{next(_SERIAL)}"
@@ -89,8 +97,10 @@ class Engine:
         self._policy = policy
         self._note = note
         self._wake = wake
+        self._turn = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._stop_reason: StopReason | None = None
+        self._stop_why = ""
         self._grace_seconds = policy.reconcile.stop_grace_seconds
         self._task: asyncio.Task[None] | None = None
         self._ended_itself = False
@@ -117,10 +127,14 @@ class Engine:
             state_since=self.since,
             failures=self.failures,
             last_error=self.last_error,
+            can_sleep=self.handle is not None and self.handle.launch.sleep_mode,
+            sleep_level=self.sleep_level,
+            ending=self.broken or self._stop_asked.is_set(),
         )
 
     def begin(self, launch: EngineLaunch) -> None:
         """Start the process."""
+        self.launch = launch
         self.starts += 1
         self._happen(ReplicaEvent.START_ASKED)
         self._note("engine-starting", self.name, f"starts {self.placement.model}.")
@@ -129,6 +143,7 @@ class Engine:
     def adopt(self, handle: EngineHandle) -> None:
         """Take over a process that runs already; it serves as soon as it answers a probe."""
         self.handle = handle
+        self.launch = handle.launch
         self.adopted = True
         self._happen(ReplicaEvent.START_ASKED)
         self._task = asyncio.create_task(self._own(None), name=f"engine {self.name}")
@@ -138,12 +153,39 @@ class Engine:
         self._happen(ReplicaEvent.DRAIN_ASKED)
         self._note("replica-draining", self.name, "gets no new requests and finishes what runs.")
 
-    def stop(self, reason: StopReason, grace_seconds: float) -> None:
-        """End the process. After a missed start deadline the replica has failed."""
-        self._stop_reason = reason
+    def rest(self) -> None:
+        """Get no new requests from now on, to be put to sleep."""
+        self._happen(ReplicaEvent.SLEEP_ASKED)
+
+    def sleep(self, level: int) -> None:
+        """Nothing is in flight any more: fall asleep."""
+        self.sleep_level = level
+        self._happen(ReplicaEvent.LAST_REQUEST_DONE)
+        self._turn.set()
+
+    def wake(self) -> None:
+        """Serve again: at once where it only rests, else once it has its memory back."""
+        self._happen(ReplicaEvent.WAKE_ASKED)
+        if self.state is ReplicaState.WAKING:
+            self._note("engine-waking", self.name, f"wakes from level {self.sleep_level}.")
+            self._turn.set()
+
+    def stop(self, reason: StopReason, grace_seconds: float, why: str = "") -> None:
+        """End the process. After a missed start deadline, or a fault, the replica has failed.
+
+        Args:
+            reason: what for.
+            grace_seconds: between terminate and kill.
+            why: what is wrong with it, in words, where the reason is FAILED.
+        """
+        self._stop_reason, self._stop_why = reason, why
         self._grace_seconds = grace_seconds
-        if reason is not StopReason.START_DEADLINE:
+        fails = reason in _FAILS and self.state is not ReplicaState.DRAINING
+        if not fails:
             self._happen(ReplicaEvent.STOP_ASKED)
+        elif reason is StopReason.FAILED:
+            self.broken = True
+            self._wake()
         self._stop_asked.set()
 
     async def ended(self) -> None:
@@ -240,6 +282,9 @@ class Engine:
         await self._end_process(handle, self._grace_seconds)
         if self._stop_reason is StopReason.START_DEADLINE:
             self._end(ReplicaEvent.DEADLINE_PASSED, "it did not become ready in time")
+        elif self._stop_reason is StopReason.FAILED:
+            why = self._stop_why or "it did not fall asleep, or wake, in time"
+            self._end(ReplicaEvent.DEADLINE_PASSED, why)
         else:
             self._end(ReplicaEvent.EXITED, "")
 
@@ -275,7 +320,30 @@ class Engine:
 
     async def _live(self, handle: EngineHandle) -> None:
         """Become ready, then be probed for ever; raises EngineError when it is broken."""
+        await self._become_ready(handle)
+        self.settled.set()
+        while True:
+            await self._probe_until_its_turn(handle, self._policy.watch)
+            if self.state is ReplicaState.FALLING_ASLEEP:
+                await self._runner.sleep(handle, self.sleep_level)
+                self._happen(ReplicaEvent.FELL_ASLEEP)
+                self._note("engine-asleep", self.name, f"sleeps at level {self.sleep_level}.")
+            else:
+                await self._runner.wake(handle)
+                if self.report is None:
+                    with contextlib.suppress(EngineError):
+                        self.report = await self._runner.report(handle)
+                self.sleep_level = 0
+                self._happen(ReplicaEvent.BECAME_READY)
+                self._note("engine-ready", self.name, f"serves {self.placement.model} again.")
+
+    async def _become_ready(self, handle: EngineHandle) -> None:
         watch = self._policy.watch
+        if self.adopted and await self._is_asleep(handle):
+            # Again, and harmless: the daemon before may have ended in the middle of waking it.
+            await self._runner.sleep(handle, self.sleep_level)
+            self._happen(ReplicaEvent.FELL_ASLEEP)
+            return
         if self.adopted and await self._runner.probe(handle, watch.idle_probe_seconds):
             with contextlib.suppress(EngineError):  # it serves; its KV size is then not known
                 self.report = await self._runner.report(handle)
@@ -286,21 +354,44 @@ class Engine:
         if self.state is ReplicaState.STARTING:
             self._happen(ReplicaEvent.BECAME_READY)
             self._note("engine-ready", self.name, f"serves {self.placement.model}.")
-        self.settled.set()
-        await self._probe_for_ever(handle, watch)
+
+    async def _is_asleep(self, handle: EngineHandle) -> bool:
+        """Whether an adopted engine sleeps: no probe would come back from it."""
+        if not handle.launch.sleep_mode:
+            return False
+        with contextlib.suppress(EngineError):  # it starts still, or is hung: its probes will tell
+            self.sleep_level = await self._runner.sleep_level(
+                handle, self._policy.watch.idle_probe_seconds
+            )
+        return self.sleep_level > 0
 
     def _tell(self, text: str) -> None:
         self.progress = text
 
-    async def _probe_for_ever(self, handle: EngineHandle, watch: WatchPolicy) -> None:
+    async def _probe_until_its_turn(self, handle: EngineHandle, watch: WatchPolicy) -> None:
+        """Until it is to fall asleep or to wake. Raises ExitedError when it hangs meanwhile."""
         missed = 0
         while missed < watch.misses:
-            await asyncio.sleep(watch.interval_seconds)
-            busy = self.in_flight is None or self.in_flight > 0
-            seconds = watch.busy_probe_seconds if busy else watch.idle_probe_seconds
-            missed = 0 if await self._runner.probe(handle, seconds) else missed + 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(watch.interval_seconds):
+                    await self._turn.wait()
+            if self._turn.is_set():
+                self._turn.clear()
+                return
+            missed = 0 if await self._answers(handle, watch) else missed + 1
         raise ExitedError(
             f"{self.name} did not answer {missed} one-token probes in a row.",
             hint="It is ended and started again.",
             facts={"replica": self.name, "missed": missed},
         )
+
+    async def _answers(self, handle: EngineHandle, watch: WatchPolicy) -> bool:
+        """Whether it generates; of a sleeper, whether it still knows that it sleeps."""
+        if self.state is ReplicaState.SLEEPING:
+            try:
+                return await self._runner.sleep_level(handle, watch.idle_probe_seconds) > 0
+            except EngineError:
+                return False
+        busy = self.in_flight is None or self.in_flight > 0
+        seconds = watch.busy_probe_seconds if busy else watch.idle_probe_seconds
+        return await self._runner.probe(handle, seconds)

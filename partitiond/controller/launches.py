@@ -59,7 +59,8 @@ def cores_for(
 
     On the CPU device they are the partition. Beside a GPU the least used cores of the device are
     taken, as many as the candidate was profiled with; of the NUMA nodes, where they are known and
-    large enough, the one whose cores are used least.
+    large enough, the one whose cores are used least. No core is shared while enough are free, even
+    where that takes cores of two nodes: sharing costs more than distance does.
     """
     if isinstance(placement.partition, CpuCores):
         return placement.partition.cores
@@ -70,8 +71,8 @@ def cores_for(
         return sorted(cores, key=lambda core: (uses[core], core))[:wanted]
 
     nodes = [node for node in device.core_nodes if len(node) >= wanted]
-    choices = [least_used(node) for node in nodes] or [least_used(device.cores)]
-    return tuple(sorted(min(choices, key=lambda cores: [uses[core] for core in cores])))
+    choices = [*(least_used(node) for node in nodes), least_used(device.cores)]
+    return tuple(sorted(min(choices, key=lambda cores: sorted(uses[core] for core in cores)[::-1])))
 
 
 def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:
@@ -119,5 +120,6 @@ def launch_for(
         extra_env=_extra_env(placement),
         quantization=spec.engine.quantization,
         kv_cache_dtype=spec.engine.kv_cache_dtype,
+        sleep_mode=spec.engine.sleep_mode,
         partition=placement.partition,
     )

@@ -1,17 +1,60 @@
-"""Leases: a partition lent to one profile job, taken only from what nobody holds. Pure."""
+"""Leases: a partition lent to one profile job, taken only from what nobody holds. Pure.
 
+A GPU has one sharing mode at a time. A whole GPU and a memory share of it are lent only while no
+engine is on it: compute is time-sliced there, and a neighbour would be measured, too. A share
+under MPS may be lent beside other MPS shares, and a MIG slice beside other slices.
+"""
+
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
+from partitiond.core.mig import (
+    Place,
+    covered_slices,
+    geometry_on,
+    instance_bytes,
+    place_of,
+    usable_instances,
+)
 from partitiond.core.observation import Unknown
-from partitiond.core.partition import CpuCores, Partition, WholeDevice
+from partitiond.core.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
 from partitiond.core.units import GIB, Bytes, format_bytes
 from partitiond.ports import Job
 
 LEAST_BYTES: Final = 1 * GIB
 """Below it no engine starts at all; waiting says more than its out-of-memory would."""
+
+Held = Sequence[tuple[str, Partition]]
+"""Who holds which partition."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """The partition a job asks for.
+
+    Attributes:
+        cores: number of cores on the CPU device; None for all of them.
+        memory_bytes: budget; None for all that is not held. On a GPU alone it asks for a memory
+            share.
+        sm_percent: share of the SMs under MPS; None asks for no MPS.
+        mig_profile: a MIG slice of this MIG profile; empty asks for none.
+    """
+
+    cores: int | None = None
+    memory_bytes: int | None = None
+    sm_percent: int | None = None
+    mig_profile: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,10 +64,12 @@ class Lease:
     Attributes:
         partition: what nobody else may start on meanwhile.
         cores: host cores for the engine.
+        beside: replicas that run on the same device meanwhile, which a profile's notes name.
     """
 
     partition: Partition
     cores: tuple[int, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def memory_bytes(self) -> int:
@@ -41,59 +86,39 @@ class Waits:
 
 def lease_for(
     device: Device,
+    wish: Wish,
     *,
-    cores: int | None,
-    memory_bytes: int | None,
     room_bytes: int,
-    held: Sequence[tuple[str, Partition]],
+    held: Held,
+    busy_cores: Collection[int] = (),
 ) -> Lease | Waits:
     """A lease on the device, or what it waits for. It never evicts a replica.
 
     Args:
         device: where to measure.
-        cores: number of cores of the partition on the CPU device; None for all of them.
-        memory_bytes: budget asked for; None for all that is not held.
+        wish: the partition asked for.
         room_bytes: what all engines of the device may take together.
         held: (name, partition) of running engines and of wanted ones that are still to start;
             what the plan has given away is not lent again.
+        busy_cores: host cores of engines that run on any device.
     """
     beside = [(name, partition) for name, partition in held if partition.device_id == device.id]
-    if device.kind is DeviceKind.GPU:
-        return _whole(device, memory_bytes, room_bytes, [name for name, _ in beside])
-    taken = {core: name for name, p in beside if isinstance(p, CpuCores) for core in p.cores}
-    free = tuple(core for core in device.cores if core not in taken)
-    wanted = len(device.cores) if cores is None else min(cores, len(device.cores))
-    if len(free) < wanted:
-        holders = ", ".join(f"{name} holds core {core}" for core, name in sorted(taken.items()))
-        return Waits(f"waits for {wanted} free cores of {device.id}: {holders}")
-    left = room_bytes - sum(partition.memory_bytes for _, partition in beside)
-    budget = min(left, memory_bytes) if memory_bytes is not None else left
-    if budget < LEAST_BYTES or (memory_bytes is not None and left < memory_bytes):
-        needed = memory_bytes if memory_bytes is not None else LEAST_BYTES
-        return Waits(
-            f"waits for {format_bytes(needed)} of memory on {device.id}: "
-            f"{format_bytes(max(0, left))} are not held"
-        )
-    chosen = free[:wanted]
-    return Lease(CpuCores(device.id, Bytes(budget), chosen), chosen)
-
-
-def _whole(
-    device: Device, memory_bytes: int | None, room_bytes: int, holders: Sequence[str]
-) -> Lease | Waits:
-    if holders:
-        return Waits(f"waits for {device.id} to be free: held by {', '.join(sorted(holders))}")
-    budget = min(room_bytes, memory_bytes) if memory_bytes is not None else room_bytes
-    if budget < LEAST_BYTES:
-        return Waits(f"waits for memory on {device.id}: {format_bytes(budget)} are free")
-    return Lease(WholeDevice(device.id, Bytes(budget)), device.cores)
+    if device.kind is DeviceKind.CPU:
+        return _cores(device, wish, room_bytes, beside)
+    cores = _host_cores(device, busy_cores)
+    if wish.mig_profile:
+        return _mig(device, wish, beside, cores)
+    if wish.sm_percent is not None:
+        return _mps(device, wish, room_bytes, beside, cores)
+    return _alone(device, wish, room_bytes, beside, cores)
 
 
 def lease_of(
     job: Job,
     device: Device | None,
     room: int | Unknown | None,
-    held: Sequence[tuple[str, Partition]],
+    held: Held,
+    busy_cores: Collection[int] = (),
 ) -> Lease | Waits:
     """What a job runs on, by what it was asked with, or what it waits for.
 
@@ -102,15 +127,187 @@ def lease_of(
         device: the one it names, or None where it is not there.
         room: memory there that nobody holds, in bytes.
         held: who holds which partition.
+        busy_cores: host cores of engines that run.
     """
     params = dict(job.params)
     if device is None or room is None or isinstance(room, Unknown):
         reason = room.reason if isinstance(room, Unknown) else "it is not there"
         return Waits(f"waits for the device {params['device_id']}: {reason}")
-    return lease_for(
-        device,
-        cores=int(params["cores"]) if "cores" in params else None,
-        memory_bytes=int(params["memory_bytes"]) if "memory_bytes" in params else None,
-        room_bytes=room,
-        held=held,
+
+    def whole(name: str) -> int | None:
+        return int(params[name]) if name in params else None
+
+    wish = Wish(
+        whole("cores"), whole("memory_bytes"), whole("sm_percent"), params.get("mig_profile", "")
     )
+    return lease_for(device, wish, room_bytes=room, held=held, busy_cores=busy_cores)
+
+
+# -- the CPU ---------------------------------------------------------------------------------
+
+
+def _cores(device: Device, wish: Wish, room_bytes: int, beside: Held) -> Lease | Waits:
+    taken = {core: name for name, p in beside if isinstance(p, CpuCores) for core in p.cores}
+    free = tuple(core for core in device.cores if core not in taken)
+    wanted = len(device.cores) if wish.cores is None else min(wish.cores, len(device.cores))
+    if len(free) < wanted:
+        holders = ", ".join(f"{name} holds core {core}" for core, name in sorted(taken.items()))
+        return Waits(f"waits for {wanted} free cores of {device.id}: {holders}")
+    budget = _budget(device, wish, room_bytes, beside)
+    if isinstance(budget, Waits):
+        return budget
+    chosen = free[:wanted]
+    return Lease(CpuCores(device.id, Bytes(budget), chosen), chosen)
+
+
+def _budget(device: Device, wish: Wish, room_bytes: int, beside: Held) -> int | Waits:
+    """What is asked for, or all that is left of the room."""
+    left = room_bytes - sum(partition.memory_bytes for _, partition in beside)
+    asked = wish.memory_bytes
+    budget = left if asked is None else min(left, asked)
+    if budget < LEAST_BYTES or (asked is not None and left < asked):
+        needed = LEAST_BYTES if asked is None else asked
+        return Waits(
+            f"waits for {format_bytes(needed)} of memory on {device.id}: "
+            f"{format_bytes(max(0, left))} are not held"
+        )
+    return budget
+
+
+# -- GPUs ------------------------------------------------------------------------------------
+
+
+def _host_cores(device: Device, busy_cores: Collection[int]) -> tuple[int, ...]:
+    """Host cores that no engine uses; all of the device's where none is left over."""
+    busy = set(busy_cores)
+    return tuple(core for core in device.cores if core not in busy) or device.cores
+
+
+def _alone(
+    device: Device, wish: Wish, room_bytes: int, beside: Held, cores: tuple[int, ...]
+) -> Lease | Waits:
+    """The whole GPU, or a share of its memory while nobody else computes."""
+    if beside:
+        return Waits(f"waits for {device.id} to be free: held by {_names(beside)}")
+    if SharingMode.WHOLE not in device.modes:
+        return Waits(f"waits for {device.id} to leave MIG mode; or ask for one of its slices")
+    asked = wish.memory_bytes
+    budget = room_bytes if asked is None else min(room_bytes, asked)
+    if budget < LEAST_BYTES:
+        return Waits(f"waits for memory on {device.id}: {format_bytes(budget)} are free")
+    partition: Partition = WholeDevice(device.id, Bytes(budget))
+    if asked is not None:
+        if asked > room_bytes:
+            return _budget_waits(device, asked, room_bytes)
+        partition = MemoryShare(device.id, Bytes(budget))
+    return Lease(partition, cores)
+
+
+def _budget_waits(device: Device, asked: int, left: int) -> Waits:
+    return Waits(
+        f"waits for {format_bytes(asked)} of memory on {device.id}: "
+        f"{format_bytes(max(0, left))} are not held"
+    )
+
+
+def _mps(
+    device: Device, wish: Wish, room_bytes: int, beside: Held, cores: tuple[int, ...]
+) -> Lease | Waits:
+    """A share under MPS, beside other such shares alone."""
+    assert wish.sm_percent is not None  # what is asked for
+    others = [(name, p) for name, p in beside if not isinstance(p, MpsShare)]
+    if others:
+        return Waits(f"waits for {device.id} to be empty or in MPS mode: held by {_names(others)}")
+    if SharingMode.MPS not in device.modes:
+        return Waits(f"waits for {device.id} to allow MPS: it does not now (MIG may be on)")
+    shares = [p.sm_percent for _, p in beside if isinstance(p, MpsShare)]
+    left = 100 - sum(shares) - device.occupied_sm_percent
+    if wish.sm_percent > left:
+        return Waits(
+            f"waits for {wish.sm_percent} % of the SMs of {device.id}: {max(0, left)} % are not "
+            f"held{_by(beside)}"
+        )
+    most = min(MAX_REPLICAS_PER_DEVICE[SharingMode.MPS], device.max_replicas or len(shares) + 1)
+    if len(shares) >= most:
+        return Waits(f"waits for one of the {most} MPS clients of {device.id}{_by(beside)}")
+    overhead = mode_overhead_bytes(SharingMode.MPS)
+    budget = _budget(device, wish, room_bytes - overhead, beside)
+    if isinstance(budget, Waits):
+        return budget
+    partition = MpsShare(device.id, Bytes(budget), wish.sm_percent)
+    return Lease(partition, cores, tuple(sorted(name for name, _ in beside)))
+
+
+def _mig(device: Device, wish: Wish, beside: Held, cores: tuple[int, ...]) -> Lease | Waits:
+    """A slice of the MIG profile, beside other slices alone."""
+    others = [(name, p) for name, p in beside if not isinstance(p, MigSlice)]
+    if others:
+        return Waits(f"waits for {device.id} to be empty or in MIG mode: held by {_names(others)}")
+    if SharingMode.MIG not in device.modes:
+        return Waits(f"waits for {device.id} to allow MIG: it does not now")
+    held = tuple(_place(p) for _, p in beside if isinstance(p, MigSlice))
+    found = free_place(device, wish.mig_profile, held)
+    if found is None:
+        return Waits(f"waits for a free place for {wish.mig_profile} on {device.id}{_by(beside)}")
+    name, start, count = found
+    room = _slice_bytes(device, found)
+    budget = room if wish.memory_bytes is None else wish.memory_bytes
+    if budget > room or budget < LEAST_BYTES:
+        return _budget_waits(device, budget, room)
+    partition = MigSlice(device.id, Bytes(budget), name, start, count)
+    return Lease(partition, cores, tuple(sorted(holder for holder, _ in beside)))
+
+
+def free_place(device: Device, mig_profile: str, held: Sequence[Place]) -> Place | None:
+    """Where a slice of this MIG profile can be, beside what is held; None where it cannot.
+
+    An instance that exists and nobody uses is taken first: nothing has to be changed for it. Where
+    the geometry may not be changed, only such instances are.
+
+    Args:
+        device: with the instances that exist, and the slices that others hold.
+        mig_profile: of the slice.
+        held: places of our own replicas.
+    """
+    taken = covered_slices(tuple(held))
+    idle = [
+        place
+        for instance in usable_instances(device)
+        if instance.mig_profile == mig_profile
+        if taken.isdisjoint(covered_slices((place := place_of(instance),)))
+    ]
+    if idle:
+        return min(idle, key=lambda place: place[1])
+    geometry = geometry_on(device)
+    if geometry is None or geometry.index(mig_profile) is None:
+        return None
+    counts = collections.Counter([*(name for name, _, _ in held), mig_profile])
+    places = geometry.places(counts, tuple(held))
+    if places is None:
+        return None
+    (added,) = collections.Counter(places) - collections.Counter(held)
+    return added
+
+
+def _place(partition: MigSlice) -> Place:
+    return partition.mig_profile, partition.slice_start, partition.slice_count
+
+
+def _slice_bytes(device: Device, place: Place) -> int:
+    """Memory for a footprint in a slice: of the instance where it exists, else by the catalog."""
+    for instance in device.mig_instances:
+        if (instance.mig_profile, instance.slice_start) == place[:2] and instance.memory_bytes:
+            return max(0, instance.memory_bytes - headroom_bytes(instance.memory_bytes))
+    geometry = geometry_on(device)
+    position = geometry.index(place[0]) if geometry is not None else None
+    assert geometry is not None  # it had a place there
+    assert position is not None
+    return instance_bytes(geometry.profiles[position])
+
+
+def _names(holders: Held) -> str:
+    return ", ".join(sorted(name for name, _ in holders))
+
+
+def _by(holders: Held) -> str:
+    return f" (held by {_names(holders)})" if holders else ""

@@ -10,14 +10,17 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
+from partitiond.controller.faults import FaultWatch
+from partitiond.controller.holdings import held, is_record_of
 from partitiond.controller.journal import Journal
 from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.controller.sleeping import SleepKeeper, serving_since
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.observation import (
@@ -25,18 +28,31 @@ from partitiond.core.observation import (
     DrainReplica,
     ForgetReplica,
     Observation,
+    RestReplica,
+    SleepReplica,
     StartEngine,
     StopEngine,
     StopReason,
+    WakeReplica,
 )
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, Plan, same_engine
 from partitiond.core.reconcile import reconcile
 from partitiond.core.replica import ReplicaState
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import Clock, EngineHandle, EngineRunner, ModelRecord, Store
+from partitiond.ports import (
+    Clock,
+    EngineHandle,
+    EngineRunner,
+    ModelRecord,
+    PartitionControl,
+    Store,
+)
 
 log = logging.getLogger(__name__)
+
+_FINISHING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.DROWSY})
+"""States of an engine that gets nothing new and is waited for."""
 
 
 class LoopObserver(Protocol):
@@ -52,6 +68,8 @@ class Controller:
 
     Attributes:
         engines: every engine it knows, ended ones included until they are forgotten.
+        sleep: which models are to sleep.
+        faults: which devices are broken.
         plan: the applied plan.
         problem: why the last pass broke; empty when it went well.
     """
@@ -70,7 +88,17 @@ class Controller:
         routes: RoutePolicy,
         wake: asyncio.Event,
         observer: LoopObserver | None = None,
+        partitions: PartitionControl | None = None,
     ) -> None:
+        self.sleep = SleepKeeper(
+            store=store,
+            endpoint=endpoint,
+            clock=clock,
+            journal=journal,
+            policy=policy,
+            wake=wake.set,
+        )
+        self.faults = FaultWatch(partitions, journal=journal, policy=policy, wake=wake.set)
         self._store = store
         self._runner = runner
         self._endpoint = endpoint
@@ -94,12 +122,21 @@ class Controller:
 
     @property
     def desired(self) -> tuple[Placement, ...]:
-        """What should run now: the applied plan, or nothing once everything ends."""
-        return () if self._closing or self.plan is None else self.plan.placements
+        """What should have an engine now: the applied plan's, or nothing once everything ends."""
+        return () if self._closing or self.plan is None else self.plan.wanted
 
     def wake(self) -> None:
         """Look again now."""
         self._wake.set()
+
+    def use(self, routes: RoutePolicy, *, drain_deadline_seconds: float) -> None:
+        """Take over limits that were re-read; the next pass publishes them."""
+        self._routes = routes
+        if not self._closing:
+            self._reconcile_policy = dataclasses.replace(
+                self._reconcile_policy, drain_deadline_seconds=drain_deadline_seconds
+            )
+        self.wake()
 
     def apply(self, plan: Plan) -> None:
         """Make it the plan to run, in the store first."""
@@ -109,14 +146,7 @@ class Controller:
 
     def held(self) -> tuple[tuple[str, Partition], ...]:
         """Who holds, or was promised, which partition: live engines and wanted placements."""
-        live = [(engine.name, engine.placement.partition) for engine in self.engines if engine.live]
-        # A replica that moves holds two: what it runs on, and where it goes.
-        coming = [
-            (p.replica_id, p.partition)
-            for p in self.desired
-            if not any(_is_engine_of(engine, p) and engine.live for engine in self.engines)
-        ]
-        return (*live, *coming)
+        return held(self.desired, self.engines, self.sleep.levels)
 
     async def adopt(self) -> None:
         """Take over the engines that run already; return once they answered, or time is up.
@@ -150,10 +180,22 @@ class Controller:
 
     async def run(self) -> None:
         """Pass after pass until cancelled."""
-        while True:
-            self._wake.clear()
-            await self.one_pass()
-            await self._pause()
+        watches = [
+            asyncio.create_task(self.faults.run(), name="fault watch"),
+            asyncio.create_task(
+                self.sleep.run(lambda: serving_since(self.desired, self.engines)),
+                name="sleep watch",
+            ),
+        ]
+        try:
+            while True:
+                self._wake.clear()
+                await self.one_pass()
+                await self._pause()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
 
     async def _pause(self) -> None:
         # asyncio.timeout, not wait_for: before Python 3.12 that one can lose a cancellation.
@@ -189,7 +231,9 @@ class Controller:
         await self._count_in_flight()
         # Nothing is awaited from here to the last act: what was observed still holds.
         records = self._store.models()
-        actions = reconcile(self.desired, self._observe(records), self._reconcile_policy)
+        levels = self.sleep.refresh()
+        observed = self._observe(records)
+        actions = reconcile(self.desired, observed, self._reconcile_policy, levels)
         for action in actions:
             self._act(action, records)
         await self._endpoint.publish(
@@ -200,6 +244,7 @@ class Controller:
                 keys=self._store.keys(),
                 policy=self._routes,
                 version=0,
+                asleep=levels.keys(),
             )
         )
         if not self._closing:  # nothing new is begun or planned: what is desired is not the plan
@@ -209,14 +254,14 @@ class Controller:
     async def _count_in_flight(self) -> None:
         """Ask the proxy; a draining engine counts only once the proxy was told that it drains."""
         now = self._clock.monotonic()
-        draining = any(engine.state is ReplicaState.DRAINING for engine in self.engines)
+        draining = any(engine.state in _FINISHING for engine in self.engines)
         if not draining and now - self._counted_at < self._policy.count_seconds:
             return
         told = {e.generation for e in self.engines if self._endpoint.drains(e.generation)}
         counts = await self._endpoint.in_flight() if self.engines else {}
         self._counted_at = now
         for engine in self.engines:
-            believed = engine.state is not ReplicaState.DRAINING or engine.generation in told
+            believed = engine.state not in _FINISHING or engine.generation in told
             known = counts is not None and believed and engine.live
             engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
 
@@ -236,6 +281,7 @@ class Controller:
             now=self._clock.monotonic(),
             leases=tuple(self.leases()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
+            faulted=tuple(sorted(self.faults.reasons)),
         )
 
     def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:
@@ -244,8 +290,15 @@ class Controller:
                 self._start(placement, records)
             case DrainReplica(replica_id=replica_id, generation=generation):
                 self._find(replica_id, generation).drain()
+            case RestReplica(replica_id=replica_id, generation=generation):
+                self._find(replica_id, generation).rest()
+            case SleepReplica(replica_id=replica_id, generation=generation, level=level):
+                self._find(replica_id, generation).sleep(level)
+            case WakeReplica(replica_id=replica_id, generation=generation):
+                self._find(replica_id, generation).wake()
             case StopEngine(reason=reason, grace_seconds=grace):
-                self._find(action.replica_id, action.generation).stop(reason, grace)
+                engine = self._find(action.replica_id, action.generation)
+                engine.stop(reason, grace, self.faults.reasons.get(engine.placement.device_id, ""))
             case ForgetReplica(replica_id=replica_id, generation=generation):
                 self.engines.remove(self._find(replica_id, generation))
 
@@ -262,11 +315,11 @@ class Controller:
         device = self._devices.find(placement.device_id)
         if model is None or device is None:
             return  # gone within this pass; the next one sees it
-        old = [e for e in self.engines if _is_record_of(e, placement)]
+        old = [e for e in self.engines if is_record_of(e, placement)]
         self.engines = [engine for engine in self.engines if engine not in old]
         name = engine_name(placement.replica_id, {e.name for e in self.engines})
         engine = self._engine(name, placement, failures=max((e.failures for e in old), default=0))
-        others = [e.handle.launch for e in self.engines if e.live and e.handle is not None]
+        others = [e.launch for e in self.engines if e.live and e.launch is not None]
         self.engines.append(engine)
         engine.begin(launch_for(placement, model, device, name=name, others=others))
         self._starts[placement.replica_id] = engine.starts
@@ -334,14 +387,3 @@ class Controller:
     async def detach(self) -> None:
         """Leave the engines running for the next daemon."""
         await asyncio.gather(*(engine.detach() for engine in self.engines))
-
-
-def _is_record_of(engine: Engine, placement: Placement) -> bool:
-    """An ended engine of just this placement, whose failures the next start takes over."""
-    return not engine.live and _is_engine_of(engine, placement)
-
-
-def _is_engine_of(engine: Engine, placement: Placement) -> bool:
-    """An engine of just this placement, whatever its state."""
-    own = engine.placement
-    return own.replica_id == placement.replica_id and same_engine(own, placement)

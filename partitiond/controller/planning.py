@@ -2,10 +2,12 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from partitiond.controller.derived import Derivations
 from partitiond.controller.engines import Engine
+from partitiond.controller.plan_sleepers import beside_sleepers
 from partitiond.controller.plan_worlds import (
     ArchitectureOf,
     OnProgress,
@@ -35,6 +37,7 @@ from partitiond.core.plan_answers import PlanAnswers, PlanProgress, PlanQuestion
 from partitiond.core.plan_diff import diff_cost
 from partitiond.core.profile import Profile
 from partitiond.core.replica import ReplicaState
+from partitiond.core.sleep import Sleeper
 from partitiond.core.units import Bytes
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.check import check_plan
@@ -46,6 +49,7 @@ from partitiond.ports import Clock, PlanPreview, Store
 
 Solve = Callable[..., Awaitable[Plan | Infeasible]]
 """A `PlanRequest` solved; `on_progress` may be given, and is called with `planner.Progress`."""
+_NOBODY: Final[Mapping[str, int]] = {}
 REMEMBERED_PREVIEWS: Final = 32
 """A person compares a handful of plans; older ones are outdated anyway."""
 
@@ -68,22 +72,38 @@ class _Remembered:
     fingerprint: str
 
 
+_SERVING: Final = (ReplicaState.STARTING, ReplicaState.SERVING)
+_SLEEPING: Final = (
+    ReplicaState.DROWSY,
+    ReplicaState.FALLING_ASLEEP,
+    ReplicaState.SLEEPING,
+    ReplicaState.WAKING,
+)
+
+
 def running_placements(
-    desired: Sequence[Placement], engines: Sequence[Engine], *, only_live: bool
+    desired: Sequence[Placement],
+    engines: Sequence[Engine],
+    *,
+    only_live: bool,
+    asleep: Collection[str] = (),
 ) -> tuple[Placement, ...]:
-    """What runs now, one placement per replica.
+    """What runs now, one placement per replica; what sleeps and is wanted awake is among it.
 
     Args:
         desired: the applied plan's placements.
         engines: all engines.
-        only_live: leave out what was applied and has no process yet.
+        only_live: leave out what was applied and has no process yet, or sleeps still: to move it
+            interrupts nobody.
+        asleep: models that are to sleep; they are left out.
     """
-    states = (ReplicaState.STARTING, ReplicaState.SERVING)
+    states = _SERVING if only_live else (*_SERVING, *_SLEEPING)
+    desired = [placement for placement in desired if placement.model not in asleep]
     wanted = {placement.replica_id: placement for placement in desired}
     found: dict[str, Placement] = {}
     for engine in engines:
         own = engine.placement
-        if engine.state not in states:
+        if engine.state not in states or own.model in asleep:
             continue
         planned = wanted.get(own.replica_id)
         if own.replica_id not in found or (planned is not None and same_engine(own, planned)):
@@ -101,17 +121,16 @@ def planning_devices(
 
     Args:
         devices: as observed.
-        engines: live engines with the peak memory of their processes in bytes. On a GPU the
-            partition counts instead: process memory says nothing about device memory. The
-            processes of engines on GPUs are in the host's memory all the same.
+        engines: live engines with the peak memory of their processes in bytes. Those of engines
+            on GPUs are in the host's memory all the same. Of a GPU nothing has to be added: what
+            its driver sees our engines hold is not among what is missing from its free memory.
     """
     in_processes = sum(used for _, used in engines)
 
     def with_own(device: Device) -> Device:
-        here = [e.placement for e, _ in engines if e.placement.device_id == device.id]
-        on_gpu = device.kind is DeviceKind.GPU
-        own = sum(p.partition.memory_bytes for p in here) if on_gpu else in_processes
-        free = min(device.memory_bytes, device.free_bytes + own)
+        if device.kind is DeviceKind.GPU:
+            return device
+        free = min(device.memory_bytes, device.free_bytes + in_processes)
         return dataclasses.replace(device, free_bytes=Bytes(free))
 
     return tuple(with_own(device) for device in devices)
@@ -123,8 +142,8 @@ class PlanDesk:
     Args:
         stale: why a profile no longer speaks for what runs now; such a one is planned with the
             margins of a transferred profile.
-        architecture_of: of a model, for estimates on devices that are only asked about; None
-            leaves such a device without candidates.
+        architecture_of: of a model, for estimates on devices that are only asked about and for
+            profiles of MPS shares and MIG slices; None leaves those without candidates.
     """
 
     def __init__(
@@ -139,11 +158,16 @@ class PlanDesk:
     ) -> None:
         self._stale = stale
         self._architecture_of = architecture_of
+        self._derivations = Derivations(architecture_of)
         self._store = store
         self._clock = clock
         self._solve = solve
         self._options = options
         self._remembered: dict[str, _Remembered] = {}
+
+    def use(self, options: PlanOptions) -> None:
+        """Plans from now on are made with these options."""
+        self._options = options
 
     def situation(
         self,
@@ -152,6 +176,8 @@ class PlanDesk:
         running: Sequence[Placement],
         without_estimates: Collection[str] = (),
         left_out: Collection[str] = (),
+        sleepers: Collection[Sleeper] = (),
+        asleep: Mapping[str, int] = _NOBODY,
     ) -> Situation:
         """What a plan would be made from now.
 
@@ -160,6 +186,8 @@ class PlanDesk:
             running: see `running_placements`.
             without_estimates: models for which only what was measured may be used.
             left_out: models that are not planned at all.
+            sleepers: replicas of models that sleep: they stay where they are.
+            asleep: level by model that sleeps; they are not planned either.
         """
         records = tuple(self._store.models())
         profiles = tuple(
@@ -174,6 +202,8 @@ class PlanDesk:
             frozenset(without_estimates),
             frozenset(left_out),
             tuple((profile_id, reasons) for profile_id, reasons in doubts if reasons),
+            sleepers=tuple(sleepers),
+            asleep=tuple(sorted(asleep.items())),
         )
 
     async def preview(
@@ -190,9 +220,11 @@ class PlanDesk:
             PartitiondError: the checker refuses the solver's plan: a defect, nothing is applied.
         """
         asked = question or PlanQuestion()
+        fingerprint_of = situation.fingerprint
+        situation, notes = await self._derivations.widened(situation, self._clock.utc_iso())
         request = self._request(situation, asked.objective)
-        specs = tuple(r.spec for r in situation.records if r.spec.name not in situation.left_out)
-        world = World(specs, situation.devices, request.objective)
+        specs = tuple(r.spec for r in situation.planned)
+        world = World(specs, situation.free_devices, request.objective)
         demands = await demands_of(situation, asked, self._architecture_of, self._clock.utc_iso())
         outcome, answers = await run_flow_async(
             answer(asked, world, request, demands),
@@ -201,11 +233,15 @@ class PlanDesk:
         )
         if isinstance(outcome, Infeasible):
             return self._none(request, outcome, answers)
+        if notes:
+            explained = (*outcome.explanation, *notes)
+            outcome = dataclasses.replace(outcome, explanation=explained)
+        outcome = beside_sleepers(outcome, situation, applied)
         diff = diff_plans(situation.running, outcome.placements)
         takes = diff_cost(diff, outcome.devices, start_times(self._store.events(limit=1000)))
         preview = PlanPreview(outcome, diff, answers=dataclasses.replace(answers, diff=takes))
         applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
-        self._remembered[outcome.id] = _Remembered(preview, situation.fingerprint(applied_id))
+        self._remembered[outcome.id] = _Remembered(preview, fingerprint_of(applied_id))
         while len(self._remembered) > REMEMBERED_PREVIEWS:
             del self._remembered[next(iter(self._remembered))]
         return preview
@@ -259,7 +295,7 @@ class PlanDesk:
         hardware = tuple(sorted({device.hardware for device in situation.devices}))
         profiles, stale = dict(situation.profiles), dict(situation.stale)
         return PlanRequest(
-            devices=situation.devices,
+            devices=situation.free_devices,
             models=tuple(
                 candidates_for(
                     record.spec,
@@ -267,8 +303,7 @@ class PlanDesk:
                     hardware,
                     stale,
                 )
-                for record in situation.records
-                if record.spec.name not in situation.left_out
+                for record in situation.planned
             ),
             running=situation.running,
             objective=objective or self._options.objective,
@@ -311,6 +346,7 @@ def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan
         plan,
         id=plan_id,
         placements=tuple(p for p in plan.placements if p.model != model),
+        asleep=tuple(p for p in plan.asleep if p.model != model),
         forecasts=tuple(f for f in plan.forecasts if f.model != model),
         unplaced=tuple(u for u in plan.unplaced if u.model != model),
         explanation=(

@@ -10,6 +10,7 @@ from partitiond.controller.loop import Controller
 from partitiond.controller.plan_worlds import OnProgress
 from partitiond.controller.planning import (
     PlanDesk,
+    PlanOptions,
     planning_devices,
     running_placements,
     without_model,
@@ -21,6 +22,7 @@ from partitiond.core.hardware import Device
 from partitiond.core.plan import EMPTY_PLAN_ID, Placement, diff_plans
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import Profile
+from partitiond.core.sleep import Sleeper, sleepers
 from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
 
 SOLVES_PER_APPLY: Final = 3
@@ -66,6 +68,10 @@ class Plans:
             current=lambda: controller.desired,
         )
 
+    def use(self, options: PlanOptions) -> None:
+        """Plans from now on are made with these options."""
+        self._desk.use(options)
+
     async def preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:
@@ -80,7 +86,12 @@ class Plans:
     async def _preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:
-        situation = self._desk.situation(devices=self._own_free(), running=self._running())
+        situation = self._desk.situation(
+            devices=self._own_free(),
+            running=self._running(),
+            sleepers=self._sleepers(),
+            asleep=self._controller.sleep.levels,
+        )
         return await self._desk.preview(situation, self._controller.plan, question, on_progress)
 
     async def apply(self, plan_id: str | None) -> PlanPreview:
@@ -94,12 +105,16 @@ class Plans:
         async with self._applying:
             applied = self._controller.plan
             if plan_id is not None and applied is not None and applied.id == plan_id:
-                return PlanPreview(applied, diff_plans(self._running(), applied.placements))
+                asleep = self._controller.sleep.levels
+                wanted = tuple(p for p in applied.wanted if p.model not in asleep)
+                return PlanPreview(applied, diff_plans(self._running(), wanted))
             if plan_id is None:
                 preview = await self._lasting_preview()
             else:
                 await self._devices.refresh(0.0)
-                situation = self._desk.situation(devices=self._own_free(), running=())
+                situation = self._desk.situation(
+                    devices=self._own_free(), running=(), asleep=self._controller.sleep.levels
+                )
                 preview = self._desk.recall(plan_id, situation, applied)
             if preview.infeasible is not None:
                 raise ConflictError(
@@ -132,14 +147,16 @@ class Plans:
 
     def _fingerprint(self) -> str:
         """Of what a plan would be made from now; see `Situation.fingerprint`."""
-        situation = self._desk.situation(devices=self._devices.devices, running=())
+        situation = self._desk.situation(
+            devices=self._devices.devices, running=(), asleep=self._controller.sleep.levels
+        )
         applied = self._controller.plan
         return situation.fingerprint(applied.id if applied is not None else EMPTY_PLAN_ID)
 
     def drop_model(self, name: str) -> None:
         """Take a removed model out of the applied plan; its replicas drain and stop."""
         plan = self._controller.plan
-        if plan is not None and any(p.model == name for p in plan.placements):
+        if plan is not None and any(p.model == name for p in plan.wanted):
             smaller = without_model(plan, name, self._desk.next_id(), self._clock.utc_iso())
             self._controller.apply(smaller)
 
@@ -172,6 +189,8 @@ class Plans:
             running=self._running(),
             without_estimates=held_back(records, self._best, self._jobs.jobs()),
             left_out=left_out(records, self._controller.desired),
+            sleepers=self._sleepers(),
+            asleep=self._controller.sleep.levels,
         )
         return await self._desk.preview(situation, self._controller.plan, None)
 
@@ -179,16 +198,31 @@ class Plans:
         return best_profiles(self._store.model(name).spec, self._store.profiles(name))
 
     def _touches_running(self, preview: PlanPreview) -> bool:
-        """Against what has a process: a replica that is wanted but not started moves freely."""
-        live = running_placements(
-            self._controller.desired, self._controller.engines, only_live=True
-        )
-        return not diff_plans(live, preview.plan.placements).touches_nothing_running
+        """Against what has a process: a replica that is wanted but not started moves freely.
+
+        So does one that sleeps still; but a plan that leaves its model out would end its sleep for
+        good, and waits for somebody to apply it.
+        """
+        desired, engines = self._controller.desired, self._controller.engines
+        asleep = self._controller.sleep.levels
+        live = running_placements(desired, engines, only_live=True, asleep=asleep)
+        if not diff_plans(live, preview.plan.placements).touches_nothing_running:
+            return True
+        everyone = running_placements(desired, engines, only_live=False, asleep=asleep)
+        there = {engine.placement.model for engine in engines if engine.live}
+        placed = {placement.model for placement in preview.plan.wanted}
+        return any(p.model in there and p.model not in placed for p in everyone)
 
     def _running(self) -> tuple[Placement, ...]:
         return running_placements(
-            self._controller.desired, self._controller.engines, only_live=False
+            self._controller.desired,
+            self._controller.engines,
+            only_live=False,
+            asleep=self._controller.sleep.levels,
         )
+
+    def _sleepers(self) -> tuple[Sleeper, ...]:
+        return sleepers(self._controller.desired, self._controller.sleep.levels)
 
     def _own_free(self) -> tuple[Device, ...]:
         used = [

@@ -41,6 +41,10 @@ class ControllerPolicy:
         stop_retry_seconds: pause before an engine that could not be ended is ended again.
         stop_tries_at_exit: tries after which the daemon ends although an engine does not.
         proxy_stop_seconds: what the proxy gets to finish its requests when everything ends.
+        fault_seconds: pause between two looks for devices that broke.
+        wake_poll_seconds: pause between two questions to the proxy who waits, while a model sleeps.
+        idle_poll_seconds: the same while some model may fall asleep by its idle rule.
+        wake_on_request: a request for a sleeping model wakes it.
     """
 
     reconcile: ReconcilePolicy = dataclasses.field(default_factory=ReconcilePolicy)
@@ -53,3 +57,7 @@ class ControllerPolicy:
     stop_retry_seconds: float = 2.0
     stop_tries_at_exit: int = 5
     proxy_stop_seconds: float = 10.0
+    fault_seconds: float = 2.0
+    wake_poll_seconds: float = 0.1
+    idle_poll_seconds: float = 1.0
+    wake_on_request: bool = True

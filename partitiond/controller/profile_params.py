@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import InputError, NotFoundError, SpecError
+from partitiond.controller.profile_partition import check_partition, device_for
+from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.partition import Partition
 from partitiond.core.spec import EngineOptions, ModelSpec, SourceKind, Weights
-from partitiond.core.units import format_bytes
 from partitiond.core.workload import LengthShape, Workload
 from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
 from partitiond.serde import from_json, to_json
@@ -49,9 +50,11 @@ def params_of(
 
     Raises:
         NotFoundError: there is no such device.
-        InputError: it has not so many cores or so much memory, or there is no device at all.
+        InputError: it has not so many cores or so much memory, no such partitions, or there is
+            no device at all.
     """
-    device = _device(options.device_id, devices)
+    device = device_for(options, devices)
+    check_partition(options, device)
     cores = options.cores
     if cores is None:
         cores = min((*defaults.cpu_partition_cores, len(device.cores)))
@@ -60,13 +63,6 @@ def params_of(
             f"{device.id} has {len(device.cores)} cores for engines, {cores} were asked for.",
             hint=f"Ask for 1 to {len(device.cores)} cores.",
             facts={"device": device.id, "cores": list(device.cores)},
-        )
-    if options.memory_bytes is not None and options.memory_bytes > device.memory_bytes:
-        raise InputError(
-            f"{device.id} has {format_bytes(device.memory_bytes)} of memory, "
-            f"{format_bytes(options.memory_bytes)} were asked for.",
-            hint="Ask for less, or leave the memory out for what is free.",
-            facts={"device": device.id, "memory_bytes": device.memory_bytes},
         )
     params = {
         "device_id": device.id,
@@ -84,6 +80,8 @@ def _axes(options: ProfileOptions) -> dict[str, str]:
     workload = options.workload
     given = {
         "memory_bytes": options.memory_bytes,
+        "sm_percent": options.sm_percent,
+        "mig_profile": options.mig_profile or None,
         "variant": options.variant or None,
         "workload": None if workload is None else to_json(workload),
         "max_num_batched_tokens": options.max_num_batched_tokens,
@@ -118,24 +116,8 @@ def options_of(params: Params) -> ProfileOptions:
         confirm="confirm" not in found,
         paper_requests=whole("paper_requests") or 0,
         fresh=found.get("fresh", ""),
-    )
-
-
-def _device(device_id: str | None, devices: Sequence[Device]) -> Device:
-    if not devices:
-        raise InputError(
-            "this host shows no device to profile on.",
-            hint="`partitiond doctor` says why; set cpu.enabled to true to use the CPU.",
-        )
-    if device_id is None:
-        return next((d for d in devices if d.kind is DeviceKind.GPU), devices[0])
-    for device in devices:
-        if device.id == device_id:
-            return device
-    raise NotFoundError(
-        f"there is no device {device_id!r}.",
-        hint=f"Use one of {', '.join(device.id for device in devices)}.",
-        facts={"device": device_id},
+        sm_percent=whole("sm_percent"),
+        mig_profile=found.get("mig_profile", ""),
     )
 
 
@@ -171,6 +153,7 @@ def profile_request(
     *,
     cores: tuple[int, ...],
     memory_bytes: int,
+    partition: Partition | None = None,
 ) -> ProfileRequest:
     """What the profiler is asked; the defaults where nothing was given.
 
@@ -179,7 +162,8 @@ def profile_request(
         device: where to measure.
         options: what was asked for.
         defaults: from the settings.
-        cores, memory_bytes: the partition.
+        cores, memory_bytes: of the partition.
+        partition: what was lent; None for all of the device, as it is.
     """
     request = ProfileRequest(
         model=model,
@@ -196,6 +180,7 @@ def profile_request(
         confirm_memory=options.confirm,
         confirm_capacity=options.confirm,
         paper_requests=options.paper_requests,
+        partition=partition,
     )
     path = None
     if defaults.checkpoint_dir is not None:
@@ -240,7 +225,9 @@ def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: i
             "cores": len(request.cores) if device.kind is DeviceKind.CPU else None,
             "max-batch": request.max_batch,
             "time-limit": _number(request.time_limit_seconds),
-            "memory": memory_bytes,
+            "mps": options.sm_percent,
+            "mig": options.mig_profile or None,
+            "memory": None if _all_of_a_gpu(request, options) else memory_bytes,
             "seed": request.seed,
             "paper-requests": request.paper_requests or None,
         }
@@ -250,6 +237,12 @@ def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: i
     words += ["--structured-output"] if request.structured_output else []
     words += [] if request.confirm_memory else ["--no-confirm"]
     return shlex.join(words)
+
+
+def _all_of_a_gpu(request: ProfileRequest, options: ProfileOptions) -> bool:
+    """Whether the partition itself says how much memory there is; naming it asks for a share."""
+    on_gpu = request.device.kind is DeviceKind.GPU
+    return on_gpu and options.memory_bytes is None and options.sm_percent is None
 
 
 def _windows(request: ProfileRequest) -> list[str]:

@@ -19,7 +19,8 @@ from partitiond.core.architecture import Architecture
 from partitiond.core.errors import NotFoundError
 from partitiond.core.estimate import estimate_profile
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.hardware import CpuFigures, Device, DeviceKind
+from partitiond.core.hardware import CpuFigures, Device, DeviceKind, SharingMode
+from partitiond.core.partition import MigSlice
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
@@ -43,8 +44,13 @@ __all__ = [
 
 def options_for(target: Target) -> ProfileOptions:
     """The options that measure this target."""
-    on_cpu = target.device.kind is DeviceKind.CPU
-    return ProfileOptions(device_id=target.device.id, cores=target.size.cores if on_cpu else None)
+    on_cpu, size = target.device.kind is DeviceKind.CPU, target.size
+    return ProfileOptions(
+        device_id=target.device.id,
+        cores=size.cores if on_cpu else None,
+        sm_percent=size.sm_percent if size.mode is SharingMode.MPS else None,
+        mig_profile=size.mig_profile,
+    )
 
 
 class ProfileWork:
@@ -91,12 +97,20 @@ class ProfileWork:
             self._options,
             cores=lease.cores,
             memory_bytes=lease.memory_bytes,
+            partition=lease.partition,
         )
         measured = await self._profiler.run(request, tell)
-        profile = with_source(measured, model.spec)
+        profile = with_source(measured, model.spec, *_beside(lease))
         self._store.add_profile(profile)
         request.forget()
         return profile.id
+
+
+def _beside(lease: Lease) -> tuple[str, ...]:
+    """A note of who computed on the same GPU meanwhile; slices have walls, and need none."""
+    if not lease.beside or isinstance(lease.partition, MigSlice):
+        return ()
+    return (f"measured beside {', '.join(lease.beside)}, which shared memory bandwidth and power",)
 
 
 def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:

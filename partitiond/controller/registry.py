@@ -178,6 +178,7 @@ class Registry:
         name = record.spec.name
         engines, plan = self._controller.engines, self._controller.plan
         best = self._best(record.spec)
+        level = self._controller.sleep.levels.get(name, 0)
         note = model_note(
             name,
             jobs=jobs,
@@ -193,7 +194,8 @@ class Registry:
             plan=plan,
             engines=engines,
             profiles=best,
-            note=note,
+            note=(f"is put to sleep at level {level}. {note}".strip() if level else note),
+            asleep=level,
         )
 
     def _availability(self, name: str) -> ModelAvailability:
@@ -230,9 +232,7 @@ class Registry:
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
         plan = self._controller.plan
-        planned = (
-            {p.candidate.variant for p in plan.placements if p.model == new.name} if plan else ()
-        )
+        planned = {p.candidate.variant for p in plan.wanted if p.model == new.name} if plan else ()
         if any(other_form(old, new, variant) for variant in planned):
             raise ConflictError(
                 f"{new.name} has replicas with the old source, weights or engine options.",
@@ -255,6 +255,7 @@ class Registry:
         self._store.remove_model(name)
         self._files.forget(name)
         self._journal.note("model-removed", name, "its replicas drain and stop.")
+        self._controller.sleep.forget(name)
         self._plans.drop_model(name)
         self._plans.chain.changed()
         self._controller.wake()

@@ -3,7 +3,7 @@
 import calendar
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from partitiond.core import routing
@@ -46,11 +46,17 @@ class RoutedEngine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoutePolicy:
-    """Limits at the proxy, from the settings."""
+    """Limits at the proxy, from the settings.
+
+    Attributes:
+        wake_on_request: a request for a sleeping model waits, and wakes it.
+    """
 
     max_queue: int = 256
     max_wait_seconds: float = 30.0
     starting_retry_after_seconds: float = 30.0
+    waking_retry_after_seconds: float = 5.0
+    wake_on_request: bool = True
     keys_required: bool = False
 
 
@@ -62,13 +68,30 @@ def service_seconds(placement: Placement, spec: ModelSpec) -> float:
     )
 
 
+_AT_REST: Final = frozenset(
+    {
+        ReplicaState.DROWSY,
+        ReplicaState.FALLING_ASLEEP,
+        ReplicaState.SLEEPING,
+        ReplicaState.WAKING,
+    }
+)
+
+
 def availability_of(
-    model: str, desired: Sequence[Placement], engines: Sequence[RoutedEngine]
+    model: str,
+    desired: Sequence[Placement],
+    engines: Sequence[RoutedEngine],
+    asleep: Collection[str] = (),
 ) -> ModelAvailability:
     """What the proxy answers while no replica can take a request."""
     own = [engine for engine in engines if engine.observed.placement.model == model]
     if any(_serves(engine) for engine in own):
         return ModelAvailability.SERVING
+    planned = any(p.model == model for p in desired)
+    resting = any(e.observed.state in _AT_REST and not e.broken for e in own)
+    if planned and (resting or model in asleep):
+        return ModelAvailability.SLEEPING
     hopeless = {
         engine.observed.replica_id
         for engine in own
@@ -87,11 +110,17 @@ def routing_from(
     keys: Sequence[KeyRecord],
     policy: RoutePolicy,
     version: int,
+    asleep: Collection[str] = (),
 ) -> RoutingTable:
     """The routing table.
 
-    Serving engines are routed; draining ones are listed as draining, so that the proxy lets
-    their requests finish; nothing else appears. A removed model's draining engines stay listed.
+    Serving engines are routed; draining ones, and those that are to sleep, are listed as draining,
+    so that the proxy lets their requests finish; nothing else appears. A removed model's draining
+    engines stay listed.
+
+    Args:
+        asleep: models that are to sleep. One that is not among them, and has no replica awake
+            yet, is being woken: its requests wait whatever the policy says.
     """
     specs = {record.spec.name: record.spec for record in models}
     return RoutingTable(
@@ -99,7 +128,8 @@ def routing_from(
         models=tuple(
             _model_route(
                 record,
-                availability_of(record.spec.name, desired, engines),
+                availability_of(record.spec.name, desired, engines, asleep),
+                record.spec.name in asleep,
                 policy,
                 [e.observed.placement for e in engines if _serves(e)],
             )
@@ -120,7 +150,8 @@ def _serves(engine: RoutedEngine) -> bool:
 
 
 def _drains(engine: RoutedEngine) -> bool:
-    return engine.observed.state is ReplicaState.DRAINING and not engine.broken
+    leaving = (ReplicaState.DRAINING, ReplicaState.DROWSY)
+    return engine.observed.state in leaving and not engine.broken
 
 
 def max_wait_seconds(spec: ModelSpec, serving: Sequence[Placement], policy: RoutePolicy) -> float:
@@ -133,18 +164,26 @@ def max_wait_seconds(spec: ModelSpec, serving: Sequence[Placement], policy: Rout
 def _model_route(
     record: ModelRecord,
     availability: ModelAvailability,
+    to_sleep: bool,
     policy: RoutePolicy,
     serving: Sequence[Placement],
 ) -> ModelRoute:
     spec = record.spec
+    sleeping = availability is ModelAvailability.SLEEPING
+    # Waking takes longer than most SLOs allow; who asked for a sleeping model waits all the same.
+    longest = policy.max_wait_seconds if sleeping else max_wait_seconds(spec, serving, policy)
+    retry_after = (
+        policy.waking_retry_after_seconds if sleeping else policy.starting_retry_after_seconds
+    )
     return ModelRoute(
         name=spec.name,
         availability=availability,
         served_name=spec.name,
         created_at=_unix_seconds(record.created_at),
         max_queue=policy.max_queue,
-        max_wait_seconds=max_wait_seconds(spec, serving, policy),
-        retry_after_seconds=policy.starting_retry_after_seconds,
+        max_wait_seconds=longest,
+        retry_after_seconds=retry_after,
+        holds=sleeping and (policy.wake_on_request or not to_sleep),
     )
 
 
@@ -159,7 +198,7 @@ def _replica_route(engine: RoutedEngine, spec: ModelSpec | None) -> ReplicaRoute
         max_sequences=placement.candidate.batch,
         kv_cache_tokens=engine.kv_cache_tokens,
         max_model_len=engine.max_model_len,
-        draining=observed.state is ReplicaState.DRAINING or spec is None,
+        draining=_drains(engine) or spec is None,
         service_seconds=service_seconds(placement, spec) if spec is not None else 1.0,
     )
 

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
+from partitiond.controller.cordons import device_named
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.keys import new_key
 from partitiond.controller.planning import Solve
+from partitiond.controller.sleeping import check_may_sleep
 from partitiond.controller.views import replica_views
-from partitiond.core.hardware import Device
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.plan import Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
@@ -23,6 +26,7 @@ from partitiond.ports import (
     ModelRecord,
     ModelResolver,
     ModelView,
+    PartitionControl,
     PlanPreview,
     ProfileOptions,
     ProfileRunner,
@@ -41,7 +45,7 @@ class Service:
     Args:
         options: what a user can set.
         store, runner, devices, resolver, proxy, profiler, solve, clock, accept, engine_problem,
-            engine_version, cpu_speed: as `assembly.Adapters` has them.
+            engine_version, cpu_speed, partitions: as `assembly.Adapters` has them.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Service:
         engine_problem: Callable[[], str] = str,
         engine_version: Callable[[], str] = str,
         cpu_speed: CpuSpeed | None = None,
+        partitions: PartitionControl | None = None,
     ) -> None:
         adapters = Adapters(
             store=store,
@@ -74,9 +79,11 @@ class Service:
             engine_problem=engine_problem,
             engine_version=engine_version,
             cpu_speed=cpu_speed,
+            partitions=partitions,
         )
         self._options = options or ServiceOptions()
         self._store, self._clock, self._engine_problem = store, clock, engine_problem
+        self._partitions = partitions
         self._take(Parts(adapters, self._options))
         self._loop: asyncio.Task[None] | None = None
         self._shutdown: asyncio.Task[None] | None = None
@@ -86,7 +93,7 @@ class Service:
         self._metrics, self._wake, self._journal = parts.metrics, parts.wake, parts.journal
         self._devices, self._files, self._endpoint = parts.devices, parts.files, parts.endpoint
         self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
-        self._plans, self._registry = parts.plans, parts.registry
+        self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
         self._controller.after_pass = self._after_pass
 
     # -- life ------------------------------------------------------------------------------
@@ -127,6 +134,18 @@ class Service:
         """Whether a shutdown has begun."""
         return self._shutdown is not None
 
+    @property
+    def turning(self) -> bool:
+        """Whether the reconcile loop runs."""
+        return self._loop is not None and not self._loop.done()
+
+    def use(self, options: ServiceOptions) -> None:
+        """Take over what may change while it runs (`partitiond.reload`)."""
+        self._options = options
+        drain = options.policy.reconcile.drain_deadline_seconds
+        self._controller.use(options.routes, drain_deadline_seconds=drain)
+        self._plans.use(options.planning)
+
     def hurry(self) -> None:
         """Do not wait for requests in flight any longer while shutting down."""
         self._controller.hurry()
@@ -142,6 +161,7 @@ class Service:
                 await asyncio.wait([self._loop])
             if stop_engines:
                 await self._controller.stop_everything()
+                await self._clear_devices()
                 await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
             else:
                 await self._controller.detach()
@@ -149,6 +169,17 @@ class Service:
             await self._files.close()
         finally:
             self.closed.set()
+
+    async def _clear_devices(self) -> None:
+        """Devices as they were found; what refuses is told, and tried again by the next daemon."""
+        if self._partitions is None:
+            return
+        try:
+            left = await self._partitions.clear()
+        except PartitiondError as error:
+            left = [str(error)]
+        for sentence in left:
+            self._journal.note("device-left", "devices", sentence)
 
     def _after_pass(self) -> None:
         self._registry.measure_stale()
@@ -181,6 +212,26 @@ class Service:
     async def remove(self, name: str, expected_version: int | None = None) -> None:
         """Remove the model: its replicas drain and stop. Raises NotFoundError, ConflictError."""
         await self._registry.remove(name, expected_version)
+
+    def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
+        """Drain the model and put its engines to sleep; at once asleep is where it has none.
+
+        Raises:
+            NotFoundError, InputError: there is no such model, or level.
+            ConflictError: it has no sleep mode, or sleeps at another level.
+        """
+        asleep = self._controller.sleep.levels.get(name, 0)
+        check_may_sleep(self._store.model(name).spec, level, asleep)
+        if not asleep:
+            self._controller.sleep.put_to_sleep(name, level, "as asked")
+        return self._registry.model(name)
+
+    def wake(self, name: str) -> ModelView:
+        """Wake it. Raises NotFoundError."""
+        self._store.model(name)
+        if name in self._controller.sleep.levels:
+            self._controller.sleep.wake(name, "as asked")
+        return self._registry.model(name)
 
     # -- jobs and profiles -----------------------------------------------------------------
 
@@ -265,6 +316,26 @@ class Service:
     def devices(self) -> Sequence[Device]:
         """Devices of this host."""
         return self._devices.devices
+
+    async def device(self, device_id: str) -> DeviceDetails:
+        """Everything that is told of one device; the beginning of its id is enough.
+
+        Raises:
+            NotFoundError, InputError: there is none of that id, or several begin so.
+            DeviceError: the driver refuses.
+        """
+        return await self._devices.inspect(device_named(self._devices.devices, device_id))
+
+    async def cordon(self, device_id: str, reason: str) -> Device:
+        """Nothing is placed on the device from now on. Raises NotFoundError, InputError."""
+        return self._cordons.set(device_id, reason)
+
+    async def uncordon(self, device_id: str) -> Device:
+        """Take an operator's cordon off, and look at the device anew; it stays cordoned while its
+        driver says that it failed. Raises NotFoundError, InputError."""
+        device = self._cordons.lift(device_id)
+        await self._devices.refresh(0.0)
+        return device_named(self._devices.devices, device.id)
 
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
         """Oldest first."""

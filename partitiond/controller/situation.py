@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 
 from partitiond.core.hardware import Device
+from partitiond.core.health import Health
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
+from partitiond.core.sleep import Sleeper, devices_beside
 from partitiond.core.units import ZERO_BYTES
 from partitiond.ports import ModelRecord
 
@@ -21,6 +23,8 @@ class Situation:
         without_estimates: models for which only what was measured may be used.
         left_out: models that are not planned at all.
         stale: why profiles among them no longer speak for what runs now, by profile id.
+        sleepers: replicas of models that sleep.
+        asleep: level by model that sleeps.
     """
 
     records: tuple[ModelRecord, ...]
@@ -30,6 +34,23 @@ class Situation:
     without_estimates: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     stale: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    sleepers: tuple[Sleeper, ...] = ()
+    asleep: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def planned(self) -> tuple[ModelRecord, ...]:
+        """The models a plan speaks of: a model asleep serves nothing, and is in no objective."""
+        asleep = dict(self.asleep)
+        return tuple(
+            record
+            for record in self.records
+            if record.spec.name not in self.left_out and record.spec.name not in asleep
+        )
+
+    @property
+    def free_devices(self) -> tuple[Device, ...]:
+        """The devices as they are for the planned models, beside what sleepers hold."""
+        return devices_beside(self.devices, self.sleepers)
 
     def fingerprint(self, applied_plan_id: str) -> str:
         """Changes when a plan made of it would no longer fit: not with every free byte.
@@ -42,6 +63,7 @@ class Situation:
             *(f"{record.spec.name}@{record.version}" for record in self.records),
             *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
             *(f"{profile_id} is stale" for profile_id, _ in self.stale),
+            *(f"{model} sleeps at {level}" for model, level in self.asleep),
             *(_version_of_device(device) for device in self.devices),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -56,6 +78,18 @@ def _version_of(profile: Profile) -> str:
 
 
 def _version_of_device(device: Device) -> str:
-    """A device as far as it limits a plan: not its free memory, which is never still."""
-    still = dataclasses.replace(device, free_bytes=ZERO_BYTES)
+    """A device as far as it limits a plan: not its free memory, which is never still, nor the
+    words about it. Instances that exist limit a plan only where they cannot be changed, and then
+    not by their UUIDs.
+    """
+    instances = tuple(dataclasses.replace(m, uuid="") for m in device.mig_instances)
+    still = dataclasses.replace(
+        device,
+        free_bytes=ZERO_BYTES,
+        foreign=(),
+        cordon_reason="",
+        health=Health.FINE,
+        health_reason="",
+        mig_instances=instances if device.mig_fixed else (),
+    )
     return repr(still)

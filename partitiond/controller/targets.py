@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+from partitiond.controller.profile_partition import slices_of
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import Profile, ProfileKind
@@ -32,24 +33,41 @@ def profile_targets(
 ) -> tuple[Target, ...]:
     """What every model is profiled on: each kind of GPU once, or the CPU where there is no GPU.
 
-    On a GPU the engine is alone on the device while it is measured, and may share its memory
-    later. On the CPU device the sizes are the given numbers of cores, by default one core (how
-    well it replicates) and all cores (how well it scales).
+    On a GPU the engine is alone on the device while it is measured. What it would be in an MPS
+    share or a MIG slice is derived from that for each plan (`controller.derived`); measuring such
+    a size as well, by hand, makes plans surer. A kind of GPU of which all are in MIG mode has no
+    whole to measure: there the largest MIG profile that can be had stands in. On the CPU device
+    the sizes are the given numbers of cores, by default one core (how well it replicates) and all
+    cores (how well it scales).
     """
-    by_hardware: dict[str, Device] = {}
-    for device in devices:
-        if device.kind is DeviceKind.GPU:
-            by_hardware.setdefault(device.hardware, device)
-    if by_hardware:
-        return tuple(
-            Target(device, PartitionSize(SharingMode.WHOLE, 1, 100))
-            for device in by_hardware.values()
-        )
+    gpus = [device for device in devices if device.kind is DeviceKind.GPU]
+    if gpus:
+        kinds = dict.fromkeys(device.hardware for device in gpus)
+        alike = ([d for d in gpus if d.hardware == kind] for kind in kinds)
+        return tuple(target for group in alike if (target := _gpu_target(group)) is not None)
     return tuple(
         Target(device, PartitionSize(SharingMode.CORES, cores))
         for device in devices
         for cores in _core_counts(device, cpu_partition_cores)
     )
+
+
+def _gpu_target(alike: Sequence[Device]) -> Target | None:
+    """Of GPUs of one kind: the first that can be had whole, else the largest slice of one."""
+    whole = next((d for d in alike if SharingMode.WHOLE in d.modes), None)
+    if whole is not None:
+        return Target(whole, PartitionSize(SharingMode.WHOLE, 1, 100))
+    sliced = [(d, name) for d in alike if (name := _largest_slice(d))]
+    if not sliced:
+        return None
+    device, name = sliced[0]
+    return Target(device, PartitionSize(SharingMode.MIG, 1, 100, name))
+
+
+def _largest_slice(device: Device) -> str:
+    """The MIG profile with most memory that an instance can be had of; empty for none."""
+    offered = [name for name in slices_of(device) if not name.endswith("+me")]
+    return offered[-1] if offered else ""
 
 
 def _core_counts(device: Device, wanted: Sequence[int]) -> list[int]:

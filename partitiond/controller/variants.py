@@ -63,4 +63,7 @@ def other_form(old: ModelSpec, new: ModelSpec, variant: str) -> bool:
 
 
 def _engine_of(spec: ModelSpec) -> tuple[object, ...]:
-    return (spec.source, spec.weights, spec.engine, spec.engine_kind)
+    # Sleep mode may change under an engine: one that was started without it is stopped instead of
+    # put to sleep, and has it from its next start on.
+    engine = dataclasses.replace(spec.engine, sleep_mode=False)
+    return (spec.source, spec.weights, engine, spec.engine_kind)

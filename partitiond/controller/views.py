@@ -6,6 +6,7 @@ from partitiond.controller.diagnosis import first_line
 from partitiond.controller.engines import Engine
 from partitiond.controller.routes import HOPELESS_FAILURES
 from partitiond.controller.targets import best_kind
+from partitiond.core.device_room import holds
 from partitiond.core.observation import LIVE
 from partitiond.core.plan import Placement, Plan, same_engine
 from partitiond.core.profile import Profile, ProfileKind
@@ -34,6 +35,8 @@ def replica_view(engine: Engine) -> ReplicaView:
         log_path=handle.log_path if handle is not None else "",
         socket_path=handle.socket_path if handle is not None and engine.state in LIVE else "",
         variant=engine.placement.candidate.variant,
+        sleep_level=engine.sleep_level,
+        held_bytes=holds(engine.observed()).memory_bytes if engine.live else 0,
     )
 
 
@@ -91,10 +94,11 @@ def model_view(
     engines: Sequence[Engine],
     profiles: Sequence[Profile],
     note: str,
+    asleep: int = 0,
 ) -> ModelView:
     """One model; `profiles` are the best ones that speak for it."""
     name = record.spec.name
-    planned = [p for p in (plan.placements if plan is not None else ()) if p.model == name]
+    planned = [p for p in (plan.wanted if plan is not None else ()) if p.model == name]
     serving = [
         engine
         for engine in engines
@@ -108,6 +112,7 @@ def model_view(
         profile_kind=best_kind(profiles),
         provisional=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in planned),
         note=note,
+        asleep=asleep,
     )
 
 
@@ -146,7 +151,7 @@ def model_note(
     if broken:
         engine = broken[0]
         return f"{engine.name} failed {engine.failures} times: {first_line(engine.last_error)}"
-    planned = plan is not None and any(p.model == name for p in plan.placements)
+    planned = plan is not None and any(p.model == name for p in plan.wanted)
     if planned:
         return fetching or _measured_again(own) or stale
     return _why_unplanned(name, own, plan, chain_note)

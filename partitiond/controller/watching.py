@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import Device, headroom_bytes
+from partitiond.core.hardware import Device, DeviceDetails, headroom_bytes
 from partitiond.core.observation import Unknown
 from partitiond.core.plan import Plan
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import Clock, DeviceProvider, ModelResolver, ResolvedModel
+from partitiond.ports import Clock, DeviceCare, DeviceProvider, ModelResolver, ResolvedModel
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,29 @@ def room_on(
 class DeviceWatch:
     """The devices of this host, looked at now and then in a thread (a driver may be slow).
 
+    Args:
+        marked: puts what operators said of devices on them.
+
     Attributes:
         devices: as last seen.
         problem: why they could not be seen the last time; empty when they could.
+        after_look: called with what was seen before and now.
     """
 
-    def __init__(self, provider: DeviceProvider, clock: Clock) -> None:
+    def __init__(
+        self,
+        provider: DeviceProvider,
+        clock: Clock,
+        marked: Callable[[Sequence[Device]], tuple[Device, ...]] = tuple,
+    ) -> None:
         self._provider = provider
         self._clock = clock
+        self._marked = marked
         self._seen_at: float | None = None
+        self._seen: tuple[Device, ...] = ()
         self.devices: tuple[Device, ...] = ()
         self.problem = ""
+        self.after_look: Callable[[Sequence[Device], Sequence[Device]], None] = lambda *_: None
 
     async def refresh(self, max_age_seconds: float) -> None:
         """Look again when the last look is older than that."""
@@ -61,15 +73,39 @@ class DeviceWatch:
             return
         self._seen_at = now
         try:
-            self.devices = tuple(await asyncio.to_thread(self._provider.discover))
+            seen = tuple(await asyncio.to_thread(self._provider.discover))
+            before, self._seen = self._seen, seen  # another look may have ended meanwhile
+            self.mark()
         except PartitiondError as error:
             self.problem = str(error)
         else:
             self.problem = ""
+            self.after_look(before, self._seen)
+
+    def mark(self) -> None:
+        """What operators say of devices has changed; they need not be looked at again for it."""
+        self.devices = self._marked(self._seen)
 
     def find(self, device_id: str) -> Device | None:
         """The device, or None."""
         return next((device for device in self.devices if device.id == device_id), None)
+
+    async def inspect(self, device: Device) -> DeviceDetails:
+        """Everything that is told of one of the devices.
+
+        Raises:
+            DeviceError, NotFoundError: the driver refuses, or the device is gone.
+        """
+        if not isinstance(self._provider, DeviceCare):
+            return DeviceDetails(device)
+        told = await asyncio.to_thread(self._provider.inspect, device.id)
+        return dataclasses.replace(told, device=self._marked((told.device,))[0])
+
+    def forgive(self, device_id: str) -> None:
+        """What was said against the device so far counts no more; look again soon."""
+        if isinstance(self._provider, DeviceCare):
+            self._provider.forgive(device_id)
+        self._seen_at = None
 
 
 @dataclasses.dataclass(slots=True)

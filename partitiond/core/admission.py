@@ -52,7 +52,7 @@ class Rejected:
     Attributes:
         status: 429 when the caller or the model is over its share, 503 when nothing can serve.
         code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
-            model_unavailable.
+            model_sleeping, model_unavailable.
         retry_after_seconds: whole seconds, at least 1; None where no time can be named.
     """
 
@@ -227,6 +227,13 @@ def refuse_without_replica(
     model: str, availability: ModelAvailability, retry_after: float
 ) -> Rejected:
     """The answer while no replica can take requests: 503, with a time where one is coming."""
+    if availability is ModelAvailability.SLEEPING:
+        return Rejected(
+            503,
+            "model_sleeping",
+            f"The model '{model}' is asleep.",
+            retry_after_seconds(retry_after),
+        )
     if availability is ModelAvailability.UNAVAILABLE:
         return Rejected(
             503,

@@ -20,6 +20,7 @@ from typing import Final
 from partitiond.core.architecture import Architecture
 from partitiond.core.bisection import largest
 from partitiond.core.hardware import DeviceKind
+from partitiond.core.plan import SleepingFootprint
 from partitiond.core.profile import Footprint
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.core.workload import Workload
@@ -201,6 +202,28 @@ def footprint(
         context_bytes=Bytes(context),
         unexplained_bytes=0,
         peak_bytes=Bytes(peak),
+    )
+
+
+def sleeping_footprint(awake: Footprint, kind: DeviceKind) -> SleepingFootprint:
+    """What an engine of that footprint holds while it sleeps.
+
+    vLLM gives back the memory of its weights and KV cache (all that its own allocator made) and
+    PyTorch's cache of free blocks, that is W, K and A of the definitions. What stays on a GPU is
+    C + G: the CUDA context with the libraries' workspaces, and the pools of captured CUDA graphs,
+    which level 1 and level 2 both leave where they are (https://github.com/vllm-project/vllm,
+    `CuMemAllocator.sleep` and pull request 56373). What a measurement could not explain is counted
+    as staying, too. At level 1 the weights are copied to host memory; beside a CPU, whose host
+    memory is the device's, they therefore stay.
+    """
+    stays = awake.context_bytes + awake.graph_bytes + awake.unexplained_bytes
+    stays = max(0, stays)
+    on_gpu = kind is DeviceKind.GPU
+    weights = awake.weights_bytes
+    return SleepingFootprint(
+        level_1_bytes=Bytes(stays if on_gpu else stays + weights),
+        level_2_bytes=Bytes(stays),
+        host_bytes=Bytes(weights if on_gpu else 0),
     )
 
 

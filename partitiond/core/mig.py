@@ -4,6 +4,11 @@ A GPU instance covers `memory_slices` consecutive memory slices, from one of the
 MIG profile allows; no two overlap, and a profile may limit how many there are of it. Starts are
 those of 8-slice GPUs (A100, H100, H200, B200), as drivers list them: any slice but the last for
 one memory slice, even ones for two, 0 and 4 for four (only 0 with four compute slices), 0 for all.
+
+What exists on a GPU narrows that. An instance that others made stays where it is: it can be used
+when nobody runs in it, and nothing else can be in its slices. Where the geometry is fixed, nothing
+but such instances can be used. Both say no more than which starts a profile has on that GPU, so
+one search serves all three cases.
 """
 
 import collections
@@ -11,8 +16,9 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 
-from partitiond.core.hardware import HARDWARE, MigProfile, headroom_bytes
-from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
+from partitiond.core.hardware import HARDWARE, Device, MigProfile, headroom_bytes
+from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES, MigInstance
+from partitiond.core.units import Bytes
 
 Place = tuple[str, int, int]
 """MIG profile, first memory slice, slices covered."""
@@ -25,6 +31,8 @@ def instance_bytes(profile: MigProfile) -> int:
 
 def starts_of(profile: MigProfile) -> tuple[int, ...]:
     """First memory slices at which the driver may place an instance of this profile."""
+    if profile.starts:
+        return profile.starts
     match profile.memory_slices, profile.compute_slices:
         case 1, _:
             return tuple(range(MIG_MEMORY_SLICES - 1))
@@ -36,6 +44,27 @@ def starts_of(profile: MigProfile) -> tuple[int, ...]:
             return (0, 4)
         case _:
             return (0,)
+
+
+def profiles_of(device: Device) -> tuple[MigProfile, ...]:
+    """Sizes of GPU instance on one device: as its driver lists them, or else the catalog's."""
+    spec = HARDWARE.get(device.hardware)
+    return device.mig_profiles or (spec.mig_profiles if spec is not None else ())
+
+
+def place_of(instance: MigInstance) -> Place:
+    """Where an instance is."""
+    return instance.mig_profile, instance.slice_start, instance.slice_count
+
+
+def usable_instances(device: Device) -> tuple[MigInstance, ...]:
+    """Instances that exist and that a replica may be put into as they are."""
+    return tuple(i for i in device.mig_instances if i.uuid and not i.busy)
+
+
+def covered_slices(places: tuple[Place, ...]) -> frozenset[int]:
+    """Memory slices under instances."""
+    return frozenset(s for _, start, size in places for s in range(start, start + size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +81,15 @@ class Geometry:
         radix: worth of one instance of each.
         feasible: whether the set with that number can be placed; subsets of placeable sets can.
         occupied: memory slices that others hold.
+        starts: for each profile, the first slices it can have here; empty for all that it can
+            have anywhere.
     """
 
     profiles: tuple[MigProfile, ...]
     radix: tuple[int, ...]
     feasible: bytes
     occupied: tuple[int, ...] = ()
+    starts: tuple[tuple[int, ...], ...] = ()
 
     def index(self, name: str) -> int | None:
         """Position of a MIG profile by name; None where the GPU has no such."""
@@ -66,6 +98,10 @@ class Geometry:
     def step(self, name: str) -> int:
         """What one instance of a MIG profile adds to a set's number."""
         return self.radix[self._positions[name]]
+
+    def starts_here(self, position: int) -> tuple[int, ...]:
+        """First slices that a profile can have on this GPU."""
+        return self.starts[position] if self.starts else starts_of(self.profiles[position])
 
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
@@ -95,7 +131,7 @@ class Geometry:
         total = 0
         for profile, radix in zip(self.profiles, self.radix, strict=True):
             count = counts.get(profile.name, 0)
-            if count > profile.max_instances:
+            if count > _most_in_code(profile):
                 return None
             total += radix * count
         return total
@@ -110,14 +146,15 @@ class Geometry:
         left = collections.Counter(counts)
         left.subtract(name for name, _, _ in kept)
         taken = self._taken(kept)
-        known = {p.name: p for p in self.profiles}
-        if taken is None or min(left.values(), default=0) < 0 or not left.keys() <= known.keys():
+        if taken is None or min(left.values(), default=0) < 0:
             return None
-        if any(count > known[name].max_instances for name, count in counts.items()):
+        if not left.keys() <= self._positions.keys():
             return None
-        wanted = [p for p in self.profiles for _ in range(left[p.name])]
-        wanted.sort(key=lambda p: -p.memory_slices)
-        found = next(_arrangements(tuple(wanted), taken), None)
+        if any(n > self.profiles[self._positions[p]].max_instances for p, n in counts.items()):
+            return None
+        wanted = [i for i, p in enumerate(self.profiles) for _ in range(left[p.name])]
+        wanted.sort(key=lambda i: -self.profiles[i].memory_slices)
+        found = next(self._arrangements(tuple(wanted), taken), None)
         return None if found is None else sorted([*kept, *found], key=lambda p: p[1])
 
     def _taken(self, kept: tuple[Place, ...]) -> int | None:
@@ -128,11 +165,25 @@ class Geometry:
             cover = _cover(start, size)
             if position is None or taken & cover:
                 return None
-            profile = self.profiles[position]
-            if size != profile.memory_slices or start not in starts_of(profile):
+            if size != self.profiles[position].memory_slices:
+                return None
+            if start not in self.starts_here(position):
                 return None
             taken |= cover
         return taken
+
+    def _arrangements(self, wanted: tuple[int, ...], taken: int) -> Iterator[list[Place]]:
+        if not wanted:
+            yield []
+            return
+        head, tail = wanted[0], wanted[1:]
+        profile = self.profiles[head]
+        # From the top down: small instances leave the starts of large ones free.
+        for start in reversed(self.starts_here(head)):
+            cover = _cover(start, profile.memory_slices)
+            if not taken & cover:
+                for rest in self._arrangements(tail, taken | cover):
+                    yield [(profile.name, start, profile.memory_slices), *rest]
 
 
 def _cover(start: int, size: int) -> int:
@@ -143,22 +194,14 @@ def _mask(slices: tuple[int, ...]) -> int:
     return sum(1 << s for s in set(slices))
 
 
-def _arrangements(wanted: tuple[MigProfile, ...], taken: int) -> Iterator[list[Place]]:
-    if not wanted:
-        yield []
-        return
-    head, tail = wanted[0], wanted[1:]
-    # From the top down: small instances leave the starts of large ones free.
-    for start in reversed(starts_of(head)):
-        cover = _cover(start, head.memory_slices)
-        if not taken & cover:
-            for rest in _arrangements(tail, taken | cover):
-                yield [(head.name, start, head.memory_slices), *rest]
-
-
 def _most_by_slices(profile: MigProfile) -> int:
-    by_compute = MIG_COMPUTE_SLICES // profile.compute_slices
-    return min(by_compute, MIG_MEMORY_SLICES // profile.memory_slices)
+    by_compute = MIG_COMPUTE_SLICES // max(1, profile.compute_slices)
+    return min(by_compute, MIG_MEMORY_SLICES // max(1, profile.memory_slices))
+
+
+def _most_in_code(profile: MigProfile) -> int:
+    """Most of a profile that a code has room for: a driver may say more than slices allow."""
+    return min(profile.max_instances, _most_by_slices(profile) + 1)
 
 
 @functools.cache
@@ -167,7 +210,81 @@ def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | Non
     spec = HARDWARE.get(hardware)
     if spec is None or not spec.mig_profiles:
         return None
-    profiles = spec.mig_profiles
+    return _geometry(spec.mig_profiles, (), occupied)
+
+
+def geometry_from(profiles: tuple[MigProfile, ...]) -> Geometry:
+    """The geometry of an empty GPU that offers these sizes."""
+    return _geometry(profiles, (), ())
+
+
+def geometry_on(device: Device) -> Geometry | None:
+    """The geometry of one device as it is; None where it has no MIG.
+
+    What its driver says of sizes goes before the catalog. Instances of others stay, and can be
+    used where nobody runs in them; where the geometry is fixed, only instances that exist can.
+    """
+    if not device.mig_instances and not device.mig_fixed and not device.mig_profiles:
+        return geometry_of(device.hardware, tuple(sorted(set(device.occupied_slices))))
+    profiles = profiles_of(device)
+    if not profiles:
+        return None
+    return _geometry_beside(
+        profiles,
+        device.mig_instances,
+        tuple(sorted(set(device.occupied_slices))),
+        device.mig_fixed,
+        usable_instances(device),
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _geometry_beside(
+    profiles: tuple[MigProfile, ...],
+    instances: tuple[MigInstance, ...],
+    occupied: tuple[int, ...],
+    fixed: bool,
+    usable: tuple[MigInstance, ...],
+) -> Geometry:
+    """The geometry beside instances that exist; see `geometry_on`."""
+    usable_places = {place_of(i) for i in usable}
+    busy = tuple(place_of(i) for i in instances if i.busy)
+    blocked = covered_slices(busy) | frozenset(occupied)
+    starts = []
+    for profile in profiles:
+        name, size = profile.name, profile.memory_slices
+        there = {
+            start for start in range(MIG_MEMORY_SLICES) if (name, start, size) in usable_places
+        }
+        staying = sum(i.mig_profile == name and _stays(i, blocked) for i in instances)
+        # Media engines go to one instance: who has them keeps them, wherever slices are free.
+        free = () if fixed or staying >= profile.max_instances else starts_of(profile)
+        made = {s for s in free if blocked.isdisjoint(range(s, s + size))}
+        starts.append(tuple(sorted(there | made)))
+    left = blocked - covered_slices(tuple(usable_places))
+    return _geometry(
+        tuple(_as_it_exists(p, usable) for p in profiles), tuple(starts), tuple(sorted(left))
+    )
+
+
+def _stays(instance: MigInstance, blocked: frozenset[int]) -> bool:
+    """Whether an instance is not ours to take away."""
+    return not blocked.isdisjoint(covered_slices((place_of(instance),)))
+
+
+def _as_it_exists(profile: MigProfile, usable: tuple[MigInstance, ...]) -> MigProfile:
+    """A profile with the memory of the smallest instance of it that a replica might get."""
+    sizes = [i.memory_bytes for i in usable if i.mig_profile == profile.name and i.memory_bytes]
+    return dataclasses.replace(profile, memory_bytes=Bytes(min([profile.memory_bytes, *sizes])))
+
+
+@functools.lru_cache(maxsize=128)
+def _geometry(
+    profiles: tuple[MigProfile, ...],
+    starts: tuple[tuple[int, ...], ...],
+    occupied: tuple[int, ...],
+) -> Geometry:
+    here = starts or tuple(starts_of(p) for p in profiles)
     radix, total = [], 1
     for profile in profiles:
         radix.append(total)
@@ -182,13 +299,14 @@ def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | Non
         seen.add((code, taken))
         feasible[code] = 1
         for i, profile in enumerate(profiles):
-            if code // radix[i] % (_most_by_slices(profile) + 2) == profile.max_instances:
+            count = code // radix[i] % (_most_by_slices(profile) + 2)
+            if count >= min(profile.max_instances, _most_by_slices(profile)):
                 continue
-            for start in starts_of(profile):
+            for start in here[i]:
                 cover = _cover(start, profile.memory_slices)
                 if not taken & cover:
                     stack.append((code + radix[i], taken | cover))
-    return Geometry(profiles, tuple(radix), bytes(feasible), occupied)
+    return Geometry(profiles, tuple(radix), bytes(feasible), occupied, starts)
 
 
 def maximal_placements(hardware: str) -> list[frozenset[Place]]:
@@ -218,8 +336,14 @@ def maximal_placements(hardware: str) -> list[frozenset[Place]]:
 __all__ = [
     "Geometry",
     "Place",
+    "covered_slices",
+    "geometry_from",
     "geometry_of",
+    "geometry_on",
     "instance_bytes",
     "maximal_placements",
+    "place_of",
+    "profiles_of",
     "starts_of",
+    "usable_instances",
 ]

@@ -12,11 +12,21 @@ LIVE: Final = frozenset(
     {
         ReplicaState.STARTING,
         ReplicaState.SERVING,
+        ReplicaState.DROWSY,
+        ReplicaState.FALLING_ASLEEP,
+        ReplicaState.SLEEPING,
+        ReplicaState.WAKING,
         ReplicaState.DRAINING,
         ReplicaState.STOPPING,
     }
 )
-"""States in which an engine has a process and therefore holds its partition."""
+"""States in which an engine has a process and therefore holds its partition (`core.sleep.held`)."""
+
+ALLOCATING: Final = frozenset(
+    {ReplicaState.STARTING, ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING}
+)
+"""States in which an engine's memory changes: so many of a device at a time as may start. An engine
+that looks at the device's free memory meanwhile would be misled, and vLLM ends itself then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +49,9 @@ class ObservedReplica:
         state_since: monotonic seconds when it entered the state.
         failures: consecutive failed starts or exits; drives back-off.
         last_error: diagnosis of the last failure, or empty.
+        can_sleep: it was started so that it can be put to sleep.
+        sleep_level: how deep it sleeps, or is to; 0 while it is awake.
+        ending: it is being ended already, though its state says so only once nothing of it is left.
     """
 
     replica_id: str
@@ -49,6 +62,9 @@ class ObservedReplica:
     state_since: float
     failures: int = 0
     last_error: str = ""
+    can_sleep: bool = False
+    sleep_level: int = 0
+    ending: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +80,8 @@ class Observation:
         leases: partitions lent to profile jobs; nothing starts on them.
         not_ready: forms of models (`Placement.form`) whose files are not on disk yet; none of
             their engines is started.
+        faulted: devices whose engines are all broken, as the driver or MPS says: they are ended,
+            and nothing starts, sleeps or wakes there while the device is named.
     """
 
     replicas: tuple[ObservedReplica, ...]
@@ -71,6 +89,7 @@ class Observation:
     now: float
     leases: tuple[Partition, ...] = ()
     not_ready: tuple[str, ...] = ()
+    faulted: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,11 +105,43 @@ class StartEngine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DrainReplica:
-    """Take the replica out of the routing table for new requests."""
+    """Take the replica out of the routing table for new requests, to be stopped afterwards."""
 
     replica_id: str
     generation: str
     deadline_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestReplica:
+    """Take the replica out of the routing table for new requests, to be put to sleep afterwards.
+
+    It has no deadline: there is no hurry that would be worth a request.
+    """
+
+    replica_id: str
+    generation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SleepReplica:
+    """Put the engine to sleep; nothing is in flight.
+
+    Attributes:
+        level: 1 keeps the weights in host memory, 2 drops them.
+    """
+
+    replica_id: str
+    generation: str
+    level: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WakeReplica:
+    """Wake the engine; one that only rests serves again at once."""
+
+    replica_id: str
+    generation: str
 
 
 class StopReason(enum.StrEnum):
@@ -107,7 +158,7 @@ class StopReason(enum.StrEnum):
 class StopEngine:
     """End the process group: terminate, after `grace_seconds` kill, then release the partition.
 
-    With the reason START_DEADLINE the replica has failed; with any other it is stopped.
+    With the reasons START_DEADLINE and FAILED the replica has failed; with any other it is stopped.
     """
 
     replica_id: str
@@ -124,7 +175,15 @@ class ForgetReplica:
     generation: str = ""
 
 
-Action = StartEngine | DrainReplica | StopEngine | ForgetReplica
+Action = (
+    StartEngine
+    | DrainReplica
+    | RestReplica
+    | SleepReplica
+    | WakeReplica
+    | StopEngine
+    | ForgetReplica
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,6 +192,7 @@ class ReconcilePolicy:
 
     Attributes:
         start_deadline_seconds: vLLM's own start limit is 600 s; a little more is never needed.
+            Falling asleep and waking have no longer either.
         drain_deadline_seconds: longest wait for requests in flight.
         stop_grace_seconds: between terminate and kill.
         backoff_base_seconds, backoff_max_seconds: restart delay base x 2^(failures-1), capped.

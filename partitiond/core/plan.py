@@ -18,6 +18,21 @@ from partitiond.core.units import ZERO_BYTES, Bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SleepingFootprint:
+    """What an engine holds while it sleeps (`core.footprint.sleeping_footprint`).
+
+    Attributes:
+        level_1_bytes, level_2_bytes: memory of its device, by level of sleep.
+        host_bytes: host memory beyond what its processes take anyway, at level 1 (the weights of
+            an engine on a GPU). At level 2 there is none.
+    """
+
+    level_1_bytes: Bytes
+    level_2_bytes: Bytes
+    host_bytes: Bytes = ZERO_BYTES
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to run a replica: an operating point on a partition size. Margins are applied.
 
@@ -39,6 +54,8 @@ class Candidate:
         variant: form of the model it runs; empty for the model itself.
         stale: why its profile no longer speaks for what runs now; empty where it does.
         watts: what it draws at the operating point beyond the idle device; None unknown.
+        asleep: what its engine holds asleep; None where it is not known, or it never sleeps: then
+            it counts as holding everything.
     """
 
     model: str
@@ -59,6 +76,7 @@ class Candidate:
     variant: str = ""
     stale: tuple[str, ...] = ()
     watts: float | None = None
+    asleep: SleepingFootprint | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -241,6 +259,14 @@ class Plan:
     explanation: tuple[str, ...]
     created_at: str
     """ISO 8601, UTC."""
+    asleep: tuple[Placement, ...] = ()
+    """Replicas of models that slept when it was made: where they stay, as they are when awake. The
+    room they left is not theirs any more; `placements` may use it."""
+
+    @property
+    def wanted(self) -> tuple[Placement, ...]:
+        """Every replica that is to have an engine, awake or asleep."""
+        return (*self.placements, *self.asleep)
 
     def on_device(self, device_id: str) -> tuple[Placement, ...]:
         """Placements on one device, in order."""

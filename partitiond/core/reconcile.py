@@ -5,7 +5,7 @@ Invariants (each is a property test):
 - what could not be observed is `Unknown`, and no action rests on it: nothing starts on a device
   whose room is unknown and nothing there makes way; a drain with an unknown number of requests
   in flight waits for its deadline;
-- at most `max_starting` engines start at a time per device;
+- at most `max_starting` engines start, fall asleep or wake at a time per device;
 - engines never overlap: not in cores, memory slices or SM percent, and together they stay within
   the memory the device has for engines; what is leased to a profile job is taken, too;
 - make before break where room allows: an engine that is replaced drains only once all wanted
@@ -14,6 +14,10 @@ Invariants (each is a property test):
 - an engine is stopped only when nothing is in flight or its drain deadline has passed; a draining
   replica gets no request (`routing_from` says so to the proxy);
 - a replica that failed starts again after base x 2^(failures - 1) seconds, capped;
+- an engine of a model that is to be asleep falls asleep only when nothing is in flight, however
+  long that takes, and is woken only where its whole partition fits; one that cannot sleep is
+  drained and stopped instead. Nothing of such a model is started;
+- all engines of a faulted device are ended, and nothing starts, sleeps or wakes there;
 - an engine that nobody asked for is drained and stopped, never one that could not be identified
   (only identified engines are in the observation).
 
@@ -23,9 +27,11 @@ exists names both. An engine *is* the wanted one when `same_engine` holds for wh
 with; every other engine of that id is on its way out.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from partitiond.core.device_room import DeviceRoom, key_of
 from partitiond.core.observation import (
     LIVE,
     Action,
@@ -34,15 +40,16 @@ from partitiond.core.observation import (
     Observation,
     ObservedReplica,
     ReconcilePolicy,
+    RestReplica,
+    SleepReplica,
     StartEngine,
     StopEngine,
     StopReason,
     Unknown,
+    WakeReplica,
 )
-from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
-from partitiond.core.room import fits, overlap
 
 __all__ = [
     "LIVE",
@@ -52,16 +59,38 @@ __all__ = [
     "Observation",
     "ObservedReplica",
     "ReconcilePolicy",
+    "RestReplica",
+    "SleepReplica",
     "StartEngine",
     "StopEngine",
     "StopReason",
     "Unknown",
+    "WakeReplica",
     "backoff_seconds",
     "failures_after",
     "reconcile",
 ]
 
-_LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
+_STAYING: Final = (
+    ReplicaState.SERVING,
+    ReplicaState.WAKING,
+    ReplicaState.STARTING,
+    ReplicaState.DROWSY,
+    ReplicaState.FALLING_ASLEEP,
+    ReplicaState.SLEEPING,
+)
+"""States of an engine that is not on its way out, the readiest first."""
+_SERVES_NOBODY: Final = frozenset(
+    {
+        ReplicaState.STARTING,
+        ReplicaState.FALLING_ASLEEP,
+        ReplicaState.SLEEPING,
+        ReplicaState.WAKING,
+    }
+)
+"""States in which an engine that is not wanted is ended without a drain."""
+_SLOW: Final = frozenset({ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING})
+_NOBODY: Final[Mapping[str, int]] = {}
 _MAX_DOUBLINGS: Final = 30
 """2^30 seconds is beyond any cap; keeps the power from overflowing after very many failures."""
 
@@ -82,43 +111,64 @@ def failures_after(failures: int, served_seconds: float, policy: ReconcilePolicy
     return 1 if served_seconds >= policy.backoff_max_seconds else failures + 1
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one call looks at.
+
+    Attributes:
+        asleep: level by model that is to sleep.
+        current: the engine that fulfils each wanted placement, by replica id.
+        outgoing: engines that are not wanted and not on their way out yet.
+    """
+
+    desired: tuple[Placement, ...]
+    seen: Observation
+    policy: ReconcilePolicy
+    asleep: Mapping[str, int]
+    current: Mapping[str, ObservedReplica]
+    outgoing: tuple[ObservedReplica, ...]
+
+
 def reconcile(
     desired: tuple[Placement, ...],
     observation: Observation,
     policy: ReconcilePolicy,
+    asleep: Mapping[str, int] = _NOBODY,
 ) -> tuple[Action, ...]:
     """What to do next so that the host comes to run `desired`, and nothing else.
 
     The actions may be applied in order and at once; then observe and call again.
+
+    Args:
+        desired: every replica that is to have an engine, awake or asleep.
+        observation: the host.
+        policy: bounds.
+        asleep: level of sleep of the models that are to sleep, by name.
     """
-    current = _current(desired, observation.replicas)
-    kept = {_key(replica) for replica in current.values()}
-    outgoing = [
+    current = _current(desired, observation.replicas, asleep)
+    kept = {key_of(replica) for replica in current.values()}
+    outgoing = tuple(
         replica
         for replica in observation.replicas
-        if replica.state in (ReplicaState.STARTING, ReplicaState.SERVING)
-        and _key(replica) not in kept
-    ]
-    starts, making_way = _starts(desired, observation, current, outgoing, policy)
-    return (
-        *_forgets(desired, observation.replicas, current),
-        *_stops(observation, outgoing, policy),
-        *_drains(desired, current, outgoing, making_way, policy),
-        *starts,
+        if replica.state in _STAYING and key_of(replica) not in kept
     )
-
-
-def _key(replica: ObservedReplica) -> tuple[str, str]:
-    return replica.replica_id, replica.generation
+    here = _Pass(desired, observation, policy, asleep, current, outgoing)
+    begun, making_way = _begin(here)
+    return (*_forgets(here), *_stops(here), *_drains(here, making_way), *begun)
 
 
 def _current(
-    desired: tuple[Placement, ...], replicas: tuple[ObservedReplica, ...]
+    desired: tuple[Placement, ...],
+    replicas: tuple[ObservedReplica, ...],
+    asleep: Mapping[str, int],
 ) -> dict[str, ObservedReplica]:
-    """The engine that fulfils each wanted placement, by replica id: serving first, oldest first."""
+    """The engine that fulfils each wanted placement, by replica id: readiest first, oldest first.
+
+    Of a model that is to sleep, one that cannot fulfils nothing.
+    """
     wanted = {placement.replica_id: placement for placement in desired}
     found: dict[str, ObservedReplica] = {}
-    for state in (ReplicaState.SERVING, ReplicaState.STARTING):
+    for state in _STAYING:
         for replica in sorted(replicas, key=lambda r: (r.state_since, r.generation)):
             placement = wanted.get(replica.replica_id)
             if (
@@ -126,6 +176,7 @@ def _current(
                 and placement is not None
                 and replica.replica_id not in found
                 and same_engine(replica.placement, placement)
+                and (replica.can_sleep or placement.model not in asleep)
             ):
                 found[replica.replica_id] = replica
     return found
@@ -145,187 +196,155 @@ def _awaiting_restart(
     return max(dead, key=lambda replica: (replica.state_since, replica.generation), default=None)
 
 
-def _forgets(
-    desired: tuple[Placement, ...],
-    replicas: tuple[ObservedReplica, ...],
-    current: dict[str, ObservedReplica],
-) -> list[Action]:
+def _forgets(here: _Pass) -> list[Action]:
     """Records without a process that no restart will take up."""
+    replicas = here.seen.replicas
     awaiting = {
-        _key(record)
-        for placement in desired
-        if placement.replica_id not in current
+        key_of(record)
+        for placement in here.desired
+        if placement.replica_id not in here.current
         and (record := _awaiting_restart(placement, replicas)) is not None
     }
     return [
         ForgetReplica(replica.replica_id, replica.generation)
         for replica in replicas
-        if replica.state not in LIVE and _key(replica) not in awaiting
+        if replica.state not in LIVE and key_of(replica) not in awaiting
     ]
 
 
-def _stops(
-    observation: Observation, outgoing: list[ObservedReplica], policy: ReconcilePolicy
-) -> list[Action]:
-    """Engines to end now: drained, out of time, or not wanted before they ever served."""
-    unwanted = {_key(replica) for replica in outgoing}
+def _stops(here: _Pass) -> list[Action]:
+    """Engines to end now: drained, out of time, broken, or not wanted and serving nobody."""
+    unwanted = {key_of(replica) for replica in here.outgoing}
     actions: list[Action] = []
-    for replica in observation.replicas:
-        reason = _stop_reason(replica, observation.now, _key(replica) in unwanted, policy)
+    for replica in here.seen.replicas:
+        reason = _stop_reason(replica, key_of(replica) in unwanted, here)
         if reason is not None:
-            actions.append(
-                StopEngine(
-                    replica.replica_id, replica.generation, reason, policy.stop_grace_seconds
-                )
-            )
+            grace = here.policy.stop_grace_seconds
+            actions.append(StopEngine(replica.replica_id, replica.generation, reason, grace))
     return actions
 
 
-def _stop_reason(
-    replica: ObservedReplica, now: float, unwanted: bool, policy: ReconcilePolicy
-) -> StopReason | None:
-    age = now - replica.state_since
-    if replica.state is ReplicaState.STARTING:
-        if unwanted:
-            return StopReason.NOT_WANTED
-        # Who starts the engine keeps the deadline and has a diagnosis; this is the backstop.
-        overdue = age >= policy.start_deadline_seconds + policy.stop_grace_seconds
-        return StopReason.START_DEADLINE if overdue else None
-    if replica.state is ReplicaState.DRAINING:
+def _stop_reason(replica: ObservedReplica, unwanted: bool, here: _Pass) -> StopReason | None:
+    policy, state = here.policy, replica.state
+    if replica.ending or state not in LIVE or state is ReplicaState.STOPPING:
+        return None
+    if replica.placement.device_id in here.seen.faulted:
+        return StopReason.FAILED
+    age = here.seen.now - replica.state_since
+    if state in _SERVES_NOBODY and unwanted:
+        return StopReason.NOT_WANTED
+    # Who starts or wakes the engine keeps the deadline and has a diagnosis; this is the backstop.
+    overdue = age >= policy.start_deadline_seconds + policy.stop_grace_seconds
+    if state is ReplicaState.STARTING and overdue:
+        return StopReason.START_DEADLINE
+    if state in _SLOW and overdue:
+        return StopReason.FAILED
+    if state is ReplicaState.DRAINING:
         if replica.in_flight == 0:
             return StopReason.DRAINED
         return StopReason.DRAIN_DEADLINE if age >= policy.drain_deadline_seconds else None
     return None
 
 
-def _drains(
-    desired: tuple[Placement, ...],
-    current: dict[str, ObservedReplica],
-    outgoing: list[ObservedReplica],
-    making_way: set[tuple[str, str]],
-    policy: ReconcilePolicy,
-) -> list[Action]:
-    """Serving engines that are not wanted: after their replacements serve, or to make way."""
+def _drains(here: _Pass, making_way: set[tuple[str, str]]) -> list[Action]:
+    """Engines that serve and are not wanted: after their replacements serve, or to make way."""
     incomplete = {
         placement.model
-        for placement in desired
-        if (replica := current.get(placement.replica_id)) is None
-        or replica.state is not ReplicaState.SERVING
+        for placement in here.desired
+        if placement.model not in here.asleep
+        and (
+            (replica := here.current.get(placement.replica_id)) is None
+            or replica.state is not ReplicaState.SERVING
+        )
     }
+    faulted = here.seen.faulted
     return [
-        DrainReplica(replica.replica_id, replica.generation, policy.drain_deadline_seconds)
-        for replica in outgoing
-        if replica.state is ReplicaState.SERVING
-        and (replica.placement.model not in incomplete or _key(replica) in making_way)
+        DrainReplica(replica.replica_id, replica.generation, here.policy.drain_deadline_seconds)
+        for replica in here.outgoing
+        if not replica.ending and replica.placement.device_id not in faulted
+        if replica.state is ReplicaState.DROWSY
+        or (
+            replica.state is ReplicaState.SERVING
+            and (replica.placement.model not in incomplete or key_of(replica) in making_way)
+        )
     ]
 
 
-def _may_start(placement: Placement, observation: Observation, policy: ReconcilePolicy) -> bool:
-    """Whether nothing but room is missing: files on disk, back-off over."""
-    if placement.form in observation.not_ready:
+def _may_start(placement: Placement, here: _Pass) -> bool:
+    """Whether nothing but room is missing: it is wanted awake, files on disk, back-off over."""
+    if placement.model in here.asleep or placement.form in here.seen.not_ready:
         return False
-    record = _awaiting_restart(placement, observation.replicas)
+    record = _awaiting_restart(placement, here.seen.replicas)
     if record is None or record.state is not ReplicaState.FAILED:
         return True
-    return observation.now - record.state_since >= backoff_seconds(record.failures, policy)
+    delay = backoff_seconds(record.failures, here.policy)
+    return here.seen.now - record.state_since >= delay
 
 
-def _starts(
-    desired: tuple[Placement, ...],
-    observation: Observation,
-    current: dict[str, ObservedReplica],
-    outgoing: list[ObservedReplica],
-    policy: ReconcilePolicy,
-) -> tuple[list[Action], set[tuple[str, str]]]:
-    """Engines to start now, and the outgoing ones that must make way for the next start."""
-    serving = {r.placement.model for r in observation.replicas if r.state is ReplicaState.SERVING}
+def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]]]:
+    """Engines to rest, put to sleep, wake and start now; and those that must make way for a start.
+
+    Falling asleep frees memory, so it goes before waking; waking is quick, so it goes before
+    starting.
+    """
+    seen, policy = here.seen, here.policy
+    serving = {r.placement.model for r in seen.replicas if r.state is ReplicaState.SERVING}
     missing = sorted(
-        (
-            placement
-            for placement in desired
-            if placement.replica_id not in current and _may_start(placement, observation, policy)
-        ),
+        (p for p in here.desired if p.replica_id not in here.current and _may_start(p, here)),
         key=lambda placement: placement.model in serving,  # models without any replica first
     )
-    actions: list[Action] = []
+    actions = [*_rests(here)]
     making_way: set[tuple[str, str]] = set()
-    for device_id, free in observation.devices:
-        if isinstance(free, Unknown):
+    for device_id, free in seen.devices:
+        if isinstance(free, Unknown) or device_id in seen.faulted:
             continue
-        here = _DeviceRoom(device_id, free, observation)
-        for placement in missing:
-            if placement.device_id == device_id and here.take(placement, policy.max_starting):
-                actions.append(StartEngine(placement, policy.start_deadline_seconds))
-        making_way |= here.make_way(missing, outgoing, policy.max_starting)
+        room = DeviceRoom(device_id, free, seen, policy.max_starting)
+        actions += _sleeps(here, room)
+        sleeping = _to_wake(here, device_id)
+        actions += [
+            WakeReplica(replica.replica_id, replica.generation)
+            for replica in sleeping
+            if room.wake(replica)
+        ]
+        starting = [p for p in missing if p.device_id == device_id and room.take(p)]
+        actions += [StartEngine(p, policy.start_deadline_seconds) for p in starting]
+        making_way |= room.make_way(missing, sleeping, here.outgoing)
     return actions, making_way
 
 
-class _DeviceRoom:
-    """What one device holds during one call of `reconcile`; local to it, so the rest stays pure."""
+def _rests(here: _Pass) -> list[Action]:
+    """What is to sleep finishes first; what only rests and is wanted awake serves again."""
+    actions: list[Action] = []
+    for replica in here.current.values():
+        if replica.ending or replica.placement.device_id in here.seen.faulted:
+            continue
+        to_sleep = replica.placement.model in here.asleep
+        if to_sleep and replica.state is ReplicaState.SERVING:
+            actions.append(RestReplica(replica.replica_id, replica.generation))
+        if not to_sleep and replica.state is ReplicaState.DROWSY:
+            actions.append(WakeReplica(replica.replica_id, replica.generation))
+    return actions
 
-    def __init__(self, device_id: str, free_bytes: int, observation: Observation) -> None:
-        self._device_id = device_id
-        self._free_bytes = free_bytes
-        live = [
-            replica
-            for replica in observation.replicas
-            if replica.state in LIVE and replica.placement.device_id == device_id
-        ]
-        self._live = live
-        self._starting = sum(replica.state is ReplicaState.STARTING for replica in live)
-        leases = [lease for lease in observation.leases if lease.device_id == device_id]
-        self._held: list[Partition] = [*leases, *(r.placement.partition for r in live)]
-        self._staying: list[Partition] = [
-            *leases,
-            *(r.placement.partition for r in live if r.state not in _LEAVING),
-        ]
-        self._taken: set[str] = set()
 
-    def take(self, placement: Placement, max_starting: int) -> bool:
-        """Reserve room for a start; False where there is none now."""
-        if self._starting >= max_starting:
-            return False
-        if not fits(placement.partition, self._held, self._free_bytes):
-            return False
-        self._starting += 1
-        self._held.append(placement.partition)
-        self._staying.append(placement.partition)
-        self._taken.add(placement.replica_id)
-        return True
+def _sleeps(here: _Pass, room: DeviceRoom) -> list[Action]:
+    return [
+        SleepReplica(replica.replica_id, replica.generation, here.asleep[replica.placement.model])
+        for replica in here.current.values()
+        if replica.state is ReplicaState.DROWSY
+        and replica.in_flight == 0
+        and not replica.ending
+        and replica.placement.model in here.asleep
+        and room.put_to_sleep(replica)
+    ]
 
-    def make_way(
-        self, missing: list[Placement], outgoing: list[ObservedReplica], max_starting: int
-    ) -> set[tuple[str, str]]:
-        """The outgoing engines to drain so that one blocked placement can start."""
-        if self._starting >= max_starting:
-            return set()
-        candidates = [
-            replica
-            for replica in outgoing
-            if replica.placement.device_id == self._device_id
-            and replica.state is ReplicaState.SERVING
-        ]
-        for placement in missing:
-            if placement.device_id != self._device_id or placement.replica_id in self._taken:
-                continue
-            victims = self._victims(placement, candidates)
-            if victims is not None:
-                return {_key(replica) for replica in victims}
-        return set()
 
-    def _victims(
-        self, placement: Placement, candidates: list[ObservedReplica]
-    ) -> list[ObservedReplica] | None:
-        """The fewest found that must go, those in the very place first; None when it cannot fit."""
-        staying = list(self._staying)
-        victims: list[ObservedReplica] = []
-        in_place_first = sorted(
-            candidates, key=lambda r: not overlap(r.placement.partition, placement.partition)
-        )
-        for replica in (None, *in_place_first):
-            if replica is not None:
-                staying.remove(replica.placement.partition)
-                victims.append(replica)
-            if fits(placement.partition, staying, self._free_bytes):
-                return victims
-        return None
+def _to_wake(here: _Pass, device_id: str) -> list[ObservedReplica]:
+    """Sleeping engines of a device whose models are wanted awake."""
+    return [
+        replica
+        for replica in here.current.values()
+        if replica.state is ReplicaState.SLEEPING
+        and replica.placement.device_id == device_id
+        and replica.placement.model not in here.asleep
+        and not replica.ending
+    ]

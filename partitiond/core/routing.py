@@ -13,6 +13,8 @@ class ModelAvailability(enum.StrEnum):
     SERVING = "serving"
     STARTING = "starting"
     """A replica is coming: 503 with Retry-After."""
+    SLEEPING = "sleeping"
+    """Its replicas sleep, or are on their way there or back: requests wait for them, or get 503."""
     UNAVAILABLE = "unavailable"
     """Registered, but no replica is planned or all failed: 503."""
 
@@ -56,7 +58,9 @@ class ModelRoute:
         max_queue: requests that may wait for a slot; beyond it 429.
         max_wait_seconds: longest wait for a slot; beyond it 429 (or the SLO's TTFT bound, when
             shorter: a request that cannot start in time is refused at once).
-        retry_after_seconds: for 503 while starting.
+        retry_after_seconds: for 503 while starting or asleep.
+        holds: while it is SLEEPING, requests wait until it is awake, for `max_wait_seconds` at
+            most; else they are refused at once.
     """
 
     name: str
@@ -66,6 +70,7 @@ class ModelRoute:
     max_queue: int = 256
     max_wait_seconds: float = 30.0
     retry_after_seconds: float = 30.0
+    holds: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

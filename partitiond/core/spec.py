@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
+MIN_SLEEP_AFTER_SECONDS: Final = 1.0
+MAX_SLEEP_AFTER_SECONDS: Final = 30 * 86400.0
 DEFAULT_WORKLOAD: Final = Workload()
 """512 tokens in, 256 out: the middle of chat and summaries, and the paper's."""
 
@@ -120,6 +122,7 @@ class EngineOptions:
             version of the engine has every way; one that lacks it refuses to start.
         kv_cache_dtype: "auto" (as the weights) or "fp8".
         max_num_batched_tokens: tokens of one engine step (chunked prefill); None for the default.
+        sleep_mode: start the engine so that it can be put to sleep and woken. Not on a CPU.
     """
 
     dtype: str = "bfloat16"
@@ -128,6 +131,7 @@ class EngineOptions:
     quantization: str = ""
     kv_cache_dtype: str = "auto"
     max_num_batched_tokens: int | None = None
+    sleep_mode: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -216,11 +220,12 @@ class ModelSpec:
         min_replicas: the plan must hold at least so many.
         max_replicas: the plan holds at most so many; None for no limit.
         isolation: what its replicas may share a device with.
-        rules: where its replicas may be, and how important they are.
         auto: registering starts the chain (estimate, profile, plan).
         engine_kind: "vllm" or "simulated".
         variants: other forms of it that are acceptable in its place.
         operating_point: which point of its profiles replicas run at.
+        rules: where its replicas may be, and how important they are.
+        sleep_after_seconds: put it to sleep when it had no request for so long; None never.
     """
 
     name: str
@@ -238,6 +243,7 @@ class ModelSpec:
     variants: tuple[Variant, ...] = ()
     operating_point: PointName = PointName.DEFAULT
     rules: PlacementRules = NO_RULES
+    sleep_after_seconds: float | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -274,6 +280,18 @@ class ModelSpec:
             f"the variants of {self.name} are not all named differently.",
             "Give each variant a name of its own.",
         )
+        if self.sleep_after_seconds is not None:
+            require(
+                MIN_SLEEP_AFTER_SECONDS <= self.sleep_after_seconds <= MAX_SLEEP_AFTER_SECONDS,
+                f"sleep_after_seconds must be between {MIN_SLEEP_AFTER_SECONDS:g} and "
+                f"{MAX_SLEEP_AFTER_SECONDS:g}, got {self.sleep_after_seconds!r}.",
+                "Leave it out for a model that never goes to sleep by itself.",
+            )
+            require(
+                self.engine.sleep_mode,
+                f"{self.name} has sleep_after_seconds, and its engine no sleep mode.",
+                "Switch the engine option sleep_mode on, or leave sleep_after_seconds out.",
+            )
         needs_slo = self.operating_point in {PointName.SLO, PointName.GOODPUT}
         require(
             self.slo is not None or not needs_slo,
@@ -282,7 +300,7 @@ class ModelSpec:
         )
 
     def asked_as(self, other: "ModelSpec") -> "ModelSpec":
-        """This spec with what is asked of the other: how much, how many, and where.
+        """This spec with what is asked of the other: how much, how many, where, how long awake.
 
         Nothing of that moves operating points: specs that are equal once they are asked the same
         have the same candidates.
@@ -294,6 +312,8 @@ class ModelSpec:
             min_replicas=other.min_replicas,
             max_replicas=other.max_replicas,
             isolation=other.isolation,
+            # Without sleep mode there is none: the specs differ in their engines anyway.
+            sleep_after_seconds=other.sleep_after_seconds if self.engine.sleep_mode else None,
         )
 
     def as_variant(self, name: str) -> "ModelSpec":
@@ -307,7 +327,14 @@ class ModelSpec:
         for variant in self.variants:
             if variant.name == name:
                 source = variant.source or self.source
-                return dataclasses.replace(self, engine=variant.engine, source=source, variants=())
+                # The idle rule is of the model, and is not asked of one of its forms.
+                return dataclasses.replace(
+                    self,
+                    engine=variant.engine,
+                    source=source,
+                    variants=(),
+                    sleep_after_seconds=None,
+                )
         raise SpecError(
             f"{self.name} lists no variant {name!r}.",
             hint=f"It lists {', '.join(v.name for v in self.variants) or 'none'}.",

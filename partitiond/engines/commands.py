@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import partitiond
+from partitiond.core.architecture import Architecture
 from partitiond.core.errors import PartitiondError
 from partitiond.core.families import architecture_from_config
+from partitiond.core.footprint import EngineLimits, footprint
+from partitiond.core.hardware import DeviceKind
 from partitiond.core.precision import as_loaded
 from partitiond.engines import vllm
 from partitiond.engines.capabilities import EngineCapabilities
@@ -17,6 +20,7 @@ from partitiond.engines.environment import EngineEnvironment
 from partitiond.engines.gpu_index import gpu_index
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.process import REPLICA_DIR_VARIABLE
+from partitiond.engines.simulated.gpu import HOST_VARIABLE
 from partitiond.ports import EngineLaunch
 
 SIMULATED_KV_BYTES_PER_TOKEN: Final = 36_864
@@ -59,8 +63,18 @@ def vllm_command(
     return shim_command(argv, env, launch, folder)
 
 
-def simulated_command(launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]:
-    """Run the simulated engine with this interpreter. Raises SpecError for extra arguments."""
+def simulated_command(
+    launch: EngineLaunch, folder: RunFolder, simulated_host: Path | None = None
+) -> dict[str, Any]:
+    """Run the simulated engine with this interpreter.
+
+    Args:
+        simulated_host: folder of the simulated GPU host whose memory it takes on a GPU; None for
+            an engine that takes none.
+
+    Raises:
+        SpecError: extra arguments that are not allowed.
+    """
     vllm.check_extra_args(launch.extra_args, "simulated")
     model = Path(launch.model_folder)
     kv_tokens = launch.kv_cache_bytes // kv_bytes_per_token(
@@ -76,10 +90,59 @@ def simulated_command(launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]
     if profile.is_file():
         argv += ["--profile", str(profile)]
     argv += vllm.precision_flags(launch)
+    if launch.sleep_mode:
+        argv += ["--enable-sleep-mode"]
     argv += launch.extra_args
     # Its modules are found where this process found them.
     env = {"PYTHONPATH": str(Path(partitiond.__file__).resolve().parent.parent)}
+    if simulated_host is not None and launch.visible_device:
+        argv += _memory_flags(launch)
+        env |= {
+            HOST_VARIABLE: str(simulated_host),
+            "CUDA_VISIBLE_DEVICES": launch.visible_device,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        }
+        launch = _on_real_cores(launch)
     return shim_command(argv, env | dict(launch.extra_env), launch, folder)
+
+
+def _memory_flags(launch: EngineLaunch) -> list[str]:
+    """What it takes of its GPU: as much as an engine of that model with these limits."""
+    flags = ["--gpu-memory-utilization", f"{vllm.memory_fraction(launch):.3f}"]
+    flags += ["--kv-cache-memory-bytes", str(launch.kv_cache_bytes)]
+    architecture = architecture_of(
+        Path(launch.model_folder), dtype=launch.dtype, quantization=launch.quantization
+    )
+    if architecture is None:
+        return flags
+    limits = EngineLimits(launch.max_num_seqs, launch.max_model_len, launch.max_num_batched_tokens)
+    terms = footprint(architecture, limits, launch.kv_cache_bytes, DeviceKind.GPU)
+    runtime = terms.activation_bytes + terms.graph_bytes
+    return [*flags, "--weights-bytes", str(terms.weights_bytes), "--runtime-bytes", str(runtime)]
+
+
+def _on_real_cores(launch: EngineLaunch) -> EngineLaunch:
+    """A simulated host may have more cores than this machine, on which its engines run."""
+    real = sorted(os.sched_getaffinity(0))
+    return dataclasses.replace(
+        launch, cores=tuple(sorted({real[core % len(real)] for core in launch.cores}))
+    )
+
+
+def planned_kv_tokens(launch: EngineLaunch) -> int:
+    """KV tokens that the launch's KV bytes hold; 0 where that is not a simple division.
+
+    Layers with a sliding window or a state of their own take another share of the bytes, and the
+    engine counts tokens then in its own way.
+    """
+    architecture = architecture_of(
+        Path(launch.model_folder), dtype=launch.dtype, kv_cache_dtype=launch.kv_cache_dtype
+    )
+    if architecture is None or architecture.window_layers:
+        return 0
+    if architecture.state_bytes_per_sequence or architecture.kv_bytes_per_token <= 0:
+        return 0
+    return int(launch.kv_cache_bytes // architecture.kv_bytes_per_token)
 
 
 def kv_bytes_per_token(
@@ -90,11 +153,23 @@ def kv_bytes_per_token(
     The same numbers as profiles and plans are made with, so that a simulated engine has room for
     what was planned.
     """
-    try:
-        config = json.loads((model_folder / "config.json").read_bytes())
-        loaded = as_loaded(
-            architecture_from_config(config), dtype=dtype, kv_cache_dtype=kv_cache_dtype
-        )
-    except (OSError, ValueError, AttributeError, PartitiondError):
+    loaded = architecture_of(model_folder, dtype=dtype, kv_cache_dtype=kv_cache_dtype)
+    if loaded is None:
         return SIMULATED_KV_BYTES_PER_TOKEN // (2 if kv_cache_dtype == "fp8" else 1)
     return max(1, loaded.kv_bytes_per_token)
+
+
+def architecture_of(
+    model_folder: Path, *, dtype: str = "auto", quantization: str = "", kv_cache_dtype: str = "auto"
+) -> Architecture | None:
+    """What the folder's config.json says, as loaded; None where it is of no known family."""
+    try:
+        config = json.loads((model_folder / "config.json").read_bytes())
+        return as_loaded(
+            architecture_from_config(config),
+            dtype=dtype,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+        )
+    except (OSError, ValueError, AttributeError, PartitiondError):
+        return None

@@ -19,8 +19,9 @@ class Diagnosis:
     """What went wrong.
 
     Attributes:
-        kind: stable word: "out-of-memory", "kv-cache-too-small", "model", "library", "socket",
-            "precision", "dtype", "flag", "killed", "stopped", "unknown".
+        kind: stable word: "out-of-memory", "gpu-out-of-memory", "mps", "no-gpu", "gpu-fault",
+            "kv-cache-too-small", "model", "library", "socket", "precision", "dtype", "flag",
+            "killed", "stopped", "unknown".
         message: one sentence.
         hint: what to do next, one sentence or empty.
         lines: the lines of the log that matter.
@@ -64,14 +65,45 @@ RULES: Final = (
         "Give the model more memory, or a smaller max_model_len.",
     ),
     _rule(
+        "mps",
+        r"CUDA_ERROR_MPS_|cudaErrorMps|MPS (client|server|control daemon)|"
+        r"required to create MPS client",
+        "the MPS daemon of its GPU refused it or ended it.",
+        "A fault of any engine under MPS ends all on that GPU, which are then started again; "
+        "`partitiond doctor` tells what the MPS daemon says.",
+    ),
+    _rule(
+        "gpu-out-of-memory",
+        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|"
+        r"Free memory on device.*less than desired",
+        "there was not enough device memory.",
+        "See who holds it with `partitiond devices`; where its footprint was only estimated, "
+        "profile the model on this device, or give the replica a smaller KV cache.",
+    ),
+    _rule(
         "out-of-memory",
         r"on kv cache allocation is less than requested memory|"
         r"DefaultCPUAllocator: (can't|not enough)|"
-        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|\bMemoryError\b|"
-        r"Cannot allocate memory|"
-        r"Free memory on device.*less than desired|std::bad_alloc",
+        r"\bMemoryError\b|Cannot allocate memory|std::bad_alloc",
         "there was not enough memory.",
         "Stop what else uses the memory, or give the replica a smaller KV cache.",
+    ),
+    _rule(
+        "no-gpu",
+        r"No CUDA GPUs are available|no CUDA-capable device is detected|CUDA_ERROR_NO_DEVICE|"
+        r"CUDA_ERROR_INVALID_DEVICE|invalid device ordinal|(MIG|GPU)-[0-9a-f-]+.*not found",
+        "it was shown no GPU that CUDA can use.",
+        "With MIG on, CUDA shows an engine one MIG device and nothing else: see "
+        "`partitiond mig show` and `partitiond doctor`.",
+    ),
+    _rule(
+        "gpu-fault",
+        r"CUDA_ERROR_(LAUNCH_FAILED|ILLEGAL_ADDRESS|ECC_UNCORRECTABLE|DEVICE_UNAVAILABLE|"
+        r"SYSTEM_NOT_READY|UNKNOWN)|unspecified launch failure|illegal memory access|"
+        r"device-side assert|uncorrectable ECC|GPU is lost|fallen off the bus",
+        "its GPU broke off what it computed.",
+        "Look for Xid lines in `dmesg` and at the device's health with `partitiond devices`; "
+        "under MPS the fault may be a neighbour's.",
     ),
     _rule(
         "flag",

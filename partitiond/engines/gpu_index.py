@@ -1,10 +1,8 @@
 """The driver's index of a GPU, for engines that cannot be given its UUID."""
 
-import contextlib
-
 import pynvml
 
-from partitiond.devices.nvml import asking
+from partitiond.devices.nvml import gpu
 
 
 def gpu_index(uuid: str) -> int:
@@ -13,10 +11,5 @@ def gpu_index(uuid: str) -> int:
     Raises:
         DeviceError: the driver is not there or knows no such GPU.
     """
-    with asking(f"tell the index of {uuid}"):
-        pynvml.nvmlInit()
-        try:
-            return int(pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetHandleByUUID(uuid)))
-        finally:
-            with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
-                pynvml.nvmlShutdown()
+    with gpu(uuid, f"tell the index of {uuid}") as handle:
+        return int(pynvml.nvmlDeviceGetIndex(handle))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond import serde
-from partitiond.core.errors import InputError
+from partitiond.core.errors import InputError, StartFailedError
 from partitiond.engines.process import ProcessId
 from partitiond.engines.shim import write_json
 from partitiond.ports import EngineHandle, EngineLaunch
@@ -81,6 +81,17 @@ class RunFolder:
     def temporary(self) -> Path:
         """The engine's TMPDIR."""
         return self.path / "tmp"
+
+    def require_short_socket(self) -> None:
+        """Raises StartFailedError where the engine's socket would have too long a path."""
+        length = len(str(self.socket).encode())
+        if length > MAX_SOCKET_PATH_BYTES:
+            raise StartFailedError(
+                f"the socket path {self.socket} has {length} bytes; "
+                f"a Unix socket's may have {MAX_SOCKET_PATH_BYTES}.",
+                hint="Set a shorter run_dir.",
+                facts={"bytes": length, "folder": folder_name(self.path.name)},
+            )
 
     def prepare(self, launch: EngineLaunch, command: dict[str, Any]) -> None:
         """Clear what an earlier engine left, and write what the next one is started with."""

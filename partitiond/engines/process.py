@@ -67,6 +67,16 @@ async def wait_gone(process: ProcessId) -> None:
         os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - WNOHANG does not wait
 
 
+async def gone_within(process: ProcessId, seconds: float) -> bool:
+    """Whether the process was gone before so many seconds had passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await wait_gone(process)
+    except TimeoutError:
+        return False
+    return True
+
+
 def send_signal(process: ProcessId, number: int) -> bool:
     """Signal exactly this process. Returns False when it is gone."""
     descriptor = open_pidfd(process)

@@ -18,19 +18,14 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
-from partitiond.engines import commands, metrics_text, process
+from partitiond.engines import commands, metrics_text, process, sleeping
 from partitiond.engines.capabilities import capabilities_of
 from partitiond.engines.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.journal import (
-    MAX_SOCKET_PATH_BYTES,
-    ExitRecord,
-    RunFolder,
-    folder_name,
-    run_folders,
-)
+from partitiond.engines.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.log_tail import PhaseReader, read_tail
 from partitiond.engines.process import ProcessId
+from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.unix_http import Answer, ExchangeError, NotListeningError, exchange
 from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
@@ -59,6 +54,8 @@ class ProcessEngineRunner:
         cache_dir: shared by all engines (model inspection, compile caches).
         allow_unknown_version: start engine versions that are not in the capabilities table.
         reap_seconds: from SIGKILL to calling a process unkillable.
+        simulated_host: folder of the simulated GPU host that simulated engines take memory of.
+        cgroups: gives each engine a cgroup of its own; None leaves them in the daemon's.
 
     An engine without a placement, that is the profiler's, ends with the process that started it.
     """
@@ -71,6 +68,8 @@ class ProcessEngineRunner:
         cache_dir: Path | None = None,
         allow_unknown_version: bool = False,
         reap_seconds: float = process.REAP_SECONDS,
+        simulated_host: Path | None = None,
+        cgroups: EngineCgroups | None = None,
     ) -> None:
         self._run_dir = run_dir.absolute()
         self._environment = environment
@@ -79,13 +78,15 @@ class ProcessEngineRunner:
         self._peaks: dict[str, int] = {}
         self._starting: set[Path] = set()
         self._reap_seconds = reap_seconds
+        self._simulated_host = simulated_host
         self._lifelines = Lifelines()
+        self._cgroups = cgroups or EngineCgroups("none")
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn and return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = RunFolder.of(self._run_dir, launch.replica_id)
-        _require_short_socket(folder)
+        folder.require_short_socket()
         await self._clear_earlier(folder, launch.replica_id)
         if launch.placement is None:
             await asyncio.to_thread(self._clear_failed_profiles)
@@ -98,11 +99,12 @@ class ProcessEngineRunner:
             self._starting.discard(folder.path)
 
     async def _spawn(self, launch: EngineLaunch, folder: RunFolder) -> EngineHandle:
+        place = await self._cgroups.place(launch, folder.path.name)
         if launch.placement is not None:
-            return await spawn_or_undo(folder)
+            return await spawn_or_undo(folder, place=place)
         lifeline = self._lifelines.open(folder)
         try:
-            return await spawn_or_undo(folder, lifeline)
+            return await spawn_or_undo(folder, lifeline, place=place)
         except BaseException:
             self._lifelines.close(folder)
             raise
@@ -194,6 +196,20 @@ class ProcessEngineRunner:
                 hint=f"See its log, {handle.log_path}.",
             ) from error
 
+    async def sleep(self, handle: EngineHandle, level: int) -> None:
+        """Put it to sleep (`engines.sleep`). Raises EngineError."""
+        await sleeping.put_to_sleep(handle, level)
+
+    async def wake(self, handle: EngineHandle) -> None:
+        """Wake it; returns once it answers a completion. Raises EngineError."""
+        await sleeping.wake(handle)
+        if not await self.probe(handle, FIRST_ANSWER_SECONDS):
+            raise sleeping.does_not_generate(handle)
+
+    async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
+        """How deep it sleeps; 0 awake. Raises EngineError."""
+        return await sleeping.sleep_level(handle, timeout_seconds)
+
     async def wait_exit(self, handle: EngineHandle) -> EngineExit:
         """Return once nothing of the engine is left; works for engines found after a restart."""
         await process.wait_gone(_identity(handle))
@@ -213,9 +229,9 @@ class ProcessEngineRunner:
         if not process.is_alive(leader):
             return await self._settle(handle, asked=False)
         process.send_signal(leader, signal.SIGTERM)
-        if not await _gone_within(leader, grace_seconds):
+        if not await process.gone_within(leader, grace_seconds):
             process.send_signal(leader, signal.SIGQUIT)
-            await _gone_within(leader, KILL_SECONDS)
+            await process.gone_within(leader, KILL_SECONDS)
         return await self._settle(handle, asked=True)
 
     async def find(self) -> Sequence[EngineHandle]:
@@ -229,6 +245,7 @@ class ProcessEngineRunner:
                 found.append(handle)
                 continue
             if not await self._kill_all(folder, folder.process()):
+                self._cgroups.tidy(folder.path.name)
                 await asyncio.to_thread(folder.clear)
         return found
 
@@ -257,7 +274,7 @@ class ProcessEngineRunner:
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
         if launch.engine_kind == "simulated":
-            return commands.simulated_command(launch, folder)
+            return commands.simulated_command(launch, folder, self._simulated_host)
         environment = self._engine_environment()
         capabilities = capabilities_of(
             environment.version, allow_unknown=self._allow_unknown_version
@@ -307,6 +324,7 @@ class ProcessEngineRunner:
             handle.launch.replica_id, await self._kill_all(folder, _identity(handle))
         )
         self._lifelines.close(folder)
+        self._cgroups.tidy(folder.path.name)
         self._peaks.pop(handle.generation, None)
         record = folder.exit()
         found = self._diagnose(handle, record, asked=asked)
@@ -348,26 +366,6 @@ def _exit_code(record: ExitRecord | None) -> int | None:
     if record is None:
         return -int(signal.SIGKILL)
     return record.code if record.signal is None else -record.signal
-
-
-async def _gone_within(leader: ProcessId, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await process.wait_gone(leader)
-    except TimeoutError:
-        return False
-    return True
-
-
-def _require_short_socket(folder: RunFolder) -> None:
-    length = len(str(folder.socket).encode())
-    if length > MAX_SOCKET_PATH_BYTES:
-        raise StartFailedError(
-            f"the socket path {folder.socket} has {length} bytes; "
-            f"a Unix socket's may have {MAX_SOCKET_PATH_BYTES}.",
-            hint="Set a shorter run_dir.",
-            facts={"bytes": length, "folder": folder_name(folder.path.name)},
-        )
 
 
 async def _get(handle: EngineHandle, path: str) -> Answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Awaitable
@@ -10,7 +11,10 @@ from typing import Final, TypeVar
 from partitiond.core.errors import StartFailedError
 from partitiond.engines import process, shim
 from partitiond.engines.journal import RunFolder
+from partitiond.engines.scope import NOWHERE, SEARCH_PATH, CgroupPlace
 from partitiond.ports import EngineHandle
+
+log = logging.getLogger(__name__)
 
 SHIM_SECONDS: Final = 15.0
 """The shim forks, writes two small files and answers: milliseconds on an idle machine."""
@@ -57,10 +61,14 @@ async def to_end(awaitable: Awaitable[Result]) -> Result:
 
 
 async def spawn_or_undo(
-    folder: RunFolder, lifeline: int | None = None, seconds: float = SHIM_SECONDS
+    folder: RunFolder,
+    lifeline: int | None = None,
+    seconds: float = SHIM_SECONDS,
+    *,
+    place: CgroupPlace = NOWHERE,
 ) -> EngineHandle:
     """Spawn the shim; on any failure, cancelling included, leave no process behind."""
-    spawning = asyncio.ensure_future(spawn_shim(folder, lifeline, seconds))
+    spawning = asyncio.ensure_future(spawn_shim(folder, lifeline, seconds, place=place))
     try:
         await asyncio.shield(spawning)
         handle = folder.handle()
@@ -86,7 +94,11 @@ async def _undo(folder: RunFolder, spawning: "asyncio.Future[None]") -> None:
 
 
 async def spawn_shim(
-    folder: RunFolder, lifeline: int | None = None, seconds: float = SHIM_SECONDS
+    folder: RunFolder,
+    lifeline: int | None = None,
+    seconds: float = SHIM_SECONDS,
+    *,
+    place: CgroupPlace = NOWHERE,
 ) -> None:
     """Start the shim and wait until it says that the engine's process exists.
 
@@ -94,9 +106,12 @@ async def spawn_shim(
         folder: prepared, with a command.json.
         lifeline: read end of a pipe; at its end of file the shim ends the engine.
         seconds: how long the shim may take.
+        place: the cgroup it starts in. What puts it there becomes the shim (it executes it), so
+            the shim's session, its lifeline and what it answers are the same in any of them.
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
+        *place.prefix,
         sys.executable,
         "-I",
         "-S",
@@ -107,7 +122,11 @@ async def spawn_shim(
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         # Marked, so that it can be found before it wrote who it is.
-        env={"PATH": "/usr/bin:/bin", process.REPLICA_DIR_VARIABLE: str(folder.path)},
+        env={
+            "PATH": SEARCH_PATH,
+            **dict(place.environment),
+            process.REPLICA_DIR_VARIABLE: str(folder.path),
+        },
         cwd="/",
         pass_fds=() if lifeline is None else (lifeline,),
     )
@@ -121,9 +140,12 @@ async def spawn_shim(
             f"the supervisor for {folder.path.name} did not start in {seconds:g} s.",
             hint="The host is overloaded; try again.",
         ) from error
+    if child.returncode == 0 and errors:
+        log.warning("%s: %s", folder.path.name, errors.decode(errors="replace").strip()[-500:])
     if child.returncode != 0:
         raise StartFailedError(
             f"the supervisor for {folder.path.name} could not start the engine: "
             f"{errors.decode(errors='replace').strip()[-500:]}",
-            hint="See that the cores exist and the run folder is writable.",
+            hint="See that the cores exist and the run folder is writable."
+            + (" engine.cgroup = none starts it without a cgroup." if place.prefix else ""),
         )

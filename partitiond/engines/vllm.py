@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import EngineUnavailableError, SpecError
+from partitiond.core.units import MIB
 from partitiond.engines.capabilities import EngineCapabilities, require_quantization
 from partitiond.ports import EngineLaunch
 
@@ -17,8 +18,17 @@ KEEP_ALIVE_SECONDS: Final = 120
 keeps one, so that the pool, not the engine, closes idle connections and no request meets a
 connection that is just being closed."""
 
+CONTEXT_BYTES: Final = 768 * MIB
+"""CUDA context and workspaces of one engine, as its footprint has them (`core.footprint`)."""
+
 READY_TIMEOUT_SECONDS: Final = 3600
 """The engine's own limit for its parts to come up; the daemon's start deadline is the real one."""
+
+PLUGINS: Final = Path(__file__).with_name("plugins")
+"""Folder of what engines are mended with; it goes onto the PYTHONPATH of those that need it."""
+
+MIG_PLUGIN: Final = "partitiond_mig"
+"""vLLM plugin without which an engine in a MIG slice looks for its GPU under a wrong index."""
 
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -79,6 +89,7 @@ SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--crash-after-requests": 1,
     "--crash-at-running": 1,
     "--crash-after-seconds": 1,
+    "--extra-bytes": 1,
     "--fail-start": 1,
 }
 """Flags a user may pass to the simulated engine."""
@@ -120,12 +131,14 @@ def _check_flag(args: Sequence[str], position: int, allowed: Mapping[str, int]) 
 
 
 def memory_fraction(launch: EngineLaunch) -> float:
-    """--gpu-memory-utilization: the footprint's share of the device, rounded up to 0.1 %.
+    """--gpu-memory-utilization: what is still to come of the footprint, as a share of the device.
 
     With explicit KV bytes the engine uses it for one thing only: it refuses to start unless that
-    share of the device is free.
+    share of the device is free. It looks when its context is made already, which a full device or
+    a GPU instance has no second room for.
     """
-    share = launch.memory_bytes / max(1, launch.device_memory_bytes)
+    to_come = launch.memory_bytes - CONTEXT_BYTES
+    share = to_come / max(1, launch.device_memory_bytes)
     return min(1.0, max(0.001, math.ceil(share * 1000) / 1000))
 
 
@@ -140,6 +153,7 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
     check_extra_args(launch.extra_args)
     _check_version_flags(launch.extra_args, capabilities)
     _check_precision(launch, capabilities)
+    _check_sleep_mode(launch)
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--uds", "engine.sock"]
     argv += ["--model", launch.model_folder, "--served-model-name", launch.model_name]
@@ -159,6 +173,8 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
         argv += ["--enforce-eager"]
     if not launch.prefix_caching:
         argv += ["--no-enable-prefix-caching"]
+    if launch.sleep_mode:
+        argv += ["--enable-sleep-mode"]
     argv += ["--disable-uvicorn-access-log"]
     return argv + list(launch.extra_args)
 
@@ -189,6 +205,16 @@ def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> 
             facts={"quantization": launch.quantization},
         )
     require_quantization(capabilities, launch.quantization)
+
+
+def _check_sleep_mode(launch: EngineLaunch) -> None:
+    """Sleep mode maps and unmaps device memory: vLLM has it on GPUs only."""
+    if launch.sleep_mode and not launch.visible_device:
+        raise SpecError(
+            "vLLM cannot be put to sleep on a CPU.",
+            hint="Switch the engine option sleep_mode off, or keep the model to GPUs (only_on).",
+            facts={"sleep_mode": True},
+        )
 
 
 def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) -> None:
@@ -267,6 +293,10 @@ def environment(
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(len(launch.cores)),
     }
+    if launch.sleep_mode:
+        # Without it the routes of sleep mode are not there. It opens others as well: the socket,
+        # and the proxy's two fixed paths, are what keeps clients from them.
+        env["VLLM_SERVER_DEV_MODE"] = "1"
     if launch.visible_device:
         env |= _gpu_environment(launch, python, cache_dir, host or {})
     else:
@@ -292,7 +322,15 @@ def _gpu_environment(
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_CACHE_PATH": str(cache_dir / "cuda"),
         "FLASHINFER_WORKSPACE_BASE": str(cache_dir / "flashinfer"),
+        **_mig_environment(launch),
     }
+
+
+def _mig_environment(launch: EngineLaunch) -> dict[str, str]:
+    """The plugin for engines in MIG slices, and no other."""
+    if not launch.visible_device.startswith("MIG-"):
+        return {}
+    return {"PYTHONPATH": str(PLUGINS), "VLLM_PLUGINS": MIG_PLUGIN}
 
 
 def _cpu_environment(

@@ -8,7 +8,7 @@ import numpy as np
 from ortools.graph.python import linear_sum_assignment
 
 from partitiond.core.hardware import DeviceKind, SharingMode
-from partitiond.core.mig import Place
+from partitiond.core.mig import Place, geometry_on
 from partitiond.core.partition import (
     CpuCores,
     MemoryShare,
@@ -20,7 +20,6 @@ from partitiond.core.partition import (
 from partitiond.core.plan import Placement
 from partitiond.planner.cores import CoreWish, choose_cores
 from partitiond.planner.instance import Instance
-from partitiond.planner.options import geometry_on
 from partitiond.planner.packing import Packing
 from partitiond.planner.running import staying_items
 from partitiond.planner.slices import SliceWish, choose_slices

@@ -36,6 +36,7 @@ from partitiond.core.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.spec import EngineOptions, ModelSpec, PointName
 from partitiond.core.transfer_fit import engine_argument
 from partitiond.core.units import MIB, Bytes, format_bytes
+from partitiond.planner.asleep import asleep, can_sleep_there
 from partitiond.planner.draw import host_cores, host_memory, planned_watts
 
 BATCH_STEP: Final = 4
@@ -139,6 +140,8 @@ def _surest(profiles: Iterable[Profile]) -> list[Profile]:
 
 
 def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> Iterator[Candidate]:
+    if not can_sleep_there(spec, profile):
+        return
     chosen = named_point(profile, spec.operating_point, spec.slo)
     if chosen is None:
         return
@@ -149,7 +152,9 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
         planned = dataclasses.replace(profile.size, cores=host_cores(profile, point))
         for size in _sizes(planned):
             found = _candidate(profile, point, size, capacity, stale)
-            yield dataclasses.replace(found, host_memory_bytes=host_memory(profile, spec))
+            yield dataclasses.replace(
+                found, host_memory_bytes=host_memory(profile, spec), asleep=asleep(profile, spec)
+            )
 
 
 def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
@@ -336,6 +341,11 @@ def _reason(
         return (
             f"it has no profile for {spec.workload.key} tokens in {_precision(spec)} on "
             f"{', '.join(sorted(keys)) or 'any device'}; there is one for {'; '.join(there)}"
+        )
+    if not any(can_sleep_there(spec, p) for p in usable):
+        return (
+            "it asks for sleep mode, which vLLM does not have on a CPU; switch the engine option "
+            "sleep_mode off, or give it a GPU"
         )
     if not any(p.points for p in usable):
         least = min(p.footprint.peak_bytes for p in usable)

@@ -20,6 +20,7 @@ from partitiond.planner.cores import core_notes
 from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.exact import reference_rates
 from partitiond.planner.explain_sizes import Sizes
+from partitiond.planner.explain_slices import why_no_instance
 from partitiond.planner.found import Found
 from partitiond.planner.instance import RATE_SCALE, Instance, Need
 from partitiond.planner.options import open_modes
@@ -325,6 +326,9 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
             f"{', '.join(sorted(allowed))}.",
             "Allow the mode on a device, or profile the model in another one.",
         )
+    in_slices = why_no_instance(here, devices, name)
+    if in_slices is not None:
+        return in_slices
     if any(d.kind is DeviceKind.CPU for d in devices):
         cores = min(c.size.cores for c in here)
         return (

@@ -6,12 +6,19 @@ import re
 from collections.abc import Iterator, Sequence
 
 from partitiond.core.errors import InputError
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import ModelExplanation, SizeChoice
 from partitiond.core.units import format_bytes
 from partitiond.planner.changes import suggestion
-from partitiond.planner.room_for import Blocker, Neighbours, blocker, most_alone, room_bytes
+from partitiond.planner.room_for import (
+    Blocker,
+    Neighbours,
+    blocker,
+    most_alone,
+    room_bytes,
+    slices_blocker,
+)
 from partitiond.planner.types import PlanRequest
 
 NAMED = 3
@@ -97,7 +104,7 @@ def _sizes(
 def _most(request: PlanRequest, demand: ModelDemand, candidate: Candidate) -> float:
     """Requests/s on the best of the devices that differ in what they have free."""
     alike = {
-        (d.free_bytes, len(d.cores), d.modes, d.cordoned): d
+        (d.free_bytes, len(d.cores), d.modes, d.cordoned, d.mig_instances, d.mig_fixed): d
         for d in request.devices
         if d.hardware == candidate.hardware
     }
@@ -119,6 +126,9 @@ def _why_never(c: Candidate, device: Device, demand: ModelDemand) -> str:
         c.ttft_p95_seconds > slo.ttft_seconds or c.tpot_p95_seconds > slo.tpot_seconds
     ):
         return "misses its SLO even alone"
+    if c.size.mode is SharingMode.MIG:
+        stop = slices_blocker(device, (), c)
+        return stop.what if stop is not None else "fits no empty device under its rules"
     if c.memory_bytes > room_bytes(device, c.size.mode):
         return f"needs more than the {format_bytes(room_bytes(device, c.size.mode))} there are"
     if c.size.cores > len(device.cores) and device.cores:

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import TOLERANCE, device_kappa, mode_overhead_bytes
-from partitiond.core.mig import instance_bytes
+from partitiond.core.mig import geometry_on, instance_bytes, place_of
 from partitiond.core.spec import Isolation, PlacementRules
 from partitiond.core.units import MIB
 from partitiond.planner.costs import device_units, item_units
 from partitiond.planner.dominated import Fits, Spare, in_use, most_useful, without_dominated
 from partitiond.planner.needs import needs_of
-from partitiond.planner.options import geometry_on, open_modes, options_of
+from partitiond.planner.options import open_modes, options_of
 from partitiond.planner.pools import Pool, mib_up, shared_limits, usable_mib
 from partitiond.planner.ties import names_of, ties_of, unreachable
 from partitiond.planner.types import (
@@ -164,8 +164,23 @@ def _limits(device: Device) -> object:
         tuple(sorted(open_modes(device))),
         device.max_replicas,
         device.occupied_sm_percent,
-        tuple(sorted(set(device.occupied_slices))),
+        *_mig_limits(device),
     )
+
+
+def _mig_limits(device: Device) -> tuple[object, ...]:
+    """What decides which GPU instances a device can hold, and where."""
+    occupied = tuple(sorted(set(device.occupied_slices)))
+    if SharingMode.MIG not in device.modes:
+        return (bool(occupied),)
+    # An instance's UUID is its own on every GPU; where it is and how large decides.
+    instances = tuple(
+        sorted(
+            (*place_of(i), i.memory_bytes, bool(i.uuid) and not i.busy)
+            for i in device.mig_instances
+        )
+    )
+    return (occupied, instances, device.mig_fixed, device.mig_profiles)
 
 
 def _ways(

@@ -11,7 +11,7 @@ from partitiond.core.interference import (
     Interference,
     mode_overhead_bytes,
 )
-from partitiond.core.mig import Geometry, geometry_of
+from partitiond.core.mig import Geometry, geometry_on
 from partitiond.planner.pools import mib_up
 from partitiond.planner.types import SHARE_SCALE, Item, Option
 
@@ -34,11 +34,6 @@ def open_modes(device: Device) -> tuple[SharingMode, ...]:
 def has_others(device: Device) -> bool:
     """Whether others are known to compute on the device, so that nobody has it alone."""
     return bool(device.occupied_slices or device.occupied_sm_percent)
-
-
-def geometry_on(device: Device) -> Geometry | None:
-    """The MIG geometry of a device beside what others hold; None where it has no MIG."""
-    return geometry_of(device.hardware, tuple(sorted(set(device.occupied_slices))))
 
 
 def options_of(device: Device, interference: Interference, items: Iterable[Item]) -> list[Option]:

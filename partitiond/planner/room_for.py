@@ -18,7 +18,7 @@ from partitiond.core.interference import (
     mode_overhead_bytes,
     sigma,
 )
-from partitiond.core.mig import geometry_of
+from partitiond.core.mig import geometry_on, instance_bytes, usable_instances
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Candidate, ModelDemand, Placement
 from partitiond.core.spec import Isolation
@@ -131,7 +131,7 @@ def _mode(device: Device, here: Sequence[Placement], candidate: Candidate) -> Bl
 
 def _memory(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
     if candidate.size.mode is SharingMode.MIG:
-        return _slices(device, here, candidate)
+        return slices_blocker(device, here, candidate)
     free = room_bytes(device, candidate.size.mode) - sum(p.partition.memory_bytes for p in here)
     if candidate.memory_bytes <= free:
         return None
@@ -140,18 +140,47 @@ def _memory(device: Device, here: Sequence[Placement], candidate: Candidate) -> 
     return Blocker("memory", what, 1 - left / need)
 
 
-def _slices(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
-    geometry = geometry_of(device.hardware, device.occupied_slices)
+def slices_blocker(
+    device: Device, here: Sequence[Placement], candidate: Candidate
+) -> Blocker | None:
+    """What stops one more GPU instance on a device, beside those it holds."""
+    geometry = geometry_on(device)
     wanted = candidate.size.mig_profile
+    if device.mig_fixed:
+        stop = _instances_left(device, here, wanted)
+        if stop is not None:
+            return stop
+    position = None if geometry is None else geometry.index(wanted)
+    if geometry is None or position is None:
+        return Blocker("slices", f"{device.id} has no MIG profile {wanted}")
+    need, room = candidate.memory_bytes, instance_bytes(geometry.profiles[position])
+    if need > room:
+        what = f"{wanted} on {device.id} has {format_bytes(room)}, it needs {format_bytes(need)}"
+        return Blocker("memory", what, 1 - room / need)
     counts = collections.Counter(p.candidate.size.mig_profile for p in here)
     counts[wanted] += 1
-    code = None if geometry is None else geometry.code(counts)
-    if geometry is not None and code is not None and geometry.holds(code):
+    code = geometry.code(counts)
+    if code is not None and geometry.holds(code):
         return None
     beside = ", ".join(f"{n}x {name}" for name, n in sorted(counts.items()) if name != wanted)
     return Blocker(
         "slices", f"no {wanted} fits on {device.id}" + (f" beside {beside}" if beside else "")
     )
+
+
+def _instances_left(device: Device, here: Sequence[Placement], wanted: str) -> Blocker | None:
+    """Where the geometry is fixed, an instance has to exist, and to have nobody in it."""
+    made = sum(i.mig_profile == wanted for i in device.mig_instances)
+    idle = sum(i.mig_profile == wanted for i in usable_instances(device))
+    taken = sum(p.candidate.size.mig_profile == wanted for p in here)
+    if taken < idle:
+        return None
+    fixed = f"{device.id} may not be cut anew"
+    if made == 0:
+        return Blocker("slices", f"{fixed} and has no instance of {wanted}")
+    if idle == 0:
+        return Blocker("slices", f"{fixed}, and others use its instances of {wanted}")
+    return Blocker("slices", f"{fixed}, and its {made} of {wanted} are taken")
 
 
 def _compute(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
@@ -250,7 +279,7 @@ def _fits_alone(
     if size.mode is SharingMode.WHOLE and count > 1:
         return False
     if size.mode is SharingMode.MIG:
-        geometry = geometry_of(device.hardware, device.occupied_slices)
+        geometry = geometry_on(device)
         code = None if geometry is None else geometry.code({size.mig_profile: count})
         if geometry is None or code is None or not geometry.holds(code):
             return False

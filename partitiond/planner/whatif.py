@@ -202,6 +202,9 @@ def _added(world: World, change: AddDevices) -> list[Device]:
                 cordoned=False,
                 occupied_sm_percent=0,
                 occupied_slices=(),
+                foreign=(),
+                mig_instances=(),
+                mig_fixed=False,
             )
         )
     return found

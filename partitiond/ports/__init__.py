@@ -11,7 +11,7 @@ from partitiond.ports.engine import (
     EngineReport,
     EngineRunner,
 )
-from partitiond.ports.host import Clock, DeviceProvider, ProxyControl
+from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, ProxyControl
 from partitiond.ports.model import ModelResolver, ResolvedModel
 from partitiond.ports.partitions import DeviceFault, PartitionControl
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
@@ -29,6 +29,7 @@ from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 __all__ = [
     "Clock",
     "ControlService",
+    "DeviceCare",
     "DeviceFault",
     "DeviceProvider",
     "EngineExit",

@@ -57,6 +57,8 @@ class EngineLaunch:
     """How the engine quantises 16-bit weights while it loads them; empty for not at all."""
     kv_cache_dtype: str = "auto"
     """Precision of the KV cache: "auto" (as the weights) or "fp8"."""
+    sleep_mode: bool = False
+    """Start it so that `EngineRunner.sleep` can put it to sleep."""
     partition: Partition | None = None
     """What it runs in, of a placement or of a profile job's lease; None: the whole of its device,
     as it is."""
@@ -135,6 +137,33 @@ class EngineRunner(Protocol):
 
     async def report(self, handle: EngineHandle) -> EngineReport:
         """One scrape of its metrics. Raises EngineError when it cannot be reached."""
+        ...
+
+    async def sleep(self, handle: EngineHandle, level: int) -> None:
+        """Make it give up its KV cache and weights; nothing may be in flight.
+
+        At level 1 it keeps its weights in host memory, at level 2 it reads them again when it is
+        woken. Returns once its memory is free.
+
+        Raises:
+            EngineError: it refuses or does not answer. What it holds then is not known: end it.
+        """
+        ...
+
+    async def wake(self, handle: EngineHandle) -> None:
+        """Wake it, from whatever level; returns once it answers a completion. Repeatable.
+
+        Raises:
+            EngineError: it refuses or does not answer. What it holds then is not known: end it.
+        """
+        ...
+
+    async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
+        """How deep it sleeps; 0 awake. An engine whose wake was cut off counts as asleep.
+
+        Raises:
+            EngineError: it does not answer in time, so that it is not even well asleep.
+        """
         ...
 
     async def wait_exit(self, handle: EngineHandle) -> EngineExit:

@@ -1,10 +1,11 @@
 """The host: its devices, its proxy process, its clocks."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.routing import RoutingTable
+from partitiond.core.sleep import Traffic
 
 
 class DeviceProvider(Protocol):
@@ -12,6 +13,19 @@ class DeviceProvider(Protocol):
 
     def discover(self) -> Sequence[Device]:
         """All devices now. Raises DeviceError when the driver refuses."""
+        ...
+
+
+@runtime_checkable
+class DeviceCare(Protocol):
+    """What a provider of devices may offer beside finding them, for who looks after them."""
+
+    def inspect(self, device_id: str) -> DeviceDetails:
+        """Everything that is told of one device. Raises DeviceError, NotFoundError."""
+        ...
+
+    def forgive(self, device_id: str) -> None:
+        """Somebody looked after it: what was said against it so far counts no more."""
         ...
 
 
@@ -36,6 +50,10 @@ class ProxyControl(Protocol):
 
     async def in_flight(self) -> Mapping[str, int] | None:
         """Requests in flight by replica id; None when the proxy cannot say."""
+        ...
+
+    async def traffic(self) -> Mapping[str, Traffic] | None:
+        """Who waits, and how long each model has been idle; None when the proxy cannot say."""
         ...
 
     async def stats(self) -> Mapping[str, float]:

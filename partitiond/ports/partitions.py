@@ -46,6 +46,18 @@ class PartitionControl(Protocol):
         """
         ...
 
+    async def asleep(self, handle: EngineHandle, level: int) -> None:
+        """An engine sleeps: what it is promised now is what a sleeper holds. Repeatable."""
+        ...
+
+    async def waking(self, handle: EngineHandle) -> None:
+        """A sleeper is about to take its whole partition again.
+
+        Raises:
+            DeviceError: its device has not the memory free.
+        """
+        ...
+
     async def before_stop(self, handle: EngineHandle) -> None:
         """What has to be done before an engine may be signalled: MPS clients are ended by their
         control daemon, so that none dies inside a kernel. Never raises.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from partitiond.core.hardware import Device
+from partitiond.core.partition import Partition
 from partitiond.core.profile import Profile
 from partitiond.ports.model import ResolvedModel
 
@@ -42,6 +43,7 @@ class ProfileRequest:
         checkpoint: file that finished trials are kept in, so that the next run of the same
             request goes on from there; None keeps none.
         command: what reproduces it, for the provenance.
+        partition: what is lent to it; None for all of its device, as it is.
     """
 
     model: ResolvedModel
@@ -60,6 +62,7 @@ class ProfileRequest:
     paper_requests: int = 0
     checkpoint: Path | None = None
     command: str = ""
+    partition: Partition | None = None
 
     def forget(self) -> None:
         """Remove the checkpoint: its profile is kept. What cannot be removed does no harm."""

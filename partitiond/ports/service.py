@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Infeasible, Plan, PlanDiff
 from partitiond.core.plan_answers import (
@@ -34,10 +34,13 @@ class ReplicaView:
     """One replica as people see it.
 
     Attributes:
-        state: pending, starting, serving, draining, stopping, stopped, failed.
+        state: pending, starting, serving, drowsy, falling-asleep, sleeping, waking, draining,
+            stopping, stopped, failed.
         start_progress: last progress line while it starts.
         adopted: it was found running after a restart of the daemon.
         variant: form of the model it runs; empty for the model itself.
+        sleep_level: how deep it sleeps, or is to; 0 while it is awake.
+        held_bytes: memory of its device that it holds now: asleep, less than `memory_bytes`.
     """
 
     replica_id: str
@@ -56,6 +59,8 @@ class ReplicaView:
     log_path: str = ""
     socket_path: str = ""
     variant: str = ""
+    sleep_level: int = 0
+    held_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,10 +68,11 @@ class ModelView:
     """One model as people see it.
 
     Attributes:
-        availability: serving, starting or unavailable.
+        availability: serving, starting, sleeping or unavailable.
         profile_kind: best profile it has: measured, transferred, estimated, or None.
         provisional: it is served from an estimate.
         note: what the chain waits for, in one sentence.
+        asleep: the level at which it is to sleep; 0 where it is to be awake.
     """
 
     record: ModelRecord
@@ -76,6 +82,7 @@ class ModelView:
     profile_kind: ProfileKind | None
     provisional: bool
     note: str = ""
+    asleep: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +103,9 @@ class ProfileOptions:
 
     Attributes:
         cores: number of cores of the partition to measure on (CPU device).
+        memory_bytes: of the partition; on a GPU alone it asks for a memory share.
+        sm_percent: measure in an MPS share with that much of the SMs, in percent (GPU).
+        mig_profile: measure in a MIG slice of this MIG profile (GPU); empty for none.
         variant: form of the model to measure; empty for the model itself.
         workload: other lengths than the model's, to see how they change the frontier.
         max_num_batched_tokens, kv_cache_dtype: other than the model's engine options.
@@ -119,6 +129,8 @@ class ProfileOptions:
     confirm: bool = True
     paper_requests: int = 0
     fresh: str = ""
+    sm_percent: int | None = None
+    mig_profile: str = ""
 
 
 class ControlService(Protocol):
@@ -142,6 +154,19 @@ class ControlService(Protocol):
 
     async def remove(self, name: str, expected_version: int | None = None) -> None:
         """Remove the model: its replicas drain and stop."""
+        ...
+
+    def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
+        """Drain the model and put its engines to sleep.
+
+        Raises:
+            NotFoundError, InputError: there is no such model, or level.
+            ConflictError: it has no sleep mode, or sleeps at another level.
+        """
+        ...
+
+    def wake(self, name: str) -> ModelView:
+        """Wake it. Raises NotFoundError."""
         ...
 
     async def profile(self, name: str, options: ProfileOptions) -> Job:
@@ -210,6 +235,18 @@ class ControlService(Protocol):
 
     def devices(self) -> Sequence[Device]:
         """Devices of this host."""
+        ...
+
+    async def device(self, device_id: str) -> DeviceDetails:
+        """Everything that is told of one device. Raises NotFoundError, DeviceError."""
+        ...
+
+    async def cordon(self, device_id: str, reason: str) -> Device:
+        """Nothing is placed on the device from now on. Raises NotFoundError."""
+        ...
+
+    async def uncordon(self, device_id: str) -> Device:
+        """Take an operator's cordon off. Raises NotFoundError."""
         ...
 
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:

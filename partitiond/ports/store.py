@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from partitiond.core.plan import Plan
@@ -164,6 +164,18 @@ class Store(Protocol):
 
     def remove_key(self, key_id: str) -> None:
         """Raises NotFoundError."""
+        ...
+
+    def marks(self, kind: str) -> Mapping[str, str]:
+        """Value by subject of all marks of a kind ("cordon": reason by device id)."""
+        ...
+
+    def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
+        """Add or replace; None takes the mark off, where there is none as well.
+
+        Args:
+            at: when, ISO 8601 UTC.
+        """
         ...
 
     def next_counter(self, name: str) -> int:

@@ -1,7 +1,7 @@
 """Arrangements: replicas with their shares of a device, and how each is started.
 
 What differs between devices is `launch_of` alone: cores are pinned and memory is budgeted
-everywhere, and under MPS an engine's SMs are capped by its environment.
+everywhere, and under MPS an engine's SMs are capped by its partition.
 """
 
 import dataclasses
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from partitiond.core.footprint import EngineLimits, footprint
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.interference import mode_overhead_bytes
+from partitiond.core.partition import CpuCores, MemoryShare, MpsShare, Partition
+from partitiond.core.units import Bytes
 from partitiond.ports import EngineLaunch, ProfileRequest, ResolvedModel
 from partitiond.profiler.launch import plan_launch
 
@@ -24,7 +26,9 @@ class Share:
         memory_bytes: memory budget; the batch is lowered where it does not hold it.
         batch: requests in flight, and the engine's limit.
         sm_percent: cap on its SMs under MPS; 0 sets none.
-        extra_env: further environment, such as the folder of the MPS daemon's pipe.
+        extra_env: further environment, for who makes partitions in a way of his own.
+        mode: the partition that the engine runs in, which whoever starts it makes; None for none:
+            then the device is as it is, and only the environment says otherwise.
     """
 
     cores: tuple[int, ...]
@@ -32,6 +36,20 @@ class Share:
     batch: int
     sm_percent: int = 0
     extra_env: tuple[tuple[str, str], ...] = ()
+    mode: SharingMode | None = None
+
+    def partition_on(self, device: Device) -> Partition | None:
+        """The share as a partition of the device; None where none is to be made."""
+        memory = Bytes(self.memory_bytes)
+        match self.mode:
+            case SharingMode.MPS:
+                return MpsShare(device.id, memory, self.sm_percent or 100)
+            case SharingMode.MEMORY:
+                return MemoryShare(device.id, memory)
+            case SharingMode.CORES:
+                return CpuCores(device.id, memory, self.cores)
+            case _:
+                return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +97,7 @@ def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
         memory_bytes=share.memory_bytes,
         max_batch=share.batch,
         seed=seed,
+        partition=share.partition_on(device),
     )
     planned = plan_launch(request, f"share-{secrets.token_hex(4)}")
     limits = EngineLimits(
@@ -88,7 +107,8 @@ def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
     )
     needs = footprint(planned.architecture, limits, planned.launch.kv_cache_bytes, device.kind)
     percent = str(share.sm_percent)
-    capped = (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percent),) if share.sm_percent else ()
+    bare = share.sm_percent and share.mode is None
+    capped = (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percent),) if bare else ()
     launch = dataclasses.replace(planned.launch, extra_env=(*share.extra_env, *capped))
     return Started(launch, request, planned.max_batch, needs.peak_bytes)
 

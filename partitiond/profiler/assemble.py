@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 from partitiond import __version__
 from partitiond.core.frontier import TOLERANCE, find_knee
-from partitiond.core.hardware import DeviceKind, SharingMode
-from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import (
     CapacityTrial,
     Footprint,
@@ -23,7 +21,7 @@ from partitiond.ports import EngineReport, ProfileRequest
 from partitiond.profiler import notes
 from partitiond.profiler.capacity import confirmed_rate
 from partitiond.profiler.fit import explain_footprint
-from partitiond.profiler.launch import ProfileLaunch, engine_args
+from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
 from partitiond.profiler.points import points_of
 from partitiond.profiler.search import Done, best_rate
 from partitiond.profiler.trial import Death, Trial
@@ -115,13 +113,6 @@ def profile_id(measured: Measured) -> str:
     if spec.workload.shape.value != "fixed":
         parts.append(spec.workload.shape.value)
     return "-".join(part for part in (*parts, stamp) if part)
-
-
-def size_of(request: ProfileRequest) -> PartitionSize:
-    """The size of the partition that is measured."""
-    if request.device.kind is DeviceKind.CPU:
-        return PartitionSize(SharingMode.CORES, len(request.cores))
-    return PartitionSize(SharingMode.WHOLE, 1, 100)
 
 
 def _points(measured: Measured, footprint: Footprint) -> tuple[OperatingPoint, ...]:

@@ -17,9 +17,10 @@ from typing import Any, Final
 from loadgen import Samples
 from partitiond import __version__
 from partitiond.core.errors import InputError
+from partitiond.core.hardware import SharingMode
 from partitiond.core.profile import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.ports import ProfileRequest
-from partitiond.profiler.launch import ProfileLaunch, engine_args
+from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
 from partitiond.profiler.trial import Death, Trial
 from partitiond.serde import from_jsonable, to_jsonable
 
@@ -74,7 +75,14 @@ def fingerprint(
         "seed": request.seed,
         "windows": [request.min_window_seconds, request.max_window_seconds],
         "instrument": INSTRUMENT,
+        **_share(request),
     }
+
+
+def _share(request: ProfileRequest) -> dict[str, str]:
+    """The share of a GPU; a whole device and cores, which are named above, add nothing."""
+    size = size_of(request)
+    return {} if size.mode in {SharingMode.WHOLE, SharingMode.CORES} else {"partition": size.key}
 
 
 class Checkpoint:

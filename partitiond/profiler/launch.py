@@ -15,7 +15,8 @@ from partitiond.core.footprint import (
     kv_cache_bytes,
     kv_tokens,
 )
-from partitiond.core.hardware import DeviceKind
+from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, PartitionSize
 from partitiond.core.precision import as_loaded
 from partitiond.core.spec import EngineOptions
 from partitiond.core.units import format_bytes
@@ -146,7 +147,26 @@ def _launch(
         prefix_caching=prefix_caching,
         quantization=spec.engine.quantization,
         kv_cache_dtype=spec.engine.kv_cache_dtype,
+        partition=request.partition,
     )
+
+
+def size_of(request: ProfileRequest) -> PartitionSize:
+    """The size of the partition that is measured.
+
+    A memory share has all of the SMs, and so has a whole GPU; a MIG slice has all of its own. How
+    many host cores a GPU's engine needs is not its lease's doing: the planner asks its telemetry.
+    """
+    match request.partition:
+        case MemoryShare():
+            return PartitionSize(SharingMode.MEMORY, 1, 100)
+        case MpsShare(sm_percent=percent):
+            return PartitionSize(SharingMode.MPS, 1, percent)
+        case MigSlice(mig_profile=name):
+            return PartitionSize(SharingMode.MIG, 1, 100, name)
+    if request.device.kind is DeviceKind.CPU:
+        return PartitionSize(SharingMode.CORES, len(request.cores))
+    return PartitionSize(SharingMode.WHOLE, 1, 100)
 
 
 def _limits(launch: EngineLaunch) -> EngineLimits:

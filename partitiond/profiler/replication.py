@@ -35,7 +35,8 @@ class EvenSplit:
         memory_bytes: all memory there is for them together.
         batch_of: requests in flight at each replica, by how many replicas there are.
         sm_percent_of: the cap on each replica's SMs under MPS, by how many there are; 0 for none.
-        extra_env: environment of each engine, such as the folder of the MPS daemon's pipe.
+        extra_env: environment of each engine, for who makes partitions in a way of his own.
+        actuated: whoever starts the engines makes their partitions: memory shares, or MPS shares.
     """
 
     mode: SharingMode
@@ -44,6 +45,7 @@ class EvenSplit:
     batch_of: Callable[[int], int]
     sm_percent_of: Callable[[int], int] = lambda _: 0
     extra_env: tuple[tuple[str, str], ...] = ()
+    actuated: bool = False
 
     def cores_each(self, replicas: int) -> int:
         """Cores of each of so many replicas, at least one; what is left over stays unused."""
@@ -59,6 +61,7 @@ class EvenSplit:
                 batch=self.batch_of(replicas),
                 sm_percent=self.sm_percent_of(replicas),
                 extra_env=self.extra_env,
+                mode=self.mode if self.actuated else None,
             )
             for i in range(replicas)
         )

@@ -21,11 +21,11 @@ from partitiond.ports import (
     Progress,
     TelemetrySource,
 )
-from partitiond.profiler.assemble import Measured, build_profile, size_of
+from partitiond.profiler.assemble import Measured, build_profile
 from partitiond.profiler.bench import STALL_SECONDS, Bench, Tell
 from partitiond.profiler.checkpoint import Checkpoint, Saved, fingerprint, note_of
 from partitiond.profiler.confirm import Aim, Confirmation, aim_of
-from partitiond.profiler.launch import ProfileLaunch, plan_launch, step_tokens
+from partitiond.profiler.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.search import Prior
 from partitiond.profiler.sweep import Sweep, sweep_through
 

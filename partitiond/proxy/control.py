@@ -1,7 +1,7 @@
 """The control listener's application: on a Unix socket in a folder of its owner only.
 
 PUT /routing     a RoutingTable; {"version", "accepted"}; older versions are ignored
-GET /state       what runs: in flight, queues, version, process, address
+GET /state       what runs: in flight, queues, idle times, version, process, address
 GET /metrics     Prometheus text
 POST /shutdown   {"grace_seconds": x}: finish what runs, then exit
 """
@@ -55,6 +55,7 @@ def control_app(
                 "draining": state.draining,
                 "in_flight": state.in_flight(),
                 "queues": state.queues(),
+                "idle_seconds": state.idle_seconds(),
             }
         )
 

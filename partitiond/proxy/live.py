@@ -44,11 +44,12 @@ class Flight:
         answer: what it waits for in the queue, or None.
         attempts: made so far, the first included.
         tried: replicas that failed it.
+        held: it came while its model slept, and waits whatever becomes of that.
     """
 
     __slots__ = (
-        "abort_reason", "answer", "attempts", "cost", "placed_at", "replica", "request_id",
-        "started_at", "task", "tried",
+        "abort_reason", "answer", "attempts", "cost", "held", "placed_at", "replica",
+        "request_id", "started_at", "task", "tried",
     )  # fmt: skip
 
     def __init__(self, request_id: str, cost: Cost, started_at: float) -> None:
@@ -62,6 +63,7 @@ class Flight:
         self.abort_reason = ""
         self.attempts = 0
         self.tried: frozenset[str] = frozenset()
+        self.held = False
 
     def abort(self, reason: str) -> None:
         """Cancel it in whatever phase it is; the first reason counts."""
@@ -123,6 +125,7 @@ class LiveReplica:
             self.sequences -= flight.cost.sequences
             self.kv_tokens -= flight.cost.kv_tokens
             flight.replica = None
+            self.model.busy_at = time.monotonic()
             self.model.dispatch()
 
     def failed(self) -> None:
@@ -159,7 +162,11 @@ class LiveReplica:
 
 
 class LiveModel:
-    """One model: its replicas, its queue and what was learned of its requests."""
+    """One model: its replicas, its queue and what was learned of its requests.
+
+    Attributes:
+        busy_at: when a request last came or left, by `time.monotonic`.
+    """
 
     def __init__(self, route: ModelRoute) -> None:
         self.route = route
@@ -170,6 +177,13 @@ class LiveModel:
         self.output_p90 = OutputP90()
         self.service = ServiceTime()
         self.removed = False
+        self.busy_at = time.monotonic()
+
+    def idle_seconds(self, now: float) -> float:
+        """How long it has had no request; 0 while one waits or runs."""
+        if self.queue or any(replica.flights for replica in self.everyone()):
+            return 0.0
+        return max(0.0, now - self.busy_at)
 
     @property
     def sequences_in_flight(self) -> int:
@@ -187,6 +201,8 @@ class LiveModel:
             again: it was admitted before (a retry): it goes to the front, and is not refused for
                 the queue's length.
         """
+        self.busy_at = time.monotonic()
+        flight.held = flight.held or self._asleep
         if not self._anyone_for(flight):
             return self._no_replica()
         if again or not self.queue:
@@ -236,6 +252,9 @@ class LiveModel:
             self._refuse(entry, self._no_replica())
 
     def _expire(self, entry: Waiting[Flight]) -> None:
+        if not self._has_replica():
+            self._refuse(entry, self._no_replica())
+            return
         now = asyncio.get_running_loop().time()
         self._refuse(
             entry,
@@ -253,10 +272,30 @@ class LiveModel:
         return choose_replica(room, flight.tried, (random.random(), random.random()))  # noqa: S311 -- balance, no secret
 
     def _anyone_for(self, flight: Flight) -> bool:
-        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept."""
+        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept.
+
+        A request that came while the model slept waits although no replica is there; also when
+        waking has become a start, which may take longer than the request has.
+        """
         if flight.tried:
             return any(is_eligible(replica, flight.tried) for replica in self.replicas.values())
+        return self._has_replica() or (flight.held and self._comes_back)
+
+    def _has_replica(self) -> bool:
         return any(not replica.draining for replica in self.replicas.values())
+
+    @property
+    def _asleep(self) -> bool:
+        """Whether requests wait for it to wake."""
+        sleeping = self.route.availability is ModelAvailability.SLEEPING
+        return sleeping and self.route.holds and not self.removed
+
+    @property
+    def _comes_back(self) -> bool:
+        starting = self.route.availability is ModelAvailability.STARTING
+        # A table may still say "serving" with all its replicas draining: the next one is coming.
+        serving = self.route.availability is ModelAvailability.SERVING
+        return self._asleep or ((starting or serving) and not self.removed)
 
     def _no_replica(self) -> Rejected:
         # A table may say "serving" while its last replica drains for the next one to come.
@@ -266,11 +305,13 @@ class LiveModel:
         return refuse_without_replica(self.route.name, availability, self.route.retry_after_seconds)
 
     def _limits(self) -> QueueLimits:
+        # While nobody serves, how fast the queue will move is not known: only its length counts.
+        moves = not self._asleep or self._has_replica()
         return QueueLimits(
             max_queue=self.route.max_queue,
             max_wait_seconds=self.route.max_wait_seconds,
             sequences_in_flight=self.sequences_in_flight,
-            service_seconds=self.service.seconds,
+            service_seconds=self.service.seconds if moves else 0.0,
         )
 
     def apply(

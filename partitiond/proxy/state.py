@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -101,6 +102,11 @@ class ProxyState:
     def queues(self) -> dict[str, int]:
         """Requests waiting by model."""
         return {name: len(model.queue) for name, model in self.models.items()}
+
+    def idle_seconds(self) -> dict[str, float]:
+        """How long each model has had no request; 0 while it has one."""
+        now = time.monotonic()
+        return {name: round(model.idle_seconds(now), 3) for name, model in self.models.items()}
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ import httpx
 import partitiond
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
 from partitiond.core.routing import RoutingTable
+from partitiond.core.sleep import Traffic
 from partitiond.proxy.config import (
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
@@ -128,6 +129,15 @@ class ProxyProcess:
         """Requests in flight by replica id; None when the proxy cannot say."""
         state = await self.state()
         return None if state is None else dict(state["in_flight"])
+
+    async def traffic(self) -> Mapping[str, Traffic] | None:
+        """Who waits, and how long each model has been idle; None when the proxy cannot say."""
+        state = await self.state()
+        if state is None:
+            return None
+        # A proxy that was adopted from an older daemon does not tell its idle times: none is idle.
+        idle = state.get("idle_seconds", {})
+        return {name: Traffic(n, idle.get(name, 0.0)) for name, n in state["queues"].items()}
 
     async def metrics_text(self) -> str:
         """Its Prometheus text. Raises PartitiondError when it cannot be reached."""

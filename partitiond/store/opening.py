@@ -152,3 +152,14 @@ def _inspect(file: Path, busy_timeout_seconds: float) -> str:
             )
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     return str(rows[0][0]) if rows else "none"
+
+
+def inspect_store(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> str:
+    """Check a store's file without writing it; returns its schema's revision.
+
+    Raises:
+        StoreError: it is damaged, not ours, locked, or cannot be read.
+    """
+    with _in_our_words(path):
+        _check_header(path)
+        return _inspect(path, busy_timeout_seconds)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from sqlalchemy import Engine, delete
@@ -23,6 +23,7 @@ from partitiond.store.tables import (
     EventRow,
     JobRow,
     KeyRow,
+    MarkRow,
     ModelRow,
     PlanRow,
     ProfileRow,
@@ -247,6 +248,22 @@ class SqlStore:
         with self._write() as session:
             row = session.exec(select(KeyRow).where(KeyRow.id == key_id)).first()
             session.delete(_found(row, "key", key_id))
+
+    # --- marks -------------------------------------------------------------------------------
+
+    def marks(self, kind: str) -> Mapping[str, str]:
+        """Value by subject of all marks of a kind, by subject."""
+        query = select(MarkRow).where(MarkRow.kind == kind).order_by(col(MarkRow.subject))
+        with self._read() as session:
+            return {row.subject: row.value for row in session.exec(query).all()}
+
+    def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
+        """Add or replace a mark; None takes it off, where there is none as well."""
+        with self._write() as session:
+            if value is not None:
+                session.merge(MarkRow(kind=kind, subject=subject, value=value, at=at))
+            elif (row := session.get(MarkRow, (kind, subject))) is not None:
+                session.delete(row)
 
     # --- counters, end -----------------------------------------------------------------------
 

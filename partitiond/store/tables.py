@@ -85,6 +85,17 @@ class KeyRow(SQLModel, table=True):
     created_at: str
 
 
+class MarkRow(SQLModel, table=True):
+    """What an operator set on a subject: a cordon with its reason, a model put to sleep."""
+
+    __tablename__ = "mark"
+
+    kind: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    value: str
+    at: str
+
+
 class CounterRow(SQLModel, table=True):
     """A named number that only grows."""
 

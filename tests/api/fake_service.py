@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from partitiond.controller.cordons import device_named, with_cordons
 from partitiond.controller.job_watchers import JobWatchers
+from partitiond.controller.sleeping import check_may_sleep
 from partitiond.core.errors import ConflictError
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import (
     Certificate,
@@ -58,6 +60,7 @@ class FakeService:
         self.broken: Exception | None = None
         self.change_before_update = False
         self.in_use = False
+        self.cordons: dict[str, str] = {}
         self.stale: tuple[str, ...] = ()
         self.watchers = JobWatchers()
         self.questions: list[PlanQuestion] = []
@@ -102,6 +105,16 @@ class FakeService:
             self._bump(name)
             raise ConflictError(f"model {name} was changed meanwhile.")
         self.store.remove_model(name)
+
+    def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
+        asleep = int(self.store.marks("asleep").get(name, "0"))
+        check_may_sleep(self.store.model(name).spec, level, asleep)
+        self.store.set_mark("asleep", name, str(level))
+        return dataclasses.replace(self.model(name), asleep=level)
+
+    def wake(self, name: str) -> ModelView:
+        self.store.set_mark("asleep", name, None)
+        return self.model(name)
 
     async def profile(self, name: str, options: ProfileOptions) -> Job:
         self.store.model(name)
@@ -209,6 +222,17 @@ class FakeService:
         memory = Bytes(8 << 30)
         modes = (SharingMode.CORES,)
         return [Device("cpu", DeviceKind.CPU, "x", "X", "h", memory, memory, (0, 1), modes=modes)]
+
+    async def device(self, device_id: str) -> DeviceDetails:
+        return DeviceDetails(device_named(with_cordons(self.devices(), self.cordons), device_id))
+
+    async def cordon(self, device_id: str, reason: str) -> Device:
+        self.cordons[device_named(self.devices(), device_id).id] = reason
+        return (await self.device(device_id)).device
+
+    async def uncordon(self, device_id: str) -> Device:
+        self.cordons.pop(device_id, None)
+        return (await self.device(device_id)).device
 
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
         if self.broken is not None:

@@ -47,10 +47,13 @@ def test_everything_but_the_probes_can_answer_401(
 
 def test_the_promised_operations_are_there(operations: dict[str, dict[str, Any]]) -> None:
     promised = """GET /models, POST /models, GET /models/{name}, PATCH /models/{name},
-        DELETE /models/{name}, POST /models/{name}/profile, GET /jobs, GET /jobs/{job_id},
+        DELETE /models/{name}, POST /models/{name}/profile, POST /models/{name}/sleep,
+        POST /models/{name}/wake, GET /jobs, GET /jobs/{job_id},
         DELETE /jobs/{job_id}, GET /jobs/{job_id}/events, GET /profiles,
         GET /profiles/{profile_id}, POST /profiles,
-        POST /plan, POST /plan/apply, GET /plan, GET /replicas, GET /devices, GET /events,
+        POST /plan, POST /plan/apply, GET /plan, GET /replicas, GET /events,
+            GET /devices, GET /devices/{device_id},
+            PUT /devices/{device_id}/cordon, DELETE /devices/{device_id}/cordon,
         GET /keys, POST /keys, DELETE /keys/{key_id}, POST /shutdown, GET /healthz, GET /readyz,
         GET /metrics, GET /"""
     assert {" ".join(name.split()) for name in promised.split(",")} == set(operations)

@@ -145,3 +145,32 @@ async def test_a_broken_store_is_not_the_callers_fault(
     answer = await http.get("/events")
     assert answer.status_code == 503
     assert answer.json()["hint"] == "End the other process."
+
+
+async def test_a_device_is_shown_cordoned_and_uncordoned(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/devices/cpu")).json()["device"]["cordoned"] is False
+    made = await http.put("/devices/cpu/cordon", json={"reason": "fan"})
+    assert made.status_code == 200
+    assert (made.json()["cordoned"], made.json()["cordon_reason"]) == (True, "fan")
+    assert (await http.get("/devices/cpu")).json()["device"]["cordon_reason"] == "fan"
+    gone = await http.delete("/devices/cpu/cordon")
+    assert gone.json()["cordoned"] is False
+
+
+async def test_a_device_that_is_not_there_cannot_be_cordoned(http: httpx.AsyncClient) -> None:
+    for answer in (
+        await http.get("/devices/none"),
+        await http.put("/devices/none/cordon", json={"reason": "x"}),
+        await http.delete("/devices/none/cordon"),
+    ):
+        assert answer.status_code == 404
+        assert "cpu" in answer.json()["hint"]
+
+
+async def test_a_cordon_takes_a_bounded_reason_and_no_unknown_field(
+    http: httpx.AsyncClient,
+) -> None:
+    assert (await http.put("/devices/cpu/cordon")).status_code == 200
+    long = await http.put("/devices/cpu/cordon", json={"reason": "x" * 501})
+    assert long.status_code == 422
+    assert (await http.put("/devices/cpu/cordon", json={"why": "x"})).status_code == 422

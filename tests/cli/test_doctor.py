@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli import doctor
-from partitiond.cli.doctor import Verdict
+from partitiond.cli.doctor_findings import Verdict
 from tests.cli.conftest import Cli
 
 

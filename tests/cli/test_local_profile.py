@@ -13,6 +13,7 @@ import pytest
 
 from partitiond.cli.local_profile import choose_device, partition_cores
 from partitiond.core.errors import SpecError
+from partitiond.engines.journal import run_folders
 from partitiond.ports import ProfileOptions
 from partitiond.settings import load_settings
 
@@ -89,7 +90,7 @@ def test_an_interruption_before_the_first_trial_is_one_line_and_leaves_nothing(h
     assert running.returncode == 130
     assert said.splitlines()[-1].startswith("interrupted; ")
     assert "Traceback" not in said
-    assert [path for path in (home / "run").iterdir() if path.is_dir()] == []
+    assert run_folders(home / "run") == []
 
 
 def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
@@ -100,7 +101,7 @@ def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
     assert said.splitlines()[-1] == (
         "interrupted; finished trials are kept: the same command goes on from there"
     )
-    assert [path for path in (home / "run").iterdir() if path.is_dir()] == []
+    assert run_folders(home / "run") == []
 
 
 def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path) -> None:

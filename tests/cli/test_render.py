@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from partitiond.cli import render
+from partitiond.cli.render_devices import devices_table
 from partitiond.cli.render_profile import profile_table, profiles_table
 from partitiond.cli.render_progress import PlainReporter
 from partitiond.core.hardware import SharingMode
@@ -114,7 +115,7 @@ def test_durations(seconds: float | None, text: str) -> None:
     [
         render.models_table([]),
         render.replicas_table([]),
-        render.devices_table([]),
+        devices_table([]),
         render.keys_table([]),
         profiles_table([]),
     ],

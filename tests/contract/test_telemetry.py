@@ -1,4 +1,4 @@
-"""What every source of telemetry keeps: the shipped fake, this host's CPU, a GPU behind NVML."""
+"""What every source of telemetry keeps: the shipped fake, this host's CPU, a simulated GPU."""
 
 import asyncio
 import dataclasses
@@ -13,27 +13,32 @@ from partitiond.core.hardware import Device
 from partitiond.core.profile import Telemetry
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.fake import fake_cpu
-from partitiond.devices.fake_nvml import FakeNvml, fake_h200
 from partitiond.devices.nvml import discover_gpus
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.exposure import FIGURES
 from partitiond.devices.telemetry.fake import FakeTelemetry
 from partitiond.ports.telemetry import TelemetrySource
 from partitiond.serde import from_json, to_json
+from partitiond.simulated_gpus import GpuDescription
+from tests.gpu_fixtures import MakeHost, make_host
+
+__all__ = ["make_host"]
 
 SHARES = ("gpu_util", "sm_activity", "sm_occupancy", "dram_activity")
 
 
 @pytest.fixture(params=["fake", "cpu", "gpu"])
-def source_and_device(request: pytest.FixtureRequest) -> Iterator[tuple[TelemetrySource, Device]]:
+def source_and_device(
+    request: pytest.FixtureRequest, make_host: MakeHost
+) -> Iterator[tuple[TelemetrySource, Device]]:
     if request.param == "fake":
         says = Telemetry("fake", gpu_util=0.5, power_watts=10.0, energy_joules=1.0, cores_used=0.5)
         yield FakeTelemetry(says), fake_cpu()
     elif request.param == "cpu":
         yield HostTelemetry(), discover_cpu()
     else:
-        with FakeNvml([fake_h200()]).installed():
-            yield HostTelemetry(period_seconds=0.02), discover_gpus([0])[0]
+        make_host(GpuDescription("h200-141gb"))
+        yield HostTelemetry(period_seconds=0.02), discover_gpus([0])[0]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import (
     ConflictError,
+    EngineError,
     ModelSourceError,
     PartitiondError,
     StartFailedError,
@@ -20,6 +21,7 @@ from partitiond.core.profile import (
     Profile,
 )
 from partitiond.core.routing import RoutingTable
+from partitiond.core.sleep import Traffic
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import (
     EngineExit,
@@ -80,6 +82,13 @@ class FakeRunner:
         self.tries_to_stop = 0
         self._ready_at_once = ready_at_once
         self.slow_stop: asyncio.Event | None = None
+        self.levels: dict[str, int] = {}
+        self.slept: list[tuple[str, int]] = []
+        self.woken: list[str] = []
+        self.refuse_sleep: EngineError | None = None
+        self.refuse_wake: EngineError | None = None
+        self.asleep_gate = asyncio.Event()
+        self.asleep_gate.set()
         self._pids = itertools.count(100)
 
     def running(self) -> list[str]:
@@ -139,6 +148,25 @@ class FakeRunner:
     async def report(self, handle: EngineHandle) -> EngineReport:
         return EngineReport(4096, "0.0-fake", {})
 
+    async def sleep(self, handle: EngineHandle, level: int) -> None:
+        await self.asleep_gate.wait()
+        if self.refuse_sleep is not None:
+            raise self.refuse_sleep
+        self.levels[handle.launch.replica_id] = level
+        self.slept.append((handle.launch.replica_id, level))
+
+    async def wake(self, handle: EngineHandle) -> None:
+        await self.asleep_gate.wait()
+        if self.refuse_wake is not None:
+            raise self.refuse_wake
+        self.levels.pop(handle.launch.replica_id, None)
+        self.woken.append(handle.launch.replica_id)
+
+    async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
+        if not self._of(handle).answers:
+            raise EngineError("it does not say whether it sleeps.")
+        return self.levels.get(handle.launch.replica_id, 0)
+
     async def wait_exit(self, handle: EngineHandle) -> EngineExit:
         engine = self._of(handle)
         await engine.gone.wait()
@@ -172,6 +200,8 @@ class FakeProxy:
     def __init__(self) -> None:
         self.tables: list[RoutingTable] = []
         self.counts: dict[str, int] | None = {}
+        self.waiting: dict[str, int] | None = {}
+        self.idle_seconds: dict[str, float] = {}
         self.starts = 0
         self.alive = False
         self.newest = 0
@@ -210,6 +240,15 @@ class FakeProxy:
 
     async def in_flight(self) -> Mapping[str, int] | None:
         return None if self.counts is None or not self.alive else dict(self.counts)
+
+    async def traffic(self) -> Mapping[str, Traffic] | None:
+        if self.waiting is None or not self.alive:
+            return None
+        names = {route.name for route in self.table.models} if self.tables else set()
+        return {
+            name: Traffic(self.waiting.get(name, 0), self.idle_seconds.get(name, 0.0))
+            for name in names
+        }
 
     async def stats(self) -> Mapping[str, float]:
         return {"partitiond_proxy_requests_total": 7.0}

@@ -66,6 +66,18 @@ def test_the_host_cores_of_an_engine_are_of_one_node() -> None:
     assert cores_for(wanted, gpu, [first]) == (3, 4)
 
 
+def test_no_core_is_shared_while_enough_are_free_on_two_nodes() -> None:
+    (gpu,) = fake_gpus("a100-80gb", cores=range(4))
+    gpu = dataclasses.replace(gpu, core_nodes=((0, 1), (2, 3)))
+    one = placement("a-1")
+    wanted = dataclasses.replace(one, device_id=gpu.id, partition=MemoryShare(gpu.id, Bytes(GIB)))
+    small = launch_for(wanted, resolved(), gpu, name="a-1")
+    others = [dataclasses.replace(small, cores=(core,)) for core in (0, 2)]
+    size = dataclasses.replace(one.candidate.size, cores=2)
+    large = dataclasses.replace(wanted, candidate=dataclasses.replace(one.candidate, size=size))
+    assert cores_for(large, gpu, others) == (1, 3)
+
+
 def test_an_mps_share_is_told_to_the_driver() -> None:
     (gpu,) = fake_gpus("a100-80gb")
     share = MpsShare(gpu.id, Bytes(GIB), sm_percent=30)

@@ -1,20 +1,45 @@
-"""What a profile job may use: only what nobody holds."""
+"""What a profile job may use: only what nobody holds, and on a GPU in the mode it is in."""
+
+import dataclasses
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.controller.leases import Lease, Waits, lease_for
-from partitiond.core.hardware import Device
-from partitiond.core.partition import CpuCores, MemoryShare, Partition
+from partitiond.controller.leases import Lease, Waits, Wish, free_place, lease_for, lease_of
+from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.hardware.kinds import MigInstance
+from partitiond.core.interference import mode_overhead_bytes
+from partitiond.core.mig import Place, geometry_of, starts_of
+from partitiond.core.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.room import overlap
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from tests.controller.samples import cpu
+from partitiond.ports import Job, JobState, Progress
+from tests.controller.samples import NOW, cpu
 
 ROOM = 20 * GIB
+GPU_ROOM = 70 * GIB
+(GPU,) = fake_gpus("a100-80gb")
+SLICED = dataclasses.replace(GPU, modes=(SharingMode.MIG,))
 
 
 def held(name: str, cores: tuple[int, ...], gib: int = 4) -> tuple[str, Partition]:
     return name, CpuCores("cpu", Bytes(gib * GIB), cores)
+
+
+def mps(name: str, percent: int, gib: int = 10) -> tuple[str, Partition]:
+    return name, MpsShare(GPU.id, Bytes(gib * GIB), percent)
+
+
+def mig(name: str, profile: str, start: int, count: int) -> tuple[str, Partition]:
+    return name, MigSlice(GPU.id, Bytes(GIB), profile, start, count)
 
 
 def ask(
@@ -23,13 +48,17 @@ def ask(
     memory_bytes: int | None = None,
     device: Device | None = None,
 ) -> Lease | Waits:
-    return lease_for(
-        device or cpu(4),
-        cores=cores,
-        memory_bytes=memory_bytes,
-        room_bytes=ROOM,
-        held=held_now,
-    )
+    wish = Wish(cores=cores, memory_bytes=memory_bytes)
+    return lease_for(device or cpu(4), wish, room_bytes=ROOM, held=held_now)
+
+
+def on_gpu(
+    wish: Wish, *held_now: tuple[str, Partition], device: Device = GPU, room: int = GPU_ROOM
+) -> Lease | Waits:
+    return lease_for(device, wish, room_bytes=room, held=held_now)
+
+
+# -- the CPU ---------------------------------------------------------------------------------
 
 
 def test_a_free_device_is_lent_as_asked() -> None:
@@ -62,15 +91,6 @@ def test_too_little_memory_is_waited_for() -> None:
     assert isinstance(ask(held("a-1", (0,), gib=20)), Waits)
 
 
-def test_a_gpu_is_lent_whole_or_not_at_all() -> None:
-    (gpu,) = fake_gpus("a100-80gb")
-    lease = ask(device=gpu)
-    assert isinstance(lease, Lease)
-    assert lease.cores == gpu.cores
-    wait = ask(("a-1", MemoryShare(gpu.id, Bytes(GIB))), device=gpu)
-    assert wait == Waits(f"waits for {gpu.id} to be free: held by a-1")
-
-
 @given(st.lists(st.sets(st.integers(0, 7), min_size=1, max_size=3), max_size=4), st.integers(1, 8))
 def test_a_lease_never_overlaps_what_is_held(taken: list[set[int]], cores: int) -> None:
     partitions = [held(f"a-{n}", tuple(sorted(t)), gib=1) for n, t in enumerate(taken)]
@@ -81,3 +101,180 @@ def test_a_lease_never_overlaps_what_is_held(taken: list[set[int]], cores: int) 
         assert len(lease.cores) == cores
     else:
         assert 8 - len(busy) < cores
+
+
+# -- GPUs: alone -----------------------------------------------------------------------------
+
+
+def test_a_gpu_is_lent_whole_or_not_at_all() -> None:
+    lease = on_gpu(Wish())
+    assert isinstance(lease, Lease)
+    assert lease.partition == WholeDevice(GPU.id, Bytes(GPU_ROOM))
+    assert lease.cores == GPU.cores
+    wait = on_gpu(Wish(), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
+    assert wait == Waits(f"waits for {GPU.id} to be free: held by a-1")
+
+
+def test_memory_asks_for_a_memory_share_and_that_is_measured_alone() -> None:
+    lease = on_gpu(Wish(memory_bytes=8 * GIB))
+    assert isinstance(lease, Lease)
+    assert lease.partition == MemoryShare(GPU.id, Bytes(8 * GIB))
+    neighbour = ("a-1", MemoryShare(GPU.id, Bytes(GIB)))
+    assert isinstance(on_gpu(Wish(memory_bytes=8 * GIB), neighbour), Waits)
+    wait = on_gpu(Wish(memory_bytes=71 * GIB))
+    assert isinstance(wait, Waits)
+    assert "71 GiB of memory" in wait.reason
+
+
+def test_a_gpu_in_mig_mode_is_not_lent_whole() -> None:
+    wait = on_gpu(Wish(), device=SLICED)
+    assert isinstance(wait, Waits)
+    assert "MIG mode" in wait.reason
+
+
+def test_cores_of_other_engines_are_left_to_them_where_there_are_others() -> None:
+    lease = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores={0, 1})
+    assert isinstance(lease, Lease)
+    assert lease.cores == GPU.cores[2:]
+    everything = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores)
+    assert isinstance(everything, Lease)
+    assert everything.cores == GPU.cores
+
+
+# -- GPUs: MPS -------------------------------------------------------------------------------
+
+
+def test_a_share_under_mps_is_lent_on_an_empty_gpu_and_beside_other_shares() -> None:
+    overhead = mode_overhead_bytes(SharingMode.MPS)
+    alone = on_gpu(Wish(sm_percent=30))
+    assert isinstance(alone, Lease)
+    assert alone.partition == MpsShare(GPU.id, Bytes(GPU_ROOM - overhead), 30)
+    assert alone.beside == ()
+    beside = on_gpu(Wish(sm_percent=30), mps("a-1", 70))
+    assert isinstance(beside, Lease)
+    assert beside.memory_bytes == GPU_ROOM - overhead - 10 * GIB
+    assert beside.beside == ("a-1",)
+
+
+def test_a_share_under_mps_waits_for_percent_memory_and_mode() -> None:
+    percent = on_gpu(Wish(sm_percent=31), mps("a-1", 70))
+    assert isinstance(percent, Waits)
+    assert "30 % are not held (held by a-1)" in percent.reason
+    memory = on_gpu(Wish(sm_percent=30, memory_bytes=62 * GIB), mps("a-1", 70))
+    assert isinstance(memory, Waits)
+    assert "62 GiB of memory" in memory.reason
+    mode = on_gpu(Wish(sm_percent=30), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
+    assert isinstance(mode, Waits)
+    assert "empty or in MPS mode: held by a-1" in mode.reason
+    assert isinstance(on_gpu(Wish(sm_percent=30), device=SLICED), Waits)
+
+
+def test_what_others_hold_under_mps_counts() -> None:
+    shared = dataclasses.replace(GPU, occupied_sm_percent=80)
+    assert isinstance(on_gpu(Wish(sm_percent=30), device=shared), Waits)
+    assert isinstance(on_gpu(Wish(sm_percent=20), device=shared), Lease)
+    few = dataclasses.replace(GPU, max_replicas=1)
+    wait = on_gpu(Wish(sm_percent=20), mps("a-1", 20), device=few)
+    assert isinstance(wait, Waits)
+    assert "MPS clients" in wait.reason
+
+
+# -- GPUs: MIG -------------------------------------------------------------------------------
+
+
+def test_a_slice_is_lent_beside_other_slices_and_nothing_else() -> None:
+    lease = on_gpu(Wish(mig_profile="2g.20gb"), mig("a-1", "3g.40gb", 4, 4), device=SLICED)
+    assert isinstance(lease, Lease)
+    assert isinstance(lease.partition, MigSlice)
+    assert lease.partition.slice_start in {0, 2}
+    assert 18 * GIB < lease.memory_bytes < 20 * GIB
+    wait = on_gpu(Wish(mig_profile="2g.20gb"), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
+    assert isinstance(wait, Waits)
+    assert "empty or in MIG mode" in wait.reason
+    full = on_gpu(
+        Wish(mig_profile="3g.40gb"), mig("a-1", "4g.40gb", 0, 4), mig("b-1", "1g.10gb", 4, 1)
+    )
+    assert isinstance(full, Waits)
+    assert "a free place for 3g.40gb" in full.reason
+
+
+def test_an_idle_instance_that_exists_is_taken_first() -> None:
+    there = (
+        MigInstance("2g.20gb", 0, 2, Bytes(19 * GIB), "MIG-a", busy=True),
+        MigInstance("2g.20gb", 4, 2, Bytes(19 * GIB), "MIG-b"),
+    )
+    device = dataclasses.replace(SLICED, mig_instances=there, occupied_slices=(0, 1))
+    assert free_place(device, "2g.20gb", ()) == ("2g.20gb", 4, 2)
+    place = free_place(device, "2g.20gb", (("2g.20gb", 4, 2),))
+    assert place == ("2g.20gb", 2, 2)
+
+
+def test_a_fixed_geometry_lends_only_what_exists() -> None:
+    there = (MigInstance("3g.40gb", 4, 4, Bytes(39 * GIB), "MIG-a"),)
+    device = dataclasses.replace(SLICED, mig_instances=there, mig_fixed=True)
+    lease = on_gpu(Wish(mig_profile="3g.40gb"), device=device)
+    assert isinstance(lease, Lease)
+    assert lease.memory_bytes < 39 * GIB
+    assert isinstance(on_gpu(Wish(mig_profile="2g.20gb"), device=device), Waits)
+    wait = on_gpu(Wish(mig_profile="3g.40gb"), mig("a-1", "3g.40gb", 4, 4), device=device)
+    assert isinstance(wait, Waits)
+    assert "held by a-1" in wait.reason
+
+
+_GEOMETRY = geometry_of("a100-80gb")
+assert _GEOMETRY is not None
+PROFILES = _GEOMETRY.profiles
+
+
+@given(
+    st.lists(st.sampled_from(PROFILES).flatmap(
+        lambda p: st.sampled_from(starts_of(p)).map(lambda start: (p.name, start, p.memory_slices))
+    ), max_size=5),
+    st.sampled_from([p.name for p in PROFILES]),
+)  # fmt: skip
+def test_a_slice_is_found_exactly_where_one_fits(wanted: list[Place], name: str) -> None:
+    """Brute force over all starts, beside any set of slices that do not overlap."""
+    taken: set[int] = set()
+    places: list[Place] = []
+    for place in wanted:
+        covers = set(range(place[1], place[1] + place[2]))
+        counts = {p: sum(q[0] == p for q in [*places, place]) for p in {place[0]}}
+        limit = next(p.max_instances for p in PROFILES if p.name == place[0])
+        if taken.isdisjoint(covers) and counts[place[0]] <= limit:
+            taken |= covers
+            places.append(place)
+    profile = next(p for p in PROFILES if p.name == name)
+    possible = [
+        start
+        for start in starts_of(profile)
+        if taken.isdisjoint(range(start, start + profile.memory_slices))
+        and sum(p[0] == name for p in places) < profile.max_instances
+    ]
+    found = free_place(SLICED, name, tuple(places))
+    assert (found is not None) == bool(possible)
+    if found is not None:
+        ours = MigSlice(GPU.id, Bytes(GIB), *found)
+        assert not any(overlap(ours, MigSlice(GPU.id, Bytes(GIB), *p)) for p in places)
+
+
+# -- from a job ------------------------------------------------------------------------------
+
+
+def job(**params: str) -> Job:
+    progress = Progress("waiting", "")
+    stored = tuple(sorted(params.items()))
+    return Job("j", "profile", "a", JobState.QUEUED, NOW, NOW, progress, stored)
+
+
+def test_a_stored_job_asks_for_its_partition() -> None:
+    def leased(**params: str) -> Lease | Waits:
+        return lease_of(job(device_id=GPU.id, **params), GPU, GPU_ROOM, ())
+
+    percent, profile = leased(sm_percent="30"), leased(mig_profile="1g.10gb")
+    assert isinstance(percent, Lease)
+    assert isinstance(percent.partition, MpsShare)
+    assert isinstance(profile, Lease)
+    assert isinstance(profile.partition, MigSlice)
+    assert lease_of(job(device_id="gone"), None, None, ()) == Waits(
+        "waits for the device gone: it is not there"
+    )

@@ -185,7 +185,7 @@ def engine(of: Placement) -> Engine:
 def test_what_our_own_engines_use_is_free_to_plan_with() -> None:
     host = dataclasses.replace(cpu(), free_bytes=Bytes(2 * GIB))
     (gpu,) = fake_gpus("l4-24gb")
-    gpu = dataclasses.replace(gpu, free_bytes=Bytes(4 * GIB))
+    gpu = dataclasses.replace(gpu, free_bytes=Bytes(12 * GIB))  # its driver tells ours apart
     share = MemoryShare(gpu.id, Bytes(8 * GIB))
     on_gpu = dataclasses.replace(placement("b-1"), device_id=gpu.id, partition=share)
     engines = [(engine(placement("a-1")), 3 * GIB), (engine(on_gpu), GIB)]

@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 
+from partitiond.core.device_room import holds
 from partitiond.core.hardware import SharingMode
+from partitiond.core.observation import ALLOCATING
 from partitiond.core.partition import CpuCores, PartitionSize
-from partitiond.core.plan import Candidate, Placement
+from partitiond.core.plan import Candidate, Placement, SleepingFootprint
 from partitiond.core.profile import ProfileKind
 from partitiond.core.reconcile import (
     LIVE,
@@ -16,10 +18,13 @@ from partitiond.core.reconcile import (
     Observation,
     ObservedReplica,
     ReconcilePolicy,
+    RestReplica,
+    SleepReplica,
     StartEngine,
     StopEngine,
     StopReason,
     Unknown,
+    WakeReplica,
     failures_after,
     reconcile,
 )
@@ -61,6 +66,7 @@ def placement(
         output_tokens_per_s=100.0,
         ttft_p95_seconds=0.1,
         tpot_p95_seconds=0.01,
+        asleep=SleepingFootprint(Bytes(memory // 5), Bytes(memory // 10)),
     )
     return Placement(replica_id, model, device_id, CpuCores(device_id, memory, chosen), candidate)
 
@@ -73,6 +79,9 @@ class SimulatedHost:
     now: float = 0.0
     engines: dict[str, ObservedReplica] = dataclasses.field(default_factory=dict)
     unknown: set[str] = dataclasses.field(default_factory=set)
+    faulted: set[str] = dataclasses.field(default_factory=set)
+    asleep: dict[str, int] = dataclasses.field(default_factory=dict)
+    can_sleep: bool = True
     leases: tuple[CpuCores, ...] = ()
     not_ready: tuple[str, ...] = ()
     _generations: "itertools.count[int]" = dataclasses.field(default_factory=itertools.count)
@@ -87,11 +96,12 @@ class SimulatedHost:
             now=self.now,
             leases=self.leases,
             not_ready=self.not_ready,
+            faulted=tuple(sorted(self.faulted)),
         )
 
     def run(self, desired: tuple[Placement, ...]) -> tuple[Action, ...]:
         """One pass: observe, reconcile, act."""
-        actions = reconcile(desired, self.observe(), POLICY)
+        actions = reconcile(desired, self.observe(), POLICY, self.asleep)
         for action in actions:
             self.apply(action)
         self.check()
@@ -100,7 +110,9 @@ class SimulatedHost:
     def add(self, wanted: Placement, state: ReplicaState, **changes: object) -> ObservedReplica:
         """An engine that is there already, however it came."""
         generation = f"g{next(self._generations)}"
-        replica = ObservedReplica(wanted.replica_id, generation, wanted, state, 0, self.now)
+        replica = ObservedReplica(
+            wanted.replica_id, generation, wanted, state, 0, self.now, can_sleep=self.can_sleep
+        )
         self.engines[generation] = dataclasses.replace(replica, **changes)  # type: ignore[arg-type]
         return self.engines[generation]
 
@@ -111,8 +123,13 @@ class SimulatedHost:
         if state is ReplicaState.FAILED:
             served = self.now - old.state_since if old.state is ReplicaState.SERVING else 0.0
             failures = failures_after(failures, served, POLICY)
+        awake = state is ReplicaState.SERVING
         self.engines[generation] = dataclasses.replace(
-            old, state=state, state_since=self.now, failures=failures
+            old,
+            state=state,
+            state_since=self.now,
+            failures=failures,
+            sleep_level=0 if awake else old.sleep_level,
         )
 
     def apply(self, action: Action) -> None:
@@ -121,18 +138,42 @@ class SimulatedHost:
                 self._start(wanted)
             case DrainReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.DRAIN_ASKED)
-            case StopEngine(generation=generation, reason=reason):
-                if reason is StopReason.DRAINED:
-                    assert self.engines[generation].in_flight == 0
-                late = reason is StopReason.START_DEADLINE
-                self.happen(
-                    generation, ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.STOP_ASKED
+            case RestReplica(generation=generation):
+                self.happen(generation, ReplicaEvent.SLEEP_ASKED)
+            case SleepReplica(generation=generation, level=level):
+                old = self.engines[generation]
+                assert old.in_flight == 0, "a request was lost to sleep"
+                assert old.placement.device_id not in self.faulted
+                self.happen(generation, ReplicaEvent.LAST_REQUEST_DONE)
+                self.engines[generation] = dataclasses.replace(
+                    self.engines[generation], sleep_level=level
                 )
+            case WakeReplica(generation=generation):
+                assert self.engines[generation].placement.device_id not in self.faulted
+                self.happen(generation, ReplicaEvent.WAKE_ASKED)
+            case StopEngine(generation=generation, reason=reason):
+                self._stop(generation, reason)
             case ForgetReplica(generation=generation):
                 assert self.engines[generation].state not in LIVE
                 del self.engines[generation]
 
+    def _stop(self, generation: str, reason: StopReason) -> None:
+        old = self.engines[generation]
+        assert not old.ending, "it is being ended already"
+        if reason is StopReason.DRAINED:
+            assert old.in_flight == 0
+        late = reason is StopReason.START_DEADLINE
+        if reason is StopReason.FAILED and old.state is not ReplicaState.DRAINING:
+            # It fails once nothing of it is left; until then it holds what it holds.
+            self.engines[generation] = dataclasses.replace(old, ending=True)
+        else:
+            self.happen(
+                generation, ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.STOP_ASKED
+            )
+
     def _start(self, wanted: Placement) -> None:
+        assert wanted.device_id not in self.faulted, "started on a faulted device"
+        assert wanted.model not in self.asleep, "started to sleep"
         assert wanted.device_id not in self.unknown, "started on a device nobody could observe"
         dead = [
             key
@@ -151,15 +192,16 @@ class SimulatedHost:
         """What must hold after every pass, whatever came before."""
         live = self.in_state(*LIVE)
         for one, other in itertools.combinations(live, 2):
-            assert not overlap(one.placement.partition, other.placement.partition)
+            assert not overlap(holds(one), holds(other))
         for device, mib in self.memory_mib.items():
             here = [e for e in live if e.placement.device_id == device]
-            assert sum(e.placement.partition.memory_bytes for e in here) <= mib * MIB
-            assert sum(e.state is ReplicaState.STARTING for e in here) <= POLICY.max_starting
+            assert sum(holds(e).memory_bytes for e in here) <= mib * MIB
+            assert sum(e.state in ALLOCATING for e in here) <= POLICY.max_starting
 
     def settle(self, desired: tuple[Placement, ...], passes: int = 200) -> int:
         """Let everything go well until nothing is left to do; the number of passes it took."""
         self.unknown, self.leases, self.not_ready = set(), (), ()
+        self.faulted = set()
         for taken in range(passes):
             actions = self.run(desired)
             busy = self.calm_step()
@@ -169,19 +211,25 @@ class SimulatedHost:
         raise AssertionError(f"no rest after {passes} passes: {list(self.engines.values())}")
 
     def _waiting(self) -> bool:
-        return bool(self.in_state(ReplicaState.FAILED))
+        return any(e.placement.model not in self.asleep for e in self.in_state(ReplicaState.FAILED))
 
     def calm_step(self) -> bool:
         """Starting engines become ready, requests end, stopping engines exit."""
         moves: list[tuple[ReplicaState, Callable[[str], None]]] = [
             (ReplicaState.STARTING, lambda g: self.happen(g, ReplicaEvent.BECAME_READY)),
             (ReplicaState.STOPPING, lambda g: self.happen(g, ReplicaEvent.EXITED)),
+            (ReplicaState.FALLING_ASLEEP, lambda g: self.happen(g, ReplicaEvent.FELL_ASLEEP)),
+            (ReplicaState.WAKING, lambda g: self.happen(g, ReplicaEvent.BECAME_READY)),
         ]
         changed = False
         for generation, engine in list(self.engines.items()):
             if engine.in_flight != 0:
                 self.engines[generation] = dataclasses.replace(engine, in_flight=0)
                 changed = True
+            if engine.ending and engine.state in LIVE:
+                self.happen(generation, ReplicaEvent.EXITED)
+                changed = True
+                continue
             for state, move in moves:
                 if engine.state is state:
                     move(generation)

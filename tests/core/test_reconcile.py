@@ -330,9 +330,13 @@ def test_a_model_whose_move_finds_free_room_never_stops_serving(
 
 
 def assert_runs_exactly(here: SimulatedHost, desired: tuple[Placement, ...]) -> None:
-    assert {e.replica_id for e in here.engines.values()} == {p.replica_id for p in desired}
+    assert {e.replica_id for e in here.engines.values()} <= {p.replica_id for p in desired}
     for wanted in desired:
-        (engine,) = [e for e in here.engines.values() if e.replica_id == wanted.replica_id]
+        found = [e for e in here.engines.values() if e.replica_id == wanted.replica_id]
+        if wanted.model in here.asleep:  # what has no engine, or one that failed, stays as it is
+            assert {e.state for e in found} <= {ReplicaState.SLEEPING, FAILED}
+            continue
+        (engine,) = found
         assert engine.state is SERVING
         assert same_engine(engine.placement, wanted)
 
@@ -373,7 +377,11 @@ class RandomHistory(RuleBasedStateMachine):
         choices = [
             (engine.generation, event)
             for engine in self.here.engines.values()
-            for event in (ReplicaEvent.BECAME_READY, ReplicaEvent.EXITED)
+            for event in (
+                ReplicaEvent.BECAME_READY,
+                ReplicaEvent.FELL_ASLEEP,
+                ReplicaEvent.EXITED,
+            )
             if (engine.state, event)
             in {
                 (STARTING, ReplicaEvent.BECAME_READY),
@@ -381,7 +389,14 @@ class RandomHistory(RuleBasedStateMachine):
                 (SERVING, ReplicaEvent.EXITED),
                 (DRAINING, ReplicaEvent.EXITED),
                 (ReplicaState.STOPPING, ReplicaEvent.EXITED),
+                (ReplicaState.DROWSY, ReplicaEvent.EXITED),
+                (ReplicaState.FALLING_ASLEEP, ReplicaEvent.FELL_ASLEEP),
+                (ReplicaState.FALLING_ASLEEP, ReplicaEvent.EXITED),
+                (ReplicaState.SLEEPING, ReplicaEvent.EXITED),
+                (ReplicaState.WAKING, ReplicaEvent.BECAME_READY),
+                (ReplicaState.WAKING, ReplicaEvent.EXITED),
             }
+            and not (engine.ending and event is not ReplicaEvent.EXITED)
         ]
         if choices:
             generation, event = data.draw(st.sampled_from(choices))
@@ -406,14 +421,38 @@ class RandomHistory(RuleBasedStateMachine):
         else:
             self.here.unknown.add(device)
 
+    @rule(device=st.sampled_from(["cpu", "cpu-b"]), well=st.booleans())
+    def a_device_breaks_or_recovers(self, device: str, well: bool) -> None:
+        if well:
+            self.here.faulted.discard(device)
+        else:
+            self.here.faulted.add(device)
+
+    @rule(model=st.sampled_from(["a", "b", "c"]), level=st.sampled_from([0, 1, 2]))
+    def a_model_is_put_to_sleep_or_woken(self, model: str, level: int) -> None:
+        if level:
+            self.here.asleep[model] = level
+        else:
+            self.here.asleep.pop(model, None)
+
+    @rule(able=st.booleans())
+    def engines_are_started_with_or_without_sleep_mode(self, able: bool) -> None:
+        self.here.can_sleep = able
+
     @invariant()
     def nothing_overlaps(self) -> None:
         self.here.check()
 
     def teardown(self) -> None:
-        self.here.settle(self.desired)
-        assert_runs_exactly(self.here, self.desired)
-        assert reconcile(self.desired, self.here.observe(), POLICY) == ()
+        self._comes_to_rest()
+        self.here.asleep = {}  # whoever sleeps is woken, wherever the plan has room for everybody
+        self._comes_to_rest()
+
+    def _comes_to_rest(self) -> None:
+        here = self.here
+        here.settle(self.desired)
+        assert_runs_exactly(here, self.desired)
+        assert reconcile(self.desired, here.observe(), POLICY, here.asleep) == ()
 
 
 TestRandomHistory = pytest.mark.timeout(110)(RandomHistory.TestCase)

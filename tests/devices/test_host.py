@@ -1,7 +1,17 @@
 """All devices of this host together."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import DeviceKind
+from partitiond.core.health import Health
+from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
+from partitiond.devices.nvml import library_in_use
+from partitiond.simulated_gpus.host import SimulatedHost
 
 
 def test_the_cpu_comes_last_and_can_be_left_out() -> None:
@@ -20,3 +30,50 @@ def test_limits_reach_the_cpu_device() -> None:
     device = HostDevices((core,), 1 << 30, nvml=False).discover()[0]
     assert device.cores == (core,)
     assert device.memory_bytes == 1 << 30
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[SimulatedHost]:
+    """A simulated host; its library is taken out of this process again."""
+    with library_in_use(None):
+        yield SimulatedHost.create("h100-80gb-x4", tmp_path / "gpus")
+
+
+def test_a_simulated_host_stands_in_for_the_gpus_of_this_one(host: SimulatedHost) -> None:
+    devices = HostDevices(simulated_host=host.folder).discover()
+    assert tuple(device.id for device in devices) == (*host.uuids(), "cpu")
+
+
+def test_a_simulated_host_that_is_gone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot be loaded"):
+        HostDevices(simulated_host=tmp_path / "none")
+
+
+def test_xid_messages_fail_a_gpu_until_it_is_forgiven(host: SimulatedHost) -> None:
+    devices = HostDevices(simulated_host=host.folder, watch_xids=True)
+    uuid = host.uuids()[2]
+    try:
+        devices.discover()
+        for _ in range(1000):  # events before the watch listens are lost
+            host.xid(uuid, 62)
+            failed = {d.id: d for d in devices.discover() if d.health is Health.FAILED}
+            if failed:
+                break
+        assert list(failed) == [uuid]
+        assert failed[uuid].cordoned
+        assert "Xid 62" in failed[uuid].cordon_reason
+        assert devices.inspect(uuid).xids
+    finally:
+        devices.close()
+    devices.forgive(uuid)
+    assert not any(device.cordoned for device in devices.discover())
+
+
+def test_only_processes_that_are_not_ours_are_foreign(host: SimulatedHost) -> None:
+    uuid = host.uuids()[0]
+    ours, theirs = 2**22 + 1, 2**22 + 2
+    for pid in (ours, theirs):
+        host.add_process(uuid, pid, 4 * GIB)
+    devices = HostDevices(simulated_host=host.folder, own_pids=lambda: {ours})
+    first = devices.discover()[0]
+    assert [process.pid for process in first.foreign] == [theirs]

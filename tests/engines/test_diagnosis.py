@@ -23,13 +23,22 @@ PREFIX = "(EngineCore pid=78) ERROR 11-20 08:46:51 [core.py:1300] "
         ),
         (
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate.",
-            "out-of-memory",
+            "gpu-out-of-memory",
         ),
         (
             "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is less than "
             "desired GPU memory utilization (0.92, 128.6 GiB).",
-            "out-of-memory",
+            "gpu-out-of-memory",
         ),
+        (
+            "torch.AcceleratorError: CUDA error: MPS client failed to connect to the MPS control "
+            "daemon or the MPS server",
+            "mps",
+        ),
+        ("torch.AcceleratorError: CUDA error: the MPS client has been terminated", "mps"),
+        ("RuntimeError: No CUDA GPUs are available", "no-gpu"),
+        ("torch.AcceleratorError: CUDA error: unspecified launch failure", "gpu-fault"),
+        ("RuntimeError: CUDA error: an illegal memory access was encountered", "gpu-fault"),
         ("api_server.py: error: unrecognized arguments: --frobnicate", "flag"),
         ("api_server.py: error: argument --dtype: invalid choice: 'int3'", "flag"),
         ("OSError: [Errno 98] Address already in use", "socket"),

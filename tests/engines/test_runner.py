@@ -56,9 +56,9 @@ async def test_a_failed_start_carries_the_engines_own_words(short_dir: Path) -> 
     handle = await runner.start(
         simulated_launch("sim-0", "--fail-start", "torch.OutOfMemoryError: CUDA out of memory")
     )
-    with pytest.raises(StartFailedError, match="not enough memory") as caught:
+    with pytest.raises(StartFailedError, match="not enough device memory") as caught:
         await runner.wait_ready(handle, 20)
-    assert caught.value.facts["kind"] == "out-of-memory"
+    assert caught.value.facts["kind"] == "gpu-out-of-memory"
     assert "CUDA out of memory" in caught.value.message.splitlines()[-1]
     assert "CUDA out of memory" in str(caught.value.facts["lines"])
     assert caught.value.facts["code"] == 1

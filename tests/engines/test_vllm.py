@@ -5,7 +5,6 @@ import pytest
 
 from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
 from partitiond.core.units import GIB
-from partitiond.devices.fake_nvml import FakeGpu, FakeNvml
 from partitiond.engines.capabilities import capabilities_of
 from partitiond.engines.gpu_index import gpu_index
 from partitiond.engines.vllm import (
@@ -16,7 +15,11 @@ from partitiond.engines.vllm import (
     memory_fraction,
     visible_device,
 )
+from partitiond.simulated_gpus import GpuDescription
 from tests.engine_fixtures import vllm_launch
+from tests.gpu_fixtures import MakeHost, is_started, make_host
+
+__all__ = ["make_host"]
 
 PYTHON = Path("/opt/engine/bin/python")
 NEW = capabilities_of("0.32.0")
@@ -65,11 +68,11 @@ def test_a_cpu_engine_is_eager_and_a_gpu_engine_is_not() -> None:
 
 
 def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -> None:
-    assert flag(command(GPU, PYTHON, NEW), "--gpu-memory-utilization") == "0.125"
+    assert flag(command(GPU, PYTHON, NEW), "--gpu-memory-utilization") == "0.116"
     assert "--gpu-memory-utilization" not in command(CPU, PYTHON, NEW)
 
 
-@pytest.mark.parametrize(("used", "expected"), [(1, 0.001), (30 * GIB, 0.375), (99 * GIB, 1.0)])
+@pytest.mark.parametrize(("used", "expected"), [(1, 0.001), (30 * GIB, 0.366), (99 * GIB, 1.0)])
 def test_the_share_is_rounded_up_and_stays_a_share(used: int, expected: float) -> None:
     launch = dataclasses.replace(GPU, memory_bytes=used)
     assert memory_fraction(launch) == pytest.approx(expected)
@@ -151,27 +154,25 @@ def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
 
 
-UUID = "GPU-8c7c9c30-f12f-20bf-e14e-d3c4c965af32"
-
-
 def no_index(uuid: str) -> int:
     raise AssertionError("nobody needs it")
 
 
-def test_a_gpu_is_shown_by_uuid_and_to_older_engines_by_its_index() -> None:
-    launch = dataclasses.replace(GPU, visible_device=UUID)
-    assert visible_device(launch, NEW, no_index) == UUID
-    gpus = [FakeGpu(uuid="GPU-other"), FakeGpu(uuid=UUID)]
-    with FakeNvml(gpus).installed() as nvml:
-        assert visible_device(launch, OLD, gpu_index) == "1"
-        assert nvml.initialised == 0
+def test_a_gpu_is_shown_by_uuid_and_to_older_engines_by_its_index(make_host: MakeHost) -> None:
+    _, uuid = make_host(GpuDescription("a100-80gb", count=2)).uuids()
+    launch = dataclasses.replace(GPU, visible_device=uuid)
+    assert visible_device(launch, NEW, no_index) == uuid
+    assert visible_device(launch, OLD, gpu_index) == "1"
+    assert not is_started()
     assert visible_device(GPU, OLD, no_index) == "0"
     assert visible_device(CPU, OLD, no_index) == ""
 
 
-def test_a_gpu_that_is_gone_or_a_mig_slice_has_no_index() -> None:
-    with FakeNvml([FakeGpu(uuid="GPU-other")]).installed(), pytest.raises(DeviceError):
-        gpu_index(UUID)
+def test_a_gpu_that_is_gone_or_a_mig_slice_has_no_index(make_host: MakeHost) -> None:
+    make_host()
+    with pytest.raises(DeviceError):
+        gpu_index("GPU-8c7c9c30-f12f-20bf-e14e-d3c4c965af32")
+    assert not is_started()
     sliced = dataclasses.replace(GPU, visible_device="MIG-377e0049-554c-540b-93c6-d0976f8426cb")
     with pytest.raises(EngineUnavailableError, match="MIG slice"):
         visible_device(sliced, OLD, no_index)
@@ -261,3 +262,17 @@ def test_each_engine_kind_has_its_own_flags() -> None:
         check_extra_args(("--token-seconds", "0.01"))
     with pytest.raises(SpecError):
         check_extra_args(("--stream-interval", "4"), "simulated")
+
+
+def test_sleep_mode_is_switched_on_only_where_it_was_asked_for() -> None:
+    able = dataclasses.replace(GPU, sleep_mode=True)
+    assert "--enable-sleep-mode" in command(able, PYTHON, NEW)
+    assert environment(able, PYTHON, Path("/cache"), NEW)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "--enable-sleep-mode" not in command(GPU, PYTHON, NEW)
+    assert "VLLM_SERVER_DEV_MODE" not in environment(GPU, PYTHON, Path("/cache"), NEW)
+
+
+def test_sleep_mode_is_refused_on_a_cpu_with_what_to_do() -> None:
+    with pytest.raises(SpecError, match="on a CPU") as caught:
+        command(dataclasses.replace(CPU, sleep_mode=True), PYTHON, NEW)
+    assert "sleep_mode" in caught.value.hint

@@ -36,7 +36,7 @@ def lab_of(run_dir: Path, folder: Path, *engine_args: str) -> Lab:
             runner=runner,
             telemetry=FakeTelemetry(None),
             used_bytes=lambda: 0,
-            mps_command="it is not wanted here",
+            mps_program="it is not wanted here",
             engine_kind="simulated",
             engine_args=engine_args,
         ),

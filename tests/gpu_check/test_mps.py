@@ -1,50 +1,53 @@
 """The MPS daemon of ours: it comes up, it quits, and where it cannot, the reason is told."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from bench.gpu_check import fake_mps
-from bench.gpu_check.mps import MpsUnavailableError, control_command, mps
+from bench.gpu_check.mps import MpsUnavailableError, control_program, mps
 from partitiond.devices.fake import fake_cpu, fake_gpus
+from partitiond.simulated_gpus.mps_control import write_program
 
-FAKE = (sys.executable, str(Path(fake_mps.__file__)))
-
-
-async def test_it_lives_as_long_as_the_block() -> None:
-    async with mps(FAKE, 0) as daemon:
-        assert (daemon.pipe_dir / "control").exists()
-        assert dict(daemon.client_env(25)) == {
-            "CUDA_MPS_PIPE_DIRECTORY": str(daemon.pipe_dir),
-            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "25",
-        }
-        assert len(daemon.client_env()) == 1
-        assert len(os.fsencode(daemon.pipe_dir / "control")) < 100
-    assert not daemon.pipe_dir.exists()
+GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 
 
-async def test_it_ends_when_the_block_breaks() -> None:
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    return str(write_program(tmp_path / "bin" / "nvidia-cuda-mps-control"))
+
+
+async def test_it_lives_as_long_as_the_block(program: str) -> None:
+    async with mps(program, GPU) as lab:
+        assert lab.daemon.alive()
+        env = dict(lab.client_env(25))
+        assert env["CUDA_MPS_PIPE_DIRECTORY"] == str(lab.daemon.pipe_dir)
+        assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
+        assert dict(lab.client_env())["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "100"
+    assert not lab.daemon.alive()
+    assert not lab.daemon.folder.exists()
+
+
+async def test_it_ends_when_the_block_breaks(program: str) -> None:
     with pytest.raises(ValueError, match="broken"):
-        async with mps(FAKE, 0) as daemon:
+        async with mps(program, GPU) as lab:
             raise ValueError("broken")
-    assert not daemon.pipe_dir.exists()
+    assert not lab.daemon.alive()
+    assert not lab.daemon.folder.exists()
 
 
-@pytest.mark.parametrize("command", [("/bin/false",), ("/no/such/program",)])
-async def test_one_that_does_not_come_up_is_unavailable(command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("command", ["/bin/false", "/no/such/program"])
+async def test_one_that_does_not_come_up_is_unavailable(command: str) -> None:
     with pytest.raises(MpsUnavailableError):
-        async with mps(command, 0):
+        async with mps(command, GPU):
             pytest.fail("it cannot be up")
 
 
 def test_a_device_that_does_not_allow_it_is_not_asked() -> None:
     with pytest.raises(MpsUnavailableError, match="allow"):
-        control_command(fake_cpu())
+        control_program(fake_cpu())
 
 
 def test_where_it_is_not_installed_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(MpsUnavailableError, match="not installed"):
-        control_command(fake_gpus("h200-141gb")[0])
+        control_program(fake_gpus("h200-141gb")[0])

@@ -142,3 +142,21 @@ def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.models()
+
+
+def test_marks_are_kept_by_kind_and_subject(store: Store) -> None:
+    store.set_mark("cordon", "GPU-b", "fan", at="2030-01-01T00:00:00Z")
+    store.set_mark("cordon", "GPU-a", "memory")
+    store.set_mark("asleep", "GPU-a", "1")
+    store.set_mark("cordon", "GPU-b", "fan again")
+    assert dict(store.marks("cordon")) == {"GPU-a": "memory", "GPU-b": "fan again"}
+    assert list(store.marks("cordon")) == ["GPU-a", "GPU-b"]
+    assert dict(store.marks("nothing")) == {}
+
+
+def test_a_mark_is_taken_off_and_that_again_is_no_error(store: Store) -> None:
+    store.set_mark("cordon", "GPU-a", "")
+    assert dict(store.marks("cordon")) == {"GPU-a": ""}
+    for _ in range(2):
+        store.set_mark("cordon", "GPU-a", None)
+    assert dict(store.marks("cordon")) == {}

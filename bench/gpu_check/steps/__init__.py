@@ -47,9 +47,13 @@ def all_steps() -> tuple[Step, ...]:
     """The steps in order."""
     from bench.gpu_check.steps.compare import Compare
     from bench.gpu_check.steps.confirmed import Confirmed
+    from bench.gpu_check.steps.contract import Contract
     from bench.gpu_check.steps.discovery import Discovery
+    from bench.gpu_check.steps.grid import Grid
+    from bench.gpu_check.steps.killed import Killed
     from bench.gpu_check.steps.large import Large
     from bench.gpu_check.steps.mixed import Mixed
+    from bench.gpu_check.steps.plans import Plans
     from bench.gpu_check.steps.replicas import Replicas
     from bench.gpu_check.steps.shares import Shares
     from bench.gpu_check.steps.single import Single
@@ -66,4 +70,9 @@ def all_steps() -> tuple[Step, ...]:
         Shares(),
         Large(),
         Confirmed(),
+        Plans(),
+        Killed(),
+        Contract(),
+        Grid(14, "opt-125m", 512),
+        Grid(15, "opt-1.3b", 256),
     )

@@ -45,7 +45,7 @@ async def _facts(lab: Lab) -> Outcome:
     device = lab.device
     source = lab.tools.telemetry
     told = await source.exposure(device) if isinstance(source, HostTelemetry) else None
-    allowed = lab.tools.mps_command
+    allowed = lab.tools.mps_program
     facts = {
         "GPU": device.name,
         "hardware": device.hardware,

@@ -1,27 +1,18 @@
 """This host's GPUs: what they are, how busy, and whose processes are on them. NVML queries only."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import psutil
-import pynvml
-
 from partitiond.advise.today import Today, emptied, foreign_note
+from partitiond.core.device_memory import GpuProcess
+from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import Device
-from partitiond.devices.nvml import discover_gpus
+from partitiond.devices.nvml import discover_gpus, gpu, processes
 from partitiond.devices.telemetry.gpu import GpuSampler
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})  # noqa: S104
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OnGpu:
-    """A process with a context on a GPU; `used_bytes` is None where the driver does not tell."""
-
-    pid: int
-    used_bytes: int | None
 
 
 class GpuWatch:
@@ -69,23 +60,15 @@ class GpuWatch:
         return Today(devices, on, busy, foreign_note(foreign))
 
 
-def processes_on(uuid: str) -> tuple[OnGpu, ...]:
-    """Processes with a compute context on a GPU; empty where the driver does not tell."""
-    found: tuple[OnGpu, ...] = ()
-    # The second: the driver is older than the binding's only form of this call.
-    with contextlib.suppress(pynvml.NVMLError, pynvml.NVMLLibraryMismatchError):
-        pynvml.nvmlInit()
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            told = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            found = tuple(OnGpu(int(p.pid), p.usedGpuMemory) for p in told)
-        finally:
-            pynvml.nvmlShutdown()
-    return found
+def processes_on(uuid: str) -> tuple[GpuProcess, ...]:
+    """Processes with a context on a GPU; empty where the driver does not tell."""
+    with contextlib.suppress(DeviceError), gpu(uuid, f"list the processes on {uuid}") as handle:
+        return processes.processes_on(handle)
+    return ()
 
 
 def placed(
-    on_gpu: Mapping[str, Sequence[OnGpu]],
+    on_gpu: Mapping[str, Sequence[GpuProcess]],
     addresses: Sequence[str],
     listeners: Mapping[int, int],
     parents: Callable[[int], Sequence[int]],
@@ -109,13 +92,13 @@ def placed(
     owner = {listeners[port]: address for port, address in ports.items() if port in listeners}
     on: dict[str, list[str]] = {}
     foreign: dict[str, int] = {}
-    for gpu, processes in on_gpu.items():
-        for process in processes:
+    for uuid, listed in on_gpu.items():
+        for process in listed:
             address = next((owner[p] for p in parents(process.pid) if p in owner), None)
             if address is None:
-                foreign[gpu] = foreign.get(gpu, 0) + (process.used_bytes or 0)
-            elif gpu not in on.setdefault(address, []):
-                on[address].append(gpu)
+                foreign[uuid] = foreign.get(uuid, 0) + (process.used_bytes or 0)
+            elif uuid not in on.setdefault(address, []):
+                on[address].append(uuid)
     found_all = all(address in on for address in addresses)
     return {a: tuple(gpus) for a, gpus in on.items()}, foreign if found_all else {}
 

@@ -3,7 +3,8 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.replies import Service, problems, reply
-from partitiond.core.hardware import Device
+from partitiond.api.schemas import CordonBody
+from partitiond.core.hardware import Device, DeviceDetails
 
 router = APIRouter(prefix="/devices", tags=["devices"])
 
@@ -18,3 +19,50 @@ router = APIRouter(prefix="/devices", tags=["devices"])
 async def list_devices(service: Service) -> Response:
     """The devices of this host: its GPUs and its CPU."""
     return reply(list(service.devices()))
+
+
+@router.get(
+    "/{device_id}",
+    operation_id="getDevice",
+    summary="Show a device",
+    response_model=DeviceDetails,
+    responses=problems(404, 503),
+)
+async def get_device(device_id: str, service: Service) -> Response:
+    """One device with everything that its driver tells: health, processes, links, power.
+
+    The beginning of an id is enough where only one begins so.
+    """
+    return reply(await service.device(device_id))
+
+
+@router.put(
+    "/{device_id}/cordon",
+    operation_id="cordonDevice",
+    summary="Cordon a device",
+    response_model=Device,
+    responses=problems(404),
+)
+async def cordon_device(
+    device_id: str, service: Service, body: CordonBody | None = None
+) -> Response:
+    """Place nothing on a device from now on; plans move away what is on it.
+
+    It is kept over restarts. Repeating it changes the reason.
+    """
+    return reply(await service.cordon(device_id, (body or CordonBody()).reason))
+
+
+@router.delete(
+    "/{device_id}/cordon",
+    operation_id="uncordonDevice",
+    summary="Take a cordon off",
+    response_model=Device,
+    responses=problems(404, 503),
+)
+async def uncordon_device(device_id: str, service: Service) -> Response:
+    """Let plans use the device again, and hold its earlier Xid messages against it no longer.
+
+    A device that its driver says has failed stays cordoned: the answer says why.
+    """
+    return reply(await service.uncordon(device_id))

@@ -14,7 +14,7 @@ from partitiond.api.replies import (
     problems,
     reply,
 )
-from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody
+from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody, SleepBody
 from partitiond.core.errors import ConflictError, PreconditionFailedError
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import Job, ModelRecord, ModelView
@@ -157,3 +157,33 @@ async def profile_model(name: str, service: Service, body: ProfileBody | None = 
     service.model(name).record.spec.as_variant(options.variant)
     job = await service.profile(name, options)
     return reply(job, 202, {"Location": f"/jobs/{job.id}"})
+
+
+@router.post(
+    "/{name}/sleep",
+    operation_id="sleepModel",
+    summary="Put a model to sleep",
+    status_code=202,
+    response_model=ModelView,
+    responses={202: {"description": "It falls asleep."}, **problems(404, 409)},
+)
+async def sleep_model(name: str, service: Service, body: SleepBody | None = None) -> Response:
+    """Finish what runs, then have its engines give up their memory; they keep their processes.
+
+    Repeating it changes nothing. The first request wakes it, unless `sleep.wake_on_request` is
+    off.
+    """
+    return reply(service.put_to_sleep(name, (body or SleepBody()).level), 202)
+
+
+@router.post(
+    "/{name}/wake",
+    operation_id="wakeModel",
+    summary="Wake a model",
+    status_code=202,
+    response_model=ModelView,
+    responses={202: {"description": "It wakes."}, **problems(404)},
+)
+async def wake_model(name: str, service: Service) -> Response:
+    """Give its engines their memory back; where that was given away, the next plan says how."""
+    return reply(service.wake(name), 202)

@@ -7,6 +7,7 @@ from partitiond.core.hardware.cpus import (
     cpu_hardware,
     measured_cpu,
 )
+from partitiond.core.hardware.details import DeviceDetails, DeviceLink
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import (
     CpuFigures,
@@ -28,7 +29,9 @@ __all__ = [
     "HARDWARE",
     "CpuFigures",
     "Device",
+    "DeviceDetails",
     "DeviceKind",
+    "DeviceLink",
     "ForeignProcess",
     "HardwareSpec",
     "MigInstance",

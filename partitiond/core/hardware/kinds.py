@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 
+from partitiond.core.health import Health
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 
 
@@ -37,6 +38,8 @@ class MigProfile:
         sm_count: its streaming multiprocessors.
         memory_bytes: its memory as drivers print it; read the instance's own once it exists.
         max_instances: how many one GPU holds of it alone.
+        starts: first memory slices it may have, as the driver lists them; empty for the rules of
+            8-slice GPUs (`core.mig.starts_of`).
     """
 
     name: str
@@ -45,6 +48,7 @@ class MigProfile:
     sm_count: int
     memory_bytes: Bytes
     max_instances: int
+    starts: tuple[int, ...] = ()
 
 
 MIG_MEMORY_SLICES = 8
@@ -194,6 +198,9 @@ class Device:
         foreign: processes on it that are not ours; what they hold is not in `free_bytes`.
         mig_instances: GPU instances that exist, by first slice.
         mig_fixed: its geometry may not be changed, so that only instances that exist can be used.
+        health: what its driver says of it; a failed one is cordoned.
+        health_reason: why it is not fine, and what to do; empty where it is.
+        mig_profiles: sizes of GPU instance as its driver lists them; empty for the catalog's.
     """
 
     id: str
@@ -221,6 +228,9 @@ class Device:
     foreign: tuple[ForeignProcess, ...] = ()
     mig_instances: tuple[MigInstance, ...] = ()
     mig_fixed: bool = False
+    health: Health = Health.FINE
+    health_reason: str = ""
+    mig_profiles: tuple[MigProfile, ...] = ()
 
 
 def headroom_bytes(total_bytes: int) -> int:

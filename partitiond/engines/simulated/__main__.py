@@ -12,7 +12,9 @@ from pathlib import Path
 import uvicorn
 
 from partitiond.engines.simulated.app import SimulatedEngine, make_app
+from partitiond.engines.simulated.gpu import HOST_VARIABLE, GpuMemory, add_flags
 from partitiond.engines.simulated.loop import EngineLoop
+from partitiond.engines.simulated.sleeping import Sleep
 from partitiond.simulation.batch import Batch
 from partitiond.simulation.steps import StepModel, constant_steps, fit_steps
 
@@ -36,7 +38,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quantization", help="taken, and without effect")
     parser.add_argument("--kv-cache-dtype", default="auto", help="taken, and without effect")
     parser.add_argument("--crash-after-seconds", type=float, help="die so long after coming up")
+    parser.add_argument("--enable-sleep-mode", action="store_true")
     parser.add_argument("--fail-start", metavar="MESSAGE", help="print MESSAGE and exit with 1")
+    add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -75,6 +79,11 @@ def main(argv: list[str]) -> int:
     listener = bind(arguments.uds)
     print("INFO Starting to load model", arguments.model, flush=True)
     time.sleep(arguments.load_seconds)
+    host = os.environ.get(HOST_VARIABLE, "")
+    memory: GpuMemory | None = None
+    if host and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        memory = GpuMemory.take(arguments, host)
+        memory.watch()
     batch = Batch(
         arguments.max_num_seqs, arguments.max_num_batched_tokens, arguments.kv_cache_tokens
     )
@@ -85,6 +94,7 @@ def main(argv: list[str]) -> int:
         kv_cache_tokens=arguments.kv_cache_tokens,
         crash_after_requests=arguments.crash_after_requests,
         crash_at_running=arguments.crash_at_running,
+        sleep=Sleep(memory) if arguments.enable_sleep_mode else None,
     )
     print(f"INFO KV cache size: {arguments.kv_cache_tokens:,} tokens", flush=True)
     if arguments.crash_after_seconds is not None:

@@ -27,6 +27,7 @@ from partitiond.engines.simulated.requests import (
     read_generation,
     word,
 )
+from partitiond.engines.simulated.sleeping import Sleep, sleep_routes
 from partitiond.simulation.batch import Sequence
 
 
@@ -37,6 +38,7 @@ class SimulatedEngine:
     Attributes:
         crash_after_requests: the process dies when it accepts more generations than this.
         crash_at_running: the process dies when so many generations are in flight.
+        sleep: its sleep mode; None without.
     """
 
     loop: EngineLoop
@@ -46,6 +48,7 @@ class SimulatedEngine:
     crash_after_requests: int | None = None
     crash_at_running: int | None = None
     accepted: int = 0
+    sleep: Sleep | None = None
 
     def accept(self) -> None:
         """Count a generation, and crash when it is the one to crash on."""
@@ -150,6 +153,7 @@ def make_app(engine: SimulatedEngine) -> Starlette:
             Route("/health", health),
             Route("/version", version),
             Route("/metrics", metrics),
+            *(sleep_routes(engine.sleep) if engine.sleep is not None else ()),
         ],
     )
 
@@ -171,6 +175,10 @@ async def _generate(engine: SimulatedEngine, request: Request, *, chat: bool) ->
         body, chat=chat, model=engine.model, max_model_len=engine.max_model_len
     )
     engine.accept()
+    if engine.sleep is not None:
+        await engine.sleep.awake.wait()
+        if engine.sleep.stale:
+            return JSONResponse({"detail": "the weights were not reloaded after level 2"}, 500)
     reply = _Reply.new(chat, engine.model)
     if generation.stream:
         return StreamingResponse(_stream(engine, generation, reply), media_type="text/event-stream")

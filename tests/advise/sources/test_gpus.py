@@ -1,12 +1,19 @@
 """Whose process is on which GPU, and what NVML says of a window."""
 
+import pynvml
 import pytest
 
-from partitiond.advise.sources.gpus import GpuWatch, OnGpu, placed, processes_on
+from partitiond.advise.sources.gpus import GpuWatch, placed, processes_on
+from partitiond.core.device_memory import GpuProcess
 from partitiond.core.units import GIB
-from partitiond.devices.fake_nvml import FakeGpu, FakeNvml
+from partitiond.simulated_gpus import GpuDescription
+from tests.gpu_fixtures import MakeHost, is_started, make_host
+
+__all__ = ["make_host"]
 
 ABOVE = {11: (11, 10, 1), 21: (21, 20, 1), 22: (22, 20, 1), 30: (30, 1), 10: (10, 1)}
+NOBODY = 1 << 22
+"""From here on there are no pids (PID_MAX_LIMIT of Linux)."""
 LISTENING = {8000: 10, 8001: 20}
 URLS = ("http://127.0.0.1:8000", "http://localhost:8001")
 
@@ -15,11 +22,15 @@ def parents(pid: int) -> tuple[int, ...]:
     return ABOVE.get(pid, (pid,))
 
 
+def far_parents(pid: int) -> tuple[int, ...]:
+    return parents(pid - NOBODY)
+
+
 def test_an_engine_is_where_the_children_of_its_server_are() -> None:
     on_gpu = {
-        "g0": [OnGpu(11, 30 * GIB)],
-        "g1": [OnGpu(21, 20 * GIB), OnGpu(30, 5 * GIB)],
-        "g2": [OnGpu(22, 20 * GIB), OnGpu(22, 20 * GIB)],
+        "g0": [GpuProcess(11, 30 * GIB)],
+        "g1": [GpuProcess(21, 20 * GIB), GpuProcess(30, 5 * GIB)],
+        "g2": [GpuProcess(22, 20 * GIB), GpuProcess(22, 20 * GIB)],
         "g3": [],
     }
     on, foreign = placed(on_gpu, URLS, LISTENING, parents)
@@ -28,45 +39,52 @@ def test_an_engine_is_where_the_children_of_its_server_are() -> None:
 
 
 def test_memory_is_nobodys_only_when_every_engine_was_found() -> None:
-    on_gpu = {"g0": [OnGpu(11, 30 * GIB)], "g1": [OnGpu(99, 20 * GIB)]}
+    on_gpu = {"g0": [GpuProcess(11, 30 * GIB)], "g1": [GpuProcess(99, 20 * GIB)]}
     on, foreign = placed(on_gpu, (*URLS, "http://far:8000"), LISTENING, parents)
     assert on == {URLS[0]: ("g0",)}
     assert foreign == {}
 
 
 def test_an_engine_that_is_the_server_itself() -> None:
-    on, _ = placed({"g0": [OnGpu(10, None)]}, URLS[:1], LISTENING, parents)
+    on, _ = placed({"g0": [GpuProcess(10, None)]}, URLS[:1], LISTENING, parents)
     assert on == {URLS[0]: ("g0",)}
 
 
-def test_a_watch_over_two_gpus() -> None:
-    gpus = [
-        FakeGpu(
-            uuid="GPU-a",
-            gpu_util=0.9,
-            used_bytes=100 * GIB,
-            processes=((11, 60 * GIB), (21, 36 * GIB), (30, 4 * GIB)),
-        ),
-        FakeGpu(uuid="GPU-b", gpu_util=0.0),
-    ]
-    with FakeNvml(gpus).installed():
-        watch = GpuWatch((0, 1), parents=parents, listeners=lambda: LISTENING)
-        devices = watch.open()
-        today = watch.close(URLS)
+def test_a_watch_over_two_gpus(make_host: MakeHost) -> None:
+    host = make_host(GpuDescription("h200-141gb", count=2))
+    busy, idle = host.uuids()
+    host.set_load(busy, gpu_util=0.9)
+    # Processes of another container: which pids this machine has does not matter.
+    for pid, gib in {11: 60, 21: 36, 30: 4}.items():
+        host.add_process(busy, NOBODY + pid, gib * GIB)
+    watch = GpuWatch((0, 1), parents=far_parents, listeners=lambda: LISTENING)
+    devices = watch.open()
+    today = watch.close(URLS)
 
-    assert [d.id for d in devices] == ["GPU-a", "GPU-b"]
-    assert today.busy["GPU-a"] == pytest.approx(0.9)
-    assert today.busy["GPU-b"] == 0
-    assert today.on == {URLS[0]: ("GPU-a",), URLS[1]: ("GPU-a",)}
+    assert [d.id for d in devices] == [busy, idle]
+    assert today.busy == {busy: pytest.approx(0.9), idle: 0}
+    assert today.on == {URLS[0]: (busy,), URLS[1]: (busy,)}
     # What the engines hold is free for a plan of the same engines; what others hold is not.
     assert today.devices[1].free_bytes - today.devices[0].free_bytes == 4 * GIB
-    assert "GPU-a" in today.notes[0]
+    assert busy in today.notes[0]
 
 
-def test_a_driver_that_does_not_tell_processes_is_no_error() -> None:
-    refusing = FakeGpu(refuses={"nvmlDeviceGetComputeRunningProcesses_v3": 4})
-    with FakeNvml([refusing]).installed():
-        assert processes_on(refusing.uuid) == ()
+def test_an_old_driver_tells_processes_by_an_older_call(make_host: MakeHost) -> None:
+    host = make_host()
+    (uuid,) = host.uuids()
+    host.add_process(uuid, NOBODY, GIB)
+    host.fail("nvml*RunningProcesses_v3", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=-1)
+    assert [(p.pid, p.used_bytes) for p in processes_on(uuid)] == [(NOBODY, GIB)]
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_UNKNOWN])
+def test_a_driver_that_does_not_tell_processes_is_no_error(make_host: MakeHost, code: int) -> None:
+    host = make_host()
+    (uuid,) = host.uuids()
+    host.add_process(uuid, NOBODY, GIB)
+    host.fail("nvml*RunningProcesses*", code, times=-1)
+    assert processes_on(uuid) == ()
+    assert not is_started()
 
 
 def test_without_a_driver_there_is_nothing_to_watch() -> None:

@@ -1,0 +1,365 @@
+"""A real daemon on this machine's GPU, or on a simulated one: plans applied, load, and the end.
+
+It has a state folder of its own, listens on loopback only, and gives the GPU back. It needs
+partitiond's own packages beside vLLM's; where they are missing, its steps are impossible, with why.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.gpu_check.lab import DTYPE, Lab
+from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
+from partitiond.core.errors import EngineError, PartitiondError
+from partitiond.core.hardware import SharingMode
+from partitiond.engines.spawn import to_end
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.core.plan import Placement
+    from partitiond.ports import ReplicaView
+
+PACKAGES: Final = (
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "sqlmodel",
+    "alembic",
+    "ortools",
+    "numba",
+    "typer",
+)
+"""What a daemon needs beyond the rest of the check, by module."""
+READY_SECONDS: Final = 120.0
+END_SECONDS: Final = 120.0
+SIMULATED_CORES: Final = 16
+_ON_CORES: Final = (
+    "import json, os, sys\n"
+    "cores, config = sys.argv[1:]\n"
+    "os.sched_setaffinity(0, json.loads(cores) or os.sched_getaffinity(0))\n"
+    "os.execv(sys.executable, [sys.executable, '-m', 'partitiond', '--config', config, 'serve'])\n"
+)
+"""The daemon, its proxy and its engines get the cores that other engines get, and no more."""
+NO_MPS: Final = "/nonexistent/nvidia-cuda-mps-control"
+"""Without MPS's control program a plan is made of memory shares."""
+
+
+class ServingUnavailableError(Exception):
+    """No daemon can be run here; the text says why."""
+
+
+def missing_packages() -> list[str]:
+    """Packages that a daemon needs and that are not here."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Left:
+    """What a daemon left on the GPU when it had ended.
+
+    Attributes:
+        journal: entries of its device journal.
+        processes: of its folder.
+    """
+
+    journal: int
+    processes: int
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it left nothing."""
+        return self.journal == 0 and self.processes == 0
+
+
+class Served:
+    """One daemon, running.
+
+    Attributes:
+        folder: its own.
+        client: of its control API.
+    """
+
+    def __init__(self, lab: Lab, folder: Path, settings: Mapping[str, object]) -> None:
+        self._lab = lab
+        self.folder = folder
+        self._values = dict(settings)
+        self._log = folder / "daemon.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[ControlClient] = []
+
+    @property
+    def url(self) -> str:
+        """The OpenAI-compatible endpoint's address, without a path."""
+        return f"http://127.0.0.1:{self._values['proxy.port']}"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def client(self) -> "ControlClient":
+        """Made anew once the daemon has written its token."""
+        from partitiond.client.client import ControlClient
+
+        token = self.folder / "state" / "admin-token"
+        found = ControlClient(
+            f"http://127.0.0.1:{self._values['control.port']}",
+            token.read_text().strip() if token.exists() else "",
+        )
+        self._clients.append(found)
+        return found
+
+    async def start(self) -> None:
+        """Raises EngineError: it ended, or did not answer."""
+        config = self.folder / "config.toml"
+        config.write_text("".join(f"{k} = {_toml(v)}\n" for k, v in self._values.items()))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                [sys.executable, "-c", _ON_CORES, json.dumps(self._lab.engine_cores), str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")},
+                start_new_session=True,
+            )
+        await self._until("the daemon to answer", self._answers, READY_SECONDS)
+        await asyncio.to_thread(self._keep_to_one)
+
+    def _keep_to_one(self) -> None:
+        """Of several GPUs only the one under test is planned with."""
+        if self._lab.tools.engine_kind == "simulated":
+            return
+        client = self.client
+        for device in client.devices():
+            if device.id != self._lab.device.id:
+                client.cordon(device.id, "not the one that is measured")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise EngineError(f"the daemon ended: {self._last_words()}", hint="See its log.")
+        with contextlib.suppress(PartitiondError):
+            return not self.client.readiness()
+        return False
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return " | ".join(lines[-3:])[-600:]
+
+    async def serve(self, name: str, replicas: int) -> "tuple[tuple[Placement, ...], float]":
+        """Register so many replicas, plan, apply; what was placed, and seconds until all serve."""
+        placements = await asyncio.to_thread(self._apply, name, replicas)
+        began = time.monotonic()
+        await self.until_serving(replicas, seconds=self._start_seconds(replicas))
+        return placements, time.monotonic() - began
+
+    def _start_seconds(self, replicas: int) -> float:
+        return 60.0 + 420.0 * replicas if self._lab.tools.engine_kind == "vllm" else 60.0
+
+    def _apply(self, name: str, replicas: int) -> "tuple[Placement, ...]":
+        client, scale = self.client, self._lab.scale
+        with contextlib.suppress(EngineError):  # without a profile the estimate has to do
+            client.import_profile(self._lab.measured(name), replace=True)
+        client.register(
+            {
+                "name": name,
+                "model": name,
+                "weights": "dummy",
+                "engine_kind": self._lab.tools.engine_kind,
+                "engine": {"dtype": DTYPE, "extra_args": list(self._lab.tools.engine_args)},
+                "workload": {
+                    "prompt_tokens": scale.workload.prompt_tokens,
+                    "output_tokens": scale.workload.output_tokens,
+                },
+                "min_replicas": replicas,
+                "max_replicas": replicas,
+                "auto": False,
+            }
+        )
+        preview = client.plan()
+        if preview.infeasible is not None:
+            raise EngineError("; ".join(preview.infeasible.reasons), hint="See the plan.")
+        client.apply(preview.plan.id)
+        return tuple(preview.plan.placements)
+
+    async def until_serving(self, count: int, *, seconds: float) -> "Sequence[ReplicaView]":
+        """All replicas, once so many of them serve. Raises EngineError."""
+
+        def ready() -> "Sequence[ReplicaView] | None":
+            views = self.client.replicas()
+            good = [view for view in views if view.state == "serving"]
+            return views if len(good) == count and len(views) == count else None
+
+        found: Sequence[ReplicaView] = await self._until(
+            f"{count} replicas to serve", ready, seconds
+        )
+        return found
+
+    async def _until(self, what: str, check: Callable[[], Any], seconds: float) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            found = await asyncio.to_thread(check)
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"waited {seconds:.0f} s in vain for {what}: {self._last_words()}",
+                    hint="See the daemon's log.",
+                )
+            await asyncio.sleep(0.2)
+
+    async def load(self, name: str, in_flight: int, pids: Sequence[int]) -> Together:
+        """One window through the proxy, with so many requests in flight."""
+        workload = {
+            "model": name,
+            "prompt_tokens": self._lab.scale.workload.prompt_tokens,
+            "output_tokens": self._lab.scale.workload.output_tokens,
+            "last_token_id": 20_000,
+            "seed": self._lab.seed,
+        }
+        # One Python process would limit several fast engines.
+        workers = max(1, min(8, in_flight // 64))
+        streams = [
+            Stream(self.url, {**workload, "seed": self._lab.seed + n}, share, self._lab.load_cores)
+            for n, share in enumerate(_split(in_flight, workers))
+        ]
+        lab = self._lab
+
+        async def preempted() -> list[int | None]:
+            return [None] * workers
+
+        watched = Watched(lambda: lab.tools.telemetry.open(lab.device, tuple(pids)), preempted)
+        return await load_together(streams, lab.scale.window_seconds, watched)
+
+    async def end(self) -> Left:
+        """Drain, stop everything, and look at what is left."""
+        await asyncio.to_thread(self._end)
+        return await asyncio.to_thread(self._look)
+
+    def _end(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(10)
+
+    def _look(self) -> Left:
+        from partitiond.devices.partitions.journal import read_entries
+
+        entries = read_entries(self.folder / "state" / "devices.json")
+        return Left(len(entries), len(self.processes()))
+
+    def processes(self) -> list[int]:
+        """Every process that has this daemon's folder in its command line or environment."""
+        mark, found = str(self.folder).encode(), []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                if state != "Z" and mark in text:
+                    found.append(int(entry.name))
+        return found
+
+
+def _split(total: int, parts: int) -> list[int]:
+    """So many parts of a number, as equal as they can be."""
+    each, over = divmod(max(total, parts), parts)
+    return [each + (n < over) for n in range(parts)]
+
+
+@contextlib.asynccontextmanager
+async def served(lab: Lab, mode: SharingMode) -> AsyncIterator[Served]:
+    """A daemon whose plans use this sharing mode, ended with the block.
+
+    Raises:
+        ServingUnavailableError: it cannot be run here.
+        EngineError: it did not come up.
+    """
+    missing = missing_packages()
+    if missing:
+        raise ServingUnavailableError(
+            f"a daemon needs {', '.join(missing)} beside vLLM: run the check in partitiond's own "
+            "environment, with --engine-python"
+        )
+    if mode is SharingMode.MPS and isinstance(lab.tools.mps_program, str):
+        raise ServingUnavailableError(f"MPS: {lab.tools.mps_program}")
+    with tempfile.TemporaryDirectory(prefix="pd-plan-") as short:
+        folder = Path(short)
+        (folder / "run").mkdir()
+        daemon = Served(lab, folder, await asyncio.to_thread(_settings, lab, folder, mode))
+        try:
+            await daemon.start()
+            yield daemon
+        finally:
+            await to_end(daemon.end())
+
+
+def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
+    values: dict[str, object] = {
+        "state_dir": str(folder / "state"),
+        "run_dir": str(folder / "run"),
+        "cache_dir": str(lab.folder / "cache"),
+        "control.port": _free_port(),
+        "proxy.port": _free_port(),
+        "proxy.max_queue": 4096,
+        "proxy.max_wait_seconds": 600.0,
+        "cpu.enabled": False,
+        "engine.allow_unknown_version": False,
+        "models.offline": True,
+        "gpu.mig_changes": "instances" if mode is SharingMode.MIG else "never",
+        "engine.cgroup": "none",
+    }
+    if lab.tools.engine_kind == "simulated":
+        values["gpu.simulated_host"] = str(_simulated_host(lab, folder, mode))
+    elif lab.tools.engine_python is not None:
+        values["engine.python"] = str(lab.tools.engine_python)
+    if mode is SharingMode.MEMORY:
+        values["gpu.mps_control"] = NO_MPS
+    return values
+
+
+def _simulated_host(lab: Lab, folder: Path, mode: SharingMode) -> Path:
+    from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+
+    gpus = (GpuDescription(lab.device.hardware, 1, mig=mode is SharingMode.MIG),)
+    host = SimulatedHost.create(
+        HostDescription("gpu-check", gpus, cores=SIMULATED_CORES), folder / "host"
+    )
+    if mode is SharingMode.MEMORY:
+        host.mps_control.unlink()  # a simulated host brings its own
+    return host.folder
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float) else f'"{value}"'

@@ -1,0 +1,311 @@
+"""Checks of the service under a real systemd; run by run-under-systemd.sh, inside its namespaces.
+
+It installs with `partitiond setup`, serves a model by the simulated engine, and looks at what
+systemd, the kernel and partitiond itself say after each thing that can happen to a service.
+"""
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+CONFIG = """\
+[gpu]
+enabled = false
+[cpu]
+memory = "6GiB"
+[profiling]
+min_window_seconds = 0.2
+max_window_seconds = 0.5
+max_batch = 4
+cpu_partition_cores = [1]
+"""
+FLEET = """\
+[[models]]
+model = "opt-125m"
+name = "checked"
+weights = "dummy"
+engine_kind = "simulated"
+workload = { prompt_tokens = 16, output_tokens = 8 }
+max_replicas = 1
+"""
+BIN = Path(sys.executable).parent
+CONFIG_FILE = Path("/etc/partitiond/config.toml")
+UNIT = "partitiond.service"
+STATE = Path("/var/lib/partitiond")
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def run(*words: str, code: int | None = 0, env: dict[str, str] | None = None) -> str:
+    """A command's output; anything but the expected exit status ends the checks."""
+    done = subprocess.run(
+        words,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env={"PATH": SYSTEM_PATH, "COLUMNS": "200", **(env or {})},
+    )
+    if code is not None and done.returncode != code:
+        raise AssertionError(f"{words} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def partitiond(*words: str, code: int | None = 0) -> str:
+    """A `partitiond` command, as root, on the service's state folder."""
+    state = {"PARTITIOND_STATE_DIR": str(STATE), "PARTITIOND_CACHE_DIR": "/var/cache/partitiond"}
+    return run(str(BIN / "partitiond"), *words, code=code, env=state)
+
+
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
+    """Poll until `look` gives something true."""
+    end = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+        time.sleep(0.1)
+
+
+def shown(name: str) -> str:
+    """A property of the service."""
+    return run("systemctl", "show", "--value", f"--property={name}", UNIT).strip()
+
+
+def main_pid() -> int:
+    """The daemon's process."""
+    return int(shown("MainPID"))
+
+
+def serving() -> dict[str, Any] | None:
+    """The replica, where the daemon answers and it serves."""
+    try:
+        told = json.loads(partitiond("status", "--json", code=None) or "{}")
+    except ValueError:
+        return None
+    found = [r for r in told.get("replicas", []) if r["state"] == "serving"]
+    return found[0] if found and not told["not_ready"] else None
+
+
+def engine() -> int:
+    """The engine's process, once its replica serves."""
+    return int(wait_for("a serving replica", serving)["pid"])
+
+
+def cgroup(pid: int) -> str:
+    """The cgroup (version 2) of a process."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return next(line[3:] for line in lines if line.startswith("0::"))
+
+
+def settings(text: str) -> None:
+    """Replace the settings file."""
+    CONFIG_FILE.write_text(text)
+
+
+# --- the checks, in order ----------------------------------------------------------------------
+
+
+def setup_installs_and_starts() -> str:
+    """Everything `partitiond setup` says it does, it does; the service is up."""
+    CONFIG_FILE.parent.mkdir(parents=True, exist_ok=True)
+    settings(CONFIG)
+    before = partitiond("setup", "--no-gpu", "--no-engine")
+    assert "to do" in before
+    assert not Path("/etc/systemd/system/partitiond.service").exists(), "shown, and yet done"
+    partitiond("setup", "--no-gpu", "--no-engine", "--bin-dir", str(BIN), "--apply")
+    assert shown("ActiveState") == "active"
+    owner = Path(f"/proc/{main_pid()}").stat().st_uid
+    assert owner == pwd.getpwnam("partitiond").pw_uid, owner
+    told = json.loads(
+        partitiond("setup", "--no-gpu", "--no-engine", "--bin-dir", str(BIN), "--apply", "--json")
+    )
+    assert {step["state"] for step in told} == {"done"}, told
+    return f"user {pwd.getpwnam('partitiond').pw_uid}; a second setup changes nothing"
+
+
+def a_model_serves() -> str:
+    """Profile, plan and serve, under all the hardening of the unit."""
+    wait_for("the daemon", lambda: "ready" in partitiond("status", code=None))
+    fleet = Path("/out/fleet.toml")
+    fleet.write_text(FLEET)
+    partitiond("up", "-f", str(fleet))
+    wait_for("the status line", lambda: "1 of 1" in shown("StatusText"))
+    return f"status: {shown('StatusText')}"
+
+
+def engine_has_a_scope() -> str:
+    """A transient unit of the user's manager, out of the service's cgroup, led by its shim."""
+    pid = engine()
+    where = cgroup(pid)
+    uid = pwd.getpwnam("partitiond").pw_uid
+    assert f"user@{uid}.service" in where, where
+    assert where.endswith(".scope"), where
+    assert "partitiond-checked" in where, where
+    assert os.getsid(pid) == pid, "the shim leads its session"
+    return where
+
+
+def reload_takes_settings() -> str:
+    """SIGHUP takes what may change, names what may not, and keeps the process."""
+    pid = main_pid()
+    settings(CONFIG + "[planner]\nseed = 7\n[control]\nport = 9999\n")
+    run("systemctl", "reload", UNIT)
+    wait_for("the reload", lambda: "planner.seed" in run("journalctl", "-u", UNIT, "-o", "cat"))
+    log = run("journalctl", "-u", UNIT, "-o", "cat")
+    assert "a restart is needed for control.port" in log, log[-500:]
+    settings("[planner]\nsead = 7\n")
+    run("systemctl", "reload", UNIT)
+    wait_for("the refusal", lambda: "not re-read" in run("journalctl", "-u", UNIT, "-o", "cat"))
+    settings(CONFIG)
+    assert (main_pid(), shown("ActiveState")) == (pid, "active")
+    return "wrong settings are refused and the old ones stay"
+
+
+def restart_keeps_the_engine() -> str:
+    """`systemctl restart`: another daemon, the same engine and endpoint."""
+    old, before = engine(), main_pid()
+    run("systemctl", "restart", UNIT)
+    assert main_pid() != before
+    assert engine() == old
+    return f"engine {old} serves on"
+
+
+def kill_is_survived() -> str:
+    """SIGKILL: systemd starts the next daemon, which adopts the engine."""
+    old, before = engine(), main_pid()
+    os.kill(before, signal.SIGKILL)
+    wait_for("the next daemon", lambda: main_pid() not in (0, before))
+    wait_for("it to be active", lambda: shown("ActiveState") == "active")
+    assert engine() == old
+    return f"engine {old} serves on"
+
+
+def a_hung_daemon_is_replaced() -> str:
+    """SIGSTOP: the watchdog ends it; the engine stays."""
+    drop = Path("/run/systemd/system/partitiond.service.d/watchdog.conf")
+    drop.parent.mkdir(parents=True, exist_ok=True)
+    drop.write_text("[Service]\nWatchdogSec=3s\nTimeoutAbortSec=2s\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", UNIT)
+    old, before = engine(), main_pid()
+    os.kill(before, signal.SIGSTOP)
+    wait_for("the watchdog", lambda: main_pid() not in (0, before))
+    wait_for("the next daemon", lambda: shown("ActiveState") == "active")
+    assert engine() == old
+    drop.unlink()
+    run("systemctl", "daemon-reload")
+    return f"engine {old} serves on"
+
+
+def delegated_cgroups_work() -> str:
+    """Without a user's manager engines go below the service's own cgroup, and outlive it, too."""
+    settings(CONFIG + '[engine]\ncgroup = "delegated"\n')
+    run("systemctl", "restart", UNIT)
+    first = engine()
+    partitiond("down")
+    wait_for("the end", lambda: shown("ActiveState") != "active")
+    assert not Path(f"/proc/{first}").exists(), "`partitiond down` ends engines"
+    run("systemctl", "start", UNIT)
+    old = engine()
+    where = cgroup(old)
+    assert where.startswith("/system.slice/partitiond.service/engine-"), where
+    run("systemctl", "restart", UNIT)
+    assert engine() == old
+    settings(CONFIG)
+    return where
+
+
+def helper_answers_its_user_only() -> str:
+    """The MIG helper is started by its socket, as root, and refuses who may not ask."""
+    for unit in ("partitiond-mig.socket", "partitiond-mig.service"):
+        text = (Path("deploy/systemd") / unit).read_text()
+        text = text.replace("/opt/partitiond/bin", str(BIN))
+        # The interpreter of a checkout may lie in a home folder; setup would refuse that.
+        text = text.replace("ProtectHome=yes", "ProtectHome=read-only")
+        Path("/run/systemd/system", unit).write_text(text)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "partitiond-mig.socket")
+    path = "/run/partitiond-mig/helper.sock"
+    code = (
+        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.settimeout(20); "
+        f"s.connect('{path}'); s.sendall(b'not a request\\n'); print(s.recv(4000).decode())"
+    )
+    answer = run("runuser", "-u", "partitiond", "--", sys.executable, "-c", code)
+    assert answer.strip(), "no answer"
+    assert run("systemctl", "is-active", "partitiond-mig.service").strip() == "active"
+    refused = subprocess.run(
+        ["runuser", "-u", "nobody", "--", sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "PermissionError" in refused.stderr, refused.stderr[-300:]
+    run("systemctl", "stop", "partitiond-mig.socket", "partitiond-mig.service")
+    return answer.strip()[:100]
+
+
+def undo_leaves_nothing() -> str:
+    """`setup --undo --apply --purge`: no engine, unit, user or folder is left."""
+    old = engine()
+    partitiond("setup", "--undo", "--apply", "--purge", code=None)
+    wait_for("the engine to be gone", lambda: not Path(f"/proc/{old}").exists())
+    left = [p for p in Path("/etc").rglob("*partitiond*") if p.suffix != ".toml"]
+    left = [p for p in left if p != CONFIG_FILE.parent]
+    assert not left, left
+    assert not STATE.exists(), STATE
+    try:
+        pwd.getpwnam("partitiond")
+    except KeyError:
+        return "no user, no unit, no data"
+    raise AssertionError("the user is left")
+
+
+CHECKS = (
+    setup_installs_and_starts,
+    a_model_serves,
+    engine_has_a_scope,
+    reload_takes_settings,
+    restart_keeps_the_engine,
+    kill_is_survived,
+    a_hung_daemon_is_replaced,
+    delegated_cgroups_work,
+    helper_answers_its_user_only,
+    undo_leaves_nothing,
+)
+
+
+def _words(check: Callable[[], str]) -> str:
+    return check.__name__.replace("_", " ")
+
+
+def main() -> None:
+    """Run all checks, or those named after the folder; the first that fails ends it, with why."""
+    named = sys.argv[2:]
+    for check in CHECKS if not named else [c for c in CHECKS if c.__name__ in named]:
+        started = time.monotonic()
+        try:
+            note = check()
+        except (AssertionError, OSError, subprocess.SubprocessError, ValueError):
+            print(f"FAILED  {_words(check)}\n{traceback.format_exc()}")
+            print(run("journalctl", "-n", "60", "-o", "short-monotonic", code=None))
+            print(
+                run("systemctl", "status", "--no-pager", UNIT, "partitiond-mig.service", code=None)
+            )
+            sys.exit(1)
+        print(f"ok  {_words(check)} ({time.monotonic() - started:.1f} s): {note}", flush=True)
+    print("all checks hold", flush=True)
+
+
+if __name__ == "__main__":
+    main()

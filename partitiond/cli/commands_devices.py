@@ -1,0 +1,155 @@
+"""`partitiond devices`: what engines can run on, how it is, and what nothing may be placed on."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of, connected, settings_of
+from partitiond.cli.output import emit, say
+from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from partitiond.core.hardware import Device, DeviceDetails
+    from partitiond.devices.host import HostDevices
+    from partitiond.settings import Settings
+
+WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
+
+DeviceArgument = Annotated[
+    str, typer.Argument(metavar="DEVICE", help="Id of the device, or its beginning.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Devices of this host.")
+    group.callback(invoke_without_command=True)(devices)
+    group.command("show")(show)
+    group.command("cordon")(cordon)
+    group.command("uncordon")(uncordon)
+    app.add_typer(group, name="devices")
+
+
+def devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Show the devices of this host, how they are shared and whether they are well.
+
+    Without a daemon they are looked at from here: cordons and Xid messages are then not known.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from partitiond.cli.render_devices import devices_table
+
+    found = _listed(settings_of(ctx))
+    emit(found, as_json=as_json, render=lambda: devices_table(found))
+
+
+def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
+    """Show all of one device.
+
+    Health, foreign processes, MIG instances, links, power: what its driver tells.
+    """
+    from partitiond.cli.render_devices import device_view
+
+    found = _detailed(settings_of(ctx), device_id)
+    emit(found, as_json=as_json, render=lambda: device_view(found))
+
+
+def cordon(
+    ctx: typer.Context,
+    device_id: DeviceArgument,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for those who find it cordoned.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Place nothing on a device from now on.
+
+    It holds until `uncordon`, over restarts as well. Replicas on it go on serving until a plan
+    that moves them is applied.
+    """
+    if not reason.strip():
+        raise InputError(
+            "a cordon needs a reason.",
+            hint='Write --reason "fan is replaced on Monday": others will find the device so.',
+        )
+    with client_of(ctx) as client:
+        device = client.cordon(device_id, reason)
+    emit(device, as_json=as_json, render=lambda: f"{device.id} is cordoned.")
+    if not as_json:
+        say("What runs there moves with the next plan: partitiond plan, then partitiond apply.")
+
+
+def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
+    """Let plans use a device again.
+
+    Earlier Xid messages are held against it no longer.
+    """
+    with client_of(ctx) as client:
+        device = client.uncordon(device_id)
+    words = "may be used again."
+    if device.cordoned:
+        words = f"has no cordon of an operator any more, and stays cordoned: {device.cordon_reason}"
+    emit(device, as_json=as_json, render=lambda: f"{device.id} {words}")
+
+
+def host_provider(settings: "Settings") -> "HostDevices":
+    """This host's devices as the settings allow them. Raises DeviceError."""
+    from partitiond.devices.host import HostDevices
+
+    return HostDevices(
+        settings.cpu.cores,
+        settings.cpu.memory,
+        nvml=settings.gpu.enabled,
+        cpu=settings.cpu.enabled,
+        own_pids=lambda: own_pids(settings),
+        mig_changes=settings.gpu.mig_changes,
+        mig_helper=settings.gpu.mig_helper,
+        simulated_host=settings.gpu.simulated_host,
+    )
+
+
+def host_devices(settings: "Settings") -> "list[Device]":
+    """Devices as the settings allow them. Raises DeviceError."""
+    return list(host_provider(settings).discover())
+
+
+def own_pids(settings: "Settings") -> "Collection[int]":
+    """Processes of engines and MPS daemons that a daemon with these settings started."""
+    from partitiond.devices.mps import MpsControl
+    from partitiond.engines.owners import owners
+
+    mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
+    return {*owners(settings.run_dir), *mps.pids()}
+
+
+def _listed(settings: "Settings") -> "list[Device]":
+    try:
+        with connected(settings) as client:
+            return list(client.devices())
+    except (DaemonUnreachableError, UnauthorizedError):
+        if _asked_another():
+            raise
+        say(WITHOUT_DAEMON)
+        return host_devices(settings)
+
+
+def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":
+    try:
+        with connected(settings) as client:
+            return client.device(device_id)
+    except (DaemonUnreachableError, UnauthorizedError):
+        if _asked_another():
+            raise
+        from partitiond.controller.cordons import device_named
+
+        say(WITHOUT_DAEMON)
+        provider = host_provider(settings)
+        return provider.inspect(device_named(list(provider.discover()), device_id).id)
+
+
+def _asked_another() -> bool:
+    """Whether a daemon was named: then this host's devices are not the answer."""
+    return bool(os.environ.get("PARTITIOND_URL"))

@@ -1,0 +1,54 @@
+"""`partitiond sleep` and `partitiond wake`: a model gives up its memory, and takes it back."""
+
+from typing import Annotated
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import print_json, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("sleep")(sleep)
+    app.command("wake")(wake)
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a registered model.")]
+
+
+def sleep(
+    ctx: typer.Context,
+    name: NameArgument,
+    level: Annotated[
+        int,
+        typer.Option(
+            min=1, max=2, help="1 keeps the weights in host memory, 2 reads them again on waking."
+        ),
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a model to sleep: it finishes what runs, then gives up its memory.
+
+    Its engines keep their processes, so that waking takes seconds. The model must have been
+    registered with --sleep-mode.
+    """
+    with client_of(ctx) as client:
+        view = client.sleep(name, level)
+    if as_json:
+        print_json(view)
+        return
+    say(f"{name} falls asleep (level {level}). Its state: partitiond status")
+
+
+def wake(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Wake a model, as a request for it does.
+
+    Where its memory was given away meanwhile, `partitiond plan` shows what has to move.
+    """
+    with client_of(ctx) as client:
+        view = client.wake(name)
+    if as_json:
+        print_json(view)
+        return
+    say(f"{name} wakes. Its state: partitiond status")

@@ -1,0 +1,254 @@
+"""Gathers what `partitiond doctor` judges of GPUs: from NVML, the run folder and the journal."""
+
+import dataclasses
+import getpass
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partitiond.cli.doctor_driver import check_driver, check_gpus, check_nodes
+from partitiond.cli.doctor_facts import HostFacts, host_facts
+from partitiond.cli.doctor_findings import Finding, fail, warn
+from partitiond.cli.doctor_leftovers import EngineFolder, check_engines, engine_folders
+from partitiond.cli.doctor_limits import Ulimits, check_limits, ulimits
+from partitiond.cli.doctor_mig import check_mig
+from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
+from partitiond.core.errors import InputError, PartitiondError
+from partitiond.core.hardware import DeviceDetails, DeviceKind
+from partitiond.core.health import Health
+
+if TYPE_CHECKING:
+    from partitiond.devices.partitions.journal import Entry
+    from partitiond.settings import Settings
+
+JOURNAL = "devices.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What NVML says.
+
+    Attributes:
+        gpus: as it shows them; empty where it does not start.
+        refused: its code where it does not start, or refuses altogether.
+        words: what it said then.
+    """
+
+    gpus: tuple[DeviceDetails, ...] = ()
+    refused: int | None = None
+    words: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the GPU part of the doctor looks at.
+
+    Attributes:
+        journal: entries of state_dir/devices.json; what it said where it cannot be read.
+        reported: what a running daemon says of a GPU's health, by device id: it hears Xid
+            messages, which are told only while somebody listens.
+    """
+
+    host: HostFacts
+    gpu: GpuFacts
+    mps: MpsFacts = dataclasses.field(default_factory=MpsFacts)
+    journal: "tuple[Entry, ...]" = ()
+    journal_problem: str = ""
+    engines: tuple[EngineFolder, ...] = ()
+    limits: Ulimits = dataclasses.field(default_factory=Ulimits)
+    cores: int = 1
+    may_change_mig: bool | None = None
+    reported: tuple[tuple[str, Health, str], ...] = ()
+
+
+def gather(
+    settings: "Settings",
+    *,
+    daemon_runs: bool,
+    root: Path = Path("/"),
+    environment: Mapping[str, str] | None = None,
+) -> Facts:
+    """Look at everything once. What cannot be seen is a fact, too: nothing is raised."""
+    told = os.environ if environment is None else environment
+    simulated = settings.gpu.simulated_host is not None
+    host = host_facts(root, told, _user())
+    if simulated:
+        # A simulated host has GPUs and no driver: this machine's says nothing about it.
+        host = dataclasses.replace(
+            host,
+            pci_gpus=(),
+            pci_switches=(),
+            kernel_driver="",
+            library_drivers=(),
+            nodes=(),
+            container="",
+        )
+    gpu = gpu_facts(settings)
+    journal, problem = _journal(settings)
+    return Facts(
+        host=host,
+        gpu=gpu,
+        mps=mps_facts(settings),
+        journal=journal,
+        journal_problem=problem,
+        engines=engine_folders(settings.run_dir),
+        limits=ulimits(),
+        cores=len(os.sched_getaffinity(0)),
+        may_change_mig=_may_change_mig(settings, gpu),
+        reported=_reported(settings) if daemon_runs else (),
+    )
+
+
+def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Finding]:
+    """All findings of the GPU part, in the order in which its parts build on each other. Pure."""
+    gpus = facts.gpu.gpus
+    found = [check_driver(facts.host, gpus, facts.gpu.refused)]
+    if facts.gpu.words and facts.gpu.refused is not None:
+        found[0] = dataclasses.replace(
+            found[0], message=f"{found[0].message} (NVML: {facts.gpu.words})"
+        )
+    found += check_nodes(facts.host, gpus)
+    found += check_gpus(facts.host, gpus)
+    found += _from_daemon(facts)
+    found += check_mig(
+        gpus,
+        facts.journal,
+        changes=settings.gpu.mig_changes,
+        may_change=facts.may_change_mig,
+        daemon_runs=daemon_runs,
+    )
+    if facts.journal_problem:
+        found.append(
+            fail("device journal", facts.journal_problem,
+                 "the daemon puts a damaged journal aside and begins anew", "partitiond serve")
+        )  # fmt: skip
+    found += check_mps(gpus, facts.mps, facts.host, daemon_runs=daemon_runs)
+    found += check_engines(facts.engines, settings.run_dir, daemon_runs=daemon_runs)
+    # Engines on simulated GPUs take next to nothing of this machine.
+    real = 0 if settings.gpu.simulated_host is not None else len(gpus)
+    return [*found, *check_limits(facts.host, facts.limits, gpus=real, cores=facts.cores)]
+
+
+def _from_daemon(facts: Facts) -> list[Finding]:
+    known = {gpu.device.id for gpu in facts.gpu.gpus if gpu.device.health is not Health.FINE}
+    shape = {Health.FAILED: fail, Health.DEGRADED: warn}
+    return [
+        shape[health](
+            "gpu health",
+            f"{device_id}: the daemon reports it {health}: {reason.rstrip('.')}",
+            "once it is well again, say so",
+            f"partitiond devices uncordon {device_id}",
+        )
+        for device_id, health, reason in facts.reported
+        if health in shape and device_id not in known
+    ]
+
+
+# -- each source -----------------------------------------------------------------------------
+
+
+def gpu_facts(settings: "Settings") -> GpuFacts:
+    """What NVML shows, or why it shows nothing."""
+    import pynvml
+
+    from partitiond.devices.host import HostDevices
+
+    if not settings.gpu.enabled:
+        return GpuFacts()
+    try:
+        devices = HostDevices(
+            cpu=False,
+            mig_changes=settings.gpu.mig_changes,
+            mig_helper=settings.gpu.mig_helper,
+            simulated_host=settings.gpu.simulated_host,
+        )
+        found = [d for d in devices.discover() if d.kind is DeviceKind.GPU]
+        details = tuple(devices.inspect(device.id) for device in found)
+    except PartitiondError as error:
+        code = error.facts.get("nvml_code")
+        return GpuFacts((), code if isinstance(code, int) else None, error.message)
+    if details:
+        return GpuFacts(details)
+    try:
+        pynvml.nvmlInit()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return GpuFacts((), int(error.value))
+    return GpuFacts()
+
+
+def mps_facts(settings: "Settings") -> MpsFacts:
+    """MPS daemons, ours and others', and whether the program is there."""
+    from partitiond.devices.mps import MpsControl
+    from partitiond.devices.mps.record import RECORD, read
+    from partitiond.gpu_host import mps_program
+
+    control = MpsControl(settings.run_dir, mps_program(settings))
+    alive = {daemon.pipe_dir.parent for daemon in control.running()}
+    folders = [p for p in sorted((settings.run_dir / "mps").glob("*")) if p.is_dir()]
+    own = []
+    for folder in folders:
+        known = read(folder)
+        # What a finished daemon leaves on purpose are its logs alone.
+        if known is None and not (folder / RECORD).exists() and not (folder / "pipe").exists():
+            continue
+        uuid = known.uuid if known is not None else ""
+        clients = _clients(control, uuid) if folder in alive else None
+        own.append(OwnMps(folder, uuid, folder in alive, clients))
+    simulated = settings.gpu.simulated_host is not None
+    return MpsFacts(control.unavailable(), tuple(own), () if simulated else control.foreign())
+
+
+def _clients(control: object, uuid: str) -> int | None:
+    import asyncio
+
+    from partitiond.devices.mps import MpsControl
+
+    assert isinstance(control, MpsControl)
+    try:
+        return len(asyncio.run(control.daemon(uuid).clients()))
+    except PartitiondError:
+        return None  # it does not answer: then nobody is known to use it, and nothing is ended
+
+
+def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
+    from partitiond.devices.partitions.journal import read_entries
+
+    try:
+        return read_entries(settings.state_dir / JOURNAL), ""
+    except (InputError, OSError) as error:
+        return (), f"{settings.state_dir / JOURNAL} cannot be read: {error}"
+
+
+def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
+    """Whether instances could be made here; None where no GPU has MIG on, or the mode is asked."""
+    from partitiond.devices.nvml import gpu as handle_of
+    from partitiond.devices.nvml.mig import may_change_instances
+
+    able = [g for g in gpu.gpus if g.mig_mode]
+    if not able:
+        return None
+    try:
+        with handle_of(able[0].device.id, "tell who may change MIG") as handle:
+            return may_change_instances(handle, settings.gpu.mig_helper)
+    except PartitiondError:
+        return None
+
+
+def _reported(settings: "Settings") -> tuple[tuple[str, Health, str], ...]:
+    from partitiond.cli.options import connected
+
+    try:
+        with connected(settings) as client:
+            devices = client.devices()
+    except PartitiondError:
+        return ()  # its token may not be ours to read
+    return tuple((d.id, d.health, d.health_reason) for d in devices)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return ""

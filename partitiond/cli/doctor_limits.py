@@ -1,0 +1,196 @@
+"""Doctor: what the host and its cgroup allow: memory, processes, cores, shared memory. Pure."""
+
+import dataclasses
+import resource
+from typing import Final
+
+from partitiond.cli.doctor_facts import HostFacts
+from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.core.units import GIB, MIB, format_bytes
+
+HOST_BYTES_PER_ENGINE: Final = 4 * GIB
+"""A GPU engine of a small model holds its libraries, pinned buffers and the weights it loads."""
+THREADS_PER_ENGINE: Final = 512
+"""An engine's processes have some 200 to 400 threads on a host with many cores."""
+SHARED_BYTES_PER_GPU: Final = 256 * MIB
+"""vLLM's processes exchange batches through /dev/shm; containers often give 64 MiB."""
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - named, nothing is put there
+CORES_PER_GPU: Final = 2
+"""One for an engine's loop, one for the front-end and the kernel; each replica wants its own."""
+LEAST_LOCKED_BYTES: Final = 64 * MIB
+"""The usual limit of distributions is 8 MiB; CUDA pins its own memory past it, libraries do not."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ulimits:
+    """Soft limits of this process; None for no limit."""
+
+    processes: int | None = None
+    locked_bytes: int | None = None
+
+
+def ulimits() -> Ulimits:
+    """Of this process."""
+
+    def soft(which: int) -> int | None:
+        value = resource.getrlimit(which)[0]
+        return None if value == resource.RLIM_INFINITY else value
+
+    return Ulimits(soft(resource.RLIMIT_NPROC), soft(resource.RLIMIT_MEMLOCK))
+
+
+def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[Finding]:
+    """Everything that bounds engines from outside.
+
+    Args:
+        host: facts.
+        limits: of this process, which engines inherit.
+        gpus: that engines may use; limits that only matter to GPU hosts are left out without any.
+        cores: that this process may use.
+    """
+    found = [*_cgroup(host, gpus), *_ulimits(limits, gpus), *_swap(host)]
+    if gpus:
+        found += [*_cores(host, gpus, cores), *_numa(host), *_shared_memory(host, gpus)]
+    return found or [ok("limits", f"{cores} cores; no limit in the way")]
+
+
+def _cgroup(host: HostFacts, gpus: int) -> list[Finding]:
+    found = []
+    limits, engines = host.cgroup, max(1, gpus)
+    needed = HOST_BYTES_PER_ENGINE * engines
+    if limits.memory_bytes is not None and limits.memory_bytes < needed:
+        found.append(
+            warn(
+                "cgroup memory",
+                f"memory.max is {format_bytes(limits.memory_bytes)}; one engine on each of "
+                f"{engines} GPUs takes about {format_bytes(needed)} of host memory"
+                if gpus
+                else f"memory.max is {format_bytes(limits.memory_bytes)}: too little for an engine",
+                "give it more",
+                _raise(host, f"--memory {needed // GIB}g", f"MemoryMax={needed // GIB}G"),
+            )
+        )
+    threads = THREADS_PER_ENGINE * 4 * engines
+    if limits.pids is not None and limits.pids < threads:
+        found.append(
+            warn(
+                "cgroup processes",
+                f"pids.max is {limits.pids}; threads count, and an engine has up to "
+                f"{THREADS_PER_ENGINE}",
+                "give it more",
+                _raise(host, "--pids-limit -1", "TasksMax=infinity"),
+            )
+        )
+    return found
+
+
+def _raise(host: HostFacts, container: str, unit: str) -> str:
+    if host.container:
+        return f"{_program(host)} run {container} ..."
+    return f"sudo systemctl set-property partitiond.service {unit}"
+
+
+def _program(host: HostFacts) -> str:
+    return host.container if host.container in {"docker", "podman"} else "docker"
+
+
+def _ulimits(limits: Ulimits, gpus: int) -> list[Finding]:
+    found = []
+    least = THREADS_PER_ENGINE * 4 * max(1, gpus)
+    if limits.processes is not None and limits.processes < least:
+        found.append(
+            warn(
+                "processes",
+                f"limit of processes and threads {limits.processes}; an engine has up to "
+                f"{THREADS_PER_ENGINE} threads",
+                "raise it here, or by LimitNPROC= in the systemd unit",
+                "ulimit -u unlimited",
+            )
+        )
+    if gpus and limits.locked_bytes is not None and limits.locked_bytes < LEAST_LOCKED_BYTES:
+        found.append(
+            warn(
+                "locked memory",
+                f"limit {format_bytes(limits.locked_bytes)}: what libraries pin beside CUDA may "
+                "fail",
+                "raise it here, or by LimitMEMLOCK=infinity in the systemd unit",
+                "ulimit -l unlimited",
+            )
+        )
+    return found
+
+
+def _swap(host: HostFacts) -> list[Finding]:
+    found = []
+    if host.swap_used_bytes > max(GIB, host.swap_bytes // 4):
+        found.append(
+            warn(
+                "swap",
+                f"{format_bytes(host.swap_used_bytes)} are swapped out: an engine that is would "
+                "answer in seconds instead of milliseconds",
+                "free memory, and keep the kernel from swapping engines",
+                "sudo sysctl -w vm.swappiness=1",
+            )
+        )
+    if host.overcommit == 2:
+        found.append(
+            warn(
+                "overcommit",
+                "vm.overcommit_memory is 2: CUDA reserves far more addresses than memory, and "
+                "engines then fail to start",
+                "let addresses be reserved",
+                "sudo sysctl -w vm.overcommit_memory=0",
+            )
+        )
+    return found
+
+
+def _cores(host: HostFacts, gpus: int, cores: int) -> list[Finding]:
+    allowed = min(cores, host.cgroup.cores or cores)
+    if allowed >= CORES_PER_GPU * gpus:
+        return []
+    return [
+        warn(
+            "cores",
+            f"{allowed} cores for {gpus} GPUs: every replica wants a core of its own, so few "
+            "replicas of small models fit, and they slow each other down",
+            f"give {CORES_PER_GPU} cores or more for each GPU",
+            _raise(host, f"--cpuset-cpus 0-{CORES_PER_GPU * gpus - 1}", "AllowedCPUs="),
+        )
+    ]
+
+
+def _numa(host: HostFacts) -> list[Finding]:
+    if host.numa_nodes < 2 or not host.numa_balancing:
+        return []
+    return [
+        warn(
+            "numa",
+            f"automatic NUMA balancing is on over {host.numa_nodes} nodes: engines are pinned near "
+            "their GPU, and it moves their pages all the same, which shows as latency",
+            "switch it off",
+            "sudo sysctl -w kernel.numa_balancing=0",
+        )
+    ]
+
+
+def _shared_memory(host: HostFacts, gpus: int) -> list[Finding]:
+    needed = SHARED_BYTES_PER_GPU * gpus
+    size = host.shared_memory_bytes
+    if size is None:
+        return [fail("shared memory size", f"there is no {SHARED_MEMORY}", "mount a tmpfs there",
+                     f"sudo mount -t tmpfs -o size=2g tmpfs {SHARED_MEMORY}")]  # fmt: skip
+    if size >= needed:
+        return []
+    gib = -(-needed // GIB)
+    return [
+        warn(
+            "shared memory size",
+            f"{SHARED_MEMORY} has {format_bytes(size)}; engines on {gpus} GPUs take up to "
+            f"{format_bytes(needed)}",
+            "make it larger",
+            f"{_program(host)} run --shm-size={gib}g ..."
+            if host.container
+            else f"sudo mount -o remount,size={gib}g {SHARED_MEMORY}",
+        )
+    ]

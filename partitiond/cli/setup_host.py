@@ -1,0 +1,156 @@
+"""The host that `partitiond setup` works on: its files, its programs, and what decides."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import partitiond
+from partitiond.core.errors import DeviceError, PartitiondError
+
+USER: Final = "partitiond"
+SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+COMMAND_SECONDS: Final = 120.0
+IMAGE_BIN: Final = Path("/opt/partitiond/bin")
+"""Where an image is expected to have partitiond."""
+SUBGROUP_SINCE: Final = 254
+"""Version of systemd that knows DelegateSubgroup=."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ran:
+    """How a program ended."""
+
+    code: int
+    output: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SetupHost:
+    """A host, or the root folder of an image of one.
+
+    Attributes:
+        root: where its files lie; "/" for this host.
+        live: whether it is running, so that services can be started and devices changed.
+        path: where its programs are looked for.
+    """
+
+    root: Path = Path("/")
+    live: bool = True
+    path: str = SEARCH_PATH
+
+    def file(self, path: str) -> Path:
+        """Where a file of the host lies here."""
+        return self.root / path.lstrip("/")
+
+    def program(self, name: str) -> str | None:
+        """A program by name, or None where there is none."""
+        return shutil.which(name, path=self.path)
+
+    def run(self, words: Sequence[str], *, seconds: float | None = COMMAND_SECONDS) -> Ran:
+        """Run a program to its end. One that is missing ends with 127, one too late with 124."""
+        program = self.program(words[0])
+        if program is None:
+            return Ran(127, f"{words[0]} is not installed")
+        try:
+            done = subprocess.run(
+                [program, *words[1:]],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                env={"PATH": self.path, "LC_ALL": "C.UTF-8"},
+            )
+        except subprocess.TimeoutExpired:
+            return Ran(124, f"{words[0]} did not end in {seconds:g} s")
+        return Ran(done.returncode, done.stdout.decode(errors="replace").strip())
+
+    def user_id(self) -> int | None:
+        """The daemon's user on that host; None before it is made."""
+        try:
+            lines = self.file("/etc/passwd").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return None
+        fields = (line.split(":") for line in lines)
+        return next((int(f[2]) for f in fields if f[0] == USER and len(f) > 2), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What decides which steps there are.
+
+    Attributes:
+        gpu: whether to prepare for NVIDIA GPUs.
+        mig: whether to install the helper that changes MIG.
+        engine: whether to install an engine, too.
+        systemd: its version; 0 where there is none.
+        bin_dir: folder of the `partitiond` program that the service runs.
+        persistenced: whether the host has NVIDIA's persistence daemon as a service.
+    """
+
+    gpu: bool
+    mig: bool
+    engine: bool
+    systemd: int
+    bin_dir: Path
+    persistenced: bool
+
+
+def facts_of(
+    host: SetupHost, *, gpu: bool | None, mig: bool | None, engine: bool, bin_dir: Path | None
+) -> HostFacts:
+    """Look at the host; what was said by hand counts over what is seen."""
+    seen = host.live and (
+        host.file("/proc/driver/nvidia/version").exists() or host.file("/dev/nvidiactl").exists()
+    )
+    with_gpu = seen if gpu is None else gpu
+    return HostFacts(
+        gpu=with_gpu,
+        mig=with_gpu if mig is None else mig,
+        engine=engine,
+        systemd=systemd_version(host),
+        bin_dir=bin_dir or (Path(sys.prefix) / "bin" if host.live else IMAGE_BIN),
+        persistenced=any(
+            host.file(f"{folder}/nvidia-persistenced.service").exists()
+            for folder in ("/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system")
+        ),
+    )
+
+
+def systemd_version(host: SetupHost) -> int:
+    """The version of systemd; 0 where there is none."""
+    said = host.run(["systemctl", "--version"])
+    found = re.match(r"systemd (\d+)", said.output)
+    return int(found[1]) if said.code == 0 and found else 0
+
+
+def require_rights(host: SetupHost) -> None:
+    """Raises DeviceError where this user may not change the host."""
+    if host.live and host.root == Path("/") and os.geteuid() != 0:
+        raise DeviceError(
+            "only root may set up a host.",
+            hint="Run it with sudo, or with --root DIR to prepare an image.",
+        )
+
+
+def shipped(name: str) -> str:
+    """The text of a file of `deploy/`.
+
+    Raises:
+        PartitiondError: this installation came without them.
+    """
+    package = Path(partitiond.__file__).resolve().parent
+    for folder in (package / "deploy", package.parent / "deploy"):
+        file = folder / name
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise PartitiondError(
+        f"this installation has no deploy/{name}.",
+        hint="Install partitiond from its wheel or run it from a checkout.",
+    )

@@ -1,0 +1,157 @@
+"""What a setup did to a host, so that it can be undone: written before each step, not after."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from partitiond.cli.setup_host import USER, SetupHost
+from partitiond.cli.setup_plan import STATE_DIRS, UNITS
+from partitiond.cli.setup_steps import (
+    CommandStep,
+    Standing,
+    State,
+    Step,
+    undo_step,
+    write_file,
+)
+from partitiond.core.errors import DeviceError, InputError
+
+RECORD: Final = "/var/lib/partitiond-setup/record.json"
+FORMAT: Final = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """One step that was begun: what it is, and what undoes it."""
+
+    key: str
+    what: str
+    undo: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one step went. `note` is what people should know of it."""
+
+    key: str
+    what: str
+    state: State
+    note: str = ""
+
+
+def read_record(host: SetupHost) -> tuple[Done, ...]:
+    """What was done, oldest first; empty where nothing was.
+
+    Raises:
+        InputError: the record is damaged, or of a newer partitiond.
+    """
+    file = host.file(RECORD)
+    try:
+        data = json.loads(file.read_bytes())
+        if data["format"] != FORMAT:
+            raise InputError(
+                f"{file} has format {data['format']}; this partitiond writes {FORMAT}.",
+                hint="Undo it with the version that made it.",
+            )
+        return tuple(Done(str(d["key"]), str(d["what"]), dict(d["undo"])) for d in data["steps"])
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise DeviceError(f"{file} cannot be read: {error.strerror}.", hint="Use sudo.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} is damaged: {error}.",
+            hint="Put a copy of it back, or remove it and undo by hand: docs/how-to/systemd.md "
+            "lists the files.",
+        ) from error
+
+
+def write_record(host: SetupHost, done: tuple[Done, ...]) -> None:
+    """Replace the record; nothing left to undo removes it."""
+    file = host.file(RECORD)
+    if not done:
+        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.parent.rmdir()
+        return
+    data = {"format": FORMAT, "steps": [dataclasses.asdict(step) for step in done]}
+    write_file(file, (json.dumps(data, indent=1) + "\n").encode(), 0o600)
+
+
+def apply(host: SetupHost, steps: tuple[Step, ...]) -> Iterator[Outcome]:
+    """Do what is to be done, in order; what is done is skipped.
+
+    A step keeps the record of its first time: doing it again (a newer unit after an upgrade) does
+    not make our own former file the one that undoing brings back.
+
+    Raises:
+        DeviceError: a step failed; what was done before it stays, and is in the record.
+    """
+    for step in steps:
+        standing = step.look(host)
+        if standing.state is not State.TODO:
+            yield Outcome(step.key, step.what, standing.state, standing.detail)
+            continue
+        _note(host, step)
+        try:
+            step.apply(host)
+        except DeviceError as error:
+            if not (isinstance(step, CommandStep) and step.optional):
+                raise
+            yield Outcome(step.key, step.what, State.CANNOT, error.message)
+            continue
+        yield Outcome(step.key, step.what, State.DONE, standing.detail)
+
+
+def _note(host: SetupHost, step: Step) -> None:
+    done = read_record(host)
+    undo = dict(step.before(host))
+    former = next((d for d in done if d.key == step.key), None)
+    if former is not None and "previous" in former.undo:
+        undo["previous"], undo["folders"] = former.undo["previous"], former.undo["folders"]
+    now = Done(step.key, step.what, undo)
+    if former is None:
+        write_record(host, (*done, now))
+    else:
+        write_record(host, tuple(now if d.key == step.key else d for d in done))
+
+
+def undo(host: SetupHost, *, purge: bool) -> Iterator[Outcome]:
+    """Undo the record, newest first. What cannot be undone is told, and stays in the record."""
+    left: list[Done] = []
+    done = read_record(host)
+    for step in reversed(done):
+        note = undo_step(host, step.undo)
+        if note:
+            left.insert(0, step)
+        yield Outcome(step.key, step.what, State.CANNOT if note else State.DONE, note)
+        write_record(host, (*done[: done.index(step)], *left))
+    if host.live and any(str(d.undo.get("path", "")).startswith(UNITS) for d in done):
+        host.run(["systemctl", "daemon-reload"])
+    if purge:
+        yield from _purge(host)
+
+
+def _purge(host: SetupHost) -> Iterator[Outcome]:
+    """Remove the user and all data. Raises DeviceError where the service runs still."""
+    import shutil
+
+    if host.live and host.run(["systemctl", "is-active", "--quiet", "partitiond"]).code == 0:
+        raise DeviceError("partitiond runs still: its data stays.", hint="Stop it, then purge.")
+    for folder in STATE_DIRS:
+        shutil.rmtree(host.file(folder), ignore_errors=True)
+        gone = not host.file(folder).exists()
+        yield Outcome("purge", folder, State.DONE if gone else State.CANNOT)
+    if host.user_id() is not None:
+        where = () if host.live else ("--prefix", str(host.root))
+        ran = host.run(["userdel", *where, USER])
+        state = State.DONE if ran.code == 0 else State.CANNOT
+        yield Outcome("purge", f"user {USER}", state, "" if ran.code == 0 else ran.output[-300:])
+
+
+def standing_of(host: SetupHost, step: Step) -> Outcome:
+    """How a step stands, for showing."""
+    standing: Standing = step.look(host)
+    return Outcome(step.key, step.what, standing.state, standing.detail)

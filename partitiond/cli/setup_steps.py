@@ -1,0 +1,234 @@
+"""One step of a setup: whether it is done, how it is done, and how it is undone.
+
+A step says beforehand what undoing it takes; that goes into the record before the host is
+touched, so that a setup that broke off half-way can be undone, too.
+"""
+
+import base64
+import dataclasses
+import enum
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from partitiond.cli.setup_host import SetupHost
+from partitiond.core.errors import DeviceError
+
+UNDO_SECONDS: Final = 300.0
+"""Draining engines may take two minutes."""
+
+Undo = Mapping[str, Any]
+"""What the record keeps of a step: plain data."""
+
+
+class State(enum.StrEnum):
+    """How a step stands."""
+
+    DONE = "done"
+    TODO = "to do"
+    CANNOT = "cannot"
+    """Something has to be put right first; `Standing.detail` says what."""
+    ELSEWHERE = "on the host"
+    """It needs the running host; an image gets it at its first boot, or by a setup there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """How a step stands, and a word on it."""
+
+    state: State
+    detail: str = ""
+
+
+class Step(Protocol):
+    """One step."""
+
+    @property
+    def key(self) -> str:
+        """Its stable name in the record."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """What it does, for people."""
+        ...
+
+    def look(self, host: SetupHost) -> Standing:
+        """How it stands. Changes nothing."""
+        ...
+
+    def before(self, host: SetupHost) -> Undo:
+        """What undoing it will take. Changes nothing."""
+        ...
+
+    def apply(self, host: SetupHost) -> None:
+        """Do it. Raises DeviceError."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileStep:
+    """A file with a certain content.
+
+    Attributes:
+        text: its content, or a function of the host where it depends on an earlier step.
+        keep: leave a file alone that is there already, whatever it holds.
+    """
+
+    key: str
+    what: str
+    path: str
+    text: str | Callable[[SetupHost], str]
+    mode: int = 0o644
+    keep: bool = False
+
+    def content(self, host: SetupHost) -> bytes:
+        """What the file is to hold."""
+        return (self.text if isinstance(self.text, str) else self.text(host)).encode()
+
+    def look(self, host: SetupHost) -> Standing:
+        """Done where the file holds what it should."""
+        found = _read(host.file(self.path))
+        if found is None:
+            return Standing(State.TODO, f"writes {self.path}")
+        if self.keep:
+            return Standing(State.DONE, f"{self.path} is there; it is left alone")
+        if found == self.content(host):
+            return Standing(State.DONE, self.path)
+        return Standing(State.TODO, f"replaces {self.path} (kept for --undo)")
+
+    def before(self, host: SetupHost) -> Undo:
+        """The content that is there now, and the folders that are not."""
+        file = host.file(self.path)
+        found = _read(file)
+        made = [str(p) for p in file.parents if host.root in p.parents and not p.exists()]
+        return {
+            "kind": "file",
+            "path": self.path,
+            "sha256": hashlib.sha256(self.content(host)).hexdigest(),
+            "previous": None if found is None else base64.b64encode(found).decode(),
+            "folders": ["/" + str(Path(p).relative_to(host.root)) for p in made],
+        }
+
+    def apply(self, host: SetupHost) -> None:
+        """Write it whole or not at all."""
+        write_file(host.file(self.path), self.content(host), self.mode)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CommandStep:
+    """Something that a program does.
+
+    Attributes:
+        done: whether it is done already.
+        words: the command.
+        undo: commands that undo it, in order; empty where there is nothing to undo.
+        live: it needs the running host.
+        cannot: why it cannot be done now, as a function of the host; empty where it can.
+        seconds: how long it may take; None for no limit.
+        optional: its failure is told and does not end the setup.
+    """
+
+    key: str
+    what: str
+    words: tuple[str, ...]
+    done: Callable[[SetupHost], bool]
+    undo: tuple[tuple[str, ...], ...] = ()
+    live: bool = True
+    cannot: Callable[[SetupHost], str] = lambda _: ""
+    seconds: float | None = 120.0
+    optional: bool = False
+
+    def look(self, host: SetupHost) -> Standing:
+        """By asking the host."""
+        if self.live and not host.live:
+            return Standing(State.ELSEWHERE, self.command)
+        if self.done(host):
+            return Standing(State.DONE)
+        why = self.cannot(host)
+        if not why and host.program(self.words[0]) is None:
+            why = f"{self.words[0]} is not installed"
+        return Standing(State.CANNOT, why) if why else Standing(State.TODO, self.command)
+
+    @property
+    def command(self) -> str:
+        """The command as one would type it."""
+        return "runs " + " ".join(self.words)
+
+    def before(self, host: SetupHost) -> Undo:
+        """The commands that undo it."""
+        del host
+        return {"kind": "command", "commands": [list(words) for words in self.undo]}
+
+    def apply(self, host: SetupHost) -> None:
+        """Run it. Raises DeviceError with what it said."""
+        ran = host.run(self.words, seconds=self.seconds)
+        if ran.code != 0:
+            raise DeviceError(
+                f"{' '.join(self.words)} ended with {ran.code}: {ran.output[-500:]}",
+                hint="Put that right and run the setup again; it goes on where it stopped.",
+                facts={"command": list(self.words), "code": ran.code},
+            )
+
+
+def undo_step(host: SetupHost, undo: Undo) -> str:
+    """Undo one recorded step; a sentence on what was not undone, or empty."""
+    if undo["kind"] == "file":
+        return _undo_file(host, undo)
+    failed = []
+    for words in undo["commands"]:
+        ran = host.run(words, seconds=UNDO_SECONDS)
+        if ran.code != 0:
+            said = ran.output.splitlines()[-1:] or ["no word"]
+            failed.append(f"`{' '.join(words)}` ended with {ran.code}: {said[0]}")
+    return "; ".join(failed)
+
+
+def _undo_file(host: SetupHost, undo: Undo) -> str:
+    file = host.file(undo["path"])
+    found = _read(file)
+    if found is not None and hashlib.sha256(found).hexdigest() != undo["sha256"]:
+        return f"{undo['path']} was changed since: it is left"
+    if undo["previous"] is not None:
+        write_file(file, base64.b64decode(undo["previous"]), file.stat().st_mode & 0o777)
+        return ""
+    file.unlink(missing_ok=True)
+    for folder in undo["folders"]:  # innermost first
+        try:
+            host.file(folder).rmdir()
+        except OSError:  # not empty: someone else uses it
+            break
+    return ""
+
+
+def write_file(file: Path, content: bytes, mode: int) -> None:
+    """Write durably under another name, then rename. Raises DeviceError."""
+    draft = file.with_name(f".{file.name}.setup")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.chmod(mode)
+        draft.replace(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise DeviceError(
+            f"{file} cannot be written: {error.strerror or error}.",
+            hint="Run it as root, on a file system that is not read-only.",
+            facts={"path": str(file)},
+        ) from error
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DeviceError(
+            f"{file} cannot be read: {error.strerror}.", hint="Run it as root."
+        ) from error

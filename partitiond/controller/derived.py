@@ -1,0 +1,258 @@
+"""Profiles of MPS shares and MIG slices, derived from what was measured on the whole GPU.
+
+What is profiled by itself on a GPU is the whole of it. A plan under MPS or with MIG slices is
+still possible: the step time that was measured is carried over to each smaller size by the
+roofline's terms (`core.transfer`), and such a profile is marked as transferred, with the wider
+margins that go with it. Where only an estimate of the whole GPU exists, the sizes are estimated,
+too. A size that was measured itself is never derived.
+
+Derived profiles are made anew for each plan and never stored: their name is that of the profile
+they come from and the size, "opt-125m-a100-80gb-whole-...@mps-30".
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond import __version__
+from partitiond.controller.profile_partition import slices_of
+from partitiond.controller.situation import Situation
+from partitiond.core.architecture import Architecture
+from partitiond.core.errors import PartitiondError, SpecError
+from partitiond.core.estimate import estimate_profile, hardware_of
+from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.core.transfer import Target, transfer_profile
+from partitiond.core.transfer_fit import source_of, usable_points
+
+SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
+"""MPS shares that plans may choose from: fine where small models have their knee."""
+REMEMBERED: Final = 512
+"""Models whose derived profiles are kept for the next plan."""
+
+ArchitectureOf = Callable[[ModelSpec], Awaitable[Architecture]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Derived:
+    """What was derived for one model, and what could not be.
+
+    Attributes:
+        sources: id of the profile that each derived one rests on, by its own id.
+        notes: what to profile, one sentence each.
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def derivable_sizes(devices: Sequence[Device]) -> tuple[PartitionSize, ...]:
+    """Sizes that plans may use on devices of one kind beside the whole, by the modes they allow."""
+    modes = {mode for device in devices for mode in device.modes}
+    found: list[PartitionSize] = []
+    if SharingMode.MPS in modes:
+        found += [PartitionSize(SharingMode.MPS, 1, percent) for percent in SM_PERCENTS]
+    able = [device for device in devices if SharingMode.MIG in device.modes]
+    names = dict.fromkeys(name for device in able for name in slices_of(device))
+    # With the media engines an instance is no faster at text, and there is one of its kind.
+    plain = [name for name in names if not name.endswith("+me")]
+    return (*found, *(PartitionSize(SharingMode.MIG, 1, 100, name) for name in plain))
+
+
+def derive(
+    spec: ModelSpec,
+    profiles: Sequence[Profile],
+    devices: Sequence[Device],
+    architectures: Mapping[str, Architecture],
+    created_at: str,
+) -> Derived:
+    """Profiles for the sizes of the GPUs that were not measured.
+
+    Args:
+        spec: the model as it is registered.
+        profiles: that speak for it, the best of each hardware, size and form.
+        devices: there are now.
+        architectures: of the model under the empty name, and of its variants.
+        created_at: ISO 8601, UTC.
+    """
+    kinds: dict[str, list[Device]] = {}
+    for device in devices:
+        if device.kind is DeviceKind.GPU:
+            kinds.setdefault(device.hardware, []).append(device)
+    found: list[Profile] = []
+    sources: list[tuple[str, str]] = []
+    notes: list[str] = []
+    for alike in kinds.values():
+        here = [p for p in profiles if p.hardware == alike[0].hardware]
+        for variant, architecture in architectures.items():
+            form = _Form(spec, variant, architecture, alike[0], created_at)
+            mine = [p for p in here if p.variant == variant]
+            for size in derivable_sizes(alike):
+                try:
+                    made = _of_size(form, mine, size)
+                except SpecError as error:
+                    notes.append(_note(form, size, error))
+                    continue
+                if made is not None:
+                    profile, source = made
+                    found.append(profile)
+                    sources.append((profile.id, source))
+    return Derived(tuple(found), tuple(sources), tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Form:
+    """One form of a model on one kind of GPU."""
+
+    spec: ModelSpec
+    variant: str
+    architecture: Architecture
+    device: Device
+    created_at: str
+
+
+def _of_size(
+    form: _Form, mine: Sequence[Profile], size: PartitionSize
+) -> tuple[Profile, str] | None:
+    """A profile of this size with the id of the one it rests on; None where there is none to.
+
+    Raises:
+        SpecError: the roofline does not know such a partition of this GPU.
+    """
+    if any(profile.size == size for profile in mine):
+        return None
+    measured = [p for p in mine if p.kind is ProfileKind.MEASURED and usable_points(p)]
+    if measured:
+        modes = (SharingMode.WHOLE, SharingMode.MEMORY)
+        first = next((p for p in measured if p.size.mode in modes), measured[0])
+        return _transferred(form, measured, first, size), first.id
+    guess = next((p for p in mine if p.kind is ProfileKind.ESTIMATED), None)
+    return None if guess is None else (_estimated(form, guess, size), guess.id)
+
+
+def _transferred(
+    form: _Form, measured: Sequence[Profile], first: Profile, size: PartitionSize
+) -> Profile:
+    hardware = hardware_of(form.device)
+    sources = [source_of(profile, form.architecture, hardware) for profile in measured]
+    subject = next(s.subject for s in sources if s.profile is first)
+    made = transfer_profile(
+        sources,
+        Target(
+            dataclasses.replace(subject, size=size),
+            form.spec.as_variant(form.variant).max_model_len,
+        ),
+        profile_id=f"{first.id}@{size.key}",
+        created_at=form.created_at,
+        partitiond_version=__version__,
+    )
+    # What replicas cost each other in that mode was measured on the same GPU, if at all.
+    shared = tuple(s for p in measured for s in p.sharing if s.mode == size.mode.value)
+    return dataclasses.replace(made, variant=form.variant, sharing=shared[:1], slo=first.slo)
+
+
+def _estimated(form: _Form, guess: Profile, size: PartitionSize) -> Profile:
+    spec = form.spec.as_variant(form.variant)
+    return estimate_profile(
+        model=form.spec.name,
+        architecture=form.architecture,
+        workload=spec.workload,
+        hardware=form.device,
+        size=size,
+        max_model_len=spec.max_model_len,
+        profile_id=f"{guess.id}@{size.key}",
+        created_at=form.created_at,
+        dtype=spec.engine.dtype,
+        max_num_batched_tokens=spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+        weights=spec.weights.value,
+        partitiond_version=__version__,
+        quantization=spec.engine.quantization,
+        kv_cache_dtype=spec.engine.kv_cache_dtype,
+        variant=form.variant,
+    )
+
+
+def _note(form: _Form, size: PartitionSize, error: SpecError) -> str:
+    variant = f" --variant {form.variant}" if form.variant else ""
+    share = f"--mig {size.mig_profile}" if size.mig_profile else f"--mps {size.sm_percent}"
+    return (
+        f"{form.spec.name} is not planned as {size.key} on {form.device.hardware}: "
+        f"{error.message.rstrip('.')}; to plan it so, measure it: partitiond profile "
+        f"{form.spec.name}{variant} --device {form.device.id} {share}"
+    )
+
+
+class Derivations:
+    """Widens what a plan is made from by derived profiles, and remembers them.
+
+    Args:
+        architecture_of: of a model; None derives nothing.
+    """
+
+    def __init__(self, architecture_of: ArchitectureOf | None) -> None:
+        self._architecture_of = architecture_of
+        self._remembered: dict[object, Derived] = {}
+
+    async def widened(self, situation: Situation, now: str) -> tuple[Situation, tuple[str, ...]]:
+        """The situation with derived profiles, and what to profile where none could be made.
+
+        A derived profile is as stale as the one it rests on.
+
+        Args:
+            now: ISO 8601, UTC.
+        """
+        gpus = tuple(d for d in situation.devices if d.kind is DeviceKind.GPU)
+        if self._architecture_of is None or not gpus:
+            return situation, ()
+        best = dict(situation.profiles)
+        stale = dict(situation.stale)
+        notes: list[str] = []
+        for record in situation.records:
+            spec = record.spec
+            own = best.get(spec.name, ())
+            if not any(p.hardware == gpu.hardware for p in own for gpu in gpus):
+                continue
+            found = await self._derived(spec, own, gpus, now)
+            best[spec.name] = (*own, *found.profiles)
+            stale |= {new: stale[old] for new, old in found.sources if old in stale}
+            notes += found.notes
+        wider = dataclasses.replace(
+            situation,
+            profiles=tuple(
+                (r.spec.name, tuple(best.get(r.spec.name, ()))) for r in situation.records
+            ),
+            stale=tuple(stale.items()),
+        )
+        return wider, tuple(notes)
+
+    async def _derived(
+        self, spec: ModelSpec, own: Sequence[Profile], gpus: Sequence[Device], now: str
+    ) -> Derived:
+        kinds = frozenset((gpu.hardware, gpu.modes) for gpu in gpus)
+        key = (spec, tuple((p.id, p.sharing) for p in own), kinds)
+        if key not in self._remembered:
+            architectures = await self._architectures(spec, own)
+            self._remembered[key] = await asyncio.to_thread(
+                derive, spec, own, gpus, architectures, now
+            )
+            while len(self._remembered) > REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+        return self._remembered[key]
+
+    async def _architectures(
+        self, spec: ModelSpec, own: Sequence[Profile]
+    ) -> dict[str, Architecture]:
+        """Of each form that has a profile; one whose config cannot be had derives nothing."""
+        assert self._architecture_of is not None
+        found: dict[str, Architecture] = {}
+        for variant in dict.fromkeys(profile.variant for profile in own):
+            try:
+                found[variant] = await self._architecture_of(spec.as_variant(variant))
+            except PartitiondError:
+                continue  # its profiles are planned with as they are
+        return found

@@ -1,0 +1,37 @@
+"""Which engine is whose, and who holds what. Pure."""
+
+from collections.abc import Collection, Sequence
+
+from partitiond.controller.engines import Engine
+from partitiond.core.device_room import holds
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Placement, same_engine
+
+
+def held(
+    desired: Sequence[Placement], engines: Sequence[Engine], asleep: Collection[str]
+) -> tuple[tuple[str, Partition], ...]:
+    """Who holds, or was promised, which partition: live engines and wanted placements.
+
+    A sleeper holds what it holds asleep; it is promised nothing until it is to wake.
+    """
+    live = [(engine.name, holds(engine.observed())) for engine in engines if engine.live]
+    # A replica that moves holds two: what it runs on, and where it goes.
+    coming = [
+        (p.replica_id, p.partition)
+        for p in desired
+        if p.model not in asleep
+        and not any(is_engine_of(engine, p) and engine.live for engine in engines)
+    ]
+    return (*live, *coming)
+
+
+def is_record_of(engine: Engine, placement: Placement) -> bool:
+    """An ended engine of just this placement, whose failures the next start takes over."""
+    return not engine.live and is_engine_of(engine, placement)
+
+
+def is_engine_of(engine: Engine, placement: Placement) -> bool:
+    """An engine of just this placement, whatever its state."""
+    own = engine.placement
+    return own.replica_id == placement.replica_id and same_engine(own, placement)

@@ -1,0 +1,59 @@
+"""Plans and models asleep: they stay where they are, and what that means is said. Pure."""
+
+import dataclasses
+
+from partitiond.controller.situation import Situation
+from partitiond.core.plan import Plan, Unplaced
+from partitiond.core.sleep import Sleeper, held, host_bytes
+from partitiond.core.units import format_bytes
+
+
+def beside_sleepers(plan: Plan, situation: Situation, applied: Plan | None) -> Plan:
+    """The plan with the sleepers it was made around.
+
+    Its devices are those of the host again: engines that run are held to what the device has,
+    not to what sleepers left of it on the day of the plan.
+    """
+    whole = {device.id: device for device in situation.devices}
+    devices = tuple(
+        dataclasses.replace(
+            device,
+            free_bytes=whole[device.id].free_bytes,
+            occupied_slices=whole[device.id].occupied_slices,
+            modes=whole[device.id].modes,
+        )
+        if device.id in whole
+        else device
+        for device in plan.devices
+    )
+    return dataclasses.replace(
+        plan,
+        devices=devices,
+        asleep=tuple(sleeper.placement for sleeper in situation.sleepers),
+        unplaced=tuple(_with_reason(u, situation, applied) for u in plan.unplaced),
+        explanation=(*plan.explanation, *_sentences(situation.sleepers)),
+    )
+
+
+def _with_reason(unplaced: Unplaced, situation: Situation, applied: Plan | None) -> Unplaced:
+    """Of a model that wakes and has no room any more: where its room went."""
+    gave = {p.model for p in (applied.asleep if applied is not None else ())}
+    if unplaced.model not in gave or unplaced.model in dict(situation.asleep):
+        return unplaced
+    reason = f"the room it left when it was put to sleep was given away; {unplaced.reason}"
+    remedy = unplaced.remedy or "Put another model to sleep, or lower a demand."
+    return dataclasses.replace(unplaced, reason=reason, remedy=remedy)
+
+
+def _sentences(here: tuple[Sleeper, ...]) -> tuple[str, ...]:
+    found = []
+    for model in sorted({sleeper.placement.model for sleeper in here}):
+        own = [sleeper for sleeper in here if sleeper.placement.model == model]
+        device = sum(held(s.placement, s.level).memory_bytes for s in own)
+        host = sum(host_bytes(s.placement, s.level) for s in own)
+        beside = f" and {format_bytes(host)} of host memory" if host else ""
+        found.append(
+            f"{model} sleeps at level {own[0].level}: it serves nothing, and its {len(own)} "
+            f"replica(s) hold {format_bytes(device)} of device memory{beside} where they are."
+        )
+    return tuple(found)

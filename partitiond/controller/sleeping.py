@@ -1,0 +1,181 @@
+"""Which models sleep: put to sleep and woken by people, by a request, by their idle rule.
+
+What is wanted is the store's mark (`core.sleep.MARK`); the loop brings the engines there. Decisions
+are `core.sleep`'s.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.engines import Engine
+from partitiond.controller.journal import Journal
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.plan import Placement, same_engine
+from partitiond.core.replica import ReplicaState
+from partitiond.core.sleep import LEVELS, MARK, level_of, to_put_to_sleep, to_wake
+from partitiond.core.spec import ModelSpec, SourceKind, Weights
+from partitiond.ports import Clock, Store
+
+log = logging.getLogger(__name__)
+
+IDLE_LEVEL: Final = 1
+"""Of a model that falls asleep by itself: the level that wakes quickest."""
+
+
+def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Mapping[str, float]:
+    """When the last wanted replica of each model began to serve, monotonic seconds.
+
+    Models of which one does not serve are left out.
+    """
+    found: dict[str, float] = {}
+    for placement in desired:
+        own = [e for e in engines if e.placement.replica_id == placement.replica_id]
+        since = [
+            e.since
+            for e in own
+            if e.state is ReplicaState.SERVING and same_engine(e.placement, placement)
+        ]
+        before = found.get(placement.model, -math.inf)
+        found[placement.model] = max(before, min(since, default=math.inf))
+    return {model: since for model, since in found.items() if since < math.inf}
+
+
+def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
+    """Whether a model may be put to sleep at a level.
+
+    Args:
+        asleep: the level at which it sleeps already; 0 where it is awake.
+
+    Raises:
+        InputError: there is no such level.
+        ConflictError: it has no sleep mode, no weights to read again, or another level.
+    """
+    if level not in LEVELS:
+        raise InputError(
+            f"there is no level {level} of sleep.",
+            hint="1 keeps the weights in host memory, 2 reads them again on waking.",
+        )
+    if not spec.engine.sleep_mode:
+        raise ConflictError(
+            f"{spec.name} has no sleep mode.",
+            hint=f"Switch it on with `partitiond models update {spec.name} --sleep-mode`; "
+            "replicas have it from their next start on.",
+            facts={"model": spec.name},
+        )
+    random = spec.weights is Weights.DUMMY or spec.source.kind is SourceKind.CONFIG
+    if level == 2 and random and spec.engine_kind == "vllm":
+        raise ConflictError(
+            f"{spec.name} has random weights, which cannot be read again.",
+            hint="Use level 1, which keeps them in host memory.",
+            facts={"model": spec.name},
+        )
+    if asleep not in (0, level):
+        raise ConflictError(
+            f"{spec.name} sleeps at level {asleep} already.",
+            hint=f"Wake it first, with `partitiond wake {spec.name}`.",
+            facts={"model": spec.name, "level": asleep},
+        )
+
+
+class SleepKeeper:
+    """Keeps the marks, and looks in the background who is to be woken or may fall asleep.
+
+    Attributes:
+        levels: level by model that is to sleep.
+        changed: called with a model that was put to sleep or woken, and whether it sleeps now.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        endpoint: Endpoint,
+        clock: Clock,
+        journal: Journal,
+        policy: ControllerPolicy,
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._clock = clock
+        self._journal = journal
+        self._policy = policy
+        self._wake_loop = wake
+        self.levels: Mapping[str, int] = {}
+        self.changed: Callable[[str, bool], None] = lambda _model, _asleep: None
+        self.refresh()
+
+    def refresh(self) -> Mapping[str, int]:
+        """The marks as they are in the store."""
+        marks = self._store.marks(MARK)
+        self.levels = {model: level_of(value) for model, value in marks.items()}
+        return self.levels
+
+    def put_to_sleep(self, model: str, level: int, why: str) -> None:
+        """It is to sleep from now on."""
+        self._store.set_mark(MARK, model, str(level), self._clock.utc_iso())
+        self._journal.note("model-sleeps", model, f"{why}; level {level}.")
+        self._after(model, asleep=True)
+
+    def wake(self, model: str, why: str) -> None:
+        """It is to be awake from now on."""
+        self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+        self._journal.note("model-wakes", model, f"{why}.")
+        self._after(model, asleep=False)
+
+    def forget(self, model: str) -> None:
+        """The model is gone."""
+        if model in self.refresh():
+            self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+            self.refresh()
+
+    def _after(self, model: str, *, asleep: bool) -> None:
+        self.refresh()
+        self.changed(model, asleep)
+        self._wake_loop()
+
+    async def run(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
+        """Look again and again until cancelled.
+
+        Args:
+            serving_since: when the last replica of each model that is all there began to serve,
+                monotonic seconds.
+        """
+        while True:
+            try:
+                await self.look(serving_since)
+            except PartitiondError as error:
+                log.warning("cannot see who waits for sleeping models: %s", error)
+            except Exception:
+                # One defect must not leave everybody asleep for good.
+                log.exception("the watch over sleeping models broke")
+            quick = self.levels and self._policy.wake_on_request
+            await asyncio.sleep(
+                self._policy.wake_poll_seconds if quick else self._policy.idle_poll_seconds
+            )
+
+    async def look(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
+        """Wake whom a request waits for; put to sleep who was idle for long enough."""
+        rules = {
+            record.spec.name: record.spec.sleep_after_seconds
+            for record in self._store.models()
+            if record.spec.sleep_after_seconds is not None
+        }
+        if not rules and not (self.levels and self._policy.wake_on_request):
+            return
+        traffic = await self._endpoint.traffic()
+        if traffic is None:
+            return
+        levels = self.refresh()
+        if self._policy.wake_on_request:
+            for model in to_wake(levels, traffic):
+                self.wake(model, "a request waits for it")
+        now = self._clock.monotonic()
+        serving = {model: now - since for model, since in serving_since().items()}
+        for model in to_put_to_sleep(rules, traffic, serving, self.levels):
+            self.put_to_sleep(model, IDLE_LEVEL, f"no request for {rules[model]:g} s")

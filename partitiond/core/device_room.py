@@ -1,0 +1,125 @@
+"""What one device holds during one call of `reconcile`."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.observation import ALLOCATING, LIVE, Observation, ObservedReplica
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Placement
+from partitiond.core.replica import ReplicaState
+from partitiond.core.room import fits, overlap
+from partitiond.core.sleep import held
+
+_LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
+
+
+def key_of(replica: ObservedReplica) -> tuple[str, str]:
+    """What tells engines apart: while a replica moves, two carry its id."""
+    return replica.replica_id, replica.generation
+
+
+def holds(replica: ObservedReplica) -> Partition:
+    """What a live engine holds: its partition, or of it what a sleeper does."""
+    if replica.state is ReplicaState.SLEEPING:
+        return held(replica.placement, max(1, replica.sleep_level))
+    return replica.placement.partition
+
+
+class DeviceRoom:
+    """Room of one device as it is given out; local to one call, so that all the rest stays pure.
+
+    Args:
+        device_id: the device.
+        free_bytes: what all engines there may take together.
+        observation: the host.
+        max_starting: engines whose memory may change at a time.
+    """
+
+    def __init__(
+        self, device_id: str, free_bytes: int, observation: Observation, max_starting: int
+    ) -> None:
+        self._device_id = device_id
+        self._free_bytes = free_bytes
+        live = [
+            replica
+            for replica in observation.replicas
+            if replica.state in LIVE and replica.placement.device_id == device_id
+        ]
+        leases = [lease for lease in observation.leases if lease.device_id == device_id]
+        self._places = max_starting - sum(replica.state in ALLOCATING for replica in live)
+        self._held = [*leases, *(holds(r) for r in live)]
+        self._staying = [*leases, *(holds(r) for r in live if r.state not in _LEAVING)]
+        self._taken: set[str] = set()
+
+    def take(self, placement: Placement) -> bool:
+        """Reserve room for a start; False where there is none now."""
+        if self._places <= 0 or not fits(placement.partition, self._held, self._free_bytes):
+            return False
+        self._places -= 1
+        self._held.append(placement.partition)
+        self._staying.append(placement.partition)
+        self._taken.add(placement.replica_id)
+        return True
+
+    def put_to_sleep(self, replica: ObservedReplica) -> bool:
+        """Reserve a place among those whose memory changes; what it frees counts once it sleeps."""
+        if replica.placement.device_id != self._device_id or self._places <= 0:
+            return False
+        self._places -= 1
+        return True
+
+    def wake(self, replica: ObservedReplica) -> bool:
+        """Reserve the whole partition of a sleeper; False where there is no room for it now."""
+        asleep = holds(replica)
+        self._held.remove(asleep)
+        if self.take(replica.placement):
+            self._staying.remove(asleep)
+            return True
+        self._held.append(asleep)
+        return False
+
+    def make_way(
+        self,
+        missing: Sequence[Placement],
+        sleeping: Sequence[ObservedReplica],
+        outgoing: Sequence[ObservedReplica],
+    ) -> set[tuple[str, str]]:
+        """The outgoing engines to drain so that one sleeper can wake, or one placement start."""
+        if self._places <= 0:
+            return set()
+        candidates = [
+            replica
+            for replica in outgoing
+            if replica.placement.device_id == self._device_id
+            and replica.state is ReplicaState.SERVING
+        ]
+        blocked = [(r.placement, [holds(r)]) for r in sleeping] + [(p, []) for p in missing]
+        for placement, own in blocked:
+            if placement.device_id != self._device_id or placement.replica_id in self._taken:
+                continue
+            victims = self._victims(placement, own, candidates)
+            if victims is not None:
+                return {key_of(replica) for replica in victims}
+        return set()
+
+    def _victims(
+        self, placement: Placement, own: list[Partition], candidates: list[ObservedReplica]
+    ) -> list[ObservedReplica] | None:
+        """The fewest found that must go, those in the very place first; None when it cannot fit.
+
+        `own` is what its engine holds there already, asleep.
+        """
+        staying = list(self._staying)
+        for partition in own:
+            staying.remove(partition)
+        victims: list[ObservedReplica] = []
+        in_place_first = sorted(
+            candidates, key=lambda r: not overlap(r.placement.partition, placement.partition)
+        )
+        for replica in (None, *in_place_first):
+            if replica is not None:
+                staying.remove(replica.placement.partition)
+                victims.append(replica)
+            if fits(placement.partition, staying, self._free_bytes):
+                return victims
+        return None

@@ -1,0 +1,312 @@
+"""Whether a GPU can be trusted, from what its driver tells of it.
+
+    fine       nothing known against it
+    degraded   it works, with less than it should have; replicas stay
+    failed     what runs on it is wrong, broken or about to be: it is cordoned with the reason
+
+Readings that a GPU or a driver does not offer are None and count for nothing. Sources: NVIDIA's
+Xid catalog and its page on Xid messages (docs.nvidia.com/deploy/xid-errors), on error management
+of GPU memory (docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt) and on dynamic page retirement.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+
+class Health(enum.StrEnum):
+    """State of a GPU; see the module."""
+
+    FINE = "fine"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+class XidKind(enum.StrEnum):
+    """What a message of the driver is about."""
+
+    APPLICATION = "application"
+    MEMORY = "memory"
+    HARDWARE = "hardware"
+    BUS = "bus"
+    LINK = "link"
+    DRIVER = "driver"
+
+
+_RESTART: Final = "The process it hit has to be started again; the GPU is well."
+_RESET: Final = (
+    "Stop what uses the GPU, the daemon included, and reset it (nvidia-smi --gpu-reset)."
+)
+_REBOOT: Final = "Reboot the host; if it comes back, check seating, power and cooling of the GPU."
+_VENDOR: Final = "Have the GPU tested (dcgmi diag -r 3) and ask its vendor about a replacement."
+_IDLE_RESET: Final = "It takes effect with the next reset of the GPU: plan one while it is idle."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class XidMeaning:
+    """What one Xid code says.
+
+    Attributes:
+        level: what it makes of the GPU.
+        words: what happened.
+        advice: what to do.
+        driver_decides: the driver may have dealt with it; where it says so, the GPU is only
+            degraded.
+    """
+
+    code: int
+    kind: XidKind
+    level: Health
+    words: str
+    advice: str
+    driver_decides: bool = False
+
+
+def _meanings() -> Iterator[XidMeaning]:
+    fine, degraded, failed = Health.FINE, Health.DEGRADED, Health.FAILED
+    application, memory = XidKind.APPLICATION, XidKind.MEMORY
+    hardware, bus, link, driver = XidKind.HARDWARE, XidKind.BUS, XidKind.LINK, XidKind.DRIVER
+    for code, words in (
+        (8, "a process stopped making progress on the GPU"),
+        (11, "a process sent an invalid command stream"),
+        (13, "a process ran an illegal instruction or address (graphics engine exception)"),
+        (31, "a process touched memory that is not its own (page fault)"),
+        (39, "a copy engine exception in a process"),
+        (40, "a copy engine exception in a process"),
+        (41, "a copy engine exception in a process"),
+        (43, "a process made the GPU stop its work"),
+        (45, "the driver cleaned up after a process that ended or failed"),
+        (68, "a video decoder exception in a process"),
+        (69, "a graphics engine class error in a process"),
+    ):
+        yield XidMeaning(code, application, fine, words, _RESTART)
+    yield XidMeaning(32, driver, degraded, "a corrupted command stream", _RESTART)
+    yield XidMeaning(38, driver, failed, "the driver's firmware failed", _RESET)
+    yield XidMeaning(46, hardware, failed, "the GPU stopped processing", _RESET)
+    yield XidMeaning(48, memory, failed, "a memory error that cannot be corrected", _RESET, True)
+    yield XidMeaning(54, hardware, failed, "auxiliary power is not connected", _REBOOT)
+    yield XidMeaning(61, hardware, failed, "the internal microcontroller stopped", _RESET)
+    yield XidMeaning(62, hardware, failed, "the internal microcontroller halted", _RESET)
+    yield XidMeaning(63, memory, degraded, "a memory row or page is to be retired", _IDLE_RESET)
+    yield XidMeaning(64, memory, failed, "retiring a memory row or page failed", _VENDOR)
+    yield XidMeaning(74, link, failed, "an NVLink error", _RESET, True)
+    yield XidMeaning(79, bus, failed, "the GPU fell off the bus", _REBOOT)
+    yield XidMeaning(92, memory, degraded, "many single-bit memory errors", _VENDOR)
+    yield XidMeaning(94, memory, degraded, "a memory error, contained in one process", _IDLE_RESET)
+    yield XidMeaning(95, memory, failed, "a memory error that was not contained", _RESET)
+    yield XidMeaning(109, driver, degraded, "switching between processes timed out", _RESET)
+    yield XidMeaning(110, driver, failed, "a security fault", _RESET)
+    yield XidMeaning(119, hardware, failed, "the GPU's system processor does not answer", _RESET)
+    yield XidMeaning(120, hardware, failed, "the GPU's system processor failed", _RESET)
+    yield XidMeaning(121, link, degraded, "an error on the link to the CPU", _VENDOR)
+    yield XidMeaning(136, link, failed, "training an NVLink failed", _RESET, True)
+    yield XidMeaning(140, memory, failed, "a memory error that was not recovered", _RESET)
+    yield XidMeaning(143, hardware, failed, "the GPU did not initialise", _RESET)
+    for code in range(144, 151):
+        yield XidMeaning(code, link, failed, "an NVLink error", _RESET, True)
+    yield XidMeaning(154, driver, fine, "the driver's advice for recovery changed", "See below.")
+    yield XidMeaning(156, hardware, degraded, "a part of the GPU is to be retired", _IDLE_RESET)
+    yield XidMeaning(157, hardware, failed, "retiring a part of the GPU failed", _VENDOR)
+    yield XidMeaning(158, hardware, failed, "the GPU timed out for good", _RESET)
+    yield XidMeaning(167, bus, failed, "PCIe timed out for good", _REBOOT)
+
+
+XIDS: Final[Mapping[int, XidMeaning]] = {meaning.code: meaning for meaning in _meanings()}
+"""The codes that are known here, by code."""
+
+
+def xid_meaning(code: int) -> XidMeaning:
+    """What a code says; one that is not known degrades, as nobody can say that it does not."""
+    return XIDS.get(code) or XidMeaning(
+        code,
+        XidKind.DRIVER,
+        Health.DEGRADED,
+        "a message that is not known here",
+        "Look it up in NVIDIA's Xid catalog.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class XidEvent:
+    """A message of the driver about one GPU.
+
+    Attributes:
+        at: ISO 8601 UTC.
+        gpu_instance: id of the GPU instance it was in; None for the GPU as a whole.
+    """
+
+    device_id: str
+    code: int
+    at: str
+    gpu_instance: int | None = None
+
+
+class Recovery(enum.IntEnum):
+    """What the driver says a GPU needs (NVML's recovery action)."""
+
+    NONE = 0
+    GPU_RESET = 1
+    NODE_REBOOT = 2
+    DRAIN_P2P = 3
+    DRAIN_AND_RESET = 4
+    RECOVER_IMEX_DOMAIN = 5
+    BUS_RESET = 6
+    SYSTEM_REBOOT = 7
+
+
+class Throttle(enum.StrEnum):
+    """Why a GPU runs below its clocks, as far as something is wrong then."""
+
+    HW_THERMAL = "too hot (hardware slowdown)"
+    SW_THERMAL = "too hot (driver slowdown)"
+    POWER_BRAKE = "the power supply asked it to slow down"
+    HW_SLOWDOWN = "hardware slowdown"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HealthReadings:
+    """What the driver tells of one GPU; None where it does not.
+
+    Attributes:
+        unreachable: NVML's words where the GPU does not answer; empty where it does.
+        recovery: NVML's recovery action, a number of `Recovery`.
+        ecc_volatile: uncorrected memory errors since the driver was loaded.
+        ecc_aggregate: uncorrected memory errors in its life.
+        retired_pages: pages retired in its life (GPUs before Ampere).
+        retirement_pending: pages wait for a reset to be retired.
+        remapped_rows: rows remapped for uncorrectable errors (Ampere and newer).
+        remap_pending: rows wait for a reset to be remapped.
+        remap_failed: remapping a row failed.
+        temperature_c: of the GPU.
+        slowdown_c: at which it slows down.
+    """
+
+    unreachable: str = ""
+    recovery: int | None = None
+    ecc_volatile: int | None = None
+    ecc_aggregate: int | None = None
+    retired_pages: int | None = None
+    retirement_pending: bool | None = None
+    remapped_rows: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
+    throttle: tuple[Throttle, ...] = ()
+    temperature_c: int | None = None
+    slowdown_c: int | None = None
+
+
+NOTHING_TOLD: Final = HealthReadings()
+"""Of a device without a driver that tells."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is known against a GPU, and what to do about it."""
+
+    level: Health
+    what: str
+    advice: str
+
+
+MAX_RETIRED_PAGES: Final = 60
+"""At so many pages NVIDIA exchanges a GPU; its drivers can retire 64."""
+
+_SEVERITY: Final = {Health.FINE: 0, Health.DEGRADED: 1, Health.FAILED: 2}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be thought of a GPU.
+
+    Attributes:
+        findings: the worst first.
+    """
+
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def health(self) -> Health:
+        """The worst of the findings."""
+        return self.findings[0].level if self.findings else Health.FINE
+
+    @property
+    def reason(self) -> str:
+        """Why it is not fine, worst first; empty where it is."""
+        said: list[str] = []
+        for found in self.findings:
+            if found.level is not Health.FINE:
+                advice = () if found.advice in said else (found.advice,)
+                said += [f"{found.what}.", *advice]
+        return " ".join(said)
+
+
+def judge(readings: HealthReadings, xids: Sequence[XidEvent] = ()) -> Verdict:
+    """What the readings and the driver's messages say together.
+
+    Args:
+        xids: about this GPU, since it was last said to be well; order does not matter.
+    """
+    found = [
+        *_reachable(readings),
+        *_recovery(readings),
+        *_of_xids({event.code for event in xids}, readings),
+        *_memory(readings),
+        *_clocks(readings),
+    ]
+    return Verdict(tuple(sorted(found, key=lambda f: -_SEVERITY[f.level])))
+
+
+def _reachable(readings: HealthReadings) -> Iterator[Finding]:
+    if readings.unreachable:
+        yield Finding(Health.FAILED, f"the GPU does not answer: {readings.unreachable}", _REBOOT)
+
+
+def _recovery(readings: HealthReadings) -> Iterator[Finding]:
+    failed, degraded = Health.FAILED, Health.DEGRADED
+    match readings.recovery:
+        case None | Recovery.NONE:
+            return
+        case Recovery.GPU_RESET | Recovery.BUS_RESET:
+            yield Finding(failed, "the driver says that the GPU has to be reset", _RESET)
+        case Recovery.NODE_REBOOT | Recovery.SYSTEM_REBOOT:
+            yield Finding(failed, "the driver says that the host has to be rebooted", _REBOOT)
+        case Recovery.DRAIN_AND_RESET:
+            yield Finding(
+                degraded, "the driver wants to reset the GPU once it is idle", _IDLE_RESET
+            )
+        case _:
+            advice = "See nvidia-smi -q, GPU Recovery Action."
+            yield Finding(degraded, "the driver asks for a recovery of its links", advice)
+
+
+def _of_xids(codes: Collection[int], readings: HealthReadings) -> Iterator[Finding]:
+    for code in sorted(codes):
+        meaning = xid_meaning(code)
+        level = meaning.level
+        if meaning.driver_decides and readings.recovery == Recovery.NONE:
+            level = min(level, Health.DEGRADED, key=_SEVERITY.__getitem__)
+        yield Finding(level, f"Xid {code}: {meaning.words}", meaning.advice)
+
+
+def _memory(readings: HealthReadings) -> Iterator[Finding]:
+    if readings.remap_failed:
+        yield Finding(Health.FAILED, "a memory row could not be remapped", _VENDOR)
+    if readings.remap_pending:
+        yield Finding(Health.DEGRADED, "memory rows wait to be remapped", _IDLE_RESET)
+    if readings.retirement_pending:
+        yield Finding(Health.DEGRADED, "memory pages wait to be retired", _IDLE_RESET)
+    if (readings.retired_pages or 0) >= MAX_RETIRED_PAGES:
+        what = f"{readings.retired_pages} memory pages are retired"
+        yield Finding(Health.DEGRADED, what, _VENDOR)
+    if readings.ecc_volatile:
+        what = f"{readings.ecc_volatile} memory errors could not be corrected since the driver "
+        yield Finding(Health.DEGRADED, what + "was loaded", _IDLE_RESET)
+
+
+def _clocks(readings: HealthReadings) -> Iterator[Finding]:
+    if readings.throttle:
+        degrees = "" if readings.temperature_c is None else f" at {readings.temperature_c} °C"
+        what = f"it runs below its clocks{degrees}: {', '.join(readings.throttle)}"
+        advice = "Check cooling and power; figures of profiles do not hold until then."
+        yield Finding(Health.DEGRADED, what, advice)

@@ -1,0 +1,96 @@
+"""Names of MIG profiles as drivers and operators write them: "2g.20gb", "1g.10gb+me", "1c.3g.40gb".
+
+A name is made of compute slices, memory, and attributes: +me has the media engines, +me.all has
+all of them, +gfx can draw, -me goes without media engines that its size would have. A leading "1c."
+is a compute instance that covers a part of its GPU instance only.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Final
+
+from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES
+from partitiond.core.units import GIB, MIB
+
+_NAME: Final = re.compile(
+    r"^(?:MIG\s+)?(?:(?P<compute>\d+)c\.)?(?P<slices>\d+)g\.(?P<gb>\d+)gb"
+    r"(?P<attributes>(?:[+-][a-z0-9.,]+)*)$",
+    re.IGNORECASE,
+)
+
+MEDIA: Final = "+me"
+PLANNED_ATTRIBUTES: Final = frozenset({"", MEDIA})
+"""What plans know of: an instance that draws, or that has all or no media engines, serves text no
+better, and the driver allows few of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MigName:
+    """A MIG profile's name, taken apart.
+
+    Attributes:
+        slices: compute slices of the GPU instance.
+        gb: its memory as the name has it.
+        attributes: "+me", "+me.all", "+gfx", "-me" or several of them; empty for none.
+        compute: compute slices of the compute instance; 0 where it has all.
+    """
+
+    slices: int
+    gb: int
+    attributes: str = ""
+    compute: int = 0
+
+    @property
+    def text(self) -> str:
+        """As drivers print it, without "MIG"."""
+        part = f"{self.compute}c." if self.compute and self.compute != self.slices else ""
+        return f"{part}{self.slices}g.{self.gb}gb{self.attributes}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether it names a GPU instance with all of its compute slices."""
+        return self.compute in {0, self.slices}
+
+
+def read_name(text: str) -> MigName | None:
+    """The parts of a name; None where it is none."""
+    found = _NAME.match(text.strip())
+    if found is None:
+        return None
+    return MigName(
+        slices=int(found["slices"]),
+        gb=int(found["gb"]),
+        attributes=found["attributes"].lower(),
+        compute=int(found["compute"] or 0),
+    )
+
+
+def canonical(text: str) -> str:
+    """The name as the catalog writes it ("MIG 2g.20gb" -> "2g.20gb"); unknown forms unchanged."""
+    found = read_name(text)
+    return text.strip() if found is None else found.text
+
+
+def name_of_size(slices: int, memory_mib: int, total_bytes: int, attributes: str = "") -> str:
+    """The name of a GPU instance where the driver does not tell it (its first kind of answer).
+
+    The memory in it is the share in eighths, rounded up, of the GPU's memory in whole GiB: so does
+    go-nvlib (`pkg/nvlib/device/mig_profile.go`), and so come out the names that drivers print.
+
+    Args:
+        slices: compute slices.
+        memory_mib: of the instance.
+        total_bytes: memory of the GPU.
+        attributes: as "+me".
+    """
+    eighths = memory_slices_of(memory_mib, total_bytes)
+    whole_gib = -(-total_bytes // GIB)
+    # Half up, unlike Python's round: 23.5 is printed as 24, and 22.5 as 23.
+    return f"{slices}g.{math.floor(eighths / MIG_MEMORY_SLICES * whole_gib + 0.5)}gb{attributes}"
+
+
+def memory_slices_of(memory_mib: int, total_bytes: int) -> int:
+    """Memory slices under an instance, of eight, by its share of the memory."""
+    share = memory_mib * MIB / max(1, total_bytes)
+    return max(1, min(MIG_MEMORY_SLICES, math.ceil(share * MIG_MEMORY_SLICES)))

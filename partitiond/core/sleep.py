@@ -1,0 +1,174 @@
+"""Models asleep: what they hold, who goes to sleep and who is woken. Pure.
+
+An engine that sleeps keeps its process, and so its device's context, captured graphs and compiled
+kernels; it gives up its KV cache and its weights. At level 1 the weights wait in host memory, at
+level 2 they are read from their files again. Waking takes a second or a few, a start a minute.
+
+A model is asleep, or is to be, while it carries the mark `MARK` in the store, whose value is the
+level. The reconciler brings its engines there; the planner leaves it out and counts what its
+engines hold (`devices_beside`).
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.plan import Candidate, Placement
+from partitiond.core.units import ZERO_BYTES, Bytes
+
+MARK: Final = "asleep"
+"""Kind of the store's mark; its subject is the model, its value the level."""
+
+LEVELS: Final = (1, 2)
+
+_AWAKE: Final[Mapping[str, int]] = {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the proxy says of one model.
+
+    Attributes:
+        waiting: requests that wait for a replica.
+        idle_seconds: since it last had a request, waiting or running; 0 while it has one.
+    """
+
+    waiting: int
+    idle_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sleeper:
+    """A replica of a model that sleeps, for the planner."""
+
+    placement: Placement
+    level: int
+
+
+def level_of(value: str) -> int:
+    """The level that a mark's value stands for; 1 where it cannot be read."""
+    return int(value) if value in {str(level) for level in LEVELS} else 1
+
+
+def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:
+    """Memory of the device that an engine of the candidate holds asleep; at most its partition's.
+
+    Where it is not known, it counts as holding everything: nothing is given away on a guess.
+    """
+    asleep = candidate.asleep
+    if asleep is None:
+        return partition.memory_bytes
+    held = asleep.level_1_bytes if level == 1 else asleep.level_2_bytes
+    return min(held, partition.memory_bytes)
+
+
+def held(placement: Placement, level: int) -> Partition:
+    """The partition as its engine holds it asleep.
+
+    It keeps the sharing mode of its device: its context stays, and no other mode can be set
+    beside it. SMs and cores are free for others, since it computes nothing. A MIG slice stays
+    taken as a whole: it cannot be destroyed under a context, and holds one replica.
+    """
+    partition = placement.partition
+    memory = held_bytes(placement.candidate, partition, level)
+    match partition:
+        case MigSlice():
+            return partition
+        case MpsShare():
+            return dataclasses.replace(partition, memory_bytes=memory, sm_percent=0)
+        case CpuCores():
+            return dataclasses.replace(partition, memory_bytes=memory, cores=())
+        case WholeDevice() | MemoryShare():
+            return MemoryShare(partition.device_id, memory)
+
+
+def host_bytes(placement: Placement, level: int) -> int:
+    """Host memory of a sleeping engine on a GPU: its processes', and the weights at level 1."""
+    candidate = placement.candidate
+    weights = candidate.asleep.host_bytes if candidate.asleep is not None and level == 1 else 0
+    return candidate.host_memory_bytes + weights
+
+
+def sleepers(placements: Iterable[Placement], asleep: Mapping[str, int]) -> tuple[Sleeper, ...]:
+    """The replicas of the models that are asleep."""
+    return tuple(Sleeper(p, asleep[p.model]) for p in placements if p.model in asleep)
+
+
+def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tuple[Device, ...]:
+    """Devices as they are for everybody else: what sleepers hold is not free.
+
+    The host memory of sleepers on GPUs is taken from the CPU device of their host, where there
+    is one: engines' host memory is planned against it.
+    """
+    return tuple(_beside(device, devices, here) for device in devices)
+
+
+def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]) -> Device:
+    own = [s for s in here if s.placement.device_id == device.id]
+    on_gpus = [s for s in here if device.kind is DeviceKind.CPU and _is_beside(s, device, devices)]
+    if not own and not on_gpus:
+        return device
+    taken: int = sum(held(s.placement, s.level).memory_bytes for s in own)
+    taken += sum(host_bytes(s.placement, s.level) for s in on_gpus)
+    slices = {n for s in own for n in _slices(held(s.placement, s.level))}
+    modes = {held(s.placement, s.level).mode for s in own}
+    return dataclasses.replace(
+        device,
+        free_bytes=Bytes(max(ZERO_BYTES, device.free_bytes - taken)),
+        occupied_slices=tuple(sorted({*device.occupied_slices, *slices})),
+        modes=tuple(mode for mode in device.modes if not modes or mode in modes),
+    )
+
+
+def _is_beside(sleeper: Sleeper, cpu: Device, devices: Sequence[Device]) -> bool:
+    """Whether it sleeps on a GPU of the CPU's host."""
+    on = sleeper.placement.device_id
+    return any(d.id == on and d.host == cpu.host and d.kind is DeviceKind.GPU for d in devices)
+
+
+def _slices(partition: Partition) -> range:
+    """Memory slices of a MIG slice."""
+    if not isinstance(partition, MigSlice):
+        return range(0)
+    return range(partition.slice_start, partition.slice_start + partition.slice_count)
+
+
+def to_wake(asleep: Mapping[str, int], traffic: Mapping[str, Traffic]) -> tuple[str, ...]:
+    """Models asleep that a request waits for, by name."""
+    return tuple(sorted(m for m in asleep if m in traffic and traffic[m].waiting > 0))
+
+
+def to_put_to_sleep(
+    after_seconds: Mapping[str, float],
+    traffic: Mapping[str, Traffic],
+    serving_seconds: Mapping[str, float],
+    asleep: Mapping[str, int] = _AWAKE,
+) -> tuple[str, ...]:
+    """Models that had no request for as long as their idle rule says, by name.
+
+    Args:
+        after_seconds: the rule of each model that has one.
+        traffic: of what the proxy does not speak, nothing is decided.
+        serving_seconds: since the last replica of a model began to serve; models of which one is
+            not there yet are left out. What has just come, or was just woken, gets its whole time.
+        asleep: models that sleep already.
+    """
+    return tuple(
+        sorted(
+            model
+            for model, seconds in after_seconds.items()
+            if model not in asleep
+            and model in traffic
+            and traffic[model].waiting == 0
+            and min(traffic[model].idle_seconds, serving_seconds.get(model, 0.0)) >= seconds
+        )
+    )

@@ -1,0 +1,69 @@
+"""Asking the privileged helper."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.mig_changes import Step
+from partitiond.devices.mig import protocol
+from partitiond.devices.mig.reading import Placed
+
+ANSWER_SECONDS: Final = 90.0
+"""Longest wait for one answer: a change of the mode may reset the GPU."""
+
+
+class MigHelper:
+    """The helper behind a socket; it may not be there.
+
+    Args:
+        path: of its Unix socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def there(self) -> bool:
+        """Whether somebody listens, or systemd would start who does, and this user may ask."""
+        return self._path.is_socket() and os.access(self._path, os.W_OK)
+
+    def perform(self, uuid: str, step: Step) -> None:
+        """Have one step done. Raises DeviceError."""
+        self._ask(uuid, step)
+
+    def read_placed(self, uuid: str) -> tuple[Placed, ...]:
+        """Where the instances of a GPU are. Raises DeviceError."""
+        return protocol.parse_instances(self._ask(uuid, None))
+
+    def _ask(self, uuid: str, step: Step | None) -> Any:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(ANSWER_SECONDS)
+                connection.connect(str(self._path))
+                connection.sendall(protocol.request_line(uuid, step))
+                line = _read_line(connection)
+        except OSError as error:
+            raise DeviceError(
+                f"the MIG helper on {self._path} does not answer: {error}.",
+                hint="Start partitiond-mig.socket and look at its log; this user has to be in the "
+                "group that it serves.",
+                facts={"socket": str(self._path)},
+            ) from error
+        if not line:
+            raise DeviceError(
+                f"the MIG helper on {self._path} closed the connection.",
+                hint="Look at its log; this user has to be in the group that it serves.",
+                facts={"socket": str(self._path)},
+            )
+        return protocol.parse_answer(line)
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    found = b""
+    while not found.endswith(b"\n") and len(found) < protocol.MAX_LINE_BYTES:
+        more = connection.recv(protocol.MAX_LINE_BYTES)
+        if not more:
+            break
+        found += more
+    return found

@@ -1,0 +1,201 @@
+"""GPU instances as the rest of the daemon sees them."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import MigInstance
+from partitiond.core.mig import Place
+from partitiond.core.mig_changes import (
+    CreateComputeInstance,
+    CreateGpuInstance,
+    DestroyGpuInstance,
+    Leave,
+    MigChanges,
+    MigState,
+    MigWish,
+    PresentInstance,
+    Refused,
+    Step,
+    place_text,
+    plan_changes,
+    plan_removal,
+    step_text,
+)
+from partitiond.core.partition import MigSlice
+from partitiond.devices.mig.acting import perform
+from partitiond.devices.mig.client import MigHelper
+from partitiond.devices.mig.reading import read_state
+from partitiond.devices.mig.refusals import not_permitted
+
+log = logging.getLogger(__name__)
+
+Planning = Callable[[MigState], tuple[Step, ...] | Refused]
+ATTEMPTS: Final = 3
+"""How often the steps are planned anew when somebody else changes the GPU meanwhile."""
+
+
+class MigControl:
+    """Makes and removes GPU instances; asks the privileged helper where this user may not.
+
+    Args:
+        changes: what may be changed (gpu.mig_changes).
+        helper: socket of the privileged helper; it need not exist.
+        own_pids: processes of this daemon's engines; others in an instance make it busy.
+    """
+
+    def __init__(
+        self,
+        changes: MigChanges,
+        helper: Path,
+        own_pids: Callable[[], Collection[int]] = lambda: (),
+    ) -> None:
+        self._changes: MigChanges = changes
+        self._helper = MigHelper(helper)
+        self._own_pids = own_pids
+        self._one_at_a_time = asyncio.Lock()
+
+    async def ensure(self, wanted: MigSlice, ours: Collection[Place] = ()) -> MigInstance:
+        """The instance at this place, whole and idle; made if it is not there.
+
+        Nothing is left of it when this fails. What is in the way is destroyed where it is ours.
+
+        Args:
+            wanted: where it is to be.
+            ours: idle instances that may be destroyed to make room: we made them, and no replica
+                needs them.
+
+        Raises:
+            DeviceError: it may not or cannot be made, or a process of others runs in it.
+        """
+        place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
+        device_id = wanted.device_id
+        async with self._one_at_a_time:
+            state = await self._reach(device_id, self._toward(MigWish((place,)), ours))
+        found = _at(state, place)
+        if found is None or not found.uuid:
+            raise DeviceError(
+                f"the GPU instance {place_text(place)} of {device_id} is not there after all.",
+                hint="Somebody else changes the GPU: look with `partitiond mig show`.",
+            )
+        others = sorted(set(found.pids) - set(self._own_pids()))
+        if others:
+            raise DeviceError(
+                f"process {others[0]} runs in {place_text(place)} of {device_id}.",
+                hint="End it, or plan again: the instance counts as taken.",
+                facts={"pids": others},
+            )
+        return _instance(found, busy=False)
+
+    async def destroy(self, device_id: str, place: Place) -> None:
+        """Remove an instance, even one that is half made; one that is not there is no error.
+
+        Raises:
+            DeviceError: a process runs in it, or the driver refuses.
+        """
+        async with self._one_at_a_time:
+            await self._reach(device_id, lambda state: plan_removal(state, place))
+
+    async def instances(self, device_id: str) -> tuple[MigInstance, ...]:
+        """Those that exist, by first slice; none where MIG is off. Raises DeviceError."""
+        state = await self._read(device_id)
+        own = set(self._own_pids())
+        return tuple(_instance(i, busy=bool(set(i.pids) - own)) for i in state.instances)
+
+    async def set_mode(self, device_id: str, *, on: bool) -> None:
+        """Turn MIG on or off on an idle GPU without instances.
+
+        Raises:
+            DeviceError: not allowed, the GPU is in use, or a reset is due first.
+        """
+        async with self._one_at_a_time:
+            await self._reach(device_id, self._toward(MigWish(enabled=on), ()))
+
+    async def apply(
+        self, device_id: str, wish: MigWish, ours: Collection[Place] = ()
+    ) -> tuple[MigInstance, ...]:
+        """Bring a GPU to a geometry; after a reboot, to what it had before. Raises DeviceError."""
+        async with self._one_at_a_time:
+            state = await self._reach(device_id, self._toward(wish, ours))
+        return tuple(_instance(i, busy=i.busy) for i in state.instances)
+
+    async def _read(self, device_id: str) -> MigState:
+        return await asyncio.to_thread(self._read_now, device_id)
+
+    def _read_now(self, device_id: str) -> MigState:
+        ask = self._helper.read_placed if self._helper.there() else None
+        return read_state(device_id, ask)
+
+    def _toward(self, wish: MigWish, ours: Collection[Place]) -> Planning:
+        leave = Leave(self._changes, frozenset(ours))
+        return lambda state: plan_changes(state, wish, leave)
+
+    async def _reach(self, device_id: str, planning: Planning) -> MigState:
+        """Take the steps, one by one; plan anew where somebody came between."""
+        for attempt in range(1, ATTEMPTS + 1):
+            state = await self._read(device_id)
+            steps = _possible(device_id, state, planning(state))
+            if not steps:
+                return state
+            try:
+                await asyncio.to_thread(self._take, device_id, steps)
+            except DeviceError as error:
+                if attempt == ATTEMPTS or await self._read(device_id) == state:
+                    raise
+                log.warning("%s; planning the MIG steps of %s anew", error.message, device_id)
+        return await self._read(device_id)
+
+    def _take(self, device_id: str, steps: Sequence[Step]) -> None:
+        """All steps. One that fails leaves no GPU instance behind that nothing can run in."""
+        made: Place | None = None
+        for step in steps:
+            try:
+                self._perform(device_id, step)
+            except DeviceError:
+                if isinstance(step, CreateComputeInstance) and step.place == made:
+                    self._take_back(device_id, DestroyGpuInstance(made))
+                raise
+            made = step.place if isinstance(step, CreateGpuInstance) else None
+
+    def _take_back(self, device_id: str, step: Step) -> None:
+        try:
+            self._perform(device_id, step)
+        except DeviceError as error:  # the journal knows of it, and tries again
+            log.warning("could not %s on %s: %s", step_text(step), device_id, error)
+
+    def _perform(self, device_id: str, step: Step) -> None:
+        """Do a step, or have it done. Raises DeviceError."""
+        try:
+            perform(device_id, step)
+        except DeviceError as error:
+            if not not_permitted(error) or not self._helper.there():
+                raise
+            self._helper.perform(device_id, step)
+        log.info("%s: %s", device_id, step_text(step))
+
+
+def _possible(
+    device_id: str, state: MigState, found: tuple[Step, ...] | Refused
+) -> tuple[Step, ...]:
+    """The steps. Raises DeviceError: refused, or nobody tells where instances are."""
+    if isinstance(found, Refused):
+        raise DeviceError(f"{device_id}: {found.reason}.", hint=found.hint)
+    if found and not state.placed:
+        raise DeviceError(
+            f"{device_id}: this user may not change MIG, nor see where instances are.",
+            hint="Start the MIG helper (partitiond-mig.socket), or set gpu.mig_changes to "
+            "never to use the instances that exist.",
+        )
+    return found
+
+
+def _at(state: MigState, place: Place) -> PresentInstance | None:
+    return next((i for i in state.instances if i.place == place), None)
+
+
+def _instance(found: PresentInstance, *, busy: bool) -> MigInstance:
+    name, start, size = found.place
+    return MigInstance(name, start, size, found.memory_bytes, found.uuid, busy)

@@ -1,0 +1,240 @@
+"""The privileged MIG helper: `python -m partitiond.devices.mig.helper`, run as root.
+
+It does the few things of MIG that only root may, for the daemon that runs as another user: create
+and destroy GPU and compute instances, tell where they are, and, only with --allow-mode, turn MIG on
+or off. It decides nothing and keeps nothing; the driver refuses what is in use. Who asks is known
+from the socket (SO_PEERCRED), and has to be root, a user of --allow-user or in a group of
+--allow-group. Every request is logged with who made it.
+
+systemd hands over the socket (LISTEN_FDS; the helper then ends when idle, and is started again by
+the next connection), or it makes one with --socket.
+"""
+
+import argparse
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import DeviceError, InputError
+from partitiond.core.mig_changes import CreateComputeInstance, SetMigMode, step_text
+from partitiond.devices.mig import protocol
+from partitiond.devices.mig.acting import perform
+from partitiond.devices.mig.reading import read_placed
+from partitiond.devices.nodes import make_mig_nodes
+from partitiond.devices.nvml import use_library
+
+log = logging.getLogger("partitiond-mig")
+
+FIRST_SOCKET_FD: Final = 3
+REQUEST_SECONDS: Final = 10.0
+"""Longest time for a request to arrive: a silent client must not keep others out."""
+STRANGER_SECONDS: Final = 0.5
+"""The same for one who may not ask."""
+IDLE_SECONDS: Final = 60.0
+MAX_REQUESTS: Final = 64
+"""Requests of one connection."""
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until idle (socket of systemd) or for good (--socket). The exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        users, groups = _uids(options.allow_user), _gids(options.allow_group)
+        if options.nvml is not None:
+            use_library(options.nvml)
+        listener = _listener(options.socket, users, groups)
+    except (InputError, DeviceError) as error:
+        log.error("%s", error)
+        return 2
+    idle = options.idle_seconds if options.socket is None else None
+    with listener:
+        Server(listener, users, groups, allow_mode=options.allow_mode).run(idle)
+    if options.socket is not None:
+        options.socket.unlink(missing_ok=True)
+    return 0
+
+
+class Server:
+    """Answers one connection after the other: the driver does one thing at a time, too.
+
+    Args:
+        listener: listening Unix socket.
+        users: user ids that may ask, besides root.
+        groups: group ids whose members may ask.
+        allow_mode: whether the mode may be changed.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        users: frozenset[int],
+        groups: frozenset[int],
+        *,
+        allow_mode: bool = False,
+    ) -> None:
+        self._listener = listener
+        self._users = users
+        self._groups = groups
+        self._allow_mode = allow_mode
+
+    def run(self, idle_seconds: float | None) -> None:
+        """Serve; return after so long without a connection, or never."""
+        self._listener.settimeout(idle_seconds)
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                return
+            with connection:
+                try:
+                    self._serve(connection)
+                except OSError as error:  # the client went away or was too slow
+                    log.info("connection lost: %s", error)
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(REQUEST_SECONDS)
+        pid, uid, gids = _peer(connection)
+        if uid != 0 and uid not in self._users and not gids & self._groups:
+            log.warning("refused: pid %d of user %d may not ask", pid, uid)
+            # Closing on what was not read would take the answer along.
+            connection.settimeout(STRANGER_SECONDS)
+            connection.recv(protocol.MAX_LINE_BYTES)
+            connection.sendall(
+                protocol.refusal_line(
+                    f"user {uid} may not ask the MIG helper.",
+                    "Add the user to the helper's group, and start the daemon again.",
+                    None,
+                )
+            )
+            return
+        with connection.makefile("rb") as lines:
+            for _ in range(MAX_REQUESTS):
+                line = lines.readline(protocol.MAX_LINE_BYTES + 1)
+                if not line:
+                    return
+                connection.sendall(self._answer(line, f"pid {pid} of user {uid}"))
+                if not line.endswith(b"\n"):  # too long, or cut off
+                    return
+
+    def _answer(self, line: bytes, who: str) -> bytes:
+        try:
+            if len(line) > protocol.MAX_LINE_BYTES:
+                raise InputError("the line is too long.")
+            uuid, step = protocol.parse_request(line)
+        except InputError as error:
+            log.warning("refused: %s: %s", who, error.message)
+            return protocol.refusal_line(error.message, error.hint, None)
+        said = f"{who}: {'read' if step is None else step_text(step)} on {uuid}"
+        if isinstance(step, SetMigMode) and not self._allow_mode:
+            log.warning("refused: %s: started without --allow-mode", said)
+            return protocol.refusal_line(
+                "the MIG helper may not change the mode.",
+                "Start it with --allow-mode, or change the mode as root.",
+                None,
+            )
+        try:
+            if step is None:
+                answer = protocol.instances_line(read_placed(uuid))
+            else:
+                perform(uuid, step)
+                if isinstance(step, CreateComputeInstance):
+                    make_mig_nodes()  # engines may not (NoNewPrivileges)
+                answer = protocol.done_line()
+        except DeviceError as error:
+            log.warning("failed: %s: %s", said, error.message)
+            return protocol.refusal_line(error.message, error.hint, error.facts.get("nvml_code"))
+        log.info("done: %s", said)
+        return answer
+
+
+def _peer(connection: socket.socket) -> tuple[int, int, frozenset[int]]:
+    """Process, user and groups of who is connected, as they were when it connected."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    gids = {gid}
+    with contextlib.suppress(KeyError):  # a user without an entry has its own group only
+        gids |= set(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    return pid, uid, frozenset(gids)
+
+
+def _listener(path: Path | None, users: frozenset[int], groups: frozenset[int]) -> socket.socket:
+    """The socket of systemd, or one of our own. Raises InputError."""
+    if path is None:
+        return _handed_over()
+    if path.exists() and not path.is_socket():
+        raise InputError(f"{path} is there and is no socket.", hint="Choose another path.")
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Nobody may connect before it has its owner and mode.
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        if groups:
+            os.chown(path, -1, min(groups))
+        # A user of --allow-user may be in no group of the file's; who asks is looked at anyway.
+        path.chmod(0o666 if users else 0o660)
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"{path} cannot be made: {error}.", hint="Make its folder, or run as root."
+        ) from error
+    finally:
+        os.umask(mask)
+    listener.listen()
+    return listener
+
+
+def _handed_over() -> socket.socket:
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or count != "1":
+        raise InputError(
+            "systemd handed over no socket.", hint="Start partitiond-mig.socket, or give --socket."
+        )
+    if not stat.S_ISSOCK(os.fstat(FIRST_SOCKET_FD).st_mode):
+        raise InputError("what systemd handed over is no socket.", hint="Check the unit.")
+    listener = socket.socket(fileno=FIRST_SOCKET_FD)
+    if listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM:
+        raise InputError("the socket is no Unix stream socket.", hint="Check ListenStream.")
+    return listener
+
+
+def _uids(names: Sequence[str]) -> frozenset[int]:
+    try:
+        return frozenset(int(n) if n.isdigit() else pwd.getpwnam(n).pw_uid for n in names)
+    except KeyError as error:
+        raise InputError(f"there is no such user: {error}.", hint="Create it first.") from error
+
+
+def _gids(names: Sequence[str]) -> frozenset[int]:
+    try:
+        return frozenset(int(n) if n.isdigit() else grp.getgrnam(n).gr_gid for n in names)
+    except KeyError as error:
+        raise InputError(f"there is no such group: {error}.", hint="Create it first.") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="partitiond-mig-helper", description="Creates and destroys MIG instances as root."
+    )
+    parser.add_argument("--socket", type=Path, help="make this Unix socket (else systemd's)")
+    parser.add_argument("--allow-user", action="append", default=[], metavar="USER")
+    parser.add_argument("--allow-group", action="append", default=[], metavar="GROUP")
+    parser.add_argument("--allow-mode", action="store_true", help="allow turning MIG on and off")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, metavar="SECONDS")
+    parser.add_argument("--nvml", type=Path, help="use this NVML library (a simulated host's)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Talking to the control program: one run of it for each question.
+
+The program reads commands from its standard input and prints the answers, errors of a command
+among them, to its output. It ends with another status than 0 where no daemon answers.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from partitiond.core.errors import DeviceError
+
+ASK_SECONDS: Final = 10.0
+"""Longest wait for an answer. A daemon answers within milliseconds, if it does."""
+
+INSTALL_HINT: Final = (
+    "Install the driver's compute utilities (nvidia-compute-utils, or nvidia-driver-cuda), "
+    "set gpu.mps_control to the program's path, or plan without MPS shares."
+)
+
+
+def program_path(program: str) -> str:
+    """The program's path. Raises DeviceError where it is not installed."""
+    found = shutil.which(program)
+    if found is None:
+        raise DeviceError(
+            f"The MPS control program {program} is not installed.",
+            hint=INSTALL_HINT,
+            facts={"program": program},
+        )
+    return found
+
+
+async def ask(
+    program: str,
+    env: Mapping[str, str],
+    commands: Sequence[str],
+    seconds: float | None = None,
+) -> str:
+    """Send commands to the daemon of the environment's pipe folder; what it answers.
+
+    Args:
+        seconds: longest wait; `ASK_SECONDS` where none is given.
+
+    Raises:
+        DeviceError: there is no program, no daemon, or no answer in time.
+    """
+    command = "; ".join(commands)
+    seconds = ASK_SECONDS if seconds is None else seconds
+    process = await _spawned(program, env)
+    try:
+        async with asyncio.timeout(seconds):
+            text = "".join(f"{line}\n" for line in commands).encode()
+            output, complaints = await process.communicate(text)
+    except TimeoutError as error:
+        raise DeviceError(
+            f"The MPS control daemon did not answer {command!r} within {seconds:g} s.",
+            hint="Look into control.log of its log folder. If it stays so, stop the engines of "
+            "this GPU, then the daemon.",
+            facts={"command": command, "seconds": seconds},
+        ) from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    words = output.decode(errors="replace").strip()
+    if process.returncode != 0:
+        words = words or complaints.decode(errors="replace").strip()
+        raise DeviceError(
+            f"The MPS control daemon could not be asked {command!r}: "
+            f"{words or f'exit status {process.returncode}'}.",
+            hint="Look into control.log of its log folder.",
+            facts={"command": command, "status": process.returncode, "said": words},
+        )
+    return words
+
+
+async def _spawned(program: str, env: Mapping[str, str]) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            program_path(program),
+            env=dict(env),
+            cwd="/",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise DeviceError(
+            f"The MPS control program {program} cannot be run: {error.strerror}.",
+            hint=INSTALL_HINT,
+            facts={"program": program, "errno": error.errno},
+        ) from error

@@ -1,0 +1,176 @@
+"""Starting and ending a control daemon, and whatever an earlier one left in its folder."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import DeviceError
+from partitiond.devices.mps import answers
+from partitiond.devices.mps.asking import INSTALL_HINT, ask, program_path
+from partitiond.devices.mps.processes import MpsProcess, control_of, servers_of
+from partitiond.process_identity import Identified, ProcessId, is_alive
+
+START_SECONDS: Final = 20.0
+"""Longest wait for a daemon to answer. It touches no GPU until its first client comes."""
+QUIT_SECONDS: Final = 15.0
+"""Longest wait for the answer to `quit`, which gives servers `SERVER_GRACE_SECONDS`."""
+GONE_SECONDS: Final = 2.0
+"""Between that answer and the end of the daemon's process."""
+SERVER_GRACE_SECONDS: Final = 5
+KILL_SECONDS: Final = 5.0
+"""Longest wait for a signalled process to be gone."""
+POLL_SECONDS: Final = 0.05
+LOG_TAIL_BYTES: Final = 65_536
+
+
+async def start(
+    program: str, env: Mapping[str, str], folder: Path, prefix: Sequence[str]
+) -> ProcessId:
+    """Start a daemon in the background and wait until it answers.
+
+    Raises:
+        DeviceError: it does not come up; nothing of it is left.
+    """
+    said = folder / "log" / "start.log"
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        await _launched((*prefix, program_path(program), "-d"), env, said, deadline)
+        return await _until_it_answers(program, env, folder, deadline)
+    except (DeviceError, TimeoutError) as error:
+        words = _why(folder, said)
+        await end_leftovers(folder / "pipe")
+        if isinstance(error, DeviceError) and not words:
+            raise
+        raise DeviceError(
+            f"The MPS control daemon did not start: {words or 'it does not answer'}.",
+            hint=f"Look into {folder / 'log'}; check that no other MPS daemon holds this GPU and "
+            "that its compute mode is not PROHIBITED.",
+            facts={"folder": str(folder), "said": words},
+        ) from error
+
+
+async def _launched(
+    argv: Sequence[str], env: Mapping[str, str], said: Path, deadline: float
+) -> None:
+    """Run the program that puts a daemon into the background, until it has.
+
+    Its output goes to a file: a daemon that keeps an inherited pipe open would keep us waiting.
+    """
+    try:
+        with said.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                env=dict(env),
+                cwd="/",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise DeviceError(
+            f"The MPS control program {argv[0]} cannot be run: {error.strerror}.",
+            hint=INSTALL_HINT,
+            facts={"program": argv[0], "errno": error.errno},
+        ) from error
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if status != 0:
+        raise DeviceError(
+            f"The MPS control program ended with status {status}.",
+            hint=INSTALL_HINT,
+            facts={"status": status},
+        )
+
+
+async def _until_it_answers(
+    program: str, env: Mapping[str, str], folder: Path, deadline: float
+) -> ProcessId:
+    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        while True:
+            found = await asyncio.to_thread(control_of, folder / "pipe")
+            if found is not None:
+                with contextlib.suppress(DeviceError):
+                    await ask(program, env, ("get_server_list",))
+                    return found.identity
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _why(folder: Path, said: Path) -> str:
+    """What the program or its log say of a failed start."""
+    return answers.ailing_line(tail(said)) or answers.ailing_line(tail(folder / "log/control.log"))
+
+
+async def quit_daemon(program: str, env: Mapping[str, str], control: ProcessId) -> None:
+    """Ask a daemon to quit, and its servers with it; then end it. Returns once it is gone.
+
+    The program answers once the daemon has ended. Without a time it would wait for clients for
+    ever; a driver that knows no time gets the plain command.
+    """
+    for command in (f"quit -t {SERVER_GRACE_SECONDS}", "quit"):
+        with contextlib.suppress(DeviceError):  # one that does not listen is ended all the same
+            await ask(program, env, (command,), QUIT_SECONDS)
+        if await gone((control,), GONE_SECONDS):
+            return
+    await end((control,))
+
+
+async def end_leftovers(pipe_dir: Path) -> None:
+    """End daemon and servers that still have this pipe folder. It must be one of ours."""
+    control = await asyncio.to_thread(control_of, pipe_dir)
+    servers = await asyncio.to_thread(servers_of, pipe_dir, control.pid if control else None)
+    left: tuple[MpsProcess, ...] = (*((control,) if control else ()), *servers)
+    await end(tuple(process.identity for process in left))
+
+
+async def end(processes: Sequence[ProcessId]) -> None:
+    """Terminate, then kill, these very processes. Returns once they are gone.
+
+    Raises:
+        DeviceError: one outlives being killed: it hangs inside the driver.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if is_alive(process):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(process.pid, number)
+        if await gone(processes, KILL_SECONDS):
+            return
+    left = [process.pid for process in processes if is_alive(process)]
+    raise DeviceError(
+        f"MPS processes {left} do not end, even when killed.",
+        hint="They hang inside the driver: check the kernel's log for Xid errors, then reset the "
+        "GPU or reboot.",
+        facts={"pids": left},
+    )
+
+
+async def gone(processes: Sequence[Identified], seconds: float) -> bool:
+    """Whether all of them end within the time."""
+    deadline = time.monotonic() + seconds
+    while any(is_alive(process) for process in processes):
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
+def tail(path: Path) -> str:
+    """The end of a log; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,151 @@
+"""Control daemons and servers among the processes of this host, by name and environment.
+
+The command's name in /proc/PID/comm has 15 bytes, "nvidia-cuda-mps", and does not tell the two
+apart; the command line and the program's file do.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from partitiond.devices.mps.environment import PIPE
+from partitiond.process_identity import ProcessId, boot_id, start_ticks
+
+CONTROL_NAME: Final = "nvidia-cuda-mps-control"
+SERVER_NAME: Final = "nvidia-cuda-mps-server"
+PID_FILE: Final = f"{CONTROL_NAME}.pid"
+"""What the control daemon writes into its pipe folder; drivers before 470 write none."""
+
+
+class Program(enum.Enum):
+    """Which of the two."""
+
+    CONTROL = CONTROL_NAME
+    SERVER = SERVER_NAME
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MpsProcess:
+    """A control daemon or a server.
+
+    Attributes:
+        parent: pid of its parent: of a server, its control daemon.
+        uid: whose it is.
+        pipe_dir: of its environment; None where that may not be read or does not name one.
+        readable: its environment could be read.
+        visible_devices: CUDA_VISIBLE_DEVICES of its environment.
+    """
+
+    identity: ProcessId
+    program: Program
+    parent: int
+    uid: int
+    pipe_dir: Path | None
+    readable: bool
+    visible_devices: str
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self.identity.pid
+
+
+def mps_processes() -> tuple[MpsProcess, ...]:
+    """All of this host (of this PID namespace), whoever started them."""
+    boot = boot_id()
+    found = (_process(pid, boot) for pid in _pids())
+    return tuple(process for process in found if process is not None)
+
+
+def _pids() -> Iterator[int]:
+    with contextlib.suppress(OSError), os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                yield int(entry.name)
+
+
+def _process(pid: int, boot: str) -> MpsProcess | None:
+    folder = Path(f"/proc/{pid}")
+    try:
+        argv = folder.joinpath("cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        program = _program(argv)
+        if program is None:
+            return None
+        parent = int(folder.joinpath("stat").read_bytes().rpartition(b")")[2].split()[1])
+        uid = folder.stat().st_uid
+    except OSError:  # it ended meanwhile
+        return None
+    ticks = start_ticks(pid)
+    if ticks is None:
+        return None
+    env = _environment(folder)
+    pipe = (env or {}).get(PIPE)
+    return MpsProcess(
+        ProcessId(pid, ticks, boot),
+        program,
+        parent,
+        uid,
+        Path(pipe) if pipe else None,
+        env is not None,
+        (env or {}).get("CUDA_VISIBLE_DEVICES", ""),
+    )
+
+
+def _program(argv: list[bytes]) -> Program | None:
+    """None for anything else, and for a control program that only asks: it has no options."""
+    name = Path(os.fsdecode(argv[0])).name
+    if name not in (CONTROL_NAME, SERVER_NAME):
+        return None
+    if name == CONTROL_NAME and not any(word.startswith(b"-") for word in argv[1:]):
+        return None
+    return Program(name)
+
+
+def _environment(folder: Path) -> dict[str, str] | None:
+    """A process's environment as it was started; None where it may not be read."""
+    try:
+        words = folder.joinpath("environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    pairs = (os.fsdecode(word).partition("=") for word in words if b"=" in word)
+    return {name: value for name, _, value in pairs}
+
+
+def control_of(pipe_dir: Path) -> MpsProcess | None:
+    """The control daemon of a pipe folder.
+
+    By its pid file where there is one: while one goes to the background there are two for a moment.
+    """
+    ours = [
+        process
+        for process in mps_processes()
+        if process.program is Program.CONTROL and process.pipe_dir == pipe_dir
+    ]
+    written = _written_pid(pipe_dir)
+    named = [process for process in ours if process.pid == written]
+    newest = sorted(ours, key=lambda process: process.identity.start_ticks)
+    return next(iter((*named, *reversed(newest))), None)
+
+
+def servers_of(pipe_dir: Path, control_pid: int | None) -> tuple[MpsProcess, ...]:
+    """Servers of a pipe folder: by environment or, where that does not tell, by parent."""
+    return tuple(
+        process
+        for process in mps_processes()
+        if process.program is Program.SERVER
+        and (
+            process.pipe_dir == pipe_dir
+            or (process.pipe_dir is None and process.parent == control_pid)
+        )
+    )
+
+
+def _written_pid(pipe_dir: Path) -> int | None:
+    try:
+        return int(pipe_dir.joinpath(PID_FILE).read_text())
+    except (OSError, ValueError):
+        return None

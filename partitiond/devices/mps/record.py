@@ -1,0 +1,138 @@
+"""The folder of one GPU's daemon, and what is written there of it.
+
+    <run_dir>/mps/<8 hex digits of the UUID>/daemon.json   which GPU, which process
+                                             pipe/         CUDA_MPS_PIPE_DIRECTORY
+                                             log/          control.log, server.log
+
+The record is written before the daemon is started, without a process, and completed after: what a
+crash leaves between is found again by its pipe folder.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import DeviceError
+from partitiond.devices.mps.environment import SOCKET_PATH_LIMIT
+from partitiond.process_identity import ProcessId
+
+RECORD: Final = "daemon.json"
+_LONGEST_SOCKET: Final = "pipe/control_privileged"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a folder's daemon.
+
+    Attributes:
+        process: None where a start was not completed.
+    """
+
+    uuid: str
+    process: ProcessId | None
+
+
+def folder_of(run_dir: Path, uuid: str) -> Path:
+    """The folder of a GPU's daemon: the UUID's first 8 hex digits, which an operator recognises.
+
+    Where another GPU has that folder already (it takes billions of GPUs, or a simulated host),
+    digits are made of the whole UUID.
+
+    Raises:
+        DeviceError: run_dir is too long for a Unix socket below it.
+    """
+    digits = re.sub(r"[^0-9a-f]", "", uuid.lower().removeprefix("gpu-").removeprefix("mig-"))
+    hashed = hashlib.blake2b(uuid.encode(), digest_size=4).hexdigest()
+    folder = run_dir / "mps" / (digits[:8] if len(digits) >= 8 else hashed)
+    other = read(folder)
+    if other is not None and other.uuid != uuid:
+        folder = run_dir / "mps" / hashed
+    length = len(os.fsencode(folder / _LONGEST_SOCKET))
+    if length > SOCKET_PATH_LIMIT:
+        raise DeviceError(
+            f"The folder for MPS, {folder}, is too long: a Unix socket below it would have "
+            f"{length} bytes, and may have {SOCKET_PATH_LIMIT}.",
+            hint="Set run_dir to a shorter folder, as /run/partitiond.",
+            facts={"folder": str(folder), "bytes": length},
+        )
+    return folder
+
+
+def read(folder: Path) -> Record | None:
+    """The record of a folder; None without one, or with one that cannot be read as one."""
+    try:
+        found = json.loads(folder.joinpath(RECORD).read_text())
+        process = found["process"]
+        identity = None
+        if process is not None:
+            identity = ProcessId(
+                int(process["pid"]), int(process["start_ticks"]), str(process["boot_id"])
+            )
+        return Record(str(found["uuid"]), identity)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(folder: Path, record: Record) -> None:
+    """Write it whole or not at all, and make it survive a crash.
+
+    Raises:
+        DeviceError: the folder cannot be written.
+    """
+    temporary = folder / f"{RECORD}.new"
+    text = json.dumps(dataclasses.asdict(record), indent=1)
+    with translated(folder):
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / RECORD)
+
+
+def make(folder: Path) -> None:
+    """Fresh pipe and log folders, for our user alone; the last daemon's logs stay as *.old.
+
+    Raises:
+        DeviceError: the folder cannot be written.
+    """
+    with translated(folder):
+        shutil.rmtree(folder / "pipe", ignore_errors=True)
+        for name in ("pipe", "log"):
+            folder.joinpath(name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for log in folder.joinpath("log").glob("*.log"):
+            log.replace(log.with_suffix(".old"))
+
+
+def clear(folder: Path) -> None:
+    """Remove record and pipes; logs stay, since they say why a daemon ended."""
+    shutil.rmtree(folder / "pipe", ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.joinpath(RECORD).unlink()
+
+
+def records(run_dir: Path) -> Iterator[tuple[Path, Record]]:
+    """All records below a run folder, by folder name."""
+    for path in sorted(run_dir.joinpath("mps").glob(f"*/{RECORD}")):
+        record = read(path.parent)
+        if record is not None:
+            yield path.parent, record
+
+
+@contextlib.contextmanager
+def translated(folder: Path) -> Iterator[None]:
+    """Errors of the file system as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(
+            f"The folder for MPS, {folder}, cannot be written: {error.strerror}.",
+            hint="Give this user write access to run_dir.",
+            facts={"folder": str(folder), "errno": error.errno},
+        ) from error

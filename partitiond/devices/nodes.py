@@ -1,0 +1,58 @@
+"""Device nodes of MIG instances, made by root for engines that may not make them.
+
+CUDA opens /dev/nvidia-caps/nvidia-cap* of the GPU instance and of the compute instance it runs in.
+Where a node is missing the driver's library starts `nvidia-modprobe`, a setuid program, to make it:
+under NoNewPrivileges that comes to nothing, and CUDA finds no device. So whoever is root, and has
+made an instance, makes its nodes, too. (NVIDIA, "MIG User Guide", "Device Nodes and Capabilities";
+`nvidia-modprobe -f` takes the path of a capability.)
+"""
+
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+CAPABILITIES: Final = Path("/proc/driver/nvidia/capabilities")
+ACCESS_FILES: Final = ("gpu*/mig/gi*/access", "gpu*/mig/gi*/ci*/access")
+SEARCH_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
+SECONDS: Final = 10.0
+
+
+def make_mig_nodes(
+    capabilities: Path = CAPABILITIES, *, search_path: str = SEARCH_PATH
+) -> tuple[str, ...]:
+    """Make the nodes of all MIG instances there are; those that exist stay as they are.
+
+    Returns:
+        The capabilities that got none. Nothing is raised: an engine that cannot open its instance
+        says so, and hosts exist whose nodes are made by other means.
+    """
+    files = sorted(str(file) for shape in ACCESS_FILES for file in capabilities.glob(shape))
+    if not files:
+        return ()
+    program = shutil.which("nvidia-modprobe", path=search_path)
+    if program is None:
+        log.warning("nvidia-modprobe is not installed: nodes of MIG instances may be missing")
+        return tuple(files)
+    failed = tuple(file for file in files if not _make(program, file))
+    if failed:
+        log.warning("no device node for %s", ", ".join(failed))
+    return failed
+
+
+def _make(program: str, file: str) -> bool:
+    try:
+        done = subprocess.run(
+            [program, "-f", file],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

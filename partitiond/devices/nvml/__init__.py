@@ -1,0 +1,31 @@
+"""NVIDIA GPUs as devices, through NVML (`nvidia-ml-py`).
+
+A host without NVIDIA's driver has no GPUs, which is no error. Every other refusal becomes a
+`DeviceError` by one table. What a driver does not offer is None and counts for nothing, so that
+drivers from 450 on work, with what they tell.
+"""
+
+from partitiond.devices.nvml.discovery import GpuDiscovery, discover_gpus
+from partitiond.devices.nvml.events import XidWatch
+from partitiond.devices.nvml.library import library_in_use, use_library
+from partitiond.devices.nvml.memory import GpuMemory, memory_of, used_bytes
+from partitiond.devices.nvml.names import hardware_key
+from partitiond.devices.nvml.session import asking, gpu, offered, session, told, translate
+
+__all__ = [
+    "GpuDiscovery",
+    "GpuMemory",
+    "XidWatch",
+    "asking",
+    "discover_gpus",
+    "gpu",
+    "hardware_key",
+    "library_in_use",
+    "memory_of",
+    "offered",
+    "session",
+    "told",
+    "translate",
+    "use_library",
+    "used_bytes",
+]

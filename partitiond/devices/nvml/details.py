@@ -1,0 +1,92 @@
+"""Everything a driver tells of one GPU, for people."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pynvml
+
+from partitiond.core.hardware import DeviceDetails
+from partitiond.core.health import XidEvent
+from partitiond.devices.nvml import topology
+from partitiond.devices.nvml.discovery import Seen
+from partitiond.devices.nvml.session import session, told
+
+_ARCHITECTURES: Final = {
+    pynvml.NVML_DEVICE_ARCH_KEPLER: "kepler",
+    pynvml.NVML_DEVICE_ARCH_MAXWELL: "maxwell",
+    pynvml.NVML_DEVICE_ARCH_PASCAL: "pascal",
+    pynvml.NVML_DEVICE_ARCH_VOLTA: "volta",
+    pynvml.NVML_DEVICE_ARCH_TURING: "turing",
+    pynvml.NVML_DEVICE_ARCH_AMPERE: "ampere",
+    pynvml.NVML_DEVICE_ARCH_ADA: "ada",
+    pynvml.NVML_DEVICE_ARCH_HOPPER: "hopper",
+    pynvml.NVML_DEVICE_ARCH_BLACKWELL: "blackwell",
+}
+
+
+def details_of(
+    seen: Seen, others: Sequence[str] = (), xids: Sequence[XidEvent] = ()
+) -> DeviceDetails:
+    """What is told of a GPU that was just seen; of one that does not answer, what was known.
+
+    Args:
+        others: UUIDs of the other GPUs of this host.
+        xids: messages of the driver about it.
+    """
+    known = DeviceDetails(
+        device=seen.device,
+        readings=seen.readings,
+        xids=tuple(xids),
+        compute_mode=seen.compute_mode.value,
+        mig_mode=_on_off(seen.mig, 0),
+        mig_pending=_on_off(seen.mig, 1),
+        ours_bytes=seen.split.ours_bytes,
+        hidden_bytes=seen.split.hidden_bytes,
+    )
+    try:
+        with session():
+            handle = told(pynvml.nvmlDeviceGetHandleByUUID, seen.device.id)
+            return known if handle is None else _asked(known, handle, others)
+    except pynvml.NVMLError:  # the driver is gone since: what was seen is still worth showing
+        return known
+
+
+def _asked(known: DeviceDetails, handle: Any, others: Sequence[str]) -> DeviceDetails:
+    peers, nvlinks, switch = topology.nvlinks_of(handle)
+    handles = {uuid: told(pynvml.nvmlDeviceGetHandleByUUID, uuid) for uuid in others}
+    reachable = {uuid: other for uuid, other in handles.items() if other is not None}
+    capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    persistence = told(pynvml.nvmlDeviceGetPersistenceMode, handle)
+    return DeviceDetails(
+        device=known.device,
+        readings=known.readings,
+        xids=known.xids,
+        architecture=_ARCHITECTURES.get(told(pynvml.nvmlDeviceGetArchitecture, handle) or 0, ""),
+        compute_capability="" if capability is None else f"{capability[0]}.{capability[1]}",
+        pci_bus_id=topology.pci_bus_id(handle),
+        pcie=topology.pcie_of(handle),
+        compute_mode=known.compute_mode,
+        mig_mode=known.mig_mode,
+        mig_pending=known.mig_pending,
+        persistence=None if persistence is None else bool(persistence),
+        nvlinks=nvlinks,
+        nvswitch=switch,
+        links=topology.links_to(handle, reachable, peers),
+        power_watts=_thousandth(told(pynvml.nvmlDeviceGetPowerUsage, handle)),
+        power_limit_watts=_thousandth(told(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
+        energy_joules=_thousandth(told(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
+        ours_bytes=known.ours_bytes,
+        hidden_bytes=known.hidden_bytes,
+        numa_node=topology.numa_node(handle),
+    )
+
+
+def _on_off(mode: tuple[bool, bool] | None, which: int) -> str:
+    if mode is None:
+        return ""
+    return "on" if mode[which] else "off"
+
+
+def _thousandth(value: int | None) -> float | None:
+    """NVML counts power in mW and energy in mJ."""
+    return None if value is None else value / 1000

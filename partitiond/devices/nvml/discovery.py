@@ -1,0 +1,311 @@
+"""The GPUs of this host as devices: what they have, what may be done with it, how they are."""
+
+import dataclasses
+import logging
+import platform
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pynvml
+
+from partitiond.core.device_memory import GpuProcess, MemorySplit, split_memory
+from partitiond.core.gpu_modes import ComputeMode, MigState, allowed_modes
+from partitiond.core.hardware import HARDWARE, Device, DeviceKind, ForeignProcess
+from partitiond.core.health import Health, HealthReadings, Verdict, XidEvent, judge
+from partitiond.core.mig import Place
+from partitiond.core.units import Bytes
+from partitiond.devices.cpu import core_nodes
+from partitiond.devices.nvml import mig, processes
+from partitiond.devices.nvml.health import readings_of
+from partitiond.devices.nvml.memory import GpuMemory, memory_of
+from partitiond.devices.nvml.names import hardware_key
+from partitiond.devices.nvml.session import (
+    LOST,
+    NO_DRIVER,
+    asking,
+    offered,
+    session,
+    text_of,
+    told,
+    translate,
+)
+from partitiond.devices.nvml.topology import near_cores
+
+log = logging.getLogger(__name__)
+
+VOLTA: Final = 7
+"""Compute capability from which MPS clients have memory and SMs of their own."""
+
+_ONE_GPU: Final = LOST | {pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_NOT_FOUND}
+"""Errors of one GPU that say nothing of the others."""
+
+_COMPUTE_MODES: Final[Mapping[int, ComputeMode]] = {
+    pynvml.NVML_COMPUTEMODE_DEFAULT: ComputeMode.DEFAULT,
+    pynvml.NVML_COMPUTEMODE_EXCLUSIVE_THREAD: ComputeMode.EXCLUSIVE_PROCESS,
+    pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS: ComputeMode.EXCLUSIVE_PROCESS,
+    pynvml.NVML_COMPUTEMODE_PROHIBITED: ComputeMode.PROHIBITED,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """One GPU as it was just seen, beside the device that plans get."""
+
+    device: Device
+    readings: HealthReadings
+    split: MemorySplit
+    mig: tuple[bool, bool] | None
+    compute_mode: ComputeMode
+
+
+class GpuDiscovery:
+    """Finds the GPUs of this host, and remembers those that stop answering.
+
+    Args:
+        own_pids: processes of this daemon's engines and MPS servers, on whichever device.
+        mig_changes: what may be changed of MIG; None leaves the question aside: then a GPU offers
+            what its kind offers.
+        mig_helper: socket of the privileged MIG helper.
+        host_pids: whether the driver's pids are those seen from here; None finds out.
+        xids: messages of the driver about a GPU, by its UUID.
+        own_instances: where GPU instances of ours are, by the UUID of their GPU; None where nobody
+            says: then only those count as others' that others use.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_pids: Callable[[], Collection[int]] = tuple,
+        mig_changes: mig.MigChanges | None = None,
+        mig_helper: Path | None = None,
+        host_pids: bool | None = None,
+        xids: Callable[[str], Sequence[XidEvent]] = lambda _: (),
+        own_instances: Callable[[str], Collection[Place]] | None = None,
+    ) -> None:
+        self._own_pids = own_pids
+        self._mig_changes = mig_changes
+        self._mig_helper = mig_helper
+        self._host_pids = processes.sees_host_pids() if host_pids is None else host_pids
+        self._xids = xids
+        self._own_instances = own_instances
+        self._known: dict[str, Seen] = {}
+        self._hidden: dict[str, int] = {}
+        self._warned: tuple[str, ...] = ()
+
+    def discover(self, cores: Sequence[int]) -> tuple[Seen, ...]:
+        """All GPUs, by NVML's order, then those that were there and do not answer any more.
+
+        Empty without NVIDIA's driver.
+
+        Args:
+            cores: host cores usable for engines of these GPUs; each GPU gets those near it.
+
+        Raises:
+            DeviceError: the driver is there and refuses, or not one GPU answers.
+        """
+        try:
+            with session():
+                return self._all(tuple(cores))
+        except pynvml.NVMLError as error:
+            if error.value in NO_DRIVER and not self._known:
+                return ()
+            raise translate(error, "start") from error
+
+    def _all(self, cores: tuple[int, ...]) -> tuple[Seen, ...]:
+        with asking("count the GPUs"):
+            count = pynvml.nvmlDeviceGetCount()
+            driver = text_of(pynvml.nvmlSystemGetDriverVersion())
+        own = frozenset(self._own_pids())
+        seen: dict[str, Seen] = {}
+        refused: list[pynvml.NVMLError] = []
+        for index in range(count):
+            try:
+                found = self._see(pynvml.nvmlDeviceGetHandleByIndex(index), driver, cores, own)
+                seen[found.device.id] = found
+            except pynvml.NVMLError as error:
+                if error.value not in _ONE_GPU:
+                    raise translate(error, f"describe GPU {index}") from error
+                refused.append(error)
+        self._warn(count, refused)
+        self._known |= seen
+        seen |= self._lost(seen, refused)
+        if refused and not seen:
+            raise translate(refused[0], "describe any GPU")
+        return tuple(seen.values())
+
+    def _warn(self, count: int, refused: Sequence[Exception]) -> None:
+        """Once, not with every look."""
+        words = tuple(str(error) for error in refused)
+        if words and words != self._warned:
+            log.warning("%d of %d GPUs do not answer: %s", len(words), count, ", ".join(words))
+        self._warned = words
+
+    def _lost(self, seen: Collection[str], refused: Sequence[Exception]) -> dict[str, Seen]:
+        """GPUs that were there before, as they were, cordoned with why."""
+        why = str(refused[0]) if refused else "the driver does not list it any more"
+        found = {}
+        for uuid, known in self._known.items():
+            if uuid in seen:
+                continue
+            readings = HealthReadings(unreachable=why)
+            verdict = judge(readings, self._xids(uuid))
+            device = dataclasses.replace(
+                known.device,
+                cordoned=True,
+                cordon_reason=verdict.reason,
+                health=verdict.health,
+                health_reason=verdict.reason,
+                foreign=(),
+            )
+            found[uuid] = dataclasses.replace(known, device=device, readings=readings)
+        return found
+
+    def _see(self, handle: Any, driver: str, cores: tuple[int, ...], own: frozenset[int]) -> Seen:
+        name = text_of(pynvml.nvmlDeviceGetName(handle))
+        uuid = text_of(pynvml.nvmlDeviceGetUUID(handle))
+        memory = memory_of(handle, name)
+        key = hardware_key(name, memory.total_bytes)
+        split = self._split(uuid, memory, processes.processes_on(handle), own)
+        compute_mode, mode = _compute_mode(handle), mig.mig_mode(handle)
+        readings = readings_of(handle)
+        verdict = judge(readings, self._xids(uuid))
+        state, fixed = self._mig_state(handle, mode, split)
+        slices = self._read_mig(uuid, key, state, mode, own)
+        cordon = _cordon(verdict, compute_mode)
+        near = near_cores(handle, cores)
+        device = Device(
+            id=uuid,
+            kind=DeviceKind.GPU,
+            hardware=key,
+            name=name,
+            host=platform.node(),
+            memory_bytes=Bytes(memory.total_bytes),
+            free_bytes=Bytes(
+                max(0, memory.total_bytes - memory.reserved_bytes - split.foreign_bytes)
+            ),
+            cores=near,
+            sm_count=_sm_count(handle, key),
+            modes=allowed_modes(
+                HARDWARE[key].modes if key in HARDWARE else None,
+                state,
+                compute_mode,
+                mps=_offers_mps(handle),
+            ),
+            reserved_bytes=Bytes(memory.reserved_bytes),
+            driver=driver,
+            cordoned=bool(cordon),
+            cordon_reason=cordon,
+            core_nodes=core_nodes(near),
+            foreign=tuple(
+                ForeignProcess(p.pid, Bytes(p.used_bytes or 0), processes.name_of(p.pid))
+                for p in split.foreign
+            ),
+            occupied_slices=mig.occupied_slices(
+                slices.instances,
+                None if self._own_instances is None else self._own_instances(uuid),
+            ),
+            mig_instances=slices.instances,
+            mig_fixed=fixed or not slices.readable,
+            mig_profiles=slices.profiles,
+            health=verdict.health,
+            health_reason=verdict.reason,
+        )
+        return Seen(device, readings, split, mode, compute_mode)
+
+    def _split(
+        self,
+        uuid: str,
+        memory: GpuMemory,
+        found: Sequence[GpuProcess],
+        own: frozenset[int],
+    ) -> MemorySplit:
+        if not self._host_pids:
+            # Another namespace's pid may be the number of somebody else here: it says nothing.
+            found = [p for p in found if processes.is_visible(p.pid)]
+        split = split_memory(memory.used_bytes, found, own, self._hidden.get(uuid, 0))
+        if not split.ours_bytes:
+            self._hidden[uuid] = split.hidden_bytes
+        return split
+
+    def _read_mig(
+        self,
+        uuid: str,
+        key: str,
+        state: MigState,
+        mode: tuple[bool, bool] | None,
+        own: frozenset[int],
+    ) -> mig.MigReading:
+        """Instances and sizes, where slices can be planned."""
+        on = mode is not None and mode[0]
+        if not on and (state is not MigState.EITHER or self._mig_changes is None):
+            return mig.MigReading(readable=True)
+        return mig.read_mig(
+            uuid,
+            key,
+            self._mig_helper,
+            lambda pid: pid not in own and (self._host_pids or processes.is_visible(pid)),
+        )
+
+    def _mig_state(
+        self, handle: Any, mode: tuple[bool, bool] | None, split: MemorySplit
+    ) -> tuple[MigState, bool]:
+        """Which side of MIG can be used, and whether the geometry is fixed."""
+        if mode is None:
+            return MigState.NONE, False
+        on = mode[0]
+        if self._mig_changes is None:
+            return (MigState.ON if on else MigState.EITHER), False
+        may = self._mig_changes != "never" and mig.may_change_instances(handle, self._mig_helper)
+        switch = (
+            self._mig_changes == "mode"
+            and may
+            and not split.foreign
+            and mig.may_change_mode(self._mig_helper, instances=may)
+        )
+        if switch:
+            return MigState.EITHER, False
+        return (MigState.ON if on else MigState.OFF), on and not may
+
+
+def _cordon(verdict: Verdict, compute_mode: ComputeMode) -> str:
+    """Why nothing may be placed on a GPU, by its own state; empty where something may."""
+    if verdict.health is Health.FAILED:
+        return verdict.reason
+    if compute_mode is ComputeMode.PROHIBITED:
+        return "its compute mode prohibits all work; allow it with nvidia-smi -c DEFAULT."
+    return ""
+
+
+def _compute_mode(handle: Any) -> ComputeMode:
+    mode = told(pynvml.nvmlDeviceGetComputeMode, handle)
+    return ComputeMode.DEFAULT if mode is None else _COMPUTE_MODES.get(mode, ComputeMode.DEFAULT)
+
+
+def _offers_mps(handle: Any) -> bool:
+    """Whether MPS gives each client its own SMs and memory; a driver that is silent has it."""
+    capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    return capability is None or int(capability[0]) >= VOLTA
+
+
+def _sm_count(handle: Any, key: str) -> int:
+    """From the catalog; for an unknown GPU from the driver's attributes (MIG-capable ones)."""
+    if key in HARDWARE:
+        return HARDWARE[key].sm_count
+    absent = frozenset({pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NO_PERMISSION})
+    attributes = offered(pynvml.nvmlDeviceGetAttributes_v2, handle, also=absent)
+    return 0 if attributes is None else int(attributes.multiprocessorCount)
+
+
+def discover_gpus(cores: Sequence[int]) -> tuple[Device, ...]:
+    """All GPUs of this host, by NVML's order; empty without NVIDIA's driver.
+
+    Every process on them counts as foreign, and nobody asks what this user may change.
+
+    Args:
+        cores: host cores usable for engines of these GPUs.
+
+    Raises:
+        DeviceError: the driver is there and refuses.
+    """
+    return tuple(seen.device for seen in GpuDiscovery().discover(cores))

@@ -1,0 +1,83 @@
+"""What a GPU's driver tells of its health. The judgement is `core.health`."""
+
+from typing import Any, Final
+
+import pynvml
+
+from partitiond.core.health import HealthReadings, Throttle
+from partitiond.devices.nvml.session import LOST, told
+
+_THROTTLES: Final = (
+    (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, Throttle.HW_THERMAL),
+    (pynvml.nvmlClocksThrottleReasonSwThermalSlowdown, Throttle.SW_THERMAL),
+    (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, Throttle.POWER_BRAKE),
+    (pynvml.nvmlClocksThrottleReasonHwSlowdown, Throttle.HW_SLOWDOWN),
+)
+"""Reasons that something is wrong; a power cap, idleness and set clocks are not among them."""
+
+_UNCORRECTED: Final = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+_DOUBLE_BIT: Final = pynvml.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR
+_SINGLE_BIT: Final = pynvml.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS
+
+
+def readings_of(handle: Any) -> HealthReadings:
+    """All readings; each that this GPU or driver does not tell is None. Never raises."""
+    lost = _unreachable(handle)
+    if lost:
+        return HealthReadings(unreachable=lost)
+    remapped = told(pynvml.nvmlDeviceGetRemappedRows, handle)
+    pending = told(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+    slowdown = pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+    return HealthReadings(
+        recovery=_recovery(handle),
+        ecc_volatile=_ecc(handle, pynvml.NVML_VOLATILE_ECC),
+        ecc_aggregate=_ecc(handle, pynvml.NVML_AGGREGATE_ECC),
+        retired_pages=_retired_pages(handle),
+        retirement_pending=None if pending is None else bool(pending),
+        remapped_rows=None if remapped is None else int(remapped[1]),
+        remap_pending=None if remapped is None else bool(remapped[2]),
+        remap_failed=None if remapped is None else bool(remapped[3]),
+        throttle=_throttle(handle),
+        temperature_c=told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        slowdown_c=told(pynvml.nvmlDeviceGetTemperatureThreshold, handle, slowdown),
+    )
+
+
+def _unreachable(handle: Any) -> str:
+    """NVML's words where the GPU does not answer the plainest question."""
+    try:
+        pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except pynvml.NVMLError as error:
+        return str(error) if error.value in LOST else ""
+    return ""
+
+
+def _recovery(handle: Any) -> int | None:
+    field = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+    values = told(pynvml.nvmlDeviceGetFieldValues, handle, [field])
+    if values is None or values[0].nvmlReturn != pynvml.NVML_SUCCESS:
+        return None  # drivers before 550 know no such field
+    return int(values[0].value.uiVal)
+
+
+def _ecc(handle: Any, counter: int) -> int | None:
+    found: int | None = told(pynvml.nvmlDeviceGetTotalEccErrors, handle, _UNCORRECTED, counter)
+    return found
+
+
+def _retired_pages(handle: Any) -> int | None:
+    lists = [
+        told(pynvml.nvmlDeviceGetRetiredPages, handle, cause)
+        for cause in (_SINGLE_BIT, _DOUBLE_BIT)
+    ]
+    return None if lists == [None, None] else sum(len(pages or ()) for pages in lists)
+
+
+def _throttle(handle: Any) -> tuple[Throttle, ...]:
+    reasons = told(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    if reasons is None:
+        reasons = told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+    found = tuple(reason for bit, reason in _THROTTLES if reasons & bit)
+    # The general bit comes with each of the hardware's reasons: it says nothing beside them.
+    named = tuple(reason for reason in found if reason is not Throttle.HW_SLOWDOWN)
+    return named or found

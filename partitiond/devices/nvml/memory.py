@@ -1,0 +1,58 @@
+"""The memory of a GPU: all of it, what is free, and what its driver keeps."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pynvml
+
+from partitiond.core.units import GIB
+from partitiond.devices.nvml.session import gpu, offered
+
+_NO_RIGHT = frozenset({pynvml.NVML_ERROR_NO_PERMISSION})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """In bytes.
+
+    Attributes:
+        used_bytes: by anyone, without what the driver reserves.
+    """
+
+    total_bytes: int
+    used_bytes: int
+    reserved_bytes: int
+
+
+def memory_of(handle: Any, name: str) -> GpuMemory:
+    """Memory of a GPU. Drivers before 510 do not tell apart what they reserve.
+
+    With MIG on, the GPU as a whole may be asked only with a right; without it the total is taken
+    from the name, and the instances' own memory is what counts.
+
+    Raises:
+        NVMLError: the driver refuses.
+    """
+    info = offered(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2, also=_NO_RIGHT)
+    if info is not None:
+        reserved, total = int(info.reserved), int(info.total)
+        return GpuMemory(total, max(0, total - int(info.free) - reserved), reserved)
+    info = offered(pynvml.nvmlDeviceGetMemoryInfo, handle, also=_NO_RIGHT)
+    if info is not None:
+        total = int(info.total)
+        return GpuMemory(total, max(0, total - int(info.free)), 0)
+    size = re.search(r"(\d+)\s?GB\b", name)
+    if size is None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+    return GpuMemory(int(size[1]) * GIB, 0, 0)
+
+
+def used_bytes(uuid: str) -> int:
+    """Memory of a GPU that anyone uses now, in bytes; what the driver reserves is left out.
+
+    Raises:
+        DeviceError: the driver refuses, or there is no such GPU.
+    """
+    with gpu(uuid, f"tell the memory of {uuid}") as handle:
+        return memory_of(handle, "").used_bytes

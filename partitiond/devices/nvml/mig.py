@@ -1,0 +1,152 @@
+"""MIG as discovery needs it: the mode, the instances of a GPU, and whether they may be changed."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pynvml
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import HARDWARE, MigInstance, MigProfile
+from partitiond.core.mig import Place, covered_slices, place_of
+from partitiond.core.mig_names import PLANNED_ATTRIBUTES, read_name
+from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
+
+log = logging.getLogger(__name__)
+
+MigChanges = Literal["never", "instances", "mode"]
+"""What may be changed of MIG, as the setting gpu.mig_changes has it."""
+
+CONFIG_RIGHT: Final = Path("/proc/driver/nvidia/capabilities/mig/config")
+"""Who can read it may manage GPU instances."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MigReading:
+    """What a MIG GPU has.
+
+    Attributes:
+        readable: whether the driver told; where not, nothing can be planned there.
+        profiles: sizes that its driver lists, as far as plans use them; empty where they are the
+            catalog's.
+    """
+
+    readable: bool
+    instances: tuple[MigInstance, ...] = ()
+    profiles: tuple[MigProfile, ...] = ()
+
+
+def mig_mode(handle: Any) -> tuple[bool, bool] | None:
+    """Whether MIG is on now, and after the next reset; None where the GPU has none.
+
+    Raises:
+        NVMLError: the driver refuses.
+    """
+    found = offered(pynvml.nvmlDeviceGetMigMode, handle)
+    if found is None:
+        return None
+    current, pending = (mode == pynvml.NVML_DEVICE_MIG_ENABLE for mode in found)
+    return current, pending
+
+
+def read_mig(
+    uuid: str, hardware: str, helper: Path | None, is_foreign: Callable[[int], bool]
+) -> MigReading:
+    """Instances and sizes of a GPU; places as the helper tells them where this user is not told.
+
+    Args:
+        hardware: catalog key.
+        helper: socket of the privileged MIG helper.
+        is_foreign: whether a process counts as somebody else's.
+    """
+    # These modules use the session of this package, so they cannot be imported with it.
+    from partitiond.devices.mig.client import MigHelper
+    from partitiond.devices.mig.reading import read_state
+
+    asked = MigHelper(helper) if helper is not None and _reachable(helper) else None
+    try:
+        state = read_state(uuid, asked.read_placed if asked is not None else None)
+    except DeviceError as error:
+        log.warning("the MIG geometry of %s cannot be read: %s", uuid, error)
+        return MigReading(readable=False)
+    instances = tuple(
+        MigInstance(
+            *found.place,
+            memory_bytes=found.memory_bytes,
+            uuid=found.uuid,
+            busy=any(is_foreign(pid) for pid in found.pids),
+        )
+        for found in state.instances
+    )
+    return MigReading(True, instances, _planned(state.profiles, hardware))
+
+
+def _planned(profiles: Sequence[MigProfile], hardware: str) -> tuple[MigProfile, ...]:
+    """Sizes that plans use; none where the catalog has the same."""
+    names = ((profile, read_name(profile.name)) for profile in profiles)
+    used = tuple(p for p, name in names if name and name.attributes in PLANNED_ATTRIBUTES)
+    known = HARDWARE[hardware].mig_profiles if hardware in HARDWARE else ()
+    sizes = {(p.name, p.memory_bytes, p.sm_count) for p in used}
+    return () if sizes == {(p.name, p.memory_bytes, p.sm_count) for p in known} else used
+
+
+def occupied_slices(
+    instances: Sequence[MigInstance], own: Collection[Place] | None = None
+) -> tuple[int, ...]:
+    """Memory slices under instances that are not ours: those may be used, and never destroyed.
+
+    Args:
+        own: where instances of ours are; None where nobody says, and only those that others use
+            count.
+    """
+    theirs = [i for i in instances if i.busy or (own is not None and place_of(i) not in own)]
+    return tuple(sorted(covered_slices(tuple(place_of(i) for i in theirs))))
+
+
+def may_change_instances(handle: Any, helper: Path | None) -> bool:
+    """Whether GPU instances can be made here: by this user, or by the privileged helper.
+
+    The driver is asked for the places an instance could have, which it tells only those who may
+    make one.
+    """
+    if helper is not None and _reachable(helper):
+        return True
+    for number in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
+        info = _profile_info(handle, number)
+        if info is None:
+            continue
+        count = pynvml.c_uint(0)
+        try:
+            pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(
+                handle, info.id, None, pynvml.byref(count)
+            )
+        except pynvml.NVMLError as error:
+            if error.value in NOT_OFFERED:  # old drivers: the right itself says it
+                return os.access(CONFIG_RIGHT, os.R_OK)
+            # No room for the answer is said after the right was looked at.
+            return bool(error.value == pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
+        return True
+    return False
+
+
+def _profile_info(handle: Any, number: int) -> Any:
+    """Drivers before 525 know the first kind of answer only."""
+    ask = pynvml.nvmlDeviceGetGpuInstanceProfileInfo
+    return told(ask, handle, number, 2) or told(ask, handle, number, 1)
+
+
+def may_change_mode(helper: Path | None, *, instances: bool) -> bool:
+    """Whether the MIG mode can be set here: by root, or by the privileged helper.
+
+    Args:
+        instances: whether GPU instances can be made here.
+    """
+    by_helper = helper is not None and _reachable(helper)
+    return by_helper or (instances and os.geteuid() == 0)
+
+
+def _reachable(socket: Path) -> bool:
+    return socket.is_socket() and os.access(socket, os.W_OK)

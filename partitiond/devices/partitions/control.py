@@ -1,0 +1,347 @@
+"""`ports.PartitionControl` for this host: a lock per device; the journal first, then the device."""
+
+import asyncio
+import collections
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from partitiond.core import partition_checks as checks
+from partitiond.core.errors import DeviceError, PartitiondError, StartFailedError
+from partitiond.core.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+)
+from partitiond.devices.mps.compute_mode import compute_mode_refusal
+from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
+from partitiond.devices.partitions.kinds import MigSlices, MpsShares
+from partitiond.devices.partitions.memory import Holder, Holders, partition_of
+from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
+from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport
+
+log = logging.getLogger(__name__)
+
+FAULT_SECONDS: Final = 1.0
+"""Between two looks for faults: an MPS daemon is asked by a program of its own."""
+RETRY_SECONDS: Final = 10.0
+"""Between two tries to undo what a device kept."""
+TERMINATE_SECONDS: Final = 10.0
+"""How long MPS may take to end an engine's clients before it is signalled all the same."""
+
+_ALL: Final = frozenset(EntryKind)
+_WITHOUT_MODE: Final = frozenset({EntryKind.MPS, EntryKind.MIG_INSTANCE})
+"""What is given back with its last engine. A mode change takes a reset and an idle GPU, so MIG
+stays on until the GPU is wanted for something else, or the daemon ends."""
+
+
+class HostPartitions:
+    """Partitions on this host's devices.
+
+    Args:
+        journal: of what is written to devices.
+        gpus, daemons, instances: the devices.
+        owners: which process is which engine's.
+        kv_tokens: KV tokens that a launch's KV bytes hold; 0 where that is not known.
+        outside_env: what keeps an engine away from an operator's MPS daemon.
+    """
+
+    def __init__(
+        self,
+        journal: DeviceJournal,
+        *,
+        gpus: Gpus,
+        daemons: MpsDaemons,
+        instances: GpuInstances,
+        owners: Owners,
+        kv_tokens: Callable[[EngineLaunch], int],
+        outside_env: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._journal = journal
+        self._gpus = gpus
+        self._daemons = daemons
+        self._owners = owners
+        self._kv_tokens = kv_tokens
+        self._outside_env = outside_env
+        self._mps = MpsShares(journal, daemons)
+        self._mig = MigSlices(journal, gpus, instances)
+        self._holders = Holders(gpus, owners)
+        self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
+        self._faults: tuple[DeviceFault, ...] = ()
+        self._looked_at = self._retried_at = float("-inf")
+
+    def own_pids(self) -> Collection[int]:
+        """Processes whose device memory is ours: engines, MPS daemons and their servers."""
+        mps = {
+            pid
+            for entry in self._journal.entries
+            if entry.kind is EntryKind.MPS
+            for pid in self._daemons.daemon(entry.device_id).pids()
+        }
+        return mps | self._owners().keys()
+
+    # -- a life ----------------------------------------------------------------------------
+
+    async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
+        """See `ports.PartitionControl`."""
+        partition = partition_of(launch)
+        if partition is None or isinstance(partition, CpuCores):
+            return launch
+        async with self._locks[partition.device_id]:
+            try:
+                return await self._make(launch, partition)
+            except BaseException:
+                self._holders.pop(launch.replica_id)
+                await self._take_back(launch.replica_id, partition.device_id)
+                raise
+
+    async def _make(self, launch: EngineLaunch, partition: Partition) -> EngineLaunch:
+        device_id = partition.device_id
+        self._holders.require_mode(launch.replica_id, partition)
+        await self._tidy(device_id, _in_the_way(partition))
+        mig_on = await asyncio.to_thread(self._gpus.mig_on, device_id)
+        if isinstance(partition, MigSlice):
+            made = await self._mig.make(self._outside_mps(launch), partition, mig_on)
+            self._holders.put(launch.replica_id, Holder(made, partition))
+            return made
+        if mig_on:
+            raise _mig_is_on(device_id)
+        await asyncio.to_thread(self._require_compute_mode, partition)
+        use = await self._holders.use(device_id)
+        await self._holders.require_room(launch.replica_id, partition, use)
+        if isinstance(partition, MpsShare):
+            made = await self._mps.make(launch, partition)
+        else:
+            made = self._outside_mps(launch)
+        self._holders.put(launch.replica_id, Holder(made, partition, use.used_bytes))
+        return made
+
+    def _outside_mps(self, launch: EngineLaunch) -> EngineLaunch:
+        env = dict(launch.extra_env) | dict(self._outside_env)
+        return dataclasses.replace(launch, extra_env=tuple(env.items()))
+
+    def _require_compute_mode(self, partition: Partition) -> None:
+        device_id = partition.device_id
+        refusal = compute_mode_refusal(self._gpus.compute_mode(device_id), partition.mode)
+        if refusal:
+            raise DeviceError(
+                f"{device_id} cannot be shared by {partition.mode.value!r}: {refusal}.",
+                hint="Changing the compute mode takes root; `partitiond doctor` shows it.",
+                facts={"device": device_id},
+            )
+
+    async def verify(self, handle: EngineHandle, report: EngineReport) -> None:
+        """See `ports.PartitionControl`."""
+        launch = handle.launch
+        partition = partition_of(launch)
+        if partition is None or isinstance(partition, CpuCores):
+            return
+        problem = checks.kv_shortfall(self._kv_tokens(launch), report.kv_cache_tokens)
+        if not problem and isinstance(partition, MemoryShare | MpsShare):
+            # A whole device has no neighbour, and a GPU instance is a wall.
+            problem = await self._holders.overshoot(launch.replica_id, partition)
+        if problem:
+            raise StartFailedError(
+                f"{launch.replica_id} does not keep to its partition: {problem}",
+                hint="Profile the model again on this device, so that its footprint is measured, "
+                "or give it more memory.",
+                facts={"kind": "partition", "device": partition.device_id, "log": handle.log_path},
+            )
+
+    async def asleep(self, handle: EngineHandle, level: int) -> None:
+        """See `ports.PartitionControl`."""
+        self._holders.sleeps(handle.launch.replica_id, level)
+
+    async def waking(self, handle: EngineHandle) -> None:
+        """See `ports.PartitionControl`."""
+        name = handle.launch.replica_id
+        there = self._holders.sleeper(name)
+        if there is None:
+            return
+        device_id = there.partition.device_id
+        async with self._locks[device_id]:
+            if isinstance(there.partition, MemoryShare | MpsShare):
+                use = await self._holders.use(device_id)
+                await self._holders.require_room(
+                    name, there.partition, use, already=there.now.memory_bytes
+                )
+            self._holders.sleeps(name, 0)
+
+    async def before_stop(self, handle: EngineHandle) -> None:
+        """See `ports.PartitionControl`."""
+        partition, name = partition_of(handle.launch), handle.launch.replica_id
+        if not isinstance(partition, MpsShare):
+            return
+        daemon = self._daemons.daemon(partition.device_id)
+        try:
+            async with asyncio.timeout(TERMINATE_SECONDS):
+                owners = await asyncio.to_thread(self._owners)
+                if daemon.alive():
+                    await daemon.terminate([pid for pid, o in owners.items() if o == name])
+        except (PartitiondError, TimeoutError) as error:
+            log.warning("MPS did not end the clients of %s: %s", name, error or "too slow")
+
+    async def release(self, launch: EngineLaunch) -> None:
+        """See `ports.PartitionControl`."""
+        partition = partition_of(launch)
+        if partition is None or isinstance(partition, CpuCores):
+            return
+        async with self._locks[partition.device_id]:
+            self._holders.pop(launch.replica_id)
+            self._journal.leave(launch.replica_id, partition.device_id)
+            await self._tidy(partition.device_id, _WITHOUT_MODE)
+
+    # -- the daemon's start and end ----------------------------------------------------------
+
+    async def settle(self, alive: Sequence[EngineHandle]) -> Sequence[str]:
+        """See `ports.PartitionControl`."""
+        said = [self._journal.problem] if self._journal.problem else []
+        names = {handle.launch.replica_id for handle in alive}
+        for handle in alive:
+            said += self._adopt(handle.launch)
+        for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
+            self._journal.leave(user)
+        for daemon in self._daemons.running():
+            if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
+                self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
+        return (*said, *await self._undo_everywhere(_WITHOUT_MODE))
+
+    def _adopt(self, launch: EngineLaunch) -> list[str]:
+        partition = partition_of(launch)
+        if partition is None or isinstance(partition, CpuCores):
+            return []
+        self._holders.put(launch.replica_id, Holder(launch, partition))
+        if not isinstance(partition, MpsShare):
+            return []
+        entry = self._journal.get(partition.device_id, EntryKind.MPS)
+        if entry is not None and launch.replica_id in entry.users:
+            return []
+        entry = self._journal.use(partition.device_id, EntryKind.MPS, "", launch.replica_id)
+        self._journal.done(entry)
+        return [f"{launch.replica_id} runs under MPS on {partition.device_id}; adopted."]
+
+    async def clear(self) -> Sequence[str]:
+        """See `ports.PartitionControl`."""
+        living = set((await asyncio.to_thread(self._owners)).values())
+        users = {user for entry in self._journal.entries for user in entry.users}
+        said = [f"{user} still runs; what it uses stays." for user in sorted(users & living)]
+        for user in users - living:
+            self._holders.pop(user)
+            self._journal.leave(user)
+        for daemon in self._daemons.running():
+            if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
+                self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
+        await self._undo_everywhere(_ALL)
+        left = [e for e in self._journal.entries if not e.users or e.kind is EntryKind.MIG_MODE]
+        return (*said, *(f"{_words(entry)} could not be undone." for entry in left))
+
+    async def _undo_everywhere(self, kinds: Collection[EntryKind]) -> list[str]:
+        """Undo what nobody uses; one sentence for each thing undone or refused."""
+        said = []
+        before = [e for e in self._journal.entries if not e.users and e.kind in kinds]
+        for device_id in sorted({entry.device_id for entry in before}):
+            async with self._locks[device_id]:
+                try:
+                    await self._tidy(device_id, kinds)
+                except DeviceError as error:
+                    said.append(str(error))
+        left = {entry.key for entry in self._journal.entries}
+        return [f"{_words(e)} was left over; undone." for e in before if e.key not in left] + said
+
+    # -- faults ------------------------------------------------------------------------------
+
+    async def faults(self) -> Sequence[DeviceFault]:
+        """See `ports.PartitionControl`. Looks at most once a second."""
+        now = time.monotonic()
+        if now - self._looked_at >= FAULT_SECONDS:
+            self._looked_at = now
+            found = {f.device_id: f for f in await self._mps_faults()}
+            found |= {f.device_id: f for f in await asyncio.to_thread(self._gpus.faults)}
+            self._faults = tuple(found[device_id] for device_id in sorted(found))
+        if now - self._retried_at >= RETRY_SECONDS:
+            self._retried_at = now
+            for sentence in await self._undo_everywhere(_WITHOUT_MODE):
+                log.warning("%s", sentence)
+        return self._faults
+
+    async def _mps_faults(self) -> list[DeviceFault]:
+        found = []
+        for entry in self._journal.entries:
+            used = entry.kind is EntryKind.MPS and entry.state is EntryState.DONE and entry.users
+            if not used:
+                continue
+            daemon = self._daemons.daemon(entry.device_id)
+            reason = await daemon.fault()
+            if not reason and not daemon.alive():
+                reason = f"The MPS control daemon of {entry.device_id} is gone"
+            now = self._journal.get(*entry.key)
+            if reason and now is not None and now.users:
+                found.append(
+                    DeviceFault(
+                        entry.device_id,
+                        f"{reason.rstrip('.')}. All engines under MPS there are one fault domain: "
+                        "they are started again once the last of them is gone.",
+                    )
+                )
+        return found
+
+    # -- parts -------------------------------------------------------------------------------
+
+    async def _take_back(self, name: str, device_id: str) -> None:
+        """After a start that failed: its traces go, and what refuses to go stays journalled."""
+        try:
+            self._journal.leave(name, device_id)
+            await self._tidy(device_id, _WITHOUT_MODE)
+        except DeviceError as error:
+            log.warning("after the failed start of %s: %s", name, error)
+
+    async def _tidy(self, device_id: str, kinds: Collection[EntryKind]) -> None:
+        """Undo what nobody uses on a device. Raises the first DeviceError, after all tries."""
+        errors: list[DeviceError] = []
+        for entry in self._journal.of(device_id):
+            if entry.users or entry.kind not in kinds or self._mode_is_needed(entry):
+                continue
+            try:
+                await (self._mps if entry.kind is EntryKind.MPS else self._mig).undo(entry)
+            except DeviceError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _mode_is_needed(self, entry: Entry) -> bool:
+        return entry.kind is EntryKind.MIG_MODE and any(
+            other.kind is EntryKind.MIG_INSTANCE for other in self._journal.of(entry.device_id)
+        )
+
+
+def _in_the_way(partition: Partition) -> Collection[EntryKind]:
+    """Leftovers that have to go before a partition of this kind can be made."""
+    match partition:
+        case MpsShare():
+            return frozenset({EntryKind.MIG_INSTANCE, EntryKind.MIG_MODE})
+        case MigSlice():
+            return frozenset({EntryKind.MPS})
+        case _:
+            return _ALL
+
+
+def _mig_is_on(device_id: str) -> DeviceError:
+    return DeviceError(
+        f"MIG is on for {device_id}: only engines in GPU instances can use it.",
+        hint="Plan MIG slices there, or turn MIG off (`partitiond mig show` says how).",
+        facts={"device": device_id},
+    )
+
+
+def _words(entry: Entry) -> str:
+    match entry.kind:
+        case EntryKind.MPS:
+            return f"The MPS daemon of {entry.device_id}"
+        case EntryKind.MIG_INSTANCE:
+            return f"The GPU instance {entry.what} of {entry.device_id}"
+        case EntryKind.MIG_MODE:
+            return f"MIG mode of {entry.device_id}"

@@ -1,0 +1,103 @@
+"""What partitions look at on a GPU, through NVML, and GPUs that failed."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import pynvml
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import Device
+from partitiond.core.health import Health
+from partitiond.core.partition_checks import GpuUse
+from partitiond.devices.nvml.memory import memory_of
+from partitiond.devices.nvml.mig import mig_mode
+from partitiond.devices.nvml.processes import processes_on, sees_host_pids
+from partitiond.devices.nvml.session import gpu, told
+from partitiond.ports import DeviceFault
+
+HEALTH_SECONDS: Final = 2.0
+"""Between two looks at the health of all GPUs: some hundred calls of the driver."""
+
+
+class FailedGpus:
+    """GPUs that failed, by their health: what runs there is wrong, broken or about to be.
+
+    Args:
+        discover: all devices, with their health.
+        every_seconds: shortest time between two looks.
+    """
+
+    def __init__(
+        self, discover: Callable[[], Sequence[Device]], every_seconds: float = HEALTH_SECONDS
+    ) -> None:
+        self._discover = discover
+        self._every_seconds = every_seconds
+        self._looked_at = float("-inf")
+        self._found: tuple[DeviceFault, ...] = ()
+
+    def __call__(self) -> Sequence[DeviceFault]:
+        """As last seen; a driver that refuses altogether changes nothing."""
+        now = time.monotonic()
+        if now - self._looked_at >= self._every_seconds:
+            self._looked_at = now
+            try:
+                devices = self._discover()
+            except DeviceError:
+                return self._found  # the loop shows why devices cannot be seen
+            self._found = tuple(
+                DeviceFault(device.id, device.health_reason)
+                for device in devices
+                if device.health is Health.FAILED
+            )
+        return self._found
+
+
+class NvmlGpus:
+    """GPUs of this host.
+
+    Args:
+        faults: GPUs that failed.
+        host_pids: whether the driver's pids are those seen from here; None finds out.
+    """
+
+    def __init__(
+        self,
+        faults: Callable[[], Sequence[DeviceFault]] = tuple,
+        *,
+        host_pids: bool | None = None,
+    ) -> None:
+        self._faults = faults
+        self._host_pids = sees_host_pids() if host_pids is None else host_pids
+
+    def use(self, device_id: str) -> GpuUse:
+        """Its memory now, and the processes on it that can be told apart from here.
+
+        Raises:
+            DeviceError: the driver refuses, or there is no such GPU.
+        """
+        with gpu(device_id, f"tell the memory of {device_id}") as handle:
+            memory = memory_of(handle, "")
+            processes = processes_on(handle) if self._host_pids else ()
+        return GpuUse(
+            total_bytes=memory.total_bytes,
+            reserved_bytes=memory.reserved_bytes,
+            free_bytes=memory.total_bytes - memory.reserved_bytes - memory.used_bytes,
+            processes=processes,
+        )
+
+    def mig_on(self, device_id: str) -> bool:
+        """Whether MIG is on now. Raises DeviceError."""
+        with gpu(device_id, f"tell the MIG mode of {device_id}") as handle:
+            mode = mig_mode(handle)
+        return mode is not None and mode[0]
+
+    def compute_mode(self, device_id: str) -> int:
+        """As NVML counts; the default mode where the driver does not say. Raises DeviceError."""
+        with gpu(device_id, f"tell the compute mode of {device_id}") as handle:
+            mode = told(pynvml.nvmlDeviceGetComputeMode, handle)
+        return pynvml.NVML_COMPUTEMODE_DEFAULT if mode is None else int(mode)
+
+    def faults(self) -> Sequence[DeviceFault]:
+        """GPUs on which nothing can run any more."""
+        return self._faults()

@@ -1,0 +1,226 @@
+"""The device journal: what this daemon wrote to devices, or is about to write.
+
+One small file in the state folder, replaced as a whole and synced before the device is touched. An
+entry without users is left over: it is undone at the next occasion. An entry stays until the device
+was seen without what it names, so that after a crash at any point the journal covers everything
+that is on the devices because of us.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from partitiond import serde
+from partitiond.core.errors import DeviceError, InputError
+from partitiond.core.mig import Place
+
+log = logging.getLogger(__name__)
+
+VERSION: Final = 1
+
+
+class EntryKind(enum.StrEnum):
+    """What is on a device because of us, in the order in which it is undone."""
+
+    MPS = "mps"
+    MIG_INSTANCE = "mig-instance"
+    MIG_MODE = "mig-mode"
+
+
+class EntryState(enum.StrEnum):
+    """Whether the device was touched for sure."""
+
+    PLANNED = "planned"
+    DONE = "done"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing on one device.
+
+    Attributes:
+        what: "" for MPS; "2g.20gb@4+2" for an instance; "on" for the mode.
+        users: replica ids of the engines that use it; empty: left over.
+    """
+
+    device_id: str
+    kind: EntryKind
+    what: str
+    state: EntryState
+    users: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, EntryKind, str]:
+        """What it is, whoever uses it."""
+        return self.device_id, self.kind, self.what
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _File:
+    version: int
+    entries: tuple[Entry, ...]
+
+
+def place_text(place: Place) -> str:
+    """An instance's place as the journal has it: MIG profile, first slice, slices."""
+    name, start, count = place
+    return f"{name}@{start}+{count}"
+
+
+def place_of(text: str) -> Place:
+    """Reads `place_text`. Raises ValueError."""
+    name, _, numbers = text.rpartition("@")
+    start, _, count = numbers.partition("+")
+    return name, int(start), int(count)
+
+
+class DeviceJournal:
+    """The entries, in memory and on disk; on disk first.
+
+    Args:
+        path: the file; its folder exists.
+
+    Attributes:
+        problem: why an earlier file could not be read; it was put aside then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.problem = ""
+        self._entries: dict[tuple[str, EntryKind, str], Entry] = {
+            entry.key: entry for entry in self._read()
+        }
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, in the order in which they would be undone."""
+        order = list(EntryKind)
+        return tuple(
+            sorted(self._entries.values(), key=lambda e: (e.device_id, order.index(e.kind), e.what))
+        )
+
+    def of(self, device_id: str) -> tuple[Entry, ...]:
+        """Entries of one device."""
+        return tuple(entry for entry in self.entries if entry.device_id == device_id)
+
+    def get(self, device_id: str, kind: EntryKind, what: str = "") -> Entry | None:
+        """The entry, or None."""
+        return self._entries.get((device_id, kind, what))
+
+    def use(self, device_id: str, kind: EntryKind, what: str, user: str) -> Entry:
+        """Add a user, of a planned entry where there is none yet. Written when this returns.
+
+        Raises:
+            DeviceError: it cannot be written; nothing may be done to the device then.
+        """
+        known = self.get(device_id, kind, what)
+        entry = known or Entry(device_id, kind, what, EntryState.PLANNED)
+        if user and user not in entry.users:
+            entry = dataclasses.replace(entry, users=(*entry.users, user))
+        self._write({**self._entries, entry.key: entry})
+        return entry
+
+    def done(self, entry: Entry) -> None:
+        """The device was touched."""
+        now = self._entries.get(entry.key, entry)
+        if now.state is not EntryState.DONE:
+            self._write({**self._entries, now.key: dataclasses.replace(now, state=EntryState.DONE)})
+
+    def leave(self, user: str, device_id: str | None = None) -> None:
+        """Take a user out of all entries, of one device or all."""
+        entries = {
+            key: dataclasses.replace(entry, users=tuple(u for u in entry.users if u != user))
+            if device_id in (None, entry.device_id)
+            else entry
+            for key, entry in self._entries.items()
+        }
+        if entries != self._entries:
+            self._write(entries)
+
+    def drop(self, gone: Iterable[Entry]) -> None:
+        """Forget what was seen not to be on its device."""
+        keys = {entry.key for entry in gone}
+        if keys & self._entries.keys():
+            self._write({k: entry for k, entry in self._entries.items() if k not in keys})
+
+    def _read(self) -> tuple[Entry, ...]:
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise DeviceError(
+                f"the device journal {self._path} cannot be read: {error.strerror}.",
+                hint="Give this user access to it; nothing is done to devices without it.",
+                facts={"path": str(self._path)},
+            ) from error
+        try:
+            return serde.from_json(_File, raw).entries
+        except InputError as error:
+            kept = self._path.with_suffix(".broken")
+            self._path.replace(kept)
+            self.problem = (
+                f"the device journal could not be read ({error.message}) and is kept as {kept}; "
+                "GPU instances it named are now taken for the operator's."
+            )
+            log.error("%s", self.problem)
+            return ()
+
+    def _write(self, entries: dict[tuple[str, EntryKind, str], Entry]) -> None:
+        text = serde.to_json(_File(VERSION, tuple(entries.values())), indent=1)
+        try:
+            _replace_synced(self._path, text.encode())
+        except OSError as error:
+            raise DeviceError(
+                f"the device journal {self._path} cannot be written: {error.strerror}.",
+                hint="Free room in the state folder; devices are left as they are until then.",
+                facts={"path": str(self._path)},
+            ) from error
+        self._entries = entries
+
+
+def read_entries(path: Path) -> tuple[Entry, ...]:
+    """The entries of a journal that another process owns, for a look from outside.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return serde.from_json(_File, path.read_bytes()).entries
+    except FileNotFoundError:
+        return ()
+
+
+def _replace_synced(path: Path, data: bytes) -> None:
+    """The new file or the old one is there after a power cut, and never a part of one."""
+    fresh = path.with_name(f"{path.name}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # some file systems sync no folders
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+__all__ = [
+    "DeviceJournal",
+    "Entry",
+    "EntryKind",
+    "EntryState",
+    "place_of",
+    "place_text",
+    "read_entries",
+]

@@ -1,0 +1,116 @@
+"""What each kind of partition writes to its device, and how that is undone. Siblings."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from partitiond.core.hardware import MigInstance
+from partitiond.core.mig import Place
+from partitiond.core.partition import MigSlice, MpsShare
+from partitiond.devices.partitions.journal import (
+    DeviceJournal,
+    Entry,
+    EntryKind,
+    place_of,
+    place_text,
+)
+from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons
+from partitiond.ports import EngineLaunch
+
+
+class MpsShares:
+    """Shares under one MPS control daemon per GPU."""
+
+    def __init__(self, journal: DeviceJournal, daemons: MpsDaemons) -> None:
+        self._journal = journal
+        self._daemons = daemons
+
+    async def make(self, launch: EngineLaunch, share: MpsShare) -> EngineLaunch:
+        """The daemon runs and knows this engine's limits. Raises DeviceError.
+
+        `device_memory_bytes` stays the GPU's: whether CUDA shows a client the whole GPU's memory
+        or its limit, the budget's share of the whole is free in both.
+        """
+        entry = self._journal.use(share.device_id, EntryKind.MPS, "", launch.replica_id)
+        daemon = self._daemons.daemon(share.device_id)
+        await daemon.ensure()
+        self._journal.done(entry)
+        env = dict(daemon.client_env(share.sm_percent, share.memory_bytes))
+        return dataclasses.replace(launch, extra_env=tuple((dict(launch.extra_env) | env).items()))
+
+    async def undo(self, entry: Entry) -> None:
+        """End the daemon. Raises DeviceError."""
+        daemon = self._daemons.daemon(entry.device_id)
+        if daemon.alive():
+            await daemon.quit()
+        self._journal.drop([entry])
+
+
+class MigSlices:
+    """Engines in GPU instances of their own."""
+
+    def __init__(self, journal: DeviceJournal, gpus: Gpus, instances: GpuInstances) -> None:
+        self._journal = journal
+        self._gpus = gpus
+        self._instances = instances
+
+    async def make(self, launch: EngineLaunch, wanted: MigSlice, mig_on: bool) -> EngineLaunch:
+        """The instance is there, and CUDA is told of it. Raises DeviceError.
+
+        An instance that was there before, and not by us, is used and never destroyed.
+        """
+        device_id, place = wanted.device_id, _place(wanted)
+        there = {_place(i) for i in await self._there(device_id, mig_on)}
+        known = self._journal.get(device_id, EntryKind.MIG_INSTANCE, place_text(place))
+        entries = []
+        if not mig_on:
+            entries.append(self._journal.use(device_id, EntryKind.MIG_MODE, "on", ""))
+        if known is not None or place not in there:
+            entries.append(
+                self._journal.use(
+                    device_id, EntryKind.MIG_INSTANCE, place_text(place), launch.replica_id
+                )
+            )
+        instance = await self._instances.ensure(wanted, self._idle(device_id))
+        for entry in entries:
+            self._journal.done(entry)
+        await self._forget_destroyed(device_id)
+        return dataclasses.replace(
+            launch, visible_device=instance.uuid, device_memory_bytes=instance.memory_bytes
+        )
+
+    async def undo(self, entry: Entry) -> None:
+        """Destroy the instance, or turn the mode off again. Raises DeviceError."""
+        on = self._gpus.mig_on(entry.device_id)
+        if entry.kind is EntryKind.MIG_MODE:
+            if on:
+                await self._instances.set_mode(entry.device_id, on=False)
+        elif on and place_of(entry.what) in {
+            _place(i) for i in await self._instances.instances(entry.device_id)
+        }:
+            await self._instances.destroy(entry.device_id, place_of(entry.what))
+        self._journal.drop([entry])
+
+    async def _there(self, device_id: str, mig_on: bool) -> Sequence[MigInstance]:
+        return await self._instances.instances(device_id) if mig_on else ()
+
+    def _idle(self, device_id: str) -> frozenset[Place]:
+        """Instances of ours that no engine uses: they may make room."""
+        return frozenset(
+            place_of(entry.what)
+            for entry in self._journal.of(device_id)
+            if entry.kind is EntryKind.MIG_INSTANCE and not entry.users
+        )
+
+    async def _forget_destroyed(self, device_id: str) -> None:
+        there = {_place(i) for i in await self._instances.instances(device_id)}
+        self._journal.drop(
+            entry
+            for entry in self._journal.of(device_id)
+            if entry.kind is EntryKind.MIG_INSTANCE
+            and not entry.users
+            and place_of(entry.what) not in there
+        )
+
+
+def _place(partition: MigSlice | MigInstance) -> Place:
+    return partition.mig_profile, partition.slice_start, partition.slice_count

@@ -1,0 +1,179 @@
+"""Who has which partition on which device, and whether their memory is there."""
+
+import asyncio
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from partitiond.core import partition_checks as checks
+from partitiond.core.device_memory import SLACK_BYTES
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import SharingMode
+from partitiond.core.partition import Partition, WholeDevice
+from partitiond.core.partition_checks import GpuUse, Neighbour
+from partitiond.core.sleep import held
+from partitiond.core.units import MIB, format_bytes
+from partitiond.devices.partitions.parts import Gpus, Owners
+from partitiond.ports import EngineLaunch
+
+DISPLAY_BYTES: Final = 64 * MIB
+"""A display server holds less, and any CUDA context more: what is below computes nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Holder:
+    """An engine's partition.
+
+    Attributes:
+        used_before: what its GPU held before it; None where it was found running.
+        sleep_level: how deep it sleeps; 0 awake.
+    """
+
+    launch: EngineLaunch
+    partition: Partition
+    used_before: int | None = None
+    sleep_level: int = 0
+
+    @property
+    def now(self) -> Partition:
+        """What nobody else may take now: of a sleeper's partition, what a sleeper holds."""
+        placement = self.launch.placement
+        if self.sleep_level == 0 or placement is None:
+            return self.partition
+        return held(placement, self.sleep_level)
+
+
+def partition_of(launch: EngineLaunch) -> Partition | None:
+    """What a launch runs in; None for the whole of its device, as it is."""
+    if launch.partition is not None:
+        return launch.partition
+    return launch.placement.partition if launch.placement is not None else None
+
+
+class Holders:
+    """The engines with partitions on this host's devices.
+
+    Args:
+        gpus: their memory.
+        owners: which process is which engine's.
+    """
+
+    def __init__(self, gpus: Gpus, owners: Owners) -> None:
+        self._gpus = gpus
+        self._owners = owners
+        self._held: dict[str, Holder] = {}
+
+    def put(self, name: str, holder: Holder) -> None:
+        """From now on it has its partition."""
+        self._held[name] = holder
+
+    def pop(self, name: str) -> None:
+        """It has nothing any more."""
+        self._held.pop(name, None)
+
+    def sleeps(self, name: str, level: int) -> None:
+        """It is promised what a sleeper holds; level 0: its partition again."""
+        there = self._held.get(name)
+        if there is not None:
+            self._held[name] = dataclasses.replace(there, sleep_level=level)
+
+    def sleeper(self, name: str) -> Holder | None:
+        """The engine, if it sleeps."""
+        there = self._held.get(name)
+        return there if there is not None and there.sleep_level else None
+
+    def require_mode(self, name: str, partition: Partition) -> None:
+        """Different modes of one device exclude each other, and a whole device everything."""
+        for other, there in self._on(partition.device_id, without=name):
+            mode = there.now.mode
+            if mode is not partition.mode or mode is SharingMode.WHOLE:
+                raise DeviceError(
+                    f"{partition.device_id} runs {other} in the mode {mode.value!r}; "
+                    f"{name} is for {partition.mode.value!r}.",
+                    hint="A GPU changes its mode when it is empty: stop what runs there first.",
+                    facts={"device": partition.device_id, "holder": other, "mode": mode.value},
+                )
+
+    async def use(self, device_id: str) -> GpuUse:
+        """The device's memory now. Raises DeviceError."""
+        return await asyncio.to_thread(self._gpus.use, device_id)
+
+    async def require_room(
+        self, name: str, partition: Partition, use: GpuUse, already: int = 0
+    ) -> None:
+        """See that its memory is free beside what the others were promised.
+
+        Args:
+            use: of the device, now.
+            already: what it holds there itself.
+
+        Raises:
+            DeviceError: it is not.
+        """
+        owners = await asyncio.to_thread(self._owners)
+        if isinstance(partition, WholeDevice):
+            _require_empty(partition.device_id, use, owners.keys())
+        neighbours = self._neighbours(partition.device_id, use, owners, without=name)
+        room = checks.room_bytes(use, neighbours) + already
+        if room < partition.memory_bytes:
+            raise DeviceError(
+                f"{name} needs {format_bytes(partition.memory_bytes)} on {partition.device_id}, "
+                f"where {format_bytes(max(0, room))} are free beside what "
+                f"{len(neighbours)} engine(s) there were promised.",
+                hint="See who holds memory there with `partitiond devices`; once it is gone the "
+                "start succeeds, or `partitiond plan` finds another place.",
+                facts={
+                    "device": partition.device_id,
+                    "bytes_asked": partition.memory_bytes,
+                    "bytes_free": use.free_bytes,
+                    "bytes_promised": checks.promised_bytes(neighbours),
+                },
+            )
+
+    async def overshoot(self, name: str, partition: Partition) -> str:
+        """Why a ready engine may not stay; empty when it may. Raises DeviceError."""
+        use = await asyncio.to_thread(self._gpus.use, partition.device_id)
+        owners = await asyncio.to_thread(self._owners)
+        taken = use.held_by([pid for pid, owner in owners.items() if owner == name])
+        before = self._held[name].used_before if name in self._held else None
+        if taken is None and before is not None:
+            # In a container the driver may not tell whose memory it is. Engines start one at a
+            # time on a device, so what came meanwhile is this one's.
+            taken = use.used_bytes - before
+        if taken is None:
+            return ""
+        neighbours = self._neighbours(partition.device_id, use, owners, without=name)
+        return checks.overshoot(partition.memory_bytes, taken, use, neighbours)
+
+    def _on(self, device_id: str, *, without: str) -> list[tuple[str, Holder]]:
+        return [
+            (name, there)
+            for name, there in self._held.items()
+            if there.partition.device_id == device_id and name != without
+        ]
+
+    def _neighbours(
+        self, device_id: str, use: GpuUse, owners: Mapping[int, str], *, without: str
+    ) -> list[Neighbour]:
+        return [
+            Neighbour(
+                name,
+                there.now.memory_bytes,
+                use.held_by([pid for pid, owner in owners.items() if owner == name]),
+            )
+            for name, there in self._on(device_id, without=without)
+        ]
+
+
+def _require_empty(device_id: str, use: GpuUse, own: Collection[int]) -> None:
+    """Raises DeviceError where somebody computes on the GPU."""
+    there = [p for p in use.processes if p.used_bytes is None or p.used_bytes > DISPLAY_BYTES]
+    if not there and use.used_bytes <= SLACK_BYTES:
+        return
+    named = ", ".join(f"{p.pid}{' (an engine of ours)' if p.pid in own else ''}" for p in there)
+    raise DeviceError(
+        f"{device_id} is wanted as a whole, and {format_bytes(use.used_bytes)} of it are used by "
+        f"{f'process {named}' if named else 'processes that cannot be seen from here'}.",
+        hint="Wait until they end, or end them; `partitiond devices` names them.",
+        facts={"device": device_id, "pids": [p.pid for p in there]},
+    )

@@ -1,0 +1,133 @@
+"""Engines in partitions: another runner's engines, each with its partition made and given back."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from partitiond.core.errors import DeviceError, EngineError
+from partitiond.engines.spawn import to_end
+from partitiond.ports import (
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    EngineRunner,
+    PartitionControl,
+)
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _Discards(Protocol):
+    async def discard(self, handle: EngineHandle) -> None: ...
+
+
+class PartitionedRunner:
+    """Implements `ports.EngineRunner` over a runner and a host's partitions.
+
+    A partition is made before its engine exists and given back once nothing of the engine is
+    left, so a device never serves an engine that is not in its journal. What a device does not
+    give back holds up nobody: it stays journalled, and is tried again.
+
+    Args:
+        runner: starts and ends the processes.
+        partitions: the devices.
+    """
+
+    def __init__(self, runner: EngineRunner, partitions: PartitionControl) -> None:
+        self._runner = runner
+        self._partitions = partitions
+        self._generations: dict[str, str] = {}
+        self._settled = False
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        """Make the partition, then the process. Raises what the runner does, and DeviceError."""
+        try:
+            prepared = await to_end(self._partitions.prepare(launch))
+            handle = await self._runner.start(prepared)
+        except BaseException:
+            with contextlib.suppress(DeviceError):  # it stays journalled, and is tried again
+                await to_end(self._partitions.release(launch))
+            raise
+        self._generations[launch.replica_id] = handle.generation
+        return handle
+
+    async def wait_ready(
+        self,
+        handle: EngineHandle,
+        deadline_seconds: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> EngineReport:
+        """Ready, and within its partition. Raises StartFailedError, StartTimedOutError."""
+        report = await self._runner.wait_ready(handle, deadline_seconds, progress)
+        await self._partitions.verify(handle, report)
+        return report
+
+    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
+        """Whether it answers a one-token completion within the time."""
+        return await self._runner.probe(handle, timeout_seconds)
+
+    async def report(self, handle: EngineHandle) -> EngineReport:
+        """One scrape of its metrics. Raises EngineError when it cannot be reached."""
+        return await self._runner.report(handle)
+
+    async def sleep(self, handle: EngineHandle, level: int) -> None:
+        """Put it to sleep; its memory may be another's then. Raises EngineError."""
+        await self._runner.sleep(handle, level)
+        await self._partitions.asleep(handle, level)
+
+    async def wake(self, handle: EngineHandle) -> None:
+        """Wake it, where its memory is free. Raises EngineError."""
+        try:
+            await self._partitions.waking(handle)
+        except DeviceError as error:
+            raise EngineError(error.message, hint=error.hint, facts=error.facts) from error
+        await self._runner.wake(handle)
+
+    async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
+        """How deep it sleeps; 0 awake. Raises EngineError when it does not answer in time."""
+        level = await self._runner.sleep_level(handle, timeout_seconds)
+        if level:
+            await self._partitions.asleep(handle, level)
+        return level
+
+    async def wait_exit(self, handle: EngineHandle) -> EngineExit:
+        """Return once the process is gone. Its partition is given back by `stop`."""
+        return await self._runner.wait_exit(handle)
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        """End it, then give its partition back. Idempotent; raises what the runner does."""
+        name = handle.launch.replica_id
+        if self._generations.get(name, handle.generation) != handle.generation:
+            # A newer engine of the same name has the partition of that name.
+            return await self._runner.stop(handle, grace_seconds)
+        await self._partitions.before_stop(handle)
+        ended = await self._runner.stop(handle, grace_seconds)
+        self._generations.pop(name, None)
+        try:
+            await to_end(self._partitions.release(handle.launch))
+        except DeviceError as error:
+            log.warning("%s left something on %s: %s", name, handle.launch.device_id, error)
+        return ended
+
+    async def find(self) -> Sequence[EngineHandle]:
+        """Engines that run; the first time, devices are settled with what they use."""
+        found = await self._runner.find()
+        for handle in found:
+            self._generations.setdefault(handle.launch.replica_id, handle.generation)
+        if not self._settled:
+            self._settled = True
+            for sentence in await self._partitions.settle(found):
+                log.info("%s", sentence)
+        return found
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        """Peak proportional set size of its processes so far (sampled), in bytes."""
+        return self._runner.peak_memory_bytes(handle)
+
+    async def discard(self, handle: EngineHandle) -> None:
+        """Remove the run folder of an engine that is gone, where the runner keeps such."""
+        if isinstance(self._runner, _Discards):
+            await self._runner.discard(handle)

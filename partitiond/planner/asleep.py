@@ -1,0 +1,36 @@
+"""What candidates of models with sleep mode hold asleep, and where such engines can run."""
+
+import math
+
+from partitiond.core.footprint import sleeping_footprint
+from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.plan import SleepingFootprint
+from partitiond.core.profile import MEMORY_MARGIN, Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.core.units import MIB, Bytes
+
+
+def can_sleep_there(spec: ModelSpec, profile: Profile) -> bool:
+    """Whether an engine with the spec's sleep mode starts where the profile was measured.
+
+    vLLM has no sleep mode on a CPU; a plan could else hold a replica that is refused at each start.
+    """
+    asked = spec.as_variant(profile.variant).engine.sleep_mode and spec.engine_kind == "vllm"
+    return not (asked and profile.size.mode is SharingMode.CORES)
+
+
+def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:
+    """What it holds asleep, with the margin of its profile; None where it never sleeps."""
+    if not spec.as_variant(profile.variant).engine.sleep_mode:
+        return None
+    on_cpu = profile.size.mode is SharingMode.CORES
+    exact = sleeping_footprint(profile.footprint, DeviceKind.CPU if on_cpu else DeviceKind.GPU)
+
+    def with_margin(size: int) -> Bytes:
+        return Bytes(math.ceil(size * (1 + MEMORY_MARGIN[profile.kind]) / MIB) * MIB)
+
+    return SleepingFootprint(
+        with_margin(exact.level_1_bytes),
+        with_margin(exact.level_2_bytes),
+        with_margin(exact.host_bytes),
+    )

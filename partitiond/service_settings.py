@@ -1,0 +1,87 @@
+"""What the settings say to the service, at the start and after SIGHUP; and its line of status."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from partitiond.controller.planning import PlanOptions
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.profiling import ProfilingOptions
+from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.errors import PartitiondError
+from partitiond.core.observation import ReconcilePolicy
+from partitiond.ports import ReplicaView
+from partitiond.reload import changes, taken_over
+from partitiond.settings import Settings, settings_values
+from partitiond.systemd import ready, reloading
+
+log = logging.getLogger(__name__)
+
+
+def service_options(settings: Settings) -> ServiceOptions:
+    """Everything a user can set about the control plane."""
+    engine, profiling = settings.engine, settings.profiling
+    return ServiceOptions(
+        policy=ControllerPolicy(
+            reconcile=ReconcilePolicy(
+                start_deadline_seconds=engine.start_deadline_seconds,
+                drain_deadline_seconds=engine.drain_deadline_seconds,
+                stop_grace_seconds=engine.stop_grace_seconds,
+            ),
+            loop_seconds=settings.daemon.loop_seconds,
+            wake_on_request=settings.sleep.wake_on_request,
+        ),
+        routes=RoutePolicy(
+            max_queue=settings.proxy.max_queue,
+            max_wait_seconds=settings.proxy.max_wait_seconds,
+            keys_required=settings.proxy.require_keys,
+            wake_on_request=settings.sleep.wake_on_request,
+        ),
+        planning=PlanOptions(
+            objective=settings.planner.objective,
+            time_limit_seconds=settings.planner.time_limit_seconds,
+            seed=settings.planner.seed,
+            deterministic=settings.planner.deterministic,
+            workers=settings.planner.workers,
+            move_budget=settings.planner.move_budget,
+        ),
+        profiling=ProfilingOptions(
+            max_batch=profiling.max_batch,
+            time_limit_seconds=profiling.time_limit_seconds,
+            min_window_seconds=profiling.min_window_seconds,
+            max_window_seconds=profiling.max_window_seconds,
+            cpu_partition_cores=profiling.cpu_partition_cores,
+            checkpoint_dir=settings.checkpoint_dir,
+        ),
+    )
+
+
+class Reloading:
+    """The settings in use, and how SIGHUP brings them up to date."""
+
+    def __init__(self, used: Settings, reread: Callable[[], Settings]) -> None:
+        self.used = used
+        self._reread = reread
+
+    def __call__(self, service: Service) -> bool:
+        """Take over what may be; whether engines end with the daemon from now on."""
+        reloading()
+        try:
+            new = self._reread()
+        except PartitiondError as error:
+            log.error("settings were not re-read: %s", error)
+            ready(f"settings were not re-read: {error.message}")
+        else:
+            found = changes(settings_values(self.used), settings_values(new))
+            self.used = taken_over(self.used, new, found.taken)
+            service.use(service_options(self.used))
+            log.info("%s", found.text())
+            ready(found.text())
+        return not self.used.daemon.keep_engines_on_exit
+
+
+def status_text(replicas: Sequence[ReplicaView]) -> str:
+    """One line for `systemctl status`."""
+    serving = [replica for replica in replicas if replica.state == "serving"]
+    models = len({replica.model for replica in serving})
+    return f"{len(serving)} of {len(replicas)} replicas serve {models} models"

@@ -1,0 +1,331 @@
+"""A simulated host: its folder, its GPUs, and everything that may happen to them."""
+
+import contextlib
+import enum
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import ConflictError, NotFoundError, SpecError
+from partitiond.serde import to_json
+from partitiond.simulated_gpus.description import HostDescription, checked, find_description
+from partitiond.simulated_gpus.library import install_libraries
+from partitiond.simulated_gpus.making import write_host
+from partitiond.simulated_gpus.reading import HostReader
+from partitiond.simulated_gpus.records import NO_ID, create_state
+
+XID_FALLEN_OFF_THE_BUS: Final = 79
+_XID_EVENT: Final = 0x8
+_HEALTH: Final = frozenset(
+    {
+        "ecc_corrected_volatile", "ecc_uncorrected_volatile", "ecc_corrected_aggregate",
+        "ecc_uncorrected_aggregate", "retired_sbe", "retired_dbe", "retired_pending",
+        "remapped_corrected", "remapped_uncorrected", "remapped_pending", "remapped_failure",
+        "throttle", "temperature_c", "memory_temperature_c", "ecc_mode", "compute_mode",
+        "persistence_mode", "sm_clock_mhz", "memory_clock_mhz", "power_limit_mw",
+    }
+)  # fmt: skip
+_LOAD: Final = frozenset(
+    {
+        "sm_activity", "sm_occupancy", "tensor_activity", "dram_activity", "gpu_util",
+        "power_watts", "energy_joules", "gpm", "energy_counter",
+    }
+)  # fmt: skip
+
+
+class Die(enum.IntEnum):
+    """Instead of an error code: the process that makes the call is killed (SIGKILL)."""
+
+    BEFORE = -1
+    AFTER = -2
+    """The call is carried out first."""
+    LOCKED = -3
+    """While it holds the host's lock."""
+
+
+class SimulatedHost(HostReader):
+    """One host in its folder. Make one with `create`, or find one with `open`."""
+
+    # --- its folder ---------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, description: HostDescription | str, folder: Path) -> "SimulatedHost":
+        """Make a host.
+
+        Args:
+            description: or the name of a shipped one, or the path of a file.
+            folder: new or empty.
+
+        Raises:
+            NotFoundError, SpecError: there is no such description, or none can be made of it.
+            ConflictError: the folder is not empty.
+            DeviceError: there is no C compiler, or the folder cannot be written.
+        """
+        if isinstance(description, str):
+            description = find_description(description)
+        checked(description)
+        folder = folder.absolute()
+        if folder.exists() and any(folder.iterdir()):
+            raise ConflictError(
+                f"{folder} is not empty.", hint="Name a new folder, or empty this one."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return cls._make(description, folder)
+        except BaseException:
+            # Nothing half-made is left; the folder itself may have been there before.
+            for name in ("lib", "bin"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            for name in ("state", "host.json"):
+                (folder / name).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def _make(cls, description: HostDescription, folder: Path) -> "SimulatedHost":
+        install_libraries(folder / "lib")
+        _write_mps_control(folder / "bin" / "nvidia-cuda-mps-control")
+        create_state(folder / "lib" / "libnvidia-ml.so.1", folder / "state")
+        host = cls(folder)
+        with host._records.locked():
+            write_host(host._records, description)
+        (folder / "host.json").write_text(to_json(description, indent=2) + "\n", encoding="utf-8")
+        return host
+
+    @classmethod
+    def open(cls, folder: Path) -> "SimulatedHost":
+        """Find a host that was made.
+
+        Raises:
+            NotFoundError: there is none in this folder.
+            DeviceError: it is another version's.
+        """
+        folder = folder.absolute()
+        if not (folder / "state").is_file():
+            raise NotFoundError(
+                f"There is no simulated host in {folder}.",
+                hint="Make one with `partitiond simulate create NAME --out DIR`.",
+            )
+        return cls(folder)
+
+    def environment(self) -> dict[str, str]:
+        """What lets a daemon or a command use this host."""
+        return {"PARTITIOND_GPU__SIMULATED_HOST": str(self.folder)}
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["SimulatedHost"]:
+        """Put its NVML under the binding of this process until the end of the block."""
+        from partitiond.devices.nvml.library import library_in_use
+
+        with library_in_use(self.nvml_path):
+            yield self
+
+    # --- what happens to it -------------------------------------------------------------------
+
+    def xid(self, uuid: str, code: int, *, breaks: int = 0) -> None:
+        """Report an Xid error.
+
+        Args:
+            breaks: CUDA error that every next call of the processes on the GPU fails with, as
+                719 (launch failed); 0 leaves them well.
+        """
+        index = self._index(uuid)
+        with self._records.locked():
+            if breaks:
+                for row in self._process_rows(index):
+                    self._records.set("process", row, {"broken": breaks})
+            self._records.send_event(index, _XID_EVENT, code, self._instance_id(index, uuid))
+
+    def lose(self, uuid: str) -> None:
+        """The GPU falls off the bus: Xid 79, and every later call about it fails."""
+        index = self._index(uuid)
+        with self._records.locked():
+            self._records.set("gpu", index, {"lost": True})
+            self._records.send_event(index, _XID_EVENT, XID_FALLEN_OFF_THE_BUS)
+
+    def restore(self, uuid: str) -> None:
+        """The lost GPU is back, empty, as after a reset."""
+        index = self._index(uuid)
+        with self._records.locked():
+            self._records.reset(index)
+
+    def reboot(self) -> None:
+        """All GPUs anew: no memory held, GPU instances gone, MIG mode as last set."""
+        with self._records.locked():
+            for index in range(self._records.number("host", 0, "gpus")):
+                self._records.reset(index)
+
+    def fail(
+        self,
+        function: str,
+        error: int,
+        *,
+        uuid: str = "",
+        after: int = 0,
+        times: int = 1,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        """Let calls of a function fail.
+
+        Args:
+            function: of NVML or CUDA, a shell pattern ("nvmlDevice*"), or "mig": any about MIG.
+            error: the code it answers, NVML's or CUDA's; a `Die`; 0 only delays.
+            uuid: only calls about this GPU; empty for all.
+            after: so many calls go well first.
+            times: how many fail; -1 without end.
+            delay_seconds: how long each of them takes.
+        """
+        index = NO_ID if not uuid else self._index(uuid)
+        with self._records.locked():
+            row = self._records.free_row("fault")
+            self._records.set(
+                "fault",
+                row,
+                {
+                    "function": function,
+                    "gpu": index,
+                    "error": int(error),
+                    "after": after,
+                    "times": times,
+                    "delay_ms": round(1000 * delay_seconds),
+                    "seen": 0,
+                    "used": 1,
+                },
+            )
+
+    def heal(self) -> None:
+        """Forget all failing calls."""
+        with self._records.locked():
+            for row in self._records.used("fault"):
+                self._records.set("fault", row, {"used": 0})
+
+    def add_process(self, uuid: str, pid: int, used_bytes: int, *, mps: bool = False) -> None:
+        """A process that holds memory of a GPU or a MIG device.
+
+        A pid that lives now is forgotten when it dies; one that does not stands for a process
+        of another container, until `remove_process`.
+        """
+        index = self._index(uuid)
+        with self._records.locked():
+            instance, compute = self._mig_ids(index, uuid)
+            row = self._records.add_process(index, pid, used_bytes)
+            if row < 0:
+                raise ConflictError(
+                    "The simulated host has too many processes.", hint="Remove some of them."
+                )
+            self._records.set(
+                "process",
+                row,
+                {"instance_id": instance, "compute_id": compute, "kind": 2 if mps else 1},
+            )
+
+    def remove_process(self, uuid: str, pid: int) -> None:
+        """Take away what a process holds of a GPU; the process itself is left alone."""
+        index = self._index(uuid)
+        with self._records.locked():
+            for row in self._process_rows(index, pid):
+                self._records.set("process", row, {"used": 0})
+
+    def break_process(self, pid: int, cuda_error: int, *, frees: bool = False) -> None:
+        """Every next CUDA call of a process fails.
+
+        Args:
+            frees: its memory is free at once, as when MPS ends a client.
+        """
+        with self._records.locked():
+            for row in self._records.used("process"):
+                if self._records.number("process", row, "pid") == pid:
+                    values: dict[str, object] = {"broken": cuda_error}
+                    if frees:
+                        values |= {"context_bytes": 0, "allocated_bytes": 0}
+                    self._records.set("process", row, values)
+
+    def set_health(self, uuid: str, *, ecc: int | None = None, retired: int | None = None,
+                   throttle: int | None = None, **figures: int) -> None:  # fmt: skip
+        """Change what a GPU tells of its health.
+
+        Args:
+            ecc: uncorrected errors since the driver was loaded.
+            retired: rows that were remapped for uncorrected errors.
+            throttle: NVML's bits of clocks event reasons.
+            figures: others by the shared state's names, as `temperature_c`, `remapped_pending`,
+                `ecc_corrected_volatile`, `compute_mode`.
+
+        Raises:
+            SpecError: there is no figure of that name.
+        """
+        short = {
+            "ecc_uncorrected_volatile": ecc,
+            "remapped_uncorrected": retired,
+            "throttle": throttle,
+        }
+        values = {k: v for k, v in short.items() if v is not None} | figures
+        self._set_figures(uuid, values, _HEALTH)
+
+    def set_load(self, uuid: str, **figures: float) -> None:
+        """Change what a GPU tells of its work: `sm_activity`, `sm_occupancy`, `tensor_activity`,
+        `dram_activity`, `gpu_util` (shares, 0..1), `power_watts`, `energy_joules` (which grows from
+        there by the power); `gpm` and `energy_counter` say
+        whether it tells at all (0 or 1).
+
+        Raises:
+            SpecError: there is no figure of that name.
+        """
+        self._set_figures(uuid, figures, _LOAD)
+
+    def privileged(self, allowed: bool) -> None:
+        """Whether calls that need root are carried out; if not they are refused
+        (NVML_ERROR_NO_PERMISSION) to all but processes with PARTITIOND_SIMULATED_PRIVILEGED=1
+        in their environment.
+        """
+        with self._records.locked():
+            self._records.set("host", 0, {"privileged": allowed})
+
+    def driver(self, *, loaded: bool) -> None:
+        """Unload the driver, or load it: without it NVML does not start and CUDA has no device."""
+        with self._records.locked():
+            self._records.set("host", 0, {"driver_loaded": loaded})
+
+    def set_mig_mode(self, uuid: str, *, enabled: bool) -> None:
+        """As an operator does it before partitiond starts: at once, with no instances."""
+        index = self._index(uuid)
+        with self._records.locked():
+            self._records.set("gpu", index, {"mig_mode": enabled, "mig_pending": enabled})
+            for row in self._records.used("instance", index):
+                self._records.set("instance", index, {"used": 0}, inner=row)
+
+    def _set_figures(self, uuid: str, values: Mapping[str, float], known: frozenset[str]) -> None:
+        unknown = sorted(values.keys() - known)
+        if any(not 0 <= value < math.inf for value in values.values()):
+            raise SpecError("A figure is negative, or no number.", hint="Give numbers from 0 up.")
+        if unknown:
+            raise SpecError(
+                f"A simulated GPU has no {unknown[0]!r}.",
+                hint=f"It has {', '.join(sorted(known))}.",
+            )
+        index = self._index(uuid)
+        with self._records.locked():
+            self._records.settle_energy(index)
+            try:
+                self._records.set("gpu", index, values)
+            except ValueError as error:
+                raise SpecError(
+                    f"A simulated GPU cannot have {error}.", hint="Give numbers from 0 up."
+                ) from error
+
+
+def _write_mps_control(path: Path) -> None:
+    """A small script: the stand-in for NVIDIA's MPS control program, of this very environment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root, host = Path(__file__).resolve().parents[2], path.parent.parent
+    path.write_text(
+        "#!/bin/sh\n"
+        f'PYTHONPATH={shlex.quote(str(root))}"${{PYTHONPATH:+:$PYTHONPATH}}" \\\n'
+        f"PARTITIOND_SIMULATED_HOST={shlex.quote(str(host))} \\\n"
+        f'exec {shlex.quote(sys.executable)} -m partitiond.simulated_gpus.mps_control "$@"\n',
+        encoding="utf-8",
+    )
+    path.chmod(0o755)

@@ -1,0 +1,61 @@
+"""`partitiond backup` and `partitiond restore` as a user types them."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+from partitiond.store import StateLock, open_store
+from tests.cli.conftest import Cli
+from tests.controller.samples import measured_profile
+
+
+def keep(home: Path, profile_id: str) -> None:
+    with contextlib.closing(open_store(home / "state" / "partitiond.sqlite3")) as store:
+        store.add_profile(dataclasses.replace(measured_profile("a"), id=profile_id))
+
+
+def test_a_backup_is_made_checked_and_restored(cli: Cli, home: Path) -> None:
+    keep(home, "first")
+    file = home / "b.tar.gz"
+    made = cli("backup", file, "--json")
+    assert (made.code, made.json["profiles"]) == (0, 1)
+    assert "is whole" in cli("restore", "--check", file).err
+    keep(home, "second")
+    done = cli("restore", file)
+    assert done.code == 0
+    assert "What was there before" in done.err
+    assert "Start the daemon again" in done.err
+    with contextlib.closing(open_store(home / "state" / "partitiond.sqlite3")) as store:
+        assert [profile.id for profile in store.profiles()] == ["first"]
+
+
+def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:
+    file = home / "b.tar.gz"
+    assert cli("backup", file).code == 3  # no store yet
+    keep(home, "first")
+    assert cli("backup", file).code == 0
+    assert cli("backup", file).code == 4
+    assert cli("backup", file, "--force").code == 0
+    assert cli("restore", home / "missing.tar.gz").code == 3
+    with StateLock.acquire(home / "state" / "daemon.lock"):
+        assert cli("restore", file).code == 4
+        assert cli("backup", file, "--force").code == 0  # a running daemon is no hindrance
+    file.write_bytes(file.read_bytes()[:-100])
+    damaged = cli("restore", file)
+    assert damaged.code == 2
+    assert "Nothing was changed" in damaged.err
+    assert cli("backup", home / "no" / "such" / "folder.tar.gz").code == 2
+
+
+def test_settings_come_back_only_when_asked_for(cli: Cli, home: Path) -> None:
+    keep(home, "first")
+    config = home / "config" / "partitiond" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("[planner]\nseed = 7\n")
+    file = home / "b.tar.gz"
+    cli("backup", file)
+    config.unlink()
+    assert "were left alone" in cli("restore", file).err
+    assert not config.exists()
+    assert "Settings written" in cli("restore", file, "--with-settings").err
+    assert "seed = 7" in config.read_text()

@@ -1,0 +1,352 @@
+"""Doctor on made-up hosts: every finding has words, advice and the command that mends it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from partitiond.cli.doctor_driver import check_driver, check_gpus, check_nodes
+from partitiond.cli.doctor_facts import CgroupLimits, DeviceNode, HostFacts, host_facts
+from partitiond.cli.doctor_findings import Finding, Verdict
+from partitiond.cli.doctor_mig import check_mig
+from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
+from partitiond.core.hardware import DeviceDetails, ForeignProcess, MigInstance, SharingMode
+from partitiond.core.health import HealthReadings, XidEvent
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import fake_gpus
+from partitiond.devices.mps import ForeignMps
+from partitiond.devices.partitions import Entry, EntryKind, EntryState
+
+DEVICE = dataclasses.replace(fake_gpus("a100-80gb")[0], id="GPU-1", driver="580.95.05")
+GPU = DeviceDetails(DEVICE, compute_mode="default", mig_mode="off", mig_pending="off",
+                    persistence=True)  # fmt: skip
+NODES = tuple(
+    DeviceNode(path, usable=True) for path in ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0")
+)
+HOST = HostFacts(
+    pci_gpus=("0000:07:00.0",),
+    modules=frozenset({"nvidia", "nvidia_uvm"}),
+    kernel_driver="580.95.05",
+    library_drivers=("580.95.05",),
+    nodes=NODES,
+    memory_bytes=256 * GIB,
+    shared_memory_bytes=64 * GIB,
+    user="ops",
+)
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def bad(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.verdict is not Verdict.OK]
+
+
+def only(findings: list[Finding]) -> Finding:
+    (finding,) = bad(findings)
+    assert finding.advice
+    assert finding.command
+    return finding
+
+
+# -- facts from files --------------------------------------------------------------------------
+
+
+def test_a_gpu_host_is_read_from_its_files(tmp_path: Path) -> None:
+    nvrm = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n"
+    root = write(
+        tmp_path,
+        {
+            "sys/bus/pci/devices/0000:07:00.0/vendor": "0x10de\n",
+            "sys/bus/pci/devices/0000:07:00.0/class": "0x030200\n",
+            "sys/bus/pci/devices/0000:c4:00.0/vendor": "0x10de\n",
+            "sys/bus/pci/devices/0000:c4:00.0/class": "0x068000\n",
+            "sys/bus/pci/devices/0000:00:00.0/vendor": "0x8086\n",
+            "proc/driver/nvidia/version": nvrm,
+            "proc/modules": "nvidia_uvm 1 0 - Live\nnvidia 9 1 nvidia_uvm, Live\next4 1 0\n",
+            "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.575.57.08": "",
+            "proc/77/comm": "nv-fabricmanage\n",
+            "lib/systemd/system/nvidia-persistenced.service": "",
+            "proc/self/cgroup": "0::/system.slice/partitiond.service\n",
+            "sys/fs/cgroup/system.slice/memory.max": "17179869184\n",
+            "sys/fs/cgroup/system.slice/partitiond.service/memory.max": "max\n",
+            "sys/fs/cgroup/system.slice/partitiond.service/pids.max": "512\n",
+            "sys/fs/cgroup/system.slice/cpuset.cpus.effective": "0-3,8\n",
+            "sys/devices/system/node/node0/x": "",
+            "sys/devices/system/node/node1/x": "",
+            "proc/sys/kernel/numa_balancing": "1\n",
+            "proc/meminfo": "MemTotal: 1024 kB\nSwapTotal: 8 kB\nSwapFree: 2 kB\n",
+            "dev/nvidiactl": "",
+            "dev/nvidia0": "",
+            "dev/nvidia-caps/nvidia-cap3": "",
+            ".dockerenv": "",
+        },
+    )
+    found = host_facts(root, {"CUDA_MPS_PIPE_DIRECTORY": "/x", "HOME": "/"}, "ops")
+    assert (found.pci_gpus, found.pci_switches) == (("0000:07:00.0",), ("0000:c4:00.0",))
+    assert (found.kernel_driver, found.library_drivers) == ("580.95.05", ("575.57.08",))
+    assert found.modules == {"nvidia", "nvidia_uvm"}
+    assert found.programs == {"nv-fabricmanager"}
+    assert found.units == {"nvidia-persistenced.service"}
+    assert found.cgroup == CgroupLimits(16 * GIB, 512, 5)
+    assert (found.numa_nodes, found.numa_balancing) == (2, True)
+    assert (found.memory_bytes, found.swap_used_bytes) == (1024 * 1024, 6 * 1024)
+    assert {node.path for node in found.nodes} == {
+        "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap3"
+    }  # fmt: skip
+    assert found.container == "docker"
+    assert found.environment == (("CUDA_MPS_PIPE_DIRECTORY", "/x"),)
+
+
+def test_an_empty_host_is_no_error(tmp_path: Path) -> None:
+    found = host_facts(tmp_path, {})
+    assert found.pci_gpus == ()
+    assert found.cgroup == CgroupLimits()
+    assert check_driver(found, (), 12).verdict is Verdict.OK
+    assert check_nodes(found, ()) == []
+
+
+def test_limits_of_cgroup_v1_that_mean_none_are_none(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "9:memory:/a\n8:pids:/a\n",
+            "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/pids/a/pids.max": "100\n",
+        },
+    )
+    assert host_facts(root, {}).cgroup == CgroupLimits(None, 100, None)
+
+
+# -- the driver ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "refused", "verdict", "said", "command"),
+    [
+        (HOST, 18, "fail", "was updated and not loaded anew", "rmmod"),
+        (dataclasses.replace(HOST, library_drivers=("590.1.2",)), None, "fail",
+         "kernel module is of 580.95.05, the library of 590.1.2", "modprobe"),
+        (dataclasses.replace(HOST, library_drivers=()), 12, "fail",
+         "libnvidia-ml is not installed", "libnvidia-compute-580"),
+        (HOST, 999, "fail", "shows no GPU (NVML error 999)", "dmesg"),
+        (HostFacts(pci_gpus=("x",), modules=frozenset({"nouveau"})), 12, "warn", "nouveau",
+         "blacklist nouveau"),
+        (HostFacts(pci_gpus=("x",), library_drivers=("580.1.1",)), 9, "warn", "is not loaded",
+         "modprobe nvidia"),
+        (HostFacts(pci_gpus=("x",)), 12, "warn", "there is no driver", "install"),
+        (HostFacts(pci_gpus=("x",), container="docker"), 12, "warn", "was given no GPU",
+         "docker run --gpus all"),
+        (HostFacts(pci_gpus=("x",), container="podman"), 12, "warn", "was given no GPU",
+         "nvidia.com/gpu=all"),
+        (HostFacts(container="docker"), 12, "ok", "without GPUs", ""),
+        (HostFacts(container="docker", kernel_driver="580.1.1", nodes=NODES), 12, "fail",
+         "its libraries are not", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
+        (HostFacts(), None, "ok", "the CPU serves", ""),
+    ],
+)  # fmt: skip
+def test_why_no_gpu_is_seen(
+    host: HostFacts, refused: int | None, verdict: str, said: str, command: str
+) -> None:
+    found = check_driver(host, (), refused)
+    assert found.verdict == verdict
+    assert said in found.message
+    assert command in found.command
+    assert (found.advice != "") == (verdict != "ok")
+
+
+def test_a_driver_that_answers_is_fine_unless_it_is_too_old() -> None:
+    assert check_driver(HOST, [GPU], None).verdict is Verdict.OK
+    old = dataclasses.replace(GPU, device=dataclasses.replace(DEVICE, driver="470.82.01"))
+    assert "older than engines need" in check_driver(HOST, [old], None).message
+
+
+def test_device_nodes_that_are_missing_or_closed() -> None:
+    assert bad(check_nodes(HOST, [GPU])) == []
+    missing = dataclasses.replace(HOST, nodes=NODES[:1])
+    assert "nvidia-modprobe" in only(check_nodes(missing, [GPU])).command
+    closed = DeviceNode("/dev/nvidia0", usable=False, mode=0o600)
+    found = only(check_nodes(dataclasses.replace(HOST, nodes=(*NODES[:2], closed)), [GPU]))
+    assert found.command == "sudo chmod 0666 /dev/nvidia0"
+    grouped = dataclasses.replace(closed, mode=0o660, group=44)
+    found = only(check_nodes(dataclasses.replace(HOST, nodes=(*NODES[:2], grouped)), [GPU]))
+    assert found.command.startswith(("sudo usermod -aG", "sudo chmod"))
+
+
+def test_capability_files_matter_where_instances_are_used() -> None:
+    cap = DeviceNode("/dev/nvidia-caps/nvidia-cap30", usable=False)
+    manage = DeviceNode("/dev/nvidia-caps/nvidia-cap1", usable=False)
+    host = dataclasses.replace(HOST, nodes=(*NODES, cap, manage))
+    assert bad(check_nodes(host, [GPU])) == []
+    sliced = dataclasses.replace(GPU, mig_mode="on", device=with_instances())
+    assert only(check_nodes(host, [sliced])).command == f"sudo chmod a+r {cap.path}"
+
+
+# -- each GPU ------------------------------------------------------------------------------------
+
+
+def test_a_gpu_in_order_has_nothing_against_it() -> None:
+    assert bad(check_gpus(HOST, [GPU])) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "command"),
+    [
+        ({"persistence": False}, "off on 1 of 1", "nvidia-smi -pm 1"),
+        ({"compute_mode": "prohibited"}, "no CUDA program", "nvidia-smi -i GPU-1 -c DEFAULT"),
+        ({"compute_mode": "exclusive-process"}, "one process at a time", "-c DEFAULT"),
+        ({"readings": HealthReadings(remap_pending=True)}, "rows wait", "--gpu-reset -i GPU-1"),
+        ({"readings": HealthReadings(unreachable="GPU is lost")}, "does not answer", "reboot"),
+        ({"xids": (XidEvent("GPU-1", 48, "2026-01-01T00:00:00Z"),)}, "Xid 48", ""),
+    ],
+)
+def test_what_a_gpu_suffers_from(changes: dict[str, object], said: str, command: str) -> None:
+    (found,) = bad(check_gpus(HOST, [dataclasses.replace(GPU, **changes)]))  # type: ignore[arg-type]
+    assert said in found.message
+    assert command in found.command
+    assert found.advice
+
+
+def test_foreign_processes_are_named() -> None:
+    other = (ForeignProcess(4711, Bytes(3 * GIB), "python"),)
+    gpu = dataclasses.replace(GPU, device=dataclasses.replace(DEVICE, foreign=other))
+    found = only(check_gpus(HOST, [gpu]))
+    assert "3 GiB (python 4711)" in found.message
+    assert found.command == "ps -o pid,user,etime,cmd -p 4711"
+
+
+def test_nvswitches_need_the_fabric_manager() -> None:
+    host = dataclasses.replace(HOST, pci_switches=("0000:c4:00.0",))
+    found = only(check_gpus(host, [GPU]))
+    assert found.verdict is Verdict.FAIL
+    assert "nvidia-fabricmanager-580" in found.command
+    running = dataclasses.replace(host, programs=frozenset({"nv-fabricmanager"}))
+    assert bad(check_gpus(running, [GPU])) == []
+
+
+# -- MIG -----------------------------------------------------------------------------------------
+
+
+def with_instances(*, fixed: bool = False, uuid: str = "MIG-a") -> "DEVICE.__class__":  # type: ignore[name-defined]
+    there = (MigInstance("2g.20gb", 4, 2, Bytes(19 * GIB), uuid),)
+    return dataclasses.replace(
+        DEVICE, modes=(SharingMode.MIG,), mig_instances=there, mig_fixed=fixed
+    )
+
+
+def mig(
+    gpu: DeviceDetails,
+    *journal: Entry,
+    changes: str = "instances",
+    may_change: bool | None = True,
+    daemon_runs: bool = False,
+) -> list[Finding]:
+    return check_mig(
+        [gpu], journal, changes=changes, may_change=may_change, daemon_runs=daemon_runs
+    )
+
+
+def entry(kind: EntryKind, what: str, *users: str) -> Entry:
+    return Entry("GPU-1", kind, what, EntryState.DONE, users)
+
+
+ON = dataclasses.replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())
+
+
+def test_mig_in_order() -> None:
+    assert bad(mig(GPU)) == []
+    ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
+    assert bad(mig(ON, ours)) == []
+    assert check_mig([dataclasses.replace(GPU, mig_mode="")], (), changes="never",
+                     may_change=None, daemon_runs=False) == []  # fmt: skip
+
+
+def test_a_pending_mode_names_the_reset() -> None:
+    found = only(mig(dataclasses.replace(GPU, mig_pending="on")))
+    assert found.command == "sudo nvidia-smi --gpu-reset -i GPU-1"
+
+
+def test_a_journal_that_differs_from_the_gpu_is_settled_by_the_daemon() -> None:
+    gone = entry(EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "a-1")
+    ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
+    found = only(mig(ON, gone, ours))
+    assert "1g.10gb@0+1 of GPU-1" in found.message
+    assert bad(mig(ON, gone, ours, daemon_runs=True)) == []
+    left = only(mig(ON, entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2")))
+    assert left.fix
+    mode = only(mig(GPU, entry(EntryKind.MIG_MODE, "on", "a-1")))
+    assert "MIG mode of GPU-1" in mode.message
+
+
+def test_instances_of_others_that_nobody_uses_are_shown_and_never_fixed() -> None:
+    found = only(mig(ON))
+    assert "nobody runs in 2g.20gb at slice 4" in found.message
+    assert found.fix == ""
+    bare = dataclasses.replace(ON, device=with_instances(uuid=""))
+    assert "-cci" in only(mig(bare)).command
+
+
+def test_a_fixed_geometry_without_instances_cannot_be_used() -> None:
+    empty = dataclasses.replace(with_instances(fixed=True), mig_instances=())
+    found = only(mig(dataclasses.replace(ON, device=empty)))
+    assert found.verdict is Verdict.FAIL
+
+
+def test_changes_that_are_allowed_and_nobody_may_make() -> None:
+    ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
+    assert "partitiond-mig.socket" in only(mig(ON, ours, may_change=False)).command
+    assert bad(mig(ON, ours, may_change=False, changes="never")) == []
+    assert bad(mig(GPU, may_change=False)) == []
+
+
+# -- MPS -----------------------------------------------------------------------------------------
+
+
+def test_mps_in_order_and_without_its_program() -> None:
+    assert bad(check_mps([GPU], MpsFacts(), HOST, daemon_runs=False)) == []
+    missing = MpsFacts(unavailable="nvidia-cuda-mps-control is not installed. Install it.")
+    found = only(check_mps([GPU], missing, HOST, daemon_runs=False))
+    assert found.command == "sudo apt-get install nvidia-compute-utils-580"
+    inside = dataclasses.replace(HOST, container="docker")
+    assert "docker run" in only(check_mps([GPU], missing, inside, daemon_runs=False)).command
+
+
+def test_an_operators_daemon_is_explained() -> None:
+    one = ForeignMps(
+        77, "nvidia-cuda-mps-control", 1000, Path("/tmp/nvidia-mps"), "", True,
+        "Every program becomes its client. To be rid of it: echo quit | ...",
+    )  # fmt: skip
+    found = only(check_mps([GPU], MpsFacts(foreign=(one,)), HOST, daemon_runs=True))
+    assert "pid 77" in found.message
+    assert "rid of it" not in found.message
+    assert found.command == (
+        "echo quit | sudo -u '#1000' env CUDA_MPS_PIPE_DIRECTORY=/tmp/nvidia-mps "
+        "nvidia-cuda-mps-control"
+    )
+    assert found.fix == ""
+
+
+def test_leftovers_of_mps_are_fixed_only_where_nobody_uses_them() -> None:
+    def found(alive: bool, clients: int | None, daemon_runs: bool = False) -> list[Finding]:
+        own = (OwnMps(Path("/run/x/mps/aa"), "GPU-1", alive, clients),)
+        return bad(check_mps([GPU], MpsFacts(own=own), HOST, daemon_runs=daemon_runs))
+
+    (stale,) = found(False, None)
+    assert (stale.command, stale.fix) == ("rm -r /run/x/mps/aa", "remove the folders")
+    (idle,) = found(True, 0)
+    assert idle.fix == "end it"
+    for clients in (2, None):
+        (busy,) = found(True, clients)
+        assert busy.fix == ""
+    assert found(True, 0, daemon_runs=True) == []
+
+
+def test_mps_variables_of_the_shell_are_named() -> None:
+    host = dataclasses.replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
+    found = only(check_mps([GPU], MpsFacts(), host, daemon_runs=False))
+    assert found.command == "unset CUDA_MPS_PIPE_DIRECTORY"

@@ -1,0 +1,290 @@
+"""`partitiond setup`: shown, done, done again, undone; on image folders and with fake programs."""
+
+import dataclasses
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from partitiond.cli import setup_record as record
+from partitiond.cli.setup_host import HostFacts, SetupHost, facts_of
+from partitiond.cli.setup_plan import _unsafe_for_root, steps_for
+from partitiond.cli.setup_steps import CommandStep, FileStep, State, Step
+from partitiond.core.errors import DeviceError, InputError
+from tests.cli.conftest import Cli
+
+UNITS = "etc/systemd/system"
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its content; links by where they lead."""
+    return {
+        str(p.relative_to(folder)): bytes(p.readlink()) if p.is_symlink() else p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_symlink() or p.is_file()
+    }
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The root folder of an image, with a file of its own where a setup writes one."""
+    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed here")
+    if os.geteuid() != 0:
+        pytest.skip("systemd's own programs write users into an image only for root")
+    root = tmp_path / "image"
+    (root / "etc/tmpfiles.d").mkdir(parents=True)
+    (root / "etc/tmpfiles.d/partitiond.conf").write_text("# mine\n")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    return root
+
+
+def test_nothing_is_done_without_apply(cli: Cli, image: Path) -> None:
+    before = listing(image)
+    shown = cli("setup", "--root", image, "--gpu")
+    assert shown.code == 0
+    assert "Nothing was changed" in shown.err
+    assert "partitiond.service" in shown.out
+    assert listing(image) == before
+    assert "nothing to undo" in cli("setup", "--root", image, "--undo").err
+
+
+def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> None:
+    before = listing(image)
+    done = cli("setup", "--root", image, "--gpu", "--apply", "--json")
+    assert done.code == 0
+    assert {step["state"] for step in done.json} == {"done", "on the host"}
+    made = listing(image)
+    for file in (
+        f"{UNITS}/partitiond.service",
+        f"{UNITS}/multi-user.target.wants/partitiond.service",
+        f"{UNITS}/sockets.target.wants/partitiond-mig.socket",
+        "etc/udev/rules.d/70-partitiond.rules",
+        "etc/partitiond/config.toml",
+        "var/lib/systemd/linger/partitiond",
+    ):
+        assert file in made, file
+    uid = SetupHost(image, live=False).user_id()
+    manager = made[f"{UNITS}/partitiond.service.d/20-user-manager.conf"].decode()
+    assert f"Wants=user@{uid}.service" in manager
+    assert (image / "usr/local/libexec/partitiond/device-nodes").stat().st_mode & stat.S_IXUSR
+
+    again = cli("setup", "--root", image, "--gpu", "--apply", "--json")
+    assert listing(image) == made
+    assert {step["state"] for step in again.json} == {"done", "on the host"}
+
+    assert cli("setup", "--root", image, "--undo").code == 0
+    assert listing(image) == made
+    undone = cli("setup", "--root", image, "--undo", "--apply", "--purge")
+    assert undone.code == 0
+    left = {
+        name: body
+        for name, body in listing(image).items()
+        # systemd-sysusers and userdel keep backups and locks of their own
+        if not name.startswith(("etc/.pwd", "etc/group", "etc/passwd", "etc/gshadow", "etc/shadow"))
+    }
+    assert left == {name: body for name, body in before.items() if "tmpfiles.d" in name}
+    assert "partitiond:" not in (image / "etc/passwd").read_text()
+
+
+def test_without_gpus_nothing_of_nvidia_is_touched(cli: Cli, image: Path) -> None:
+    cli("setup", "--root", image, "--no-gpu", "--apply")
+    assert not [name for name in listing(image) if "mig" in name or "udev" in name]
+
+
+def test_what_was_changed_since_is_left_and_said(cli: Cli, image: Path) -> None:
+    cli("setup", "--root", image, "--no-gpu", "--apply")
+    config = image / "etc/partitiond/config.toml"
+    config.write_text("[planner]\nseed = 7\n")
+    undone = cli("setup", "--root", image, "--undo", "--apply")
+    assert undone.code == 1
+    assert "was changed since" in undone.err
+    assert "seed = 7" in config.read_text()
+    assert not (image / UNITS / "partitiond.service").exists()
+
+
+def test_an_upgraded_unit_is_written_and_undo_brings_back_the_first_one(tmp_path: Path) -> None:
+    host = SetupHost(tmp_path, live=False)
+    (tmp_path / "unit").write_text("theirs")
+    for text in ("ours, old", "ours, new"):
+        list(record.apply(host, (FileStep("u", "a unit", "/unit", text),)))
+        assert (tmp_path / "unit").read_text() == text
+    assert [o.state for o in record.undo(host, purge=False)] == [State.DONE]
+    assert (tmp_path / "unit").read_text() == "theirs"
+    assert record.read_record(host) == ()
+
+
+def test_a_failure_stops_there_and_can_be_gone_on_with_or_undone(tmp_path: Path) -> None:
+    host = SetupHost(tmp_path, live=True, path="/usr/bin:/bin")
+    flag = tmp_path / "flag"
+    broken = CommandStep(
+        "c", "a command", ("cat", str(flag)), done=lambda _: False, undo=(("rm", str(flag)),)
+    )
+    steps: tuple[Step, ...] = (
+        FileStep("a", "first", "/a/b/first", "1"),
+        broken,
+        FileStep("z", "last", "/last", "2"),
+    )
+    with pytest.raises(DeviceError, match="No such file"):
+        list(record.apply(host, steps))
+    assert [done.key for done in record.read_record(host)] == ["a", "c"]
+    assert not (tmp_path / "last").exists()
+    flag.write_text("now it works")
+    assert [o.key for o in record.apply(host, steps)] == ["a", "c", "z"]
+    assert [o.key for o in record.undo(host, purge=False)] == ["z", "c", "a"]
+    assert list(tmp_path.iterdir()) == [] or {p.name for p in tmp_path.iterdir()} == {"var"}
+
+
+def test_what_cannot_be_undone_stays_in_the_record(tmp_path: Path) -> None:
+    host = SetupHost(tmp_path, live=True, path="/usr/bin:/bin")
+    step = CommandStep("c", "a command", ("true",), done=lambda _: False, undo=(("false",),))
+    list(record.apply(host, (step, FileStep("f", "a file", "/f", "x"))))
+    notes = {o.key: o.note for o in record.undo(host, purge=False)}
+    assert "`false` ended with 1" in notes["c"]
+    assert [done.key for done in record.read_record(host)] == ["c"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', "nonsense"])
+def test_a_damaged_record_is_refused_with_what_to_do(tmp_path: Path, text: str) -> None:
+    host = SetupHost(tmp_path, live=False)
+    file = host.file(record.RECORD)
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(InputError) as refused:
+        record.read_record(host)
+    assert "by hand" in refused.value.hint
+
+
+# --- a running host, played by small programs ----------------------------------------------------
+
+FAKE = """#!/bin/sh
+echo "${{0##*/}} $*" >> {log}
+case "$*" in
+  --version) echo "systemd {version} (fake)" ;;
+  *persistence_mode,* | *--query-gpu=persistence_mode*) echo Disabled ;;
+  is-*) exit 3 ;;
+  show*) echo NeedDaemonReload=yes ;;
+  enable-linger*) mkdir -p {root}/var/lib/systemd/linger
+    : > {root}/var/lib/systemd/linger/partitiond ;;
+esac
+case "${{0##*/}}" in
+  systemd-sysusers) echo "partitiond:x:990:990::/:/bin/false" >> {root}/etc/passwd ;;
+  runuser) case "$*" in *"engine show"*) exit 6 ;; esac ;;
+esac
+exit 0
+"""
+PROGRAMS = (
+    "systemctl", "systemd-sysusers", "systemd-tmpfiles", "loginctl", "nvidia-smi", "runuser",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class Played:
+    host: SetupHost
+    log: Path
+    facts: HostFacts
+
+    def asked(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Played:
+    root, programs, log = tmp_path / "root", tmp_path / "bin", tmp_path / "log"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    programs.mkdir()
+    for name in PROGRAMS:
+        file = programs / name
+        file.write_text(FAKE.format(log=log, root=root, version=256))
+        file.chmod(0o755)
+    (tmp_path / "opt").mkdir()
+    for name in ("partitiond", "python"):
+        (tmp_path / "opt" / name).symlink_to("/bin/true")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("pytest", "test")):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    host = SetupHost(root, live=True, path=f"{programs}:/usr/bin:/bin")
+    facts = facts_of(host, gpu=True, mig=True, engine=False, bin_dir=tmp_path / "opt")
+    log.write_text("")
+    return Played(host, log, facts)
+
+
+def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) -> None:
+    outcomes = list(record.apply(played.host, steps_for(played.facts, played.host)))
+    asked = played.asked()
+    order = [
+        "systemd-sysusers",
+        "loginctl enable-linger partitiond",
+        "systemctl daemon-reload",
+        "nvidia-smi --persistence-mode=1",
+        "systemctl enable --now partitiond-mig.socket",
+        "systemctl enable --now partitiond.service",
+    ]
+    found = [next(i for i, line in enumerate(asked) if line.startswith(w)) for w in order]
+    assert found == sorted(found)
+    assert all(outcome.state is State.DONE for outcome in outcomes), outcomes
+    folder = played.host.file("/etc/systemd/system")
+    text = (folder / "partitiond.service").read_text()
+    assert f"ExecStart={played.facts.bin_dir}/partitiond serve" in text
+    assert (folder / "partitiond.service.d/50-subgroup.conf").exists()  # systemd 256
+    assert "user@990.service" in (folder / "partitiond.service.d/20-user-manager.conf").read_text()
+
+    played.log.write_text("")
+    list(record.undo(played.host, purge=False))
+    back = played.asked()
+    assert back[0].startswith("runuser -u partitiond")
+    assert back[0].endswith("partitiond down")
+    assert back[1] == "systemctl disable --now partitiond.service"
+    assert "nvidia-smi --persistence-mode=0" in back
+    assert "loginctl disable-linger partitiond" in back
+    assert back[-1] == "systemctl daemon-reload"
+    assert not (folder / "partitiond.service").exists()
+    assert not played.host.file("/etc/partitiond").exists() or not list(
+        played.host.file("/etc/partitiond").iterdir()
+    )
+
+
+def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:
+    facts = dataclasses.replace(played.facts, systemd=252)
+    assert "subgroup" not in {step.key for step in steps_for(facts, played.host)}
+
+
+def test_an_installation_that_the_user_cannot_enter_is_refused(played: Played) -> None:
+    played.facts.bin_dir.chmod(0o700)
+    steps = steps_for(played.facts, played.host)
+    (enable,) = (step for step in steps if step.key == "enable")
+    standing = enable.look(played.host)
+    assert standing.state is State.CANNOT
+    assert "may not enter" in standing.detail
+    assert "/opt/partitiond" in standing.detail
+
+
+def test_root_runs_no_helper_that_others_could_change(played: Played) -> None:
+    assert _unsafe_for_root(played.facts) == "" or os.geteuid() != 0
+    played.facts.bin_dir.chmod(0o777)
+    assert "can be changed by others" in _unsafe_for_root(played.facts)
+
+
+def test_a_user_who_is_not_root_is_told_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    refused = cli("setup", "--apply")
+    assert refused.code == 10
+    assert "sudo" in refused.err
+
+
+@pytest.mark.parametrize("words", [("--purge",), ("--root", "/no/such/folder")])
+def test_options_that_make_no_sense_are_refused(cli: Cli, words: tuple[str, ...]) -> None:
+    assert cli("setup", *words).code == 2
+
+
+def test_the_record_is_private_and_readable_by_other_programs(played: Played) -> None:
+    list(record.apply(played.host, (FileStep("f", "a file", "/f", "x"),)))
+    file = played.host.file(record.RECORD)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text())["format"] == 1

@@ -1,0 +1,210 @@
+"""Doctor, profiles and replication in partitions of a simulated GPU host, without a daemon."""
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from partitiond.cli.local_engines import local_engines
+from partitiond.core.partition import MpsShare
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.mps import MpsControl
+from partitiond.devices.mps.record import Record, write
+from partitiond.devices.nvml import library_in_use
+from partitiond.devices.partitions.journal import read_entries
+from partitiond.engines.journal import RunFolder, run_folders
+from partitiond.gpu_host import mps_program
+from partitiond.process_identity import ProcessId
+from partitiond.settings import Settings, load_settings
+from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from tests.cli.conftest import Cli
+from tests.engine_fixtures import simulated_launch
+
+QUICK = (
+    "--set", "profiling.min_window_seconds=0.2", "--set", "profiling.max_window_seconds=0.4",
+)  # fmt: skip
+MODEL = (
+    "opt-125m", "--weights", "dummy", "--engine-kind", "simulated",
+    "--engine-arg=--token-seconds=0.001", "--prompt-tokens", "16", "--output-tokens", "4",
+)  # fmt: skip
+
+
+def made(home: Path, monkeypatch: pytest.MonkeyPatch, *gpus: GpuDescription) -> SimulatedHost:
+    host = SimulatedHost.create(HostDescription("doctored", gpus), home / "host")
+    monkeypatch.setenv("PARTITIOND_GPU__SIMULATED_HOST", str(home / "host"))
+    return host
+
+
+@pytest.fixture(autouse=True)
+def library() -> Iterator[None]:
+    """The binding's library is one of the whole process."""
+    with library_in_use(None):
+        yield
+
+
+@pytest.fixture
+def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
+    return made(home, monkeypatch, GpuDescription("a100-80gb", 2))
+
+
+def settings() -> Settings:
+    return load_settings(None, os.environ, {}).settings
+
+
+def findings(cli: Cli, *arguments: str) -> dict[str, list[dict[str, Any]]]:
+    """By check."""
+    found = json.loads(cli("doctor", "--json", *arguments).out)
+    by_check: dict[str, list[dict[str, Any]]] = {}
+    for one in found["findings"] if isinstance(found, dict) else found:
+        by_check.setdefault(one["check"], []).append(one)
+    return by_check
+
+
+# -- doctor --------------------------------------------------------------------------------------
+
+
+def test_a_host_in_order(cli: Cli, host: SimulatedHost) -> None:
+    found = findings(cli)
+    for check in ("gpu driver", "gpu persistence", "gpu health", "mig", "mps", "engines"):
+        assert [one["verdict"] for one in found[check]] == ["ok"], found[check]
+
+
+def test_what_the_driver_tells_of_a_gpu_is_found(cli: Cli, host: SimulatedHost) -> None:
+    uuid = host.uuids()[0]
+    host.set_health(uuid, ecc=3)
+    host.add_process(uuid, os.getpid(), 5 << 30)
+    found = findings(cli)
+    (ill,) = found["gpu health"]
+    assert ill["verdict"] == "warn"
+    assert uuid in ill["message"]
+    assert f"-i {uuid}" in ill["command"]
+    (company,) = found["gpu company"]
+    assert "5 GiB" in company["message"]
+
+
+def test_nvml_that_refuses_is_explained(cli: Cli, host: SimulatedHost) -> None:
+    error = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+    host.fail("nvmlInit*", error, times=-1)
+    found = findings(cli)
+    (driver,) = found["gpu driver"]
+    assert driver["verdict"] == "fail"
+    assert "not loaded anew" in driver["message"]
+    assert "modprobe" in driver["command"]
+
+
+def test_mig_instances_of_others_are_shown(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(home, monkeypatch, GpuDescription("a100-80gb", 1, mig=True, mig_instances=("2g.20gb@0",)))
+    (mig,) = findings(cli)["mig"]
+    assert "nobody runs in 2g.20gb at slice 0" in mig["message"]
+
+
+def test_leftovers_are_shown_then_fixed(cli: Cli, host: SimulatedHost, home: Path) -> None:
+    stale = home / "run" / "mps" / "aabbccdd"
+    (stale / "pipe").mkdir(parents=True)
+    write(stale, Record("GPU-aabbccdd", ProcessId(2**22 - 1, 1, "another boot")))
+    dead = RunFolder.of(home / "run", "a-1")
+    dead.prepare(simulated_launch("a-1"), {})
+    before = findings(cli)
+    assert [one["fix"] for one in before["mps"]] == ["remove the folders"]
+    assert "clear them" in before["engines"][0]["fix"]
+    assert dead.path.exists()  # shown, not done
+
+    result = cli("doctor", "--fix", "--json")
+    assert "will remove the folders" in result.err
+    done = result.json["done"]
+    assert any("cleared the run folders of a-1" in text for text in done), done
+    assert any(str(stale) in text for text in done)
+    assert run_folders(home / "run") == []
+    assert not stale.exists()
+    after = findings(cli, "--fix")
+    assert [one["verdict"] for one in (*after["mps"], *after["engines"])] == ["ok", "ok"]
+
+
+def test_an_engine_of_a_job_that_is_gone_is_ended_and_its_mps_daemon_with_it(
+    cli: Cli, host: SimulatedHost, home: Path
+) -> None:
+    (home / "state").mkdir()
+
+    uuid = host.uuids()[0]
+    launch = dataclasses.replace(
+        simulated_launch("profile-1"),
+        device_id=uuid,
+        visible_device=uuid,
+        memory_bytes=4 * GIB,
+        partition=MpsShare(uuid, Bytes(4 * GIB), 30),
+    )
+
+    async def left_running() -> None:
+        engines = local_engines(settings(), None)
+        handle = await engines.runner.start(launch)
+        await engines.runner.wait_ready(handle, 60)
+        engines.host.devices.close()
+
+    asyncio.run(left_running())
+    (entry,) = read_entries(home / "state" / "devices.json")
+    assert entry.device_id == uuid
+    (found,) = findings(cli)["engines"]
+    assert "1 of profile jobs that ended: profile-1" in found["message"]
+    done = cli("doctor", "--fix", "--json").json["done"]
+    assert any("ended profile-1" in text for text in done), done
+    assert read_entries(home / "state" / "devices.json") == ()
+    control = MpsControl(home / "run", mps_program(settings()))
+    assert control.running() == []
+    assert host.used_bytes(uuid) == 0
+
+
+# -- profiles in partitions ------------------------------------------------------------------
+
+
+def profiled(cli: Cli, *arguments: str) -> dict[str, Any]:
+    result = cli(*QUICK, "profile", *MODEL, "--max-batch", "2", "--time-limit", "3",
+                 "--no-confirm", "--json", *arguments)  # fmt: skip
+    assert result.code == 0, result.err
+    found: dict[str, Any] = result.json
+    return found
+
+
+def test_a_profile_under_mps_and_what_it_leaves(cli: Cli, host: SimulatedHost, home: Path) -> None:
+    found = profiled(cli, "--mps", "30")
+    assert (found["size"]["mode"], found["size"]["sm_percent"]) == ("mps", 30)
+    assert "--mps 30" in found["provenance"]["command"]
+    assert read_entries(home / "state" / "devices.json") == ()
+    assert all(host.used_bytes(uuid) == 0 for uuid in host.uuids())
+
+
+def test_a_profile_of_a_memory_share_and_of_the_whole(cli: Cli, host: SimulatedHost) -> None:
+    share = profiled(cli, "--memory", "6GiB")
+    assert share["size"]["mode"] == "memory"
+    assert f"--memory {6 << 30}" in share["provenance"]["command"]
+    whole = profiled(cli, "--device", host.uuids()[1])
+    assert whole["size"]["mode"] == "whole"
+    assert "--memory" not in whole["provenance"]["command"]
+
+
+def test_a_profile_in_a_mig_slice(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = made(home, monkeypatch, GpuDescription("a100-80gb", 1, mig=True))
+    found = profiled(cli, "--mig", "1g.10gb")
+    assert (found["size"]["mode"], found["size"]["mig_profile"]) == ("mig", "1g.10gb")
+    assert host.geometry(host.uuids()[0]) == ()
+    refused = cli("profile", *MODEL)
+    assert refused.code != 0
+    assert "it is in MIG mode" in refused.err.replace("\n", " ")
+
+
+def test_replicas_under_mps_are_kept_with_the_whole_gpus_profile(
+    cli: Cli, host: SimulatedHost
+) -> None:
+    whole = profiled(cli)
+    result = cli("replicate", *MODEL[:5], *MODEL[6:], "--replicas", "1,2", "--windows", "1",
+                 "--window", "0.5", "--batch", "2", "--mps", "--json")  # fmt: skip
+    assert result.code == 0, result.err
+    assert result.json["profiles"] == [whole["id"]]
+    assert [one["mode"] for one in result.json["sharing"]] == ["mps"]

@@ -1,0 +1,155 @@
+"""What our side rests on of MIG, simulated and on a real GPU.
+
+On a real GPU instances are made and removed only where PARTITIOND_TEST_MIG is 1: then the whole
+test needs a GPU with MIG on and nothing in it. Reading needs nothing.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.mig import instance_bytes, place_of
+from partitiond.core.mig_changes import MigState, illegal
+from partitiond.core.mig_names import read_name
+from partitiond.core.partition import MigSlice
+from partitiond.core.units import Bytes
+from partitiond.devices.mig import MigControl, read_state
+from partitiond.devices.nvml import discover_gpus
+from partitiond.simulated_gpus import SimulatedHost
+
+ALLOWED = "PARTITIOND_TEST_MIG"
+NOWHERE = Path("/nonexistent/helper.sock")
+SEE = """
+import sys
+from pathlib import Path
+from partitiond.devices.cuda import Cuda
+context = Cuda(Path(sys.argv[1]) if sys.argv[1] else None).retain(0)
+print(context.memory()[1], flush=True)
+sys.stdin.read()
+"""
+"""A process in a MIG device: how much memory CUDA shows it, until its input ends."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """A GPU with MIG on, and the CUDA library of its host (None for the system's)."""
+
+    uuid: str
+    cuda: Path | None
+
+    @property
+    def state(self) -> MigState:
+        return read_state(self.uuid)
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
+def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Here]:
+    with ExitStack() as stack:
+        cuda = None
+        if request.param == "simulated":
+            host = SimulatedHost.create("a100-80gb-mig", tmp_path / "host")
+            stack.enter_context(host.installed())
+            cuda = host.cuda_path
+        on = [g.id for g in discover_gpus([0]) if (s := read_state(g.id)).enabled and s.profiles]
+        if not on:
+            pytest.skip("needs a GPU with MIG on")
+        yield Here(on[0], cuda)
+
+
+@pytest.fixture
+def empty(here: Here, request: pytest.FixtureRequest) -> Here:
+    """A GPU that may be cut."""
+    if here.cuda is None and os.environ.get(ALLOWED) != "1":
+        pytest.skip(f"changes the GPU: set {ALLOWED}=1")
+    for device in discover_gpus([0]):
+        state = read_state(device.id)
+        if state.enabled and not state.instances and state.placed:
+            return Here(device.id, here.cuda)
+    pytest.skip("needs a GPU with MIG on and no instances, and the right to make some")
+
+
+def test_what_the_driver_tells_is_a_geometry_by_our_rules(here: Here) -> None:
+    state = here.state
+    names = [p.name for p in state.profiles]
+    assert len(names) == len(set(names))
+    for profile in state.profiles:
+        assert read_name(profile.name) is not None
+        assert profile.starts
+        assert 0 < profile.compute_slices <= 7
+        assert profile.sm_count > 0
+        assert instance_bytes(profile) > 0
+    assert illegal(state.profiles, [i.place for i in state.instances]) == ""
+    for instance in state.instances:
+        assert bool(instance.uuid) == instance.whole
+        assert instance.memory_bytes > 0
+
+
+async def test_every_size_is_made_at_each_of_its_starts(empty: Here) -> None:
+    control = MigControl("instances", NOWHERE)
+    for profile in empty.state.profiles:
+        for start in profile.starts:
+            wanted = MigSlice(empty.uuid, Bytes(1), profile.name, start, profile.memory_slices)
+            made = await control.ensure(wanted)
+            try:
+                assert place_of(made) == (profile.name, start, profile.memory_slices)
+                assert made.uuid.startswith("MIG-")
+                assert abs(made.memory_bytes - profile.memory_bytes) < 0.05 * profile.memory_bytes
+            finally:
+                await control.destroy(empty.uuid, place_of(made))
+    assert empty.state.instances == ()
+
+
+async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty: Here) -> None:
+    control = MigControl("instances", NOWHERE)
+    size = min(empty.state.profiles, key=lambda p: (p.memory_slices, p.name))
+    place = (size.name, size.starts[-1], size.memory_slices)
+    made = await control.ensure(MigSlice(empty.uuid, Bytes(1), *place))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        SEE,
+        str(empty.cuda or ""),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": made.uuid},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        shown = int(await process.stdout.readline())
+        assert abs(shown - made.memory_bytes) < 0.05 * made.memory_bytes
+        (busy,) = await control.instances(empty.uuid)
+        assert busy.busy
+        with pytest.raises(DeviceError, match="a process runs in"):
+            await control.destroy(empty.uuid, place)
+    finally:
+        process.stdin.close()
+        await process.wait()
+    await control.destroy(empty.uuid, place)
+    assert empty.state.instances == ()
+
+
+async def test_what_overlaps_is_refused_by_the_driver_too(empty: Here) -> None:
+    from partitiond.core.mig_changes import CreateGpuInstance
+    from partitiond.devices.mig.acting import perform
+
+    control = MigControl("instances", NOWHERE)
+    size = min(empty.state.profiles, key=lambda p: (p.memory_slices, p.name))
+    place = (size.name, size.starts[0], size.memory_slices)
+    await control.ensure(MigSlice(empty.uuid, Bytes(1), *place))
+    try:
+        largest = max(empty.state.profiles, key=lambda p: p.memory_slices)
+        over = (largest.name, largest.starts[0], largest.memory_slices)
+        with pytest.raises(DeviceError) as refused:
+            perform(empty.uuid, CreateGpuInstance(over))
+        assert refused.value.hint
+    finally:
+        await control.destroy(empty.uuid, place)

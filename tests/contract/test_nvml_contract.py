@@ -1,0 +1,167 @@
+"""What our side rests on of NVML, simulated and on a real GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import Device, DeviceDetails, SharingMode
+from partitiond.core.units import GIB, MIB
+from partitiond.devices.host import HostDevices
+from partitiond.devices.nvml import XidWatch, discover_gpus, used_bytes
+from partitiond.serde import from_json, to_json
+from partitiond.simulated_gpus.host import SimulatedHost
+
+ALLOCATED = 512 * MIB
+HOLD = """
+import sys
+from pathlib import Path
+from partitiond.devices.cuda import Cuda
+path = Path(sys.argv[1]) if sys.argv[1] else None
+context = Cuda(path).retain(0)
+pointer = context.allocate(int(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""A process that holds memory of the only GPU it sees, until its input ends."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """GPUs to look at, and the CUDA library of their host (None for the system's)."""
+
+    gpus: tuple[Device, ...]
+    cuda: Path | None
+
+    @contextmanager
+    def holding(self, uuid: str, nbytes: int = ALLOCATED) -> Iterator[int]:
+        """The pid of a process that holds so much memory of a GPU."""
+        path = "" if self.cuda is None else str(self.cuda)
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, path, str(nbytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid},
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process.pid
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
+def here(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Here]:
+    with ExitStack() as stack:
+        cuda = None
+        if request.param == "simulated":
+            host = SimulatedHost.create("a100-80gb-x8", tmp_path / "host")
+            stack.enter_context(host.installed())
+            cuda = host.cuda_path
+        gpus = discover_gpus(range(os.cpu_count() or 1))
+        if not gpus:
+            pytest.skip("needs an NVIDIA GPU")
+        yield Here(gpus, cuda)
+
+
+@pytest.fixture
+def gpu(here: Here) -> Device:
+    """One that takes compute work as a whole."""
+    for device in here.gpus:
+        if SharingMode.MIG not in device.modes[:1] and not device.cordoned:
+            return device
+    pytest.skip("needs a GPU with MIG off")
+
+
+def seen(uuid: str, own_pids: Callable[[], Sequence[int]] = tuple) -> Device:
+    devices = HostDevices(cpu=False, own_pids=own_pids).discover()
+    return next(device for device in devices if device.id == uuid)
+
+
+def test_gpus_describe_themselves(here: Here) -> None:
+    for device in here.gpus:
+        assert device.id.startswith("GPU-")
+        assert device.driver
+        assert device.name
+        assert device.memory_bytes > 0
+        assert 0 <= device.reserved_bytes < device.memory_bytes // 8
+        assert 0 <= device.free_bytes <= device.memory_bytes - device.reserved_bytes
+        assert device.modes
+        assert device.cores == tuple(sorted(set(device.cores)))
+        assert from_json(Device, to_json(device)) == device
+
+
+def test_details_are_told_and_survive_json(here: Here) -> None:
+    devices = HostDevices(cpu=False)
+    for device in here.gpus:
+        told = devices.inspect(device.id)
+        assert told.device.id == device.id
+        assert told.compute_capability
+        assert told.pci_bus_id.count(":") == 2
+        assert len(told.links) == len(here.gpus) - 1
+        assert told.readings.temperature_c is None or 0 < told.readings.temperature_c < 120
+        assert from_json(DeviceDetails, to_json(told)) == told
+        json.loads(to_json(told))
+
+
+def test_a_process_that_is_not_ours_takes_from_what_is_free(here: Here, gpu: Device) -> None:
+    before, used = seen(gpu.id), used_bytes(gpu.id)
+    with here.holding(gpu.id) as pid:
+        during = seen(gpu.id)
+        risen = used_bytes(gpu.id) - used
+        assert risen >= ALLOCATED
+        # A context costs some hundred MiB beside what is allocated.
+        assert risen < ALLOCATED + 2 * GIB
+        assert before.free_bytes - during.free_bytes >= ALLOCATED
+        named = {process.pid: process for process in during.foreign}
+        if pid in named:  # in a container the driver may name nobody
+            assert named[pid].used_bytes == 0 or named[pid].used_bytes >= ALLOCATED
+            assert named[pid].name
+
+
+def test_our_own_process_takes_nothing_from_what_is_free(here: Here, gpu: Device) -> None:
+    before = seen(gpu.id)
+    with here.holding(gpu.id) as pid:
+        during = seen(gpu.id, lambda: (pid,))
+        assert pid not in {process.pid for process in during.foreign}
+        assert before.free_bytes - during.free_bytes < ALLOCATED
+
+
+def test_memory_is_back_when_its_process_is_gone(here: Here, gpu: Device) -> None:
+    used = used_bytes(gpu.id)
+    with here.holding(gpu.id):
+        assert used_bytes(gpu.id) > used
+    assert used_bytes(gpu.id) < used + ALLOCATED
+
+
+def test_a_gpu_that_is_not_there_is_refused(here: Here) -> None:
+    with pytest.raises(DeviceError) as caught:
+        used_bytes("GPU-00000000-dead-beef-0000-000000000000")
+    assert caught.value.hint
+
+
+def test_events_are_listened_to_and_the_watch_ends(here: Here) -> None:
+    watch = XidWatch(wait_ms=100)
+    watch.start()
+    assert watch.listening.wait(20)
+    assert watch.xids(here.gpus[0].id) == ()
+    watch.close()
+    assert not watch.listening.is_set()
+
+
+def test_readings_that_are_told_are_plausible(here: Here) -> None:
+    devices = HostDevices(cpu=False)
+    for device in here.gpus:
+        told = devices.inspect(device.id)
+        limit = told.power_limit_watts or 2000
+        assert told.power_watts is None or 0 <= told.power_watts < 1.5 * limit
+        again = devices.inspect(device.id).energy_joules
+        if told.energy_joules is not None:
+            assert again is not None
+            assert again >= told.energy_joules

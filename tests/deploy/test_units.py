@@ -1,0 +1,170 @@
+"""The files of deploy/: systemd checks the units, and a reason stands where a line is off."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = ROOT / "deploy" / "systemd"
+EXPOSURE_AT_MOST = {
+    "partitiond.service": 3.2,  # engines are programs of others: see the unit for what is off
+    "partitiond-mig.service": 2.5,  # root, because the driver asks for it
+    "partitiond-devices.service": 4.5,  # root, and loads a kernel module
+}
+
+
+def analyze() -> str:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed here")
+    return program
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units with programs that exist here, as setup writes them for another bin folder."""
+    (tmp_path / "bin").mkdir()
+    for name in ("partitiond", "python", "device-nodes"):
+        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.socket")]:
+        text = unit.read_text().replace("/opt/partitiond/bin", str(tmp_path / "bin"))
+        text = text.replace("/usr/local/libexec/partitiond", str(tmp_path / "bin"))
+        (tmp_path / unit.name).write_text(text)
+    return tmp_path
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(installed: Path) -> None:
+    units = sorted(str(p) for p in installed.glob("partitiond*"))
+    done = subprocess.run(
+        [analyze(), "verify", "--recursive-errors=no", "--man=no", *units],
+        capture_output=True,
+        text=True,
+    )
+    ours = [line for line in done.stderr.splitlines() if "partitiond" in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+@pytest.mark.parametrize("unit", sorted(EXPOSURE_AT_MOST))
+def test_units_are_no_more_exposed_than_stated(installed: Path, unit: str) -> None:
+    done = subprocess.run(
+        [analyze(), "security", "--offline=true", "--no-pager", str(installed / unit)],
+        capture_output=True,
+        text=True,
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze cannot look at units offline")
+    found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= EXPOSURE_AT_MOST[unit]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "PrivateDevices", "DevicePolicy", "ProtectClock", "PrivateTmp", "PrivateIPC",
+        "PrivateUsers", "PrivateNetwork", "IPAddressDeny", "ProtectControlGroups", "ProtectProc",
+        "ProcSubset", "MemoryDenyWriteExecute", "RemoveIPC",
+    ],
+)  # fmt: skip
+def test_every_hardening_that_is_off_has_its_reason(option: str) -> None:
+    text = (UNITS / "partitiond.service").read_text()
+    assert not re.search(rf"^{option}=", text, re.MULTILINE)
+    reasons = text.partition("# Not switched on:")[2]
+    assert re.search(rf"^#   .*\b{option}\b.*\n#       \w", reasons, re.MULTILINE)
+
+
+def test_the_service_outlives_its_engines_and_they_outlive_it() -> None:
+    text = (UNITS / "partitiond.service").read_text()
+    for line in (
+        "Type=notify", "NotifyAccess=main", "WatchdogSec=60s", "KillMode=process", "Delegate=yes",
+        "RuntimeDirectoryPreserve=yes", "OOMPolicy=continue", "User=partitiond",
+        "PrivateTmp=no",
+    )[:-1]:  # fmt: skip
+        assert f"\n{line}\n" in text, line
+    assert "SendSIGKILL=no" not in text  # a hung daemon must be replaceable
+
+
+def test_the_helper_and_its_socket_belong_together() -> None:
+    socket = (UNITS / "partitiond-mig.socket").read_text()
+    service = (UNITS / "partitiond-mig.service").read_text()
+    from partitiond.settings import GpuSettings
+
+    assert f"ListenStream={GpuSettings().mig_helper}\n" in socket
+    assert "SocketGroup=partitiond\nSocketMode=0660" in socket
+    assert "-m partitiond.devices.mig.helper --allow-user partitiond\n" in service
+    bound = re.search(r"^CapabilityBoundingSet=(.*)$", service, re.MULTILINE)
+    assert bound is not None
+    assert set(bound[1].split()) == {"CAP_SYS_ADMIN", "CAP_MKNOD"}
+    assert "DeviceAllow=char-nvidia*" in service
+
+
+def test_the_user_and_folders_are_made_by_systemds_own_programs(tmp_path: Path) -> None:
+    if shutil.which("systemd-sysusers") is None or shutil.which("systemd-tmpfiles") is None:
+        pytest.skip("systemd-sysusers and systemd-tmpfiles are not installed here")
+    for folder in ("sysusers.d", "tmpfiles.d"):
+        target = tmp_path / "etc" / folder
+        target.mkdir(parents=True)
+        shutil.copy(ROOT / "deploy" / folder / "partitiond.conf", target)
+    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", "partitiond.conf"], check=True)
+    passwd = (tmp_path / "etc/passwd").read_text()
+    assert "partitiond:/var/lib/partitiond:" in passwd.replace("partitiond daemon", "partitiond")
+    groups = (tmp_path / "etc/group").read_text().splitlines()
+    members = {g.split(":")[0] for g in groups if g.split(":")[3] == "partitiond"}
+    assert members == {"video", "render"}
+
+
+FAKE_MODPROBE = '#!/bin/sh\necho "$@" >> "{log}"\n'
+
+
+def test_device_nodes_are_asked_for_gpus_memory_and_every_mig_instance(tmp_path: Path) -> None:
+    proc = tmp_path / "nvidia"
+    for gpu, minor in (("0000:01:00.0", 0), ("0000:41:00.0", 5)):
+        (proc / "gpus" / gpu).mkdir(parents=True)
+        text = f"Model: \t\t NVIDIA A100\nDevice Minor: \t {minor}\n"
+        (proc / "gpus" / gpu / "information").write_text(text)
+    instance = proc / "capabilities/gpu0/mig/gi1"
+    (instance / "ci0").mkdir(parents=True)
+    (proc / "capabilities/mig").mkdir()
+    for file in ("mig/config", "mig/monitor", "gpu0/mig/gi1/access", "gpu0/mig/gi1/ci0/access"):
+        (proc / "capabilities" / file).write_text("DeviceFileMinor: 1\n")
+    log, program = tmp_path / "log", tmp_path / "nvidia-modprobe"
+    program.write_text(FAKE_MODPROBE.format(log=log))
+    program.chmod(0o755)
+    subprocess.run(
+        [str(ROOT / "deploy/libexec/device-nodes"), str(proc / "capabilities")],
+        env={"NVIDIA_MODPROBE": str(program), "PATH": "/usr/bin:/bin"},
+        check=True,
+    )
+    asked = log.read_text().splitlines()
+    assert asked[:2] == ["-c 0 -c 5", "-u -c 0"]
+    assert {Path(line.removeprefix("-f ")).relative_to(proc) for line in asked[2:]} == {
+        Path("capabilities") / file
+        for file in ("mig/config", "mig/monitor", "gpu0/mig/gi1/access", "gpu0/mig/gi1/ci0/access")
+    }
+
+
+def test_device_nodes_do_nothing_and_fail_nothing_without_a_gpu(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(ROOT / "deploy/libexec/device-nodes"), str(tmp_path)],
+        env={"NVIDIA_MODPROBE": str(tmp_path / "missing"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+def test_the_service_under_a_real_systemd() -> None:
+    done = subprocess.run(
+        [str(ROOT / "deploy/check/run-under-systemd.sh")],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SECONDS_ALLOWED": "280"},
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]

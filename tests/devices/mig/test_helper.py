@@ -1,0 +1,302 @@
+"""The privileged helper: a process behind a socket that does what this user may not."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import DeviceError, InputError
+from partitiond.core.mig import place_of
+from partitiond.core.mig_changes import (
+    CreateComputeInstance,
+    CreateGpuInstance,
+    DestroyComputeInstance,
+    DestroyGpuInstance,
+    SetMigMode,
+    Step,
+)
+from partitiond.core.partition import MigSlice
+from partitiond.core.units import Bytes
+from partitiond.devices.mig import MigControl, read_state
+from partitiond.devices.mig.client import MigHelper
+from partitiond.devices.mig.protocol import (
+    MAX_LINE_BYTES,
+    parse_answer,
+    parse_instances,
+    parse_request,
+    request_line,
+)
+from partitiond.simulated_gpus import SimulatedHost
+from tests.devices.mig.test_control import CUT, places
+
+MODULE = [sys.executable, "-m", "partitiond.devices.mig.helper"]
+UUID = "GPU-28b9e16d-d47a-5df0-aee1-0d68c650a542"
+
+
+class Helper:
+    """A helper process with a socket in a short folder; socket paths are."""
+
+    def __init__(self, host: SimulatedHost, folder: Path, *options: str) -> None:
+        self.path = folder / "h.sock"
+        self.log = folder / "log"
+        command = [*MODULE, "--socket", str(self.path), "--nvml", str(host.nvml_path), *options]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stderr=log, env=os.environ | {"PARTITIOND_SIMULATED_PRIVILEGED": "1"}
+            )
+        while not self.listens():
+            assert self.process.poll() is None, self.log.read_text()
+
+    def listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            return connection.connect_ex(str(self.path)) == 0
+
+    def say(self, line: bytes) -> dict[str, object]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(20)
+            connection.connect(str(self.path))
+            connection.sendall(line)
+            found = json.loads(connection.makefile("rb").readline())
+            assert isinstance(found, dict)
+            return found
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pdmig") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def helper(host: SimulatedHost, short: Path) -> Iterator[Helper]:
+    host.privileged(False)
+    found = Helper(host, short)
+    yield found
+    found.close()
+
+
+async def test_the_helper_does_what_this_user_may_not(host: SimulatedHost, helper: Helper) -> None:
+    first, empty = host.uuids()
+    control = MigControl("instances", helper.path)
+    made = await control.ensure(MigSlice(empty, Bytes(1), "3g.40gb", 4, 4))
+    assert place_of(made) == ("3g.40gb", 4, 4)
+    assert host.geometry(empty) == (made,)
+    # Where instances are is told by the helper, too: not made up as without it.
+    assert [place_of(i) for i in await control.instances(first)] == CUT
+    assert read_state(first, MigHelper(helper.path).read_placed).placed
+    assert not read_state(first).placed
+    room = [("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
+    await control.ensure(MigSlice(first, Bytes(1), "2g.20gb", 2, 2), room)
+    assert places(host, first) == [CUT[0], ("2g.20gb", 2, 2), CUT[3]]
+    await control.destroy(first, ("2g.20gb", 2, 2))
+    assert places(host, first) == [CUT[0], CUT[3]]
+    log = helper.log.read_text()
+    assert f"user {os.getuid()}: create the GPU instance 3g.40gb@4 on {empty}" in log
+    assert "destroy the compute instance of 1g.10gb@2" in log
+
+
+async def test_the_drivers_refusal_comes_back_in_its_words(
+    host: SimulatedHost, helper: Helper
+) -> None:
+    first = host.uuids()[0]
+    asked = MigHelper(helper.path)
+    with pytest.raises(DeviceError, match="Insufficient Resources") as refused:
+        asked.perform(first, CreateGpuInstance(("2g.20gb", 0 + 4, 2)))
+    assert refused.value.facts["nvml_code"] == 23
+    with pytest.raises(DeviceError, match="no MIG profile 9g"):
+        asked.perform(first, CreateGpuInstance(("9g.90gb", 0, 8)))
+    with pytest.raises(DeviceError):
+        asked.perform(UUID.replace("2", "3"), DestroyGpuInstance(("2g.20gb", 0, 2)))
+    assert places(host, first) == CUT
+
+
+async def test_the_mode_is_changed_only_where_the_helper_was_told_to_allow_it(
+    host: SimulatedHost, helper: Helper, short: Path
+) -> None:
+    empty = host.uuids()[1]
+    with pytest.raises(DeviceError, match="may not change the mode"):
+        await MigControl("mode", helper.path).set_mode(empty, on=False)
+    assert host.mig_mode(empty)
+    (short / "second").mkdir()
+    second = Helper(host, short / "second", "--allow-mode")
+    try:
+        await MigControl("mode", second.path).set_mode(empty, on=False)
+    finally:
+        second.close()
+    assert not host.mig_mode(empty)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"no json\n",
+        b"[]\n",
+        b"\xff\xfe\n",
+        b"[" * 4000 + b"\n",
+        b"{}\n",
+        b'{"version": 2}\n',
+        json.dumps({"version": 1, "gpu": "0", "do": "read"}).encode() + b"\n",
+        json.dumps({"version": 1, "gpu": UUID, "do": "reset"}).encode() + b"\n",
+        json.dumps({"version": 1, "gpu": UUID, "do": "read", "more": 1}).encode() + b"\n",
+        json.dumps({"version": 1, "gpu": UUID, "do": "set-mode", "enabled": 1}).encode() + b"\n",
+        json.dumps({"version": 1, "gpu": UUID, "do": "destroy-gpu-instance"}).encode() + b"\n",
+        json.dumps(
+            {"version": 1, "gpu": UUID, "do": "destroy-gpu-instance", "place": ["x", 0, 1]}
+        ).encode()
+        + b"\n",
+        b"x" * (MAX_LINE_BYTES + 10) + b"\n",
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_helper_lives(
+    host: SimulatedHost, helper: Helper, line: bytes
+) -> None:
+    answer = helper.say(line)
+    assert answer["ok"] is False
+    assert answer["message"]
+    assert helper.process.poll() is None
+    said = helper.say(request_line(host.uuids()[0], None))
+    assert [i.place for i in parse_instances(said)]
+    assert places(host, host.uuids()[0]) == CUT
+
+
+def test_a_client_that_goes_away_keeps_nobody_out(host: SimulatedHost, helper: Helper) -> None:
+    for said in (b"", b'{"version"'):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(str(helper.path))
+            connection.sendall(said)
+    assert helper.say(request_line(host.uuids()[0], None))["ok"] is True
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize(
+    ("gid", "options", "heard"),
+    [
+        (12345, (), False),
+        (12345, ("--allow-user", "12345"), True),
+        (23456, ("--allow-group", "23456"), True),
+        (23456, ("--allow-group", "34567"), False),
+    ],
+)
+def test_only_users_that_were_named_are_heard(
+    host: SimulatedHost, short: Path, gid: int, options: tuple[str, ...], heard: bool
+) -> None:
+    uid = 12345
+    first = host.uuids()[0]
+    found = Helper(host, short, *options)
+    try:
+        short.chmod(0o755)
+        if "--allow-user" not in options:
+            found.path.chmod(0o666)  # the file's mode is one fence, who asks is another
+        script = (
+            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+            "s.sendall(sys.argv[2].encode()); print(s.makefile().readline())"
+        )
+        asked = subprocess.run(
+            ["/usr/bin/env", "python3", "-c", script, str(found.path),
+             request_line(first, None).decode()],
+            user=uid, group=gid, extra_groups=[], capture_output=True, timeout=30, cwd="/",
+            env={"PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+        answer = json.loads(asked.stdout)
+    finally:
+        found.close()
+    assert answer["ok"] is heard
+    assert f"user {uid}" in found.log.read_text()
+    if not heard:
+        assert "group" in answer["hint"]
+
+
+def test_systemd_hands_over_its_socket_and_the_helper_ends_when_idle(
+    host: SimulatedHost, short: Path
+) -> None:
+    path = short / "handed.sock"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen()
+    # As systemd does: the socket is descriptor 3, and LISTEN_PID is the process itself.
+    script = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
+        "os.environ['LISTEN_FDS'] = '1'; os.execv(sys.argv[2], sys.argv[2:])"
+    )
+    options = ["--nvml", str(host.nvml_path), "--idle-seconds", "0.5"]
+    started = subprocess.Popen(
+        [sys.executable, "-c", script, str(listener.fileno()), *MODULE, *options],
+        pass_fds=[listener.fileno()],
+        stderr=subprocess.DEVNULL,
+    )
+    listener.close()
+    assert len(MigHelper(path).read_placed(host.uuids()[0])) == len(CUT)
+    assert started.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "systemd handed over no socket"),
+        (["--socket", "/nonexistent/folder/h.sock"], "cannot be made"),
+        (["--socket", "/etc/hostname"], "is no socket"),
+        (["--allow-group", "no-such-group", "--socket", "/nonexistent/x"], "no such group"),
+        (["--allow-user", "no-such-user", "--socket", "/nonexistent/x"], "no such user"),
+        (["--nvml", "/nonexistent/lib.so", "--socket", "/nonexistent/x"], "cannot be loaded"),
+    ],
+)
+def test_a_helper_that_cannot_start_says_why(options: list[str], words: str) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LISTEN")}
+    found = subprocess.run([*MODULE, *options], capture_output=True, timeout=60, env=env)
+    assert found.returncode == 2
+    assert words in found.stderr.decode()
+
+
+async def test_a_helper_that_does_not_answer_is_named(host: SimulatedHost, short: Path) -> None:
+    host.privileged(False)
+    dead = short / "dead.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(dead))
+    with pytest.raises(DeviceError, match=r"dead\.sock does not answer") as refused:
+        MigHelper(dead).perform(UUID, SetMigMode(enabled=True))
+    assert "partitiond-mig.socket" in refused.value.hint
+
+
+steps = st.one_of(
+    st.builds(SetMigMode, st.booleans()),
+    *(
+        st.builds(kind, st.tuples(st.just("1g.10gb+me"), st.integers(0, 15), st.integers(1, 8)))
+        for kind in (
+            CreateComputeInstance,
+            CreateGpuInstance,
+            DestroyComputeInstance,
+            DestroyGpuInstance,
+        )
+    ),
+)
+
+
+@given(step=st.none() | steps)
+def test_requests_are_read_as_they_are_written(step: Step | None) -> None:
+    assert parse_request(request_line(UUID, step)) == (UUID, step)
+
+
+@given(line=st.binary(max_size=200))
+def test_any_line_is_a_request_or_refused(line: bytes) -> None:
+    with contextlib.suppress(InputError):
+        parse_request(line)
+
+
+@given(line=st.binary(max_size=200))
+def test_any_answer_is_read_or_refused(line: bytes) -> None:
+    with contextlib.suppress(DeviceError):
+        parse_answer(line)

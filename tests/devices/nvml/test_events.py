@@ -1,0 +1,121 @@
+"""Hearing Xid messages, whatever happens to library and GPUs meanwhile."""
+
+import contextlib
+import queue
+from collections.abc import Iterator
+
+import pynvml
+import pytest
+
+from partitiond.core.health import XidEvent
+from partitiond.devices.nvml.events import MAX_KEPT, XidWatch
+from partitiond.simulated_gpus.description import GpuDescription
+from partitiond.simulated_gpus.host import SimulatedHost
+from tests.devices.nvml.conftest import MakeHost
+
+DEADLINE_SECONDS = 20.0
+
+
+class Watched:
+    """A watch, and what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[XidEvent] = queue.Queue()
+        self.watch = XidWatch(self.heard.put, wait_ms=50, retry_seconds=0.05)
+
+    def next(self) -> XidEvent:
+        return self.heard.get(timeout=DEADLINE_SECONDS)
+
+    def until_heard(self, host: SimulatedHost, uuid: str, code: int) -> XidEvent:
+        """Events while nobody listens are lost, as with a real driver: say it again."""
+        for _ in range(int(DEADLINE_SECONDS / 0.1)):
+            host.xid(uuid, code)
+            with contextlib.suppress(queue.Empty):
+                return self.heard.get(timeout=0.1)
+        raise AssertionError("nothing was heard")
+
+    def listen(self) -> None:
+        self.watch.start()
+        assert self.watch.listening.wait(DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    made = Watched()
+    yield made
+    made.watch.close()
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> SimulatedHost:
+    return make_host(GpuDescription("a100-80gb", count=2))
+
+
+def test_messages_are_heard_with_their_gpu_and_kept(host: SimulatedHost, watched: Watched) -> None:
+    first, second = host.uuids()
+    watched.listen()
+    host.xid(second, 63)
+    host.xid(first, 13)
+    assert {(e.device_id, e.code) for e in (watched.next(), watched.next())} == {
+        (second, 63),
+        (first, 13),
+    }
+    assert [event.code for event in watched.watch.xids(second)] == [63]
+    watched.watch.forget(second)
+    assert watched.watch.xids(second) == ()
+    assert [event.code for event in watched.watch.xids(first)] == [13]
+
+
+def test_a_gpu_that_falls_off_the_bus_is_heard_and_the_other_still_is(
+    host: SimulatedHost, watched: Watched
+) -> None:
+    first, second = host.uuids()
+    watched.listen()
+    host.lose(first)
+    assert (watched.next().device_id, watched.watch.xids(first)[0].code) == (first, 79)
+    assert watched.until_heard(host, second, 31).device_id == second
+
+
+def test_a_gpu_that_is_lost_at_the_start_is_heard_once_it_is_back(
+    host: SimulatedHost, watched: Watched
+) -> None:
+    first, _ = host.uuids()
+    host.lose(first)
+    watched.listen()
+    host.restore(first)
+    assert watched.until_heard(host, first, 62).device_id == first
+
+
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [
+        ("nvmlEventSetWait*", pynvml.NVML_ERROR_GPU_IS_LOST),
+        ("nvmlEventSetWait*", pynvml.NVML_ERROR_UNKNOWN),
+        ("nvmlEventSetCreate", pynvml.NVML_ERROR_UNKNOWN),
+        ("nvmlInit*", pynvml.NVML_ERROR_DRIVER_NOT_LOADED),
+        ("nvmlDeviceGetCount*", pynvml.NVML_ERROR_UNKNOWN),
+        ("nvmlDeviceRegisterEvents", pynvml.NVML_ERROR_UNKNOWN),
+    ],
+)
+def test_a_library_that_refuses_is_asked_again(
+    host: SimulatedHost, watched: Watched, function: str, code: int
+) -> None:
+    first, _ = host.uuids()
+    host.fail(function, code, times=3)
+    watched.watch.start()
+    assert watched.until_heard(host, first, 94).code == 94
+
+
+def test_of_a_flood_the_last_messages_are_kept(host: SimulatedHost, watched: Watched) -> None:
+    first, _ = host.uuids()
+    watched.listen()
+    for number in range(MAX_KEPT + 5):
+        host.xid(first, 13 if number % 2 else 31)
+        watched.next()
+    assert len(watched.watch.xids(first)) == MAX_KEPT
+
+
+def test_without_a_driver_it_waits_and_ends_when_told(watched: Watched) -> None:
+    watched.watch.start()
+    watched.watch.close()
+    assert not watched.watch.listening.is_set()

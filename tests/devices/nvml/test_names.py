@@ -1,0 +1,36 @@
+"""The catalog's key of a GPU, from what its driver calls it."""
+
+import pytest
+
+from partitiond.core.hardware import HARDWARE
+from partitiond.core.units import GIB, MIB
+from partitiond.devices.nvml import hardware_key
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "key"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 40960, "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", 81920, "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", 81920, "a100-pcie-80gb"),
+        ("NVIDIA A100-PCIE-40GB", 40960, "a100-pcie-40gb"),
+        ("NVIDIA H100 80GB HBM3", 81559, "h100-80gb"),
+        ("NVIDIA H200", 143771, "h200-141gb"),
+        ("NVIDIA L4", 23034, "l4-24gb"),
+        ("NVIDIA L40S", 46068, "l40s-48gb"),
+        ("NVIDIA H100 NVL", 95830, "h100-nvl-94gb"),
+        ("Tesla T4", 15360, "t4-16gb"),
+    ],
+)
+def test_names_and_memory_give_the_hardware_key(name: str, mib: int, key: str) -> None:
+    assert hardware_key(name, mib * MIB) == key
+
+
+@pytest.mark.parametrize("key", HARDWARE)
+def test_every_gpu_of_the_catalog_can_be_recognised(key: str) -> None:
+    model = key.rpartition("-")[0].upper().replace("PCIE", "PCIe").replace("-", " ")
+    assert hardware_key(f"NVIDIA {model}", HARDWARE[key].memory_bytes) == key
+
+
+def test_an_unknown_gpu_does_not_pass_for_a_known_one() -> None:
+    assert hardware_key("NVIDIA A1000", 8 * GIB) == "a1000-8gb"

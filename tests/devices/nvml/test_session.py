@@ -1,0 +1,71 @@
+"""NVML through its real binding: without a driver there are no GPUs; refusals become ours."""
+
+import pynvml
+import pytest
+
+from partitiond.core.errors import DeviceError
+from partitiond.devices.nvml import asking, discover_gpus, offered, told
+
+
+def driver_is_there() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    pynvml.nvmlShutdown()
+    return True
+
+
+@pytest.mark.skipif(driver_is_there(), reason="this host has NVIDIA's driver")
+def test_a_host_without_driver_has_no_gpus() -> None:
+    assert discover_gpus([0, 1]) == ()
+
+
+@pytest.mark.gpu
+def test_gpus_of_this_host_describe_themselves() -> None:
+    if not driver_is_there():
+        pytest.skip("needs an NVIDIA GPU")
+    gpus = discover_gpus([0, 1])
+    assert gpus
+    for gpu in gpus:
+        assert gpu.id.startswith("GPU-")
+        assert 0 < gpu.free_bytes <= gpu.memory_bytes
+        assert gpu.cores
+        assert gpu.driver
+
+
+ERROR_CODES = sorted(
+    value
+    for name, value in vars(pynvml).items()
+    if name.startswith("NVML_ERROR_") and isinstance(value, int)
+)
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_every_nvml_error_becomes_a_device_error_with_advice(code: int) -> None:
+    with pytest.raises(DeviceError) as caught, asking("count the GPUs"):
+        raise pynvml.NVMLError(code)
+    assert caught.value.hint
+    assert caught.value.facts["nvml_code"] == code
+    assert isinstance(caught.value.__cause__, pynvml.NVMLError)
+
+
+@pytest.mark.parametrize(
+    "code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND]
+)
+def test_what_a_driver_does_not_offer_is_none(code: int) -> None:
+    def refuse() -> int:
+        raise pynvml.NVMLError(code)
+
+    assert offered(refuse) is None
+    assert told(refuse) is None
+
+
+def test_another_refusal_is_an_error_where_it_matters_and_none_where_it_is_only_shown() -> None:
+    def refuse() -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+
+    assert told(refuse) is None
+    assert offered(refuse, also=frozenset({pynvml.NVML_ERROR_NO_PERMISSION})) is None
+    with pytest.raises(pynvml.NVMLError):
+        offered(refuse)

@@ -1,0 +1,350 @@
+"""Partitions of a host: made, checked, given back; nothing is ever on a device unjournalled."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import DeviceError, StartFailedError
+from partitiond.core.mig import Place
+from partitiond.core.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.plan import SleepingFootprint
+from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.devices.partitions.journal import place_of, place_text, read_entries
+from partitiond.ports import DeviceFault, EngineReport
+from tests.controller.samples import placement
+from tests.devices.partitions.world import World, handle, launch, partitions
+
+GPU = "GPU-0"
+OPERATORS: Place = ("1g.10gb", 6, 1)
+
+
+def share(gib: int = 10, device: str = GPU) -> MemoryShare:
+    return MemoryShare(device, Bytes(gib * GIB))
+
+
+def mps(percent: int = 30, device: str = GPU) -> MpsShare:
+    return MpsShare(device, Bytes(10 * GIB), percent)
+
+
+def mig(start: int = 0, device: str = GPU) -> MigSlice:
+    return MigSlice(device, Bytes(9 * GIB), "1g.10gb", start, 1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "devices.json"
+
+
+# -- memory shares ---------------------------------------------------------------------------
+
+
+async def test_a_memory_share_touches_nothing(path: Path) -> None:
+    world = World()
+    wanted = launch("a-1", share())
+    assert await partitions(world, path).prepare(wanted) == wanted
+    assert read_entries(path) == ()
+
+
+async def test_a_share_that_is_not_free_is_refused_with_the_figures(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].use = {4711: 75 * GIB}
+    with pytest.raises(DeviceError, match=r"needs 10.* where 4") as caught:
+        await partitions(world, path).prepare(launch("a-1", share()))
+    assert caught.value.facts["bytes_asked"] == 10 * GIB
+
+
+async def test_memory_promised_to_a_neighbour_that_is_still_loading_is_not_free(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    await here.prepare(launch("a-1", share(60)))
+    world.living, world.gpus[GPU].use = {10: "a-1"}, {10: GIB}
+    with pytest.raises(DeviceError, match="promised"):
+        await here.prepare(launch("b-1", share(30)))
+    await here.prepare(launch("b-1", share(15)))
+
+
+async def test_where_the_driver_does_not_tell_memory_the_budgets_have_to_fit(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].told = False
+    here = partitions(world, path)
+    await here.prepare(launch("a-1", share(60)))
+    world.living, world.gpus[GPU].use = {10: "a-1"}, {10: GIB}
+    with pytest.raises(DeviceError, match="free"):
+        await here.prepare(launch("b-1", share(30)))
+
+
+async def test_an_engine_that_takes_more_than_its_share_does_not_start(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    started = handle(await here.prepare(launch("a-1", share())))
+    world.living, world.gpus[GPU].use = {100: "a-1"}, {100: 11 * GIB}
+    with pytest.raises(StartFailedError, match="1 GiB more than its partition"):
+        await here.verify(started, EngineReport(0, "1", {}))
+    world.gpus[GPU].use = {100: 10 * GIB + 100 * MIB}
+    await here.verify(started, EngineReport(0, "1", {}))
+
+
+async def test_what_is_tolerated_may_not_be_a_neighbours(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    started = handle(await here.prepare(launch("a-1", share(10))))
+    await here.prepare(launch("b-1", share(69)))
+    world.living, world.gpus[GPU].use = {100: "a-1", 200: "b-1"}, {100: 10 * GIB + MIB, 200: GIB}
+    with pytest.raises(StartFailedError, match="neighbours lack 1 MiB"):
+        await here.verify(started, EngineReport(0, "1", {}))
+
+
+async def test_without_processes_in_sight_the_rise_of_the_device_counts(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    world.gpus[GPU].use = {5: 3 * GIB}
+    started = handle(await here.prepare(launch("a-1", share())))
+    world.gpus[GPU].use = {5: 3 * GIB, 6: 9 * GIB}
+    await here.verify(started, EngineReport(0, "1", {}))
+    world.gpus[GPU].use = {5: 3 * GIB, 6: 12 * GIB}
+    with pytest.raises(StartFailedError, match="12 GiB"):
+        await here.verify(started, EngineReport(0, "1", {}))
+
+
+async def test_less_kv_cache_than_planned_does_not_start(path: Path) -> None:
+    here = partitions(World(), path, kv_tokens=100_000)
+    started = handle(await here.prepare(launch("a-1", share())))
+    await here.verify(started, EngineReport(99_000, "1", {}))
+    await here.verify(started, EngineReport(0, "1", {}))
+    with pytest.raises(StartFailedError, match="50,000 tokens where 100,000"):
+        await here.verify(started, EngineReport(50_000, "1", {}))
+
+
+# -- sleep ---------------------------------------------------------------------------------------
+
+
+async def test_a_sleepers_memory_is_anothers_until_it_wakes(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    large = share(60)
+    one = placement("a-1")
+    asleep = SleepingFootprint(Bytes(2 * GIB), Bytes(GIB), Bytes(GIB))
+    candidate = dataclasses.replace(one.candidate, asleep=asleep)
+    one = dataclasses.replace(one, device_id=GPU, partition=large, candidate=candidate)
+    sleeper = handle(await here.prepare(dataclasses.replace(launch("a-1", large), placement=one)))
+    with pytest.raises(DeviceError):
+        await here.prepare(launch("b-1", share(30)))
+    world.living, world.gpus[GPU].use = {100: "a-1"}, {100: 60 * GIB}
+    await here.asleep(sleeper, 1)
+    world.gpus[GPU].use = {100: GIB}
+    other = await here.prepare(launch("b-1", share(30)))
+    with pytest.raises(DeviceError, match="a-1 needs 60"):
+        await here.waking(sleeper)
+    await here.release(other)
+    await here.waking(sleeper)
+    with pytest.raises(DeviceError, match="promised"):
+        await here.prepare(launch("b-1", share(30)))
+
+
+# -- modes exclude each other ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [mps(), mig(), WholeDevice(GPU, Bytes(GIB))])
+async def test_another_mode_has_to_wait_until_the_gpu_is_empty(
+    path: Path, other: Partition
+) -> None:
+    here = partitions(World(), path)
+    first = await here.prepare(launch("a-1", share()))
+    with pytest.raises(DeviceError, match="a-1 in the mode 'memory'"):
+        await here.prepare(launch("b-1", other))
+    await here.release(first)
+    await here.prepare(launch("b-1", other))
+
+
+async def test_a_whole_device_is_an_empty_one(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].use = {9: 4 * MIB, 4711: 100 * MIB}
+    here = partitions(world, path)
+    with pytest.raises(DeviceError, match="process 4711"):
+        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(GIB))))
+    world.gpus[GPU].use = {9: 4 * MIB}
+    await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(GIB))))
+
+
+async def test_with_mig_on_only_slices_run(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].mig = True
+    with pytest.raises(DeviceError, match="MIG is on"):
+        await partitions(world, path).prepare(launch("a-1", share()))
+
+
+async def test_cores_are_no_matter_of_devices(path: Path) -> None:
+    wanted = launch("a-1", CpuCores("cpu", Bytes(GIB), (0,)))
+    here = partitions(World(), path)
+    assert await here.prepare(wanted) == wanted
+    await here.release(wanted)
+
+
+# -- MPS -----------------------------------------------------------------------------------------
+
+
+async def test_the_mps_daemon_lives_from_its_first_engine_to_its_last(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    first = await here.prepare(launch("a-1", mps()))
+    second = await here.prepare(launch("a-2", mps()))
+    assert dict(first.extra_env) == {"A": "1", "PIPE": "/pipe/GPU-0", "SM": "30",
+                                     "MEM": str(10 * GIB)}  # fmt: skip
+    assert world.gpus[GPU].daemon
+    assert list(here.own_pids()) == [1]
+    await here.release(first)
+    assert world.gpus[GPU].daemon
+    await here.release(second)
+    await here.release(second)
+    assert not world.gpus[GPU].daemon
+    assert read_entries(path) == ()
+
+
+async def test_clients_are_ended_by_mps_before_the_process_is(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    started = handle(await here.prepare(launch("a-1", mps())))
+    world.living, world.gpus[GPU].clients = {100: "a-1", 101: "a-1", 7: "b-1"}, [101, 7]
+    await here.before_stop(started)
+    assert world.terminated == [101]
+
+
+async def test_a_fault_of_a_server_is_the_gpus_until_its_last_engine_is_gone(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    started = await here.prepare(launch("a-1", mps()))
+    world.gpus[GPU].fault = "the server stopped at a client's fault"
+    (fault,) = await here.faults()
+    assert (fault.device_id, "one fault domain" in fault.reason) == (GPU, True)
+    await here.release(started)
+    here._looked_at = float("-inf")
+    assert list(await here.faults()) == []
+
+
+async def test_a_daemon_that_was_killed_is_a_fault(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    await here.prepare(launch("a-1", mps()))
+    world.gpus[GPU].daemon = False
+    (fault,) = await here.faults()
+    assert "control daemon of GPU-0 is gone" in fault.reason
+
+
+async def test_a_lost_gpu_is_told_whatever_ran_there(path: Path) -> None:
+    world = World()
+    world.lost = [DeviceFault("GPU-1", "Xid 79")]
+    assert list(await partitions(world, path).faults()) == world.lost
+
+
+@pytest.mark.parametrize(
+    ("mode", "partition", "refused"),
+    [(2, mps(), "PROHIBITED"), (3, share(), "EXCLUSIVE_PROCESS"), (3, mps(), "")],
+)
+async def test_a_compute_mode_that_forbids_it_is_named(
+    path: Path, mode: int, partition: Partition, refused: str
+) -> None:
+    world = World()
+    world.modes[GPU] = mode
+    here = partitions(world, path)
+    if not refused:
+        await here.prepare(launch("a-1", partition))
+        return
+    with pytest.raises(DeviceError, match=refused):
+        await here.prepare(launch("a-1", partition))
+    assert not world.gpus[GPU].daemon
+
+
+# -- MIG -----------------------------------------------------------------------------------------
+
+
+async def test_an_instance_is_made_told_to_cuda_and_destroyed(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].mig = True
+    here = partitions(world, path)
+    made = await here.prepare(launch("a-1", mig(2)))
+    assert (made.visible_device, made.device_memory_bytes) == ("MIG-2", 10 * GIB)
+    assert world.gpus[GPU].instances == {("1g.10gb", 2, 1)}
+    await here.release(made)
+    assert world.gpus[GPU].instances == set()
+    assert world.gpus[GPU].mig
+    assert read_entries(path) == ()
+
+
+async def test_an_operators_instance_is_used_and_stays(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].mig, world.gpus[GPU].instances = True, {OPERATORS}
+    here = partitions(world, path)
+    made = await here.prepare(launch("a-1", mig(6)))
+    assert read_entries(path) == ()
+    await here.release(made)
+    assert list(await here.clear()) == []
+    assert world.gpus[GPU].instances == {OPERATORS}
+
+
+async def test_mig_that_we_turned_on_goes_off_for_another_mode_or_at_the_end(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    made = await here.prepare(launch("a-1", mig(0)))
+    await here.release(made)
+    assert world.gpus[GPU].mig
+    await here.prepare(launch("b-1", share()))
+    assert not world.gpus[GPU].mig
+    assert read_entries(path) == ()
+
+
+async def test_what_a_device_keeps_is_tried_again(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].mig = True
+    here = partitions(world, path)
+    made = await here.prepare(launch("a-1", mig(0)))
+    world.refuse_in = 0
+    with pytest.raises(DeviceError, match="refused to destroy"):
+        await here.release(made)
+    assert [entry.users for entry in read_entries(path)] == [()]
+    await here.faults()
+    assert world.gpus[GPU].instances == set()
+    assert read_entries(path) == ()
+
+
+# -- the journal's rule --------------------------------------------------------------------------
+
+
+def test_a_damaged_journal_is_put_aside_and_said(path: Path) -> None:
+    path.write_text("{")
+    world = World()
+    world.gpus[GPU].daemon = True
+    said = asyncio.run(_settled(world, path))
+    assert "could not be read" in said[0]
+    assert path.with_suffix(".broken").read_text() == "{"
+    assert not world.gpus[GPU].daemon
+
+
+async def _settled(world: World, path: Path) -> list[str]:
+    return list(await partitions(world, path).settle([]))
+
+
+async def test_a_journal_that_cannot_be_written_keeps_devices_untouched(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    world = World()
+    here = partitions(world, folder / "devices.json")
+    folder.rmdir()
+    with pytest.raises(DeviceError, match="cannot be written"):
+        await here.prepare(launch("a-1", mps()))
+    assert not world.gpus[GPU].daemon
+
+
+@given(st.sampled_from(["1g.10gb", "1g.10gb+me", "2g.20gb"]), st.integers(0, 7), st.integers(1, 8))
+def test_a_place_survives_the_journal(name: str, start: int, count: int) -> None:
+    assert place_of(place_text((name, start, count))) == (name, start, count)

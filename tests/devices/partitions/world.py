@@ -1,0 +1,220 @@
+"""Devices in memory that count every touch, so that a test can crash or refuse at any of them."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from partitiond.core.device_memory import GpuProcess
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware import MigInstance
+from partitiond.core.mig import Place
+from partitiond.core.partition import MigSlice, Partition
+from partitiond.core.partition_checks import GpuUse
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.partitions import DeviceJournal, HostPartitions
+from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch
+
+TOTAL = 80 * GIB
+RESERVED = GIB
+
+
+class Crashed(BaseException):
+    """The daemon's process is gone from here on."""
+
+
+@dataclasses.dataclass
+class Gpu:
+    """One device. `mine` are instances that were there before the daemon."""
+
+    mig: bool = False
+    instances: set[Place] = dataclasses.field(default_factory=set)
+    daemon: bool = False
+    fault: str = ""
+    use: dict[int, int] = dataclasses.field(default_factory=dict)
+    told: bool = True
+    clients: list[int] = dataclasses.field(default_factory=list)
+
+
+class World:
+    """Some GPUs, and what is going to happen when they are touched."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.gpus = {f"GPU-{n}": Gpu() for n in range(count)}
+        self.crash_in: int | None = None
+        self.refuse_in: int | None = None
+        self.living: dict[int, str] = {}
+        self.lost: list[DeviceFault] = []
+        self.terminated: list[int] = []
+        self.modes: dict[str, int] = {}
+
+    def touch(self, what: str) -> None:
+        """Before and after each effect."""
+        if self.crash_in is not None:
+            self.crash_in -= 1
+            if self.crash_in < 0:
+                raise Crashed(what)
+        if self.refuse_in is not None:
+            self.refuse_in -= 1
+            if self.refuse_in < 0:
+                self.refuse_in = None
+                raise DeviceError(f"refused to {what}.")
+
+    def picture(self) -> dict[str, tuple[bool, frozenset[Place], bool]]:
+        """What is on the devices."""
+        return {
+            name: (gpu.mig, frozenset(gpu.instances), gpu.daemon) for name, gpu in self.gpus.items()
+        }
+
+    # -- Gpus
+
+    def use(self, device_id: str) -> GpuUse:
+        gpu = self.gpus[device_id]
+        processes = [GpuProcess(pid, used if gpu.told else None) for pid, used in gpu.use.items()]
+        free = TOTAL - RESERVED - sum(gpu.use.values())
+        return GpuUse(TOTAL, RESERVED, free, tuple(processes))
+
+    def mig_on(self, device_id: str) -> bool:
+        return self.gpus[device_id].mig
+
+    def compute_mode(self, device_id: str) -> int:
+        return self.modes.get(device_id, 0)
+
+    def faults(self) -> Sequence[DeviceFault]:
+        return self.lost
+
+    # -- MpsDaemons
+
+    def daemon(self, uuid: str) -> "Daemon":
+        return Daemon(self, uuid)
+
+    def running(self) -> "Sequence[Daemon]":
+        return [Daemon(self, uuid) for uuid, gpu in self.gpus.items() if gpu.daemon]
+
+    # -- GpuInstances
+
+    async def ensure(self, wanted: MigSlice, ours: Collection[Place]) -> MigInstance:
+        gpu = self.gpus[wanted.device_id]
+        if not gpu.mig:
+            self.touch("turn MIG on")
+            gpu.mig = True
+            self.touch("go on after turning MIG on")
+        place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
+        if place not in gpu.instances:
+            for other in [p for p in gpu.instances if _overlap(p, place)]:
+                if other not in ours:
+                    raise DeviceError("another instance is in the way.")
+                self.touch("make room")
+                gpu.instances.remove(other)
+            self.touch("create an instance")
+            gpu.instances.add(place)
+            self.touch("go on after creating an instance")
+        return MigInstance(*place, memory_bytes=Bytes(10 * GIB), uuid=f"MIG-{wanted.slice_start}")
+
+    async def destroy(self, device_id: str, place: Place) -> None:
+        self.touch("destroy an instance")
+        self.gpus[device_id].instances.discard(place)
+        self.touch("go on after destroying an instance")
+
+    async def instances(self, device_id: str) -> Sequence[MigInstance]:
+        return [
+            MigInstance(*place, memory_bytes=Bytes(10 * GIB), uuid="MIG-x")
+            for place in sorted(self.gpus[device_id].instances)
+        ]
+
+    async def set_mode(self, device_id: str, *, on: bool) -> None:
+        self.touch("change the mode")
+        assert not self.gpus[device_id].instances
+        self.gpus[device_id].mig = on
+        self.touch("go on after changing the mode")
+
+
+def _overlap(one: Place, other: Place) -> bool:
+    return one[1] < other[1] + other[2] and other[1] < one[1] + one[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Daemon:
+    """An MPS daemon of the world."""
+
+    world: World
+    uuid: str
+
+    @property
+    def pipe_dir(self) -> Path:
+        return Path("/pipe") / self.uuid
+
+    async def ensure(self) -> None:
+        if not self._gpu.daemon:
+            self.world.touch("start MPS")
+            self._gpu.daemon = True
+            self.world.touch("go on after starting MPS")
+
+    def client_env(self, sm_percent: int, memory_bytes: int) -> tuple[tuple[str, str], ...]:
+        return (("PIPE", str(self.pipe_dir)), ("SM", str(sm_percent)), ("MEM", str(memory_bytes)))
+
+    async def terminate(self, pids: Collection[int]) -> None:
+        self.world.terminated += [pid for pid in self._gpu.clients if pid in pids]
+
+    async def fault(self) -> str:
+        return self._gpu.fault
+
+    async def quit(self) -> None:
+        self.world.touch("quit MPS")
+        self._gpu.daemon = False
+        self.world.touch("go on after quitting MPS")
+
+    def alive(self) -> bool:
+        return self._gpu.daemon
+
+    def pids(self) -> Collection[int]:
+        return [1] if self._gpu.daemon else []
+
+    @property
+    def _gpu(self) -> Gpu:
+        return self.world.gpus[self.uuid]
+
+
+def partitions(world: World, path: Path, kv_tokens: int = 0) -> HostPartitions:
+    """A daemon's view of the world, with the journal that is on disk."""
+
+    def owners() -> Mapping[int, str]:
+        return world.living
+
+    return HostPartitions(
+        DeviceJournal(path),
+        gpus=world,
+        daemons=world,
+        instances=world,
+        owners=owners,
+        kv_tokens=lambda _: kv_tokens,
+    )
+
+
+def launch(name: str, partition: Partition | None) -> EngineLaunch:
+    """An engine in a partition."""
+    device_id = partition.device_id if partition is not None else "GPU-0"
+    return EngineLaunch(
+        replica_id=name,
+        model_name="m",
+        model_folder="/m",
+        placement=None,
+        device_id=device_id,
+        visible_device=device_id,
+        cores=(0,),
+        memory_bytes=partition.memory_bytes if partition is not None else GIB,
+        device_memory_bytes=TOTAL,
+        kv_cache_bytes=GIB,
+        max_num_seqs=8,
+        max_num_batched_tokens=2048,
+        max_model_len=2048,
+        dtype="auto",
+        dummy_weights=True,
+        engine_kind="simulated",
+        extra_env=(("A", "1"),),
+        partition=partition,
+    )
+
+
+def handle(started: EngineLaunch, pid: int = 100) -> EngineHandle:
+    """Its process."""
+    return EngineHandle(started, pid, 1, "boot", "/s", "/log", "/run")

@@ -1,0 +1,390 @@
+"""The whole path on a simulated host of eight GPUs, with real processes: register, plan, apply,
+serve, tear down; by memory shares, MPS and MIG; with something breaking in the middle of each step.
+
+Whatever happens, at the end the host is as it was found: no memory held, no GPU instance, no MPS
+process, MIG as it was, and nothing in the device journal.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import SharingMode
+from partitiond.core.partition import MigSlice
+from partitiond.core.plan import Objective, Placement
+from partitiond.core.units import GIB
+from partitiond.devices.mps import MpsControl
+from partitiond.devices.partitions.journal import EntryKind, EntryState, read_entries
+from partitiond.ports import ReplicaView
+from partitiond.simulated_gpus import Die, GpuDescription, HostDescription, SimulatedHost
+from tests.e2e.harness import Fleet, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+CONVERGE_SECONDS = 60.0
+MODEL = "opt-125m"
+
+
+class GpuFleet(Fleet):
+    """A daemon on a simulated host."""
+
+    def __init__(self, folder: Path, host: SimulatedHost, **overrides: object) -> None:
+        self.host = host
+        values: dict[str, object] = {
+            "gpu.enabled": True,
+            "gpu.simulated_host": str(host.folder),
+            "cpu.enabled": False,
+            "daemon.loop_seconds": 0.2,
+            "planner.objective": Objective.MIN_DEVICES.value,
+            "planner.time_limit_seconds": 3.0,
+            "engine.cgroup": "none",
+        }
+        super().__init__(folder, values | overrides)
+        self.found = self.picture()
+
+    @property
+    def journal(self) -> Path:
+        return self.settings.state_dir / "devices.json"
+
+    def picture(self) -> list[object]:
+        """What is on the devices, apart from memory."""
+        return [(u, self.host.mig_mode(u), self.host.geometry(u)) for u in self.host.uuids()]
+
+    def register(self, name: str, replicas: int, **more: object) -> None:
+        with self.client() as client:
+            client.register(
+                {
+                    "name": name,
+                    "model": MODEL,
+                    "weights": "dummy",
+                    "engine_kind": "simulated",
+                    "workload": {"prompt_tokens": 64, "output_tokens": 32},
+                    "min_replicas": replicas,
+                    "max_replicas": replicas,
+                    "auto": False,
+                    **more,
+                }
+            )
+
+    def apply(self) -> Sequence[Placement]:
+        with self.client() as client:
+            preview = client.plan()
+            client.apply(preview.plan.id)
+            return preview.plan.placements
+
+    def views(self) -> list[ReplicaView]:
+        with self.client() as client:
+            return list(client.replicas())
+
+    def complete(self, name: str) -> int:
+        """Tokens of one completion through the proxy."""
+        answer = self.openai().completions.create(
+            model=name, prompt="Once upon a time", max_tokens=8, extra_body={"ignore_eos": True}
+        )
+        assert answer.usage is not None
+        return answer.usage.completion_tokens
+
+    def held_bytes(self) -> dict[str, int]:
+        return {u: used for u in self.host.uuids() if (used := self.host.used_bytes(u))}
+
+    def mps_processes(self) -> list[int]:
+        return sorted(self._mps().pids())
+
+    def _mps(self) -> MpsControl:
+        return MpsControl(self.run_dir, str(self.host.mps_control))
+
+    def failures(self) -> list[str]:
+        with self.client() as client:
+            return [e.message for e in client.events(limit=1000) if e.kind == "engine-failed"]
+
+    def last_error(self, replica_id: str) -> str:
+        return next((v.last_error for v in self.views() if v.replica_id == replica_id), "")
+
+    def cordon(self, device_id: str) -> str:
+        with self.client() as client:
+            return next(d.cordon_reason for d in client.devices() if d.id == device_id)
+
+    def apply_and_die(self) -> None:
+        """Apply a plan whose first act kills the daemon."""
+        with contextlib.suppress(PartitiondError):
+            self.apply()
+        self.wait_dead()
+
+    def wait_dead(self) -> None:
+        assert self.process is not None
+        assert self.process.wait(30) == -signal.SIGKILL
+
+    def mps(self, command: str, device: str) -> None:
+        """Say something to the MPS daemon of a GPU, as an operator would."""
+        asyncio.run(self._mps().daemon(device).ask(command))
+
+    def replaced(self, before: Mapping[str, int | None]) -> None:
+        """Wait until other processes serve under the same names."""
+
+        def all_new() -> bool:
+            now = {v.replica_id: v.pid for v in self.views() if v.state == "serving"}
+            return now.keys() >= before.keys() and all(now[n] != before[n] for n in before)
+
+        wait_for("engines to be replaced", all_new, seconds=CONVERGE_SECONDS)
+
+    def require_clean(self) -> None:
+        """The host is as it was found."""
+        wait_for("the memory to be free", lambda: not self.held_bytes(), seconds=20)
+        assert self.picture() == self.found
+        assert self.mps_processes() == []
+        assert read_entries(self.journal) == ()
+        assert self.processes() == []
+
+
+EIGHT = HostDescription("eight", (GpuDescription("a100-80gb", 8),), cores=64)
+EIGHT_MIG = HostDescription("eight-mig", (GpuDescription("a100-80gb", 8, mig=True),), cores=64)
+
+HOSTS = {
+    # A plan uses what a host offers: without MPS's control program memory shares are left.
+    SharingMode.MEMORY: EIGHT,
+    SharingMode.MPS: EIGHT,
+    SharingMode.MIG: EIGHT_MIG,
+}
+
+MakeFleet = Callable[[SharingMode], GpuFleet]
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path) -> Iterator[MakeFleet]:
+    made: list[GpuFleet] = []
+
+    def make(mode: SharingMode, **overrides: object) -> GpuFleet:
+        host = SimulatedHost.create(HOSTS[mode], tmp_path / "host")
+        if mode is SharingMode.MEMORY:
+            host.mps_control.unlink()
+        made.append(GpuFleet(tmp_path / "fleet", host, **overrides))
+        return made[0]
+
+    yield make
+    for fleet in made:
+        fleet.host.heal()
+        fleet.cleanup()
+
+
+def planned_in(mode: SharingMode, placements: Sequence[Placement]) -> set[str]:
+    """Devices of a plan, all of whose replicas run in this mode."""
+    assert {p.partition.mode for p in placements} == {mode}
+    return {p.device_id for p in placements}
+
+
+def started(fleet: GpuFleet, mode: SharingMode, replicas: int = 2) -> str:
+    """A fleet that serves one model in this mode; the first of its devices."""
+    fleet.start()
+    fleet.register("a", replicas)
+    devices = planned_in(mode, fleet.apply())
+    fleet.serving(replicas, seconds=CONVERGE_SECONDS)
+    return sorted(devices)[0]
+
+
+def ended(fleet: GpuFleet) -> None:
+    assert fleet.terminate() == 0
+    fleet.require_clean()
+
+
+@pytest.mark.parametrize("mode", [SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG])
+def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
+    make_fleet: MakeFleet, mode: SharingMode
+) -> None:
+    fleet = make_fleet(mode)
+    fleet.start()
+    fleet.register("a", 3)
+    fleet.register("b", 2)
+    placements = fleet.apply()
+    devices = planned_in(mode, placements)
+    fleet.serving(5, seconds=CONVERGE_SECONDS)
+    assert fleet.complete("a") == fleet.complete("b") == 8
+    promised = {d: sum(p.partition.memory_bytes for p in placements if p.device_id == d)
+                for d in devices}  # fmt: skip
+    held = fleet.held_bytes()
+    assert held.keys() == devices
+    assert all(held[device] <= promised[device] for device in devices)
+    kinds = {entry.kind for entry in read_entries(fleet.journal)}
+    expected = {SharingMode.MPS: {EntryKind.MPS}, SharingMode.MIG: {EntryKind.MIG_INSTANCE}}
+    assert kinds == expected.get(mode, set())
+    slices = {
+        (p.device_id, p.partition.slice_start)
+        for p in placements
+        if isinstance(p.partition, MigSlice)
+    }
+    assert slices == {(d, i.slice_start) for d in devices for i in fleet.host.geometry(d)}
+    ended(fleet)
+
+
+@pytest.mark.slow
+def test_what_runs_is_adopted_with_its_partition(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(SharingMode.MPS)
+    started(fleet, SharingMode.MPS)
+    before = {view.replica_id: view.pid for view in fleet.views()}
+    daemons, entries = fleet.mps_processes(), read_entries(fleet.journal)
+    fleet.kill_daemon()
+    fleet.start()
+    views = fleet.serving(2, seconds=CONVERGE_SECONDS)
+    assert {view.replica_id: view.pid for view in views} == before
+    assert fleet.mps_processes() == daemons
+    assert read_entries(fleet.journal) == entries
+    ended(fleet)
+
+
+@pytest.mark.slow
+def test_a_driver_that_refuses_once_is_tried_again(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(SharingMode.MIG)
+    fleet.host.fail("nvmlGpuInstanceCreateComputeInstance", 999)  # unknown error
+    started(fleet, SharingMode.MIG)
+    assert any("compute instance" in event for event in fleet.failures())
+    ended(fleet)
+
+
+@pytest.mark.parametrize(
+    ("function", "die"),
+    [
+        pytest.param("nvmlDeviceCreateGpuInstance*", Die.BEFORE, marks=pytest.mark.slow),
+        ("nvmlDeviceCreateGpuInstance*", Die.AFTER),
+        pytest.param("nvmlGpuInstanceCreateComputeInstance*", Die.AFTER, marks=pytest.mark.slow),
+    ],
+)
+def test_a_daemon_killed_while_it_makes_an_instance_leaves_none_behind(
+    make_fleet: MakeFleet, function: str, die: Die
+) -> None:
+    fleet = make_fleet(SharingMode.MIG)
+    fleet.start()
+    fleet.register("a", 1)
+    fleet.host.fail(function, die)
+    fleet.apply_and_die()
+    (entry,) = read_entries(fleet.journal)
+    assert (entry.kind, entry.state, entry.users) == (
+        EntryKind.MIG_INSTANCE, EntryState.PLANNED, ("a-1",),
+    )  # fmt: skip
+    fleet.host.heal()
+    fleet.start()
+    fleet.serving(1, seconds=CONVERGE_SECONDS)
+    assert fleet.complete("a") == 8
+    ended(fleet)
+
+
+@pytest.mark.slow
+def test_a_daemon_killed_while_it_gives_an_instance_back_leaves_none_behind(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = make_fleet(SharingMode.MIG)
+    started(fleet, SharingMode.MIG, replicas=1)
+    fleet.host.fail("nvmlGpuInstanceDestroy", Die.BEFORE)
+    with fleet.client() as client:
+        client.remove("a")
+    fleet.wait_dead()
+    fleet.host.heal()
+    fleet.start()
+    wait_for("the leftover to go", lambda: not read_entries(fleet.journal), seconds=20)
+    ended(fleet)
+
+
+@pytest.mark.slow
+def test_a_daemon_killed_while_mps_starts_leaves_none_behind(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(SharingMode.MPS)
+    fleet.start()
+    fleet.register("a", 2)
+    planned_in(SharingMode.MPS, fleet.apply())
+    wait_for("the journal", lambda: read_entries(fleet.journal), seconds=20, pause=0.001)
+    fleet.kill_daemon()
+    fleet.start()
+    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    ended(fleet)
+
+
+def test_a_fault_under_mps_restarts_all_engines_of_that_gpu_and_no_other(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = make_fleet(SharingMode.MPS)
+    device = started(fleet, SharingMode.MPS, replicas=3)
+    before = {view.replica_id: view.pid for view in fleet.views() if view.device_id == device}
+    assert len(before) == 3
+    fleet.mps("simulate_fault", device)
+    fleet.replaced(before)
+    assert fleet.complete("a") == 8
+    ended(fleet)
+
+
+@pytest.mark.slow
+def test_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(SharingMode.MPS)
+    device = started(fleet, SharingMode.MPS, replicas=3)
+    before = {view.replica_id: view.pid for view in fleet.views() if view.device_id == device}
+    for pid in fleet.mps_processes():
+        os.kill(pid, signal.SIGKILL)
+    fleet.replaced(before)
+    assert fleet.complete("a") == 8
+    ended(fleet)
+
+
+@pytest.mark.slow
+def test_a_gpu_that_falls_off_the_bus_is_left_alone(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(SharingMode.MEMORY)
+    device = started(fleet, SharingMode.MEMORY)
+    fleet.host.lose(device)
+
+    wait_for("its cordon", lambda: "Xid 79" in fleet.cordon(device), seconds=CONVERGE_SECONDS)
+
+    def left() -> bool:
+        return all(view.pid is None for view in fleet.views() if view.device_id == device)
+
+    wait_for("its engines to end", left, seconds=CONVERGE_SECONDS)
+    assert not {p.device_id for p in fleet.apply()} & {device}
+    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    assert fleet.complete("a") == 8
+    assert fleet.terminate() == 0
+    fleet.host.restore(device)
+    fleet.require_clean()
+
+
+@pytest.mark.slow
+def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: MakeFleet) -> None:
+    fleet = make_fleet(SharingMode.MEMORY)
+    fleet.start()
+    fleet.register("a", 1)
+    with fleet.client() as client:
+        plan = client.plan().plan
+    (device,) = planned_in(SharingMode.MEMORY, plan.placements)
+    with somebody() as pid:
+        fleet.host.add_process(device, pid, 79 * GIB)
+        with fleet.client() as client:
+            client.apply(plan.id)
+        wait_for("a refusal", lambda: "promised" in fleet.last_error("a-1"), seconds=20)
+    fleet.serving(1, seconds=CONVERGE_SECONDS)
+    ended(fleet)
+
+
+def test_an_engine_that_takes_more_than_its_share_never_serves_and_harms_nobody(
+    make_fleet: MakeFleet,
+) -> None:
+    fleet = make_fleet(SharingMode.MEMORY)
+    started(fleet, SharingMode.MEMORY, replicas=1)
+    greedy = {"extra_args": ["--extra-bytes", str(4 * GIB)]}
+    fleet.register("greedy", 1, engine=greedy)
+    fleet.apply()
+    wait_for(
+        "the refusal",
+        lambda: "does not keep to its partition" in fleet.last_error("greedy-1"),
+        seconds=CONVERGE_SECONDS,
+    )
+    assert fleet.complete("a") == 8
+    ended(fleet)
+
+
+@contextlib.contextmanager
+def somebody() -> Iterator[int]:
+    """A process that is none of ours."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate()
