@@ -1,6 +1,7 @@
 # partitiond: everything a clone needs, with Python 3.11 to 3.13 and make only.
 #
 #   make tour       plan twelve small models on GPUs: no engine, no GPU, under 2 minutes
+#   make tour-gpus  eight simulated A100s: MPS, MIG and memory shares, with things breaking, 2 minutes
 #   make demo       the whole loop on this machine with a real engine
 #   make test       lint, types, import contracts, tests (with the real engine)
 #   make test-full  the slow tests: chaos, fuzz, many seeds
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: help tour setup setup-dev demo engine test test-full hunt lint format types imports bench gpu-check docs \
+.PHONY: help tour tour-gpus setup setup-dev demo engine test test-full hunt lint format types imports bench gpu-check docs \
 	lock clean
 
 help: ## show this
@@ -51,6 +52,9 @@ engine: $(STAMP) ## install the vLLM that fits this machine, in an environment o
 
 tour: $(STAMP) ## plan twelve small models on A100s: no engine, no GPU
 	@$(BIN)/partitiond plan --from examples/twelve-models.toml
+
+tour-gpus: $(STAMP) ## eight simulated A100s: MPS, MIG, memory shares, and what happens when they break
+	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/simulated-gpus/tour.sh
 
 demo: $(STAMP) ## the whole loop on this machine with a real engine
 	@$(BIN)/partitiond demo $(DEMO_ARGS)

@@ -139,9 +139,8 @@ def _cannot_listen(host: str, port: int, error: OSError) -> PartitiondError:
     )
 
 
-def make_service(settings: Settings, store: Store) -> Service:
+def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
     """The service over this host's adapters."""
-    host = gpu_host(settings)
     devices = host.devices
     finder = EngineFinder(settings, _variant(settings, devices))
     clock, cpu_speed = SystemClock(), CpuSpeed(settings.state_dir)
@@ -248,8 +247,11 @@ async def _run(
     on_ready: Callable[[], None] | None,
 ) -> None:
     settings = given.used
-    service = make_service(settings, store)
-    async with _signals() as signals:
+    host = gpu_host(settings)
+    async with contextlib.AsyncExitStack() as ending:
+        ending.push_async_callback(asyncio.to_thread, host.devices.close)
+        service = make_service(settings, store, host)
+        signals = await ending.enter_async_context(_signals())
         try:
             await service.start()
         except PartitiondError:

@@ -130,6 +130,7 @@ class _ModelTable(_Table):
     architecture: dict[str, Any] | None = None
     variants: tuple[_VariantTable, ...] = ()
     operating_point: PointName = PointName.DEFAULT
+    sleep_after_seconds: float | None = None
 
 
 class _FleetTable(_Table):
@@ -239,6 +240,7 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
         engine_kind=entry.engine_kind,
         variants=tuple(_variant(variant, engine, folder) for variant in entry.variants),
         operating_point=entry.operating_point,
+        sleep_after_seconds=entry.sleep_after_seconds,
     )
     return spec, architecture
 

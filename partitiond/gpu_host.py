@@ -5,20 +5,23 @@ using a GPU differ.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final
 
+from partitiond.core.errors import DeviceError, StartFailedError
 from partitiond.core.mig import Place
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl
-from partitiond.devices.mps import MpsControl, without_mps_env
+from partitiond.devices.mps import MpsControl, StartPlace, without_mps_env
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, place_of
 from partitiond.engines.commands import planned_kv_tokens
 from partitiond.engines.owners import owners
+from partitiond.engines.scope import EngineCgroups
 from partitiond.settings import Settings
+from partitiond.simulated_gpus import SimulatedHost
 from partitiond.simulated_gpus.description import read_description
 
 JOURNAL: Final = "devices.json"
@@ -41,6 +44,7 @@ def gpu_host(settings: Settings) -> GpuHost:
     """As the settings say.
 
     Raises:
+        NotFoundError, SpecError: the folder of the simulated host holds none.
         DeviceError: a simulated host that cannot be used, or a device journal that cannot be read.
     """
     made: list[HostPartitions] = []
@@ -55,7 +59,11 @@ def gpu_host(settings: Settings) -> GpuHost:
         return [place_of(e.what) for e in entries if e.kind is EntryKind.MIG_INSTANCE]
 
     gpu = settings.gpu
-    mps = MpsControl(settings.run_dir, mps_program(settings))
+    mps = MpsControl(
+        settings.run_dir,
+        mps_program(settings),
+        place=outliving(EngineCgroups(settings.engine.cgroup)),
+    )
     simulated = gpu.simulated_host if gpu.enabled else None
     devices = HostDevices(
         settings.cpu.cores,
@@ -68,7 +76,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         simulated_host=simulated,
         watch_xids=gpu.enabled,
         mps_installed=lambda: not mps.unavailable(),
-        gpu_cores=None if simulated is None else _cores_of(simulated),
+        gpu_cores=gpu_cores(settings),
         own_instances=own_instances,
     )
     if not gpu.enabled:
@@ -90,9 +98,29 @@ def gpu_host(settings: Settings) -> GpuHost:
     return GpuHost(devices, made[0])
 
 
-def _cores_of(simulated_host: Path) -> range | None:
-    """The cores of a simulated host; None where they are this machine's. Raises SpecError."""
-    cores = read_description(simulated_host / "host.json").cores
+def outliving(cgroups: EngineCgroups) -> Callable[[str], Awaitable[StartPlace]]:
+    """Where MPS daemons are started: as engines are, since engines depend on them."""
+
+    async def place(name: str) -> StartPlace:
+        try:
+            found = await cgroups.place_named(name)
+        except StartFailedError as error:
+            raise DeviceError(error.message, hint=error.hint, facts=error.facts) from error
+        return StartPlace(found.prefix, found.environment)
+
+    return place
+
+
+def gpu_cores(settings: Settings) -> range | None:
+    """Host cores for engines of GPUs: a simulated host's own; None for those of the CPU device.
+
+    Raises:
+        NotFoundError, SpecError: the folder holds no simulated host.
+    """
+    if settings.gpu.simulated_host is None or not settings.gpu.enabled:
+        return None
+    host = SimulatedHost.open(settings.gpu.simulated_host)
+    cores = read_description(host.folder / "host.json").cores
     return None if cores is None else range(cores)
 
 

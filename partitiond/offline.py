@@ -11,7 +11,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.estimate import estimate_profile, hardware_of
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, mig_profile
-from partitiond.core.partition import PartitionSize
+from partitiond.core.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -21,9 +21,6 @@ from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.instance import PlanRequest
 from partitiond.planner.lean import leaner
-
-SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""MPS shares that are estimated: fine where small models have their knee, coarse above."""
 
 MANY_MODELS: Final = 1000
 FEW_RATIO: Final = 2.0

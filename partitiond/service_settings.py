@@ -8,8 +8,10 @@ from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.profiling import ProfilingOptions
 from partitiond.controller.routes import RoutePolicy
 from partitiond.controller.service import Service, ServiceOptions
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import DeviceError, PartitiondError
+from partitiond.core.hardware import headroom_bytes
 from partitiond.core.observation import ReconcilePolicy
+from partitiond.devices.cpu import discover_cpu
 from partitiond.ports import ReplicaView
 from partitiond.reload import changes, taken_over
 from partitiond.settings import Settings, settings_values
@@ -44,6 +46,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             deterministic=settings.planner.deterministic,
             workers=settings.planner.workers,
             move_budget=settings.planner.move_budget,
+            host_memory_bytes=_host_memory_bytes(settings),
         ),
         profiling=ProfilingOptions(
             max_batch=profiling.max_batch,
@@ -54,6 +57,22 @@ def service_options(settings: Settings) -> ServiceOptions:
             checkpoint_dir=settings.checkpoint_dir,
         ),
     )
+
+
+def _host_memory_bytes(settings: Settings) -> int | None:
+    """Memory of this host for engines of GPUs; None where the CPU device says it.
+
+    All of it (or cpu.memory, or the cgroup's limit) less the headroom that every device keeps.
+    A simulated GPU's engines are small, and its host's memory is not this machine's.
+    """
+    if settings.cpu.enabled or settings.gpu.simulated_host is not None:
+        return None
+    try:
+        total = discover_cpu(None, settings.cpu.memory).memory_bytes
+    except DeviceError as error:
+        log.warning("host memory is not planned with: %s", error)
+        return None
+    return total - headroom_bytes(total)
 
 
 class Reloading:

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from partitiond.simulated_gpus import SimulatedHost
 
 OK, FAILED, USAGE, NO_GPU, INTERRUPTED = 0, 1, 2, 4, 130
+SIMULATED_LOAD = {
+    "sm_activity": 0.3,
+    "sm_occupancy": 0.1,
+    "dram_activity": 0.2,
+    "gpu_util": 0.9,
+    "power_watts": 250.0,
+}
+"""What the simulated GPU tells of its work throughout. It is busy for most of the time with few of
+its SMs, as a GPU that serves small models: where it were idle, time slices would cost nothing."""
 NO_GPU_TEXT = "There is no NVIDIA GPU on this machine, so nothing was measured."
 
 
@@ -221,6 +230,7 @@ def gpu_in_place(*, fake: bool) -> Iterator["SimulatedHost | None"]:
     gpu = GpuDescription("h200-141gb", name="NVIDIA H200 (simulated)")
     with tempfile.TemporaryDirectory(prefix="pd-check-gpu-") as folder:
         host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), Path(folder))
+        host.set_load(host.uuids()[0], **SIMULATED_LOAD)
         with host.installed():
             yield host
 

@@ -113,10 +113,11 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
             "plan_id": plan.id if plan else None,
             "not_ready": dict(client.readiness()),
         }
+        devices = [] if shown["not_ready"] else client.devices()
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.render import models_table, replicas_table
+    from partitiond.cli.render import models_table, replicas_table, short_device
 
     settings = settings_of(ctx)
     console = out()
@@ -124,6 +125,13 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
     console.print(f"daemon    {f'not ready ({unready})' if unready else 'ready'}", markup=False)
     console.print(f"endpoint  {settings.proxy_url}/v1", markup=False)
     console.print(f"plan      {shown['plan_id'] or 'none applied'}", markup=False)
+    cordoned = [short_device(device.id) for device in devices if device.cordoned]
+    if cordoned:
+        names = ", ".join(cordoned)
+        console.print(
+            f"devices   {len(devices)}, of which cordoned: {names} (see `partitiond devices`)",
+            markup=False,
+        )
     console.print(models_table(shown["models"]))
     console.print(replicas_table(shown["replicas"]))
 

@@ -98,6 +98,7 @@ def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption 
 def host_provider(settings: "Settings") -> "HostDevices":
     """This host's devices as the settings allow them. Raises DeviceError."""
     from partitiond.devices.host import HostDevices
+    from partitiond.gpu_host import gpu_cores
 
     return HostDevices(
         settings.cpu.cores,
@@ -108,6 +109,7 @@ def host_provider(settings: "Settings") -> "HostDevices":
         mig_changes=settings.gpu.mig_changes,
         mig_helper=settings.gpu.mig_helper,
         simulated_host=settings.gpu.simulated_host,
+        gpu_cores=gpu_cores(settings),
     )
 
 

@@ -64,7 +64,7 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the memory slices of every GPU: which instances there are, and who uses them.
+    """Show the memory slices of every GPU, and who uses them.
 
     Needs no root; without it, where an instance lies may not be told. --export writes what is
     there as a configuration "current" of mig-parted.

@@ -1,18 +1,20 @@
 """`partitiond simulate`: GPU hosts that are not there, to try everything without a GPU."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from partitiond.cli.options import JsonOption
+from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, out, print_json, say
 from partitiond.core.errors import InputError, SpecError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from partitiond.settings import Settings
     from partitiond.simulated_gpus import HostDescription, SimulatedHost
 
 
@@ -27,6 +29,10 @@ def register(app: typer.Typer) -> None:
     group.command("break")(break_host)
     app.add_typer(group, name="simulate")
 
+
+MOST_CALLS: Final = 1_000_000
+MOST_CODE: Final = 9999
+"""NVML's and CUDA's errors end at 999; Xid codes are below that, too."""
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder of the simulated host.", show_default=False)
@@ -61,9 +67,11 @@ def create(
         uuids, environment = host.uuids(), host.environment()
         print_json({"folder": str(host.folder), "uuids": uuids, "environment": environment})
         return
-    say(f"{len(host.uuids())} GPUs in {host.folder}")
-    variables = " ".join(f"{key}={value}" for key, value in host.environment().items())
-    out().print(f"{variables} partitiond serve", markup=False, soft_wrap=True)
+    count = len(host.uuids())
+    say(f"{count} GPU{'' if count == 1 else 's'} in {host.folder}")
+    say("Use it in this shell:")
+    for key, value in host.environment().items():
+        out().print(f"export {key}={shlex.quote(value)}", markup=False, soft_wrap=True)
 
 
 def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
@@ -76,22 +84,30 @@ def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
 
 BREAK_HELP: Final = (
     "xid CODE | lose | restore | reboot | heal | fail FUNCTION CODE | process PID SIZE | "
-    "health KEY=VALUE... | load KEY=VALUE... | mig on|off | privileged on|off | driver on|off"
+    "health KEY=VALUE... | load KEY=VALUE... | mps fault|kill | mig on|off | "
+    "privileged on|off | driver on|off"
 )
 
 
 def break_host(
+    ctx: typer.Context,
     folder: FolderArgument,
     what: Annotated[list[str], typer.Argument(metavar="WHAT [VALUE]...", help=BREAK_HELP)],
     *,
     gpu: Annotated[
-        str, typer.Option("--gpu", metavar="N|UUID", help="GPU it happens to, by index or UUID.")
+        str,
+        typer.Option(
+            "--gpu", metavar="N|UUID", help="GPU: its index, or the beginning of its UUID."
+        ),
     ] = "0",
     after: Annotated[
-        int, typer.Option("--after", min=0, help="fail: calls that go well first.")
+        int, typer.Option("--after", min=0, max=MOST_CALLS, help="fail: calls that go well first.")
     ] = 0,
     times: Annotated[
-        int, typer.Option("--times", min=-1, help="fail: how many calls; -1 without end.")
+        int,
+        typer.Option(
+            "--times", min=-1, max=MOST_CALLS, help="fail: how many calls; -1 without end."
+        ),
     ] = 1,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,7 +125,9 @@ def break_host(
     if (wants is None and not values) or (wants is not None and len(values) != wants):
         raise InputError(f"{word} has other values.", hint=f"Write {_usage(word)}.")
     if word == "fail":
-        host.fail(values[0], _number(values[1]), after=after, times=times)
+        host.fail(_function(host, values[0]), _code(values[1]), after=after, times=times)
+    elif word == "mps":
+        _break_mps(settings_of(ctx), host, _uuid(host, gpu), values[0])
     else:
         action(host, _uuid(host, gpu), values)
     if as_json:
@@ -122,22 +140,78 @@ Action = Callable[["SimulatedHost", str, Sequence[str]], Any]
 
 _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
     # word: how many values (None: one or more), what it does
-    "xid": (1, lambda host, uuid, values: host.xid(uuid, _number(values[0]))),
+    "xid": (1, lambda host, uuid, values: host.xid(uuid, _code(values[0]))),
     "lose": (0, lambda host, uuid, _: host.lose(uuid)),
     "restore": (0, lambda host, uuid, _: host.restore(uuid)),
     "reboot": (0, lambda host, _uuid, _values: host.reboot()),
     "heal": (0, lambda host, _uuid, _values: host.heal()),
     "fail": (2, lambda *_: None),  # takes options of its own
+    "mps": (1, lambda *_: None),  # needs the settings: where the daemon keeps its run folder
     "process": (
         2,
-        lambda host, uuid, values: host.add_process(uuid, _number(values[0]), _size(values[1])),
+        lambda host, uuid, values: _process(host, uuid, _number(values[0]), _size(values[1])),
     ),
     "health": (None, lambda host, uuid, values: host.set_health(uuid, **_figures(values))),
     "load": (None, lambda host, uuid, values: host.set_load(uuid, **_figures(values))),
-    "mig": (1, lambda host, uuid, values: host.set_mig_mode(uuid, enabled=_on(values[0]))),
+    "mig": (1, lambda host, uuid, values: _mig(host, uuid, enabled=_on(values[0]))),
     "privileged": (1, lambda host, _, values: host.privileged(_on(values[0]))),
     "driver": (1, lambda host, _, values: host.driver(loaded=_on(values[0]))),
 }
+
+
+def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
+    """Somebody's process with so much memory; with none it is gone."""
+    from partitiond.core.units import Bytes, format_bytes
+
+    if not 0 < pid < 2**31:
+        raise InputError(f"{pid} is no pid.", hint="Write one, as 4711.")
+    room = int(host.figure(uuid, "total_bytes"))
+    if size > room:
+        raise InputError(
+            f"No process holds {format_bytes(Bytes(size))} of {format_bytes(Bytes(room))}.",
+            hint="Write what fits; 0 takes the process away.",
+        )
+    if size:
+        host.add_process(uuid, pid, size)
+    else:
+        host.remove_process(uuid, pid)
+
+
+def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
+    """As nvidia-smi does it. Raises InputError where processes use the GPU."""
+    if host.processes(uuid):
+        raise InputError(
+            "The mode of a GPU cannot change while processes use it.",
+            hint="`partitiond simulate show` names them.",
+        )
+    host.set_mig_mode(uuid, enabled=enabled)
+
+
+def _function(host: "SimulatedHost", name: str) -> str:
+    """A function of its libraries, a pattern for some of them, or "mig"."""
+    import ctypes
+    import string
+
+    letters = {*string.ascii_letters, *string.digits, *"_*?[]"}
+    pattern = set("*?[") & set(name)
+    known = name == "mig" or (pattern and name.startswith(("nvml", "cu")))
+    if not known and not pattern and name.isidentifier():
+        paths = (host.nvml_path, host.cuda_path)
+        known = any(hasattr(ctypes.CDLL(str(path)), name) for path in paths)
+    if not known or len(name) > 60 or not letters.issuperset(name):
+        raise InputError(
+            f"{name[:60]!r} is no function of NVML or CUDA that a simulated host has.",
+            hint="Write as nvmlDeviceGetMemoryInfo_v2, 'nvmlDeviceGetMemoryInfo*', or mig.",
+        )
+    return name
+
+
+def _code(text: str) -> int:
+    """The code of an error."""
+    number = _number(text)
+    if not 0 < number <= MOST_CODE:
+        raise InputError(f"{text} is no code of an error.", hint=f"Write 1 to {MOST_CODE}.")
+    return number
 
 
 def _usage(word: str) -> str:
@@ -145,13 +219,40 @@ def _usage(word: str) -> str:
 
 
 def _uuid(host: "SimulatedHost", gpu: str) -> str:
-    """A GPU by its index; a UUID is left to the host to find. Raises InputError."""
+    """A GPU by its index or the beginning of its UUID. Raises InputError."""
     uuids = host.uuids()
-    if not (gpu.isascii() and gpu.isdigit()):
-        return gpu
-    if int(gpu) >= len(uuids):
-        raise InputError(f"There is no GPU {gpu}.", hint=f"There are {len(uuids)}, from 0.")
-    return uuids[int(gpu)]
+    if gpu.isascii() and gpu.isdigit() and len(gpu) < 3:
+        if int(gpu) >= len(uuids):
+            raise InputError(f"There is no GPU {gpu}.", hint=f"There are {len(uuids)}, from 0.")
+        return uuids[int(gpu)]
+    found = [uuid for uuid in uuids if gpu and uuid.startswith(gpu)]
+    if len(found) != 1:
+        why = f"{gpu} is the beginning of {len(found)} UUIDs." if found else f"No GPU is {gpu!r}."
+        raise InputError(why, hint=f"There are {', '.join(uuid[:12] for uuid in uuids)}.")
+    return found[0]
+
+
+def _break_mps(settings: "Settings", host: "SimulatedHost", uuid: str, how: str) -> None:
+    """A client's fatal fault on a GPU's MPS server, or the end of its control daemon."""
+    import asyncio
+    import os
+    import signal
+
+    from partitiond.devices.mps import MpsControl
+
+    if how not in ("fault", "kill"):
+        raise InputError(f"{how!r} is nothing that happens to MPS.", hint=f"Write {_usage('mps')}.")
+    daemon = MpsControl(settings.run_dir, str(host.mps_control)).daemon(uuid)
+    if not daemon.alive():
+        raise InputError(
+            f"No MPS daemon of {settings.run_dir} runs on {uuid}.",
+            hint="Name a GPU on which replicas run in the mode mps, with the daemon's settings.",
+        )
+    if how == "kill":
+        for pid in daemon.pids():
+            os.kill(pid, signal.SIGKILL)
+    else:
+        asyncio.run(daemon.ask("simulate_fault"))
 
 
 def _number(text: str) -> int:

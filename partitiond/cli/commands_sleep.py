@@ -28,10 +28,10 @@ def sleep(
     ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a model to sleep: it finishes what runs, then gives up its memory.
+    """Put a model to sleep: its engines give up their memory.
 
-    Its engines keep their processes, so that waking takes seconds. The model must have been
-    registered with --sleep-mode.
+    They finish what runs and keep their processes, so that waking takes seconds. The model needs
+    sleep mode: `partitiond models update MODEL --sleep-mode`.
     """
     with client_of(ctx) as client:
         view = client.sleep(name, level)

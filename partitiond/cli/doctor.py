@@ -4,6 +4,7 @@ A `fail` is something partitiond cannot work with, a `warn` something it works w
 than it could or not for everything. Each says what to do.
 """
 
+import collections
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.doctor_findings import Finding, fail, ok, warn
-from partitiond.core.errors import DeviceError, EngineUnavailableError
+from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, MIB, format_bytes
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def check_engine(settings: "Settings") -> Finding:
     from partitiond.cli.commands_engine import chosen_variant, find_engine
     from partitiond.engines.capabilities import capabilities_of
 
+    if settings.gpu.simulated_host is not None:
+        return ok("engine", "vLLM does not run on a simulated host; --engine-kind simulated does")
     variant = chosen_variant(settings)
     try:
         environment = find_engine(settings, variant)
@@ -154,12 +157,13 @@ def check_devices(settings: "Settings") -> Finding:
 
     try:
         devices = host_devices(settings)
-    except DeviceError as error:
+    except PartitiondError as error:
         return fail("devices", error.message.rstrip("."), error.hint.rstrip("."))
     if not devices:
         return fail("devices", "none", "enable the CPU: --set cpu.enabled=true")
     gpus = [device for device in devices if device.kind.value == "gpu"]
-    names = ", ".join(f"{device.hardware}" for device in devices)
+    counts = collections.Counter(device.hardware for device in devices)
+    names = ", ".join(f"{n}x {name}" if n > 1 else name for name, n in counts.items())
     return ok("devices", names if gpus else f"{names} (no NVIDIA GPU: the CPU serves)")
 
 
@@ -172,7 +176,7 @@ def check_telemetry(settings: "Settings") -> Finding:
 
     try:
         devices = host_devices(settings)
-    except DeviceError:
+    except PartitiondError:
         return ok("telemetry", "not looked for: no devices")  # which the check above says
     source = HostTelemetry(dcgm_url=settings.gpu.dcgm_url)
 

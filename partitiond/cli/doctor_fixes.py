@@ -38,8 +38,13 @@ def fix(settings: "Settings") -> list[str]:
 
 
 async def _fix(settings: "Settings") -> list[str]:
+    from partitiond.cli.doctor_gather import mps_facts
+
+    # Settling devices ends what is left in these folders; the folders are removed after.
+    before = await asyncio.to_thread(mps_facts, settings)
+    stale = {own.folder for own in before.own if not own.alive}
     done = await _engines(settings)
-    return [*done, *await _mps(settings)]
+    return [*done, *await _mps(settings, stale)]
 
 
 async def _engines(settings: "Settings") -> list[str]:
@@ -73,7 +78,7 @@ def _folders(run_dir: Path) -> set[str]:
     return {folder.path.name for folder in run_folders(run_dir)}
 
 
-async def _mps(settings: "Settings") -> list[str]:
+async def _mps(settings: "Settings", stale: set[Path]) -> list[str]:
     """End control daemons of ours without clients, remove what is left of those that are gone."""
     import shutil
 
@@ -92,6 +97,8 @@ async def _mps(settings: "Settings") -> list[str]:
             except PartitiondError as error:
                 done.append(f"the control daemon of {own.uuid} could not be ended: {error}")
         elif not own.alive:
-            await asyncio.to_thread(shutil.rmtree, own.folder, True)
-            done.append(f"removed {own.folder}")
+            stale.add(own.folder)
+    for folder in sorted(stale):
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        done.append(f"removed {folder}")
     return done

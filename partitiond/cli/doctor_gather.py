@@ -152,7 +152,9 @@ def gpu_facts(settings: "Settings") -> GpuFacts:
     """What NVML shows, or why it shows nothing."""
     import pynvml
 
+    from partitiond.cli.commands_devices import own_pids
     from partitiond.devices.host import HostDevices
+    from partitiond.gpu_host import gpu_cores
 
     if not settings.gpu.enabled:
         return GpuFacts()
@@ -162,6 +164,8 @@ def gpu_facts(settings: "Settings") -> GpuFacts:
             mig_changes=settings.gpu.mig_changes,
             mig_helper=settings.gpu.mig_helper,
             simulated_host=settings.gpu.simulated_host,
+            gpu_cores=gpu_cores(settings),
+            own_pids=lambda: own_pids(settings),
         )
         found = [d for d in devices.discover() if d.kind is DeviceKind.GPU]
         details = tuple(devices.inspect(device.id) for device in found)

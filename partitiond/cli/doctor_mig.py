@@ -122,7 +122,7 @@ def _unused(gpu: DeviceDetails, journal: Sequence[Entry], *, daemon_runs: bool) 
             warn(
                 CHECK,
                 f"{gpu.device.id}: {_list(bare)} without a compute instance, so CUDA sees nothing "
-                "there",
+                "there, and nothing is planned there",
                 "make compute instances in them, or destroy them",
                 f"sudo nvidia-smi mig -i {gpu.device.id} -cci",
             )

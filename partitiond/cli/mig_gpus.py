@@ -1,5 +1,6 @@
 """The GPUs of this host as `partitiond mig` sees them, with no daemon asked."""
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -126,7 +127,8 @@ def plan_gpu(
     wish = MigWish(places, enabled=enabled, only=True)
     in_engines = {place for place, _ in gpu.engines}
     may_go = gpu.left_over | (frozenset(there) if replace else frozenset())
-    leave = Leave(changes, frozenset(may_go - in_engines))
+    # Who asks for an instance at its place wants it whole, whoever left it half made.
+    leave = Leave(changes, frozenset(may_go - in_engines), complete=True)
     if not capable and not enabled:
         return GpuPlan(gpu, wish, leave)
     found = plan_changes(gpu.state, wish, leave)
@@ -152,10 +154,31 @@ def apply_gpu(settings: Settings, plan: GpuPlan) -> MigState:
     import asyncio
 
     from partitiond.devices.mig import MigControl, read_state
+    from partitiond.devices.mig.refusals import in_use
 
     control = MigControl(plan.leave.changes, settings.gpu.mig_helper)
-    asyncio.run(control.apply(plan.gpu.uuid, plan.wish, plan.leave.ours))
+    try:
+        asyncio.run(control.apply(plan.gpu.uuid, plan.wish, plan.leave))
+    except DeviceError as error:
+        holder = _daemon(settings) if in_use(error) else ""
+        if holder:
+            error.hint = (
+                f"The partitiond daemon ({holder}) keeps the GPU open, since it listens to its "
+                "events. Let the daemon change the mode (gpu.mig_changes = mode), or stop it for "
+                f"the while (`systemctl stop partitiond`). If it is not that: {error.hint}"
+            )
+        raise
     return read_state(plan.gpu.uuid)
+
+
+def _daemon(settings: Settings) -> str:
+    """The daemon that runs on this state folder, "pid 123"; empty where none can be seen."""
+    from partitiond.store.lock import lock_holder
+
+    with contextlib.suppress(OSError):
+        holder = lock_holder(settings.lock_path)
+        return "" if holder is None else f"pid {holder.pid}"
+    return ""
 
 
 def _listed() -> list[tuple[int, str, str, int]]:

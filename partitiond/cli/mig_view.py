@@ -164,6 +164,8 @@ def _used_by(gpu: MigGpu, instance: PresentInstance) -> str:
     engines = gpu.users(instance.place)
     if engines:
         return f"engine {', '.join(engines)}"
+    if not instance.compute_instances and instance.place not in gpu.left_over:
+        return "nobody: blocked until it is completed or destroyed"
     if instance.compute_instances > 1:
         return f"split into {instance.compute_instances} compute instances"
     if instance.pids:

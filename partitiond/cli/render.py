@@ -102,7 +102,9 @@ def models_table(models: Sequence[ModelView]) -> "RenderableType":
     """Registered models; what to do next where there is none."""
     if not models:
         return "No models yet. Add one: partitiond models add smollm2-135m"
-    table = new_table("model", "state", ">replicas", "profile", ">workload", ">demand", "note")
+    table = new_table(
+        "model", "state", ">replicas", "profile", ">workload", ">demand", whole=("model",)
+    )
     for view in models:
         spec = view.record.spec
         demand = spec.demand.req_per_s
@@ -113,9 +115,8 @@ def models_table(models: Sequence[ModelView]) -> "RenderableType":
             _profile_word(view),
             spec.workload.key,
             "all" if demand is None else f"{rate(demand)}/s",
-            view.note,
         )
-    return table
+    return with_notes(table, [(view.record.spec.name, view.note) for view in models])
 
 
 def _profile_word(view: ModelView) -> str:
@@ -186,7 +187,9 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
     """Replicas and their engines; a failed one shows its diagnosis."""
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
-    table = new_table("replica", "state", "device", "partition", ">in use", ">memory", ">pid", "")
+    whole = ("replica", "device")
+    headers = ("replica", "state", "device", "partition", ">in use", ">memory", ">pid", "")
+    table = new_table(*headers, whole=whole)
     for view in replicas:
         table.add_row(
             view.replica_id,
@@ -198,13 +201,29 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
             "-" if view.pid is None else str(view.pid),
             replica_note(view),
         )
-    return table
+    errors = [(view.replica_id, view.last_error) for view in replicas]
+    return with_notes(table, errors)
+
+
+def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableType":
+    """A table, and below it what is to be said of its rows: once, where it is said of several.
+
+    Args:
+        table: the table.
+        notes: what each is about and what is said, which may be empty.
+    """
+    from rich.console import Group
+
+    about: dict[str, list[str]] = {}
+    for subject, note in notes:
+        if note:
+            about.setdefault(note, []).append(subject)
+    lines = [Text(f"{', '.join(subjects)}: {note}") for note, subjects in about.items()]
+    return Group(table, *lines, Text()) if lines else table
 
 
 def replica_note(view: ReplicaView) -> str:
-    """What a person should know about it now, or empty."""
-    if view.last_error:
-        return view.last_error
+    """A few words on how it is, or empty; what broke it stands below the table."""
     if view.state == "starting":
         return view.start_progress
     if view.sleep_level:

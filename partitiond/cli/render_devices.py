@@ -1,6 +1,7 @@
 """Devices for people: a table of all, and everything about one."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,6 +12,8 @@ from partitiond.core.health import xid_meaning
 from partitiond.core.units import Bytes, format_bytes
 
 Pair = tuple[str, str | Text]
+
+UNCORDON: Final = "Once that is over: partitiond devices uncordon DEVICE"
 
 _STYLES = {"fine": "green", "degraded": "yellow", "failed": "red", "cordoned": "red"}
 
@@ -37,6 +40,8 @@ def devices_table(devices: Sequence[Device]) -> RenderableType:
         for device in devices
         for note in notes_on(device)
     ]
+    if any(device.cordoned for device in devices):
+        notes.append(Text(UNCORDON))
     return Group(table, *notes) if notes else table
 
 

@@ -192,7 +192,8 @@ def _undo_file(host: SetupHost, undo: Undo) -> str:
     if found is not None and hashlib.sha256(found).hexdigest() != undo["sha256"]:
         return f"{undo['path']} was changed since: it is left"
     if undo["previous"] is not None:
-        write_file(file, base64.b64decode(undo["previous"]), file.stat().st_mode & 0o777)
+        mode = 0o644 if found is None else file.stat().st_mode & 0o777
+        write_file(file, base64.b64decode(undo["previous"]), mode)
         return ""
     file.unlink(missing_ok=True)
     for folder in undo["folders"]:  # innermost first

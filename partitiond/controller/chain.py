@@ -9,7 +9,8 @@ The rules, in the order in which they are asked:
 2. When the queue is empty, or everything in it waits for room that serving replicas hold, a plan
    is made of what is known. A model whose job waits for such room is planned from its estimate
    (its replicas are provisional), and so is one whose job was cancelled. That cannot shut out
-   its own job where the job could run: rule 1 let that run first.
+   its own job where the job could run: rule 1 let that run first. One that somebody applied from
+   its estimate goes on as it is: a plan without it would stop it.
 3. A model whose profile failed is not started by itself: what broke the engine under the profiler
    would break the replica. Its note says so; asking for the profile again, or planning and
    applying by hand, goes on.
@@ -49,12 +50,14 @@ def held_back(
     records: Sequence[ModelRecord],
     profiles: Callable[[str], Sequence[Profile]],
     jobs: Sequence[Job],
+    applied: Collection[Placement],
 ) -> frozenset[str]:
     """Models that a plan made by itself may not place from estimates (rules 2 and 3)."""
+    planned = {placement.model for placement in applied}
     names = set()
     for record in records:
         name = record.spec.name
-        if any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):
+        if name in planned or any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):
             continue
         own = [job for job in jobs if job.subject == name and job.kind == "profile"]
         if not may_be_provisional(own):
@@ -162,8 +165,8 @@ class Chain:
             self._say(
                 "plan-waits",
                 preview.plan.id,
-                f"moves {moved} and stops {stopped} running replicas, so it waits for "
-                f"`partitiond apply {preview.plan.id}`.",
+                f"{preview.plan.id} waits for `partitiond apply {preview.plan.id}`, because it "
+                f"moves {moved} and stops {stopped} running replicas.",
             )
         elif not await self._apply(preview):
             self._changed = True

@@ -23,14 +23,12 @@ from partitiond.core.errors import PartitiondError, SpecError
 from partitiond.core.estimate import estimate_profile, hardware_of
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import PartitionSize
+from partitiond.core.partition import SM_PERCENTS, PartitionSize
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.core.transfer import Target, transfer_profile
 from partitiond.core.transfer_fit import source_of, usable_points
 
-SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""MPS shares that plans may choose from: fine where small models have their knee."""
 REMEMBERED: Final = 512
 """Models whose derived profiles are kept for the next plan."""
 
@@ -233,7 +231,7 @@ class Derivations:
     async def _derived(
         self, spec: ModelSpec, own: Sequence[Profile], gpus: Sequence[Device], now: str
     ) -> Derived:
-        kinds = frozenset((gpu.hardware, gpu.modes) for gpu in gpus)
+        kinds = frozenset((gpu.hardware, gpu.modes, slices_of(gpu)) for gpu in gpus)
         key = (spec, tuple((p.id, p.sharing) for p in own), kinds)
         if key not in self._remembered:
             architectures = await self._architectures(spec, own)

@@ -37,7 +37,7 @@ from partitiond.core.plan_answers import PlanAnswers, PlanProgress, PlanQuestion
 from partitiond.core.plan_diff import diff_cost
 from partitiond.core.profile import Profile
 from partitiond.core.replica import ReplicaState
-from partitiond.core.sleep import Sleeper
+from partitiond.core.sleep import Sleeper, host_memory
 from partitiond.core.units import Bytes
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.check import check_plan
@@ -56,7 +56,12 @@ REMEMBERED_PREVIEWS: Final = 32
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """How plans are made, from the settings."""
+    """How plans are made, from the settings.
+
+    Attributes:
+        host_memory_bytes: memory of this host for engines, where no CPU device says it; None for
+            no limit.
+    """
 
     objective: Objective = Objective.MIN_DEVICES
     time_limit_seconds: float = 10.0
@@ -64,6 +69,7 @@ class PlanOptions:
     deterministic: bool = False
     workers: int = 1
     move_budget: float | None = None
+    host_memory_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -255,7 +261,10 @@ class PlanDesk:
             outcome = await self._solve(step.request, on_progress=told(step, on_progress))
         if isinstance(outcome, Infeasible):
             return outcome
-        violations = check_plan(outcome, step.request.models)
+        request = step.request
+        violations = check_plan(
+            outcome, request.models, host_memory_bytes=request.host_memory_bytes
+        )
         if violations:
             raise PartitiondError(
                 f"the plan was refused by its checker: {'; '.join(violations)}.",
@@ -313,6 +322,9 @@ class PlanDesk:
             created_at=self._clock.utc_iso(),
             deterministic=self._options.deterministic,
             workers=self._options.workers,
+            host_memory_bytes=host_memory(
+                situation.devices, situation.sleepers, self._options.host_memory_bytes
+            ),
             move_budget=usual_budget(self._options.move_budget, len(situation.running)),
         )
 

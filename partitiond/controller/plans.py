@@ -187,7 +187,9 @@ class Plans:
         situation = self._desk.situation(
             devices=self._own_free(),
             running=self._running(),
-            without_estimates=held_back(records, self._best, self._jobs.jobs()),
+            without_estimates=held_back(
+                records, self._best, self._jobs.jobs(), self._controller.desired
+            ),
             left_out=left_out(records, self._controller.desired),
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,

@@ -252,10 +252,11 @@ class Registry:
             raise _outdated(record, expected_version)
         for job in self._jobs.open_jobs(name):
             await self._jobs.cancel(job.id)
+        # First: a mark that outlives its model would put to sleep the next one of that name.
+        self._controller.sleep.forget(name)
         self._store.remove_model(name)
         self._files.forget(name)
         self._journal.note("model-removed", name, "its replicas drain and stop.")
-        self._controller.sleep.forget(name)
         self._plans.drop_model(name)
         self._plans.chain.changed()
         self._controller.wake()

@@ -153,7 +153,8 @@ def model_note(
         return f"{engine.name} failed {engine.failures} times: {first_line(engine.last_error)}"
     planned = plan is not None and any(p.model == name for p in plan.wanted)
     if planned:
-        return fetching or _measured_again(own) or stale
+        failed = any(e.placement.model == name and e.state is ReplicaState.FAILED for e in engines)
+        return fetching or _measured_again(own) or stale or (chain_note if failed else "")
     return _why_unplanned(name, own, plan, chain_note)
 
 

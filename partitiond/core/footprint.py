@@ -38,7 +38,7 @@ request's inter-token latency."""
 KV_QUANTILE_Z: Final = 2.33
 """Standard normal quantile of 99 %: one moment in a hundred may need more KV than provided."""
 
-_CONTEXT_BYTES: Final[dict[DeviceKind, int]] = {
+CONTEXT_BYTES: Final[dict[DeviceKind, int]] = {
     # CUDA context, cuBLAS and attention workspaces of one process, as commonly seen: 0.5-0.8 GiB.
     DeviceKind.GPU: 768 * MIB,
     # Interpreter, torch and compiled code of the API server, engine core and worker together:
@@ -192,7 +192,7 @@ def footprint(
     """The footprint by terms of an engine with `cache_bytes` of KV cache; peak is their sum."""
     graphs = graph_count(limits.max_num_seqs) * _GRAPH_BYTES_EACH if kind is DeviceKind.GPU else 0
     activations = activation_bytes(architecture, limits)
-    context = _CONTEXT_BYTES[kind]
+    context = CONTEXT_BYTES[kind]
     peak = architecture.weights_bytes + cache_bytes + activations + graphs + context
     return Footprint(
         weights_bytes=Bytes(architecture.weights_bytes),
@@ -282,5 +282,5 @@ def max_batch_safe(
     return largest(fits, cap)  # the footprint grows with the batch
 
 
-CPU_CONTEXT_GIB: Final = _CONTEXT_BYTES[DeviceKind.CPU] / GIB
+CPU_CONTEXT_GIB: Final = CONTEXT_BYTES[DeviceKind.CPU] / GIB
 """For notes in estimates: GiB of host memory an engine's processes take beyond the model."""

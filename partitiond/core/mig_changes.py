@@ -2,9 +2,10 @@
 
 The rules of the driver: an instance needs free memory slices at one of its starts; a GPU instance
 can be destroyed when it has no compute instance, a compute instance when no process runs in it; the
-mode changes when nobody uses the GPU. The rules of ours: what is not ours is never destroyed, nor
-what somebody uses; what fits stays. So the steps destroy first and create then, and each GPU
-instance gets its compute instance at once: a crash leaves at most one that is incomplete.
+mode changes when nobody uses the GPU. The rules of ours: what is not ours is neither destroyed nor
+completed, and nothing that somebody uses is destroyed; what fits stays. So the steps destroy first
+and create then, and each GPU instance gets its compute instance at once: a crash leaves at most one
+that is incomplete.
 
 A place says all of an instance (profile and first slice), so nothing has to be searched: what
 overlaps a place that is to be made is in its way, and nothing else is.
@@ -145,11 +146,14 @@ class Leave:
 
     Attributes:
         changes: the setting gpu.mig_changes.
-        ours: instances that may be destroyed: we made them, and no replica of ours needs them.
+        ours: instances that may be destroyed, or completed where they are half made: we made
+            them, and no replica of ours is in them.
+        complete: what others left without compute instance may be completed, too.
     """
 
     changes: MigChanges
     ours: frozenset[Place] = frozenset()
+    complete: bool = False
 
 
 _HINT_BUSY: Final = "End the process, or choose another place."
@@ -165,14 +169,14 @@ def plan_changes(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ..
     """
     if not state.capable:
         return Refused("the GPU has no MIG", "Use it whole, by memory shares or with MPS.")
-    if state.pending != state.enabled:
+    if not wish.enabled:
+        return _turn_off(state, leave)
+    if state.pending != state.enabled and not (state.pending and leave.changes == "mode"):
         mode = "on" if state.pending else "off"
         return Refused(
             f"MIG is to be turned {mode} with the GPU's next reset",
             "Reset the idle GPU with `nvidia-smi --gpu-reset -i UUID`, or reboot.",
         )
-    if not wish.enabled:
-        return _turn_off(state, leave)
     wrong = illegal(state.profiles, wish.places)
     if wrong:
         return Refused(wrong, _offer(state.profiles))
@@ -257,7 +261,7 @@ def after(state: MigState, steps: Iterable[Step]) -> MigState:
 
 
 def _turn_off(state: MigState, leave: Leave) -> tuple[Step, ...] | Refused:
-    if not state.enabled:
+    if not state.enabled and not state.pending:
         return ()
     steps: list[Step] = []
     for i in state.instances:
@@ -306,11 +310,10 @@ def _rebuild(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] |
         found = there.get(place)
         if found is None or found.whole:
             continue
-        # Nothing can run in an instance without compute instance: it gets one, whoever made it.
+        stop = _why_not_mended(found, leave)
+        if stop is not None:
+            return stop
         if found.compute_instances:
-            stop = _why_kept(found, leave)
-            if stop is not None:
-                return stop
             mended.append(DestroyComputeInstance(place))
         mended.append(CreateComputeInstance(place))
     others = [i for i in state.instances if i.place not in wanted]
@@ -354,6 +357,20 @@ def _why_kept(instance: PresentInstance, leave: Leave) -> Refused | None:
     if instance.place not in leave.ours:
         return Refused(f"{text} is in the way, and is needed or was made by others", _HINT_NOT_OURS)
     return None
+
+
+def _why_not_mended(instance: PresentInstance, leave: Leave) -> Refused | None:
+    """Why a half-made instance may not be completed; None where it may."""
+    if instance.compute_instances:
+        return _why_kept(instance, leave)
+    if leave.complete or instance.place in leave.ours:
+        return None
+    text = place_text(instance.place)
+    return Refused(
+        f"{text} was made by others and has no compute instance, so nothing can run in it",
+        "Complete it (`nvidia-smi mig -i UUID -gi ID -cci`) or destroy it (`nvidia-smi mig -i UUID "
+        "-gi ID -dgi`); or choose another place.",
+    )
 
 
 def _destroy(instance: PresentInstance) -> list[Step]:

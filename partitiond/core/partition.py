@@ -5,10 +5,14 @@ A partition here is a *size with a place*: `CpuCores` names its cores, `MigSlice
 """
 
 import dataclasses
-from typing import Literal
+from typing import Final, Literal
 
 from partitiond.core.hardware import SharingMode
 from partitiond.core.units import Bytes
+
+SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
+"""MPS shares that plans may choose from where none was measured: fine where small models have their
+knee, coarse above."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -112,6 +112,26 @@ def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tupl
     return tuple(_beside(device, devices, here) for device in devices)
 
 
+def host_memory(
+    devices: Sequence[Device], here: Collection[Sleeper], told_bytes: int | None
+) -> tuple[tuple[str, int], ...]:
+    """Memory for engines awake, by host, of hosts without a CPU device that would say it.
+
+    Args:
+        told_bytes: what a host has for engines, sleeping ones among them; None: not limited.
+    """
+    if told_bytes is None:
+        return ()
+    with_cpu = {device.host for device in devices if device.kind is DeviceKind.CPU}
+    found = []
+    for host in sorted({device.host for device in devices} - with_cpu):
+        on_host = {device.id for device in devices if device.host == host}
+        asleep = [s for s in here if s.placement.device_id in on_host]
+        held_there = sum(host_bytes(s.placement, s.level) for s in asleep)
+        found.append((host, max(0, told_bytes - held_there)))
+    return tuple(found)
+
+
 def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]) -> Device:
     own = [s for s in here if s.placement.device_id == device.id]
     on_gpus = [s for s in here if device.kind is DeviceKind.CPU and _is_beside(s, device, devices)]

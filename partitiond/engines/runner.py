@@ -100,16 +100,16 @@ class ProcessEngineRunner:
 
     async def _spawn(self, launch: EngineLaunch, folder: RunFolder) -> EngineHandle:
         place = await self._cgroups.place(launch, folder.path.name)
-        if launch.placement is not None:
-            return await spawn_or_undo(folder, place=place)
-        lifeline = self._lifelines.open(folder)
+        lifeline = None if launch.placement is not None else self._lifelines.open(folder)
         try:
             return await spawn_or_undo(folder, lifeline, place=place)
         except BaseException:
+            self._cgroups.doubt(place)
             self._lifelines.close(folder)
             raise
         finally:
-            os.close(lifeline)
+            if lifeline is not None:
+                os.close(lifeline)
 
     async def wait_ready(
         self,

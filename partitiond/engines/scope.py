@@ -20,10 +20,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import Final, Literal
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.partition import CpuCores
+from partitiond.engines.scope_facts import PROGRAM, SEARCH_PATH, Facts, host_facts
 from partitiond.ports import EngineLaunch
 
 log = logging.getLogger(__name__)
@@ -38,39 +37,12 @@ log = logging.getLogger(__name__)
 CgroupMode = Literal["auto", "scope", "delegated", "none"]
 Kind = Literal["user-scope", "system-scope", "delegated", "none"]
 
-SUBGROUP: Final = "daemon"
-"""`DelegateSubgroup=` of the unit: where the daemon itself sits, beside its engines' cgroups."""
 LIMIT_FACTOR: Final = 1.25
 """A cgroup counts what a profile does not: page cache, the kernel's share, pages touched first.
 What is reclaimable is reclaimed below the limit; an engine beyond it leaks."""
 PROBE_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 60.0
 """A user's manager may come up later than the daemon: a refusal is not remembered for ever."""
-PROGRAM: Final = "systemd-run"
-SEARCH_PATH: Final = "/usr/bin:/bin"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Facts:
-    """What decides, as it is on this host.
-
-    Attributes:
-        uid: effective user of the daemon.
-        program: systemd-run, or "" where there is none.
-        system_manager: whether systemd runs this host.
-        user_manager: whether the manager of our user runs.
-        lingers: whether that manager goes on without a session of the user.
-        delegated: folder below which we may make cgroups, or None.
-        subgroup: whether the daemon sits beside, and not in, the parent of the engines' cgroups.
-    """
-
-    uid: int
-    program: str = ""
-    system_manager: bool = False
-    user_manager: bool = False
-    lingers: bool = False
-    delegated: Path | None = None
-    subgroup: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,11 +141,22 @@ class EngineCgroups:
         Raises:
             StartFailedError: the mode that was set is not possible here.
         """
+        return await self.place_named(name, limit=memory_limit_bytes(launch))
+
+    async def place_named(self, name: str, *, limit: int | None = None) -> CgroupPlace:
+        """Where anything goes that is to outlive the daemon as engines do.
+
+        Args:
+            limit: of its memory in bytes.
+
+        Raises:
+            StartFailedError: the mode that was set is not possible here.
+        """
         if self._mode == "none":
             return NOWHERE
         facts = await asyncio.to_thread(self._look)
         choice = choose(self._mode, facts)
-        limit, refusal = memory_limit_bytes(launch), choice.refusal
+        refusal = choice.refusal
         for kind in choice.kinds:
             place = _place(kind, facts, name, limit)
             refusal = await self._refusal(place, facts)
@@ -196,13 +179,17 @@ class EngineCgroups:
             and self._now() - refused_at < RETRY_SECONDS
         ):
             return "it was refused a moment ago"
-        why = await _try(place) if place.kind != "delegated" else _cannot_make(place, facts)
+        why = await _try(place) if place.kind != "delegated" else _cannot_make(facts)
         if not why:
             self._works.add(place.kind)
             return ""
         self._refused[place.kind] = self._now()
         log.warning("engines get no %s: %s", place.kind, why)
         return why
+
+    def doubt(self, place: CgroupPlace) -> None:
+        """An engine could not be started there: what worked once is tried before the next."""
+        self._works.discard(place.kind)
 
     def tidy(self, name: str) -> None:
         """Remove the delegated cgroup of an engine that is gone; scopes go by themselves."""
@@ -300,8 +287,7 @@ async def _try(place: CgroupPlace) -> str:
     return said[-1][:300] if said else f"{PROGRAM} ended with {child.returncode}"
 
 
-def _cannot_make(place: CgroupPlace, facts: Facts) -> str:
-    del place
+def _cannot_make(facts: Facts) -> str:
     if facts.delegated is None:
         return "no cgroup was delegated to this process"
     probe = _folder(facts.delegated, f"probe-{secrets.token_hex(4)}")
@@ -311,81 +297,3 @@ def _cannot_make(place: CgroupPlace, facts: Facts) -> str:
     except OSError as error:
         return f"{facts.delegated} takes no cgroups: {error.strerror}"
     return ""
-
-
-def host_facts() -> Facts:
-    """What this host shows now."""
-    uid = os.geteuid()
-    delegated, subgroup = delegated_folder()
-    return Facts(
-        uid=uid,
-        program=shutil.which(PROGRAM, path=SEARCH_PATH) or "",
-        system_manager=Path("/run/systemd/system").is_dir(),
-        user_manager=_exists(Path(f"/run/user/{uid}/systemd/private")),
-        lingers=_exists(Path("/var/lib/systemd/linger") / _user_name(uid)),
-        delegated=delegated,
-        subgroup=subgroup,
-    )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def _user_name(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def delegated_folder(proc: Path = Path("/proc/self")) -> tuple[Path | None, bool]:
-    """The folder below which engines may get cgroups, and whether we sit beside them in it."""
-    own = own_cgroup(proc)
-    if own is None:
-        return None, False
-    subgroup = own.name == SUBGROUP
-    parent = own.parent if subgroup else own
-    return (parent, subgroup) if _is_delegated(parent) else (None, False)
-
-
-def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
-    """Folder of this process's cgroup (version 2), or None where the host has none."""
-    try:
-        groups = (proc / "cgroup").read_text().splitlines()
-        mounts = (proc / "mountinfo").read_text().splitlines()
-    except OSError:
-        return None
-    path = next((line[3:] for line in groups if line.startswith("0::")), None)
-    for line in mounts if path is not None else ():
-        fields, _, kind = line.partition(" - ")
-        if kind.split()[:1] != ["cgroup2"]:
-            continue
-        root, mounted = fields.split()[3:5]
-        below = os.path.relpath(str(path), root)
-        if below != ".." and not below.startswith("../"):
-            return Path(os.path.normpath(Path(mounted) / below))
-    return None
-
-
-def _is_delegated(folder: Path) -> bool:
-    """Whether systemd gave us this cgroup: it marks it, and makes it our user's.
-
-    The mark counts for root, to whom every cgroup is writable; a service's cgroup that belongs to
-    another user is enough for that user (systemd before 251 has no mark that users can read).
-    """
-    for mark in ("trusted.delegate", "user.delegate"):
-        with contextlib.suppress(OSError):
-            if os.getxattr(folder, mark) == b"1":
-                return os.access(folder, os.W_OK)
-    try:
-        owner = folder.stat().st_uid
-    except OSError:
-        return False
-    mine = owner == os.geteuid() != 0 and folder.suffix == ".service"
-    return mine and os.access(folder, os.W_OK)

@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 from partitiond.core.errors import StartFailedError
 from partitiond.engines import process, shim
 from partitiond.engines.journal import RunFolder
-from partitiond.engines.scope import NOWHERE, SEARCH_PATH, CgroupPlace
+from partitiond.engines.scope import NOWHERE, CgroupPlace
+from partitiond.engines.scope_facts import SEARCH_PATH
 from partitiond.ports import EngineHandle
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import EngineUnavailableError, SpecError
-from partitiond.core.units import MIB
+from partitiond.core.footprint import CONTEXT_BYTES
+from partitiond.core.hardware import DeviceKind
 from partitiond.engines.capabilities import EngineCapabilities, require_quantization
 from partitiond.ports import EngineLaunch
 
@@ -17,9 +18,6 @@ KEEP_ALIVE_SECONDS: Final = 120
 """How long the engine keeps an idle connection (its default is 5). Longer than the proxy's pool
 keeps one, so that the pool, not the engine, closes idle connections and no request meets a
 connection that is just being closed."""
-
-CONTEXT_BYTES: Final = 768 * MIB
-"""CUDA context and workspaces of one engine, as its footprint has them (`core.footprint`)."""
 
 READY_TIMEOUT_SECONDS: Final = 3600
 """The engine's own limit for its parts to come up; the daemon's start deadline is the real one."""
@@ -135,11 +133,12 @@ def memory_fraction(launch: EngineLaunch) -> float:
 
     With explicit KV bytes the engine uses it for one thing only: it refuses to start unless that
     share of the device is free. It looks when its context is made already, which a full device or
-    a GPU instance has no second room for.
+    a GPU instance has no second room for; for the same reason it is rounded down to 0.1 %, which
+    is some 190 MiB of the largest GPUs.
     """
-    to_come = launch.memory_bytes - CONTEXT_BYTES
+    to_come = launch.memory_bytes - CONTEXT_BYTES[DeviceKind.GPU]
     share = to_come / max(1, launch.device_memory_bytes)
-    return min(1.0, max(0.001, math.ceil(share * 1000) / 1000))
+    return min(1.0, max(0.001, math.floor(share * 1000) / 1000))
 
 
 def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities) -> list[str]:

@@ -25,12 +25,12 @@ from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.profile import (
     MEMORY_MARGIN,
-    RATE_MARGIN,
     OperatingPoint,
     Profile,
     ProfileKind,
     capacity_req_per_s,
     operating_point,
+    rate_margin,
 )
 from partitiond.core.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.spec import EngineOptions, ModelSpec, PointName
@@ -228,7 +228,7 @@ def _candidate(
         batch=point.batch,
         memory_bytes=Bytes(math.ceil(footprint * (1 + MEMORY_MARGIN[margins]) / MIB) * MIB),
         kv_cache_bytes=kv_cache,
-        capacity_req_per_s=capacity * (1 - RATE_MARGIN[margins]),
+        capacity_req_per_s=capacity * (1 - rate_margin(profile, margins)),
         output_tokens_per_s=point.output_tokens_per_s,
         ttft_p95_seconds=point.ttft.p95,
         tpot_p95_seconds=point.tpot.p95,

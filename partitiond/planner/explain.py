@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.plan import (
@@ -34,6 +34,7 @@ from partitiond.planner.rules_text import (
     why_kept_out,
     why_not_spread,
 )
+from partitiond.planner.types import Group
 
 MUCH = 1000.0
 """Spare capacity from here on is not worth a number."""
@@ -168,9 +169,10 @@ def _provisional(placements: tuple[Placement, ...]) -> Iterator[str]:
     for kind in (ProfileKind.ESTIMATED, ProfileKind.TRANSFERRED):
         if kind in kinds:
             models = sorted({p.model for p in placements if p.candidate.profile_kind is kind})
+            least = " at least" if kind is ProfileKind.TRANSFERRED else ""
             yield (
                 f"{kind.value.capitalize()}, not measured, and planned with a rate margin of "
-                f"{RATE_MARGIN[kind]:.0%}: {', '.join(models)}."
+                f"{RATE_MARGIN[kind]:.0%}{least}: {', '.join(models)}."
             )
 
 
@@ -252,15 +254,35 @@ def _why_short(found: Found, need: Need, full: list[str]) -> str:
 
 
 def _full_resources(packing: Packing) -> list[str]:
-    memory = memory_of = sm = sm_of = cores = cores_of = 0
+    """What is used up over all devices; a device that runs nothing has all of its SMs left."""
+    memory = memory_of = sm = sm_of = cores_left = cores_of = 0
     for index, load in enumerate(packing.loads):
         group = packing.group(index)
         memory, memory_of = memory + load.memory, memory_of + group.memory_mib
-        if load.option is not None and packing.option(index).mode is SharingMode.MPS:
+        if load.option is None:
+            sm_of += group.sm_percent if _offers_mps(group) else 0
+        elif packing.option(index).mode is SharingMode.MPS:
             sm, sm_of = sm + load.sm, sm_of + 100
-        cores, cores_of = cores + load.cores, cores_of + group.cores
-    shares = {"memory": (memory, memory_of), "SMs": (sm, sm_of), "cores": (cores, cores_of)}
+        cores_left += min([group.cores - load.cores, *_pooled_cores_left(packing, group.pools)])
+        cores_of += group.cores
+    shares = {
+        "memory": (memory, memory_of),
+        "SMs": (sm, sm_of),
+        "cores": (cores_of - cores_left, cores_of),
+    }
     return [name for name, (used, total) in shares.items() if total and used >= FULL * total]
+
+
+def _offers_mps(group: Group) -> bool:
+    return any(option.mode is SharingMode.MPS for option in group.options)
+
+
+def _pooled_cores_left(packing: Packing, pools: Sequence[int]) -> list[int]:
+    """What is left of the cores that a device shares with others of its host."""
+    limits = [packing.instance.pools[p] for p in pools]
+    return [
+        pool.capacity - packing.pool_used[pool.index] for pool in limits if pool.kind == "cores"
+    ]
 
 
 def _remedy(instance: Instance, need: Need, missing: float, count: int, most: int) -> str:

@@ -18,6 +18,8 @@ _SHIPPED: Final = Path(__file__).parent / "hosts"
 MAX_GPUS: Final = 16
 """GPUs that the shared state has room for."""
 MAX_CORES: Final = 1024
+MAX_OVERHEAD_MIB: Final = 8192
+MAX_POWER_WATTS: Final = 2000
 _MAX_NUMA_NODES: Final = 8
 _MAX_NAME_BYTES: Final = 60
 """With the words for a MIG device it has to fit into NVML's 96."""
@@ -166,6 +168,13 @@ def _problems(description: HostDescription) -> list[str]:
 def _gpu_problems(gpu: GpuDescription) -> list[str]:
     if gpu.model not in MODELS:
         return [f"there is no model {gpu.model!r}; there are {', '.join(MODELS)}"]
+    for name, figure, most in (
+        ("reserved_mib", gpu.reserved_mib, MAX_OVERHEAD_MIB),
+        ("context_mib", gpu.context_mib, MAX_OVERHEAD_MIB),
+        ("power_watts", gpu.power_watts, MAX_POWER_WATTS),
+    ):
+        if figure is not None and not 0 <= figure <= most:
+            return [f"{name} has to be 0 to {most}"]
     names = [str(fields["name"]) for fields in mig_profile_fields(gpu.model)]
     if gpu.mig and not names:
         return [f"{gpu.model} has no MIG"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import ConflictError, NotFoundError, SpecError
+from partitiond.core.errors import ConflictError, DeviceError, NotFoundError, SpecError
 from partitiond.serde import to_json
 from partitiond.simulated_gpus.description import HostDescription, checked, find_description
 from partitiond.simulated_gpus.library import install_libraries
@@ -69,7 +69,19 @@ class SimulatedHost(HostReader):
             description = find_description(description)
         checked(description)
         folder = folder.absolute()
-        if folder.exists() and any(folder.iterdir()):
+        try:
+            return cls._make_in(description, folder)
+        except OSError as error:
+            raise DeviceError(
+                f"No simulated host can be made in {folder}: {error.strerror}.",
+                hint="Name a folder on a disk with room, which you may write to.",
+                facts={"folder": str(folder)},
+            ) from error
+
+    @classmethod
+    def _make_in(cls, description: HostDescription, folder: Path) -> "SimulatedHost":
+        there = folder.exists()
+        if there and any(folder.iterdir()):
             raise ConflictError(
                 f"{folder} is not empty.", hint="Name a new folder, or empty this one."
             )
@@ -77,11 +89,13 @@ class SimulatedHost(HostReader):
         try:
             return cls._make(description, folder)
         except BaseException:
-            # Nothing half-made is left; the folder itself may have been there before.
+            # Nothing half-made is left.
             for name in ("lib", "bin"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for name in ("state", "host.json"):
                 (folder / name).unlink(missing_ok=True)
+            if not there:
+                folder.rmdir()
             raise
 
     @classmethod

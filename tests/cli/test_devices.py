@@ -83,5 +83,5 @@ def test_a_host_whose_simulated_gpus_are_gone_says_so(
     monkeypatch.setenv("PARTITIOND_GPU__SIMULATED_HOST", str(tmp_path / "none"))
     result = cli("devices")
     assert result.code != 0
-    assert "cannot be loaded" in result.err
+    assert "There is no simulated host" in result.err
     assert "simulate create" in result.err

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from partitiond.cli.main import app
-from partitiond.core.errors import InputError
+from partitiond.core.errors import DeviceError, InputError
 from partitiond.simulated_gpus import SimulatedHost, shipped_descriptions
 
 
@@ -79,6 +79,18 @@ def test_things_happen_to_it(folder: Path) -> None:
         ["health", "ecc=-1"],
         ["lose", "--gpu", "9"],
         ["lose", "--gpu", "GPU-none"],
+        ["lose", "--gpu", "GPU-"],
+        ["lose", "--gpu", ""],
+        ["xid", "0"],
+        ["xid", "99999999999999999999"],
+        ["process", "99999999999999", "1GiB"],
+        ["process", "4711", "9999TiB"],
+        ["fail", "nvmlNoSuchCall", "3"],
+        ["fail", "mig", "99999999999999"],
+        ["fail", "x" * 300, "3"],
+        ["fail", "nvml*" + "x" * 300, "3"],
+        ["mps", "explode"],
+        ["mps", "fault"],  # none runs
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_do(folder: Path, words: list[str]) -> None:
@@ -87,3 +99,26 @@ def test_what_cannot_be_is_refused_with_what_to_do(folder: Path, words: list[str
         run("break", str(folder), *words)
     assert refused.value.hint
     assert gpus(folder) == before
+
+
+def test_the_beginning_of_a_uuid_names_a_gpu_and_a_process_can_go(folder: Path) -> None:
+    second = SimulatedHost.open(folder).uuids()[1]
+    for size, used in (("10GiB", 10 << 30), ("0", 0)):
+        assert (
+            run("break", str(folder), "process", "4194304", size, "--gpu", second[:12]).exit_code
+            == 0
+        )
+        assert gpus(folder)[1]["used_bytes"] == used
+
+
+def test_the_mode_of_a_gpu_in_use_does_not_change(folder: Path) -> None:
+    run("break", str(folder), "process", "4194304", "1GiB")
+    with pytest.raises(InputError, match="while processes use it"):
+        run("break", str(folder), "mig", "off")
+    assert gpus(folder)[0]["mig"]
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(DeviceError, match="Not a directory"):
+        run("create", "mixed", "--out", str(tmp_path / "file" / "host"))

@@ -49,9 +49,11 @@ def test_models_that_nobody_may_start_from_a_guess_are_held_back() -> None:
         record("guessed"),
         record("waiting"),
         record("by-hand", auto=False),
+        record("applied"),
     ]
+    applied = [dataclasses.replace(placement("applied-1"), model="applied")]
     jobs = [job(JobState.QUEUED, "waiting"), job(JobState.QUEUED, "by-hand")]
-    found = held_back(records, lambda name: known.get(name, ()), jobs)
+    found = held_back(records, lambda name: known.get(name, ()), jobs, applied)
     assert found == {"guessed"}
 
 

@@ -2,19 +2,14 @@
 
 import dataclasses
 
-from partitiond.controller.derived import (
-    SM_PERCENTS,
-    Derivations,
-    derivable_sizes,
-    derive,
-)
+from partitiond.controller.derived import Derivations, derivable_sizes, derive
 from partitiond.controller.situation import Situation
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.hardware import HARDWARE, Device, SharingMode
 from partitiond.core.hardware.kinds import MigInstance
-from partitiond.core.partition import PartitionSize
-from partitiond.core.profile import Profile, ProfileKind, Sharing
+from partitiond.core.partition import SM_PERCENTS, PartitionSize
+from partitiond.core.profile import RATE_MARGIN, Profile, ProfileKind, Sharing, rate_margin
 from partitiond.core.spec import ModelSpec
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
@@ -63,6 +58,20 @@ def test_a_smaller_share_is_never_faster() -> None:
     found = {p.size.key: p for p in derived(measured())}
     rates = [found[f"mps-{percent}"].points[-1].output_tokens_per_s for percent in SM_PERCENTS]
     assert rates == sorted(rates)
+
+
+def test_a_share_far_from_what_was_measured_is_planned_with_a_wider_margin() -> None:
+    found = {p.size.key: p for p in derived(measured())}
+    kind = ProfileKind.TRANSFERRED
+    margins = [rate_margin(found[f"mps-{percent}"], kind) for percent in SM_PERCENTS]
+    assert margins == sorted(margins, reverse=True)
+    assert margins[0] > margins[-1] >= RATE_MARGIN[kind]
+    far = dataclasses.replace(found["mps-10"].transfer, error_share=0.9)  # type: ignore[type-var]
+    off = dataclasses.replace(found["mps-10"], transfer=far)
+    assert rate_margin(off, kind) == RATE_MARGIN[ProfileKind.ESTIMATED]
+    demand = candidates_for(MODEL, [off], ["a100-80gb"])
+    trusted = candidates_for(MODEL, [found["mps-10"]], ["a100-80gb"])
+    assert demand.candidates[0].capacity_req_per_s < trusted.candidates[0].capacity_req_per_s
 
 
 def test_what_was_measured_itself_is_not_derived() -> None:
@@ -125,6 +134,21 @@ async def test_a_situation_is_widened_once_and_stays_what_it_was() -> None:
     again, _ = await derivations.widened(before, "later")
     assert again == wider
     assert before == situation(measured())
+
+
+async def test_a_fixed_geometry_that_was_cut_anew_is_derived_anew() -> None:
+    """Whoever cuts the GPU beside us changes which slices plans may use."""
+    derivations = Derivations(architecture_of)
+    keys = []
+    for name, slices in (("3g.40gb", 4), ("2g.20gb", 2)):
+        cut = MigInstance(name, 0, slices, Bytes(slices * 9 * GIB), f"MIG-{name}")
+        gpu = dataclasses.replace(
+            A100, modes=(SharingMode.MIG,), mig_instances=(cut,), mig_fixed=True
+        )
+        here = Situation((record("a"),), (("a", (measured(),)),), (gpu,), ())
+        wider, _ = await derivations.widened(here, NOW)
+        keys.append([p.size.key for p in dict(wider.profiles)["a"] if p.id != "p-whole"])
+    assert keys == [["mig-3g.40gb"], ["mig-2g.20gb"]]
 
 
 async def test_a_derived_profile_is_as_stale_as_its_source() -> None:

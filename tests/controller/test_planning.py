@@ -17,7 +17,7 @@ from partitiond.controller.situation import Situation
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.partition import MemoryShare
+from partitiond.core.partition import MemoryShare, PartitionSize
 from partitiond.core.plan import Infeasible, Placement, Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
@@ -267,3 +267,20 @@ async def test_a_kind_of_device_that_is_not_here_is_planned_from_estimates(store
     (one,) = (await here.preview(situation(here), None, question)).answers.what_if
     assert one.plan is not None
     assert any(p.candidate.hardware == "l4-24gb" for p in one.plan.placements)
+
+
+@pytest.mark.parametrize("told", [None, 4 * GIB])
+async def test_host_memory_of_a_host_without_cpu_device_limits_engines_on_its_gpus(
+    store: Store, told: int | None
+) -> None:
+    (gpu,) = fake_gpus("a100-80gb")
+    size = PartitionSize(SharingMode.MEMORY, 1, 100)
+    store.add_model(record("b"))
+    for name in ("a", "b"):
+        found = measured_profile(name, hardware=gpu.hardware)
+        store.add_profile(dataclasses.replace(found, size=size))
+    options = PlanOptions(time_limit_seconds=1.0, host_memory_bytes=told)
+    here = PlanDesk(store=store, clock=FakeClock(), solve=solved, options=options)
+    preview = await here.preview(here.situation(devices=[gpu], running=()), None, None)
+    # An engine's processes take 3 GiB of the host.
+    assert len(preview.plan.placements) == (2 if told is None else 1)

@@ -15,6 +15,7 @@ from partitiond.core.sleep import (
     Traffic,
     devices_beside,
     held,
+    host_memory,
     level_of,
     to_put_to_sleep,
     to_wake,
@@ -130,3 +131,15 @@ def test_a_model_that_just_woke_gets_its_whole_time() -> None:
 
 def test_a_mark_that_cannot_be_read_counts_as_level_1() -> None:
     assert [level_of(text) for text in ("1", "2", "7", "")] == [1, 2, 1, 1]
+
+
+def test_host_memory_that_no_cpu_device_says_is_told_by_host_less_what_sleepers_hold() -> None:
+    there = dataclasses.replace(GPU, id="gpu-1", host="there")
+    sleeper = Sleeper(on_gpu(MemoryShare("gpu-0", Bytes(8 * GIB))), 1)
+    assert host_memory((GPU, there), (sleeper,), None) == ()
+    assert host_memory((GPU, there), (sleeper,), 64 * GIB) == (
+        ("here", (64 - 2 - 3) * GIB),
+        ("there", 64 * GIB),
+    )
+    assert host_memory((GPU, there), (sleeper,), GIB)[0] == ("here", 0)
+    assert host_memory((GPU, CPU, there), (), 64 * GIB) == (("there", 64 * GIB),)

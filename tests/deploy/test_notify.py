@@ -33,6 +33,7 @@ weights = "dummy"
 engine_kind = "simulated"
 workload = { prompt_tokens = 16, output_tokens = 8 }
 max_replicas = 1
+auto = false
 """
 
 
@@ -198,7 +199,7 @@ def test_engines_outlive_a_restart_of_the_service(daemon: Daemon) -> None:
     daemon.start()
     fleet = daemon.folder / "fleet.toml"
     fleet.write_text(FLEET)
-    daemon.cli("up", "-f", str(fleet))
+    daemon.cli("up", "-f", str(fleet), "--no-profile")
     daemon.manager.until(lambda m: m.get("STATUS") == "1 of 1 replicas serve 1 models")
     (before,) = daemon.cli("status")["replicas"]
     daemon.signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
@@ -67,13 +68,39 @@ def test_the_fastest_device_is_the_first(host: SimulatedHost) -> None:
     assert visible(host, None) == [l4, first, second]  # compute capability 8.9 before 8.0
 
 
-def test_a_gpu_in_mig_mode_is_none_but_its_mig_devices_are(mig_host: SimulatedHost) -> None:
+def test_mig_devices_are_shown_one_at_a_time(mig_host: SimulatedHost) -> None:
     gpu = mig_host.uuids()[0]
     small, *_, large = mig_host.geometry(gpu)
     assert visible(mig_host, large.uuid) == [large.uuid]
     assert visible(mig_host, f"{small.uuid},{large.uuid}") == [small.uuid]
-    for nothing in (None, gpu, "0"):
+    empty = mig_host.uuids()[1]
+    for nothing in (empty, "1"):  # in MIG mode, without instances
         assert visible(mig_host, nothing) == ["error", "100"]
+    with mig_host.installed():
+        pynvml.nvmlInit()
+        device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(
+            pynvml.nvmlDeviceGetHandleByUUID(gpu), 0
+        )
+        first = pynvml.nvmlDeviceGetUUID(device)
+        pynvml.nvmlShutdown()
+    for its_first in (None, gpu, "0"):
+        assert visible(mig_host, its_first) == [first]
+
+
+def test_beside_a_mig_device_no_gpu_is_shown(tmp_path: Path) -> None:
+    gpus = (
+        GpuDescription("h100-80gb"),
+        GpuDescription("a100-80gb", mig=True),
+        GpuDescription("a100-80gb", mig=True, mig_instances=("3g.40gb@4",)),
+    )
+    host = SimulatedHost.create(HostDescription("beside", gpus), tmp_path / "host")
+    whole, _, cut = host.uuids()
+    (instance,) = host.geometry(cut)
+    for devices in (None, "0,2", f"{whole},{instance.uuid}"):
+        assert visible(host, devices, "PCI_BUS_ID") == [instance.uuid]
+    assert visible(host, whole) == [whole]
+    host.set_mig_mode(cut, enabled=True)  # which takes its instances
+    assert visible(host, None) == [whole]
 
 
 def test_a_mig_device_has_its_own_memory(mig_host: SimulatedHost) -> None:

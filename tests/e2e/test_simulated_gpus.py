@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.hardware import SharingMode
 from partitiond.core.partition import MigSlice
 from partitiond.core.plan import Objective, Placement
@@ -75,9 +75,16 @@ class GpuFleet(Fleet):
             )
 
     def apply(self) -> Sequence[Placement]:
+        """Plan and apply; again where something changed between the two, as a user would."""
         with self.client() as client:
-            preview = client.plan()
-            client.apply(preview.plan.id)
+            for left in reversed(range(5)):
+                preview = client.plan()
+                try:
+                    client.apply(preview.plan.id)
+                    break
+                except ConflictError:
+                    if not left:
+                        raise
             return preview.plan.placements
 
     def views(self) -> list[ReplicaView]:

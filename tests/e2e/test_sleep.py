@@ -63,7 +63,19 @@ class SleepFleet(Fleet):
             view = self.view(name)
             return view if view.state == state else None
 
-        return wait_for(f"{name} to be {state}", there, seconds=60, pause=0.05)
+        found = wait_for(f"{name} to be {state}", there, seconds=60, pause=0.05)
+        if state == "serving":
+            # The endpoint hears of it in the loop's next pass, a moment later.
+            wait_for(f"{name} to be routed", lambda: self._routed(name), seconds=60, pause=0.05)
+        return found
+
+    def _routed(self, name: str) -> bool:
+        try:
+            return self.complete(name, 1) == 1
+        except openai.InternalServerError as error:
+            if error.code != "model_starting":
+                raise
+            return False
 
     def complete(self, name: str, tokens: int = 8) -> int:
         answer = self.openai().completions.create(

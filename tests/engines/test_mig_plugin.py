@@ -167,6 +167,19 @@ async def test_a_slice_is_found_by_the_gpu_it_is_of(
         }
 
 
+async def test_without_the_plugin_a_slice_is_taken_for_another_gpu(
+    host: SimulatedHost, stand_in: Path, tmp_path: Path
+) -> None:
+    cut, taken_for = host.uuids()[2], {}
+    for instance in host.geometry(cut):
+        env = engine_env(host, instance.uuid, Path(sys.executable), tmp_path)
+        env |= {"PYTHONPATH": str(stand_in), "VLLM_PLUGINS": ""}
+        found = await said(Path(sys.executable), LOAD + ASK, env)
+        taken_for[found["index"]] = (found["capability"], found["memory"] > instance.memory_bytes)
+    # The slice's number within its GPU is taken for the number of a GPU.
+    assert taken_for == {0: ([9, 0], True), 1: ([9, 0], True), 2: ([8, 0], True)}
+
+
 async def test_what_was_asked_before_the_plugin_came_is_asked_anew(
     host: SimulatedHost, stand_in: Path, tmp_path: Path
 ) -> None:

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import StartFailedError
-from partitiond.engines import process, scope
+from partitiond.engines import process, scope, scope_facts
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.runner import ProcessEngineRunner
-from partitiond.engines.scope import CgroupMode, EngineCgroups, Facts, choose
+from partitiond.engines.scope import CgroupMode, EngineCgroups, choose
+from partitiond.engines.scope_facts import Facts
 from partitiond.ports import EngineLaunch
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
@@ -163,6 +164,19 @@ async def test_auto_goes_on_without_a_scope_and_does_not_ask_with_every_engine(
         assert len((short_dir / "asked").read_text().splitlines()) == asked
 
 
+async def test_a_manager_that_goes_away_costs_one_start_at_most(short_dir: Path) -> None:
+    program = fake_systemd_run(short_dir)
+    runner = ProcessEngineRunner(
+        short_dir / "run", None, cgroups=EngineCgroups("auto", lambda: user_host(program))
+    )
+    await runner.stop(await runner.start(started()), 5.0)
+    fake_systemd_run(short_dir, fails=True)
+    with pytest.raises(StartFailedError, match="No medium found"):
+        await runner.start(started())
+    handle = await runner.start(started())
+    await runner.stop(handle, 5.0)
+
+
 async def test_a_scope_that_was_asked_for_and_cannot_be_had_says_why(short_dir: Path) -> None:
     program = fake_systemd_run(short_dir, fails=True)
     cgroups = EngineCgroups("scope", lambda: user_host(program))
@@ -174,7 +188,7 @@ async def test_a_scope_that_was_asked_for_and_cannot_be_had_says_why(short_dir: 
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A real cgroup of version 2 that we may divide, as a delegated one is."""
-    own = scope.own_cgroup()
+    own = scope_facts.own_cgroup()
     if own is None:
         pytest.skip("this host has no cgroup of version 2")
     folder = own / f"partitiond-test-{os.getpid()}"
@@ -222,9 +236,9 @@ def test_where_this_process_is_delegated_is_read_from_proc(tmp_path: Path) -> No
         "30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n"
         "31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
     )
-    assert scope.own_cgroup(tmp_path) == Path(
+    assert scope_facts.own_cgroup(tmp_path) == Path(
         "/sys/fs/cgroup/unified/system.slice/partitiond.service/daemon"
     )
     (tmp_path / "cgroup").write_text("4:memory:/old\n")
-    assert scope.own_cgroup(tmp_path) is None
-    assert scope.delegated_folder(tmp_path) == (None, False)
+    assert scope_facts.own_cgroup(tmp_path) is None
+    assert scope_facts.delegated_folder(tmp_path) == (None, False)

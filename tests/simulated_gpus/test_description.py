@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, InputError, NotFoundError, SpecError
@@ -36,6 +37,17 @@ def test_a_description_of_ones_own_is_read(tmp_path: Path) -> None:
     assert json.loads((host.folder / "host.json").read_text())["name"] == "mine"
 
 
+def test_a_gpu_may_have_another_name(tmp_path: Path) -> None:
+    gpu = GpuDescription("a100-80gb", name="X" * 60, mig=True, mig_instances=("1g.10gb+me@0",))
+    with SimulatedHost.create(described(gpus=(gpu,)), tmp_path / "host").installed():
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        assert pynvml.nvmlDeviceGetName(handle) == "X" * 60
+        mig_device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, 0)
+        assert pynvml.nvmlDeviceGetName(mig_device) == "X" * 60 + " MIG 1g.10gb+me"
+        pynvml.nvmlShutdown()
+
+
 @pytest.mark.parametrize(
     ("description", "words"),
     [
@@ -45,6 +57,7 @@ def test_a_description_of_ones_own_is_read(tmp_path: Path) -> None:
         (described(numa_nodes=0), "numa_nodes"),
         (described(cuda="thirteen"), "is no version"),
         (described(gpus=(GpuDescription("a900"),)), "no model 'a900'"),
+        (described(gpus=(GpuDescription("a100-80gb", name="x" * 61),)), "name has to be"),
         (described(gpus=(GpuDescription("l4-24gb", mig=True),)), "has no MIG"),
         (described(gpus=(GpuDescription("a100-80gb", mig_instances=("1g.10gb@0",)),)), "need mig"),
         (
@@ -70,7 +83,7 @@ def test_instances_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     gpu = GpuDescription("a100-80gb", mig=True, mig_instances=("4g.40gb@0", "3g.40gb@0"))
     with pytest.raises(SpecError, match=r"3g\.40gb@0 does not fit"):
         SimulatedHost.create(described(gpus=(gpu,)), tmp_path / "host")
-    assert list((tmp_path / "host").iterdir()) == []
+    assert not (tmp_path / "host").exists()
 
 
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:

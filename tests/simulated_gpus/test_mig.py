@@ -25,6 +25,15 @@ def mig_devices(gpu: Any) -> Iterator[Any]:
             continue
 
 
+def test_a_mig_device_has_the_index_it_is_found_by(mig: SimulatedHost) -> None:
+    gpu = pynvml.nvmlDeviceGetHandleByUUID(mig.uuids()[1])
+    for name, start in (("2g.20gb", 0), ("1g.10gb", 2), ("3g.40gb", 4)):
+        create_whole(gpu, name, start)
+    devices = list(mig_devices(gpu))
+    assert [pynvml.nvmlDeviceGetIndex(device) for device in devices] == [0, 1, 2]
+    assert pynvml.nvmlDeviceGetIndex(gpu) == 1
+
+
 def test_profiles_are_those_of_the_catalog(nvml: SimulatedHost) -> None:
     found = {}
     for profile in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):

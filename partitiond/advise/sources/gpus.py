@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import psutil
+
 from partitiond.advise.today import Today, emptied, foreign_note
 from partitiond.core.device_memory import GpuProcess
 from partitiond.core.errors import DeviceError

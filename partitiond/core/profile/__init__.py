@@ -31,6 +31,7 @@ from partitiond.core.profile.record import (
     capacity_req_per_s,
     holds_slo,
     operating_point,
+    rate_margin,
 )
 from partitiond.core.profile.sharing import (
     PairRun,
@@ -65,4 +66,5 @@ __all__ = [
     "capacity_req_per_s",
     "holds_slo",
     "operating_point",
+    "rate_margin",
 ]

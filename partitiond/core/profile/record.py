@@ -175,6 +175,21 @@ UNHELD_SHARE: Final = 0.75
 """Of a rate that was not held: the next one a search would have tried."""
 
 
+def rate_margin(profile: Profile, kind: ProfileKind) -> float:
+    """Share of a rate that is left off when it is planned with.
+
+    What a transfer says itself that it may be off by counts where that is more, up to the margin
+    of an estimate: a tenth of the SMs is further from a whole GPU that was measured than half.
+
+    Args:
+        kind: whose margins count; of a stale profile another than its own.
+    """
+    least = RATE_MARGIN[kind]
+    if kind is not ProfileKind.TRANSFERRED or profile.transfer is None:
+        return least
+    return min(max(least, profile.transfer.error_share), RATE_MARGIN[ProfileKind.ESTIMATED])
+
+
 def capacity_req_per_s(profile: Profile, point: OperatingPoint) -> float:
     """Requests/s one replica is planned to take at `point`, before margins.
 

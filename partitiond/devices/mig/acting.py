@@ -55,9 +55,14 @@ def _set_mode(handle: Any, what: str, *, enabled: bool) -> None:
         return
     activation = int(pynvml.nvmlDeviceSetMigMode(handle, mode))
     if activation != pynvml.NVML_SUCCESS:
-        # The mode stays pending and would come with the next reset: take it back.
-        pynvml.nvmlDeviceSetMigMode(handle, current)
-        raise refused_activation(activation, what)
+        refused = refused_activation(activation, what)
+        try:
+            # The mode stays pending and would come with the next reset. Who had asked for that
+            # before has it as before; what we asked for is taken back.
+            pynvml.nvmlDeviceSetMigMode(handle, pending)
+        except pynvml.NVMLError as error:
+            refused.message = f"{refused.message} It comes with the next reset ({error})."
+        raise refused
 
 
 def _create_gpu_instance(handle: Any, place: Place) -> None:

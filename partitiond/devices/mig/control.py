@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ from partitiond.core.mig_changes import (
     MigWish,
     PresentInstance,
     Refused,
+    SetMigMode,
     Step,
     place_text,
     plan_changes,
@@ -29,13 +32,17 @@ from partitiond.core.partition import MigSlice
 from partitiond.devices.mig.acting import perform
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.reading import read_state
-from partitiond.devices.mig.refusals import not_permitted
+from partitiond.devices.mig.refusals import in_use, not_permitted
+from partitiond.devices.nodes import make_mig_nodes
+from partitiond.devices.nvml.quiet import QUIET
 
 log = logging.getLogger(__name__)
 
 Planning = Callable[[MigState], tuple[Step, ...] | Refused]
 ATTEMPTS: Final = 3
 """How often the steps are planned anew when somebody else changes the GPU meanwhile."""
+MODE_TRIES: Final = 3
+MODE_RETRY_SECONDS: Final = 0.5
 
 
 class MigControl:
@@ -65,8 +72,9 @@ class MigControl:
 
         Args:
             wanted: where it is to be.
-            ours: idle instances that may be destroyed to make room: we made them, and no replica
-                needs them.
+            ours: instances that we made, and in which no other replica is: they may be destroyed
+                to make room, and the wanted one, if it is among them, completed. One that others
+                left without compute instance is refused.
 
         Raises:
             DeviceError: it may not or cannot be made, or a process of others runs in it.
@@ -114,12 +122,10 @@ class MigControl:
         async with self._one_at_a_time:
             await self._reach(device_id, self._toward(MigWish(enabled=on), ()))
 
-    async def apply(
-        self, device_id: str, wish: MigWish, ours: Collection[Place] = ()
-    ) -> tuple[MigInstance, ...]:
+    async def apply(self, device_id: str, wish: MigWish, leave: Leave) -> tuple[MigInstance, ...]:
         """Bring a GPU to a geometry; after a reboot, to what it had before. Raises DeviceError."""
         async with self._one_at_a_time:
-            state = await self._reach(device_id, self._toward(wish, ours))
+            state = await self._reach(device_id, lambda there: plan_changes(there, wish, leave))
         return tuple(_instance(i, busy=i.busy) for i in state.instances)
 
     async def _read(self, device_id: str) -> MigState:
@@ -168,13 +174,37 @@ class MigControl:
 
     def _perform(self, device_id: str, step: Step) -> None:
         """Do a step, or have it done. Raises DeviceError."""
+        if isinstance(step, SetMigMode):
+            self._set_mode(device_id, step)
+        else:
+            self._do(device_id, step)
+        log.info("%s: %s", device_id, step_text(step))
+
+    def _set_mode(self, device_id: str, step: Step) -> None:
+        """Change the mode while nothing of this process looks at a GPU.
+
+        Others may look for a moment (a command, an exporter), so it is tried again.
+        """
+        with QUIET.kept():
+            for left in reversed(range(MODE_TRIES)):
+                try:
+                    self._do(device_id, step)
+                    break
+                except DeviceError as error:
+                    if not left or not in_use(error):
+                        raise
+                time.sleep(MODE_RETRY_SECONDS)
+
+    def _do(self, device_id: str, step: Step) -> None:
         try:
             perform(device_id, step)
         except DeviceError as error:
             if not not_permitted(error) or not self._helper.there():
                 raise
             self._helper.perform(device_id, step)
-        log.info("%s: %s", device_id, step_text(step))
+        else:
+            if isinstance(step, CreateComputeInstance) and os.geteuid() == 0:
+                make_mig_nodes()  # engines of another user may not
 
 
 def _possible(

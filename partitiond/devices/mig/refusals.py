@@ -26,6 +26,7 @@ _HINTS: Final[Mapping[int, str]] = {
 }
 
 NO_PERMISSION: Final = int(pynvml.NVML_ERROR_NO_PERMISSION)
+IN_USE: Final = int(pynvml.NVML_ERROR_IN_USE)
 
 
 @contextlib.contextmanager
@@ -44,13 +45,18 @@ def not_permitted(error: DeviceError) -> bool:
     return error.facts.get("nvml_code") == NO_PERMISSION
 
 
+def in_use(error: DeviceError) -> bool:
+    """Whether the driver refused since somebody has the GPU open."""
+    return error.facts.get("nvml_code") == IN_USE
+
+
 def refused_activation(code: int, what: str) -> DeviceError:
     """The mode was set, but is not in force: NVML says why in its second answer."""
     found = translate(pynvml.NVMLError(code), what)
     found.hint = _HINTS.get(code, found.hint)
     if code == pynvml.NVML_ERROR_IN_USE:
         found.hint = (
-            "End what holds the GPU: processes, and agents that watch it (DCGM, nvsm and others "
-            "that use NVML), then try again."
+            "End what holds the GPU: processes on it, agents that watch it (DCGM, nvsm and others "
+            "that use NVML), and profiles that are being measured on this host; then try again."
         )
     return found

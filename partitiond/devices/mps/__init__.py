@@ -13,7 +13,8 @@ scheduling; every further program is a client of that server. Three facts shape 
   the server, and so its neighbours, with it.
 
 Source: NVIDIA's Multi-Process Service documentation (docs.nvidia.com/deploy/mps) and the manual
-page nvidia-cuda-mps-control(1). Protocol version 2 ("legacy"), which every driver speaks.
+page nvidia-cuda-mps-control(1). Protocol version 2 ("legacy"), which every driver speaks and which
+is the default of those that know version 3, too (CUDA_MPS_PROTOCOL_VERSION; it wins over -p).
 """
 
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
@@ -21,6 +22,7 @@ from partitiond.devices.mps.control import MpsControl
 from partitiond.devices.mps.daemon import MpsClient, MpsDaemon
 from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env, without_mps_env
 from partitiond.devices.mps.foreign import ForeignMps
+from partitiond.devices.mps.lifecycle import StartPlace
 
 __all__ = [
     "CLIENT_LIMIT",
@@ -28,6 +30,7 @@ __all__ = [
     "MpsClient",
     "MpsControl",
     "MpsDaemon",
+    "StartPlace",
     "client_env",
     "compute_mode_refusal",
     "without_mps_env",

@@ -1,13 +1,13 @@
 """All control daemons of this host: ours by GPU, and those of others."""
 
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from partitiond.devices.mps import record
 from partitiond.devices.mps.asking import INSTALL_HINT
 from partitiond.devices.mps.daemon import CHECK_SECONDS, MpsDaemon
 from partitiond.devices.mps.foreign import ForeignMps, foreign, own_pids
+from partitiond.devices.mps.lifecycle import PlaceFor, no_place
 from partitiond.devices.mps.processes import mps_processes
 
 
@@ -19,7 +19,7 @@ class MpsControl:
         run_dir: Path,
         program: str,
         *,
-        prefix: Callable[[str], Sequence[str]] = lambda _name: (),
+        place: PlaceFor = no_place,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Nothing is started or looked at yet.
@@ -27,13 +27,13 @@ class MpsControl:
         Args:
             run_dir: ours alone; a short path, since sockets lie below it.
             program: NVIDIA's control program, found on PATH or by its path.
-            prefix: command to put before a daemon's, by the daemon's name ("mps-3c5a1b2d"): a
-                scope of its own, so that a restart of our service does not end it.
+            place: where a daemon is started, by its name ("mps-3c5a1b2d"): in a scope of its own,
+                so that a restart of our service does not end it.
             check_seconds: shortest time between two questions about a fault of one daemon.
         """
         self._run_dir = run_dir
         self._program = program
-        self._prefix = prefix
+        self._place = place
         self._check_seconds = check_seconds
         self._daemons: dict[str, MpsDaemon] = {}
 
@@ -54,7 +54,7 @@ class MpsControl:
             uuid,
             folder,
             self._program,
-            prefix=self._prefix(f"mps-{folder.name}"),
+            place=self._place,
             check_seconds=self._check_seconds,
         )
 

@@ -26,7 +26,7 @@ class MpsClient:
     """A CUDA program that runs under the daemon.
 
     Attributes:
-        pid: in this PID namespace.
+        pid: in this PID namespace; 0 for one in another.
         server_pid: of its server.
     """
 
@@ -48,20 +48,19 @@ class MpsDaemon:
         folder: Path,
         program: str,
         *,
-        prefix: Sequence[str] = (),
+        place: lifecycle.PlaceFor = lifecycle.no_place,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Nothing is started or looked at yet.
 
         Args:
-            prefix: command before the program's, which gives it a place of its own (a scope), so
-                that it outlives a restart of ours.
+            place: where it is started, so that it outlives a restart of ours.
             check_seconds: shortest time between two questions about a fault.
         """
         self.uuid = uuid
         self.folder = folder
         self._program = program
-        self._prefix = tuple(prefix)
+        self._place = place
         self._check_seconds = check_seconds
         self._changing = asyncio.Lock()
         self._checked_at = -float("inf")
@@ -126,13 +125,12 @@ class MpsDaemon:
                 await self.ask("get_server_list")
                 self._keep(running)
                 return
+            place = await self._place(f"mps-{self.folder.name}")
             await lifecycle.end_leftovers(self.pipe_dir)
             record.make(self.folder)
             record.write(self.folder, record.Record(self.uuid, None))
             try:
-                started = await lifecycle.start(
-                    self._program, self._env(), self.folder, self._prefix
-                )
+                started = await lifecycle.start(self._program, self._env(), self.folder, place)
             except DeviceError:
                 record.clear(self.folder)
                 raise
@@ -155,7 +153,7 @@ class MpsDaemon:
             return ()
         found: list[MpsClient] = []
         for server in await self._server_list():
-            found += [MpsClient(pid, server) for pid in await self._client_list(server) if pid]
+            found += [MpsClient(pid, server) for pid in await self._client_list(server)]
         return tuple(found)
 
     async def room(self) -> int:

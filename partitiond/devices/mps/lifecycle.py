@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +29,30 @@ POLL_SECONDS: Final = 0.05
 LOG_TAIL_BYTES: Final = 65_536
 
 
-async def start(
-    program: str, env: Mapping[str, str], folder: Path, prefix: Sequence[str]
-) -> ProcessId:
+@dataclasses.dataclass(frozen=True, slots=True)
+class StartPlace:
+    """How a daemon is started so that it outlives a restart of ours: in a scope, say.
+
+    Attributes:
+        prefix: words before the program's.
+        environment: what those words need.
+    """
+
+    prefix: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+PlaceFor = Callable[[str], Awaitable[StartPlace]]
+"""Where a daemon of this name ("mps-3c5a1b2d") is started; asked anew with every start, since a
+scope's name is used once. Raises DeviceError."""
+
+
+async def no_place(_name: str) -> StartPlace:
+    """Beside us: it ends when a service manager ends all of our cgroup."""
+    return StartPlace()
+
+
+async def start(program: str, env: Mapping[str, str], folder: Path, place: StartPlace) -> ProcessId:
     """Start a daemon in the background and wait until it answers.
 
     Raises:
@@ -39,7 +61,8 @@ async def start(
     said = folder / "log" / "start.log"
     deadline = time.monotonic() + START_SECONDS
     try:
-        await _launched((*prefix, program_path(program), "-d"), env, said, deadline)
+        argv = (*place.prefix, program_path(program), "-d")
+        await _launched(argv, {**env, **dict(place.environment)}, said, deadline)
         return await _until_it_answers(program, env, folder, deadline)
     except (DeviceError, TimeoutError) as error:
         words = _why(folder, said)

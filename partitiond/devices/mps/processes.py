@@ -116,16 +116,18 @@ def _environment(folder: Path) -> dict[str, str] | None:
 
 
 def control_of(pipe_dir: Path) -> MpsProcess | None:
-    """The control daemon of a pipe folder.
+    """The control daemon of a pipe folder of ours.
 
-    By its pid file where there is one: while one goes to the background there are two for a moment.
+    By its pid file where there is one: while one goes to the background there are two for a moment,
+    and the environment of a process that gave up being dumped may not be read.
     """
+    written = _written_pid(pipe_dir)
     ours = [
         process
         for process in mps_processes()
-        if process.program is Program.CONTROL and process.pipe_dir == pipe_dir
+        if process.program is Program.CONTROL
+        and (process.pipe_dir == pipe_dir or (not process.readable and process.pid == written))
     ]
-    written = _written_pid(pipe_dir)
     named = [process for process in ours if process.pid == written]
     newest = sorted(ours, key=lambda process: process.identity.start_ticks)
     return next(iter((*named, *reversed(newest))), None)

@@ -2,7 +2,8 @@
 
 A GPU that falls off the bus, a driver that is restarted, a library that answers nonsense: the
 thread closes what it had and opens it anew after a while. It never ends by an error, and it keeps
-no GPU from being listened to because another one refuses.
+no GPU from being listened to because another one refuses. While a GPU changes its MIG mode it lets
+go of all of them (`quiet`); what a driver says in those seconds is not heard.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import pynvml
 
 from partitiond.core.health import XidEvent
 from partitiond.devices.nvml.processes import NO_INSTANCE
+from partitiond.devices.nvml.quiet import QUIET
 from partitiond.devices.nvml.session import session, text_of, told
 
 log = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ class XidWatch:
             return False
         self.listening.set()
         waits_left = self._retry_seconds * 1000 / self._wait_ms if missing else float("inf")
-        while not self._ending.is_set() and waits_left > 0:
+        while not self._ending.is_set() and not QUIET.wanted and waits_left > 0:
             waits_left -= 1
             try:
                 data = pynvml.nvmlEventSetWait_v2(events, self._wait_ms)

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 import pynvml
 
 from partitiond.core.errors import DeviceError
+from partitiond.devices.nvml.quiet import QUIET
 
 T = TypeVar("T")
 
@@ -84,15 +85,18 @@ def asking(what: str) -> Iterator[None]:
 def session() -> Iterator[None]:
     """NVML started, and ended with the block. NVML counts, so sessions may overlap.
 
+    It begins once no change of a GPU needs all of them ended (`quiet`).
+
     Raises:
         NVMLError: it does not start; use it inside `asking`.
     """
-    pynvml.nvmlInit()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
-            pynvml.nvmlShutdown()
+    with QUIET.counted():
+        pynvml.nvmlInit()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
+                pynvml.nvmlShutdown()
 
 
 @contextlib.contextmanager

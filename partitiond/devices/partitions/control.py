@@ -33,10 +33,20 @@ RETRY_SECONDS: Final = 10.0
 TERMINATE_SECONDS: Final = 10.0
 """How long MPS may take to end an engine's clients before it is signalled all the same."""
 
+_HINT_FOOTPRINT: Final = (
+    "Profile the model again on this device, so that its footprint is measured, or give it more "
+    "memory."
+)
+_HINT_OUTSIDE: Final = (
+    "Check that the engine keeps the CUDA_MPS_* variables it is started with and runs as the user "
+    "of partitiond, and look into the MPS daemon's control.log (`partitiond doctor` names it)."
+)
+
 _ALL: Final = frozenset(EntryKind)
 _WITHOUT_MODE: Final = frozenset({EntryKind.MPS, EntryKind.MIG_INSTANCE})
 """What is given back with its last engine. A mode change takes a reset and an idle GPU, so MIG
-stays on until the GPU is wanted for something else, or the daemon ends."""
+stays on until the GPU is wanted for something else, or the daemon ends; only one that did not come
+into force is taken back at once."""
 
 
 class HostPartitions:
@@ -72,6 +82,7 @@ class HostPartitions:
         self._holders = Holders(gpus, owners)
         self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
         self._faults: tuple[DeviceFault, ...] = ()
+        self._said: frozenset[str] = frozenset()
         self._looked_at = self._retried_at = float("-inf")
 
     def own_pids(self) -> Collection[int]:
@@ -103,12 +114,12 @@ class HostPartitions:
         device_id = partition.device_id
         self._holders.require_mode(launch.replica_id, partition)
         await self._tidy(device_id, _in_the_way(partition))
-        mig_on = await asyncio.to_thread(self._gpus.mig_on, device_id)
+        mode = await asyncio.to_thread(self._gpus.mig_mode, device_id)
         if isinstance(partition, MigSlice):
-            made = await self._mig.make(self._outside_mps(launch), partition, mig_on)
+            made = await self._mig.make(self._outside_mps(launch), partition, mode)
             self._holders.put(launch.replica_id, Holder(made, partition))
             return made
-        if mig_on:
+        if mode[0]:
             raise _mig_is_on(device_id)
         await asyncio.to_thread(self._require_compute_mode, partition)
         use = await self._holders.use(device_id)
@@ -135,22 +146,44 @@ class HostPartitions:
             )
 
     async def verify(self, handle: EngineHandle, report: EngineReport) -> None:
-        """See `ports.PartitionControl`."""
+        """See `ports.PartitionControl`. A device that does not answer is a failed start, too: an
+        engine that cannot be looked at may have more than its share."""
         launch = handle.launch
         partition = partition_of(launch)
         if partition is None or isinstance(partition, CpuCores):
             return
+        facts = {"kind": "partition", "device": partition.device_id, "log": handle.log_path}
+        try:
+            problem, hint = await self._problem(launch, report, partition)
+        except DeviceError as error:
+            raise StartFailedError(
+                f"what {launch.replica_id} holds cannot be told: {error.message}",
+                hint=error.hint,
+                facts=error.facts | facts,
+            ) from error
+        if problem:
+            raise StartFailedError(
+                f"{launch.replica_id} does not keep to its partition: {problem}",
+                hint=hint,
+                facts=facts,
+            )
+
+    async def _problem(
+        self, launch: EngineLaunch, report: EngineReport, partition: Partition
+    ) -> tuple[str, str]:
+        """Why a ready engine may not stay, and what to do; empty where it may."""
         problem = checks.kv_shortfall(self._kv_tokens(launch), report.kv_cache_tokens)
         if not problem and isinstance(partition, MemoryShare | MpsShare):
             # A whole device has no neighbour, and a GPU instance is a wall.
             problem = await self._holders.overshoot(launch.replica_id, partition)
-        if problem:
-            raise StartFailedError(
-                f"{launch.replica_id} does not keep to its partition: {problem}",
-                hint="Profile the model again on this device, so that its footprint is measured, "
-                "or give it more memory.",
-                facts={"kind": "partition", "device": partition.device_id, "log": handle.log_path},
-            )
+        if not problem and isinstance(partition, MpsShare):
+            return await self._outside(launch.replica_id, partition), _HINT_OUTSIDE
+        return problem, _HINT_FOOTPRINT
+
+    async def _outside(self, name: str, share: MpsShare) -> str:
+        """Why a ready engine is not under MPS; empty where it is."""
+        owners = await asyncio.to_thread(self._owners)
+        return await self._mps.why_outside(share, [p for p, o in owners.items() if o == name])
 
     async def asleep(self, handle: EngineHandle, level: int) -> None:
         """See `ports.PartitionControl`."""
@@ -176,8 +209,8 @@ class HostPartitions:
         partition, name = partition_of(handle.launch), handle.launch.replica_id
         if not isinstance(partition, MpsShare):
             return
-        daemon = self._daemons.daemon(partition.device_id)
         try:
+            daemon = self._daemons.daemon(partition.device_id)
             async with asyncio.timeout(TERMINATE_SECONDS):
                 owners = await asyncio.to_thread(self._owners)
                 if daemon.alive():
@@ -205,9 +238,7 @@ class HostPartitions:
             said += self._adopt(handle.launch)
         for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
             self._journal.leave(user)
-        for daemon in self._daemons.running():
-            if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
-                self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
+        self._journal_daemons()
         return (*said, *await self._undo_everywhere(_WITHOUT_MODE))
 
     def _adopt(self, launch: EngineLaunch) -> list[str]:
@@ -224,6 +255,12 @@ class HostPartitions:
         self._journal.done(entry)
         return [f"{launch.replica_id} runs under MPS on {partition.device_id}; adopted."]
 
+    def _journal_daemons(self) -> None:
+        """Daemons of ours that the journal does not know (it was lost, say) are left over."""
+        for daemon in self._daemons.recorded():
+            if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
+                self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
+
     async def clear(self) -> Sequence[str]:
         """See `ports.PartitionControl`."""
         living = set((await asyncio.to_thread(self._owners)).values())
@@ -232,9 +269,7 @@ class HostPartitions:
         for user in users - living:
             self._holders.pop(user)
             self._journal.leave(user)
-        for daemon in self._daemons.running():
-            if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
-                self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
+        self._journal_daemons()
         await self._undo_everywhere(_ALL)
         left = [e for e in self._journal.entries if not e.users or e.kind is EntryKind.MIG_MODE]
         return (*said, *(f"{_words(entry)} could not be undone." for entry in left))
@@ -242,7 +277,7 @@ class HostPartitions:
     async def _undo_everywhere(self, kinds: Collection[EntryKind]) -> list[str]:
         """Undo what nobody uses; one sentence for each thing undone or refused."""
         said = []
-        before = [e for e in self._journal.entries if not e.users and e.kind in kinds]
+        before = [e for e in self._journal.entries if not e.users and _undone_with(e, kinds)]
         for device_id in sorted({entry.device_id for entry in before}):
             async with self._locks[device_id]:
                 try:
@@ -264,8 +299,12 @@ class HostPartitions:
             self._faults = tuple(found[device_id] for device_id in sorted(found))
         if now - self._retried_at >= RETRY_SECONDS:
             self._retried_at = now
-            for sentence in await self._undo_everywhere(_WITHOUT_MODE):
-                log.warning("%s", sentence)
+            said = await self._undo_everywhere(_WITHOUT_MODE)
+            for sentence in said:
+                # What a device keeps (one that was taken out, say) is said once, not for ever.
+                if sentence not in self._said:
+                    log.warning("%s", sentence)
+            self._said = frozenset(said)
         return self._faults
 
     async def _mps_faults(self) -> list[DeviceFault]:
@@ -303,19 +342,31 @@ class HostPartitions:
         """Undo what nobody uses on a device. Raises the first DeviceError, after all tries."""
         errors: list[DeviceError] = []
         for entry in self._journal.of(device_id):
-            if entry.users or entry.kind not in kinds or self._mode_is_needed(entry):
+            if not self._is_left_over(entry, kinds):
                 continue
             try:
-                await (self._mps if entry.kind is EntryKind.MPS else self._mig).undo(entry)
+                if entry.kind not in kinds:
+                    await self._mig.settle_mode(entry)
+                else:
+                    await (self._mps if entry.kind is EntryKind.MPS else self._mig).undo(entry)
             except DeviceError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def _mode_is_needed(self, entry: Entry) -> bool:
-        return entry.kind is EntryKind.MIG_MODE and any(
-            other.kind is EntryKind.MIG_INSTANCE for other in self._journal.of(entry.device_id)
-        )
+    def _is_left_over(self, entry: Entry, kinds: Collection[EntryKind]) -> bool:
+        """Whether to undo an entry of one of these kinds, or a mode change that is in the air."""
+        if entry.kind is not EntryKind.MIG_MODE:
+            return entry.kind in kinds and not entry.users
+        there = self._journal.of(entry.device_id)
+        needed = any(other.kind is EntryKind.MIG_INSTANCE for other in there)
+        return _undone_with(entry, kinds) and not needed
+
+
+def _undone_with(entry: Entry, kinds: Collection[EntryKind]) -> bool:
+    return entry.kind in kinds or (
+        entry.kind is EntryKind.MIG_MODE and entry.state is EntryState.PLANNED
+    )
 
 
 def _in_the_way(partition: Partition) -> Collection[EntryKind]:

@@ -86,11 +86,10 @@ class NvmlGpus:
             processes=processes,
         )
 
-    def mig_on(self, device_id: str) -> bool:
-        """Whether MIG is on now. Raises DeviceError."""
+    def mig_mode(self, device_id: str) -> tuple[bool, bool]:
+        """Whether MIG is on now, and after the next reset. Raises DeviceError."""
         with gpu(device_id, f"tell the MIG mode of {device_id}") as handle:
-            mode = mig_mode(handle)
-        return mode is not None and mode[0]
+            return mig_mode(handle) or (False, False)
 
     def compute_mode(self, device_id: str) -> int:
         """As NVML counts; the default mode where the driver does not say. Raises DeviceError."""

@@ -1,7 +1,9 @@
 """What each kind of partition writes to its device, and how that is undone. Siblings."""
 
+import asyncio
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 
 from partitiond.core.hardware import MigInstance
 from partitiond.core.mig import Place
@@ -15,6 +17,8 @@ from partitiond.devices.partitions.journal import (
 )
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons
 from partitiond.ports import EngineLaunch
+
+log = logging.getLogger(__name__)
 
 
 class MpsShares:
@@ -38,11 +42,33 @@ class MpsShares:
         return dataclasses.replace(launch, extra_env=tuple((dict(launch.extra_env) | env).items()))
 
     async def undo(self, entry: Entry) -> None:
-        """End the daemon. Raises DeviceError."""
-        daemon = self._daemons.daemon(entry.device_id)
-        if daemon.alive():
-            await daemon.quit()
+        """End the daemon, or what is left of one that died. Raises DeviceError."""
+        await self._daemons.daemon(entry.device_id).quit()
         self._journal.drop([entry])
+
+    async def why_outside(self, share: MpsShare, pids: Collection[int]) -> str:
+        """Why an engine of these processes is not under MPS; empty where it is, or cannot be told.
+
+        A CUDA program that finds no daemon runs without one, and says nothing: uncapped, and as
+        one more that takes turns with the whole server.
+
+        Raises:
+            DeviceError: the daemon does not answer.
+        """
+        clients = {client.pid for client in await self._daemons.daemon(share.device_id).clients()}
+        if clients & set(pids):
+            return ""
+        if not pids or 0 in clients:
+            log.info(
+                "whether an engine on %s runs under MPS cannot be told from here: its clients are "
+                "in another PID namespace",
+                share.device_id,
+            )
+            return ""
+        return (
+            "none of its processes is a client of the MPS daemon: it found none and runs without "
+            f"its {share.sm_percent} % cap."
+        )
 
 
 class MigSlices:
@@ -53,16 +79,23 @@ class MigSlices:
         self._gpus = gpus
         self._instances = instances
 
-    async def make(self, launch: EngineLaunch, wanted: MigSlice, mig_on: bool) -> EngineLaunch:
+    async def make(
+        self, launch: EngineLaunch, wanted: MigSlice, mode: tuple[bool, bool]
+    ) -> EngineLaunch:
         """The instance is there, and CUDA is told of it. Raises DeviceError.
 
-        An instance that was there before, and not by us, is used and never destroyed.
+        An instance that was there before, and not by us, is used and never destroyed. A mode that
+        somebody turned on for the next reset is not ours to turn off.
+
+        Args:
+            mode: whether MIG is on now, and after the next reset.
         """
         device_id, place = wanted.device_id, _place(wanted)
-        there = {_place(i) for i in await self._there(device_id, mig_on)}
+        there = {_place(i) for i in await self._there(device_id, mode[0])}
         known = self._journal.get(device_id, EntryKind.MIG_INSTANCE, place_text(place))
+        ours = self._idle(device_id)
         entries = []
-        if not mig_on:
+        if not any(mode):
             entries.append(self._journal.use(device_id, EntryKind.MIG_MODE, "on", ""))
         if known is not None or place not in there:
             entries.append(
@@ -70,7 +103,8 @@ class MigSlices:
                     device_id, EntryKind.MIG_INSTANCE, place_text(place), launch.replica_id
                 )
             )
-        instance = await self._instances.ensure(wanted, self._idle(device_id))
+            ours |= {place}
+        instance = await self._instances.ensure(wanted, ours)
         for entry in entries:
             self._journal.done(entry)
         await self._forget_destroyed(device_id)
@@ -78,11 +112,26 @@ class MigSlices:
             launch, visible_device=instance.uuid, device_memory_bytes=instance.memory_bytes
         )
 
+    async def settle_mode(self, entry: Entry) -> None:
+        """A mode change whose end nobody saw: it is in force, or it is taken back.
+
+        In force it stays until the GPU is wanted for something else. Raises DeviceError.
+        """
+        on, pending = await asyncio.to_thread(self._gpus.mig_mode, entry.device_id)
+        if on and pending:
+            self._journal.done(entry)
+        else:
+            await self.undo(entry)
+
     async def undo(self, entry: Entry) -> None:
-        """Destroy the instance, or turn the mode off again. Raises DeviceError."""
-        on = self._gpus.mig_on(entry.device_id)
+        """Destroy the instance, or turn the mode off again. Raises DeviceError.
+
+        A mode that is on only after the next reset is taken back, too; one that cannot be turned
+        off now stays journalled.
+        """
+        on, pending = await asyncio.to_thread(self._gpus.mig_mode, entry.device_id)
         if entry.kind is EntryKind.MIG_MODE:
-            if on:
+            if on or pending:
                 await self._instances.set_mode(entry.device_id, on=False)
         elif on and place_of(entry.what) in {
             _place(i) for i in await self._instances.instances(entry.device_id)

@@ -9,8 +9,9 @@ from partitiond.core import partition_checks as checks
 from partitiond.core.device_memory import SLACK_BYTES
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import Partition, WholeDevice
+from partitiond.core.partition import MigSlice, Partition, WholeDevice
 from partitiond.core.partition_checks import GpuUse, Neighbour
+from partitiond.core.room import overlap
 from partitiond.core.sleep import held
 from partitiond.core.units import MIB, format_bytes
 from partitiond.devices.partitions.parts import Gpus, Owners
@@ -83,9 +84,17 @@ class Holders:
         return there if there is not None and there.sleep_level else None
 
     def require_mode(self, name: str, partition: Partition) -> None:
-        """Different modes of one device exclude each other, and a whole device everything."""
+        """Different modes of one device exclude each other, a whole device everything, and a GPU
+        instance holds one engine. Raises DeviceError."""
         for other, there in self._on(partition.device_id, without=name):
             mode = there.now.mode
+            both_mig = isinstance(partition, MigSlice) and isinstance(there.partition, MigSlice)
+            if both_mig and overlap(partition, there.partition):
+                raise DeviceError(
+                    f"{other} has the memory slices of {partition.device_id} that {name} is for.",
+                    hint="They are given back once that engine is gone; the start is tried again.",
+                    facts={"device": partition.device_id, "holder": other},
+                )
             if mode is not partition.mode or mode is SharingMode.WHOLE:
                 raise DeviceError(
                     f"{partition.device_id} runs {other} in the mode {mode.value!r}; "

@@ -21,8 +21,11 @@ class Gpus(Protocol):
         """Its memory now. Raises DeviceError."""
         ...
 
-    def mig_on(self, device_id: str) -> bool:
-        """Whether it shows nothing but GPU instances. Raises DeviceError."""
+    def mig_mode(self, device_id: str) -> tuple[bool, bool]:
+        """Whether it shows nothing but GPU instances: now, and after its next reset.
+
+        Raises DeviceError.
+        """
         ...
 
     def compute_mode(self, device_id: str) -> int:
@@ -31,6 +34,15 @@ class Gpus(Protocol):
 
     def faults(self) -> Sequence[DeviceFault]:
         """GPUs on which nothing can run any more, by Xid events and health. Never raises."""
+        ...
+
+
+class MpsClient(Protocol):
+    """A program that runs under an MPS daemon."""
+
+    @property
+    def pid(self) -> int:
+        """0: it is in another PID namespace."""
         ...
 
 
@@ -53,6 +65,10 @@ class MpsDaemon(Protocol):
 
     def client_env(self, sm_percent: int, memory_bytes: int) -> tuple[tuple[str, str], ...]:
         """What a client has to be told."""
+        ...
+
+    async def clients(self) -> Sequence[MpsClient]:
+        """Programs that run under it now. Raises DeviceError."""
         ...
 
     async def terminate(self, pids: Collection[int]) -> object:
@@ -84,8 +100,9 @@ class MpsDaemons(Protocol):
         """The one of a GPU."""
         ...
 
-    def running(self) -> Sequence[MpsDaemon]:
-        """Those that run, whoever started them from this run folder."""
+    def recorded(self) -> Sequence[MpsDaemon]:
+        """Those that were started from this run folder and not ended: running ones, and those of
+        which only servers or records are left."""
         ...
 
 
@@ -96,7 +113,7 @@ class GpuInstances(Protocol):
         """The instance at this place, made if it is not there. Raises DeviceError.
 
         Args:
-            ours: idle instances that may be destroyed to make room.
+            ours: instances that may be destroyed to make room or, the wanted one, completed.
         """
         ...
 

@@ -10,10 +10,11 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.mig import Place, place_of
-from partitiond.core.mig_changes import MigChanges, MigWish
+from partitiond.core.mig_changes import CreateGpuInstance, Leave, MigChanges, MigWish
 from partitiond.core.partition import MigSlice
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl, read_state
+from partitiond.devices.mig.acting import perform
 from partitiond.simulated_gpus import Die, GpuDescription, HostDescription, SimulatedHost
 
 NOWHERE = Path("/nonexistent/helper.sock")
@@ -159,7 +160,7 @@ async def test_a_crash_anywhere_is_mended(
     place = ("2g.20gb", 2, 2)
     ours = [place, ("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
     if still_wanted:
-        made = await control().ensure(cut(first, *place), ours=ours[1:])
+        made = await control().ensure(cut(first, *place), ours=ours)
         assert places(host, first) == [CUT[0], place, CUT[3]]
         assert made.uuid
     else:
@@ -174,7 +175,7 @@ async def test_after_a_reboot_the_geometry_is_made_anew(host: SimulatedHost) -> 
     first = host.uuids()[0]
     host.reboot()
     assert host.geometry(first) == ()
-    made = await control().apply(first, MigWish(tuple(CUT)))
+    made = await control().apply(first, MigWish(tuple(CUT)), Leave("instances"))
     assert [place_of(i) for i in made] == CUT
     assert places(host, first) == CUT
 
@@ -236,6 +237,48 @@ async def test_a_mode_that_needs_a_reset_says_so_and_is_taken_back(tmp_path: Pat
         assert "reset" in refused.value.hint.lower()
         state = read_state(uuid)
         assert (state.enabled, state.pending) == (False, False)
+
+
+async def test_a_pending_mode_is_taken_back_or_completed_and_an_operators_left_alone(
+    tmp_path: Path,
+) -> None:
+    description = HostDescription("one", gpus=(GpuDescription("a100-80gb", reset_possible=False),))
+    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+        uuid = host.uuids()[0]
+        pynvml.nvmlDeviceSetMigMode(_handle(uuid), 1)
+        pynvml.nvmlShutdown()
+        with pytest.raises(DeviceError, match="next reset"):
+            await control("instances").ensure(cut(uuid, "2g.20gb", 0, 2))
+        with pytest.raises(DeviceError) as refused:
+            await control("mode").set_mode(uuid, on=True)
+        assert "reset" in refused.value.hint.lower()
+        assert read_state(uuid).pending
+        await control("mode").set_mode(uuid, on=False)
+        state = read_state(uuid)
+        assert (state.enabled, state.pending) == (False, False)
+
+
+async def test_what_others_left_without_compute_instance_is_left_alone(
+    host: SimulatedHost,
+) -> None:
+    empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
+    perform(empty, CreateGpuInstance(place))
+    left = read_state(empty)
+    with pytest.raises(DeviceError, match="has no compute instance") as refused:
+        await control().ensure(cut(empty, *place))
+    assert "-cci" in refused.value.hint
+    with pytest.raises(DeviceError, match="in the way"):
+        await control().ensure(cut(empty, "3g.40gb", 4, 4))
+    assert read_state(empty) == left
+    made = await control().ensure(cut(empty, *place), ours=[place])
+    assert made.uuid
+
+
+async def test_a_command_completes_what_it_is_asked_for(host: SimulatedHost) -> None:
+    empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
+    perform(empty, CreateGpuInstance(place))
+    (made,) = await control().apply(empty, MigWish((place,)), Leave("instances", complete=True))
+    assert made.uuid
 
 
 async def test_a_pending_mode_needs_a_reset_first(host: SimulatedHost) -> None:

@@ -1,5 +1,6 @@
 """The privileged helper: a process behind a socket that does what this user may not."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -7,7 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from partitiond.core.mig_changes import (
 )
 from partitiond.core.partition import MigSlice
 from partitiond.core.units import Bytes
+from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl, read_state
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.protocol import (
@@ -35,7 +38,7 @@ from partitiond.devices.mig.protocol import (
     parse_request,
     request_line,
 )
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.mig.test_control import CUT, places
 
 MODULE = [sys.executable, "-m", "partitiond.devices.mig.helper"]
@@ -121,6 +124,89 @@ async def test_the_drivers_refusal_comes_back_in_its_words(
     with pytest.raises(DeviceError):
         asked.perform(UUID.replace("2", "3"), DestroyGpuInstance(("2g.20gb", 0, 2)))
     assert places(host, first) == CUT
+
+
+async def test_the_helper_changes_the_mode_of_an_a100_that_this_process_listens_to(
+    tmp_path: Path, short: Path
+) -> None:
+    description = HostDescription("one", (GpuDescription("a100-80gb"),), privileged=False)
+    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+        (uuid,) = host.uuids()
+        found = Helper(host, short, "--allow-mode")
+        devices = HostDevices(
+            cpu=False, mig_changes="mode", mig_helper=found.path, watch_xids=True,
+            simulated_host=host.folder,
+        )  # fmt: skip
+        try:
+            devices.discover()
+            assert devices._xids.listening.wait(20)
+            with pytest.raises(DeviceError, match="In use"):
+                MigHelper(found.path).perform(uuid, SetMigMode(True))
+            control = MigControl("mode", found.path)
+            made = await control.ensure(MigSlice(uuid, Bytes(1), "3g.40gb", 4, 4))
+            assert made.uuid
+            assert host.mig_mode(uuid)
+            assert devices._xids.listening.wait(20)
+            host.xid(uuid, 63)
+            wait_until(lambda: bool(devices._xids.xids(uuid)))
+            await control.destroy(uuid, ("3g.40gb", 4, 4))
+            await control.set_mode(uuid, on=False)
+            assert not host.mig_mode(uuid)
+        finally:
+            devices.close()
+            found.close()
+
+
+async def test_somebody_who_looks_for_a_moment_does_not_keep_the_mode_from_being_changed(
+    tmp_path: Path,
+) -> None:
+    description = HostDescription("one", (GpuDescription("a100-80gb"),))
+    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+        (uuid,) = host.uuids()
+        looks = look_at(host, uuid)
+        try:
+            with pytest.raises(DeviceError) as refused:
+                await MigControl("mode", tmp_path / "none.sock").set_mode(uuid, on=True)
+            assert "DCGM" in refused.value.hint
+            assert read_state(uuid).pending is False
+            change = asyncio.create_task(
+                MigControl("mode", tmp_path / "none.sock").set_mode(uuid, on=True)
+            )
+            await asyncio.sleep(0)
+        finally:
+            looks.communicate()
+        await change
+        assert host.mig_mode(uuid)
+
+
+def look_at(host: SimulatedHost, uuid: str) -> subprocess.Popen[bytes]:
+    """A monitor that has the GPU open until its input ends."""
+    looks = subprocess.Popen(
+        [sys.executable, "-c", LOOK, str(host.nvml_path), uuid],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert looks.stdout is not None
+    assert looks.stdout.readline() == b"open\n"
+    return looks
+
+
+LOOK = """
+import sys, pynvml
+from pathlib import Path
+from partitiond.devices.nvml import use_library
+use_library(Path(sys.argv[1]))
+pynvml.nvmlInit()
+pynvml.nvmlDeviceGetHandleByUUID(sys.argv[2])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 async def test_the_mode_is_changed_only_where_the_helper_was_told_to_allow_it(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.mps import MpsControl, MpsDaemon
+from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace
 from partitiond.devices.mps import record as records
 from partitiond.process_identity import start_ticks
 from partitiond.simulated_gpus.mps_control import write_program
@@ -369,3 +369,52 @@ async def test_what_it_inherits_of_mps_is_left_out(
     assert b"PERCENTAGE" not in environment
     assert f"CUDA_VISIBLE_DEVICES={GPU}".encode() in environment
     assert b"CUDA_MPS_PROTOCOL_VERSION=2" in environment
+
+
+async def test_it_is_started_where_it_outlives_us(tmp_path: Path, program: str) -> None:
+    asked = []
+
+    async def place(name: str) -> StartPlace:
+        asked.append(name)
+        return StartPlace(("/usr/bin/env", f"PLACE={len(asked)}"), (("MANAGER", "here"),))
+
+    control = MpsControl(tmp_path / "r", program, place=place)
+    daemon = control.daemon(GPU)
+    try:
+        for number in (1, 2):
+            await daemon.ensure()
+            await daemon.ensure()
+            words = environment_of(daemon.pids()[0]).split(b"\0")
+            assert f"PLACE={number}".encode() in words
+            assert b"MANAGER=here" in words
+            await daemon.quit()
+    finally:
+        await daemon.quit()
+    assert asked == ["mps-3c5a1b2d"] * 2, "a scope's name is used once"
+
+
+async def test_no_place_to_start_is_told_and_nothing_is_started(
+    tmp_path: Path, program: str
+) -> None:
+    async def nowhere(_name: str) -> StartPlace:
+        raise DeviceError("there is no scope.")
+
+    daemon = MpsControl(tmp_path / "r", program, place=nowhere).daemon(GPU)
+    with pytest.raises(DeviceError, match="no scope"):
+        await daemon.ensure()
+    assert not daemon.alive()
+
+
+async def test_quitting_one_that_never_was_or_died_ends_what_is_left(control: MpsControl) -> None:
+    daemon = control.daemon(GPU)
+    await daemon.quit()
+    await daemon.ensure()
+    async with client(env_of(daemon), GPU) as engine:
+        await engine.line()
+        control_pid, server = daemon.pids()
+        os.kill(control_pid, signal.SIGKILL)
+        await eventually(lambda: _dead(control_pid))
+        assert [left.uuid for left in control.recorded()] == [GPU]
+    await daemon.quit()
+    assert start_ticks(server) is None
+    assert control.recorded() == []

@@ -20,10 +20,15 @@ from partitiond.core.partition import (
 )
 from partitiond.core.plan import SleepingFootprint
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.devices.partitions.journal import place_of, place_text, read_entries
-from partitiond.ports import DeviceFault, EngineReport
+from partitiond.devices.partitions.journal import (
+    EntryState,
+    place_of,
+    place_text,
+    read_entries,
+)
+from partitiond.ports import EngineReport
 from tests.controller.samples import placement
-from tests.devices.partitions.world import World, handle, launch, partitions
+from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
 
 GPU = "GPU-0"
 OPERATORS: Place = ("1g.10gb", 6, 1)
@@ -191,80 +196,6 @@ async def test_cores_are_no_matter_of_devices(path: Path) -> None:
     await here.release(wanted)
 
 
-# -- MPS -----------------------------------------------------------------------------------------
-
-
-async def test_the_mps_daemon_lives_from_its_first_engine_to_its_last(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
-    first = await here.prepare(launch("a-1", mps()))
-    second = await here.prepare(launch("a-2", mps()))
-    assert dict(first.extra_env) == {"A": "1", "PIPE": "/pipe/GPU-0", "SM": "30",
-                                     "MEM": str(10 * GIB)}  # fmt: skip
-    assert world.gpus[GPU].daemon
-    assert list(here.own_pids()) == [1]
-    await here.release(first)
-    assert world.gpus[GPU].daemon
-    await here.release(second)
-    await here.release(second)
-    assert not world.gpus[GPU].daemon
-    assert read_entries(path) == ()
-
-
-async def test_clients_are_ended_by_mps_before_the_process_is(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
-    started = handle(await here.prepare(launch("a-1", mps())))
-    world.living, world.gpus[GPU].clients = {100: "a-1", 101: "a-1", 7: "b-1"}, [101, 7]
-    await here.before_stop(started)
-    assert world.terminated == [101]
-
-
-async def test_a_fault_of_a_server_is_the_gpus_until_its_last_engine_is_gone(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
-    started = await here.prepare(launch("a-1", mps()))
-    world.gpus[GPU].fault = "the server stopped at a client's fault"
-    (fault,) = await here.faults()
-    assert (fault.device_id, "one fault domain" in fault.reason) == (GPU, True)
-    await here.release(started)
-    here._looked_at = float("-inf")
-    assert list(await here.faults()) == []
-
-
-async def test_a_daemon_that_was_killed_is_a_fault(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
-    await here.prepare(launch("a-1", mps()))
-    world.gpus[GPU].daemon = False
-    (fault,) = await here.faults()
-    assert "control daemon of GPU-0 is gone" in fault.reason
-
-
-async def test_a_lost_gpu_is_told_whatever_ran_there(path: Path) -> None:
-    world = World()
-    world.lost = [DeviceFault("GPU-1", "Xid 79")]
-    assert list(await partitions(world, path).faults()) == world.lost
-
-
-@pytest.mark.parametrize(
-    ("mode", "partition", "refused"),
-    [(2, mps(), "PROHIBITED"), (3, share(), "EXCLUSIVE_PROCESS"), (3, mps(), "")],
-)
-async def test_a_compute_mode_that_forbids_it_is_named(
-    path: Path, mode: int, partition: Partition, refused: str
-) -> None:
-    world = World()
-    world.modes[GPU] = mode
-    here = partitions(world, path)
-    if not refused:
-        await here.prepare(launch("a-1", partition))
-        return
-    with pytest.raises(DeviceError, match=refused):
-        await here.prepare(launch("a-1", partition))
-    assert not world.gpus[GPU].daemon
-
-
 # -- MIG -----------------------------------------------------------------------------------------
 
 
@@ -301,6 +232,64 @@ async def test_mig_that_we_turned_on_goes_off_for_another_mode_or_at_the_end(pat
     await here.prepare(launch("b-1", share()))
     assert not world.gpus[GPU].mig
     assert read_entries(path) == ()
+
+
+async def test_a_mode_that_waits_for_a_reset_is_taken_back(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].reset_due = True
+    here = partitions(world, path)
+    with pytest.raises(DeviceError, match="reset is due"):
+        await here.prepare(launch("a-1", mig()))
+    assert not world.gpus[GPU].pending
+    assert read_entries(path) == ()
+
+
+async def test_a_mode_that_cannot_be_taken_back_now_is_tried_again(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].reset_due, world.refuse_in = True, 1
+    here = partitions(world, path)
+    with pytest.raises(DeviceError, match="reset is due"):
+        await here.prepare(launch("a-1", mig()))
+    assert world.gpus[GPU].pending
+    assert [entry.what for entry in read_entries(path)] == ["on"]
+    await partitions(world, path).settle([])  # a daemon that was killed meanwhile
+    assert not world.gpus[GPU].pending
+    assert read_entries(path) == ()
+
+
+async def test_a_mode_that_came_into_force_after_a_crash_stays_journalled(path: Path) -> None:
+    world = World()
+    world.crash_in = 1
+    with pytest.raises(Crashed):
+        await partitions(world, path).prepare(launch("a-1", mig()))
+    world.crash_in = None
+    here = partitions(world, path)
+    assert world.gpus[GPU].mig
+    await here.settle([])
+    assert world.gpus[GPU].mig
+    assert [entry.state for entry in read_entries(path)] == [EntryState.DONE]
+    assert list(await here.clear()) == []
+    assert not world.gpus[GPU].mig
+
+
+async def test_what_an_operator_turned_on_for_the_next_reset_stays(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].reset_due = world.gpus[GPU].pending = True
+    here = partitions(world, path)
+    with pytest.raises(DeviceError, match="reset is due"):
+        await here.prepare(launch("a-1", mig()))
+    assert list(await here.clear()) == []
+    assert world.gpus[GPU].pending
+
+
+async def test_slices_under_an_engine_are_not_anothers(path: Path) -> None:
+    world = World()
+    world.gpus[GPU].mig, world.gpus[GPU].instances = True, {OPERATORS}
+    here = partitions(world, path)
+    await here.prepare(launch("a-1", mig(6)))
+    with pytest.raises(DeviceError, match="a-1 has the memory slices"):
+        await here.prepare(launch("b-1", mig(6)))
+    assert world.gpus[GPU].instances == {OPERATORS}
 
 
 async def test_what_a_device_keeps_is_tried_again(path: Path) -> None:

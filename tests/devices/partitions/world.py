@@ -24,11 +24,20 @@ class Crashed(BaseException):
 
 @dataclasses.dataclass
 class Gpu:
-    """One device. `mine` are instances that were there before the daemon."""
+    """One device.
+
+    Attributes:
+        pending: MIG is to be on after the next reset.
+        reset_due: it is not turned on without one.
+        clients: of its MPS daemon.
+    """
 
     mig: bool = False
+    pending: bool = False
+    reset_due: bool = False
     instances: set[Place] = dataclasses.field(default_factory=set)
     daemon: bool = False
+    servers: int = 0
     fault: str = ""
     use: dict[int, int] = dataclasses.field(default_factory=dict)
     told: bool = True
@@ -46,6 +55,7 @@ class World:
         self.lost: list[DeviceFault] = []
         self.terminated: list[int] = []
         self.modes: dict[str, int] = {}
+        self.deaf = False
 
     def touch(self, what: str) -> None:
         """Before and after each effect."""
@@ -59,22 +69,26 @@ class World:
                 self.refuse_in = None
                 raise DeviceError(f"refused to {what}.")
 
-    def picture(self) -> dict[str, tuple[bool, frozenset[Place], bool]]:
+    def picture(self) -> dict[str, tuple[object, ...]]:
         """What is on the devices."""
         return {
-            name: (gpu.mig, frozenset(gpu.instances), gpu.daemon) for name, gpu in self.gpus.items()
+            name: (gpu.mig, gpu.pending, frozenset(gpu.instances), gpu.daemon, gpu.servers)
+            for name, gpu in self.gpus.items()
         }
 
     # -- Gpus
 
     def use(self, device_id: str) -> GpuUse:
+        if self.deaf:
+            raise DeviceError("no answer.")
         gpu = self.gpus[device_id]
         processes = [GpuProcess(pid, used if gpu.told else None) for pid, used in gpu.use.items()]
         free = TOTAL - RESERVED - sum(gpu.use.values())
         return GpuUse(TOTAL, RESERVED, free, tuple(processes))
 
-    def mig_on(self, device_id: str) -> bool:
-        return self.gpus[device_id].mig
+    def mig_mode(self, device_id: str) -> tuple[bool, bool]:
+        gpu = self.gpus[device_id]
+        return gpu.mig, gpu.mig or gpu.pending
 
     def compute_mode(self, device_id: str) -> int:
         return self.modes.get(device_id, 0)
@@ -87,8 +101,9 @@ class World:
     def daemon(self, uuid: str) -> "Daemon":
         return Daemon(self, uuid)
 
-    def running(self) -> "Sequence[Daemon]":
-        return [Daemon(self, uuid) for uuid, gpu in self.gpus.items() if gpu.daemon]
+    def recorded(self) -> "Sequence[Daemon]":
+        left = [uuid for uuid, gpu in self.gpus.items() if gpu.daemon or gpu.servers]
+        return [Daemon(self, uuid) for uuid in left]
 
     # -- GpuInstances
 
@@ -96,6 +111,9 @@ class World:
         gpu = self.gpus[wanted.device_id]
         if not gpu.mig:
             self.touch("turn MIG on")
+            if gpu.reset_due:
+                gpu.pending = True
+                raise DeviceError("a reset is due.")
             gpu.mig = True
             self.touch("go on after turning MIG on")
         place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
@@ -124,12 +142,19 @@ class World:
     async def set_mode(self, device_id: str, *, on: bool) -> None:
         self.touch("change the mode")
         assert not self.gpus[device_id].instances
-        self.gpus[device_id].mig = on
+        self.gpus[device_id].mig = self.gpus[device_id].pending = on
         self.touch("go on after changing the mode")
 
 
 def _overlap(one: Place, other: Place) -> bool:
     return one[1] < other[1] + other[2] and other[1] < one[1] + one[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """A client of an MPS daemon."""
+
+    pid: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +183,14 @@ class Daemon:
     async def fault(self) -> str:
         return self._gpu.fault
 
+    async def clients(self) -> "Sequence[Client]":
+        return [Client(pid) for pid in self._gpu.clients]
+
     async def quit(self) -> None:
+        if not self._gpu.daemon and not self._gpu.servers:
+            return
         self.world.touch("quit MPS")
-        self._gpu.daemon = False
+        self._gpu.daemon, self._gpu.servers = False, 0
         self.world.touch("go on after quitting MPS")
 
     def alive(self) -> bool:

@@ -21,9 +21,10 @@ DCGM_FI_DEV_POWER_USAGE{gpu="0",UUID="GPU-abc",device="nvidia0"} 123.5
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        told_of = self.path.partition("?")[2] or "GPU-abc"
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(DCGM_TEXT.encode())
+        self.wfile.write(DCGM_TEXT.replace("GPU-abc", told_of).encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing on the test's output."""
@@ -31,6 +32,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def exporter() -> Iterator[str]:
+    """Its address; it tells of the GPU whose UUID stands behind a question mark."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

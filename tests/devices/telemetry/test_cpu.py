@@ -45,7 +45,7 @@ def test_children_that_ended_count() -> None:
 
 def test_a_child_with_a_session_of_its_own_counts() -> None:
     nested = "import subprocess, sys; subprocess.run(sys.argv[1:], start_new_session=True)"
-    burn = "import time\nend=time.process_time()+0.3\nwhile time.process_time()<end: pass\nprint(1,flush=True)\ntime.sleep(60)"  # noqa: E501
+    burn = "import time\nend=time.process_time()+0.35\nwhile time.process_time()<end: pass\nprint(1,flush=True)\ntime.sleep(60)"  # noqa: E501
     with subprocess.Popen(
         [sys.executable, "-c", nested, sys.executable, "-c", burn],
         start_new_session=True,

@@ -1,0 +1,103 @@
+"""When nobody in this process may have a GPU open.
+
+The driver changes the MIG mode of an A100 by a reset, which it refuses while any process has the
+GPU open through NVML: monitoring agents, and this process itself, when a privileged helper makes
+the change. Every session of this process is counted here; a change waits until the others have
+ended and keeps new ones out until it is through. Whoever keeps a session for long looks at `wanted`
+and ends it when asked; what comes meanwhile waits, and is not refused.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS: Final = 10.0
+"""Longest wait for sessions to end. A look at all GPUs takes tens of milliseconds; a call that
+hangs in the driver must not keep a change from being tried."""
+ENTER_SECONDS: Final = 120.0
+"""Longest wait of a session for a change to be through: longer than the helper may take."""
+
+
+class Quiet:
+    """Sessions of one process, and the changes that exclude them. Safe to use from any thread."""
+
+    def __init__(
+        self, leave_seconds: float = LEAVE_SECONDS, enter_seconds: float = ENTER_SECONDS
+    ) -> None:
+        self._leave_seconds = leave_seconds
+        self._enter_seconds = enter_seconds
+        self._changed = threading.Condition()
+        self._inside: Counter[int] = Counter()
+        self._waiting = 0
+        self._holder: int | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for all sessions to end, or has it quiet now."""
+        return self._waiting > 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """A session; it begins once no other thread wants it quiet.
+
+        A thread that has one already gets another at once: it would wait for itself.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if not self._inside[me] and self._holder != me and self._waiting:
+                self._changed.wait_for(lambda: not self._waiting, self._enter_seconds)
+            self._inside[me] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[me] -= 1
+                if not self._inside[me]:
+                    del self._inside[me]
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[bool]:
+        """No session of another thread inside the block; this thread may have its own.
+
+        Yields:
+            Whether it is quiet; not where a session did not end in time.
+        """
+        me = threading.get_ident()
+        deadline = time.monotonic() + self._leave_seconds
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: self._holder is None)
+                self._holder = me
+                left = max(0.0, deadline - time.monotonic())
+                alone = self._changed.wait_for(lambda: not self._others(me), left)
+            except BaseException:
+                self._end(me)
+                raise
+        if not alone:
+            log.warning("NVML is still in use in this process: the driver may refuse a change")
+        try:
+            yield alone
+        finally:
+            with self._changed:
+                self._end(me)
+
+    def _others(self, me: int) -> bool:
+        return any(thread != me for thread in self._inside)
+
+    def _end(self, me: int) -> None:
+        self._waiting -= 1
+        if self._holder == me:
+            self._holder = None
+        self._changed.notify_all()
+
+
+QUIET: Final = Quiet()
+"""Of this process."""

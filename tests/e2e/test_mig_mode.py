@@ -1,0 +1,87 @@
+"""A daemon that may turn MIG on, on A100s that are reset for it, with the privileged helper.
+
+The driver refuses the reset while any process has the GPU open; the daemon listens to its events.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.hardware import SharingMode
+from partitiond.devices.partitions.journal import EntryKind, read_entries
+from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from tests.e2e.harness import clean_environment, wait_for
+from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet, planned_in
+
+pytestmark = pytest.mark.timeout(300)
+
+ONE = HostDescription("one", (GpuDescription("a100-80gb"),), privileged=False, cores=32)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> SimulatedHost:
+    return SimulatedHost.create(ONE, tmp_path / "host")
+
+
+@pytest.fixture
+def helper(host: SimulatedHost) -> Iterator[Path]:
+    """Its socket."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as folder:
+        path = Path(folder) / "h.sock"
+        command = [sys.executable, "-m", "partitiond.devices.mig.helper", "--socket", str(path)]
+        command += ["--nvml", str(host.nvml_path), "--allow-mode"]
+        allowed = os.environ | {"PARTITIOND_SIMULATED_PRIVILEGED": "1"}
+        with subprocess.Popen(command, env=allowed, stderr=subprocess.DEVNULL) as process:
+            wait_for("the helper", path.is_socket, seconds=20)
+            yield path
+            process.terminate()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, host: SimulatedHost, helper: Path) -> Iterator[GpuFleet]:
+    made = GpuFleet(
+        tmp_path / "fleet", host, **{"gpu.mig_changes": "mode", "gpu.mig_helper": str(helper)}
+    )
+    yield made
+    made.host.heal()
+    made.cleanup()
+
+
+def test_the_daemon_turns_mig_on_for_a_plan_and_off_at_its_end(
+    fleet: GpuFleet, host: SimulatedHost
+) -> None:
+    (uuid,) = host.uuids()
+    fleet.start()
+    fleet.register("a", 3, isolation="hardware")
+    planned_in(SharingMode.MIG, fleet.apply())
+    fleet.serving(3, seconds=CONVERGE_SECONDS)
+    assert not fleet.failures()
+    assert host.mig_mode(uuid)
+    assert EntryKind.MIG_MODE in {entry.kind for entry in read_entries(fleet.journal)}
+    assert fleet.complete("a") == 8
+    assert fleet.terminate() == 0
+    fleet.require_clean()
+    assert not host.mig_mode(uuid)
+
+
+def test_a_command_that_the_daemon_keeps_from_it_says_so(
+    fleet: GpuFleet, host: SimulatedHost
+) -> None:
+    fleet.start()
+    asked = [sys.executable, "-m", "partitiond", "--config", str(fleet.config), "mig", "apply"]
+    asked += ["--geometry", "3g.40gb", "--mode", "--yes"]
+    ran = subprocess.run(
+        asked, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode != 0
+    words = " ".join(ran.stderr.split())
+    assert "The partitiond daemon (pid" in words
+    assert "gpu.mig_changes = mode" in words
+    assert not host.mig_mode(host.uuids()[0])
+    assert fleet.terminate() == 0
+    fleet.require_clean()

@@ -1,0 +1,53 @@
+"""The wiring of a host's GPUs: what outlives the daemon, and what ends with it."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import DeviceError
+from partitiond.devices.mps import MpsControl
+from partitiond.engines.scope import EngineCgroups
+from partitiond.engines.scope_facts import Facts
+from partitiond.gpu_host import outliving
+from partitiond.simulated_gpus import SimulatedHost
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: Unix sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="pg-") as found:
+        yield Path(found)
+
+
+def mps(folder: Path, host: SimulatedHost, cgroups: EngineCgroups) -> MpsControl:
+    return MpsControl(folder / "r", str(host.mps_control), place=outliving(cgroups))
+
+
+async def test_an_mps_daemon_gets_a_cgroup_beside_those_of_engines(folder: Path) -> None:
+    host = SimulatedHost.create("a100-80gb-x8", folder / "h")
+    delegated = folder / "delegated"
+    delegated.mkdir()
+    facts = Facts(uid=os.geteuid(), delegated=delegated)
+    control = mps(folder, host, EngineCgroups("delegated", lambda: facts))
+    daemon = control.daemon(host.uuids()[0])
+    await daemon.ensure()
+    try:
+        (cgroup,) = delegated.iterdir()
+        assert cgroup.name == f"engine-mps-{daemon.folder.name}"
+        # The program goes to the background: what moved into the cgroup is its parent.
+        assert int((cgroup / "cgroup.procs").read_text()) > 0
+    finally:
+        await daemon.quit()
+
+
+async def test_a_cgroup_that_cannot_be_had_is_a_devices_refusal(folder: Path) -> None:
+    host = SimulatedHost.create("a100-80gb-x8", folder / "h")
+    control = mps(folder, host, EngineCgroups("scope", lambda: Facts(uid=os.geteuid())))
+    with pytest.raises(DeviceError, match=r"engine.cgroup = scope is not possible") as refused:
+        await control.daemon(host.uuids()[0]).ensure()
+    assert "partitiond setup" in refused.value.hint
+    assert await asyncio.to_thread(control.running) == []
