@@ -93,6 +93,7 @@ def check_partition(options: ProfileOptions, device: Device) -> None:
         )
     if wanted is SharingMode.MIG:
         _check_mig(options.mig_profile, device)
+        _check_slice_memory(options, device)
     elif (wanted or SharingMode.WHOLE) not in device.modes:
         _refuse_mode(wanted, device)
 
@@ -138,6 +139,20 @@ def _check_mig(name: str, device: Device) -> None:
         hint=f"It offers {', '.join(offered) or 'none'}{why}.",
         facts={"device": device.id, "mig_profile": name, "offered": list(offered)},
     )
+
+
+def _check_slice_memory(options: ProfileOptions, device: Device) -> None:
+    """Raises InputError: more memory than any instance of that MIG profile has."""
+    name = options.mig_profile
+    there = [i.memory_bytes for i in device.mig_instances if i.mig_profile == name]
+    most = max([p.memory_bytes for p in profiles_of(device) if p.name == name] + there)
+    if options.memory_bytes is not None and options.memory_bytes > most:
+        raise InputError(
+            f"a slice of MIG profile {options.mig_profile} has {format_bytes(most)} of memory, "
+            f"{format_bytes(options.memory_bytes)} were asked for.",
+            hint="Ask for less, leave the memory out for all of the slice, or use a larger one.",
+            facts={"device": device.id, "memory_bytes": most},
+        )
 
 
 def slices_of(device: Device) -> tuple[str, ...]:

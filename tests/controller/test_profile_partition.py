@@ -39,6 +39,12 @@ CPU = fake_cpu(cores=4)
         (ProfileOptions(mig_profile="2g.20gb"), L4, "offers no MIG slices", "--mps or --memory"),
         (ProfileOptions(mig_profile="2g.35gb"), A100, "has no MIG profile '2g.35gb'", "2g.20gb"),
         (ProfileOptions(mig_profile="2g.20gb"), FIXED, "has no MIG profile", "1g.10gb, 3g.40gb"),
+        (
+            ProfileOptions(mig_profile="1g.10gb", memory_bytes=30 * GIB),
+            SLICED,
+            "a slice of MIG profile 1g.10gb has",
+            "larger one",
+        ),
         (ProfileOptions(memory_bytes=200 * GIB), A100, "200 GiB were asked for", "Ask for less"),
     ],
 )
