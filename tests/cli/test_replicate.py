@@ -19,7 +19,8 @@ QUICK = ("--windows", "2", "--window", "0.5")
 
 @pytest.fixture
 def settings(home: Path) -> Settings:
-    return load_settings(None, os.environ, {}).settings
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_TEST_")}
+    return load_settings(None, ours, {}).settings
 
 
 def kept(settings: Settings) -> list[Profile]:

@@ -121,7 +121,6 @@ async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty
         stdout=subprocess.PIPE,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": made.uuid},
     )
-    assert process.stdin is not None
     assert process.stdout is not None
     try:
         shown = int(await process.stdout.readline())
@@ -131,8 +130,7 @@ async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty
         with pytest.raises(DeviceError, match="a process runs in"):
             await control.destroy(empty.uuid, place)
     finally:
-        process.stdin.close()
-        await process.wait()
+        await process.communicate()
     await control.destroy(empty.uuid, place)
     assert empty.state.instances == ()
 

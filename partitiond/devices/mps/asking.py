@@ -66,6 +66,7 @@ async def ask(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            await _closed(process)
     words = output.decode(errors="replace").strip()
     if process.returncode != 0:
         words = words or complaints.decode(errors="replace").strip()
@@ -76,6 +77,13 @@ async def ask(
             facts={"command": command, "status": process.returncode, "said": words},
         )
     return words
+
+
+async def _closed(process: asyncio.subprocess.Process) -> None:
+    """Read its pipes to their end, which closes them; a child of it may hold them for long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await process.communicate()
 
 
 async def _spawned(program: str, env: Mapping[str, str]) -> asyncio.subprocess.Process:

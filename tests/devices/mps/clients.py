@@ -60,3 +60,4 @@ async def client(
         yield found
     finally:
         await found.kill()
+        await process.communicate()  # to the end of its pipe, so that it is closed with it
