@@ -372,6 +372,7 @@ def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: Make
     ended(fleet)
 
 
+@pytest.mark.slow
 def test_an_engine_that_takes_more_than_its_share_never_serves_and_harms_nobody(
     make_fleet: MakeFleet,
 ) -> None:

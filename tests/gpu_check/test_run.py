@@ -30,6 +30,7 @@ def trials(folder: Path) -> dict[str, str]:
     return {name: entry["state"] for name, entry in held["trials"].items()}
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     out = tmp_path / "results"
     first = check("--fake", "--only", "1", "--budget", 30, "--out", out)
