@@ -130,7 +130,7 @@ async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty
         with pytest.raises(DeviceError, match="a process runs in"):
             await control.destroy(empty.uuid, place)
     finally:
-        await process.communicate()
+        await process.communicate(b"")  # its input ends, so it does
     await control.destroy(empty.uuid, place)
     assert empty.state.instances == ()
 
