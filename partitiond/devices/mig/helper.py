@@ -30,7 +30,7 @@ from partitiond.devices.mig import protocol
 from partitiond.devices.mig.acting import perform
 from partitiond.devices.mig.reading import read_placed
 from partitiond.devices.nodes import make_mig_nodes
-from partitiond.devices.nvml import use_library
+from partitiond.devices.nvml.library import use_library
 
 log = logging.getLogger("partitiond-mig")
 

@@ -7,7 +7,7 @@ from typing import Final
 import pynvml
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.nvml import translate
+from partitiond.devices.nvml.session import translate
 
 _HINTS: Final[Mapping[int, str]] = {
     pynvml.NVML_ERROR_NO_PERMISSION: "Start the MIG helper (partitiond-mig.socket), allow this "
