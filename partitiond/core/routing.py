@@ -19,6 +19,66 @@ class ModelAvailability(enum.StrEnum):
     """Registered, but no replica is planned or all failed: 503."""
 
 
+class RouteKind(enum.StrEnum):
+    """What a route of the endpoint does; keys may be limited to some kinds."""
+
+    GENERATE = "generate"
+    """completions, chat completions, responses, messages"""
+    EMBED = "embed"
+    """embeddings, pooling, score, rerank"""
+    TOKENIZE = "tokenize"
+    """tokenize, detokenize"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Bounds of one request, for a model or a key; 0 is none. The stricter of the two holds.
+
+    Attributes:
+        max_prompt_bytes: text of all its prompts together (of a chat: the whole body).
+        max_output_tokens: a request that asks for more is refused; one that names no limit is
+            sent on with this one.
+        max_sequences: prompts x n.
+    """
+
+    max_prompt_bytes: int = 0
+    max_output_tokens: int = 0
+    max_sequences: int = 0
+
+
+NO_REQUEST_LIMITS: Final = RequestLimits()
+
+
+class BudgetPeriod(enum.StrEnum):
+    """When a token budget begins anew, in UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+    NEVER = "never"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyRates:
+    """What a key may use over time; 0 is no limit. Tokens are prompt plus output tokens.
+
+    Attributes:
+        requests_per_minute: a token bucket of one minute's size.
+        tokens_per_minute: the same, for tokens; debited by estimate, corrected by usage.
+        max_in_flight: requests running or waiting at once.
+        token_budget: tokens per `budget_period`.
+    """
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    max_in_flight: int = 0
+    token_budget: int = 0
+    budget_period: BudgetPeriod = BudgetPeriod.DAY
+
+
+NO_KEY_RATES: Final = KeyRates()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaRoute:
     """One replica as the proxy sees it.
@@ -61,6 +121,10 @@ class ModelRoute:
         retry_after_seconds: for 503 while starting or asleep.
         holds: while it is SLEEPING, requests wait until it is awake, for `max_wait_seconds` at
             most; else they are refused at once.
+        aliases: other names clients may put into `model`; unique over all models of a table.
+        defaults_json: a JSON object of parameters that a request gets when it does not name them,
+            as `{"temperature":0}`; or empty.
+        limits: per request.
     """
 
     name: str
@@ -71,6 +135,9 @@ class ModelRoute:
     max_wait_seconds: float = 30.0
     retry_after_seconds: float = 30.0
     holds: bool = False
+    aliases: tuple[str, ...] = ()
+    defaults_json: str = ""
+    limits: RequestLimits = NO_REQUEST_LIMITS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,12 +147,28 @@ class KeyRoute:
     Attributes:
         id: short public name for logs and metrics.
         sha256: hex digest.
-        models: models it may use; empty for all.
+        models: models it may use, by registered name (aliases follow); empty for all.
+        routes: kinds of routes it may use (see `RouteKind`); empty for all.
+        previous_sha256: digest of the secret before the last rotation, or empty.
+        previous_until: Unix seconds until which the previous secret is taken, too.
+        expires_at: Unix seconds from which the key is refused; 0 for never.
+        priority: requests of a higher priority leave the queue first; 0 is usual.
+        weight: share in the fair queue relative to other keys of the same priority.
+        limits: per request.
+        rates: over time.
     """
 
     id: str
     sha256: str
     models: tuple[str, ...] = ()
+    routes: tuple[RouteKind, ...] = ()
+    previous_sha256: str = ""
+    previous_until: float = 0.0
+    expires_at: float = 0.0
+    priority: int = 0
+    weight: float = 1.0
+    limits: RequestLimits = NO_REQUEST_LIMITS
+    rates: KeyRates = NO_KEY_RATES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The proxy's limits and time limits."""
 
 import dataclasses
+from typing import Literal
 
 from partitiond.core.units import KIB, MIB
 
@@ -29,6 +30,18 @@ class ProxyOptions:
             ours are let go before that.
         max_attempts: including the first.
         retry_share: retries allowed per request, over all models.
+        workers: processes on the one port; together they never exceed a replica's limit.
+        max_connections_per_address: open connections of one client address; 0 for no such limit.
+            Addresses of trusted proxies are not limited.
+        tls_certificate: PEM file with the certificate chain, or empty for plain HTTP; read again
+            when it changes.
+        tls_key: PEM file with its key.
+        trusted_proxies: networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed.
+        cors_origins: origins that browsers may call from; empty for none.
+        debug_headers: "asked" adds replica and timing headers where a request has
+            `x-partitiond-debug: 1`, "always" to every answer, "never" to none.
+        affinity_seconds: how long a session (`x-session-id`, or `user`) prefers its replica; 0
+            for never.
         log_max_bytes: size at which the log file is rotated.
         log_backups: rotated log files kept.
     """
@@ -50,6 +63,14 @@ class ProxyOptions:
     idle_connection_seconds: float = 4.0
     max_attempts: int = 2
     retry_share: float = 0.2
+    workers: int = 1
+    max_connections_per_address: int = 0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    debug_headers: Literal["asked", "always", "never"] = "asked"
+    affinity_seconds: float = 600.0
     log_max_bytes: int = 16 * MIB
     log_backups: int = 3
 
