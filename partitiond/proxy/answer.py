@@ -1,110 +1,122 @@
-"""What goes back to the client, and what is remembered of it."""
+"""What goes back to the client: HTTP/1.1 written straight to its transport.
 
-import dataclasses
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+Nothing here waits. A client that reads slowly is dealt with where its answer comes from: the
+engine's connection is no longer read while the client's buffer is full.
+"""
 
-from partitiond.proxy.auth import Caller
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from partitiond.proxy.dialects import Dialect
 from partitiond.proxy.errors import ApiError
-from partitiond.proxy.live import Flight, LiveModel
-from partitiond.proxy.requests import GenerationRequest
+from partitiond.proxy.framing import LAST_CHUNK
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+JSON: Final = b"application/json"
+STREAM_HEAD: Final = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\n"
+)
 
-JSON_HEADER: Final = (b"content-type", b"application/json")
+
+class ClientSide(Protocol):
+    """The connection an answer goes to."""
+
+    transport: asyncio.Transport
+
+    def head_lines(self) -> bytes:
+        """Headers that every answer has (date, CORS), each with its line end."""
+        ...
 
 
 class Answer:
-    """What goes to the client, over ASGI's `send`."""
-
-    __slots__ = ("_headers", "_send", "ended", "request_id", "started", "status", "streaming")
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self.request_id = request_id
-        self._headers = [(b"x-request-id", request_id.encode())]
-        self.started = False
-        self.streaming = False
-        self.ended = False
-        self.status = 0
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head."""
-        self.started = True
-        self.status = status
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": self._headers + headers,
-            }
-        )
-
-    async def piece(self, data: bytes) -> None:
-        """Send a piece of the body; waits while the client is slow."""
-        self.streaming = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self, data: bytes = b"") -> None:
-        """Send the last piece."""
-        self.ended = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
-
-    async def whole(
-        self, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
-        """Send a complete answer."""
-        length = (b"content-length", str(len(body)).encode())
-        await self.start(status, [*([JSON_HEADER] if headers is None else headers), length])
-        await self.end(body)
-
-    async def error(self, error: ApiError) -> None:
-        """Send an error: as an answer, or as the end of a stream that has begun."""
-        if self.streaming and not self.ended:
-            await self.end(error.event())
-        elif not self.started:
-            await self.whole(error.status, error.body(), error.headers())
-
-
-class Result:
-    """How a request ended, for the log and the metrics.
+    """One answer.
 
     Attributes:
-        outcome: ok, failed, refused, invalid or client_gone.
-        error: code of the error, or empty.
-        replica_id: the last replica tried.
-        ttft_seconds: of a stream, or None.
-        queue_seconds: until the first replica was found, or None.
-        service_seconds: on the last replica, where the engine ended the answer, or None.
-        chunks, events: pieces sent to the client, and events in them.
-        usage: (prompt tokens, output tokens) as the engine reported, or None.
+        write: sends raw bytes; of a chunked stream, whole frames.
+        keep_alive: the connection stays open afterwards; may be taken back until the head is sent.
+        chunked: streams are sent in chunks (not to HTTP/1.0).
+        status: sent, or 0 before.
+        streaming: a stream has begun and is not ended.
+        ended: complete.
     """
 
     __slots__ = (
-        "chunks", "error", "events", "outcome", "queue_seconds", "replica_id", "service_seconds",
-        "ttft_seconds", "usage",
+        "_client", "_dialect", "chunked", "ended", "extra", "keep_alive", "request_id", "status",
+        "streaming", "write",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.outcome = "failed"
-        self.error = ""
-        self.replica_id = ""
-        self.ttft_seconds: float | None = None
-        self.queue_seconds: float | None = None
-        self.service_seconds: float | None = None
-        self.chunks = 0
-        self.events = 0
-        self.usage: tuple[int, int] | None = None
+    def __init__(
+        self, client: ClientSide, dialect: Dialect, request_id: str, *, keep_alive: bool,
+        chunked: bool,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._dialect = dialect
+        self.write: Callable[[bytes], object] = client.transport.write
+        self.request_id = request_id
+        self.keep_alive = keep_alive
+        self.chunked = chunked
+        self.status = 0
+        self.streaming = False
+        self.ended = False
+        self.extra = b""
 
+    def _head(self, status: int, headers: bytes) -> bytes:
+        self.status = status
+        if not self.keep_alive:
+            headers += b"connection: close\r\n"
+        return b"%b%bx-request-id: %b\r\n%b%b\r\n" % (
+            STATUS_LINE[status],
+            self._client.head_lines(),
+            self.request_id.encode(),
+            self.extra,
+            headers,
+        )
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Call:
-    """One request with everything that belongs to it."""
+    def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
+        """Send a complete answer."""
+        length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
+        self.ended = True
+        self.write(self._head(status, headers + length) + body)
 
-    caller: Caller
-    model: LiveModel
-    request: GenerationRequest
-    body: bytes
-    flight: Flight
-    answer: Answer
-    result: Result
+    def start_stream(self, first: bytes) -> None:
+        """Send the head of a stream and its first events."""
+        self.streaming = True
+        if self.chunked:
+            head = self._head(200, STREAM_HEAD + b"transfer-encoding: chunked\r\n")
+            self.write(b"%b%x\r\n%b\r\n" % (head, len(first), first))
+        else:
+            self.keep_alive = False
+            self.write(self._head(200, STREAM_HEAD) + first)
+
+    def piece(self, data: bytes) -> None:
+        """Send further events of a stream."""
+        self.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def end_stream(self, data: bytes) -> None:
+        """Send the last events of a stream; it may not have begun."""
+        if not self.streaming:
+            self.start_stream(data)
+            data = b""
+        self.streaming = False
+        self.ended = True
+        if self.chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            self.write(chunk + LAST_CHUNK)
+        elif data:
+            self.write(data)
+
+    def error(self, error: ApiError, opening: bytes = b"") -> None:
+        """Send an error: as an answer, or as the end of a stream that has begun."""
+        if self.streaming:
+            self.end_stream(self._dialect.error_events(error, opening))
+        elif not self.ended:
+            self.keep_alive = self.keep_alive and not error.close
+            headers = b"".join(
+                b"%b: %b\r\n" % header
+                for header in error.headers()
+                if header[0] not in {b"connection", b"content-type"}
+            )
+            self.whole(error.status, JSON, self._dialect.error_body(error), headers)

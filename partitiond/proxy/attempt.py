@@ -1,267 +1,315 @@
-"""One attempt on one replica: send, wait, relay, within the time limits.
+"""One attempt on one replica: connect, send, understand what comes back.
 
-Per piece of a stream there is no task and no timer: one timer per attempt looks now and then
-whether a limit was passed.
+It implements `upstream.Receiver`. What it learns goes to its exchange: the first content, the end,
+or a failure. Plain pieces of a stream do not pass here at all (see `upstream`).
 """
 
 import asyncio
-import json
-import math
+import re
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from partitiond.proxy.answer import JSON_HEADER, Call
+from partitiond.proxy.answer import JSON
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.errors import DONE_EVENT, AttemptError, in_openai_shape
-from partitiond.proxy.events import EventScanner, find_usage
+from partitiond.proxy.dialects import Usage
+from partitiond.proxy.errors import AttemptError, in_openai_shape, route_not_supported
+from partitiond.proxy.events import EventScanner
+from partitiond.proxy.framing import Head
 from partitiond.proxy.live import LiveReplica
+from partitiond.proxy.routes import DataRoute
 from partitiond.proxy.upstream import UpstreamConnection
 
-_STREAM_HEADERS: Final = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-USAGE_TAIL_BYTES: Final = 2048
-"""Engines put `usage` near the end of an answer; the rest is not searched."""
+if TYPE_CHECKING:
+    from partitiond.proxy.exchange import Exchange
 
-
-CLIENT_STALLED: Final = "client_stalled"
-"""The limit while the client has to take something."""
-
-
-class TimeLimit:
-    """At most one timer per attempt, re-armed only when it fires; passing it costs a call."""
-
-    __slots__ = ("_deadline", "_kind", "_loop", "_passed", "_timer", "_total_at")
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        total_at: float,
-        passed: Callable[[str], None],
-    ) -> None:
-        self._loop = loop
-        self._total_at = total_at
-        self._passed = passed
-        self._kind = ""
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    def set(self, kind: str, seconds: float) -> None:
-        """From now on this limit applies (and the total one always does)."""
-        self._kind = kind
-        self._deadline = self._loop.time() + seconds
-        due = min(self._deadline, self._total_at)
-        if self._timer is None or self._timer.when() > due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._look)
-
-    def clear(self) -> None:
-        """End."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        due = min(self._deadline, self._total_at)
-        if now < due:
-            self._timer = self._loop.call_at(due, self._look)
-            return
-        self._timer = None
-        # While the client is waited for, nobody reads the engine's side: failing that would leave
-        # the place taken, so a stalled client is let go whichever limit was passed.
-        total = self._total_at <= now and self._kind != CLIENT_STALLED
-        self._passed("total_timeout" if total else self._kind)
-
+USAGE_BYTES: Final = 2048
+"""Engines put `usage` near the end of an answer, rerankings near the beginning."""
 
 _TIMEOUT_MESSAGES: Final = {
     "first_token_timeout": "The engine gave no first token in time.",
     "between_tokens_timeout": "The engine stopped in the middle of its answer.",
     "total_timeout": "The request took longer than the proxy allows.",
 }
+_FAILED_EARLY: Final = "The engine failed before its first token."
+_HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
 
 class Attempt:
-    """One attempt on one replica."""
+    """One attempt.
 
-    def __init__(self, options: ProxyOptions, call: Call, replica: LiveReplica) -> None:
+    Attributes:
+        sent_at: when its request was sent, by the event loop's clock.
+    """
+
+    __slots__ = (
+        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_options", "_over",
+        "_parts", "_paused", "_reused", "_route", "_scanner", "_size", "replica", "sent_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchange: "Exchange", replica: LiveReplica, route: DataRoute, options: ProxyOptions
+    ) -> None:
+        self._exchange = exchange
+        self.replica = replica
+        self._route = route
         self._options = options
-        self._call = call
-        self._flight = call.flight
-        self._replica = replica
-        self._request = call.request
-        self._answer = call.answer
-        self._result = call.result
-        self._loop = asyncio.get_running_loop()
         self._connection: UpstreamConnection | None = None
-        self._limit = TimeLimit(
-            self._loop, call.flight.started_at + options.total_timeout_seconds, self._limit_passed
+        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._head: Head | None = None
+        self._scanner: EventScanner | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._chunks = 0
+        self._paused = False
+        self._reused = False
+        self._over = False
+        self.sent_at = exchange.flight.placed_at
+
+    # What the exchange calls
+
+    def start(self) -> None:
+        """Send the request on an open connection, or open one."""
+        connection = self.replica.pool.reuse(self.sent_at)
+        if connection is None:
+            self._connect()
+        else:
+            self._reused = True
+            self._send(connection)
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: the engine is told by the closed connection."""
+        self._over = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+    def pause(self) -> None:
+        """The client's buffer is full."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """The client has taken it."""
+        self._paused = False
+        if self._connection is not None:
+            self._connection.resume()
+
+    def progress(self) -> int:
+        """A number that changes when something has come."""
+        fast = self._connection.fast_pieces if self._connection is not None else 0
+        return self._chunks + fast
+
+    def time_out(self, kind: str) -> None:
+        """A time limit was passed."""
+        self._fail(AttemptError(kind, _TIMEOUT_MESSAGES[kind]))
+
+    @property
+    def opening(self) -> bytes:
+        """The first event of its stream."""
+        return self._scanner.opening if self._scanner is not None else b""
+
+    # Connecting and sending
+
+    def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._connecting = loop.create_task(self.replica.pool.connect())
+        self._connecting.add_done_callback(self._connected)
+
+    def _connected(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+        self._connecting = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if self._over:
+            if error is None:
+                task.result().close()
+        elif isinstance(error, AttemptError):
+            self._fail(error)
+        elif error is not None:
+            self._fail(AttemptError("connect", "The engine cannot be reached.", no_byte=True))
+            raise error
+        else:
+            self._send(task.result())
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        if self._paused:
+            connection.pause()
+        body = self._exchange.body
+        connection.send(
+            b"%b%b\r\ncontent-length: %d\r\n\r\n%b"
+            % (self._route.engine_head, self._exchange.record.request_id.encode(), len(body), body),
+            self,
         )
 
-    async def run(self) -> None:
-        """Relay the answer to its end. Raises AttemptError."""
-        finished = False
-        body = self._request.body_for(self._call.model.route.served_name, self._call.body)
-        try:
-            connection = await self._open(body)
-            self._check_status(connection)
-            if connection.status == 200 and self._is_stream(connection):
-                await self._relay_stream(connection)
-            else:
-                await self._relay_whole(connection)
-            finished = True
-        finally:
-            self._limit.clear()
-            if self._connection is not None:
-                if finished:
-                    self._replica.pool.release(self._connection)
-                else:
-                    self._connection.close()
+    # What the connection calls
 
-    async def _open(self, body: bytes) -> UpstreamConnection:
-        """Send the request and wait for the answer's head.
+    def received_head(self, head: Head) -> None:
+        """Anything but an answer or a complaint about the request itself is a failure."""
+        self._head = head
+        status = head.status
+        if status != 200 and (not 400 <= status < 500 or status in {405, 408, 429}):
+            self._fail(AttemptError("engine_error", f"The engine answered with status {status}."))
+            return
+        if status == 200 and self._exchange.request.stream:
+            if not head.content_type.startswith(b"text/event-stream"):
+                self._fail(AttemptError("bad_response", "The engine did not answer with a stream."))
+                return
+            self._scanner = EventScanner(
+                self._route.dialect,
+                self._options.max_event_bytes,
+                hide_usage=self._route.tells_usage and not self._exchange.request.wants_usage,
+                fingerprint=self.replica.fingerprint,
+            )
+
+    def received_body(self, data: bytes) -> None:
+        """Pass on what may be passed on."""
+        if self._over:
+            return
+        scanner = self._scanner
+        if scanner is None:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size > self._options.max_response_bytes:
+                self._fail(AttemptError("bad_response", "The engine's answer is too large."))
+            return
+        try:
+            block = scanner.feed(data)
+        except AttemptError as failure:
+            self._fail(failure)
+            return
+        answer = self._exchange.answer
+        if scanner.done:
+            self._end_stream(scanner, block)
+            return
+        if block:
+            self._chunks += 1
+            if answer.streaming:
+                answer.piece(block)
+            else:
+                self._exchange.first_content(block)
+        if scanner.is_clean and answer.chunked and self._connection is not None:
+            self._connection.open_fast_way(answer.write, self._route.dialect.markers)
+
+    def received_end(self) -> None:
+        """The answer is complete."""
+        if self._over:
+            return
+        if self._scanner is not None:
+            self._fail(AttemptError("truncated", "The engine's stream broke off."))
+            return
+        assert self._head is not None
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._head.status == 200:
+            self._end_whole(self._head, body)
+        else:
+            self._end_refused(self._head, body)
+
+    def received_failure(self, failure: AttemptError) -> None:
+        """The connection broke.
 
         An engine may close an idle connection just as we use it again: when nothing came back,
         the request is sent once more on a fresh connection. That is no retry.
         """
-        head = self._head(len(body))
-        reused = self._replica.pool.reuse()
-        if reused is not None:
-            try:
-                return await self._exchange(reused, head, body)
-            except AttemptError as failure:
-                if not (failure.kind == "reset" and failure.no_byte):
-                    raise
-        return await self._exchange(await self._replica.pool.connect(), head, body)
-
-    async def _exchange(
-        self, connection: UpstreamConnection, head: bytes, body: bytes
-    ) -> UpstreamConnection:
-        self._connection = connection
-        options = self._options
-        if self._request.stream:
-            self._limit.set("first_token_timeout", options.first_token_timeout_seconds)
-        else:
-            self._limit.set("total_timeout", options.total_timeout_seconds)
-        connection.send(head, body)
-        await connection.wait_head()
-        return connection
-
-    def _head(self, length: int) -> bytes:
-        path = "/v1/chat/completions" if self._request.chat else "/v1/completions"
-        return (
-            f"POST {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-            f"x-request-id: {self._flight.request_id}\r\ncontent-length: {length}\r\n\r\n"
-        ).encode()
-
-    def _check_status(self, connection: UpstreamConnection) -> None:
-        """Anything but an answer or a complaint about the request itself is a failure."""
-        status = connection.status
-        if status == 200 or (400 <= status < 500 and status not in {404, 405, 408, 429}):
+        if self._over:
             return
-        raise AttemptError("engine_error", f"The engine answered with status {status}.")
+        if self._reused and failure.kind == "reset" and failure.no_byte:
+            self._reused = False
+            self._connection = None
+            self._connect()
+            return
+        self._fail(failure)
 
-    def _is_stream(self, connection: UpstreamConnection) -> bool:
-        if not self._request.stream:
-            return False
-        if connection.content_type.startswith(b"text/event-stream"):
-            return True
-        raise AttemptError("bad_response", "The engine did not answer with a stream.")
+    # Ends
 
-    async def _relay_stream(self, connection: UpstreamConnection) -> None:
-        scanner = EventScanner(self._options.max_event_bytes)
-        between = self._options.between_tokens_timeout_seconds
-        client = self._options.client_timeout_seconds
-        answer, limit = self._answer, self._limit
-        chunks = 0
-        try:
-            while True:
-                data = await connection.read()
-                if not data:
-                    raise AttemptError("truncated", "The engine's stream broke off.")
-                block = scanner.feed(data)
-                if not block:
-                    continue
-                # The head goes to the client, too.
-                limit.set(CLIENT_STALLED, client)
-                if not answer.started:
-                    if scanner.error and not scanner.started:
-                        await self._fail_before_content(scanner.error)
-                        return
-                    await self._start_stream()
-                chunks += 1
-                if scanner.done:
-                    break
-                await answer.piece(block)
-                limit.set("between_tokens_timeout", between)
-        finally:
-            self._result.chunks, self._result.events = chunks, scanner.events
-        await self._end_stream(scanner, block)
-
-    async def _start_stream(self) -> None:
-        self._result.ttft_seconds = time.monotonic() - self._flight.started_at
-        replica = (b"x-partitiond-replica", self._replica.replica_id.encode())
-        await self._answer.start(200, [*_STREAM_HEADERS, replica])
-
-    async def _fail_before_content(self, error: bytes) -> None:
-        """An error event came first: the request's own fault, or a failure like any other."""
-        status = _client_fault(error)
-        if status is None:
-            raise AttemptError("engine_error", "The engine failed before its first token.")
-        self._result.outcome, self._result.error = "invalid", "engine_rejected"
-        self._finish()
-        await self._answer.whole(status, in_openai_shape(status, error))
-
-    def _finish(self) -> None:
-        """The engine is done with it: give the place back before the client took everything."""
-        self._result.service_seconds = time.monotonic() - self._flight.placed_at
-        self._flight.leave()
-        self._limit.set(CLIENT_STALLED, self._options.client_timeout_seconds)
-
-    async def _end_stream(self, scanner: EventScanner, block: bytes) -> None:
-        self._result.usage = scanner.usage()
+    def _end_stream(self, scanner: EventScanner, block: bytes) -> None:
+        exchange, dialect = self._exchange, self._route.dialect
+        if scanner.error and not scanner.started:
+            status = dialect.error_status(scanner.error)
+            if status is None:
+                self._fail(
+                    AttemptError("engine_error", "The engine failed before its first token.")
+                )
+                return
+            payload = scanner.error.partition(b"data:")[2].strip()
+            body = in_openai_shape(status, payload)
+            self._close_books("invalid")
+            exchange.finished_whole(status, JSON, body)
+            return
+        if scanner.fingerprint is not None:
+            self.replica.fingerprint = scanner.fingerprint
+        exchange.record.usage = scanner.usage
+        self._chunks += 1
         if scanner.error:
             # The engine says so itself, in the right dialect; only its end is added here.
-            self._replica.failed()
-            self._result.outcome, self._result.error = "failed", "engine_error"
-            self._finish()
-            await self._answer.end(block + DONE_EVENT)
-            return
-        self._replica.succeeded()
-        self._result.outcome = "ok"
-        self._finish()
-        await self._answer.end(block)
-
-    async def _relay_whole(self, connection: UpstreamConnection) -> None:
-        body = await connection.read_all(self._options.max_response_bytes)
-        if connection.status == 200:
-            if not (body.startswith(b"{") and body.rstrip().endswith(b"}")):
-                raise AttemptError("bad_response", "The engine's answer is not JSON.")
-            self._result.outcome = "ok"
-            self._result.usage = find_usage(body[-USAGE_TAIL_BYTES:])
+            self._close_books("failed")
+            exchange.finished_stream(block + dialect.closing(), "failed", "engine_error")
         else:
-            body = in_openai_shape(connection.status, body)
-            self._result.outcome, self._result.error = "invalid", "engine_rejected"
-        self._replica.succeeded()
-        self._finish()
-        replica = (b"x-partitiond-replica", self._replica.replica_id.encode())
-        await self._answer.whole(connection.status, body, [JSON_HEADER, replica])
+            self._close_books("ok")
+            exchange.finished_stream(block, "ok", "")
 
-    def _limit_passed(self, kind: str) -> None:
-        if kind == CLIENT_STALLED:
-            self._flight.abort(kind)
-        elif self._connection is not None:
-            self._connection.fail(AttemptError(kind, _TIMEOUT_MESSAGES[kind]))
+    def _end_whole(self, head: Head, body: bytes) -> None:
+        if head.content_type.startswith(JSON) and not (
+            body.startswith((b"{", b"[")) and body.rstrip().endswith((b"}", b"]"))
+        ):
+            self._fail(AttemptError("bad_response", "The engine's answer is not JSON."))
+            return
+        exchange = self._exchange
+        exchange.record.usage = self._usage(head.metadata or body)
+        headers = b""
+        if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
+            headers = b"metadata: " + head.metadata + b"\r\n"
+        self._close_books("ok")
+        exchange.finished_whole(200, head.content_type or JSON, body, headers)
 
+    def _usage(self, body: bytes) -> Usage | None:
+        dialect = self._route.dialect
+        found = dialect.usage_of(body[-USAGE_BYTES:])
+        if found is None and len(body) > USAGE_BYTES:
+            found = dialect.usage_of(body[:USAGE_BYTES])
+        return found
 
-def _client_fault(error: bytes) -> int | None:
-    """The status of an engine's error event when it blames the request, else None."""
-    try:
-        code = json.loads(error)["error"]["code"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return None
-    return code if type(code) is int and 400 <= code < 500 else None
+    def _end_refused(self, head: Head, body: bytes) -> None:
+        """The engine complains about the request, in its own words."""
+        status = head.status
+        if status == 404:
+            if b'"detail"' in body:  # its router's words: this kind of model has no such route
+                body = route_not_supported(self._route.path).body()
+            elif b'"invalid_request_error"' not in body:
+                self._fail(AttemptError("engine_error", "The engine does not know its own model."))
+                return
+        self._close_books("invalid")
+        self._exchange.finished_whole(status, JSON, in_openai_shape(status, body))
+
+    def _close_books(self, outcome: str) -> None:
+        """It is over: note what passed, and give the connection back."""
+        self._over = True
+        self._note_progress()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.replica.pool.release(connection, time.monotonic())
+        if outcome == "failed":
+            self.replica.failed()
+        else:
+            self.replica.succeeded()
+
+    def _note_progress(self) -> None:
+        record = self._exchange.record
+        fast = self._connection.fast_pieces if self._connection is not None else 0
+        record.chunks = self._chunks + fast
+        if self._scanner is not None:
+            record.events = self._scanner.events + fast
+
+    def _fail(self, failure: AttemptError) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._note_progress()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+        self._exchange.attempt_failed(failure)

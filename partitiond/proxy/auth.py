@@ -1,12 +1,25 @@
-"""API keys: SHA-256 of the presented key, compared in constant time, and the key's scope."""
+"""API keys: the SHA-256 of the presented key, compared in constant time, and the key's scope.
+
+Keys are 256 random bits, so a plain hash of one may be stored and may be looked up: how long the
+look-up takes depends on the hash, which nobody can steer towards a stored one. The comparison
+itself is constant-time all the same.
+"""
 
 import dataclasses
 import hashlib
 import hmac
+import time
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.core.routing import KeyRoute
+from partitiond.core.routing import (
+    NO_KEY_RATES,
+    NO_REQUEST_LIMITS,
+    KeyRates,
+    KeyRoute,
+    RequestLimits,
+    RouteKind,
+)
 from partitiond.proxy.errors import BAD_KEY, NO_KEY, ApiError
 
 
@@ -17,17 +30,37 @@ class Caller:
     Attributes:
         key_id: public name of the key, or empty without one.
         models: models it may use; empty for all.
+        routes: kinds of routes it may use; empty for all.
+        priority, weight, limits, rates: see `KeyRoute`.
     """
 
     key_id: str = ""
     models: frozenset[str] = frozenset()
+    routes: frozenset[RouteKind] = frozenset()
+    priority: int = 0
+    weight: float = 1.0
+    limits: RequestLimits = NO_REQUEST_LIMITS
+    rates: KeyRates = NO_KEY_RATES
 
     def may_use(self, model: str) -> bool:
         """Whether the model is within the key's scope."""
         return not self.models or model in self.models
 
+    def may_call(self, kind: RouteKind) -> bool:
+        """Whether routes of this kind are within the key's scope."""
+        return not self.routes or kind in self.routes
+
 
 ANYONE: Final = Caller()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Secret:
+    """One secret of a key, and until when it is taken (Unix seconds; 0 for always)."""
+
+    digest: bytes
+    until: float
+    caller: Caller
 
 
 class KeyRing:
@@ -35,40 +68,38 @@ class KeyRing:
 
     def __init__(self, keys: Iterable[KeyRoute], *, required: bool) -> None:
         self._required = required
-        self._keys = tuple(
-            (key.sha256.lower().encode(), Caller(key.id, frozenset(key.models))) for key in keys
-        )
+        self._secrets: dict[bytes, _Secret] = {}
+        for key in keys:
+            caller = Caller(
+                key.id, frozenset(key.models), frozenset(key.routes), key.priority, key.weight,
+                key.limits, key.rates,
+            )  # fmt: skip
+            if key.previous_sha256:
+                ends = [x for x in (key.previous_until, key.expires_at) if x]
+                self._add(key.previous_sha256, min(ends, default=0.0), caller)
+            self._add(key.sha256, key.expires_at, caller)
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller | ApiError:
-        """The caller of a request.
+    def _add(self, sha256: str, until: float, caller: Caller) -> None:
+        digest = bytes.fromhex(sha256)
+        self._secrets[digest] = _Secret(digest, until, caller)
+
+    def identify(self, key: bytes) -> Caller | ApiError:
+        """The caller of a request with this key (empty for none).
 
         Without required keys an unknown key counts as none: OpenAI's clients always send one. A
-        known key keeps its scope either way. Two Authorization headers are no key at all.
+        known key keeps its scope either way.
         """
-        if not self._required and not self._keys:
-            return ANYONE
-        key = _bearer(headers)
-        found = self._match(key)
-        if found is not None:
-            return found
+        if not self._secrets:
+            return ANYONE if not self._required else BAD_KEY if key else NO_KEY
+        if key:
+            digest = hashlib.sha256(key).digest()
+            secret = self._secrets.get(digest)
+            if (
+                secret is not None
+                and hmac.compare_digest(secret.digest, digest)
+                and not (secret.until and time.time() >= secret.until)
+            ):
+                return secret.caller
         if not self._required:
             return ANYONE
         return BAD_KEY if key else NO_KEY
-
-    def _match(self, key: bytes) -> Caller | None:
-        if not key:
-            return None
-        digest = hashlib.sha256(key).hexdigest().encode()
-        found = None
-        for known, caller in self._keys:  # never left early: the time tells nothing
-            if hmac.compare_digest(known, digest):
-                found = caller
-        return found
-
-
-def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    values = [value for name, value in headers if name == b"authorization"]
-    if len(values) != 1:
-        return b""
-    scheme, _, key = values[0].partition(b" ")
-    return key.strip() if scheme.lower() == b"bearer" else b""

@@ -51,10 +51,6 @@ class ApiError:
         }
         return json.dumps({"error": error}, separators=(",", ":")).encode()
 
-    def event(self) -> bytes:
-        """The error inside a stream of completions or chat completions, and the stream's end."""
-        return b"data: " + self.body() + b"\n\n" + DONE_EVENT
-
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Headers that belong to this error."""
         headers = [(b"content-type", b"application/json")]
@@ -141,6 +137,27 @@ def unknown_model(name: str) -> ApiError:
         "GET /v1/models lists what there is.",
         param="model",
         code="model_not_found",
+    )
+
+
+def route_not_supported(path: str) -> ApiError:
+    """404: the model is of another kind."""
+    return ApiError(
+        404,
+        f"The model's engine has no {path}: generating models answer completions and chats, "
+        "pooling models embeddings, scores and rankings.",
+        param="model",
+        code="route_not_supported",
+    )
+
+
+def route_not_allowed(kind: str) -> ApiError:
+    """403: outside the key's scope."""
+    return ApiError(
+        403,
+        f"This API key may not use routes of the kind '{kind}'.",
+        "permission_error",
+        code="route_not_allowed",
     )
 
 

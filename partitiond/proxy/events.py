@@ -1,35 +1,27 @@
 """Server-sent events of an engine: just enough understanding to relay them safely.
 
 Only complete events are let through, so whatever is added later (an error, the end) never sticks
-to half an event. Engines end each event with an empty line ("\\n\\n"), and usually send one event
-per chunk, so the usual case is one `endswith` and two substring searches, without a copy.
+to half an event. Until the first content, events are held back and read: as long as nothing was
+let through, the request can still go to another replica or get a proper HTTP status. Afterwards a
+piece is looked at only where one of its dialect's markers is in it.
 
-Until the first content, events are held back and parsed: as long as nothing was let through, the
-request can still go to another replica or get a proper HTTP status. Afterwards only `error` and
-`[DONE]` are looked for. Both searches are exact: inside a JSON string neither a raw quote nor a
-raw line break can occur.
+Usage is asked of the engine whether or not the client wants it. Where the client does not, the
+event that tells it is kept back; and because vLLM then puts `system_fingerprint` there instead of
+into the events that end a choice, it is put back into those. The fingerprint is the engine
+process's own and never changes, so it is learned once; the ends of the first stream wait for it.
 """
 
-import json
 import re
-from typing import Any, Final
+from typing import Final
 
+from partitiond.proxy.dialects import Dialect, Kind, Usage
 from partitiond.proxy.errors import AttemptError
 
 _END: Final = b"\n\n"
-_ERROR: Final = b'data: {"error"'
-_DONE: Final = b"[DONE]"
-_PROMPT_TOKENS: Final = re.compile(rb'"prompt_tokens":\s*(\d{1,9})')
-_OUTPUT_TOKENS: Final = re.compile(rb'"completion_tokens":\s*(\d{1,9})')
-
-
-def find_usage(data: bytes) -> tuple[int, int] | None:
-    """(prompt tokens, output tokens) an engine reports in an answer or its last event."""
-    prompt = _PROMPT_TOKENS.search(data)
-    output = _OUTPUT_TOKENS.search(data)
-    if prompt is None or output is None:
-        return None
-    return int(prompt.group(1)), int(output.group(1))
+_FINISHED: Final = b'"finish_reason":"'
+_FINGERPRINT: Final = re.compile(rb'"system_fingerprint":("[^"\\]{1,200}")')
+UNKNOWN_FINGERPRINT: Final = None
+"""Not learned yet; empty means that this engine tells none."""
 
 
 class EventScanner:
@@ -38,30 +30,45 @@ class EventScanner:
     Attributes:
         started: content was let through.
         done: the stream ended properly, or with an error event.
-        error: payload of the engine's error event, or empty.
+        error: the engine's error event, or empty.
+        opening: the first event of the stream.
         events: number of events let through.
+        usage: as the engine told it last, or None.
+        fingerprint: the engine's, as a JSON string; see the module.
     """
 
     __slots__ = (
-        "_held",
-        "_last",
-        "_max_event_bytes",
-        "_tail",
-        "done",
-        "error",
-        "events",
-        "started",
-    )
+        "_dialect", "_ends", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail",
+        "done", "error", "events", "fingerprint", "opening", "started", "usage",
+    )  # fmt: skip
 
-    def __init__(self, max_event_bytes: int) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        max_event_bytes: int,
+        *,
+        hide_usage: bool = False,
+        fingerprint: bytes | None = UNKNOWN_FINGERPRINT,
+    ) -> None:
+        self._dialect = dialect
+        self._markers = dialect.markers
         self._max_event_bytes = max_event_bytes
+        self._hide_usage = hide_usage
         self._tail = b""
         self._held: list[bytes] = []
-        self._last = b""
+        self._ends: list[bytes] = []
+        self.fingerprint = fingerprint
         self.started = False
         self.done = False
         self.error = b""
+        self.opening = b""
         self.events = 0
+        self.usage: Usage | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Content flows, and no half event is kept: the next piece may go by as it is."""
+        return self.started and not (self.done or self._tail or self._ends)
 
     def feed(self, data: bytes) -> bytes:
         """Complete events that may go to the client now; may be empty.
@@ -80,15 +87,14 @@ class EventScanner:
             data = data[:cut]
             if not data:
                 return b""
-        if self.started and _DONE not in data and _ERROR not in data:
-            self.events += data.count(_END)
-            self._last = data
-            return data
+        if self.started and not self._ends:
+            for marker in self._markers:
+                if marker in data:
+                    break
+            else:
+                self.events += data.count(_END)
+                return data
         return self._feed_carefully(data)
-
-    def usage(self) -> tuple[int, int] | None:
-        """Usage in the stream's last event before its end, if it was asked for."""
-        return find_usage(self._last)
 
     def _keep(self, tail: bytes) -> None:
         if len(tail) > self._max_event_bytes:
@@ -101,10 +107,11 @@ class EventScanner:
         for event in data.split(_END)[:-1]:
             if self.done:
                 break
-            self._look_at(event)
-            out.append(event)
+            self._take(event, out)
         if not (self.started or self.done):
             self._hold(out)
+            return b""
+        if not out:
             return b""
         self.events += len(out) - (1 if self.done else 0)
         return _END.join(out) + _END
@@ -114,42 +121,49 @@ class EventScanner:
             raise AttemptError("bad_response", "The engine sends events without any content.")
         self._held = events
 
-    def _look_at(self, event: bytes) -> None:
-        if not event.startswith(b"data:"):
-            if self.started or event.startswith((b":", b"event:", b"id:", b"retry:")):
-                return
+    def _take(self, event: bytes, out: list[bytes]) -> None:
+        """Take note of one event, and add what the client gets of it."""
+        kind = self._dialect.kind_of(event)
+        if kind is Kind.BROKEN:
             raise AttemptError("bad_response", "The engine sent something that is no event.")
-        payload = event[5:].strip()
-        if payload == _DONE:
-            self._end()
-        elif payload.startswith(b'{"error"'):
-            self.error = payload
-            self.done = True
-        else:
-            self._last = event
-            if not self.started:
-                self.started = _has_content(payload)
-
-    def _end(self) -> None:
-        if not self._last:
+        if kind is Kind.OTHER:
+            out.append(event)
+            return
+        if kind is Kind.END and not self.opening:
             raise AttemptError("truncated", "The engine ended the stream without any event.")
-        self.done = True
+        self.opening = self.opening or event
+        # Content tells usage only where it was asked for in each event; the last one counts.
+        self.usage = self._dialect.usage_of(event) or self.usage
+        if kind is Kind.CONTENT:
+            self.started = True
+            if self._hide_usage and _FINISHED in event:
+                self._end_of_choice(event, out)
+                return
+        elif kind is Kind.USAGE:
+            if self._hide_usage:
+                found = _FINGERPRINT.search(event)
+                self.fingerprint = found[1] if found is not None else b""
+                self._release_ends(out)
+                return
+        elif kind is not Kind.OPENING:
+            self.error = event if kind is Kind.ERROR else b""
+            self.done = True
+            self._release_ends(out)
+        out.append(event)
+
+    def _end_of_choice(self, event: bytes, out: list[bytes]) -> None:
+        if self.fingerprint is UNKNOWN_FINGERPRINT:
+            self._ends.append(event)
+        else:
+            out.append(_with_fingerprint(event, self.fingerprint))
+
+    def _release_ends(self, out: list[bytes]) -> None:
+        out += [_with_fingerprint(event, self.fingerprint or b"") for event in self._ends]
+        self._ends = []
 
 
-def _has_content(payload: bytes) -> bool:
-    try:
-        parsed = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise AttemptError("bad_response", "The engine sent an unreadable event.") from error
-    choices = parsed.get("choices") if isinstance(parsed, dict) else None
-    return isinstance(choices, list) and any(map(_choice_has_content, choices))
-
-
-def _choice_has_content(choice: Any) -> bool:
-    """Text, a delta with more than its role, or the end of the choice."""
-    if not isinstance(choice, dict):
-        return False
-    if choice.get("text") or choice.get("finish_reason"):
-        return True
-    delta = choice.get("delta")
-    return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+def _with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
+    """A choice's last event as vLLM writes it when it is not asked for usage."""
+    if not fingerprint or b'"system_fingerprint"' in event or not event.endswith(b"}"):
+        return event
+    return event[:-1] + b',"system_fingerprint":' + fingerprint + b"}"

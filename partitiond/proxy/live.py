@@ -6,9 +6,11 @@ All decisions are `core.balance`'s and `core.admission`'s.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
 from partitiond.core.admission import (
     Cost,
@@ -30,6 +32,18 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.upstream import ConnectionPool
 
 
+class FlightOwner(Protocol):
+    """Whose flight it is; told what became of its waiting."""
+
+    def placed(self, replica: "LiveReplica") -> None:
+        """It has got a place there, and holds it from now on."""
+        ...
+
+    def refused(self, rejected: Rejected) -> None:
+        """It waited in vain."""
+        ...
+
+
 class Flight:
     """One request of a client, from admission to its end.
 
@@ -37,39 +51,40 @@ class Flight:
         cost: what it takes from a replica; never changes.
         started_at: when its last byte had come, by `time.monotonic` (the same clock as the event
             loop's, of which uvloop shows whole milliseconds only).
+        max_wait_seconds: longest wait the client allows; infinite where it says nothing.
         placed_at: when it got its replica, by the same clock.
         replica: where it is in flight, or None.
-        task: what to cancel when the client leaves.
-        abort_reason: why it was cancelled: client_gone, client_stalled, shutting_down; or empty.
-        answer: what it waits for in the queue, or None.
+        entry: its place in the queue, or None.
         attempts: made so far, the first included.
         tried: replicas that failed it.
         held: it came while its model slept, and waits whatever becomes of that.
     """
 
     __slots__ = (
-        "abort_reason", "answer", "attempts", "cost", "held", "placed_at", "replica",
-        "request_id", "started_at", "task", "tried",
+        "attempts", "cost", "entry", "held", "max_wait_seconds", "owner", "placed_at", "replica",
+        "request_id", "started_at", "timer", "tried",
     )  # fmt: skip
 
-    def __init__(self, request_id: str, cost: Cost, started_at: float) -> None:
+    def __init__(
+        self,
+        owner: FlightOwner,
+        request_id: str,
+        cost: Cost,
+        started_at: float,
+        max_wait_seconds: float = math.inf,
+    ) -> None:
+        self.owner = owner
         self.request_id = request_id
         self.cost = cost
         self.started_at = started_at
+        self.max_wait_seconds = max_wait_seconds
         self.placed_at = started_at
         self.replica: LiveReplica | None = None
-        self.answer: asyncio.Future[LiveReplica | Rejected] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.abort_reason = ""
+        self.entry: Waiting[Flight] | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
         self.tried: frozenset[str] = frozenset()
         self.held = False
-
-    def abort(self, reason: str) -> None:
-        """Cancel it in whatever phase it is; the first reason counts."""
-        if not self.abort_reason and self.task is not None:
-            self.abort_reason = reason
-            self.task.cancel()
 
     def leave(self) -> None:
         """Give the place back; harmless when there is none."""
@@ -78,7 +93,11 @@ class Flight:
 
 
 class LiveReplica:
-    """One engine process and what is in flight on it. Has the fields of `balance.Load`."""
+    """One engine process and what is in flight on it. Has the fields of `balance.Load`.
+
+    Attributes:
+        fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
+    """
 
     def __init__(self, model: "LiveModel", route: ReplicaRoute, options: ProxyOptions) -> None:
         self.model = model
@@ -92,6 +111,7 @@ class LiveReplica:
         self.flights: set[Flight] = set()
         self.sequences = 0
         self.kv_tokens = 0
+        self.fingerprint: bytes | None = None
         self.health = HEALTHY
         self.ejected = False
         self._return_timer: asyncio.TimerHandle | None = None
@@ -141,6 +161,7 @@ class LiveReplica:
         )
         if self.health.is_ejected(now) and not self.ejected:
             self.ejected = True
+            self.model.replicas_changed()
             if self._return_timer is None:
                 self._return_timer = loop.call_at(self.health.ejected_until, self._return)
 
@@ -194,8 +215,8 @@ class LiveModel:
         """Longest context any replica has; 0 where unknown."""
         return max((r.route.max_model_len for r in self.replicas.values()), default=0)
 
-    async def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected:
-        """A replica for the request, at once or after waiting; or why not.
+    def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
+        """A replica at once; or why not; or None, and the flight's owner is told later.
 
         Args:
             again: it was admitted before (a retry): it goes to the front, and is not refused for
@@ -205,32 +226,44 @@ class LiveModel:
         flight.held = flight.held or self._asleep
         if not self._anyone_for(flight):
             return self._no_replica()
-        if again or not self.queue:
+        if again or not self.queue or not flight.cost.sequences:
             chosen = self._choose(flight)
             if chosen is not None:
                 chosen.add(flight)
                 return chosen
         if not again:
-            refused = refuse_to_wait(len(self.queue), self.queue.sequences, self._limits())
+            limits = self._limits(flight)
+            refused = refuse_to_wait(len(self.queue), self.queue.sequences, limits)
             if refused is not None:
                 return refused
-        return await self._wait(flight, again=again)
+        self._wait(flight, again=again)
+        return None
 
-    async def _wait(self, flight: Flight, *, again: bool) -> LiveReplica | Rejected:
+    def _wait(self, flight: Flight, *, again: bool) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        entry = Waiting(flight, flight.cost, now, now + self.route.max_wait_seconds, flight.tried)
-        answer: asyncio.Future[LiveReplica | Rejected] = loop.create_future()
-        flight.answer = answer
+        longest = min(self.route.max_wait_seconds, flight.max_wait_seconds)
+        entry = Waiting(flight, flight.cost, now, now + longest, flight.tried)
+        flight.entry = entry
+        flight.timer = loop.call_at(entry.deadline, self._expire, entry)
         self.queue.push(entry, front=again)
-        timer = loop.call_at(entry.deadline, self._expire, entry)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
-            flight.answer = None
-            if self.queue.discard(entry):
-                self.dispatch()
+
+    def stop_waiting(self, flight: Flight) -> None:
+        """Its client has left; harmless when it does not wait."""
+        entry = flight.entry
+        if entry is not None and self._taken_out(entry) and self.queue.discard(entry):
+            self.dispatch()
+
+    def _taken_out(self, entry: Waiting[Flight]) -> bool:
+        """Its waiting is over, for whatever reason; False when it was before."""
+        flight = entry.item
+        if flight.entry is None:
+            return False
+        flight.entry = None
+        if flight.timer is not None:
+            flight.timer.cancel()
+            flight.timer = None
+        return True
 
     def dispatch(self) -> None:
         """Start whoever may start now, in order."""
@@ -239,10 +272,13 @@ class LiveModel:
             if taken is None:
                 break
             entry, replica = taken
-            answer = entry.item.answer
-            if answer is not None and not answer.done():
+            if self._taken_out(entry):
                 replica.add(entry.item)
-                answer.set_result(replica)
+                entry.item.owner.placed(replica)
+
+    def replicas_changed(self) -> None:
+        """A replica was left out or came back: look at who waits for it."""
+        self.dispatch()
         self._refuse_hopeless()
 
     def _refuse_hopeless(self) -> None:
@@ -256,16 +292,13 @@ class LiveModel:
             self._refuse(entry, self._no_replica())
             return
         now = asyncio.get_running_loop().time()
-        self._refuse(
-            entry,
-            refuse_after_waiting(now - entry.since, self.queue.sequences, self._limits()),
-        )
+        limits = self._limits(entry.item)
+        self._refuse(entry, refuse_after_waiting(now - entry.since, self.queue.sequences, limits))
 
     def _refuse(self, entry: Waiting[Flight], rejected: Rejected) -> None:
         self.queue.discard(entry)
-        answer = entry.item.answer
-        if answer is not None and not answer.done():
-            answer.set_result(rejected)
+        if self._taken_out(entry):
+            entry.item.owner.refused(rejected)
 
     def _choose(self, flight: Flight) -> LiveReplica | None:
         room = [r for r in self.replicas.values() if admits(r, flight.cost)]
@@ -304,12 +337,12 @@ class LiveModel:
             availability = ModelAvailability.UNAVAILABLE
         return refuse_without_replica(self.route.name, availability, self.route.retry_after_seconds)
 
-    def _limits(self) -> QueueLimits:
+    def _limits(self, flight: Flight) -> QueueLimits:
         # While nobody serves, how fast the queue will move is not known: only its length counts.
         moves = not self._asleep or self._has_replica()
         return QueueLimits(
             max_queue=self.route.max_queue,
-            max_wait_seconds=self.route.max_wait_seconds,
+            max_wait_seconds=min(self.route.max_wait_seconds, flight.max_wait_seconds),
             sequences_in_flight=self.sequences_in_flight,
             service_seconds=self.service.seconds if moves else 0.0,
         )
@@ -337,6 +370,7 @@ class LiveModel:
                 known.apply(new)
         self.retired = [replica for replica in self.retired if replica.flights]
         self.dispatch()
+        self._refuse_hopeless()
 
     def remove(self) -> None:
         """The model is in no table any more; what runs finishes, who waits is refused."""

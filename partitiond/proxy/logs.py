@@ -81,11 +81,20 @@ class LogFile:
         self._open()
 
 
+_second = (0, "")
+"""The last second that was written, and its text: most lines share it with the one before."""
+
+
 def now_text() -> str:
     """Wall-clock time, ISO 8601 UTC with milliseconds."""
-    seconds = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{stamp}.{int(seconds * 1000) % 1000:03d}Z"
+    global _second  # noqa: PLW0603 -- a cache of one entry
+    now = time.time()
+    second = int(now)
+    known, text = _second
+    if known != second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _second = (second, text)
+    return f"{text}.{int((now - second) * 1000):03d}Z"
 
 
 def json_line(event: str, **fields: object) -> str:

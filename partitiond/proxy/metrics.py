@@ -1,134 +1,185 @@
 """What the proxy counts, as Prometheus text.
 
-Every labelled child is looked up once per model and kept; per chunk nothing is counted, a
-request adds its number of chunks at its end. Gauges are read from the live requests when scraped.
+Plain numbers, because a request touches a dozen of them: a counter of `prometheus_client` takes a
+lock each time. Its families are made when someone scrapes. Every labelled number is looked up once
+per model and kept; per chunk nothing is counted, a request adds its chunks at its end. Gauges are
+read from the live requests.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import bisect
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-E2E_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+TTFT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+E2E_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800,
+)  # fmt: skip
+
+OUTCOMES: Final = ("ok", "failed", "refused", "invalid", "client_gone")
 
 Gauges = Iterable[tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]]
 """(name, help, label names, samples) of each gauge."""
 
 
-class _LiveGauges(Collector):
-    def __init__(self, read: Callable[[], Gauges]) -> None:
-        self._read = read
+class Histogram:
+    """Counts by bucket, and their sum."""
 
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
+    __slots__ = ("_bounds", "counts", "sum")
 
-    def collect(self) -> Iterator[Metric]:
-        for name, text, labels, samples in self._read():
-            family = GaugeMetricFamily(name, text, labels=labels)
-            for values, value in samples:
-                family.add_metric(values, value)
-            yield family
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect.bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """(upper bound, values up to it), as Prometheus wants them."""
+        out: list[tuple[str, float]] = []
+        total = 0
+        for bound, count in zip(
+            (*map(float, self._bounds), float("inf")), self.counts, strict=True
+        ):
+            total += count
+            out.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
+        return out
 
 
 class ModelMetrics:
-    """One model's metrics, ready for use."""
+    """One model's numbers; names as in the text, without their prefix."""
 
     __slots__ = (
-        "_outcomes", "_requests", "chunks", "e2e_seconds", "output_tokens", "queue_seconds",
+        "chunks", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens", "queue_seconds",
         "retries", "ttft_seconds",
     )  # fmt: skip
 
-    def __init__(self, metrics: "ProxyMetrics", model: str) -> None:
-        self._requests = metrics.requests
-        self._outcomes: dict[str, Counter] = {}
-        self.chunks = metrics.chunks.labels(model)
-        self.output_tokens = metrics.output_tokens.labels(model)
-        self.retries = metrics.retries.labels(model)
-        self.ttft_seconds = metrics.ttft_seconds.labels(model)
-        self.e2e_seconds = metrics.e2e_seconds.labels(model)
-        self.queue_seconds = metrics.queue_seconds.labels(model)
-        for outcome in ("ok", "failed", "refused", "invalid", "client_gone"):
-            self._outcomes[outcome] = metrics.requests.labels(model, outcome)
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.retries = 0
+        self.chunks = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.ttft_seconds = Histogram(TTFT_BUCKETS)
+        self.e2e_seconds = Histogram(E2E_BUCKETS)
+        self.queue_seconds = Histogram(TTFT_BUCKETS)
 
     def ended(self, outcome: str) -> None:
         """Count a request."""
-        self._outcomes[outcome].inc()
+        self.outcomes[outcome] += 1
 
 
-class ProxyMetrics:
-    """All metrics of the process, in a registry of its own."""
+_COUNTERS: Final = (
+    ("retries", "Attempts after the first."),
+    ("chunks", "Pieces of streams sent to clients."),
+    ("prompt_tokens", "Prompt tokens by usage."),
+    ("output_tokens", "Output tokens by usage, or by events of a stream that told none."),
+)
+_HISTOGRAMS: Final = (
+    (
+        "ttft_seconds",
+        "From the last byte of the request to the first content (streams), queueing included.",
+    ),
+    (
+        "e2e_seconds",
+        "From the last byte of the request to the end of its answer, where that is ok.",
+    ),
+    ("queue_seconds", "Time until a replica was found."),
+)
+
+
+class ProxyMetrics(Collector):
+    """All metrics of the process.
+
+    Attributes:
+        refusals: requests the proxy refused itself, by the error's code.
+        upstream_failures: failed attempts by replica and kind.
+    """
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:
-        self.registry = CollectorRegistry()
-        registry = self.registry
-        self.requests = Counter(
-            "partitiond_proxy_requests",
-            "Requests by model and how they ended.",
-            ("model", "outcome"),
-            registry=registry,
-        )
-        self.refusals = Counter(
-            "partitiond_proxy_refusals",
-            "Requests the proxy refused itself, by reason (the error's code).",
-            ("reason",),
-            registry=registry,
-        )
-        self.retries = Counter(
-            "partitiond_proxy_retries",
-            "Attempts after the first.",
-            ("model",),
-            registry=registry,
-        )
-        self.upstream_failures = Counter(
-            "partitiond_proxy_upstream_failures",
-            "Failed attempts by replica and kind.",
-            ("replica", "kind"),
-            registry=registry,
-        )
-        self.chunks = Counter(
-            "partitiond_proxy_chunks",
-            "Pieces of streams sent to clients.",
-            ("model",),
-            registry=registry,
-        )
-        self.output_tokens = Counter(
-            "partitiond_proxy_output_tokens",
-            "Output tokens by usage, or by events of a stream where usage was not asked for.",
-            ("model",),
-            registry=registry,
-        )
-        self.ttft_seconds = self._seconds(
-            "ttft",
-            "From the last byte of the request to the first content (streams), queueing included.",
-            TTFT_BUCKETS,
-        )
-        self.e2e_seconds = self._seconds(
-            "e2e",
-            "From the last byte of the request to the end of its answer, where that is ok.",
-            E2E_BUCKETS,
-        )
-        self.queue_seconds = self._seconds("queue", "Time until a replica was found.", TTFT_BUCKETS)
+        self._read_gauges = read_gauges
         self._models: dict[str, ModelMetrics] = {}
-        registry.register(_LiveGauges(read_gauges))
-
-    def _seconds(self, what: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"partitiond_proxy_{what}_seconds",
-            text,
-            ("model",),
-            buckets=buckets,
-            registry=self.registry,
-        )
+        self.refusals: collections.Counter[str] = collections.Counter()
+        self.upstream_failures: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
 
     def model(self, name: str) -> ModelMetrics:
         """The metrics of one model (registered models only, so their number is bounded)."""
         known = self._models.get(name)
         if known is None:
-            known = self._models[name] = ModelMetrics(self, name)
+            known = self._models[name] = ModelMetrics()
         return known
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing is known before it is scraped."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        models = self._models
+        yield _counter(
+            "requests",
+            "Requests by model and how they ended.",
+            ("model", "outcome"),
+            {
+                (name, outcome): count
+                for name, metrics in models.items()
+                for outcome, count in metrics.outcomes.items()
+            },
+        )
+        yield _counter(
+            "refusals",
+            "Requests the proxy refused itself, by reason (the error's code).",
+            ("reason",),
+            {(reason,): count for reason, count in self.refusals.items()},
+        )
+        yield _counter(
+            "upstream_failures",
+            "Failed attempts by replica and kind.",
+            ("replica", "kind"),
+            self.upstream_failures,
+        )
+        for field, text in _COUNTERS:
+            yield _counter(
+                field, text, ("model",), {(n,): getattr(m, field) for n, m in models.items()}
+            )
+        for field, text in _HISTOGRAMS:
+            family = HistogramMetricFamily(f"partitiond_proxy_{field}", text, labels=("model",))
+            for name, metrics in models.items():
+                histogram: Histogram = getattr(metrics, field)
+                family.add_metric((name,), histogram.buckets(), histogram.sum)
+            yield family
+        for name, text, labels, samples in self._read_gauges():
+            gauge = GaugeMetricFamily(name, text, labels=labels)
+            for values, value in samples:
+                gauge.add_metric(values, value)
+            yield gauge
 
     def text(self) -> bytes:
         """Prometheus text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
+
+
+LabelT = TypeVar("LabelT", bound=tuple[str, ...])
+
+
+def _counter(
+    name: str, text: str, labels: tuple[str, ...], values: Mapping[LabelT, int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"partitiond_proxy_{name}", text, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family

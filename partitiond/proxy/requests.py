@@ -1,9 +1,18 @@
-"""Reading a generation request: JSON parsed once, bounded, and only what the proxy needs of it."""
+"""Reading requests: JSON parsed once, bounded, and only what the proxy needs of it.
+
+Fields that mean nothing here are skipped without being built (msgspec); the engine reads the body
+again and has its own opinion of them. What bounds a request's cost must be right here, though:
+`n` as a string, which an engine would take, is refused.
+"""
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
+from partitiond.core.routing import ModelRoute, RequestLimits
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.errors import ApiError, invalid
 
@@ -11,104 +20,221 @@ MAX_TOKENS_LIMIT: Final = 1_048_576
 """No engine of this field serves longer contexts; a larger `max_tokens` is a mistake."""
 COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
 """`max_tokens` of /v1/completions when left out, in OpenAI's API and in vLLM."""
+_INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """What the proxy knows of a request.
+class Body(msgspec.Struct):
+    """What the proxy reads of any request's JSON; null and absent are the same to it."""
+
+    model: Any = None
+    stream: Any = None
+    stream_options: Any = None
+    n: Any = None
+    best_of: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    user: Any = None
+    prompt: Any = None
+    messages: Any = None
+    input: Any = None
+    text_1: Any = None
+    text_2: Any = None
+    data_1: Any = None
+    data_2: Any = None
+    queries: Any = None
+    items: Any = None
+    documents: Any = None
+
+
+_decoder: Final = msgspec.json.Decoder(Body)
+
+
+@dataclasses.dataclass(slots=True)
+class Size:
+    """How much a request asks for.
 
     Attributes:
-        chat: chat completion, or else completion.
-        model: as the client named it.
-        payload: the parsed JSON object.
-        stream: server-sent events are wanted.
-        sequences: prompts x n.
+        prompts: number of prompts; 0 where the engine's GPU has no part in it.
         prompt_bytes: all prompts together, in bytes of text (chat: the whole body).
         prompt_tokens: exact count where the prompts are token ids, else 0.
-        prompts: number of prompts.
         max_tokens: limit on the output of one sequence, or None.
     """
 
-    chat: bool
-    model: str
-    payload: dict[str, Any]
-    stream: bool
-    sequences: int
-    prompt_bytes: int
-    prompt_tokens: int
     prompts: int
-    max_tokens: int | None
-
-    def body_for(self, served_name: str, body: bytes) -> bytes:
-        """The body for the engine: the client's own bytes unless the engine's name differs."""
-        if served_name == self.model:
-            return body
-        renamed = {**self.payload, "model": served_name}
-        return json.dumps(renamed, separators=(",", ":")).encode()
+    prompt_bytes: int
+    prompt_tokens: int = 0
+    max_tokens: int | None = 0
 
 
-def parse_request(
-    body: bytes, *, chat: bool, options: ProxyOptions
-) -> GenerationRequest | ApiError:
+Measure = Callable[[Body, bytes, ProxyOptions], Size | ApiError]
+
+
+@dataclasses.dataclass(slots=True)
+class ParsedRequest:
+    """What the proxy knows of a request.
+
+    Attributes:
+        model: as the client named it.
+        stream: server-sent events are wanted.
+        wants_usage: the client asked for usage in its stream.
+        stream_options: as given.
+        sequences: prompts x n.
+        user: session by which its replica may be chosen, or empty.
+    """
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    stream_options: Any
+    sequences: int
+    size: Size
+    user: str
+
+
+def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
     """The request, or what is wrong with it."""
-    payload = _load_object(body, options.max_nesting)
-    if isinstance(payload, ApiError):
-        return payload
-    model, stream = payload.get("model"), payload.get("stream")
+    parsed = _decode(body, options.max_nesting)
+    if isinstance(parsed, ApiError):
+        return parsed
+    model, stream, given = parsed.model, parsed.stream, parsed.stream_options
     if not isinstance(model, str) or not model:
         return invalid("'model' must be a non-empty string.", "model")
-    if stream is not None and not isinstance(stream, bool):
+    if stream is not None and stream is not True and stream is not False:
         return invalid("'stream' must be true or false.", "stream")
-    choices = _choices(payload, options.max_choices)
-    if isinstance(choices, ApiError):
-        return choices
-    max_tokens = _max_tokens(payload, chat=chat)
-    if isinstance(max_tokens, ApiError):
-        return max_tokens
-    size = _chat_size(payload, body) if chat else _prompt_size(payload, options.max_prompts)
+    choices = 1
+    if parsed.n is not None or parsed.best_of is not None:
+        counted = _choices(parsed, options.max_choices)
+        if isinstance(counted, ApiError):
+            return counted
+        choices = counted
+    size = measure(parsed, body, options)
     if isinstance(size, ApiError):
         return size
-    prompts, prompt_bytes, prompt_tokens = size
-    if prompts * choices > options.max_sequences:
+    sequences = size.prompts * choices
+    if sequences > options.max_sequences:
         return invalid(
-            f"The request asks for {prompts} x {choices} sequences; "
+            f"The request asks for {size.prompts} x {choices} sequences; "
             f"at most {options.max_sequences} are allowed. Send fewer prompts at once.",
             "n",
         )
-    return GenerationRequest(
-        chat=chat,
-        model=model,
-        payload=payload,
-        stream=stream is True,
-        sequences=prompts * choices,
-        prompt_bytes=prompt_bytes,
-        prompt_tokens=prompt_tokens,
-        prompts=prompts,
-        max_tokens=max_tokens,
+    user = parsed.user
+    return ParsedRequest(
+        model,
+        stream is True,
+        isinstance(given, dict) and given.get("include_usage") not in {None, False},
+        given,
+        sequences,
+        size,
+        user if isinstance(user, str) and len(user) <= 256 else "",
     )
 
 
-def _load_object(body: bytes, max_nesting: int) -> dict[str, Any] | ApiError:
-    too_deep = invalid(f"The JSON is nested deeper than {max_nesting} levels.", code="invalid_json")
+def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | None:
+    """What of a request is beyond the limits of its model or its key."""
+    size = request.size
+    if limits.max_prompt_bytes and size.prompt_bytes > limits.max_prompt_bytes:
+        return invalid(
+            f"The prompt has {size.prompt_bytes} bytes; at most {limits.max_prompt_bytes} "
+            "are allowed here.",
+            code="prompt_too_long",
+        )
+    if limits.max_sequences and request.sequences > limits.max_sequences:
+        return invalid(
+            f"The request asks for {request.sequences} sequences; at most "
+            f"{limits.max_sequences} are allowed here.",
+            "n",
+            code="too_many_sequences",
+        )
+    asked = size.max_tokens
+    if limits.max_output_tokens and asked is not None and asked > limits.max_output_tokens:
+        return invalid(
+            f"The request asks for {asked} output tokens; at most {limits.max_output_tokens} "
+            "are allowed here.",
+            "max_tokens",
+            code="too_many_tokens",
+        )
+    return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rewriting:
+    """How a request's body must differ from the client's.
+
+    Attributes:
+        served_name: the engine's name for the model.
+        add_usage: ask for usage at the end of the stream.
+        output_field: where a limit of output tokens goes, or empty.
+        max_output_tokens: the limit where the request names none; 0 for none.
+    """
+
+    served_name: str
+    add_usage: bool
+    output_field: str = ""
+    max_output_tokens: int = 0
+
+
+def engine_body(
+    body: bytes, request: ParsedRequest, route: ModelRoute, how: Rewriting
+) -> bytes | ApiError:
+    """The body for the engine: the client's own bytes wherever nothing must differ."""
+    limit = how.max_output_tokens and request.size.max_tokens is None
+    if how.served_name != request.model or route.defaults_json or limit:
+        return _rewritten(body, request, route, how)
+    if not how.add_usage or request.wants_usage:
+        return body
+    if request.stream_options is None and b'"stream_options"' not in body:
+        # The body is an object with at least one member: it named its model.
+        return body.rstrip()[:-1] + _INCLUDE_USAGE
+    return _rewritten(body, request, route, how)
+
+
+def _rewritten(
+    body: bytes, request: ParsedRequest, route: ModelRoute, how: Rewriting
+) -> bytes | ApiError:
     try:
-        payload = json.loads(body)
-    except RecursionError:
-        return too_deep
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both
+        payload: dict[str, Any] = json.loads(body)
+    except (ValueError, RecursionError) as error:
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
-    if not isinstance(payload, dict):
+    payload["model"] = how.served_name
+    if route.defaults_json:
+        payload = {**json.loads(route.defaults_json), **payload}
+    if how.max_output_tokens and request.size.max_tokens is None:
+        payload.setdefault(how.output_field, how.max_output_tokens)
+        if payload[how.output_field] is None:
+            payload[how.output_field] = how.max_output_tokens
+    if how.add_usage and not request.wants_usage:
+        given = payload.get("stream_options")
+        if given is None or isinstance(given, dict):
+            kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
+            payload["stream_options"] = {**kept, "include_usage": True}
+    return json.dumps(payload, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
+    try:
+        parsed = _decoder.decode(body)
+    except RecursionError:
+        return _too_deep(max_nesting)
+    except msgspec.ValidationError:
         return invalid("The body must be a JSON object.", code="invalid_json")
+    except ValueError as error:  # DecodeError and UnicodeDecodeError are both
+        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     # Fewer brackets than levels cannot be too deep: the usual case costs two counts.
-    if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(payload, max_nesting):
-        return too_deep
-    return payload
+    if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
+        return _too_deep(max_nesting)
+    return parsed
 
 
-def _deeper_than(value: object, limit: int) -> bool:
+def _too_deep(max_nesting: int) -> ApiError:
+    return invalid(f"The JSON is nested deeper than {max_nesting} levels.", code="invalid_json")
+
+
+def _deeper_than(body: bytes, limit: int) -> bool:
     """Level by level, without recursion."""
-    level = [value]
+    level: list[Any] = [msgspec.json.decode(body)]
     for _ in range(limit + 1):
-        following: list[object] = []
+        following: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 following.extend(x for x in item.values() if isinstance(x, dict | list))
@@ -120,10 +246,9 @@ def _deeper_than(value: object, limit: int) -> bool:
     return True
 
 
-def _choices(payload: dict[str, Any], limit: int) -> int | ApiError:
+def _choices(body: Body, limit: int) -> int | ApiError:
     most = 1
-    for name in ("n", "best_of"):
-        value = payload.get(name)
+    for name, value in (("n", body.n), ("best_of", body.best_of)):
         if value is None:
             continue
         if type(value) is not int or not 1 <= value <= limit:
@@ -132,52 +257,97 @@ def _choices(payload: dict[str, Any], limit: int) -> int | ApiError:
     return most
 
 
-def _max_tokens(payload: dict[str, Any], *, chat: bool) -> int | ApiError | None:
-    names = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
-    for name in names:
-        value = payload.get(name)
-        if value is None:
-            continue
-        if type(value) is not int or not 0 <= value <= MAX_TOKENS_LIMIT:
-            return invalid(
-                f"'{name}' must be a whole number between 0 and {MAX_TOKENS_LIMIT}.", name
-            )
-        return value
-    return None if chat else COMPLETIONS_DEFAULT_MAX_TOKENS
+def _tokens(value: Any, name: str) -> int | ApiError | None:
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_TOKENS_LIMIT:
+        return invalid(f"'{name}' must be a whole number between 0 and {MAX_TOKENS_LIMIT}.", name)
+    return value
 
 
-def _chat_size(payload: dict[str, Any], body: bytes) -> tuple[int, int, int] | ApiError:
-    """The whole body counts: templates, tools and schemas become prompt tokens too."""
-    messages = payload.get("messages")
+def measure_completion(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """/v1/completions."""
+    limit = _tokens(body.max_tokens, "max_tokens")
+    if isinstance(limit, ApiError):
+        return limit
+    size = _prompt_size(body.prompt, options.max_prompts, "prompt")
+    if isinstance(size, Size):
+        size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
+    return size
+
+
+def measure_chat(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Chats. The whole body counts: templates, tools and schemas become prompt tokens too."""
+    limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
+    if limit is None:
+        limit = _tokens(body.max_tokens, "max_tokens")
+    if isinstance(limit, ApiError):
+        return limit
+    messages = body.messages
     if not isinstance(messages, list) or not messages:
         return invalid("'messages' must be a non-empty list.", "messages")
-    if not all(isinstance(message, dict) for message in messages):
-        return invalid("Each of 'messages' must be an object.", "messages")
-    return 1, len(body), 0
+    for message in messages:
+        if not isinstance(message, dict):
+            return invalid("Each of 'messages' must be an object.", "messages")
+    return Size(1, len(raw), 0, limit)
 
 
-def _prompt_size(payload: dict[str, Any], max_prompts: int) -> tuple[int, int, int] | ApiError:
-    """(prompts, bytes of text, tokens) of a string, strings, token ids, or lists of token ids."""
-    prompt = payload.get("prompt")
-    wrong = invalid(
-        "'prompt' must be a string, a list of strings, a list of token ids, or a list of those.",
-        "prompt",
-    )
+def measure_responses(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """/v1/responses."""
+    limit = _tokens(body.max_output_tokens, "max_output_tokens")
+    if isinstance(limit, ApiError):
+        return limit
+    if not isinstance(body.input, str | list) or not body.input:
+        return invalid("'input' must be a non-empty string or list.", "input")
+    return Size(1, len(raw), 0, limit)
+
+
+def measure_embedding(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:
+    """Embeddings and pooling: one sequence per input."""
+    if body.input is None:
+        return Size(1, len(raw))  # `messages`, or something the engine will complain about
+    if isinstance(body.input, list) and body.input and isinstance(body.input[0], dict):
+        return Size(1, len(raw))
+    return _prompt_size(body.input, options.max_prompts, "input")
+
+
+def measure_pairs(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:
+    """Scores and rerankings: one sequence per pair."""
+    pairs = 1
+    for name in ("text_1", "text_2", "data_1", "data_2", "queries", "items", "documents"):
+        value = getattr(body, name)
+        if isinstance(value, list):
+            pairs = max(pairs, len(value))
+    if pairs > options.max_prompts:
+        return invalid(f"At most {options.max_prompts} pairs are allowed in one request.")
+    return Size(pairs, len(raw))
+
+
+def measure_nothing(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Tokenising: no sequence, no KV cache."""
+    return Size(0, 0)
+
+
+def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
+    """Of a string, strings, token ids, or lists of token ids."""
     if isinstance(prompt, str):
-        return 1, _byte_length(prompt), 0
-    if not isinstance(prompt, list) or not prompt:
-        return wrong
-    if isinstance(prompt[0], int):
-        return (1, 0, len(prompt)) if all(type(x) is int for x in prompt) else wrong
-    if len(prompt) > max_prompts:
-        return invalid(f"At most {max_prompts} prompts are allowed in one request.", "prompt")
-    if all(isinstance(item, str) for item in prompt):
-        return len(prompt), sum(map(_byte_length, prompt)), 0
-    if all(isinstance(item, list) and item for item in prompt) and all(
-        type(x) is int for item in prompt for x in item
-    ):
-        return len(prompt), 0, sum(map(len, prompt))
-    return wrong
+        return Size(1, _byte_length(prompt))
+    if isinstance(prompt, list) and prompt:
+        if type(prompt[0]) is int:
+            if all(type(x) is int for x in prompt):
+                return Size(1, 0, len(prompt))
+        elif len(prompt) > max_prompts:
+            return invalid(f"At most {max_prompts} prompts are allowed in one request.", name)
+        elif all(isinstance(item, str) for item in prompt):
+            return Size(len(prompt), sum(map(_byte_length, prompt)))
+        elif all(isinstance(item, list) and item for item in prompt) and all(
+            type(x) is int for item in prompt for x in item
+        ):
+            return Size(len(prompt), 0, sum(map(len, prompt)))
+    return invalid(
+        f"'{name}' must be a string, a list of strings, a list of token ids, or a list of those.",
+        name,
+    )
 
 
 def _byte_length(text: str) -> int:

@@ -18,12 +18,12 @@ from typing import Final
 import uvicorn
 
 from partitiond.core.errors import ConflictError, DeviceError, SettingsError
-from partitiond.proxy.app import ProxyApp
+from partitiond.proxy.app import QuietEnds, make_app
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.control import control_app
+from partitiond.proxy.lane import protocol_with
 from partitiond.proxy.logs import JsonHandler, LogFile, json_line
 from partitiond.proxy.process import LOCK_FILE, PID_FILE, arguments_text, own_identity
-from partitiond.proxy.protocol import protocol_with
 from partitiond.proxy.state import ProxyState, write_atomically
 from partitiond.serde import to_json
 
@@ -75,7 +75,7 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
     with _exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
-        state = ProxyState(arguments.options, arguments.state_dir)
+        state = ProxyState(arguments.options, arguments.state_dir, log)
         state.load()
         port = listener.getsockname()[1]
         text = arguments_text(arguments.host, arguments.port, arguments.options)
@@ -97,7 +97,7 @@ class _Servers:
         self._about = about
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
-        self._data = QuietServer(data_config(ProxyApp(state, log), state.options))
+        self._data = QuietServer(data_config(state))
         self._control = QuietServer(_config(control_app(state, lambda: about, self.shut_down)))
 
     def shut_down(self, grace_seconds: float) -> None:
@@ -147,11 +147,10 @@ def _config(app: object) -> uvicorn.Config:
     )
 
 
-def data_config(app: ProxyApp, options: ProxyOptions) -> uvicorn.Config:
+def data_config(state: ProxyState) -> uvicorn.Config:
     """Configuration of the data listener's server."""
-    config = _config(app)
-    config.http = protocol_with(options)
-    config.timeout_keep_alive = 75
+    config = _config(QuietEnds(make_app(state)))
+    config.http = protocol_with(state)  # type: ignore[assignment]
     return config
 
 

@@ -7,19 +7,30 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from partitiond.core.balance import RetryBudget
 from partitiond.core.errors import InputError
 from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.auth import KeyRing
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.live import Flight, LiveModel, LiveReplica
+from partitiond.proxy.live import LiveModel, LiveReplica
+from partitiond.proxy.logs import LogFile
 from partitiond.proxy.metrics import Gauges, ProxyMetrics
 from partitiond.serde import from_json, to_json
 
+if TYPE_CHECKING:
+    from partitiond.proxy.exchange import Exchange
+    from partitiond.proxy.lane import DataProtocol
+
 TABLE_FILE: Final = "routing.json"
+
+SWEEP_SECONDS: Final = 0.05
+"""How often time limits are looked at: how late one may be noticed."""
+SWEEP_SECONDS_EACH: Final = 0.0001
+"""More of them are looked at less often, so that it takes about 1 % of a core at most."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -31,18 +42,24 @@ class ProxyState:
         table: the last routing table.
         models: live models by name.
         flights: every request between admission and its end.
+        reading: requests whose body is still to come.
         draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
-    def __init__(self, options: ProxyOptions, state_dir: Path) -> None:
+    def __init__(self, options: ProxyOptions, state_dir: Path, log: LogFile) -> None:
         self.options = options
+        self.log = log
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
-        self.flights: set[Flight] = set()
+        self.flights: set[Exchange] = set()
+        self.reading: set[Exchange] = set()
+        self.connections: set[DataProtocol] = set()
         self.draining = False
         self._landed: asyncio.Event | None = None
-        self._reading: set[asyncio.Timeout] = set()
+        self._names: dict[str, LiveModel] = {}
+        self._budget = RetryBudget(share=options.retry_share)
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
         self._removed: list[LiveModel] = []
         self._table_file = state_dir / TABLE_FILE
@@ -84,6 +101,10 @@ class ProxyState:
             if model is None:
                 model = self.models[route.name] = LiveModel(route)
             model.apply(route, table.replicas_of(route.name), self.options)
+        self._names = {}
+        for model in self.models.values():
+            self._names |= dict.fromkeys(model.route.aliases, model)
+        self._names |= self.models  # a name of its own comes before another's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
 
     def replicas(self) -> Iterator[LiveReplica]:
@@ -108,23 +129,63 @@ class ProxyState:
         now = time.monotonic()
         return {name: round(model.idle_seconds(now), 3) for name, model in self.models.items()}
 
-    @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
-        """For reading a body: TimeoutError when the client is too slow or draining begins."""
-        async with asyncio.timeout(self.options.client_timeout_seconds) as timeout:
-            self._reading.add(timeout)
-            try:
-                yield
-            finally:
-                self._reading.discard(timeout)
+    def find_model(self, name: str) -> LiveModel | None:
+        """By its name or an alias."""
+        return self._names.get(name)
+
+    def names(self) -> Mapping[str, LiveModel]:
+        """All models by their names and aliases."""
+        return self._names
+
+    def may_retry(self) -> bool:
+        """Take a retry from the budget, if there is one."""
+        budget = self._budget.after_retry()
+        if budget is None:
+            return False
+        self._budget = budget
+        return True
+
+    def took_off(self, exchange: "Exchange") -> None:
+        """A request is in flight from now on."""
+        self.flights.add(exchange)
+        self._budget = self._budget.after_request()
+
+    def landed(self, exchange: "Exchange") -> None:
+        """A request ended."""
+        self.flights.discard(exchange)
+        if self._landed is not None and not self.flights:
+            self._landed.set()
+
+    def forget(self, exchange: "Exchange") -> None:
+        """A request ended before it was in flight."""
+        self.reading.discard(exchange)
+
+    def start_sweeping(self) -> None:
+        """Look at time limits now and then; begins with the first connection."""
+        if self._sweep_timer is None:
+            loop = asyncio.get_running_loop()
+            self._sweep_timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all requests and connections, instead of several for each."""
+        self._sweep_timer = None
+        now = time.monotonic()
+        watched: list[Exchange | DataProtocol] = [
+            *self.flights, *self.reading, *self.connections,
+        ]  # fmt: skip
+        for one in watched:
+            one.sweep(now)
+        if self.connections or self.flights:
+            busy = len(self.flights) + len(self.connections)
+            pause = max(SWEEP_SECONDS, busy * SWEEP_SECONDS_EACH)
+            self._sweep_timer = loop.call_later(pause, self._sweep, loop)
 
     def stop_admitting(self) -> None:
         """Begin to drain: requests whose body has not arrived have not begun, and never will."""
         self.draining = True
-        now = asyncio.get_running_loop().time()
-        for timeout in self._reading:
-            if not timeout.expired():
-                timeout.reschedule(now)
+        now = time.monotonic()
+        for exchange in self.reading:
+            exchange.stop_reading(now)
 
     async def drain(self, grace_seconds: float) -> None:
         """Let what runs finish within the grace; then end it with an error."""
@@ -134,17 +195,14 @@ class ProxyState:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._landed.wait()
-        for flight in list(self.flights):
-            flight.abort("shutting_down")
-
-    def land(self, flight: Flight) -> None:
-        """A request ended."""
-        self.flights.discard(flight)
-        if self._landed is not None and not self.flights:
-            self._landed.set()
+        for exchange in list(self.flights):
+            exchange.shut_down()
 
     def close(self) -> None:
         """Close idle connections to engines."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
         for replica in self.replicas():
             replica.pool.close()
 

@@ -18,7 +18,14 @@ from typing import Any, Final
 import httpx
 
 import partitiond
-from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
+from partitiond.core.errors import (
+    ConflictError,
+    DeviceError,
+    InputError,
+    PartitiondError,
+    SettingsError,
+)
+from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 from partitiond.proxy.config import (
@@ -28,7 +35,7 @@ from partitiond.proxy.config import (
     ProxyOptions,
 )
 from partitiond.proxy.process import ProxyIdentity, arguments_text, is_alive, read_identity
-from partitiond.serde import to_json
+from partitiond.serde import from_jsonable, to_json
 
 START_SECONDS: Final = 20.0
 """Longest start; usually well below 1 s. A machine that is busy starting engines is slower."""
@@ -81,7 +88,8 @@ class ProxyProcess:
         """Where clients reach it, once it runs (the port is known even if 0 was asked for)."""
         port = self._port if self.identity is None else self.identity.port
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{port}"
+        scheme = "https" if self._options.tls_certificate else "http"
+        return f"{scheme}://{host}:{port}"
 
     async def ensure_running(self) -> bool:
         """Adopt or start it; True when a new process was started.
@@ -142,6 +150,16 @@ class ProxyProcess:
         # A proxy that was adopted from an older daemon does not tell its idle times: none is idle.
         idle = state.get("idle_seconds", {})
         return {name: Traffic(n, idle.get(name, 0.0)) for name, n in state["queues"].items()}
+
+    async def key_use(self) -> Mapping[str, KeyUse] | None:
+        """How much of each key is used, by id; None when the proxy cannot say."""
+        state = await self.state()
+        if state is None or "keys" not in state:  # an older daemon's proxy counts nothing
+            return None
+        try:
+            return {name: from_jsonable(KeyUse, use) for name, use in state["keys"].items()}
+        except InputError:  # one of a newer daemon counts otherwise
+            return None
 
     async def metrics_text(self) -> str:
         """Its Prometheus text. Raises PartitiondError when it cannot be reached."""

@@ -1,59 +1,77 @@
-"""Connections to engines: HTTP/1.1 over Unix sockets, as a bare protocol without per-chunk tasks.
+"""Connections to engines: HTTP/1.1 over Unix sockets, as a bare protocol.
 
-One reader per connection waits on one future. Data that nobody has asked for yet is kept up to
-`HIGH_WATER_BYTES`; then the socket is no longer read, so that a slow client slows its own engine
-stream (the kernel's socket buffer fills, the engine's write waits) instead of filling memory here.
+No task and no future per piece: what arrives goes straight to the `Receiver`, or, once a stream's
+content flows, straight to the client's transport. That fast way is open only while a read holds
+exactly one whole chunk of whole events without any of the dialect's markers, which is how engines
+write their events; then the very bytes that came are relayed, chunk frame included. Everything
+else takes the careful way through `framing` and `events`.
 """
 
 import asyncio
 import collections
-from typing import Final, cast
+from collections.abc import Callable
+from typing import Final, Protocol, cast
 
-import httptools
-
+from partitiond.proxy.dialects import Markers
 from partitiond.proxy.errors import AttemptError
-
-HIGH_WATER_BYTES: Final = 64 * 1024
-"""Unread bytes kept per connection; the same as asyncio's default for writing."""
+from partitiond.proxy.framing import MAX_HEAD_BYTES as _MAX_HEAD_BYTES
+from partitiond.proxy.framing import SIZES, ChunkedDecoder, FramingError, Head, parse_head
 
 FINISH_SECONDS: Final = 1.0
 """An answer whose end the client has already got may take so long to end on the wire, too."""
+
+_CLOSED_EARLY: Final = "The engine closed the connection before its answer was complete."
+
+
+class Receiver(Protocol):
+    """Who reads an answer. After `received_failure` or `received_end` nothing more is called."""
+
+    def received_head(self, head: Head) -> None:
+        """The head is complete."""
+        ...
+
+    def received_body(self, data: bytes) -> None:
+        """A piece of the body."""
+        ...
+
+    def received_end(self) -> None:
+        """The answer is complete."""
+        ...
+
+    def received_failure(self, failure: AttemptError) -> None:
+        """It will never be."""
+        ...
 
 
 class UpstreamConnection(asyncio.Protocol):
     """One connection; carries one request at a time.
 
     Attributes:
-        status: of the answer, 0 before its head is complete.
-        content_type: of the answer.
-        got_bytes: anything came back for this request.
-        complete: the answer was received to its end.
+        fast_pieces: pieces of the current answer that went by the fast way.
+        complete: the current answer was received to its end.
+        idle_since: when it was given back, by the event loop's clock.
     """
 
     __slots__ = (
-        "_chunks", "_failure", "_keep_alive", "_loop", "_parser", "_paused", "_size", "_waiter",
-        "closed", "complete", "content_type", "got_bytes", "on_idle", "status", "transport",
+        "_decoder", "_head", "_head_bytes", "_left", "_markers", "_pool", "_receiver", "_write",
+        "closed", "complete", "fast_pieces", "got_bytes", "idle_since", "transport",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._parser = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._failure: AttemptError | None = None
-        self._paused = False
+    def __init__(self, pool: "ConnectionPool") -> None:
+        self._pool = pool
+        self._receiver: Receiver | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._markers: Markers = (b"", b"", b"", b"")
+        self._head_bytes = b""
+        self._head: Head | None = None
+        self._decoder: ChunkedDecoder | None = None
+        self._left = 0
         self.transport: asyncio.Transport | None = None
         self.closed = False
-        self.on_idle: ConnectionPool | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        self.status = 0
-        self.content_type = b""
+        self.complete = True
         self.got_bytes = False
-        self.complete = False
-        self._keep_alive = False
+        self.fast_pieces = 0
+        self.idle_since = 0.0
 
     # What the event loop calls
 
@@ -63,110 +81,76 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, keep, wake the reader; stop reading when nobody reads."""
-        if self.complete and self.on_idle is not None:
-            self.close()  # an answer nobody asked for
-            return
-        self.got_bytes = True
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.fail(AttemptError("bad_response", "The engine's answer is not HTTP."))
-            self.close()
-        if self._size > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
-            self._paused = True
-            self.transport.pause_reading()
-        self._wake()
+        """Relay, or take apart and hand on."""
+        write = self._write
+        if write is not None and data.endswith(b"\n\n\r\n"):
+            at = data.find(b"\r\n", 0, 8)
+            size = SIZES.get(data[:at])
+            if size is not None and size + at + 4 == len(data):
+                first, second, third, fourth = self._markers
+                if (
+                    first not in data
+                    and second not in data
+                    and third not in data
+                    and fourth not in data
+                ):
+                    self.fast_pieces += 1
+                    write(data)
+                    return
+        self._take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Closed, by whomever."""
         self.closed = True
-        if not self.complete:
-            kind = "truncated" if self.status else "reset"
-            self.fail(
-                AttemptError(
-                    kind,
-                    "The engine closed the connection before its answer was complete.",
-                    no_byte=not self.got_bytes,
-                )
-            )
-        if self.on_idle is not None:
-            self.on_idle.forget(self)
-
-    # What the parser calls
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the one header that matters."""
-        if name.lower() == b"content-type":
-            self.content_type = value
-
-    def on_headers_complete(self) -> None:
-        """The status is known; 1xx answers are followed by the real one."""
-        status = self._parser.get_status_code()
-        self.status = 0 if status < 200 else status
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a piece until it is read."""
-        self._chunks.append(body)
-        self._size += len(body)
-
-    def on_message_complete(self) -> None:
-        """The answer ended; the connection may serve again if both sides keep it open."""
-        if self.status:
-            self.complete = True
-            # Asked here, because the parser forgets the head once the message is over.
-            self._keep_alive = bool(self._parser.should_keep_alive())
-            if self.on_idle is not None:
-                self.on_idle.finished(self)
-
-    # What the relay calls
-
-    def send(self, head: bytes, body: bytes) -> None:
-        """Send a request."""
-        self._reset()
-        if self.closed or self.transport is None:
-            self.fail(AttemptError("reset", "The engine closed the connection.", no_byte=True))
+        self._pool.lost(self)
+        if self._receiver is None:
             return
-        self.transport.write(head + body)
+        head = self._head
+        if head is not None and head.length is None and not head.chunked:
+            self._end()  # the body ends with the connection
+            return
+        kind = "truncated" if head is not None else "reset"
+        self._fail(AttemptError(kind, _CLOSED_EARLY, no_byte=not self.got_bytes))
 
-    async def wait_head(self) -> None:
-        """Wait until `status` is known. Raises AttemptError."""
-        while not self.status:
-            await self._wait()
+    # What an attempt calls
 
-    async def read(self) -> bytes:
-        """What has arrived, at least one byte; empty at the end. Raises AttemptError."""
-        while not self._chunks:
-            if self.complete:
-                return b""
-            await self._wait()
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._size = 0
-        if self._paused and self.transport is not None and not self.closed:
-            self._paused = False
+    def send(self, data: bytes, receiver: Receiver) -> None:
+        """Send a request, and tell the receiver what comes back."""
+        self._receiver = receiver
+        self._head = None
+        self._head_bytes = b""
+        self.complete = False
+        self.got_bytes = False
+        self.fast_pieces = 0
+        if self.closed or self.transport is None:
+            self._fail(AttemptError("reset", "The engine closed the connection.", no_byte=True))
+            return
+        self.transport.write(data)
+
+    def open_fast_way(self, write: Callable[[bytes], object], markers: Markers) -> None:
+        """From here on plain pieces go to `write` as they come, as long as none is in parts."""
+        decoder = self._decoder
+        if decoder is not None and decoder.at_boundary:
+            self._write, self._markers = write, markers
+
+    def pause(self) -> None:
+        """Read nothing for now: the kernel's buffer fills, and the engine's writes wait."""
+        if self.transport is not None and not self.closed:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.transport is not None and not self.closed:
             self.transport.resume_reading()
-        return data
 
-    async def read_all(self, limit_bytes: int) -> bytes:
-        """The whole answer. Raises AttemptError, also when it is larger than the limit."""
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.read():
-            parts.append(data)
-            size += len(data)
-            if size > limit_bytes:
-                raise AttemptError("bad_response", "The engine's answer is too large.")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def fail(self, failure: AttemptError) -> None:
-        """Make the reader raise, now or at its next read; the first failure counts."""
-        if self._failure is None:
-            self._failure = failure
-        self._wake()
+    def let_go(self) -> None:
+        """Nobody wants the rest of this answer; its client has all of it already."""
+        self._receiver = None
+        self._write = None
 
     def close(self) -> None:
         """Close at once; an engine takes that as the client having left."""
+        self.let_go()
         self.closed = True
         if self.transport is not None:
             self.transport.abort()
@@ -174,36 +158,86 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent."""
-        return (
-            self.complete
-            and not self.closed
-            and self._failure is None
-            and not self._chunks
-            and self._keep_alive
-        )
+        head = self._head
+        return self.complete and not self.closed and head is not None and head.keep_alive
 
-    def drop_unread(self) -> None:
-        """Forget what nobody will read (bytes after the end that the client already got)."""
-        self._chunks.clear()
-        self._size = 0
+    # The careful way
 
-    async def _wait(self) -> None:
-        self._raise_failure()
-        self._waiter = self._loop.create_future()
+    def _take(self, data: bytes) -> None:
+        self._write = None
+        if self.complete:
+            self.close()  # an answer nobody asked for
+            self._pool.lost(self)
+            return
+        self.got_bytes = True
         try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        if not self._chunks:
-            self._raise_failure()
+            while self._head is None or self._head.status < 200:
+                rest = self._take_head(data)
+                if rest is None:
+                    return
+                data = rest
+            self._take_body(data)
+        except FramingError as error:
+            self._fail(AttemptError("bad_response", f"The engine's answer is not HTTP: {error}."))
+            self.close()
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _take_head(self, data: bytes) -> bytes | None:
+        """What follows the head, or None while it is not complete."""
+        if self._head_bytes:
+            data = self._head_bytes + data
+            self._head_bytes = b""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > _MAX_HEAD_BYTES:
+                raise FramingError("its head never ends")
+            if not b"HTTP/1."[: len(data)] == data[:7]:
+                raise FramingError("no status line")
+            self._head_bytes = data
+            return None
+        self._head = head = parse_head(data[:end])
+        if head.status >= 200:  # 1xx answers are followed by the real one
+            self._decoder = ChunkedDecoder() if head.chunked else None
+            self._left = head.length or 0
+            if self._receiver is not None:
+                self._receiver.received_head(head)
+        elif head.status == 101:
+            raise FramingError("it wants another protocol")
+        return data[end + 4 :]
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _take_body(self, data: bytes) -> None:
+        head, decoder = self._head, self._decoder
+        assert head is not None
+        if decoder is not None:
+            body = decoder.feed(data) if data else b""
+            over, surplus = decoder.done, bool(decoder.rest)
+        elif head.length is None:
+            body, over, surplus = data, False, False
+        else:
+            body = data[: self._left]
+            surplus = len(data) > self._left
+            self._left -= len(body)
+            over = self._left == 0
+        if surplus:
+            head.keep_alive = False
+        if body and self._receiver is not None:
+            self._receiver.received_body(body)
+        if over and not self.complete and not self.closed:
+            self._end()
+
+    def _end(self) -> None:
+        self.complete = True
+        self._write = None
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.received_end()
+        else:
+            self._pool.finished(self)
+
+    def _fail(self, failure: AttemptError) -> None:
+        self._write = None
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.received_failure(failure)
 
 
 class ConnectionPool:
@@ -215,17 +249,15 @@ class ConnectionPool:
         self.socket_path = socket_path
         self._connect_timeout_seconds = connect_timeout_seconds
         self._idle_seconds = idle_seconds
-        self._idle: collections.deque[tuple[UpstreamConnection, float]] = collections.deque()
+        self._idle: collections.deque[UpstreamConnection] = collections.deque()
         self._finishing: dict[UpstreamConnection, asyncio.TimerHandle] = {}
         self._closed = False
 
-    def reuse(self) -> UpstreamConnection | None:
+    def reuse(self, now: float) -> UpstreamConnection | None:
         """An open connection, the most recently used one, or None."""
-        now = asyncio.get_running_loop().time()
         while self._idle:
-            connection, since = self._idle.pop()
-            if not connection.closed and now - since < self._idle_seconds:
-                connection.on_idle = None
+            connection = self._idle.pop()
+            if not connection.closed and now - connection.idle_since < self._idle_seconds:
                 return connection
             connection.close()
         return None
@@ -236,7 +268,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 _, connection = await loop.create_unix_connection(
-                    lambda: UpstreamConnection(loop), self.socket_path
+                    lambda: UpstreamConnection(self), self.socket_path
                 )
         except TimeoutError as error:
             raise AttemptError(
@@ -248,20 +280,19 @@ class ConnectionPool:
             ) from error
         return connection
 
-    def release(self, connection: UpstreamConnection) -> None:
+    def release(self, connection: UpstreamConnection, now: float) -> None:
         """Take back a connection whose answer was relayed to its end.
 
         The client may have got its end (`[DONE]`) before the engine ended the answer on the
         wire; the connection is then kept aside for a moment, not waited for.
         """
-        connection.drop_unread()
+        connection.let_go()
         if not self._closed and connection.reusable:
-            connection.on_idle = self
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+            connection.idle_since = now
+            self._idle.append(connection)
         elif self._closed or connection.closed or connection.complete:
             connection.close()
         else:
-            connection.on_idle = self
             loop = asyncio.get_running_loop()
             self._finishing[connection] = loop.call_later(FINISH_SECONDS, connection.close)
 
@@ -270,27 +301,26 @@ class ConnectionPool:
         timer = self._finishing.pop(connection, None)
         if timer is not None:
             timer.cancel()
-            self.release(connection)
+            self.release(connection, asyncio.get_running_loop().time())
 
-    def forget(self, connection: UpstreamConnection) -> None:
-        """A connection in our keeping was closed by the engine."""
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection is closed; if it is in our keeping, forget it."""
         timer = self._finishing.pop(connection, None)
         if timer is not None:
             timer.cancel()
-        for entry in self._idle:
-            if entry[0] is connection:
-                self._idle.remove(entry)
-                break
+        elif connection in self._idle:
+            self._idle.remove(connection)
 
     def close(self) -> None:
         """Close what is idle; connections in use are closed when they come back."""
         self._closed = True
         for timer in self._finishing.values():
             timer.cancel()
-        for connection in [*self._finishing, *(entry[0] for entry in self._idle)]:
-            connection.close()
+        kept = [*self._finishing, *self._idle]
         self._finishing.clear()
         self._idle.clear()
+        for connection in kept:
+            connection.close()
 
     def __len__(self) -> int:
         return len(self._idle)

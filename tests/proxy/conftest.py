@@ -18,10 +18,9 @@ from partitiond.core.routing import (
     ReplicaRoute,
     RoutingTable,
 )
-from partitiond.proxy.app import ProxyApp
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.lane import protocol_with
 from partitiond.proxy.logs import LogFile
-from partitiond.proxy.protocol import protocol_with
 from partitiond.proxy.server import data_config
 from partitiond.proxy.state import ProxyState
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
@@ -136,12 +135,13 @@ class ListLog(LogFile):
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, options: ProxyOptions) -> AsyncIterator[Proxy]:
-    state, log = ProxyState(options, folder / "state"), ListLog()
-    config = data_config(ProxyApp(state, log), options)
+    log = ListLog()
+    state = ProxyState(options, folder / "state", log)
+    config = data_config(state)
     config.load()
     clients = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: protocol_with(options)(config, clients, {}), "127.0.0.1", 0
+        lambda: protocol_with(state)(config, clients, {}), "127.0.0.1", 0
     )
     try:
         yield Proxy(state, server.sockets[0].getsockname()[1], log, log.kept, clients)

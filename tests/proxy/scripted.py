@@ -20,7 +20,8 @@ def chunk(data: bytes) -> bytes:
 
 
 def event(payload: object) -> bytes:
-    return b"data: " + json.dumps(payload).encode() + b"\n\n"
+    """As vLLM writes them: without a space."""
+    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
 
 
 def text_event(text: str, finish: str | None = None) -> bytes:

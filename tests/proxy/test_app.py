@@ -139,9 +139,9 @@ async def test_an_unknown_model_is_404_in_openais_shape(make_proxy: MakeProxy) -
     [
         "/", "/metrics", "/v1", "/v1/completions/", "/v1//completions", "//v1/completions",
         "/v1/%2e%2e/v1/completions", "/v1/completions%2f",
-        "/v1/%63ompletion%73x", "/V1/completions", "/invocations", "/tokenize", "/health",
+        "/v1/%63ompletion%73x", "/V1/completions", "/invocations", "/ping", "/health",
         "/routing", "/state", "/shutdown", "/v1/completions%00", "/v1/completions%252f..",
-        "/v1/completions;x", "/v1/embeddings", "/docs", "/openapi.json",
+        "/v1/completions;x", "/v1/audio/speech", "/docs", "/redoc",
     ],
 )  # fmt: skip
 async def test_only_the_allow_list_can_be_reached(
@@ -216,7 +216,8 @@ async def test_keys_are_required_and_scoped(make_proxy: MakeProxy, make_engine: 
         [("authorization", "Basic sk-all")],
         [("authorization", "Bearer sk-al")],
         [("authorization", "Bearer sk-all"), ("authorization", "Bearer sk-all")],
-        [("x-api-key", "sk-all")],
+        [("x-api-key", "sk-al")],
+        [("x-api-key", "sk-all"), ("authorization", "Bearer sk-all")],
     ],
 )
 async def test_what_is_no_key_gets_401(
@@ -226,7 +227,9 @@ async def test_what_is_no_key_gets_401(
     proxy = await make_proxy(table(keys=keys, keys_required=True))
     async with proxy.client as client:
         for method, path in (("POST", "/v1/completions"), ("GET", "/v1/models")):
-            response = await client.request(method, path, headers=headers)
+            response = await client.request(
+                method, path, headers=[*headers, ("content-type", "application/json")]
+            )
             assert response.status_code == 401
             assert error_of(response)["code"] == "invalid_api_key"
 

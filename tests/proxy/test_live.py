@@ -183,7 +183,7 @@ async def test_who_waits_starts_when_a_replica_comes(
     gate = Gate()
     full, fresh = await make_engine(gate, "full"), await make_engine(name="fresh")
     route = replica(full, max_sequences=1)
-    proxy = await make_proxy(table(route))
+    proxy = await make_proxy(table(route), debug_headers="always")
     running = asyncio.create_task(proxy.complete())
     await full.until(lambda: len(full.received) == 1)
     waiting = asyncio.create_task(proxy.complete())

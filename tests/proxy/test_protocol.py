@@ -122,7 +122,7 @@ async def test_while_shutting_down_nobody_waits_for_half_a_body(
     if not begun:
         proxy.state.stop_admitting()
     talking = asyncio.create_task(talk(proxy, half, finish=False))
-    await proxy.until(lambda: bool(proxy.state._reading))
+    await proxy.until(lambda: bool(proxy.state.reading))
     proxy.state.stop_admitting()
     async with asyncio.timeout(2):
         answer = await talking

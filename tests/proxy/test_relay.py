@@ -223,8 +223,9 @@ async def test_usage_is_passed_on_and_learned_from(
         table(replica(await make_engine(plays(*stream(text_event("x"), usage, DONE)))))
     )
     before = proxy.state.models["m"].output_p90.value
-    text = await proxy.stream_text(prompt="x" * 100)
-    assert "prompt_tokens" in text
+    asked = {"stream_options": {"include_usage": True}}
+    assert "prompt_tokens" in await proxy.stream_text(prompt="x" * 100, **asked)
+    assert "prompt_tokens" not in await proxy.stream_text(prompt="x" * 100)
     model = proxy.state.models["m"]
     assert model.output_p90.value > before
     assert model.tokens_per_byte.value > 0.3
@@ -356,7 +357,7 @@ async def test_a_draining_replica_gets_nothing_new_and_finishes_what_runs(
     go_on = asyncio.Event()
     old = await make_engine(plays(*stream(text_event("x"), go_on, DONE)), "old")
     new = await make_engine(name="new")
-    proxy = await make_proxy(table(replica(old, "old")))
+    proxy = await make_proxy(table(replica(old, "old")), debug_headers="always")
     running = asyncio.create_task(proxy.stream_text())
     await old.until(lambda: len(old.received) == 1)
     proxy.state.apply(table(replica(old, "old", draining=True), replica(new, "new"), version=2))

@@ -1,0 +1,187 @@
+"""HTTP/1.1 answers of engines, taken apart: heads and chunked bodies. Sans-I/O.
+
+Strict where being lenient would let two readers see different messages: an answer with two
+lengths, a folded header or a chunk size that is not plain hexadecimal is no answer. Engines are
+ours, but what is relayed here ends up on a connection that a client keeps using.
+"""
+
+import dataclasses
+import re
+from typing import Final
+
+MAX_HEAD_BYTES: Final = 256 * 1024
+"""Answers of pooling models describe each of their vectors in one header."""
+MAX_CHUNK_BYTES: Final = 1 << 30
+_MAX_SIZE_LINE: Final = 64
+"""Longest line of a chunk's size, its extensions included."""
+
+SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}
+"""Canonical chunk sizes of the lengths that single events have: a look-up instead of a parse."""
+
+_STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?")
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;.*)?")
+
+
+class FramingError(ValueError):
+    """What came is not a well-formed HTTP/1.1 answer."""
+
+
+@dataclasses.dataclass(slots=True)
+class Head:
+    """The head of an answer.
+
+    Attributes:
+        length: of the body in bytes; None where the body is chunked or ends with the connection.
+        keep_alive: the connection may carry another request afterwards.
+        metadata: value of that header (pooling models describe raw vectors in it), or empty.
+    """
+
+    status: int
+    content_type: bytes
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    metadata: bytes = b""
+
+
+def parse_head(data: bytes) -> Head:
+    """The head from its first byte up to, and without, the empty line. Raises FramingError."""
+    lines = data.split(b"\r\n")
+    start = _STATUS.fullmatch(lines[0])
+    if start is None:
+        raise FramingError("no status line")
+    head = Head(int(start[2]), b"", None, False, start[1] == b"1")
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise FramingError("a header without a colon")
+        name = name.lower()
+        if name == b"content-type":
+            head.content_type = value.strip()
+        elif name == b"content-length":
+            value = value.strip()
+            if head.length is not None or not value.isdigit() or len(value) > 18:
+                raise FramingError("not one content-length")
+            head.length = int(value)
+        elif name == b"transfer-encoding":
+            if head.chunked or value.strip().lower() != b"chunked":
+                raise FramingError("a transfer encoding that is not chunked")
+            head.chunked = True
+        elif name == b"connection":
+            tokens = value.lower()
+            if b"close" in tokens:
+                head.keep_alive = False
+            elif b"keep-alive" in tokens:
+                head.keep_alive = True
+        elif name == b"metadata":
+            head.metadata = value.strip()
+        elif _NAME.fullmatch(name) is None:
+            raise FramingError("a header's name is malformed")
+        if b"\r" in value or b"\n" in value or b"\x00" in value:
+            raise FramingError("a header's value is malformed")
+    if head.chunked and head.length is not None:
+        raise FramingError("both a content-length and a transfer encoding")
+    if head.status in {204, 304} or head.status < 200:
+        head.length, head.chunked = 0, False
+    return head
+
+
+class ChunkedDecoder:
+    """Takes a chunked body apart, however it was cut on the way.
+
+    Attributes:
+        done: the last chunk and its trailers have come.
+        rest: bytes after the end.
+    """
+
+    __slots__ = ("_buffer", "_left", "_trailers", "done", "rest")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._left = 0  # bytes of the current chunk, its line end included; 0 between chunks
+        self._trailers = False
+        self.done = False
+        self.rest = b""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return not (self._buffer or self._left or self._trailers or self.done)
+
+    def feed(self, data: bytes) -> bytes:
+        """The body's bytes in it. Raises FramingError."""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        out: list[bytes] = []
+        at = 0
+        end = len(data)
+        while at < end and not self.done:
+            if self._left:
+                at = self._take_chunk(data, at, out)
+                continue
+            line_end = data.find(b"\r\n", at, at + _MAX_SIZE_LINE)
+            if line_end < 0:
+                if end - at >= _MAX_SIZE_LINE and not self._trailers:
+                    raise FramingError("no chunk size")
+                self._keep(data[at:])
+                break
+            at = self._take_line(data[at:line_end], line_end + 2)
+        if self.done:
+            self.rest = data[at:]
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _take_line(self, line: bytes, after: int) -> int:
+        if self._trailers:
+            self.done = not line
+            return after
+        size = SIZES.get(line)
+        if size is None:
+            match = _SIZE.fullmatch(line)
+            if match is None:
+                raise FramingError("a chunk size that is no hexadecimal number")
+            size = int(match[1], 16)
+            if size > MAX_CHUNK_BYTES:
+                raise FramingError("a chunk that is too large")
+        if size == 0:
+            self._trailers = True
+        else:
+            self._left = size + 2
+        return after
+
+    def _take_chunk(self, data: bytes, at: int, out: list[bytes]) -> int:
+        """Bytes of the current chunk as far as they have come; its line end is checked."""
+        body = self._left - 2
+        here = len(data) - at
+        if here >= self._left:
+            if data[at + body : at + body + 2] != b"\r\n":
+                raise FramingError("a chunk longer than its size")
+            if body:
+                out.append(data[at : at + body])
+            at += self._left
+            self._left = 0
+            return at
+        if here < body:
+            out.append(data[at:])
+            self._left -= here
+            return len(data)
+        # All of the body, and none or the first byte of its line end.
+        if body:
+            out.append(data[at : at + body])
+        self._left = 2
+        self._keep(data[at + body :])
+        return len(data)
+
+    def _keep(self, data: bytes) -> None:
+        if len(data) > MAX_HEAD_BYTES:
+            raise FramingError("trailers without an end")
+        self._buffer = data
+
+
+def frame(data: bytes) -> bytes:
+    """One chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"

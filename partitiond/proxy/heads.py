@@ -1,0 +1,105 @@
+"""The headers of a request that mean something here; everything else is ignored, and none goes on.
+
+Engines get headers of ours only: what an engine would obey (`x-data-parallel-rank`, ...) is not
+for clients to send.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.proxy.errors import ApiError, body_too_large, invalid
+from partitiond.proxy.state import new_request_id
+
+_JSON_TYPE: Final = re.compile(rb"\s*application/(json|[\w.+-]+\+json)\s*(;|$)", re.IGNORECASE)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_SECONDS: Final = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+_WANTED: Final = {
+    b"authorization": "authorization",
+    b"x-api-key": "api_key",
+    b"content-type": "content_type",
+    b"content-encoding": "content_encoding",
+    b"content-length": "content_length",
+    b"x-request-id": "given_id",
+    b"x-session-id": "session",
+    b"x-partitiond-debug": "debug",
+    b"x-partitiond-max-wait-seconds": "max_wait",
+    b"origin": "origin",
+    b"x-forwarded-for": "forwarded_for",
+}
+
+
+class RequestHead:
+    """What a request's headers say.
+
+    Attributes:
+        authorization: the one such header, or empty (also where there are two).
+        api_key: `x-api-key`, as Anthropic's clients send it; the same rule.
+        max_wait: longest wait for a slot that the client accepts, in seconds, as text.
+    """
+
+    __slots__ = (
+        "api_key", "authorization", "content_encoding", "content_length", "content_type", "debug",
+        "forwarded_for", "given_id", "max_wait", "origin", "session",
+    )  # fmt: skip
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.authorization = b""
+        self.api_key = b""
+        self.content_type = b""
+        self.content_encoding = b""
+        self.content_length = b""
+        self.given_id = b""
+        self.session = b""
+        self.debug = b""
+        self.max_wait = b""
+        self.origin = b""
+        self.forwarded_for = b""
+        keys = 0
+        for name, value in headers:
+            field = _WANTED.get(name)
+            if field is not None:
+                keys += name in {b"authorization", b"x-api-key"}
+                setattr(self, field, value)
+        if keys > 1:
+            self.authorization = self.api_key = b""
+
+    def key(self) -> bytes:
+        """The API key it came with, or empty."""
+        if self.authorization:
+            scheme, _, key = self.authorization.partition(b" ")
+            return key.strip() if scheme.lower() == b"bearer" else b""
+        return self.api_key.strip()
+
+    def request_id(self) -> str:
+        """The client's own where it is harmless, else a new one."""
+        if self.given_id and _REQUEST_ID.fullmatch(self.given_id):
+            return self.given_id.decode()
+        return new_request_id()
+
+    def max_wait_seconds(self) -> float | None:
+        """Longest wait for a slot that the client accepts."""
+        if not self.max_wait or not _SECONDS.fullmatch(self.max_wait):
+            return None
+        return float(self.max_wait)
+
+    def check(self, max_body_bytes: int) -> ApiError | None:
+        """What is wrong with it as the head of a JSON request."""
+        if self.content_encoding and self.content_encoding.strip().lower() != b"identity":
+            return unsupported("Send the body uncompressed.")
+        # The parser has checked that it is a number.
+        if self.content_length and int(self.content_length) > max_body_bytes:
+            return body_too_large(max_body_bytes)
+        # A browser's form cannot have this type without asking first: no page can use a proxy
+        # that listens on the visitor's own machine.
+        if self.content_type != b"application/json" and not _JSON_TYPE.match(self.content_type):
+            return unsupported("Send the header 'Content-Type: application/json'.")
+        if self.max_wait and not _SECONDS.fullmatch(self.max_wait):
+            return invalid("x-partitiond-max-wait-seconds must be a number of seconds.")
+        return None
+
+
+def unsupported(message: str) -> ApiError:
+    """415."""
+    return ApiError(415, message, code="unsupported_media_type")

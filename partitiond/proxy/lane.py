@@ -1,0 +1,431 @@
+"""The client side of the data listener: uvicorn's protocol, with a lane of its own below ASGI.
+
+Requests that engines answer (`routes.DATA_ROUTES`) never become ASGI calls: an `Exchange` takes
+them from the parser's callbacks to the engine's connection and back, without a task and without a
+cycle of receive and send. Everything else goes to the application as uvicorn does it. Requests of
+one connection are answered one at a time, in their order, whichever way they take.
+
+Refused here, before either: connections beyond the limits, heads that are too large or never end,
+a missing or double Host, and anything that is not HTTP/1.0 or 1.1. All in OpenAI's error shape.
+"""
+
+import asyncio
+import collections
+import logging
+import math
+import time
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, Final
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from partitiond.proxy.errors import TOO_MANY_CONNECTIONS, ApiError
+from partitiond.proxy.exchange import Exchange
+from partitiond.proxy.heads import RequestHead
+from partitiond.proxy.routes import BY_PATH, BY_TARGET, DataRoute
+from partitiond.proxy.state import ProxyState, new_request_id
+
+SURPLUS_SECONDS: Final = 1.0
+"""A connection beyond the limit is answered when its head comes: closing it sooner would reset
+what the client is sending, and it would not see why."""
+LINGER_SECONDS: Final = 2.0
+"""After a refusal that did not wait for its body, what still comes is dropped for so long."""
+IDLE_SECONDS: Final = 75.0
+"""A connection without a request is kept so long."""
+MAX_PIPELINED: Final = 64
+"""Requests of one connection that wait for the answers of those before them."""
+
+Waiting = Exchange | RequestResponseCycle
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class DataProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    Attributes:
+        awaits_continue: the client sends its body only when told to.
+    """
+
+    def __init__(
+        self,
+        state: ProxyState,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.state = state
+        self.awaits_continue = False
+        self._options = state.options
+        self._head_bytes = 0
+        self._in_head = True
+        self._is_surplus = False
+        self._deadline = math.inf
+        self._refusal: ApiError | None = None
+        self._lingering = False
+        self._exchange: Exchange | None = None
+        """The request whose body the parser is at, where it goes by the lane."""
+        self._active: Waiting | None = None
+        """The request that is being answered."""
+        self._line: collections.deque[tuple[Waiting, Callable[[], object]]] = collections.deque()
+
+    # Connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock for the first head."""
+        super().connection_made(transport)
+        self.state.connections.add(self)
+        self.state.start_sweeping()
+        self._is_surplus = len(self.connections) > self._options.max_connections
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget everything."""
+        self.state.connections.discard(self)
+        waiting = [self._active, *(one for one, _ in self._line), self._exchange]
+        self._line.clear()
+        super().connection_lost(exc)
+        for one in waiting:
+            if isinstance(one, Exchange):
+                one.client_gone()
+            elif one is not None:
+                one.disconnected = True
+                one.message_event.set()
+
+    def sweep(self, now: float) -> None:
+        """Look whether a time limit of the connection was passed."""
+        if now > self._deadline:
+            self._deadline = math.inf
+            self.transport.abort() if self._lingering else self._close_idle()
+
+    def _close_idle(self) -> None:
+        # With bytes that the client does not take, closing would wait for it for ever.
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close without sending what the client does not take."""
+        self.transport.abort()
+
+    def linger(self) -> None:
+        """Take no further request: drop what comes, then close."""
+        self._lingering = True
+        self._deadline = time.monotonic() + LINGER_SECONDS
+
+    def head_lines(self) -> bytes:
+        """Headers of every answer."""
+        lines = b""
+        for name, value in self.server_state.default_headers:
+            lines += name + b": " + value + b"\r\n"
+        return lines
+
+    def pause_writing(self) -> None:
+        """The client's buffer is full."""
+        super().pause_writing()
+        if isinstance(self._active, Exchange):
+            self._active.pause()
+
+    def resume_writing(self) -> None:
+        """The client has taken it."""
+        super().resume_writing()
+        if isinstance(self._active, Exchange):
+            self._active.resume()
+
+    def shutdown(self) -> None:
+        """End once what is under way has been answered."""
+        if self._active is None and self._exchange is None:
+            self.transport.close()
+        elif isinstance(self._active, Exchange):
+            self._active.answer.keep_alive = False
+        elif self._active is not None:
+            self._active.keep_alive = False
+
+    # Bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Count the head's bytes as they come; the parser itself has no limit."""
+        if self._lingering:
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # nothing here upgrades; the request was served as if it had not asked
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
+        if self._in_head:
+            self._count_head(len(data))
+        elif self._exchange is not None and self._exchange not in self.state.reading:
+            self.state.reading.add(self._exchange)
+            self._exchange.await_body(time.monotonic())
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._options.max_header_bytes and not self.transport.is_closing():
+            self._refusal = self._too_large()
+            self.send_400_response("")
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is ours here
+        """Answer a request that cannot be read, in OpenAI's shape, and close."""
+        refusal = self._refusal or ApiError(
+            400, "The request is not valid HTTP.", code="invalid_http"
+        )
+        if self._active is not None:
+            # Another answer is under way; there is no place for this one.
+            if self._active is self._exchange:
+                self._exchange = None
+            self.transport.close()
+            return
+        body = refusal.body()
+        head = [STATUS_LINE[refusal.status], self.head_lines()]
+        for name, value in [
+            *refusal.headers(),
+            (b"x-request-id", new_request_id().encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]:
+            head.append(name + b": " + value + b"\r\n")
+        self.transport.write(b"".join([*head, b"\r\n", body]))
+        self.transport.close()
+
+    # Requests, as the parser sees them
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._exchange = None
+        if self._active is None and self._deadline > time.monotonic() + self._head_seconds():
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Check what the parser does not, then choose the way."""
+        self._in_head = False
+        self._deadline = math.inf
+        self._refusal = self._check_head()
+        if self._refusal is not None:
+            raise ValueError(self._refusal.message)  # the parser turns it into a 400 response
+        route = BY_TARGET.get(self.url)
+        method = self.parser.get_method()
+        if route is not None and method == b"POST":
+            self._take(route)
+            return
+        target = httptools.parse_url(self.url)
+        path = (target.path or b"").decode("ascii")
+        if "%" in path:
+            path = urllib.parse.unquote(path)
+        found = BY_PATH.get(path)
+        if found is not None and method == b"POST":
+            self._take(found)
+        else:
+            self._pass_on(method.decode("ascii"), path, target)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body of the request that the parser is at."""
+        if self._exchange is not None:
+            self._exchange.received(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        exchange = self._exchange
+        if exchange is None:
+            super().on_message_complete()
+            return
+        self._exchange = None
+        self.state.reading.discard(exchange)
+        if self._active is exchange:
+            self._complete(exchange)
+
+    def _take(self, route: DataRoute) -> None:
+        """By the lane."""
+        version = self.parser.get_http_version()
+        self.awaits_continue = self.expect_100_continue
+        exchange = Exchange(
+            self,
+            route,
+            RequestHead(self.headers),
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            chunked=version != "1.0",
+        )
+        self._exchange = exchange
+        if self._active is None:
+            self._active = exchange
+            self._begin(exchange)
+        else:
+            self._queue(exchange, lambda: self._begin_late(exchange))
+
+    def _begin(self, exchange: Exchange) -> None:
+        exchange.begin()
+        if self.awaits_continue and not self._lingering:
+            self.awaits_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _begin_late(self, exchange: Exchange) -> None:
+        """Its turn has come; it may have been read to its end by now."""
+        self._begin(exchange)
+        if exchange is not self._exchange and self._active is exchange:
+            self._complete(exchange)
+
+    def _complete(self, exchange: Exchange) -> None:
+        try:
+            exchange.received_all()
+        except Exception:  # the last line of defence: one request's bug must not look like a hang
+            _logger.exception("request %s failed inside the proxy", exchange.record.request_id)
+            exchange.crashed()
+
+    def is_answering(self, exchange: Exchange) -> bool:
+        """Whether it is this one's turn to send."""
+        return self._active is exchange
+
+    def _pass_on(self, method: str, path: str, target: Any) -> None:
+        """To the application, as uvicorn does it."""
+        version = self.parser.get_http_version()
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": method,
+            "root_path": "",
+            "path": path,
+            "raw_path": target.path or b"",
+            "query_string": target.query or b"",
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+        cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self.cycle = cycle
+        if self._active is None:
+            self._active = cycle
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self._queue(cycle, lambda: self._start_asgi_task(cycle, self.app))
+
+    def _queue(self, waiting: Waiting, start: Callable[[], object]) -> None:
+        self._line.append((waiting, start))
+        self.flow.pause_reading()
+        if len(self._line) > MAX_PIPELINED:
+            self.transport.abort()
+
+    # Answers
+
+    def exchange_over(self, exchange: Exchange) -> None:
+        """An exchange has sent its answer, or has nobody to send it to."""
+        if self._active is not exchange:
+            return
+        if exchange.answer.keep_alive and not self.transport.is_closing():
+            self._next()
+        else:
+            self._finish()
+
+    def on_response_complete(self) -> None:
+        """The application has sent its answer."""
+        if self.transport.is_closing():
+            return
+        self._next()
+
+    def _next(self) -> None:
+        """Answer the next request of the line, or wait for one."""
+        self.server_state.total_requests += 1
+        self._active = None
+        if self._line:
+            self._active, start = self._line.popleft()
+            start()
+        elif self._exchange is None:
+            self._deadline = time.monotonic() + IDLE_SECONDS
+            self.flow.resume_reading()
+
+    def _finish(self) -> None:
+        """The connection ends with this answer."""
+        self._active = None
+        self._line.clear()
+        if not self._lingering:
+            self.transport.close()
+            self._deadline = time.monotonic() + self._options.client_timeout_seconds
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()  # nothing more will come; what is sent to us is dropped
+
+    # Limits
+
+    def _check_head(self) -> ApiError | None:
+        if self._is_surplus:
+            return TOO_MANY_CONNECTIONS
+        size = len(self.url)
+        hosts = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            hosts += name == b"host"
+        if size > self._options.max_header_bytes:
+            return self._too_large()
+        if hosts != 1:
+            version = self.parser.get_http_version()
+            if version == "1.1" or hosts > 1:
+                return _NEEDS_HOST
+        if self.parser.get_http_version() not in {"1.0", "1.1"}:
+            return _NEEDS_HOST
+        return None
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            431,
+            f"The request's head is larger than {self._options.max_header_bytes} bytes.",
+            code="headers_too_large",
+        )
+
+    def _head_seconds(self) -> float:
+        seconds = self._options.client_timeout_seconds
+        # A surplus connection stays just long enough to be answered.
+        return min(seconds, SURPLUS_SECONDS) if self._is_surplus else seconds
+
+    def _await_head(self) -> None:
+        self._deadline = time.monotonic() + self._head_seconds()
+
+
+_NEEDS_HOST: Final = ApiError(
+    400, "The request needs exactly one Host header.", code="invalid_http"
+)
+
+
+def protocol_with(state: ProxyState) -> Callable[..., DataProtocol]:
+    """What uvicorn makes its protocol objects with."""
+
+    def make(
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> DataProtocol:
+        return DataProtocol(state, config, server_state, app_state, _loop)
+
+    return make

@@ -1,0 +1,97 @@
+"""The data routes: what there is, how each request is measured, and how its streams look.
+
+The allow-list itself: a path that is not here reaches no engine. The client's path is never sent
+on; each route has its own fixed path there.
+"""
+
+import dataclasses
+from typing import Final
+
+from partitiond.core.routing import RouteKind
+from partitiond.proxy.dialects import CHAT, MESSAGES, RESPONSES, Dialect
+from partitiond.proxy.requests import (
+    Measure,
+    measure_chat,
+    measure_completion,
+    measure_embedding,
+    measure_nothing,
+    measure_pairs,
+    measure_responses,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataRoute:
+    """One route that engines answer.
+
+    Attributes:
+        streams: whether its requests may ask for server-sent events.
+        tells_usage: whether its streams have to be asked for usage (`stream_options`).
+        output_field: the request's field for its limit of output tokens, or empty.
+        engine_head: its request's head at the engine, up to the request id.
+    """
+
+    path: str
+    kind: RouteKind
+    measure: Measure
+    dialect: Dialect
+    summary: str
+    streams: bool
+    tells_usage: bool
+    output_field: str
+    engine_head: bytes
+
+
+def _route(
+    path: str,
+    kind: RouteKind,
+    measure: Measure,
+    summary: str,
+    *,
+    dialect: Dialect = CHAT,
+    output_field: str = "",
+) -> DataRoute:
+    return DataRoute(
+        path=path,
+        kind=kind,
+        measure=measure,
+        dialect=dialect,
+        summary=summary,
+        streams=kind is RouteKind.GENERATE,
+        tells_usage=kind is RouteKind.GENERATE and dialect is CHAT,
+        output_field=output_field,
+        engine_head=(
+            f"POST {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
+            "x-request-id: "
+        ).encode(),
+    )
+
+
+_GENERATE, _EMBED, _TOKENIZE = RouteKind.GENERATE, RouteKind.EMBED, RouteKind.TOKENIZE
+
+DATA_ROUTES: Final = (
+    _route("/v1/completions", _GENERATE, measure_completion, "Complete a text",
+           output_field="max_tokens"),
+    _route("/v1/chat/completions", _GENERATE, measure_chat, "Answer a chat",
+           output_field="max_completion_tokens"),
+    _route("/v1/responses", _GENERATE, measure_responses, "Create a response",
+           dialect=RESPONSES, output_field="max_output_tokens"),
+    _route("/v1/messages", _GENERATE, measure_chat, "Answer messages (Anthropic's API)",
+           dialect=MESSAGES, output_field="max_tokens"),
+    _route("/v1/messages/count_tokens", _TOKENIZE, measure_nothing, "Count messages' tokens",
+           dialect=MESSAGES),
+    _route("/v1/embeddings", _EMBED, measure_embedding, "Embed texts"),
+    _route("/pooling", _EMBED, measure_embedding, "Pool hidden states"),
+    _route("/classify", _EMBED, measure_embedding, "Classify texts"),
+    _route("/score", _EMBED, measure_pairs, "Score pairs of texts"),
+    _route("/v1/score", _EMBED, measure_pairs, "Score pairs of texts"),
+    _route("/rerank", _EMBED, measure_pairs, "Rank documents by a query"),
+    _route("/v1/rerank", _EMBED, measure_pairs, "Rank documents by a query"),
+    _route("/v2/rerank", _EMBED, measure_pairs, "Rank documents by a query"),
+    _route("/tokenize", _TOKENIZE, measure_nothing, "Turn text into tokens"),
+    _route("/detokenize", _TOKENIZE, measure_nothing, "Turn tokens into text"),
+)  # fmt: skip
+
+BY_PATH: Final = {route.path: route for route in DATA_ROUTES}
+BY_TARGET: Final = {route.path.encode(): route for route in DATA_ROUTES}
+"""By the request target as it comes on the wire, for the usual case."""
