@@ -59,6 +59,8 @@ def main() -> int:
     arguments = read_arguments(sys.argv[1:])
     log = configure_logging(arguments)
     gc.freeze()  # what is imported by now stays: no collection need look at it again
+    # A request leaves no circles behind (`exchange`), so there is little to collect.
+    gc.set_threshold(50_000, 20, 100)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(arguments, log))

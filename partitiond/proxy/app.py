@@ -23,8 +23,9 @@ from partitiond.proxy.errors import ApiError
 from partitiond.proxy.heads import RequestHead
 from partitiond.proxy.logs import json_line
 from partitiond.proxy.openapi import document
+from partitiond.proxy.request_id import new_request_id
 from partitiond.proxy.routes import BY_PATH
-from partitiond.proxy.state import ProxyState, new_request_id
+from partitiond.proxy.state import ProxyState
 
 MODELS: Final = "/v1/models"
 HEALTH: Final = "/healthz"

@@ -5,6 +5,7 @@ or a failure. Plain pieces of a stream do not pass here at all (see `upstream`).
 """
 
 import asyncio
+import json
 import re
 import time
 from typing import TYPE_CHECKING, Final
@@ -257,6 +258,9 @@ class Attempt:
         ):
             self._fail(AttemptError("bad_response", "The engine's answer is not JSON."))
             return
+        if not (head.exact or _is_complete(head, body)):
+            self._fail(AttemptError("truncated", "The engine's answer is not complete."))
+            return
         exchange = self._exchange
         exchange.record.usage = self._usage(head.metadata or body)
         headers = b""
@@ -313,3 +317,14 @@ class Attempt:
         if self._connection is not None:
             self._connection.close()
         self._exchange.attempt_failed(failure)
+
+
+def _is_complete(head: Head, body: bytes) -> bool:
+    """Whether an answer whose end is not certain is all there; parsed in this rare case only."""
+    if not head.content_type.startswith(JSON):
+        return False
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -64,23 +64,29 @@ class _Secret:
 
 
 class KeyRing:
-    """The keys of one routing table."""
+    """The keys of one routing table.
+
+    Attributes:
+        expires: one of them, or a former secret, is not taken for ever.
+    """
 
     def __init__(self, keys: Iterable[KeyRoute], *, required: bool) -> None:
         self._required = required
         self._secrets: dict[bytes, _Secret] = {}
+        self.expires = False
         for key in keys:
             caller = Caller(
                 key.id, frozenset(key.models), frozenset(key.routes), key.priority, key.weight,
                 key.limits, key.rates,
             )  # fmt: skip
-            if key.previous_sha256:
-                ends = [x for x in (key.previous_until, key.expires_at) if x]
-                self._add(key.previous_sha256, min(ends, default=0.0), caller)
+            if key.previous_sha256 and key.previous_until:
+                until = min(x for x in (key.previous_until, key.expires_at) if x)
+                self._add(key.previous_sha256, until, caller)
             self._add(key.sha256, key.expires_at, caller)
 
     def _add(self, sha256: str, until: float, caller: Caller) -> None:
         digest = bytes.fromhex(sha256)
+        self.expires = self.expires or bool(until)
         self._secrets[digest] = _Secret(digest, until, caller)
 
     def identify(self, key: bytes) -> Caller | ApiError:

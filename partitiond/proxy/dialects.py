@@ -90,11 +90,6 @@ def _numbers(*names: bytes) -> tuple[re.Pattern[bytes], ...]:
     return tuple(re.compile(rb'"%b":\s*(\d{1,9})' % name) for name in names)
 
 
-def _last_number(pattern: re.Pattern[bytes], data: bytes) -> int | None:
-    found = pattern.findall(data)
-    return int(found[-1]) if found else None
-
-
 class ChatDialect:
     """completions and chat completions."""
 
@@ -125,10 +120,14 @@ class ChatDialect:
 
     def usage_of(self, event: bytes) -> Usage | None:
         """See `Dialect`."""
-        prompt, output = _last_number(self._prompt, event), _last_number(self._output, event)
+        at = event.rfind(b'"usage":')
+        if at < 0:
+            return None
+        prompt = self._prompt.search(event, at)
         if prompt is None:
             return None
-        return prompt, output or 0
+        output = self._output.search(event, at)
+        return int(prompt[1]), 0 if output is None else int(output[1])
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
         """See `Dialect`."""

@@ -16,17 +16,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from partitiond.core.admission import Rejected, estimate_cost
+from partitiond.core.routing import NO_REQUEST_LIMITS
 from partitiond.proxy import errors
 from partitiond.proxy.answer import Answer
 from partitiond.proxy.attempt import Attempt
 from partitiond.proxy.auth import ANYONE, Caller
 from partitiond.proxy.errors import ApiError, AttemptError, from_failure, from_rejected
 from partitiond.proxy.heads import RequestHead
-from partitiond.proxy.live import Flight, LiveModel, LiveReplica
+from partitiond.proxy.known_heads import KnownHead
+from partitiond.proxy.live import NOBODY, Flight, LiveModel, LiveReplica
 from partitiond.proxy.record import Record
 from partitiond.proxy.requests import (
     ParsedRequest,
-    Rewriting,
     check_limits,
     engine_body,
     parse_request,
@@ -63,9 +64,29 @@ class Exchange:
     """
 
     __slots__ = (
-        "_attempt", "_caller", "_deadline", "_failure", "_head", "_parts", "_refusal", "_route",
-        "_seen", "_since", "_size", "_state", "answer", "body", "body_done", "client", "flight",
-        "model", "paused", "phase", "record", "request",
+        "_attempt",
+        "_caller",
+        "_deadline",
+        "_failure",
+        "_known",
+        "_parts",
+        "_refusal",
+        "_seen",
+        "_since",
+        "_size",
+        "_state",
+        "answer",
+        "body",
+        "body_done",
+        "client",
+        "flight",
+        "head",
+        "model",
+        "paused",
+        "phase",
+        "record",
+        "request",
+        "route",
     )  # fmt: skip
 
     flight: Flight
@@ -74,12 +95,13 @@ class Exchange:
 
     def __init__(
         self, client: "DataProtocol", route: DataRoute, head: RequestHead, *, keep_alive: bool,
-        chunked: bool,
+        chunked: bool, known: KnownHead | None = None,
     ) -> None:  # fmt: skip
         self.client = client
+        self._known = known
         self._state = client.state
-        self._route = route
-        self._head = head
+        self.route = route
+        self.head = head
         request_id = head.request_id()
         self.answer = Answer(
             client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
@@ -129,6 +151,15 @@ class Exchange:
             self._start()
         elif self.phase is Phase.REFUSING and self._refusal is not None:
             self._refuse(self._refusal)
+
+    def body_is_broken(self, error: ApiError) -> bool:
+        """Nobody can tell where the body ends: refuse; False where that is too late."""
+        if self.phase not in {Phase.READING, Phase.REFUSING}:
+            return False
+        if not self.client.is_answering(self):
+            return False
+        self._refuse_and_linger(self._refusal or error)
+        return True
 
     def client_gone(self) -> None:
         """The client has left, in whatever phase."""
@@ -220,19 +251,23 @@ class Exchange:
             return errors.SHUTTING_DOWN
         if state.table.version == 0:
             return errors.NO_TABLE  # and so it is not known either whether keys are required
-        caller = state.keys.identify(self._head.key())
+        known = self._known
+        if known is not None:
+            caller = known.caller(state.keys)
+        else:
+            caller = state.keys.identify(self.head.key())
         if isinstance(caller, ApiError):
             return caller
         self._caller = caller
         self.record.key_id = caller.key_id
-        if not caller.may_call(self._route.kind):
-            return errors.route_not_allowed(self._route.kind.value)
-        return self._head.check(state.options.max_body_bytes)
+        if not caller.may_call(self.route.kind):
+            return errors.route_not_allowed(self.route.kind.value)
+        return None if known is not None else self.head.check(state.options.max_body_bytes)
 
     def _start(self) -> None:
         """The request is here: read it, and find it a replica."""
         state = self._state
-        request = parse_request(self.body, self._route.measure, state.options)
+        request = parse_request(self.body, self.route.measure, state.options)
         if isinstance(request, ApiError):
             self._refuse(request)
             return
@@ -256,9 +291,9 @@ class Exchange:
             prompt_tokens=(size.prompt_tokens + text_tokens) / max(1, size.prompts),
             max_tokens=size.max_tokens,
             output_p90=model.output_p90.value,
-            max_model_len=model.max_model_len(),
+            max_model_len=model.max_model_len,
         )
-        longest = self._head.max_wait_seconds()
+        longest = self.head.max_wait_seconds()
         self.flight = Flight(
             self, record.request_id, cost, now, math.inf if longest is None else longest
         )
@@ -267,22 +302,18 @@ class Exchange:
 
     def _prepare(self, request: ParsedRequest, model: LiveModel) -> ApiError | None:
         """Check it against the limits of its model and key, and make the engine's body of it."""
-        route, caller = model.route, self._caller
-        for limits in (route.limits, caller.limits):
+        if request.stream and not self.route.streams:
+            return errors.invalid("This route has no streams.", "stream")
+        most = 0
+        for limits in (model.route.limits, self._caller.limits):
+            if limits is NO_REQUEST_LIMITS:
+                continue
             refusal = check_limits(request, limits)
             if refusal is not None:
                 return refusal
-        if request.stream and not self._route.streams:
-            return errors.invalid("This route has no streams.", "stream")
-        limit = min(filter(None, (route.limits.max_output_tokens,
-                                  caller.limits.max_output_tokens)), default=0)  # fmt: skip
-        how = Rewriting(
-            served_name=route.served_name,
-            add_usage=request.stream and self._route.tells_usage,
-            output_field=self._route.output_field,
-            max_output_tokens=limit if self._route.output_field else 0,
-        )
-        body = engine_body(self.body, request, route, how)
+            asked = limits.max_output_tokens
+            most = min(most, asked) if most and asked else most or asked
+        body = engine_body(self.body, request, model.route, self.route, most)
         if isinstance(body, ApiError):
             return body
         self.body = body
@@ -310,7 +341,7 @@ class Exchange:
             record.queue_seconds = flight.placed_at - flight.started_at
         self.phase = Phase.RUNNING
         self._seen = -1
-        attempt = self._attempt = Attempt(self, replica, self._route, self._state.options)
+        attempt = self._attempt = Attempt(self, replica, self.route, self._state.options)
         if self.paused:
             attempt.pause()
         attempt.start()
@@ -382,7 +413,7 @@ class Exchange:
 
     def _add_debug_headers(self) -> None:
         wanted = self._state.options.debug_headers
-        if wanted == "never" or (wanted == "asked" and self._head.debug != b"1"):
+        if wanted == "never" or (wanted == "asked" and self.head.debug != b"1"):
             return
         record = self.record
         queued = (record.queue_seconds or 0.0) * 1000
@@ -406,8 +437,9 @@ class Exchange:
         self._parts = []
         if self._state.draining:
             self._deadline = time.monotonic() + DRAINING_SECONDS
-        if self.client.awaits_continue:
-            self._refuse_and_linger(refusal)  # the body will not come unasked
+        limit = DROPPED_BODIES * self._state.options.max_body_bytes
+        if self.client.awaits_continue or self.head.body_bytes() > limit:
+            self._refuse_and_linger(refusal)  # the body will not come unasked, or not in time
 
     def _refuse_and_linger(self, refusal: ApiError) -> None:
         if not self.client.is_answering(self):
@@ -463,6 +495,7 @@ class Exchange:
     def _over(self, outcome: str, error: str) -> None:
         """Count, learn and log, once per request."""
         self.phase = Phase.OVER
+        # No circles are left, so that nothing waits for the garbage collector.
         self._attempt = None
         state, record = self._state, self.record
         record.outcome, record.error = outcome, error
@@ -474,3 +507,4 @@ class Exchange:
         record.write(state.log, seconds)
         state.landed(self)
         self.client.exchange_over(self)
+        self.flight.owner = NOBODY

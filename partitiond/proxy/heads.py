@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.proxy.errors import ApiError, body_too_large, invalid
-from partitiond.proxy.state import new_request_id
+from partitiond.proxy.request_id import new_request_id
 
 _JSON_TYPE: Final = re.compile(rb"\s*application/(json|[\w.+-]+\+json)\s*(;|$)", re.IGNORECASE)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -84,12 +84,15 @@ class RequestHead:
             return None
         return float(self.max_wait)
 
+    def body_bytes(self) -> int:
+        """The declared length of the body, 0 where there is none; the parser has checked it."""
+        return int(self.content_length or 0)
+
     def check(self, max_body_bytes: int) -> ApiError | None:
         """What is wrong with it as the head of a JSON request."""
         if self.content_encoding and self.content_encoding.strip().lower() != b"identity":
             return unsupported("Send the body uncompressed.")
-        # The parser has checked that it is a number.
-        if self.content_length and int(self.content_length) > max_body_bytes:
+        if self.body_bytes() > max_body_bytes:
             return body_too_large(max_body_bytes)
         # A browser's form cannot have this type without asking first: no page can use a proxy
         # that listens on the visitor's own machine.

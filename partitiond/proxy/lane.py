@@ -28,10 +28,13 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from partitiond.proxy.errors import TOO_MANY_CONNECTIONS, ApiError
-from partitiond.proxy.exchange import Exchange
+from partitiond.proxy.exchange import Exchange, Phase
 from partitiond.proxy.heads import RequestHead
+from partitiond.proxy.known_heads import KnownHead
+from partitiond.proxy.request_id import new_request_id
 from partitiond.proxy.routes import BY_PATH, BY_TARGET, DataRoute
-from partitiond.proxy.state import ProxyState, new_request_id
+from partitiond.proxy.state import ProxyState
+from partitiond.proxy.upgrades import body_framing, parser_after_upgrade
 
 SURPLUS_SECONDS: Final = 1.0
 """A connection beyond the limit is answered when its head comes: closing it sooner would reset
@@ -73,6 +76,12 @@ class DataProtocol(HttpToolsProtocol):
         self._deadline = math.inf
         self._refusal: ApiError | None = None
         self._lingering = False
+        self._framing = b""
+        """How long the body is of a request that asked to upgrade, until it is read."""
+        self._between = True
+        """The parser has read one request to its end, and nothing of the next."""
+        self._first_bytes = b""
+        """What a request began with, where it came while no other was under way."""
         self._exchange: Exchange | None = None
         """The request whose body the parser is at, where it goes by the lane."""
         self._active: Waiting | None = None
@@ -158,10 +167,19 @@ class DataProtocol(HttpToolsProtocol):
         """Count the head's bytes as they come; the parser itself has no limit."""
         if self._lingering:
             return
+        if self._between and self._active is None and not self._is_surplus:
+            found = self.state.known_heads.find(data)
+            if found is not None and len(found[1]) <= self._options.max_body_bytes:
+                self._take_known(*found)
+                return
+            self._first_bytes = data
+        else:
+            self._first_bytes = b""
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # nothing here upgrades; the request was served as if it had not asked
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._go_on(data, upgrade):
+                return
         except httptools.HttpParserError:
             self.send_400_response("")
             return
@@ -171,6 +189,23 @@ class DataProtocol(HttpToolsProtocol):
             self.state.reading.add(self._exchange)
             self._exchange.await_body(time.monotonic())
 
+    def _go_on(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> bool:
+        """Past a head that asked to upgrade; whether the connection goes on."""
+        while not self.transport.is_closing():
+            data = data[upgrade.args[0] :]
+            self.parser = parser_after_upgrade(self, self._framing)
+            self._framing = b""
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return False
+            else:
+                return True
+        return False
+
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._options.max_header_bytes and not self.transport.is_closing():
@@ -179,14 +214,15 @@ class DataProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is ours here
         """Answer a request that cannot be read, in OpenAI's shape, and close."""
+        if self._lingering or self.transport.is_closing():
+            return  # the last answer has been given
         refusal = self._refusal or ApiError(
             400, "The request is not valid HTTP.", code="invalid_http"
         )
         if self._active is not None:
-            # Another answer is under way; there is no place for this one.
-            if self._active is self._exchange:
-                self._exchange = None
-            self.transport.close()
+            broken, self._exchange = self._exchange, None
+            if broken is None or not broken.body_is_broken(refusal):
+                self.transport.close()  # another answer is under way: there is no place for this
             return
         body = refusal.body()
         head = [STATUS_LINE[refusal.status], self.head_lines()]
@@ -204,14 +240,30 @@ class DataProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._lingering or self.transport.is_closing():
+            raise ValueError("no request after the last one")
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
         self._in_head = True
+        self._between = False
         self._head_bytes = 0
         self._exchange = None
         if self._active is None and self._deadline > time.monotonic() + self._head_seconds():
             self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; or a trailer, which means nothing here and is only counted."""
+        if self._in_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+            return
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._options.max_header_bytes:
+            self._refusal = self._too_large()
+            raise ValueError(self._refusal.message)
 
     def on_headers_complete(self) -> None:
         """Check what the parser does not, then choose the way."""
@@ -225,6 +277,8 @@ class DataProtocol(HttpToolsProtocol):
         if route is not None and method == b"POST":
             self._take(route)
             return
+        if method == b"CONNECT":
+            raise ValueError("no tunnels")  # the parser turns it into a 400 response
         target = httptools.parse_url(self.url)
         path = (target.path or b"").decode("ascii")
         if "%" in path:
@@ -244,6 +298,9 @@ class DataProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is complete."""
+        if self._framing:
+            return  # so says the parser, which has not read the body: see `upgrades`
+        self._between = True
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
@@ -268,8 +325,39 @@ class DataProtocol(HttpToolsProtocol):
         if self._active is None:
             self._active = exchange
             self._begin(exchange)
+            if exchange.phase is Phase.READING:
+                self._remember(exchange)
         else:
             self._queue(exchange, lambda: self._begin_late(exchange))
+
+    def _take_known(self, known: KnownHead, body: bytes) -> None:
+        """By the lane, without the parser: it has seen this head before."""
+        self._deadline = math.inf
+        self.awaits_continue = False
+        exchange = Exchange(
+            self, known.route, known.head, keep_alive=known.keep_alive, chunked=True, known=known
+        )
+        self._active = exchange
+        exchange.begin()
+        exchange.received(body)
+        self._complete(exchange)
+
+    def _remember(self, exchange: Exchange) -> None:
+        """Keep the head of a request that has nothing unusual about it."""
+        data, self._first_bytes = self._first_bytes, b""
+        plain = not self.expect_100_continue and exchange.answer.chunked
+        if data and plain and self._head_is_plain():
+            known = KnownHead(exchange.route, exchange.head, keep_alive=exchange.answer.keep_alive)
+            self.state.known_heads.keep(data, known)
+
+    def _head_is_plain(self) -> bool:
+        """Whether the body's length is its one `content-length`, and nothing else is asked for."""
+        lengths = 0
+        for name, _ in self.headers:
+            if name in _UNUSUAL:
+                return False
+            lengths += name == b"content-length"
+        return lengths == 1
 
     def _begin(self, exchange: Exchange) -> None:
         exchange.begin()
@@ -382,18 +470,27 @@ class DataProtocol(HttpToolsProtocol):
         if self._is_surplus:
             return TOO_MANY_CONNECTIONS
         size = len(self.url)
-        hosts = 0
+        hosts = encodings = 0
         for name, value in self.headers:
             size += len(name) + len(value) + 4
-            hosts += name == b"host"
+            if name in _CHECKED:
+                hosts += name == b"host"
+                if name == b"transfer-encoding":
+                    # The parser lets others stand before "chunked"; a reader in front may not.
+                    encodings += 1 if value.lower() == b"chunked" else 2
+                elif name == b"upgrade" and self.parser.should_upgrade():
+                    self._framing = body_framing(self.headers)
         if size > self._options.max_header_bytes:
             return self._too_large()
         if hosts != 1:
             version = self.parser.get_http_version()
             if version == "1.1" or hosts > 1:
                 return _NEEDS_HOST
-        if self.parser.get_http_version() not in {"1.0", "1.1"}:
+        version = self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
             return _NEEDS_HOST
+        if encodings > 1 or (encodings and version == "1.0"):
+            return _ONLY_CHUNKED
         return None
 
     def _too_large(self) -> ApiError:
@@ -412,8 +509,13 @@ class DataProtocol(HttpToolsProtocol):
         self._deadline = time.monotonic() + self._head_seconds()
 
 
+_UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
+_CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"upgrade"})
 _NEEDS_HOST: Final = ApiError(
     400, "The request needs exactly one Host header.", code="invalid_http"
+)
+_ONLY_CHUNKED: Final = ApiError(
+    400, "The one transfer encoding is 'chunked', and HTTP/1.0 has none.", code="invalid_http"
 )
 
 

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from partitiond.core.admission import (
     Cost,
@@ -42,6 +42,19 @@ class FlightOwner(Protocol):
     def refused(self, rejected: Rejected) -> None:
         """It waited in vain."""
         ...
+
+
+class Nobody:
+    """Owner of a flight that has ended."""
+
+    def placed(self, replica: "LiveReplica") -> None:
+        """Never called."""
+
+    def refused(self, rejected: Rejected) -> None:
+        """Never called."""
+
+
+NOBODY: Final = Nobody()
 
 
 class Flight:
@@ -186,6 +199,7 @@ class LiveModel:
     """One model: its replicas, its queue and what was learned of its requests.
 
     Attributes:
+        max_model_len: longest context any replica has; 0 where unknown.
         busy_at: when a request last came or left, by `time.monotonic`.
     """
 
@@ -198,6 +212,8 @@ class LiveModel:
         self.output_p90 = OutputP90()
         self.service = ServiceTime()
         self.removed = False
+        self.max_model_len = 0
+        self._serves = False
         self.busy_at = time.monotonic()
 
     def idle_seconds(self, now: float) -> float:
@@ -210,10 +226,6 @@ class LiveModel:
     def sequences_in_flight(self) -> int:
         """In all replicas."""
         return sum(replica.sequences for replica in self.replicas.values())
-
-    def max_model_len(self) -> int:
-        """Longest context any replica has; 0 where unknown."""
-        return max((r.route.max_model_len for r in self.replicas.values()), default=0)
 
     def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
         """A replica at once; or why not; or None, and the flight's owner is told later.
@@ -301,6 +313,10 @@ class LiveModel:
             entry.item.owner.refused(rejected)
 
     def _choose(self, flight: Flight) -> LiveReplica | None:
+        if len(self.replicas) == 1:
+            (only,) = self.replicas.values()
+            fits = admits(only, flight.cost) and is_eligible(only, flight.tried)
+            return only if fits else None
         room = [r for r in self.replicas.values() if admits(r, flight.cost)]
         return choose_replica(room, flight.tried, (random.random(), random.random()))  # noqa: S311 -- balance, no secret
 
@@ -315,7 +331,7 @@ class LiveModel:
         return self._has_replica() or (flight.held and self._comes_back)
 
     def _has_replica(self) -> bool:
-        return any(not replica.draining for replica in self.replicas.values())
+        return self._serves
 
     @property
     def _asleep(self) -> bool:
@@ -369,6 +385,9 @@ class LiveModel:
             else:
                 known.apply(new)
         self.retired = [replica for replica in self.retired if replica.flights]
+        current = self.replicas.values()
+        self._serves = any(not replica.draining for replica in current)
+        self.max_model_len = max((r.route.max_model_len for r in current), default=0)
         self.dispatch()
         self._refuse_hopeless()
 

@@ -5,16 +5,18 @@ again and has its own opinion of them. What bounds a request's cost must be righ
 `n` as a string, which an engine would take, is refused.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from partitiond.core.routing import ModelRoute, RequestLimits
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.errors import ApiError, invalid
+
+if TYPE_CHECKING:
+    from partitiond.proxy.routes import DataRoute
 
 MAX_TOKENS_LIMIT: Final = 1_048_576
 """No engine of this field serves longer contexts; a larger `max_tokens` is a mistake."""
@@ -50,8 +52,7 @@ class Body(msgspec.Struct):
 _decoder: Final = msgspec.json.Decoder(Body)
 
 
-@dataclasses.dataclass(slots=True)
-class Size:
+class Size(msgspec.Struct):
     """How much a request asks for.
 
     Attributes:
@@ -70,8 +71,7 @@ class Size:
 Measure = Callable[[Body, bytes, ProxyOptions], Size | ApiError]
 
 
-@dataclasses.dataclass(slots=True)
-class ParsedRequest:
+class ParsedRequest(msgspec.Struct):
     """What the proxy knows of a request.
 
     Attributes:
@@ -157,57 +157,35 @@ def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | No
     return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rewriting:
-    """How a request's body must differ from the client's.
-
-    Attributes:
-        served_name: the engine's name for the model.
-        add_usage: ask for usage at the end of the stream.
-        output_field: where a limit of output tokens goes, or empty.
-        max_output_tokens: the limit where the request names none; 0 for none.
-    """
-
-    served_name: str
-    add_usage: bool
-    output_field: str = ""
-    max_output_tokens: int = 0
-
-
 def engine_body(
-    body: bytes, request: ParsedRequest, route: ModelRoute, how: Rewriting
+    body: bytes, request: ParsedRequest, model: ModelRoute, route: "DataRoute", most: int
 ) -> bytes | ApiError:
-    """The body for the engine: the client's own bytes wherever nothing must differ."""
-    limit = how.max_output_tokens and request.size.max_tokens is None
-    if how.served_name != request.model or route.defaults_json or limit:
-        return _rewritten(body, request, route, how)
-    if not how.add_usage or request.wants_usage:
-        return body
-    if request.stream_options is None and b'"stream_options"' not in body:
-        # The body is an object with at least one member: it named its model.
-        return body.rstrip()[:-1] + _INCLUDE_USAGE
-    return _rewritten(body, request, route, how)
+    """The body for the engine: the client's own bytes wherever nothing must differ.
 
-
-def _rewritten(
-    body: bytes, request: ParsedRequest, route: ModelRoute, how: Rewriting
-) -> bytes | ApiError:
+    Args:
+        most: limit on output tokens where the request names none; 0 for none.
+    """
+    add_usage = request.stream and route.tells_usage and not request.wants_usage
+    add_limit = bool(most and route.output_field and request.size.max_tokens is None)
+    if model.served_name == request.model and not model.defaults_json and not add_limit:
+        if not add_usage:
+            return body
+        if request.stream_options is None and b'"stream_options"' not in body:
+            # The body is an object with at least one member: it named its model.
+            return body.rstrip()[:-1] + _INCLUDE_USAGE
     try:
         payload: dict[str, Any] = json.loads(body)
     except (ValueError, RecursionError) as error:
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
-    payload["model"] = how.served_name
-    if route.defaults_json:
-        payload = {**json.loads(route.defaults_json), **payload}
-    if how.max_output_tokens and request.size.max_tokens is None:
-        payload.setdefault(how.output_field, how.max_output_tokens)
-        if payload[how.output_field] is None:
-            payload[how.output_field] = how.max_output_tokens
-    if how.add_usage and not request.wants_usage:
-        given = payload.get("stream_options")
-        if given is None or isinstance(given, dict):
-            kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
-            payload["stream_options"] = {**kept, "include_usage": True}
+    payload["model"] = model.served_name
+    if model.defaults_json:
+        payload = {**json.loads(model.defaults_json), **payload}
+    if add_limit:
+        payload[route.output_field] = most
+    given = payload.get("stream_options")
+    if add_usage and (given is None or isinstance(given, dict)):
+        kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
+        payload["stream_options"] = {**kept, "include_usage": True}
     return json.dumps(payload, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 

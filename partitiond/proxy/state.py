@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from partitiond.core.errors import InputError
 from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.auth import KeyRing
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.known_heads import KnownHeads
 from partitiond.proxy.live import LiveModel, LiveReplica
 from partitiond.proxy.logs import LogFile
 from partitiond.proxy.metrics import Gauges, ProxyMetrics
@@ -43,6 +43,7 @@ class ProxyState:
         models: live models by name.
         flights: every request between admission and its end.
         reading: requests whose body is still to come.
+        known_heads: of requests that came before.
         draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
@@ -56,9 +57,11 @@ class ProxyState:
         self.reading: set[Exchange] = set()
         self.connections: set[DataProtocol] = set()
         self.draining = False
+        self.known_heads = KnownHeads()
         self._landed: asyncio.Event | None = None
         self._names: dict[str, LiveModel] = {}
         self._budget = RetryBudget(share=options.retry_share)
+        self._uncounted = 0
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
         self._removed: list[LiveModel] = []
@@ -139,8 +142,11 @@ class ProxyState:
 
     def may_retry(self) -> bool:
         """Take a retry from the budget, if there is one."""
-        budget = self._budget.after_retry()
+        credited = self._budget.after_requests(self._uncounted)
+        self._uncounted = 0
+        budget = credited.after_retry()
         if budget is None:
+            self._budget = credited
             return False
         self._budget = budget
         return True
@@ -148,7 +154,7 @@ class ProxyState:
     def took_off(self, exchange: "Exchange") -> None:
         """A request is in flight from now on."""
         self.flights.add(exchange)
-        self._budget = self._budget.after_request()
+        self._uncounted += 1
 
     def landed(self, exchange: "Exchange") -> None:
         """A request ended."""
@@ -270,8 +276,3 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def new_request_id() -> str:
-    """Unique and unguessable enough to correlate; not a secret."""
-    return f"req-{random.getrandbits(96):024x}"

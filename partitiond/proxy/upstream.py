@@ -107,6 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         head = self._head
         if head is not None and head.length is None and not head.chunked:
+            head.exact = False
             self._end()  # the body ends with the connection
             return
         kind = "truncated" if head is not None else "reset"
@@ -218,7 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._left -= len(body)
             over = self._left == 0
         if surplus:
-            head.keep_alive = False
+            head.keep_alive = head.exact = False
         if body and self._receiver is not None:
             self._receiver.received_body(body)
         if over and not self.complete and not self.closed:
