@@ -45,9 +45,13 @@ from partitiond.planner.warm import is_warm
 from partitiond.planner.worker import solve_in_process
 from partitiond.ports import DeviceProvider, EngineRunner, Store
 from partitiond.profiler.runner import Profiler
-from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
-from partitiond.service_settings import Reloading, service_options, status_text
+from partitiond.service_settings import (
+    Reloading,
+    proxy_options,
+    service_options,
+    status_text,
+)
 from partitiond.settings import Settings
 from partitiond.store import open_store
 from partitiond.store.lock import StateLock
@@ -219,13 +223,7 @@ def _proxy(settings: Settings) -> ProxyProcess:
         port=proxy.port,
         state_dir=settings.state_dir / "proxy",
         control_socket=settings.run_dir / SOCKET_NAME,
-        options=ProxyOptions(
-            max_body_bytes=proxy.max_body_bytes,
-            connect_timeout_seconds=proxy.connect_timeout_seconds,
-            first_token_timeout_seconds=proxy.first_token_timeout_seconds,
-            between_tokens_timeout_seconds=proxy.between_tokens_timeout_seconds,
-            total_timeout_seconds=proxy.total_timeout_seconds,
-        ),
+        options=proxy_options(proxy),
     )
 
 

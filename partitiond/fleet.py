@@ -13,6 +13,9 @@
     rules = { survive = "host" }       # avoid, near, only_on, survive_share, priority
     slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
     operating_point = "goodput"        # knee, slo, goodput, energy, throughput
+    aliases = ["facebook/opt-1.3b"]    # other names clients may use
+    request_defaults = { temperature = 0 }
+    request_limits = { max_output_tokens = 512 }
 
     [models.workload]
     shape = "lognormal"                # or "trace" with pairs_file = "pairs.csv"
@@ -38,6 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import Device
+from partitiond.core.routing import RequestLimits
 from partitiond.core.spec import (
     NAME_PATTERN,
     Demand,
@@ -131,6 +135,9 @@ class _ModelTable(_Table):
     variants: tuple[_VariantTable, ...] = ()
     operating_point: PointName = PointName.DEFAULT
     sleep_after_seconds: float | None = None
+    aliases: tuple[str, ...] = ()
+    request_defaults: dict[str, Any] = Field(default_factory=dict)
+    request_limits: dict[str, int] = Field(default_factory=dict)
 
 
 class _FleetTable(_Table):
@@ -148,15 +155,18 @@ def load_fleet(path: Path) -> Fleet:
     """
     table = _parse(path)
     models: list[ModelSpec] = []
+    names: set[str] = set()
     architectures: dict[str, Architecture] = {}
     for number, entry in enumerate(table.models, start=1):
         place = f"{path}: models, entry {number}"
         spec, architecture = _located(place, lambda e=entry: _model(e, path.parent))
-        if any(spec.name == other.name for other in models):
+        taken = {spec.name, *spec.aliases} & names
+        if taken:
             raise SpecError(
-                f"{place}: the name {spec.name!r} is taken already.",
-                hint="Give one of the two another `name`.",
+                f"{place}: the name {min(taken)!r} is taken already.",
+                hint="Give one of the two another `name`, or take the alias away.",
             )
+        names |= {spec.name, *spec.aliases}
         models.append(spec)
         if architecture is not None:
             architectures[spec.name] = architecture
@@ -241,6 +251,9 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
         variants=tuple(_variant(variant, engine, folder) for variant in entry.variants),
         operating_point=entry.operating_point,
         sleep_after_seconds=entry.sleep_after_seconds,
+        aliases=entry.aliases,
+        request_defaults=entry.request_defaults,
+        request_limits=_part("request_limits", lambda: RequestLimits(**entry.request_limits)),
     )
     return spec, architecture
 

@@ -1,5 +1,6 @@
-"""What the settings say to the service, at the start and after SIGHUP; and its line of status."""
+"""What the settings say to the service and the endpoint; re-reading them; the line of status."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 
@@ -13,9 +14,12 @@ from partitiond.core.hardware import headroom_bytes
 from partitiond.core.observation import ReconcilePolicy
 from partitiond.devices.cpu import discover_cpu
 from partitiond.ports import ReplicaView
+from partitiond.proxy.config import ProxyOptions
 from partitiond.reload import changes, taken_over
 from partitiond.settings import Settings, settings_values
+from partitiond.settings_proxy import ProxySettings
 from partitiond.systemd import ready, reloading
+from partitiond.tls_files import check_files
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,24 @@ def service_options(settings: Settings) -> ServiceOptions:
             checkpoint_dir=settings.checkpoint_dir,
         ),
     )
+
+
+def proxy_options(settings: ProxySettings) -> ProxyOptions:
+    """What the endpoint's process is started with: every setting it has a field for.
+
+    Raises:
+        SettingsError: the files for TLS cannot be used.
+    """
+    fields = {field.name for field in dataclasses.fields(ProxyOptions)}
+    values = {
+        name: getattr(settings, name) for name in ProxySettings.model_fields if name in fields
+    }
+    for name in ("tls_certificate", "tls_key"):
+        values[name] = "" if values[name] is None else str(values[name])
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        for warning in check_files(settings.tls_certificate, settings.tls_key):
+            log.warning("%s", warning)
+    return ProxyOptions(**values)
 
 
 def _host_memory_bytes(settings: Settings) -> int | None:

@@ -6,16 +6,16 @@ wrong types are refused, because a setting that is silently ignored is worse tha
 """
 
 import dataclasses
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from partitiond.core.plan import Objective
-from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.core.units import GIB, Bytes
+from partitiond.settings_proxy import ProxySettings
 from partitiond.settings_sources import (
     SettingInfo,
     build,
@@ -26,7 +26,17 @@ from partitiond.settings_sources import (
     from_file,
     from_flags,
 )
-from partitiond.settings_types import AbsolutePath, Count, HttpUrl, Port, Seconds, Size
+from partitiond.settings_types import (
+    AbsolutePath,
+    Count,
+    HttpUrl,
+    Port,
+    Seconds,
+    Size,
+    Table,
+    is_loopback,
+    reachable_url,
+)
 
 __all__ = [
     "LoadedSettings",
@@ -46,12 +56,6 @@ SOCKET_NAME_BYTES: Final = 38
 """Room below run_dir for one socket: "/", a replica's folder of 24 bytes, "/engine.sock"."""
 
 
-class Table(BaseModel):
-    """A table of the settings file: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class ControlSettings(Table):
     """Where the control API listens."""
 
@@ -61,37 +65,6 @@ class ControlSettings(Table):
         default=False,
         description="Allow a control address beyond loopback. The admin token travels in clear "
         "text: put TLS in front.",
-    )
-
-
-class ProxySettings(Table):
-    """The OpenAI-compatible endpoint."""
-
-    host: str = Field("127.0.0.1", min_length=1, description="Address the endpoint binds.")
-    port: Port = Field(8000, description="TCP port of the endpoint; 0 takes a free one.")
-    max_queue: int = Field(
-        256, ge=0, description="Requests per model that may wait for a replica; beyond it 429."
-    )
-    max_wait_seconds: Seconds = Field(
-        30.0, description="Longest wait for a replica, in seconds; beyond it 429."
-    )
-    require_keys: bool = Field(
-        default=False, description="Refuse requests without an API key; needed beyond loopback."
-    )
-    max_body_bytes: Size = Field(
-        Bytes(8 * MIB), description="Largest request body, as a size (8MiB) or a number of bytes."
-    )
-    first_token_timeout_seconds: Seconds = Field(
-        120.0, description="Longest time an engine may take to its first token, in seconds."
-    )
-    between_tokens_timeout_seconds: Seconds = Field(
-        60.0, description="Longest silence of an engine inside a stream, in seconds."
-    )
-    total_timeout_seconds: Seconds = Field(
-        1800.0, description="Longest time of one request in an engine, in seconds."
-    )
-    connect_timeout_seconds: Seconds = Field(
-        5.0, description="Longest time to connect to an engine, in seconds."
     )
 
 
@@ -353,28 +326,12 @@ class Settings(Table):
     @property
     def control_url(self) -> str:
         """Where clients on this host find the control API."""
-        return _url(self.control.host, self.control.port)
+        return reachable_url(self.control.host, self.control.port)
 
     @property
     def proxy_url(self) -> str:
         """Where clients on this host find the OpenAI-compatible endpoint (without /v1)."""
-        return _url(self.proxy.host, self.proxy.port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this host can reach a listener on `host`; unknown names count as open."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _url(host: str, port: int) -> str:
-    """Replace the any-address by loopback: one can bind it but not call it."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+        return reachable_url(self.proxy.host, self.proxy.port, tls=self.proxy.tls)
 
 
 def default_config_files() -> tuple[Path, ...]:

@@ -1,12 +1,19 @@
-"""Types of settings' values: what is refused, and what text becomes."""
+"""Types of settings' values: what is refused, what text becomes, and what an address means."""
 
+import ipaddress
 import urllib.parse
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from partitiond.core.units import Bytes, parse_bytes
+
+
+class Table(BaseModel):
+    """A table of the settings file: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _absolute(path: Path) -> Path:
@@ -29,9 +36,62 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    """A network, or one address, in its canonical form."""
+    try:
+        network = ipaddress.ip_network(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{error}: write a network such as 10.0.0.0/8, or an address") from error
+    if network.prefixlen == 0:
+        raise ValueError(f"{network} is every address: anyone could then say who they are")
+    return str(network)
+
+
+def _origin(text: str) -> str:
+    """What browsers send as Origin, or "*"; the port left out where it is the scheme's own."""
+    if text == "*":
+        return text
+    try:
+        parts = urllib.parse.urlsplit(text.lower())
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # a port that is none, brackets that do not close
+        parts, host, port = urllib.parse.SplitResult("", "", "", "", ""), "", None
+    shown = f"[{host}]" if ":" in host else host
+    whole = f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+    if parts.scheme not in {"http", "https"} or not host or whole != text.lower():
+        raise ValueError(
+            "write an origin such as https://app.example or http://127.0.0.1:3000: scheme, host "
+            "and port, nothing behind"
+        )
+    if not host.isascii() or any(character in host for character in "*% \t"):
+        raise ValueError("write the host of an origin in full, in ASCII (xn--...)")
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return whole.removesuffix(f":{port}") if port == default else whole
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Network = Annotated[str, AfterValidator(_network)]
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach a listener on `host`; unknown names count as open."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def reachable_url(host: str, port: int, *, tls: bool = False) -> str:
+    """Where this host calls a listener. One can bind the any-address, but not call it."""
+    scheme = "https" if tls else "http"
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
+    shown = f"[{reachable}]" if ":" in reachable else reachable
+    return f"{scheme}://{shown}:{port}"

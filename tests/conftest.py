@@ -8,6 +8,11 @@ import os
 
 from hypothesis import Phase, settings
 
+from partitiond import native
+
+if os.environ.get("PARTITIOND_TEST_NATIVE") == "1" and not native.activate():
+    raise RuntimeError("PARTITIOND_TEST_NATIVE is 1, and nothing is compiled")
+
 # Without the phase that explains a failure: it traces every line, and a planner that is traced
 # runs into the test's time limit before it can say what failed.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)

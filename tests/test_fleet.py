@@ -8,6 +8,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.hardware import SharingMode
 from partitiond.core.mig import geometry_on, place_of
 from partitiond.core.plan import Plan
+from partitiond.core.routing import RequestLimits
 from partitiond.core.spec import Isolation, PointName, SourceKind, Weights
 from partitiond.core.workload import Workload
 from partitiond.fleet import load_fleet
@@ -40,6 +41,9 @@ min_replicas = 1
 max_replicas = 4
 isolation = "device"
 auto = false
+aliases = ["facebook/opt-1.3b"]
+request_defaults = { temperature = 0.2, stop = ["\\n"] }
+request_limits = { max_output_tokens = 64 }
 
 [[models]]
 name = "mine"
@@ -75,6 +79,9 @@ def test_a_fleet_file_says_all_of_it(tmp_path: Path) -> None:
     )
     assert first.demand.planned_req_per_s == 4
     assert first.engine.max_model_len == 512
+    assert first.aliases == ("facebook/opt-1.3b",)
+    assert first.request_defaults == {"temperature": 0.2, "stop": ["\n"]}
+    assert first.request_limits == RequestLimits(max_output_tokens=64)
     assert second.source.kind is SourceKind.CONFIG
     assert fleet.architectures["mine"].parameters == 100_000_000
     assert [d.id for d in fleet.devices] == ["l4-24gb-0", "l4-24gb-1", "l4-24gb-2"]
@@ -91,6 +98,7 @@ def test_a_fleet_without_devices_is_for_this_host() -> None:
 
 
 MODEL = '[[models]]\nmodel = "opt-125m"\n'
+OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
 
 
 @pytest.mark.parametrize(
@@ -109,6 +117,10 @@ MODEL = '[[models]]\nmodel = "opt-125m"\n'
         (MODEL + "workload = { prompt_tokens = 0 }", "entry 1: prompt_tokens must be"),
         (MODEL + 'name = "Bad Name"', "entry 1: 'Bad Name' is no model name"),
         (MODEL + MODEL, "entry 2: the name 'opt-125m' is taken"),
+        (MODEL + OTHER + 'aliases = ["opt-125m"]', "entry 2: the name 'opt-125m' is taken"),
+        (MODEL + 'aliases = ["a b"]', "entry 1: 'a b' is no alias"),
+        (MODEL + "request_defaults = { stream = true }", "stream can have no default"),
+        (MODEL + "request_limits = { max_tokens = 5 }", "request_limits: there is no key"),
         ('[[models]]\nmodel = "no-such-model"', "entry 1: 'no-such-model' is no model"),
         ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
         ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "architecture: lacks"),

@@ -17,6 +17,7 @@ from partitiond.ports import (
     Event,
     Job,
     KeyRecord,
+    KeyView,
     ModelRecord,
     ModelView,
     PlanPreview,
@@ -46,6 +47,7 @@ ANSWERS: Final = tuple(
         DeviceDetails,
         Event,
         KeyRecord,
+        KeyView,
         NewKey,
     )
 )

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from partitiond.api.key_schemas import RequestLimitsBody, RequestLimitsPatch
 from partitiond.api.parts import (
-    MAX_LIST,
     MAX_VARIANTS,
     Body,
     DemandBody,
@@ -29,6 +29,7 @@ from partitiond.api.parts import (
     named_source,
 )
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.request_options import MAX_ALIASES
 from partitiond.core.spec import (
     Demand,
     EngineOptions,
@@ -47,6 +48,7 @@ from partitiond.serde import from_jsonable, to_jsonable
 from partitiond.settings_types import Size
 from partitiond.workloads import changed_workload
 
+Aliases = Annotated[tuple[str, ...], Field(max_length=MAX_ALIASES)]
 Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
 
 
@@ -129,6 +131,15 @@ class ModelBody(Body):
         description="Put it to sleep after so many seconds without a request; null never. Needs "
         "engine.sleep_mode.",
     )
+    aliases: Aliases = Field(
+        (), description="Other names clients may use, such as the hub id; no two models share one."
+    )
+    request_defaults: dict[str, Any] = Field(
+        {},
+        description="Parameters that a request gets where it does not name them, as temperature; "
+        "not model, prompt, messages or stream.",
+    )
+    request_limits: RequestLimitsBody = RequestLimitsBody()
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelBody":
@@ -165,6 +176,9 @@ class ModelBody(Body):
             variants=variants,
             operating_point=self.operating_point,
             sleep_after_seconds=self.sleep_after_seconds,
+            aliases=self.aliases,
+            request_defaults=self.request_defaults,
+            request_limits=self.request_limits.to_limits(),
         )
         _check_contexts(spec)
         return spec
@@ -240,11 +254,19 @@ class ModelPatch(Body):
     variants: Variants | None = Field(None, description="All of them: the list is replaced.")
     operating_point: PointName | None = None
     sleep_after_seconds: float | None = None
+    aliases: Aliases | None = Field(None, description="All of them: the list is replaced.")
+    request_defaults: dict[str, Any] | None = Field(
+        None, description="All of them: the object is replaced, not merged."
+    )
+    request_limits: RequestLimitsPatch | None = None
 
     def apply_to(self, spec: ModelSpec, options: ApiOptions) -> ModelSpec:
         """The changed specification. Raises SpecError."""
-        changes = self.model_dump(mode="json", exclude_unset=True, exclude={"workload", "variants"})
+        apart = {"workload", "variants", "request_defaults"}
+        changes = self.model_dump(mode="json", exclude_unset=True, exclude=apart)
         merged = _merge(to_jsonable(spec), changes)
+        if "request_defaults" in self.model_fields_set:
+            merged["request_defaults"] = self.request_defaults or {}
         merged["workload"] = to_jsonable(self._workload(spec.workload))
         try:
             changed = from_jsonable(ModelSpec, merged)
@@ -361,15 +383,6 @@ class ApplyBody(Body):
 
     plan_id: str | None = Field(
         None, description="Id of a previewed plan; null makes a fresh plan and applies that."
-    )
-
-
-class KeyBody(Body):
-    """A new API key."""
-
-    label: str = Field("", max_length=200, description="What it is for.")
-    models: Annotated[list[str], Field(max_length=MAX_LIST)] = Field(
-        [], description="Models it may use; empty for all."
     )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from partitiond.cli import key_options as given
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, out, print_json, say
 
@@ -13,22 +14,47 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="API keys of the endpoint.")
     group.command("create")(create)
     group.command("list")(list_keys)
+    group.command("show")(show)
+    group.command("update")(update)
+    group.command("rotate")(rotate)
     group.command("remove")(remove)
     app.add_typer(group, name="keys")
 
 
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
+
+
 def create(
     ctx: typer.Context,
-    label: Annotated[str, typer.Option("--label", help="Who or what uses it.")] = "",
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="Allow only this model; repeatable. Default: all."),
-    ] = None,
+    *,
+    label: given.LabelOption = None,
+    models: given.ModelsOption = None,
+    routes: given.RoutesOption = None,
+    expires: given.ExpiresOption = None,
+    priority: given.PriorityOption = None,
+    weight: given.WeightOption = None,
+    requests_per_minute: given.RequestsOption = None,
+    tokens_per_minute: given.TokensOption = None,
+    max_in_flight: given.InFlightOption = None,
+    token_budget: given.BudgetOption = None,
+    max_prompt_bytes: given.PromptBytesOption = None,
+    max_output_tokens: given.OutputTokensOption = None,
+    max_sequences: given.SequencesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it once; only its hash is kept."""
+    terms = given.terms_body(
+        label=label,
+        models=models,
+        routes=routes,
+        expires=expires,
+        priority=priority,
+        weight=weight,
+        limits=given.limits_body(max_prompt_bytes, max_output_tokens, max_sequences),
+        rates=given.rates_body(requests_per_minute, tokens_per_minute, max_in_flight, token_budget),
+    )
     with client_of(ctx) as client:
-        record, key = client.create_key(label, models or [])
+        record, key = client.create_key(terms=terms)
     if as_json:
         print_json({"record": record, "key": key})
         return
@@ -38,19 +64,88 @@ def create(
 
 
 def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List keys: ids, labels and the models they may use."""
-    from partitiond.cli.render import keys_table
+    """List keys: ids, labels, models, and when they end."""
+    from partitiond.cli.render_keys import keys_table
 
     with client_of(ctx) as client:
         keys = client.keys()
     emit(keys, as_json=as_json, render=lambda: keys_table(keys))
 
 
-def remove(
+def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
+    """Show what a key may do, and how much of it is used."""
+    from partitiond.cli.render_keys import key_table
+
+    with client_of(ctx) as client:
+        view = client.key(key_id)
+    emit(view, as_json=as_json, render=lambda: key_table(view))
+
+
+def update(
     ctx: typer.Context,
-    key_id: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")],
+    key_id: KeyArgument,
+    *,
+    label: given.LabelOption = None,
+    models: given.ModelsOption = None,
+    routes: given.RoutesOption = None,
+    expires: given.ExpiresOption = None,
+    priority: given.PriorityOption = None,
+    weight: given.WeightOption = None,
+    requests_per_minute: given.RequestsOption = None,
+    tokens_per_minute: given.TokensOption = None,
+    max_in_flight: given.InFlightOption = None,
+    token_budget: given.BudgetOption = None,
+    max_prompt_bytes: given.PromptBytesOption = None,
+    max_output_tokens: given.OutputTokensOption = None,
+    max_sequences: given.SequencesOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    """Change what a key may do, from now on.
+
+    What is not given stays; --model and --route name all of them anew.
+    """
+    changes = given.terms_body(
+        label=label,
+        models=models,
+        routes=routes,
+        expires=expires,
+        priority=priority,
+        weight=weight,
+        limits=given.limits_body(max_prompt_bytes, max_output_tokens, max_sequences),
+        rates=given.rates_body(requests_per_minute, tokens_per_minute, max_in_flight, token_budget),
+    )
+    if not changes:
+        raise typer.BadParameter("nothing to change: give at least one option.")
+    with client_of(ctx) as client:
+        record = client.update_key(key_id, changes)
+    if as_json:
+        print_json(record)
+        return
+    say(f"Key {record.id} is changed.")
+
+
+def rotate(
+    ctx: typer.Context,
+    key_id: KeyArgument,
+    grace: given.GraceOption = "1h",
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key another secret and print it once; id and terms stay."""
+    seconds = given.seconds_of("--grace", grace)
+    with client_of(ctx) as client:
+        record, key = client.rotate_key(key_id, seconds)
+    if as_json:
+        print_json({"record": record, "key": key})
+        return
+    out().print(key, markup=False, soft_wrap=True)
+    say(f"This is the new secret of key {record.id}. It is shown only now: keep it.")
+    if record.previous_until is None:
+        say("The one before is refused from now on.")
+    else:
+        say(f"The one before is taken until {record.previous_until}.")
+
+
+def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """Remove a key: requests with it are refused from now on."""
     with client_of(ctx) as client:
         client.remove_key(key_id)

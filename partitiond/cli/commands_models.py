@@ -8,6 +8,7 @@ from partitiond.cli import commands_catalog
 from partitiond.cli import placement_options as placed
 from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
+from partitiond.cli import request_options as requests
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
 
@@ -70,6 +71,11 @@ def add(
     survive: placed.SurviveOption = None,
     survive_share: placed.SurviveShareOption = None,
     priority: placed.PriorityOption = None,
+    alias: requests.AliasOption = None,
+    default: requests.DefaultsOption = None,
+    max_prompt_bytes: requests.PromptBytesOption = None,
+    max_output_tokens: requests.OutputTokensOption = None,
+    max_sequences: requests.SequencesOption = None,
     auto: AutoOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,6 +106,9 @@ def add(
         ),
         "auto": auto,
     }
+    parts |= requests.requests_body(
+        alias, default, (max_prompt_bytes, max_output_tokens, max_sequences)
+    )
     source = given.source_body(model, name, weights, engine_kind, hub=hub)
     limits = given.limits_body(min_replicas, max_replicas, isolation)
     _register(ctx, given.without_none(source | parts | limits), as_json=as_json)
@@ -204,12 +213,20 @@ def update(
     survive: placed.SurviveOption = None,
     survive_share: placed.SurviveShareOption = None,
     priority: placed.PriorityOption = None,
+    alias: requests.AliasOption = None,
+    default: requests.DefaultsOption = None,
+    max_prompt_bytes: requests.PromptBytesOption = None,
+    max_output_tokens: requests.OutputTokensOption = None,
+    max_sequences: requests.SequencesOption = None,
     auto: Annotated[
         bool | None, typer.Option("--auto/--no-auto", help="Take part in the chain.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change what was registered; what is not given stays. --variant names all of them anew."""
+    """Change what was registered; what is not given stays.
+
+    --variant, --alias and --default name all of them anew.
+    """
     load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
     precision = _precision(quantization, kv_cache_dtype, max_num_batched_tokens)
     parts = {
@@ -234,6 +251,9 @@ def update(
     limits = given.limits_body(min_replicas, max_replicas, isolation)
     changes = given.without_none(parts | limits)
     variants = given.variant_bodies(variant)
+    changes |= requests.requests_body(
+        alias, default, (max_prompt_bytes, max_output_tokens, max_sequences)
+    )
     if variants is not None:
         changes["variants"] = variants
     if sleep_after is not None:

@@ -6,24 +6,24 @@ than it could or not for everything. Each says what to do.
 
 import collections
 import os
-import resource
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.cli.doctor_limits import check_open_files, file_limits
+from partitiond.cli.doctor_tls import check_tls
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, MIB, format_bytes
 
 if TYPE_CHECKING:
     from partitiond.settings import Settings
 
-MIN_OPEN_FILES: Final = 4096
-"""Each request in flight holds two sockets, each engine some dozens of files."""
 MIN_SHARED_MEMORY_BYTES: Final = 256 * MIB
 """vLLM's processes exchange batches through /dev/shm; containers often give 64 MiB."""
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - looked at, nothing is put there
@@ -104,20 +104,6 @@ def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> Finding
                 f"stop what uses it, or choose another: --set {name}.port=PORT",
             )
     return ok(name, f"{host}:{port} is free")
-
-
-def check_open_files(settings: "Settings") -> Finding:
-    """The limit of open files."""
-    del settings
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
-        return warn(
-            "open files",
-            f"limit {soft} (hard limit {hard})",
-            f"raise it: ulimit -n {MIN_OPEN_FILES}, or LimitNOFILE= in the systemd unit",
-            f"ulimit -n {MIN_OPEN_FILES}",
-        )
-    return ok("open files", f"limit {soft}")
 
 
 def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> Finding:
@@ -238,7 +224,11 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
         lambda: check_telemetry(settings),
         lambda: check_memory(settings),
         lambda: check_shared_memory(settings),
-        lambda: check_open_files(settings),
+        lambda: check_open_files(
+            file_limits(),
+            max_connections=settings.proxy.max_connections,
+            workers=settings.proxy.workers,
+        ),
         lambda: check_writable("state_dir", settings.state_dir),
         lambda: check_writable("run_dir", settings.run_dir),
         lambda: check_writable("cache_dir", settings.cache_dir),
@@ -253,5 +243,6 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
     found = [check() for check in checks]
     return [
         *found,
+        *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
     ]

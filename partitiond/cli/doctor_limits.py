@@ -1,7 +1,11 @@
-"""Doctor: what the host and its cgroup allow: memory, processes, cores, shared memory. Pure."""
+"""Doctor: what the host and its cgroup allow: memory, processes, cores, files, shared memory.
+
+Pure but for the functions that read the limits.
+"""
 
 import dataclasses
 import resource
+from pathlib import Path
 from typing import Final
 
 from partitiond.cli.doctor_facts import HostFacts
@@ -19,6 +23,13 @@ CORES_PER_GPU: Final = 2
 """One for an engine's loop, one for the front-end and the kernel; each replica wants its own."""
 LEAST_LOCKED_BYTES: Final = 64 * MIB
 """The usual limit of distributions is 8 MiB; CUDA pins its own memory past it, libraries do not."""
+MIN_OPEN_FILES: Final = 4096
+"""Each engine takes some dozens of files, and so do the daemon's databases and logs."""
+FILES_PER_CONNECTION: Final = 2
+"""The client's, and while its request runs the one to an engine."""
+OWN_FILES: Final = 256
+"""Libraries, logs, listeners and control sockets of one process of the endpoint."""
+FILE_MAX: Final = Path("/proc/sys/fs/file-max")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +48,65 @@ def ulimits() -> Ulimits:
         return None if value == resource.RLIM_INFINITY else value
 
     return Ulimits(soft(resource.RLIMIT_NPROC), soft(resource.RLIMIT_MEMLOCK))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileLimits:
+    """How many files may be open; None for no limit.
+
+    Attributes:
+        soft, hard: of each process.
+        host: of all processes together.
+    """
+
+    soft: int | None = None
+    hard: int | None = None
+    host: int | None = None
+
+
+def file_limits() -> FileLimits:
+    """Of this process and host."""
+
+    def bounded(value: int) -> int | None:
+        return None if value == resource.RLIM_INFINITY else value
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        host = int(FILE_MAX.read_text())
+    except (OSError, ValueError):  # not shown in some containers
+        host = None
+    return FileLimits(bounded(soft), bounded(hard), host)
+
+
+def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) -> Finding:
+    """Whether the endpoint can hold as many connections as it accepts.
+
+    The limit is of each process, and the kernel gives connections to workers as it likes: one may
+    get them all.
+    """
+    needed = max(MIN_OPEN_FILES, OWN_FILES + FILES_PER_CONNECTION * max_connections)
+    soft, hard = limits.soft, limits.hard
+    if soft is not None and soft < needed:
+        holds = max(0, soft - OWN_FILES) // FILES_PER_CONNECTION
+        above = f" (hard limit {hard})" if hard is not None else ""
+        reachable = hard is None or hard >= needed
+        return warn(
+            "open files",
+            f"limit {soft}{above}: room for {holds} connections with a request each; "
+            f"proxy.max_connections is {max_connections}, which may take {needed} files",
+            f"raise it, by LimitNOFILE={needed} in the systemd unit, or lower "
+            "proxy.max_connections",
+            f"ulimit -n {needed}" if reachable else "",
+        )
+    total = workers * needed
+    if limits.host is not None and limits.host < total:
+        return warn(
+            "open files",
+            f"fs.file-max is {limits.host}: {workers} workers may take {total} files together",
+            "raise it, or lower proxy.max_connections",
+            f"sudo sysctl -w fs.file-max={2 * total}",
+        )
+    return ok("open files", f"limit {'none' if soft is None else soft}, {needed} needed")
 
 
 def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[Finding]:

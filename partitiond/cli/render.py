@@ -1,4 +1,4 @@
-"""Tables for people: models, replicas, devices, jobs, events, keys. They fit 80 columns."""
+"""Tables for people: models, replicas, devices, jobs, events. They fit 80 columns."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -8,10 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from partitiond.cli.placement_options import demand_text, placement_text
+from partitiond.cli.request_options import defaults_text, limits_text
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.spec import ModelSpec, Variant
 from partitiond.core.units import format_bytes, format_duration
-from partitiond.ports import Event, Job, KeyRecord, ModelRecord, ModelView, ReplicaView
+from partitiond.ports import Event, Job, ModelRecord, ModelView, ReplicaView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -148,6 +149,9 @@ def record_table(record: ModelRecord) -> "RenderableType":
         ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
         ("placement", placement_text(spec)),
         ("sleeps", _sleep_text(spec)),
+        ("aliases", ", ".join(spec.aliases) or "none"),
+        ("defaults", defaults_text(spec)),
+        ("request limits", limits_text(spec.request_limits)),
         ("auto", "yes" if spec.auto else "no"),
         ("version", f"{record.version}, changed {record.updated_at}"),
     ):
@@ -271,14 +275,4 @@ def events_table(events: Sequence[Event]) -> "RenderableType":
     table = new_table(">id", "at", "kind", "about", "what happened", whole=(">id", "at"))
     for event in events:
         table.add_row(str(event.id), event.at[:19], event.kind, event.subject, event.message)
-    return table
-
-
-def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
-    """API keys: never the key itself, which is not kept."""
-    if not keys:
-        return "No API keys. Make one: partitiond keys create --label my-app"
-    table = new_table("key", "label", "models", "created", whole=("key", "created"))
-    for key in keys:
-        table.add_row(key.id, key.label, ", ".join(key.models) or "all", key.created_at[:19])
     return table

@@ -1,21 +1,25 @@
 """`ControlClient`: the control API's operations as methods, its answers as the core's types."""
 
-import json
-import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 
 from partitiond import serde
+from partitiond.client.bodies import (
+    encoded,
+    key_body,
+    plan_body,
+    quoted,
+    spec_body,
+    with_absolute_folder,
+)
 from partitiond.client.errors import from_problem, not_ours, unreachable
 from partitiond.client.streams import event_data, events
 from partitiond.core.errors import InputError, NotFoundError, NotReadyError, UnauthorizedError
 from partitiond.core.hardware import Device, DeviceDetails
+from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
@@ -24,6 +28,7 @@ from partitiond.ports import (
     Event,
     Job,
     KeyRecord,
+    KeyView,
     ModelRecord,
     ModelView,
     PlanPreview,
@@ -143,7 +148,7 @@ class ControlClient:
 
     def model(self, name: str) -> ModelView:
         """One model. Raises NotFoundError."""
-        return self._get(ModelView, f"/models/{_quoted(name)}")
+        return self._get(ModelView, f"/models/{quoted(name)}")
 
     def update(
         self, name: str, changes: Mapping[str, Any] | ModelSpec, version: int | None = None
@@ -157,27 +162,27 @@ class ControlClient:
         if isinstance(changes, ModelSpec):
             body = spec_body(changes)
             changes = {key: value for key, value in body.items() if key not in _FIXED}
-        path = f"/models/{_quoted(name)}"
+        path = f"/models/{quoted(name)}"
         content = self._call("PATCH", path, body=dict(changes), version=version)
         return self._read(ModelRecord, content)
 
     def remove(self, name: str, version: int | None = None) -> None:
         """Remove a model; its replicas drain and stop."""
-        self._call("DELETE", f"/models/{_quoted(name)}", version=version)
+        self._call("DELETE", f"/models/{quoted(name)}", version=version)
 
     def sleep(self, name: str, level: int = 1) -> ModelView:
         """Put a model to sleep; it finishes what runs first. Raises ConflictError."""
-        path = f"/models/{_quoted(name)}/sleep"
+        path = f"/models/{quoted(name)}/sleep"
         return self._read(ModelView, self._call("POST", path, body={"level": level}))
 
     def wake(self, name: str) -> ModelView:
         """Wake a model."""
-        return self._read(ModelView, self._call("POST", f"/models/{_quoted(name)}/wake"))
+        return self._read(ModelView, self._call("POST", f"/models/{quoted(name)}/wake"))
 
     def profile(self, name: str, options: ProfileOptions | None = None) -> Job:
         """Queue a profile job."""
         body = serde.to_jsonable(options or ProfileOptions())
-        content = self._call("POST", f"/models/{_quoted(name)}/profile", body=body)
+        content = self._call("POST", f"/models/{quoted(name)}/profile", body=body)
         return self._read(Job, content)
 
     # --- jobs and profiles -------------------------------------------------------------------
@@ -188,11 +193,11 @@ class ControlClient:
 
     def job(self, job_id: str) -> Job:
         """One job. Raises NotFoundError."""
-        return self._get(Job, f"/jobs/{_quoted(job_id)}")
+        return self._get(Job, f"/jobs/{quoted(job_id)}")
 
     def cancel_job(self, job_id: str) -> Job:
         """Cancel; returns once nothing of it runs."""
-        path = f"/jobs/{_quoted(job_id)}"
+        path = f"/jobs/{quoted(job_id)}"
         return self._read(Job, self._call("DELETE", path, timeout=LONG_TIMEOUT_SECONDS))
 
     def watch_job(self, job_id: str) -> Iterator[Job]:
@@ -205,7 +210,7 @@ class ControlClient:
             NotFoundError: there is no such job.
             DaemonUnreachableError: the stream broke.
         """
-        path = f"/jobs/{_quoted(job_id)}/events"
+        path = f"/jobs/{quoted(job_id)}/events"
         limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
         headers = {**self._credentials(), b"Accept": b"text/event-stream"}
         try:
@@ -234,7 +239,7 @@ class ControlClient:
 
     def profile_by_id(self, profile_id: str) -> Profile:
         """One profile. Raises NotFoundError."""
-        return self._get(Profile, f"/profiles/{_quoted(profile_id)}")
+        return self._get(Profile, f"/profiles/{quoted(profile_id)}")
 
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
@@ -308,16 +313,16 @@ class ControlClient:
 
     def device(self, device_id: str) -> DeviceDetails:
         """Everything that is told of one device. Raises NotFoundError."""
-        return self._get(DeviceDetails, f"/devices/{_quoted(device_id)}")
+        return self._get(DeviceDetails, f"/devices/{quoted(device_id)}")
 
     def cordon(self, device_id: str, reason: str = "") -> Device:
         """Place nothing on a device from now on. Raises NotFoundError."""
-        path = f"/devices/{_quoted(device_id)}/cordon"
+        path = f"/devices/{quoted(device_id)}/cordon"
         return self._read(Device, self._call("PUT", path, body={"reason": reason}))
 
     def uncordon(self, device_id: str) -> Device:
         """Take an operator's cordon off; the device as it is then. Raises NotFoundError."""
-        path = f"/devices/{_quoted(device_id)}/cordon"
+        path = f"/devices/{quoted(device_id)}/cordon"
         return self._read(Device, self._call("DELETE", path))
 
     def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
@@ -338,75 +343,52 @@ class ControlClient:
 
     # --- keys, end ---------------------------------------------------------------------------
 
-    def create_key(self, label: str = "", models: Sequence[str] = ()) -> tuple[KeyRecord, str]:
-        """A new API key: its record, and the key, which is shown only now."""
-        content = self._call("POST", "/keys", body={"label": label, "models": list(models)})
+    def create_key(
+        self,
+        label: str = "",
+        models: Sequence[str] = (),
+        *,
+        terms: Mapping[str, Any] | None = None,
+    ) -> tuple[KeyRecord, str]:
+        """A new API key: its record, and the key, which is shown only now.
+
+        Args:
+            label, models: what most keys need.
+            terms: what else it may do, as a body of POST /keys has it.
+        """
+        body = {"label": label, "models": list(models), **(terms or {})}
+        return self._new_key(self._call("POST", "/keys", body=body))
+
+    def _new_key(self, content: bytes) -> tuple[KeyRecord, str]:
         made: dict[str, Any] = self._read(dict[str, Any], content)
         return serde.from_jsonable(KeyRecord, made["record"]), str(made["key"])
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All keys."""
+        """All keys, oldest first."""
         return self._get(list[KeyRecord], "/keys")
 
+    def key(self, key_id: str) -> KeyView:
+        """One key, and how much of it is used. Raises NotFoundError."""
+        return self._get(KeyView, f"/keys/{quoted(key_id)}")
+
+    def update_key(self, key_id: str, changes: Mapping[str, Any] | KeyTerms) -> KeyRecord:
+        """Change what a key may do: a merge patch, or all its terms. It holds at once."""
+        path = f"/keys/{quoted(key_id)}"
+        return self._read(KeyRecord, self._call("PATCH", path, body=key_body(changes)))
+
+    def rotate_key(self, key_id: str, grace_seconds: float = 3600.0) -> tuple[KeyRecord, str]:
+        """Another secret for a key; the present one is taken until the grace ends.
+
+        Raises ConflictError when the key has expired.
+        """
+        path = f"/keys/{quoted(key_id)}/rotate"
+        body = {"grace_seconds": grace_seconds}
+        return self._new_key(self._call("POST", path, body=body))
+
     def remove_key(self, key_id: str) -> None:
-        """Raises NotFoundError."""
-        self._call("DELETE", f"/keys/{_quoted(key_id)}")
+        """Refuse requests with it from now on. Raises NotFoundError."""
+        self._call("DELETE", f"/keys/{quoted(key_id)}")
 
     def shutdown(self, *, stop_engines: bool = False) -> None:
         """Ask the daemon to end; it does so after the answer."""
         self._call("POST", "/shutdown", body={"stop_engines": stop_engines})
-
-
-def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]:
-    """A question as the body of POST /plan; what is not asked is left out."""
-    if question is None:
-        return {}
-    if not isinstance(question, PlanQuestion):
-        return {"objective": str(question)}
-    body: dict[str, Any] = serde.to_jsonable(question)
-    return {key: value for key, value in body.items() if value}
-
-
-def spec_body(spec: ModelSpec) -> dict[str, Any]:
-    """A specification as the body of POST /models, nothing lost."""
-    body: dict[str, Any] = serde.to_jsonable(spec)
-    return body
-
-
-def with_absolute_folder(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A registration whose `model`, where it is a relative folder, is named in full.
-
-    The daemon has another working folder and home than the user.
-    """
-    model = body.get("model")
-    if isinstance(model, str) and model.strip().startswith((".", "~")):
-        folder = os.path.normpath(Path(model.strip()).expanduser().absolute())
-        return {**body, "model": folder}
-    return dict(body)
-
-
-def encoded(body: object) -> bytes:
-    """A body as JSON. Raises InputError for what JSON cannot say: not finite, or no text."""
-    try:
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError("a value holds bytes that are no UTF-8 text.") from error
-    except ValueError as error:
-        field = _not_finite(body) or "a value"
-        raise InputError(f"{field} is not a finite number.") from error
-
-
-def _not_finite(value: object, path: str = "") -> str | None:
-    """The path of the first number that is not finite, as "demand.req_per_s: nan"."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else f"{path}: {value}".removeprefix(": ")
-    if not isinstance(value, Mapping):
-        return None
-    found = (_not_finite(item, f"{path}.{key}".lstrip(".")) for key, item in value.items())
-    return next((name for name in found if name), None)
-
-
-def _quoted(part: str) -> str:
-    """One path segment. Dots alone would be taken as "this folder" and "the one above"."""
-    return quote(part, safe="").replace(".", "%2E") if set(part) == {"."} else quote(part, safe="")

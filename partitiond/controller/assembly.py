@@ -10,6 +10,7 @@ from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
+from partitiond.controller.keys import Keys
 from partitiond.controller.leases import Lease, Waits, lease_of
 from partitiond.controller.loop import Controller
 from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
@@ -107,6 +108,13 @@ class Parts:
         self.shelf = self._make_shelf()
         self.plans = self._make_plans()
         self.registry = self._make_registry()
+        self.keys = Keys(
+            store=adapters.store,
+            clock=adapters.clock,
+            journal=self.journal,
+            endpoint=self.endpoint,
+            controller=self.controller,
+        )
         self.controller.sleep.changed = self._slept_or_woke
         self.cordons = Cordons(
             store=adapters.store,

@@ -1,12 +1,14 @@
 """The proxy as the loop sees it: kept running, told the routes, asked what is in flight."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 from partitiond.ports import Clock, ProxyControl, Store
@@ -45,6 +47,7 @@ class Endpoint:
         self._wake = wake
         self._exit: asyncio.Task[int | None] | None = None
         self._version = 0
+        self._published = asyncio.Event()
         self.problem = ""
         self.created = False
         self.table: RoutingTable | None = None
@@ -102,6 +105,17 @@ class Endpoint:
         else:
             self.table = table
             self.problem = ""
+            self._published.set()
+            self._published = asyncio.Event()
+
+    async def told(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
+        """Wait until the proxy has a table of which this holds; False when it has not in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.table is None or not holds(self.table):
+                    await self._published.wait()
+                return True
+        return False
 
     async def in_flight(self) -> Mapping[str, int] | None:
         """Requests in flight by engine name; None when the proxy cannot say."""
@@ -114,6 +128,13 @@ class Endpoint:
         """Who waits, and how long each model has been idle; None when the proxy cannot say."""
         try:
             return await self._proxy.traffic()
+        except PartitiondError:
+            return None
+
+    async def key_use(self) -> Mapping[str, KeyUse] | None:
+        """How much of each key is used; None when the proxy cannot say."""
+        try:
+            return await self._proxy.key_use()
         except PartitiondError:
             return None
 

@@ -1,30 +1,181 @@
-"""Making API keys."""
+"""API keys: making, changing, rotating and removing them. The proxy is told at once."""
 
+import dataclasses
 import hashlib
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from partitiond.ports import KeyRecord
+from partitiond.controller.endpoint import Endpoint
+from partitiond.controller.journal import Journal
+from partitiond.controller.loop import Controller
+from partitiond.controller.routes import key_route
+from partitiond.core.errors import ConflictError, InputError, NotFoundError
+from partitiond.core.instants import unix_seconds, utc_iso
+from partitiond.core.keys import KeyTerms, differences
+from partitiond.core.routing import KeyRoute, RoutingTable
+from partitiond.ports import Clock, KeyRecord, KeyView, Store
 
 KEY_BYTES: Final = 32
 """256 random bits: nobody guesses one, so a plain SHA-256 of it may be stored."""
+MAX_GRACE_SECONDS: Final = 90 * 86400.0
+"""A secret that is taken for longer than this was not replaced."""
+TELL_SECONDS: Final = 2.0
+"""Longest wait for the proxy to have a change. It is milliseconds; while there is no proxy, the
+change is in the store all the same, and in the first table that the next one gets."""
+_TERMS: Final = tuple(field.name for field in dataclasses.fields(KeyTerms))
 
 
-def new_key(label: str, models: Sequence[str], created_at: str) -> tuple[KeyRecord, str]:
-    """A record to keep, and the key itself, which is shown once and not kept.
-
-    Args:
-        label: what the owner calls it.
-        models: models it may use; empty for all.
-        created_at: ISO 8601 UTC.
-    """
+def new_secret() -> tuple[str, str]:
+    """A key, which is shown once and not kept, and its hex SHA-256."""
     key = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
-    record = KeyRecord(
-        id=f"key-{secrets.token_hex(4)}",
-        sha256=hashlib.sha256(key.encode()).hexdigest(),
-        label=label,
-        models=tuple(models),
-        created_at=created_at,
-    )
-    return record, key
+    return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+class Keys:
+    """The use cases of keys."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        endpoint: Endpoint,
+        controller: Controller,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._journal = journal
+        self._endpoint = endpoint
+        self._controller = controller
+
+    async def create(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
+        """The record and the key itself. Raises NotFoundError, InputError."""
+        terms = dataclasses.replace(terms, models=self._registered(terms.models, ()))
+        self._refuse_past(terms.expires_at)
+        key, digest = new_secret()
+        now = self._clock.utc_iso()
+        record = KeyRecord(
+            id=f"key-{secrets.token_hex(4)}",
+            sha256=digest,
+            created_at=now,
+            updated_at=now,
+            **_values(terms),
+        )
+        self._store.add_key(record)
+        self._journal.note("key-created", record.id, terms.label or "without a label")
+        await self._tell(record.id)
+        return record, key
+
+    async def show(self, key_id: str) -> KeyView:
+        """One key, and how much of it is used. Raises NotFoundError."""
+        record = self._store.key(key_id)
+        use = await self._endpoint.key_use()
+        return KeyView(record, None if use is None else use.get(key_id))
+
+    async def update(self, key_id: str, terms: KeyTerms) -> KeyRecord:
+        """Change what a key may do. Raises NotFoundError, InputError."""
+        old = self._store.key(key_id)
+        terms = dataclasses.replace(terms, models=self._registered(terms.models, old.models))
+        if terms.expires_at != old.expires_at:
+            self._refuse_past(terms.expires_at)
+        changed = differences(old, terms)
+        if not changed:
+            return old
+        record = dataclasses.replace(old, updated_at=self._clock.utc_iso(), **_values(terms))
+        self._store.update_key(record)
+        self._journal.note("key-changed", key_id, f"changed: {', '.join(changed)}.")
+        await self._tell(key_id)
+        return record
+
+    async def rotate(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
+        """Give the key another secret; the present one is taken until the grace ends.
+
+        A former secret that was still taken ends at once: there are two at most.
+
+        Raises:
+            NotFoundError: there is no such key.
+            InputError: the grace is out of range.
+            ConflictError: the key has expired.
+        """
+        if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
+            raise InputError(
+                f"the grace must be between 0 and {MAX_GRACE_SECONDS:g} seconds, "
+                f"got {grace_seconds!r}.",
+                hint="0 refuses the old secret at once.",
+            )
+        old = self._store.key(key_id)
+        now = self._now()
+        if old.expires_at is not None and unix_seconds(old.expires_at) <= now:
+            raise ConflictError(
+                f"key {key_id} has expired: a new secret of it would be refused, too.",
+                hint="Give it another expiry first, or make a new key.",
+                facts={"key": key_id, "expires_at": old.expires_at},
+            )
+        key, digest = new_secret()
+        until = utc_iso(now + grace_seconds) if grace_seconds else None
+        record = dataclasses.replace(
+            old,
+            sha256=digest,
+            previous_sha256=old.sha256 if until else "",
+            previous_until=until,
+            updated_at=self._clock.utc_iso(),
+        )
+        self._store.update_key(record)
+        what = f"until {until}." if until else "no longer."
+        self._journal.note("key-rotated", key_id, f"the secret before is taken {what}")
+        await self._tell(key_id)
+        return record, key
+
+    async def remove(self, key_id: str) -> None:
+        """Raises NotFoundError."""
+        self._store.remove_key(key_id)
+        self._journal.note("key-removed", key_id, "requests with it are refused from now on.")
+        await self._tell(key_id)
+
+    def _now(self) -> float:
+        return unix_seconds(self._clock.utc_iso())
+
+    def _refuse_past(self, expires_at: str | None) -> None:
+        if expires_at is not None and unix_seconds(expires_at) <= self._now():
+            raise InputError(
+                f"the expiry {expires_at} is not in the future.",
+                hint="Give a later time; to refuse a key from now on, remove it.",
+                facts={"expires_at": expires_at},
+            )
+
+    def _registered(self, asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+        """Registered names of models that are named by name or alias.
+
+        A typing error would lock its user out, so an unknown model is refused; one that the key
+        names already may have been removed since.
+        """
+        names = {record.spec.name: record.spec.name for record in self._store.models()}
+        for record in self._store.models():
+            names |= dict.fromkeys(record.spec.aliases, record.spec.name)
+        for name in asked:
+            if name not in names and name not in known:
+                raise NotFoundError(
+                    f"there is no model {name}.",
+                    hint="A key names models that are registered; `partitiond models list` "
+                    "shows them.",
+                    facts={"model": name},
+                )
+        return tuple(dict.fromkeys(names.get(name, name) for name in asked))
+
+    async def _tell(self, key_id: str) -> None:
+        """Return once the proxy does as the store says: who made a key may use it at once."""
+        self._controller.wake()
+        await self._endpoint.told(lambda table: self._is_told(key_id, table), TELL_SECONDS)
+
+    def _is_told(self, key_id: str, table: RoutingTable) -> bool:
+        try:
+            wanted: KeyRoute | None = key_route(self._store.key(key_id))
+        except NotFoundError:
+            wanted = None
+        return next((key for key in table.keys if key.id == key_id), None) == wanted
+
+
+def _values(terms: KeyTerms) -> dict[str, Any]:
+    return {name: getattr(terms, name) for name in _TERMS}

@@ -83,14 +83,14 @@ class Registry:
         """Register and (with `auto`) start the chain.
 
         Raises:
-            ConflictError: the name is taken.
+            ConflictError: its name, or one of its aliases, is taken.
             SpecError, ModelSourceError: it cannot be had, or cannot run here.
         """
-        if any(record.spec.name == spec.name for record in self._store.models()):
-            raise _name_taken(spec.name)
+        self._refuse_taken_names(spec, new=True)
         self._accept(spec)
         architectures = await form_architectures(self._resolver, spec)
         figures = await self._figures(spec)
+        self._refuse_taken_names(spec, new=True)  # another may have taken one meanwhile
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         self._store.add_model(record)
@@ -209,26 +209,51 @@ class Registry:
     async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
         """Replace the spec of a model; a changed workload or demand goes through the chain again.
 
+        Aliases, default parameters and limits of requests go to the proxy, and change no plan.
+
         Raises:
             NotFoundError: there is no such model.
-            ConflictError: it changed meanwhile, or its source, weights or engine options should
-                change while replicas are planned: those were started with the old ones.
+            ConflictError: it changed meanwhile, an alias is taken, or its source, weights or
+                engine options should change while replicas are planned: those were started with
+                the old ones.
         """
         old = self._store.model(spec.name)
         if expected_version is not None and expected_version != old.version:
             raise _outdated(old, expected_version)
+        self._refuse_taken_names(spec)
+        if spec == old.spec.offered_as(spec):
+            record = self._replace(old, spec)
+            self._controller.wake()
+            return record
         self._refuse_other_engine(old.spec, spec)
         self._accept(spec)
         architectures = await form_architectures(self._resolver, spec)
         figures = await self._figures(spec)
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
+        self._refuse_taken_names(spec)
+        record = self._replace(old, spec)
+        self._begin_chain(spec, architectures, figures)
+        return record
+
+    def _replace(self, old: ModelRecord, spec: ModelSpec) -> ModelRecord:
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
         self._store.update_model(record, expected_version=old.version)
         self._journal.note("model-updated", spec.name, f"version {record.version}.")
-        self._begin_chain(spec, architectures, figures)
         return record
+
+    def _refuse_taken_names(self, spec: ModelSpec, *, new: bool = False) -> None:
+        """Raises ConflictError when another model has one of its names; `new`: or its name."""
+        for record in self._store.models():
+            other = record.spec
+            if other.name == spec.name:
+                if new:
+                    raise _name_taken(spec.name)
+                continue
+            taken = {spec.name, *spec.aliases} & {other.name, *other.aliases}
+            if taken:
+                raise _alias_taken(min(taken), other.name)
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
         plan = self._controller.plan
@@ -283,6 +308,15 @@ def _name_taken(name: str) -> ConflictError:
         f"a model named {name} is registered already.",
         hint="Change it with PATCH, remove it first, or choose another name.",
         facts={"model": name},
+    )
+
+
+def _alias_taken(alias: str, owner: str) -> ConflictError:
+    what = "is registered already" if alias == owner else f"is an alias of {owner}"
+    return ConflictError(
+        f"the name {alias} {what}: a request for it could mean either.",
+        hint=f"Choose another name, or take it from {owner} first.",
+        facts={"name": alias, "model": owner},
     )
 
 

@@ -1,15 +1,15 @@
 """Who may get requests: from specs and engines to the proxy's routing table. Pure."""
 
-import calendar
 import dataclasses
-import time
 from collections.abc import Collection, Sequence
 from typing import Final
 
 from partitiond.core import routing
+from partitiond.core.instants import unix_seconds
 from partitiond.core.observation import ObservedReplica
 from partitiond.core.plan import Placement
 from partitiond.core.replica import ReplicaState
+from partitiond.core.request_options import defaults_json
 from partitiond.core.routing import (
     KeyRoute,
     ModelAvailability,
@@ -140,8 +140,25 @@ def routing_from(
             for engine in engines
             if _serves(engine) or _drains(engine)
         ),
-        keys=tuple(KeyRoute(key.id, key.sha256, key.models) for key in keys),
+        keys=tuple(key_route(key) for key in keys),
         keys_required=policy.keys_required,
+    )
+
+
+def key_route(key: KeyRecord) -> KeyRoute:
+    """A key as the proxy sees it."""
+    return KeyRoute(
+        id=key.id,
+        sha256=key.sha256,
+        models=key.models,
+        routes=key.routes,
+        previous_sha256=key.previous_sha256,
+        previous_until=unix_seconds(key.previous_until) if key.previous_until else 0.0,
+        expires_at=unix_seconds(key.expires_at) if key.expires_at else 0.0,
+        priority=key.priority,
+        weight=key.weight,
+        limits=key.limits,
+        rates=key.rates,
     )
 
 
@@ -184,6 +201,9 @@ def _model_route(
         max_wait_seconds=longest,
         retry_after_seconds=retry_after,
         holds=sleeping and (policy.wake_on_request or not to_sleep),
+        aliases=spec.aliases,
+        defaults_json=defaults_json(spec.request_defaults),
+        limits=spec.request_limits,
     )
 
 
@@ -205,6 +225,6 @@ def _replica_route(engine: RoutedEngine, spec: ModelSpec | None) -> ReplicaRoute
 
 def _unix_seconds(utc_iso: str) -> int:
     try:
-        return calendar.timegm(time.strptime(utc_iso[:19], "%Y-%m-%dT%H:%M:%S"))
+        return int(unix_seconds(utc_iso))
     except ValueError:
         return 0

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
 from partitiond.controller.cordons import device_named
 from partitiond.controller.figures import CpuSpeed
-from partitiond.controller.keys import new_key
 from partitiond.controller.planning import Solve
 from partitiond.controller.sleeping import check_may_sleep
 from partitiond.controller.views import replica_views
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware import Device, DeviceDetails
+from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
@@ -23,6 +23,7 @@ from partitiond.ports import (
     Event,
     Job,
     KeyRecord,
+    KeyView,
     ModelRecord,
     ModelResolver,
     ModelView,
@@ -82,7 +83,7 @@ class Service:
             partitions=partitions,
         )
         self._options = options or ServiceOptions()
-        self._store, self._clock, self._engine_problem = store, clock, engine_problem
+        self._store, self._engine_problem = store, engine_problem
         self._partitions = partitions
         self._take(Parts(adapters, self._options))
         self._loop: asyncio.Task[None] | None = None
@@ -90,10 +91,11 @@ class Service:
         self.closed = asyncio.Event()
 
     def _take(self, parts: Parts) -> None:
-        self._metrics, self._wake, self._journal = parts.metrics, parts.wake, parts.journal
+        self._metrics, self._journal = parts.metrics, parts.journal
         self._devices, self._files, self._endpoint = parts.devices, parts.files, parts.endpoint
         self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
+        self._keys = parts.keys
         self._controller.after_pass = self._after_pass
 
     # -- life ------------------------------------------------------------------------------
@@ -359,26 +361,30 @@ class Service:
 
     # -- keys ------------------------------------------------------------------------------
 
-    async def create_key(self, label: str, models: Sequence[str]) -> tuple[KeyRecord, str]:
-        """The record and the key itself, which is shown once and not kept.
-
-        Raises:
-            NotFoundError: a model that is not registered.
-        """
-        for name in models:
-            self._store.model(name)
-        record, key = new_key(label, models, self._clock.utc_iso())
-        self._store.add_key(record)
-        self._journal.note("key-created", record.id, label or "without a label")
-        self._wake.set()
-        return record, key
+    async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
+        """The record and the key, which is shown once. Raises NotFoundError, InputError."""
+        return await self._keys.create(terms)
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All keys."""
+        """All keys, oldest first."""
         return self._store.keys()
+
+    def key(self, key_id: str) -> KeyRecord:
+        """Raises NotFoundError."""
+        return self._store.key(key_id)
+
+    async def key_view(self, key_id: str) -> KeyView:
+        """One key, and how much of it is used. Raises NotFoundError."""
+        return await self._keys.show(key_id)
+
+    async def update_key(self, key_id: str, terms: KeyTerms) -> KeyRecord:
+        """Change what a key may do. Raises NotFoundError, InputError."""
+        return await self._keys.update(key_id, terms)
+
+    async def rotate_key(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
+        """Another secret for the key. Raises NotFoundError, InputError, ConflictError."""
+        return await self._keys.rotate(key_id, grace_seconds)
 
     async def remove_key(self, key_id: str) -> None:
         """Raises NotFoundError."""
-        self._store.remove_key(key_id)
-        self._journal.note("key-removed", key_id, "requests with it are refused from now on.")
-        self._wake.set()
+        await self._keys.remove(key_id)

@@ -8,6 +8,7 @@ from partitiond.core.health import Health
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
 from partitiond.core.sleep import Sleeper, devices_beside
+from partitiond.core.spec import ModelSpec
 from partitiond.core.units import ZERO_BYTES
 from partitiond.ports import ModelRecord
 
@@ -60,13 +61,19 @@ class Situation:
         """
         parts = [
             applied_plan_id,
-            *(f"{record.spec.name}@{record.version}" for record in self.records),
+            *(_version_of_spec(record.spec) for record in self.records),
             *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
             *(f"{profile_id} is stale" for profile_id, _ in self.stale),
             *(f"{model} sleeps at {level}" for model, level in self.asleep),
             *(_version_of_device(device) for device in self.devices),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _version_of_spec(spec: ModelSpec) -> str:
+    """A model without what only the proxy looks at: a plan made before fits a new alias, too."""
+    plain = ModelSpec(spec.name, spec.source)
+    return repr(spec.offered_as(plain))
 
 
 def _version_of(profile: Profile) -> str:

@@ -2,8 +2,12 @@
 
 import dataclasses
 import enum
+import re
 from typing import Final
 
+from partitiond.core.checks import require
+
+_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 ROUTING_SCHEMA_VERSION: Final = 1
 
 
@@ -169,6 +173,14 @@ class KeyRoute:
     weight: float = 1.0
     limits: RequestLimits = NO_REQUEST_LIMITS
     rates: KeyRates = NO_KEY_RATES
+
+    def __post_init__(self) -> None:
+        for digest in (self.sha256, self.previous_sha256 or self.sha256):
+            require(
+                _SHA256.fullmatch(digest) is not None,
+                f"the SHA-256 of key {self.id} is not 64 hexadecimal digits.",
+                "Make another key and delete this one.",
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import dataclasses
 import enum
 import math
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from partitiond.core.checks import require, require_positive
 from partitiond.core.demand import ANY_DEMAND, MAX_DEMAND_REQ_PER_S, Demand
@@ -21,6 +22,8 @@ from partitiond.core.placement_rules import (
     PlacementRules,
 )
 from partitiond.core.precision import KV_CACHE_DTYPES, QUANTIZATIONS
+from partitiond.core.request_options import check_aliases, check_defaults, check_request_limits
+from partitiond.core.routing import NO_REQUEST_LIMITS, RequestLimits
 from partitiond.core.workload import MAX_TOKENS, Workload
 
 __all__ = [
@@ -183,7 +186,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         require(
-            bool(NAME_PATTERN.match(self.name)),
+            bool(NAME_PATTERN.fullmatch(self.name)),
             f"{self.name!r} is no name of a variant.",
             "Use lower-case letters, digits, '.', '_' or '-', as in 'fp8' or 'int4-awq'.",
         )
@@ -226,6 +229,9 @@ class ModelSpec:
         operating_point: which point of its profiles replicas run at.
         rules: where its replicas may be, and how important they are.
         sleep_after_seconds: put it to sleep when it had no request for so long; None never.
+        aliases: other names that clients may use; no two models share a name or alias.
+        request_defaults: parameters that a request gets where it does not name them.
+        request_limits: bounds of one request.
     """
 
     name: str
@@ -244,10 +250,14 @@ class ModelSpec:
     operating_point: PointName = PointName.DEFAULT
     rules: PlacementRules = NO_RULES
     sleep_after_seconds: float | None = None
+    aliases: tuple[str, ...] = ()
+    # Equal specs have equal hashes without it, and a mapping has none.
+    request_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    request_limits: RequestLimits = NO_REQUEST_LIMITS
 
     def __post_init__(self) -> None:
         require(
-            bool(NAME_PATTERN.match(self.name)),
+            bool(NAME_PATTERN.fullmatch(self.name)),
             f"{self.name!r} is no model name.",
             "Use 1 to 63 lower-case letters, digits, '.', '_' or '-', a letter or digit first.",
         )
@@ -298,6 +308,21 @@ class ModelSpec:
             f"the operating point {self.operating_point.value!r} needs an SLO.",
             "Give the model an SLO, or another operating point.",
         )
+        check_aliases(self.name, self.aliases)
+        check_defaults(self.request_defaults)
+        check_request_limits(self.request_limits)
+
+    def offered_as(self, other: "ModelSpec") -> "ModelSpec":
+        """This spec with what only the proxy looks at of the other: names, defaults, limits.
+
+        Specs that are equal once they are offered the same have the same engines and plans.
+        """
+        return dataclasses.replace(
+            self,
+            aliases=other.aliases,
+            request_defaults=other.request_defaults,
+            request_limits=other.request_limits,
+        )
 
     def asked_as(self, other: "ModelSpec") -> "ModelSpec":
         """This spec with what is asked of the other: how much, how many, where, how long awake.
@@ -306,7 +331,7 @@ class ModelSpec:
         have the same candidates.
         """
         return dataclasses.replace(
-            self,
+            self.offered_as(other),
             demand=other.demand,
             rules=other.rules,
             min_replicas=other.min_replicas,

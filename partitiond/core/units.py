@@ -75,3 +75,19 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhdw]?)\s*$", re.IGNORECASE)
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "90s", "15m", "1h", "30d" or "2w".
+
+    Raises:
+        ValueError: the text is no duration; the message names the accepted forms.
+    """
+    match = _DURATION.match(text) if text.isascii() else None
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write 90s, 15m, 1h, 30d or 2w")
+    return float(match.group(1)) * _SECONDS[match.group(2).lower()]

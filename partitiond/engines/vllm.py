@@ -34,12 +34,19 @@ CUDA_VARIABLES: Final = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
 """Where CUDA lies on this host. An engine on a GPU gets them as the daemon has them: without them
 it finds neither libraries outside the usual folders nor the compiler of its kernels."""
 
+NO_MEDIA_DOMAIN: Final = "none.invalid"
+"""Engines fetch images, sound and video that requests name by URL, from inside this host, unless a
+list of domains says from where. The top-level domain is reserved: this list allows none. Data in
+the request itself is served all the same."""
+
 ALLOWED_FLAGS: Final[Mapping[str, int]] = {
+    "--allowed-media-domains": -1,
     "--async-scheduling": 0,
     "--attention-backend": 1,
     "--block-size": 1,
     "--chat-template": 1,
     "--chat-template-content-format": 1,
+    "--convert": 1,
     "--cudagraph-capture-sizes": -1,
     "--default-chat-template-kwargs": 1,
     "--enable-auto-tool-choice": 0,
@@ -63,6 +70,7 @@ ALLOWED_FLAGS: Final[Mapping[str, int]] = {
     "--prefix-caching-hash-algo": 1,
     "--quantization": 1,
     "--reasoning-parser": 1,
+    "--runner": 1,
     "--scheduling-policy": 1,
     "--seed": 1,
     "--sse-keep-alive-interval": 1,
@@ -75,6 +83,12 @@ ALLOWED_FLAGS: Final[Mapping[str, int]] = {
 Left out on purpose: whatever the plan decides (memory, batch, context, device), where the engine
 listens, whatever opens routes or loads code (--trust-remote-code, --middleware, plugins,
 --trust-request-chat-template), and --disable-log-stats, without which nothing can be observed."""
+
+FLAG_VALUES: Final[Mapping[str, frozenset[str]]] = {
+    "--convert": frozenset({"auto", "none", "embed", "classify"}),
+    "--runner": frozenset({"auto", "generate", "pooling"}),
+}
+"""Flags with these values alone: how an engine that embeds, scores or classifies is asked for."""
 
 VERSION_BOUND_FLAGS: Final = frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"})
 """Allowed flags that not every supported version knows; the capabilities table says which."""
@@ -106,7 +120,7 @@ def check_extra_args(args: Sequence[str], engine_kind: str = "vllm") -> None:
 
 
 def _check_flag(args: Sequence[str], position: int, allowed: Mapping[str, int]) -> int:
-    flag, joined, _ = args[position].partition("=")
+    flag, joined, joined_value = args[position].partition("=")
     wanted = allowed.get(flag)
     if wanted is None:
         raise SpecError(
@@ -123,6 +137,13 @@ def _check_flag(args: Sequence[str], position: int, allowed: Mapping[str, int]) 
         raise SpecError(
             f"the engine flag {flag} takes {expected}, got {count}.",
             hint="Give each flag and each value as an item of its own.",
+            facts={"flag": flag},
+        )
+    value = joined_value if joined else args[end - 1]
+    if value not in FLAG_VALUES.get(flag, {value}):
+        raise SpecError(
+            f"the engine flag {flag} cannot be {value!r}.",
+            hint=f"Use one of {', '.join(sorted(FLAG_VALUES[flag]))}.",
             facts={"flag": flag},
         )
     return end
@@ -174,6 +195,7 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
         argv += ["--no-enable-prefix-caching"]
     if launch.sleep_mode:
         argv += ["--enable-sleep-mode"]
+    argv += ["--allowed-media-domains", NO_MEDIA_DOMAIN]
     argv += ["--disable-uvicorn-access-log"]
     return argv + list(launch.extra_args)
 
@@ -286,6 +308,8 @@ def environment(
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_TIMEOUT_SECONDS),
         "VLLM_LOGGING_COLOR": "0",
+        # A domain that is allowed must not send the engine on to one that is not.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "PYTHONUNBUFFERED": "1",
         # Plugins would be imported in every process of the engine.
         "VLLM_PLUGINS": "",

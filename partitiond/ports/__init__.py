@@ -17,6 +17,7 @@ from partitiond.ports.partitions import DeviceFault, PartitionControl
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
 from partitiond.ports.service import (
     ControlService,
+    KeyView,
     ModelView,
     PlanPreview,
     ProfileOptions,
@@ -41,6 +42,7 @@ __all__ = [
     "Job",
     "JobState",
     "KeyRecord",
+    "KeyView",
     "ModelRecord",
     "ModelResolver",
     "ModelView",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from partitiond.core.hardware import Device, DeviceDetails
+from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 
@@ -54,6 +55,10 @@ class ProxyControl(Protocol):
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
         """Who waits, and how long each model has been idle; None when the proxy cannot say."""
+        ...
+
+    async def key_use(self) -> Mapping[str, KeyUse] | None:
+        """How much of each key is used, by id; None when the proxy cannot say."""
         ...
 
     async def stats(self) -> Mapping[str, float]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from partitiond.core.hardware import Device, DeviceDetails
+from partitiond.core.keys import KeyTerms, KeyUse
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Infeasible, Plan, PlanDiff
 from partitiond.core.plan_answers import (
@@ -83,6 +84,18 @@ class ModelView:
     provisional: bool
     note: str = ""
     asleep: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyView:
+    """One API key as people see it.
+
+    Attributes:
+        use: as the proxy counts; None where it does not say.
+    """
+
+    record: KeyRecord
+    use: KeyUse | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -253,12 +266,35 @@ class ControlService(Protocol):
         """Oldest first."""
         ...
 
-    async def create_key(self, label: str, models: Sequence[str]) -> tuple[KeyRecord, str]:
-        """The record and the key itself, which is shown once and not kept."""
+    async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
+        """The record and the key itself, which is shown once and not kept.
+
+        Raises NotFoundError for a model that is not registered, InputError for an expiry in the
+        past.
+        """
         ...
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All keys."""
+        """All keys, oldest first."""
+        ...
+
+    def key(self, key_id: str) -> KeyRecord:
+        """Raises NotFoundError."""
+        ...
+
+    async def key_view(self, key_id: str) -> KeyView:
+        """One key, and how much of it is used. Raises NotFoundError."""
+        ...
+
+    async def update_key(self, key_id: str, terms: KeyTerms) -> KeyRecord:
+        """Change what a key may do. Raises NotFoundError, InputError."""
+        ...
+
+    async def rotate_key(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
+        """Another secret for the key; the present one is taken until the grace ends.
+
+        Raises NotFoundError, InputError, and ConflictError when the key has expired.
+        """
         ...
 
     async def remove_key(self, key_id: str) -> None:

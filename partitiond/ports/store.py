@@ -5,6 +5,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -80,15 +81,23 @@ class Event:
     message: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """An API key as stored: its SHA-256, never the key."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord(KeyTerms):
+    """An API key as stored: its SHA-256, never the key.
+
+    Attributes:
+        id: short public name, in logs and metrics, too.
+        created_at, updated_at: ISO 8601 UTC.
+        previous_sha256: of the secret before the last rotation; empty where there is none.
+        previous_until: ISO 8601 UTC until which that one is taken as well.
+    """
 
     id: str
     sha256: str
-    label: str
-    models: tuple[str, ...]
     created_at: str
+    updated_at: str = ""
+    previous_sha256: str = ""
+    previous_until: str | None = None
 
 
 class Store(Protocol):
@@ -160,6 +169,14 @@ class Store(Protocol):
 
     def keys(self) -> Sequence[KeyRecord]:
         """All, oldest first."""
+        ...
+
+    def key(self, key_id: str) -> KeyRecord:
+        """Raises NotFoundError."""
+        ...
+
+    def update_key(self, key: KeyRecord) -> None:
+        """Replace by id. Raises NotFoundError."""
         ...
 
     def remove_key(self, key_id: str) -> None:

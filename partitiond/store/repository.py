@@ -1,7 +1,6 @@
 """The repositories: `ports.Store` on SQLite. Every call is one transaction."""
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeVar
@@ -216,13 +215,7 @@ class SqlStore:
 
     def add_key(self, key: KeyRecord) -> None:
         """Raises ConflictError when the id (or the key itself) is taken."""
-        row = KeyRow(
-            id=key.id,
-            sha256=key.sha256,
-            label=key.label,
-            models=json.dumps(key.models),
-            created_at=key.created_at,
-        )
+        row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_json(key))
         try:
             with self._write() as session:
                 session.add(row)
@@ -237,17 +230,25 @@ class SqlStore:
         """All, oldest first."""
         with self._read() as session:
             rows = session.exec(select(KeyRow).order_by(col(KeyRow.sequence))).all()
-            return [self._key(row) for row in rows]
+            return [self._parse(KeyRecord, row.body, f"key {row.id}") for row in rows]
 
-    def _key(self, row: KeyRow) -> KeyRecord:
-        models = self._parse(list[str], row.models, f"key {row.id}")
-        return KeyRecord(row.id, row.sha256, row.label, tuple(models), row.created_at)
+    def key(self, key_id: str) -> KeyRecord:
+        """Raises NotFoundError."""
+        with self._read() as session:
+            row = _key_row(session, key_id)
+            return self._parse(KeyRecord, row.body, f"key {key_id}")
+
+    def update_key(self, key: KeyRecord) -> None:
+        """Replace by id. Raises NotFoundError."""
+        with self._write() as session:
+            row = _key_row(session, key.id)
+            row.sha256, row.body = key.sha256, serde.to_json(key)
+            session.add(row)
 
     def remove_key(self, key_id: str) -> None:
         """Raises NotFoundError."""
         with self._write() as session:
-            row = session.exec(select(KeyRow).where(KeyRow.id == key_id)).first()
-            session.delete(_found(row, "key", key_id))
+            session.delete(_key_row(session, key_id))
 
     # --- marks -------------------------------------------------------------------------------
 
@@ -296,6 +297,10 @@ def _found(row: T | None, what: str, key: str) -> T:
             facts={what: key},
         )
     return row
+
+
+def _key_row(session: Session, key_id: str) -> KeyRow:
+    return _found(session.exec(select(KeyRow).where(KeyRow.id == key_id)).first(), "key", key_id)
 
 
 def _drop_older(

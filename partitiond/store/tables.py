@@ -73,16 +73,14 @@ class EventRow(SQLModel, table=True):
 
 
 class KeyRow(SQLModel, table=True):
-    """An API key's hash; `models` is a JSON list."""
+    """An API key; `sequence` is the order of creation, `body` a `KeyRecord` as JSON."""
 
     __tablename__ = "api_key"
 
     sequence: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
     sha256: str = Field(unique=True)
-    label: str
-    models: str
-    created_at: str
+    body: str
 
 
 class MarkRow(SQLModel, table=True):

@@ -11,6 +11,7 @@ from partitiond.controller.job_watchers import JobWatchers
 from partitiond.controller.sleeping import check_may_sleep
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, SharingMode
+from partitiond.core.keys import KeyTerms, KeyUse
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import (
     Certificate,
@@ -35,6 +36,7 @@ from partitiond.ports import (
     Job,
     JobState,
     KeyRecord,
+    KeyView,
     ModelRecord,
     ModelView,
     PlanPreview,
@@ -62,6 +64,8 @@ class FakeService:
         self.in_use = False
         self.cordons: dict[str, str] = {}
         self.stale: tuple[str, ...] = ()
+        self.uses: dict[str, KeyUse] = {}
+        self.graces: list[float] = []
         self.watchers = JobWatchers()
         self.questions: list[PlanQuestion] = []
         self.plan_error: Exception | None = None
@@ -239,15 +243,37 @@ class FakeService:
             raise self.broken
         return self.store.events(after, limit)
 
-    async def create_key(self, label: str, models: Sequence[str]) -> tuple[KeyRecord, str]:
+    async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
         key = f"pk-{self.store.next_counter('key')}"
         digest = hashlib.sha256(key.encode()).hexdigest()
-        record = KeyRecord(digest[:8], digest, label, tuple(models), AT)
+        record = KeyRecord(id=digest[:8], sha256=digest, created_at=AT, **values(terms))
         self.store.add_key(record)
         return record, key
 
     def keys(self) -> Sequence[KeyRecord]:
         return self.store.keys()
+
+    def key(self, key_id: str) -> KeyRecord:
+        return self.store.key(key_id)
+
+    async def key_view(self, key_id: str) -> KeyView:
+        return KeyView(self.store.key(key_id), self.uses.get(key_id))
+
+    async def update_key(self, key_id: str, terms: KeyTerms) -> KeyRecord:
+        record = dataclasses.replace(self.store.key(key_id), **values(terms))
+        self.store.update_key(record)
+        return record
+
+    async def rotate_key(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
+        self.graces.append(grace_seconds)
+        key = f"pk-{self.store.next_counter('key')}"
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        old = self.store.key(key_id)
+        record = dataclasses.replace(
+            old, sha256=digest, previous_sha256=old.sha256, previous_until=AT
+        )
+        self.store.update_key(record)
+        return record, key
 
     async def remove_key(self, key_id: str) -> None:
         self.store.remove_key(key_id)
@@ -260,3 +286,7 @@ class FakeService:
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         self.shut_down.append(stop_engines)
+
+
+def values(terms: KeyTerms) -> dict[str, Any]:
+    return {field.name: getattr(terms, field.name) for field in dataclasses.fields(KeyTerms)}

@@ -54,8 +54,9 @@ def test_the_promised_operations_are_there(operations: dict[str, dict[str, Any]]
         POST /plan, POST /plan/apply, GET /plan, GET /replicas, GET /events,
             GET /devices, GET /devices/{device_id},
             PUT /devices/{device_id}/cordon, DELETE /devices/{device_id}/cordon,
-        GET /keys, POST /keys, DELETE /keys/{key_id}, POST /shutdown, GET /healthz, GET /readyz,
-        GET /metrics, GET /"""
+        GET /keys, POST /keys, GET /keys/{key_id}, PATCH /keys/{key_id},
+        POST /keys/{key_id}/rotate, DELETE /keys/{key_id}, POST /shutdown, GET /healthz,
+        GET /readyz, GET /metrics, GET /"""
     assert {" ".join(name.split()) for name in promised.split(",")} == set(operations)
 
 

@@ -103,16 +103,6 @@ async def test_events_are_followed_by_id(http: httpx.AsyncClient, service: FakeS
         assert (await http.get(f"/events?{query}")).status_code == 422
 
 
-async def test_keys_are_shown_once(http: httpx.AsyncClient) -> None:
-    made = await http.post("/keys", json={"label": "app", "models": ["a"]})
-    assert made.status_code == 201
-    listed = await http.get("/keys")
-    assert listed.json() == [made.json()["record"]]
-    assert made.json()["key"] not in listed.text
-    assert (await http.delete(f"/keys/{made.json()['record']['id']}")).status_code == 204
-    assert (await http.delete("/keys/none")).status_code == 404
-
-
 async def test_readiness_says_what_is_missing(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:

@@ -37,6 +37,9 @@ NEEDS_DAEMON = (
     ("keys", "list"),
     ("keys", "create"),
     ("keys", "remove", "x"),
+    ("keys", "show", "x"),
+    ("keys", "update", "x", "--label", "y"),
+    ("keys", "rotate", "x"),
 )
 
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from partitiond.cli import render
+from partitiond.cli import render, render_keys
 from partitiond.cli.render_devices import devices_table
 from partitiond.cli.render_profile import profile_table, profiles_table
 from partitiond.cli.render_progress import PlainReporter
@@ -116,7 +116,7 @@ def test_durations(seconds: float | None, text: str) -> None:
         render.models_table([]),
         render.replicas_table([]),
         devices_table([]),
-        render.keys_table([]),
+        render_keys.keys_table([]),
         profiles_table([]),
     ],
 )

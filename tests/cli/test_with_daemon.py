@@ -141,6 +141,11 @@ def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(
     (same,) = partitiond.json("status")["replicas"]
     assert (same["pid"], same["starts"]) == (replica["pid"], replica["starts"])
 
+    partitiond("models", "update", "fleet-model", "--alias", "org/F-1B", "--default", "top_p=0.5")
+    (same,) = partitiond.json("status")["replicas"]
+    assert (same["pid"], same["state"]) == (replica["pid"], "serving"), "a name restarts nothing"
+    assert partitiond.json("up", "-f", str(file))["models"] == {"fleet-model": "changed"}
+
     drawn = partitiond("up", "-f", str(file))
     assert "fleet-model" in drawn.stdout
     assert "replicas serve" in drawn.stderr
@@ -205,6 +210,13 @@ def test_keys(partitiond: Partitiond) -> None:
     (listed,) = partitiond.json("keys", "list")
     assert listed["label"] == "app"
     assert made.stdout.strip() not in partitiond("keys", "list").stdout
+    changed = partitiond.json("keys", "update", listed["id"], "--max-in-flight", "2")
+    assert changed["rates"]["max_in_flight"] == 2
+    rotated = partitiond("keys", "rotate", listed["id"], "--grace", "1m")
+    assert rotated.stdout != made.stdout
+    assert "taken until" in rotated.stderr
+    assert partitiond.json("keys", "show", listed["id"])["record"]["previous_until"]
+    partitiond("keys", "create", "--model", "no-such-model", code=3)
     partitiond("keys", "remove", listed["id"])
     partitiond("keys", "remove", listed["id"], code=3)
 

@@ -25,8 +25,9 @@ from partitiond.core.errors import (
     UnauthorizedError,
 )
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
+from partitiond.core.routing import KeyRates
 from partitiond.core.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
-from partitiond.ports import JobState, ProfileOptions
+from partitiond.ports import JobState, KeyView, ProfileOptions
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 from tests.api.test_resources import PROFILE
@@ -168,8 +169,27 @@ def test_keys(client: ControlClient) -> None:
     assert record.models == ("m",)
     assert key
     assert list(client.keys()) == [record]
+    assert client.key(record.id) == KeyView(record)
+    changed = client.update_key(record.id, {"rates": {"max_in_flight": 2}})
+    assert changed.rates == KeyRates(max_in_flight=2)
+    terms = dataclasses.replace(changed, rates=KeyRates(), expires_at="2030-01-01T00:00:00.000Z")
+    assert client.update_key(record.id, terms) == terms, "a record says all terms"
+    rotated, other = client.rotate_key(record.id, 60)
+    assert (rotated.id, rotated.previous_sha256) == (record.id, record.sha256)
+    assert other != key
     client.remove_key(record.id)
     assert list(client.keys()) == []
+    with pytest.raises(NotFoundError):
+        client.key(record.id)
+    with pytest.raises(SpecError, match="weight"):
+        client.create_key(terms={"weight": -1})
+
+
+def test_a_whole_specification_replaces_defaults(client: ControlClient) -> None:
+    body = {"model": "opt-125m", "request_defaults": {"temperature": 0}, "aliases": ["x"]}
+    record = client.register(body)
+    other = dataclasses.replace(record.spec, request_defaults={"top_p": 0.5}, aliases=())
+    assert client.update("opt-125m", other).spec == other
 
 
 def test_shutting_down(client: ControlClient, daemon: Running) -> None:

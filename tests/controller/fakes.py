@@ -16,6 +16,7 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
+from partitiond.core.keys import KeyUse
 from partitiond.core.observation import ReconcilePolicy
 from partitiond.core.profile import (
     Profile,
@@ -202,6 +203,7 @@ class FakeProxy:
         self.counts: dict[str, int] | None = {}
         self.waiting: dict[str, int] | None = {}
         self.idle_seconds: dict[str, float] = {}
+        self.uses: dict[str, KeyUse] | None = None
         self.starts = 0
         self.alive = False
         self.newest = 0
@@ -249,6 +251,9 @@ class FakeProxy:
             name: Traffic(self.waiting.get(name, 0), self.idle_seconds.get(name, 0.0))
             for name in names
         }
+
+    async def key_use(self) -> Mapping[str, KeyUse] | None:
+        return self.uses if self.alive else None
 
     async def stats(self) -> Mapping[str, float]:
         return {"partitiond_proxy_requests_total": 7.0}

@@ -11,13 +11,22 @@ from partitiond.controller.routes import (
     RoutedEngine,
     RoutePolicy,
     availability_of,
+    key_route,
     max_wait_seconds,
     routing_from,
     service_seconds,
 )
 from partitiond.core.observation import ObservedReplica
 from partitiond.core.replica import ReplicaState
-from partitiond.core.routing import ModelAvailability, RoutingTable
+from partitiond.core.routing import (
+    BudgetPeriod,
+    KeyRates,
+    KeyRoute,
+    ModelAvailability,
+    RequestLimits,
+    RouteKind,
+    RoutingTable,
+)
 from partitiond.core.spec import Slo
 from partitiond.ports import KeyRecord
 from tests.controller.samples import NOW, placement, record, spec
@@ -36,7 +45,7 @@ def table(*engines: RoutedEngine, policy: RoutePolicy | None = None) -> RoutingT
         desired=[placement("a-1")],
         engines=engines,
         models=[record("a")],
-        keys=[KeyRecord("key-1", "ab" * 32, "test", ("a",), NOW)],
+        keys=[KeyRecord(id="key-1", sha256="ab" * 32, models=("a",), created_at=NOW)],
         policy=policy or RoutePolicy(),
         version=3,
     )
@@ -71,6 +80,54 @@ def test_keys_and_their_requirement_are_handed_over() -> None:
     made = table(policy=RoutePolicy(keys_required=True))
     assert made.keys_required
     assert [(key.id, key.models) for key in made.keys] == [("key-1", ("a",))]
+
+
+def test_a_key_is_handed_over_with_all_its_terms() -> None:
+    route = key_route(
+        KeyRecord(
+            id="key-1",
+            sha256="ab" * 32,
+            created_at=NOW,
+            models=("a",),
+            routes=(RouteKind.EMBED,),
+            expires_at="2030-01-01T00:00:00Z",
+            priority=-2,
+            weight=0.5,
+            limits=RequestLimits(max_output_tokens=8),
+            rates=KeyRates(token_budget=100, budget_period=BudgetPeriod.MONTH),
+            previous_sha256="cd" * 32,
+            previous_until="2026-01-01T01:00:00Z",
+        )
+    )
+    assert route == KeyRoute(
+        id="key-1",
+        sha256="ab" * 32,
+        models=("a",),
+        routes=(RouteKind.EMBED,),
+        previous_sha256="cd" * 32,
+        previous_until=1767229200.0,
+        expires_at=1893456000.0,
+        priority=-2,
+        weight=0.5,
+        limits=RequestLimits(max_output_tokens=8),
+        rates=KeyRates(token_budget=100, budget_period=BudgetPeriod.MONTH),
+    )
+
+
+def test_a_model_is_handed_over_with_its_names_defaults_and_limits() -> None:
+    named = record(
+        "a",
+        aliases=("org/A-1B",),
+        request_defaults={"top_p": 0.9, "stop": ["\n"]},
+        request_limits=RequestLimits(max_sequences=4),
+    )
+    (route,) = routing_from(
+        desired=(), engines=(), models=[named], keys=(), policy=RoutePolicy(), version=1
+    ).models
+    assert (route.name, route.served_name, route.aliases) == ("a", "a", ("org/A-1B",))
+    assert route.defaults_json == '{"stop":["\\n"],"top_p":0.9}'
+    assert route.limits == RequestLimits(max_sequences=4)
+    assert route.created_at == 1767225600
 
 
 def test_a_request_waits_no_longer_than_its_slo_allows() -> None:

@@ -1,8 +1,8 @@
 """The use cases, with a real store and a real planner, and everything else faked."""
 
 import asyncio
+import contextlib
 import dataclasses
-import hashlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -39,6 +39,18 @@ from tests.controller.samples import cpu, measured_profile, spec
 
 async def solved(request: PlanRequest) -> Plan | Infeasible:
     return solve(request)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> "AsyncIterator[Host]":
+    """A host whose service runs; nothing of it is left."""
+    store = open_store(":memory:")
+    here = Host(store)
+    await here.service.start()
+    yield here
+    await here.service.shutdown(stop_engines=True)
+    assert here.runner.running() == []
+    store.close()
 
 
 class Host:
@@ -101,13 +113,8 @@ class Host:
 
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
-    store = open_store(":memory:")
-    here = Host(store)
-    await here.service.start()
-    yield here
-    await here.service.shutdown(stop_engines=True)
-    assert here.runner.running() == []
-    store.close()
+    async with serving() as here:
+        yield here
 
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:
@@ -306,19 +313,6 @@ async def test_an_update_of_the_demand_goes_through_the_chain_again(host: Host) 
     before = host.service.model("a").replicas_planned
     await host.service.update(spec("a", min_replicas=before + 1), None)
     await until(lambda: host.service.model("a").replicas_planned > before)
-
-
-async def test_a_key_is_shown_once_and_kept_as_its_hash(host: Host) -> None:
-    await host.service.register(spec("a", auto=False))
-    record, key = await host.service.create_key("laptop", ["a"])
-    assert key.startswith("sk-")
-    assert len(key) >= 43
-    assert record.sha256 == hashlib.sha256(key.encode()).hexdigest()
-    await until(lambda: [k.id for k in host.proxy.table.keys] == [record.id])
-    await host.service.remove_key(record.id)
-    await until(lambda: host.proxy.table.keys == ())
-    with pytest.raises(NotFoundError):
-        await host.service.create_key("x", ["unknown"])
 
 
 async def test_a_profile_job_is_refused_where_it_could_never_run(host: Host) -> None:

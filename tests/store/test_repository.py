@@ -9,6 +9,7 @@ import pytest
 from partitiond.core.errors import ConflictError, NotFoundError, StoreError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
+from partitiond.core.routing import KeyRates, RouteKind
 from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Store
 
 MakeRecord = Callable[..., ModelRecord]
@@ -109,15 +110,31 @@ def test_events_can_be_followed(store: Store) -> None:
 
 
 def test_keys_are_kept_by_hash(store: Store) -> None:
-    first = KeyRecord("k1", "a" * 64, "first", ("m",), "t")
-    second = KeyRecord("k0", "b" * 64, "second", (), "t")
+    first = KeyRecord(id="k1", sha256="a" * 64, label="first", models=("m",), created_at="t")
+    second = KeyRecord(id="k0", sha256="b" * 64, label="second", created_at="t")
     store.add_key(first)
     store.add_key(second)
     assert list(store.keys()) == [first, second]
     with pytest.raises(ConflictError):
         store.add_key(first)
+    rotated = dataclasses.replace(
+        first,
+        sha256="c" * 64,
+        previous_sha256="a" * 64,
+        previous_until="2030-01-01T00:00:00Z",
+        routes=(RouteKind.EMBED,),
+        rates=KeyRates(requests_per_minute=5),
+        weight=2.0,
+    )
+    store.update_key(rotated)
+    assert list(store.keys()) == [rotated, second], "it keeps its place"
+    assert store.key("k1") == rotated
     store.remove_key("k1")
     assert list(store.keys()) == [second]
+    with pytest.raises(NotFoundError, match="no key k1"):
+        store.key("k1")
+    with pytest.raises(NotFoundError):
+        store.update_key(rotated)
     with pytest.raises(NotFoundError):
         store.remove_key("k1")
 

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.answers import NewKey
+from partitiond.api.key_schemas import KeyBody, KeyPatch, RotateBody
 from partitiond.api.replies import Service, no_content, problems, reply
-from partitiond.api.schemas import KeyBody
-from partitiond.ports import KeyRecord
+from partitiond.ports import KeyRecord, KeyView
 
 router = APIRouter(prefix="/keys", tags=["keys"])
 
@@ -27,12 +27,59 @@ async def list_keys(service: Service) -> Response:
     summary="Create an API key",
     status_code=201,
     response_model=NewKey,
+    responses=problems(404),
 )
 async def create_key(service: Service, body: KeyBody | None = None) -> Response:
-    """Create a key. This answer is the only time it is shown."""
-    asked = body or KeyBody()
-    record, key = await service.create_key(asked.label, asked.models)
-    return reply(NewKey(record, key), 201)
+    """Create a key. This answer is the only time it is shown.
+
+    A model that is not registered is refused (404); an alias stands for its model.
+    """
+    record, key = await service.create_key((body or KeyBody()).to_terms())
+    return reply(NewKey(record, key), 201, {"Location": f"/keys/{record.id}"})
+
+
+@router.get(
+    "/{key_id}",
+    operation_id="getKey",
+    summary="Show an API key",
+    response_model=KeyView,
+    responses=problems(404),
+)
+async def get_key(key_id: str, service: Service) -> Response:
+    """One key, and how much of it is used; `use` is null where the endpoint does not say."""
+    return reply(await service.key_view(key_id))
+
+
+@router.patch(
+    "/{key_id}",
+    operation_id="changeKey",
+    summary="Change an API key",
+    response_model=KeyRecord,
+    responses=problems(404),
+)
+async def change_key(key_id: str, body: KeyPatch, service: Service) -> Response:
+    """Change what a key may do: absent fields stay, null returns to the default.
+
+    It holds from the next request on; nothing is restarted.
+    """
+    terms = body.apply_to(service.key(key_id))
+    return reply(await service.update_key(key_id, terms))
+
+
+@router.post(
+    "/{key_id}/rotate",
+    operation_id="rotateKey",
+    summary="Give an API key another secret",
+    response_model=NewKey,
+    responses=problems(404, 409),
+)
+async def rotate_key(key_id: str, service: Service, body: RotateBody | None = None) -> Response:
+    """Another secret under the same id, with the same terms. This answer shows it, once.
+
+    The present secret is taken until the grace ends; one from a rotation before ends now.
+    """
+    record, key = await service.rotate_key(key_id, (body or RotateBody()).grace_seconds)
+    return reply(NewKey(record, key))
 
 
 @router.delete(
@@ -44,6 +91,6 @@ async def create_key(service: Service, body: KeyBody | None = None) -> Response:
     responses=problems(404),
 )
 async def remove_key(key_id: str, service: Service) -> Response:
-    """Remove a key; the endpoint refuses it from the next snapshot on."""
+    """Remove a key; the endpoint refuses it from now on."""
     await service.remove_key(key_id)
     return no_content()

@@ -1,0 +1,199 @@
+"""Options of `keys create` and `update`, and what they say as a body of the API."""
+
+import re
+from typing import Annotated, Any, Final
+
+import typer
+
+from partitiond.core.errors import InputError
+
+LabelOption = Annotated[
+    str | None, typer.Option("--label", metavar="TEXT", help="Who or what uses it.")
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", metavar="NAME", help="Allow only this model; repeatable; 'all' for all [all]."
+    ),
+]
+RoutesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--route",
+        metavar="generate|embed|tokenize",
+        help="Allow only this kind of route; repeatable; 'all' for all [all].",
+    ),
+]
+ExpiresOption = Annotated[
+    str | None,
+    typer.Option(
+        "--expires",
+        metavar="WHEN",
+        help="In so long (90s, 12h, 30d, 2w), at a time (2030-01-31, 2030-01-31T12:00Z), or "
+        "'never' [never].",
+    ),
+]
+PriorityOption = Annotated[
+    int | None,
+    typer.Option(
+        "--priority", metavar="-10..10", help="Requests of a higher one leave the queue first [0]."
+    ),
+]
+WeightOption = Annotated[
+    float | None,
+    typer.Option("--weight", metavar="W", help="Share in the queue among equal priorities [1]."),
+]
+RequestsOption = Annotated[
+    int | None,
+    typer.Option("--requests-per-minute", metavar="N", help="Requests per minute; 0: no limit."),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tokens-per-minute", metavar="N", help="Prompt and output tokens per minute; 0: no limit."
+    ),
+]
+InFlightOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-in-flight", metavar="N", help="Requests running or waiting at once; 0: no limit."
+    ),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token-budget",
+        metavar="N/hour|day|month|never",
+        help="Tokens per period, as 1000000/day; 0: no budget.",
+    ),
+]
+PromptBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-prompt-bytes", metavar="N", help="Text of all prompts of a request; 0: no limit."
+    ),
+]
+OutputTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-output-tokens", metavar="N", help="Output tokens of a request; 0: no limit."
+    ),
+]
+SequencesOption = Annotated[
+    int | None,
+    typer.Option("--max-sequences", metavar="N", help="Prompts times n; 0: no limit."),
+]
+GraceOption = Annotated[
+    str,
+    typer.Option(
+        "--grace",
+        metavar="TIME",
+        help="How long the present secret is taken as well (90s, 1h, 2d); 0 for a leaked one.",
+    ),
+]
+
+PERIODS: Final = ("hour", "day", "month", "never")
+_DATE: Final = re.compile(r"^\d{4}-\d{2}-\d{2}")
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Only what was given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def seconds_of(option: str, text: str) -> float:
+    """A duration given to an option. Raises InputError."""
+    from partitiond.core.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}.", hint="As 1h.") from error
+
+
+def expiry_body(text: str | None) -> dict[str, Any]:
+    """When a key ends. Raises InputError: it is no time."""
+    if text is None:
+        return {}
+    if text == "never":
+        return {"expires_at": None}
+    if not _DATE.match(text):
+        return {"expires_in_seconds": seconds_of("--expires", text)}
+    from partitiond.core.instants import unix_seconds, utc_iso
+
+    try:
+        return {"expires_at": utc_iso(unix_seconds(text))}
+    except ValueError as error:
+        raise InputError(
+            f"--expires {text!r} is no time.", hint="As 30d, 2030-01-31 or 2030-01-31T12:00Z."
+        ) from error
+
+
+def budget_body(text: str | None) -> dict[str, Any]:
+    """A token budget, "1000000/day". Raises InputError: it is none."""
+    if text is None:
+        return {}
+    number, slash, period = text.strip().partition("/")
+    digits = number.replace("_", "")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        raise InputError(
+            f"--token-budget {text!r} is no budget.", hint="As 1000000/day; 0 for none."
+        )
+    if slash and period not in PERIODS:
+        raise InputError(
+            f"--token-budget {text!r}: there is no period {period!r}.",
+            hint=f"Use one of {', '.join(PERIODS)}.",
+        )
+    return {"token_budget": int(digits)} | ({"budget_period": period} if slash else {})
+
+
+def limits_body(
+    max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
+) -> dict[str, Any]:
+    """Bounds of one request, of a key or a model."""
+    return without_none(
+        {
+            "max_prompt_bytes": max_prompt_bytes,
+            "max_output_tokens": max_output_tokens,
+            "max_sequences": max_sequences,
+        }
+    )
+
+
+def rates_body(
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    max_in_flight: int | None,
+    token_budget: str | None,
+) -> dict[str, Any]:
+    """What a key may use over time. Raises InputError."""
+    return without_none(
+        {
+            "requests_per_minute": requests_per_minute,
+            "tokens_per_minute": tokens_per_minute,
+            "max_in_flight": max_in_flight,
+        }
+    ) | budget_body(token_budget)
+
+
+def terms_body(
+    *,
+    label: str | None,
+    models: list[str] | None,
+    routes: list[str] | None,
+    expires: str | None,
+    priority: int | None,
+    weight: float | None,
+    limits: dict[str, Any],
+    rates: dict[str, Any],
+) -> dict[str, Any]:
+    """All terms that were given, as the body of POST or PATCH /keys. Raises InputError."""
+    given = {"label": label, "priority": priority, "weight": weight}
+    body = without_none(given) | expiry_body(expires)
+    for name, values in (("models", models), ("routes", routes)):
+        if values:
+            body[name] = [] if values == ["all"] else values
+    for name, part in (("limits", limits), ("rates", rates)):
+        if part:
+            body[name] = part
+    return body

@@ -1,0 +1,79 @@
+"""What the client sends: requests as bodies, bodies as bytes, names as path segments."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from partitiond import serde
+from partitiond.core.errors import InputError
+from partitiond.core.keys import KeyTerms
+from partitiond.core.plan import Objective
+from partitiond.core.plan_answers import PlanQuestion
+from partitiond.core.spec import ModelSpec
+
+
+def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]:
+    """A question as the body of POST /plan; what is not asked is left out."""
+    if question is None:
+        return {}
+    if not isinstance(question, PlanQuestion):
+        return {"objective": str(question)}
+    body: dict[str, Any] = serde.to_jsonable(question)
+    return {key: value for key, value in body.items() if value}
+
+
+def spec_body(spec: ModelSpec) -> dict[str, Any]:
+    """A specification as the body of POST /models, nothing lost."""
+    body: dict[str, Any] = serde.to_jsonable(spec)
+    return body
+
+
+def key_body(terms: Mapping[str, Any] | KeyTerms) -> dict[str, Any]:
+    """A key's terms as the body of PATCH /keys; what a record has beside them is left out."""
+    if not isinstance(terms, KeyTerms):
+        return dict(terms)
+    body: dict[str, Any] = serde.to_jsonable(terms)
+    return {name: body[name] for name in KeyTerms.__dataclass_fields__}
+
+
+def with_absolute_folder(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A registration whose `model`, where it is a relative folder, is named in full.
+
+    The daemon has another working folder and home than the user.
+    """
+    model = body.get("model")
+    if isinstance(model, str) and model.strip().startswith((".", "~")):
+        folder = os.path.normpath(Path(model.strip()).expanduser().absolute())
+        return {**body, "model": folder}
+    return dict(body)
+
+
+def encoded(body: object) -> bytes:
+    """A body as JSON. Raises InputError for what JSON cannot say: not finite, or no text."""
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("a value holds bytes that are no UTF-8 text.") from error
+    except ValueError as error:
+        field = _not_finite(body) or "a value"
+        raise InputError(f"{field} is not a finite number.") from error
+
+
+def _not_finite(value: object, path: str = "") -> str | None:
+    """The path of the first number that is not finite, as "demand.req_per_s: nan"."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path}: {value}".removeprefix(": ")
+    if not isinstance(value, Mapping):
+        return None
+    found = (_not_finite(item, f"{path}.{key}".lstrip(".")) for key, item in value.items())
+    return next((name for name in found if name), None)
+
+
+def quoted(part: str) -> str:
+    """One path segment. Dots alone would be taken as "this folder" and "the one above"."""
+    return quote(part, safe="").replace(".", "%2E") if set(part) == {"."} else quote(part, safe="")
