@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: help tour tour-gpus setup setup-dev demo engine test test-full hunt lint format types imports bench gpu-check docs \
+.PHONY: help tour tour-gpus setup setup-dev demo engine native test test-full hunt lint format types imports bench gpu-check docs \
 	lock clean
 
 help: ## show this
@@ -40,6 +40,7 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what partitiond needs, as pinned in requirements.lock"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -m partitiond.native || true
 	@touch $@
 
 setup: $(STAMP) ## make the daemon's environment in .venv (quick the second time)
@@ -71,7 +72,10 @@ format: $(STAMP) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(STAMP) engine lint ## everything but the slow tests, the real engine included
+native: $(STAMP) ## compile the proxy's hot path (needs a C compiler; done by setup where there is one)
+	@$(BIN)/python -m partitiond.native
+
+test: $(STAMP) engine lint native ## everything but the slow tests, the real engine included
 	@$(BIN)/python -c 'import shutil; shutil.which("nvidia-smi") or print("skip: no NVIDIA GPU here, GPU tests do not run")'
 	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
@@ -83,7 +87,7 @@ hunt: $(STAMP) ## the property tests with new examples instead of the fixed ones
 	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property -m "not engine and not gpu" $(PYTEST_ARGS)
 
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.bench_replay bench.bench_mixed_plan \
-	bench.proxy_cpu bench.bench_admission bench.bench_plan bench.search \
+	bench.proxy bench.bench_admission bench.bench_plan bench.search \
 	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
 	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths
 

@@ -86,8 +86,8 @@ def payload_of(event: bytes) -> bytes:
     return event[at + 5 :].strip() if at >= 0 else b""
 
 
-def _numbers(*names: bytes) -> tuple[re.Pattern[bytes], ...]:
-    return tuple(re.compile(rb'"%b":\s*(\d{1,9})' % name) for name in names)
+def _number(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb'"%b":\s*(\d{1,9})' % name)
 
 
 class ChatDialect:
@@ -95,7 +95,8 @@ class ChatDialect:
 
     markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
     ends_with_error: Final = False
-    _prompt, _output = _numbers(b"prompt_tokens", b"completion_tokens")
+    _prompt: Final = _number(b"prompt_tokens")
+    _output: Final = _number(b"completion_tokens")
 
     def kind_of(self, event: bytes) -> Kind:
         """See `Dialect`."""
@@ -169,7 +170,8 @@ class MessagesDialect:
 
     markers: Final = (b"event: message_", b"event: error", b"event: message_", b"event: error")
     ends_with_error: Final = True
-    _prompt, _output = _numbers(b"input_tokens", b"output_tokens")
+    _prompt: Final = _number(b"input_tokens")
+    _output: Final = _number(b"output_tokens")
     _openings: Final = (b"message_start", b"content_block_start", b"ping")
 
     def kind_of(self, event: bytes) -> Kind:
@@ -214,7 +216,8 @@ class ResponsesDialect:
         b'"response":{', b"event: error", b"event: response.failed", b"event: response.completed",
     )  # fmt: skip
     ends_with_error: Final = True
-    _prompt, _output = _numbers(b"input_tokens", b"output_tokens")
+    _prompt: Final = _number(b"input_tokens")
+    _output: Final = _number(b"output_tokens")
     _ends: Final = (b"response.completed", b"response.incomplete")
     _errors: Final = (b"error", b"response.failed")
     _openings: Final = (

@@ -10,7 +10,7 @@ from partitiond.proxy.metrics import ProxyMetrics
 
 if TYPE_CHECKING:
     from partitiond.proxy.live import LiveModel
-    from partitiond.proxy.requests import ParsedRequest
+    from partitiond.proxy.request_parts import ParsedRequest
 
 
 class Record:

@@ -5,7 +5,6 @@ again and has its own opinion of them. What bounds a request's cost must be righ
 `n` as a string, which an engine would take, is refused.
 """
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ import msgspec
 from partitiond.core.routing import ModelRoute, RequestLimits
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.errors import ApiError, invalid
+from partitiond.proxy.request_parts import Body, ParsedRequest, Size
 
 if TYPE_CHECKING:
     from partitiond.proxy.routes import DataRoute
@@ -25,71 +25,10 @@ COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
 _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
-class Body(msgspec.Struct):
-    """What the proxy reads of any request's JSON; null and absent are the same to it."""
-
-    model: Any = None
-    stream: Any = None
-    stream_options: Any = None
-    n: Any = None
-    best_of: Any = None
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    max_output_tokens: Any = None
-    user: Any = None
-    prompt: Any = None
-    messages: Any = None
-    input: Any = None
-    text_1: Any = None
-    text_2: Any = None
-    data_1: Any = None
-    data_2: Any = None
-    queries: Any = None
-    items: Any = None
-    documents: Any = None
-
-
 _decoder: Final = msgspec.json.Decoder(Body)
 
 
-class Size(msgspec.Struct):
-    """How much a request asks for.
-
-    Attributes:
-        prompts: number of prompts; 0 where the engine's GPU has no part in it.
-        prompt_bytes: all prompts together, in bytes of text (chat: the whole body).
-        prompt_tokens: exact count where the prompts are token ids, else 0.
-        max_tokens: limit on the output of one sequence, or None.
-    """
-
-    prompts: int
-    prompt_bytes: int
-    prompt_tokens: int = 0
-    max_tokens: int | None = 0
-
-
 Measure = Callable[[Body, bytes, ProxyOptions], Size | ApiError]
-
-
-class ParsedRequest(msgspec.Struct):
-    """What the proxy knows of a request.
-
-    Attributes:
-        model: as the client named it.
-        stream: server-sent events are wanted.
-        wants_usage: the client asked for usage in its stream.
-        stream_options: as given.
-        sequences: prompts x n.
-        user: session by which its replica may be chosen, or empty.
-    """
-
-    model: str
-    stream: bool
-    wants_usage: bool
-    stream_options: Any
-    sequences: int
-    size: Size
-    user: str
 
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
@@ -157,6 +96,16 @@ def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | No
     return None
 
 
+def with_defaults(body: bytes, defaults_json: str) -> bytes:
+    """The body with its model's default parameters, where it does not name them.
+
+    They come first and the body's own after them, in one object: a parameter that stands twice
+    counts as it stands last, to every reader of JSON that engines use, and to ours.
+    """
+    first = defaults_json.strip()[:-1].encode()
+    return first + b"," + body.lstrip()[1:] if len(first) > 1 else body
+
+
 def engine_body(
     body: bytes, request: ParsedRequest, model: ModelRoute, route: "DataRoute", most: int
 ) -> bytes | ApiError:
@@ -167,26 +116,24 @@ def engine_body(
     """
     add_usage = request.stream and route.tells_usage and not request.wants_usage
     add_limit = bool(most and route.output_field and request.size.max_tokens is None)
-    if model.served_name == request.model and not model.defaults_json and not add_limit:
+    if model.served_name == request.model and not add_limit:
         if not add_usage:
             return body
         if request.stream_options is None and b'"stream_options"' not in body:
             # The body is an object with at least one member: it named its model.
             return body.rstrip()[:-1] + _INCLUDE_USAGE
     try:
-        payload: dict[str, Any] = json.loads(body)
+        payload: dict[str, Any] = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     payload["model"] = model.served_name
-    if model.defaults_json:
-        payload = {**json.loads(model.defaults_json), **payload}
     if add_limit:
         payload[route.output_field] = most
     given = payload.get("stream_options")
     if add_usage and (given is None or isinstance(given, dict)):
         kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
         payload["stream_options"] = {**kept, "include_usage": True}
-    return json.dumps(payload, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return msgspec.json.encode(payload)
 
 
 def _decode(body: bytes, max_nesting: int) -> Body | ApiError:

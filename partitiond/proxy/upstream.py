@@ -43,8 +43,11 @@ class Receiver(Protocol):
         ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection:
     """One connection; carries one request at a time.
+
+    It has all of `asyncio.Protocol` without inheriting it, because a class that is compiled (see
+    `partitiond.native`) inherits from compiled ones only.
 
     Attributes:
         fast_pieces: pieces of the current answer that went by the fast way.
@@ -112,6 +115,15 @@ class UpstreamConnection(asyncio.Protocol):
             return
         kind = "truncated" if head is not None else "reset"
         self._fail(AttemptError(kind, _CLOSED_EARLY, no_byte=not self.got_bytes))
+
+    def eof_received(self) -> None:
+        """The engine sends no more: close, as asyncio does by default."""
+
+    def pause_writing(self) -> None:
+        """A request's body is bounded, and kept by us in any case."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
 
     # What an attempt calls
 
@@ -268,9 +280,9 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
-                _, connection = await loop.create_unix_connection(
-                    lambda: UpstreamConnection(self), self.socket_path
-                )
+                connection = UpstreamConnection(self)
+                protocol = cast("asyncio.Protocol", connection)
+                await loop.create_unix_connection(lambda: protocol, self.socket_path)
         except TimeoutError as error:
             raise AttemptError(
                 "connect_timeout", "The engine did not accept a connection in time.", no_byte=True

@@ -1,0 +1,195 @@
+"""What each feature of our proxy costs: CPU per request and per chunk with it and without it.
+
+    python -m bench.proxy.features [--only no-keys,no-log] [--rounds 5] [--seconds 3]
+
+Everything is on in the base. Each variant takes one thing away (by an option, or by taking the
+part out where there is none: see `without.py`) or adds one that few requests use. All run beside
+each other and are measured in turns; the difference is of the same round.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.proxy import measure, native, report
+from bench.proxy.measure import CPU_CHUNK, CPU_REQUEST, USER_CHUNK, USER_REQUEST, Results
+from bench.proxy.processes import REALTIME_HELP, cores, run_first
+from bench.proxy.proxies import Proxy, Setting, StartError, ours
+from partitiond.core.routing import KeyRates, KeyRoute, RequestLimits, RoutingTable
+
+BASE: Final = "base"
+KEYS: Final = 100
+HIGH: Final = 1_000_000_000
+SHOWN: Final = (CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK)
+Edit = Callable[[RoutingTable], RoutingTable]
+
+
+def same(table: RoutingTable) -> RoutingTable:
+    """The table as it is."""
+    return table
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variant:
+    """The base with one thing changed.
+
+    Attributes:
+        says: what it differs in.
+        edit: of the routing table.
+        asks: of what clients send (fields of `Proxy`).
+        without: parts taken out.
+    """
+
+    says: str
+    keys: bool = True
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    edit: Edit = same
+    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    workers: int = 1
+
+
+def many_keys(table: RoutingTable) -> RoutingTable:
+    """More keys, ours among the last."""
+    others = tuple(KeyRoute(f"other-{n}", f"{n:064x}") for n in range(KEYS - 1))
+    return dataclasses.replace(table, keys=(*others, *table.keys))
+
+
+def with_rates(table: RoutingTable) -> RoutingTable:
+    """Every rate and budget of the key is counted; none is reached."""
+    rates = KeyRates(
+        requests_per_minute=HIGH, tokens_per_minute=HIGH, max_in_flight=HIGH, token_budget=HIGH
+    )
+    keys = tuple(dataclasses.replace(key, rates=rates) for key in table.keys)
+    return dataclasses.replace(table, keys=keys)
+
+
+def model_with(**fields: Any) -> Edit:
+    """The model's entry changed."""
+    return lambda table: dataclasses.replace(
+        table, models=tuple(dataclasses.replace(model, **fields) for model in table.models)
+    )
+
+
+LIMITS: Final = RequestLimits(max_prompt_bytes=HIGH, max_output_tokens=HIGH, max_sequences=64)
+
+VARIANTS: Final[Mapping[str, Variant]] = {
+    BASE: Variant("keys, admission, dispatch, usage, metrics and the log are on"),
+    "no-keys": Variant("no key is required, none is sent", keys=False),
+    "no-log": Variant("no line per request", without=("log",)),
+    "no-metrics": Variant("requests are not counted", without=("metrics",)),
+    "no-estimates": Variant("nothing is learnt of requests", without=("estimates",)),
+    "keys": Variant(f"{KEYS} keys instead of one", edit=many_keys),
+    "rates": Variant("rates and a budget for the key", edit=with_rates),
+    "limits": Variant("limits per request", edit=model_with(limits=LIMITS)),
+    "alias": Variant(
+        "the model is called by an alias", edit=model_with(aliases=("a",)), asks={"model": "a"}
+    ),
+    "defaults": Variant("a default parameter", edit=model_with(defaults_json='{"top_p":0.9}')),
+    "affinity": Variant("one session for all", asks={"header": "x-session-id: one"}),
+    "debug": Variant("debug headers in every answer", options={"debug_headers": "always"}),
+    "usage": Variant("clients ask for the usage of streams", asks={"usage": True}),
+    "workers": Variant("two workers, on the same core", workers=2),
+}
+
+
+def start(name: str, setting: Setting) -> "contextlib.AbstractContextManager[Proxy]":
+    """A variant as a running proxy."""
+    variant = VARIANTS[name]
+    mine = dataclasses.replace(
+        setting,
+        keys=variant.keys,
+        options=variant.options,
+        edit=variant.edit,
+        asks=variant.asks,
+        without=variant.without,
+    )
+    return ours(mine, name=name, workers=variant.workers)
+
+
+def start_all(names: Sequence[str], setting: Setting, stack: contextlib.ExitStack) -> list[Proxy]:
+    """All variants. Exits when one does not start."""
+    try:
+        return [stack.enter_context(start(name, setting)) for name in names]
+    except StartError as error:
+        sys.exit(str(error))
+
+
+def line_of(results: Results, name: str) -> str:
+    """A variant's medians, and its differences to the base with their range."""
+    cells = []
+    for figure in SHOWN:
+        mine, base = (results.values.get(n, {}).get(figure, []) for n in (name, BASE))
+        differences = [a - b for a, b in zip(mine, base, strict=False)]
+        if not differences:
+            cells.append(f"{'-':>30}")
+        elif name == BASE:
+            cells.append(f"{report.number(statistics.median(mine)):>30}")
+        else:
+            text = f"{statistics.median(differences):+.2f}"
+            spread = f"({min(differences):+.2f}..{max(differences):+.2f})"
+            cells.append(f"{text:>12} {spread:>17}")
+    return f"{name:14}" + "".join(cells) + f"   {VARIANTS[name].says}"
+
+
+def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What to run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.proxy.features", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--only", help=f"variants: some of {', '.join(VARIANTS)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--realtime", action="store_true", help=REALTIME_HELP)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(words)
+    chosen = given.only.split(",") if given.only else list(VARIANTS)
+    for name in chosen:
+        if name not in VARIANTS:
+            parser.error(f"--only: there is no {name!r}, only {', '.join(VARIANTS)}")
+    given.variants = [BASE, *(name for name in chosen if name != BASE)]
+    return given
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run and print; 1 when a variant gave wrong answers."""
+    given = read_arguments(words)
+    if given.realtime:
+        run_first()
+    proxy_core, load_core = cores(spread=False)
+    results, failures = Results(), []
+    with tempfile.TemporaryDirectory(prefix="pd-bench-") as folder, contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(native.upstream(Path(folder), load_core))
+        setting = Setting(Path(folder), upstream, proxy_core)
+        proxies = start_all(given.variants, setting, stack)
+        for index in range(-1, given.rounds):  # the first round only warms them up
+            for scenario in (measure.requests, measure.paced):
+                for proxy in proxies:
+                    seconds = given.seconds if index >= 0 else 0.5
+                    try:
+                        figures = scenario(proxy, seconds, load_core, False)
+                    except measure.WrongAnswersError as error:
+                        failures.append(str(error))
+                        continue
+                    if index >= 0:
+                        results.add(proxy.name, figures)
+            print(f"round {index + 1} of {given.rounds}", file=sys.stderr)
+    print(f"{'':14}" + "".join(f"{figure.strip():>30}" for figure in SHOWN))
+    for name in given.variants:
+        print(line_of(results, name))
+    for failure in failures:
+        print(f"FAILED {failure}")
+    if given.json:
+        given.json.write_text(json.dumps(results.values, indent=1) + "\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

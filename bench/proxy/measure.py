@@ -1,0 +1,229 @@
+"""What is measured on each proxy."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from bench.proxy.native import Load, read_report, start_client
+from bench.proxy.processes import CpuTime, busy_seconds, cpu_time, memory_bytes
+from bench.proxy.proxies import Proxy
+
+DIRECT: Final = "direct"
+"""The client on the upstream's own port, without a proxy."""
+CONNECTIONS: Final = 64
+RATE: Final = 800
+"""Chunks per second of each of the 64 streams: 51,200 a second together."""
+MANY: Final = 1000
+MANY_RATE: Final = 50
+FLOOD_CHUNKS: Final = 5000
+LOOSE_CONNECTIONS: Final = 16
+FAST_CHUNKS_PER_SECOND: Final = 50_000
+
+Figures = dict[str, float]
+
+CPU_REQUEST: Final = "CPU per request, us"
+USER_REQUEST: Final = "  of it user mode, us"
+REQUESTS: Final = "requests/s"
+REQUEST_P50: Final = "latency p50 at 64, us"
+REQUEST_P99: Final = "latency p99 at 64, us"
+ONE_P50: Final = "latency p50, one client, us"
+ONE_P99: Final = "latency p99, one client, us"
+ADDED_P50: Final = "added p50, one client, us"
+ADDED_P99: Final = "added p99, one client, us"
+CPU_CHUNK: Final = "CPU per chunk, us"
+USER_CHUNK: Final = "user mode per chunk, us"
+DELAY_P50: Final = "chunk delay p50, us"
+DELAY_P90: Final = "chunk delay p90, us"
+DELAY_P99: Final = "chunk delay p99, us"
+PACED_RATE: Final = "chunks/s of 51,200"
+CORES: Final = "cores for 50,000 chunks/s"
+LOST: Final = "chunks lost"
+UNFINISHED: Final = "streams not ended in time"
+FLOOD_RATE: Final = "chunks/s, unpaced"
+FLOOD_CPU: Final = "CPU per chunk, unpaced, us"
+FLOOD_BUSY: Final = "its core busy, unpaced, %"
+MANY_CPU: Final = "CPU per chunk, 1,000 streams, us"
+MANY_P50: Final = "chunk delay p50, 1,000 streams, us"
+MANY_P99: Final = "chunk delay p99, 1,000 streams, us"
+MEMORY: Final = "memory per stream, KiB"
+OTHERS: Final = "others on its core, %"
+"""What other programs took of the proxy's core meanwhile: much of it spoils latencies, and makes
+chunks wait and come in fewer pieces."""
+
+
+class WrongAnswersError(Exception):
+    """A proxy gave wrong, mixed-up or truncated answers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the client through a proxy.
+
+    Attributes:
+        report: what the client saw.
+        cpu: what the proxy used meanwhile.
+        others: share of the proxy's core that other programs took.
+        memory_bytes: of the proxy in the middle of it, more than before; 0 where not asked.
+    """
+
+    report: Mapping[str, Any]
+    cpu: CpuTime
+    elapsed: float
+    others: float = 0.0
+    memory_bytes: int = 0
+
+
+def run(proxy: Proxy, load: Load, core: int | None, *, memory: bool = False) -> Run:
+    """Drive a proxy. Raises WrongAnswersError unless every byte was right."""
+    load = dataclasses.replace(
+        load, loose=proxy.loose, header=proxy.header, usage=proxy.usage and load.mode == "streams"
+    )
+    before_bytes = memory_bytes(proxy.pid) if memory else 0
+    grown = 0
+    busy = busy_seconds(proxy.core)
+    started, before = time.monotonic(), cpu_time(proxy.pid)
+    client = start_client(load, proxy.port, key=proxy.key, model=proxy.model, core=core)
+    if memory:
+        time.sleep(load.seconds * 0.8)
+        grown = memory_bytes(proxy.pid) - before_bytes
+    report = read_report(client)
+    used, elapsed = cpu_time(proxy.pid) - before, time.monotonic() - started
+    others = max(0.0, busy_seconds(proxy.core) - busy - used.total) / elapsed
+    if report["wrong"] or report["errors"]:
+        raise WrongAnswersError(
+            f"{proxy.name}: {report['wrong']} wrong answers, {report['errors']} failed requests; "
+            f"the first: {report['first_error']}"
+        )
+    return Run(report, used, elapsed, others, grown)
+
+
+def us_each(seconds: float, count: int) -> float:
+    """Microseconds for one."""
+    return seconds / count * 1e6 if count else float("nan")
+
+
+def requests(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+    """Not streamed, 64 connections, as fast as they go."""
+    connections = LOOSE_CONNECTIONS if proxy.loose else CONNECTIONS
+    done = run(proxy, Load("requests", connections, seconds), core)
+    count = done.report["requests"]
+    return {
+        CPU_REQUEST: us_each(done.cpu.total, count),
+        USER_REQUEST: us_each(done.cpu.user, count),
+        REQUESTS: count / done.report["seconds"],
+        REQUEST_P50: done.report["latency_us"]["p50"],
+        REQUEST_P99: done.report["latency_us"]["p99"],
+        OTHERS: done.others * 100,
+    }
+
+
+def one_client(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+    """One request after the other: what the proxy adds when nothing waits."""
+    report = run(proxy, Load("requests", 1, seconds, warm=0.1), core).report
+    return {ONE_P50: report["latency_us"]["p50"], ONE_P99: report["latency_us"]["p99"]}
+
+
+def paced(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+    """64 streams of 800 chunks per second each."""
+    load = Load(
+        "streams", CONNECTIONS, seconds, round(RATE * seconds), RATE, once=True, warm=seconds / 10
+    )
+    done = run(proxy, load, core)
+    count, delay = done.report["chunks"], done.report["delay_us"]
+    each = us_each(done.cpu.total, count)
+    return {
+        CPU_CHUNK: each,
+        USER_CHUNK: us_each(done.cpu.user, count),
+        DELAY_P50: delay["p50"],
+        DELAY_P90: delay["p90"],
+        DELAY_P99: delay["p99"],
+        PACED_RATE: done.report["chunks_in_time"] / done.report["window"],
+        CORES: each * FAST_CHUNKS_PER_SECOND / 1e6,
+        LOST: done.report["lost"],
+        UNFINISHED: done.report["unfinished"],
+        OTHERS: done.others * 100,
+    }
+
+
+def flood(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+    """64 streams as fast as they are taken."""
+    done = run(proxy, Load("streams", CONNECTIONS, seconds, FLOOD_CHUNKS), core)
+    count = done.report["chunks"]
+    return {
+        FLOOD_RATE: done.report["chunks_in_time"] / done.report["window"],
+        FLOOD_CPU: us_each(done.cpu.total, count),
+        FLOOD_BUSY: done.cpu.total / done.elapsed * 100,
+    }
+
+
+def many(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:
+    """1,000 streams of 50 chunks per second. Memory in the first round: it is kept for later."""
+    chunks = round(MANY_RATE * seconds)
+    load = Load("streams", MANY, seconds, chunks, MANY_RATE, once=True, warm=seconds / 4)
+    done = run(proxy, load, core, memory=first)
+    delay = done.report["delay_us"]
+    figures = {
+        MANY_CPU: us_each(done.cpu.total, done.report["chunks"]),
+        MANY_P50: delay["p50"],
+        MANY_P99: delay["p99"],
+        LOST: done.report["lost"],
+        UNFINISHED: done.report["unfinished"],
+        OTHERS: done.others * 100,
+    }
+    return figures | ({MEMORY: done.memory_bytes / MANY / 1024} if first else {})
+
+
+Scenario = Callable[[Proxy, float, int | None, bool], Figures]
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "requests": requests,
+    "one": one_client,
+    "chunks": paced,
+    "flood": flood,
+    "many": many,
+}
+COUNTED: Final = frozenset({LOST, UNFINISHED})
+"""Figures of which one in any round is one too many."""
+DIRECTLY: Final = frozenset({"requests", "one", "chunks", "many"})
+"""Scenarios that are also run without a proxy."""
+NOT_DIRECT: Final = frozenset(
+    {CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK, CORES, MANY_CPU, MEMORY, OTHERS}
+)
+"""Figures that mean nothing without a proxy."""
+
+
+@dataclasses.dataclass(slots=True)
+class Results:
+    """Figures by proxy, one value for each round that had them."""
+
+    values: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
+
+    def add(self, proxy: str, figures: Mapping[str, float]) -> None:
+        """Keep what one scenario gave."""
+        kept = self.values.setdefault(proxy, {})
+        for name, value in figures.items():
+            if proxy != DIRECT or name not in NOT_DIRECT:
+                kept.setdefault(name, []).append(value)
+
+    def add_differences(self) -> None:
+        """Latency added to the direct connection's of the same round."""
+        direct = self.values.get(DIRECT, {})
+        for name, kept in self.values.items():
+            for added, plain in ((ADDED_P50, ONE_P50), (ADDED_P99, ONE_P99)):
+                if name != DIRECT and plain in kept and plain in direct:
+                    kept[added] = [a - b for a, b in zip(kept[plain], direct[plain], strict=False)]
+
+    def median(self, proxy: str, figure: str) -> float | None:
+        """Over the rounds; what is lost or unfinished is added up."""
+        found = self.values.get(proxy, {}).get(figure)
+        if not found:
+            return None
+        return sum(found) if figure in COUNTED else statistics.median(found)
+
+    def ratios(self, proxy: str, base: str, figure: str) -> list[float]:
+        """Of the two in each round."""
+        ours = self.values.get(proxy, {}).get(figure, [])
+        theirs = self.values.get(base, {}).get(figure, [])
+        return [a / b for a, b in zip(ours, theirs, strict=False) if b]

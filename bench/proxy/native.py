@@ -1,0 +1,137 @@
+"""The upstream and the client: built from C on demand, run as processes."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import platformdirs
+
+from bench.proxy.processes import pinned, stop
+
+SOURCES: Final = Path(__file__).parent / "csrc"
+FLAGS: Final = ("-O2", "-Wall", "-Wextra")
+
+
+def cache_folder() -> Path:
+    """Where built programs and the environments of other proxies are kept."""
+    return platformdirs.user_cache_path("partitiond") / "bench"
+
+
+def build(name: str) -> Path:
+    """The program made of `csrc/NAME.c`, compiled unless that was done before.
+
+    Raises:
+        SystemExit: there is no C compiler, or it refuses the source.
+    """
+    texts = [(SOURCES / file).read_bytes() for file in (f"{name}.c", "wire.h")]
+    digest = hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
+    program = cache_folder() / "native" / f"{name}-{digest}"
+    if program.exists():
+        return program
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        sys.exit(
+            "The benchmark's upstream and client are C programs, and there is no C compiler here. "
+            "Install one (Debian: apt-get install gcc libc6-dev), or name one in CC."
+        )
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=program.parent) as folder:
+        made = Path(folder) / name
+        done = subprocess.run(
+            [compiler, *FLAGS, "-o", str(made), str(SOURCES / f"{name}.c")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            sys.exit(f"{compiler} could not build {name}.c:\n{done.stderr}")
+        made.replace(program)  # at once: two runs may build at the same time
+    return program
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Upstream:
+    """A running upstream: one program on a port and on a Unix socket."""
+
+    pid: int
+    port: int
+    path: str
+
+
+@contextlib.contextmanager
+def upstream(folder: Path, core: int | None) -> Iterator[Upstream]:
+    """Run the upstream while the context lasts."""
+    path = str(folder / "engine.sock")
+    with pinned(core):
+        child = subprocess.Popen(
+            [build("upstream"), "--unix", path], stdout=subprocess.PIPE, text=True
+        )
+    try:
+        assert child.stdout is not None
+        yield Upstream(child.pid, json.loads(child.stdout.readline())["port"], path)
+    finally:
+        stop(child)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the client does; see `csrc/client.c`.
+
+    Attributes:
+        chunks, rate: of each stream, and chunks per second (0: unpaced; -K: one in K seconds).
+        once: one request per connection instead of one after the other.
+        grace: seconds after which streams that have not ended are given up.
+        warm: seconds at the start whose latencies and delays are not counted.
+        addresses: of the client, in 127.0.0.0/8.
+        ramp: connections that may be on their way to being opened.
+        header: one more line of each request's head.
+        announce: write the line "open" once every stream has begun.
+        loose: take any answer with status 200 (for proxies that write answers anew).
+    """
+
+    mode: str
+    connections: int
+    seconds: float
+    chunks: int = 1
+    rate: int = 0
+    once: bool = False
+    usage: bool = False
+    loose: bool = False
+    grace: float = 5.0
+    warm: float = 0.0
+    addresses: int = 1
+    ramp: int = 512
+    header: str = ""
+    announce: bool = False
+
+    def words(self) -> list[str]:
+        """As the client's options."""
+        values = {
+            k: int(v) if isinstance(v, bool) else v for k, v in dataclasses.asdict(self).items()
+        }
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def start_client(
+    load: Load, port: int, *, key: str = "", model: str = "m", core: int | None
+) -> "subprocess.Popen[str]":
+    """Start the client; `read_report` waits for its end."""
+    words = ["--port", str(port), "--model", model, "--key", key, *load.words()]
+    with pinned(core):
+        return subprocess.Popen([build("client"), *words], stdout=subprocess.PIPE, text=True)
+
+
+def read_report(client: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What a client saw, once it is done."""
+    text, _ = client.communicate()
+    if client.returncode:
+        raise RuntimeError(f"the client ended with {client.returncode}")
+    report: dict[str, Any] = json.loads(text)
+    return report

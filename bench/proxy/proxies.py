@@ -1,0 +1,347 @@
+"""The proxies that are compared, each a process with one upstream behind it."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from bench.proxy import tools
+from bench.proxy.native import Upstream
+from bench.proxy.processes import free_port, pinned, stop
+from partitiond.core.routing import (
+    KeyRoute,
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RoutingTable,
+)
+from partitiond.serde import to_json
+
+KEY: Final = "sk-bench-0123456789abcdef0123456789abcdef"
+START_SECONDS: Final = 60.0
+REPOSITORY: Final = Path(__file__).parents[2]
+LARGE: Final = 1 << 30
+LONG: Final = 3600.0
+MAX_STREAMS: Final = 32_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Proxy:
+    """A running proxy.
+
+    Attributes:
+        core: the one it may use, or None for any.
+        pid: of the process whose tree's CPU time and memory count.
+        key, model, header, usage: what clients send: API key, model, one more line of the head,
+            and whether they ask for the usage of streams.
+        loose: it writes answers anew, so bytes cannot be compared.
+    """
+
+    name: str
+    pid: int
+    port: int
+    core: int | None = None
+    key: str = ""
+    model: str = "m"
+    header: str = ""
+    usage: bool = False
+    loose: bool = False
+    control_socket: Path | None = None
+
+
+class StartError(Exception):
+    """A proxy does not start; the text has the end of its output."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """What every proxy is started with.
+
+    Attributes:
+        core: the one it may use, or None for any.
+        options: of ours, as fields of ProxyOptions.
+        keys: ours requires API keys, and the client sends one.
+        tree: another checkout of ours to run instead of this one.
+        edit: what else the routing table of ours says.
+        without: parts of ours that are taken out; see `without.py`.
+        asks: fields of `Proxy` for what clients send through ours.
+    """
+
+    folder: Path
+    upstream: Upstream
+    core: int | None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keys: bool = True
+    tree: Path = REPOSITORY
+    edit: Callable[[RoutingTable], RoutingTable] = lambda table: table
+    without: tuple[str, ...] = ()
+    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def running(
+    name: str, setting: Setting, words: Sequence[str | Path], port: int, **proxy: Any
+) -> Iterator[Proxy]:
+    """Run a program as a proxy; its output goes to a file that is shown if it does not start."""
+    setting.folder.mkdir(parents=True, exist_ok=True)
+    log = setting.folder / f"{name}.out"
+    environment = {**os.environ, "PYTHONPATH": str(setting.tree), "LITELLM_LOG": "ERROR"}
+    with pinned(setting.core), log.open("wb") as out:
+        child = subprocess.Popen(
+            [str(word) for word in words],
+            stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=setting.tree, env=environment,
+        )  # fmt: skip
+    try:
+        started = Proxy(name, child.pid, port, setting.core, **proxy)
+        if started.control_socket is not None:
+            publish(started.control_socket, setting, child)
+        wait_until_it_answers(started, child, log)
+        yield started
+    finally:
+        stop(child)
+
+
+def wait_until_it_answers(
+    proxy: Proxy, child: "subprocess.Popen[bytes]", log: Path, seconds: float = START_SECONDS
+) -> None:
+    """Return once a completion comes back through it. Raises StartError with its output."""
+    body = json.dumps({"model": "m", "prompt": "#000000000000#", "max_tokens": 4}).encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {proxy.key or 'x'}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{proxy.port}/v1/completions", body, headers)
+    deadline, last = time.monotonic() + seconds, ""
+    while time.monotonic() < deadline and child.poll() is None:
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                answer.read()
+            return
+        except urllib.error.HTTPError as error:
+            last = f"{error.code} {error.read()[:300]!r}"
+        except OSError as error:
+            last = str(error)
+        time.sleep(0.05)
+    tail = log.read_text(errors="replace")[-2000:]
+    raise StartError(f"{proxy.name} does not answer: {last}\n{tail}")
+
+
+def program(name: str, package: str) -> Path:
+    """A program of this machine; those for administrators are often not on the path."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise tools.MissingError(f"no {name} here (Debian: apt-get install {package})")
+    return Path(found)
+
+
+@contextlib.contextmanager
+def nginx(setting: Setting, *, unix: bool = False) -> Iterator[Proxy]:
+    """nginx as people put it before an engine; its access log is off."""
+    found = program("nginx", "nginx-light")
+    folder, port = setting.folder / ("nginx-unix" if unix else "nginx"), free_port()
+    folder.mkdir()
+    server = f"unix:{setting.upstream.path}" if unix else f"127.0.0.1:{setting.upstream.port}"
+    temporary = "\n".join(
+        f"  {kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    # Workers of root would become another user, who may not use the Unix socket.
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = folder / "nginx.conf"
+    config.write_text(f"""{user}
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+worker_rlimit_nofile {tools.file_limit()};
+events {{ worker_connections {MAX_STREAMS * 2}; }}
+http {{
+  access_log off; keepalive_timeout 1h; keepalive_requests 1000000000;
+{temporary}
+  upstream engine {{ server {server}; keepalive 2048; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_buffering off; proxy_read_timeout 1h;
+    }}
+  }}
+}}
+""")
+    words: list[str | Path] = [found, "-p", folder, "-c", config, "-e", folder / "error.log"]
+    with running(folder.name, setting, words, port) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def haproxy(setting: Setting) -> Iterator[Proxy]:
+    """haproxy with one thread; it logs nothing."""
+    found = program("haproxy", "haproxy")
+    port = free_port()
+    connections = min(MAX_STREAMS, (tools.file_limit() - 200) // 2)
+    config = setting.folder / "haproxy.cfg"
+    config.write_text(f"""global
+  nbthread 1
+  maxconn {connections}
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  option http-keep-alive
+  option http-no-delay
+  http-reuse always
+frontend in
+  bind 127.0.0.1:{port} backlog 4096
+  default_backend engine
+backend engine
+  server one 127.0.0.1:{setting.upstream.port} pool-max-conn 4096
+""")
+    with running("haproxy", setting, [found, "-db", "-f", config], port) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def vllm_router(setting: Setting) -> Iterator[Proxy]:
+    """The vLLM project's router (Rust), round robin to one worker."""
+    port = free_port()
+    words: list[str | Path] = [
+        tools.environment_program("vllm-router"),
+        "--host", "127.0.0.1", "--port", str(port),
+        "--worker-urls", f"http://127.0.0.1:{setting.upstream.port}",
+        "--policy", "round_robin", "--log-level", "error",
+        "--prometheus-port", str(free_port()),
+        "--max-concurrent-requests", str(MAX_STREAMS), "--request-timeout-secs", "3600",
+    ]  # fmt: skip
+    with running("vllm-router", setting, words, port) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def fastapi_httpx(setting: Setting) -> Iterator[Proxy]:
+    """`httpx_proxy.py`."""
+    port = free_port()
+    words = [
+        sys.executable, "-m", "bench.proxy.httpx_proxy",
+        "--path", setting.upstream.path, "--port", str(port),
+    ]  # fmt: skip
+    with running("httpx", setting, words, port) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def litellm(setting: Setting) -> Iterator[Proxy]:
+    """litellm's proxy, without a database."""
+    port = free_port()
+    config = setting.folder / "litellm.json"  # JSON is YAML
+    parameters = {
+        "model": "text-completion-openai/m",
+        "api_base": f"http://127.0.0.1:{setting.upstream.port}/v1",
+        "api_key": "x",
+    }
+    config.write_text(
+        json.dumps(
+            {
+                "model_list": [{"model_name": "m", "litellm_params": parameters}],
+                "general_settings": {"master_key": KEY},  # it does not start without
+            }
+        )
+    )
+    words: list[str | Path] = [
+        tools.environment_program("litellm"), "--config", config,
+        "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False",
+    ]  # fmt: skip
+    with running("litellm", setting, words, port, key=KEY, loose=True) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def ours(setting: Setting, *, name: str = "ours", workers: int = 1) -> Iterator[Proxy]:
+    """partitiond's proxy with everything on: keys, admission, usage, metrics, the log."""
+    folder = setting.folder / name.replace(":", "-")
+    folder.mkdir()
+    options: dict[str, Any] = {"max_connections": MAX_STREAMS, "total_timeout_seconds": LONG}
+    options |= {"workers": workers} if workers > 1 else {}
+    options |= setting.options
+    control, port = folder / "run" / "p.sock", free_port()
+    words: list[str | Path] = [
+        sys.executable, "-m", *program_of(setting), "--port", str(port),
+        "--state-dir", folder, "--control-socket", control,
+        "--log-file", folder / "proxy.log", "--settings-json", json.dumps(options),
+    ]  # fmt: skip
+    about = {"key": KEY if setting.keys else "", "control_socket": control, **setting.asks}
+    with running(name, setting, words, port, **about) as proxy:
+        yield proxy
+
+
+def program_of(setting: Setting) -> tuple[str, ...]:
+    """The module that runs ours, whole or with parts taken out."""
+    if not setting.without:
+        return ("partitiond.proxy",)
+    return ("bench.proxy.without", ",".join(setting.without))
+
+
+def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
+    """What the daemon would publish: one model on one engine, and the client's key."""
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    table = RoutingTable(
+        version=version,
+        models=(ModelRoute("m", ModelAvailability.SERVING, "m"),),
+        replicas=(ReplicaRoute("m-1", "m", setting.upstream.path, "1-1", MAX_STREAMS, 0, LARGE),),
+        keys=(KeyRoute("bench", digest),) if setting.keys else (),
+        keys_required=setting.keys,
+    )
+    return setting.edit(table)
+
+
+def publish(control: Path, setting: Setting, child: "subprocess.Popen[bytes]") -> None:
+    """Hand the routing table over as soon as the proxy takes it."""
+    deadline = time.monotonic() + START_SECONDS
+    while not listens(control):
+        if time.monotonic() > deadline or child.poll() is not None:
+            return  # the one who waits for its first answer says why
+        time.sleep(0.05)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(control)), timeout=10) as client:
+        answer = client.put("http://proxy/routing", content=to_json(routing_table(setting)))
+        answer.raise_for_status()
+
+
+def listens(path: Path) -> bool:
+    """Whether anybody listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+Start = Callable[[Setting], contextlib.AbstractContextManager[Proxy]]
+
+
+def starter(name: str) -> Start:
+    """How to start a proxy by name: `ours:N` has N workers.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "ours" and number:
+        return lambda setting: ours(setting, name=name, workers=int(number))
+    if name == "before":
+        return lambda setting: ours(setting, name=name)
+    return STARTERS[name]
+
+
+STARTERS: Final[dict[str, Start]] = {
+    "ours": ours,
+    "nginx": nginx,
+    "nginx-unix": lambda setting: nginx(setting, unix=True),
+    "haproxy": haproxy,
+    "vllm-router": vllm_router,
+    "httpx": fastapi_httpx,
+    "litellm": litellm,
+}

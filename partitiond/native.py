@@ -1,0 +1,167 @@
+"""The proxy's hot path, compiled.
+
+    python -m partitiond.native            compile it for this Python, unless that was done before
+    python -m partitiond.native --check    say whether the proxy will run compiled
+
+The same sources, through mypyc (the compiler that comes with mypy): the types that are checked
+anyway become C. The result lies in the user's cache under a hash of the sources, so that it is
+never older than they are; a proxy that finds none runs the sources as they are, which is slower
+and nothing else. `PARTITIOND_NATIVE=0` in the environment asks for that.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+import partitiond
+
+SWITCH: Final = "PARTITIOND_NATIVE"
+FOLDER: Final = "PARTITIOND_NATIVE_DIR"
+MODULES: Final = (
+    "core/balance",
+    "proxy/answer",
+    "proxy/attempt",
+    "proxy/auth",
+    "proxy/counters",
+    "proxy/dialects",
+    "proxy/events",
+    "proxy/exchange",
+    "proxy/framing",
+    "proxy/heads",
+    "proxy/known_heads",
+    "proxy/live",
+    "proxy/record",
+    "proxy/request_id",
+    "proxy/requests",
+    "proxy/upstream",
+)
+"""What a request passes through. The lane inherits from uvicorn's class, and stays as it is."""
+
+_PACKAGE: Final = Path(partitiond.__file__).parent
+_SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
+"""A compiled class has slots anyway, and mypyc's dataclasses cannot be asked for them."""
+_BUILD_SECONDS: Final = 600
+
+
+def fingerprint() -> str:
+    """Names the sources and the Python that they are compiled for."""
+    digest = hashlib.sha256(str(sysconfig.get_config_var("EXT_SUFFIX")).encode())
+    for name in MODULES:
+        digest.update(name.encode() + (_PACKAGE / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def folder() -> Path:
+    """Where the compiled modules of these sources are, or would be."""
+    base = os.environ.get(FOLDER)
+    cache = Path(base) if base else platformdirs.user_cache_path("partitiond") / "native"
+    return cache / fingerprint()
+
+
+def is_built() -> bool:
+    """Whether they are there."""
+    return (folder() / "complete").exists()
+
+
+def activate() -> bool:
+    """Make imports of the modules find the compiled ones; whether there are any.
+
+    Before any of them is imported.
+    """
+    if os.environ.get(SWITCH) == "0" or not is_built():
+        return False
+    built = folder()
+    sys.path.append(str(built))  # the code they share is a module of its own
+    for package in ("core", "proxy"):
+        module = importlib.import_module(f"partitiond.{package}")
+        module.__path__.insert(0, str(built / "partitiond" / package))
+    return True
+
+
+def problem() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if importlib.util.find_spec("mypyc") is None:
+        return "mypy is not installed: pip install 'partitiond[native]'"
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if not any(shutil.which(name) for name in (os.environ.get("CC", compiler), "cc", "gcc")):
+        return "there is no C compiler (Debian: apt-get install gcc libc6-dev)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers are missing (Debian: apt-get install python3-dev)"
+    return None
+
+
+def build() -> Path:
+    """Compile, and return where.
+
+    Raises:
+        RuntimeError: the compiler refused; its output is the message.
+    """
+    target = folder()
+    if is_built():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        work = Path(name)
+        shutil.copytree(_PACKAGE, work / "partitiond", ignore=shutil.ignore_patterns("*.so"))
+        files = [f"partitiond/{module}.py" for module in MODULES]
+        for file in files:
+            path = work / file
+            path.write_text(
+                _SLOTS.sub(r"\1", path.read_text()).replace("dataclass(, ", "dataclass(")
+            )
+        (work / "mypy.ini").write_text("[mypy]\nignore_missing_imports = True\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "mypyc", "--config-file", "mypy.ini",
+             "--follow-imports=silent", *files],
+            cwd=work, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS,
+            env={**os.environ, "MYPYC_OPT_LEVEL": "2", "MYPYC_DEBUG_LEVEL": "0"},
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError((done.stdout + done.stderr)[-4000:])
+        made = work / "made"
+        for library in [*work.glob("*.so"), *work.glob("partitiond/**/*.so")]:
+            place = made / library.relative_to(work)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            library.replace(place)
+        (made / "complete").touch()
+        try:
+            made.rename(target)
+        except OSError:  # somebody else was quicker
+            if not is_built():
+                raise
+    return target
+
+
+def main() -> int:
+    """Compile, or say why not; not being able to is no failure of the installation."""
+    if "--check" in sys.argv[1:]:
+        print(f"compiled: {folder()}" if is_built() else "not compiled")
+        return 0 if is_built() else 1
+    if is_built():
+        return 0
+    reason = problem()
+    if reason is not None:
+        print(f"The proxy will run uncompiled, at about twice the CPU time: {reason}.")
+        return 0
+    print("Compiling the proxy's hot path (about half a minute)")
+    try:
+        build()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        print("The proxy will run uncompiled, at about twice the CPU time.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Who a browser's page may be, and who a client behind a reverse proxy is.
+
+Off by default, both: without `cors_origins` no page of another origin can read an answer (and the
+JSON content type that requests need makes browsers ask first), and without `trusted_proxies`
+nothing that a client writes into `X-Forwarded-For` is believed.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import Final
+
+CORS_METHODS: Final = b"GET, POST, OPTIONS"
+CORS_MAX_AGE_SECONDS: Final = 600
+_HEADERS: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,1024}")
+_EXPOSED: Final = b"x-request-id, retry-after, x-partitiond-replica, x-partitiond-queue-ms"
+MAX_HOPS: Final = 16
+"""Addresses of `X-Forwarded-For` that are looked at, from the last one on."""
+
+
+class Cors:
+    """Cross-origin access for the listed origins; `*` is all of them, without credentials."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._any = "*" in origins
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    def __bool__(self) -> bool:
+        return self._any or bool(self._origins)
+
+    def allows(self, origin: bytes) -> bool:
+        """Whether pages of this origin may read answers."""
+        return bool(origin) and (self._any or origin in self._origins)
+
+    def headers(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        """Headers of an answer to a request from this origin.
+
+        `Vary` goes with every answer where only some origins are allowed: a cache must not give
+        one origin the answer for another.
+        """
+        if not self:
+            return []
+        if self._any:
+            allowed = [(b"access-control-allow-origin", b"*")] if origin else []
+        else:
+            allowed = [(b"vary", b"Origin")]
+            if self.allows(origin):
+                allowed.append((b"access-control-allow-origin", origin))
+        if self.allows(origin):
+            allowed.append((b"access-control-expose-headers", _EXPOSED))
+        return allowed
+
+    def lines(self, origin: bytes) -> bytes:
+        """The same, as they stand in a head."""
+        return b"".join(b"%b: %b\r\n" % header for header in self.headers(origin))
+
+    def preflight(self, origin: bytes, asked_headers: bytes) -> list[tuple[bytes, bytes]] | None:
+        """Headers of the answer to a preflight request, or None where it is refused."""
+        if not self.allows(origin) or not _HEADERS.fullmatch(asked_headers):
+            return None
+        allowed = asked_headers or b"authorization, content-type"
+        return [
+            *self.headers(origin),
+            (b"access-control-allow-methods", CORS_METHODS),
+            (b"access-control-allow-headers", allowed),
+            (b"access-control-max-age", str(CORS_MAX_AGE_SECONDS).encode()),
+        ]
+
+
+class TrustedProxies:
+    """Reverse proxies whose word about the client's address is taken."""
+
+    def __init__(self, networks: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def client_address(self, peer: str, forwarded_for: bytes) -> str:
+        """Who sent a request.
+
+        Read from the right, as far as the hops are trusted: what stands further left was written
+        by somebody who is not, and may be anything.
+
+        Args:
+            peer: address of the connection's other end.
+            forwarded_for: `X-Forwarded-For`, or empty.
+        """
+        if not self._trusts(peer) or not forwarded_for:
+            return peer
+        found = peer
+        for hop in reversed(forwarded_for.decode("latin-1").split(",")[-MAX_HOPS:]):
+            address = _address(hop)
+            if address is None:
+                return found
+            found = str(address)
+            if not self._trusts(found):
+                return found
+        return found
+
+    def _trusts(self, address: str) -> bool:
+        found = _address(address)
+        if found is None:
+            return False
+        return any(found in network for network in self._networks)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as proxies write it: plain, with a port, or in brackets."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

@@ -1,0 +1,92 @@
+"""The compiled hot path: the same behaviour, and never older than its sources."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from partitiond import native
+
+ROOT = Path(__file__).parent.parent.parent
+BUILD_SECONDS = 300
+
+
+def run(
+    *words: str, environment: dict[str, str] | None = None, seconds: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT, env={**os.environ, **(environment or {})}, text=True, timeout=seconds,
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def where(module: str, environment: dict[str, str] | None = None) -> str:
+    """The file that a proxy would load the module from."""
+    code = (
+        "from partitiond import native; native.activate(); "
+        f"import {module}; print({module}.__file__)"
+    )
+    done = run("-c", code, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_a_build_the_sources_run(tmp_path: Path) -> None:
+    found = where("partitiond.proxy.exchange", {"PARTITIOND_NATIVE_DIR": str(tmp_path)})
+    assert found.endswith("exchange.py")
+
+
+def test_a_build_of_other_sources_is_never_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(native.FOLDER, str(tmp_path))
+    of_these = native.folder()
+    source = tmp_path / "package"
+    for name in native.MODULES:
+        path = source / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((ROOT / "partitiond" / f"{name}.py").read_bytes())
+    monkeypatch.setattr(native, "_PACKAGE", source)
+    assert native.folder() == of_these
+    with (source / "proxy" / "exchange.py").open("a") as file:
+        file.write("# changed\n")
+    assert native.folder() != of_these
+
+
+def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
+    environment = {"PARTITIOND_NATIVE_DIR": str(tmp_path)}
+    ask = "from partitiond import native; print(native.folder())"
+    folder = run("-c", ask, environment=environment)
+    (Path(folder.stdout.strip()) / "partitiond" / "proxy").mkdir(parents=True)
+    assert where("partitiond.proxy.exchange", environment).endswith(".py")
+    assert run("-m", "partitiond.native", "--check", environment=environment).returncode == 1
+
+
+@pytest.mark.timeout(BUILD_SECONDS)
+def test_what_is_built_is_used_unless_switched_off() -> None:
+    reason = native.problem()
+    if reason is not None:
+        pytest.skip(f"nothing can be compiled here: {reason}")
+    done = run("-m", "partitiond.native", seconds=BUILD_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert where("partitiond.proxy.exchange").endswith(".so")
+    assert where("partitiond.proxy.exchange", {"PARTITIOND_NATIVE": "0"}).endswith(".py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_proxys_tests_pass_compiled() -> None:
+    """All of them, in processes that import the compiled modules."""
+    reason = native.problem()
+    if reason is not None:
+        pytest.skip(f"nothing can be compiled here: {reason}")
+    assert run("-m", "partitiond.native", seconds=BUILD_SECONDS).returncode == 0
+    done = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow",
+        "--ignore", __file__, "tests/proxy", "tests/core", "tests/security",
+        environment={"PARTITIOND_TEST_NATIVE": "1"}, seconds=580,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
