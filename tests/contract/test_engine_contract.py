@@ -23,6 +23,7 @@ from partitiond.engines import process
 from partitiond.engines.process import ProcessId
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle, EngineLaunch, EngineReport
+from tests.contract.engine_dialects import TestOtherRoutes, TestStreams, events
 from tests.engine_fixtures import (
     ENGINE_TEST_SECONDS,
     chat_model_folder,
@@ -33,7 +34,13 @@ from tests.engine_fixtures import (
     vllm_launch,
 )
 
-__all__ = ["chat_model_folder", "engine_environment", "short_dir"]
+__all__ = [
+    "TestOtherRoutes",
+    "TestStreams",
+    "chat_model_folder",
+    "engine_environment",
+    "short_dir",
+]
 
 pytestmark = pytest.mark.timeout(ENGINE_TEST_SECONDS)
 
@@ -114,13 +121,6 @@ def exists(path: str) -> bool:
 def main_pid(handle: EngineHandle) -> int:
     record = json.loads((Path(handle.run_dir) / "process.json").read_text())
     return int(record["main_pid"])
-
-
-async def events(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[str]:
-    async with client.stream("POST", path, json=body) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        return [line[6:] async for line in answer.aiter_lines() if line.startswith("data: ")]
 
 
 async def eventually(

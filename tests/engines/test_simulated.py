@@ -14,7 +14,8 @@ import pytest
 from partitiond import serde
 from partitiond.engines.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
 from partitiond.engines.runner import ProcessEngineRunner
-from partitiond.engines.simulated.requests import RefusedError, read_generation
+from partitiond.engines.simulated.refusals import RefusedError
+from partitiond.engines.simulated.requests import read_generation
 from partitiond.models.catalog import CATALOG
 from partitiond.ports import EngineHandle
 from partitiond.simulation.steps import StepModel
@@ -112,7 +113,8 @@ async def test_a_chat_without_a_limit_ends_by_itself(engine: EngineHandle) -> No
         {"prompt": [1, "a"]},
         {"prompt": 7},
         {"prompt": "a", "n": 0},
-        {"prompt": "a", "max_tokens": True},
+        {"prompt": "a", "max_tokens": 0.5},
+        {"prompt": "a", "max_tokens": "many"},
         {"prompt": "a", "max_tokens": -1},
     ],
 )

@@ -230,6 +230,7 @@ def test_libraries_beside_the_engine_are_preloaded(tmp_path: Path) -> None:
         ("--stream-interval", "4"),
         ("--stream-interval=4", "--enforce-eager"),
         ("--cudagraph-capture-sizes", "1", "2", "4"),
+        ("--runner", "pooling", "--convert=embed"),
     ],
 )
 def test_allowed_flags_pass(args: tuple[str, ...]) -> None:
@@ -248,6 +249,10 @@ def test_allowed_flags_pass(args: tuple[str, ...]) -> None:
         ("loose",),
         ("--stream-interval 4",),
         ("--cudagraph-capture-sizes",),
+        ("--runner", "draft"),
+        ("--runner=draft",),
+        ("--runner",),
+        ("--convert", "/tmp/code.py"),
     ],
 )
 def test_other_flags_and_wrong_counts_are_refused_with_a_hint(args: tuple[str, ...]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
-from partitiond.engines.simulated.app import SimulatedEngine, make_app
+from partitiond.engines.simulated.app import Task, make_app
+from partitiond.engines.simulated.engine import SimulatedEngine
 from partitiond.engines.simulated.gpu import HOST_VARIABLE, GpuMemory, add_flags
 from partitiond.engines.simulated.loop import EngineLoop
 from partitiond.engines.simulated.sleeping import Sleep
@@ -26,6 +27,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="partitiond.engines.simulated", allow_abbrev=False)
     parser.add_argument("--uds", required=True, help="Unix socket to listen on")
     parser.add_argument("--model", required=True, help="served model name")
+    parser.add_argument(
+        "--task", type=Task, choices=list(Task), default=Task.GENERATE, help="whose routes to have"
+    )
     parser.add_argument("--profile", type=Path, help="profile (JSON) whose speed to have")
     parser.add_argument("--token-seconds", type=float, default=0.01, help="one decode step alone")
     parser.add_argument("--max-num-seqs", type=int, default=64)
@@ -35,6 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--load-seconds", type=float, default=0.0, help="time to come up")
     parser.add_argument("--crash-after-requests", type=int, help="die when so many were accepted")
     parser.add_argument("--crash-at-running", type=int, help="die when so many run at once")
+    parser.add_argument("--break-at-token", type=int, help="answer with errors from that token on")
     parser.add_argument("--quantization", help="taken, and without effect")
     parser.add_argument("--kv-cache-dtype", default="auto", help="taken, and without effect")
     parser.add_argument("--crash-after-seconds", type=float, help="die so long after coming up")
@@ -94,13 +99,14 @@ def main(argv: list[str]) -> int:
         kv_cache_tokens=arguments.kv_cache_tokens,
         crash_after_requests=arguments.crash_after_requests,
         crash_at_running=arguments.crash_at_running,
+        break_at_token=arguments.break_at_token,
         sleep=Sleep(memory) if arguments.enable_sleep_mode else None,
     )
     print(f"INFO KV cache size: {arguments.kv_cache_tokens:,} tokens", flush=True)
     if arguments.crash_after_seconds is not None:
         crash_after(arguments.crash_after_seconds)
     config = uvicorn.Config(
-        make_app(engine),
+        make_app(engine, arguments.task),
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

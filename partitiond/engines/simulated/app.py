@@ -1,15 +1,11 @@
-"""The simulated engine's routes."""
+"""The simulated engine's routes: vLLM's paths that the proxy, profiler and probes use."""
 
 import asyncio
 import contextlib
-import dataclasses
-import json
-import os
-import signal
+import enum
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,102 +14,39 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 import partitiond
-from partitiond.engines.simulated import exposition
-from partitiond.engines.simulated.loop import EngineLoop
-from partitiond.engines.simulated.requests import (
-    Generation,
-    RefusedError,
-    read_body,
-    read_generation,
-    word,
+from partitiond.engines.simulated import (
+    completions,
+    exposition,
+    messages,
+    pooling,
+    responses,
+    tokenizing,
 )
-from partitiond.engines.simulated.sleeping import Sleep, sleep_routes
-from partitiond.simulation.batch import Sequence
+from partitiond.engines.simulated.completions import Reply, request_id
+from partitiond.engines.simulated.engine import BrokenError, SimulatedEngine
+from partitiond.engines.simulated.messages import MessageReply
+from partitiond.engines.simulated.refusals import RefusedError, read_body
+from partitiond.engines.simulated.requests import read_generation
+from partitiond.engines.simulated.responses import ResponseReply
+from partitiond.engines.simulated.sleeping import sleep_routes
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[SimulatedEngine, Request, dict[str, Any]], Awaitable[Response]]
+
+STREAM: Final = "text/event-stream"
 
 
-@dataclasses.dataclass(slots=True)
-class SimulatedEngine:
-    """What the routes share.
+class Task(enum.StrEnum):
+    """What the simulated model is for; vLLM has only the routes of its model's task."""
 
-    Attributes:
-        crash_after_requests: the process dies when it accepts more generations than this.
-        crash_at_running: the process dies when so many generations are in flight.
-        sleep: its sleep mode; None without.
-    """
-
-    loop: EngineLoop
-    model: str
-    max_model_len: int
-    kv_cache_tokens: int
-    crash_after_requests: int | None = None
-    crash_at_running: int | None = None
-    accepted: int = 0
-    sleep: Sleep | None = None
-
-    def accept(self) -> None:
-        """Count a generation, and crash when it is the one to crash on."""
-        self.accepted += 1
-        in_flight = self.loop.batch.running + self.loop.batch.waiting + 1
-        worn_out = self.crash_after_requests is not None and (
-            self.accepted > self.crash_after_requests
-        )
-        too_many = self.crash_at_running is not None and in_flight >= self.crash_at_running
-        if worn_out or too_many:
-            os.kill(os.getpid(), signal.SIGKILL)
+    GENERATE = "generate"
+    POOLING = "pooling"
+    """Embeddings, scores, ranks."""
+    CLASSIFY = "classify"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reply:
-    """Shapes of one request's answers."""
-
-    chat: bool
-    id: str
-    created: int
-    model: str
-
-    @classmethod
-    def new(cls, chat: bool, model: str) -> "_Reply":
-        prefix = "chatcmpl" if chat else "cmpl"
-        return cls(chat, f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
-
-    def head(self, *, chunk: bool) -> dict[str, Any]:
-        kind = "text_completion"
-        if self.chat:
-            kind = "chat.completion.chunk" if chunk else "chat.completion"
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-    def chunk(self, index: int, text: str, reason: str | None) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": reason}
-        choice |= {"delta": {"content": text}} if self.chat else {"text": text}
-        return self.head(chunk=True) | {"choices": [choice]}
-
-    def whole(self, generation: Generation, usage: dict[str, int]) -> dict[str, Any]:
-        text = "".join(word(position) for position in range(generation.output_tokens))
-        choices = []
-        for index in range(len(generation.prompts) * generation.n):
-            choice: dict[str, Any] = {
-                "index": index,
-                "logprobs": None,
-                "finish_reason": generation.finish_reason,
-            }
-            message = {"role": "assistant", "content": text}
-            choice |= {"message": message} if self.chat else {"text": text}
-            choices.append(choice)
-        return self.head(chunk=False) | {"choices": choices, "usage": usage}
-
-
-def _usage(generation: Generation) -> dict[str, int]:
-    prompt = sum(generation.prompts)
-    completion = len(generation.prompts) * generation.n * generation.output_tokens
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-
-
-def make_app(engine: SimulatedEngine) -> Starlette:
-    """The application: vLLM's paths that the proxy, profiler and probes use."""
+def make_app(engine: SimulatedEngine, task: Task = Task.GENERATE) -> Starlette:
+    """The application."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -121,11 +54,190 @@ def make_app(engine: SimulatedEngine) -> Starlette:
         yield
         stepping.cancel()
 
-    async def completions(request: Request) -> Response:
-        return await _generate(engine, request, chat=False)
+    handlers = SHARED | HANDLERS[task]
+    return Starlette(
+        lifespan=lifespan,
+        exception_handlers={RefusedError: _refused, HTTPException: _detail, BrokenError: _broken},
+        routes=[
+            *(Route(p, _posted(engine, h), methods=["POST"]) for p, h in handlers.items()),
+            *_observing(engine),
+            *(sleep_routes(engine.sleep) if engine.sleep is not None else ()),
+        ],
+    )
 
-    async def chat(request: Request) -> Response:
-        return await _generate(engine, request, chat=True)
+
+def _posted(engine: SimulatedEngine, handler: Handler) -> Endpoint:
+    """Read the body, and shape what is refused."""
+
+    async def endpoint(request: Request) -> Response:
+        media_type = request.headers.get("content-type", "").partition(";")[0].lower()
+        if media_type != "application/json":
+            message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is "
+            raise RefusedError(400, "Bad Request", f"{message}allowed")
+        return await handler(engine, request, read_body(await request.body()))
+
+    return endpoint
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    if error.kind == "detail":
+        return JSONResponse({"detail": str(error)}, status_code=error.status)
+    return JSONResponse(error.body, status_code=error.status)
+
+
+async def _detail(_request: Request, error: Exception) -> Response:
+    """FastAPI's shape, which vLLM uses for unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _broken(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, BrokenError)
+    return JSONResponse(error.body, status_code=500)
+
+
+async def _complete(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    return await _generate(engine, request, body, chat=False)
+
+
+async def _chat(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    return await _generate(engine, request, body, chat=True)
+
+
+async def _generate(
+    engine: SimulatedEngine, request: Request, body: dict[str, Any], *, chat: bool
+) -> Response:
+    generation = read_generation(
+        body, chat=chat, model=engine.model, max_model_len=engine.max_model_len
+    )
+    await engine.accept()
+    name = request_id(request, "chatcmpl" if chat else "cmpl", body)
+    reply = Reply.new(engine, generation, name, chat=chat)
+    if generation.stream:
+        return StreamingResponse(completions.stream(engine, reply), media_type=STREAM)
+    await engine.finish(generation, request)
+    return JSONResponse(reply.whole())
+
+
+async def _respond(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    generation = responses.read_response(body, engine.model, engine.max_model_len)
+    await engine.accept()
+    reply = ResponseReply.new(engine, generation, body)
+    if generation.stream:
+        return StreamingResponse(responses.stream(engine, reply), media_type=STREAM)
+    await engine.finish(generation, request)
+    return JSONResponse(reply.response(done=True))
+
+
+async def _message(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    try:
+        generation = messages.read_message(body, engine.model, engine.max_model_len)
+        await engine.accept()
+        reply = MessageReply(request_id(request, "chatcmpl"), engine.model, generation)
+        if generation.stream:
+            return StreamingResponse(messages.stream(engine, reply), media_type=STREAM)
+        await engine.finish(generation, request)
+    except RefusedError as error:
+        return JSONResponse(messages.error_body(error), status_code=error.status)
+    except BrokenError as error:
+        return JSONResponse(messages.error_body(error), status_code=500)
+    return JSONResponse(reply.whole())
+
+
+async def _count(engine: SimulatedEngine, _request: Request, body: dict[str, Any]) -> Response:
+    try:
+        return JSONResponse(messages.count_tokens(body, engine.model, engine.max_model_len))
+    except RefusedError as error:
+        return JSONResponse(messages.error_body(error), status_code=error.status)
+
+
+async def _embed(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    return await _vectors(engine, request, body, kind="embedding", field="embedding")
+
+
+async def _pool(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    return await _vectors(engine, request, body, kind="pooling", field="data")
+
+
+async def _vectors(
+    engine: SimulatedEngine, request: Request, body: dict[str, Any], *, kind: str, field: str
+) -> Response:
+    wanted = pooling.read_inputs(body, engine.model, engine.max_model_len)
+    await engine.accept()
+    await engine.finish(pooling.work_of(wanted.prompts), request)
+    name = request_id(request, "embd" if kind == "embedding" else kind, body)
+    if wanted.encoding not in {"bytes", "bytes_only"}:
+        return JSONResponse(
+            pooling.vectors_body(wanted, name, engine.model, kind=kind, field=field)
+        )
+    raw, metadata = pooling.vectors_bytes(wanted, name, engine.model)
+    headers = {"metadata": metadata} if wanted.encoding == "bytes" else {}
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield raw
+
+    return StreamingResponse(whole(), headers=headers, media_type="application/octet-stream")
+
+
+async def _score(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    pairs = pooling.read_pairs(body, engine.model, engine.max_model_len)
+    await engine.accept()
+    await engine.finish(pooling.work_of([a + b for a, b in pairs]), request)
+    name = request_id(request, "score", body)
+    return JSONResponse(pooling.scores_body(pairs, name, engine.model))
+
+
+async def _rerank(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    wanted = pooling.read_ranking(body, engine.model, engine.max_model_len)
+    await engine.accept()
+    await engine.finish(pooling.work_of([a + b for a, b in wanted.pairs]), request)
+    name = request_id(request, "score", body)
+    return JSONResponse(pooling.ranks_body(wanted, name, engine.model))
+
+
+async def _classify(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    wanted = pooling.read_inputs(body, engine.model, engine.max_model_len)
+    await engine.accept()
+    await engine.finish(pooling.work_of(wanted.prompts), request)
+    name = request_id(request, "classify", body)
+    return JSONResponse(pooling.classes_body(wanted, name, engine.model))
+
+
+async def _tokenize(engine: SimulatedEngine, _request: Request, body: dict[str, Any]) -> Response:
+    return JSONResponse(tokenizing.tokenize(body, engine.model, engine.max_model_len))
+
+
+async def _detokenize(engine: SimulatedEngine, _request: Request, body: dict[str, Any]) -> Response:
+    return JSONResponse(tokenizing.detokenize(body, engine.model))
+
+
+SHARED: Final[dict[str, Handler]] = {"/tokenize": _tokenize, "/detokenize": _detokenize}
+GENERATING: Final[dict[str, Handler]] = {
+    "/v1/completions": _complete,
+    "/v1/chat/completions": _chat,
+    "/v1/responses": _respond,
+    "/v1/messages": _message,
+    "/v1/messages/count_tokens": _count,
+}
+POOLING: Final[dict[str, Handler]] = {
+    "/v1/embeddings": _embed,
+    "/pooling": _pool,
+    "/score": _score,
+    "/v1/score": _score,
+    "/rerank": _rerank,
+    "/v1/rerank": _rerank,
+    "/v2/rerank": _rerank,
+}
+HANDLERS: Final[dict[Task, dict[str, Handler]]] = {
+    Task.GENERATE: GENERATING,
+    Task.POOLING: POOLING,
+    Task.CLASSIFY: {"/classify": _classify},
+}
+
+
+def _observing(engine: SimulatedEngine) -> list[Route]:
+    """Routes that tell of the engine."""
 
     async def models(_request: Request) -> Response:
         card: dict[str, object] = {"id": engine.model, "object": "model", "owned_by": "vllm"}
@@ -143,135 +255,9 @@ def make_app(engine: SimulatedEngine) -> Starlette:
             exposition.render(engine.loop, engine.model, engine.kv_cache_tokens)
         )
 
-    return Starlette(
-        lifespan=lifespan,
-        exception_handlers={RefusedError: _refused, HTTPException: _detail},
-        routes=[
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/health", health),
-            Route("/version", version),
-            Route("/metrics", metrics),
-            *(sleep_routes(engine.sleep) if engine.sleep is not None else ()),
-        ],
-    )
-
-
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
-    return JSONResponse(error.body, status_code=error.status)
-
-
-async def _detail(_request: Request, error: Exception) -> Response:
-    """FastAPI's shape, which vLLM uses for unknown paths and methods."""
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"detail": error.detail}, status_code=error.status_code)
-
-
-async def _generate(engine: SimulatedEngine, request: Request, *, chat: bool) -> Response:
-    body = read_body(await request.body())
-    generation = read_generation(
-        body, chat=chat, model=engine.model, max_model_len=engine.max_model_len
-    )
-    engine.accept()
-    if engine.sleep is not None:
-        await engine.sleep.awake.wait()
-        if engine.sleep.stale:
-            return JSONResponse({"detail": "the weights were not reloaded after level 2"}, 500)
-    reply = _Reply.new(chat, engine.model)
-    if generation.stream:
-        return StreamingResponse(_stream(engine, generation, reply), media_type="text/event-stream")
-    await _until_done_or_gone(engine, generation, request)
-    return JSONResponse(reply.whole(generation, _usage(generation)))
-
-
-def _sequences(generation: Generation) -> list[Sequence]:
     return [
-        Sequence(prompt, generation.output_tokens)
-        for prompt in generation.prompts
-        for _ in range(generation.n)
+        Route("/v1/models", models),
+        Route("/health", health),
+        Route("/version", version),
+        Route("/metrics", metrics),
     ]
-
-
-async def _consume(engine: SimulatedEngine, sequence: Sequence) -> None:
-    async with contextlib.aclosing(engine.loop.generate(sequence)) as tokens:
-        async for _ in tokens:
-            pass
-
-
-async def _consume_all(engine: SimulatedEngine, sequences: list[Sequence]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for sequence in sequences:
-            group.create_task(_consume(engine, sequence))
-
-
-async def _until_done_or_gone(
-    engine: SimulatedEngine, generation: Generation, request: Request
-) -> None:
-    """Generate everything; when the client leaves, free the places at once."""
-    work = asyncio.create_task(_consume_all(engine, _sequences(generation)))
-    leaving = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        work.cancel()
-        await asyncio.gather(work, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-
-
-def _event(value: object) -> str:
-    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
-
-
-async def _stream(
-    engine: SimulatedEngine, generation: Generation, reply: _Reply
-) -> AsyncIterator[str]:
-    """One event per token, in the order the tokens are made; then the usage, if asked; [DONE]."""
-    if reply.chat:
-        first = reply.chunk(0, "", None)
-        first["choices"][0]["delta"] = {"role": "assistant", "content": ""}
-        yield _event(first)
-    async with contextlib.aclosing(_tokens(engine, generation)) as tokens:
-        async for index, position in tokens:
-            last = position == generation.output_tokens - 1
-            reason = generation.finish_reason if last else None
-            yield _event(reply.chunk(index, word(position), reason))
-    if generation.include_usage:
-        yield _event(reply.head(chunk=True) | {"choices": [], "usage": _usage(generation)})
-    yield "data: [DONE]\n\n"
-
-
-async def _tokens(
-    engine: SimulatedEngine, generation: Generation
-) -> AsyncGenerator[tuple[int, int], None]:
-    """(choice, token) pairs of all choices as they come."""
-    merged: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
-
-    async def feed(index: int, sequence: Sequence) -> None:
-        async with contextlib.aclosing(engine.loop.generate(sequence)) as tokens:
-            async for position in tokens:
-                merged.put_nowait((index, position))
-        merged.put_nowait(None)
-
-    tasks = [
-        asyncio.create_task(feed(index, sequence))
-        for index, sequence in enumerate(_sequences(generation))
-    ]
-    try:
-        left = len(tasks)
-        while left:
-            item = await merged.get()
-            if item is None:
-                left -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,150 +1,217 @@
-"""Reading completion requests and refusing them as vLLM does."""
+"""Reading completion and chat requests, as vLLM reads them."""
 
 import dataclasses
-import hashlib
-import json
-import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-WORDS: Final = ("small", "models", "answer", "fast", "when", "each", "has", "just", "enough")
+from partitiond.engines.simulated import tokens
+from partitiond.engines.simulated.generation import Generation, answers_to, read_sampling
+from partitiond.engines.simulated.refusals import (
+    RefusedError,
+    check_model,
+    flag,
+    invalid,
+    missing,
+    refused,
+    whole,
+    whole_of,
+)
+from partitiond.engines.simulated.structured import constrained_text
+
 DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
-
-
-class RefusedError(Exception):
-    """A request that is refused: the OpenAI-shaped body and its HTTP status."""
-
-    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = {
-            "error": {"message": message, "type": kind, "param": param, "code": status},
-        }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Generation:
-    """What one request asks for.
-
-    Attributes:
-        prompts: prompt lengths in tokens; each is answered `n` times.
-        output_tokens: tokens of each answer.
-        finish_reason: "length", or "stop" where the answer ends by itself.
-    """
-
-    prompts: tuple[int, ...]
-    n: int
-    output_tokens: int
-    finish_reason: str
-    stream: bool
-    include_usage: bool
-
-
-def read_body(raw: bytes) -> dict[str, Any]:
-    """The request's JSON object. Raises RefusedError."""
-    try:
-        body = json.loads(raw)
-    except ValueError as error:
-        raise RefusedError(400, "BadRequestError", f"the body is no JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise RefusedError(400, "BadRequestError", "the body must be a JSON object")
-    return body
+MAX_LOGPROBS: Final = 20
+NO_PARSER: Final = "requires --tool-call-parser to be set"
+TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 
 
 def read_generation(
     body: dict[str, Any], *, chat: bool, model: str, max_model_len: int
 ) -> Generation:
     """Check a (chat) completion request. Raises RefusedError with vLLM's status and type."""
-    asked = body.get("model")
-    if asked is not None and asked != model:
-        raise RefusedError(
-            404, "NotFoundError", f"The model `{asked}` does not exist.", param="model"
-        )
-    prompts = (_chat_tokens(body),) if chat else _prompt_tokens(body.get("prompt"))
-    n = _whole(body, "n", 1, 1)
-    wanted = _max_tokens(body, chat, max_model_len - max(prompts))
-    longest = max(prompts) + max(1, wanted)
-    if longest > max_model_len:
-        raise RefusedError(
-            400,
-            "BadRequestError",
-            f"This model's maximum context length is {max_model_len} tokens. However, you "
-            f"requested {wanted} output tokens and your prompt contains {max(prompts)} input "
-            f"tokens, for a total of {longest} tokens.",
-            param="input_tokens",
-        )
-    stop = _natural_tokens(body)
-    ends_itself = not body.get("ignore_eos") and stop < wanted
-    options = body.get("stream_options") or {}
+    stream = flag(body, "stream")
+    include, continuous = _usage_wanted(body, stream=stream)
+    prompts = () if chat else prompt_ids(body.get("prompt"), body)
+    check_model(body, model)
+    if chat:
+        prompts = (chat_ids(body, model),)
+        refuse_tools(body)
+    _refuse_unsupported(body, chat=chat)
+    limits = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
+    sampling = read_sampling(
+        body,
+        limits=limits,
+        max_model_len=max_model_len,
+        default_limit=None if chat else DEFAULT_MAX_TOKENS,
+    )
+    sampling = dataclasses.replace(sampling, constrained=constrained_text(body))
     return Generation(
         prompts=prompts,
-        n=n,
-        output_tokens=max(stop, _whole(body, "min_tokens", 0, 0)) if ends_itself else wanted,
-        finish_reason="stop" if ends_itself else "length",
-        stream=bool(body.get("stream")),
-        include_usage=bool(isinstance(options, dict) and options.get("include_usage")),
+        answers=answers_to(prompts, sampling, max_model_len),
+        stream=stream,
+        include_usage=include,
+        continuous_usage=continuous,
+        logprobs=_chat_logprobs(body) if chat else _logprobs(body, "logprobs"),
+        echo=not chat and flag(body, "echo"),
+        show_ids=flag(body, "return_token_ids"),
     )
 
 
-def _max_tokens(body: dict[str, Any], chat: bool, room: int) -> int:
-    if chat and body.get("max_completion_tokens") is not None:
-        return _whole(body, "max_completion_tokens", room, 1)
-    return _whole(body, "max_tokens", max(1, room) if chat else DEFAULT_MAX_TOKENS, 1)
-
-
-def _whole(body: dict[str, Any], name: str, default: int, least: int) -> int:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise RefusedError(
-            400, "BadRequestError", f"{name} must be at least {least}, got {value!r}.", param=name
+def _usage_wanted(body: Mapping[str, Any], *, stream: bool) -> tuple[bool, bool]:
+    """Whether the stream tells its usage at the end, and in every event."""
+    options = body.get("stream_options")
+    if not options:
+        return False, False
+    if not stream:
+        raise refused(
+            "Stream options can only be defined when `stream=True`. (parameter=stream_options)",
+            "stream_options",
         )
-    return value
+    if not isinstance(options, dict):
+        message = "Input should be a valid dictionary or object to extract fields from"
+        raise invalid("model_attributes_type", "stream_options", message, options)
+    include = flag(options, "include_usage")
+    return include, include and flag(options, "continuous_usage_stats")
 
 
-def _text_tokens(text: str) -> int:
-    """Four characters a token: English text's usual rate."""
-    return max(1, math.ceil(len(text) / 4))
+def _logprobs(body: Mapping[str, Any], field: str) -> int | None:
+    value = body.get(field)
+    if value is not None and not isinstance(value, int | float):
+        raise refused(f"`{field}` must be an integer. (parameter={field}, value={value})", field)
+    count = whole(body, field)
+    if count is not None and count < -1:
+        raise refused(
+            f"`{field}` must be a positive value or -1. (parameter={field}, value={count})", field
+        )
+    if count is not None and count > MAX_LOGPROBS:
+        raise refused(
+            f"Requested sample logprobs of {count}, which is greater than max allowed: "
+            f"{MAX_LOGPROBS} (parameter=logprobs, value={count})",
+            "logprobs",
+        )
+    return count
 
 
-def _prompt_tokens(prompt: object) -> tuple[int, ...]:
-    """Lengths of a text, a list of texts, a list of token ids, or a list of such lists."""
+def _chat_logprobs(body: Mapping[str, Any]) -> int | None:
+    top = _logprobs(body, "top_logprobs")
+    if flag(body, "logprobs"):
+        return top or 0
+    if top:
+        raise refused(
+            "when using `top_logprobs`, `logprobs` must be set to true. (parameter=top_logprobs)",
+            "top_logprobs",
+        )
+    return None
+
+
+def _refuse_unsupported(body: Mapping[str, Any], *, chat: bool) -> None:
+    if not chat and body.get("suffix"):
+        message = "suffix is only supported for models with FIM completion rendering"
+        raise refused(message, "suffix")
+    if chat and body.get("chat_template"):
+        message = "Chat template is passed with request, but --trust-request-chat-template is not "
+        raise refused(f"{message}set. Refused request with untrusted chat template.")
+
+
+def refuse_tools(body: Mapping[str, Any]) -> None:
+    """Refuse tools, as an engine without a tool parser does."""
+    tools, choice = body.get("tools"), body.get("tool_choice") or "auto"
+    if not tools or choice == "none":
+        return
+    if choice == "auto":
+        message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'
+        raise refused(f"{message} to be set")
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, dict) else choice.get("name")
+        raise refused(f'tool_choice=function "{name}" {NO_PARSER}')
+    raise refused(f'tool_choice="{choice}" {NO_PARSER}')
+
+
+def text_ids(text: str) -> tuple[int, ...]:
+    """Token ids of a prompt's text. Raises RefusedError where it is no text at all."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can spell
+        message = "TextEncodeInput must be Union[TextInputSequence, Tuple[InputSequence, "
+        raise refused(f"{message}InputSequence]]") from error
+    return tokens.encode(text)
+
+
+def prompt_ids(
+    prompt: object, body: Mapping[str, Any], field: str = "prompt"
+) -> tuple[tuple[int, ...], ...]:
+    """Ids of a text, a list of texts, a list of token ids, or a list of such lists."""
+    if field == "prompt" and (prompt is None or prompt == ""):
+        message = "Either prompt or prompt_embeds must be provided and non-empty."
+        raise refused(f"{message} (parameter=prompt)", "prompt")
+    if prompt is None:
+        raise missing(field, body)
     if isinstance(prompt, str):
-        return (_text_tokens(prompt),)
-    if isinstance(prompt, list) and prompt:
-        if all(isinstance(item, int) for item in prompt):
-            return (len(prompt),)
-        if all(isinstance(item, str) for item in prompt):
-            return tuple(_text_tokens(item) for item in prompt)
-        if all(isinstance(item, list) and item for item in prompt):
-            return tuple(len(item) for item in prompt)
-    raise RefusedError(
-        400,
-        "BadRequestError",
-        "prompt must be a non-empty text, list of texts, or list of token ids.",
-        param="prompt",
-    )
+        return (text_ids(prompt),)
+    if not isinstance(prompt, list):
+        raise invalid("list_type", field, "Input should be a valid list", prompt)
+    if not prompt:
+        raise refused("You must pass at least one prompt")
+    if all(isinstance(item, str) for item in prompt):
+        return tuple(text_ids(item) for item in prompt)
+    if all(isinstance(item, list) for item in prompt):
+        return tuple(_ids(item, f"{field}.{at}") for at, item in enumerate(prompt))
+    return (_ids(prompt, field),)
 
 
-def _chat_tokens(body: dict[str, Any]) -> int:
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise RefusedError(
-            400, "BadRequestError", "messages must be a non-empty list.", param="messages"
-        )
-    text = "".join(
-        json.dumps(message.get("content", "")) for message in messages if isinstance(message, dict)
-    )
-    return _text_tokens(text) + 4 * len(messages)
+def _ids(items: Sequence[object], field: str) -> tuple[int, ...]:
+    return tuple(token_id(item, f"{field}.{at}") for at, item in enumerate(items))
 
 
-def _natural_tokens(body: dict[str, Any]) -> int:
-    """Where the answer would end by itself: 24 to 63 tokens, the same for the same prompt."""
-    seed = json.dumps(body.get("prompt") or body.get("messages"), sort_keys=True)
-    return 24 + int(hashlib.sha256(seed.encode()).hexdigest()[:4], 16) % 40
+def token_id(value: object, field: str) -> int:
+    """One token id. Raises RefusedError."""
+    found = whole_of(value, field)
+    if found < 0:
+        message = "Input should be greater than or equal to 0"
+        raise invalid("greater_than_equal", field, message, value)
+    if found > 2**63 - 1:
+        message = f"Input should be less than or equal to {2**63 - 1}"
+        raise invalid("less_than_equal", field, message, value)
+    return found
 
 
-def word(position: int) -> str:
-    """The text of one token."""
-    return " " + WORDS[position % len(WORDS)]
+def chat_ids(body: Mapping[str, Any], model: str, field: str = "messages") -> tuple[int, ...]:
+    """Ids of a conversation, in a template of our own. Raises RefusedError."""
+    messages = body.get(field)
+    if messages is None:
+        raise missing(field, body)
+    if not isinstance(messages, list):
+        raise invalid("list_type", field, "Input should be a valid list", messages)
+    if not messages:
+        message = "Cannot apply chat template to an empty conversation. "
+        raise refused(f"{message}Provide at least one message.")
+    return text_ids("".join(message_texts(messages, model, field)) + "assistant:")
+
+
+def message_texts(messages: Sequence[object], model: str, field: str) -> list[str]:
+    """Each message as the template writes it. Raises RefusedError."""
+    found = []
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise invalid("dict_type", f"{field}.{at}", "Input should be an object", message)
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise missing(f"{field}.{at}.role", message)
+        found.append(f"{role}: {content_text(message.get('content'), model, field)}\n")
+    return found
+
+
+def content_text(content: object, model: str, field: str) -> str:
+    """The text of a message: a string, or parts of which each has some."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise invalid("string_type", field, "Input should be a valid string", content)
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else "text"
+        if kind not in TEXT_PARTS:
+            raise RefusedError(400, "BadRequestError", f"{model} is not a multimodal model")
+        texts.append(str(part.get("text", "")) if isinstance(part, dict) else str(part))
+    return "".join(texts)

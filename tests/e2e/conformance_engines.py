@@ -1,0 +1,140 @@
+"""Engines and proxies for the tests of conformance, each for the length of a `with`."""
+
+import asyncio
+import contextlib
+import dataclasses
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute, RoutingTable
+from partitiond.engines import commands
+from partitiond.engines.capabilities import capabilities_of
+from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.journal import RunFolder
+from partitiond.proxy.supervisor import ProxyProcess
+from tests.e2e.conformance_cases import POOL
+from tests.e2e.conformance_client import ask
+from tests.engine_fixtures import engine_cache_dir, make_runner, vllm_launch
+
+MAX_MODEL_LEN: Final = 512
+START_SECONDS: Final = 240.0
+
+
+@contextlib.contextmanager
+def simulated(folder: Path, name: str, *flags: str) -> Iterator[Path]:
+    """A simulated engine on a socket."""
+    path = folder / f"{name}.sock"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "partitiond.engines.simulated", "--uds", str(path)),
+            *("--model", name, "--max-model-len", str(MAX_MODEL_LEN)),
+            *("--token-seconds", "0.001", *flags),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until_healthy(path, process, 30)
+        yield path
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_healthy(path: Path, process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if ask(path, "/health", method="GET").status == 200:
+                return
+        assert process.poll() is None, "the engine ended"
+        assert time.monotonic() < deadline, "the engine does not come up"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def real_generating(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
+    """vLLM with SmolLM2, as the daemon starts it."""
+    run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
+    runner = make_runner(run_dir, environment)
+    handle = asyncio.run(runner.start(vllm_launch(model)))
+    try:
+        asyncio.run(runner.wait_ready(handle, START_SECONDS))
+        yield Path(handle.socket_path)
+    finally:
+        asyncio.run(runner.stop(handle, 5.0))
+        shutil.rmtree(run_dir)
+
+
+@contextlib.contextmanager
+def real_pooling(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
+    """The same model as one of embeddings; the daemon starts none such by itself."""
+    run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
+    launch = dataclasses.replace(vllm_launch(model), model_name=POOL)
+    folder = RunFolder.of(run_dir, launch.replica_id)
+    folder.path.mkdir(parents=True)
+    folder.temporary.mkdir(parents=True, exist_ok=True)
+    command = commands.vllm_command(
+        launch, environment, capabilities_of(environment.version), engine_cache_dir(), folder
+    )
+    process = subprocess.Popen(
+        [*command["argv"], "--runner", "pooling", "--convert", "embed"],
+        env=command["env"],
+        cwd=command["cwd"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        path = folder.path / "engine.sock"
+        wait_until_healthy(path, process, START_SECONDS)
+        yield path
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(run_dir)
+
+
+@contextlib.contextmanager
+def proxy_for(*models: tuple[ModelRoute, ReplicaRoute | None]) -> Iterator[ProxyProcess]:
+    """A proxy process that knows some models, each with a replica or none."""
+    folder = Path(tempfile.mkdtemp(prefix="pd-"))
+    proxy = ProxyProcess(
+        host="127.0.0.1", port=0, state_dir=folder, control_socket=folder / "run" / "p.sock"
+    )
+    routes = tuple(route for route, _ in models)
+    replicas = tuple(replica for _, replica in models if replica is not None)
+
+    async def begin() -> None:
+        await proxy.ensure_running()
+        await proxy.publish(RoutingTable(1, routes, replicas))
+
+    try:
+        asyncio.run(begin())
+        yield proxy
+    finally:
+        asyncio.run(proxy.stop(0))
+        shutil.rmtree(folder)
+
+
+def serving(name: str, engine: Path, **changes: Any) -> tuple[ModelRoute, ReplicaRoute]:
+    route = ModelRoute(name=name, availability=ModelAvailability.SERVING, served_name=name)
+    replica = ReplicaRoute(
+        replica_id=f"{name}-0",
+        model=name,
+        socket_path=str(engine),
+        generation="1-1",
+        max_sequences=16,
+        kv_cache_tokens=0,
+        max_model_len=MAX_MODEL_LEN,
+    )
+    mine = {field.name for field in dataclasses.fields(ReplicaRoute)}
+    return (
+        dataclasses.replace(route, **{k: v for k, v in changes.items() if k not in mine}),
+        dataclasses.replace(replica, **{k: v for k, v in changes.items() if k in mine}),
+    )

@@ -1,0 +1,213 @@
+"""What the simulated engine answers, without a process: tokens, texts, vectors, refusals."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.engines.simulated import completions, messages, pooling, structured, tokens
+from partitiond.engines.simulated.generation import Generation
+from partitiond.engines.simulated.refusals import RefusedError, flag, read_body, whole
+from partitiond.engines.simulated.requests import read_generation
+from partitiond.engines.simulated.responses import read_response
+
+MODEL = "tiny"
+
+
+def completion(**body: Any) -> Generation:
+    return read_generation({"prompt": "Hi", **body}, chat=False, model=MODEL, max_model_len=512)
+
+
+def refusal(**body: Any) -> dict[str, Any]:
+    with pytest.raises(RefusedError) as caught:
+        completion(**body)
+    error: dict[str, Any] = caught.value.body["error"]
+    assert error["code"] == caught.value.status
+    return error
+
+
+class TestTokens:
+    @given(st.text())
+    def test_every_text_comes_back(self, text: str) -> None:
+        ids = tokens.encode(text)
+        assert tokens.decode(ids) == text
+        assert all(0 <= item < 2**53 for item in ids)
+
+    @given(st.lists(st.integers(0, 2**63 - 1)))
+    def test_every_id_is_some_text(self, ids: list[int]) -> None:
+        tokens.decode(ids).encode()
+
+    def test_english_takes_four_characters_a_token(self) -> None:
+        assert len(tokens.encode("a" * 400)) == 100
+
+
+class TestAnswers:
+    def test_the_same_prompt_has_the_same_answer_and_others_have_others(self) -> None:
+        text = completion(max_tokens=8, ignore_eos=True).answers[0].text
+        assert completion(max_tokens=8, ignore_eos=True).answers[0].text == text
+        other = completion(prompt="Ho", max_tokens=8, ignore_eos=True).answers[0].text
+        assert other != text
+
+    def test_choices_of_one_prompt_differ(self) -> None:
+        first, second = completion(n=2, max_tokens=3).answers
+        assert first.text != second.text
+
+    def test_each_choice_belongs_to_its_prompt(self) -> None:
+        generation = completion(prompt=["A", "B"], n=2)
+        prompts = [tokens.decode(generation.prompt_of(index)) for index in range(4)]
+        assert prompts == ["A", "A", "B", "B"]
+
+    @given(st.integers(0, 40), st.integers(1, 12), st.booleans())
+    def test_a_stop_text_ends_the_answer_before_it(self, at: int, size: int, kept: bool) -> None:
+        whole_text = completion(max_tokens=12, ignore_eos=True).answers[0].text
+        stop = whole_text[at : at + size] or "never"
+        body = {"max_tokens": 12, "ignore_eos": True, "stop": [stop, "never"]}
+        answer = completion(**body, include_stop_str_in_output=kept).answers[0]
+        before = whole_text.partition(stop)[0]
+        if stop == "never":
+            assert answer.text == whole_text
+            assert answer.finish_reason == "length"
+        else:
+            assert answer.text == before + (stop if kept else "")
+            assert (answer.finish_reason, answer.stop_reason) == ("stop", stop)
+
+    def test_the_output_is_cut_at_the_context(self) -> None:
+        generation = completion(prompt=[5] * 510, max_tokens=100, ignore_eos=True)
+        assert generation.output_tokens == 2
+
+    def test_a_schema_is_kept(self) -> None:
+        schema = {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "size": {"enum": ["small", "large"]},
+                "parts": {"type": "array"},
+                "inner": {"type": "object", "properties": {"n": {"type": ["integer", "null"]}}},
+            },
+        }
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        answer = completion(response_format=wanted, max_tokens=200).answers[0]
+        assert json.loads(answer.text) == {
+            "name": "small",
+            "size": "small",
+            "parts": [],
+            "inner": {"n": 1},
+        }
+        assert answer.finish_reason == "stop"
+
+    def test_a_schema_that_refers_to_itself_has_an_end(self) -> None:
+        schema: dict[str, Any] = {"type": "object", "properties": {}}
+        schema["properties"]["again"] = schema
+        assert "again" in structured.instance_of(schema)
+
+    def test_both_apis_of_chats_read_schemas(self) -> None:
+        form = {"type": "json_schema", "name": "x", "schema": {"type": "boolean"}}
+        body = {"input": "Hi", "text": {"format": form}}
+        assert read_response(body, MODEL, 512).answers[0].text == "true"
+
+
+class TestRefusals:
+    def test_a_wrong_type_names_its_place_as_vllm_does(self) -> None:
+        error = refusal(max_tokens="many")
+        assert error["type"] == "Bad Request"
+        assert error["param"] == "body.max_tokens"
+        assert error["message"].startswith("1 validation error:\n  {'type': 'int_parsing', 'loc'")
+
+    @pytest.mark.parametrize(
+        ("body", "param"),
+        [
+            ({"temperature": -1}, "temperature"),
+            ({"temperature": math.nan}, "temperature"),
+            ({"top_p": 0}, "top_p"),
+            ({"logprobs": 21}, "logprobs"),
+            ({"logit_bias": {"a": 1}}, "logit_bias"),
+            ({"stream_options": {"include_usage": True}}, "stream_options"),
+            ({"max_tokens": 513}, "max_tokens"),
+            ({"prompt": ""}, "prompt"),
+            ({"prompt": "word " * 1000}, "input_tokens"),
+            ({"suffix": "x"}, "suffix"),
+        ],
+    )
+    def test_values_out_of_range_name_their_field(self, body: dict[str, Any], param: str) -> None:
+        error = refusal(**body)
+        assert (error["type"], error["param"]) == ("BadRequestError", param)
+
+    def test_greedy_choices_are_one(self) -> None:
+        assert "greedy" in refusal(n=2, temperature=0)["message"]
+        assert len(completion(n=2, temperature=0, use_beam_search=True).answers) == 2
+
+    @pytest.mark.parametrize("choice", [None, "auto", "required", {"function": {"name": "f"}}])
+    def test_tools_need_a_parser(self, choice: object) -> None:
+        body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [{"type": "function"}]}
+        with pytest.raises(RefusedError, match="tool-call-parser"):
+            read_generation(
+                body | {"tool_choice": choice}, chat=True, model=MODEL, max_model_len=512
+            )
+
+    @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b'{"a": "\xff"}'])
+    def test_bodies_that_are_no_objects(self, raw: bytes) -> None:
+        with pytest.raises(RefusedError):
+            read_body(raw)
+
+    def test_lenient_numbers_and_booleans(self) -> None:
+        assert whole({"n": "3"}, "n") == whole({"n": 3.0}, "n") == 3
+        assert all(flag({"x": x}, "x") for x in (True, 1, 1.0, "true", "Yes", "on", "1"))
+        assert not any(flag({"x": x}, "x") for x in (False, 0, None, "false", "off"))
+
+    @pytest.mark.parametrize("value", [2, "maybe", [], {}])
+    def test_what_is_no_boolean(self, value: object) -> None:
+        with pytest.raises(RefusedError):
+            flag({"x": value}, "x")
+
+    def test_messages_must_limit_their_output(self) -> None:
+        body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+        with pytest.raises(RefusedError) as caught:
+            messages.read_message(body, MODEL, 512)
+        assert set(messages.error_body(caught.value)) == {"error"}
+        with pytest.raises(RefusedError) as caught:
+            messages.read_message(body | {"max_tokens": 600}, MODEL, 512)
+        assert messages.error_body(caught.value)["type"] == "error"
+
+
+class TestPooling:
+    def test_vectors_have_length_one_and_are_the_same_each_time(self) -> None:
+        vector = pooling.vector_of(tokens.encode("Hello world"))
+        assert math.isclose(math.hypot(*vector), 1.0)
+        assert vector == pooling.vector_of(tokens.encode("Hello world"))
+
+    def test_texts_that_share_tokens_are_nearer(self) -> None:
+        query = tokens.encode("fast small models")
+        near, far = tokens.encode("fast small engines"), tokens.encode("unrelated")
+        assert pooling.similarity(query, near) > pooling.similarity(query, far)
+        assert math.isclose(pooling.similarity(query, query), 1.0)
+
+    def test_ranks_are_in_order_and_keep_their_index(self) -> None:
+        body = {"query": "small models", "documents": ["far away", "small models", "small"]}
+        wanted = pooling.read_ranking(body | {"top_n": 2}, MODEL, 512)
+        results = pooling.ranks_body(wanted, "score-1", MODEL)["results"]
+        assert [result["index"] for result in results] == [1, 2]
+        assert results[0]["relevance_score"] > results[1]["relevance_score"]
+
+    @pytest.mark.parametrize(
+        ("left", "right", "pairs"),
+        [("a", ["b", "c"], 2), (["a", "b"], ["c", "d"], 2), ("a", "b", 1), (["a"], ["b", "c"], 2)],
+    )
+    def test_pairs(self, left: object, right: object, pairs: int) -> None:
+        assert len(pooling.read_pairs({"text_1": left, "text_2": right}, MODEL, 512)) == pairs
+
+    @pytest.mark.parametrize(("left", "right"), [(["a", "b"], ["c"]), ("a", []), ("a", None)])
+    def test_pairs_that_do_not_match(self, left: object, right: object) -> None:
+        with pytest.raises(RefusedError):
+            pooling.read_pairs({"text_1": left, "text_2": right}, MODEL, 512)
+
+
+def test_log_probabilities_of_whole_answers_cover_each_token() -> None:
+    generation = completion(logprobs=2, max_tokens=4, ignore_eos=True)
+    reply = completions.Reply(False, "cmpl-1", 0, MODEL, generation)
+    told = reply.whole()["choices"][0]["logprobs"]
+    assert told["tokens"] == list(generation.answers[0].pieces)
+    assert told["text_offset"][0] == 0
+    assert all(len(tops) == 2 for tops in told["top_logprobs"])

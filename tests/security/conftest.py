@@ -1,0 +1,34 @@
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.security.recorder import Recorder
+from tests.security.target import KEY, Target, key, running
+
+
+@pytest.fixture(scope="module")
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path: Unix socket paths are limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def attacked(short_folder: Path) -> Iterator[tuple[Target, Recorder]]:
+    """One proxy for all attacks of a module: what one leaves behind, the next would meet."""
+    with running(short_folder, max_body_bytes=65536) as (target, engine):
+        target.publish(engine, keys=[key(KEY, models=("m",))])
+        yield target, engine
+
+
+@pytest.fixture
+def proxy(attacked: tuple[Target, Recorder]) -> Target:
+    return attacked[0]
+
+
+@pytest.fixture
+def engine(attacked: tuple[Target, Recorder]) -> Recorder:
+    attacked[1].forget()
+    return attacked[1]

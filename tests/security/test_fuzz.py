@@ -1,0 +1,197 @@
+"""Random and mutated bytes from both sides: no crash, no hang, no leak, no broken answer.
+
+The normal runs are short and always the same; the slow ones take a new seed and tell it.
+"""
+
+import json
+import random
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.security.attacks import ATTACKS, BODY, CHUNKED, chunk, good
+from tests.security.mutations import mutated, pieces
+from tests.security.recorder import COMPLETION, Forwarded, Recorder, whole_answer
+from tests.security.target import KEY, Target, key, running
+from tests.security.wire import connected, exchange, wait_until
+
+SECONDS = 6.0
+SLOW_SECONDS = 60.0
+GROWTH_BYTES = 48 * 1024**2
+"""Resident memory may grow by so much: pools of the allocator, not what thousands of requests
+would leave."""
+BATCH = 24
+CHAT = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true}'
+
+REQUESTS = [
+    good(),
+    good() * 2,
+    good(body=CHAT, target=b"/v1/chat/completions"),
+    good(CHUNKED, body=chunk(BODY) + b"0\r\n\r\n", length=b""),
+    good(line=b"GET /v1/models HTTP/1.1", body=b"", length=b""),
+    *(attack.data for attack in ATTACKS if len(attack.data) < 4000),
+]
+
+
+def _event(text: str) -> bytes:
+    payload = {**COMPLETION, "choices": [{"index": 0, "text": text, "finish_reason": None}]}
+    return b"data: " + json.dumps(payload).encode() + b"\n\n"
+
+
+def _stream(*parts: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+    return head + CHUNKED + b"\r\n\r\n" + b"".join(map(chunk, parts)) + b"0\r\n\r\n"
+
+
+DONE = b"data: [DONE]\n\n"
+ANSWERS = [
+    whole_answer(json.dumps(COMPLETION).encode()),
+    whole_answer(json.dumps(COMPLETION).encode(), extra=b"connection: close\r\nx: y\r\n"),
+    whole_answer(b'{"error":{"message":"no","type":"x","param":null,"code":400}}', "400 No"),
+    whole_answer(b'{"detail":"no"}', "500 No"),
+    _stream(_event("a"), _event("b"), DONE),
+    _stream(_event("a") + _event("b") + DONE),
+    _stream(_event("a"), b'data: {"error":{"message":"x"}}\n\n', DONE),
+    _stream(_event("a")[:20], _event("a")[20:], b": ping\n\n", DONE),
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + json.dumps(COMPLETION).encode(),
+    b"HTTP/1.1 100 Continue\r\n\r\n" + whole_answer(b"{}"),
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"",
+]
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> Iterator[tuple[Target, Recorder]]:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        with running(
+            Path(name),
+            max_body_bytes=65536,
+            connect_timeout_seconds=1,
+            first_token_timeout_seconds=0.2,
+            between_tokens_timeout_seconds=0.2,
+            total_timeout_seconds=0.5,
+        ) as (target, engine):
+            target.publish(engine, keys=[key(KEY)])
+            yield target, engine
+
+
+@pytest.fixture
+def target(fuzzed: tuple[Target, Recorder]) -> Iterator[Target]:
+    """Whatever is done to it: nothing is left, nothing was a surprise, and it serves on."""
+    found, engine = fuzzed
+    engine.forget()
+    exchange(found.port, good(), 1)
+    descriptors, memory, logged = found.descriptors(), found.memory_bytes(), len(found.log)
+    yield found
+    assert found.alive(), found.log[-3000:]
+    wait_until("requests to end", lambda: not any(found.state()["in_flight"].values()))
+    wait_until("requests to leave queues", lambda: not any(found.state()["queues"].values()))
+    allowed = descriptors + engine.connections + 4
+    wait_until("connections to close", lambda: found.descriptors() <= allowed)
+    assert found.memory_bytes() - memory < GROWTH_BYTES
+    assert engine.violations == []
+    log = found.log[logged:]
+    assert '"trace"' not in log, log[log.index('"trace"') - 500 :][:3000]
+    engine.forget()
+    found.publish(engine, keys=[key(KEY)], generation=f"after-{time.monotonic()}")
+    assert exchange(found.port, good(), 1).answers[0].status == 200
+
+
+def fuzz_as_clients(target: Target, seed: int, seconds: float) -> int:
+    """Batches of connections, each with its mutated bytes; how many were sent."""
+    random_, sent = random.Random(seed), 0
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        clients = []
+        for _ in range(BATCH):
+            client = socket.create_connection(("127.0.0.1", target.port), 5)
+            clients.append(client)
+            try:
+                for piece in pieces(random_, mutated(random_, REQUESTS)):
+                    client.sendall(piece)
+                if random_.random() < 0.5:
+                    client.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+            sent += 1
+        for client in clients:
+            _read_some(client)
+        assert target.alive(), f"seed {seed}"
+        answer = exchange(target.port, good(), 1).answers[0]
+        assert answer.status == 200, (seed, answer)
+    return sent
+
+
+def _read_some(client: socket.socket) -> None:
+    client.settimeout(0.002)
+    data = b""
+    try:
+        while piece := client.recv(65536):
+            data += piece
+    except OSError:
+        pass
+    client.close()
+    assert not data or data.startswith(b"HTTP/1.1 "), data[:200]
+    assert b"HTTP/1.1 500" not in data, data[:2000]
+
+
+def fuzz_as_engine(target: Target, engine: Recorder, seed: int, seconds: float) -> int:
+    """Good requests, answered with mutated bytes; how many were answered."""
+    random_, count = random.Random(seed), 0
+    body = json.loads(BODY)
+
+    def answering(_: Forwarded) -> bytes:
+        return mutated(random_, ANSWERS)
+
+    engine.answering = answering
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if count % 4 == 0:  # an ejected replica would see nothing for a while
+            target.publish(engine, keys=[key(KEY)], generation=f"{seed}-{count}")
+        engine.closing = random_.random() < 0.9
+        streamed = random_.random() < 0.5
+        request = good(body=json.dumps({**body, "stream": streamed}).encode())
+        with connected(target.port) as wire:
+            wire.send(request)
+            answer = wire.answer()
+            assert answer is not None, f"no answer: seed {seed}, request {count}"
+            assert answer.status not in {204, 304}, "an answer with a body that must have none"
+            assert answer.status != 500 or answer.code != "internal_error", (seed, count)
+            if streamed and answer.headers["content-type"].startswith("text/event-stream"):
+                assert answer.body.endswith(DONE), (seed, count, answer.body[-300:])
+            elif answer.status >= 400:
+                assert answer.json()["error"]["message"], (seed, count, answer)
+        count += 1
+    return count
+
+
+def test_mutated_requests_do_no_harm(target: Target) -> None:
+    assert fuzz_as_clients(target, 1, SECONDS) > 100
+
+
+def test_mutated_answers_of_engines_do_no_harm(
+    target: Target, fuzzed: tuple[Target, Recorder]
+) -> None:
+    assert fuzz_as_engine(target, fuzzed[1], 1, SECONDS) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SLOW_SECONDS * 3)
+def test_mutated_requests_of_a_new_seed_do_no_harm(target: Target) -> None:
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    assert fuzz_as_clients(target, seed, SLOW_SECONDS) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SLOW_SECONDS * 3)
+def test_mutated_answers_of_a_new_seed_do_no_harm(
+    target: Target, fuzzed: tuple[Target, Recorder]
+) -> None:
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    assert fuzz_as_engine(target, fuzzed[1], seed, SLOW_SECONDS) > 200

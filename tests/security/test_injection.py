@@ -1,0 +1,141 @@
+"""What clients name (ids, models, paths) stays data: in answers, logs, metrics and at engines."""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from partitiond.core.routing import ModelAvailability, ModelRoute
+from tests.security.attacks import BODY
+from tests.security.recorder import Recorder
+from tests.security.target import KEY, Target, key, running
+from tests.security.wire import Answer, exchange, post, wait_until
+
+AUTH = f"authorization: Bearer {KEY}".encode()
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+ODD = 'm"\n\r\t\\{x="y"}\x1b[31m\u2028\u0000 é'
+
+
+@pytest.fixture(scope="module")
+def injected() -> Iterator[tuple[Target, Recorder]]:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        with running(Path(name)) as (target, engine):
+            target.publish(engine, keys=[key(KEY, 'k"\n{x="1"}')])
+            yield target, engine
+
+
+@pytest.fixture
+def proxy(injected: tuple[Target, Recorder]) -> Target:
+    return injected[0]
+
+
+@pytest.fixture
+def engine(injected: tuple[Target, Recorder]) -> Recorder:
+    injected[1].forget()
+    return injected[1]
+
+
+def ask(proxy: Target, data: bytes) -> Answer:
+    return exchange(proxy.port, data, 1).answers[0]
+
+
+@pytest.mark.parametrize("given", [b"abc", b"a-b_c.d:e", b"x" * 64])
+def test_a_harmless_request_id_is_the_request_s_everywhere(
+    proxy: Target, engine: Recorder, given: bytes
+) -> None:
+    answer = ask(proxy, post(BODY, AUTH, b"x-request-id: " + given))
+    assert answer.headers["x-request-id"] == given.decode()
+    assert [seen.headers["x-request-id"] for seen in engine.seen] == [given.decode()]
+    wait_until("the log", lambda: f'"request_id":"{given.decode()}"' in proxy.log)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        b"", b"x" * 65, b"a b", b"a\tb", b'a","status":500,"b":"', b"a\\n", b"a;b", b"a,b", b"<a>",
+        b"a%0d%0ab", "é".encode(), b"\xff", b"${jndi:ldap://x}", b"' OR 1=1 --",
+    ],
+)  # fmt: skip
+def test_any_other_request_id_is_replaced(proxy: Target, engine: Recorder, given: bytes) -> None:
+    answer = ask(proxy, post(BODY, AUTH, b"x-request-id: " + given))
+    assert re.fullmatch(r"req-[0-9a-f]{24}", answer.headers["x-request-id"])
+    assert [seen.headers["x-request-id"] for seen in engine.seen] == [
+        answer.headers["x-request-id"]
+    ]
+    assert engine.violations == []
+
+
+def test_no_header_of_the_client_goes_on_to_an_engine(proxy: Target, engine: Recorder) -> None:
+    """Engines obey some (`x-data-parallel-rank`); none is for clients to send."""
+    headers = [
+        b"x-data-parallel-rank: 1", b"x-kv-transfer-params: {}", b"cookie: a=b", b"user-agent: x",
+        b"x-forwarded-for: 1.2.3.4", b"x-session-id: s", b"openai-organization: o", b"te: trailers",
+        b"accept-encoding: gzip", b"range: bytes=0-1", b"if-none-match: *", b"origin: http://x",
+    ]  # fmt: skip
+    assert ask(proxy, post(BODY, AUTH, *headers)).status == 200
+    (seen,) = engine.seen
+    assert set(seen.headers) <= {"host", "content-type", "content-length", "x-request-id"}
+    assert seen.headers["host"] == "engine"
+    assert seen.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(json.dumps({"model": ODD, "prompt": "x"}).encode(), AUTH),
+        post(json.dumps({"model": "m", "prompt": "x", "stream": ODD}).encode(), AUTH),
+        post(BODY, AUTH, target=b"/v1/%0a%0d%1b[31m%22%00"),
+        post(BODY, AUTH, line=b'GET /v1/models/%0a%0d"x HTTP/1.1'),
+        post(BODY, AUTH, target=b"/" + b"%22" * 200),
+    ],
+)
+def test_what_is_told_back_is_escaped(proxy: Target, engine: Recorder, data: bytes) -> None:
+    answer = ask(proxy, data)
+    assert 400 <= answer.status < 500
+    assert answer.headers["content-type"] == "application/json"
+    assert not CONTROL.search(answer.body.decode())
+    assert len(answer.body) < 1000
+    assert engine.seen == []
+
+
+def test_every_log_line_is_one_json_object(proxy: Target, engine: Recorder) -> None:
+    routes = [ModelRoute(name, ModelAvailability.SERVING, served_name="m") for name in ("m", ODD)]
+    proxy.publish(engine, keys=[key(KEY, 'k"\n{x="1"}')], models=routes)
+    assert ask(proxy, post(json.dumps({"model": ODD, "prompt": "x"}).encode(), AUTH)).status == 200
+    ask(proxy, post(BODY, AUTH, target=b"/v1/%0a{%22event%22:%22forged%22}"))
+    ask(proxy, post(BODY, AUTH, target=b"/v1/last"))
+    wait_until("the log", lambda: "/v1/last" in proxy.log)
+    for line in proxy.log.rstrip("\n").split("\n"):
+        assert json.loads(line)["event"] != "forged"
+        assert not CONTROL.search(line), line
+
+
+def test_metrics_can_be_parsed_whatever_models_and_keys_are_called(
+    proxy: Target, engine: Recorder
+) -> None:
+    routes = [ModelRoute(ODD, ModelAvailability.SERVING, served_name="m")]
+    proxy.publish(engine, keys=[key(KEY, 'k"\n{x="1"}')], models=routes)
+    assert ask(proxy, post(json.dumps({"model": ODD, "prompt": "x"}).encode(), AUTH)).status == 200
+    text = proxy.control("GET", "/metrics").text
+    found = {
+        sample.labels["model"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if "model" in sample.labels
+    }
+    assert ODD in found
+
+
+def test_names_of_clients_make_no_metrics(proxy: Target, engine: Recorder) -> None:
+    """Else anybody could fill memory with labels."""
+    proxy.publish(engine, keys=[key(KEY)])
+    before = proxy.control("GET", "/metrics").text.count("\n")
+    for i in range(60):
+        ask(proxy, post(json.dumps({"model": f"x{i}", "prompt": "x"}).encode(), AUTH))
+        ask(proxy, post(BODY, AUTH, target=f"/v1/x{i}".encode()))
+        ask(proxy, post(BODY, f"authorization: Bearer x{i}".encode()))
+    assert proxy.control("GET", "/metrics").text.count("\n") < before + 10

@@ -1,0 +1,284 @@
+"""Keys: on the path that routing uses, on every route, scoped, expiring, changed while they run."""
+
+import hashlib
+import hmac
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond.core.routing import KeyRates, RouteKind
+from partitiond.proxy.auth import Caller, KeyRing
+from partitiond.proxy.routes import DATA_ROUTES
+from tests.security.recorder import Recorder
+from tests.security.target import OTHER_MODEL, Target, key, running
+from tests.security.wire import Answer, Wire, connected, exchange, post, wait_until
+
+MESSAGES = [{"role": "user", "content": "x"}]
+FIELDS: dict[str, Any] = {
+    "prompt": "x", "messages": MESSAGES, "input": "x", "text_1": "x", "text_2": "y",
+    "query": "x", "documents": ["y"], "tokens": [1], "max_tokens": 4,
+}  # fmt: skip
+BY_KIND = {
+    RouteKind.GENERATE: "/v1/completions",
+    RouteKind.EMBED: "/v1/embeddings",
+    RouteKind.TOKENIZE: "/tokenize",
+}
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[tuple[Target, Recorder]]:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        with running(Path(name)) as found:
+            yield found
+
+
+@pytest.fixture
+def proxy(keyed: tuple[Target, Recorder]) -> Target:
+    return keyed[0]
+
+
+@pytest.fixture
+def engine(keyed: tuple[Target, Recorder]) -> Recorder:
+    keyed[1].forget()
+    return keyed[1]
+
+
+def request(secret: str | None, path: str = "/v1/completions", model: str = "m") -> bytes:
+    headers = [] if secret is None else [f"authorization: Bearer {secret}".encode()]
+    body = json.dumps({"model": model, **FIELDS}).encode()
+    return post(body, *headers, target=path.encode())
+
+
+def ask(
+    proxy: Target, secret: str | None, path: str = "/v1/completions", model: str = "m"
+) -> Answer:
+    return exchange(proxy.port, request(secret, path, model), 1).answers[0]
+
+
+def error_of(answer: Answer) -> dict[str, Any]:
+    """The error itself; Anthropic's shape has one more layer around the same fields."""
+    error = answer.json()["error"]
+    assert isinstance(error, dict)
+    return error
+
+
+@pytest.mark.parametrize("path", [route.path for route in DATA_ROUTES])
+def test_every_data_route_needs_a_key(proxy: Target, engine: Recorder, path: str) -> None:
+    proxy.publish(engine, keys=[key("sk-a")])
+    for secret in (None, "sk-wrong", ""):
+        answer = ask(proxy, secret, path)
+        assert (answer.status, error_of(answer)["code"]) == (401, "invalid_api_key")
+    assert engine.seen == []
+    assert ask(proxy, "sk-a", path).status == 200
+    assert [seen.path for seen in engine.seen] == [path]
+
+
+@pytest.mark.parametrize("path", [route.path for route in DATA_ROUTES])
+def test_a_model_of_another_key_is_as_unknown_as_one_that_is_not_there(
+    proxy: Target, engine: Recorder, path: str
+) -> None:
+    proxy.publish(engine, keys=[key("sk-a", models=("m",))])
+    forbidden = ask(proxy, "sk-a", path, OTHER_MODEL)
+    unknown = ask(proxy, "sk-a", path, "nowhere"[: len(OTHER_MODEL)])
+    assert engine.seen == []
+    assert forbidden.status == unknown.status == 404
+    assert error_of(forbidden)["code"] == "model_not_found"
+    hidden = {"date", "x-request-id"}
+    assert {k: v for k, v in forbidden.headers.items() if k not in hidden} == {
+        k: v for k, v in unknown.headers.items() if k not in hidden
+    }
+    assert forbidden.body.replace(OTHER_MODEL.encode(), b"?") == unknown.body.replace(
+        "nowhere"[: len(OTHER_MODEL)].encode(), b"?"
+    )
+
+
+def test_lists_show_only_what_the_key_may_use(proxy: Target, engine: Recorder) -> None:
+    proxy.publish(engine, keys=[key("sk-a", "a", models=("m",)), key("sk-b", "b")])
+
+    def listed(secret: str) -> list[str]:
+        line = b"GET /v1/models HTTP/1.1"
+        data = post(b"", f"authorization: Bearer {secret}".encode(), line=line, length=b"")
+        return [m["id"] for m in exchange(proxy.port, data, 1).answers[0].json()["data"]]
+
+    assert listed("sk-a") == ["m"]
+    assert set(listed("sk-b")) == {"m", OTHER_MODEL}
+    for name in (OTHER_MODEL, "nowhere"):
+        line = f"GET /v1/models/{name} HTTP/1.1".encode()
+        data = post(b"", b"authorization: Bearer sk-a", line=line, length=b"")
+        assert exchange(proxy.port, data, 1).answers[0].code == "model_not_found"
+
+
+@pytest.mark.parametrize("kind", list(RouteKind))
+def test_a_key_of_one_kind_of_route_opens_no_other(
+    proxy: Target, engine: Recorder, kind: RouteKind
+) -> None:
+    proxy.publish(engine, keys=[key("sk-a", routes=(kind,))])
+    for route in DATA_ROUTES:
+        answer = ask(proxy, "sk-a", route.path)
+        if route.kind is kind:
+            assert answer.status == 200, route.path
+        else:
+            assert (answer.status, error_of(answer)["code"]) == (403, "route_not_allowed")
+    assert {seen.path for seen in engine.seen} == {r.path for r in DATA_ROUTES if r.kind is kind}
+
+
+def test_an_expired_key_is_refused_as_one_that_never_was(proxy: Target, engine: Recorder) -> None:
+    proxy.publish(engine, keys=[key("sk-a", expires_at=time.time() - 1), key("sk-b", "b")])
+    expired, wrong = ask(proxy, "sk-a"), ask(proxy, "sk-c")
+    assert expired.status == wrong.status == 401
+    assert expired.body == wrong.body
+    assert engine.seen == []
+
+
+def test_a_key_expires_on_time_without_a_new_table(proxy: Target, engine: Recorder) -> None:
+    proxy.publish(engine, keys=[key("sk-a", expires_at=time.time() + 0.5)])
+    with connected(proxy.port) as wire:  # also on a connection that it opened
+        assert _status(wire, "sk-a") == 200
+        wait_until("the key to expire", lambda: _status(wire, "sk-a") == 401)
+
+
+def _status(wire: Wire, secret: str) -> int:
+    wire.send(request(secret))
+    answer = wire.answer()
+    assert answer is not None
+    return answer.status
+
+
+def test_keys_change_without_a_restart_and_on_open_connections(
+    proxy: Target, engine: Recorder
+) -> None:
+    pid = proxy.state()["pid"]
+    proxy.publish(engine, keys=[key("sk-old")])
+    with connected(proxy.port) as wire:
+        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (200, 401)
+        both = key("sk-new", previous_sha256=key("sk-old").sha256, previous_until=time.time() + 60)
+        proxy.publish(engine, keys=[both])
+        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (200, 200)
+        proxy.publish(engine, keys=[key("sk-new")])
+        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (401, 200)
+        proxy.publish(engine, keys=[])
+        assert (_status(wire, "sk-old"), _status(wire, "sk-new")) == (401, 401)
+    assert proxy.state()["pid"] == pid
+
+
+def test_a_former_secret_ends_on_time(proxy: Target, engine: Recorder) -> None:
+    old = key("sk-old").sha256
+    proxy.publish(
+        engine, keys=[key("sk-new", previous_sha256=old, previous_until=time.time() + 0.5)]
+    )
+    assert ask(proxy, "sk-old").status == 200
+    wait_until("the former secret to end", lambda: ask(proxy, "sk-old").status == 401)
+    assert ask(proxy, "sk-new").status == 200
+
+
+@pytest.mark.parametrize("until", [0.0, 1.0])
+def test_a_former_secret_without_a_time_is_refused(
+    proxy: Target, engine: Recorder, until: float
+) -> None:
+    old = key("sk-old").sha256
+    proxy.publish(engine, keys=[key("sk-new", previous_sha256=old, previous_until=until)])
+    assert ask(proxy, "sk-old").status == 401
+
+
+def test_a_key_beyond_its_rate_is_429_and_no_other_key_notices(
+    proxy: Target, engine: Recorder
+) -> None:
+    limited = key("sk-a", "limited", rates=KeyRates(requests_per_minute=3))
+    proxy.publish(engine, keys=[limited, key("sk-b", "b")])
+    answers = [ask(proxy, "sk-a") for _ in range(6)]
+    assert [answer.status for answer in answers].count(200) == 3
+    assert answers[-1].status == 429
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert ask(proxy, "sk-b").status == 200
+
+
+def test_a_table_with_a_broken_key_is_refused_whole(proxy: Target, engine: Recorder) -> None:
+    """And the former one stays in force: a mistake never opens or shuts the endpoint."""
+    proxy.publish(engine, keys=[key("sk-a")])
+    held = (proxy.folder / "state" / "routing.json").read_text()
+    broken = json.loads(held)
+    broken["version"] += 1
+    for sha256 in ("", "zz", "0" * 63, "é" * 64, 5):
+        broken["keys"][0]["sha256"] = sha256
+        answer = proxy.control("PUT", "/routing", json.dumps(broken))
+        assert answer.status_code == 400, (sha256, answer.text)
+    assert ask(proxy, "sk-a").status == 200
+    assert ask(proxy, "sk-b").status == 401
+    assert (proxy.folder / "state" / "routing.json").read_text() == held
+
+
+def test_a_key_whose_hash_is_presented_is_no_key(proxy: Target, engine: Recorder) -> None:
+    """Whoever reads the store or the table has no key yet."""
+    proxy.publish(engine, keys=[key("sk-a")])
+    for stolen in (key("sk-a").sha256, key("sk-a").sha256.upper(), "k"):
+        assert ask(proxy, stolen).status == 401
+
+
+def test_a_presented_key_is_hashed_before_anything_is_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is compared is a digest that the caller cannot steer, and in constant time.
+
+    So neither the look-up nor the comparison tells how much of a guess was right.
+    """
+    compared: list[tuple[bytes, bytes]] = []
+    real = hmac.compare_digest
+
+    def counting(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return real(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    ring = KeyRing([key(f"sk-{i}", f"k{i}") for i in range(50)], required=True)
+    for i in (0, 25, 49):
+        compared.clear()
+        found = ring.identify(f"sk-{i}".encode())
+        assert isinstance(found, Caller)
+        assert found.key_id == f"k{i}"
+        assert compared
+        digest = hashlib.sha256(f"sk-{i}".encode())
+        assert {b for _, b in compared} <= {digest.digest(), digest.hexdigest().encode()}
+    for guess in (b"sk-", b"sk-04", b"sk-490", b"SK-49", b"\xff"):
+        assert not isinstance(ring.identify(guess), Caller)
+
+
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize("value", [b"", b"Bearer", b"Bearer ", b"Basic x", b"x", b"Bearer  "])
+def test_an_empty_key_is_nobody_s(
+    proxy: Target, engine: Recorder, value: bytes, required: bool
+) -> None:
+    """Not even where a table holds the hash of nothing."""
+    proxy.publish(engine, keys=[key("", "nothing")], keys_required=required)
+    data = post(b'{"model":"m","prompt":"x"}', b"authorization: " + value)
+    assert exchange(proxy.port, data, 1).answers[0].status == (401 if required else 200)
+
+
+def test_anthropic_s_header_is_a_key_and_both_together_are_none(
+    proxy: Target, engine: Recorder
+) -> None:
+    proxy.publish(engine, keys=[key("sk-a")])
+    body = b'{"model":"m","max_tokens":3,"messages":[{"role":"user","content":"x"}]}'
+
+    def status(*headers: bytes) -> int:
+        data = post(body, *headers, target=b"/v1/messages")
+        return exchange(proxy.port, data, 1).answers[0].status
+
+    assert status(b"x-api-key: sk-a") == 200
+    assert status(b"x-api-key: sk-b") == 401
+    assert status(b"x-api-key: sk-a", b"x-api-key: sk-a") == 401
+    assert status(b"x-api-key: sk-a", b"authorization: Bearer sk-b") == 401
+    assert status(b"x-api-key: sk-b", b"authorization: Bearer sk-a") == 401
+
+
+def test_without_any_table_nothing_is_open(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        with running(Path(name)) as (target, engine):
+            with connected(target.port) as wire:
+                for secret in ("", "sk-a"):
+                    assert _status(wire, secret) == 503
+            assert engine.seen == []

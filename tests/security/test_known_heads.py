@@ -1,0 +1,179 @@
+"""Heads that the proxy has read before are not parsed again: nobody can pass for another by that.
+
+Each test first makes the proxy remember something, in ways that could confuse it, and then asks on
+fresh connections.
+"""
+
+import json
+
+import pytest
+
+from tests.security.attacks import AUTH, BODY, good
+from tests.security.recorder import Recorder
+from tests.security.target import KEY, OTHER_MODEL, Target, key
+from tests.security.wire import connected, exchange, post
+
+WRONG = post(BODY, b"authorization: Bearer wrong")
+NO_KEY = post(BODY)
+BAD_TYPE = good(b"content-type: text/plain", json_type=False)
+COMPRESSED = good(b"content-encoding: gzip")
+NOWHERE = good(target=b"/v1/none")
+OTHER_ROUTE = good(target=b"/tokenize")
+REFUSED = {
+    "wrong-key": (WRONG, 401),
+    "no-key": (NO_KEY, 401),
+    "bad-type": (BAD_TYPE, 415),
+    "compressed": (COMPRESSED, 415),
+    "nowhere": (NOWHERE, 404),
+    "get": (good(line=b"GET /v1/completions HTTP/1.1"), 405),
+    "bad-json": (good(body=b"{"), 400),
+    "empty": (good(body=b""), 400),
+    "too-large": (good(body=b"x" * 70_000), 413),
+}
+
+
+def status(proxy: Target, data: bytes) -> int:
+    return exchange(proxy.port, data, 1).answers[0].status
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("after", [good(), good() * 2, NO_KEY + good(), b"\r\n" + good()])
+def test_a_refused_head_is_not_taken_for_the_good_one_after_it(
+    proxy: Target, engine: Recorder, name: str, after: bytes
+) -> None:
+    """Both come in one piece, as a proxy in front would send those of two clients."""
+    data, expected = REFUSED[name]
+    for _ in range(2):
+        with connected(proxy.port) as wire:
+            wire.send(data + after)
+            for _ in range(1 + after.count(b"HTTP/1.1\r\n")):
+                wire.answer()
+        engine.forget()
+        assert status(proxy, data) == expected
+        assert engine.seen == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_good_head_is_not_taken_for_the_refused_one_before_it(
+    proxy: Target, engine: Recorder, name: str
+) -> None:
+    data, expected = REFUSED[name]
+    for first, second in ((data, good()), (good(), data)):
+        with connected(proxy.port) as wire:
+            wire.send(first + second)
+            wire.answer()
+            wire.answer()
+    engine.forget()
+    assert (status(proxy, good()), status(proxy, data)) == (200, expected)
+    assert len(engine.seen) == 1
+
+
+def test_a_known_head_keeps_its_own_route(proxy: Target, engine: Recorder) -> None:
+    with connected(proxy.port) as wire:
+        wire.send(OTHER_ROUTE + good())
+        wire.answer()
+        wire.answer()
+    engine.forget()
+    assert status(proxy, OTHER_ROUTE) == 200
+    assert [seen.path for seen in engine.seen] == ["/tokenize"]
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        b"content-length: 26\r\ncontent-length: 26",
+        b"content-length: 26\r\ncontent-length: 5",
+        b"content-length: 26\r\nContent-Length: 26",
+        b"content-length: 26\r\ntransfer-encoding: chunked",
+        b"content-length: +26",
+        b"content-length: 2 6",
+        b"content-length: 26,26",
+        b"content-length: ",
+        b"content-length:\r\n 26",
+        b"content-length : 26",
+        b"content-length: 26\nx: y",
+        b"content-length: 26\rx: y",
+        b"x: y\r\n content-length: 26",
+        "content-length: ２６".encode(),
+        b"content-length: 0x1a",
+        b"content-length: 00000000000000000000026x",
+    ],
+)
+def test_a_known_head_with_another_length_line_is_read_anew(
+    proxy: Target, engine: Recorder, length: bytes
+) -> None:
+    for _ in range(3):
+        assert status(proxy, good()) == 200
+    engine.forget()
+    found = exchange(proxy.port, good(length=length), 1)
+    assert (found.answers[0].status, found.closed) == (400, True)
+    assert engine.seen == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 25, 26, 27, 4096])
+def test_the_length_of_each_request_is_its_own(proxy: Target, engine: Recorder, size: int) -> None:
+    body = json.dumps({"model": "m", "prompt": "x" * size}).encode()
+    for data in (good(), good(body=body), good(body=body) + good(), good()):
+        engine.forget()
+        count = data.count(b"HTTP/1.1\r\n")
+        assert [a.status for a in exchange(proxy.port, data, count).answers] == [200] * count
+        assert len(engine.seen) == count
+    assert engine.violations == []
+
+
+def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
+    proxy: Target, engine: Recorder
+) -> None:
+    assert status(proxy, good()) == 200
+    for data, statuses, closed in (
+        (good() + b"x", (), True),
+        (b"x" + good(), (400,), True),
+        (b"\r\n" + good(), (200,), False),
+        (b"\n\n" + good(), (200,), False),
+        (good()[:-1] + b"x", (400,), False),
+    ):
+        found = exchange(proxy.port, data, len(statuses))
+        assert (tuple(a.status for a in found.answers), found.closed) == (statuses, closed), data
+
+
+def test_a_known_head_loses_its_key_with_the_table(proxy: Target, engine: Recorder) -> None:
+    """And keeps no scope: whatever changes of a key holds for the next request."""
+    keys = {
+        "gone": ([], 401, 401),
+        "other": ([key("sk-other")], 401, 401),
+        "scope": ([key(KEY, models=(OTHER_MODEL,))], 404, 200),
+        "all": ([key(KEY)], 200, 200),
+        "m": ([key(KEY, models=("m",))], 200, 404),
+    }
+    other = good(body=json.dumps({"model": OTHER_MODEL, "prompt": "x"}).encode())
+    try:
+        for held, expected, expected_other in keys.values():
+            proxy.publish(engine, keys=held)
+            for _ in range(2):
+                assert (status(proxy, good()), status(proxy, other)) == (expected, expected_other)
+    finally:
+        proxy.publish(engine, keys=[key(KEY, models=("m",))])
+
+
+def test_a_known_head_of_a_last_request_is_still_the_last(proxy: Target, engine: Recorder) -> None:
+    last = good(b"connection: close")
+    for _ in range(3):
+        engine.forget()
+        found = exchange(proxy.port, last, 1)
+        assert (found.answers[0].status, found.closed) == (200, True)
+        found = exchange(proxy.port, [last, good()], 1)
+        assert (found.answers[0].status, found.closed) == (200, True)
+        assert len(engine.seen) == 2
+
+
+def test_many_different_heads_are_forgotten_again(proxy: Target, engine: Recorder) -> None:
+    """More than are kept; what is kept stays right, and memory bounded."""
+    with connected(proxy.port) as wire:
+        before = proxy.memory_bytes()
+        for i in range(5000):
+            wire.send(post(BODY, AUTH, b"x-tag: %d" % i + b"y" * 500))
+            answer = wire.answer()
+            assert answer is not None
+            assert answer.status == 200
+    assert proxy.memory_bytes() - before < 40 * 1024**2
+    assert (status(proxy, good()), status(proxy, WRONG)) == (200, 401)
