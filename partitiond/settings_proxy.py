@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from partitiond.core.units import KIB, MIB, Bytes
 from partitiond.settings_types import (
     AbsolutePath,
+    HostName,
     Network,
     Origin,
     Port,
@@ -106,6 +107,11 @@ class ProxySettings(Table):
         description="Origins (https://app.example) whose pages browsers may let call the endpoint; "
         '"*" alone for any; empty for none.',
     )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        (),
+        description="Names (ai.example) that requests may be addressed to, beside localhost and IP "
+        'addresses, where the endpoint is on loopback without keys or TLS; "*" alone for any.',
+    )
     debug_headers: Literal["asked", "always", "never"] = Field(
         "asked",
         description="Whether answers say their replica and times in headers: where a request asks "
@@ -125,7 +131,9 @@ class ProxySettings(Table):
         return self
 
     @model_validator(mode="after")
-    def _any_origin_alone(self) -> "ProxySettings":
+    def _any_alone(self) -> "ProxySettings":
         if "*" in self.cors_origins and len(self.cors_origins) > 1:
             raise ValueError('proxy.cors_origins has "*" beside others: "*" is any origin already')
+        if "*" in self.allowed_hosts and len(self.allowed_hosts) > 1:
+            raise ValueError('proxy.allowed_hosts has "*" beside others: "*" is any name already')
         return self

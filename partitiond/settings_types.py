@@ -1,6 +1,7 @@
 """Types of settings' values: what is refused, what text becomes, and what an address means."""
 
 import ipaddress
+import re
 import urllib.parse
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,14 @@ def _origin(text: str) -> str:
     return whole.removesuffix(f":{port}") if port == default else whole
 
 
+def _host_name(text: str) -> str:
+    """A DNS name as clients write it into Host, in lower case, or "*"."""
+    name = text.lower().removesuffix(".")
+    if name != "*" and not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name):
+        raise ValueError("write a name such as ai.example: no scheme, no port, in ASCII (xn--...)")
+    return name
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
@@ -77,6 +86,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Network = Annotated[str, AfterValidator(_network)]
 Origin = Annotated[str, AfterValidator(_origin)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 def is_loopback(host: str) -> bool:

@@ -20,7 +20,8 @@ The rules, in the order in which they are asked:
    event and the model's note say that it waits for `apply`.
 6. Each variant that a model lists is measured like the model itself, after it. Once anything of a
    model was measured on some hardware, nothing of it is planned from an estimate there: a variant
-   that was not measured yet waits for its own job.
+   that was not measured yet waits for its own job. A model that generates no text cannot be
+   measured: it is planned from its estimate.
 7. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
    plan changed while it was made, it is thrown away and another one is made.
 """
@@ -29,6 +30,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from partitiond.controller.journal import Journal
+from partitiond.core.engine_task import EngineTask
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile, ProfileKind
@@ -57,6 +59,8 @@ def held_back(
     names = set()
     for record in records:
         name = record.spec.name
+        if record.spec.engine.task is not EngineTask.GENERATE:
+            continue
         if name in planned or any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):
             continue
         own = [job for job in jobs if job.subject == name and job.kind == "profile"]

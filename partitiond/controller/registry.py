@@ -17,6 +17,7 @@ from partitiond.controller.variants import form_architectures, form_estimates, o
 from partitiond.controller.views import model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.architecture import Architecture
+from partitiond.core.engine_task import EngineTask, require_measurable
 from partitiond.core.errors import ConflictError
 from partitiond.core.profile import Profile
 from partitiond.core.routing import ModelAvailability
@@ -118,7 +119,8 @@ class Registry:
 
     def _measure(self, spec: ModelSpec, targets: Sequence[Target]) -> None:
         """Queue what the chain needs of this model, withdraw what it does not need any more."""
-        wanted = self._wanted(spec, targets) if spec.auto else {}
+        measurable = spec.engine.task is EngineTask.GENERATE
+        wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
             if job.state is JobState.QUEUED and job.reason and job.params not in wanted:
                 self._jobs.withdraw(job, "nothing needs it any more.")
@@ -298,7 +300,8 @@ class Registry:
 
     def submit(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""
-        self._store.model(name)
+        spec = self._store.model(name).spec
+        require_measurable(name, spec.engine.task)
         params = params_of(options, self._devices.devices, self._profiling)
         return self._jobs.submit("profile", name, params)
 

@@ -4,25 +4,22 @@ The rule per replica: sequences in flight stay within the batch at its operating
 estimated KV tokens within 95 % of what the started engine holds; an empty replica takes any
 request, so that one larger than a limit is served alone instead of never.
 
-Beyond that, requests wait in one bounded first-in-first-out queue per model. The head is never
-overtaken by a later request (only a retry that must avoid the one free replica steps aside), so
-large requests do not starve. A request that cannot start before its deadline is refused at once.
+Beyond that, requests wait in one bounded queue per model, fair between API keys
+(`core.fair_queue`). A request that cannot start before its deadline is refused at once.
 
 The expected wait follows Little's law: with N sequences in service that each stay S seconds, one
 slot comes free every S / N seconds. N and S are both observed, so the figure stays right when
-the KV limit binds before the sequence limit does.
+the KV limit binds before the sequence limit does. Only what is ahead in the fair order counts.
 
 Tokens are estimated without a tokeniser: a learned ratio of tokens per prompt byte and a running
 90th percentile of output lengths, both corrected by the usage engines report.
 """
 
-import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
-from partitiond.core.balance import Load, LoadT, choose_replica
+from partitiond.core.balance import Load, effective_limit
 from partitiond.core.routing import ModelAvailability
 
 KV_SHARE: Final = 0.95
@@ -62,11 +59,20 @@ class Rejected:
     retry_after_seconds: int | None
 
 
-def admits(load: Load, cost: Cost) -> bool:
-    """Whether the replica has room for the request now (eligibility is `balance.is_eligible`)."""
+def has_slot(load: Load, slowness: float = 1.0) -> bool:
+    """Whether the replica has room for one more sequence, KV tokens aside."""
+    return load.sequences == 0 or load.sequences < effective_limit(load.max_sequences, slowness)
+
+
+def admits(load: Load, cost: Cost, slowness: float = 1.0) -> bool:
+    """Whether the replica has room for the request now (eligibility is `balance.is_eligible`).
+
+    Args:
+        slowness: of the replica (see `balance.Slowness`): its limit is smaller while it is slow.
+    """
     if load.sequences == 0:
         return True
-    if load.sequences + cost.sequences > load.max_sequences:
+    if load.sequences + cost.sequences > effective_limit(load.max_sequences, slowness):
         return False
     if load.kv_cache_tokens <= 0:
         return True
@@ -186,25 +192,51 @@ def refuse_to_wait(waiting: int, sequences_ahead: int, limits: QueueLimits) -> R
         waiting: requests in the queue.
         sequences_ahead: their sequences.
     """
-    wait = expected_wait_seconds(
+    if waiting >= limits.max_queue:
+        return refuse_full(waiting, sequences_ahead, limits)
+    return refuse_too_late(sequences_ahead, limits.max_wait_seconds, limits)
+
+
+def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected:
+    """The answer to a request for which the queue has no place.
+
+    Args:
+        waiting: requests in the queue.
+        sequences_ahead: sequences that would have been before it.
+    """
+    wait = _expected(sequences_ahead, limits)
+    return Rejected(
+        429,
+        "queue_full",
+        f"The model's queue is full ({waiting} requests wait).",
+        retry_after_seconds(wait),
+    )
+
+
+def refuse_too_late(
+    sequences_ahead: int, within_seconds: float, limits: QueueLimits
+) -> Rejected | None:
+    """Why a request that has to start within so many seconds is not even queued, or None.
+
+    Args:
+        sequences_ahead: sequences that would be before it.
+        within_seconds: its own deadline's distance, or the model's longest wait.
+    """
+    wait = _expected(sequences_ahead, limits)
+    if wait <= within_seconds:
+        return None
+    return Rejected(
+        429,
+        "wait_too_long",
+        f"The request could not start within {within_seconds:g} s (expected wait {wait:.0f} s).",
+        retry_after_seconds(wait),
+    )
+
+
+def _expected(sequences_ahead: int, limits: QueueLimits) -> float:
+    return expected_wait_seconds(
         sequences_ahead, limits.sequences_in_flight, limits.service_seconds
     )
-    if waiting >= limits.max_queue:
-        return Rejected(
-            429,
-            "queue_full",
-            f"The model's queue is full ({waiting} requests wait).",
-            retry_after_seconds(wait),
-        )
-    if wait > limits.max_wait_seconds:
-        return Rejected(
-            429,
-            "wait_too_long",
-            f"The request could not start within {limits.max_wait_seconds:g} s "
-            f"(expected wait {wait:.0f} s).",
-            retry_after_seconds(wait),
-        )
-    return None
 
 
 def refuse_after_waiting(waited_seconds: float, sequences: int, limits: QueueLimits) -> Rejected:
@@ -261,6 +293,11 @@ class Waiting(Generic[ItemT]):
         since: when it joined, monotonic seconds.
         deadline: when it is refused, monotonic seconds.
         tried: replicas it must avoid.
+        key: whose it is, for fairness.
+        weight: the key's share relative to others of its priority.
+        priority: the key's; higher ones leave first.
+        tokens: what it is charged with, prompt and expected output; 0 for its KV tokens.
+        prefer: replicas it would rather have, best first (see `core.affinity`).
     """
 
     item: ItemT
@@ -268,53 +305,13 @@ class Waiting(Generic[ItemT]):
     since: float
     deadline: float
     tried: frozenset[str] = frozenset()
+    key: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    tokens: float = 0.0
+    prefer: tuple[str, ...] = ()
 
-
-class WaitingQueue(Generic[ItemT]):
-    """First in, first out, with the number of sequences at hand. No clock, no randomness."""
-
-    def __init__(self) -> None:
-        self._entries: collections.deque[Waiting[ItemT]] = collections.deque()
-        self.sequences = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Waiting[ItemT]]:
-        return iter(self._entries)
-
-    def push(self, entry: Waiting[ItemT], *, front: bool = False) -> None:
-        """Add at the end; at the front for a request that was admitted before (a retry)."""
-        if front:
-            self._entries.appendleft(entry)
-        else:
-            self._entries.append(entry)
-        self.sequences += entry.cost.sequences
-
-    def discard(self, entry: Waiting[ItemT]) -> bool:
-        """Remove it if it is still there; whether it was."""
-        try:
-            self._entries.remove(entry)
-        except ValueError:
-            return False
-        self.sequences -= entry.cost.sequences
-        return True
-
-    def take(
-        self, loads: Iterable[LoadT], draw: Callable[[], float]
-    ) -> tuple[Waiting[ItemT], LoadT] | None:
-        """The next request that may start, removed, with its replica; None when none may.
-
-        Only the first request without `tried` is looked at, plus retries in front of it: that
-        keeps the order, and a retry that must avoid the free replica holds nobody up.
-        """
-        replicas = list(loads)
-        for entry in self._entries:
-            room = [load for load in replicas if admits(load, entry.cost)]
-            chosen = choose_replica(room, entry.tried, (draw(), draw()))
-            if chosen is not None:
-                self.discard(entry)
-                return entry, chosen
-            if not entry.tried:
-                return None
-        return None
+    @property
+    def charge(self) -> float:
+        """Tokens its key pays for it; never nothing."""
+        return max(1.0, self.tokens or float(self.cost.kv_tokens))

@@ -5,12 +5,29 @@ Least loaded first, where load is sequences in flight over the replica's limit: 
 replicas are told apart by two random choices (Mitzenmacher, "The Power of Two Choices in
 Randomized Load Balancing", 2001), so that several proxies do not all fall on the first one.
 Randomness comes in as an argument.
+
+Two things are preferred to that, within bounds: where a session or a prompt's beginning already is
+(`core.affinity`), and replicas that are not slow.
 """
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable
+import statistics
+import types
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
+
+PREFERENCE_SLACK: Final = 0.25
+"""By so much of its limit a preferred replica may be fuller than the least full one."""
+SLOW_FROM: Final = 1.3
+"""Smaller differences of pace come from the mix of requests, and are no reason for anything."""
+MAX_SLOWNESS: Final = 8.0
+PACE_OBSERVATIONS: Final = 50.0
+ENOUGH_OBSERVATIONS: Final = 8.0
+"""Requests before a pace means anything."""
+SLOWNESS_HALF_LIFE_SECONDS: Final = 30.0
+FACTORS_SECONDS: Final = 1.0
+NO_SLOWNESS: Final[Mapping[str, float]] = types.MappingProxyType({})
 
 
 class Load(Protocol):
@@ -79,31 +96,151 @@ def is_eligible(load: Load, tried: Collection[str] = ()) -> bool:
 
 
 def choose_replica(
-    loads: Iterable[LoadT], tried: Collection[str], draws: tuple[float, float]
+    loads: Iterable[LoadT],
+    tried: Collection[str],
+    draws: tuple[float, float],
+    *,
+    prefer: Sequence[str] = (),
+    slowness: Mapping[str, float] = NO_SLOWNESS,
 ) -> LoadT | None:
     """The least occupied eligible replica, or None.
+
+    Of slow replicas the expected time counts: a step of a full batch takes about twice that of a
+    single sequence, so a replica that is s times slower than its plan is as good as another whose
+    1 + occupancy is s times its own.
 
     Args:
         loads: replicas that have room (see `admission.admits`).
         tried: replicas this request already failed on.
         draws: two numbers in [0, 1); they decide only between equally occupied replicas, of
             which the drawn one with more free sequences wins.
+        prefer: replicas that it would rather have, best first: the first of them that is
+            eligible and not clearly busier (`PREFERENCE_SLACK`) than the least occupied one.
+        slowness: of those replicas that are slow (see `Slowness`).
     """
     least: list[LoadT] = []
     lowest = math.inf
+    preferred: dict[str, tuple[float, LoadT]] = {}
     for load in loads:
         if not is_eligible(load, tried):
             continue
         share = occupancy(load)
+        if slowness:
+            share = slowness.get(load.replica_id, 1.0) * (1 + share) - 1
+        if prefer and load.replica_id in prefer:
+            preferred[load.replica_id] = share, load
         if share < lowest:
             least, lowest = [load], share
         elif share == lowest:
             least.append(load)
+    for name in prefer:
+        if name in preferred and preferred[name][0] <= lowest + PREFERENCE_SLACK:
+            return preferred[name][1]
     if len(least) <= 1:
         return least[0] if least else None
     first, second = (least[int(draw * len(least))] for draw in draws)
     more_room = second.max_sequences - second.sequences > first.max_sequences - first.sequences
     return second if more_room else first
+
+
+def effective_limit(max_sequences: int, slowness: float) -> int:
+    """Sequences at which a replica that is so slow steps as fast as one just not slow at its limit.
+
+    With a step time of 1 + occupancy (see `choose_replica`): s (1 + x) = 2 `SLOW_FROM`. A limit is
+    the batch whose steps are short enough, so that of a slower replica is smaller. At least 1, for
+    it to be seen when it has recovered.
+    """
+    if slowness <= SLOW_FROM:
+        return max_sequences
+    return max(1, math.floor(max_sequences * (2 * SLOW_FROM / slowness - 1)))
+
+
+@dataclasses.dataclass(slots=True)
+class _Pace:
+    """Means of what requests took, over the planned time, and of their tokens.
+
+    Attributes:
+        observed: requests that the means rest on.
+        at: when the last of them ended.
+    """
+
+    seconds: float
+    tokens: float
+    observed: float
+    at: float
+
+    @property
+    def value(self) -> float:
+        """Of all tokens, not the mean of requests: a short answer is mostly prefill."""
+        return self.seconds / self.tokens
+
+
+class Slowness:
+    """Learns which replicas of a model are slower than the others, beside what was planned.
+
+    A replica's pace is the time per token of the requests that ended well there, over the time
+    planned for it; what is planned alike has like paces, whatever the hardware. Slow is who is
+    `SLOW_FROM` times the median pace or more. What was learned fades with
+    `SLOWNESS_HALF_LIFE_SECONDS`, so that a replica which is avoided is tried again.
+    """
+
+    def __init__(self) -> None:
+        self._paces: dict[str, _Pace] = {}
+        self._factors: dict[str, float] = {}
+        self._valid_until = -math.inf
+
+    def observe(
+        self, replica_id: str, seconds: float, tokens: float, planned_seconds: float, now: float
+    ) -> None:
+        """A request ended well.
+
+        Args:
+            seconds: from being sent to its end.
+            tokens: it generated.
+            planned_seconds: the replica's expected time of one request.
+            now: monotonic seconds.
+        """
+        if not (0 < seconds < math.inf and planned_seconds > 0):
+            return
+        seconds, tokens = seconds / planned_seconds, max(1.0, tokens)
+        pace = self._paces.get(replica_id)
+        if pace is None:
+            self._paces[replica_id] = _Pace(seconds, tokens, 1.0, now)
+            return
+        faded = pace.observed * 0.5 ** ((now - pace.at) / SLOWNESS_HALF_LIFE_SECONDS)
+        # A mean at first, then exponential over the last PACE_OBSERVATIONS.
+        pace.observed = min(faded + 1.0, PACE_OBSERVATIONS)
+        pace.seconds += (seconds - pace.seconds) / pace.observed
+        pace.tokens += (tokens - pace.tokens) / pace.observed
+        pace.at = now
+
+    def factors(self, now: float) -> Mapping[str, float]:
+        """Replica -> slowness, of those that are slow; computed anew once a second."""
+        if now >= self._valid_until:
+            self._valid_until = now + FACTORS_SECONDS
+            self._factors = self._computed(now)
+        return self._factors
+
+    def forget(self, replica_id: str) -> None:
+        """Its process is another one now."""
+        self._paces.pop(replica_id, None)
+        self._factors.pop(replica_id, None)
+
+    def _computed(self, now: float) -> dict[str, float]:
+        known = {
+            name: pace
+            for name, pace in self._paces.items()
+            if pace.observed * 0.5 ** ((now - pace.at) / SLOWNESS_HALF_LIFE_SECONDS)
+            >= ENOUGH_OBSERVATIONS
+        }
+        if len(known) < 2:
+            return {}
+        middle = statistics.median_low([pace.value for pace in known.values()])
+        return {
+            name: min(MAX_SLOWNESS, pace.value / middle)
+            for name, pace in known.items()
+            if pace.value >= SLOW_FROM * middle
+        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -199,7 +336,11 @@ class RetryBudget:
 
     def after_request(self) -> "RetryBudget":
         """The budget after one more request came in."""
-        credit = min(self.cap, self.available + self.share)
+        return self.after_requests(1)
+
+    def after_requests(self, count: int) -> "RetryBudget":
+        """The budget after so many more requests came in, and no retry between them."""
+        credit = min(self.cap, self.available + self.share * count)
         return RetryBudget(self.share, self.reserve, self.cap, credit)
 
     def after_retry(self) -> "RetryBudget | None":

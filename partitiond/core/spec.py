@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from partitiond.core.checks import require, require_positive
 from partitiond.core.demand import ANY_DEMAND, MAX_DEMAND_REQ_PER_S, Demand
+from partitiond.core.engine_task import EngineTask, task_of
 from partitiond.core.errors import SpecError
 from partitiond.core.placement_rules import (
     MAX_PRIORITY,
@@ -165,6 +166,11 @@ class EngineOptions:
                 f"max_model_len must be between 1 and {MAX_TOKENS}, got {self.max_model_len!r}.",
                 "Leave it out to derive it from the workload.",
             )
+
+    @property
+    def task(self) -> EngineTask:
+        """What its engines are started for."""
+        return task_of(self.extra_args)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class PartitionedRunner:
         return report
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether it answers a one-token completion within the time."""
+        """Whether it answers for one token within the time."""
         return await self._runner.probe(handle, timeout_seconds)
 
     async def report(self, handle: EngineHandle) -> EngineReport:

@@ -24,6 +24,7 @@ from partitiond.engines.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.environment import EngineEnvironment
 from partitiond.engines.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.log_tail import PhaseReader, read_tail
+from partitiond.engines.probing import ask_one_token, name_of_question
 from partitiond.engines.process import ProcessId
 from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.spawn import Lifelines, spawn_or_undo, to_end
@@ -33,7 +34,7 @@ from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineRepor
 POLL_SECONDS: Final = 0.1
 """Between two looks at a starting engine: a connect to a Unix socket costs microseconds."""
 FIRST_ANSWER_SECONDS: Final = 60.0
-"""The first completion may compile kernels."""
+"""The first answer may compile kernels."""
 KILL_SECONDS: Final = 8.0
 """From SIGQUIT to the shim having killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
@@ -117,12 +118,12 @@ class ProcessEngineRunner:
         deadline_seconds: float,
         progress: Callable[[str], None] | None = None,
     ) -> EngineReport:
-        """Wait for a real completion; on any failure the engine is still the caller's to stop.
+        """Wait for a real answer; on any failure the engine is still the caller's to stop.
 
         `progress` gets a phase whenever the engine enters one ("loading weights (40 %)").
 
         Raises:
-            StartFailedError: it ended, or refuses completions; the message carries a diagnosis.
+            StartFailedError: it ended, or refuses what it is for; the message carries a diagnosis.
             StartTimedOutError: it was not ready by the deadline.
         """
         tell = progress or (lambda _text: None)
@@ -156,25 +157,27 @@ class ProcessEngineRunner:
             if not process.is_alive(_identity(handle)):
                 raise await self._start_failed(handle)
             with contextlib.suppress(ExchangeError):
-                if await _is_healthy(handle) and await self._first_completion(handle):
+                if await _is_healthy(handle) and await self._first_answer(handle):
                     return
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _first_completion(self, handle: EngineHandle) -> bool:
-        answer = await _complete_one_token(handle, FIRST_ANSWER_SECONDS)
+    async def _first_answer(self, handle: EngineHandle) -> bool:
+        answer = await ask_one_token(handle, FIRST_ANSWER_SECONDS)
         if 400 <= answer.status < 500:
             raise StartFailedError(
-                f"{handle.launch.replica_id} came up but refuses a one-token completion: "
+                f"{handle.launch.replica_id} came up but refuses "
+                f"{name_of_question(handle.launch)}: "
                 f"HTTP {answer.status} {answer.body[:300].decode(errors='replace')}",
-                hint="See that the model generates text.",
+                hint="See that the model generates text, or give the engine --runner pooling where "
+                "it embeds, scores or ranks.",
                 facts={"status": answer.status},
             )
         return answer.status == 200
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether it answers a one-token completion in time. /health alone shows no frozen core."""
+        """Whether it answers for one token in time (`engines.probing`)."""
         try:
-            answer = await _complete_one_token(handle, timeout_seconds)
+            answer = await ask_one_token(handle, timeout_seconds)
         except ExchangeError:
             return False
         return answer.status == 200
@@ -201,10 +204,10 @@ class ProcessEngineRunner:
         await sleeping.put_to_sleep(handle, level)
 
     async def wake(self, handle: EngineHandle) -> None:
-        """Wake it; returns once it answers a completion. Raises EngineError."""
+        """Wake it; returns once it answers for one token. Raises EngineError."""
         await sleeping.wake(handle)
         if not await self.probe(handle, FIRST_ANSWER_SECONDS):
-            raise sleeping.does_not_generate(handle)
+            raise sleeping.does_not_answer(handle)
 
     async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
         """How deep it sleeps; 0 awake. Raises EngineError."""
@@ -380,16 +383,3 @@ async def _is_healthy(handle: EngineHandle) -> bool:
         return (await _get(handle, "/health")).status == 200
     except NotListeningError:
         return False
-
-
-async def _complete_one_token(handle: EngineHandle, timeout_seconds: float) -> Answer:
-    """One token from one token: works for any tokenizer and costs one step."""
-    payload = {
-        "model": handle.launch.model_name,
-        "prompt": [1],
-        "max_tokens": 1,
-        "temperature": 0,
-    }
-    return await exchange(
-        handle.socket_path, "POST", "/v1/completions", payload, timeout_seconds=timeout_seconds
-    )

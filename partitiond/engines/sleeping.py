@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import EngineError
+from partitiond.engines.probing import name_of_question
 from partitiond.engines.unix_http import Answer, ExchangeError, exchange
 from partitiond.ports import EngineHandle
 
@@ -81,10 +82,11 @@ async def sleep_level(handle: EngineHandle, timeout_seconds: float) -> int:
     return UNKNOWN_LEVEL if asleep else 0
 
 
-def does_not_generate(handle: EngineHandle) -> EngineError:
-    """It said that it is awake, and answers no completion."""
+def does_not_answer(handle: EngineHandle) -> EngineError:
+    """It said that it is awake, and answers nothing."""
     return EngineError(
-        f"{handle.launch.replica_id} was woken and does not answer a one-token completion.",
+        f"{handle.launch.replica_id} was woken and does not answer "
+        f"{name_of_question(handle.launch)}.",
         hint=f"It is ended and started again; see its log, {handle.log_path}.",
     )
 

@@ -87,6 +87,7 @@ listens, whatever opens routes or loads code (--trust-remote-code, --middleware,
 FLAG_VALUES: Final[Mapping[str, frozenset[str]]] = {
     "--convert": frozenset({"auto", "none", "embed", "classify"}),
     "--runner": frozenset({"auto", "generate", "pooling"}),
+    "--task": frozenset({"generate", "pooling", "classify"}),
 }
 """Flags with these values alone: how an engine that embeds, scores or classifies is asked for."""
 
@@ -101,8 +102,10 @@ SIMULATED_FLAGS: Final[Mapping[str, int]] = {
     "--crash-after-requests": 1,
     "--crash-at-running": 1,
     "--crash-after-seconds": 1,
+    "--break-at-token": 1,
     "--extra-bytes": 1,
     "--fail-start": 1,
+    "--task": 1,
 }
 """Flags a user may pass to the simulated engine."""
 

@@ -132,7 +132,7 @@ class EngineRunner(Protocol):
         ...
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether it answers a one-token completion within the time."""
+        """Whether it answers for one token within the time."""
         ...
 
     async def report(self, handle: EngineHandle) -> EngineReport:

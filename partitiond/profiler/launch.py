@@ -5,6 +5,7 @@ from typing import Final
 
 from partitiond.core.architecture import Architecture
 from partitiond.core.bisection import largest
+from partitiond.core.engine_task import require_measurable
 from partitiond.core.errors import InputError
 from partitiond.core.footprint import (
     BLOCK_TOKENS,
@@ -68,8 +69,10 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
 
     Raises:
         InputError: not even one request fits.
+        SpecError: the model generates no text.
     """
     spec = request.model.spec
+    require_measurable(spec.name, spec.engine.task)
     architecture = as_started(request.model.architecture, spec.engine)
     wanted = min(request.max_batch, MAX_BATCH)
     batch = _largest_batch(request, architecture, wanted)

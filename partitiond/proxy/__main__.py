@@ -4,24 +4,42 @@ import argparse
 import asyncio
 import gc
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 import uvloop
 
-from partitiond.core.errors import ConflictError, DeviceError, InputError, PartitiondError
-from partitiond.proxy.config import (
+from partitiond import native
+
+NATIVE = native.activate()
+"""Whether the hot path runs compiled. Before anything of it is imported."""
+
+from partitiond.core.errors import (  # noqa: E402
+    ConflictError,
+    DeviceError,
+    InputError,
+    PartitiondError,
+)
+from partitiond.proxy.arguments import ProxyArguments, configure_logging  # noqa: E402
+from partitiond.proxy.config import (  # noqa: E402
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
     EXIT_PORT_IN_USE,
     ProxyOptions,
 )
-from partitiond.proxy.logs import json_line
-from partitiond.proxy.server import ProxyArguments, configure_logging, serve
-from partitiond.serde import from_json
+from partitiond.proxy.files import files_needed, raise_file_limit  # noqa: E402
+from partitiond.proxy.logs import LogFile, json_line  # noqa: E402
+from partitiond.proxy.shared_log import SharedLog  # noqa: E402
+from partitiond.proxy.worker_process import WORKER_OPTION  # noqa: E402
+from partitiond.serde import from_json  # noqa: E402
 
 
-def read_arguments(words: list[str]) -> ProxyArguments:
-    """Arguments from the command line. Exits with 2 and a usage line when they are wrong."""
+def read_arguments(words: list[str]) -> tuple[ProxyArguments, str]:
+    """Arguments from the command line. Exits with 2 and a usage line when they are wrong.
+
+    Returns:
+        Them, and what a parent told this process if it is one of several workers, else "".
+    """
     parser = argparse.ArgumentParser(
         prog="python -m partitiond.proxy", description="partitiond's data plane."
     )
@@ -33,14 +51,16 @@ def read_arguments(words: list[str]) -> ProxyArguments:
     parser.add_argument(
         "--settings-json", default="{}", help="limits and time limits: fields of ProxyOptions"
     )
+    parser.add_argument(WORKER_OPTION, default="", help=argparse.SUPPRESS)
     given = parser.parse_args(words)
     try:
         options = from_json(ProxyOptions, given.settings_json)
     except InputError as error:
         parser.error(f"--settings-json: {error}")
-    return ProxyArguments(
+    arguments = ProxyArguments(
         given.host, given.port, given.state_dir, given.control_socket, given.log_file, options
     )
+    return arguments, given.worker
 
 
 def exit_code(error: PartitiondError) -> int:
@@ -54,16 +74,54 @@ def exit_code(error: PartitiondError) -> int:
             return EXIT_CANNOT_LISTEN
 
 
+def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None, None, None]]:
+    """The log and what is to be run. Only what this process is for is imported."""
+    path, options = arguments.log_file, arguments.options
+    size, backups = options.log_max_bytes, options.log_backups
+    if options.workers <= 1:
+        from partitiond.proxy.server import serve
+
+        log = LogFile(path, max_bytes=size, backups=backups)
+        return log, serve(arguments, log)
+    shared = SharedLog(path, max_bytes=size, backups=backups)
+    if post:
+        from partitiond.proxy.worker import read_post, work
+
+        return shared, work(arguments, read_post([int(word) for word in post.split(",")]), shared)
+    from partitiond.proxy.workers import serve_workers
+
+    return shared, serve_workers(arguments, shared)
+
+
+def tell_of_few_files(log: LogFile, options: ProxyOptions) -> None:
+    """Raise the limit of open files, and log where it is too low all the same."""
+    limit = raise_file_limit()  # workers inherit it
+    needed = files_needed(-(-options.max_connections // options.workers))
+    if limit is not None and limit < needed:
+        log.write(
+            json_line(
+                "few_files",
+                limit=limit,
+                needed=needed,
+                hint=f"Raise the hard limit of open files (LimitNOFILE={needed} in the systemd "
+                "unit), or lower [proxy] max_connections.",
+            )
+        )
+
+
 def main() -> int:
     """Run until shut down."""
-    arguments = read_arguments(sys.argv[1:])
-    log = configure_logging(arguments)
+    arguments, post = read_arguments(sys.argv[1:])
+    log, serving = start(arguments, post)
+    configure_logging(log)
+    if not post:
+        tell_of_few_files(log, arguments.options)
     gc.freeze()  # what is imported by now stays: no collection need look at it again
     # A request leaves no circles behind (`exchange`), so there is little to collect.
     gc.set_threshold(50_000, 20, 100)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(arguments, log))
+            runner.run(serving)
     except PartitiondError as error:
         log.write(json_line("refused", code=error.code, message=error.message, hint=error.hint))
         return exit_code(error)

@@ -23,6 +23,7 @@ from partitiond.proxy.errors import ApiError
 from partitiond.proxy.heads import RequestHead
 from partitiond.proxy.logs import json_line
 from partitiond.proxy.openapi import document
+from partitiond.proxy.origins import plain_address
 from partitiond.proxy.request_id import new_request_id
 from partitiond.proxy.routes import BY_PATH
 from partitiond.proxy.state import ProxyState
@@ -141,13 +142,16 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def _refuse(state: ProxyState, request: Request, error: ApiError) -> Response:
-    request_id = RequestHead(request.scope["headers"]).request_id()
+    head = RequestHead(request.scope["headers"])
+    request_id = head.request_id()
+    peer = plain_address(request.client.host) if request.client is not None else ""
     state.metrics.refusals[error.code or str(error.status)] += 1
     state.log.write(
         json_line(
             "request",
             request_id=request_id,
             route=request.scope["path"][:200],
+            client=state.client_address(peer, head.forwarded_for),
             status=error.status,
             outcome="refused",
             error=error.code,

@@ -6,6 +6,7 @@ or a failure. Plain pieces of a stream do not pass here at all (see `upstream`).
 
 import asyncio
 import json
+import logging
 import re
 import time
 from typing import TYPE_CHECKING, Final
@@ -16,12 +17,14 @@ from partitiond.proxy.dialects import Usage
 from partitiond.proxy.errors import AttemptError, in_openai_shape, route_not_supported
 from partitiond.proxy.events import EventScanner
 from partitiond.proxy.framing import Head
-from partitiond.proxy.live import LiveReplica
+from partitiond.proxy.replicas import LiveReplica
 from partitiond.proxy.routes import DataRoute
 from partitiond.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from partitiond.proxy.exchange import Exchange
+
+_logger = logging.getLogger("partitiond.proxy")
 
 USAGE_BYTES: Final = 2048
 """Engines put `usage` near the end of an answer, rerankings near the beginning."""
@@ -107,6 +110,11 @@ class Attempt:
         self._fail(AttemptError(kind, _TIMEOUT_MESSAGES[kind]))
 
     @property
+    def sent(self) -> bool:
+        """Whether the engine had the request."""
+        return self._connection is not None
+
+    @property
     def opening(self) -> bytes:
         """The first event of its stream."""
         return self._scanner.opening if self._scanner is not None else b""
@@ -122,6 +130,12 @@ class Attempt:
         self._connecting = None
         if task.cancelled():
             return
+        try:
+            self._take_connection(task)
+        except Exception:  # noqa: BLE001 -- logged by the exchange
+            self.crashed()
+
+    def _take_connection(self, task: "asyncio.Task[UpstreamConnection]") -> None:
         error = task.exception()
         if self._over:
             if error is None:
@@ -129,8 +143,8 @@ class Attempt:
         elif isinstance(error, AttemptError):
             self._fail(error)
         elif error is not None:
+            _logger.error("connecting to an engine failed inside the proxy", exc_info=error)
             self._fail(AttemptError("connect", "The engine cannot be reached.", no_byte=True))
-            raise error
         else:
             self._send(task.result())
 
@@ -217,12 +231,18 @@ class Attempt:
         """
         if self._over:
             return
+        self._exchange.connection_broke(self.replica)
         if self._reused and failure.kind == "reset" and failure.no_byte:
             self._reused = False
             self._connection = None
             self._connect()
             return
         self._fail(failure)
+
+    def crashed(self) -> None:
+        """A bug of ours, inside `except`."""
+        self._over = True
+        self._exchange.crashed()
 
     # Ends
 

@@ -12,15 +12,9 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.core.routing import (
-    NO_KEY_RATES,
-    NO_REQUEST_LIMITS,
-    KeyRates,
-    KeyRoute,
-    RequestLimits,
-    RouteKind,
-)
+from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits, RouteKind
 from partitiond.proxy.errors import BAD_KEY, NO_KEY, ApiError
+from partitiond.proxy.flights import EVERYBODY, Share
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,16 +25,15 @@ class Caller:
         key_id: public name of the key, or empty without one.
         models: models it may use; empty for all.
         routes: kinds of routes it may use; empty for all.
-        priority, weight, limits, rates: see `KeyRoute`.
+        limits: of one request, or None.
+        share: its part of a queue.
     """
 
     key_id: str = ""
     models: frozenset[str] = frozenset()
     routes: frozenset[RouteKind] = frozenset()
-    priority: int = 0
-    weight: float = 1.0
-    limits: RequestLimits = NO_REQUEST_LIMITS
-    rates: KeyRates = NO_KEY_RATES
+    limits: RequestLimits | None = None
+    share: Share = EVERYBODY
 
     def may_use(self, model: str) -> bool:
         """Whether the model is within the key's scope."""
@@ -67,18 +60,22 @@ class KeyRing:
     """The keys of one routing table.
 
     Attributes:
+        required: requests need one of them.
         expires: one of them, or a former secret, is not taken for ever.
     """
 
     def __init__(self, keys: Iterable[KeyRoute], *, required: bool) -> None:
-        self._required = required
+        self.required = required
         self._secrets: dict[bytes, _Secret] = {}
         self.expires = False
         for key in keys:
             caller = Caller(
-                key.id, frozenset(key.models), frozenset(key.routes), key.priority, key.weight,
-                key.limits, key.rates,
-            )  # fmt: skip
+                key.id,
+                frozenset(key.models),
+                frozenset(key.routes),
+                None if key.limits == NO_REQUEST_LIMITS else key.limits,
+                Share(key.id, key.weight, key.priority),
+            )
             if key.previous_sha256 and key.previous_until:
                 until = min(x for x in (key.previous_until, key.expires_at) if x)
                 self._add(key.previous_sha256, until, caller)
@@ -96,7 +93,7 @@ class KeyRing:
         known key keeps its scope either way.
         """
         if not self._secrets:
-            return ANYONE if not self._required else BAD_KEY if key else NO_KEY
+            return ANYONE if not self.required else BAD_KEY if key else NO_KEY
         if key:
             digest = hashlib.sha256(key).digest()
             secret = self._secrets.get(digest)
@@ -106,6 +103,6 @@ class KeyRing:
                 and not (secret.until and time.time() >= secret.until)
             ):
                 return secret.caller
-        if not self._required:
+        if not self.required:
             return ANYONE
         return BAD_KEY if key else NO_KEY

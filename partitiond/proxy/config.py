@@ -38,6 +38,8 @@ class ProxyOptions:
         tls_key: PEM file with its key.
         trusted_proxies: networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed.
         cors_origins: origins that browsers may call from; empty for none.
+        allowed_hosts: names that requests may be addressed to, beside `localhost` and IP addresses,
+            on loopback without keys or TLS; "*" for any.
         debug_headers: "asked" adds replica and timing headers where a request has
             `x-partitiond-debug: 1`, "always" to every answer, "never" to none.
         affinity_seconds: how long a session (`x-session-id`, or `user`) prefers its replica; 0
@@ -69,6 +71,7 @@ class ProxyOptions:
     tls_key: str = ""
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     debug_headers: Literal["asked", "always", "never"] = "asked"
     affinity_seconds: float = 600.0
     log_max_bytes: int = 16 * MIB

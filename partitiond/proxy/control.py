@@ -1,74 +1,107 @@
 """The control listener's application: on a Unix socket in a folder of its owner only.
 
-PUT /routing     a RoutingTable; {"version", "accepted"}; older versions are ignored
-GET /state       what runs: in flight, queues, idle times, version, process, address
-GET /metrics     Prometheus text
-POST /shutdown   {"grace_seconds": x}: finish what runs, then exit
+PUT /routing            a RoutingTable; {"version", "accepted"}; older versions are ignored
+GET /state              what runs: in flight, queues, idle times, version, process, address
+GET /metrics            Prometheus text
+POST /shutdown          {"grace_seconds": x}: finish what runs, then exit
+POST /restart-workers   every worker is replaced by a new one, one after the other
+
+It is the same whether one process serves or several workers do: see `Plane`.
 """
 
 import json
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from partitiond.core.errors import InputError
+from partitiond.core.errors import ConflictError, InputError
 from partitiond.core.routing import RoutingTable
-from partitiond.proxy.state import ProxyState
 from partitiond.serde import from_json
 
+if TYPE_CHECKING:
+    from partitiond.proxy.state import ProxyState
 
-def control_app(
-    state: ProxyState,
-    about: Callable[[], dict[str, object]],
-    shut_down: Callable[[float], None],
-) -> Starlette:
-    """The application.
 
-    Args:
-        about: what /state says of the process itself.
-        shut_down: starts a graceful shutdown with so many seconds of grace.
-    """
+class Plane(Protocol):
+    """Whoever serves: this process, or workers."""
+
+    @property
+    def version(self) -> int:
+        """Of the routing table in force."""
+        ...
+
+    async def apply(self, table: RoutingTable) -> bool:
+        """Take over a newer table; whether it was taken. Raises OSError when it cannot be kept."""
+        ...
+
+    async def describe(self) -> dict[str, Any]:
+        """What GET /state says."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus text."""
+        ...
+
+    def shut_down(self, grace_seconds: float) -> None:
+        """Finish what runs within the grace, then exit."""
+        ...
+
+    def restart_workers(self) -> None:
+        """Begin to replace them. Raises ConflictError where that cannot be done now."""
+        ...
+
+
+def describe(state: "ProxyState") -> dict[str, Any]:
+    """What one process says of what runs in it."""
+    return {
+        "version": state.table.version,
+        "draining": state.draining,
+        "in_flight": state.in_flight(),
+        "queues": state.queues(),
+        "idle_seconds": state.idle_seconds(),
+        "keys": state.accounts.uses(),
+    }
+
+
+def control_app(plane: Plane) -> Starlette:
+    """The application."""
 
     async def put_routing(request: Request) -> Response:
         try:
-            table = from_json(RoutingTable, await request.body())
+            accepted = await plane.apply(from_json(RoutingTable, await request.body()))
         except InputError as error:
             return _problem(400, error.message, error.hint)
-        try:
-            accepted = state.apply(table)
         except OSError as error:
             return _problem(
                 500,
                 f"The routing table could not be written: {error}.",
                 "Make room in the state folder; the former table is still in force.",
             )
-        return JSONResponse({"version": state.table.version, "accepted": accepted})
+        return JSONResponse({"version": plane.version, "accepted": accepted})
 
     async def get_state(_request: Request) -> Response:
-        return JSONResponse(
-            {
-                **about(),
-                "version": state.table.version,
-                "draining": state.draining,
-                "in_flight": state.in_flight(),
-                "queues": state.queues(),
-                "idle_seconds": state.idle_seconds(),
-            }
-        )
+        return JSONResponse(await plane.describe())
 
     async def get_metrics(_request: Request) -> Response:
-        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(await plane.metrics(), media_type="text/plain; version=0.0.4")
 
     async def post_shutdown(request: Request) -> Response:
         try:
             grace = float(json.loads(await request.body() or b"{}").get("grace_seconds", 0))
         except (ValueError, TypeError, AttributeError):
             return _problem(400, "grace_seconds must be a number.", "Send a JSON object.")
-        shut_down(max(0.0, grace))
+        plane.shut_down(max(0.0, grace))
         return JSONResponse({"shutting_down": True}, 202)
+
+    async def post_restart(_request: Request) -> Response:
+        try:
+            plane.restart_workers()
+        except ConflictError as error:
+            return _problem(409, error.message, error.hint)
+        return JSONResponse({"restarting": True}, 202)
 
     return Starlette(
         routes=[
@@ -76,6 +109,7 @@ def control_app(
             Route("/state", get_state, methods=["GET"]),
             Route("/metrics", get_metrics, methods=["GET"]),
             Route("/shutdown", post_shutdown, methods=["POST"]),
+            Route("/restart-workers", post_restart, methods=["POST"]),
         ]
     )
 

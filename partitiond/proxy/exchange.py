@@ -10,84 +10,53 @@ and within the retry budget; afterwards a failure becomes an error event and the
 end.
 """
 
-import enum
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from partitiond.core.admission import Rejected, estimate_cost
-from partitiond.core.routing import NO_REQUEST_LIMITS
+from partitiond.core.admission import Cost, Rejected, estimate_cost
+from partitiond.core.quarantine import Exposure, fingerprint
+from partitiond.core.routing import RouteKind
 from partitiond.proxy import errors
-from partitiond.proxy.answer import Answer
+from partitiond.proxy.accounts import Receipt
 from partitiond.proxy.attempt import Attempt
-from partitiond.proxy.auth import ANYONE, Caller
 from partitiond.proxy.errors import ApiError, AttemptError, from_failure, from_rejected
+from partitiond.proxy.flights import NOBODY, Flight
 from partitiond.proxy.heads import RequestHead
+from partitiond.proxy.incoming import Incoming, Phase
 from partitiond.proxy.known_heads import KnownHead
-from partitiond.proxy.live import NOBODY, Flight, LiveModel, LiveReplica
-from partitiond.proxy.record import Record
+from partitiond.proxy.live import LiveModel
+from partitiond.proxy.replicas import LiveReplica
+from partitiond.proxy.request_parts import ParsedRequest
 from partitiond.proxy.requests import (
-    ParsedRequest,
     check_limits,
     engine_body,
     parse_request,
+    with_defaults,
 )
 from partitiond.proxy.routes import DataRoute
 
 if TYPE_CHECKING:
     from partitiond.proxy.lane import DataProtocol
 
-DROPPED_BODIES: Final = 4
-"""A refused body is read and dropped up to so many times the allowed size."""
-DRAINING_SECONDS: Final = 0.5
-"""While shutting down, a refused body may take so long: enough for one that is on its way."""
+__all__ = ["Exchange", "Phase"]
+
 CLIENT_STALLED: Final = "client_stalled"
+QUARANTINED: Final = Rejected(
+    422,
+    "request_quarantined",
+    "The replica died while it began this very request. It is not sent to another one.",
+    None,
+)
 
 
-class Phase(enum.Enum):
-    """Where it is."""
-
-    READING = enum.auto()
-    REFUSING = enum.auto()
-    """Its refusal is decided; the rest of its body is read and dropped first."""
-    WAITING = enum.auto()
-    RUNNING = enum.auto()
-    OVER = enum.auto()
-
-
-class Exchange:
+class Exchange(Incoming):
     """See the module.
 
     Attributes:
-        body_done: the request's last byte has come.
         paused: the client takes nothing at the moment.
     """
-
-    __slots__ = (
-        "_attempt",
-        "_caller",
-        "_deadline",
-        "_failure",
-        "_known",
-        "_parts",
-        "_refusal",
-        "_seen",
-        "_since",
-        "_size",
-        "_state",
-        "answer",
-        "body",
-        "body_done",
-        "client",
-        "flight",
-        "head",
-        "model",
-        "paused",
-        "phase",
-        "record",
-        "request",
-        "route",
-    )  # fmt: skip
 
     flight: Flight
     model: LiveModel
@@ -97,69 +66,16 @@ class Exchange:
         self, client: "DataProtocol", route: DataRoute, head: RequestHead, *, keep_alive: bool,
         chunked: bool, known: KnownHead | None = None,
     ) -> None:  # fmt: skip
-        self.client = client
-        self._known = known
-        self._state = client.state
-        self.route = route
-        self.head = head
-        request_id = head.request_id()
-        self.answer = Answer(
-            client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
-        )
-        self.record = Record(route.path, request_id)
-        self.phase = Phase.READING
-        self.body = b""
-        self.body_done = False
+        super().__init__(client, route, head, keep_alive=keep_alive, chunked=chunked, known=known)
         self.paused = False
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._caller: Caller = ANYONE
-        self._refusal: ApiError | None = None
+        self._suspected = False
         self._attempt: Attempt | None = None
         self._failure: AttemptError | None = None
-        self._deadline = math.inf
+        self._receipt: Receipt | None = None
         self._since = 0.0
         self._seen = -1
 
     # What the client's protocol calls
-
-    def begin(self) -> None:
-        """The head has come: decide what can be decided before the body is read."""
-        refusal = self._admit()
-        if refusal is not None:
-            self._refuse_unread(refusal)
-
-    def received(self, data: bytes) -> None:
-        """A piece of the body."""
-        self._size += len(data)
-        if self.phase is Phase.READING:
-            self._parts.append(data)
-            if self._size > self._state.options.max_body_bytes:
-                self._refuse_unread(errors.body_too_large(self._state.options.max_body_bytes))
-        elif self.phase is Phase.REFUSING and self._refusal is not None:
-            limit = DROPPED_BODIES * self._state.options.max_body_bytes
-            if self._size > limit:
-                self._refuse_and_linger(self._refusal)
-
-    def received_all(self) -> None:
-        """The body is complete."""
-        self.body_done = True
-        if self.phase is Phase.READING:
-            parts = self._parts
-            self.body = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._parts = []
-            self._start()
-        elif self.phase is Phase.REFUSING and self._refusal is not None:
-            self._refuse(self._refusal)
-
-    def body_is_broken(self, error: ApiError) -> bool:
-        """Nobody can tell where the body ends: refuse; False where that is too late."""
-        if self.phase not in {Phase.READING, Phase.REFUSING}:
-            return False
-        if not self.client.is_answering(self):
-            return False
-        self._refuse_and_linger(self._refusal or error)
-        return True
 
     def client_gone(self) -> None:
         """The client has left, in whatever phase."""
@@ -180,25 +96,12 @@ class Exchange:
 
     # What the state and its sweeper call
 
-    def await_body(self, now: float) -> None:
-        """The rest of the body is still to come."""
-        if self._deadline == math.inf:
-            self._deadline = now + self._state.options.client_timeout_seconds
-
-    def stop_reading(self, now: float) -> None:
-        """The proxy shuts down: a request that is not here yet never will be."""
-        if self.phase is Phase.READING:
-            self._refusal = errors.SHUTTING_DOWN
-            self.phase = Phase.REFUSING
-            self._parts = []
-        self._deadline = min(self._deadline, now + DRAINING_SECONDS)
-
     def sweep(self, now: float) -> None:
         """Look whether a time limit was passed."""
         if self.phase is Phase.RUNNING:
             self._sweep_running(now)
-        elif now > self._deadline and self.phase in {Phase.READING, Phase.REFUSING}:
-            self._refuse_and_linger(self._refusal or errors.BODY_TOO_SLOW)
+        else:
+            super().sweep(now)
 
     def _sweep_running(self, now: float) -> None:
         attempt = self._attempt
@@ -230,83 +133,87 @@ class Exchange:
             self._leave()
             self._fail(errors.SHUTTING_DOWN, outcome)
 
-    def crashed(self) -> None:
-        """A bug of ours: say so, and let go of everything."""
-        if self.phase is Phase.OVER:
-            self.client.abort()
+    def apologise(self) -> None:
+        """After a bug of ours: end it with an error, if it has not ended."""
+        if self.phase is Phase.OVER or self not in self._state.flights:
+            super().apologise()
             return
-        in_flight = self.phase in {Phase.WAITING, Phase.RUNNING}
         self._end_attempt()
-        if in_flight:
-            self._leave()
-            self._fail(errors.INTERNAL, "failed")
-        else:
-            self._refuse(errors.INTERNAL)
+        self._leave()
+        self._fail(errors.INTERNAL, "failed")
+
+    def ways_out(self) -> list[Callable[[], object]]:
+        """What lets go of everything, each by itself."""
+        ways = [self._end_attempt, *super().ways_out()]
+        if self in self._state.flights:
+            ways += [self._leave, self.flight.leave, self._land]
+        return ways
+
+    def _land(self) -> None:
+        self._state.landed(self)
 
     # Admission
 
-    def _admit(self) -> ApiError | None:
-        state = self._state
-        if state.draining:
-            return errors.SHUTTING_DOWN
-        if state.table.version == 0:
-            return errors.NO_TABLE  # and so it is not known either whether keys are required
-        known = self._known
-        if known is not None:
-            caller = known.caller(state.keys)
-        else:
-            caller = state.keys.identify(self.head.key())
-        if isinstance(caller, ApiError):
-            return caller
-        self._caller = caller
-        self.record.key_id = caller.key_id
-        if not caller.may_call(self.route.kind):
-            return errors.route_not_allowed(self.route.kind.value)
-        return None if known is not None else self.head.check(state.options.max_body_bytes)
-
-    def _start(self) -> None:
+    def start(self) -> None:
         """The request is here: read it, and find it a replica."""
         state = self._state
-        request = parse_request(self.body, self.route.measure, state.options)
-        if isinstance(request, ApiError):
-            self._refuse(request)
+        read = self._read()
+        if isinstance(read, ApiError):
+            self._refuse(read)
             return
-        model = state.find_model(request.model)
-        if model is None or not self._caller.may_use(model.route.name):
-            self._refuse(errors.unknown_model(request.model))
+        request, model = read
+        cost = _cost_of(request, model)
+        caller = self._caller
+        admitted = state.accounts.admit(caller.key_id, cost.kv_tokens, model.service.seconds)
+        if isinstance(admitted, Rejected):
+            self._refuse(from_rejected(admitted))
             return
-        refusal = self._prepare(request, model)
-        if refusal is not None:
-            self._refuse(refusal)
-            return
+        self._receipt = admitted
         now = time.monotonic()
         self.request, self.model = request, model
         record = self.record
         record.model, record.stream, record.started_at = model.route.name, request.stream, now
         self._deadline = now + state.options.total_timeout_seconds
-        size = request.size
-        text_tokens = size.prompt_bytes * model.tokens_per_byte.value
-        cost = estimate_cost(
-            sequences=request.sequences,
-            prompt_tokens=(size.prompt_tokens + text_tokens) / max(1, size.prompts),
-            max_tokens=size.max_tokens,
-            output_p90=model.output_p90.value,
-            max_model_len=model.max_model_len,
-        )
         longest = self.head.max_wait_seconds()
-        self.flight = Flight(
+        flight = self.flight = Flight(
             self, record.request_id, cost, now, math.inf if longest is None else longest
         )
+        flight.share = caller.share
+        if len(model.replicas) > 1 and self.route.kind is RouteKind.GENERATE:
+            session = self.head.session.decode("latin-1") or request.user
+            model.attraction.attract(flight, session, self.body, now)
         state.took_off(self)
+        if state.quarantine:
+            quarantined = state.quarantine.check(self._fingerprint(), now)
+            if quarantined is not None:
+                self.refused(quarantined)
+                return
         self._place(again=False)
+
+    def _read(self) -> tuple[ParsedRequest, LiveModel] | ApiError:
+        """The request and its model, with the body as the engine is to get it."""
+        state = self._state
+        request = parse_request(self.body, self.route.measure, state.options)
+        if isinstance(request, ApiError):
+            return request
+        model = state.find_model(request.model)
+        if model is None or not self._caller.may_use(model.route.name):
+            return errors.unknown_model(request.model)
+        if model.route.defaults_json and self.route.kind is RouteKind.GENERATE:
+            self.body = with_defaults(self.body, model.route.defaults_json)
+            request = parse_request(self.body, self.route.measure, state.options)
+            if isinstance(request, ApiError):
+                return request
+        refusal = self._prepare(request, model)
+        return (request, model) if refusal is None else refusal
 
     def _prepare(self, request: ParsedRequest, model: LiveModel) -> ApiError | None:
         """Check it against the limits of its model and key, and make the engine's body of it."""
         if request.stream and not self.route.streams:
             return errors.invalid("This route has no streams.", "stream")
         most = 0
-        for limits in (model.route.limits, self._caller.limits):
-            if limits is NO_REQUEST_LIMITS:
+        for limits in (model.limits, self._caller.limits):
+            if limits is None:
                 continue
             refusal = check_limits(request, limits)
             if refusal is not None:
@@ -339,6 +246,8 @@ class Exchange:
         record.replica_id = replica.replica_id
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
+        if flight.attempts == 1:
+            self.model.attraction.remember(flight, replica.replica_id)
         self.phase = Phase.RUNNING
         self._seen = -1
         attempt = self._attempt = Attempt(self, replica, self.route, self._state.options)
@@ -354,7 +263,29 @@ class Exchange:
         else:
             self._fail(from_failure(failure), "failed")
 
+    def exposure(self, now: float) -> Exposure:
+        """What it had to do with its replica's death."""
+        attempt = self._attempt
+        sent = attempt is not None and attempt.sent
+        return Exposure(
+            self._fingerprint(),
+            now - self.flight.placed_at if sent else None,
+            self.request.stream,
+            self.answer.streaming,
+        )
+
+    def suspected(self) -> None:
+        """It may be what its replica died of: it goes to no other one."""
+        self._suspected = True
+
+    def _fingerprint(self) -> bytes:
+        return fingerprint(self.model.route.name, self.body)
+
     # What the attempt calls
+
+    def connection_broke(self, replica: LiveReplica) -> None:
+        """Before anything is done about it, for all that were on the replica."""
+        replica.look_for_death(self._state.quarantine)
 
     def first_content(self, data: bytes) -> None:
         """The answer begins."""
@@ -396,6 +327,9 @@ class Exchange:
             opening = attempt.opening if attempt is not None else b""
             self._fail(from_failure(failure), "failed", opening)
             return
+        if self._suspected:
+            self._fail(from_rejected(QUARANTINED), "failed")
+            return
         if replica is None or not self._may_retry(failure):
             self._fail(from_failure(failure), "failed")
             return
@@ -424,41 +358,6 @@ class Exchange:
             f"x-partitiond-queue-ms: {queued:.3f}\r\n"
             f"x-partitiond-first-byte-ms: {total:.3f}\r\n"
         ).encode()
-
-    def _refuse_unread(self, refusal: ApiError) -> None:
-        """Refuse a request whose body was not read: it is read now, and dropped.
-
-        Closing with unread bytes would reset the connection, and the client would see that
-        instead of the answer. There is a bound; beyond it the answer is sent, and what still
-        comes is dropped for a moment before the connection is closed.
-        """
-        self._refusal = refusal
-        self.phase = Phase.REFUSING
-        self._parts = []
-        if self._state.draining:
-            self._deadline = time.monotonic() + DRAINING_SECONDS
-        limit = DROPPED_BODIES * self._state.options.max_body_bytes
-        if self.client.awaits_continue or self.head.body_bytes() > limit:
-            self._refuse_and_linger(refusal)  # the body will not come unasked, or not in time
-
-    def _refuse_and_linger(self, refusal: ApiError) -> None:
-        if not self.client.is_answering(self):
-            return  # others come first; what has arrived of it by then is bounded
-        self.answer.keep_alive = False
-        self.client.linger()
-        self._refuse(refusal)
-
-    def _refuse(self, error: ApiError) -> None:
-        """Refuse it before it was in flight."""
-        self._state.metrics.refusals[error.code or str(error.status)] += 1
-        self.phase = Phase.OVER
-        self.answer.error(error)
-        record = self.record
-        record.outcome, record.error = "refused", error.code or ""
-        record.status = self.answer.status
-        record.write(self._state.log, 0.0)
-        self._state.forget(self)
-        self.client.exchange_over(self)
 
     def _fail(self, error: ApiError, outcome: str, opening: bytes = b"") -> None:
         self.answer.error(error, opening)
@@ -500,11 +399,43 @@ class Exchange:
         state, record = self._state, self.record
         record.outcome, record.error = outcome, error
         record.status = self.answer.status
-        seconds = time.monotonic() - record.started_at
+        now = time.monotonic()
+        seconds = now - record.started_at
         record.count(state.metrics, seconds)
         if outcome == "ok":
-            record.teach(self.model, self.request)
+            record.teach(self.model, self.request, now)
+        self._settle()
         record.write(state.log, seconds)
         state.landed(self)
+        if state.quarantine and not self._suspected:
+            state.quarantine.ended(self._fingerprint(), well=outcome == "ok")
         self.client.exchange_over(self)
         self.flight.owner = NOBODY
+
+    def _settle(self) -> None:
+        """Correct what its key was charged by what it used."""
+        flight, record = self.flight, self.record
+        if record.usage is not None:
+            used = float(record.usage[0] + record.usage[1])
+        else:
+            # Told by nobody: an answer that came is taken at its estimate, a broken one at what
+            # was seen of it.
+            used = float(flight.cost.kv_tokens if record.outcome == "ok" else record.events)
+        if flight.attempts:
+            self.model.queue.settle(flight.share.key, flight.cost.kv_tokens, used)
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            self._state.accounts.settle(receipt, used)
+
+
+def _cost_of(request: ParsedRequest, model: LiveModel) -> Cost:
+    """What it takes from a replica, estimated."""
+    size = request.size
+    text_tokens = size.prompt_bytes * model.tokens_per_byte.value
+    return estimate_cost(
+        sequences=request.sequences,
+        prompt_tokens=(size.prompt_tokens + text_tokens) / max(1, size.prompts),
+        max_tokens=size.max_tokens,
+        output_p90=model.output_p90.value,
+        max_model_len=model.max_model_len,
+    )

@@ -61,7 +61,9 @@ class RequestHead:
             field = _WANTED.get(name)
             if field is not None:
                 keys += name in {b"authorization", b"x-api-key"}
-                setattr(self, field, value)
+                # Each proxy may write a line of its own; they are one list, in their order.
+                is_more = field == "forwarded_for" and self.forwarded_for
+                setattr(self, field, self.forwarded_for + b"," + value if is_more else value)
         if keys > 1:
             self.authorization = self.api_key = b""
 

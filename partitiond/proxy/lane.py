@@ -27,13 +27,18 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
+from partitiond.proxy.cors import origin_of
 from partitiond.proxy.errors import TOO_MANY_CONNECTIONS, ApiError
 from partitiond.proxy.exchange import Exchange, Phase
 from partitiond.proxy.heads import RequestHead
+from partitiond.proxy.hosts import is_loopback
+from partitiond.proxy.incoming import Incoming
 from partitiond.proxy.known_heads import KnownHead
+from partitiond.proxy.origins import plain_address
 from partitiond.proxy.request_id import new_request_id
 from partitiond.proxy.routes import BY_PATH, BY_TARGET, DataRoute
 from partitiond.proxy.state import ProxyState
+from partitiond.proxy.tls import unsent_bytes
 from partitiond.proxy.upgrades import body_framing, parser_after_upgrade
 
 SURPLUS_SECONDS: Final = 1.0
@@ -41,6 +46,8 @@ SURPLUS_SECONDS: Final = 1.0
 what the client is sending, and it would not see why."""
 LINGER_SECONDS: Final = 2.0
 """After a refusal that did not wait for its body, what still comes is dropped for so long."""
+GOODBYE_SECONDS: Final = 0.25
+"""A client that has everything has so long to end TLS from its side, too."""
 IDLE_SECONDS: Final = 75.0
 """A connection without a request is kept so long."""
 MAX_PIPELINED: Final = 64
@@ -56,6 +63,7 @@ class DataProtocol(HttpToolsProtocol):
 
     Attributes:
         awaits_continue: the client sends its body only when told to.
+        address: of the connection's other end, or empty.
     """
 
     def __init__(
@@ -69,6 +77,11 @@ class DataProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.state = state
         self.awaits_continue = False
+        self.address = ""
+        self._is_tls = False
+        self._guards_host = False
+        """Names may lead here that are not ours (see `hosts`); TLS would show that by itself."""
+        self._closed_at = math.inf
         self._options = state.options
         self._head_bytes = 0
         self._in_head = True
@@ -95,18 +108,28 @@ class DataProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.state.connections.add(self)
         self.state.start_sweeping()
-        self._is_surplus = len(self.connections) > self._options.max_connections
+        self.address = plain_address(self.client[0]) if self.client else ""
+        self._is_tls = self.scheme == "https"
+        self._guards_host = (
+            not self._is_tls and self.server is not None and is_loopback(self.server[0])
+        )
+        beyond = self.state.addresses.opened(self.address)
+        self._is_surplus = beyond or len(self.connections) > self._options.max_connections
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything."""
         self.state.connections.discard(self)
+        self.state.addresses.closed(self.address)
         waiting = [self._active, *(one for one, _ in self._line), self._exchange]
         self._line.clear()
         super().connection_lost(exc)
         for one in waiting:
             if isinstance(one, Exchange):
-                one.client_gone()
+                try:
+                    one.client_gone()
+                except Exception:  # noqa: BLE001 -- logged there; the others have left, too
+                    one.crashed()
             elif one is not None:
                 one.disconnected = True
                 one.message_event.set()
@@ -116,6 +139,15 @@ class DataProtocol(HttpToolsProtocol):
         if now > self._deadline:
             self._deadline = math.inf
             self.transport.abort() if self._lingering else self._close_idle()
+        elif self._is_tls and self.transport.is_closing():
+            self._sweep_goodbye(now)
+
+    def _sweep_goodbye(self, now: float) -> None:
+        """A connection that was closed waits for the client to agree, which many never do."""
+        if self._closed_at == math.inf:
+            self._closed_at = now
+        elif now - self._closed_at > GOODBYE_SECONDS and not unsent_bytes(self.transport):
+            self.transport.abort()
 
     def _close_idle(self) -> None:
         # With bytes that the client does not take, closing would wait for it for ever.
@@ -126,6 +158,11 @@ class DataProtocol(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Close without sending what the client does not take."""
+        self.transport.abort()
+
+    def crashed(self) -> None:
+        """A bug of ours, inside `except`."""
+        _logger.exception("a connection failed inside the proxy")
         self.transport.abort()
 
     def linger(self) -> None:
@@ -226,6 +263,8 @@ class DataProtocol(HttpToolsProtocol):
             return
         body = refusal.body()
         head = [STATUS_LINE[refusal.status], self.head_lines()]
+        if self.state.cors is not None:
+            head.append(self.state.cors.lines(origin_of(self.headers or ())))
         for name, value in [
             *refusal.headers(),
             (b"x-request-id", new_request_id().encode()),
@@ -269,13 +308,16 @@ class DataProtocol(HttpToolsProtocol):
         """Check what the parser does not, then choose the way."""
         self._in_head = False
         self._deadline = math.inf
+        # Taken by the first request of what came, whatever becomes of it: the bytes begin with
+        # its head, and with no other's.
+        first_bytes, self._first_bytes = self._first_bytes, b""
         self._refusal = self._check_head()
         if self._refusal is not None:
             raise ValueError(self._refusal.message)  # the parser turns it into a 400 response
         route = BY_TARGET.get(self.url)
         method = self.parser.get_method()
         if route is not None and method == b"POST":
-            self._take(route)
+            self._take(route, first_bytes)
             return
         if method == b"CONNECT":
             raise ValueError("no tunnels")  # the parser turns it into a 400 response
@@ -285,7 +327,7 @@ class DataProtocol(HttpToolsProtocol):
             path = urllib.parse.unquote(path)
         found = BY_PATH.get(path)
         if found is not None and method == b"POST":
-            self._take(found)
+            self._take(found, first_bytes)
         else:
             self._pass_on(method.decode("ascii"), path, target)
 
@@ -310,7 +352,7 @@ class DataProtocol(HttpToolsProtocol):
         if self._active is exchange:
             self._complete(exchange)
 
-    def _take(self, route: DataRoute) -> None:
+    def _take(self, route: DataRoute, first_bytes: bytes) -> None:
         """By the lane."""
         version = self.parser.get_http_version()
         self.awaits_continue = self.expect_100_continue
@@ -326,7 +368,7 @@ class DataProtocol(HttpToolsProtocol):
             self._active = exchange
             self._begin(exchange)
             if exchange.phase is Phase.READING:
-                self._remember(exchange)
+                self._remember(exchange, first_bytes)
         else:
             self._queue(exchange, lambda: self._begin_late(exchange))
 
@@ -342,9 +384,8 @@ class DataProtocol(HttpToolsProtocol):
         exchange.received(body)
         self._complete(exchange)
 
-    def _remember(self, exchange: Exchange) -> None:
+    def _remember(self, exchange: Exchange, data: bytes) -> None:
         """Keep the head of a request that has nothing unusual about it."""
-        data, self._first_bytes = self._first_bytes, b""
         plain = not self.expect_100_continue and exchange.answer.chunked
         if data and plain and self._head_is_plain():
             known = KnownHead(exchange.route, exchange.head, keep_alive=exchange.answer.keep_alive)
@@ -374,11 +415,10 @@ class DataProtocol(HttpToolsProtocol):
     def _complete(self, exchange: Exchange) -> None:
         try:
             exchange.received_all()
-        except Exception:  # the last line of defence: one request's bug must not look like a hang
-            _logger.exception("request %s failed inside the proxy", exchange.record.request_id)
+        except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
             exchange.crashed()
 
-    def is_answering(self, exchange: Exchange) -> bool:
+    def is_answering(self, exchange: Incoming) -> bool:
         """Whether it is this one's turn to send."""
         return self._active is exchange
 
@@ -428,7 +468,7 @@ class DataProtocol(HttpToolsProtocol):
 
     # Answers
 
-    def exchange_over(self, exchange: Exchange) -> None:
+    def exchange_over(self, exchange: Incoming) -> None:
         """An exchange has sent its answer, or has nobody to send it to."""
         if self._active is not exchange:
             return
@@ -449,6 +489,8 @@ class DataProtocol(HttpToolsProtocol):
         self._active = None
         if self._line:
             self._active, start = self._line.popleft()
+            if not self._line:
+                self.flow.resume_reading()  # the rest of its body may still be to come
             start()
         elif self._exchange is None:
             self._deadline = time.monotonic() + IDLE_SECONDS
@@ -471,11 +513,14 @@ class DataProtocol(HttpToolsProtocol):
             return TOO_MANY_CONNECTIONS
         size = len(self.url)
         hosts = encodings = 0
+        host = b""
         for name, value in self.headers:
             size += len(name) + len(value) + 4
             if name in _CHECKED:
-                hosts += name == b"host"
-                if name == b"transfer-encoding":
+                if name == b"host":
+                    hosts += 1
+                    host = value
+                elif name == b"transfer-encoding":
                     # The parser lets others stand before "chunked"; a reader in front may not.
                     encodings += 1 if value.lower() == b"chunked" else 2
                 elif name == b"upgrade" and self.parser.should_upgrade():
@@ -491,6 +536,8 @@ class DataProtocol(HttpToolsProtocol):
             return _NEEDS_HOST
         if encodings > 1 or (encodings and version == "1.0"):
             return _ONLY_CHUNKED
+        if host and self._guards_host and not self.state.keys.required:
+            return self.state.hosts.refusal(host)
         return None
 
     def _too_large(self) -> ApiError:

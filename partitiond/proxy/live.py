@@ -6,193 +6,44 @@ All decisions are `core.balance`'s and `core.admission`'s.
 """
 
 import asyncio
+import itertools
 import math
 import random
 import time
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Collection, Iterable
 
 from partitiond.core.admission import (
-    Cost,
     OutputP90,
     QueueLimits,
     Rejected,
     ServiceTime,
     TokensPerByte,
     Waiting,
-    WaitingQueue,
     admits,
     refuse_after_waiting,
-    refuse_to_wait,
+    refuse_full,
+    refuse_too_late,
     refuse_without_replica,
 )
-from partitiond.core.balance import HEALTHY, after_failure, choose_replica, is_eligible
-from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
+from partitiond.core.balance import (
+    Slowness,
+    choose_replica,
+    is_eligible,
+)
+from partitiond.core.fair_queue import FairQueue
+from partitiond.core.routing import (
+    NO_REQUEST_LIMITS,
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RequestLimits,
+)
+from partitiond.proxy.attraction import Attraction
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.upstream import ConnectionPool
-
-
-class FlightOwner(Protocol):
-    """Whose flight it is; told what became of its waiting."""
-
-    def placed(self, replica: "LiveReplica") -> None:
-        """It has got a place there, and holds it from now on."""
-        ...
-
-    def refused(self, rejected: Rejected) -> None:
-        """It waited in vain."""
-        ...
-
-
-class Nobody:
-    """Owner of a flight that has ended."""
-
-    def placed(self, replica: "LiveReplica") -> None:
-        """Never called."""
-
-    def refused(self, rejected: Rejected) -> None:
-        """Never called."""
-
-
-NOBODY: Final = Nobody()
-
-
-class Flight:
-    """One request of a client, from admission to its end.
-
-    Attributes:
-        cost: what it takes from a replica; never changes.
-        started_at: when its last byte had come, by `time.monotonic` (the same clock as the event
-            loop's, of which uvloop shows whole milliseconds only).
-        max_wait_seconds: longest wait the client allows; infinite where it says nothing.
-        placed_at: when it got its replica, by the same clock.
-        replica: where it is in flight, or None.
-        entry: its place in the queue, or None.
-        attempts: made so far, the first included.
-        tried: replicas that failed it.
-        held: it came while its model slept, and waits whatever becomes of that.
-    """
-
-    __slots__ = (
-        "attempts", "cost", "entry", "held", "max_wait_seconds", "owner", "placed_at", "replica",
-        "request_id", "started_at", "timer", "tried",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        owner: FlightOwner,
-        request_id: str,
-        cost: Cost,
-        started_at: float,
-        max_wait_seconds: float = math.inf,
-    ) -> None:
-        self.owner = owner
-        self.request_id = request_id
-        self.cost = cost
-        self.started_at = started_at
-        self.max_wait_seconds = max_wait_seconds
-        self.placed_at = started_at
-        self.replica: LiveReplica | None = None
-        self.entry: Waiting[Flight] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.attempts = 0
-        self.tried: frozenset[str] = frozenset()
-        self.held = False
-
-    def leave(self) -> None:
-        """Give the place back; harmless when there is none."""
-        if self.replica is not None:
-            self.replica.remove(self)
-
-
-class LiveReplica:
-    """One engine process and what is in flight on it. Has the fields of `balance.Load`.
-
-    Attributes:
-        fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
-    """
-
-    def __init__(self, model: "LiveModel", route: ReplicaRoute, options: ProxyOptions) -> None:
-        self.model = model
-        self.route = route
-        self.pool = ConnectionPool(
-            route.socket_path,
-            connect_timeout_seconds=options.connect_timeout_seconds,
-            idle_seconds=options.idle_connection_seconds,
-        )
-        self.replica_id = route.replica_id
-        self.flights: set[Flight] = set()
-        self.sequences = 0
-        self.kv_tokens = 0
-        self.fingerprint: bytes | None = None
-        self.health = HEALTHY
-        self.ejected = False
-        self._return_timer: asyncio.TimerHandle | None = None
-        self.apply(route)
-
-    def apply(self, route: ReplicaRoute) -> None:
-        """Take over limits and draining from a newer table."""
-        self.route = route
-        self.max_sequences = route.max_sequences
-        self.kv_cache_tokens = route.kv_cache_tokens
-        self.draining = route.draining
-
-    def is_same_process(self, route: ReplicaRoute) -> bool:
-        """Whether the route still means the engine we have connections to."""
-        mine = self.route
-        return mine.generation == route.generation and mine.socket_path == route.socket_path
-
-    def add(self, flight: Flight) -> None:
-        """A request starts here."""
-        if flight not in self.flights:
-            self.flights.add(flight)
-            self.sequences += flight.cost.sequences
-            self.kv_tokens += flight.cost.kv_tokens
-            flight.replica = self
-            flight.placed_at = time.monotonic()
-
-    def remove(self, flight: Flight) -> None:
-        """A request has left; whoever waits is looked at."""
-        if flight in self.flights:
-            self.flights.discard(flight)
-            self.sequences -= flight.cost.sequences
-            self.kv_tokens -= flight.cost.kv_tokens
-            flight.replica = None
-            self.model.busy_at = time.monotonic()
-            self.model.dispatch()
-
-    def failed(self) -> None:
-        """An attempt here failed; it may be ejected for a while."""
-        loop = asyncio.get_running_loop()
-        others = [r for r in self.model.replicas.values() if r is not self]
-        now = loop.time()
-        self.health = after_failure(
-            self.health,
-            now,
-            ejected_others=sum(r.ejected for r in others),
-            replicas=len(others) + 1,
-        )
-        if self.health.is_ejected(now) and not self.ejected:
-            self.ejected = True
-            self.model.replicas_changed()
-            if self._return_timer is None:
-                self._return_timer = loop.call_at(self.health.ejected_until, self._return)
-
-    def succeeded(self) -> None:
-        """A request ended well here."""
-        if self.health is not HEALTHY:
-            self.health = HEALTHY
-            self.ejected = False
-
-    def _return(self) -> None:
-        """An ejection may have ended by success and another begun since the timer was set."""
-        self._return_timer = None
-        loop = asyncio.get_running_loop()
-        if self.health.is_ejected(loop.time()):
-            self._return_timer = loop.call_at(self.health.ejected_until, self._return)
-            return
-        self.ejected = False
-        self.model.dispatch()
+from partitiond.proxy.flights import Flight
+from partitiond.proxy.line import TICK_SECONDS, seat_to_hold
+from partitiond.proxy.replicas import LiveReplica
+from partitiond.proxy.shared import PeerLine, Peers
 
 
 class LiveModel:
@@ -200,14 +51,21 @@ class LiveModel:
 
     Attributes:
         max_model_len: longest context any replica has; 0 where unknown.
+        limits: of one request, or None.
         busy_at: when a request last came or left, by `time.monotonic`.
     """
 
-    def __init__(self, route: ModelRoute) -> None:
+    def __init__(self, route: ModelRoute, peers: Peers | None = None) -> None:
         self.route = route
+        self.peers = peers
+        self.line: PeerLine | None = None if peers is None else peers.line(route.name)
+        self._tick_timer: asyncio.TimerHandle | None = None
         self.replicas: dict[str, LiveReplica] = {}
         self.retired: list[LiveReplica] = []
-        self.queue: WaitingQueue[Flight] = WaitingQueue()
+        self.queue: FairQueue[Flight] = FairQueue(route.max_queue)
+        self.slowness = Slowness()
+        self.attraction = Attraction()
+        self.limits: RequestLimits | None = None
         self.tokens_per_byte = TokensPerByte()
         self.output_p90 = OutputP90()
         self.service = ServiceTime()
@@ -239,26 +97,98 @@ class LiveModel:
         if not self._anyone_for(flight):
             return self._no_replica()
         if again or not self.queue or not flight.cost.sequences:
+            chosen = self._start_at_once(flight, again=again)
+            if chosen is not None:
+                if not again:
+                    share = flight.share
+                    self.queue.charge(
+                        share.key,
+                        flight.cost.kv_tokens,
+                        weight=share.weight,
+                        priority=share.priority,
+                    )
+                return chosen
+        return self._wait(flight, again=again)
+
+    def _start_at_once(self, flight: Flight, *, again: bool) -> LiveReplica | None:
+        """Choose and take a place; with workers under their lock, unless somebody waits in one."""
+        line = self.line
+        if line is None:
             chosen = self._choose(flight)
             if chosen is not None:
                 chosen.add(flight)
-                return chosen
-        if not again:
-            limits = self._limits(flight)
-            refused = refuse_to_wait(len(self.queue), self.queue.sequences, limits)
-            if refused is not None:
-                return refused
-        self._wait(flight, again=again)
-        return None
+            return chosen
+        line.acquire()
+        try:
+            if line.others_wait() and not again and flight.cost.sequences:
+                return None
+            line.refresh(self.replicas.values())
+            chosen = self._choose(flight)
+            if chosen is not None:
+                chosen.add(flight)
+            return chosen
+        finally:
+            line.release()
 
-    def _wait(self, flight: Flight, *, again: bool) -> None:
+    def _wait(self, flight: Flight, *, again: bool) -> Rejected | None:
+        """Into the queue, from where it may start at once; or why not."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        longest = min(self.route.max_wait_seconds, flight.max_wait_seconds)
-        entry = Waiting(flight, flight.cost, now, now + longest, flight.tried)
+        limits = self._limits(flight)
+        share = flight.share
+        entry = Waiting(
+            flight,
+            flight.cost,
+            now,
+            now + limits.max_wait_seconds,
+            flight.tried,
+            share.key,
+            share.weight,
+            share.priority,
+            prefer=flight.prefer,
+        )
+        ahead = 0
+        if not again:
+            ahead = self._ahead(entry)
+            late = refuse_too_late(ahead, limits.max_wait_seconds, limits)
+            if late is not None:
+                return late
+        without_place = self._push(entry, again=again)
+        if without_place is not None:
+            refused = refuse_full(len(self.queue), ahead, limits)
+            if without_place is entry:
+                return refused
+            self._refuse(without_place, refused)
         flight.entry = entry
         flight.timer = loop.call_at(entry.deadline, self._expire, entry)
-        self.queue.push(entry, front=again)
+        self.dispatch()
+        return None
+
+    def _push(self, entry: Waiting[Flight], *, again: bool) -> Waiting[Flight] | None:
+        """Join the queue, whose bound is for all workers together."""
+        line = self.line
+        if line is None:
+            return self.queue.push(entry, front=again)
+        line.acquire()
+        try:
+            room = self.route.max_queue - line.waiting_elsewhere()[0]
+            self.queue.max_entries = max(room, 1)
+            if room < 1 and not self.queue and not again:
+                return entry
+            without_place = self.queue.push(entry, front=again)
+            self._tell_others(line)
+        finally:
+            line.release()
+        return without_place
+
+    def _ahead(self, entry: Waiting[Flight]) -> int:
+        elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[1]
+        return elsewhere + self.queue.ahead(
+            key=entry.key,
+            weight=entry.weight,
+            priority=entry.priority,
+            deadline=entry.deadline,
+        )
 
     def stop_waiting(self, flight: Flight) -> None:
         """Its client has left; harmless when it does not wait."""
@@ -279,14 +209,72 @@ class LiveModel:
 
     def dispatch(self) -> None:
         """Start whoever may start now, in order."""
+        line = self.line
         while self.queue:
-            taken = self.queue.take(self.replicas.values(), random.random)
-            if taken is None:
+            if line is None:
+                started = self._start_next(self.replicas.values())
+            else:
+                started = self._start_next_of_all(line)
+            if started is None:
                 break
+            flight, replica = started
+            owner = flight.owner
+            try:
+                owner.placed(replica)
+            except Exception:  # noqa: BLE001 -- the owner logs it; it is not its neighbour's fault
+                owner.crashed()
+        if line is not None:
+            self._tell_others(line)
+            if line.others_wait():
+                line.hand_on(self.replicas.values())
+            if self.queue and self._tick_timer is None:
+                loop = asyncio.get_running_loop()
+                self._tick_timer = loop.call_later(TICK_SECONDS, self._tick)
+
+    def _start_next(self, replicas: Collection[LiveReplica]) -> tuple[Flight, LiveReplica] | None:
+        """Take a place for the next of the queue, if there is one for it."""
+        slow = self.slowness.factors(time.monotonic())
+        while True:
+            taken = self.queue.take(replicas, random.random, slow)
+            if taken is None:
+                return None
             entry, replica = taken
             if self._taken_out(entry):
                 replica.add(entry.item)
-                entry.item.owner.placed(replica)
+                return entry.item, replica
+
+    def _start_next_of_all(self, line: PeerLine) -> tuple[Flight, LiveReplica] | None:
+        """The same where others may wait in other workers (see `ledger`)."""
+        urgency = self.queue.urgency()
+        now = asyncio.get_running_loop().time()
+        line.acquire()
+        try:
+            everyone = list(self.replicas.values())
+            places, yields = line.open_to(everyone, math.inf if urgency is None else urgency, now)
+            if yields:
+                return None
+            started = self._start_next(places) if places else None
+            if started is None:
+                for oldest in itertools.islice(self.queue, 1):
+                    seat = seat_to_hold(places, oldest.tried, oldest.since, now)
+                    line.hold(seat, oldest)
+                line.looked()
+            self._tell_others(line)
+            return started
+        finally:
+            line.release()
+
+    def _tell_others(self, line: PeerLine) -> None:
+        queue = self.queue
+        if queue:
+            line.waits(len(queue), queue.sequences, queue.urgency())
+        else:
+            line.waits_no_more()
+
+    def _tick(self) -> None:
+        """With workers: places may have come free in others, and nobody said so."""
+        self._tick_timer = None
+        self.dispatch()
 
     def replicas_changed(self) -> None:
         """A replica was left out or came back: look at who waits for it."""
@@ -305,20 +293,31 @@ class LiveModel:
             return
         now = asyncio.get_running_loop().time()
         limits = self._limits(entry.item)
-        self._refuse(entry, refuse_after_waiting(now - entry.since, self.queue.sequences, limits))
+        ahead = self._ahead(entry)
+        self._refuse(entry, refuse_after_waiting(now - entry.since, ahead, limits))
 
     def _refuse(self, entry: Waiting[Flight], rejected: Rejected) -> None:
         self.queue.discard(entry)
         if self._taken_out(entry):
-            entry.item.owner.refused(rejected)
+            owner = entry.item.owner
+            try:
+                owner.refused(rejected)
+            except Exception:  # noqa: BLE001 -- the owner logs it; it is not its neighbour's fault
+                owner.crashed()
 
     def _choose(self, flight: Flight) -> LiveReplica | None:
         if len(self.replicas) == 1:
             (only,) = self.replicas.values()
             fits = admits(only, flight.cost) and is_eligible(only, flight.tried)
             return only if fits else None
-        room = [r for r in self.replicas.values() if admits(r, flight.cost)]
-        return choose_replica(room, flight.tried, (random.random(), random.random()))  # noqa: S311 -- balance, no secret
+        slow = self.slowness.factors(time.monotonic())
+        room = [
+            replica
+            for replica in self.replicas.values()
+            if admits(replica, flight.cost, slow.get(replica.replica_id, 1.0))
+        ]
+        draws = (random.random(), random.random())  # noqa: S311 -- balance, no secret
+        return choose_replica(room, flight.tried, draws, prefer=flight.prefer, slowness=slow)
 
     def _anyone_for(self, flight: Flight) -> bool:
         """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept.
@@ -368,11 +367,16 @@ class LiveModel:
     ) -> None:
         """Take over a newer table without touching what is in flight."""
         self.route = route
+        self.queue.max_entries = route.max_queue
+        self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
+        self.attraction.keep_for(options.affinity_seconds)
         wanted = {replica.replica_id: replica for replica in routes}
         for replica_id, replica in list(self.replicas.items()):
             new = wanted.get(replica_id)
             if new is None or not replica.is_same_process(new):
                 del self.replicas[replica_id]
+                self.slowness.forget(replica_id)
+                self.attraction.forget(replica_id)
                 replica.draining = True
                 replica.pool.close()
                 self.retired.append(replica)

@@ -5,6 +5,7 @@ JSON content type that requests need makes browsers ask first), and without `tru
 nothing that a client writes into `X-Forwarded-For` is believed.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -105,6 +106,13 @@ class TrustedProxies:
         return any(found in network for network in self._networks)
 
 
+def plain_address(address: str) -> str:
+    """An IPv4 client of a listener for IPv6 by its own address."""
+    mapped = address.startswith("::ffff:") and "." in address
+    return address.removeprefix("::ffff:") if mapped else address
+
+
+@functools.lru_cache(maxsize=4096)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """An address as proxies write it: plain, with a port, or in brackets."""
     text = text.strip()
@@ -112,7 +120,10 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    if "%" in text:  # a zone can be any text, and means nothing on another host
+        return None
     try:
-        return ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text)
     except ValueError:
         return None
+    return getattr(found, "ipv4_mapped", None) or found

@@ -19,6 +19,7 @@ class Record:
     Attributes:
         outcome: ok, failed, refused, invalid or client_gone.
         error: code of the error, or empty.
+        client: address of who sent the request, or empty.
         replica_id: the last replica tried.
         ttft_seconds: of a stream, or None.
         queue_seconds: until the first replica was found, or None.
@@ -32,6 +33,7 @@ class Record:
     status = 0
     outcome = "failed"
     error = ""
+    client = ""
     model = ""
     key_id = ""
     replica_id = ""
@@ -71,21 +73,27 @@ class Record:
         if self.attempts > 1:
             model.retries += self.attempts - 1
 
-    def teach(self, model: "LiveModel", request: "ParsedRequest") -> None:
+    def teach(self, model: "LiveModel", request: "ParsedRequest", now: float) -> None:
         """Correct the estimates by what the engine reported; without usage, by counted events."""
         size = request.size
         if self.usage is not None and size.prompt_bytes:
             model.tokens_per_byte = model.tokens_per_byte.observe(size.prompt_bytes, self.usage[0])
         if request.sequences:
             model.output_p90 = model.output_p90.observe(self.output_tokens() // request.sequences)
-            if self.service_seconds is not None:
-                model.service = model.service.observe(self.service_seconds)
+            seconds = self.service_seconds
+            if seconds is not None:
+                model.service = model.service.observe(seconds)
+                replica = model.replicas.get(self.replica_id)
+                if replica is not None and len(model.replicas) > 1:
+                    planned = replica.route.service_seconds
+                    tokens = float(self.output_tokens())
+                    model.slowness.observe(self.replica_id, seconds, tokens, planned, now)
 
     def write(self, log: LogFile, seconds: float) -> None:
         """One line, without bodies and without keys.
 
         Put together by hand, because one is written for each request. Request ids, routes,
-        outcomes and codes consist of plain characters; names are quoted.
+        addresses, outcomes and codes consist of plain characters; names are quoted.
         """
         more = ""
         if self.error:
@@ -108,7 +116,8 @@ class Record:
             more += f',"usage":[{self.usage[0]},{self.usage[1]}]'
         log.write(
             f'{{"at":"{now_text()}","event":"request","request_id":"{self.request_id}",'
-            f'"route":"{self.route}","status":{self.status},"outcome":"{self.outcome}"{more}}}'
+            f'"route":"{self.route}","client":"{self.client}","status":{self.status},'
+            f'"outcome":"{self.outcome}"{more}}}'
         )
 
 

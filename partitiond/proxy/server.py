@@ -1,67 +1,38 @@
-"""The proxy process: two listeners on one event loop, one state."""
+"""The proxy as one process: two listeners on one event loop, one state.
+
+With several workers `workers` has the listeners, and each worker a state (`worker`).
+"""
 
 import asyncio
 import contextlib
 import dataclasses
-import errno
-import fcntl
-import logging
-import os
 import signal
 import socket
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
-from partitiond.core.errors import ConflictError, DeviceError, SettingsError
+from partitiond.core.errors import ConflictError
+from partitiond.core.routing import RoutingTable
 from partitiond.proxy.app import QuietEnds, make_app
-from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.control import control_app
+from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.control import control_app, describe
+from partitiond.proxy.cors import with_cors
 from partitiond.proxy.lane import protocol_with
-from partitiond.proxy.logs import JsonHandler, LogFile, json_line
-from partitiond.proxy.process import LOCK_FILE, PID_FILE, arguments_text, own_identity
-from partitiond.proxy.state import ProxyState, write_atomically
+from partitiond.proxy.listening import exclusive, listen_tcp, listen_unix
+from partitiond.proxy.logs import LogFile, json_line
+from partitiond.proxy.opening import Opener, accept_all
+from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
+from partitiond.proxy.quiet import QuietServer, end_server, quiet_config
+from partitiond.proxy.state import ProxyState
+from partitiond.proxy.table_file import write_atomically
+from partitiond.proxy.tls import ServerTls, server_tls
 from partitiond.serde import to_json
 
-BACKLOG: Final = 2048
 SIGNAL_GRACE_SECONDS: Final = 30.0
 """Grace of a shutdown by SIGTERM, where nobody could say how long."""
 LAST_SECONDS: Final = 2.0
 """After the grace: time for error events to reach clients and connections to close."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProxyArguments:
-    """What one proxy process is started with.
-
-    Attributes:
-        port: 0 for any free one (see GET /state).
-        control_socket: path of the Unix socket; its folder is made 0700.
-        log_file: rotated log, or None for standard error.
-    """
-
-    host: str
-    port: int
-    state_dir: Path
-    control_socket: Path
-    log_file: Path | None = None
-    options: ProxyOptions = dataclasses.field(default_factory=ProxyOptions)
-
-
-class QuietServer(uvicorn.Server):
-    """Leaves signals to us: there are two servers in one process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing to capture."""
-        yield
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Never called."""
 
 
 async def serve(arguments: ProxyArguments, log: LogFile) -> None:
@@ -72,7 +43,8 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
         SettingsError: the address cannot be listened on.
         DeviceError: the port is in use by another program.
     """
-    with _exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
+    with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
+        tls = server_tls(arguments.options)
         listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
         state = ProxyState(arguments.options, arguments.state_dir, log)
@@ -82,23 +54,50 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
         write_atomically(pid_file, to_json(identity).encode())
-        servers = _Servers(state, log, dataclasses.asdict(identity))
+        servers = _Servers(state, log, dataclasses.asdict(identity), tls)
         await servers.run(listener, control)
         pid_file.unlink(missing_ok=True)
         arguments.control_socket.unlink(missing_ok=True)
 
 
 class _Servers:
-    """Both listeners, from the first request to the last."""
+    """Both listeners, from the first request to the last. Implements `control.Plane`."""
 
-    def __init__(self, state: ProxyState, log: LogFile, about: dict[str, object]) -> None:
+    def __init__(
+        self, state: ProxyState, log: LogFile, about: dict[str, Any], tls: ServerTls | None
+    ) -> None:
         self._state = state
+        self._tls = tls
         self._log = log
         self._about = about
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
         self._data = QuietServer(data_config(state))
-        self._control = QuietServer(_config(control_app(state, lambda: about, self.shut_down)))
+        self._control = QuietServer(quiet_config(control_app(self)))
+
+    @property
+    def version(self) -> int:
+        """Of the routing table in force."""
+        return self._state.table.version
+
+    async def apply(self, table: RoutingTable) -> bool:
+        """Take over a newer table."""
+        return self._state.apply(table)
+
+    async def describe(self) -> dict[str, Any]:
+        """What GET /state says."""
+        return {**self._about, **describe(self._state)}
+
+    async def metrics(self) -> bytes:
+        """Prometheus text."""
+        return self._state.metrics.text()
+
+    def restart_workers(self) -> None:
+        """There are none."""
+        raise ConflictError(
+            "This proxy is one process, without workers.",
+            hint="Set [proxy] workers to 2 or more; a daemon replaces the process itself.",
+        )
 
     def shut_down(self, grace_seconds: float) -> None:
         """Begin to end; what runs may take so long."""
@@ -111,134 +110,45 @@ class _Servers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
-        data_task = loop.create_task(self._data.serve([data]))
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        opener = Opener(self._data, self._state, self._tls)
+        data_task = loop.create_task(self._data.serve([] if self._tls else [data]))
+        tls_tasks = self._serve_tls(self._tls, data, opener) if self._tls else []
         control_task = loop.create_task(self._control.serve([control]))
         stopping = loop.create_task(self._stop.wait())
         self._log.write(json_line("started", version=self._state.table.version, **self._about))
         await asyncio.wait({stopping, data_task, control_task}, return_when=asyncio.FIRST_COMPLETED)
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
-        _end(self._data, self._grace_seconds + LAST_SECONDS)
+        if tls_tasks:
+            for task in tls_tasks:
+                task.cancel()
+            data.close()
+            opener.close()
+        end_server(self._data, self._grace_seconds + LAST_SECONDS)
         await self._state.drain(self._grace_seconds)
         await data_task
-        _end(self._control, 1)
+        end_server(self._control, 1)
         await control_task
         stopping.cancel()
         self._state.close()
 
+    def _serve_tls(
+        self, tls: ServerTls, data: socket.socket, opener: Opener
+    ) -> "list[asyncio.Task[None]]":
+        loop = asyncio.get_running_loop()
+        return [
+            loop.create_task(accept_all(data, opener)),
+            loop.create_task(tls.watch(self._log)),
+        ]
 
-def _end(server: QuietServer, seconds: float) -> None:
-    """Stop listening; open connections may take so long to finish."""
-    server.config.timeout_graceful_shutdown = max(1, round(seconds))
-    server.should_exit = True
-
-
-def _config(app: object) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-    )
+    def _hung_up(self) -> None:
+        if self._tls is not None:
+            self._tls.refresh(self._log)
 
 
 def data_config(state: ProxyState) -> uvicorn.Config:
     """Configuration of the data listener's server."""
-    config = _config(QuietEnds(make_app(state)))
+    app = QuietEnds(make_app(state))
+    config = quiet_config(app if state.cors is None else with_cors(app, state.cors))
     config.http = protocol_with(state)  # type: ignore[assignment]
     return config
-
-
-@contextlib.contextmanager
-def _exclusive(state_dir: Path) -> Iterator[None]:
-    """Hold the lock of the state folder for the life of the process."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConflictError(
-            f"Another proxy runs on {state_dir}.",
-            hint="Stop it first, or give this one another state folder.",
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises DeviceError (port in use), SettingsError (no such address)."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, number)
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise port_in_use(host, port) from error
-        raise _cannot_listen(host, port, error) from error
-    listener.setblocking(False)
-    return listener
-
-
-def port_in_use(host: str, port: int) -> DeviceError:
-    """The port is taken by another program."""
-    return DeviceError(
-        f"Port {port} on {host} is in use by another program.",
-        hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [proxy] port to a free one.",
-        facts={"host": host, "port": port},
-    )
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
-    return SettingsError(
-        f"Cannot listen on {host}:{port}: {error.strerror or error}.",
-        hint="Set [proxy] host to an address of this machine, and port to 1024 or above.",
-        facts={"host": host, "port": port},
-    )
-
-
-def listen_unix(path: Path) -> socket.socket:
-    """A listening socket in a folder of its owner only. The state's lock makes a stale one ours."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"Cannot listen on {path}: {error}.",
-            hint="Unix socket paths must be shorter than 108 bytes: set a shorter run_dir.",
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
-def configure_logging(arguments: ProxyArguments) -> LogFile:
-    """The log file, with Python's logging going into it."""
-    options = arguments.options
-    log = LogFile(arguments.log_file, max_bytes=options.log_max_bytes, backups=options.log_backups)
-    root = logging.getLogger()
-    root.handlers[:] = [JsonHandler(log)]
-    root.setLevel(logging.WARNING)
-    if sys.flags.dev_mode:
-        root.setLevel(logging.INFO)
-    return log

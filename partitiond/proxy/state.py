@@ -2,37 +2,38 @@
 
 import asyncio
 import contextlib
-import logging
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.core.balance import RetryBudget
-from partitiond.core.errors import InputError
+from partitiond.core.quarantine import Quarantine
 from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.proxy.accounts import Accounts
+from partitiond.proxy.addresses import Addresses
 from partitiond.proxy.auth import KeyRing
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.hosts import AllowedHosts
 from partitiond.proxy.known_heads import KnownHeads
-from partitiond.proxy.live import LiveModel, LiveReplica
+from partitiond.proxy.live import LiveModel
 from partitiond.proxy.logs import LogFile
+from partitiond.proxy.meters import BUDGETS_FILE
 from partitiond.proxy.metrics import Gauges, ProxyMetrics
-from partitiond.serde import from_json, to_json
+from partitiond.proxy.origins import Cors, TrustedProxies
+from partitiond.proxy.replicas import LiveReplica
+from partitiond.proxy.shared import Peers
+from partitiond.proxy.table_file import load_table, write_table
 
 if TYPE_CHECKING:
     from partitiond.proxy.exchange import Exchange
+    from partitiond.proxy.incoming import Incoming
     from partitiond.proxy.lane import DataProtocol
-
-TABLE_FILE: Final = "routing.json"
 
 SWEEP_SECONDS: Final = 0.05
 """How often time limits are looked at: how late one may be noticed."""
 SWEEP_SECONDS_EACH: Final = 0.0001
 """More of them are looked at less often, so that it takes about 1 % of a core at most."""
-
-_logger = logging.getLogger("partitiond.proxy")
 
 
 class ProxyState:
@@ -44,20 +45,38 @@ class ProxyState:
         flights: every request between admission and its end.
         reading: requests whose body is still to come.
         known_heads: of requests that came before.
+        addresses: open connections by client address.
+        hosts: names that requests may be addressed to where no key is required.
+        cors: which pages may call, or None for none.
+        trusted_proxies: whose word about the client's address is taken, or None for nobody's.
+        accounts: what each key uses.
+        quarantine: requests that replicas died of, or may have.
         draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
-    def __init__(self, options: ProxyOptions, state_dir: Path, log: LogFile) -> None:
+    def __init__(
+        self, options: ProxyOptions, state_dir: Path, log: LogFile, peers: Peers | None = None
+    ) -> None:
         self.options = options
         self.log = log
+        self._peers = peers
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
         self.flights: set[Exchange] = set()
-        self.reading: set[Exchange] = set()
+        self.reading: set[Incoming] = set()
         self.connections: set[DataProtocol] = set()
         self.draining = False
         self.known_heads = KnownHeads()
+        self.quarantine = Quarantine()
+        # With several workers their parent keeps the budgets, which are those of all together.
+        self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
+        if peers is not None:
+            self.accounts.others, self.accounts.tell = peers.meters.others, peers.meters.tell
+        self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
+        self.hosts = AllowedHosts(options.allowed_hosts)
+        self.cors = Cors(options.cors_origins) or None
+        self.trusted_proxies = TrustedProxies(options.trusted_proxies) or None
         self._landed: asyncio.Event | None = None
         self._names: dict[str, LiveModel] = {}
         self._budget = RetryBudget(share=options.retry_share)
@@ -65,19 +84,13 @@ class ProxyState:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
         self._removed: list[LiveModel] = []
-        self._table_file = state_dir / TABLE_FILE
+        self._state_dir = state_dir
 
     def load(self) -> None:
         """Take over the table on disk, if there is a readable one."""
-        try:
-            table = from_json(RoutingTable, self._table_file.read_bytes())
-        except FileNotFoundError:
-            return
-        except (OSError, InputError):
-            # Serving nothing is worse than waiting for the next table, which replaces the file.
-            _logger.exception("the routing table on disk is not readable: %s", self._table_file)
-            return
-        self._take(table)
+        table = load_table(self._state_dir)
+        if table is not None:
+            self.take_over(table)
 
     def apply(self, table: RoutingTable) -> bool:
         """Take over a newer table, keep it on disk; whether it was taken.
@@ -87,13 +100,17 @@ class ProxyState:
         """
         if table.version < self.table.version:
             return False
-        write_atomically(self._table_file, to_json(table).encode())
-        self._take(table)
+        write_table(self._state_dir, table)
+        self.take_over(table)
         return True
 
-    def _take(self, table: RoutingTable) -> None:
+    def take_over(self, table: RoutingTable) -> None:
+        """Serve by a table, without touching what is in flight."""
         self.table = table
+        if table.keys_required != self.keys.required:
+            self.known_heads = KnownHeads()  # without keys more is asked of a head
         self.keys = KeyRing(table.keys, required=table.keys_required)
+        self.accounts.apply(table.keys)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:
             gone = self.models.pop(name)
@@ -102,13 +119,19 @@ class ProxyState:
         for route in table.models:
             model = self.models.get(route.name)
             if model is None:
-                model = self.models[route.name] = LiveModel(route)
+                model = self.models[route.name] = LiveModel(route, self._peers)
             model.apply(route, table.replicas_of(route.name), self.options)
         self._names = {}
         for model in self.models.values():
             self._names |= dict.fromkeys(model.route.aliases, model)
         self._names |= self.models  # a name of its own comes before another's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
+
+    def look_again(self) -> None:
+        """Another worker has left a place to somebody who waits here."""
+        for model in self.models.values():
+            if model.queue:
+                model.dispatch()
 
     def replicas(self) -> Iterator[LiveReplica]:
         """All replicas, with those that left the table but still have requests in flight."""
@@ -140,6 +163,11 @@ class ProxyState:
         """All models by their names and aliases."""
         return self._names
 
+    def client_address(self, peer: str, forwarded_for: bytes) -> str:
+        """Who sent a request that came from this address."""
+        proxies = self.trusted_proxies
+        return peer if proxies is None else proxies.client_address(peer, forwarded_for)
+
     def may_retry(self) -> bool:
         """Take a retry from the budget, if there is one."""
         credited = self._budget.after_requests(self._uncounted)
@@ -162,7 +190,7 @@ class ProxyState:
         if self._landed is not None and not self.flights:
             self._landed.set()
 
-    def forget(self, exchange: "Exchange") -> None:
+    def forget(self, exchange: "Incoming") -> None:
         """A request ended before it was in flight."""
         self.reading.discard(exchange)
 
@@ -176,15 +204,21 @@ class ProxyState:
         """One timer for all requests and connections, instead of several for each."""
         self._sweep_timer = None
         now = time.monotonic()
-        watched: list[Exchange | DataProtocol] = [
+        watched: list[Incoming | DataProtocol] = [
             *self.flights, *self.reading, *self.connections,
         ]  # fmt: skip
         for one in watched:
-            one.sweep(now)
-        if self.connections or self.flights:
+            try:
+                one.sweep(now)
+            except Exception:  # noqa: BLE001 -- logged there; all others are to be looked at
+                one.crashed()
+        if not (self.connections or self.flights):
+            self.accounts.save()
+        else:
             busy = len(self.flights) + len(self.connections)
             pause = max(SWEEP_SECONDS, busy * SWEEP_SECONDS_EACH)
             self._sweep_timer = loop.call_later(pause, self._sweep, loop)
+            self.accounts.save_if_due(now)
 
     def stop_admitting(self) -> None:
         """Begin to drain: requests whose body has not arrived have not begun, and never will."""
@@ -202,10 +236,14 @@ class ProxyState:
                 async with asyncio.timeout(grace_seconds):
                     await self._landed.wait()
         for exchange in list(self.flights):
-            exchange.shut_down()
+            try:
+                exchange.shut_down()
+            except Exception:  # noqa: BLE001 -- logged there; all others are to be told
+                exchange.crashed()
 
     def close(self) -> None:
-        """Close idle connections to engines."""
+        """Close idle connections to engines, and keep the keys' budgets."""
+        self.accounts.save()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None
@@ -223,13 +261,13 @@ class ProxyState:
             "partitiond_proxy_in_flight_sequences",
             "Sequences in flight.",
             ("model", "replica"),
-            _samples(self.models.values(), "sequences"),
+            _samples(self.models.values(), "own_sequences"),
         )
         yield (
             "partitiond_proxy_in_flight_kv_tokens",
             "Estimated KV tokens of what is in flight.",
             ("model", "replica"),
-            _samples(self.models.values(), "kv_tokens"),
+            _samples(self.models.values(), "own_kv_tokens"),
         )
         yield (
             "partitiond_proxy_limit_sequences",
@@ -259,20 +297,3 @@ def _samples(
     for model in models:
         for replica in model.replicas.values():
             yield (model.route.name, replica.replica_id), float(getattr(replica, attribute))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, readable by its owner only; a crash leaves old or new.
-
-    Not forced to disk: that would stall every stream for the disk's sake, and after a crash of
-    the machine there are no engines that the table could mean.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -9,6 +9,7 @@ else takes the careful way through `framing` and `events`.
 
 import asyncio
 import collections
+import logging
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -19,6 +20,8 @@ from partitiond.proxy.framing import SIZES, ChunkedDecoder, FramingError, Head, 
 
 FINISH_SECONDS: Final = 1.0
 """An answer whose end the client has already got may take so long to end on the wire, too."""
+
+_logger = logging.getLogger("partitiond.proxy")
 
 _CLOSED_EARLY: Final = "The engine closed the connection before its answer was complete."
 
@@ -40,6 +43,10 @@ class Receiver(Protocol):
 
     def received_failure(self, failure: AttemptError) -> None:
         """It will never be."""
+        ...
+
+    def crashed(self) -> None:
+        """A bug of ours while it was read; called inside `except`."""
         ...
 
 
@@ -85,26 +92,35 @@ class UpstreamConnection:
 
     def data_received(self, data: bytes) -> None:
         """Relay, or take apart and hand on."""
-        write = self._write
-        if write is not None and data.endswith(b"\n\n\r\n"):
-            at = data.find(b"\r\n", 0, 8)
-            size = SIZES.get(data[:at])
-            if size is not None and size + at + 4 == len(data):
-                first, second, third, fourth = self._markers
-                if (
-                    first not in data
-                    and second not in data
-                    and third not in data
-                    and fourth not in data
-                ):
-                    self.fast_pieces += 1
-                    write(data)
-                    return
-        self._take(data)
+        try:
+            write = self._write
+            if write is not None and data.endswith(b"\n\n\r\n"):
+                at = data.find(b"\r\n", 0, 8)
+                size = SIZES.get(data[:at])
+                if size is not None and size + at + 4 == len(data):
+                    first, second, third, fourth = self._markers
+                    if (
+                        first not in data
+                        and second not in data
+                        and third not in data
+                        and fourth not in data
+                    ):
+                        self.fast_pieces += 1
+                        write(data)
+                        return
+            self._take(data)
+        except Exception:  # noqa: BLE001 -- logged by whose answer it is
+            self._crashed(self._receiver)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Closed, by whomever."""
         self.closed = True
+        try:
+            self._lost()
+        except Exception:  # noqa: BLE001 -- logged by whose answer it is
+            self._crashed(self._receiver)
+
+    def _lost(self) -> None:
         self._pool.lost(self)
         if self._receiver is None:
             return
@@ -241,16 +257,32 @@ class UpstreamConnection:
         self.complete = True
         self._write = None
         receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            receiver.received_end()
-        else:
+        if receiver is None:
             self._pool.finished(self)
+            return
+        try:
+            receiver.received_end()
+        except Exception:  # noqa: BLE001 -- logged by whose answer it is
+            self._crashed(receiver)
 
     def _fail(self, failure: AttemptError) -> None:
         self._write = None
         receiver, self._receiver = self._receiver, None
-        if receiver is not None:
+        if receiver is None:
+            return
+        try:
             receiver.received_failure(failure)
+        except Exception:  # noqa: BLE001 -- logged by whose answer it is
+            self._crashed(receiver)
+
+    def _crashed(self, receiver: Receiver | None) -> None:
+        """A bug of ours, inside `except`: one request's end, which must not look like a hang."""
+        self.close()
+        self._pool.lost(self)
+        if receiver is not None:
+            receiver.crashed()
+        else:
+            _logger.exception("a connection to an engine failed inside the proxy")
 
 
 class ConnectionPool:

@@ -11,6 +11,7 @@ from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Placement, diff_plans
 from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import EngineOptions
 from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, a_moment
@@ -50,6 +51,7 @@ def test_models_that_nobody_may_start_from_a_guess_are_held_back() -> None:
         record("waiting"),
         record("by-hand", auto=False),
         record("applied"),
+        record("embedder", engine=EngineOptions(extra_args=("--runner", "pooling"))),
     ]
     applied = [dataclasses.replace(placement("applied-1"), model="applied")]
     jobs = [job(JobState.QUEUED, "waiting"), job(JobState.QUEUED, "by-hand")]

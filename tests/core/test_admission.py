@@ -1,9 +1,9 @@
-"""The admission rule, the queue and the estimators, as rules."""
+"""The admission rule, refusals and the estimators, as rules."""
 
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.admission import (
@@ -14,8 +14,6 @@ from partitiond.core.admission import (
     QueueLimits,
     ServiceTime,
     TokensPerByte,
-    Waiting,
-    WaitingQueue,
     admits,
     estimate_cost,
     expected_wait_seconds,
@@ -46,42 +44,6 @@ def test_limits_hold_whatever_comes_unless_one_request_is_alone(
         if kv_cache_tokens:
             assert tokens <= KV_SHARE * kv_cache_tokens
     assert requests >= min(1, len(costs)), "an empty replica takes anything"
-
-
-@given(st.lists(st.tuples(COSTS, st.booleans()), max_size=60), st.integers(0, 2**32))
-def test_the_queue_keeps_the_order(steps: list[tuple[Cost, bool]], seed: int) -> None:
-    queue: WaitingQueue[int] = WaitingQueue()
-    started: list[int] = []
-    draw = random.Random(seed).random
-    for number, (cost, take) in enumerate(steps):
-        queue.push(Waiting(number, cost, 0.0, 1.0))
-        loads = [ReplicaLoad("a", 3, 12), ReplicaLoad("b", 12, 12)]
-        if take and (taken := queue.take(loads, draw)) is not None:
-            started.append(taken[0].item)
-            assert taken[1].replica_id == "a"
-        assert queue.sequences == sum(entry.cost.sequences for entry in queue)
-    assert started == sorted(started)
-    assert started == list(range(len(started))), "nobody overtakes"
-
-
-def test_a_retry_steps_aside_for_those_who_can_use_the_free_replica() -> None:
-    queue: WaitingQueue[str] = WaitingQueue()
-    queue.push(Waiting("first", Cost(1, 1), 0.0, 1.0))
-    queue.push(Waiting("retry", Cost(1, 1), 0.0, 1.0, frozenset({"a"})), front=True)
-    loads = [ReplicaLoad("a", 0, 1), ReplicaLoad("b", 1, 1)]
-    taken = queue.take(loads, lambda: 0.0)
-    assert taken is not None
-    assert taken[0].item == "first"
-    assert [entry.item for entry in queue] == ["retry"]
-
-
-def test_discarding_twice_changes_nothing() -> None:
-    queue: WaitingQueue[str] = WaitingQueue()
-    entry = Waiting("x", Cost(3, 1), 0.0, 1.0)
-    queue.push(entry)
-    assert queue.discard(entry)
-    assert not queue.discard(entry)
-    assert queue.sequences == 0
 
 
 @given(
@@ -139,6 +101,7 @@ def test_a_cost_never_exceeds_what_the_context_allows(
         assert cost.kv_tokens <= sequences * (prompt + max_tokens + 1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.floats(20, 2000))
 def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: float) -> None:
     dice = random.Random(seed)

@@ -1,16 +1,25 @@
 """Choosing, ejecting and retrying, as rules."""
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.balance import (
+    ENOUGH_OBSERVATIONS,
     HEALTHY,
+    MAX_SLOWNESS,
+    SLOW_FROM,
+    SLOWNESS_HALF_LIFE_SECONDS,
     EjectionPolicy,
     Health,
     ReplicaLoad,
     RetryBudget,
+    Slowness,
     after_failure,
     choose_replica,
+    effective_limit,
     occupancy,
 )
 
@@ -101,3 +110,75 @@ def test_retries_never_exceed_their_share_of_requests(retries: list[bool]) -> No
             budget = left
             made += 1
         assert made <= budget.reserve + budget.share * requests + 1e-6
+
+
+def watched(paces: dict[str, float], planned: dict[str, float] | None = None) -> Slowness:
+    """After 60 s in which each replica ended a request of some length every second."""
+    dice, slowness = random.Random(1), Slowness()
+    for second in range(60):
+        for name, pace in paces.items():
+            tokens = dice.choice([1, 20, 100, 400])
+            plan = (planned or {}).get(name, 1.0)
+            slowness.observe(name, 0.1 * pace + tokens * 0.01 * pace, tokens, plan, float(second))
+    return slowness
+
+
+def test_a_replica_that_takes_longer_per_token_than_the_others_is_slow() -> None:
+    assert watched({"a": 1.0, "b": 1.05, "c": 1.1}).factors(60.0) == {}
+    factors = watched({"a": 1.0, "b": 1.0, "c": 3.0}).factors(60.0)
+    assert set(factors) == {"c"}
+    assert factors["c"] == pytest.approx(3.0, rel=0.15)
+    assert watched({"a": 1.0, "b": 99.0}).factors(60.0) == {"b": MAX_SLOWNESS}
+
+
+def test_a_replica_that_was_planned_to_be_slower_is_not_slow() -> None:
+    paces = {"small": 3.0, "large": 1.0}
+    assert watched(paces, {"small": 3.0, "large": 1.0}).factors(60.0) == {}
+
+
+def test_one_replica_is_never_slow_and_few_requests_mean_nothing() -> None:
+    assert watched({"a": 5.0}).factors(60.0) == {}
+    slowness = watched({"a": 1.0})
+    for _ in range(int(ENOUGH_OBSERVATIONS) - 1):
+        slowness.observe("b", 9.0, 1, 1.0, 60.0)
+    assert slowness.factors(60.0) == {}
+
+
+def test_slowness_fades_so_that_the_replica_is_tried_again() -> None:
+    slowness = watched({"a": 1.0, "b": 1.0, "c": 3.0})
+    for second in range(60, 60 + int(3 * SLOWNESS_HALF_LIFE_SECONDS)):
+        for name in "ab":
+            slowness.observe(name, 1.1, 100, 1.0, float(second))
+    assert slowness.factors(60.0 + 3 * SLOWNESS_HALF_LIFE_SECONDS) == {}
+
+
+def test_another_process_is_not_held_to_what_the_one_before_did() -> None:
+    slowness = watched({"a": 1.0, "b": 1.0, "c": 3.0})
+    assert slowness.factors(60.0)
+    slowness.forget("c")
+    assert slowness.factors(60.0) == {}
+
+
+@given(st.integers(1, 512), st.floats(1.0, 10.0), st.floats(1.0, 10.0))
+def test_the_slower_a_replica_the_smaller_its_limit_down_to_one(
+    limit: int, one: float, two: float
+) -> None:
+    assert effective_limit(limit, 1.0) == effective_limit(limit, SLOW_FROM) == limit
+    less, more = sorted((one, two))
+    assert 1 <= effective_limit(limit, more) <= effective_limit(limit, less) <= limit
+    just = effective_limit(limit, SLOW_FROM * (1 + 1e-9))
+    assert just >= limit - 1, "no jump where slowness begins"
+
+
+@given(LOADS, st.dictionaries(st.sampled_from("abcdefgh"), st.floats(1.0, 8.0)), DRAWS)
+def test_with_slow_replicas_the_least_expected_time_counts(
+    loads: list[ReplicaLoad], slowness: dict[str, float], draws: tuple[float, float]
+) -> None:
+    def expected(load: ReplicaLoad) -> float:
+        return slowness.get(load.replica_id, 1.0) * (1 + occupancy(load))
+
+    chosen = choose_replica(loads, (), draws, slowness=slowness)
+    allowed = [load for load in loads if not load.draining and not load.ejected]
+    assert (chosen is None) == (not allowed)
+    if chosen is not None:
+        assert expected(chosen) == pytest.approx(min(map(expected, allowed)))

@@ -239,7 +239,7 @@ async def test_a_slow_client_slows_its_own_stream_and_memory_stays_bounded(
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=4096)
     body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
     writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: %d\r\n\r\n" % len(body) + body
     )
     await reader.readline()
@@ -263,7 +263,7 @@ async def test_a_client_that_takes_nothing_is_let_go(
     _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
     body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
     writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: %d\r\n\r\n" % len(body) + body
     )
     await engine.until(lambda: engine.left == 1)
@@ -277,7 +277,7 @@ async def flooded(proxy: Proxy) -> asyncio.StreamWriter:
     _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
     body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
     writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: %d\r\n\r\n" % len(body) + body
     )
     return writer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from partitiond.proxy.origins import Cors, TrustedProxies
+from partitiond.proxy.origins import Cors, TrustedProxies, plain_address
 
 PAGE = b"https://chat.example"
 
@@ -68,3 +68,24 @@ def test_the_client_is_the_last_hop_that_is_not_trusted(
 
 def test_without_trusted_proxies_nothing_is_believed() -> None:
     assert TrustedProxies(()).client_address("10.0.0.1", b"198.51.100.7") == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        (b"::ffff:198.51.100.7", "198.51.100.7"),  # as a listener for IPv6 sees IPv4
+        (b'fe80::1%"}', "10.0.0.1"),  # a zone can be any text
+        (b"198.51.100.7\x00", "10.0.0.1"),
+    ],
+)
+def test_what_is_taken_from_a_header_is_an_address_and_nothing_else(
+    forwarded: bytes, client: str
+) -> None:
+    assert TrustedProxies(("10.0.0.0/8",)).client_address("10.0.0.1", forwarded) == client
+
+
+def test_a_trusted_network_is_the_same_over_ipv6() -> None:
+    proxies = TrustedProxies(("10.0.0.0/8",))
+    assert proxies.client_address("::ffff:10.0.0.1", b"198.51.100.7") == "198.51.100.7"
+    assert plain_address("::ffff:10.0.0.1") == "10.0.0.1"
+    assert plain_address("2001:db8::1") == "2001:db8::1"

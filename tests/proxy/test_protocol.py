@@ -41,21 +41,21 @@ def request(*headers: bytes, line: bytes = b"POST /v1/completions HTTP/1.1") -> 
     ("data", "status"),
     [
         (request(), 400),
-        (request(b"host: a", b"host: b"), 400),
-        (request(b"host: a", line=b"POST /v1/completions HTTP/9.9"), 400),
+        (request(b"host: localhost", b"host: b"), 400),
+        (request(b"host: localhost", line=b"POST /v1/completions HTTP/9.9"), 400),
         (b"GET /v1/models\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
-        (request(b"host: a", b"transfer-encoding: chunked"), 400),
-        (request(b"host: a", b"content-length: 5"), 400),
-        (request(b"host: a", b"bad header"), 400),
-        (request(b"host: a", b"x: " + b"y" * 40_000), 431),
-        (request(b"host: a", *[b"x%d: y" % i for i in range(9000)]), 431),
-        (request(b"host: a", line=b"POST /" + b"x" * 40_000 + b" HTTP/1.1"), 431),
-        (request(b"host: a", line=b"GET /v1/x/../completions HTTP/1.1"), 404),
-        (request(b"host: a", line=b"POST /v1/./completions HTTP/1.1"), 404),
-        (request(b"host: a", line=b"POST http://other/v1/completion HTTP/1.1"), 404),
-        (request(b"host: a", line="POST /v1/é HTTP/1.1".encode()), 400),
-        (request(b"host: a", b"content-length: 99999999999999999999999"), 400),
+        (request(b"host: localhost", b"transfer-encoding: chunked"), 400),
+        (request(b"host: localhost", b"content-length: 5"), 400),
+        (request(b"host: localhost", b"bad header"), 400),
+        (request(b"host: localhost", b"x: " + b"y" * 40_000), 431),
+        (request(b"host: localhost", *[b"x%d: y" % i for i in range(9000)]), 431),
+        (request(b"host: localhost", line=b"POST /" + b"x" * 40_000 + b" HTTP/1.1"), 431),
+        (request(b"host: localhost", line=b"GET /v1/x/../completions HTTP/1.1"), 404),
+        (request(b"host: localhost", line=b"POST /v1/./completions HTTP/1.1"), 404),
+        (request(b"host: localhost", line=b"POST http://other/v1/completion HTTP/1.1"), 404),
+        (request(b"host: localhost", line="POST /v1/é HTTP/1.1".encode()), 400),
+        (request(b"host: localhost", b"content-length: 99999999999999999999999"), 400),
     ],
 )
 async def test_what_cannot_be_read_is_refused_in_openais_shape(
@@ -73,7 +73,7 @@ async def test_what_cannot_be_read_is_refused_in_openais_shape(
 
 async def test_a_head_that_never_ends_is_cut_off(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy(table(), client_timeout_seconds=0.2)
-    for data in (b"", b"POST /v1/completions HTTP/1.1\r\nhost: a\r\nx", request(b"host: a")[:-5]):
+    for data in (b"", b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx", request(b"host: localhost")[:-5]):
         answer = await talk(proxy, data, finish=False)
         assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
 
@@ -81,7 +81,7 @@ async def test_a_head_that_never_ends_is_cut_off(make_proxy: MakeProxy) -> None:
 async def test_an_endless_head_is_cut_off(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy(table())
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\nx: ")
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx: ")
     sent = 0
     while not reader.at_eof() and sent < 50 and not writer.is_closing():
         writer.write(b"y" * 10_000)
@@ -97,8 +97,8 @@ async def test_pipelined_and_kept_connections_get_their_answers_in_order(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     proxy = await make_proxy(table(replica(await make_engine())))
-    kept = request(b"host: a").replace(b"connection: close\r\n", b"")
-    answer = await talk(proxy, kept + kept + request(b"host: a"), finish=False)
+    kept = request(b"host: localhost").replace(b"connection: close\r\n", b"")
+    answer = await talk(proxy, kept + kept + request(b"host: localhost"), finish=False)
     assert answer.count(b"HTTP/1.1 200 OK") == 3
     assert proxy.idle()
 
@@ -107,7 +107,7 @@ async def test_health_needs_no_key(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy(table(keys_required=True))
     for method in (b"GET", b"HEAD"):
         line = method + b" /healthz HTTP/1.1"
-        answer = await talk(proxy, line + b"\r\nhost: a\r\nconnection: close\r\n\r\n")
+        answer = await talk(proxy, line + b"\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert answer.endswith(b"\r\n\r\n") == (method == b"HEAD")
 
@@ -118,7 +118,7 @@ async def test_while_shutting_down_nobody_waits_for_half_a_body(
 ) -> None:
     """Whether the request came before the shutdown began or after."""
     proxy = await make_proxy(table())
-    half = request(b"host: a")[:-5]
+    half = request(b"host: localhost")[:-5]
     if not begun:
         proxy.state.stop_admitting()
     talking = asyncio.create_task(talk(proxy, half, finish=False))

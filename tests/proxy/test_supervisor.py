@@ -76,7 +76,9 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     assert not list(control.iterdir())
     assert read_identity(folder / "s") is None
     log = (folder / "s" / "log" / "proxy.log").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in log] == ["started", "request", "stopping"]
+    events = [json.loads(line)["event"] for line in log]
+    told = [event for event in events if event != "few_files"]  # as this machine's limit is
+    assert told == ["started", "request", "stopping"]
 
 
 async def test_a_killed_proxy_serves_again_from_disk_within_two_seconds(

@@ -5,10 +5,16 @@ import pytest
 from partitiond.core.admission import ServiceTime
 from partitiond.core.hardware import SharingMode
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
-from partitiond.proxy import app, live
+from partitiond.proxy import exchange, live
 from partitiond.simulation import dispatch
 from partitiond.simulation.batch import Batch
-from partitiond.simulation.dispatch import Flight, SimulatedModel, SimulatedReplica
+from partitiond.simulation.dispatch import (
+    Caller,
+    DispatchOptions,
+    Flight,
+    SimulatedModel,
+    SimulatedReplica,
+)
 from partitiond.simulation.engine import SharedDevice, SimulatedEngine
 from partitiond.simulation.events import Clock
 from tests.simulation.samples import ConstantSteps, candidate
@@ -17,8 +23,9 @@ from tests.simulation.samples import ConstantSteps, candidate
 @pytest.mark.parametrize(
     "name",
     [
-        "OutputP90", "QueueLimits", "ServiceTime", "TokensPerByte", "Waiting", "WaitingQueue",
-        "admits", "choose_replica", "refuse_after_waiting", "refuse_to_wait",
+        "FairQueue", "OutputP90", "QueueLimits", "ServiceTime", "Slowness", "TokensPerByte",
+        "Waiting", "admits", "choose_replica", "refuse_after_waiting", "refuse_full",
+        "refuse_too_late",
     ],
 )  # fmt: skip
 def test_the_proxys_own_functions_decide(name: str) -> None:
@@ -26,13 +33,19 @@ def test_the_proxys_own_functions_decide(name: str) -> None:
 
 
 def test_costs_are_estimated_by_the_proxys_own_function() -> None:
-    assert getattr(dispatch, "estimate_cost") is getattr(app, "estimate_cost")  # noqa: B009
+    assert getattr(dispatch, "estimate_cost") is getattr(exchange, "estimate_cost")  # noqa: B009
 
 
 def model(
-    clock: Clock, limits: tuple[int, ...], *, kv_tokens: int = 10_000, wait: float = 30.0
+    clock: Clock,
+    limits: tuple[int, ...],
+    *,
+    kv_tokens: int = 10_000,
+    wait: float = 30.0,
+    seconds: tuple[float, ...] = (),
+    options: DispatchOptions = DispatchOptions(),  # noqa: B008 -- frozen
 ) -> SimulatedModel:
-    """A model with a replica for each limit; one step takes a second."""
+    """A model with a replica for each limit; one step takes a second, or as told."""
     replicas = []
     for number, limit in enumerate(limits):
         engine = SimulatedEngine(
@@ -40,14 +53,14 @@ def model(
             SharedDevice(SharingMode.WHOLE),
             candidate("m"),
             Batch(limit, 1000, kv_tokens),
-            ConstantSteps(1.0),
+            ConstantSteps(seconds[number] if seconds else 1.0),
         )
         replica = ReplicaRoute(
             f"m-{number}", "m", "", "", limit, kv_tokens, 1000, service_seconds=10.0
         )
         replicas.append(SimulatedReplica(replica, engine))
     route = ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=2, max_wait_seconds=wait)
-    return SimulatedModel(clock, route, replicas)
+    return SimulatedModel(clock, route, replicas, options=options)
 
 
 def send(clock: Clock, to: SimulatedModel, count: int, output: int = 10) -> list[Flight]:
@@ -79,7 +92,7 @@ def test_beyond_the_limits_they_wait_and_beyond_the_queue_they_are_refused() -> 
 def test_who_cannot_start_in_time_is_refused() -> None:
     clock = Clock()
     fleet = model(clock, (1,), wait=5.0)
-    fleet._service = ServiceTime(1.0)  # it believes that a slot comes free in time
+    fleet._learned.service = ServiceTime(1.0)  # it believes that a slot comes free in time
     flights = send(clock, fleet, 2, output=50)
     clock.run(100.0)
     rejected = flights[1].rejected
@@ -105,3 +118,68 @@ def test_places_are_given_back() -> None:
     clock.run(100.0)
     assert set(done) == set(flights)
     assert [(r.sequences, r.kv_tokens) for r in fleet.replicas] == [(0, 0), (0, 0)]
+
+
+def send_as(clock: Clock, to: SimulatedModel, caller: Caller, output: int = 10) -> Flight:
+    flight = Flight(clock.now, 10, output, caller)
+    to.arrive(flight)
+    return flight
+
+
+def test_a_flooding_key_gives_way_to_another_in_order_and_in_places() -> None:
+    clock = Clock()
+    fleet = model(clock, (1,))
+    flood = [send_as(clock, fleet, Caller("flood")) for _ in range(3)]
+    modest = send_as(clock, fleet, Caller("modest"))
+    rejected = flood[2].rejected
+    assert rejected is not None
+    assert rejected.code == "queue_full"
+    clock.run(100.0)
+    assert modest.placed is not None
+    assert flood[1].placed is not None
+    assert modest.placed < flood[1].placed
+
+
+def test_a_conversation_comes_back_to_its_replica_and_finds_its_beginning_there() -> None:
+    clock = Clock()
+    seen: list[tuple[str, str]] = []
+
+    def cache(flight: Flight, replica_id: str) -> int:
+        found = (flight.caller.session, replica_id) in seen
+        seen.append((flight.caller.session, replica_id))
+        return 5 if found else 0
+
+    options = DispatchOptions(affinity_seconds=60.0, cache=cache)
+    fleet = model(clock, (8, 8, 8), options=options)
+    first = send_as(clock, fleet, Caller(session="s"))
+    send(clock, fleet, 1)
+    clock.run(50.0)
+    again = send_as(clock, fleet, Caller(session="s"))
+    assert again.replica is first.replica
+    assert (first.cached_tokens, again.cached_tokens) == (0, 5)
+
+
+def test_prompts_that_begin_alike_go_where_the_beginning_is() -> None:
+    clock = Clock()
+    fleet = model(clock, (32, 32, 32), options=DispatchOptions(prefixes=True))
+    prompt = b"s" * 600
+    flights = [send_as(clock, fleet, Caller(prompt=prompt + bytes([n]))) for n in range(6)]
+    assert len({flight.replica for flight in flights}) == 1
+
+
+def test_a_slow_replica_gets_less_and_is_tried_again() -> None:
+    clock = Clock()
+    fleet = model(clock, (8, 8, 8), seconds=(0.01, 0.01, 0.05))
+    slow = fleet.replicas[2]
+    flights: list[Flight] = []
+
+    def arrive() -> None:
+        flights.append(send_as(clock, fleet, Caller()))
+        if clock.now < 100:
+            clock.at(clock.now + 0.02, arrive)
+
+    clock.at(0.0, arrive)
+    clock.run(110.0)
+    late = [flight for flight in flights if flight.arrived > 20]
+    share = sum(flight.replica is slow for flight in late) / len(late)
+    assert 0 < share < 0.1

@@ -1,0 +1,141 @@
+"""Conversations for `bench.bench_dispatch`: what preferring a replica saves, and what it costs."""
+
+import collections
+import dataclasses
+import random
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+from bench.dispatch_cases import (
+    TTFT_SECONDS,
+    WARM_UP_SECONDS,
+    Engine,
+    Planned,
+    Result,
+    ours,
+    replicas_of,
+)
+from partitiond.core import balance
+from partitiond.core.routing import ModelAvailability, ModelRoute
+from partitiond.simulation.dispatch import Caller, DispatchOptions, Flight
+from partitiond.simulation.events import Clock
+
+TURNS: Final = 6
+THINK_SECONDS: Final = 6.0
+APPS: Final = 8
+SYSTEM_TOKENS: Final = 512
+"""Of an application's instructions, with which each of its conversations begins."""
+TURN_TOKENS: Final = 150
+"""A turn adds so many, and the answer before it."""
+ANSWER_TOKENS: Final = 100
+CACHE_TOKENS: Final = 40_000
+"""Of a replica's prefix cache; 20 conversations or so."""
+BYTES_PER_TOKEN: Final = 4
+
+
+class PrefixCaches:
+    """Each replica's cache: the conversations and instructions it has read, least recent out."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, collections.OrderedDict[str, int]] = collections.defaultdict(
+            collections.OrderedDict
+        )
+
+    def __call__(self, flight: Flight, replica_id: str) -> int:
+        """Tokens of the longest beginning it has; then it has this prompt."""
+        known, caller = self._known[replica_id], flight.caller
+        app = caller.prompt[:8].hex()
+        saved = max(known.get(caller.session, 0), known.get(app, 0))
+        for name, tokens in ((caller.session, flight.prompt_tokens), (app, SYSTEM_TOKENS)):
+            known[name] = tokens
+            known.move_to_end(name)
+        while sum(known.values()) > CACHE_TOKENS:
+            known.popitem(last=False)
+        return min(saved, flight.prompt_tokens - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Of one way to prefer."""
+
+    same_replica: float
+    cached: float
+    ttft_p50: float
+    ttft_p95: float
+    goodput: float
+    spread: float
+
+
+def converse(
+    fleet: Sequence[Engine],
+    planned: Planned,
+    req_per_s: float,
+    options: DispatchOptions,
+    *,
+    slack: float = balance.PREFERENCE_SLACK,
+    seed: int = 0,
+    seconds: float = 60.0,
+) -> Outcome:
+    """Conversations of `TURNS` turns arrive by Poisson; each turn repeats all before it."""
+    clock, dice = Clock(), random.Random(seed)
+    replicas = replicas_of(clock, fleet, planned)
+    route = ModelRoute(
+        "m", ModelAvailability.SERVING, "m", max_wait_seconds=TTFT_SECONDS - planned.ttft_p95
+    )
+    model = ours(dataclasses.replace(options, cache=PrefixCaches()))(clock, route, replicas, seed)
+    flights: list[Flight] = []
+    spreads: list[float] = []
+    closed = WARM_UP_SECONDS + seconds
+
+    def turn(session: str, prompt: bytes, number: int) -> None:
+        answer = max(1, round(dice.expovariate(1 / ANSWER_TOKENS)))
+        tokens = len(prompt) // BYTES_PER_TOKEN
+        flight = Flight(clock.now, tokens, answer, Caller(session=session, prompt=prompt))
+        flights.append(flight)
+        model.arrive(flight)
+        shares = [balance.occupancy(replica) for replica in replicas]
+        spreads.append(max(shares) - min(shares))
+        if number + 1 < TURNS:
+            said = dice.randbytes((TURN_TOKENS + answer) * BYTES_PER_TOKEN)
+            when = clock.now + answer * 0.02 + dice.expovariate(1 / THINK_SECONDS)
+            clock.at(when, lambda: turn(session, prompt + said, number + 1))
+
+    def begin(number: int) -> None:
+        app = random.Random(dice.randrange(APPS)).randbytes(SYSTEM_TOKENS * BYTES_PER_TOKEN)
+        turn(f"s{number}", app + dice.randbytes(TURN_TOKENS * BYTES_PER_TOKEN), 0)
+        if clock.now < closed:
+            when = clock.now + dice.expovariate(req_per_s / TURNS)
+            clock.at(when, lambda: begin(number + 1))
+
+    clock.at(0.0, lambda: begin(0))
+    before, balance.PREFERENCE_SLACK = balance.PREFERENCE_SLACK, slack  # type: ignore[misc]
+    try:
+        clock.run(closed + 30.0)
+    finally:
+        balance.PREFERENCE_SLACK = before  # type: ignore[misc]
+    return _outcome(flights, planned, seconds, statistics.mean(spreads))
+
+
+def _outcome(flights: Sequence[Flight], planned: Planned, seconds: float, spread: float) -> Outcome:
+    last: dict[str, str] = {}
+    same = again = 0
+    for flight in flights:
+        if flight.replica is not None:
+            name = flight.replica.replica_id
+            if flight.caller.session in last:
+                again += 1
+                same += last[flight.caller.session] == name
+            last[flight.caller.session] = name
+    window = [f for f in flights if WARM_UP_SECONDS <= f.arrived < WARM_UP_SECONDS + seconds]
+    result = Result(tuple(window), seconds, planned.slo)
+    begun = sorted(f.ttft_seconds for f in window if f.ttft_seconds is not None)
+    placed = [f for f in window if f.placed is not None]
+    return Outcome(
+        same_replica=same / max(1, again),
+        cached=sum(f.cached_tokens for f in placed) / sum(f.prompt_tokens for f in placed),
+        ttft_p50=begun[len(begun) // 2],
+        ttft_p95=result.ttft_p95(),
+        goodput=sum(map(result.good, window)) / len(window),
+        spread=spread,
+    )

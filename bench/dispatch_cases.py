@@ -1,0 +1,325 @@
+"""Fleets, loads and policies for `bench.bench_dispatch`, and one run of them."""
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+from loadgen.arrivals import gamma, poisson
+from loadgen.lengths import Lengths, independent, lognormal_list
+from loadgen.statistics import percentile
+from partitiond.core.hardware import SharingMode
+from partitiond.core.partition import PartitionSize
+from partitiond.core.plan import Candidate
+from partitiond.core.profile import ProfileKind
+from partitiond.core.routing import (
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    longest_wait_seconds,
+    service_seconds,
+)
+from partitiond.core.spec import Slo
+from partitiond.core.units import GIB, Bytes
+from partitiond.simulation.batch import Batch
+from partitiond.simulation.dispatch import (
+    Caller,
+    DispatchOptions,
+    Flight,
+    SimulatedModel,
+    SimulatedReplica,
+)
+from partitiond.simulation.engine import SharedDevice, SimulatedEngine
+from partitiond.simulation.events import Clock
+from partitiond.simulation.policies import BaselineModel, Choice
+from partitiond.simulation.steps import StepModel
+
+GROWTH: Final = 0.03
+"""A sequence more makes a step longer by so much of a lone one's: at 32 it takes about twice."""
+PREFILL: Final = 0.005
+"""A prompt token beside the decodes takes so much of a lone step: 256 tokens 1.3 steps."""
+TTFT_SECONDS: Final = 2.0
+TPOT_SLACK: Final = 1.15
+"""The SLO's TPOT over its 95th percentile at the operating point: a planner keeps some."""
+KV_TOKENS_EACH: Final = 800
+"""KV tokens of an engine per sequence of its limit: twice what requests hold in the mean."""
+LONGEST_WAIT_SECONDS: Final = 30.0
+WARM_UP_SECONDS: Final = 15.0
+LAST_SECONDS: Final = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """One replica: its limit, what a lone step was planned to take, and how much slower it is."""
+
+    limit: int
+    token_seconds: float
+    slow: float = 1.0
+
+
+FLEETS: Final[dict[str, tuple[Engine, ...]]] = {
+    "4 equal": (Engine(32, 0.010),) * 4,
+    "one 1.5x slower": (*(Engine(32, 0.010),) * 3, Engine(32, 0.010, 1.5)),
+    "one 3x slower": (*(Engine(32, 0.010),) * 3, Engine(32, 0.010, 3.0)),
+    "unequal 48 to 8": (
+        Engine(48, 0.008), Engine(32, 0.010), Engine(16, 0.014), Engine(8, 0.020)
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """Arrivals (of a rate and a seed) and lengths."""
+
+    arrivals: Callable[[float, int], Iterator[float]]
+    lengths: Lengths
+
+
+def modulated(req_per_s: float, seed: int) -> Iterator[float]:
+    """As BurstGPT found traffic to be: gamma gaps (CV 1.4) whose rate changes every 10 s.
+
+    By a lognormal factor (sigma 0.4), so that demand is above and below its mean for a while.
+    """
+    dice = random.Random(seed)
+    now, until, rate = 0.0, 0.0, req_per_s
+    while True:
+        if now >= until:
+            until += 10.0
+            rate = req_per_s * dice.lognormvariate(-0.08, 0.4)
+        now += dice.gammavariate(0.5, 2.0) / rate
+        yield now
+
+
+def _lengths(prompt_variation: float, output_variation: float) -> Lengths:
+    return independent(lognormal_list(256, prompt_variation), lognormal_list(128, output_variation))
+
+
+LOADS: Final[dict[str, Load]] = {
+    "steady": Load(poisson, _lengths(1.0, 1.0)),
+    "bursty CV 2": Load(lambda rate, seed: gamma(rate, 1 / 4, seed), _lengths(1.0, 1.0)),
+    "bursty CV 4": Load(lambda rate, seed: gamma(rate, 1 / 16, seed), _lengths(1.0, 1.0)),
+    "BurstGPT-like": Load(modulated, _lengths(1.5, 1.0)),
+    "long tails": Load(poisson, _lengths(2.0, 3.0)),
+}
+
+
+class Model(Protocol):
+    """What is under test."""
+
+    on_done: Callable[[Flight], None]
+
+    def arrive(self, flight: Flight) -> None:
+        """A request comes."""
+        ...
+
+
+Make = Callable[[Clock, ModelRoute, Sequence[SimulatedReplica], int], Model]
+
+
+def _baseline(choice: Choice, *, limited: bool) -> Make:
+    return lambda clock, route, replicas, _seed: BaselineModel(
+        clock, route, replicas, choice, limited=limited
+    )
+
+
+def ours(options: DispatchOptions) -> Make:
+    """Our own dispatch with these options."""
+    return lambda clock, route, replicas, seed: SimulatedModel(
+        clock, route, replicas, seed, options
+    )
+
+
+POLICIES: Final[dict[str, Make]] = {
+    "ours": ours(DispatchOptions()),
+    "ours, slow unseen": ours(DispatchOptions(learns_slowness=False)),
+    "rr": _baseline(Choice.ROUND_ROBIN, limited=False),
+    "lc": _baseline(Choice.LEAST_CONNECTIONS, limited=False),
+    "rr + limit": _baseline(Choice.ROUND_ROBIN, limited=True),
+    "lc + limit": _baseline(Choice.LEAST_CONNECTIONS, limited=True),
+}
+
+
+def percentile_of(values: Iterable[float], share: float) -> float:
+    """Of values in any order."""
+    return percentile(sorted(values), share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What a planner would know of a fleet and a load.
+
+    Attributes:
+        capacity: requests/s with every slot of healthy replicas taken, those that are slower than
+            planned at what they give.
+        slo: that the operating points hold.
+        ttft_p95, tpot_p95: of the engines there.
+    """
+
+    capacity: float
+    slo: Slo
+    ttft_p95: float
+    tpot_p95: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One run: the requests that arrived in its window."""
+
+    flights: tuple[Flight, ...]
+    seconds: float
+    slo: Slo
+
+    def good(self, flight: Flight) -> bool:
+        """Whether it ended within the SLO."""
+        ttft, tpot = flight.ttft_seconds, flight.tpot_seconds
+        return (
+            flight.ended is not None
+            and ttft is not None
+            and ttft <= (self.slo.ttft_seconds or math.inf)
+            and (tpot is None or tpot <= (self.slo.tpot_seconds or math.inf))
+        )
+
+    @property
+    def goodput(self) -> float:
+        """Good requests per second."""
+        return sum(map(self.good, self.flights)) / self.seconds
+
+    @property
+    def refused(self) -> float:
+        """Share of requests."""
+        return sum(f.rejected is not None for f in self.flights) / max(1, len(self.flights))
+
+    def ttft_p95(self, key: str | None = None) -> float:
+        """Of those that got a first token; of one key's only, if named."""
+        found = [
+            f.ttft_seconds
+            for f in self.flights
+            if f.ttft_seconds is not None and (key is None or f.caller.key == key)
+        ]
+        return percentile_of(found, 0.95) if found else math.inf
+
+
+def replicas_of(
+    clock: Clock, fleet: Sequence[Engine], planned: Planned | None
+) -> list[SimulatedReplica]:
+    """The fleet's replicas with engines on the clock, each alone on a device."""
+    made = []
+    for number, engine in enumerate(fleet):
+        seconds = engine.token_seconds * engine.slow
+        steps = StepModel(((1, seconds), (64, seconds * (1 + 63 * GROWTH))), seconds * PREFILL)
+        candidate = _candidate(engine.limit)
+        kv_tokens = engine.limit * KV_TOKENS_EACH
+        batch = Batch(engine.limit, 2048, kv_tokens)
+        full = engine.token_seconds * (1 + (engine.limit - 1) * GROWTH)
+        route = ReplicaRoute(
+            f"r{number}", "m", "", "", engine.limit, kv_tokens, 32_768,
+            service_seconds=service_seconds(planned.ttft_p95 if planned else 0.1, full, 128),
+        )  # fmt: skip
+        device = SharedDevice(SharingMode.WHOLE)
+        made.append(
+            SimulatedReplica(route, SimulatedEngine(clock, device, candidate, batch, steps))
+        )
+    return made
+
+
+def _candidate(limit: int) -> Candidate:
+    return Candidate(
+        model="m", profile_id="p", profile_kind=ProfileKind.MEASURED, hardware="h",
+        size=PartitionSize(SharingMode.WHOLE, 1, 100), batch=limit, memory_bytes=Bytes(GIB),
+        kv_cache_bytes=Bytes(GIB), capacity_req_per_s=1.0, output_tokens_per_s=1.0,
+        ttft_p95_seconds=0.1, tpot_p95_seconds=0.02, busy=1.0,
+    )  # fmt: skip
+
+
+def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -> Planned:
+    """Measure the operating points: every slot of every replica held taken."""
+    clock = Clock()
+    replicas = replicas_of(clock, fleet, None)
+    ended: list[Flight] = []
+    numbers = itertools.count()
+    healthy = {f"r{n}" for n, engine in enumerate(fleet) if engine.slow == 1}
+
+    def send(replica: SimulatedReplica, share: float) -> None:
+        prompt, output = lengths.pair(next(numbers), 0)
+        replica.start(Flight(clock.now, prompt, max(1, math.ceil(output * share))), clock.now)
+
+    for replica in replicas:
+
+        def again(sequence: object, replica: SimulatedReplica = replica) -> None:
+            flight = replica.finish(sequence)  # type: ignore[arg-type]
+            flight.ended = clock.now
+            ended.append(flight)
+            send(replica, 1.0)
+
+        def first(sequence: object, replica: SimulatedReplica = replica) -> None:
+            replica.flight_of(sequence).first = clock.now  # type: ignore[arg-type]
+
+        replica.engine.on_ended, replica.engine.on_first = again, first
+        for slot in range(replica.max_sequences):
+            send(replica, (slot + 1) / replica.max_sequences)
+    clock.run(WARM_UP_SECONDS + seconds)
+    late = [f for f in ended if f.ended is not None and f.ended >= WARM_UP_SECONDS]
+    as_planned = [f for f in late if f.replica is not None and f.replica.replica_id in healthy]
+    ttft = percentile_of([f.ttft_seconds or 0.0 for f in as_planned], 0.95)
+    tpot = percentile_of([f.tpot_seconds for f in as_planned if f.tpot_seconds is not None], 0.95)
+    return Planned(len(late) / seconds, Slo(TTFT_SECONDS, TPOT_SLACK * tpot), ttft, tpot)
+
+
+Source = tuple[Load, float, Caller, float]
+"""Load, requests/s, who sends it, seconds of the window."""
+
+
+def drive(
+    make: Make,
+    fleet: Sequence[Engine],
+    planned: Planned,
+    sources: Sequence[tuple[Load, float, Caller]],
+    *,
+    seed: int,
+    seconds: float = 60.0,
+    max_queue: int = 256,
+) -> Result:
+    """One run.
+
+    Args:
+        make: the policy.
+        fleet: its replicas.
+        planned: of the fleet.
+        sources: load, requests/s, and who sends it.
+        seed: of arrivals, lengths and draws.
+        seconds: length of the window.
+        max_queue: of the proxy.
+    """
+    clock = Clock()
+    route = ModelRoute(
+        "m", ModelAvailability.SERVING, "m", max_queue=max_queue,
+        max_wait_seconds=longest_wait_seconds(
+            LONGEST_WAIT_SECONDS, TTFT_SECONDS, planned.ttft_p95
+        ),
+    )  # fmt: skip
+    model = make(clock, route, replicas_of(clock, fleet, planned), seed)
+    flights: list[Flight] = []
+    for number, (load, rate, caller) in enumerate(sources):
+        source = load, rate, caller, seconds
+        _send(clock, model, source, flights, seed * 100 + number)
+    clock.run(WARM_UP_SECONDS + seconds + LAST_SECONDS)
+    window = tuple(f for f in flights if WARM_UP_SECONDS <= f.arrived < WARM_UP_SECONDS + seconds)
+    return Result(window, seconds, planned.slo)
+
+
+def _send(clock: Clock, model: Model, source: Source, flights: list[Flight], seed: int) -> None:
+    load, rate, caller, seconds = source
+    due = enumerate(load.arrivals(rate, seed))
+
+    def arrive(index: int) -> None:
+        flight = Flight(clock.now, *load.lengths.pair(index, seed), caller)
+        flights.append(flight)
+        following, when = next(due)
+        if when < WARM_UP_SECONDS + seconds + TTFT_SECONDS:
+            clock.at(when, lambda: arrive(following))
+        model.arrive(flight)
+
+    first, when = next(due)
+    clock.at(when, lambda: arrive(first))

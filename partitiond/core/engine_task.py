@@ -1,0 +1,45 @@
+"""What an engine is started for, by the flags that its user gave it."""
+
+import enum
+import itertools
+from collections.abc import Sequence
+
+from partitiond.core.errors import SpecError
+
+
+class EngineTask(enum.Enum):
+    """An engine has the routes of its one task."""
+
+    GENERATE = enum.auto()
+    POOL = enum.auto()
+    """Embeddings, scores, ranks."""
+    CLASSIFY = enum.auto()
+
+
+_WORDS = {
+    ("--runner", "pooling"): EngineTask.POOL,
+    ("--task", "pooling"): EngineTask.POOL,
+    ("--convert", "classify"): EngineTask.CLASSIFY,
+    ("--task", "classify"): EngineTask.CLASSIFY,
+}
+
+
+def task_of(extra_args: Sequence[str]) -> EngineTask:
+    """The task, from vLLM's `--runner` and `--convert` and the simulated engine's `--task`."""
+    words = [word for argument in extra_args for word in argument.split("=", 1)]
+    found = {_WORDS.get(pair) for pair in itertools.pairwise(words)}
+    for task in (EngineTask.CLASSIFY, EngineTask.POOL):
+        if task in found:
+            return task
+    return EngineTask.GENERATE
+
+
+def require_measurable(model: str, task: EngineTask) -> None:
+    """Raises SpecError where there is nothing to measure: profiles are of text being generated."""
+    if task is not EngineTask.GENERATE:
+        raise SpecError(
+            f"{model} cannot be profiled: its engines generate no text, and a profile is of how "
+            "fast they do.",
+            hint="It is planned from its estimate: see `partitiond plan`, then `partitiond apply`.",
+            facts={"model": model},
+        )

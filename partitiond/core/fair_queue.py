@@ -1,0 +1,249 @@
+"""One model's queue: bounded, fair between API keys, and nobody waits for ever.
+
+**Between keys** it is start-time fair queueing for a server of many slots (SFQ(D): Jin, Chase,
+Kaur, "Interposed proportional sharing for a storage service utility", 2004), with a request's cost
+counted in tokens as in the virtual token counter of Sheng et al., "Fairness in Serving Large
+Language Models" (OSDI 2024). While two keys wait, what they got differs by at most one largest
+request of each, per weight. The charge is an estimate; `settle` corrects it when a request ends. A
+key that comes back after it used less than its share is served next, for at most `CREDIT_SHARE` of
+what the model's slots hold; more idleness earns nothing.
+
+**Headroom.** A key over its share leaves `HEADROOM_SHARE` of the slots free while other keys are
+active, so that a modest key's request finds a slot instead of waiting for the next to come free.
+
+**Priorities** go first, with ageing by work instead of by time: a class that is passed over earns
+`AGEING_SHARE` of the tokens that start above it, and its head goes next once it has earned what it
+costs. So a flood of a high priority cannot starve a low one, and a low one's long backlog, however
+old, takes no more than that share from a high one. (Ageing by time would give it everything.)
+
+**Within a key** the earliest deadline goes first, then first in, first out.
+
+**A request that fits nowhere** while others would (many sequences, a long prompt) is set aside and
+may be overtaken by as many tokens as it costs itself; then it reserves the replica that is nearest
+to having room, which takes nobody else until the request has started. The others go on. Retries
+are in the same lane: they were paid for, and come first.
+
+**When it is full**, a newcomer takes the place of the last entry of the key that has the most per
+weight, if it has fewer even afterwards; else of a lower priority's, though never a key's only one.
+
+No clock, no randomness. An operation takes O(log n) comparisons, beside a look at each replica and
+priority; `ahead` looks at each key that waits.
+"""
+
+import collections
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Generic
+
+from partitiond.core.admission import ItemT, Waiting, admits
+from partitiond.core.balance import (
+    NO_SLOWNESS,
+    Load,
+    LoadT,
+    choose_replica,
+    effective_limit,
+    is_eligible,
+)
+from partitiond.core.fair_keys import CREDIT_SHARE, FairKeys
+
+MAX_ASIDE: Final = 2
+"""Requests that wait for room while others pass. One would let a second large one block all."""
+HEADROOM_SHARE: Final = 1 / 32
+"""Of a model's slots, rounded down: what keys over their share leave to the others."""
+_OVER_SHARE: Final = 1e9
+_PER_PRIORITY: Final = 4e9
+"""Seconds in `urgency`: more than any clock that counts from a host's start will show."""
+
+
+class FairQueue(Generic[ItemT]):
+    """See the module. `max_entries` bounds `push`, and may be changed at any time."""
+
+    def __init__(self, max_entries: int = 256, credit_share: float = CREDIT_SHARE) -> None:
+        self.max_entries = max_entries
+        self.sequences = 0
+        self._keys: FairKeys[ItemT] = FairKeys(credit_share)
+        self._members: dict[Waiting[ItemT], None] = {}
+        # Retries, and what was set aside: entry -> tokens that may still overtake it.
+        self._lane: collections.OrderedDict[Waiting[ItemT], float] = collections.OrderedDict()
+        self._aside: set[Waiting[ItemT]] = set()
+        self._reserved: dict[Waiting[ItemT], str] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Waiting[ItemT]]:
+        """In the order of joining."""
+        return iter(self._members)
+
+    def push(self, entry: Waiting[ItemT], *, front: bool = False) -> Waiting[ItemT] | None:
+        """Add a request. Returns whoever has no place: None, another one, or `entry` itself.
+
+        It may be that it can start at once although others wait: `take` next.
+
+        Args:
+            front: it was admitted before (a retry): it is taken, and goes first.
+        """
+        displaced = None
+        if front:
+            self._lane[entry] = entry.charge
+            self._lane.move_to_end(entry, last=False)
+        else:
+            if len(self) >= self.max_entries:
+                displaced = self._keys.crowding_out(entry)
+                if displaced is None:
+                    return entry
+                self.discard(displaced)
+            self._keys.add(entry)
+        self._members[entry] = None
+        self.sequences += entry.cost.sequences
+        return displaced
+
+    def discard(self, entry: Waiting[ItemT]) -> bool:
+        """Remove it if it is still there; whether it was."""
+        if entry not in self._members:
+            return False
+        if entry in self._keys:
+            self._keys.remove(entry)
+        elif entry in self._aside:
+            self._keys.settle(entry.key, entry.charge, 0.0)
+        self._forget(entry)
+        return True
+
+    def take(
+        self,
+        loads: Iterable[LoadT],
+        draw: Callable[[], float],
+        slowness: Mapping[str, float] = NO_SLOWNESS,
+    ) -> tuple[Waiting[ItemT], LoadT] | None:
+        """The next request that may start, removed and charged, with its replica; or None.
+
+        Args:
+            loads: all replicas of the model.
+            draw: numbers in [0, 1).
+            slowness: of those that are slow.
+        """
+        free, spare = self._with_slots(loads, slowness)
+        passed: list[Waiting[ItemT]] = []
+        while free:
+            entry = next(itertools.islice(self._lane, len(passed), None), None)
+            if entry is None:
+                entry = self._set_aside_next(spare)
+            if entry is None:
+                return None
+            room = [
+                load
+                for load in free
+                if admits(load, entry.cost, slowness.get(load.replica_id, 1.0))
+            ]
+            chosen = choose_replica(
+                room, entry.tried, (draw(), draw()), prefer=entry.prefer, slowness=slowness
+            )
+            if chosen is not None:
+                for other in passed:
+                    self._lane[other] -= entry.charge
+                self._forget(entry)
+                return entry, chosen
+            passed.append(entry)
+            kept = self._reserve(entry, free)
+            free = [load for load in free if load.replica_id != kept]
+        return None
+
+    def charge(self, key: str, tokens: float, *, weight: float = 1.0, priority: int = 0) -> None:
+        """A request of the key started without waiting; or at another worker."""
+        self._keys.charge(key, tokens, weight, priority)
+
+    def settle(self, key: str, charged: float, actual: float) -> None:
+        """Correct what a request was charged with by what it used; refund all when it failed."""
+        self._keys.settle(key, charged, actual)
+
+    def ahead(
+        self,
+        *,
+        key: str = "",
+        weight: float = 1.0,
+        priority: int = 0,
+        deadline: float = math.inf,
+    ) -> int:
+        """Sequences that would start before a newcomer, if nobody else came; an estimate."""
+        first = sum(entry.cost.sequences for entry in self._lane)
+        return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
+
+    def head_since(self) -> float | None:
+        """When the request that is next joined; None when nobody waits."""
+        head = self._head()
+        return None if head is None else head.since
+
+    def urgency(self) -> float | None:
+        """How urgent the head is, comparable between the queues of one host: the least first.
+
+        Higher priorities, then keys that had less than their share, then the longest wait: by age
+        alone the worker with a flood's old backlog would take every slot.
+        """
+        head = self._head()
+        if head is None:
+            return None
+        rank = head.since - _PER_PRIORITY * head.priority
+        over = head not in self._lane and self._keys.is_over_share(head)
+        return rank + _OVER_SHARE if over else rank
+
+    def _head(self) -> Waiting[ItemT] | None:
+        return next(iter(self._lane), None) or self._keys.next()
+
+    def _with_slots(
+        self, loads: Iterable[LoadT], slowness: Mapping[str, float]
+    ) -> tuple[list[LoadT], bool]:
+        """Replicas with a free slot, and whether so many are free that headroom is left."""
+        free, slots, spare = [], 0, 0
+        for load in loads:
+            if is_eligible(load):
+                limit = effective_limit(load.max_sequences, slowness.get(load.replica_id, 1.0))
+                slots += limit
+                left = limit - load.sequences
+                spare += max(0, left)
+                if left > 0 or load.sequences == 0:
+                    free.append(load)
+        self._keys.slots = slots
+        return free, spare > math.floor(HEADROOM_SHARE * slots)
+
+    def _set_aside_next(self, spare: bool) -> Waiting[ItemT] | None:
+        """Move the next in the fair order into the lane: it has had its turn, and pays."""
+        entry = self._keys.next()
+        if entry is None or len(self._aside) >= MAX_ASIDE:
+            return None
+        keys = self._keys
+        if not spare and keys.is_over_share(entry) and keys.others_active(entry.key):
+            return None
+        keys.start(entry)
+        self._lane[entry] = entry.charge
+        self._aside.add(entry)
+        return entry
+
+    def _reserve(self, entry: Waiting[ItemT], free: list[LoadT]) -> str:
+        """The replica kept for a request that was overtaken enough; "" for none.
+
+        It stays the same one as long as it can, or none would ever be empty enough.
+        """
+        if self._lane[entry] > 0:
+            return ""
+        names = {load.replica_id: load for load in free if is_eligible(load, entry.tried)}
+        kept = self._reserved.get(entry, "")
+        if kept not in names:
+            kept = min(names, key=lambda name: (_missing(names[name], entry), name), default="")
+            self._reserved[entry] = kept
+        return kept
+
+    def _forget(self, entry: Waiting[ItemT]) -> None:
+        del self._members[entry]
+        self._lane.pop(entry, None)
+        self._aside.discard(entry)
+        self._reserved.pop(entry, None)
+        self.sequences -= entry.cost.sequences
+
+
+def _missing(load: Load, entry: Waiting[ItemT]) -> float:
+    """How far the replica is from having room, as a share of its limits."""
+    sequences = (load.sequences + entry.cost.sequences) / max(1, load.max_sequences)
+    if load.kv_cache_tokens <= 0:
+        return sequences
+    return max(sequences, (load.kv_tokens + entry.cost.kv_tokens) / load.kv_cache_tokens)

@@ -1,0 +1,217 @@
+"""Requests after which a replica died: who may be sent to another one, and who may not.
+
+A request that kills its engine (a bug that one input meets) must not be carried from replica to
+replica: sent again it kills the next one, and a client library that repeats failed requests by
+itself does the same from outside. But engines also die by operators, drivers and the kernel's
+memory killer, and then those in flight are innocent and should be served elsewhere.
+
+From one death it cannot be told which it was. What can be told is who *might* have done it. An
+engine reads a prompt within a step or two of its arrival, so one that kills does it then. Suspects
+are therefore the requests that the engine had in full and
+
+- of which no token had come, if streamed; or
+- that were sent less than `suspect_seconds` ago, if not streamed (no token of them is ever seen).
+
+Everybody else on the dead replica is let go on as after any failure: requests not sent in full,
+whole answers that had been worked on for longer, and everybody when the death is known to come from
+outside (`external`: the daemon stopped, replaced or drained it). A kill of a busy replica so costs
+the few requests that were in their prefill, not all.
+
+Suspects are **not** sent to another replica; the client gets an error. And their fingerprints (a
+digest of model and body) are quarantined, since clients repeat: for `alone_seconds` when the
+request was the only suspect, as it then most likely is the cause; for `shared_seconds` when there
+were others. After that it is *on trial*: let through, one suspect of the model at a time, so that
+if it does kill again, nobody else is suspected with it. A fingerprint seen at a second death is
+quarantined for `repeat_seconds`, even if it had got further both times (so a request that kills
+late is found, though not before its second death). One that ends well is cleared. So:
+
+- a request that kills as it begins takes no second replica down by being retried, and while it is
+  quarantined the same request is sent to no engine, whoever sends it;
+- a request that always kills takes down one replica per `alone_seconds` / `shared_seconds` at
+  first, then one per `repeat_seconds`, however often it is sent;
+- an innocent suspect that is sent again is refused for `shared_seconds`, or, if it was alone, for
+  `alone_seconds`.
+
+The answer is 422: client libraries repeat 5xx and 429 by themselves. Quarantines are per process;
+workers of one proxy should tell each other of deaths (`died` with the same arguments is enough).
+"""
+
+import collections
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.admission import Rejected, retry_after_seconds
+
+_DIGEST_BYTES: Final = 16
+
+
+class Verdict(enum.StrEnum):
+    """What becomes of a request whose replica died under it."""
+
+    RETRY = "retry"
+    """As after any failure: another replica, within attempts and budget."""
+    REFUSE = "refuse"
+    """An error: it may be the cause."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exposure:
+    """A request that was in flight on a replica when that died.
+
+    Attributes:
+        fingerprint: see `fingerprint`.
+        sent_seconds: how long ago the engine had all of it; None when it never had.
+        streamed: whether its first token would have been seen.
+        first_token: whether it was.
+    """
+
+    fingerprint: bytes
+    sent_seconds: float | None
+    streamed: bool = True
+    first_token: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QuarantinePolicy:
+    """How long, and who is a suspect.
+
+    Attributes:
+        suspect_seconds: an answer that is not streamed and was worked on for longer is none;
+            several times what a prefill takes.
+        alone_seconds: quarantine of a request that was the only suspect.
+        shared_seconds: of one of several.
+        repeat_seconds: of one seen at a second death.
+        trial_seconds: a trial that neither ended nor killed is over after this.
+        max_entries: fingerprints remembered; the oldest go first.
+    """
+
+    suspect_seconds: float = 2.0
+    alone_seconds: float = 600.0
+    shared_seconds: float = 30.0
+    repeat_seconds: float = 3600.0
+    trial_seconds: float = 60.0
+    max_entries: int = 4096
+
+
+DEFAULT_QUARANTINE: Final = QuarantinePolicy()
+
+
+@dataclasses.dataclass(slots=True)
+class _Suspicion:
+    """Of one fingerprint.
+
+    Attributes:
+        deaths: at which it was there.
+        at: the last of them.
+        until: end of its quarantine.
+        suspect: it may have been the cause; else it was only there.
+    """
+
+    deaths: int
+    at: float
+    until: float
+    suspect: bool
+
+
+def fingerprint(model: str, body: bytes) -> bytes:
+    """What makes two requests the same: the model and the body, byte by byte."""
+    digest = hashlib.blake2b(model.encode(), digest_size=_DIGEST_BYTES)
+    digest.update(b"\0")
+    digest.update(body)
+    return digest.digest()
+
+
+class Quarantine:
+    """One model's, or one process's. While nothing is suspected a request costs one look-up."""
+
+    def __init__(self, policy: QuarantinePolicy = DEFAULT_QUARANTINE) -> None:
+        self.policy = policy
+        self._suspected: collections.OrderedDict[bytes, _Suspicion] = collections.OrderedDict()
+        self._trial: tuple[bytes, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self._suspected)
+
+    def check(self, fingerprint: bytes, now: float) -> Rejected | None:
+        """Why a request may not go to any replica now, or None. Asked before each attempt.
+
+        A suspect whose quarantine is over is on trial from here until it has ended.
+        """
+        suspicion = self._suspected.get(fingerprint)
+        if suspicion is None or not suspicion.suspect:
+            return None
+        if now < suspicion.until:
+            return Rejected(
+                422,
+                "request_quarantined",
+                "A replica died while it began this very request. It is not tried again for now.",
+                retry_after_seconds(suspicion.until - now),
+            )
+        if self._trial is not None and now < self._trial[1]:
+            return Rejected(
+                503,
+                "request_on_trial",
+                "A replica died while it began this request, among others. "
+                "They are tried again one at a time.",
+                1,
+            )
+        self._trial = (fingerprint, now + self.policy.trial_seconds)
+        return None
+
+    def died(
+        self, flights: Sequence[Exposure], now: float, *, external: bool = False
+    ) -> tuple[Verdict, ...]:
+        """A replica's process has ended. What becomes of each request that was in flight on it.
+
+        Args:
+            flights: all of them.
+            now: monotonic seconds.
+            external: it was stopped from outside, so none of them did it.
+        """
+        if external:
+            return (Verdict.RETRY,) * len(flights)
+        suspects = {one.fingerprint for one in flights if self._may_have_done_it(one)}
+        present = {one.fingerprint for one in flights if one.sent_seconds is not None}
+        for name in present:
+            self._note(name, now, suspect=name in suspects, alone=len(suspects) == 1)
+        guilty = {
+            name
+            for name, suspicion in self._suspected.items()
+            if name in present and suspicion.suspect
+        }
+        return tuple(
+            Verdict.REFUSE if one.fingerprint in guilty else Verdict.RETRY for one in flights
+        )
+
+    def ended(self, fingerprint: bytes, *, well: bool) -> None:
+        """A request ended other than by its replica's death; well: with its whole answer."""
+        if not self._suspected:
+            return
+        if well:
+            self._suspected.pop(fingerprint, None)
+        if self._trial is not None and self._trial[0] == fingerprint:
+            self._trial = None
+
+    def _may_have_done_it(self, flight: Exposure) -> bool:
+        if flight.sent_seconds is None:
+            return False
+        if flight.streamed:
+            return not flight.first_token
+        return flight.sent_seconds < self.policy.suspect_seconds
+
+    def _note(self, name: bytes, now: float, *, suspect: bool, alone: bool) -> None:
+        policy = self.policy
+        before = self._suspected.pop(name, None)
+        again = before is not None and now - before.at < policy.repeat_seconds
+        deaths = before.deaths + 1 if before is not None and again else 1
+        seconds = policy.alone_seconds if alone else policy.shared_seconds
+        if deaths > 1:
+            suspect, seconds = True, policy.repeat_seconds
+        self._suspected[name] = _Suspicion(deaths, now, now + seconds, suspect)
+        if self._trial is not None and self._trial[0] == name:
+            self._trial = None
+        while len(self._suspected) > policy.max_entries:
+            self._suspected.popitem(last=False)

@@ -1,0 +1,127 @@
+"""Handing connections to workers: the parent accepts, and the one with the fewest gets it.
+
+With a listening socket that all share, whoever is awake takes everything; with one for each
+(SO_REUSEPORT) a hash decides. Streams are long: what counts is who has how many open.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+ACCEPT_AT_ONCE: Final = 64
+"""Connections taken in one go, so that the parent's other work is not held up."""
+FULL_SECONDS: Final = 0.01
+"""When no worker takes connections, or no file is left, they wait in the kernel for so long."""
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class Taker(Protocol):
+    """A worker that takes connections."""
+
+    handoff: socket.socket
+    handed: int
+
+    def open_connections(self) -> int:
+        """Handed to it, and not closed since."""
+        ...
+
+
+def fewest(takers: Sequence[Taker]) -> Sequence[Taker]:
+    """In the order in which they should be asked."""
+    return sorted(takers, key=lambda taker: taker.open_connections())
+
+
+class Acceptor:
+    """Accepts for as long as there is anybody to take."""
+
+    def __init__(self, listener: socket.socket, takers: Callable[[], Sequence[Taker]]) -> None:
+        self._listener = listener
+        self._takers = takers
+        self._reading = False
+        self._closed = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._in_hand: socket.socket | None = None
+        """Accepted when no worker could take it."""
+
+    def resume(self) -> None:
+        """Somebody takes connections."""
+        if not self._reading and not self._closed:
+            self._reading = True
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _stop(self) -> None:
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._listener)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._stop()
+        self._closed = True
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._in_hand is not None:
+            self._in_hand.close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            takers = fewest(self._takers())
+            if not takers:
+                self._stop()  # until `resume`
+                return
+            connection = self._in_hand or self._next()
+            self._in_hand = None
+            if connection is None:
+                return
+            if not any(hand(taker, connection) for taker in takers):
+                self._in_hand = connection
+                self._wait()
+                return
+            connection.close()
+
+    def _next(self) -> socket.socket | None:
+        try:
+            return self._listener.accept()[0]
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return None
+        except OSError:
+            _logger.exception("connections cannot be accepted")
+            self._wait()
+            return None
+
+    def _wait(self) -> None:
+        self._stop()
+        self._pause = asyncio.get_running_loop().call_later(FULL_SECONDS, self.resume)
+
+
+def hand(taker: Taker, connection: socket.socket) -> bool:
+    """Hand it over; False when the worker has too many in its hands, or is gone."""
+    with contextlib.suppress(OSError):
+        socket.send_fds(taker.handoff, [b"c"], [connection.fileno()])
+        taker.handed += 1
+        return True
+    return False
+
+
+def take(handoff: socket.socket, family: int) -> list[socket.socket] | None:
+    """Connections that were handed over by now; None when the parent is gone."""
+    taken: list[socket.socket] = []
+    for _ in range(ACCEPT_AT_ONCE):
+        try:
+            word, descriptors, _flags, _address = socket.recv_fds(
+                handoff, 1, 1, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return taken
+        except OSError:
+            word, descriptors = b"", []
+        if not word:
+            return taken or None
+        for descriptor in descriptors:
+            taken.append(socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor))
+    return taken

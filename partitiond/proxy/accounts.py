@@ -1,0 +1,191 @@
+"""What each API key uses: counted, held against its rates and its budget, and kept over restarts.
+
+`core.rates` decides; here is who has which meter. Keys without any limit are only counted.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.admission import Rejected
+from partitiond.core.rates import (
+    NO_USAGE,
+    Allowed,
+    BudgetUse,
+    KeyMeter,
+    Usage,
+    budget_use,
+    budgets_from_dict,
+    budgets_to_dict,
+)
+from partitiond.core.routing import NO_KEY_RATES, KeyRoute
+from partitiond.proxy.table_file import write_atomically
+
+SAVE_SECONDS: Final = 5.0
+"""Budgets are written so often while they change: what a crash may forget."""
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+@dataclasses.dataclass
+class Receipt:
+    """What an admitted request owes its key's account.
+
+    Attributes:
+        tokens: estimated.
+        allowed: its key's meter has debited it; None where the key has no limits.
+    """
+
+    key_id: str
+    tokens: float
+    allowed: Allowed | None
+
+
+@dataclasses.dataclass
+class Counts:
+    """Of a key without limits."""
+
+    requests: int = 0
+    tokens: float = 0.0
+    in_flight: int = 0
+
+
+class Accounts:
+    """All keys' accounts in one process.
+
+    Attributes:
+        others: what the other workers have counted of a key; set where there are any.
+        tell: tells them what this one has counted, whenever that changes.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """With a path, budgets are read from there, and written there by `save`."""
+        self._path = path
+        self._meters: dict[str, KeyMeter] = {}
+        self._counts: dict[str, Counts] = {}
+        self._kept: dict[str, BudgetUse] = {}
+        self._saved = b""
+        self._save_at = 0.0
+        self.others: Callable[[str], Usage] = _nobody
+        self.tell: Callable[[str, Usage], object] | None = None
+        if path is not None:
+            self._kept = budgets_from_dict(_read(path))
+
+    def apply(self, keys: Iterable[KeyRoute]) -> None:
+        """Take over a table's keys; what was used stays used."""
+        now = time.monotonic()
+        meters: dict[str, KeyMeter] = {}
+        counts: dict[str, Counts] = {}
+        for key in keys:
+            counts[key.id] = self._counts.get(key.id) or Counts()
+            if key.rates == NO_KEY_RATES:
+                continue
+            meter = self._meters.get(key.id)
+            if meter is None:
+                meter = KeyMeter(key.rates, now)
+                self.others(key.id)  # counted from here on
+                kept = self._kept.pop(key.id, None)
+                if kept is not None:
+                    meter.restore(kept)
+            else:
+                meter.apply(key.rates, now)
+            meters[key.id] = meter
+        self._meters, self._counts = meters, counts
+
+    def admit(self, key_id: str, tokens: float, service_seconds: float) -> Receipt | Rejected:
+        """Debit a request, or say why its key may not send it now."""
+        meter = self._meters.get(key_id)
+        allowed: Allowed | None = None
+        if meter is not None:
+            verdict = meter.admit(
+                tokens,
+                now=time.monotonic(),
+                unix=time.time(),
+                others=self.others(key_id),
+                service_seconds=service_seconds,
+            )
+            if isinstance(verdict, Rejected):
+                return verdict
+            allowed = verdict
+            if self.tell is not None:
+                self.tell(key_id, meter.usage)
+        counts = self._counts.get(key_id)
+        if counts is not None:
+            counts.requests += 1
+            counts.in_flight += 1
+        return Receipt(key_id, tokens, allowed)
+
+    def settle(self, receipt: Receipt, actual_tokens: float) -> None:
+        """A request ended, however; exactly once for each receipt."""
+        counts = self._counts.get(receipt.key_id)
+        if counts is not None:
+            counts.tokens += actual_tokens
+            counts.in_flight = max(0, counts.in_flight - 1)
+        meter = self._meters.get(receipt.key_id)
+        if meter is not None and receipt.allowed is not None:
+            meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
+            if self.tell is not None:
+                self.tell(receipt.key_id, meter.usage)
+
+    def rows(self) -> dict[str, Usage]:
+        """Rows of this process's meters, for the other workers."""
+        return {key_id: meter.usage for key_id, meter in self._meters.items()}
+
+    def uses(self) -> dict[str, dict[str, float]]:
+        """What each key has used, for those who ask the proxy."""
+        found: dict[str, dict[str, float]] = {}
+        for key_id, counts in self._counts.items():
+            meter = self._meters.get(key_id)
+            found[key_id] = {
+                "requests": counts.requests,
+                "tokens": round(counts.tokens),
+                "budget_used": round(meter.usage.budget_tokens) if meter is not None else 0,
+                "in_flight": counts.in_flight,
+            }
+        return found
+
+    def budgets(self) -> dict[str, BudgetUse]:
+        """What has to be kept: of all workers' rows together, and of keys not in the table."""
+        found = dict(self._kept)
+        for key_id, meter in self._meters.items():
+            use = budget_use(meter.rates, meter.usage + self.others(key_id))
+            if use is not None:
+                found[key_id] = use
+        return found
+
+    def save_if_due(self, now: float) -> None:
+        """Write the budgets now and then."""
+        if now >= self._save_at:
+            self._save_at = now + SAVE_SECONDS
+            self.save()
+
+    def save(self) -> None:
+        """Write the budgets where they have changed. A full disk loses them, never a request."""
+        if self._path is None:
+            return
+        data = json.dumps(budgets_to_dict(self.budgets())).encode()
+        if data == self._saved or (data == b"{}" and not self._path.exists()):
+            return
+        try:
+            write_atomically(self._path, data)
+            self._saved = data
+        except OSError:
+            _logger.exception("the keys' budgets could not be written: %s", self._path)
+
+
+def _nobody(_key_id: str) -> Usage:
+    return NO_USAGE
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        _logger.exception("the keys' budgets on disk are not readable: %s", path)
+        return {}

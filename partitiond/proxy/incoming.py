@@ -1,0 +1,227 @@
+"""A request while it comes: its head is judged, its body is read, or refused and dropped.
+
+The first half of an `Exchange`: what follows once the body is there is the second.
+"""
+
+import contextlib
+import enum
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from partitiond.proxy import errors
+from partitiond.proxy.answer import Answer
+from partitiond.proxy.auth import ANYONE, Caller
+from partitiond.proxy.errors import ApiError
+from partitiond.proxy.heads import RequestHead
+from partitiond.proxy.known_heads import KnownHead
+from partitiond.proxy.record import Record
+from partitiond.proxy.routes import DataRoute
+
+if TYPE_CHECKING:
+    from partitiond.proxy.lane import DataProtocol
+
+_logger = logging.getLogger("partitiond.proxy")
+
+DROPPED_BODIES: Final = 4
+"""A refused body is read and dropped up to so many times the allowed size."""
+DRAINING_SECONDS: Final = 0.5
+"""While shutting down, a refused body may take so long: enough for one that is on its way."""
+
+
+class Phase(enum.Enum):
+    """Where it is."""
+
+    READING = enum.auto()
+    REFUSING = enum.auto()
+    """Its refusal is decided; the rest of its body is read and dropped first."""
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    OVER = enum.auto()
+
+
+class Incoming:
+    """See the module.
+
+    Attributes:
+        body: complete once it has been received; later as the engine gets it.
+        body_done: the request's last byte has come.
+    """
+
+    def __init__(
+        self, client: "DataProtocol", route: DataRoute, head: RequestHead, *, keep_alive: bool,
+        chunked: bool, known: KnownHead | None = None,
+    ) -> None:  # fmt: skip
+        self.client = client
+        self._known = known
+        self._state = client.state
+        self.route = route
+        self.head = head
+        request_id = head.request_id()
+        self.answer = Answer(
+            client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
+        )
+        state = self._state
+        if state.cors is not None:
+            self.answer.extra = state.cors.lines(head.origin)
+        self.record = Record(route.path, request_id)
+        self.record.client = (
+            client.address
+            if state.trusted_proxies is None
+            else state.client_address(client.address, head.forwarded_for)
+        )
+        self.phase = Phase.READING
+        self.body = b""
+        self.body_done = False
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._caller: Caller = ANYONE
+        self._refusal: ApiError | None = None
+        self._deadline = math.inf
+
+    def start(self) -> None:
+        """The request is here; the second half begins."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """The head has come: decide what can be decided before the body is read."""
+        refusal = self._admit()
+        if refusal is not None:
+            self._refuse_unread(refusal)
+
+    def received(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._size += len(data)
+        if self.phase is Phase.READING:
+            self._parts.append(data)
+            if self._size > self._state.options.max_body_bytes:
+                self._refuse_unread(errors.body_too_large(self._state.options.max_body_bytes))
+        elif self.phase is Phase.REFUSING and self._refusal is not None:
+            limit = DROPPED_BODIES * self._state.options.max_body_bytes
+            if self._size > limit:
+                self._refuse_and_linger(self._refusal)
+
+    def received_all(self) -> None:
+        """The body is complete."""
+        self.body_done = True
+        if self.phase is Phase.READING:
+            parts = self._parts
+            self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._parts = []
+            self.start()
+        elif self.phase is Phase.REFUSING and self._refusal is not None:
+            self._refuse(self._refusal)
+
+    def body_is_broken(self, error: ApiError) -> bool:
+        """Nobody can tell where the body ends: refuse; False where that is too late."""
+        if self.phase not in {Phase.READING, Phase.REFUSING}:
+            return False
+        if not self.client.is_answering(self):
+            return False
+        self._refuse_and_linger(self._refusal or error)
+        return True
+
+    def await_body(self, now: float) -> None:
+        """The rest of the body is still to come."""
+        if self._deadline == math.inf:
+            self._deadline = now + self._state.options.client_timeout_seconds
+
+    def stop_reading(self, now: float) -> None:
+        """The proxy shuts down: a request that is not here yet never will be."""
+        if self.phase is Phase.READING:
+            self._refusal = errors.SHUTTING_DOWN
+            self.phase = Phase.REFUSING
+            self._parts = []
+        self._deadline = min(self._deadline, now + DRAINING_SECONDS)
+
+    def sweep(self, now: float) -> None:
+        """Look whether the body took too long."""
+        if now > self._deadline and self.phase in {Phase.READING, Phase.REFUSING}:
+            self._refuse_and_linger(self._refusal or errors.BODY_TOO_SLOW)
+
+    def crashed(self) -> None:
+        """A bug of ours, inside `except`: a request must not look like a hang."""
+        request_id = self.record.request_id
+        _logger.exception("request %s failed inside the proxy", request_id)
+        try:
+            self.apologise()
+        except Exception:
+            # What ends requests is what is broken. No answer then; but nothing stays behind.
+            _logger.exception("request %s could not be ended properly", request_id)
+            self._drop()
+
+    def apologise(self) -> None:
+        """After a bug of ours: end it with an error, if it has not ended."""
+        if self.phase is Phase.OVER:
+            self._drop()  # it has its answer; what should have followed did not
+        else:
+            self._refuse(errors.INTERNAL)
+
+    def ways_out(self) -> list[Callable[[], object]]:
+        """What lets go of everything, each by itself."""
+        return [self.client.abort, self._forget]
+
+    def _forget(self) -> None:
+        self._state.forget(self)
+
+    def _drop(self) -> None:
+        self.phase = Phase.OVER
+        for way_out in self.ways_out():
+            with contextlib.suppress(Exception):
+                way_out()
+
+    def _admit(self) -> ApiError | None:
+        state = self._state
+        if state.draining:
+            return errors.SHUTTING_DOWN
+        if state.table.version == 0:
+            return errors.NO_TABLE  # and so it is not known either whether keys are required
+        known = self._known
+        if known is not None:
+            caller = known.caller(state.keys)
+        else:
+            caller = state.keys.identify(self.head.key())
+        if isinstance(caller, ApiError):
+            return caller
+        self._caller = caller
+        self.record.key_id = caller.key_id
+        if not caller.may_call(self.route.kind):
+            return errors.route_not_allowed(self.route.kind.value)
+        return None if known is not None else self.head.check(state.options.max_body_bytes)
+
+    def _refuse_unread(self, refusal: ApiError) -> None:
+        """Refuse a request whose body was not read: it is read now, and dropped.
+
+        Closing with unread bytes would reset the connection, and the client would see that
+        instead of the answer. There is a bound; beyond it the answer is sent, and what still
+        comes is dropped for a moment before the connection is closed.
+        """
+        self._refusal = refusal
+        self.phase = Phase.REFUSING
+        self._parts = []
+        if self._state.draining:
+            self._deadline = time.monotonic() + DRAINING_SECONDS
+        limit = DROPPED_BODIES * self._state.options.max_body_bytes
+        if self.client.awaits_continue or self.head.body_bytes() > limit:
+            self._refuse_and_linger(refusal)  # the body will not come unasked, or not in time
+
+    def _refuse_and_linger(self, refusal: ApiError) -> None:
+        if not self.client.is_answering(self):
+            return  # others come first; what has arrived of it by then is bounded
+        self.answer.keep_alive = False
+        self.client.linger()
+        self._refuse(refusal)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Refuse it before it was in flight."""
+        self._state.metrics.refusals[error.code or str(error.status)] += 1
+        self.phase = Phase.OVER
+        self.answer.error(error)
+        record = self.record
+        record.outcome, record.error = "refused", error.code or ""
+        record.status = self.answer.status
+        record.write(self._state.log, 0.0)
+        self._state.forget(self)
+        self.client.exchange_over(self)

@@ -1,0 +1,93 @@
+"""Listening sockets, and the lock that makes a state folder one proxy's."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import ConflictError, DeviceError, SettingsError
+from partitiond.proxy.process import LOCK_FILE
+
+BACKLOG: Final = 2048
+
+
+@contextlib.contextmanager
+def exclusive(state_dir: Path) -> Iterator[None]:
+    """Hold the lock of the state folder for the life of the process."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConflictError(
+            f"Another proxy runs on {state_dir}.",
+            hint="Stop it first, or give this one another state folder.",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises DeviceError (port in use), SettingsError (no such address)."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use(host, port) from error
+        raise _cannot_listen(host, port, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def port_in_use(host: str, port: int) -> DeviceError:
+    """The port is taken by another program."""
+    return DeviceError(
+        f"Port {port} on {host} is in use by another program.",
+        hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [proxy] port to a free one.",
+        facts={"host": host, "port": port},
+    )
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+        hint="Set [proxy] host to an address of this machine, and port to 1024 or above.",
+        facts={"host": host, "port": port},
+    )
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening socket in a folder of its owner only. The state's lock makes a stale one ours."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"Cannot listen on {path}: {error}.",
+            hint="Unix socket paths must be shorter than 108 bytes: set a shorter run_dir.",
+        ) from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,130 @@
+"""Keys with limits, over several workers: each tells its counts, the parent keeps the budgets."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.rates import (
+    NO_USAGE,
+    BudgetUse,
+    Usage,
+    budget_use,
+    budgets_from_dict,
+    budgets_to_dict,
+)
+from partitiond.core.routing import KeyRates, KeyRoute
+from partitiond.proxy.ledger import PAST, Ledger, meter_key
+from partitiond.proxy.table_file import write_atomically
+
+BUDGETS_FILE: Final = "budgets.json"
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class Meters:
+    """Where each key's counts stand in the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._found: dict[str, tuple[int, int]] = {}
+
+    def find(self, key_id: str) -> int:
+        """Index of its meter; -1 where it has none."""
+        key, index = self._found.get(key_id, (0, -1))
+        if index < 0 or self.ledger.meters.directory[index] != key:
+            key = meter_key(key_id)
+            index = self.ledger.meters.find(key)
+            self._found[key_id] = (key, index)
+        return index
+
+
+class PeerMeters:
+    """One worker's side: what it tells of its keys, and what the others told."""
+
+    def __init__(self, ledger: Ledger, row: int) -> None:
+        self._meters = Meters(ledger)
+        self._ledger = ledger
+        self._row = row
+        self._before: dict[str, Usage] = {}
+
+    def tell(self, key_id: str, usage: Usage) -> None:
+        """What this worker counts of a key."""
+        meter = self._meters.find(key_id)
+        if meter >= 0:
+            self._ledger.put_usage(self._row, meter, usage)
+
+    def others(self, key_id: str) -> Usage:
+        """What the others have counted of it since this worker first asked.
+
+        What they had used of the rates before is no debt of a bucket that begins full here.
+        """
+        meter = self._meters.find(key_id)
+        if meter < 0:
+            return NO_USAGE
+        total = self._ledger.usage_of_others(self._row, meter)
+        before = self._before.setdefault(key_id, total)
+        return Usage(
+            total.requests - before.requests,
+            total.tokens - before.tokens,
+            total.in_flight,
+            total.budget_start,
+            total.budget_tokens,
+        )
+
+
+class Budgets:
+    """The parent's side: budgets outlive all workers, and itself."""
+
+    def __init__(self, path: Path, ledger: Ledger) -> None:
+        self._path = path
+        self._ledger = ledger
+        self._meters = Meters(ledger)
+        self._rates: dict[str, KeyRates] = {}
+        self._kept: dict[str, BudgetUse] = budgets_from_dict(_read(path))
+        self._saved = b""
+
+    def apply(self, keys: tuple[KeyRoute, ...]) -> None:
+        """Take over a table's keys; what is kept of a budget counts in the row `PAST`."""
+        self._rates = {key.id: key.rates for key in keys if key.rates.token_budget > 0}
+        for key_id, rates in self._rates.items():
+            meter = self._meters.find(key_id)
+            kept = self._kept.pop(key_id, None)
+            if kept is None or meter < 0 or kept.period is not rates.budget_period:
+                continue
+            if self._ledger.usage_of_others(-1, meter).budget_tokens <= 0:
+                use = Usage(budget_start=kept.start, budget_tokens=kept.tokens)
+                self._ledger.put_usage(PAST, meter, use)
+
+    def used(self, key_id: str) -> int:
+        """Tokens used of its budget, by all workers that are and were; 0 without a budget."""
+        meter = self._meters.find(key_id) if key_id in self._rates else -1
+        return 0 if meter < 0 else round(self._ledger.usage_of_others(-1, meter).budget_tokens)
+
+    def save(self) -> None:
+        """Write them where they have changed. A full disk loses them, never a request."""
+        found = dict(self._kept)
+        for key_id, rates in self._rates.items():
+            meter = self._meters.find(key_id)
+            if meter >= 0:
+                use = budget_use(rates, self._ledger.usage_of_others(-1, meter))
+                if use is not None:
+                    found[key_id] = use
+        data = json.dumps(budgets_to_dict(found)).encode()
+        if data == self._saved or (not found and not self._path.exists()):
+            return
+        try:
+            write_atomically(self._path, data)
+            self._saved = data
+        except OSError:
+            _logger.exception("the keys' budgets could not be written: %s", self._path)
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        _logger.exception("the keys' budgets on disk are not readable: %s", path)
+        return {}

@@ -1,0 +1,43 @@
+"""uvicorn's server as a part of our process: quiet, and without its own signal handling."""
+
+import contextlib
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+
+from partitiond.proxy.listening import BACKLOG
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves signals to us: there are two servers in one process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing to capture."""
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Never called."""
+
+
+def end_server(server: QuietServer, seconds: float) -> None:
+    """Stop listening; open connections may take so long to finish."""
+    server.config.timeout_graceful_shutdown = max(1, round(seconds))
+    server.should_exit = True
+
+
+def quiet_config(app: object) -> uvicorn.Config:
+    """What both listeners have in common."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+    )

@@ -1,0 +1,155 @@
+"""One engine process as the proxy sees it: what is in flight there, and how it did lately."""
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from partitiond.core.balance import HEALTHY, after_failure
+from partitiond.core.quarantine import Quarantine, Verdict
+from partitiond.core.routing import ReplicaRoute
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.flights import Flight
+from partitiond.proxy.upstream import ConnectionPool
+
+if TYPE_CHECKING:
+    from partitiond.proxy.live import LiveModel
+
+
+class LiveReplica:
+    """One engine process and what is in flight on it. Has the fields of `balance.Load`.
+
+    Attributes:
+        fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
+    """
+
+    def __init__(self, model: "LiveModel", route: ReplicaRoute, options: ProxyOptions) -> None:
+        self.model = model
+        self.route = route
+        self.pool = ConnectionPool(
+            route.socket_path,
+            connect_timeout_seconds=options.connect_timeout_seconds,
+            idle_seconds=options.idle_connection_seconds,
+        )
+        self.replica_id = route.replica_id
+        self.seat = -1 if model.peers is None else model.peers.seat(route)
+        self.flights: set[Flight] = set()
+        self.sequences = 0
+        self.kv_tokens = 0
+        self.fingerprint: bytes | None = None
+        self.is_dead = False
+        self.health = HEALTHY
+        self.ejected = False
+        self._return_timer: asyncio.TimerHandle | None = None
+        self.apply(route)
+
+    def apply(self, route: ReplicaRoute) -> None:
+        """Take over limits and draining from a newer table."""
+        self.route = route
+        self.max_sequences = route.max_sequences
+        self.kv_cache_tokens = route.kv_cache_tokens
+        self.draining = route.draining
+
+    def is_same_process(self, route: ReplicaRoute) -> bool:
+        """Whether the route still means the engine we have connections to."""
+        mine = self.route
+        return mine.generation == route.generation and mine.socket_path == route.socket_path
+
+    def add(self, flight: Flight) -> None:
+        """A request starts here."""
+        if flight not in self.flights:
+            self.flights.add(flight)
+            self.sequences += flight.cost.sequences
+            self.kv_tokens += flight.cost.kv_tokens
+            line = self.model.line
+            if line is not None:
+                line.took(self.seat, flight.cost)
+            flight.replica = self
+            flight.placed_at = time.monotonic()
+
+    def remove(self, flight: Flight) -> None:
+        """A request has left; whoever waits is looked at."""
+        if flight in self.flights:
+            self.flights.discard(flight)
+            self.sequences -= flight.cost.sequences
+            self.kv_tokens -= flight.cost.kv_tokens
+            line = self.model.line
+            if line is not None:
+                line.gave(self.seat, flight.cost)
+            flight.replica = None
+            self.model.busy_at = time.monotonic()
+            self.model.dispatch()
+
+    @property
+    def own_sequences(self) -> int:
+        """Of this process; `sequences` are those of all workers."""
+        return sum(flight.cost.sequences for flight in self.flights)
+
+    @property
+    def own_kv_tokens(self) -> int:
+        """The same for `kv_tokens`."""
+        return sum(flight.cost.kv_tokens for flight in self.flights)
+
+    def failed(self) -> None:
+        """An attempt here failed; it may be ejected for a while."""
+        loop = asyncio.get_running_loop()
+        others = [r for r in self.model.replicas.values() if r is not self]
+        now = loop.time()
+        self.health = after_failure(
+            self.health,
+            now,
+            ejected_others=sum(r.ejected for r in others),
+            replicas=len(others) + 1,
+        )
+        if self.health.is_ejected(now) and not self.ejected:
+            self.ejected = True
+            self.model.replicas_changed()
+            if self._return_timer is None:
+                self._return_timer = loop.call_at(self.health.ejected_until, self._return)
+
+    def look_for_death(self, quarantine: Quarantine) -> None:
+        """A connection broke; once nobody listens any more, the process behind it has ended.
+
+        Whoever may have done it is told, all of them before any is sent on.
+        """
+        if self.is_dead or listens(self.route.socket_path):
+            return
+        self.is_dead = True
+        now = time.monotonic()
+        flights = list(self.flights)
+        verdicts = quarantine.died(
+            [flight.owner.exposure(now) for flight in flights], now, external=self.draining
+        )
+        for flight, verdict in zip(flights, verdicts, strict=True):
+            if verdict is Verdict.REFUSE:
+                flight.owner.suspected()
+
+    def succeeded(self) -> None:
+        """A request ended well here."""
+        self.is_dead = False
+        if self.health is not HEALTHY:
+            self.health = HEALTHY
+            self.ejected = False
+
+    def _return(self) -> None:
+        """An ejection may have ended by success and another begun since the timer was set."""
+        self._return_timer = None
+        loop = asyncio.get_running_loop()
+        if self.health.is_ejected(loop.time()):
+            self._return_timer = loop.call_at(self.health.ejected_until, self._return)
+            return
+        self.ejected = False
+        self.model.dispatch()
+
+
+def listens(path: str) -> bool:
+    """Whether a process listens on a Unix socket. Connecting to one never waits."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # as a full backlog: somebody is there
+            return True
+    return True

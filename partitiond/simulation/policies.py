@@ -1,0 +1,117 @@
+"""Other ways to dispatch, to compare ours with: round robin and least connections.
+
+As load balancers do it, a request is sent on at once, and what an engine cannot run waits in the
+engine's own queue, first come, first served, without bound. With a limit they hold requests back
+as we do (the same admission rule and estimates, one bounded queue, the same deadlines), so that a
+comparison tells the choice of the replica and the admission apart.
+"""
+
+import collections
+import enum
+from collections.abc import Callable, Sequence
+
+from partitiond.core.admission import (
+    QueueLimits,
+    admits,
+    refuse_after_waiting,
+    refuse_to_wait,
+)
+from partitiond.core.routing import ModelRoute
+from partitiond.simulation.dispatch import Flight, Learned, SimulatedReplica, ignore, listen
+from partitiond.simulation.events import Clock
+
+
+class Choice(enum.StrEnum):
+    """How the replica is chosen."""
+
+    ROUND_ROBIN = "round robin"
+    LEAST_CONNECTIONS = "least connections"
+
+
+class BaselineModel:
+    """One model behind a plain load balancer. Has what `SimulatedModel` has for traffic.
+
+    Attributes:
+        on_done: called with every request that ended or was refused.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        route: ModelRoute,
+        replicas: Sequence[SimulatedReplica],
+        choice: Choice,
+        *,
+        limited: bool,
+    ) -> None:
+        """
+        Args:
+            clock: of the simulation.
+            route: bounds of the queue, where it is limited.
+            replicas: with their engines.
+            choice: of a replica.
+            limited: whether requests are held back by the replicas' limits.
+        """
+        self.route = route
+        self.replicas = tuple(replicas)
+        self.on_done: Callable[[Flight], None] = ignore
+        self._clock = clock
+        self._choice = choice
+        self._limited = limited
+        self._turn = 0
+        self._queue: collections.OrderedDict[Flight, float] = collections.OrderedDict()
+        self._learned = Learned([replica.route for replica in self.replicas])
+        listen(clock, self.replicas, self._ended)
+
+    def arrive(self, flight: Flight) -> None:
+        """A request is there."""
+        flight.cost = self._learned.cost(flight)
+        if not self._queue and self._start(flight):
+            return
+        refused = refuse_to_wait(len(self._queue), len(self._queue), self._limits())
+        if refused is not None:
+            flight.rejected = refused
+            self.on_done(flight)
+            return
+        now = self._clock.now
+        self._queue[flight] = now
+        self._clock.at(now + self.route.max_wait_seconds, lambda: self._expire(flight))
+
+    def _start(self, flight: Flight) -> bool:
+        room = [r for r in self.replicas if not self._limited or admits(r, flight.cost)]
+        if not room:
+            return False
+        if self._choice is Choice.LEAST_CONNECTIONS:
+            # Ties in turn, as nginx and haproxy do.
+            self._turn += 1
+            order = [*self.replicas[self._turn % len(self.replicas) :], *self.replicas]
+            chosen = min((r for r in order if r in room), key=lambda r: r.sequences)
+        else:
+            while True:
+                self._turn += 1
+                chosen = self.replicas[self._turn % len(self.replicas)]
+                if chosen in room:
+                    break
+        chosen.start(flight, self._clock.now)
+        return True
+
+    def _ended(self, flight: Flight, _replica: SimulatedReplica) -> None:
+        self._learned.observe(flight)
+        while self._queue and self._start(next(iter(self._queue))):
+            self._queue.popitem(last=False)
+        self.on_done(flight)
+
+    def _expire(self, flight: Flight) -> None:
+        since = self._queue.pop(flight, None)
+        if since is not None:
+            waited = self._clock.now - since
+            flight.rejected = refuse_after_waiting(waited, len(self._queue), self._limits())
+            self.on_done(flight)
+
+    def _limits(self) -> QueueLimits:
+        return QueueLimits(
+            self.route.max_queue,
+            self.route.max_wait_seconds,
+            sum(replica.sequences for replica in self.replicas),
+            self._learned.service.seconds,
+        )

@@ -1,0 +1,128 @@
+"""A real vLLM that is stopped and goes on, and one that is killed, behind the proxy.
+
+One engine for both: it is stopped first and killed last.
+"""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from partitiond.engines import process
+from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.process import ProcessId
+from partitiond.ports import EngineHandle
+from tests.chaos.raw_client import Answer, RawClient, ask
+from tests.chaos.rig import ProxyUnderTest, proxy_under_test, replica
+from tests.chaos.verdicts import check_error, read_stream
+from tests.engine_fixtures import (
+    ENGINE_TEST_SECONDS,
+    chat_model_folder,
+    engine_environment,
+    make_runner,
+    short_dir,
+    vllm_launch,
+)
+
+__all__ = ["chat_model_folder", "engine_environment", "short_dir"]
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(2 * ENGINE_TEST_SECONDS)]
+
+START_SECONDS = 400.0
+BETWEEN_SECONDS = 3.0
+LONG = 400
+"""Tokens of a stream: seconds of them, so that what happens happens in it."""
+
+
+def engine_pids(handle: EngineHandle) -> list[int]:
+    """All of the engine's processes but its shim."""
+    identity = ProcessId(handle.pid, handle.start_ticks, handle.boot_id)
+    return [
+        pid for pid in process.processes_of(Path(handle.run_dir), identity) if pid != handle.pid
+    ]
+
+
+def signal_all(handle: EngineHandle, number: int) -> None:
+    for pid in engine_pids(handle):
+        os.kill(pid, number)
+
+
+async def stream(proxy: ProxyUnderTest, tokens: int) -> Answer:
+    with RawClient(proxy.port) as client:
+        return await ask(client, "Once upon", stream=True, max_tokens=tokens, seconds=120)
+
+
+def text_and_error(answer: Answer) -> tuple[str, object | None]:
+    assert answer.status == 200, answer
+    assert answer.complete, f"cut off without a word: {answer}"
+    return read_stream(answer.body, is_chat=False)
+
+
+async def begun(proxy: ProxyUnderTest) -> None:
+    """Wait until a request runs, and a moment for its first tokens."""
+    async with asyncio.timeout(30):
+        while not any((await proxy.state())["in_flight"].values()):  # noqa: ASYNC110 -- no event
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(1.0)
+
+
+async def test_a_stopped_and_a_killed_vllm_end_their_streams_as_promised(
+    short_dir: Path, engine_environment: EngineEnvironment, chat_model_folder: Path
+) -> None:
+    runner = make_runner(short_dir / "run", engine_environment)
+    handle = await runner.start(vllm_launch(chat_model_folder))
+    try:
+        await runner.wait_ready(handle, START_SECONDS, lambda _phase: None)
+        options = {"between_tokens_timeout_seconds": BETWEEN_SECONDS, "client_timeout_seconds": 60}
+        async with proxy_under_test(short_dir / "proxy", **options) as proxy:
+            await proxy.publish([replica(Path(handle.socket_path), "m-0")], served_name="tiny")
+            await stops(proxy, handle)
+            await dies(proxy, handle)
+    finally:
+        await runner.stop(handle, 0.0)
+
+
+async def stops(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
+    """A short stop is a pause, a long one an error; and it serves again afterwards."""
+    whole, _ = text_and_error(await stream(proxy, 16))
+    assert whole
+    paused = asyncio.create_task(stream(proxy, LONG))
+    await begun(proxy)
+    signal_all(handle, signal.SIGSTOP)
+    await asyncio.sleep(BETWEEN_SECONDS / 3)
+    signal_all(handle, signal.SIGCONT)
+    text, error = text_and_error(await paused)
+    assert text
+    assert error is None, error
+    broken = asyncio.create_task(stream(proxy, LONG))
+    await begun(proxy)
+    signal_all(handle, signal.SIGSTOP)
+    try:
+        text, error = text_and_error(await broken)
+    finally:
+        signal_all(handle, signal.SIGCONT)
+    assert text
+    assert isinstance(error, dict)
+    assert error["code"] == "upstream_between_tokens_timeout"
+    await proxy.settle()
+    again, error = text_and_error(await stream(proxy, 16))
+    assert again
+    assert error is None
+
+
+async def dies(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
+    """Its streams end with an error event, what comes afterwards is refused at once."""
+    running = [asyncio.create_task(stream(proxy, LONG)) for _ in range(3)]
+    await begun(proxy)
+    signal_all(handle, signal.SIGKILL)
+    ends = [text_and_error(await task) for task in running]
+    print(f"\nkilled vLLM: {[(len(text), error) for text, error in ends]}")
+    for text, error in ends:
+        assert text
+        assert isinstance(error, dict)
+    await proxy.settle()
+    refused = await stream(proxy, 4)
+    assert refused.status == 503, refused
+    check_error(refused)

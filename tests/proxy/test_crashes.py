@@ -1,0 +1,228 @@
+"""A bug of ours costs the request it meets: it is logged, answered, and leaves nothing behind."""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import httpx
+import pytest
+
+from partitiond.core.routing import ModelAvailability
+from partitiond.proxy.attempt import Attempt
+from partitiond.proxy.exchange import Exchange
+from partitiond.proxy.lane import DataProtocol
+from partitiond.proxy.record import Record
+from partitiond.proxy.upstream import UpstreamConnection
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.scripted import Received, Step, answer, completion, stream, text_event
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("PARTITIOND_TEST_NATIVE") == "1", reason="compiled methods cannot be replaced"
+)
+
+WHOLE = ["answer", "stream"]
+
+
+def oops(*_: object, **__: object) -> Any:
+    raise RuntimeError("a bug")
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    return " ".join(record.getMessage() for record in caplog.records)
+
+
+async def assert_one_error(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture, *, streamed: bool = False
+) -> None:
+    """The client gets an end in time; nothing is in flight; the log names the request."""
+    async with asyncio.timeout(5), proxy.client as client:
+        body = {"model": "m", "prompt": "hi", "stream": streamed}
+        headers = {"x-request-id": "the-unlucky-one"}
+        got = await client.post("/v1/completions", json=body, headers=headers)
+    assert got.status_code == 500
+    assert got.json()["error"]["code"] == "internal_error"
+    await proxy.until(proxy.idle)
+    assert "the-unlucky-one failed inside the proxy" in logged(caplog)
+    lines = [json.loads(line) for line in proxy.log_lines]
+    (record,) = [line for line in lines if line.get("request_id") == "the-unlucky-one"]
+    assert (record["outcome"], record["status"]) == ("failed", 500)
+
+
+@pytest.mark.parametrize("method", ["received_head", "received_body", "received_end", "_send"])
+async def test_where_an_answer_is_read(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+) -> None:
+    engine = await make_engine()
+    proxy = await make_proxy(table(replica(engine)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Attempt, method, oops)
+        await assert_one_error(proxy, caplog)
+    assert (await proxy.complete()).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["finished_whole", "attempt_failed"])
+async def test_where_an_answer_ends(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+) -> None:
+    def breaks(request: Received) -> list[Step]:
+        return ["reset"]
+
+    engine = await (make_engine(breaks) if method == "attempt_failed" else make_engine())
+    proxy = await make_proxy(table(replica(engine)))
+    monkeypatch.setattr(Exchange, method, oops)
+    await assert_one_error(proxy, caplog)
+
+
+async def test_in_the_middle_of_a_stream(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    more, left = asyncio.Event(), asyncio.Event()
+
+    def script(request: Received) -> list[Step]:
+        return [*stream(text_event("one"))[:-1], more, text_event("two"), "hold"]
+
+    engine = await make_engine(script)
+    proxy = await make_proxy(table(replica(engine)))
+    async with asyncio.timeout(5), proxy.client as client:
+        body = {"model": "m", "prompt": "hi", "stream": True}
+        async with client.stream("POST", "/v1/completions", json=body) as got:
+            lines = got.aiter_lines()
+            assert "one" in await anext(lines)
+            monkeypatch.setattr(UpstreamConnection, "_take", oops)
+            more.set()
+            rest = [line async for line in lines if line]
+    assert "internal_error" in rest[-2]
+    assert rest[-1] == "data: [DONE]"
+    await proxy.until(proxy.idle)
+    assert "failed inside the proxy" in logged(caplog)
+    assert not left.is_set()
+
+
+async def test_where_a_place_is_given(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One that waited is unlucky; whose place it got is not, and who waits behind is served."""
+    go = asyncio.Event()
+
+    def script(request: Received) -> list[Step]:
+        return [go, *answer(completion("fine"))]
+
+    engine = await make_engine(script)
+    proxy = await make_proxy(table(replica(engine, max_sequences=1)))
+    first = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.in_flight() == {"m-1": 1})
+    second = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    third = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.queues() == {"m": 2})
+    placed, calls = Exchange.placed, []
+
+    def once(self: Exchange, *arguments: Any) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise RuntimeError("a bug")
+        placed(self, *arguments)
+
+    monkeypatch.setattr(Exchange, "placed", once)
+    go.set()
+    async with asyncio.timeout(5):
+        statuses = [(await task).status_code for task in (first, second, third)]
+    assert statuses == [200, 500, 200]
+    await proxy.until(proxy.idle)
+    assert calls[0].record.request_id in logged(caplog)
+
+
+async def test_where_time_limits_are_looked_at(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def silent(request: Received) -> list[Step]:
+        return ["hold"]
+
+    engine = await make_engine(silent)
+    proxy = await make_proxy(table(replica(engine)))
+    monkeypatch.setattr(Exchange, "sweep", oops)
+    await assert_one_error(proxy, caplog)
+    monkeypatch.undo()
+    async with asyncio.timeout(5):
+        options = proxy.state.options
+        assert options.total_timeout_seconds > 5
+        monkeypatch.setattr(DataProtocol, "sweep", oops)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await proxy.complete()
+    await proxy.until(lambda: proxy.connections() == 0)
+    await proxy.until(proxy.idle)
+
+
+async def test_what_ends_a_request_may_itself_be_broken(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Then there is no answer; but the connection ends, and the place is given back."""
+    engine = await make_engine()
+    proxy = await make_proxy(table(replica(engine)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Exchange, "_leave", oops)
+        async with asyncio.timeout(5):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await proxy.complete()
+        await proxy.until(proxy.idle)
+    assert "could not be ended properly" in logged(caplog)
+    assert (await proxy.complete()).status_code == 200
+
+
+async def test_books_that_cannot_be_closed_leave_nothing_in_flight(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = await make_engine()
+    proxy = await make_proxy(table(replica(engine)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "count", oops)
+        async with asyncio.timeout(5), proxy.client as client:
+            try:
+                got = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
+                assert got.status_code == 200  # it was on its way when the bug came
+            except httpx.RemoteProtocolError:
+                pass
+        await proxy.until(proxy.idle)
+    assert "failed inside the proxy" in logged(caplog)
+    assert (await proxy.complete()).status_code == 200
+
+
+async def test_a_client_that_leaves_while_we_are_broken(
+    make_engine: MakeEngine,
+    make_proxy: MakeProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = await make_engine()
+    proxy = await make_proxy(table(availability=ModelAvailability.SLEEPING, holds=True))
+    waiting = asyncio.create_task(proxy.complete())
+    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    monkeypatch.setattr(Exchange, "client_gone", oops)
+    waiting.cancel()
+    await proxy.until(proxy.idle)
+    assert "failed inside the proxy" in logged(caplog)
+    assert engine.received == []

@@ -1,0 +1,480 @@
+"""The ledger of several workers: random histories of real queues on shared memory, in virtual time.
+
+Every worker is a `LiveModel` of its own; only the processes, the file and the lock are left out.
+"""
+
+import asyncio
+import dataclasses
+import heapq
+import selectors
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.admission import KV_SHARE, Cost, Rejected
+from partitiond.core.errors import InputError
+from partitiond.core.quarantine import Exposure
+from partitiond.core.rates import Usage
+from partitiond.core.routing import (
+    BudgetPeriod,
+    KeyRates,
+    KeyRoute,
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RoutingTable,
+)
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.flights import Flight, Share
+from partitiond.proxy.ledger import (
+    ROWS,
+    SEATS,
+    Ledger,
+    line_key,
+    meter_key,
+    seat_key,
+)
+from partitiond.proxy.line import HOLD_SECONDS, Line
+from partitiond.proxy.live import LiveModel
+from partitiond.proxy.meters import Budgets, PeerMeters
+from partitiond.proxy.replicas import LiveReplica
+from partitiond.proxy.shared import Bells, LedgerFile, Peers
+
+TICK = 0.010
+"""The promise: a place is left empty for no longer while somebody wants it."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """Time passes only here, and at once."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout:
+            self.now += timeout
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run(story: Callable[[], Awaitable[None]]) -> None:
+    async def tell() -> None:
+        await story()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(tell())
+
+
+class MemoryFile(LedgerFile):
+    """A ledger without a file: one process needs no lock."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+        self.depth = 0
+        self.acquire = self._acquire  # type: ignore[assignment]
+        self.release = self._release  # type: ignore[assignment]
+
+    def _acquire(self) -> None:
+        assert self.depth == 0, "taken twice"
+        self.depth = 1
+
+    def _release(self) -> None:
+        self.depth = 0
+
+
+class CallingBells(Bells):
+    """Rung in one process: the worker looks as soon as it can."""
+
+    def __init__(self, host: "Host") -> None:
+        super().__init__({})
+        self._host = host
+
+    def ring(self, row: int) -> None:
+        worker = self._host.workers.get(row)
+        if worker is not None:
+            asyncio.get_running_loop().call_soon(worker.model.dispatch)
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """The owner of a flight."""
+
+    name: int
+    flight: Any = None
+    at: LiveReplica | None = None
+    answer: Rejected | None = None
+
+    def placed(self, replica: LiveReplica) -> None:
+        self.at = replica
+
+    def refused(self, rejected: Rejected) -> None:
+        self.answer = rejected
+
+    def exposure(self, now: float) -> Exposure:
+        raise NotImplementedError
+
+    def suspected(self) -> None:
+        raise NotImplementedError
+
+    def crashed(self) -> None:
+        raise NotImplementedError
+
+
+class Worker:
+    def __init__(self, host: "Host", row: int) -> None:
+        host.file.ledger.open_row(row)
+        self.model = LiveModel(host.table.models[0], Peers(host.file, row, CallingBells(host)))
+        self.model.apply(host.table.models[0], host.table.replicas, ProxyOptions())
+        self.requests: list[Request] = []
+
+    def running(self) -> list[Request]:
+        return [r for r in self.requests if r.flight.replica is not None]
+
+    def waiting(self) -> list[Request]:
+        return [r for r in self.requests if r.flight.entry is not None]
+
+
+class Host:
+    """All workers, and what is true of them together."""
+
+    def __init__(self, workers: int, limits: Sequence[int], kv: int = 0, **model: Any) -> None:
+        values = {"max_queue": 1000, "max_wait_seconds": 1e6, **model}
+        self.table = RoutingTable(
+            1,
+            (ModelRoute("m", ModelAvailability.SERVING, "m", **values),),
+            tuple(
+                ReplicaRoute(
+                    f"m-{i}", "m", f"/none/{i}", "1", limit, kv, 4096, service_seconds=1e-6
+                )
+                for i, limit in enumerate(limits)
+            ),
+        )
+        self.file = MemoryFile()
+        self.file.ledger.make_room([self.table])
+        self.workers: dict[int, Worker] = {}
+        for row in range(workers):
+            self.workers[row] = Worker(self, row)
+        self.names = 0
+
+    def arrive(self, row: int, cost: Cost, key: str = "", priority: int = 0) -> Request:
+        loop = asyncio.get_running_loop()
+        request = Request(self.names)
+        self.names += 1
+        request.flight = Flight(request, str(request.name), cost, loop.time())
+        request.flight.share = Share(key, 1.0, priority)
+        worker = self.workers[row]
+        worker.requests.append(request)
+        placed = worker.model.place(request.flight)
+        if isinstance(placed, LiveReplica):
+            request.placed(placed)
+        elif isinstance(placed, Rejected):
+            request.refused(placed)
+        return request
+
+    def end(self, request: Request) -> None:
+        for worker in self.workers.values():
+            if request in worker.requests:
+                worker.requests.remove(request)
+                worker.model.stop_waiting(request.flight)
+                request.flight.leave()
+
+    def crash(self, row: int) -> None:
+        """The process is gone with all it knew; the parent clears its row and starts another."""
+        dead = self.workers[row]
+        for request in dead.requests:
+            if request.flight.timer is not None:
+                request.flight.timer.cancel()
+        dead.model.queue = type(dead.model.queue)()  # its timers find nobody
+        self.workers[row] = Worker(self, row)
+        for other in self.workers.values():
+            asyncio.get_running_loop().call_soon(other.model.dispatch)
+
+    def everyone(self) -> list[Request]:
+        return [request for worker in self.workers.values() for request in worker.requests]
+
+    def check(self) -> None:
+        """What is always true."""
+        for replica in self.table.replicas:
+            flights = [
+                r.flight
+                for r in self.everyone()
+                if r.flight.replica is not None
+                and r.flight.replica.replica_id == replica.replica_id
+            ]
+            sequences = sum(f.cost.sequences for f in flights)
+            tokens = sum(f.cost.kv_tokens for f in flights)
+            seat = self.file.ledger.seats.find(seat_key(replica))
+            assert self.file.ledger.in_flight(seat) == (sequences, tokens)
+            if len(flights) > 1:
+                assert sequences <= replica.max_sequences
+                assert not replica.kv_cache_tokens or tokens <= KV_SHARE * replica.kv_cache_tokens
+
+    def free(self) -> int:
+        return sum(
+            max(0, r.max_sequences - self.file.ledger.in_flight(self.seat(r))[0])
+            for r in self.table.replicas
+        )
+
+    def seat(self, replica: ReplicaRoute) -> int:
+        return self.file.ledger.seats.find(seat_key(replica))
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["arrive", "arrive", "arrive", "end", "end", "leave", "wait", "crash"]),
+        st.integers(0, 3),
+        st.integers(0, 1000),
+    ),
+    max_size=120,
+)
+
+
+async def act(host: Host, step: tuple[str, int, int], cost: Callable[[int], Cost]) -> None:
+    word, who, number = step
+    row = who % len(host.workers)
+    worker = host.workers[row]
+    match word:
+        case "arrive":
+            host.arrive(row, cost(number))
+        case "end" if worker.running():
+            host.end(worker.running()[number % len(worker.running())])
+        case "leave" if worker.waiting():
+            host.end(worker.waiting()[number % len(worker.waiting())])
+        case "wait":
+            await asyncio.sleep(number / 1e5)
+        case "crash" if number % 5 == 0:
+            host.crash(row)
+
+
+async def finish(host: Host) -> None:
+    """Everything that runs ends, until nobody is there; nobody waits for ever."""
+    for _ in range(2000):
+        host.check()
+        running = [r for r in host.everyone() if r.flight.replica is not None]
+        for request in running:
+            host.end(request)
+            host.check()
+        await asyncio.sleep(TICK)
+        if not [r for r in host.everyone() if r.answer is None]:
+            break
+    left = [r for r in host.everyone() if r.answer is None]
+    assert not left, "somebody waited for ever"
+    ledger = host.file.ledger
+    assert not any(ledger.ints[ledger.sequences : ledger.given]), "something was left over"
+    assert not any(ledger.ints[ledger.waiting : ledger.urgency])
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps, st.integers(2, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_whatever_happens_limits_hold_and_no_place_stays_empty_while_somebody_waits(
+    history: list[tuple[str, int, int]], workers: int, limits: list[int]
+) -> None:
+    async def story() -> None:
+        host = Host(workers, limits)
+        for step in history:
+            await act(host, step, lambda _: Cost(1, 10))
+            host.check()
+            if step[0] == "wait" and step[2] >= 1000 * TICK * 100:
+                await asyncio.sleep(TICK)
+        await asyncio.sleep(TICK)
+        waiting = sum(len(worker.waiting()) for worker in host.workers.values())
+        assert not (waiting and host.free()), "a place is empty although somebody waits"
+        await finish(host)
+
+    run(story)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps, st.integers(2, 3), st.lists(st.integers(2, 8), min_size=1, max_size=3))
+def test_requests_of_all_sizes_keep_the_limits_and_none_waits_for_ever(
+    history: list[tuple[str, int, int]], workers: int, limits: list[int]
+) -> None:
+    def cost(number: int) -> Cost:
+        return Cost(1 + number % 5, 1 + number % 97)
+
+    async def story() -> None:
+        host = Host(workers, limits, kv=100)
+        for step in history:
+            await act(host, step, cost)
+            host.check()
+        await finish(host)
+
+    run(story)
+
+
+def test_a_place_goes_to_the_most_urgent_in_whatever_worker() -> None:
+    async def story() -> None:
+        host = Host(2, [1])
+        first = host.arrive(0, Cost(1, 1))
+        for row, priority in ((0, 0), (1, 3), (0, 2), (1, 1)):
+            host.arrive(row, Cost(1, 1), f"key {priority}", priority)
+        order = []
+        running = first
+        for _ in range(4):
+            host.end(running)
+            await asyncio.sleep(TICK)
+            (running,) = [r for r in host.everyone() if r.flight.replica is not None]
+            order.append(running.flight.share.priority)
+        assert order == [3, 2, 1, 0]
+
+    run(story)
+
+
+def test_a_newcomer_does_not_overtake_who_waits_elsewhere() -> None:
+    async def story() -> None:
+        host = Host(2, [1])
+        running = host.arrive(0, Cost(1, 1))
+        waits = host.arrive(1, Cost(1, 1))
+        host.end(running)
+        late = host.arrive(0, Cost(1, 1))  # before the other worker has heard of the place
+        assert late.at is None
+        await asyncio.sleep(TICK)
+        assert waits.at is not None
+        assert late.at is None
+
+    run(story)
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_a_worker_that_is_stopped_costs_one_place_for_one_tick(places: int) -> None:
+    async def story() -> None:
+        host = Host(1, [places])
+        ledger = host.file.ledger
+        ledger.open_row(1)
+        running = [host.arrive(0, Cost(1, 1)) for _ in range(places)]
+        # A worker that says somebody urgent waits there, and never looks.
+        Line(ledger, 1, ledger.lines.find(line_key("m"))).waits(1, 1, -1.0)
+        waiting = [host.arrive(0, Cost(1, 1)) for _ in range(places)]
+        for request in running:
+            host.end(request)
+        assert sum(r.at is not None for r in waiting) == places - 1, "one place is left to it"
+        await asyncio.sleep(TICK)
+        assert all(r.at is not None for r in waiting), "but not for long"
+
+    run(story)
+
+
+def test_a_large_request_is_not_overtaken_for_ever_by_small_ones_elsewhere() -> None:
+    async def story() -> None:
+        host = Host(2, [4])
+        small = [host.arrive(0, Cost(1, 1)) for _ in range(4)]
+        large = host.arrive(1, Cost(4, 1))
+        ends = [(0.01 * i, i, r) for i, r in enumerate(small, 1)]
+        loop = asyncio.get_running_loop()
+        while loop.time() < 4 * HOLD_SECONDS and large.at is None:
+            at, number, request = heapq.heappop(ends)
+            await asyncio.sleep(max(0.0, at - loop.time()))
+            if request.flight.replica is None:  # it still waits; look again later
+                heapq.heappush(ends, (at + 0.02, number, request))
+            else:
+                host.end(request)
+                heapq.heappush(
+                    ends, (loop.time() + 0.04, host.names + 100, host.arrive(0, Cost(1, 1)))
+                )
+            host.check()
+        assert large.at is not None
+        assert loop.time() < 2 * HOLD_SECONDS
+
+    run(story)
+
+
+def test_the_queues_bound_counts_all_workers() -> None:
+    async def story() -> None:
+        host = Host(3, [1], max_queue=4)
+        host.arrive(0, Cost(1, 1))
+        sent = [host.arrive(number % 3, Cost(1, 1)) for number in range(9)]
+        assert sum(r.flight.entry is not None for r in sent) == 4
+        assert {r.answer.code for r in sent if r.answer is not None} == {"queue_full"}
+
+    run(story)
+
+
+def table(*generations: str, version: int = 1) -> RoutingTable:
+    replicas = tuple(ReplicaRoute(g, "m", "/none", g, 1, 0, 1) for g in generations)
+    return RoutingTable(
+        version,
+        (ModelRoute("m", ModelAvailability.SERVING, "m"),),
+        replicas,
+        (
+            KeyRoute(
+                "k", "0" * 64, rates=KeyRates(token_budget=100, budget_period=BudgetPeriod.HOUR)
+            ),
+        ),
+    )
+
+
+def test_a_seat_is_not_given_away_while_somebody_sits_there() -> None:
+    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    old, new = table("a"), table("b")
+    ledger.make_room([old])
+    ledger.open_row(0)
+    line = Line(ledger, 0, ledger.lines.find(line_key("m")))
+    seat = ledger.seats.find(seat_key(old.replicas[0]))
+    line.took(seat, Cost(1, 5))
+    ledger.make_room([old, new])
+    ledger.make_room([new, table("c")])
+    assert ledger.seats.find(seat_key(old.replicas[0])) == seat
+    line.gave(seat, Cost(1, 5))
+    ledger.make_room([new, table("c")])
+    assert ledger.seats.find(seat_key(old.replicas[0])) == -1
+    assert ledger.seats.find(seat_key(new.replicas[0])) >= 0
+
+
+def test_more_replicas_than_seats_are_refused_with_what_to_do() -> None:
+    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    with pytest.raises(InputError) as raised:
+        ledger.make_room([table(*map(str, range(SEATS + 1)))])
+    assert "workers" in raised.value.hint
+
+
+def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them() -> None:
+    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    ledger.make_room([table("a")])
+    meter = ledger.meters.find(meter_key("k"))
+    sums = []
+    for row in (0, 1):
+        ledger.open_row(row)
+    first, second = PeerMeters(ledger, 0), PeerMeters(ledger, 1)
+    second.others("k")
+    first.tell("k", Usage(3, 40.5, 2, 86400.0, 40.5))
+    sums.append(second.others("k"))
+    ledger.clear(0)
+    sums.append(second.others("k"))
+    assert sums[0] == Usage(3, 40.5, 2, 86400.0, 40.5)
+    assert sums[1] == Usage(3, 40.5, 0, 86400.0, 40.5), "used is used"
+    assert ledger.usage_of_others(-1, meter).tokens == 40.5
+    assert PeerMeters(ledger, 0).others("k").requests == 0, "a full bucket owes nothing"
+
+
+def test_budgets_are_those_of_all_workers_and_survive_the_parent(tmp_path: Path) -> None:
+    def parent() -> tuple[Ledger, Budgets]:
+        ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+        ledger.make_room([table("a")])
+        budgets = Budgets(tmp_path / "budgets.json", ledger)
+        budgets.apply(table("a").keys)
+        return ledger, budgets
+
+    ledger, budgets = parent()
+    for row in (0, 1):
+        ledger.open_row(row)
+        PeerMeters(ledger, row).tell("k", Usage(1, 10, 0, 3600.0, 10.0))
+    ledger.clear(1)
+    assert budgets.used("k") == 20
+    budgets.save()
+    _, next_budgets = parent()
+    assert next_budgets.used("k") == 20
+
+
+def test_rows_of_two_parents_fit() -> None:
+    assert ROWS >= 4 * 16
