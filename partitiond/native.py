@@ -28,6 +28,7 @@ import partitiond
 SWITCH: Final = "PARTITIOND_NATIVE"
 FOLDER: Final = "PARTITIOND_NATIVE_DIR"
 MODULES: Final = (
+    "core/admission",
     "core/affinity",
     "core/balance",
     "core/fair_keys",
@@ -53,6 +54,7 @@ MODULES: Final = (
     "proxy/replicas",
     "proxy/request_id",
     "proxy/requests",
+    "proxy/state",
     "proxy/upstream",
 )
 """What a request passes through. The lane inherits from uvicorn's class, and stays as it is."""

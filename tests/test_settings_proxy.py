@@ -32,6 +32,7 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
     max_header_bytes = "16KiB"
     trusted_proxies = ["10.0.0.0/8", "fd00::/8", "192.0.2.7"]
     cors_origins = ["https://App.example:443", "http://127.0.0.1:3000"]
+    allowed_hosts = ["AI.example.", "gpu-box"]
     debug_headers = "never"
     affinity_seconds = 0.0
     client_timeout_seconds = 5.0
@@ -46,6 +47,7 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         "max_header_bytes": 16 * 1024,
         "trusted_proxies": ("10.0.0.0/8", "fd00::/8", "192.0.2.7/32"),
         "cors_origins": ("https://app.example", "http://127.0.0.1:3000"),
+        "allowed_hosts": ("ai.example", "gpu-box"),
         "debug_headers": "never",
         "affinity_seconds": 0.0,
         "client_timeout_seconds": 5.0,
@@ -90,6 +92,11 @@ def test_lists_are_read_from_the_environment(tmp_path: Path) -> None:
         ('cors_origins = ["null"]', "write an origin"),
         ('cors_origins = ["https://[::1"]', "write an origin"),
         ('cors_origins = [""]', "write an origin"),
+        ('allowed_hosts = ["https://a.example"]', "no scheme"),
+        ('allowed_hosts = ["a.example:8000"]', "no port"),
+        ('allowed_hosts = ["b\u00fccher.example"]', "ASCII"),
+        ('allowed_hosts = [""]', "write a name"),
+        ('allowed_hosts = ["*", "a.example"]', "any name already"),
         ('debug_headers = "sometimes"', "proxy.debug_headers"),
         ("affinity_seconds = -1.0", "proxy.affinity_seconds"),
         ("affinity_seconds = inf", "proxy.affinity_seconds"),

@@ -284,7 +284,6 @@ def refuse_without_replica(
 ItemT = TypeVar("ItemT")
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class Waiting(Generic[ItemT]):
     """One request in the queue.
 
@@ -300,16 +299,30 @@ class Waiting(Generic[ItemT]):
         prefer: replicas it would rather have, best first (see `core.affinity`).
     """
 
-    item: ItemT
-    cost: Cost
-    since: float
-    deadline: float
-    tried: frozenset[str] = frozenset()
-    key: str = ""
-    weight: float = 1.0
-    priority: int = 0
-    tokens: float = 0.0
-    prefer: tuple[str, ...] = ()
+    def __init__(
+        self,
+        item: ItemT,
+        cost: Cost,
+        since: float,
+        deadline: float,
+        tried: frozenset[str] = frozenset(),
+        *,
+        key: str = "",
+        weight: float = 1.0,
+        priority: int = 0,
+        tokens: float = 0.0,
+        prefer: tuple[str, ...] = (),
+    ) -> None:
+        self.item = item
+        self.cost = cost
+        self.since = since
+        self.deadline = deadline
+        self.tried = tried
+        self.key = key
+        self.weight = weight
+        self.priority = priority
+        self.tokens = tokens
+        self.prefer = prefer
 
     @property
     def charge(self) -> float:

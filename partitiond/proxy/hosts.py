@@ -33,8 +33,9 @@ def _name_in(host: bytes) -> str:
     """Without the port, and without the last dot that a full name may have."""
     text = host.decode("latin-1").strip().lower()
     if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0].removesuffix(".")
+        inside, _, port = text[1:].partition("]")
+        return text if port and not port.startswith(":") else inside
+    return (text.partition(":")[0] or text).removesuffix(".")
 
 
 def is_address(name: str) -> bool:

@@ -142,9 +142,9 @@ class LiveModel:
             now,
             now + limits.max_wait_seconds,
             flight.tried,
-            share.key,
-            share.weight,
-            share.priority,
+            key=share.key,
+            weight=share.weight,
+            priority=share.priority,
             prefer=flight.prefer,
         )
         ahead = 0

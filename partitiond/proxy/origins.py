@@ -14,7 +14,10 @@ from typing import Final
 CORS_METHODS: Final = b"GET, POST, OPTIONS"
 CORS_MAX_AGE_SECONDS: Final = 600
 _HEADERS: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,1024}")
-_EXPOSED: Final = b"x-request-id, retry-after, x-partitiond-replica, x-partitiond-queue-ms"
+_EXPOSED: Final = (
+    b"x-request-id, retry-after, x-partitiond-replica, x-partitiond-attempts, "
+    b"x-partitiond-queue-ms, x-partitiond-first-byte-ms"
+)
 MAX_HOPS: Final = 16
 """Addresses of `X-Forwarded-For` that are looked at, from the last one on."""
 

@@ -300,7 +300,8 @@ HALVES: dict[str, bytes] = {
     "half a head": b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-le",
     "no body": request_bytes(COMPLETIONS, completion("x"))[:-40],
     "half a body": request_bytes(COMPLETIONS, completion("x"))[:-5],
-    "half a chunk": b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json"
+    "half a chunk": b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+    b"content-type: application/json"
     b"\r\ntransfer-encoding: chunked\r\n\r\n20\r\n{",
 }
 

@@ -29,7 +29,7 @@ def entry(
 ) -> Waiting[str]:
     return Waiting(
         f"{key}{next(_numbers)}", cost or Cost(1, int(tokens)), since, deadline, tried,
-        key, weight, priority, tokens, prefer,
+        key=key, weight=weight, priority=priority, tokens=tokens, prefer=prefer,
     )  # fmt: skip
 
 

@@ -226,7 +226,9 @@ async def test_connections_of_an_address_are_bounded_but_not_a_trusted_proxy_s(
         found = []
         for reader, writer in opened:
             # What it claims is no way around the limit of its own address.
-            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n")
+            writer.write(
+                b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 8.8.8.8\r\n\r\n"
+            )
             found.append((await reader.readuntil(b"\r\n"))[9:12])
         for _, writer in opened:
             writer.transport.abort()

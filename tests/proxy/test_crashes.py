@@ -12,16 +12,13 @@ from partitiond.core.routing import ModelAvailability
 from partitiond.proxy.attempt import Attempt
 from partitiond.proxy.exchange import Exchange
 from partitiond.proxy.lane import DataProtocol
-from partitiond.proxy.record import Record
 from partitiond.proxy.upstream import UpstreamConnection
-from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.conftest import ListLog, MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion, stream, text_event
 
-pytestmark = pytest.mark.skipif(
+interpreted = pytest.mark.skipif(
     os.environ.get("PARTITIOND_TEST_NATIVE") == "1", reason="compiled methods cannot be replaced"
 )
-
-WHOLE = ["answer", "stream"]
 
 
 def oops(*_: object, **__: object) -> Any:
@@ -49,6 +46,7 @@ async def assert_one_error(
     assert (record["outcome"], record["status"]) == ("failed", 500)
 
 
+@interpreted
 @pytest.mark.parametrize("method", ["received_head", "received_body", "received_end", "_send"])
 async def test_where_an_answer_is_read(
     make_engine: MakeEngine,
@@ -65,6 +63,7 @@ async def test_where_an_answer_is_read(
     assert (await proxy.complete()).status_code == 200
 
 
+@interpreted
 @pytest.mark.parametrize("method", ["finished_whole", "attempt_failed"])
 async def test_where_an_answer_ends(
     make_engine: MakeEngine,
@@ -82,13 +81,14 @@ async def test_where_an_answer_ends(
     await assert_one_error(proxy, caplog)
 
 
+@interpreted
 async def test_in_the_middle_of_a_stream(
     make_engine: MakeEngine,
     make_proxy: MakeProxy,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    more, left = asyncio.Event(), asyncio.Event()
+    more = asyncio.Event()
 
     def script(request: Received) -> list[Step]:
         return [*stream(text_event("one"))[:-1], more, text_event("two"), "hold"]
@@ -107,9 +107,10 @@ async def test_in_the_middle_of_a_stream(
     assert rest[-1] == "data: [DONE]"
     await proxy.until(proxy.idle)
     assert "failed inside the proxy" in logged(caplog)
-    assert not left.is_set()
+    await engine.until(lambda: engine.open == 0)
 
 
+@interpreted
 async def test_where_a_place_is_given(
     make_engine: MakeEngine,
     make_proxy: MakeProxy,
@@ -147,6 +148,7 @@ async def test_where_a_place_is_given(
     assert calls[0].record.request_id in logged(caplog)
 
 
+@interpreted
 async def test_where_time_limits_are_looked_at(
     make_engine: MakeEngine,
     make_proxy: MakeProxy,
@@ -171,6 +173,7 @@ async def test_where_time_limits_are_looked_at(
     await proxy.until(proxy.idle)
 
 
+@interpreted
 async def test_what_ends_a_request_may_itself_be_broken(
     make_engine: MakeEngine,
     make_proxy: MakeProxy,
@@ -199,7 +202,7 @@ async def test_books_that_cannot_be_closed_leave_nothing_in_flight(
     engine = await make_engine()
     proxy = await make_proxy(table(replica(engine)))
     with monkeypatch.context() as patched:
-        patched.setattr(Record, "count", oops)
+        patched.setattr(ListLog, "write", oops)
         async with asyncio.timeout(5), proxy.client as client:
             try:
                 got = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
@@ -211,6 +214,7 @@ async def test_books_that_cannot_be_closed_leave_nothing_in_flight(
     assert (await proxy.complete()).status_code == 200
 
 
+@interpreted
 async def test_a_client_that_leaves_while_we_are_broken(
     make_engine: MakeEngine,
     make_proxy: MakeProxy,

@@ -73,7 +73,11 @@ async def test_what_cannot_be_read_is_refused_in_openais_shape(
 
 async def test_a_head_that_never_ends_is_cut_off(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy(table(), client_timeout_seconds=0.2)
-    for data in (b"", b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx", request(b"host: localhost")[:-5]):
+    for data in (
+        b"",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx",
+        request(b"host: localhost")[:-5],
+    ):
         answer = await talk(proxy, data, finish=False)
         assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
 

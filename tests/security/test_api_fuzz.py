@@ -11,16 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import generation
 from starlette.testclient import TestClient
 
 from partitiond.api.app import create_app
 from tests.api.fake_service import FakeService
 from tests.security.recorder import Recorder
 from tests.security.target import KEY, Target, key, running
-
-schemathesis = pytest.importorskip("schemathesis")
-generation: Any = pytest.importorskip("schemathesis.generation")
 
 TOKEN = "an-admin-token-for-tests"
 EXAMPLES = 6
@@ -46,8 +45,9 @@ def try_every_operation(
     """Requests that fit the document and requests that do not; the statuses by operation."""
     schema = schemathesis.openapi.from_dict(document)
     seen: dict[str, set[int]] = {}
-    for result in schema.get_all_operations():
-        operation = result.ok()
+    found: Any  # an operation, or why there is none: then asking for it raises
+    for found in schema.get_all_operations():
+        operation = found.ok()
         statuses = seen.setdefault(operation.label, set())
         for mode in generation.GenerationMode:
             _try(operation, mode, send, statuses, limits(examples, derandomize=derandomize))

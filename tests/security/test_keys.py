@@ -254,7 +254,8 @@ def test_an_empty_key_is_nobody_s(
 ) -> None:
     """Not even where a table holds the hash of nothing."""
     proxy.publish(engine, keys=[key("", "nothing")], keys_required=required)
-    data = post(b'{"model":"m","prompt":"x"}', b"authorization: " + value)
+    body = b'{"model":"m","prompt":"x"}'
+    data = post(body, b"authorization: " + value, host=b"host: localhost")
     assert exchange(proxy.port, data, 1).answers[0].status == (401 if required else 200)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 SILENT_SECONDS = 10.0
 """Longest wait for an answer; reached only where a test fails."""
-PROBE = b"GET /healthz HTTP/1.1\r\nhost: probe\r\n\r\n"
+PROBE = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9])( [\x20-\x7e]*)?")
 HEADER = re.compile(rb"([a-z0-9-]+): ([\t\x20-\x7e\x80-\xff]*)", re.IGNORECASE)
 
