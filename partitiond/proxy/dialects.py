@@ -165,6 +165,20 @@ def _blames_request(event: bytes, field: str) -> int | None:
     return code if type(code) is int and 400 <= code < 500 else None
 
 
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Anthropic's word for each status; any other is an `api_error`."""
+
+
 class MessagesDialect:
     """Anthropic's messages."""
 
@@ -196,8 +210,9 @@ class MessagesDialect:
         return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
 
     def error_body(self, error: ApiError) -> bytes:
-        """Anthropic's shape around OpenAI's fields, so that clients of either kind can read it."""
+        """Anthropic's shape and type with OpenAI's fields: clients of either kind can read it."""
         inner = json.loads(error.body())["error"]
+        inner["type"] = _ANTHROPIC_TYPES.get(error.status, "api_error")
         return json.dumps({"type": "error", "error": inner}, separators=(",", ":")).encode()
 
     def error_status(self, event: bytes) -> int | None:

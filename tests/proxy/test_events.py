@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.proxy.dialects import CHAT, MESSAGES, RESPONSES
-from partitiond.proxy.errors import AttemptError
+from partitiond.proxy.errors import ApiError, AttemptError
 from partitiond.proxy.events import EventScanner
 from tests.proxy.scripted import DONE, chat_event, event, text_event
 
@@ -179,3 +179,18 @@ def test_what_never_becomes_content_is_bounded(piece: bytes) -> None:
 
     with pytest.raises(AttemptError):
         feed_without_end()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, "not_found_error"), (401, "authentication_error"), (503, "overloaded_error"),
+     (502, "api_error")],
+)  # fmt: skip
+def test_errors_of_messages_have_anthropics_types_and_openais_fields(
+    status: int, kind: str
+) -> None:
+    body = json.loads(MESSAGES.error_body(ApiError(status, "told", param="model", code="x")))
+    assert body == {
+        "type": "error",
+        "error": {"message": "told", "type": kind, "param": "model", "code": "x"},
+    }
