@@ -25,7 +25,16 @@ S = TypeVar("S", bound=BaseModel)
 
 ENV_PREFIX: Final = "PARTITIOND_"
 CONFIG_VARIABLE: Final = "PARTITIOND_CONFIG"
-NOT_SETTINGS: Final = frozenset({CONFIG_VARIABLE, "PARTITIOND_URL", "PARTITIOND_TOKEN"})
+NOT_SETTINGS: Final = frozenset(
+    {
+        CONFIG_VARIABLE,
+        "PARTITIOND_URL",
+        "PARTITIOND_TOKEN",
+        # Where the proxy's compiled modules are, read before there are settings: see `native`.
+        "PARTITIOND_NATIVE",
+        "PARTITIOND_NATIVE_DIR",
+    }
+)
 """Variables of the command line, not of the schema: settings file, control URL, admin token."""
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 """Kubernetes sets PARTITIOND_PORT=tcp://... and the like for a service of our name: not ours."""

@@ -150,6 +150,8 @@ def test_variables_of_others_are_left_alone(no_file: Path) -> None:
         "PARTITIOND_TOKEN": "secret",
         "PARTITIOND_PORT": "tcp://10.0.0.1:8000",
         "PARTITIOND_SERVICE_HOST": "10.0.0.1",
+        "PARTITIOND_NATIVE": "0",
+        "PARTITIOND_NATIVE_DIR": "/y",
     }
     assert set(load_settings(no_file, env).origins.values()) == {"default"}
 

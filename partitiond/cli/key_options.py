@@ -64,7 +64,7 @@ BudgetOption = Annotated[
     typer.Option(
         "--token-budget",
         metavar="N/hour|day|month|never",
-        help="Tokens per period, as 1000000/day; 0: no budget.",
+        help="Tokens per period [day], as 1000000/day; 0: no limit.",
     ),
 ]
 PromptBytesOption = Annotated[
@@ -94,6 +94,7 @@ GraceOption = Annotated[
 
 PERIODS: Final = ("hour", "day", "month", "never")
 _DATE: Final = re.compile(r"^\d{4}-\d{2}-\d{2}")
+_EXPIRY_HINT: Final = "As 30d, 2030-01-31, 2030-01-31T12:00Z, or never."
 
 
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -118,15 +119,16 @@ def expiry_body(text: str | None) -> dict[str, Any]:
     if text == "never":
         return {"expires_at": None}
     if not _DATE.match(text):
-        return {"expires_in_seconds": seconds_of("--expires", text)}
+        try:
+            return {"expires_in_seconds": seconds_of("--expires", text)}
+        except InputError as error:
+            raise InputError(error.message, hint=_EXPIRY_HINT) from error
     from partitiond.core.instants import unix_seconds, utc_iso
 
     try:
         return {"expires_at": utc_iso(unix_seconds(text))}
     except ValueError as error:
-        raise InputError(
-            f"--expires {text!r} is no time.", hint="As 30d, 2030-01-31 or 2030-01-31T12:00Z."
-        ) from error
+        raise InputError(f"--expires {text!r} is no time.", hint=_EXPIRY_HINT) from error
 
 
 def budget_body(text: str | None) -> dict[str, Any]:
@@ -143,6 +145,11 @@ def budget_body(text: str | None) -> dict[str, Any]:
         raise InputError(
             f"--token-budget {text!r}: there is no period {period!r}.",
             hint=f"Use one of {', '.join(PERIODS)}.",
+        )
+    if slash and not int(digits):
+        raise InputError(
+            f"--token-budget {text!r} would be no limit at all.",
+            hint="0 alone takes the budget away; `partitiond keys remove` ends the key's use.",
         )
     return {"token_budget": int(digits)} | ({"budget_period": period} if slash else {})
 

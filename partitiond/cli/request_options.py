@@ -72,14 +72,19 @@ def _parameters(texts: list[str]) -> dict[str, Any]:
             )
         if name.strip() in found:
             raise InputError(f"--default names {name.strip()} twice.", hint="Give it once.")
-        found[name.strip()] = _value(value.strip())
+        found[name.strip()] = _value(name.strip(), value.strip())
     return found
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str) -> Any:
     """JSON where it is JSON (0.2, true, ["\\n"]), else the text as it is."""
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise InputError(
+            f"--default {name}: the value is nested too deeply.",
+            hint="Give a text, a number, a list or an object of them.",
+        ) from error
     except ValueError:
         return text
 

@@ -36,6 +36,11 @@ REQUEST_OWN: Final = frozenset(
 )  # fmt: skip
 """Parameters that are the request itself, or say who asks; a default of them makes no sense."""
 
+_OUTPUT_LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
+_CHOICES: Final = frozenset({"n", "best_of"})
+MAX_CHOICES: Final = 128
+"""What the endpoint takes of `n`."""
+
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -91,6 +96,27 @@ def check_defaults(defaults: Mapping[str, Any]) -> None:
         "allowed.",
         "Shorten them: they are added to every request.",
     )
+
+
+def check_defaults_fit(defaults: Mapping[str, Any], limits: RequestLimits) -> None:
+    """Raises SpecError for a default for which every request that gets it would be refused."""
+    for names, most, limit in (
+        (_OUTPUT_LIMITS, MAX_TOKENS, limits.max_output_tokens),
+        (_CHOICES, MAX_CHOICES, limits.max_sequences),
+    ):
+        for name in sorted(names & defaults.keys()):
+            value = defaults[name]
+            require(
+                type(value) is int and 1 <= value <= most,
+                f"the default of {name} must be a whole number between 1 and {most}, "
+                f"got {json.dumps(value)[:40]}.",
+                f"As {name}=1, without quotes.",
+            )
+            require(
+                not limit or value <= limit,
+                f"the default of {name} is {value}, beyond the model's own limit of {limit}.",
+                "Lower the default or raise the limit: requests that name none would be refused.",
+            )
 
 
 def _is_plain(value: object) -> bool:

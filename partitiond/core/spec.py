@@ -23,7 +23,12 @@ from partitiond.core.placement_rules import (
     PlacementRules,
 )
 from partitiond.core.precision import KV_CACHE_DTYPES, QUANTIZATIONS
-from partitiond.core.request_options import check_aliases, check_defaults, check_request_limits
+from partitiond.core.request_options import (
+    check_aliases,
+    check_defaults,
+    check_defaults_fit,
+    check_request_limits,
+)
 from partitiond.core.routing import NO_REQUEST_LIMITS, RequestLimits
 from partitiond.core.workload import MAX_TOKENS, Workload
 
@@ -317,6 +322,7 @@ class ModelSpec:
         check_aliases(self.name, self.aliases)
         check_defaults(self.request_defaults)
         check_request_limits(self.request_limits)
+        check_defaults_fit(self.request_defaults, self.request_limits)
 
     def offered_as(self, other: "ModelSpec") -> "ModelSpec":
         """This spec with what only the proxy looks at of the other: names, defaults, limits.

@@ -200,10 +200,12 @@ class Exchange(Incoming):
         if model is None or not self._caller.may_use(model.route.name):
             return errors.unknown_model(request.model)
         if model.route.defaults_json and self.route.kind is RouteKind.GENERATE:
+            named = request.size.own_limit and request.size.max_tokens is not None
             self.body = with_defaults(self.body, model.route.defaults_json)
             request = parse_request(self.body, self.route.measure, state.options)
             if isinstance(request, ApiError):
                 return request
+            request.size.own_limit = named
         refusal = self._prepare(request, model)
         return (request, model) if refusal is None else refusal
 

@@ -37,12 +37,14 @@ class Size(msgspec.Struct):
         prompt_bytes: all prompts together, in bytes of text (chat: the whole body).
         prompt_tokens: exact count where the prompts are token ids, else 0.
         max_tokens: limit on the output of one sequence, or None.
+        own_limit: the client named that limit; else it is a default, and gives way to limits.
     """
 
     prompts: int
     prompt_bytes: int
     prompt_tokens: int = 0
     max_tokens: int | None = 0
+    own_limit: bool = True
 
 
 class ParsedRequest(msgspec.Struct):

@@ -85,7 +85,7 @@ def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | No
             "n",
             code="too_many_sequences",
         )
-    asked = size.max_tokens
+    asked = size.max_tokens if size.own_limit else None
     if limits.max_output_tokens and asked is not None and asked > limits.max_output_tokens:
         return invalid(
             f"The request asks for {asked} output tokens; at most {limits.max_output_tokens} "
@@ -112,10 +112,13 @@ def engine_body(
     """The body for the engine: the client's own bytes wherever nothing must differ.
 
     Args:
-        most: limit on output tokens where the request names none; 0 for none.
+        most: limit on output tokens where the request names none, or where a default that it
+            got is larger; 0 for none. The request's size then has it, too.
     """
     add_usage = request.stream and route.tells_usage and not request.wants_usage
-    add_limit = bool(most and route.output_field and request.size.max_tokens is None)
+    size = request.size
+    beyond = size.max_tokens is None or (not size.own_limit and size.max_tokens > most)
+    add_limit = bool(most and route.output_field and beyond)
     if model.served_name == request.model and not add_limit:
         if not add_usage:
             return body
@@ -128,7 +131,7 @@ def engine_body(
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     payload["model"] = model.served_name
     if add_limit:
-        payload[route.output_field] = most
+        payload[route.output_field] = size.max_tokens = most
     given = payload.get("stream_options")
     if add_usage and (given is None or isinstance(given, dict)):
         kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
@@ -198,6 +201,7 @@ def measure_completion(body: Body, raw: bytes, options: ProxyOptions) -> Size | 
     size = _prompt_size(body.prompt, options.max_prompts, "prompt")
     if isinstance(size, Size):
         size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
+        size.own_limit = limit is not None
     return size
 
 

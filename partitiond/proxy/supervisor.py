@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 import partitiond
+from partitiond import native
 from partitiond.core.errors import (
     ConflictError,
     DeviceError,
@@ -48,7 +49,11 @@ NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For a Unix socket, which needs none: httpx would read all certificate authorities for each
 request, 20 ms of computing, and while a model sleeps it is asked ten times a second."""
 
-_KEPT_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV")
+_KEPT_ENVIRONMENT: Final = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME",
+    native.SWITCH, native.FOLDER,
+)  # fmt: skip
+"""The last three say where compiled modules are found, if at all."""
 
 
 class ProxyProcess:

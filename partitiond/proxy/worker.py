@@ -146,7 +146,10 @@ class _Worker:
                 answer = self._do(message)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the parent replaces us
                 answer = {"error": f"{type(error).__name__}: {error}"}
-            await self._channel.send(answer)
+            try:
+                await self._channel.send(answer)
+            except ConnectionError:
+                break  # it asked, and was gone before the answer
         self._take()  # what it handed over last
         self._stop_taking()
         if self._leaving is None:

@@ -101,6 +101,8 @@ def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
     ("options", "words"),
     [
         (("--expires", "soon"), "not a duration"),
+        (("--expires", "yesterday"), "2030-01-31, 2030-01-31T12:00Z, or never"),
+        (("--token-budget", "0/day"), "no limit at all"),
         (("--expires", "2030-13-01"), "no time"),
         (("--expires", "0d"), "expires_in_seconds"),
         (("--token-budget", "many"), "no budget"),

@@ -133,3 +133,32 @@ def test_specs_that_are_only_offered_otherwise_are_asked_for_alike() -> None:
     assert plain.offered_as(offered) == offered
     assert plain.asked_as(offered) == offered, "the same candidates"
     assert len({offered, spec(demand=Demand(1.0)), plain}) == 2
+
+
+@pytest.mark.parametrize(
+    ("defaults", "limits"),
+    [
+        ({"max_tokens": -5}, {}),
+        ({"max_tokens": "5"}, {}),
+        ({"max_tokens": True}, {}),
+        ({"max_completion_tokens": 10**9}, {}),
+        ({"max_tokens": 51}, {"max_output_tokens": 50}),
+        ({"n": 0}, {}),
+        ({"n": 2.0}, {}),
+        ({"n": 3}, {"max_sequences": 2}),
+    ],
+    ids=str,
+)
+def test_a_default_that_would_refuse_every_request_is_refused_itself(
+    defaults: dict[str, Any], limits: dict[str, int]
+) -> None:
+    with pytest.raises(SpecError, match=next(iter(defaults))) as refused:
+        spec(request_defaults=defaults, request_limits=RequestLimits(**limits))
+    assert refused.value.hint
+    assert refused.value.message.isprintable()
+
+
+def test_a_default_within_the_limits_is_taken() -> None:
+    limits = RequestLimits(max_output_tokens=50, max_sequences=2)
+    taken = spec(request_defaults={"max_tokens": 50, "n": 2}, request_limits=limits)
+    assert taken.request_defaults == {"max_tokens": 50, "n": 2}

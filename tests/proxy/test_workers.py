@@ -87,7 +87,7 @@ async def all_up(process: ProxyProcess, count: int = 2) -> list[int]:
 async def replaced(process: ProxyProcess, *gone: int) -> None:
     """Return when none of these is there any more, and all are."""
     async with asyncio.timeout(30):
-        while set(gone) & {w["pid"] for w in await workers_of(process)}:
+        while set(gone) & {w["pid"] for w in await workers_of(process)}:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await all_up(process)
 
@@ -159,7 +159,7 @@ async def test_two_workers_are_one_proxy(
     assert identity.pid not in pids
     await process.stop(1)
     assert not is_alive(identity)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # noqa: ASYNC240
 
 
 async def test_together_they_never_exceed_a_limit_and_leave_no_place_empty(
@@ -326,7 +326,26 @@ async def test_after_the_parent_was_killed_the_next_one_serves_and_counts_what_s
         for done in await asyncio.gather(*running, late):
             assert done.text.endswith("data: [DONE]\n\n")
     async with asyncio.timeout(10):
-        while any(Path(f"/proc/{pid}").exists() for pid in orphans):
+        while any(Path(f"/proc/{pid}").exists() for pid in orphans):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.05)
+
+
+async def test_workers_whose_parent_is_killed_while_they_start_go_away(
+    make_process: MakeProcess,
+) -> None:
+    process = make_process()
+    await process.ensure_running()
+    assert process.identity is not None
+    pid = process.identity.pid
+    started: list[str] = []
+    async with asyncio.timeout(10):
+        while len(started) < 2:  # they exist, and have not answered yet
+            started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()  # noqa: ASYNC240
+            await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    await process.wait_exit()
+    async with asyncio.timeout(20):
+        while any(Path(f"/proc/{worker}").exists() for worker in started):  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.05)
 
 
@@ -344,7 +363,7 @@ async def test_the_queues_bound_is_for_all_workers_together(
         await engine.until(lambda: len(engine.received) == 1)
         await queued(process, 4)
         async with asyncio.timeout(10):
-            while sum(task.done() for task in sent) < 7:
+            while sum(task.done() for task in sent) < 7:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         refused = [task.result() for task in sent if task.done()]
         assert {r.status_code for r in refused} == {429}
