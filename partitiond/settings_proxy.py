@@ -134,6 +134,12 @@ class ProxySettings(Table):
     def _any_alone(self) -> "ProxySettings":
         if "*" in self.cors_origins and len(self.cors_origins) > 1:
             raise ValueError('proxy.cors_origins has "*" beside others: "*" is any origin already')
+        if "*" in self.cors_origins and not self.require_keys:
+            raise ValueError(
+                'proxy.cors_origins is "*" and proxy.require_keys is false: every page that '
+                "somebody here opens could use the models; list the origins, or set "
+                "proxy.require_keys to true"
+            )
         if "*" in self.allowed_hosts and len(self.allowed_hosts) > 1:
             raise ValueError('proxy.allowed_hosts has "*" beside others: "*" is any name already')
         return self

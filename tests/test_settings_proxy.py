@@ -60,6 +60,7 @@ def test_lists_are_read_from_the_environment(tmp_path: Path) -> None:
     env = {
         "PARTITIOND_PROXY__TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7",
         "PARTITIOND_PROXY__CORS_ORIGINS": "*",
+        "PARTITIOND_PROXY__REQUIRE_KEYS": "true",
     }
     options = proxy_options(loaded(tmp_path, env=env))
     assert options.trusted_proxies == ("10.0.0.0/8", "192.0.2.7/32")
@@ -81,6 +82,7 @@ def test_lists_are_read_from_the_environment(tmp_path: Path) -> None:
         ('trusted_proxies = ["::/0"]', "every address"),
         ('trusted_proxies = "10.0.0.0/8"', "proxy.trusted_proxies"),
         ('cors_origins = ["*", "https://a.example"]', "any origin already"),
+        ('cors_origins = ["*"]', "require_keys"),
         ('cors_origins = ["a.example"]', "write an origin"),
         ('cors_origins = ["https://a.example/"]', "write an origin"),
         ('cors_origins = ["https://a.example/path"]', "write an origin"),

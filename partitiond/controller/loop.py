@@ -19,7 +19,7 @@ from partitiond.controller.holdings import held, is_record_of
 from partitiond.controller.journal import Journal
 from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.controller.routes import KeyRoutes, RoutedEngine, RoutePolicy, routing_from
 from partitiond.controller.sleeping import SleepKeeper, serving_since
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import PartitiondError
@@ -109,6 +109,7 @@ class Controller:
         self._policy = policy
         self._reconcile_policy = policy.reconcile
         self._routes = routes
+        self._key_routes = KeyRoutes()
         self._wake = wake
         self._observer = observer
         self._starts: dict[str, int] = {}
@@ -241,7 +242,7 @@ class Controller:
                 desired=self.desired,
                 engines=self._routed(),
                 models=records,
-                keys=self._store.keys(),
+                keys=self._key_routes.of(self._store.keys()),
                 policy=self._routes,
                 version=0,
                 asleep=levels.keys(),

@@ -107,7 +107,7 @@ def routing_from(
     desired: Sequence[Placement],
     engines: Sequence[RoutedEngine],
     models: Sequence[ModelRecord],
-    keys: Sequence[KeyRecord],
+    keys: Sequence[KeyRoute],
     policy: RoutePolicy,
     version: int,
     asleep: Collection[str] = (),
@@ -140,7 +140,7 @@ def routing_from(
             for engine in engines
             if _serves(engine) or _drains(engine)
         ),
-        keys=tuple(key_route(key) for key in keys),
+        keys=tuple(keys),
         keys_required=policy.keys_required,
     )
 
@@ -160,6 +160,21 @@ def key_route(key: KeyRecord) -> KeyRoute:
         limits=key.limits,
         rates=key.rates,
     )
+
+
+class KeyRoutes:
+    """Keys as the proxy sees them, made anew only when there are others: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._keys: Sequence[KeyRecord] = ()
+        self._routes: tuple[KeyRoute, ...] = ()
+
+    def of(self, keys: Sequence[KeyRecord]) -> tuple[KeyRoute, ...]:
+        """The same object for the same one."""
+        if keys is not self._keys:
+            self._routes = tuple(key_route(key) for key in keys)
+            self._keys = keys
+        return self._routes
 
 
 def _serves(engine: RoutedEngine) -> bool:

@@ -228,7 +228,7 @@ def refuse_too_late(
     return Rejected(
         429,
         "wait_too_long",
-        f"The request could not start within {within_seconds:g} s (expected wait {wait:.0f} s).",
+        f"The request could not start within {within_seconds:g} s (expected wait {wait:.1f} s).",
         retry_after_seconds(wait),
     )
 

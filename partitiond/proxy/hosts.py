@@ -21,6 +21,13 @@ class AllowedHosts:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
 
+    def refusal_of(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiError | None:
+        """Why a request with these headers is refused, or None; names in lower case."""
+        for name, value in headers:
+            if name == b"host" and value:
+                return self.refusal(value)
+        return None
+
     def refusal(self, host: bytes) -> ApiError | None:
         """Why a request with this Host is refused, or None; its port does not matter."""
         name = _name_in(host)

@@ -11,7 +11,6 @@ a missing or double Host, and anything that is not HTTP/1.0 or 1.1. All in OpenA
 
 import asyncio
 import collections
-import logging
 import math
 import time
 import urllib.parse
@@ -20,50 +19,33 @@ from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from partitiond.proxy.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.cors import origin_of
 from partitiond.proxy.errors import TOO_MANY_CONNECTIONS, ApiError
 from partitiond.proxy.exchange import Exchange, Phase
+from partitiond.proxy.head_checks import check_head, head_too_large
 from partitiond.proxy.heads import RequestHead
-from partitiond.proxy.hosts import is_loopback
 from partitiond.proxy.incoming import Incoming
 from partitiond.proxy.known_heads import KnownHead
-from partitiond.proxy.origins import plain_address
 from partitiond.proxy.request_id import new_request_id
 from partitiond.proxy.routes import BY_PATH, BY_TARGET, DataRoute
 from partitiond.proxy.state import ProxyState
-from partitiond.proxy.tls import unsent_bytes
 from partitiond.proxy.upgrades import body_framing, parser_after_upgrade
 
-SURPLUS_SECONDS: Final = 1.0
-"""A connection beyond the limit is answered when its head comes: closing it sooner would reset
-what the client is sending, and it would not see why."""
-LINGER_SECONDS: Final = 2.0
-"""After a refusal that did not wait for its body, what still comes is dropped for so long."""
-GOODBYE_SECONDS: Final = 0.25
-"""A client that has everything has so long to end TLS from its side, too."""
-IDLE_SECONDS: Final = 75.0
-"""A connection without a request is kept so long."""
 MAX_PIPELINED: Final = 64
 """Requests of one connection that wait for the answers of those before them."""
 
 Waiting = Exchange | RequestResponseCycle
 
-_logger = logging.getLogger("partitiond.proxy")
 
-
-class DataProtocol(HttpToolsProtocol):
-    """One client connection.
+class DataProtocol(ClientConnection):
+    """One client connection and its requests.
 
     Attributes:
         awaits_continue: the client sends its body only when told to.
-        address: of the connection's other end, or empty.
     """
 
     def __init__(
@@ -74,21 +56,11 @@ class DataProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.state = state
+        super().__init__(state, config, server_state, app_state, _loop)
         self.awaits_continue = False
-        self.address = ""
-        self._is_tls = False
-        self._guards_host = False
-        """Names may lead here that are not ours (see `hosts`); TLS would show that by itself."""
-        self._closed_at = math.inf
-        self._options = state.options
         self._head_bytes = 0
         self._in_head = True
-        self._is_surplus = False
-        self._deadline = math.inf
         self._refusal: ApiError | None = None
-        self._lingering = False
         self._framing = b""
         """How long the body is of a request that asked to upgrade, until it is read."""
         self._between = True
@@ -101,26 +73,8 @@ class DataProtocol(HttpToolsProtocol):
         """The request that is being answered."""
         self._line: collections.deque[tuple[Waiting, Callable[[], object]]] = collections.deque()
 
-    # Connections
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock for the first head."""
-        super().connection_made(transport)
-        self.state.connections.add(self)
-        self.state.start_sweeping()
-        self.address = plain_address(self.client[0]) if self.client else ""
-        self._is_tls = self.scheme == "https"
-        self._guards_host = (
-            not self._is_tls and self.server is not None and is_loopback(self.server[0])
-        )
-        beyond = self.state.addresses.opened(self.address)
-        self._is_surplus = beyond or len(self.connections) > self._options.max_connections
-        self._await_head()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything."""
-        self.state.connections.discard(self)
-        self.state.addresses.closed(self.address)
         waiting = [self._active, *(one for one, _ in self._line), self._exchange]
         self._line.clear()
         super().connection_lost(exc)
@@ -133,49 +87,6 @@ class DataProtocol(HttpToolsProtocol):
             elif one is not None:
                 one.disconnected = True
                 one.message_event.set()
-
-    def sweep(self, now: float) -> None:
-        """Look whether a time limit of the connection was passed."""
-        if now > self._deadline:
-            self._deadline = math.inf
-            self.transport.abort() if self._lingering else self._close_idle()
-        elif self._is_tls and self.transport.is_closing():
-            self._sweep_goodbye(now)
-
-    def _sweep_goodbye(self, now: float) -> None:
-        """A connection that was closed waits for the client to agree, which many never do."""
-        if self._closed_at == math.inf:
-            self._closed_at = now
-        elif now - self._closed_at > GOODBYE_SECONDS and not unsent_bytes(self.transport):
-            self.transport.abort()
-
-    def _close_idle(self) -> None:
-        # With bytes that the client does not take, closing would wait for it for ever.
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close without sending what the client does not take."""
-        self.transport.abort()
-
-    def crashed(self) -> None:
-        """A bug of ours, inside `except`."""
-        _logger.exception("a connection failed inside the proxy")
-        self.transport.abort()
-
-    def linger(self) -> None:
-        """Take no further request: drop what comes, then close."""
-        self._lingering = True
-        self._deadline = time.monotonic() + LINGER_SECONDS
-
-    def head_lines(self) -> bytes:
-        """Headers of every answer."""
-        lines = b""
-        for name, value in self.server_state.default_headers:
-            lines += name + b": " + value + b"\r\n"
-        return lines
 
     def pause_writing(self) -> None:
         """The client's buffer is full."""
@@ -246,7 +157,7 @@ class DataProtocol(HttpToolsProtocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._options.max_header_bytes and not self.transport.is_closing():
-            self._refusal = self._too_large()
+            self._refusal = head_too_large(self._options.max_header_bytes)
             self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is ours here
@@ -301,7 +212,7 @@ class DataProtocol(HttpToolsProtocol):
             return
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._options.max_header_bytes:
-            self._refusal = self._too_large()
+            self._refusal = head_too_large(self._options.max_header_bytes)
             raise ValueError(self._refusal.message)
 
     def on_headers_complete(self) -> None:
@@ -466,6 +377,19 @@ class DataProtocol(HttpToolsProtocol):
         if len(self._line) > MAX_PIPELINED:
             self.transport.abort()
 
+    def _check_head(self) -> ApiError | None:
+        if self._is_surplus:
+            return TOO_MANY_CONNECTIONS
+        version = self.parser.get_http_version()
+        refusal = check_head(self.url, self.headers, version, self._options.max_header_bytes)
+        if refusal is not None:
+            return refusal
+        if self.parser.should_upgrade():
+            self._framing = body_framing(self.headers)
+        if self._guards_host and not self.state.keys.required:
+            return self.state.hosts.refusal_of(self.headers)
+        return None
+
     # Answers
 
     def exchange_over(self, exchange: Incoming) -> None:
@@ -506,64 +430,8 @@ class DataProtocol(HttpToolsProtocol):
         elif self.transport.can_write_eof():
             self.transport.write_eof()  # nothing more will come; what is sent to us is dropped
 
-    # Limits
-
-    def _check_head(self) -> ApiError | None:
-        if self._is_surplus:
-            return TOO_MANY_CONNECTIONS
-        size = len(self.url)
-        hosts = encodings = 0
-        host = b""
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-            if name in _CHECKED:
-                if name == b"host":
-                    hosts += 1
-                    host = value
-                elif name == b"transfer-encoding":
-                    # The parser lets others stand before "chunked"; a reader in front may not.
-                    encodings += 1 if value.lower() == b"chunked" else 2
-                elif name == b"upgrade" and self.parser.should_upgrade():
-                    self._framing = body_framing(self.headers)
-        if size > self._options.max_header_bytes:
-            return self._too_large()
-        if hosts != 1:
-            version = self.parser.get_http_version()
-            if version == "1.1" or hosts > 1:
-                return _NEEDS_HOST
-        version = self.parser.get_http_version()
-        if version not in {"1.0", "1.1"}:
-            return _NEEDS_HOST
-        if encodings > 1 or (encodings and version == "1.0"):
-            return _ONLY_CHUNKED
-        if host and self._guards_host and not self.state.keys.required:
-            return self.state.hosts.refusal(host)
-        return None
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            431,
-            f"The request's head is larger than {self._options.max_header_bytes} bytes.",
-            code="headers_too_large",
-        )
-
-    def _head_seconds(self) -> float:
-        seconds = self._options.client_timeout_seconds
-        # A surplus connection stays just long enough to be answered.
-        return min(seconds, SURPLUS_SECONDS) if self._is_surplus else seconds
-
-    def _await_head(self) -> None:
-        self._deadline = time.monotonic() + self._head_seconds()
-
 
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
-_CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"upgrade"})
-_NEEDS_HOST: Final = ApiError(
-    400, "The request needs exactly one Host header.", code="invalid_http"
-)
-_ONLY_CHUNKED: Final = ApiError(
-    400, "The one transfer encoding is 'chunked', and HTTP/1.0 has none.", code="invalid_http"
-)
 
 
 def protocol_with(state: ProxyState) -> Callable[..., DataProtocol]:

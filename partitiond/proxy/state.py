@@ -26,9 +26,9 @@ from partitiond.proxy.shared import Peers
 from partitiond.proxy.table_file import load_table, write_table
 
 if TYPE_CHECKING:
+    from partitiond.proxy.client_connection import ClientConnection
     from partitiond.proxy.exchange import Exchange
     from partitiond.proxy.incoming import Incoming
-    from partitiond.proxy.lane import DataProtocol
 
 SWEEP_SECONDS: Final = 0.05
 """How often time limits are looked at: how late one may be noticed."""
@@ -65,7 +65,7 @@ class ProxyState:
         self.keys = KeyRing((), required=True)
         self.flights: set[Exchange] = set()
         self.reading: set[Incoming] = set()
-        self.connections: set[DataProtocol] = set()
+        self.connections: set[ClientConnection] = set()
         self.draining = False
         self.known_heads = KnownHeads()
         self.quarantine = Quarantine()
@@ -204,7 +204,7 @@ class ProxyState:
         """One timer for all requests and connections, instead of several for each."""
         self._sweep_timer = None
         now = time.monotonic()
-        watched: list[Incoming | DataProtocol] = [
+        watched: list[Incoming | ClientConnection] = [
             *self.flights, *self.reading, *self.connections,
         ]  # fmt: skip
         for one in watched:

@@ -28,7 +28,7 @@ from partitiond.proxy.tls import ServerTls, server_tls
 from partitiond.serde import from_jsonable
 
 if TYPE_CHECKING:
-    from partitiond.proxy.lane import DataProtocol
+    from partitiond.proxy.client_connection import ClientConnection
 
 ORPHAN_GRACE_SECONDS: Final = 30.0
 """When the parent was killed, what runs may take so long; meanwhile the next one is serving."""
@@ -54,7 +54,7 @@ class Post:
     bells: dict[int, int]
 
 
-class Connections(set["DataProtocol"]):
+class Connections(set["ClientConnection"]):
     """Open connections; the parent learns of each that is closed."""
 
     def __init__(self, peers: Peers) -> None:

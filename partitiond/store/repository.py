@@ -47,6 +47,8 @@ class SqlStore:
         self._writing = engine.execution_options(**{IMMEDIATE: True})
         self._lock = threading.RLock()
         self._closed = False
+        # Read at every pass of the loop, and there may be thousands. Set under the lock alone.
+        self._keys: tuple[KeyRecord, ...] | None = None
 
     @contextlib.contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
@@ -218,6 +220,7 @@ class SqlStore:
         row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_json(key))
         try:
             with self._write() as session:
+                self._keys = None
                 session.add(row)
         except IntegrityError as error:
             raise ConflictError(
@@ -227,10 +230,14 @@ class SqlStore:
             ) from error
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All, oldest first."""
+        """All, oldest first; the same object as long as none has changed."""
         with self._read() as session:
-            rows = session.exec(select(KeyRow).order_by(col(KeyRow.sequence))).all()
-            return [self._parse(KeyRecord, row.body, f"key {row.id}") for row in rows]
+            if self._keys is None:
+                rows = session.exec(select(KeyRow).order_by(col(KeyRow.sequence))).all()
+                self._keys = tuple(
+                    self._parse(KeyRecord, row.body, f"key {row.id}") for row in rows
+                )
+            return self._keys
 
     def key(self, key_id: str) -> KeyRecord:
         """Raises NotFoundError."""
@@ -241,6 +248,7 @@ class SqlStore:
     def update_key(self, key: KeyRecord) -> None:
         """Replace by id. Raises NotFoundError."""
         with self._write() as session:
+            self._keys = None
             row = _key_row(session, key.id)
             row.sha256, row.body = key.sha256, serde.to_json(key)
             session.add(row)
@@ -248,6 +256,7 @@ class SqlStore:
     def remove_key(self, key_id: str) -> None:
         """Raises NotFoundError."""
         with self._write() as session:
+            self._keys = None
             session.delete(_key_row(session, key_id))
 
     # --- marks -------------------------------------------------------------------------------

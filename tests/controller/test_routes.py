@@ -45,7 +45,7 @@ def table(*engines: RoutedEngine, policy: RoutePolicy | None = None) -> RoutingT
         desired=[placement("a-1")],
         engines=engines,
         models=[record("a")],
-        keys=[KeyRecord(id="key-1", sha256="ab" * 32, models=("a",), created_at=NOW)],
+        keys=[key_route(KeyRecord(id="key-1", sha256="ab" * 32, models=("a",), created_at=NOW))],
         policy=policy or RoutePolicy(),
         version=3,
     )
