@@ -4,7 +4,8 @@
 
 Everything is on in the base. Each variant takes one thing away (by an option, or by taking the
 part out where there is none: see `without.py`) or adds one that few requests use. All run beside
-each other and are measured in turns; the difference is of the same round.
+each other and are measured in turns; the difference is of the same round. Parts can be taken out of
+the sources only, not of what is compiled of them: those variants are compared with `interpreted`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from bench.proxy.proxies import Proxy, Setting, StartError, ours
 from partitiond.core.routing import KeyRates, KeyRoute, RequestLimits, RoutingTable
 
 BASE: Final = "base"
+INTERPRETED: Final = "interpreted"
 KEYS: Final = 100
 HIGH: Final = 1_000_000_000
 SHOWN: Final = (CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK)
@@ -82,7 +84,10 @@ LIMITS: Final = RequestLimits(max_prompt_bytes=HIGH, max_output_tokens=HIGH, max
 
 VARIANTS: Final[Mapping[str, Variant]] = {
     BASE: Variant("keys, admission, dispatch, usage, metrics and the log are on"),
-    "no-keys": Variant("no key is required, none is sent", keys=False),
+    INTERPRETED: Variant("the same, not compiled", without=("nothing",)),
+    "no-keys": Variant(
+        "no key is required, none is sent", keys=False, options={"allowed_hosts": ["*"]}
+    ),
     "no-log": Variant("no line per request", without=("log",)),
     "no-metrics": Variant("requests are not counted", without=("metrics",)),
     "no-estimates": Variant("nothing is learnt of requests", without=("estimates",)),
@@ -122,11 +127,17 @@ def start_all(names: Sequence[str], setting: Setting, stack: contextlib.ExitStac
         sys.exit(str(error))
 
 
+def base_of(name: str) -> str:
+    """What a variant is compared with."""
+    return INTERPRETED if VARIANTS[name].without and name != INTERPRETED else BASE
+
+
 def line_of(results: Results, name: str) -> str:
     """A variant's medians, and its differences to the base with their range."""
     cells = []
+    beside = base_of(name)
     for figure in SHOWN:
-        mine, base = (results.values.get(n, {}).get(figure, []) for n in (name, BASE))
+        mine, base = (results.values.get(n, {}).get(figure, []) for n in (name, beside))
         differences = [a - b for a, b in zip(mine, base, strict=False)]
         if not differences:
             cells.append(f"{'-':>30}")
@@ -154,7 +165,8 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     for name in chosen:
         if name not in VARIANTS:
             parser.error(f"--only: there is no {name!r}, only {', '.join(VARIANTS)}")
-    given.variants = [BASE, *(name for name in chosen if name != BASE)]
+    bases = [BASE, *({INTERPRETED} & {base_of(name) for name in chosen})]
+    given.variants = [*bases, *(name for name in chosen if name not in bases)]
     return given
 
 

@@ -1,15 +1,21 @@
 """Our proxy with parts taken out, to learn what they cost. Run by `features.py`, never in use.
 
+It runs the sources, not what is compiled of them: compiled methods cannot be replaced.
+
 python -m bench.proxy.without log,metrics ARGUMENTS OF partitiond.proxy
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from partitiond import native
+
 PARTS: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
     # (module, class, method) that then does nothing
+    "nothing": (),
     "log": (("partitiond.proxy.record", "Record", "write"),),
     "metrics": (("partitiond.proxy.record", "Record", "count"),),
     "estimates": (("partitiond.proxy.record", "Record", "teach"),),
@@ -37,6 +43,7 @@ def take_out(part: str) -> None:
 
 def main() -> int:
     """Take out the parts, then be the proxy."""
+    os.environ[native.SWITCH] = "0"
     parts = sys.argv.pop(1)
     for part in parts.split(","):
         take_out(part)
