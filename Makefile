@@ -40,7 +40,6 @@ $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what partitiond needs, as pinned in requirements.lock"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@$(BIN)/python -m partitiond.native || true
 	@touch $@
 
 setup: $(STAMP) ## make the daemon's environment in .venv (quick the second time)
@@ -57,7 +56,7 @@ tour: $(STAMP) ## plan twelve small models on A100s: no engine, no GPU
 tour-gpus: $(STAMP) ## eight simulated A100s: MPS, MIG, memory shares, and what happens when they break
 	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/simulated-gpus/tour.sh
 
-demo: $(STAMP) ## the whole loop on this machine with a real engine
+demo: $(STAMP) native ## the whole loop on this machine with a real engine
 	@$(BIN)/partitiond demo $(DEMO_ARGS)
 
 # --- checking it -----------------------------------------------------------------------------
@@ -72,7 +71,7 @@ format: $(STAMP) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-native: $(STAMP) ## compile the proxy's hot path (needs a C compiler; done by setup where there is one)
+native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (done by demo and test)
 	@$(BIN)/python -m partitiond.native
 
 test: $(STAMP) engine lint native ## everything but the slow tests, the real engine included

@@ -265,6 +265,9 @@ def update(
     if as_json:
         print_json(record)
         return
+    if changes.keys() <= {"aliases", "request_defaults", "request_limits"}:
+        say(f"{name} is changed (version {record.version}), from the next request on.")
+        return
     say(f"{name} is changed (version {record.version}). `partitiond plan` shows what follows.")
 
 

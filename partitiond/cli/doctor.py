@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.doctor_findings import Finding, fail, ok, warn
 from partitiond.cli.doctor_limits import check_open_files, file_limits
+from partitiond.cli.doctor_native import examine_native
 from partitiond.cli.doctor_tls import check_tls
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, MIB, format_bytes
@@ -220,6 +221,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
         check_python,
         lambda: check_engine(settings),
         lambda: check_compiler(settings),
+        examine_native,
         lambda: check_devices(settings),
         lambda: check_telemetry(settings),
         lambda: check_memory(settings),

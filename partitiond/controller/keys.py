@@ -165,9 +165,19 @@ class Keys:
         return tuple(dict.fromkeys(names.get(name, name) for name in asked))
 
     async def _tell(self, key_id: str) -> None:
-        """Return once the proxy does as the store says: who made a key may use it at once."""
+        """Return once the proxy does as the store says: who made a key may use it at once.
+
+        Where it refuses the table an event says so: nobody is to believe that a key is refused
+        while it is still taken.
+        """
         self._controller.wake()
-        await self._endpoint.told(lambda table: self._is_told(key_id, table), TELL_SECONDS)
+        told = await self._endpoint.told(lambda table: self._is_told(key_id, table), TELL_SECONDS)
+        if not told and self._endpoint.problem:
+            self._journal.note(
+                "key-not-in-force",
+                key_id,
+                f"the endpoint still serves by the terms before: {self._endpoint.problem}",
+            )
 
     def _is_told(self, key_id: str, table: RoutingTable) -> bool:
         try:

@@ -69,6 +69,7 @@ class Accounts:
         self._counts: dict[str, Counts] = {}
         self._kept: dict[str, BudgetUse] = {}
         self._saved = b""
+        self._failing = False
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
         self.tell: Callable[[str, Usage], object] | None = None
@@ -173,8 +174,11 @@ class Accounts:
         try:
             write_atomically(self._path, data)
             self._saved = data
-        except OSError:
-            _logger.exception("the keys' budgets could not be written: %s", self._path)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:  # a full disk needs no line each second
+                _logger.error("the keys' budgets could not be written: %s", error)
+            self._failing = True
 
 
 def _nobody(_key_id: str) -> Usage:

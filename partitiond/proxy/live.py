@@ -155,7 +155,7 @@ class LiveModel:
                 return late
         without_place = self._push(entry, again=again)
         if without_place is not None:
-            refused = refuse_full(len(self.queue), ahead, limits)
+            refused = refuse_full(len(self.queue) + self._elsewhere(), ahead, limits)
             if without_place is entry:
                 return refused
             self._refuse(without_place, refused)
@@ -180,6 +180,10 @@ class LiveModel:
         finally:
             line.release()
         return without_place
+
+    def _elsewhere(self) -> int:
+        """Requests that wait in other workers."""
+        return 0 if self.line is None else self.line.waiting_elsewhere()[0]
 
     def _ahead(self, entry: Waiting[Flight]) -> int:
         elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[1]

@@ -83,6 +83,7 @@ class Budgets:
         self._rates: dict[str, KeyRates] = {}
         self._kept: dict[str, BudgetUse] = budgets_from_dict(_read(path))
         self._saved = b""
+        self._failing = False
 
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
         """Take over a table's keys; what is kept of a budget counts in the row `PAST`."""
@@ -116,8 +117,11 @@ class Budgets:
         try:
             write_atomically(self._path, data)
             self._saved = data
-        except OSError:
-            _logger.exception("the keys' budgets could not be written: %s", self._path)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:  # a full disk needs no line each second
+                _logger.error("the keys' budgets could not be written: %s", error)
+            self._failing = True
 
 
 def _read(path: Path) -> object:

@@ -36,8 +36,12 @@ class LedgerFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
         size = Ledger.size_bytes()
-        if os.fstat(self._descriptor).st_size != size:
-            os.ftruncate(self._descriptor, size)
+        try:
+            # All of it now: a page of a mapped file that finds the disk full is a SIGBUS, later.
+            os.posix_fallocate(self._descriptor, 0, size)
+        except OSError:
+            os.close(self._descriptor)
+            raise
         self._map = mmap.mmap(self._descriptor, size)
         self.ledger = Ledger(memoryview(self._map))
 

@@ -160,3 +160,6 @@ async def test_keys_are_kept_while_there_is_no_proxy(host: Host) -> None:
     host.proxy.die()
     record, _ = await host.service.create_key(KeyTerms())
     assert list(host.service.keys()) == [record]
+    last = host.service.events()[-1]
+    assert (last.kind, last.subject) == ("key-not-in-force", record.id)
+    assert "the proxy is gone" in last.message

@@ -395,7 +395,9 @@ def test_the_queues_bound_counts_all_workers() -> None:
         host.arrive(0, Cost(1, 1))
         sent = [host.arrive(number % 3, Cost(1, 1)) for number in range(9)]
         assert sum(r.flight.entry is not None for r in sent) == 4
-        assert {r.answer.code for r in sent if r.answer is not None} == {"queue_full"}
+        refused = [r.answer for r in sent if r.answer is not None]
+        assert {answer.code for answer in refused} == {"queue_full"}
+        assert all("4 requests wait" in answer.message for answer in refused), "in all workers"
 
     run(story)
 

@@ -109,6 +109,18 @@ def test_events_can_be_followed(store: Store) -> None:
     assert list(store.events(after=5)) == []
 
 
+def test_many_keys_are_read_once_until_one_changes(store: Store) -> None:
+    """The loop asks at every pass."""
+    store.add_key(KeyRecord(id="k1", sha256="a" * 64, created_at="t"))
+    assert store.keys() is store.keys()
+    before = store.keys()
+    with pytest.raises(ConflictError):
+        store.add_key(KeyRecord(id="k1", sha256="b" * 64, created_at="t"))
+    assert list(store.keys()) == list(before)
+    store.remove_key("k1")
+    assert list(store.keys()) == []
+
+
 def test_keys_are_kept_by_hash(store: Store) -> None:
     first = KeyRecord(id="k1", sha256="a" * 64, label="first", models=("m",), created_at="t")
     second = KeyRecord(id="k0", sha256="b" * 64, label="second", created_at="t")
