@@ -184,11 +184,13 @@ class Ledger:
         meters = {
             meter_key(key.id) for table in tables for key in table.keys if key.rates != NO_KEY_RATES
         }
-        self._assign(self.seats, seats, self._is_empty_seat)
-        self._assign(self.lines, lines, self._is_empty_line)
-        self._assign(self.meters, meters, lambda _: True)
+        self._assign(self.seats, seats, self._is_empty_seat, "replicas")
+        self._assign(self.lines, lines, self._is_empty_line, "models")
+        # A key without a meter is held to its rates by each worker for itself: better than
+        # refusing the whole table (see `meters`).
+        self._assign(self.meters, meters, lambda _: True, "")
 
-    def _assign(self, columns: _Columns, wanted: set[int], is_empty: "_IsEmpty") -> None:
+    def _assign(self, columns: _Columns, wanted: set[int], is_empty: "_IsEmpty", what: str) -> None:
         known = columns.directory.tolist()
         for index, key in enumerate(known):
             if key and key not in wanted and is_empty(index):
@@ -196,9 +198,9 @@ class Ledger:
                 self._wipe(columns, index)
         missing = wanted.difference(known)
         free = [index for index, key in enumerate(known) if not key]
-        if len(missing) > len(free):
+        if what and len(missing) > len(free):
             raise InputError(
-                f"Several workers serve at most {columns.count} of these, not {len(wanted)}.",
+                f"Several workers serve at most {columns.count} {what}, not {len(wanted)}.",
                 hint="Set [proxy] workers to 1, which has no such bound.",
             )
         for index, key in zip(free, sorted(missing), strict=False):

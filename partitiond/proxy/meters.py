@@ -13,8 +13,8 @@ from partitiond.core.rates import (
     budgets_from_dict,
     budgets_to_dict,
 )
-from partitiond.core.routing import KeyRates, KeyRoute
-from partitiond.proxy.ledger import PAST, Ledger, meter_key
+from partitiond.core.routing import NO_KEY_RATES, KeyRates, KeyRoute
+from partitiond.proxy.ledger import METERS, PAST, Ledger, meter_key
 from partitiond.proxy.table_file import write_atomically
 
 BUDGETS_FILE: Final = "budgets.json"
@@ -87,11 +87,21 @@ class Budgets:
 
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
         """Take over a table's keys; what is kept of a budget counts in the row `PAST`."""
+        metered = sum(key.rates != NO_KEY_RATES for key in keys)
+        if metered > METERS:
+            _logger.error(
+                "%d keys have rates or budgets, and the workers share %d meters: each worker holds "
+                "the others to their limits for itself, and their budgets are not kept. Set "
+                "[proxy] workers to 1, or remove keys.",
+                metered, METERS,
+            )  # fmt: skip
         self._rates = {key.id: key.rates for key in keys if key.rates.token_budget > 0}
         for key_id, rates in self._rates.items():
             meter = self._meters.find(key_id)
+            if meter < 0:
+                continue  # what was kept of it stays kept
             kept = self._kept.pop(key_id, None)
-            if kept is None or meter < 0 or kept.period is not rates.budget_period:
+            if kept is None or kept.period is not rates.budget_period:
                 continue
             if self._ledger.usage_of_others(-1, meter).budget_tokens <= 0:
                 use = Usage(budget_start=kept.start, budget_tokens=kept.tokens)

@@ -6,6 +6,7 @@ Every worker is a `LiveModel` of its own; only the processes, the file and the l
 import asyncio
 import dataclasses
 import heapq
+import json
 import selectors
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from partitiond.core.routing import (
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.flights import Flight, Share
 from partitiond.proxy.ledger import (
+    METERS,
     ROWS,
     SEATS,
     Ledger,
@@ -438,6 +440,26 @@ def test_more_replicas_than_seats_are_refused_with_what_to_do() -> None:
     with pytest.raises(InputError) as raised:
         ledger.make_room([table(*map(str, range(SEATS + 1)))])
     assert "workers" in raised.value.hint
+
+
+def test_more_keys_than_meters_do_not_stop_the_table(tmp_path: Path) -> None:
+    """Those left over are held to their rates by each worker for itself; a kept budget stays."""
+    rates = KeyRates(token_budget=1000)
+    keys = tuple(KeyRoute(f"k{n}", f"{n:064x}", rates=rates) for n in range(METERS + 1))
+    full = dataclasses.replace(table("a"), keys=keys)
+    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    ledger.make_room([full])
+    ledger.open_row(0)
+    without = [key.id for key in keys if ledger.meters.find(meter_key(key.id)) < 0]
+    assert len(without) == 1
+    assert PeerMeters(ledger, 0).others(without[0]) == Usage()
+    path = tmp_path / "budgets.json"
+    kept = {without[0]: {"period": "day", "start": 86400.0, "tokens": 7}}
+    path.write_text(json.dumps(kept))
+    budgets = Budgets(path, ledger)
+    budgets.apply(keys)
+    budgets.save()
+    assert without[0] in path.read_text()
 
 
 def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them() -> None:
