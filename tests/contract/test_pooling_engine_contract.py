@@ -26,7 +26,9 @@ pytestmark = pytest.mark.timeout(ENGINE_TEST_SECONDS)
 START_SECONDS = 240.0
 
 
-@pytest.fixture(params=["simulated", pytest.param("vllm", marks=pytest.mark.engine)])
+@pytest.fixture(
+    params=["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.slow])]
+)
 def kind(
     request: pytest.FixtureRequest, short_dir: Path
 ) -> tuple[ProcessEngineRunner, EngineLaunch]:

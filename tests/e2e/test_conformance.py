@@ -52,7 +52,11 @@ class Pair:
     real: bool
 
 
-KINDS: Final = ["simulated", pytest.param("vllm", marks=pytest.mark.engine)]
+KINDS: Final = [
+    "simulated",
+    # Two starts and over 200 requests of each: minutes on a busy machine.
+    pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.slow]),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS)

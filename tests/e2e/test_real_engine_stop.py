@@ -28,7 +28,11 @@ from tests.engine_fixtures import (
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(2 * ENGINE_TEST_SECONDS)]
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(2 * ENGINE_TEST_SECONDS),
+]
 
 START_SECONDS = 400.0
 BETWEEN_SECONDS = 3.0
