@@ -27,10 +27,15 @@ late is found, though not before its second death). One that ends well is cleare
 
 - a request that kills as it begins takes no second replica down by being retried, and while it is
   quarantined the same request is sent to no engine, whoever sends it;
-- a request that always kills takes down one replica per `alone_seconds` / `shared_seconds` at
-  first, then one per `repeat_seconds`, however often it is sent;
+- a request that always kills takes down one replica, a second one when its quarantine is over
+  (`alone_seconds` or `shared_seconds` later), then one per `repeat_seconds`, however often it is
+  sent;
 - an innocent suspect that is sent again is refused for `shared_seconds`, or, if it was alone, for
-  `alone_seconds`.
+  `alone_seconds`. Both are short because a first death proves nothing: engines are killed from
+  outside far more often than by a request, and the second death is proof.
+
+What nobody has died of again for `repeat_seconds` is forgotten, and then nothing is paid any more:
+only while something is remembered do requests need a fingerprint.
 
 The answer is 422: client libraries repeat 5xx and 429 by themselves. Quarantines are per process;
 workers of one proxy should tell each other of deaths (`died` with the same arguments is enough).
@@ -83,13 +88,13 @@ class QuarantinePolicy:
             several times what a prefill takes.
         alone_seconds: quarantine of a request that was the only suspect.
         shared_seconds: of one of several.
-        repeat_seconds: of one seen at a second death.
+        repeat_seconds: of one seen at a second death; a death longer ago counts no more.
         trial_seconds: a trial that neither ended nor killed is over after this.
         max_entries: fingerprints remembered; the oldest go first.
     """
 
     suspect_seconds: float = 2.0
-    alone_seconds: float = 600.0
+    alone_seconds: float = 60.0
     shared_seconds: float = 30.0
     repeat_seconds: float = 3600.0
     trial_seconds: float = 60.0
@@ -136,10 +141,11 @@ class Quarantine:
         return len(self._suspected)
 
     def check(self, fingerprint: bytes, now: float) -> Rejected | None:
-        """Why a request may not go to any replica now, or None. Asked before each attempt.
+        """Why a request may not go to any replica now, or None. Asked before its first attempt.
 
         A suspect whose quarantine is over is on trial from here until it has ended.
         """
+        self._forget_old(now)
         suspicion = self._suspected.get(fingerprint)
         if suspicion is None or not suspicion.suspect:
             return None
@@ -194,6 +200,17 @@ class Quarantine:
             self._suspected.pop(fingerprint, None)
         if self._trial is not None and self._trial[0] == fingerprint:
             self._trial = None
+
+    def _forget_old(self, now: float) -> None:
+        """Those whose last death is so long ago that another would be a first one again."""
+        policy = self.policy
+        longest = max(policy.alone_seconds, policy.shared_seconds, policy.repeat_seconds)
+        while self._suspected:
+            # The order is that of their last deaths, so the oldest stands first.
+            name, oldest = next(iter(self._suspected.items()))
+            if now - oldest.at < longest:
+                return
+            del self._suspected[name]
 
     def _may_have_done_it(self, flight: Exposure) -> bool:
         if flight.sent_seconds is None:

@@ -4,8 +4,6 @@
 """
 
 import dataclasses
-import json
-import logging
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,16 +17,12 @@ from partitiond.core.rates import (
     KeyMeter,
     Usage,
     budget_use,
-    budgets_from_dict,
-    budgets_to_dict,
 )
 from partitiond.core.routing import NO_KEY_RATES, KeyRoute
-from partitiond.proxy.table_file import write_atomically
+from partitiond.proxy.budgets_file import BudgetsFile
 
 SAVE_SECONDS: Final = 5.0
 """Budgets are written so often while they change: what a crash may forget."""
-
-_logger = logging.getLogger("partitiond.proxy")
 
 
 @dataclasses.dataclass
@@ -64,17 +58,13 @@ class Accounts:
 
     def __init__(self, path: Path | None) -> None:
         """With a path, budgets are read from there, and written there by `save`."""
-        self._path = path
+        self._file = None if path is None else BudgetsFile(path)
         self._meters: dict[str, KeyMeter] = {}
         self._counts: dict[str, Counts] = {}
-        self._kept: dict[str, BudgetUse] = {}
-        self._saved = b""
-        self._failing = False
+        self._kept: dict[str, BudgetUse] = {} if self._file is None else self._file.load()
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
         self.tell: Callable[[str, Usage], object] | None = None
-        if path is not None:
-            self._kept = budgets_from_dict(_read(path))
 
     def apply(self, keys: Iterable[KeyRoute]) -> None:
         """Take over a table's keys; what was used stays used."""
@@ -166,30 +156,9 @@ class Accounts:
 
     def save(self) -> None:
         """Write the budgets where they have changed. A full disk loses them, never a request."""
-        if self._path is None:
-            return
-        data = json.dumps(budgets_to_dict(self.budgets())).encode()
-        if data == self._saved or (data == b"{}" and not self._path.exists()):
-            return
-        try:
-            write_atomically(self._path, data)
-            self._saved = data
-            self._failing = False
-        except OSError as error:
-            if not self._failing:  # a full disk needs no line each second
-                _logger.error("the keys' budgets could not be written: %s", error)
-            self._failing = True
+        if self._file is not None:
+            self._file.save(self.budgets())
 
 
 def _nobody(_key_id: str) -> Usage:
     return NO_USAGE
-
-
-def _read(path: Path) -> object:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        _logger.exception("the keys' budgets on disk are not readable: %s", path)
-        return {}

@@ -107,7 +107,7 @@ class Attempt:
 
     def time_out(self, kind: str) -> None:
         """A time limit was passed."""
-        self._fail(AttemptError(kind, _TIMEOUT_MESSAGES[kind]))
+        self._fail(timed_out(kind))
 
     @property
     def sent(self) -> bool:
@@ -337,6 +337,11 @@ class Attempt:
         if self._connection is not None:
             self._connection.close()
         self._exchange.attempt_failed(failure)
+
+
+def timed_out(kind: str) -> AttemptError:
+    """What it is to have passed that time limit."""
+    return AttemptError(kind, _TIMEOUT_MESSAGES[kind])
 
 
 def _is_complete(head: Head, body: bytes) -> bool:

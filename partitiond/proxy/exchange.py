@@ -20,7 +20,7 @@ from partitiond.core.quarantine import Exposure, fingerprint
 from partitiond.core.routing import RouteKind
 from partitiond.proxy import errors
 from partitiond.proxy.accounts import Receipt
-from partitiond.proxy.attempt import Attempt
+from partitiond.proxy.attempt import Attempt, timed_out
 from partitiond.proxy.errors import ApiError, AttemptError, from_failure, from_rejected
 from partitiond.proxy.flights import NOBODY, Flight
 from partitiond.proxy.heads import RequestHead
@@ -69,6 +69,7 @@ class Exchange(Incoming):
         super().__init__(client, route, head, keep_alive=keep_alive, chunked=chunked, known=known)
         self.paused = False
         self._suspected = False
+        self._digest = b""
         self._attempt: Attempt | None = None
         self._failure: AttemptError | None = None
         self._receipt: Receipt | None = None
@@ -100,8 +101,12 @@ class Exchange(Incoming):
         """Look whether a time limit was passed."""
         if self.phase is Phase.RUNNING:
             self._sweep_running(now)
-        else:
+        elif self.phase is not Phase.WAITING:
             super().sweep(now)
+        elif now > self._deadline:
+            self._leave()
+            outcome = "refused" if self._failure is None else "failed"
+            self._fail(from_failure(timed_out("total_timeout")), outcome)
 
     def _sweep_running(self, now: float) -> None:
         attempt = self._attempt
@@ -136,6 +141,7 @@ class Exchange(Incoming):
     def apologise(self) -> None:
         """After a bug of ours: end it with an error, if it has not ended."""
         if self.phase is Phase.OVER or self not in self._state.flights:
+            self._give_receipt_back()
             super().apologise()
             return
         self._end_attempt()
@@ -144,10 +150,16 @@ class Exchange(Incoming):
 
     def ways_out(self) -> list[Callable[[], object]]:
         """What lets go of everything, each by itself."""
-        ways = [self._end_attempt, *super().ways_out()]
+        ways = [self._end_attempt, self._give_receipt_back, *super().ways_out()]
         if self in self._state.flights:
             ways += [self._leave, self.flight.leave, self._land]
         return ways
+
+    def _give_receipt_back(self) -> None:
+        """Nothing is known of what it used; but its key must not have it in flight for ever."""
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            self._state.accounts.settle(receipt, 0.0)
 
     def _land(self) -> None:
         self._state.landed(self)
@@ -179,6 +191,8 @@ class Exchange(Incoming):
             self, record.request_id, cost, now, math.inf if longest is None else longest
         )
         flight.share = caller.share
+        # The client may not have taken the answer to its request before this one yet.
+        self.paused = self.client.flow.write_paused
         if len(model.replicas) > 1 and self.route.kind is RouteKind.GENERATE:
             session = self.head.session.decode("latin-1") or request.user
             model.attraction.attract(flight, session, self.body, now)
@@ -186,6 +200,7 @@ class Exchange(Incoming):
         if state.quarantine:
             quarantined = state.quarantine.check(self._fingerprint(), now)
             if quarantined is not None:
+                self._suspected = True
                 self.refused(quarantined)
                 return
         self._place(again=False)
@@ -281,7 +296,9 @@ class Exchange(Incoming):
         self._suspected = True
 
     def _fingerprint(self) -> bytes:
-        return fingerprint(self.model.route.name, self.body)
+        if not self._digest:
+            self._digest = fingerprint(self.model.route.name, self.body)
+        return self._digest
 
     # What the attempt calls
 
@@ -409,7 +426,8 @@ class Exchange(Incoming):
         self._settle()
         record.write(state.log, seconds)
         state.landed(self)
-        if state.quarantine and not self._suspected:
+        # The end of one that was refused as a suspect is not the end of its twin's trial.
+        if state.quarantine and (outcome == "ok" or not self._suspected):
             state.quarantine.ended(self._fingerprint(), well=outcome == "ok")
         self.client.exchange_over(self)
         self.flight.owner = NOBODY

@@ -63,6 +63,8 @@ class DataProtocol(ClientConnection):
         self._refusal: ApiError | None = None
         self._framing = b""
         """How long the body is of a request that asked to upgrade, until it is read."""
+        self._ended = False
+        """A request ended in what the parser was given last."""
         self._between = True
         """The parser has read one request to its end, and nothing of the next."""
         self._first_bytes = b""
@@ -99,6 +101,8 @@ class DataProtocol(ClientConnection):
         super().resume_writing()
         if isinstance(self._active, Exchange):
             self._active.resume()
+        if not self._line and not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """End once what is under way has been answered."""
@@ -123,6 +127,7 @@ class DataProtocol(ClientConnection):
             self._first_bytes = data
         else:
             self._first_bytes = b""
+        self._ended = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -132,7 +137,10 @@ class DataProtocol(ClientConnection):
             self.send_400_response("")
             return
         if self._in_head:
-            self._count_head(len(data))
+            # Behind another request's end it is not known how much of this is the head. What one
+            # read holds is bounded, and once complete the head is measured (see `head_checks`).
+            if not self._ended:
+                self._count_head(len(data))
         elif self._exchange is not None and self._exchange not in self.state.reading:
             self.state.reading.add(self._exchange)
             self._exchange.await_body(time.monotonic())
@@ -253,7 +261,7 @@ class DataProtocol(ClientConnection):
         """The request is complete."""
         if self._framing:
             return  # so says the parser, which has not read the body: see `upgrades`
-        self._between = True
+        self._between = self._ended = True
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
@@ -418,7 +426,10 @@ class DataProtocol(ClientConnection):
             start()
         elif self._exchange is None:
             self._deadline = time.monotonic() + IDLE_SECONDS
-            self.flow.resume_reading()
+            if self.flow.write_paused:
+                self.flow.pause_reading()  # no further request of a client that takes no answers
+            else:
+                self.flow.resume_reading()
 
     def _finish(self) -> None:
         """The connection ends with this answer."""

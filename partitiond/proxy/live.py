@@ -154,13 +154,13 @@ class LiveModel:
             if late is not None:
                 return late
         without_place = self._push(entry, again=again)
-        if without_place is not None:
-            refused = refuse_full(len(self.queue) + self._elsewhere(), ahead, limits)
-            if without_place is entry:
-                return refused
-            self._refuse(without_place, refused)
+        if without_place is entry:
+            return self._refuse_full(ahead, limits)
         flight.entry = entry
         flight.timer = loop.call_at(entry.deadline, self._expire, entry)
+        if without_place is not None:
+            # Last, because its client's next request may come to take this one's place in turn.
+            self._refuse(without_place, self._refuse_full(ahead, limits))
         self.dispatch()
         return None
 
@@ -181,9 +181,9 @@ class LiveModel:
             line.release()
         return without_place
 
-    def _elsewhere(self) -> int:
-        """Requests that wait in other workers."""
-        return 0 if self.line is None else self.line.waiting_elsewhere()[0]
+    def _refuse_full(self, ahead: int, limits: QueueLimits) -> Rejected:
+        elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[0]
+        return refuse_full(len(self.queue) + elsewhere, ahead, limits)
 
     def _ahead(self, entry: Waiting[Flight]) -> int:
         elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[1]
@@ -203,7 +203,7 @@ class LiveModel:
     def _taken_out(self, entry: Waiting[Flight]) -> bool:
         """Its waiting is over, for whatever reason; False when it was before."""
         flight = entry.item
-        if flight.entry is None:
+        if flight.entry is not entry:
             return False
         flight.entry = None
         if flight.timer is not None:

@@ -1,23 +1,17 @@
 """Keys with limits, over several workers: each tells its counts, the parent keeps the budgets."""
 
-import json
 import logging
 from pathlib import Path
-from typing import Final
 
 from partitiond.core.rates import (
     NO_USAGE,
     BudgetUse,
     Usage,
     budget_use,
-    budgets_from_dict,
-    budgets_to_dict,
 )
 from partitiond.core.routing import NO_KEY_RATES, KeyRates, KeyRoute
+from partitiond.proxy.budgets_file import BudgetsFile
 from partitiond.proxy.ledger import METERS, PAST, Ledger, meter_key
-from partitiond.proxy.table_file import write_atomically
-
-BUDGETS_FILE: Final = "budgets.json"
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -77,13 +71,11 @@ class Budgets:
     """The parent's side: budgets outlive all workers, and itself."""
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
-        self._path = path
+        self._file = BudgetsFile(path)
         self._ledger = ledger
         self._meters = Meters(ledger)
         self._rates: dict[str, KeyRates] = {}
-        self._kept: dict[str, BudgetUse] = budgets_from_dict(_read(path))
-        self._saved = b""
-        self._failing = False
+        self._kept: dict[str, BudgetUse] = self._file.load()
 
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
         """Take over a table's keys; what is kept of a budget counts in the row `PAST`."""
@@ -113,7 +105,7 @@ class Budgets:
         return 0 if meter < 0 else round(self._ledger.usage_of_others(-1, meter).budget_tokens)
 
     def save(self) -> None:
-        """Write them where they have changed. A full disk loses them, never a request."""
+        """Write them where they have changed."""
         found = dict(self._kept)
         for key_id, rates in self._rates.items():
             meter = self._meters.find(key_id)
@@ -121,24 +113,4 @@ class Budgets:
                 use = budget_use(rates, self._ledger.usage_of_others(-1, meter))
                 if use is not None:
                     found[key_id] = use
-        data = json.dumps(budgets_to_dict(found)).encode()
-        if data == self._saved or (not found and not self._path.exists()):
-            return
-        try:
-            write_atomically(self._path, data)
-            self._saved = data
-            self._failing = False
-        except OSError as error:
-            if not self._failing:  # a full disk needs no line each second
-                _logger.error("the keys' budgets could not be written: %s", error)
-            self._failing = True
-
-
-def _read(path: Path) -> object:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        _logger.exception("the keys' budgets on disk are not readable: %s", path)
-        return {}
+        self._file.save(found)

@@ -13,12 +13,12 @@ from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.accounts import Accounts
 from partitiond.proxy.addresses import Addresses
 from partitiond.proxy.auth import KeyRing
+from partitiond.proxy.budgets_file import BUDGETS_FILE
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.hosts import AllowedHosts
 from partitiond.proxy.known_heads import KnownHeads
 from partitiond.proxy.live import LiveModel
 from partitiond.proxy.logs import LogFile
-from partitiond.proxy.meters import BUDGETS_FILE
 from partitiond.proxy.metrics import Gauges, ProxyMetrics
 from partitiond.proxy.origins import Cors, TrustedProxies
 from partitiond.proxy.replicas import LiveReplica

@@ -302,9 +302,19 @@ class ProxyProcess:
                 hint=f"See {self.log_path}; the daemon starts it again.",
             ) from error
         if answer.is_error:
-            told = answer.json()
-            raise PartitiondError(told["message"], hint=told["hint"])
+            raise self._refusal(answer)
         return answer
+
+    def _refusal(self, answer: httpx.Response) -> PartitiondError:
+        """In the proxy's own words, where it has any: a bug's answer is plain text."""
+        try:
+            told = answer.json()
+            return PartitiondError(str(told["message"]), hint=str(told["hint"]))
+        except (ValueError, LookupError, TypeError):
+            return PartitiondError(
+                f"The proxy answered with status {answer.status_code}: {answer.text[:200]}",
+                hint=f"See {self.log_path}.",
+            )
 
     def _command(self) -> list[str]:
         return [

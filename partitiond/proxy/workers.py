@@ -21,13 +21,14 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.acceptor import Acceptor
 from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.budgets_file import BUDGETS_FILE
 from partitiond.proxy.channel import Message
 from partitiond.proxy.control import control_app
 from partitiond.proxy.ledger import ROWS
 from partitiond.proxy.listening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.logs import json_line
 from partitiond.proxy.merged import Samples, merge_metrics, merge_states
-from partitiond.proxy.meters import BUDGETS_FILE, Budgets
+from partitiond.proxy.meters import Budgets
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.quiet import QuietServer, end_server, quiet_config
 from partitiond.proxy.shared import Bells, LedgerFile, clear_the_dead, open_as_parent

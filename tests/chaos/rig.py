@@ -66,6 +66,11 @@ class ProxyUnderTest:
         self._version += 1
         await self.process.publish(table(replicas, self._version, **route))
 
+    def is_up(self, workers: int) -> bool:
+        """Whether all workers have opened what they need; one process has by itself."""
+        children = self.pids()[1:]
+        return workers == 1 or (len(children) >= workers and all(map(_has_the_ledger, children)))
+
     def descriptors(self) -> int:
         """Open files, sockets and all."""
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids())
@@ -161,3 +166,12 @@ async def until_async(condition: Callable[[], Any], what: str, seconds: float = 
     while not await condition():
         assert asyncio.get_running_loop().time() < deadline, what
         await asyncio.sleep(0.02)
+
+
+def _has_the_ledger(pid: int) -> bool:
+    """Whether a worker has come so far; it takes its last files right after."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(link.readlink().name)
+    return found.count("ledger") >= 2

@@ -350,6 +350,7 @@ async def survive(requests: int, warm_up: int, growth_bytes: int, *, workers: in
     }
     with short_folder() as folder:
         async with rig_of(folder, SeededPlan(6, 0.8), workers=workers, **limits) as rig:
+            await until(lambda: rig.proxy.is_up(workers), "not all workers are up")
             before = rig.proxy.descriptors()
             await faulted_run(rig, warm_up)
             await rig.proxy.settle()

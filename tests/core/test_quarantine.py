@@ -112,6 +112,22 @@ def test_it_remembers_so_many_and_no_more() -> None:
     assert len(quarantine) == 10
 
 
+def test_what_nobody_died_of_for_long_is_forgotten() -> None:
+    """While it remembers anything, each request costs a digest of its body."""
+    quarantine = Quarantine()
+    quarantine.died([Exposure(A, 0.1), Exposure(B, 30.0, first_token=True)], 0.0)
+    quarantine.died([Exposure(C, 0.1)], P.repeat_seconds / 2)
+    quarantine.check(A, P.repeat_seconds - 1)
+    assert len(quarantine) == 3, "a second death would still count as one"
+    assert code(quarantine, A, P.repeat_seconds) == "ok"
+    assert len(quarantine) == 1
+    quarantine.check(A, 1.5 * P.repeat_seconds)
+    assert not quarantine
+    assert quarantine.died([Exposure(B, 30.0, first_token=True)], 2 * P.repeat_seconds) == (
+        Verdict.RETRY,
+    )
+
+
 def test_model_and_body_make_the_fingerprint() -> None:
     assert fingerprint("m", b"x") != fingerprint("n", b"x") != fingerprint("n", b"y")
 

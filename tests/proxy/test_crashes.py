@@ -1,6 +1,8 @@
 """A bug of ours costs the request it meets: it is logged, answered, and leaves nothing behind."""
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import os
 from typing import Any
@@ -8,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from partitiond.core.routing import ModelAvailability
+from partitiond.core.routing import KeyRates, KeyRoute, ModelAvailability
 from partitiond.proxy.attempt import Attempt
 from partitiond.proxy.exchange import Exchange
+from partitiond.proxy.flights import Flight
 from partitiond.proxy.lane import DataProtocol
 from partitiond.proxy.upstream import UpstreamConnection
 from tests.proxy.conftest import ListLog, MakeEngine, MakeProxy, Proxy, replica, table
@@ -191,6 +194,30 @@ async def test_what_ends_a_request_may_itself_be_broken(
         await proxy.until(proxy.idle)
     assert "could not be ended properly" in logged(caplog)
     assert (await proxy.complete()).status_code == 200
+
+
+@interpreted
+async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
+    make_engine: MakeEngine, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await make_engine()
+    key = KeyRoute("one", hashlib.sha256(b"sk").hexdigest(), rates=KeyRates(max_in_flight=1))
+    proxy = await make_proxy(table(replica(engine), keys=(key,), keys_required=True))
+
+    async def ask() -> httpx.Response:
+        async with asyncio.timeout(5), proxy.client as client:
+            body = {"model": "m", "prompt": "hi"}
+            headers = {"authorization": "Bearer sk"}
+            return await client.post("/v1/completions", json=body, headers=headers)
+
+    for broken, name in ((Exchange, "_leave"), (Exchange, "_place"), (Flight, "__init__")):
+        with monkeypatch.context() as patched:
+            patched.setattr(broken, name, oops)
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                assert (await ask()).status_code == 500
+        await proxy.until(proxy.idle)
+        assert proxy.state.accounts.uses()["one"]["in_flight"] == 0
+        assert (await ask()).status_code == 200
 
 
 async def test_books_that_cannot_be_closed_leave_nothing_in_flight(

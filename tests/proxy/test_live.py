@@ -1,7 +1,9 @@
 """Admission through the proxy: order, deadlines, refusals with an honest time."""
 
 import asyncio
+import hashlib
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from partitiond.core.routing import ModelAvailability
+from partitiond.core.routing import KeyRoute, ModelAvailability
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -157,6 +159,123 @@ async def test_a_deadline_that_passes_in_the_queue_is_429(
     assert len(engine.received) == 1
     await gate.release_all()
     assert (await running).status_code == 200
+
+
+async def test_the_total_limit_holds_for_who_waits_too(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+
+    def endless(request: Received) -> list[Step]:
+        return [STREAM_HEAD, chunk(text_event("begun")), go, chunk(DONE), b"0\r\n\r\n"]
+
+    engine = await make_engine(endless)
+    routes = table(
+        replica(engine, max_sequences=1, service_seconds=0.01),
+        max_wait_seconds=600,
+    )
+    proxy = await make_proxy(routes, total_timeout_seconds=0.3)
+    async with asyncio.timeout(5):
+        running = asyncio.create_task(proxy.stream_text())
+        await engine.until(lambda: len(engine.received) == 1)
+        # The first one's limit passes earlier; its place must not come free for the second.
+        (first,) = proxy.state.flights
+        first._deadline += 60
+        late = await proxy.complete()
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "upstream_total_timeout")
+        assert proxy.state.queues() == {"m": 0}
+        go.set()
+        await running
+    assert len(engine.received) == 1
+    assert proxy.idle()
+
+
+def raw_request(key: str, body: bytes) -> bytes:
+    return (
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n" % (key.encode(), len(body))
+    ) + body
+
+
+async def test_who_loses_its_place_while_it_takes_another_ones_is_told_at_once(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """B's second request takes the place of A's third; behind that, on the same connection, comes
+    C's first, which takes the place that B has just taken."""
+    gate = Gate()
+    engine = await make_engine(gate)
+    keys = tuple(KeyRoute(k, hashlib.sha256(k.encode()).hexdigest()) for k in ("a", "b", "c"))
+    routes = table(
+        replica(engine, max_sequences=1, service_seconds=0.01),
+        keys=keys,
+        keys_required=True,
+        max_queue=4,
+        max_wait_seconds=600,
+    )
+    proxy = await make_proxy(routes)
+    body = json.dumps({"model": "m", "prompt": "x"}).encode()
+    connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def send(data: bytes, waiting: int) -> asyncio.StreamReader:
+        connections.append(await asyncio.open_connection("127.0.0.1", proxy.port))
+        connections[-1][1].write(data)
+        await proxy.until(lambda: proxy.state.queues() == {"m": waiting})
+        return connections[-1][0]
+
+    async with asyncio.timeout(10):
+        await send(raw_request("a", body), 0)
+        await engine.until(lambda: len(engine.received) == 1)
+        await send(raw_request("a", body), 1)
+        await send(raw_request("a", body), 2)
+        twice = await send(raw_request("a", body) + raw_request("c", body), 3)
+        await send(raw_request("b", body), 4)
+        answer = await send(raw_request("b", body), 4)
+        for reader in (twice, answer):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 429 ")
+        assert proxy.state.queues() == {"m": 4}
+    for _, writer in connections:
+        writer.transport.abort()
+    await proxy.until(proxy.idle)
+
+
+async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    large = completion("x" * 8_000_000)
+    engine = await make_engine(lambda _: answer(large))
+    proxy = await make_proxy(table(replica(engine)))
+    body = json.dumps({"model": "m", "prompt": "x"}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
+    writer.write(raw_request("none", body) * 8)
+    await proxy.until(lambda: any(exchange.paused for exchange in proxy.state.flights))
+    (connection,) = proxy.state.connections
+    assert connection.transport.get_write_buffer_size() < 20_000_000
+    async with asyncio.timeout(20):
+        length = 0
+        while length < 8 * 8_000_000:
+            length += len(await reader.read(1 << 20))
+    await proxy.until(proxy.idle)
+    assert len(engine.received) == 8
+    writer.transport.abort()
+
+
+async def test_refusals_that_nobody_reads_do_not_fill_memory(make_proxy: MakeProxy) -> None:
+    proxy = await make_proxy(table())
+    count = 20_000
+    taking = socket.socket()
+    taking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    taking.connect(("127.0.0.1", proxy.port))
+    reader, writer = await asyncio.open_connection(sock=taking, limit=1024)
+    # Mostly body, so that what is read at once ends in the middle of one.
+    writer.write(raw_request("none", b'{"x":"%b"}' % (b"x" * 1000)) * count)
+    await proxy.until(lambda: any(one.flow.read_paused for one in proxy.state.connections))
+    (connection,) = proxy.state.connections
+    assert connection.transport.get_write_buffer_size() < 2_000_000
+    told = 0
+    async with asyncio.timeout(20):
+        while told < count:
+            told += (await reader.readuntil(b"}}")).count(b"HTTP/1.1 400 ")
+    writer.transport.abort()
 
 
 async def test_who_waits_for_replicas_that_are_gone_is_told(
@@ -356,7 +475,7 @@ async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
     running = asyncio.create_task(proxy.stream_text())
     await engine.until(lambda: len(engine.received) == 1)
     await proxy.until(lambda: proxy.state.in_flight() == {"m-1": 1})
-    await asyncio.sleep(0.05)
+    await proxy.until(lambda: all(exchange.answer.streaming for exchange in proxy.state.flights))
     await proxy.state.drain(0.1)
     text = await running
     assert '"code":"shutting_down"' in text

@@ -107,6 +107,28 @@ async def test_pipelined_and_kept_connections_get_their_answers_in_order(
     assert proxy.idle()
 
 
+async def test_many_requests_at_once_are_not_taken_for_one_large_head(
+    make_proxy: MakeProxy,
+) -> None:
+    proxy = await make_proxy(table(models=()))
+    kept = request(b"host: localhost").replace(b"connection: close\r\n", b"")
+    count = proxy.state.options.max_header_bytes // len(kept) + 10
+    data = kept * (count - 1) + request(b"host: localhost")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    cut = len(data) - len(BODY) - 50  # in the last one's head
+    writer.write(data[:cut])
+    async with asyncio.timeout(5):
+        answers = b""
+        while answers.count(b"model_not_found") < count - 1:
+            piece = await reader.read(65_536)
+            assert piece, "closed"
+            answers += piece
+        writer.write(data[cut:])
+        answers += await reader.read()
+    assert answers.count(b"HTTP/1.1 404 ") == count
+    writer.transport.abort()
+
+
 async def test_health_needs_no_key(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy(table(keys_required=True))
     for method in (b"GET", b"HEAD"):

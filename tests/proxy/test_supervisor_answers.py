@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.errors import PartitiondError
 from partitiond.core.keys import KeyUse
+from partitiond.core.routing import EMPTY_ROUTING_TABLE
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
 
@@ -19,11 +21,13 @@ class Answers:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state: dict[str, Any] = {}
+        self.error: bytes | None = None
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        body = json.dumps(self.state).encode()
-        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        status = "200 OK" if self.error is None else "500 Internal Server Error"
+        body = json.dumps(self.state).encode() if self.error is None else self.error
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
         writer.close()
@@ -58,6 +62,16 @@ async def test_the_use_of_keys_is_read_where_the_proxy_counts_it(
     assert await process(folder).key_use() is None, "a proxy of an older version"
     answers.state = {"pid": 1, "keys": {"key-1": {"spent": 1}}}
     assert await process(folder).key_use() is None, "a proxy of a newer version"
+
+
+@pytest.mark.parametrize("told", [b"Internal Server Error", b"", b"[1]", b'{"message":"?"}'])
+async def test_an_error_that_is_not_in_the_proxys_shape_is_told_as_it_is(
+    answers: Answers, folder: Path, told: bytes
+) -> None:
+    answers.error = told
+    with pytest.raises(PartitiondError, match="status 500") as raised:
+        await process(folder).publish(EMPTY_ROUTING_TABLE)
+    assert told.decode() in str(raised.value)
 
 
 async def test_without_a_proxy_nothing_is_said_of_keys(folder: Path) -> None:
