@@ -83,7 +83,8 @@ test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, GPU
 	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
 
 hunt: $(STAMP) ## the property tests with new examples instead of the fixed ones
-	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property -m "not engine and not gpu" $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py tests/security/test_fuzz.py \
+		-m "not engine and not gpu" $(PYTEST_ARGS)
 
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.bench_replay bench.bench_mixed_plan \
 	bench.proxy bench.bench_admission bench.bench_plan bench.search \

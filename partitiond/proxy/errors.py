@@ -210,8 +210,12 @@ def in_openai_shape(status: int, body: bytes) -> bytes:
     except (ValueError, RecursionError):
         parsed = None
     error = parsed.get("error") if isinstance(parsed, dict) else None
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
+    if isinstance(error, dict) and error.get("message") and isinstance(error["message"], str):
         return body
     detail = error or (parsed.get("detail") if isinstance(parsed, dict) else None)
-    message = detail if isinstance(detail, str) else f"The engine answered with status {status}."
+    message = (
+        detail
+        if detail and isinstance(detail, str)
+        else f"The engine answered with status {status}."
+    )
     return ApiError(status, message, code="engine_error").body()

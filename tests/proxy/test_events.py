@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.proxy.dialects import CHAT, MESSAGES, RESPONSES
-from partitiond.proxy.errors import ApiError, AttemptError
+from partitiond.proxy.errors import ApiError, AttemptError, in_openai_shape
 from partitiond.proxy.events import EventScanner
 from tests.proxy.scripted import DONE, chat_event, event, text_event
 
@@ -194,3 +194,9 @@ def test_errors_of_messages_have_anthropics_types_and_openais_fields(
         "type": "error",
         "error": {"message": "told", "type": kind, "param": "model", "code": "x"},
     }
+
+
+@pytest.mark.parametrize("body", [b'{"detail":""}', b'{"error":{"message":""}}', b"{}", b"", b"[]"])
+def test_an_engines_wordless_complaint_is_put_into_words(body: bytes) -> None:
+    told = json.loads(in_openai_shape(400, body))["error"]
+    assert told["message"] == "The engine answered with status 400."
