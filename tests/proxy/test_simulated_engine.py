@@ -121,7 +121,7 @@ async def test_an_engine_killed_under_load_harms_only_the_streams_it_had_begun(
         async with client_of(proxy) as client:
             try:
                 chunks = await client.completions.create(
-                    model="m", prompt="hi", max_tokens=300, stream=True,
+                    model="m", prompt=f"hi {number}", max_tokens=300, stream=True,
                     extra_body={"ignore_eos": True},
                 )  # fmt: skip
                 async for _ in chunks:
@@ -140,8 +140,9 @@ async def test_an_engine_killed_under_load_harms_only_the_streams_it_had_begun(
             await asyncio.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     outcomes = await asyncio.gather(*running)
-    assert set(outcomes) <= {"ok", "broken"}
+    # 422: what the engine had only begun to read may be what it died of (docs/failing.md).
+    assert set(outcomes) <= {"ok", "broken", "status 422"}
     assert 1 <= outcomes.count("broken") <= 16
-    later = await asyncio.gather(*(one(number) for number in range(10)))
+    later = await asyncio.gather(*(one(number) for number in range(100, 110)))
     assert later == ["ok"] * 10
     assert set((await proxy.in_flight() or {"x": 1}).values()) == {0}
