@@ -230,7 +230,8 @@ class _Run:
         keep_sending: bool = False,
     ) -> OpenLoopResult:
         began = now()
-        self._opened, self._closed = began + warmup, began + warmup + seconds
+        # As the requests' own times are made: one due at the border is on the same side of both.
+        self._opened, self._closed = began + warmup, began + (warmup + seconds)
         helpers = [
             asyncio.create_task(self._watch.run()),
             asyncio.create_task(self._report(began, progress)),

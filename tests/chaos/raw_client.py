@@ -62,6 +62,8 @@ class RawClient:
         self._limit = limit
         self._reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
+        self.begun = asyncio.Event()
+        """Set once the first bytes of an answer's body are here."""
 
     def __enter__(self) -> "RawClient":
         return self
@@ -127,6 +129,7 @@ class RawClient:
                 while True:
                     size = int(await reader.readuntil(b"\r\n"), 16)
                     first = first or time.monotonic()
+                    self.begun.set()
                     data = await reader.readexactly(size + 2)
                     assert data.endswith(b"\r\n"), "a chunk is longer than it says"
                     if size == 0:
@@ -171,8 +174,10 @@ async def ask(
     model: str = "m",
     seconds: float = 60,
     max_tokens: int = 5,
+    **more: Any,
 ) -> Answer:
     """One generation request. A hang is a failure. (An echo engine looks at the prompt only.)"""
-    payload = (chat if is_chat else completion)(prompt, stream=stream, max_tokens=max_tokens)
+    kind = chat if is_chat else completion
+    payload = kind(prompt, stream=stream, max_tokens=max_tokens, **more)
     async with asyncio.timeout(seconds):
         return await client.post(CHAT if is_chat else COMPLETIONS, payload | {"model": model})

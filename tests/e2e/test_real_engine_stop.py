@@ -53,23 +53,39 @@ def signal_all(handle: EngineHandle, number: int) -> None:
         os.kill(pid, number)
 
 
+class Running:
+    """A stream that is under way; it ends after `tokens`, whatever the model thinks of it."""
+
+    def __init__(self, proxy: ProxyUnderTest, tokens: int) -> None:
+        self._client = RawClient(proxy.port)
+        self.answer = asyncio.create_task(self._ask(tokens))
+
+    async def _ask(self, tokens: int) -> Answer:
+        with self._client as client:
+            return await ask(
+                client,
+                "Once upon",
+                stream=True,
+                max_tokens=tokens,
+                seconds=120,
+                temperature=0,
+                ignore_eos=True,
+            )
+
+    async def begun(self) -> None:
+        """Wait for its first content."""
+        async with asyncio.timeout(60):
+            await self._client.begun.wait()
+
+
 async def stream(proxy: ProxyUnderTest, tokens: int) -> Answer:
-    with RawClient(proxy.port) as client:
-        return await ask(client, "Once upon", stream=True, max_tokens=tokens, seconds=120)
+    return await Running(proxy, tokens).answer
 
 
 def text_and_error(answer: Answer) -> tuple[str, object | None]:
     assert answer.status == 200, answer
     assert answer.complete, f"cut off without a word: {answer}"
     return read_stream(answer.body, is_chat=False)
-
-
-async def begun(proxy: ProxyUnderTest) -> None:
-    """Wait until a request runs, and a moment for its first tokens."""
-    async with asyncio.timeout(30):
-        while not any((await proxy.state())["in_flight"].values()):  # noqa: ASYNC110 -- no event
-            await asyncio.sleep(0.02)
-    await asyncio.sleep(1.0)
 
 
 async def test_a_stopped_and_a_killed_vllm_end_their_streams_as_promised(
@@ -92,19 +108,19 @@ async def stops(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
     """A short stop is a pause, a long one an error; and it serves again afterwards."""
     whole, _ = text_and_error(await stream(proxy, 16))
     assert whole
-    paused = asyncio.create_task(stream(proxy, LONG))
-    await begun(proxy)
+    paused = Running(proxy, LONG)
+    await paused.begun()
     signal_all(handle, signal.SIGSTOP)
     await asyncio.sleep(BETWEEN_SECONDS / 3)
     signal_all(handle, signal.SIGCONT)
-    text, error = text_and_error(await paused)
+    text, error = text_and_error(await paused.answer)
     assert text
     assert error is None, error
-    broken = asyncio.create_task(stream(proxy, LONG))
-    await begun(proxy)
+    broken = Running(proxy, LONG)
+    await broken.begun()
     signal_all(handle, signal.SIGSTOP)
     try:
-        text, error = text_and_error(await broken)
+        text, error = text_and_error(await broken.answer)
     finally:
         signal_all(handle, signal.SIGCONT)
     assert text
@@ -118,10 +134,10 @@ async def stops(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
 
 async def dies(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
     """Its streams end with an error event, what comes afterwards is refused at once."""
-    running = [asyncio.create_task(stream(proxy, LONG)) for _ in range(3)]
-    await begun(proxy)
+    running = [Running(proxy, LONG) for _ in range(3)]
+    await asyncio.gather(*(each.begun() for each in running))
     signal_all(handle, signal.SIGKILL)
-    ends = [text_and_error(await task) for task in running]
+    ends = [text_and_error(await each.answer) for each in running]
     print(f"\nkilled vLLM: {[(len(text), error) for text, error in ends]}")
     for text, error in ends:
         assert text
