@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from partitiond.controller.cordons import MARK as CORDON
 from partitiond.controller.cordons import Cordons, with_cordons
@@ -20,6 +20,7 @@ from partitiond.controller.profiling import ProfileWork, ProfilingOptions
 from partitiond.controller.registry import Registry
 from partitiond.controller.routes import RoutePolicy
 from partitiond.controller.shelf import ProfileShelf
+from partitiond.controller.traffic import TrafficWatch
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.spec import ModelSpec
 from partitiond.metrics import Metrics
@@ -79,7 +80,10 @@ class Parts:
 
     Attributes:
         wake: set to make the loop look now.
+        background: what runs beside the loop, from its start until the shutdown.
     """
+
+    background: list[Callable[[], Coroutine[None, None, None]]]
 
     def __init__(self, adapters: Adapters, options: ServiceOptions) -> None:
         self._given = adapters
@@ -102,6 +106,8 @@ class Parts:
             journal=self.journal,
             wake=self.wake.set,
         )
+        self.traffic = TrafficWatch(adapters.proxy)
+        self.background = [self.traffic.run]
         self.controller = self._make_controller()
         self.jobs = self._make_jobs()
         self.controller.leases = self.jobs.leases

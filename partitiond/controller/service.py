@@ -87,6 +87,7 @@ class Service:
         self._partitions = partitions
         self._take(Parts(adapters, self._options))
         self._loop: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
         self._shutdown: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
@@ -95,7 +96,7 @@ class Service:
         self._devices, self._files, self._endpoint = parts.devices, parts.files, parts.endpoint
         self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
-        self._keys = parts.keys
+        self._keys, self._background = parts.keys, parts.background
         self._controller.after_pass = self._after_pass
 
     # -- life ------------------------------------------------------------------------------
@@ -120,6 +121,7 @@ class Service:
                 await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
             raise
         self._loop = asyncio.create_task(self._controller.run(), name="reconcile loop")
+        self._beside = [asyncio.create_task(run()) for run in self._background]
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the loop, the jobs, and (if asked) engines and proxy. Idempotent."""
@@ -156,7 +158,12 @@ class Service:
         what = "stops engines." if stop_engines else "engines stay."
         self._journal.note("daemon-ending", "daemon", what)
         try:
-            await self._plans.chain.close()  # first: jobs that end now are no reason to plan
+            for task in self._beside:
+                task.cancel()
+            await asyncio.gather(*self._beside, return_exceptions=True)
+            await (
+                self._plans.chain.close()
+            )  # before the jobs: those that end now are no reason to plan
             await self._jobs.close()
             if self._loop is not None:
                 self._loop.cancel()

@@ -13,6 +13,14 @@ from partitiond.ports.engine import (
 )
 from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, ProxyControl
 from partitiond.ports.model import ModelResolver, ResolvedModel
+from partitiond.ports.overview import (
+    DeviceOverview,
+    FrontierPoint,
+    FrontierView,
+    ModelOverview,
+    Overview,
+    ReplicaOverview,
+)
 from partitiond.ports.partitions import DeviceFault, PartitionControl
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
 from partitiond.ports.service import (
@@ -32,6 +40,7 @@ __all__ = [
     "ControlService",
     "DeviceCare",
     "DeviceFault",
+    "DeviceOverview",
     "DeviceProvider",
     "EngineExit",
     "EngineHandle",
@@ -39,13 +48,17 @@ __all__ = [
     "EngineReport",
     "EngineRunner",
     "Event",
+    "FrontierPoint",
+    "FrontierView",
     "Job",
     "JobState",
     "KeyRecord",
     "KeyView",
+    "ModelOverview",
     "ModelRecord",
     "ModelResolver",
     "ModelView",
+    "Overview",
     "PartitionControl",
     "PlanPreview",
     "ProfileOptions",
@@ -54,6 +67,7 @@ __all__ = [
     "ProfileView",
     "Progress",
     "ProxyControl",
+    "ReplicaOverview",
     "ReplicaView",
     "ResolvedModel",
     "Store",

@@ -7,6 +7,7 @@ from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
+from partitiond.core.traffic import TrafficSample
 
 
 class DeviceProvider(Protocol):
@@ -59,6 +60,10 @@ class ProxyControl(Protocol):
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
         """How much of each key is used, by id; None when the proxy cannot say."""
+        ...
+
+    async def sample(self) -> TrafficSample | None:
+        """What it has counted by model, replica and key; None when the proxy cannot say."""
         ...
 
     async def stats(self) -> Mapping[str, float]:

@@ -72,6 +72,7 @@ class Event:
         id: grows by one.
         kind: "model-registered", "plan-applied", "engine-exited", ...
         subject: model, replica, job or key it is about.
+        actor: who asked for it, as "ada@laptop"; empty where partitiond did it by itself.
     """
 
     id: int
@@ -79,6 +80,7 @@ class Event:
     kind: str
     subject: str
     message: str
+    actor: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,9 @@ class Store(Protocol):
         """The applied plan, or None."""
         ...
 
-    def add_event(self, at: str, kind: str, subject: str, message: str) -> Event:
+    def add_event(
+        self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
+    ) -> Event:
         """Append."""
         ...
 

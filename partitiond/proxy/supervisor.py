@@ -29,6 +29,7 @@ from partitiond.core.errors import (
 from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
+from partitiond.core.traffic import TrafficSample
 from partitiond.proxy.config import (
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
@@ -164,6 +165,14 @@ class ProxyProcess:
         try:
             return {name: from_jsonable(KeyUse, use) for name, use in state["keys"].items()}
         except InputError:  # one of a newer daemon counts otherwise
+            return None
+
+    async def sample(self) -> TrafficSample | None:
+        """What it has counted by model, replica and key; None when the proxy cannot say."""
+        try:
+            answer = await self._request("GET", "/traffic")
+            return from_jsonable(TrafficSample, answer.json())
+        except (PartitiondError, ValueError):  # gone, or of another version
             return None
 
     async def metrics_text(self) -> str:

@@ -1,22 +1,19 @@
 """The repositories: `ports.Store` on SQLite. Every call is one transaction."""
 
-import contextlib
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from sqlalchemy import Engine, delete
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from partitiond import serde
-from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
+from partitiond.core.errors import ConflictError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import Event, Job, KeyRecord, ModelRecord
-from partitiond.store.connection import IMMEDIATE
-from partitiond.store.errors import store_error
+from partitiond.store.sessions import Sessions, found
 from partitiond.store.tables import (
     CounterRow,
     EventRow,
@@ -28,8 +25,6 @@ from partitiond.store.tables import (
     ProfileRow,
 )
 
-T = TypeVar("T")
-
 MAX_EVENTS: Final = 20_000
 """Events kept; about 4 MB. Older ones are dropped."""
 MAX_JOBS: Final = 1_000
@@ -38,47 +33,13 @@ MAX_PLANS: Final = 50
 """Applied plans kept, for looking back."""
 
 
-class SqlStore:
+class SqlStore(Sessions):
     """`ports.Store` on one SQLite file. Made by `open_store`; safe to call from any thread."""
 
     def __init__(self, engine: Engine, path: str) -> None:
-        self.path = path
-        self._engine = engine
-        self._writing = engine.execution_options(**{IMMEDIATE: True})
-        self._lock = threading.RLock()
-        self._closed = False
+        super().__init__(engine, path)
         # Read at every pass of the loop, and there may be thousands. Set under the lock alone.
         self._keys: tuple[KeyRecord, ...] | None = None
-
-    @contextlib.contextmanager
-    def _session(self, engine: Engine) -> Iterator[Session]:
-        if self._closed:
-            raise StoreError(
-                f"the store {self.path} is closed.", hint="The daemon is ending; start it again."
-            )
-        try:
-            with self._lock, Session(engine) as session, session.begin():
-                yield session
-        except IntegrityError:
-            raise
-        except (DBAPIError, UnicodeDecodeError) as error:  # the latter: see opening.py
-            raise store_error(self.path, error) from error
-
-    def _read(self) -> contextlib.AbstractContextManager[Session]:
-        return self._session(self._engine)
-
-    def _write(self) -> contextlib.AbstractContextManager[Session]:
-        return self._session(self._writing)
-
-    def _parse(self, kind: type[T], text: str, what: str) -> T:
-        try:
-            return serde.from_json(kind, text)
-        except InputError as error:
-            raise StoreError(
-                f"the store {self.path} holds a {what} that cannot be read: {error.message}",
-                hint="It was changed by hand or written by another version; restore a copy.",
-                facts={"path": self.path, "row": what},
-            ) from error
 
     # --- models ------------------------------------------------------------------------------
 
@@ -104,7 +65,7 @@ class SqlStore:
     def model(self, name: str) -> ModelRecord:
         """Raises NotFoundError."""
         with self._read() as session:
-            return self._model(_found(session.get(ModelRow, name), "model", name))
+            return self._model(found(session.get(ModelRow, name), "model", name))
 
     def _model(self, row: ModelRow) -> ModelRecord:
         spec = self._parse(ModelSpec, row.spec, f"model {row.name}")
@@ -114,7 +75,7 @@ class SqlStore:
         """Replace. Raises NotFoundError, ConflictError when the stored version is another."""
         name = record.spec.name
         with self._write() as session:
-            stored = _found(session.get(ModelRow, name), "model", name)
+            stored = found(session.get(ModelRow, name), "model", name)
             if stored.version != expected_version:
                 raise ConflictError(
                     f"model {name} was changed meanwhile: it has version {stored.version}, "
@@ -127,7 +88,7 @@ class SqlStore:
     def remove_model(self, name: str) -> None:
         """Raises NotFoundError. Its profiles stay (measuring them was costly)."""
         with self._write() as session:
-            session.delete(_found(session.get(ModelRow, name), "model", name))
+            session.delete(found(session.get(ModelRow, name), "model", name))
 
     # --- profiles ----------------------------------------------------------------------------
 
@@ -150,7 +111,7 @@ class SqlStore:
     def profile(self, profile_id: str) -> Profile:
         """Raises NotFoundError."""
         with self._read() as session:
-            row = _found(session.get(ProfileRow, profile_id), "profile", profile_id)
+            row = found(session.get(ProfileRow, profile_id), "profile", profile_id)
             return self._parse(Profile, row.body, f"profile {profile_id}")
 
     # --- jobs --------------------------------------------------------------------------------
@@ -169,7 +130,7 @@ class SqlStore:
         """Raises NotFoundError."""
         with self._read() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
-            return self._parse(Job, _found(row, "job", job_id).body, f"job {job_id}")
+            return self._parse(Job, found(row, "job", job_id).body, f"job {job_id}")
 
     def jobs(self, limit: int = 100) -> Sequence[Job]:
         """Newest first."""
@@ -196,10 +157,12 @@ class SqlStore:
 
     # --- events ------------------------------------------------------------------------------
 
-    def add_event(self, at: str, kind: str, subject: str, message: str) -> Event:
+    def add_event(
+        self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
+    ) -> Event:
         """Append."""
         with self._write() as session:
-            row = EventRow(at=at, kind=kind, subject=subject, message=message)
+            row = EventRow(at=at, kind=kind, subject=subject, message=message, actor=actor)
             session.add(row)
             session.flush()
             session.exec(delete(EventRow).where(col(EventRow.id) <= (row.id or 0) - MAX_EVENTS))
@@ -210,8 +173,8 @@ class SqlStore:
         query = select(EventRow).where(col(EventRow.id) > after).limit(limit)
         query = query.order_by(col(EventRow.id) if after else col(EventRow.id).desc())
         with self._read() as session:
-            found = [_event(row) for row in session.exec(query).all()]
-        return found if after else found[::-1]
+            events = [_event(row) for row in session.exec(query).all()]
+        return events if after else events[::-1]
 
     # --- keys --------------------------------------------------------------------------------
 
@@ -285,31 +248,9 @@ class SqlStore:
             session.add(row)
             return row.value
 
-    def close(self) -> None:
-        """Write the log back into the file and release it. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        with self._lock:
-            with contextlib.suppress(DBAPIError), self._engine.connect() as connection:
-                # A reader elsewhere may hold the log: then its last user writes it back.
-                connection.exec_driver_sql("COMMIT")
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._engine.dispose()
-
-
-def _found(row: T | None, what: str, key: str) -> T:
-    if row is None:
-        raise NotFoundError(
-            f"there is no {what} {key}.",
-            hint=f"Check the name; the list of {what}s shows what there is.",
-            facts={what: key},
-        )
-    return row
-
 
 def _key_row(session: Session, key_id: str) -> KeyRow:
-    return _found(session.exec(select(KeyRow).where(KeyRow.id == key_id)).first(), "key", key_id)
+    return found(session.exec(select(KeyRow).where(KeyRow.id == key_id)).first(), "key", key_id)
 
 
 def _drop_older(
@@ -359,4 +300,4 @@ def _job_row(job: Job, sequence: int | None) -> JobRow:
 
 
 def _event(row: EventRow) -> Event:
-    return Event(row.id or 0, row.at, row.kind, row.subject, row.message)
+    return Event(row.id or 0, row.at, row.kind, row.subject, row.message, row.actor)

@@ -70,6 +70,49 @@ class EventRow(SQLModel, table=True):
     kind: str
     subject: str
     message: str
+    actor: str = ""
+
+
+class UsageRow(SQLModel, table=True):
+    """What one key used of one model within one hour; `key_id` is empty without a key."""
+
+    __tablename__ = "usage"
+
+    hour: str = Field(primary_key=True)
+    """ISO 8601 UTC, to the hour, as "2026-01-31T17"."""
+    key_id: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    requests: int
+    failed: int
+    prompt_tokens: int
+    output_tokens: int
+    engine_seconds: float
+    device_seconds: float
+    joules: float
+
+
+class LedgerRow(SQLModel, table=True):
+    """One comparison of predicted and measured; `body` is a `LedgerEntry` as JSON."""
+
+    __tablename__ = "ledger"
+
+    sequence: int | None = Field(default=None, primary_key=True)
+    at: str
+    model: str = Field(index=True)
+    replica_id: str
+    body: str
+
+
+class ReleaseRow(SQLModel, table=True):
+    """A specification that a model had or has; `spec` is a `ModelSpec` as JSON."""
+
+    __tablename__ = "release"
+
+    model: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    at: str
+    state: str
+    spec: str
 
 
 class KeyRow(SQLModel, table=True):

@@ -24,6 +24,7 @@ from partitiond.core.profile import (
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 from partitiond.core.spec import ModelSpec
+from partitiond.core.traffic import TrafficSample
 from partitiond.ports import (
     EngineExit,
     EngineHandle,
@@ -204,6 +205,7 @@ class FakeProxy:
         self.waiting: dict[str, int] | None = {}
         self.idle_seconds: dict[str, float] = {}
         self.uses: dict[str, KeyUse] | None = None
+        self.sampled: TrafficSample | None = None
         self.starts = 0
         self.alive = False
         self.newest = 0
@@ -254,6 +256,9 @@ class FakeProxy:
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
         return self.uses if self.alive else None
+
+    async def sample(self) -> TrafficSample | None:
+        return self.sampled if self.alive else None
 
     async def stats(self) -> Mapping[str, float]:
         return {"partitiond_proxy_requests_total": 7.0}

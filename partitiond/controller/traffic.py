@@ -1,0 +1,75 @@
+"""Looks at the proxy's counts again and again, and keeps the looks of the last while."""
+
+import asyncio
+import collections
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from partitiond.core.errors import PartitiondError
+from partitiond.core.traffic import NO_WINDOW, TrafficSample, TrafficWindow
+from partitiond.ports import ProxyControl
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 2.0
+KEPT_SECONDS: Final = 1800.0
+"""Samples are kept so long: a few of them are a window of any length up to it."""
+
+
+class TrafficWatch:
+    """The proxy's counts over time.
+
+    Attributes:
+        after_look: called with each new sample; what it raises is logged.
+    """
+
+    def __init__(
+        self,
+        proxy: ProxyControl,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        kept_seconds: float = KEPT_SECONDS,
+    ) -> None:
+        self._proxy = proxy
+        self._look_seconds = look_seconds
+        self._kept: collections.deque[TrafficSample] = collections.deque(
+            maxlen=max(2, round(kept_seconds / look_seconds))
+        )
+        self.after_look: list[Callable[[TrafficSample], None]] = []
+
+    @property
+    def latest(self) -> TrafficSample | None:
+        """The last look; None before the first."""
+        return self._kept[-1] if self._kept else None
+
+    def window(self, seconds: float) -> TrafficWindow:
+        """The last so many seconds, or what there is of them."""
+        if len(self._kept) < 2:
+            return NO_WINDOW
+        new = self._kept[-1]
+        since = new.at - seconds
+        # At most KEPT_SECONDS / LOOK_SECONDS of them.
+        old = next((sample for sample in self._kept if sample.at >= since), self._kept[-2])
+        return TrafficWindow.between(old if old is not new else self._kept[-2], new)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._look_seconds)
+
+    async def look(self) -> None:
+        """Once. A proxy that cannot say leaves a gap."""
+        try:
+            sample = await self._proxy.sample()
+        except PartitiondError:
+            return
+        if sample is None:
+            return
+        self._kept.append(sample)
+        for tell in self.after_look:
+            try:
+                tell(sample)
+            except Exception:
+                log.exception("what follows from the traffic broke")

@@ -1,0 +1,154 @@
+"""One look at everything, for the dashboard, `partitiond top` and scripts."""
+
+import dataclasses
+
+from partitiond.core.hardware import Device
+from partitiond.core.partition import Partition
+from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.ports.store import Job
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrontierPoint:
+    """One operating point of a model's best profile.
+
+    Attributes:
+        interval: half of the 95 % interval of the throughput, in tokens/s.
+    """
+
+    batch: int
+    output_tokens_per_s: float
+    footprint_bytes: int
+    ttft_p95_seconds: float
+    tpot_p95_seconds: float
+    interval: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrontierView:
+    """The frontier of one model on one hardware, as measured or estimated.
+
+    Attributes:
+        kind: measured, transferred or estimated.
+        size: partition size in words.
+        knee_batch: of the knee; None where there is none.
+        planned_batch: at which its replicas run; None where it is not planned.
+        working_batch: mean sequences in flight of a serving replica now; None unknown.
+    """
+
+    profile_id: str
+    kind: str
+    hardware: str
+    size: str
+    points: tuple[FrontierPoint, ...]
+    knee_batch: int | None
+    planned_batch: int | None
+    working_batch: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeviceOverview:
+    """One device and how full it is.
+
+    Attributes:
+        used_bytes: memory in use as the driver says; None unknown.
+        planned_bytes: what replicas hold by plan.
+        room_bytes: what replicas may hold.
+        watts, busy_share, celsius: as the driver says; None where it does not.
+        cordoned: why nothing is placed there; empty where something may be.
+    """
+
+    device: Device
+    planned_bytes: int
+    room_bytes: int
+    used_bytes: int | None = None
+    watts: float | None = None
+    busy_share: float | None = None
+    celsius: float | None = None
+    cordoned: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplicaOverview:
+    """One replica: what was planned, and what it does.
+
+    Attributes:
+        engine: the engine's name, as the proxy has it; empty without one.
+        compute_share: of its device's compute, 0..1, by partition (SM percent, slices, cores); a
+            memory share has an equal part of the whole.
+        limit: sequences at once.
+        planned_output_tokens_per_s, planned_req_per_s, planned_ttft_p95_seconds,
+            planned_tpot_p95_seconds: the plan's prediction, sharing included.
+        measured: over the window; None where nothing is known.
+        drift: in one sentence where measured and predicted disagree beyond their confidence.
+    """
+
+    replica_id: str
+    engine: str
+    model: str
+    device_id: str
+    partition: Partition
+    state: str
+    memory_bytes: int
+    compute_share: float
+    limit: int
+    in_flight: int | None
+    planned_output_tokens_per_s: float
+    planned_req_per_s: float
+    planned_ttft_p95_seconds: float
+    planned_tpot_p95_seconds: float
+    measured: ReplicaTraffic | None = None
+    drift: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelOverview:
+    """One model: what is asked of it and what it gives.
+
+    Attributes:
+        demand_req_per_s: what it is planned for; None for as much as there is.
+        forecast_req_per_s: what autoscaling expects; None where it does not look.
+        capacity_req_per_s: of its serving replicas, by plan.
+        traffic: over the window; None where nothing is known.
+        frontiers: of its best profiles, by hardware.
+        note: what the chain waits for.
+        joules_per_s: draw of its replicas by plan, in watts; None unknown.
+    """
+
+    name: str
+    availability: str
+    replicas_serving: int
+    replicas_planned: int
+    demand_req_per_s: float | None
+    forecast_req_per_s: float | None
+    capacity_req_per_s: float
+    traffic: ModelTraffic | None
+    frontiers: tuple[FrontierView, ...]
+    note: str = ""
+    joules_per_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Overview:
+    """Everything at one moment.
+
+    Attributes:
+        at: ISO 8601 UTC.
+        window_seconds: over which rates and means are.
+        plan_id: of the applied plan; empty without one.
+        waiting_plan_id: of a plan that waits for `apply`; empty where none does.
+        problems: what is not ready, by part.
+        last_event: greatest id of an event; ask for what comes after it.
+    """
+
+    at: str
+    version: str
+    window_seconds: float
+    devices: tuple[DeviceOverview, ...]
+    models: tuple[ModelOverview, ...]
+    replicas: tuple[ReplicaOverview, ...]
+    jobs: tuple[Job, ...]
+    plan_id: str
+    waiting_plan_id: str
+    problems: tuple[tuple[str, str], ...]
+    last_event: int

@@ -1,0 +1,81 @@
+"""Transactions on the store's file, for the repositories that share it."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlmodel import Session
+
+from partitiond import serde
+from partitiond.core.errors import InputError, NotFoundError, StoreError
+from partitiond.store.connection import IMMEDIATE
+from partitiond.store.errors import store_error
+
+T = TypeVar("T")
+
+
+class Sessions:
+    """One SQLite file, opened; each repository adds the calls of its tables."""
+
+    def __init__(self, engine: Engine, path: str) -> None:
+        self.path = path
+        self._engine = engine
+        self._writing = engine.execution_options(**{IMMEDIATE: True})
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        if self._closed:
+            raise StoreError(
+                f"the store {self.path} is closed.", hint="The daemon is ending; start it again."
+            )
+        try:
+            with self._lock, Session(engine) as session, session.begin():
+                yield session
+        except IntegrityError:
+            raise
+        except (DBAPIError, UnicodeDecodeError) as error:  # the latter: see opening.py
+            raise store_error(self.path, error) from error
+
+    def _read(self) -> contextlib.AbstractContextManager[Session]:
+        return self._session(self._engine)
+
+    def _write(self) -> contextlib.AbstractContextManager[Session]:
+        return self._session(self._writing)
+
+    def _parse(self, kind: type[T], text: str, what: str) -> T:
+        try:
+            return serde.from_json(kind, text)
+        except InputError as error:
+            raise StoreError(
+                f"the store {self.path} holds a {what} that cannot be read: {error.message}",
+                hint="It was changed by hand or written by another version; restore a copy.",
+                facts={"path": self.path, "row": what},
+            ) from error
+
+    def close(self) -> None:
+        """Write the log back into the file and release it. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._lock:
+            with contextlib.suppress(DBAPIError), self._engine.connect() as connection:
+                # A reader elsewhere may hold the log: then its last user writes it back.
+                connection.exec_driver_sql("COMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._engine.dispose()
+
+
+def found(row: T | None, what: str, key: str) -> T:
+    """The row. Raises NotFoundError where there is none."""
+    if row is None:
+        raise NotFoundError(
+            f"there is no {what} {key}.",
+            hint=f"Check the name; the list of {what}s shows what there is.",
+            facts={what: key},
+        )
+    return row
