@@ -1,0 +1,120 @@
+// Adding a model: the form first shows whether it fits, then lets it be added.
+
+import { post } from "./api.js";
+import { h, toast } from "./dom.js";
+import { bytes, deviceName, partition, plural } from "./format.js";
+import { frontierPlot } from "./charts.js";
+import { changed, look, state } from "./state.js";
+
+const known = { fit: null, of: "", busy: false, problem: null };
+let form = null;
+
+export function addView() {
+  const current = form && document.contains(form) ? JSON.stringify(body(form)) : "";
+  const checked = known.fit && known.of === current;
+  return [
+    h("h1", {}, "Add a model"),
+    h("div", { class: "columns even" },
+      formView(),
+      h("section", { class: "panel", "aria-labelledby": "fit-h", "aria-live": "polite" },
+        h("h2", { id: "fit-h" }, "Does it fit?"),
+        known.busy ? h("p", { class: "working" }, "Plans with it…") : null,
+        known.problem ? h("p", { class: "problem", role: "alert" }, `${known.problem.message} ${known.problem.hint ?? ""}`) : null,
+        known.fit && !known.busy ? fitView(known.fit, checked) : null,
+        !known.fit && !known.busy && !known.problem ? h("p", { class: "muted" },
+          "Check first: the plan is made with it as if it were here. Nothing is registered, started or moved by that.") : null,
+        h("div", { class: "buttons" },
+          h("button", { id: "add-model", class: checked && known.fit.fits ? "primary" : "", disabled: !checked || known.busy, on: { click: save } },
+            checked && !known.fit.fits ? "Add it all the same" : "Add the model")))),
+  ];
+}
+
+/** Kept as one element: what people typed is theirs, whatever is drawn again around it. */
+function formView() {
+  if (form && document.contains(form)) return h("form", { "data-own": true, key: "add" });
+  const text = (id, label, help, more = {}) => h("div", { class: "field" }, h("label", { for: id }, label),
+    h("input", { id, name: id, ...more }), help ? h("p", { class: "help" }, help) : null);
+  form = h("form", { class: "panel form", "data-own": true, key: "add", on: { submit: check, input: changed } },
+    h("datalist", { id: "catalog" }, (state.session.catalog ?? []).map((name) => h("option", { value: name }))),
+    text("model", "Model", "A catalog name, a Hugging Face id (org/name) or an absolute folder.", { required: true, list: "catalog", autocomplete: "off", placeholder: "qwen2.5-0.5b" }),
+    text("name", "Name", "What clients put into “model”; empty takes it from the source.", { autocomplete: "off" }),
+    h("div", { class: "row" },
+      text("demand", "Requests/s", "Empty: as much as there is.", { type: "number", min: 0, step: "any" }),
+      text("max_replicas", "At most replicas", "", { type: "number", min: 1, step: 1 })),
+    h("div", { class: "row" },
+      text("prompt", "Prompt tokens", "", { type: "number", min: 1, step: 1, value: 512 }),
+      text("output", "Output tokens", "", { type: "number", min: 1, step: 1, value: 256 })),
+    h("div", { class: "row" },
+      text("ttft", "TTFT at most, s", "Both or neither.", { type: "number", min: 0, step: "any" }),
+      text("tpot", "TPOT at most, s", "", { type: "number", min: 0, step: "any" })),
+    h("details", {}, h("summary", {}, "More"),
+      choice("isolation", "Shares its device", [["shared", "with others"], ["device", "with nobody"], ["hardware", "only behind hardware walls"]]),
+      choice("weights", "Weights", [["real", "real"], ["dummy", "random: true speed, no sense"]]),
+      choice("engine_kind", "Engine", [["vllm", "vLLM"], ["simulated", "simulated"]]),
+      h("label", { class: "check" }, h("input", { type: "checkbox", name: "auto", id: "auto", checked: true }), "Measure, plan and start it by itself")),
+    h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary", id: "check-fit" }, "Check whether it fits")));
+  return form;
+}
+
+function choice(id, label, options) {
+  return h("div", { class: "field" }, h("label", { for: id }, label),
+    h("select", { id, name: id }, options.map(([value, words]) => h("option", { value }, words))));
+}
+
+function body(from) {
+  const value = (name) => from.elements[name].value.trim();
+  const asked = {
+    model: value("model"), weights: value("weights"), engine_kind: value("engine_kind"), isolation: value("isolation"),
+    auto: from.elements.auto.checked,
+    workload: { prompt_tokens: Number(value("prompt") || 512), output_tokens: Number(value("output") || 256) },
+  };
+  if (value("name")) asked.name = value("name");
+  if (value("demand")) asked.demand = { req_per_s: Number(value("demand")) };
+  if (value("max_replicas")) asked.max_replicas = Number(value("max_replicas"));
+  if (value("ttft") && value("tpot")) asked.slo = { ttft_seconds: Number(value("ttft")), tpot_seconds: Number(value("tpot")) };
+  return asked;
+}
+
+async function check(event) {
+  event.preventDefault();
+  const asked = body(form);
+  Object.assign(known, { busy: true, problem: null });
+  changed();
+  try {
+    known.fit = await post("/models/fit", asked);
+    known.of = JSON.stringify(asked);
+  } catch (error) {
+    Object.assign(known, { fit: null, problem: error });
+  }
+  known.busy = false;
+  changed();
+}
+
+function fitView(fit, checked) {
+  const own = fit.preview.plan.placements.filter((p) => p.model === fit.model);
+  const [first] = fit.frontiers;
+  return h("div", { class: checked ? "" : "outdated" },
+    checked ? null : h("p", { class: "banner" }, "The form has changed since: check again."),
+    h("p", { class: `verdict ${fit.fits ? "good" : "bad"}` }, fit.fits ? `${fit.model} fits.` : `${fit.model} does not fit.`),
+    fit.registered ? h("p", { class: "problem" }, "A model of this name is registered already; adding it again is refused. Choose another name.") : null,
+    h("ul", {}, fit.summary.map((line) => h("li", { key: line }, line))),
+    own.length ? h("table", {}, h("caption", {}, `${plural(own.length, "replica")} of it`),
+      h("thead", {}, h("tr", {}, ["Device", "Partition", "Batch", "Memory"].map((n, i) => h("th", { scope: "col", class: i > 1 ? "num" : "" }, n)))),
+      h("tbody", {}, own.map((p) => h("tr", { key: p.replica_id }, h("td", {}, deviceName(p.device_id)), h("td", {}, partition(p.partition)),
+        h("td", { class: "num" }, p.candidate.batch), h("td", { class: "num" }, bytes(p.partition.memory_bytes)))))) : null,
+    first ? [h("h3", {}, `Frontier of ${first.size === "whole device" ? "a" : `${first.size} of`} ${first.hardware}`), frontierPlot(first)] : null);
+}
+
+async function save() {
+  try {
+    const record = await post("/models", body(form));
+    toast(`${record.spec.name} is registered.`);
+    form = null;
+    Object.assign(known, { fit: null, of: "", problem: null });
+    location.hash = `#/models/${encodeURIComponent(record.spec.name)}`;
+    look();
+  } catch (error) {
+    known.problem = error;
+    changed();
+  }
+}

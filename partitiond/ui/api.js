@@ -1,0 +1,62 @@
+// The control API, from this page's own origin only. The header is what lets the cookie count.
+
+const HEADERS = { "X-Partitiond-UI": "1" };
+let actor = "";
+
+/** Who acts, for the events. */
+export function setActor(name) {
+  actor = name;
+}
+
+/** A problem as the API tells it: what is wrong, and what to do next. */
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body.detail ?? "the daemon does not answer.");
+    this.status = status;
+    this.hint = body.hint ?? "";
+    this.code = body.code ?? "";
+  }
+}
+
+export async function call(method, path, body, options = {}) {
+  const headers = { ...HEADERS, ...(options.headers ?? {}) };
+  if (actor) headers["X-Partitiond-Actor"] = actor;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method, headers, body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin", cache: "no-store", signal: options.signal,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, { detail: "the daemon does not answer.", hint: "Is it running? This page tries again by itself." });
+  }
+  if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => ({ detail: `status ${answer.status}` })));
+  if (options.stream) return answer;
+  return answer.status === 204 ? null : answer.json();
+}
+
+export const get = (path) => call("GET", path);
+export const post = (path, body) => call("POST", path, body);
+
+/** A plan, told how far it is meanwhile. */
+export async function plan(question, onProgress, signal) {
+  const answer = await call("POST", "/plan", question, { stream: true, headers: { Accept: "text/event-stream" }, signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) throw new Problem(0, { detail: "the daemon ended before there was a plan." });
+    text += value;
+    const blocks = text.split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const name = /^event: (.*)$/m.exec(block)?.[1];
+      const data = /^data: (.*)$/m.exec(block)?.[1];
+      if (name === "progress") onProgress(JSON.parse(data));
+      if (name === "plan") return JSON.parse(data);
+      if (name === "problem") { const told = JSON.parse(data); throw new Problem(told.status, told); }
+    }
+  }
+}

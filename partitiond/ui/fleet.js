@@ -1,0 +1,165 @@
+// The first view: what the fleet does, what the devices hold, and what each model gets.
+
+import { h } from "./dom.js";
+import { bytes, clock, deviceName, gib, number, partition, percent, plural, seconds, watts } from "./format.js";
+import { spark } from "./charts.js";
+import { colour, history, letter, state } from "./state.js";
+import { jobRow } from "./jobs.js";
+
+export function fleetView() {
+  const o = state.overview;
+  return [
+    h("h1", { class: "unseen" }, "Fleet"),
+    tiles(o),
+    h("div", { class: "columns" },
+      h("div", { class: "wide" }, devices(o), models(o)),
+      h("aside", { class: "side", "aria-label": "What happens" }, jobs(o), events())),
+  ];
+}
+
+function tiles(o) {
+  const traffic = o.models.map((m) => m.traffic).filter(Boolean);
+  const sum = (pick) => traffic.reduce((total, t) => total + pick(t), 0);
+  const any = traffic.length > 0;
+  const ttft = traffic.map((t) => t.ttft_p95_seconds).filter((v) => v !== null);
+  const told = o.devices.filter((d) => d.watts !== null);
+  const used = new Set(o.replicas.map((r) => r.device_id)).size;
+  const serving = o.replicas.filter((r) => r.state === "serving").length;
+  return h("section", { class: "tiles", "aria-label": "Now" },
+    tile("Throughput", any ? number(sum((t) => t.output_tokens_per_s)) : "–", "tokens/s", spark(history("tokens"))),
+    tile("Requests", any ? number(sum((t) => t.req_per_s)) : "–", "per second", spark(history("requests"), "two")),
+    tile("In flight", any ? number(sum((t) => t.in_flight)) : "–", any ? `${number(sum((t) => t.waiting))} wait` : "", spark(history("flight"), "three")),
+    tile("Worst TTFT p95", ttft.length ? seconds(Math.max(...ttft)) : "–", "at most, by model"),
+    tile("Power", told.length ? watts(told.reduce((total, d) => total + d.watts, 0)) : "–", told.length ? "all devices" : "not told here", spark(history("watts"), "four")),
+    tile("Replicas", `${serving} of ${o.replicas.length}`, `serve, on ${used} of ${plural(o.devices.length, "device")}`));
+}
+
+function tile(name, value, unit, drawing = null) {
+  return h("div", { class: "tile", key: name },
+    h("h2", {}, name), h("p", { class: "figure" }, value), h("p", { class: "unit" }, unit), drawing);
+}
+
+// --- devices ------------------------------------------------------------------------------------
+
+function devices(o) {
+  const busy = o.devices.filter((d) => o.replicas.some((r) => r.device_id === d.device.id) || d.cordoned || d.device.foreign.length);
+  const empty = o.devices.filter((d) => !busy.includes(d));
+  return h("section", { "aria-labelledby": "devices-h" },
+    h("div", { class: "heading" }, h("h2", { id: "devices-h" }, "Devices"),
+      h("p", { class: "bar-legend", "aria-hidden": "true" }, h("span", { class: "legend-kept" }), "kept free",
+        h("span", { class: "legend-used" }), "in use, says the driver")),
+    h("div", { class: "devices" }, busy.map((d) => deviceCard(d, o.replicas))),
+    empty.length ? h("p", { class: "empty-devices" }, h("strong", {}, `${plural(empty.length, "device")} empty: `),
+      empty.map((d) => h("span", { class: "chip", key: d.device.id, title: `${d.device.hardware}, ${bytes(d.device.memory_bytes)}` },
+        deviceName(d.device.id)))) : null);
+}
+
+function deviceCard(view, replicas) {
+  const d = view.device;
+  const here = replicas.filter((r) => r.device_id === d.id);
+  const mode = here[0]?.partition.mode ?? "";
+  return h("article", { class: `device ${view.cordoned ? "cordoned" : ""}`, key: d.id, "aria-label": `${deviceName(d.id)}, ${d.hardware}` },
+    h("header", {},
+      h("h3", {}, deviceName(d.id)), h("span", { class: "muted" }, d.hardware),
+      mode ? h("span", { class: "pill" }, mode === "cores" ? "cores" : mode) : null,
+      d.health !== "fine" ? h("span", { class: "pill bad" }, d.health) : null,
+      h("span", { class: "gauges" },
+        view.busy_share === null ? null : h("span", { title: "busy" }, `${percent(view.busy_share)} busy`),
+        view.watts === null ? null : h("span", { title: "drawn now" }, watts(view.watts)),
+        view.celsius === null ? null : h("span", { title: "temperature" }, `${number(view.celsius)} °C`))),
+    view.cordoned ? h("p", { class: "problem" }, `Nothing is placed here: ${view.cordoned}`) : null,
+    bar("Memory", memorySegments(view, here), `${gib(view.planned_bytes)} of ${gib(d.memory_bytes)} GiB`,
+      view.used_bytes === null ? null : { share: view.used_bytes / d.memory_bytes, label: `${gib(view.used_bytes)} GiB in use` },
+      view.room_bytes / d.memory_bytes),
+    bar("Compute", computeSegments(here), percent(Math.min(1, here.reduce((sum, r) => sum + r.compute_share, 0)))),
+    h("ul", { class: "replicas" }, here.map((r) => h("li", { key: r.replica_id },
+      h("a", { href: `#/models/${encodeURIComponent(r.model)}` },
+        h("span", { class: `swatch ${colour(r.model)}`, "aria-hidden": "true" }, letter(r.model)), r.replica_id),
+      h("span", { class: "muted" }, `${partition(r.partition)} · ${bytes(r.memory_bytes)}`),
+      r.state === "serving" ? h("span", { class: "muted" }, `${number(r.in_flight ?? r.measured?.in_flight ?? 0)}/${r.limit}`)
+        : h("span", { class: `pill ${r.state}` }, r.state)))));
+}
+
+function memorySegments(view, here) {
+  return here.map((r) => ({ replica: r, share: r.memory_bytes / view.device.memory_bytes, words: bytes(r.memory_bytes) }));
+}
+
+function computeSegments(here) {
+  return here.map((r) => ({ replica: r, share: r.compute_share, words: percent(r.compute_share) }));
+}
+
+/** One bar to scale; `limit` is where the room for replicas ends, `used` what the driver says. */
+function bar(name, segments, total, used = null, limit = 1) {
+  const scale = Math.max(1, segments.reduce((sum, s) => sum + s.share, 0));
+  const label = `${name}: ${total}. ${segments.map((s) => `${s.replica.replica_id} ${s.words}`).join(", ")}${used ? `. ${used.label}` : ""}`;
+  return h("div", { class: "bar-row" },
+    h("span", { class: "bar-name" }, name),
+    h("div", { class: "fill", role: "img", "aria-label": label },
+      segments.map((s) => h("span", {
+        class: `segment ${colour(s.replica.model)} ${s.replica.state}`, key: s.replica.replica_id + s.replica.engine,
+        title: `${s.replica.replica_id}: ${s.words}, ${s.replica.state}`,
+        style: { width: `${(100 * s.share) / scale}%` } }, h("span", {}, letter(s.replica.model)))),
+      limit < 1 ? h("span", { class: "kept", title: "kept free: headroom and the driver", style: { width: `${100 * (1 - limit)}%` } }) : null,
+      used ? h("span", { class: "used", title: used.label, style: { left: `${Math.min(100, 100 * used.share)}%` } }) : null),
+    h("span", { class: "bar-total" }, total));
+}
+
+// --- models -------------------------------------------------------------------------------------
+
+function models(o) {
+  return h("section", { "aria-labelledby": "models-h" },
+    h("div", { class: "heading" }, h("h2", { id: "models-h" }, "Models"), h("a", { class: "button", href: "#/add" }, "Add a model")),
+    o.models.length === 0
+      ? h("p", { class: "panel" }, "No model is registered. ", h("a", { href: "#/add" }, "Add one"), " and see whether it fits.")
+      : h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of models" }, h("table", { class: "models" },
+        h("caption", { class: "unseen" }, "What each model is asked for and what it gives"),
+        h("thead", {}, h("tr", {}, ["Model", "Replicas", "Requests/s", "of capacity", "Tokens/s", "TTFT mean", "p95", "Queue", "Last minutes"]
+          .map((name, i) => h("th", { scope: "col", class: i > 1 && i < 8 ? "num" : "" }, name)))),
+        h("tbody", {}, o.models.map((m) => modelRow(m, o.replicas))))));
+}
+
+function modelRow(m, replicas) {
+  const t = m.traffic;
+  const load = t && m.capacity_req_per_s > 0 ? t.req_per_s / m.capacity_req_per_s : null;
+  const drifts = replicas.some((r) => r.model === m.name && r.drift);
+  return h("tr", { key: m.name },
+    h("th", { scope: "row" }, h("a", { href: `#/models/${encodeURIComponent(m.name)}` },
+      h("span", { class: `swatch ${colour(m.name)}`, "aria-hidden": "true" }, letter(m.name)), m.name),
+    m.note ? h("span", { class: "note", title: m.note }, m.note) : null),
+    h("td", {}, h("span", { class: `pill ${m.availability}` }, m.availability === "serving"
+      ? `${m.replicas_serving} of ${m.replicas_planned}` : m.availability), drifts ? h("span", { class: "pill bad", title: "measured is not what was predicted" }, "drift") : null),
+    h("td", { class: "num" }, t ? number(t.req_per_s) : "–", t && t.refused ? h("span", { class: "pill bad" }, `${t.refused} refused`) : null),
+    h("td", { class: "num" }, loadMeter(load, m.capacity_req_per_s)),
+    h("td", { class: "num" }, t ? number(t.output_tokens_per_s) : "–"),
+    h("td", { class: "num" }, seconds(t?.ttft_seconds)),
+    h("td", { class: "num" }, t?.ttft_p95_seconds === null || !t ? "–" : `≤ ${seconds(t.ttft_p95_seconds)}`),
+    h("td", { class: "num" }, t ? number(t.waiting) : "–"),
+    h("td", {}, spark(history(`${m.name} tokens`), "wide")));
+}
+
+function loadMeter(load, capacity) {
+  if (load === null) return capacity > 0 ? `of ${number(capacity)}` : "–";
+  return h("span", { class: "load", title: `of ${number(capacity)} requests/s by plan` },
+    h("span", { class: "meter", "aria-hidden": "true" }, h("span", { class: load > 1 ? "over" : "", style: { width: `${Math.min(100, 100 * load)}%` } })),
+    percent(load));
+}
+
+// --- beside -------------------------------------------------------------------------------------
+
+function jobs(o) {
+  const open = o.jobs.filter((job) => job.state === "running" || job.state === "queued");
+  if (!open.length) return null;
+  return h("section", { "aria-labelledby": "jobs-h" },
+    h("div", { class: "heading" }, h("h2", { id: "jobs-h" }, "Jobs"), h("a", { href: "#/jobs" }, "All")),
+    h("ul", { class: "jobs" }, open.slice(0, 5).map((job) => jobRow(job))));
+}
+
+function events() {
+  const last = state.events.slice(-14).reverse();
+  return h("section", { "aria-labelledby": "events-h" },
+    h("div", { class: "heading" }, h("h2", { id: "events-h" }, "Events"), h("a", { href: "#/events" }, "All")),
+    h("ol", { class: "events" }, last.map((e) => h("li", { key: e.id },
+      h("div", { class: "what", title: e.message },
+      h("time", { datetime: e.at }, clock(e.at)), h("strong", {}, e.subject), " ", e.message,
+      e.actor ? h("span", { class: "muted" }, ` by ${e.actor}`) : null)))));
+}

@@ -1,0 +1,143 @@
+// One model: its frontier, where it works, and predicted against measured for each replica.
+
+import { call, post } from "./api.js";
+import { dialog, h, toast } from "./dom.js";
+import { bytes, deviceName, number, partition, seconds, watts } from "./format.js";
+import { frontierPlot, spark, tpotPlot } from "./charts.js";
+import { colour, history, letter, look, state } from "./state.js";
+
+const shown = new Map();
+
+export function modelView(name) {
+  const m = state.overview.models.find((one) => one.name === name);
+  if (!m) {
+    return [h("h1", {}, name), h("p", { class: "panel" }, `No model is registered as ${name}. `, h("a", { href: "#/" }, "All models"))];
+  }
+  const replicas = state.overview.replicas.filter((r) => r.model === name);
+  return [
+    h("div", { class: "heading" },
+      h("h1", {}, h("span", { class: `swatch ${colour(name)}`, "aria-hidden": "true" }, letter(name)), name,
+        h("span", { class: `pill ${m.availability}` }, m.availability)),
+      h("div", { class: "buttons" },
+        h("button", { on: { click: () => measure(name) } }, "Measure"),
+        h("button", { class: "danger", on: { click: () => remove(name, replicas.length) } }, "Remove…"))),
+    m.note ? h("p", { class: "banner" }, m.note) : null,
+    facts(m, replicas),
+    h("div", { class: "columns even" },
+      h("section", { "aria-labelledby": "frontier-h" }, h("h2", { id: "frontier-h" }, "Frontier"), frontier(m, replicas)),
+      h("section", { "aria-labelledby": "live-h" }, h("h2", { id: "live-h" }, "Last minutes"),
+        line("Tokens/s", `${name} tokens`), line("Requests/s", `${name} requests`),
+        line("Mean TTFT", `${name} ttft`, seconds), line("Waiting", `${name} waiting`))),
+    table(replicas),
+  ];
+}
+
+function facts(m, replicas) {
+  const t = m.traffic;
+  const rows = [
+    ["Wanted", m.demand_req_per_s === null ? "as much as there is" : `${number(m.demand_req_per_s)} requests/s`],
+    ["Expected", m.forecast_req_per_s === null ? null : `${number(m.forecast_req_per_s)} requests/s`],
+    ["Capacity by plan", `${number(m.capacity_req_per_s)} requests/s`],
+    ["Now", t ? `${number(t.req_per_s)} requests/s, ${number(t.output_tokens_per_s)} tokens/s` : "nothing is known yet"],
+    ["A request", t && t.prompt_tokens !== null ? `${number(t.prompt_tokens)} tokens in, ${number(t.output_tokens)} out` : null],
+    ["TTFT", t && t.ttft_seconds !== null ? `${seconds(t.ttft_seconds)} mean, p95 ≤ ${seconds(t.ttft_p95_seconds)}` : null],
+    ["Queue", t ? `${number(t.waiting)} wait${t.queue_seconds === null ? "" : `, ${seconds(t.queue_seconds)} mean`}` : null],
+    ["Refused", t && t.refused ? `${number(t.refused)}` : null],
+    ["Held in a change", t && (t.held || t.turned_away) ? `${number(t.held)}, turned away ${number(t.turned_away)}` : null],
+    ["Draw by plan", m.joules_per_s === null ? null : `${watts(m.joules_per_s)} beyond the idle devices`],
+    ["Replicas", `${m.replicas_serving} of ${Math.max(m.replicas_planned, replicas.length)} serve`],
+  ].filter(([, value]) => value !== null);
+  return h("dl", { class: "facts panel" }, rows.map(([k, v]) => h("div", { key: k }, h("dt", {}, k), h("dd", {}, v))));
+}
+
+function line(label, name, format = number) {
+  const values = history(name);
+  const last = values.at(-1);
+  return h("div", { class: "line", key: name }, h("span", { class: "line-name" }, label),
+    h("span", { class: "line-value" }, last === undefined || last === null ? "–" : format(last)), spark(values, "wide"));
+}
+
+function frontier(m, replicas) {
+  if (!m.frontiers.length) return h("p", { class: "panel" }, "It was neither measured nor estimated here. Measure it.");
+  const chosen = m.frontiers.find((f) => f.profile_id === shown.get(m.name)) ?? m.frontiers[0];
+  const planned = new Set(m.frontiers.filter((f) => f.planned_batch !== null).map((f) => f.profile_id));
+  const single = planned.size === 1 && planned.has(chosen.profile_id);
+  const own = single ? replicas : replicas.filter((r) => r.limit === chosen.planned_batch && sizeOf(r) === chosen.size);
+  const measured = own.filter((r) => r.measured && r.measured.mean_batch > 0.05)
+    .map((r) => r.measured);
+  return h("div", { class: "panel" },
+    m.frontiers.length > 1 ? h("label", { class: "inline" }, "Partition ",
+      h("select", { id: "frontier", on: { change: (e) => { shown.set(m.name, e.target.value); look(); } } },
+        m.frontiers.map((f) => h("option", { value: f.profile_id, selected: f === chosen },
+          `${f.size} of ${f.hardware}${f.planned_batch === null ? "" : ", planned"}`)))) : h("p", { class: "muted" }, `${chosen.size} of ${chosen.hardware}`),
+    frontierPlot(chosen, measured),
+    h("h3", {}, "Time per output token, p95"),
+    tpotPlot(chosen, measured),
+    h("details", { key: "figures" }, h("summary", {}, "The same in figures"),
+      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of operating points" }, h("table", {},
+        h("caption", { class: "unseen" }, "Operating points"),
+        h("thead", {}, h("tr", {}, ["Batch", "Tokens/s", "±", "TTFT p95", "TPOT p95", "Memory"].map((n) => h("th", { scope: "col", class: "num" }, n)))),
+        h("tbody", {}, chosen.points.map((p) => h("tr", { key: p.batch, class: p.batch === chosen.planned_batch ? "chosen" : "" },
+          h("th", { scope: "row", class: "num" }, p.batch), h("td", { class: "num" }, number(p.output_tokens_per_s)), h("td", { class: "num" }, p.interval ? number(p.interval) : "–"),
+          h("td", { class: "num" }, seconds(p.ttft_p95_seconds)), h("td", { class: "num" }, seconds(p.tpot_p95_seconds)),
+          h("td", { class: "num" }, bytes(p.footprint_bytes)))))))));
+}
+
+function sizeOf(r) {
+  return partition(r.partition);
+}
+
+function table(replicas) {
+  return h("section", { "aria-labelledby": "replicas-h" },
+    h("h2", { id: "replicas-h" }, "Replicas: predicted and measured"),
+    h("p", { class: "muted" }, "Predicted at the limit, under the plan's full load; measured at the load of the last seconds. Half idle, a replica gives fewer tokens/s at a shorter TPOT than predicted."),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of replicas" }, h("table", {},
+      h("caption", { class: "unseen" }, "Replicas of this model"),
+      h("thead", {}, h("tr", {}, ["Replica", "Device", "Partition", "State", "In flight", "Tokens/s", "predicted", "TPOT", "predicted", "First token", "predicted", "Requests/s", "predicted"]
+        .map((n, i) => h("th", { scope: "col", class: i > 3 ? "num" : "" }, n)))),
+      h("tbody", {}, replicas.length ? replicas.map(row) : h("tr", {}, h("td", { colspan: 13 }, "None is planned."))))));
+}
+
+function row(r) {
+  const m = r.measured;
+  return h("tr", { key: r.replica_id + r.engine },
+    h("th", { scope: "row" }, r.replica_id, r.drift ? h("span", { class: "note bad" }, r.drift) : null),
+    h("td", {}, deviceName(r.device_id)), h("td", {}, `${partition(r.partition)}, ${bytes(r.memory_bytes)}`),
+    h("td", {}, h("span", { class: `pill ${r.state}` }, r.state)),
+    h("td", { class: "num" }, `${m ? number(m.mean_batch) : r.in_flight ?? "–"} of ${r.limit}`),
+    h("td", { class: "num" }, number(m?.output_tokens_per_s)), h("td", { class: "num muted" }, number(r.planned_output_tokens_per_s)),
+    h("td", { class: "num" }, seconds(m?.tpot_seconds)), h("td", { class: "num muted" }, `≤ ${seconds(r.planned_tpot_p95_seconds)}`),
+    h("td", { class: "num" }, seconds(m?.first_seconds)), h("td", { class: "num muted" }, `≤ ${seconds(r.planned_ttft_p95_seconds)}`),
+    h("td", { class: "num" }, number(m?.req_per_s)), h("td", { class: "num muted" }, number(r.planned_req_per_s)));
+}
+
+async function measure(name) {
+  const sure = await dialog(`Measure ${name}?`,
+    h("p", {}, "A job starts an engine of its own and sweeps batch sizes. It takes minutes, and waits for free room: nothing that serves makes way."),
+    [{ label: "Cancel" }, { label: "Measure", kind: "primary", value: "yes" }]);
+  if (sure !== "yes") return;
+  try {
+    const job = await post(`/models/${encodeURIComponent(name)}/profile`, {});
+    toast(`${job.id} measures ${name}.`);
+    location.hash = "#/jobs";
+    look();
+  } catch (error) {
+    toast(`${error.message} ${error.hint}`, "bad");
+  }
+}
+
+async function remove(name, count) {
+  const sure = await dialog(`Remove ${name}?`,
+    h("p", {}, count ? `Its ${count === 1 ? "replica finishes" : `${count} replicas finish`} what runs and stop${count === 1 ? "s" : ""}; clients get an error from then on. Its profiles stay.` : "It has no replica. Its profiles stay."),
+    [{ label: "Cancel" }, { label: `Remove ${name}`, kind: "danger", value: "yes" }]);
+  if (sure !== "yes") return;
+  try {
+    await call("DELETE", `/models/${encodeURIComponent(name)}`);
+    toast(`${name} is removed.`);
+    location.hash = "#/";
+    look();
+  } catch (error) {
+    toast(`${error.message} ${error.hint}`, "bad");
+  }
+}
+
