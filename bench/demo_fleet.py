@@ -62,6 +62,8 @@ def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
         environment = demo_steps.engine(story, settings)
         asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
         daemon.start(client, story.say)
+        client.close()
+        client = connect(settings)  # in a new folder the admin token is there only now
         yield DemoFleet(story, settings, environment, client, specs)
     finally:
         daemon.stop(client)

@@ -30,6 +30,8 @@ INTERPRETED: Final = "interpreted"
 KEYS: Final = 100
 HIGH: Final = 1_000_000_000
 SHOWN: Final = (CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK)
+NOBODY: Final = {"traces_endpoint": "http://127.0.0.1:9/v1/traces"}
+"""No collector is there: what sending costs besides is its thread's."""
 Edit = Callable[[RoutingTable], RoutingTable]
 
 
@@ -90,6 +92,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     ),
     "no-log": Variant("no line per request", without=("log",)),
     "no-metrics": Variant("requests are not counted", without=("metrics",)),
+    "no-traffic": Variant("work is not counted by model, replica and key", without=("traffic",)),
     "no-estimates": Variant("nothing is learnt of requests", without=("estimates",)),
     "keys": Variant(f"{KEYS} keys instead of one", edit=many_keys),
     "rates": Variant("rates and a budget for the key", edit=with_rates),
@@ -100,6 +103,8 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "defaults": Variant("a default parameter", edit=model_with(defaults_json='{"top_p":0.9}')),
     "affinity": Variant("one session for all", asks={"header": "x-session-id: one"}),
     "debug": Variant("debug headers in every answer", options={"debug_headers": "always"}),
+    "traces": Variant("one request of twenty is recorded", options=NOBODY | {"traces_ratio": 0.05}),
+    "all-traces": Variant("every request is recorded", options=NOBODY | {"traces_ratio": 1.0}),
     "usage": Variant("clients ask for the usage of streams", asks={"usage": True}),
     "workers": Variant("two workers, on the same core", workers=2),
 }

@@ -18,6 +18,7 @@ PARTS: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
     "nothing": (),
     "log": (("partitiond.proxy.record", "Record", "write"),),
     "metrics": (("partitiond.proxy.record", "Record", "count"),),
+    "traffic": (("partitiond.proxy.record", "Record", "_count_work"),),
     "estimates": (("partitiond.proxy.record", "Record", "teach"),),
 }
 

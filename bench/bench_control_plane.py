@@ -1,0 +1,260 @@
+"""What the control plane costs: idle CPU and memory, an engine's death, a new model's first token.
+
+Three measurements, each on a daemon of its own with simulated GPUs and simulated engines:
+
+- `idle`: so many registered models and simulated GPUs, nothing asked of them. CPU of the daemon and
+  of its proxy in percent of one core, their memory (PSS, what they would free if they ended), and
+  what one registration and one pass of the loop take.
+- `death`: an engine of several is killed (SIGKILL). Seconds until all serve again, beside what the
+  same engine takes to start and answer without partitiond.
+- `first-token`: seconds from `POST /models`, then `POST /plan/apply` at once (the plan rests on
+  the estimate; a profile would come first otherwise), to the first token of a streamed request that
+  is sent again and again from then on, beside the same engine started by hand.
+
+CPU time is counted, not wall time, so other work on the machine matters little to the first. The
+other two are shown beside a bare engine's start in the same minute.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import http.client
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.daemons import Daemon, end_in_order, running, wait_for
+from partitiond.client.client import ControlClient
+
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+START_SECONDS: Final = 60.0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure what was asked for and print it."""
+    end_in_order()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", nargs="*", help="some of idle, death, first-token; default all")
+    parser.add_argument("--models", type=int, default=100)
+    parser.add_argument("--gpus", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the idle measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="deaths, and first tokens")
+    parser.add_argument("--tree", type=Path, help="run the daemon of another checkout")
+    given = parser.parse_args(words)
+    for name in given.what or MEASUREMENTS:
+        if name not in MEASUREMENTS:
+            parser.error(f"there is no {name!r}, only {', '.join(MEASUREMENTS)}")
+        for line in MEASUREMENTS[name](given):
+            print(line, flush=True)
+    return 0
+
+
+# --- what is measured ---------------------------------------------------------------------------
+
+
+def idle(given: argparse.Namespace) -> Iterator[str]:
+    """CPU and memory with nothing to do."""
+    with daemon(given, given.gpus) as running_one, running_one.client() as client:
+        took = []
+        for number in range(given.models):
+            began = time.monotonic()
+            client.register(model_body(f"m-{number:03d}", auto=False))
+            took.append(time.monotonic() - began)
+        time.sleep(5.0)  # what registering started is over
+        before, passes = use(running_one), loop_passes(client)
+        began = time.monotonic()
+        time.sleep(given.seconds)
+        seconds = time.monotonic() - began
+        after, passed = use(running_one), loop_passes(client)
+    yield f"idle: {given.models} models, {given.gpus} simulated GPUs, {seconds:.0f} s"
+    for name in after:
+        share = (after[name].cpu_seconds - before[name].cpu_seconds) / seconds
+        yield f"  {name:8} {share:7.2%} of a core, {after[name].pss_mib:6.1f} MiB"
+    count = passed[0] - passes[0]
+    spent = (passed[1] - passes[1]) / max(1, count)
+    yield f"  pass of the loop {spent * 1000:.2f} ms, {count / seconds:.2f} passes/s"
+    yield f"  registration {1000 * statistics.median(took):.0f} ms (median of {len(took)})"
+
+
+def death(given: argparse.Namespace) -> Iterator[str]:
+    """From an engine's death to full capacity."""
+    bare = [bare_start() for _ in range(given.rounds)]
+    took, lost, count = [], 0, max(4, given.rounds)
+    with daemon(given, 1) as one, one.client() as client:
+        client.register(model_body("m", auto=False, min_replicas=count, max_replicas=count))
+        client.apply()
+        wait_for("all replicas", lambda: serving(client) == count, 120)
+        for _ in range(given.rounds):
+            # Each dies once: a second death waits longer, on purpose.
+            victim = next(r for r in client.replicas() if r.starts == 1 and r.pid)
+            assert victim.pid is not None
+            began = time.monotonic()
+            os.kill(victim.pid, 9)
+            wait_for("its death to be seen", lambda: serving(client) < count, 30, 0.005)
+            while serving(client) < count:
+                lost += first_token(one.settings.proxy.port, "m") is None
+                if time.monotonic() - began > START_SECONDS:
+                    raise TimeoutError("the engine does not come back")
+            took.append(time.monotonic() - began)
+            time.sleep(2.0)
+    yield f"death: SIGKILL of 1 engine of {count}, {given.rounds} times"
+    yield from beside(took, bare, "full capacity again")
+    yield f"  requests that failed meanwhile: {lost}"
+
+
+def to_first_token(given: argparse.Namespace) -> Iterator[str]:
+    """From POST /models to a token."""
+    bare = [bare_start() for _ in range(given.rounds)]
+    took = []
+    with daemon(given, 1) as one, one.client() as client:
+        for number in range(given.rounds):
+            name = f"new-{number}"
+            began = time.monotonic()
+            client.register(model_body(name, auto=False, max_replicas=1))
+            client.apply()
+            answered = functools.partial(first_token, one.settings.proxy.port, name)
+            wait_for("a token", answered, 120)
+            took.append(time.monotonic() - began)
+            client.remove(name)
+            wait_for("its end", lambda: not client.replicas(), 60)
+    yield f"first token: POST /models and POST /plan/apply, {given.rounds} times"
+    yield from beside(took, bare, "first token")
+
+
+MEASUREMENTS: Final = {"idle": idle, "death": death, "first-token": to_first_token}
+
+
+def beside(took: Sequence[float], bare: Sequence[float], what: str) -> Iterator[str]:
+    """Ours beside a bare engine's start."""
+    ours, base = statistics.median(took), statistics.median(bare)
+    yield f"  {what} after {ours:.2f} s (median; {min(took):.2f} to {max(took):.2f})"
+    yield f"  the same engine by hand, start to first token: {base:.2f} s"
+    yield f"  of partitiond: {ours - base:+.2f} s, {ours / base:.2f} times"
+
+
+# --- tools --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def daemon(given: argparse.Namespace, gpus: int) -> Iterator[Daemon]:
+    """A daemon on a simulated host."""
+    with tempfile.TemporaryDirectory(prefix="pd-host-") as name:
+        folder = Path(name)
+        described = {"name": "bench", "numa_nodes": min(8, gpus), "cores": 8 * gpus}
+        described["gpus"] = [{"model": "a100-80gb", "count": gpus}]
+        (folder / "host.json").write_text(json.dumps(described))
+        host = folder / "host"
+        words = ["simulate", "create", str(folder / "host.json"), "--out", str(host)]
+        subprocess.run(
+            [sys.executable, "-m", "partitiond", *words], check=True, stdout=subprocess.DEVNULL
+        )
+        settings = {"gpu.simulated_host": host, "cpu.enabled": False}
+        tree = None if given.tree is None else given.tree.absolute()
+        with running(settings, tree=tree) as one:
+            yield one
+
+
+def model_body(name: str, *, auto: bool, **more: object) -> dict[str, object]:
+    """A registration of OPT-125M with made-up weights and the simulated engine."""
+    return {
+        "model": "opt-125m",
+        "name": name,
+        "weights": "dummy",
+        "engine_kind": "simulated",
+        "auto": auto,
+        "workload": {"prompt_tokens": 128, "output_tokens": 32},
+        "demand": {"req_per_s": 1.0},
+        **more,
+    }
+
+
+def serving(client: ControlClient) -> int:
+    """Replicas that serve."""
+    return sum(view.state == "serving" for view in client.replicas())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Use:
+    """What a process has used, and holds."""
+
+    cpu_seconds: float
+    pss_mib: float
+
+
+def use(one: Daemon) -> dict[str, Use]:
+    """The daemon's and its proxy's."""
+    proxy = next(pid for pid in one.pids() if _is_proxy(pid))
+    pids = {"daemon": one.process.pid, "proxy": proxy}
+    return {name: _use(pid) for name, pid in pids.items()}
+
+
+def _is_proxy(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"partitiond.proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _use(pid: int) -> Use:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    pss = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return Use((int(fields[11]) + int(fields[12])) / TICKS, pss / 1024)
+
+
+def loop_passes(client: ControlClient) -> tuple[int, float]:
+    """Number and seconds of the loop's passes so far."""
+    text = client.metrics()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    name = "partitiond_reconcile_seconds"
+    return int(float(found[f"{name}_count"])), float(found[f"{name}_sum"])
+
+
+def first_token(port: int, model: str, path: str = "") -> bool | None:
+    """Whether a streamed completion gave a token; None where it was refused or broke."""
+    body = {"model": model, "prompt": "a", "max_tokens": 1, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    if path:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path:
+            connection.sock.connect(path)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        return True if answer.status == 200 and answer.readline() else None
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+def bare_start() -> float:
+    """Seconds from starting the simulated engine to its first token, by hand."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        path = f"{name}/s"
+        words = ["--uds", path, "--model", "m", "--max-num-seqs", "64"]
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "partitiond.engines.simulated", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for("the engine", lambda: first_token(0, "m", path), START_SECONDS, 0.02)
+            return time.monotonic() - began
+        finally:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""A partitiond daemon of a benchmark's own: settings in a file, a process, and its end."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from partitiond.client.client import ControlClient
+from partitiond.core.errors import PartitiondError
+from partitiond.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+
+def wait_for(what: str, check: Callable[[], T | None], seconds: float, pause: float = 0.05) -> T:
+    """Poll until `check` gives something true. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(pause)
+
+
+def end_in_order() -> None:
+    """SIGTERM ends this process as an exception does, so that nothing it started is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def toml_value(value: object) -> str:
+    """A value of a settings file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return repr(value) if isinstance(value, int | float) else f'"{value}"'
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+@dataclasses.dataclass(slots=True)
+class Daemon:
+    """A running daemon.
+
+    Attributes:
+        folder: its state, its log and its settings file.
+    """
+
+    folder: Path
+    settings: Settings
+    process: "subprocess.Popen[bytes]"
+
+    def client(self) -> ControlClient:
+        """A client with the daemon's token; to be closed."""
+        path = self.settings.token_path
+        token = path.read_text().strip() if path.exists() else ""
+        return ControlClient(self.settings.control_url, token)
+
+    def ready(self) -> bool:
+        """Whether it answers and is ready. Raises RuntimeError when it has ended."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the daemon ended:\n{self.log()[-3000:]}")
+        with contextlib.suppress(PartitiondError), self.client() as client:
+            return not client.readiness()
+        return False
+
+    def log(self) -> str:
+        """What it wrote."""
+        return (self.folder / "daemon.log").read_text(errors="replace")
+
+    def pids(self) -> list[int]:
+        """Every process that has this daemon's folders in its command line or environment."""
+        marks = (str(self.settings.run_dir).encode(), str(self.folder).encode())
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                if any(mark in text for mark in marks):
+                    found.append(int(entry.name))
+        return found
+
+
+@contextlib.contextmanager
+def running(
+    overrides: Mapping[str, object],
+    command: Sequence[str] = ("-m", "partitiond"),
+    *,
+    tree: Path | None = None,
+) -> Iterator[Daemon]:
+    """A daemon on folders of its own; all of it is gone at the end.
+
+    Args:
+        overrides: settings by "table.field".
+        command: of the interpreter.
+        tree: another checkout whose daemon it is.
+    """
+    folder, run_dir = (Path(tempfile.mkdtemp(prefix=name)) for name in ("pd-bench-", "pd-"))
+    control, proxy = free_ports(2)
+    values: dict[str, object] = {
+        "state_dir": folder / "state",
+        "run_dir": run_dir,
+        "cache_dir": folder / "cache",
+        "control.port": control,
+        "proxy.port": proxy,
+        **overrides,
+    }
+    config = folder / "config.toml"
+    config.write_text("".join(f"{key} = {toml_value(v)}\n" for key, v in values.items()))
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")}
+    settings = load_settings(config, env, {}).settings
+    if tree is not None:
+        env["PYTHONPATH"] = str(tree)
+    with (folder / "daemon.log").open("wb") as log:
+        words = [sys.executable, *command, "--config", str(config), "serve"]
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=tree
+        )
+    daemon = Daemon(folder, settings, process)
+    try:
+        wait_for("the daemon to be ready", daemon.ready, 180)
+        yield daemon
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        for pid in daemon.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(run_dir, ignore_errors=True)

@@ -1,0 +1,112 @@
+"""What is asked: models, their demand, and the trace that every arm gets."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from loadgen import Slo, poisson
+from partitiond.core.profile import Profile
+from partitiond.profile_files import read_profile
+
+PROFILES: Final = Path(__file__).parents[2] / "profiles"
+MEASURED: Final = {
+    "opt-125m": "opt-125m-*-cores-1-*",
+    "smollm2-135m": "smollm2-135m-*-cores-1-160-16-2*",
+}
+CORES: Final = 6
+MEMORY_BYTES: Final = 16 << 30
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Model:
+    """One model of a case.
+
+    Attributes:
+        base: whose measured profile its engines follow.
+    """
+
+    name: str
+    base: str
+    req_per_s: float
+
+    @property
+    def profile(self) -> Profile:
+        """As measured on one core."""
+        return measured(self.base)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """One workload.
+
+    Attributes:
+        seconds: of the counted window.
+        slo: by which a request is good.
+        warm: arms load what they would have loaded before the first request comes.
+        timeout_seconds: a client gives up then.
+    """
+
+    name: str
+    about: str
+    models: tuple[Model, ...]
+    seconds: float
+    slo: Slo
+    warm: bool = True
+    timeout_seconds: float = 60.0
+
+    def arrivals(self, model: Model) -> list[float]:
+        """When requests for the model come, the same in every arm."""
+        seed = 1000 + self.models.index(model)
+        return list(
+            itertools.takewhile(lambda at: at < self.seconds, poisson(model.req_per_s, seed))
+        )
+
+
+@functools.cache
+def measured(base: str) -> Profile:
+    """The newest profile of that model on one core that is in the repository."""
+    return read_profile(sorted(PROFILES.glob(f"{MEASURED[base]}.json"))[-1])
+
+
+TIGHT: Final = Slo(1.5, 0.3)
+"""The SLO of the profiles."""
+PATIENT: Final = Slo(60.0, 0.3)
+"""For models that are rarely asked for: whoever asks waits for a model to be loaded."""
+
+RARE_NAMES: Final = 12
+
+
+def cases(scale: float = 1.0) -> Mapping[str, Case]:
+    """All cases, their windows `scale` times as long as usual."""
+    opt, smol = "opt-125m", "smollm2-135m"
+    found = (
+        Case(
+            "skewed",
+            "three models, one of them asked for most: 26, 11 and 5 requests/s",
+            (Model("chat", opt, 26.0), Model("search", smol, 11.0), Model("tags", smol, 5.0)),
+            90.0 * scale,
+            TIGHT,
+        ),
+        Case(
+            "even",
+            "three models asked for alike, as equal shares serve them: 15, 10 and 10 requests/s",
+            (Model("chat", opt, 15.0), Model("search", smol, 10.0), Model("tags", smol, 10.0)),
+            90.0 * scale,
+            TIGHT,
+        ),
+        Case(
+            "rare",
+            f"{RARE_NAMES} models, each asked for once in 90 s; good is a first token within 60 s",
+            tuple(
+                Model(f"rare-{n:02d}", opt if n % 2 else smol, 1 / 90) for n in range(RARE_NAMES)
+            ),
+            300.0 * scale,
+            PATIENT,
+            warm=False,
+            timeout_seconds=180.0,
+        ),
+    )
+    return {case.name: case for case in found}

@@ -1,0 +1,159 @@
+"""Engines that an arm starts by itself, and what they hold while they run."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.daemons import free_ports
+from bench.fleet.cases import Model
+from partitiond import serde
+from partitiond.core.profile import Profile
+
+READY_SECONDS = 120.0
+
+
+@dataclasses.dataclass(slots=True)
+class Engine:
+    """One running engine."""
+
+    model: Model
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def memory_bytes(self) -> int:
+        """What an engine of the model was measured to hold."""
+        return held_bytes(self.model)
+
+
+def held_bytes(model: Model) -> int:
+    """What one engine was measured to hold at most."""
+    return int(model.profile.footprint.peak_bytes)
+
+
+def on_cores(profile: Profile, cores: int) -> Profile:
+    """The profile of so many cores, were they as many times as fast as one."""
+    points = tuple(
+        dataclasses.replace(
+            point,
+            output_tokens_per_s=point.output_tokens_per_s * cores,
+            ttft=dataclasses.replace(point.ttft, mean=point.ttft.mean / cores),
+        )
+        for point in profile.points
+    )
+    return dataclasses.replace(profile, points=points)
+
+
+@dataclasses.dataclass(slots=True)
+class Garage:
+    """Starts engines, and keeps account of their memory.
+
+    Attributes:
+        start_seconds: what vLLM takes to start.
+    """
+
+    folder: Path
+    start_seconds: float
+    running: list[Engine] = dataclasses.field(default_factory=list)
+    starts: int = 0
+    _byte_seconds: float = 0.0
+    _peak: int = 0
+    _since: float = dataclasses.field(default_factory=time.monotonic)
+    _began: float = dataclasses.field(default_factory=time.monotonic)
+
+    def launch(self, model: Model, cores: int) -> Engine:
+        """Start an engine; it listens once it is up."""
+        file = self.folder / f"{model.base}-{cores}.json"
+        if not file.exists():
+            file.write_text(serde.to_json(on_cores(model.profile, cores)))
+        (port,) = free_ports(1)
+        words = ["--uds", str(port), "--model", model.name, "--profile", str(file)]
+        words += ["--max-num-seqs", "256", "--kv-cache-tokens", "262144"]
+        words += ["--load-seconds", str(self.start_seconds)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.fleet.tcp_engine", *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._settle()
+        self.starts += 1
+        engine = Engine(model, port, process)
+        self.running.append(engine)
+        self._peak = max(self._peak, self._held())
+        return engine
+
+    async def ready(self, engine: Engine) -> None:
+        """Wait until it answers. Raises TimeoutError."""
+        async with asyncio.timeout(READY_SECONDS):
+            while not await _answers(engine.port):  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.05)
+
+    async def stop(self, engine: Engine) -> None:
+        """End it; its memory is free afterwards."""
+        engine.process.terminate()
+        await asyncio.to_thread(engine.process.wait)
+        self._settle()
+        self.running.remove(engine)
+
+    def close(self) -> None:
+        """End all."""
+        for engine in self.running:
+            engine.process.kill()
+        for engine in self.running:
+            engine.process.wait()
+
+    def count_from_now(self) -> None:
+        """Forget what was held and started so far."""
+        self._byte_seconds, self._peak, self.starts = 0.0, self._held(), 0
+        self._began = self._since = time.monotonic()
+
+    def mean_bytes(self) -> float:
+        """Held in the mean since counting began."""
+        self._settle()
+        return self._byte_seconds / max(1e-9, self._since - self._began)
+
+    def peak_bytes(self) -> int:
+        """Held at most."""
+        return self._peak
+
+    def _held(self) -> int:
+        return sum(engine.memory_bytes for engine in self.running)
+
+    def _settle(self) -> None:
+        now = time.monotonic()
+        self._byte_seconds += self._held() * (now - self._since)
+        self._since = now
+
+
+@contextlib.contextmanager
+def garage(folder: Path, start_seconds: float) -> Iterator[Garage]:
+    """Engines that end with the block."""
+    found = Garage(folder, start_seconds)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+async def _answers(port: int) -> bool:
+    """Whether a completion comes back."""
+    body = json.dumps({"model": "", "prompt": "a", "max_tokens": 1}).encode()
+    head = (
+        f"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    )
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(head.encode() + b"\r\n" + body)
+        return b" 200 " in await reader.readline()
+    except OSError:
+        return False
+    finally:
+        writer.close()

@@ -1,0 +1,40 @@
+"""partitiond's daemon on a CPU with more cores than this machine has; for simulated engines only.
+
+`python -m bench.fleet.roomy CORES serve ...`: the CPU device has cores 0 to CORES-1, and engines
+that are pinned to one of them are pinned to one of this machine's.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from partitiond.cli.main import main
+from partitiond.devices import cpu
+from partitiond.engines import commands
+from partitiond.engines.journal import RunFolder
+from partitiond.ports import EngineLaunch
+
+
+def pretend(cores: int) -> None:
+    """From now on this process sees so many cores."""
+    real = sorted(os.sched_getaffinity(0))
+    shim_command = commands.shim_command
+
+    def usable(root: Path, allowed: tuple[int, ...], wanted: object) -> tuple[int, ...]:
+        del root, allowed, wanted
+        return tuple(range(cores))
+
+    def on_real_cores(
+        argv: list[str], env: dict[str, str], launch: EngineLaunch, folder: RunFolder
+    ) -> dict[str, Any]:
+        command = shim_command(argv, env, launch, folder)
+        return command | {"cores": sorted({real[core % len(real)] for core in command["cores"]})}
+
+    cpu._usable_cores = usable
+    commands.shim_command = on_real_cores
+
+
+if __name__ == "__main__":
+    pretend(int(sys.argv[1]))
+    main(sys.argv[2:])
