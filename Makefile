@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: help tour tour-gpus setup setup-dev demo engine native test test-full hunt lint format types imports bench gpu-check docs \
+.PHONY: browser help tour tour-gpus setup setup-dev demo engine native test test-full hunt soak lint format types imports bench gpu-check docs \
 	lock clean
 
 help: ## show this
@@ -79,17 +79,32 @@ test: $(STAMP) engine lint native ## everything but the slow tests, the real eng
 	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
 # pytest's status 5 means that no test carries these markers (yet): no failure.
-test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, GPU
+test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, browser, GPU
+	@$(MAKE) --no-print-directory browser || echo "skip: no Chromium can be had here, tests of the dashboard do not run"
 	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
+
+# Debian and Ubuntu; elsewhere install Chromium yourself, or name one in PARTITIOND_CHROMIUM.
+browser: ## get Chromium, which the tests of the dashboard need
+	@for name in "$$PARTITIOND_CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \
+		test -n "$$name" && command -v "$$name" && exit 0; done; \
+	test "$$(id -u)" = 0 || sudo="sudo -n"; \
+	command -v apt-get >/dev/null && $$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 
 hunt: $(STAMP) ## the property tests with new examples instead of the fixed ones
 	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py tests/security/test_fuzz.py \
 		-m "not engine and not gpu" $(PYTEST_ARGS)
 
+SECONDS ?= 600
+
+soak: $(STAMP) native ## random harm under load for SECONDS, with real processes; SOAK_ARGS="--seed 7"
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
+
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.bench_replay bench.bench_mixed_plan \
 	bench.proxy bench.bench_admission bench.bench_plan bench.search \
 	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
-	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths
+	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths \
+	bench.bench_control_plane
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
 	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done

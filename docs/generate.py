@@ -6,7 +6,7 @@ the committed pages are what the code says.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -282,6 +282,40 @@ def models_page() -> str:
     return page("Models", *blocks(table))
 
 
+# --- metrics ---------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """Every metric that `GET /metrics` tells, with its labels."""
+    from partitiond import metrics
+    from partitiond.proxy import families
+
+    def rows(found: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+        for family in found:
+            name = f"{family.name}_total" if family.kind == "counter" else family.name
+            labels = ", ".join(f"`{label}`" for label in family.labels)
+            note = f" ({family.note})" if family.note else ""
+            yield f"`{name}`", family.kind, labels, f"{family.help.rstrip('.')}{note}."
+
+    headers = ("metric", "kind", "labels", "what it says")
+    own = [f for f in families.FAMILIES if f.name.startswith("partitiond_")]
+    others = [f for f in families.FAMILIES if not f.name.startswith("partitiond_")]
+    return page(
+        "Metrics",
+        "What `GET /metrics` of the control API tells, for Prometheus. Labels are names of "
+        "registered models, of replicas and devices, and words of ours: nothing a client sends "
+        "becomes one. Rates and means named `measured` are over the last 30 seconds. "
+        "[Metrics, alerts, dashboards](../how-to/metrics.md) says how to use them.",
+        "## The control plane",
+        table(headers, rows(metrics.FAMILIES)),
+        "## The endpoint",
+        table(headers, rows(own)),
+        "## The same by other names",
+        "For dashboards that were made for vLLM or by OpenTelemetry's conventions.",
+        table(headers, rows(others)),
+    )
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "exit-codes.md": exit_codes_page,
@@ -289,6 +323,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "api.md": api_page,
     "replica-states.md": replica_states_page,
     "models.md": models_page,
+    "metrics.md": metrics_page,
 }
 
 

@@ -30,6 +30,7 @@ from partitiond.core.hardware import DeviceKind
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import ModelSpec
 from partitiond.cpu_speed import CpuSpeed
+from partitiond.devices.gauges import HostGauges
 from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engine_finder import EngineFinder, HostResolver
@@ -51,6 +52,7 @@ from partitiond.service_settings import (
     proxy_options,
     service_options,
     status_text,
+    traced,
 )
 from partitiond.settings import Settings
 from partitiond.store import open_store
@@ -173,6 +175,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         engine_version=finder.version,
         cpu_speed=cpu_speed,
         partitions=host.partitions,
+        gauges=HostGauges(nvml=settings.gpu.enabled, cpu=settings.cpu.enabled),
     )
 
 
@@ -184,6 +187,7 @@ def _runner(settings: Settings, finder: EngineFinder, host: GpuHost) -> EngineRu
         allow_unknown_version=settings.engine.allow_unknown_version,
         simulated_host=settings.gpu.simulated_host,
         cgroups=EngineCgroups(settings.engine.cgroup),
+        traces_endpoint=str(settings.tracing.endpoint or "") if settings.tracing.engines else "",
     )
     return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
 
@@ -223,7 +227,7 @@ def _proxy(settings: Settings) -> ProxyProcess:
         port=proxy.port,
         state_dir=settings.state_dir / "proxy",
         control_socket=settings.run_dir / SOCKET_NAME,
-        options=proxy_options(proxy),
+        options=traced(proxy_options(proxy), settings.tracing),
     )
 
 

@@ -1,19 +1,37 @@
 """Prometheus metrics of the control plane; the proxy's own figures are appended as they come."""
 
-import re
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from partitiond.core.observation import Action, StartEngine, StopEngine
 from partitiond.core.replica import ReplicaState
+from partitiond.metric_family import Family
+from partitiond.metrics_shown import SHOWN, Shown, ShownCollector
 from partitiond.ports import Event, Job, JobState, ReplicaView
 
-_NAME: Final = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^\n]*\})?$")
 _PASS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 """A pass takes milliseconds; one above a second held up everything else."""
+
+
+REPLICAS: Final = Family(
+    "partitiond_replicas", "gauge", ("model", "state"), "Replicas by model and state."
+)
+JOBS: Final = Family("partitiond_jobs", "gauge", ("state",), "Jobs by state.")
+STARTS: Final = Family(
+    "partitiond_engine_starts", "counter", ("model",), "Engine starts asked for by the controller."
+)
+STOPS: Final = Family(
+    "partitiond_engine_stops", "counter", ("reason",), "Engine stops asked for by the controller."
+)
+EVENTS: Final = Family("partitiond_events", "counter", ("kind",), "Events by kind.")
+PASSES: Final = Family(
+    "partitiond_reconcile_seconds", "histogram", (), "Seconds one pass of the loop took."
+)
+FAMILIES: Final = (REPLICAS, JOBS, STARTS, STOPS, EVENTS, PASSES, *(one for one, _ in SHOWN))
+"""All of them; the endpoint's are in `proxy.families`."""
 
 
 class Metrics:
@@ -21,34 +39,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._replicas = Gauge(
-            "partitiond_replicas",
-            "Replicas by model and state.",
-            ("model", "state"),
-            registry=self._registry,
-        )
-        self._jobs = Gauge("partitiond_jobs", "Jobs by state.", ("state",), registry=self._registry)
-        self._starts = Counter(
-            "partitiond_engine_starts",
-            "Engine starts asked for by the controller.",
-            ("model",),
-            registry=self._registry,
-        )
-        self._stops = Counter(
-            "partitiond_engine_stops",
-            "Engine stops asked for by the controller.",
-            ("reason",),
-            registry=self._registry,
-        )
-        self._events = Counter(
-            "partitiond_events", "Events by kind.", ("kind",), registry=self._registry
-        )
+        self._replicas = self._gauge(REPLICAS)
+        self._jobs = self._gauge(JOBS)
+        self._starts = self._counter(STARTS)
+        self._stops = self._counter(STOPS)
+        self._events = self._counter(EVENTS)
         self._passes = Histogram(
-            "partitiond_reconcile_seconds",
-            "Seconds one pass of the loop took.",
-            buckets=_PASS_BUCKETS,
-            registry=self._registry,
+            PASSES.name, PASSES.help, buckets=_PASS_BUCKETS, registry=self._registry
         )
+        self._shown = ShownCollector()
+        self._registry.register(self._shown)
+
+    def _gauge(self, family: Family) -> Gauge:
+        return Gauge(family.name, family.help, family.labels, registry=self._registry)
+
+    def _counter(self, family: Family) -> Counter:
+        return Counter(family.name, family.help, family.labels, registry=self._registry)
 
     def passed(self, seconds: float, actions: Sequence[Action]) -> None:
         """One pass of the loop."""
@@ -64,28 +70,27 @@ class Metrics:
         self._events.labels(event.kind).inc()
 
     def text(
-        self, replicas: Iterable[ReplicaView], jobs: Iterable[Job], proxy: Mapping[str, float]
+        self,
+        replicas: Iterable[ReplicaView],
+        jobs: Iterable[Job],
+        proxy: str,
+        shown: Shown | None = None,
     ) -> str:
         """Prometheus text.
 
         Args:
             replicas: as they are now.
             jobs: as they are now.
-            proxy: samples of the proxy's scrape by name, labels included; a name that is none
-                is left out rather than spoiling the whole page.
+            proxy: the endpoint's own text; empty where it cannot say.
+            shown: everything else.
         """
         self._set_replicas(replicas)
         states = Tally(job.state for job in jobs)
         for state in JobState:
             self._jobs.labels(state.value).set(states[state])
+        self._shown.shown = shown
         own = generate_latest(self._registry).decode()
-        labelled = {name.partition("{")[0] for name in proxy if "{" in name}
-        lines = [
-            f"{name} {value!r}"
-            for name, value in proxy.items()
-            if _NAME.match(name) and name not in labelled  # else a sum beside its own parts
-        ]
-        return own + "\n".join(lines) + ("\n" if lines else "")
+        return own + proxy + ("\n" if proxy and not proxy.endswith("\n") else "")
 
     def _set_replicas(self, replicas: Iterable[ReplicaView]) -> None:
         tally = Tally((view.model, view.state) for view in replicas)

@@ -5,19 +5,23 @@ import logging
 from collections.abc import Callable, Sequence
 
 from partitiond.controller.planning import PlanOptions
-from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiling import ProfilingOptions
 from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.scaling import ScalingOptions
 from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.usage import UsageOptions
 from partitiond.core.errors import DeviceError, PartitiondError
 from partitiond.core.hardware import headroom_bytes
 from partitiond.core.observation import ReconcilePolicy
 from partitiond.devices.cpu import discover_cpu
 from partitiond.ports import ReplicaView
+from partitiond.ports.drift import DriftOptions
 from partitiond.proxy.config import ProxyOptions
 from partitiond.reload import changes, taken_over
 from partitiond.settings import Settings, settings_values
 from partitiond.settings_proxy import ProxySettings
+from partitiond.settings_tracing import TracingSettings
 from partitiond.systemd import ready, reloading
 from partitiond.tls_files import check_files
 
@@ -34,6 +38,11 @@ def service_options(settings: Settings) -> ServiceOptions:
                 drain_deadline_seconds=engine.drain_deadline_seconds,
                 stop_grace_seconds=engine.stop_grace_seconds,
             ),
+            watch=WatchPolicy(
+                interval_seconds=engine.probe_interval_seconds,
+                idle_probe_seconds=engine.probe_timeout_seconds,
+                busy_probe_seconds=3 * engine.probe_timeout_seconds,
+            ),
             loop_seconds=settings.daemon.loop_seconds,
             wake_on_request=settings.sleep.wake_on_request,
         ),
@@ -42,6 +51,11 @@ def service_options(settings: Settings) -> ServiceOptions:
             max_wait_seconds=settings.proxy.max_wait_seconds,
             keys_required=settings.proxy.require_keys,
             wake_on_request=settings.sleep.wake_on_request,
+            zero_wait_seconds=settings.scaling.max_hold_seconds,
+        ),
+        scaling=ScalingOptions(
+            policy=settings.scaling.policy(),
+            evict_idle_seconds=settings.scaling.evict_idle_seconds,
         ),
         planning=PlanOptions(
             objective=settings.planner.objective,
@@ -52,6 +66,8 @@ def service_options(settings: Settings) -> ServiceOptions:
             move_budget=settings.planner.move_budget,
             host_memory_bytes=_host_memory_bytes(settings),
         ),
+        usage=UsageOptions(settings.usage.keep_days),
+        drift=DriftOptions(**settings.drift.model_dump()),
         profiling=ProfilingOptions(
             max_batch=profiling.max_batch,
             time_limit_seconds=profiling.time_limit_seconds,
@@ -61,6 +77,12 @@ def service_options(settings: Settings) -> ServiceOptions:
             checkpoint_dir=settings.checkpoint_dir,
         ),
     )
+
+
+def traced(options: ProxyOptions, tracing: TracingSettings) -> ProxyOptions:
+    """The endpoint's options, with what is set about traces."""
+    endpoint = "" if tracing.endpoint is None else str(tracing.endpoint)
+    return dataclasses.replace(options, traces_endpoint=endpoint, traces_ratio=tracing.ratio)
 
 
 def proxy_options(settings: ProxySettings) -> ProxyOptions:

@@ -15,7 +15,9 @@ from pydantic import Field, model_validator
 
 from partitiond.core.plan import Objective
 from partitiond.core.units import GIB, Bytes
+from partitiond.settings_drift import DriftSettings
 from partitiond.settings_proxy import ProxySettings
+from partitiond.settings_scaling import ScalingSettings
 from partitiond.settings_sources import (
     SettingInfo,
     build,
@@ -26,6 +28,7 @@ from partitiond.settings_sources import (
     from_file,
     from_flags,
 )
+from partitiond.settings_tracing import TracingSettings
 from partitiond.settings_types import (
     AbsolutePath,
     Count,
@@ -37,6 +40,7 @@ from partitiond.settings_types import (
     is_loopback,
     reachable_url,
 )
+from partitiond.settings_usage import UsageSettings
 
 __all__ = [
     "LoadedSettings",
@@ -90,6 +94,14 @@ class EngineSettings(Table):
     )
     stop_grace_seconds: Seconds = Field(
         10.0, description="Time between terminate and kill, in seconds."
+    )
+    probe_interval_seconds: Seconds = Field(
+        15.0, description="Pause between two one-token probes of a serving engine, in seconds."
+    )
+    probe_timeout_seconds: Seconds = Field(
+        20.0,
+        description="Longest time for a probe's token while the engine is idle, in seconds; three "
+        "times as long while requests run. After two misses it counts as hung and is replaced.",
     )
     cgroup: Literal["auto", "scope", "delegated", "none"] = Field(
         "auto",
@@ -259,6 +271,9 @@ class Settings(Table):
     )
     control: ControlSettings = ControlSettings()
     proxy: ProxySettings = ProxySettings()
+    usage: UsageSettings = UsageSettings()
+    tracing: TracingSettings = TracingSettings()
+    drift: DriftSettings = DriftSettings()
     engine: EngineSettings = EngineSettings()
     profiling: ProfilingSettings = ProfilingSettings()
     planner: PlannerSettings = PlannerSettings()
@@ -266,6 +281,7 @@ class Settings(Table):
     gpu: GpuSettings = GpuSettings()
     models: ModelsSettings = ModelsSettings()
     sleep: SleepSettings = SleepSettings()
+    scaling: ScalingSettings = ScalingSettings()
     daemon: DaemonSettings = DaemonSettings()
 
     @model_validator(mode="after")

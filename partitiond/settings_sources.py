@@ -33,6 +33,8 @@ NOT_SETTINGS: Final = frozenset(
         # Where the proxy's compiled modules are, read before there are settings: see `native`.
         "PARTITIOND_NATIVE",
         "PARTITIOND_NATIVE_DIR",
+        # Ends the daemon in tests: see `fault_points`.
+        "PARTITIOND_FAULT_POINT",
     }
 )
 """Variables of the command line, not of the schema: settings file, control URL, admin token."""

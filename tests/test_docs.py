@@ -23,7 +23,8 @@ INLINE_COMMAND = re.compile(r"`partitiond ([a-z][^`\n]*)`")
 MODULE = re.compile(r"python3? -m ((?:bench|loadgen|partitiond)(?:\.\w+)*)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SETTING = re.compile(
-    r"`((?:control|proxy|engine|profiling|planner|cpu|gpu|models|sleep|daemon)\.(?!py|lock)\w+)`"
+    r"`((?:control|proxy|engine|profiling|planner|cpu|gpu|models|sleep|daemon|usage|tracing)"
+    r"\.(?!py|lock)\w+)`"
 )
 ROOT_COMMAND: Any = typer.main.get_command(app)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -6,10 +6,12 @@ from fastapi import FastAPI
 
 from partitiond import __version__
 from partitiond.api import errors, openapi
+from partitiond.api.actor import ActorScope
 from partitiond.api.auth import AdminAuth
 from partitiond.api.limits import BodyLimit
 from partitiond.api.routes import ROUTERS
 from partitiond.api.schemas import ApiOptions
+from partitiond.api.sessions import Sessions
 from partitiond.ports import ControlService
 
 DESCRIPTION: Final = (
@@ -40,11 +42,14 @@ def create_app(
     )
     app.state.service = service
     app.state.options = options or ApiOptions()
+    app.state.sessions = Sessions(admin_token)
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)
     app.add_middleware(BodyLimit)
-    app.add_middleware(AdminAuth, token=admin_token)  # added last: runs first
+    app.add_middleware(ActorScope, sessions=app.state.sessions)
+    # Added last: runs first.
+    app.add_middleware(AdminAuth, token=admin_token, sessions=app.state.sessions)
 
     def cached_document() -> dict[str, Any]:
         if app.openapi_schema is None:

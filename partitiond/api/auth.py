@@ -11,10 +11,13 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partitiond.api.errors import problem_response
+from partitiond.api.sessions import HEADER, Sessions, cookie_value
 from partitiond.core.errors import SettingsError, UnauthorizedError
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 """Probes carry no credentials and tell nothing but health."""
+DASHBOARD: Final = "/ui"
+"""Its files say nothing, and logging in asks for the token itself (`api.routes.ui`)."""
 TOKEN_BYTES: Final = 32
 MIN_TOKEN_CHARACTERS: Final = 16
 """A shorter token was written by hand and can be guessed."""
@@ -61,16 +64,26 @@ def _write_new(path: Path, token: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-class AdminAuth:
-    """ASGI middleware: 401 for every request without the token, before anything else is read."""
+def is_open(path: str) -> bool:
+    """Whether a path is answered without credentials."""
+    return path in OPEN_PATHS or path == DASHBOARD or path.startswith(f"{DASHBOARD}/")
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+
+class AdminAuth:
+    """ASGI middleware: 401 for every request without the token, before anything else is read.
+
+    Args:
+        sessions: of the dashboard; a cookie of one stands for the token.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, sessions: Sessions) -> None:
         self._app = app
         self._token = token.encode()
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not is_open(scope["path"]):
             error = self._refusal(scope["headers"])
             if error is not None:
                 response = problem_response(error, scope["path"])
@@ -83,6 +96,13 @@ class AdminAuth:
         scheme, _, token = given.partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token):
             return None
+        if not given and self._sessions.find(cookie_value(headers)) is not None:
+            if any(name == HEADER for name, _ in headers):
+                return None
+            return UnauthorizedError(
+                "a session's cookie counts only with the header X-Partitiond-UI.",
+                hint="Programs send the admin token; the dashboard sends the header.",
+            )
         return UnauthorizedError(
             "the admin token is wrong." if given else "the admin token is missing.",
             hint="Send 'Authorization: Bearer TOKEN' with the token in the file admin-token of "

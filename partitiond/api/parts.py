@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from partitiond.core.autoscale import Autoscale
 from partitiond.core.demand import DEFAULT_WINDOW_SECONDS
 from partitiond.core.errors import SpecError
 from partitiond.core.spec import (
@@ -107,6 +108,22 @@ class DemandBody(Body):
         DEFAULT_WINDOW_SECONDS,
         description="Length of that window: about how long a request may queue.",
     )
+
+
+class AutoscaleBody(Body):
+    """Its demand is measured, and plans that follow from that are applied without being asked."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"scale_to_zero_seconds": 600}]})
+
+    scale_to_zero_seconds: float | None = Field(
+        None,
+        description="Without a request for so long it gives up its engines, to be started by the "
+        "next one, and it may have to for others; null keeps a replica. Needs min_replicas 0.",
+    )
+
+    def to_autoscale(self) -> Autoscale:
+        """As the core takes it. Raises SpecError."""
+        return Autoscale(**self.model_dump())
 
 
 class RulesBody(Body):

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from partitiond.api.key_schemas import RequestLimitsBody, RequestLimitsPatch
 from partitiond.api.parts import (
     MAX_VARIANTS,
+    AutoscaleBody,
     Body,
     DemandBody,
     DemandPatch,
@@ -140,6 +141,9 @@ class ModelBody(Body):
         "not model, prompt, messages or stream.",
     )
     request_limits: RequestLimitsBody = RequestLimitsBody()
+    autoscale: AutoscaleBody | None = Field(
+        None, description="Scale by itself, within min_replicas and max_replicas; null does not."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelBody":
@@ -179,6 +183,7 @@ class ModelBody(Body):
             aliases=self.aliases,
             request_defaults=self.request_defaults,
             request_limits=self.request_limits.to_limits(),
+            autoscale=None if self.autoscale is None else self.autoscale.to_autoscale(),
         )
         _check_contexts(spec)
         return spec
@@ -235,13 +240,15 @@ def _check_flags(
 class ModelPatch(Body):
     """A merge patch (RFC 7396): what is absent stays, null returns to the default.
 
-    Name, source, weights and engine kind cannot change: register another model instead.
+    Name, weights and engine kind cannot change: register another model instead. Another source,
+    revision or engine option is a new release, which takes the place of the one that serves.
     """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"demand": {"req_per_s": 5.0}}, {"slo": None}]}
     )
 
+    source: SourceBody | None = Field(None, description="In full: another revision, or files.")
     workload: WorkloadPatch | None = None
     slo: SloPatch | None = None
     demand: DemandPatch | None = None
@@ -259,6 +266,7 @@ class ModelPatch(Body):
         None, description="All of them: the object is replaced, not merged."
     )
     request_limits: RequestLimitsPatch | None = None
+    autoscale: AutoscaleBody | None = None
 
     def apply_to(self, spec: ModelSpec, options: ApiOptions) -> ModelSpec:
         """The changed specification. Raises SpecError."""
@@ -275,6 +283,8 @@ class ModelPatch(Body):
         if "variants" in self.model_fields_set:
             variants = _variants(self.variants or (), changed.engine, options)
             changed = dataclasses.replace(changed, variants=variants)
+        if changed.source != spec.source:
+            check_folder(changed.source, options.allow_folders)
         _check_contexts(changed)
         if (changed.engine, changed.variants) != (spec.engine, spec.variants):
             _check_flags(changed.engine, changed.variants, changed.engine_kind, options)

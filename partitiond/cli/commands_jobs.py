@@ -1,12 +1,11 @@
-"""`partitiond jobs` and `partitiond events`: what is being done, and what happened."""
+"""`partitiond jobs`: what is being done."""
 
-import time
 from typing import Annotated
 
 import typer
 
 from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, err, out, print_json, say
+from partitiond.cli.output import emit, err, print_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +16,6 @@ def register(app: typer.Typer) -> None:
     group.command("watch")(watch)
     group.command("cancel")(cancel)
     app.add_typer(group, name="jobs")
-    app.command("events")(events)
 
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
@@ -59,25 +57,3 @@ def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False)
         print_json(job)
         return
     say(f"Job {job.id} is {job.state.value}.")
-
-
-def events(
-    ctx: typer.Context,
-    after: Annotated[int, typer.Option(help="Only events with a larger id.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what happened and why."""
-    from partitiond.cli.render import events_table
-
-    with client_of(ctx) as client:
-        found = client.events(after=after, limit=limit)
-        emit(found, as_json=as_json, render=lambda: events_table(found))
-        last = found[-1].id if found else after
-        while follow:
-            time.sleep(1.0)
-            for event in client.events(after=last, limit=limit):
-                last = event.id
-                line = f"{event.at[:19]} {event.kind} {event.subject}: {event.message}"
-                out().print(line, markup=False, soft_wrap=True)

@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from partitiond.cli import commands_catalog
+from partitiond.cli import commands_catalog, commands_releases
 from partitiond.cli import placement_options as placed
 from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli import request_options as requests
+from partitiond.cli import scaling_options as scaled
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
 
@@ -21,6 +22,8 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("update")(update)
     group.command("remove")(remove)
+    group.command("history")(commands_releases.history)
+    group.command("rollback")(commands_releases.rollback)
     group.command("catalog")(commands_catalog.catalog)
     app.add_typer(group, name="models")
 
@@ -60,6 +63,8 @@ def add(
     engine_arg: given.EngineArgOption = None,
     sleep_mode: given.SleepModeOption = None,
     sleep_after: given.SleepAfterOption = None,
+    autoscale: scaled.AutoscaleOption = None,
+    scale_to_zero: scaled.ToZeroOption = None,
     variant: given.VariantsOption = None,
     engine_kind: given.EngineKindOption = None,
     min_replicas: given.MinReplicasOption = None,
@@ -111,7 +116,8 @@ def add(
     )
     source = given.source_body(model, name, weights, engine_kind, hub=hub)
     limits = given.limits_body(min_replicas, max_replicas, isolation)
-    _register(ctx, given.without_none(source | parts | limits), as_json=as_json)
+    body = given.without_none(source | parts | limits)
+    _register(ctx, body | scaled.autoscale_body(autoscale, scale_to_zero), as_json=as_json)
 
 
 def _workload(
@@ -196,13 +202,17 @@ def update(
     burst_factor: given.BurstOption = None,
     percentile: placed.PercentileOption = None,
     window: placed.WindowOption = None,
+    revision: given.RevisionOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
     quantization: asked.QuantizationOption = None,
     kv_cache_dtype: asked.KvDtypeOption = None,
     max_num_batched_tokens: asked.StepTokensOption = None,
+    engine_arg: given.EngineArgOption = None,
     sleep_mode: given.SleepModeOption = None,
     sleep_after: given.SleepAfterOption = None,
+    autoscale: scaled.AutoscaleOption = None,
+    scale_to_zero: scaled.ToZeroOption = None,
     variant: given.VariantsOption = None,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
@@ -225,6 +235,8 @@ def update(
 ) -> None:
     """Change what was registered; what is not given stays.
 
+    Another revision or engine option is a new release: its engines take the place of those that
+    run, and the model goes back by itself where they do not become ready.
     --variant, --alias and --default name all of them anew.
     """
     load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
@@ -235,7 +247,7 @@ def update(
         "operating_point": point,
         "demand": given.demand_body(demand, burst_factor)
         | placed.arrivals_body(percentile, window),
-        "engine": given.engine_body(dtype, max_model_len, None)
+        "engine": given.engine_body(dtype, max_model_len, engine_arg)
         | precision
         | given.without_none({"sleep_mode": sleep_mode}),
         "rules": placed.rules_body(
@@ -258,9 +270,13 @@ def update(
         changes["variants"] = variants
     if sleep_after is not None:
         changes["sleep_after_seconds"] = sleep_after or None
-    if not changes:
+    changes |= scaled.autoscale_body(autoscale, scale_to_zero)
+    if not changes and revision is None:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:
+        if revision is not None:
+            source = client.model(name).record.spec.source
+            changes["source"] = given.source_at(source, revision)
         record = client.update(name, changes)
     if as_json:
         print_json(record)

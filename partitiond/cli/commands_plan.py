@@ -226,11 +226,15 @@ def show_plan(shown: Shown, *, full: bool, as_json: bool) -> None:
         print_json(fields_of(shown))
         return
     from partitiond.cli.plan_answers import render_answers
+    from partitiond.cli.plan_steps import outage_lines
     from partitiond.cli.plan_view import render_plan
 
     if shown.plan is not None:
         takes = shown.answers.diff if full else None
         out().print(render_plan(shown.plan, shown.diff, takes))
+        if takes is None and shown.answers.diff is not None:
+            for line in outage_lines(shown.answers.diff):
+                out().print(line)
     out().print(render_answers(shown.plan, shown.infeasible, shown.answers))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from partitiond.cli import commands_simulate_fleet
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, out, print_json, say
 from partitiond.core.errors import InputError, SpecError
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
-        no_args_is_help=True, help="Simulated GPU hosts: list, create, show, break."
+        no_args_is_help=True,
+        help="Simulated GPU hosts: list, create, show, break; and a simulated fleet.",
     )
     group.command("list")(list_hosts)
     group.command("create")(create)
     group.command("show")(show)
     group.command("break")(break_host)
+    commands_simulate_fleet.add_to(group)
     app.add_typer(group, name="simulate")
 
 

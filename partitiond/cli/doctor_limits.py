@@ -11,6 +11,7 @@ from typing import Final
 from partitiond.cli.doctor_facts import HostFacts
 from partitiond.cli.doctor_findings import Finding, fail, ok, warn
 from partitiond.core.units import GIB, MIB, format_bytes
+from partitiond.proxy.files import FILES_PER_CONNECTION, OWN_FILES, files_needed
 
 HOST_BYTES_PER_ENGINE: Final = 4 * GIB
 """A GPU engine of a small model holds its libraries, pinned buffers and the weights it loads."""
@@ -25,10 +26,6 @@ LEAST_LOCKED_BYTES: Final = 64 * MIB
 """The usual limit of distributions is 8 MiB; CUDA pins its own memory past it, libraries do not."""
 MIN_OPEN_FILES: Final = 4096
 """Each engine takes some dozens of files, and so do the daemon's databases and logs."""
-FILES_PER_CONNECTION: Final = 2
-"""The client's, and while its request runs the one to an engine."""
-OWN_FILES: Final = 256
-"""Libraries, logs, listeners and control sockets of one process of the endpoint."""
 FILE_MAX: Final = Path("/proc/sys/fs/file-max")
 
 
@@ -84,7 +81,7 @@ def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) 
     The limit is of each process, and the kernel gives connections to workers as it likes: one may
     get them all.
     """
-    needed = max(MIN_OPEN_FILES, OWN_FILES + FILES_PER_CONNECTION * max_connections)
+    needed = max(MIN_OPEN_FILES, files_needed(max_connections))
     soft, hard = limits.soft, limits.hard
     if soft is not None and soft < needed:
         holds = max(0, soft - OWN_FILES) // FILES_PER_CONNECTION

@@ -17,8 +17,10 @@ from partitiond.cli import (
     commands_demo,
     commands_devices,
     commands_doctor,
+    commands_drift,
     commands_engine,
     commands_estimate,
+    commands_events,
     commands_fleet,
     commands_jobs,
     commands_keys,
@@ -28,10 +30,13 @@ from partitiond.cli import (
     commands_profile,
     commands_profiles,
     commands_replicate,
+    commands_scaling,
     commands_setup,
     commands_simulate,
     commands_sleep,
+    commands_top,
     commands_transfer,
+    commands_usage,
 )
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.options import Globals, JsonOption
@@ -102,12 +107,17 @@ commands_profiles.register(app)
 commands_replicate.register(app)
 commands_estimate.register(app)
 commands_transfer.register(app)
+commands_top.register(app)
 commands_plan.register(app)
 commands_advise.register(app)
 commands_engine.register(app)
 commands_keys.register(app)
+commands_usage.register(app)
 commands_jobs.register(app)
+commands_events.register(app)
+commands_drift.register(app)
 commands_sleep.register(app)
+commands_scaling.register(app)
 commands_config.register(app)
 commands_backup.register(app)
 commands_setup.register(app)

@@ -95,7 +95,7 @@ def plan_file(
     planner = laid_over(settings, fleet.settings).planner
 
     def architecture_of(spec: ModelSpec) -> Architecture:
-        return _architecture(spec, settings)
+        return resolved_architecture(spec, settings)
 
     def estimating(done: int, models: int) -> None:
         if on_progress is not None and done % ESTIMATES_TOLD == 0 and models > ESTIMATES_TOLD:
@@ -163,6 +163,11 @@ def _solver(
 
 def running_of(path: Path) -> tuple[Placement, ...]:
     """The placements of a plan that `plan --json` printed. Raises InputError."""
+    return saved_plan(path).placements
+
+
+def saved_plan(path: Path) -> Plan:
+    """A plan that `plan --json` printed. Raises InputError."""
     import json
 
     from partitiond.serde import from_jsonable
@@ -187,7 +192,7 @@ def running_of(path: Path) -> tuple[Placement, ...]:
     if isinstance(data, dict) and isinstance(data.get("plan"), dict):
         data = data["plan"]
     try:
-        return from_jsonable(Plan, data).placements
+        return from_jsonable(Plan, data)
     except InputError as error:
         raise InputError(
             f"{path} holds no plan: {error.message}",
@@ -211,7 +216,7 @@ def _host_devices(settings: Settings) -> tuple[Device, ...]:
     return tuple(host_devices(settings))
 
 
-def _architecture(spec: ModelSpec, settings: Settings) -> Architecture:
+def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:
     """Of a model that neither the file nor the catalog knows: from its folder, or the hub."""
     from partitiond.models.resolver import Resolver
 

@@ -88,7 +88,24 @@ def connect(settings: "Settings") -> "ControlClient":
 
     url = os.environ.get("PARTITIOND_URL") or settings.control_url
     token = os.environ.get("PARTITIOND_TOKEN") or read_token(settings.token_path)
-    return ControlClient(url, token)
+    return ControlClient(url, token, actor=this_person())
+
+
+def this_person() -> str:
+    """Who runs this command, for the daemon's events: PARTITIOND_ACTOR, else user@host."""
+    import getpass
+    import socket
+
+    from partitiond.core.actors import actor_from
+
+    named = os.environ.get("PARTITIOND_ACTOR")
+    if named:
+        return actor_from(named, "")
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        user = f"uid-{os.getuid()}"
+    return actor_from(user, socket.gethostname())
 
 
 def read_token(path: Path) -> str:

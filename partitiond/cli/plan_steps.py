@@ -118,6 +118,7 @@ def _on_the_way(takes: DiffCost) -> Iterator[RenderableType]:
             "(makes way): its model serves less meanwhile.",
             style="yellow",
         )
+    yield from outage_lines(takes)
     tight = sorted((d for d in takes.devices if d.extra_bytes), key=lambda d: -d.extra_bytes)
     if not tight:
         yield Text("No device needs more memory on the way than before or after.")
@@ -127,6 +128,20 @@ def _on_the_way(takes: DiffCost) -> Iterator[RenderableType]:
         yield Text(f"  {_device(device)}")
     if len(tight) > MAX_DEVICES:
         yield Text(f"  ... and {len(tight) - MAX_DEVICES} devices more", style="dim")
+
+
+def outage_lines(takes: DiffCost) -> Iterator[RenderableType]:
+    """One line for each model that serves nothing for a while."""
+    for outage in takes.outages[:MAX_STEPS]:
+        later = f", beginning after about {format_duration(outage.from_seconds)}"
+        yield Text(
+            f"{outage.model} has no replica for about {format_duration(outage.seconds)}"
+            f"{later if outage.from_seconds else ''}: old and new do not fit side by side. "
+            "Requests that can wait so long are held, the others get 503 with Retry-After.",
+            style="red",
+        )
+    if len(takes.outages) > MAX_STEPS:
+        yield Text(f"... and {len(takes.outages) - MAX_STEPS} models more", style="red")
 
 
 def _device(change: DeviceChange) -> str:

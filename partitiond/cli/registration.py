@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from partitiond.core.spec import ModelSource
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -180,6 +182,17 @@ def engine_body(
             "max_num_batched_tokens": max_num_batched_tokens,
         }
     )
+
+
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(metavar="REVISION", help="Commit or version of its source: a new release."),
+]
+
+
+def source_at(source: ModelSource, revision: str) -> dict[str, Any]:
+    """A source in full, at another revision."""
+    return {"kind": source.kind.value, "ref": source.ref, "revision": revision or None}
 
 
 def source_body(

@@ -272,7 +272,9 @@ def events_table(events: Sequence[Event]) -> "RenderableType":
     """Events, oldest first."""
     if not events:
         return "No events."
-    table = new_table(">id", "at", "kind", "about", "what happened", whole=(">id", "at"))
+    table = new_table(">id", "at", "kind", "about", "what happened", "who", whole=(">id", "at"))
     for event in events:
-        table.add_row(str(event.id), event.at[:19], event.kind, event.subject, event.message)
+        table.add_row(
+            str(event.id), event.at[:19], event.kind, event.subject, event.message, event.actor
+        )
     return table

@@ -15,8 +15,15 @@ from partitiond.client.bodies import (
     spec_body,
     with_absolute_folder,
 )
+from partitiond.client.drift import DriftCalls
 from partitiond.client.errors import from_problem, not_ours, unreachable
+from partitiond.client.events import filter_query
+from partitiond.client.overview import OverviewCalls
+from partitiond.client.releases import ReleaseCalls
+from partitiond.client.scaling import ScalingCalls
 from partitiond.client.streams import event_data, events
+from partitiond.client.usage import UsageCalls
+from partitiond.core.actors import HEADER
 from partitiond.core.errors import InputError, NotFoundError, NotReadyError, UnauthorizedError
 from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyTerms
@@ -36,6 +43,7 @@ from partitiond.ports import (
     ProfileView,
     ReplicaView,
 )
+from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 
 T = TypeVar("T")
 
@@ -48,7 +56,7 @@ _FIXED: Final = ("name", "source", "weights", "engine_kind")
 """What a registered model cannot change."""
 
 
-class ControlClient:
+class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, ReleaseCalls):
     """A synchronous client. Safe to use as a context manager; `close` it otherwise.
 
     Every method raises the PartitiondError the daemon answered with (NotFoundError,
@@ -57,11 +65,15 @@ class ControlClient:
 
     Attributes:
         token: the admin token; may be set later, as once the daemon has made it.
+        actor: who asks, as "ada@laptop": the events of what is changed name them.
     """
 
-    def __init__(self, base_url: str, token: str, timeout: float = 30.0) -> None:
+    def __init__(
+        self, base_url: str, token: str, timeout: float = 30.0, *, actor: str = ""
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self.token = token
+        self.actor = actor
         self._timeout = timeout
         # Proxies of the environment are for the world outside, not for loopback.
         self._http = httpx.Client(base_url=self.base_url, trust_env=False)
@@ -121,7 +133,8 @@ class ControlClient:
                 "the admin token has a space or line break inside.",
                 hint="Take the token as it stands in the file admin-token of the state folder.",
             )
-        return {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        named = {HEADER.encode(): self.actor.encode()} if self.actor else {}
+        return {b"Authorization": f"Bearer {token}".encode(), **named} if token else named
 
     def _get(self, kind: type[T], path: str, query: Mapping[str, Any] | None = None) -> T:
         return self._read(kind, self._call("GET", path, query=query))
@@ -325,9 +338,12 @@ class ControlClient:
         path = f"/devices/{quoted(device_id)}/cordon"
         return self._read(Device, self._call("DELETE", path))
 
-    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
         """Events, oldest first."""
-        return self._get(list[Event], "/events", {"after": after, "limit": limit})
+        query = {"after": after, "limit": limit, **filter_query(wanted)}
+        return self._get(list[Event], "/events", query)
 
     def readiness(self) -> Mapping[str, str]:
         """Empty when ready, else what is not, by part."""

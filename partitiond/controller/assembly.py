@@ -6,26 +6,36 @@ from collections.abc import Callable, Coroutine
 
 from partitiond.controller.cordons import MARK as CORDON
 from partitiond.controller.cordons import Cordons, with_cordons
+from partitiond.controller.drift import DriftDesk
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed
+from partitiond.controller.fit import FitDesk
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.keys import Keys
 from partitiond.controller.leases import Lease, Waits, lease_of
 from partitiond.controller.loop import Controller
+from partitiond.controller.making_room import RoomMaker
+from partitiond.controller.overview import OverviewDesk, Sources, placed_views
 from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
 from partitiond.controller.plans import Plans
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.profiling import ProfileWork, ProfilingOptions
 from partitiond.controller.registry import Registry
+from partitiond.controller.releases import ReleaseDesk
+from partitiond.controller.remeasure import Remeasures
 from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.scaling import Scaling, ScalingOptions
 from partitiond.controller.shelf import ProfileShelf
 from partitiond.controller.traffic import TrafficWatch
+from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.spec import ModelSpec
+from partitiond.core.usage import ReplicaShare
 from partitiond.metrics import Metrics
 from partitiond.ports import (
     Clock,
+    DeviceGauges,
     DeviceProvider,
     EngineRunner,
     Job,
@@ -35,6 +45,7 @@ from partitiond.ports import (
     ProxyControl,
     Store,
 )
+from partitiond.ports.drift import DriftOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +56,9 @@ class ServiceOptions:
     routes: RoutePolicy = dataclasses.field(default_factory=RoutePolicy)
     planning: PlanOptions = dataclasses.field(default_factory=PlanOptions)
     profiling: ProfilingOptions = dataclasses.field(default_factory=ProfilingOptions)
+    scaling: ScalingOptions = dataclasses.field(default_factory=ScalingOptions)
+    drift: DriftOptions = dataclasses.field(default_factory=DriftOptions)
+    usage: UsageOptions = dataclasses.field(default_factory=UsageOptions)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +72,7 @@ class Adapters:
         engine_version: of that engine; empty while it is not known. Does not look.
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
         partitions: what devices are cut into; None where nobody writes to devices.
+        gauges: what devices say of themselves now; None where nobody looks.
     """
 
     store: Store
@@ -73,6 +88,7 @@ class Adapters:
     engine_version: Callable[[], str]
     cpu_speed: CpuSpeed | None
     partitions: PartitionControl | None = None
+    gauges: DeviceGauges | None = None
 
 
 class Parts:
@@ -111,9 +127,25 @@ class Parts:
         self.controller = self._make_controller()
         self.jobs = self._make_jobs()
         self.controller.leases = self.jobs.leases
+        self.drift = self._make_drift()
+        self.traffic.after_look.append(self.drift.looked)
         self.shelf = self._make_shelf()
+        self.scaling = self._make_scaling()
         self.plans = self._make_plans()
         self.registry = self._make_registry()
+        self.background.append(self.registry.begin_again)
+        self.releases = ReleaseDesk(
+            store=adapters.store,
+            clock=adapters.clock,
+            journal=self.journal,
+            controller=self.controller,
+            plans=self.plans,
+            registry=self.registry,
+        )
+        self.controller.spec_for = self.releases.spec_for
+        self.registry.replaced = self.releases.began
+        self.registry.removed = self.releases.forget
+        self.plans.rolling = self.releases.coming
         self.keys = Keys(
             store=adapters.store,
             clock=adapters.clock,
@@ -130,6 +162,15 @@ class Parts:
             changed=self.plan_again,
         )
         self.devices.after_look = self.cordons.looked
+        self.overview = self._make_overview()
+        self.fit = self._make_fit()
+        self.plans.may_apply = self.scaling.may_apply
+        self.traffic.after_look.append(self.scaling.looked)
+        self.room = self._make_room()
+        self.controller.sleep.make_room = self.room.make_room
+        self.background.append(self.room.run)
+        self.usage = self._make_usage()
+        self.background.append(self.usage.run)
 
     def plan_again(self) -> None:
         """What plans are made from has changed."""
@@ -151,6 +192,9 @@ class Parts:
             self.plan_again()
 
     def _lease(self, job: Job) -> Lease | Waits:
+        not_yet = self.drift.remeasures.waits(job)
+        if not_yet:
+            return Waits(not_yet)
         device_id = dict(job.params)["device_id"]
         watch, plan = self.devices, self.controller.plan
         room = dict(room_on(watch.devices, plan, watch.problem)).get(device_id)
@@ -197,6 +241,28 @@ class Parts:
             ended=lambda _: self.plan_again(),
         )
 
+    def _make_drift(self) -> DriftDesk:
+        given, options = self._given, self._options
+        remeasures = Remeasures(
+            store=given.store,
+            jobs=self.jobs,
+            devices=lambda: self.devices.devices,
+            engines=lambda: self.controller.engines,
+            window=self.traffic.window,
+            profiling=options.profiling,
+            options=options.drift,
+        )
+        return DriftDesk(
+            store=given.store,
+            clock=given.clock,
+            journal=self.journal,
+            engines=lambda: self.controller.engines,
+            leases=self.jobs.leases,
+            remeasures=remeasures,
+            changed=self.plan_again,
+            options=options.drift,
+        )
+
     def _make_shelf(self) -> ProfileShelf:
         return ProfileShelf(
             store=self._given.store,
@@ -205,6 +271,28 @@ class Parts:
             files=self.files,
             engine_version=self._given.engine_version,
             changed=self.plan_again,
+        )
+
+    def _make_scaling(self) -> Scaling:
+        return Scaling(
+            store=self._given.store,
+            clock=self._given.clock,
+            journal=self.journal,
+            controller=self.controller,
+            options=self._options.scaling,
+            plan_again=self.plan_again,
+        )
+
+    def _make_room(self) -> RoomMaker:
+        return RoomMaker(
+            store=self._given.store,
+            clock=self._given.clock,
+            journal=self.journal,
+            controller=self.controller,
+            devices=self.devices,
+            scaling=self.scaling,
+            plan_again=self.plan_again,
+            planning=lambda: self.plans.chain.planning or self.jobs.busy,
         )
 
     def _make_plans(self) -> Plans:
@@ -217,6 +305,8 @@ class Parts:
             stale=self.shelf.staleness.reasons,
             architecture_of=given.resolver.architecture,
         )
+        desk.corrections = self.drift.factors
+        desk.effective = self.scaling.effective
         return Plans(
             store=given.store,
             runner=given.runner,
@@ -245,4 +335,60 @@ class Parts:
             profiling=self._options.profiling,
             accept=given.accept,
             cpu_speed=given.cpu_speed,
+        )
+
+    def _make_fit(self) -> FitDesk:
+        given = self._given
+        return FitDesk(
+            store=given.store,
+            resolver=given.resolver,
+            clock=given.clock,
+            devices=self.devices,
+            jobs=self.jobs,
+            profiling=self._options.profiling,
+            accept=given.accept,
+            cpu_speed=given.cpu_speed,
+            imagine=self.plans.imagine,
+            applied=lambda: self.controller.plan,
+        )
+
+    def _make_overview(self) -> OverviewDesk:
+        given, controller = self._given, self.controller
+
+        def fetching() -> dict[str, str]:
+            return {p.model: self.files.progress(p.model) for p in controller.desired}
+
+        return OverviewDesk(
+            Sources(
+                store=given.store,
+                clock=given.clock,
+                devices=lambda: self.devices.devices,
+                plan=lambda: controller.plan,
+                models=self.registry.models,
+                placed=lambda: placed_views(controller.desired, controller.engines, fetching()),
+                jobs=self.jobs.jobs,
+                held=controller.held,
+                window=self.traffic.window,
+                waiting_plan=lambda: self.plans.chain.waiting,
+                gauges=given.gauges,
+                architecture_of=given.resolver.architecture,
+                drift=self.drift.words,
+                forecasts=lambda: {v.model: v.forecast_req_per_s for v in self.scaling.views()},
+            )
+        )
+
+    def _make_usage(self) -> UsageDesk:
+        def shares() -> dict[str, ReplicaShare]:
+            engines = self.controller.engines
+            return shares_of(
+                {engine.name: engine.placement for engine in engines}, self.devices.devices
+            )
+
+        return UsageDesk(
+            store=self._given.store,
+            clock=self._given.clock,
+            shares=shares,
+            latest=lambda: self.traffic.latest,
+            left=self._given.proxy.last_sample,
+            keep_days=self._options.usage.keep_days,
         )

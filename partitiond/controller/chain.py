@@ -22,7 +22,10 @@ The rules, in the order in which they are asked:
    model was measured on some hardware, nothing of it is planned from an estimate there: a variant
    that was not measured yet waits for its own job. A model that generates no text cannot be
    measured: it is planned from its estimate.
-7. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
+7. A model that scales by itself is planned for what was measured, and a plan that stops or moves
+   only such models' replicas, never the last one, is applied by itself (`core.scaling`). One that
+   scales to zero and does not take part in the chain is started when a request asks for it.
+8. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
    plan changed while it was made, it is thrown away and another one is made.
 """
 
@@ -34,6 +37,7 @@ from partitiond.core.engine_task import EngineTask
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.sleep import scales_to_zero
 from partitiond.ports import Job, JobState, ModelRecord, PlanPreview
 
 
@@ -61,6 +65,8 @@ def held_back(
         name = record.spec.name
         if record.spec.engine.task is not EngineTask.GENERATE:
             continue
+        if scales_to_zero(record.spec) and not record.spec.auto:
+            continue
         if name in planned or any(p.kind is not ProfileKind.ESTIMATED for p in profiles(name)):
             continue
         own = [job for job in jobs if job.subject == name and job.kind == "profile"]
@@ -72,7 +78,11 @@ def held_back(
 def left_out(records: Sequence[ModelRecord], applied: Collection[Placement]) -> frozenset[str]:
     """Models that a plan made by itself does not speak of (rule 4)."""
     planned = {placement.model for placement in applied}
-    return frozenset(r.spec.name for r in records if not r.spec.auto and r.spec.name not in planned)
+    return frozenset(
+        r.spec.name
+        for r in records
+        if not r.spec.auto and r.spec.name not in planned and not scales_to_zero(r.spec)
+    )
 
 
 class Chain:
@@ -127,6 +137,11 @@ class Chain:
         """Whether the daemon ends: nothing is planned or applied any more."""
         return self._closed
 
+    @property
+    def planning(self) -> bool:
+        """Whether a plan is being made, or due."""
+        return self._changed or (self._task is not None and not self._task.done())
+
     def settled(self) -> None:
         """Somebody applied a plan; nothing waits any more."""
         self.waiting, self.note = "", ""
@@ -156,7 +171,7 @@ class Chain:
         if self._closed:
             return
         if not self._ready() or not self._fresh():
-            self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 7)
+            self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 8)
             return
         self.settled()
         if preview.infeasible is not None:

@@ -11,6 +11,7 @@ from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ProxyControl, Store
 
 RETRY_SECONDS: Final = 0.2
@@ -55,6 +56,7 @@ class Endpoint:
     async def start(self) -> None:
         """Adopt or start it. Raises PartitiondError when it cannot run: its port is in use."""
         self.created = await self._proxy.ensure_running()
+        reached(FaultPoint.PROXY_STARTED)
         if self.created:
             self._journal.note("proxy-started", "proxy", "the endpoint's process was started.")
         else:
@@ -93,6 +95,7 @@ class Endpoint:
         # After a store was lost its counter starts anew, below what the proxy has seen.
         self._version = max(self._store.next_counter("routing-version"), self._version + 1)
         table = dataclasses.replace(content, version=self._version)
+        reached(FaultPoint.TABLE_NUMBERED)
         try:
             await self._proxy.publish(table)
         except ConflictError as error:
@@ -105,6 +108,7 @@ class Endpoint:
         else:
             self.table = table
             self.problem = ""
+            reached(FaultPoint.TABLE_PUBLISHED)
             self._published.set()
             self._published = asyncio.Event()
 
@@ -138,12 +142,12 @@ class Endpoint:
         except PartitiondError:
             return None
 
-    async def stats(self) -> Mapping[str, float]:
-        """The proxy's counters; nothing when it cannot say."""
+    async def metrics_text(self) -> str:
+        """The proxy's Prometheus text; empty when it cannot say."""
         try:
-            return await self._proxy.stats()
+            return await self._proxy.metrics_text()
         except PartitiondError:
-            return {}
+            return ""
 
     async def stop(self, grace_seconds: float) -> None:
         """End the proxy."""

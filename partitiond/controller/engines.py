@@ -21,6 +21,7 @@ from partitiond.core.observation import LIVE, ObservedReplica, StopReason
 from partitiond.core.plan import Placement
 from partitiond.core.reconcile import failures_after
 from partitiond.core.replica import ReplicaEvent, ReplicaState, step
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
     EngineExit,
@@ -138,6 +139,7 @@ class Engine:
         self.starts += 1
         self._happen(ReplicaEvent.START_ASKED)
         self._note("engine-starting", self.name, f"starts {self.placement.model}.")
+        reached(FaultPoint.ENGINE_BEGUN)
         self._task = asyncio.create_task(self._own(launch), name=f"engine {self.name}")
 
     def adopt(self, handle: EngineHandle) -> None:
@@ -152,10 +154,12 @@ class Engine:
         """Get no new requests from now on."""
         self._happen(ReplicaEvent.DRAIN_ASKED)
         self._note("replica-draining", self.name, "gets no new requests and finishes what runs.")
+        reached(FaultPoint.ENGINE_DRAINS)
 
     def rest(self) -> None:
         """Get no new requests from now on, to be put to sleep."""
         self._happen(ReplicaEvent.SLEEP_ASKED)
+        reached(FaultPoint.ENGINE_RESTS)
 
     def sleep(self, level: int) -> None:
         """Nothing is in flight any more: fall asleep."""
@@ -187,6 +191,7 @@ class Engine:
             self.broken = True
             self._wake()
         self._stop_asked.set()
+        reached(FaultPoint.STOP_ASKED)
 
     async def ended(self) -> None:
         """Return once its task is over."""
@@ -280,6 +285,7 @@ class Engine:
 
     async def _after_stop(self, handle: EngineHandle) -> None:
         await self._end_process(handle, self._grace_seconds)
+        reached(FaultPoint.ENGINE_STOPPED)
         if self._stop_reason is StopReason.START_DEADLINE:
             self._end(ReplicaEvent.DEADLINE_PASSED, "it did not become ready in time")
         elif self._stop_reason is StopReason.FAILED:
@@ -325,11 +331,15 @@ class Engine:
         while True:
             await self._probe_until_its_turn(handle, self._policy.watch)
             if self.state is ReplicaState.FALLING_ASLEEP:
+                reached(FaultPoint.ENGINE_FALLS_ASLEEP)
                 await self._runner.sleep(handle, self.sleep_level)
+                reached(FaultPoint.ENGINE_FELL_ASLEEP)
                 self._happen(ReplicaEvent.FELL_ASLEEP)
                 self._note("engine-asleep", self.name, f"sleeps at level {self.sleep_level}.")
             else:
+                reached(FaultPoint.ENGINE_WAKES)
                 await self._runner.wake(handle)
+                reached(FaultPoint.ENGINE_WOKE)
                 if self.report is None:
                     with contextlib.suppress(EngineError):
                         self.report = await self._runner.report(handle)
@@ -351,9 +361,11 @@ class Engine:
             self.report = await self._runner.wait_ready(
                 handle, self._policy.reconcile.start_deadline_seconds, self._tell
             )
+        reached(FaultPoint.ENGINE_ANSWERED)
         if self.state is ReplicaState.STARTING:
             self._happen(ReplicaEvent.BECAME_READY)
             self._note("engine-ready", self.name, f"serves {self.placement.model}.")
+            reached(FaultPoint.ENGINE_READY)
 
     async def _is_asleep(self, handle: EngineHandle) -> bool:
         """Whether an adopted engine sleeps: no probe would come back from it."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from partitiond.controller.engines import Engine
+from partitiond.controller.routes import RoutedEngine
 from partitiond.core.device_room import holds
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, same_engine
@@ -35,3 +36,16 @@ def is_engine_of(engine: Engine, placement: Placement) -> bool:
     """An engine of just this placement, whatever its state."""
     own = engine.placement
     return own.replica_id == placement.replica_id and same_engine(own, placement)
+
+
+def routed(engine: Engine) -> RoutedEngine:
+    """An engine as far as routing goes."""
+    handle, report = engine.handle, engine.report
+    return RoutedEngine(
+        observed=engine.observed(),
+        name=engine.name,
+        socket_path=handle.socket_path if handle is not None else "",
+        kv_cache_tokens=report.kv_cache_tokens if report is not None else 0,
+        max_model_len=handle.launch.max_model_len if handle is not None else 0,
+        broken=engine.broken,
+    )

@@ -17,7 +17,9 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease, Waits
 from partitiond.core.errors import PartitiondError
 from partitiond.core.partition import Partition
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, Job, JobState, Progress, Store
+from partitiond.ports.actor import alone
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +121,7 @@ class JobQueue:
         )
         self._queued[job.id] = job
         self._store.put_job(job)
+        reached(FaultPoint.JOB_QUEUED)
         why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
         self._journal.note("job-queued", job.id, why)
         self.poke()
@@ -172,6 +175,7 @@ class JobQueue:
             self._ended(self._finish(queued, JobState.CANCELLED))
         running = self._running
         if running is not None and running.job.id == job_id:
+            self._journal.note("job-cancel-asked", job_id, "it is ended.")
             running.cancelled = True
             await self._stop(running)
         return self.job(job_id)
@@ -228,9 +232,11 @@ class JobQueue:
             progress=Progress("starting", "starts"),
         )
         self._store.put_job(job)
+        reached(FaultPoint.JOB_STARTED)
         self._running = running = _Running(job, lease, self._clock.monotonic())
         self._journal.note("job-started", job.id, f"{job.kind} of {job.subject}.")
-        running.task = asyncio.create_task(self._run(running), name=job.id)
+        # What the job leads to is nobody's request, whoever is being served at this moment.
+        running.task = asyncio.create_task(self._run(running), name=job.id, context=alone())
         self._watchers.changed(job.id)
 
     async def _run(self, running: _Running) -> None:
@@ -289,6 +295,7 @@ class JobQueue:
             error=error,
         )
         self._store.put_job(job)
+        reached(FaultPoint.JOB_FINISHED)
         what = f"{job.kind} of {job.subject}"
         self._journal.note(
             f"job-{state.value}", job.id, f"{what}: {first_line(error)}" if error else what

@@ -1,12 +1,35 @@
-"""What happened and why, written to the store, from anywhere in the controller."""
+"""What happened, why, and who asked for it: written to the store from anywhere."""
 
+import collections
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import Device
+from partitiond.core.plan import Plan
+from partitiond.core.replica_changes import replica_changes
 from partitiond.ports import Clock, Event, Store
+from partitiond.ports.actor import current_actor
 
 log = logging.getLogger("partitiond.events")
+
+MOST_CHANGES_TOLD: Final = 200
+"""Of one plan; each is a write of its own, and nobody reads a thousand of them."""
+
+
+MOST_UNSAVED: Final = 1000
+"""Kept in memory while the store cannot be written; the oldest go first, and are in the log."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Unsaved:
+    at: str
+    kind: str
+    subject: str
+    message: str
+    actor: str
 
 
 class Journal:
@@ -18,16 +41,45 @@ class Journal:
         self._happened = happened
         self._store = store
         self._clock = clock
+        self._unsaved: collections.deque[_Unsaved] = collections.deque(maxlen=MOST_UNSAVED)
         self.problem = ""
 
     def note(self, kind: str, subject: str, message: str) -> None:
-        """Append an event; a failure is kept in `problem` (readiness shows it) and logged."""
-        log.info("%s %s: %s", kind, subject, message)
+        """Append an event under the name of whoever is being served now.
+
+        A failure is kept in `problem` (readiness shows it) and logged; `save` tries again.
+        """
+        actor = current_actor()
+        log.info("%s %s: %s%s", kind, subject, message, f" ({actor})" if actor else "")
+        self._unsaved.append(_Unsaved(self._clock.utc_iso(), kind, subject, message, actor))
+        self.save()
+
+    def save(self) -> None:
+        """Store what could not be stored before, in its order; called after each pass, too."""
         try:
-            event = self._store.add_event(self._clock.utc_iso(), kind, subject, message)
+            while self._unsaved:
+                one = self._unsaved[0]
+                event = self._store.add_event(
+                    one.at, one.kind, one.subject, one.message, actor=one.actor
+                )
+                self._unsaved.popleft()
+                self._happened(event)
         except PartitiondError as error:
+            if str(error) != self.problem:
+                log.error("events cannot be stored: %s", error)
             self.problem = str(error)
-            log.error("the event could not be stored: %s", error)
         else:
             self.problem = ""
-            self._happened(event)
+
+    def plan_applied(
+        self, new: Plan, old: Plan | None, devices: Sequence[Device], registered: Iterable[str]
+    ) -> None:
+        """One event for each replica that a plan changes, with the plan's id and the reason."""
+        changes = replica_changes(new, old, devices=devices, registered=registered)
+        for change in changes[:MOST_CHANGES_TOLD]:
+            self.note(
+                change.kind.value, change.replica_id, f"{new.id}: {change.what}; {change.why}."
+            )
+        left = len(changes) - MOST_CHANGES_TOLD
+        if left > 0:
+            self.note("replicas-change", new.id, f"{left} further replicas start, move or stop.")

@@ -14,6 +14,7 @@ from partitiond.core.errors import ConflictError, InputError, NotFoundError
 from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.keys import KeyTerms, differences
 from partitiond.core.routing import KeyRoute, RoutingTable
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, KeyRecord, KeyView, Store
 
 KEY_BYTES: Final = 32
@@ -64,6 +65,7 @@ class Keys:
             **_values(terms),
         )
         self._store.add_key(record)
+        reached(FaultPoint.KEY_STORED)
         self._journal.note("key-created", record.id, terms.label or "without a label")
         await self._tell(record.id)
         return record, key

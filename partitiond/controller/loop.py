@@ -14,13 +14,14 @@ from typing import Final, Protocol
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
+from partitiond.controller.expectations import Expectations
 from partitiond.controller.faults import FaultWatch
-from partitiond.controller.holdings import held, is_record_of
+from partitiond.controller.holdings import held, is_record_of, routed
 from partitiond.controller.journal import Journal
 from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.routes import KeyRoutes, RoutedEngine, RoutePolicy, routing_from
-from partitiond.controller.sleeping import SleepKeeper, serving_since
+from partitiond.controller.routes import KeyRoutes, RoutePolicy, routing_from
+from partitiond.controller.sleeping import SleepKeeper, serving_since, waited_models
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.observation import (
@@ -40,6 +41,7 @@ from partitiond.core.plan import Placement, Plan, same_engine
 from partitiond.core.reconcile import reconcile
 from partitiond.core.replica import ReplicaState
 from partitiond.core.spec import ModelSpec
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
     EngineHandle,
@@ -72,6 +74,7 @@ class Controller:
         faults: which devices are broken.
         plan: the applied plan.
         problem: why the last pass broke; empty when it went well.
+        spec_for: the specification that a placement was planned with, of the model's present one.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Controller:
         self._reconcile_policy = policy.reconcile
         self._routes = routes
         self._key_routes = KeyRoutes()
+        self._expected = Expectations(store)
         self._wake = wake
         self._observer = observer
         self._starts: dict[str, int] = {}
@@ -118,6 +122,7 @@ class Controller:
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
         self.leases: Callable[[], Sequence[Partition]] = tuple
+        self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
         self.after_pass: Callable[[], None] = lambda: None
         self.problem = "the first pass is not over"
 
@@ -142,7 +147,10 @@ class Controller:
     def apply(self, plan: Plan) -> None:
         """Make it the plan to run, in the store first."""
         self._store.set_plan(plan)
-        self.plan = plan
+        reached(FaultPoint.PLAN_STORED)
+        before, self.plan = self.plan, plan
+        names = [record.spec.name for record in self._store.models()]
+        self._journal.plan_applied(plan, before, self._devices.devices, names)
         self.wake()
 
     def held(self) -> tuple[tuple[str, Partition], ...]:
@@ -157,6 +165,7 @@ class Controller:
         the loop drains them. Only engines of this state folder are ever found.
         """
         handles = await self._runner.find()
+        reached(FaultPoint.ENGINES_FOUND)
         await asyncio.gather(
             *(self._runner.stop(h, 0.0) for h in handles if h.launch.placement is None)
         )
@@ -168,6 +177,7 @@ class Controller:
             await asyncio.wait(waits, timeout=self._policy.adopt_seconds)
         for wait in waits:
             wait.cancel()
+        reached(FaultPoint.ENGINES_ADOPTED)
 
     def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
         engine = self._engine(handle.launch.replica_id, placement)
@@ -234,18 +244,26 @@ class Controller:
         records = self._store.models()
         levels = self.sleep.refresh()
         observed = self._observe(records)
-        actions = reconcile(self.desired, observed, self._reconcile_policy, levels)
+        desired, policy = self.desired, self._reconcile_policy
+        devices = self._devices.devices
+        stakes = self._expected.stakes(records, desired, observed.replicas, devices)
+        actions = reconcile(desired, observed, policy, levels, stakes)
         for action in actions:
             self._act(action, records)
+        now = [engine.observed() for engine in self.engines]
+        awake = [placement for placement in desired if placement.model not in levels]
         await self._endpoint.publish(
             routing_from(
-                desired=self.desired,
-                engines=self._routed(),
+                desired=desired,
+                engines=[routed(engine) for engine in self.engines],
                 models=records,
                 keys=self._key_routes.of(self._store.keys()),
                 policy=self._routes,
                 version=0,
                 asleep=levels.keys(),
+                waited_for=waited_models(records, levels, self.engines),
+                ready_at=self._expected.ready_at(awake, now, policy, observed.now),
+                ending=self._closing,
             )
         )
         if not self._closing:  # nothing new is begun or planned: what is desired is not the plan
@@ -272,10 +290,10 @@ class Controller:
         unknown = set()
         for placement in self.desired:
             spec = specs.get(placement.model)
-            if spec is None or not lists_form(spec, placement):
+            if spec is None or not lists_form(self.spec_for(spec, placement), placement):
                 unknown.add(placement.form)
             else:
-                forms[placement.form] = form_of(spec, placement)
+                forms[placement.form] = form_of(self.spec_for(spec, placement), placement)
         return Observation(
             replicas=tuple(engine.observed() for engine in self.engines),
             devices=room_on(self._devices.devices, self.plan, self._devices.problem),
@@ -311,7 +329,8 @@ class Controller:
         )
 
     def _start(self, placement: Placement, records: Sequence[ModelRecord]) -> None:
-        spec = next(record.spec for record in records if record.spec.name == placement.model)
+        now = next(record.spec for record in records if record.spec.name == placement.model)
+        spec = self.spec_for(now, placement)
         model = self._files.get(form_of(spec, placement), placement.form)
         device = self._devices.find(placement.device_id)
         if model is None or device is None:
@@ -337,21 +356,6 @@ class Controller:
             failures=failures,
             starts=self._starts.get(placement.replica_id, 0),
         )
-
-    def _routed(self) -> list[RoutedEngine]:
-        return [
-            RoutedEngine(
-                observed=engine.observed(),
-                name=engine.name,
-                socket_path=engine.handle.socket_path if engine.handle is not None else "",
-                kv_cache_tokens=engine.report.kv_cache_tokens if engine.report is not None else 0,
-                max_model_len=engine.handle.launch.max_model_len
-                if engine.handle is not None
-                else 0,
-                broken=engine.broken,
-            )
-            for engine in self.engines
-        ]
 
     def hurry(self) -> None:
         """Somebody asked a second time: no drain waits any longer."""

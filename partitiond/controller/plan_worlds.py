@@ -37,6 +37,7 @@ async def demands_of(
         now: ISO 8601, UTC: when estimates are made.
     """
     profiles, stale = dict(situation.profiles), dict(situation.stale)
+    corrections = dict(situation.corrections)
     records = {record.spec.name: record for record in situation.records}
     here = {device.hardware for device in situation.devices}
     known: dict[str, Architecture] = {}
@@ -57,6 +58,7 @@ async def demands_of(
                 ),
                 hardware,
                 stale,
+                corrections,
             )
             for spec in world.specs
         )

@@ -7,6 +7,7 @@ from typing import Final
 
 from partitiond.controller.derived import Derivations
 from partitiond.controller.engines import Engine
+from partitiond.controller.expectations import stakes_of
 from partitiond.controller.plan_sleepers import beside_sleepers
 from partitiond.controller.plan_worlds import (
     ArchitectureOf,
@@ -17,8 +18,9 @@ from partitiond.controller.plan_worlds import (
     usable,
 )
 from partitiond.controller.situation import Situation
-from partitiond.controller.start_times import start_times
+from partitiond.controller.start_times import StartTimes
 from partitiond.controller.targets import best_profiles
+from partitiond.core.beside import beside_what_runs
 from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.plan import (
@@ -38,6 +40,7 @@ from partitiond.core.plan_diff import diff_cost
 from partitiond.core.profile import Profile
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import Sleeper, host_memory
+from partitiond.core.spec import ModelSpec
 from partitiond.core.units import Bytes
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.check import check_plan
@@ -145,6 +148,10 @@ def planning_devices(
 class PlanDesk:
     """Makes plans, checks them, and remembers what each was made from.
 
+    Attributes:
+        corrections: factor on the rates of profiles whose replicas are slower, by profile id.
+        effective: a spec with the demand that is planned for, where that is measured.
+
     Args:
         stale: why a profile no longer speaks for what runs now; such a one is planned with the
             margins of a transferred profile.
@@ -163,6 +170,8 @@ class PlanDesk:
         architecture_of: ArchitectureOf | None = None,
     ) -> None:
         self._stale = stale
+        self.corrections: Callable[[], Mapping[str, float]] = dict
+        self.effective: Callable[[ModelSpec], ModelSpec] = lambda spec: spec
         self._architecture_of = architecture_of
         self._derivations = Derivations(architecture_of)
         self._store = store
@@ -170,6 +179,7 @@ class PlanDesk:
         self._solve = solve
         self._options = options
         self._remembered: dict[str, _Remembered] = {}
+        self._start_times = StartTimes(store)
 
     def use(self, options: PlanOptions) -> None:
         """Plans from now on are made with these options."""
@@ -195,7 +205,12 @@ class PlanDesk:
             sleepers: replicas of models that sleep: they stay where they are.
             asleep: level by model that sleeps; they are not planned either.
         """
-        records = tuple(self._store.models())
+        records = tuple(
+            dataclasses.replace(record, spec=self.effective(record.spec))
+            if record.spec.autoscale is not None
+            else record
+            for record in self._store.models()
+        )
         profiles = tuple(
             (r.spec.name, best_profiles(r.spec, self._store.profiles(r.spec.name))) for r in records
         )
@@ -210,6 +225,7 @@ class PlanDesk:
             tuple((profile_id, reasons) for profile_id, reasons in doubts if reasons),
             sleepers=tuple(sleepers),
             asleep=tuple(sorted(asleep.items())),
+            corrections=tuple(sorted(self.corrections().items())),
         )
 
     async def preview(
@@ -218,8 +234,17 @@ class PlanDesk:
         applied: Plan | None,
         question: PlanQuestion | None = None,
         on_progress: OnProgress | None = None,
+        *,
+        remember: bool = True,
     ) -> PlanPreview:
         """A checked plan, what it changes and what else was asked; or why there is none.
+
+        Args:
+            situation: what it is made from.
+            applied: the plan that is applied.
+            question: what is asked beside the plan.
+            on_progress: told how far it is.
+            remember: it may be applied by its id.
 
         Raises:
             InputError: a what-if names what is not there, or cannot be read.
@@ -243,9 +268,16 @@ class PlanDesk:
             explained = (*outcome.explanation, *notes)
             outcome = dataclasses.replace(outcome, explanation=explained)
         outcome = beside_sleepers(outcome, situation, applied)
-        diff = diff_plans(situation.running, outcome.placements)
-        takes = diff_cost(diff, outcome.devices, start_times(self._store.events(limit=1000)))
+        running, devices = situation.running, outcome.devices
+        placements = beside_what_runs(outcome.placements, running, devices)
+        outcome = dataclasses.replace(outcome, placements=placements)
+        diff = diff_plans(running, placements)
+        takes = diff_cost(
+            diff, devices, self._start_times.seconds(), stakes_of(situation.records, {})
+        )
         preview = PlanPreview(outcome, diff, answers=dataclasses.replace(answers, diff=takes))
+        if not remember:
+            return preview
         applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
         self._remembered[outcome.id] = _Remembered(preview, fingerprint_of(applied_id))
         while len(self._remembered) > REMEMBERED_PREVIEWS:
@@ -303,6 +335,7 @@ class PlanDesk:
     def _request(self, situation: Situation, objective: Objective | None) -> PlanRequest:
         hardware = tuple(sorted({device.hardware for device in situation.devices}))
         profiles, stale = dict(situation.profiles), dict(situation.stale)
+        corrections = dict(situation.corrections)
         return PlanRequest(
             devices=situation.free_devices,
             models=tuple(
@@ -311,6 +344,7 @@ class PlanDesk:
                     usable(profiles[record.spec.name], record, situation),
                     hardware,
                     stale,
+                    corrections,
                 )
                 for record in situation.planned
             ),
@@ -366,4 +400,15 @@ def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan
             f"{model} was removed afterwards; the certificate speaks of the plan before.",
         ),
         created_at=created_at,
+    )
+
+
+def with_places(plan: Plan, before: Plan, model: str, *, plan_id: str, at: str, what: str) -> Plan:
+    """The plan with one model where and as it was in an earlier one."""
+    smaller = without_model(plan, model, plan_id, at)
+    return dataclasses.replace(
+        smaller,
+        placements=(*smaller.placements, *(p for p in before.placements if p.model == model)),
+        forecasts=(*smaller.forecasts, *(f for f in before.forecasts if f.model == model)),
+        explanation=(*plan.explanation, f"{model} went back to {what}, where it was."),
     )

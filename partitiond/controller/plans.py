@@ -1,6 +1,7 @@
 """Planning and applying, asked for by people or by the chain."""
 
 import asyncio
+from collections.abc import Callable, Collection
 from typing import Final
 
 from partitiond.controller.chain import Chain, held_back, left_out
@@ -13,16 +14,19 @@ from partitiond.controller.planning import (
     PlanOptions,
     planning_devices,
     running_placements,
+    with_places,
     without_model,
 )
+from partitiond.controller.situation import Situation
 from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, NotReadyError
 from partitiond.core.hardware import Device
-from partitiond.core.plan import EMPTY_PLAN_ID, Placement, diff_plans
+from partitiond.core.plan import EMPTY_PLAN_ID, Placement, Plan, PlanDiff, diff_plans
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.core.sleep import Sleeper, sleepers
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
 
 SOLVES_PER_APPLY: Final = 3
@@ -34,6 +38,10 @@ class Plans:
 
     Attributes:
         chain: makes and applies plans by itself.
+        may_apply: whether a plan that stops or moves what runs may be applied by itself, from its
+            difference to what has a process.
+        rolling: models of which a new release is coming: a plan that moves nobody else is applied
+            by itself.
     """
 
     def __init__(
@@ -58,6 +66,8 @@ class Plans:
         self._desk = desk
         self._applying = asyncio.Lock()
         self._chain_made_from = ""
+        self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False
+        self.rolling: Callable[[], Collection[str]] = tuple
         self.chain = Chain(
             journal=journal,
             ready=lambda: not jobs.busy,
@@ -93,6 +103,17 @@ class Plans:
             asleep=self._controller.sleep.levels,
         )
         return await self._desk.preview(situation, self._controller.plan, question, on_progress)
+
+    async def imagine(self, change: Callable[[Situation], Situation]) -> PlanPreview:
+        """The plan of a situation that is not. It cannot be applied."""
+        await self._devices.refresh(0.0)
+        situation = self._desk.situation(
+            devices=self._own_free(),
+            running=self._running(),
+            sleepers=self._sleepers(),
+            asleep=self._controller.sleep.levels,
+        )
+        return await self._desk.preview(change(situation), self._controller.plan, remember=False)
 
     async def apply(self, plan_id: str | None) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied one again changes nothing.
@@ -160,6 +181,15 @@ class Plans:
             smaller = without_model(plan, name, self._desk.next_id(), self._clock.utc_iso())
             self._controller.apply(smaller)
 
+    def take_places(self, model: str, before: Plan, what: str) -> None:
+        """Give a model the places that it had in an earlier plan; the others stay as they are."""
+        plan = self._controller.plan
+        if plan is not None:
+            now = self._clock.utc_iso()
+            self._controller.apply(
+                with_places(plan, before, model, plan_id=self._desk.next_id(), at=now, what=what)
+            )
+
     def _apply(self, preview: PlanPreview, how: str) -> None:
         diff = preview.diff
         self._controller.apply(preview.plan)
@@ -170,6 +200,7 @@ class Plans:
             f"applied {how}: starts {len(diff.start)}, moves {len(diff.move)}, "
             f"stops {len(diff.stop)}, keeps {len(diff.keep)}.",
         )
+        reached(FaultPoint.PLAN_APPLIED)
 
     async def _apply_by_itself(self, preview: PlanPreview) -> bool:
         """False when somebody applied a plan, or anything else changed, before the lock was had."""
@@ -208,7 +239,9 @@ class Plans:
         desired, engines = self._controller.desired, self._controller.engines
         asleep = self._controller.sleep.levels
         live = running_placements(desired, engines, only_live=True, asleep=asleep)
-        if not diff_plans(live, preview.plan.placements).touches_nothing_running:
+        diff = diff_plans(live, preview.plan.placements)
+        allowed = _only_touches(diff, preview.plan, self.rolling())
+        if not (diff.touches_nothing_running or allowed or self.may_apply(diff, preview.plan)):
             return True
         everyone = running_placements(desired, engines, only_live=False, asleep=asleep)
         there = {engine.placement.model for engine in engines if engine.live}
@@ -233,3 +266,9 @@ class Plans:
             if engine.live and engine.handle is not None
         ]
         return planning_devices(self._devices.devices, used)
+
+
+def _only_touches(diff: PlanDiff, plan: Plan, models: Collection[str]) -> bool:
+    """Whether it moves and stops replicas of these models alone, and leaves none of them out."""
+    touched = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
+    return touched <= {p.model for p in plan.wanted if p.model in models}

@@ -23,6 +23,7 @@ from partitiond.core.hardware import CpuFigures, Device, DeviceKind, SharingMode
 from partitiond.core.partition import MigSlice
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Job,
     ModelResolver,
@@ -102,6 +103,7 @@ class ProfileWork:
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec, *_beside(lease))
         self._store.add_profile(profile)
+        reached(FaultPoint.PROFILE_STORED)
         request.forget()
         return profile.id
 

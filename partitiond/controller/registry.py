@@ -1,5 +1,6 @@
 """Registered models: adding, changing and removing them, and how they are."""
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -13,15 +14,19 @@ from partitiond.controller.plans import Plans
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
 from partitiond.controller.staleness import Staleness, stale_note
 from partitiond.controller.targets import Target, best_profiles, profile_targets, unmeasured
+from partitiond.controller.unfinished import removed_models, unbegun
 from partitiond.controller.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.views import model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.architecture import Architecture
+from partitiond.core.drift_follow import REASON
 from partitiond.core.engine_task import EngineTask, require_measurable
-from partitiond.core.errors import ConflictError
+from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.profile import Profile
 from partitiond.core.routing import ModelAvailability
+from partitiond.core.sleep import said_asleep
 from partitiond.core.spec import ModelSpec
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
     Job,
@@ -44,6 +49,10 @@ class Registry:
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
         cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
+
+    Attributes:
+        replaced: called with a model's record before and after a change.
+        removed: called with the name of a model that is gone.
     """
 
     def __init__(
@@ -76,6 +85,9 @@ class Registry:
         self._plans = plans
         self._staleness = staleness
         self._seen: object = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.replaced: Callable[[ModelRecord, ModelRecord], None] = lambda _old, _new: None
+        self.removed: Callable[[str], None] = lambda _: None
         self._profiling = profiling
         self._accept = accept
         self._cpu_speed = cpu_speed
@@ -95,7 +107,9 @@ class Registry:
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         self._store.add_model(record)
+        reached(FaultPoint.MODEL_STORED)
         self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
+        self._controller.sleep.registered(spec)
         self._begin_chain(spec, architectures, figures)
         return record
 
@@ -122,7 +136,8 @@ class Registry:
         measurable = spec.engine.task is EngineTask.GENERATE
         wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
-            if job.state is JobState.QUEUED and job.reason and job.params not in wanted:
+            own = job.reason and not job.reason.startswith(REASON)  # drift withdraws its own
+            if job.state is JobState.QUEUED and own and job.params not in wanted:
                 self._jobs.withdraw(job, "nothing needs it any more.")
         for params, reason in wanted.items():
             self._jobs.submit("profile", spec.name, params, reason=reason)
@@ -196,7 +211,7 @@ class Registry:
             plan=plan,
             engines=engines,
             profiles=best,
-            note=(f"is put to sleep at level {level}. {note}".strip() if level else note),
+            note=f"{said_asleep(level)} {note}".strip(),
             asleep=level,
         )
 
@@ -216,8 +231,8 @@ class Registry:
         Raises:
             NotFoundError: there is no such model.
             ConflictError: it changed meanwhile, an alias is taken, or its source, weights or
-                engine options should change while replicas are planned: those were started with
-                the old ones.
+                engine options should change while replicas run of which nobody knows what they
+                were started with.
         """
         old = self._store.model(spec.name)
         if expected_version is not None and expected_version != old.version:
@@ -243,7 +258,18 @@ class Registry:
         )
         self._store.update_model(record, expected_version=old.version)
         self._journal.note("model-updated", spec.name, f"version {record.version}.")
+        self.replaced(old, record)
         return record
+
+    def restore(self, old: ModelRecord, spec: ModelSpec) -> None:
+        """Give a model the engines of an earlier release; it was accepted then."""
+        record = dataclasses.replace(
+            old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
+        )
+        self._store.update_model(record, expected_version=old.version)
+        task = asyncio.create_task(self._begin_again(record), name=f"estimates of {spec.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _refuse_taken_names(self, spec: ModelSpec, *, new: bool = False) -> None:
         """Raises ConflictError when another model has one of its names; `new`: or its name."""
@@ -259,10 +285,16 @@ class Registry:
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
         plan = self._controller.plan
-        planned = {p.candidate.variant for p in plan.wanted if p.model == new.name} if plan else ()
-        if any(other_form(old, new, variant) for variant in planned):
+        # A release that is not known would never be replaced: it counts as any other.
+        unknown = {
+            p.candidate.variant
+            for p in (plan.wanted if plan else ())
+            if p.model == new.name and not p.candidate.release
+        }
+        if any(other_form(old, new, variant) for variant in unknown):
             raise ConflictError(
-                f"{new.name} has replicas with the old source, weights or engine options.",
+                f"{new.name} has replicas that an older partitiond planned: it cannot tell whether "
+                "they have the new source, weights or engine options.",
                 hint="Register it under another name, or remove it first and register it anew.",
                 facts={"model": new.name},
             )
@@ -282,21 +314,45 @@ class Registry:
         # First: a mark that outlives its model would put to sleep the next one of that name.
         self._controller.sleep.forget(name)
         self._store.remove_model(name)
+        reached(FaultPoint.MODEL_REMOVED)
         self._files.forget(name)
+        self.removed(name)
         self._journal.note("model-removed", name, "its replicas drain and stop.")
         self._plans.drop_model(name)
         self._plans.chain.changed()
         self._controller.wake()
 
     def resume(self) -> None:
-        """Queue again what the end of the daemon before interrupted, for models in the chain."""
-        begun = {r.spec.name: r.created_at for r in self._store.models() if r.spec.auto}
+        """Finish what the end of the daemon before interrupted.
+
+        A model that was removed from the store leaves the plan, too; jobs of models in the chain
+        are queued again.
+        """
+        records = self._store.models()
+        for name in removed_models(self._controller.desired, records):
+            self._plans.drop_model(name)
+        begun = {r.spec.name: r.created_at for r in records if r.spec.auto}
         for job in interrupted_jobs(self._store.jobs(limit=RECOVERED_JOBS)):
             # A name may have come back with another model since.
             if job.subject in begun and job.created_at >= begun[job.subject]:
                 again = self._jobs.submit(job.kind, job.subject, job.params, reason=job.reason)
                 self._jobs.replaced(job, again)
         self._plans.chain.changed()
+
+    async def begin_again(self) -> None:
+        """Begin the chain of models that were stored just before the daemon before ended."""
+        for record in unbegun(self._store.models(), self._jobs.jobs(), self._best):
+            await self._begin_again(record)
+
+    async def _begin_again(self, record: ModelRecord) -> None:
+        try:
+            architectures = await form_architectures(self._resolver, record.spec)
+            figures = await self._figures(record.spec)
+        except PartitiondError as error:
+            self._journal.note("model-not-begun", record.spec.name, str(error))
+            return
+        if record in self._store.models():  # it may be gone, or another, meanwhile
+            self._begin_chain(record.spec, architectures, figures)
 
     def submit(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""

@@ -1,7 +1,7 @@
 """Who may get requests: from specs and engines to the proxy's routing table. Pure."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from partitiond.core import routing
@@ -23,6 +23,9 @@ from partitiond.ports import KeyRecord, ModelRecord
 HOPELESS_FAILURES: Final = 3
 """Failures in a row after which a replica no longer counts as coming: clients are told the model
 is unavailable instead of being asked to try again soon. It is still started again."""
+
+
+_NEVER: Final[Mapping[str, float]] = {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class RoutePolicy:
     """Limits at the proxy, from the settings.
 
     Attributes:
+        starting_retry_after_seconds: told while a model starts of which no start was measured.
         wake_on_request: a request for a sleeping model waits, and wakes it.
+        zero_wait_seconds: longest wait for a model at zero; `max_wait_seconds` where that is more.
     """
 
     max_queue: int = 256
@@ -58,6 +63,7 @@ class RoutePolicy:
     waking_retry_after_seconds: float = 5.0
     wake_on_request: bool = True
     keys_required: bool = False
+    zero_wait_seconds: float = 120.0
 
 
 def service_seconds(placement: Placement, spec: ModelSpec) -> float:
@@ -83,11 +89,22 @@ def availability_of(
     desired: Sequence[Placement],
     engines: Sequence[RoutedEngine],
     asleep: Collection[str] = (),
+    waited_for: Collection[str] = (),
+    *,
+    ending: bool = False,
 ) -> ModelAvailability:
-    """What the proxy answers while no replica can take a request."""
+    """What the proxy answers while no replica can take a request.
+
+    Args:
+        asleep: models that are to sleep.
+        waited_for: models whose requests wait, planned or not (`core.sleep.waited_for`).
+        ending: the daemon ends, and all engines with it.
+    """
     own = [engine for engine in engines if engine.observed.placement.model == model]
     if any(_serves(engine) for engine in own):
         return ModelAvailability.SERVING
+    if ending:
+        return ModelAvailability.ENDING
     planned = any(p.model == model for p in desired)
     resting = any(e.observed.state in _AT_REST and not e.broken for e in own)
     if planned and (resting or model in asleep):
@@ -98,6 +115,8 @@ def availability_of(
         if engine.observed.state is ReplicaState.FAILED
         and engine.observed.failures >= HOPELESS_FAILURES
     }
+    if model in waited_for and not hopeless:
+        return ModelAvailability.SLEEPING
     coming = any(p.model == model and p.replica_id not in hopeless for p in desired)
     return ModelAvailability.STARTING if coming else ModelAvailability.UNAVAILABLE
 
@@ -111,6 +130,9 @@ def routing_from(
     policy: RoutePolicy,
     version: int,
     asleep: Collection[str] = (),
+    waited_for: Collection[str] = (),
+    ready_at: Mapping[str, float] = _NEVER,
+    ending: bool = False,
 ) -> RoutingTable:
     """The routing table.
 
@@ -121,6 +143,10 @@ def routing_from(
     Args:
         asleep: models that are to sleep. One that is not among them, and has no replica awake
             yet, is being woken: its requests wait whatever the policy says.
+        waited_for: models whose requests wait although no replica of them may be planned.
+        ready_at: when models that serve nobody should serve again, monotonic seconds; requests wait
+            for those that are listed.
+        ending: the daemon ends, and all engines with it.
     """
     specs = {record.spec.name: record.spec for record in models}
     return RoutingTable(
@@ -128,10 +154,13 @@ def routing_from(
         models=tuple(
             _model_route(
                 record,
-                availability_of(record.spec.name, desired, engines, asleep),
+                availability_of(
+                    record.spec.name, desired, engines, asleep, waited_for, ending=ending
+                ),
                 record.spec.name in asleep,
-                policy,
+                _patient(policy) if record.spec.name in waited_for else policy,
                 [e.observed.placement for e in engines if _serves(e)],
+                ready_at=ready_at.get(record.spec.name, 0.0),
             )
             for record in models
         ),
@@ -199,11 +228,16 @@ def _model_route(
     to_sleep: bool,
     policy: RoutePolicy,
     serving: Sequence[Placement],
+    *,
+    ready_at: float,
 ) -> ModelRoute:
     spec = record.spec
     sleeping = availability is ModelAvailability.SLEEPING
-    # Waking takes longer than most SLOs allow; who asked for a sleeping model waits all the same.
-    longest = policy.max_wait_seconds if sleeping else max_wait_seconds(spec, serving, policy)
+    coming = availability is ModelAvailability.STARTING and ready_at > 0
+    # A wake or a start takes longer than most SLOs allow; who asks then waits all the same.
+    longest = max_wait_seconds(spec, serving, policy)
+    if sleeping or coming:
+        longest = policy.max_wait_seconds
     retry_after = (
         policy.waking_retry_after_seconds if sleeping else policy.starting_retry_after_seconds
     )
@@ -215,10 +249,20 @@ def _model_route(
         max_queue=policy.max_queue,
         max_wait_seconds=longest,
         retry_after_seconds=retry_after,
-        holds=sleeping and (policy.wake_on_request or not to_sleep),
+        holds=coming or (sleeping and (policy.wake_on_request or not to_sleep)),
+        ready_at=ready_at if coming else 0.0,
         aliases=spec.aliases,
         defaults_json=defaults_json(spec.request_defaults),
         limits=spec.request_limits,
+    )
+
+
+def _patient(policy: RoutePolicy) -> RoutePolicy:
+    """For a model that is started anew for its requests: they wait as long as that may take."""
+    return dataclasses.replace(
+        policy,
+        max_wait_seconds=max(policy.max_wait_seconds, policy.zero_wait_seconds),
+        waking_retry_after_seconds=policy.starting_retry_after_seconds,
     )
 
 

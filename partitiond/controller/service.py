@@ -16,8 +16,10 @@ from partitiond.core.plan import Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
+from partitiond.metrics_shown import Shown
 from partitiond.ports import (
     Clock,
+    DeviceGauges,
     DeviceProvider,
     EngineRunner,
     Event,
@@ -27,6 +29,7 @@ from partitiond.ports import (
     ModelRecord,
     ModelResolver,
     ModelView,
+    Overviews,
     PartitionControl,
     PlanPreview,
     ProfileOptions,
@@ -36,6 +39,12 @@ from partitiond.ports import (
     ReplicaView,
     Store,
 )
+from partitiond.ports.drift import DriftControl
+from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
+from partitiond.ports.fit import FitCheck
+from partitiond.ports.releases import Releases
+from partitiond.ports.scaling import Scalings
+from partitiond.ports.usage import Usages
 
 __all__ = ["Service", "ServiceOptions"]
 
@@ -46,7 +55,7 @@ class Service:
     Args:
         options: what a user can set.
         store, runner, devices, resolver, proxy, profiler, solve, clock, accept, engine_problem,
-            engine_version, cpu_speed, partitions: as `assembly.Adapters` has them.
+            engine_version, cpu_speed, partitions, gauges: as `assembly.Adapters` has them.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class Service:
         engine_version: Callable[[], str] = str,
         cpu_speed: CpuSpeed | None = None,
         partitions: PartitionControl | None = None,
+        gauges: DeviceGauges | None = None,
     ) -> None:
         adapters = Adapters(
             store=store,
@@ -81,6 +91,7 @@ class Service:
             engine_version=engine_version,
             cpu_speed=cpu_speed,
             partitions=partitions,
+            gauges=gauges,
         )
         self._options = options or ServiceOptions()
         self._store, self._engine_problem = store, engine_problem
@@ -97,7 +108,17 @@ class Service:
         self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
         self._keys, self._background = parts.keys, parts.background
+        self._traffic = parts.traffic
         self._controller.after_pass = self._after_pass
+        self.overview: Overviews = parts.overview
+        self.drift: DriftControl = parts.drift
+        self.fit: FitCheck = parts.fit
+        self.usage: Usages = parts.usage
+        self.scaling: Scalings = parts.scaling
+        self.releases: Releases = parts.releases
+        self._look_at_releases = parts.releases.look
+        self._use_scaling = parts.scaling.use
+        parts.overview.problems = self.readiness
 
     # -- life ------------------------------------------------------------------------------
 
@@ -149,6 +170,7 @@ class Service:
         drain = options.policy.reconcile.drain_deadline_seconds
         self._controller.use(options.routes, drain_deadline_seconds=drain)
         self._plans.use(options.planning)
+        self._use_scaling(options.scaling)
 
     def hurry(self) -> None:
         """Do not wait for requests in flight any longer while shutting down."""
@@ -191,6 +213,8 @@ class Service:
             self._journal.note("device-left", "devices", sentence)
 
     def _after_pass(self) -> None:
+        self._journal.save()
+        self._look_at_releases()
         self._registry.measure_stale()
         self._jobs.poke()
         self._plans.chain.consider()
@@ -239,7 +263,7 @@ class Service:
         """Wake it. Raises NotFoundError."""
         self._store.model(name)
         if name in self._controller.sleep.levels:
-            self._controller.sleep.wake(name, "as asked")
+            self._controller.sleep.wake_as_asked(name)
         return self._registry.model(name)
 
     # -- jobs and profiles -----------------------------------------------------------------
@@ -346,9 +370,11 @@ class Service:
         await self._devices.refresh(0.0)
         return device_named(self._devices.devices, device.id)
 
-    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
         """Oldest first."""
-        return self._store.events(after, limit)
+        return self._store.events(after, limit, wanted)
 
     def readiness(self) -> Mapping[str, str]:
         """Empty when ready; else what is not, by part."""
@@ -364,7 +390,15 @@ class Service:
 
     async def metrics(self) -> str:
         """Prometheus text."""
-        return self._metrics.text(self.replicas(), self.jobs(), await self._endpoint.stats())
+        shown = Shown(
+            overview=await self.overview.overview(),
+            plan=self.current_plan(),
+            sample=self._traffic.latest,
+            drift=self.drift.report(),
+            scaling=tuple(self.scaling.views()),
+        )
+        text = await self._endpoint.metrics_text()
+        return self._metrics.text(self.replicas(), self.jobs(), text, shown)
 
     # -- keys ------------------------------------------------------------------------------
 

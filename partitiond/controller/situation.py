@@ -26,6 +26,7 @@ class Situation:
         stale: why profiles among them no longer speak for what runs now, by profile id.
         sleepers: replicas of models that sleep.
         asleep: level by model that sleeps.
+        corrections: factor on the rates of profiles whose replicas are slower, by profile id.
     """
 
     records: tuple[ModelRecord, ...]
@@ -37,6 +38,7 @@ class Situation:
     stale: tuple[tuple[str, tuple[str, ...]], ...] = ()
     sleepers: tuple[Sleeper, ...] = ()
     asleep: tuple[tuple[str, int], ...] = ()
+    corrections: tuple[tuple[str, float], ...] = ()
 
     @property
     def planned(self) -> tuple[ModelRecord, ...]:
@@ -64,6 +66,7 @@ class Situation:
             *(_version_of_spec(record.spec) for record in self.records),
             *(_version_of(profile) for _, profiles in self.profiles for profile in profiles),
             *(f"{profile_id} is stale" for profile_id, _ in self.stale),
+            *(f"{profile_id} times {factor}" for profile_id, factor in self.corrections),
             *(f"{model} sleeps at {level}" for model, level in self.asleep),
             *(_version_of_device(device) for device in self.devices),
         ]

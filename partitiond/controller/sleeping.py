@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
@@ -17,14 +16,24 @@ from partitiond.controller.policy import ControllerPolicy
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
-from partitiond.core.sleep import LEVELS, MARK, level_of, to_put_to_sleep, to_wake
+from partitiond.core.sleep import (
+    LEVELS,
+    MARK,
+    STOPPED,
+    Traffic,
+    idle_rules,
+    level_of,
+    scales_to_zero,
+    to_put_to_sleep,
+    to_stop,
+    to_wake,
+    waited_for,
+)
 from partitiond.core.spec import ModelSpec, SourceKind, Weights
-from partitiond.ports import Clock, Store
+from partitiond.fault_points import FaultPoint, reached
+from partitiond.ports import Clock, ModelRecord, Store
 
 log = logging.getLogger(__name__)
-
-IDLE_LEVEL: Final = 1
-"""Of a model that falls asleep by itself: the level that wakes quickest."""
 
 
 def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Mapping[str, float]:
@@ -43,6 +52,18 @@ def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Ma
         before = found.get(placement.model, -math.inf)
         found[placement.model] = max(before, min(since, default=math.inf))
     return {model: since for model, since in found.items() if since < math.inf}
+
+
+def waited_models(
+    records: Sequence[ModelRecord], asleep: Mapping[str, int], engines: Sequence[Engine]
+) -> frozenset[str]:
+    """Models without a replica whose requests wait all the same; see `core.sleep.waited_for`."""
+    serving = {
+        engine.placement.model
+        for engine in engines
+        if engine.state is ReplicaState.SERVING and not engine.broken
+    }
+    return waited_for((record.spec for record in records), asleep, serving)
 
 
 def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
@@ -88,6 +109,9 @@ class SleepKeeper:
     Attributes:
         levels: level by model that is to sleep.
         changed: called with a model that was put to sleep or woken, and whether it sleeps now.
+        make_room: called with a model before a request wakes it; False while it has to wait for
+            room that nobody can give up now. Those that sleep with their processes wake anyway.
+        traffic: what the proxy last said.
     """
 
     def __init__(
@@ -108,6 +132,8 @@ class SleepKeeper:
         self._wake_loop = wake
         self.levels: Mapping[str, int] = {}
         self.changed: Callable[[str, bool], None] = lambda _model, _asleep: None
+        self.make_room: Callable[[str], bool] = lambda _model: True
+        self.traffic: Mapping[str, Traffic] = {}
         self.refresh()
 
     def refresh(self) -> Mapping[str, int]:
@@ -119,14 +145,29 @@ class SleepKeeper:
     def put_to_sleep(self, model: str, level: int, why: str) -> None:
         """It is to sleep from now on."""
         self._store.set_mark(MARK, model, str(level), self._clock.utc_iso())
-        self._journal.note("model-sleeps", model, f"{why}; level {level}.")
+        reached(FaultPoint.SLEEP_MARKED)
+        if level == STOPPED:
+            self._journal.note("model-at-zero", model, f"{why}.")
+        else:
+            self._journal.note("model-sleeps", model, f"{why}; level {level}.")
         self._after(model, asleep=True)
 
     def wake(self, model: str, why: str) -> None:
         """It is to be awake from now on."""
         self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+        reached(FaultPoint.WAKE_MARKED)
         self._journal.note("model-wakes", model, f"{why}.")
         self._after(model, asleep=False)
+
+    def wake_as_asked(self, model: str) -> None:
+        """Somebody wants it awake, room or not: idle models make some where they can."""
+        self.make_room(model)
+        self.wake(model, "as asked")
+
+    def registered(self, spec: ModelSpec) -> None:
+        """A model that scales to zero begins there: its first request starts it."""
+        if scales_to_zero(spec):
+            self.put_to_sleep(spec.name, STOPPED, "registered; its first request starts it")
 
     def forget(self, model: str) -> None:
         """The model is gone."""
@@ -161,21 +202,28 @@ class SleepKeeper:
 
     async def look(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
         """Wake whom a request waits for; put to sleep who was idle for long enough."""
-        rules = {
-            record.spec.name: record.spec.sleep_after_seconds
-            for record in self._store.models()
-            if record.spec.sleep_after_seconds is not None
-        }
+        specs = [record.spec for record in self._store.models()]
+        rules = {spec.name: found for spec in specs if (found := idle_rules(spec))}
         if not rules and not (self.levels and self._policy.wake_on_request):
             return
         traffic = await self._endpoint.traffic()
         if traffic is None:
             return
+        self.traffic = traffic
         levels = self.refresh()
         if self._policy.wake_on_request:
             for model in to_wake(levels, traffic):
-                self.wake(model, "a request waits for it")
+                if self.make_room(model) or levels[model] != STOPPED:
+                    self.wake(model, "a request waits for it")
         now = self._clock.monotonic()
         serving = {model: now - since for model, since in serving_since().items()}
-        for model in to_put_to_sleep(rules, traffic, serving, self.levels):
-            self.put_to_sleep(model, IDLE_LEVEL, f"no request for {rules[model]:g} s")
+        first = {model: found[0] for model, found in rules.items()}
+        after = {model: seconds for model, (_, seconds) in first.items()}
+        for model in to_put_to_sleep(after, traffic, serving, self.levels):
+            self.put_to_sleep(model, first[model][0], f"no request for {after[model]:g} s")
+        stops = {m: seconds for m, found in rules.items() for level, seconds in found[1:]}
+        for model in to_stop(stops, traffic, self.levels):
+            self.put_to_sleep(model, STOPPED, f"no request for {stops[model]:g} s")
+        for spec in specs:
+            if self.levels.get(spec.name) == STOPPED and not scales_to_zero(spec):
+                self.wake(spec.name, "it does not scale to zero any more")

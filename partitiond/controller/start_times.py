@@ -1,16 +1,19 @@
-"""How long engines took to start, from the journal. Pure."""
+"""How long engines took to start, from the journal."""
 
+import collections
 import datetime
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from partitiond.ports import Event
+from partitiond.ports import Event, Store
 
 _STARTING: Final = "engine-starting"
 _READY: Final = "engine-ready"
 _ENDED: Final = ("engine-failed", "engine-stopped")
 _STARTS: Final = "starts "
+KEPT_EVENTS: Final = 1000
+"""Starts further back say little of the next one."""
 LONGEST_SECONDS: Final = 3600.0
 """A longer gap is a clock that was set, not a start."""
 
@@ -38,6 +41,28 @@ def start_times(events: Iterable[Event]) -> dict[str, float]:
             if seconds is not None and 0 <= seconds <= LONGEST_SECONDS:
                 seen.setdefault(model, []).append(seconds)
     return {model: statistics.median(values) for model, values in seen.items()}
+
+
+class StartTimes:
+    """The same, kept up to date by reading only what is new in the journal."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._last = 0
+        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
+        self._seconds: Mapping[str, float] = {}
+
+    def seconds(self) -> Mapping[str, float]:
+        """The median start in seconds, by model."""
+        news = self._store.events(after=self._last, limit=KEPT_EVENTS)
+        if news:
+            self._last = news[-1].id
+            kinds = {_STARTING, _READY, *_ENDED}
+            told = [event for event in news if event.kind in kinds]
+            self._events.extend(told)
+            if told:
+                self._seconds = start_times(self._events)
+        return self._seconds
 
 
 def _between(first: str, last: str) -> float | None:

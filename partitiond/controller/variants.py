@@ -8,6 +8,7 @@ from partitiond.controller.profiling import estimates
 from partitiond.controller.targets import Target
 from partitiond.core.architecture import Architecture
 from partitiond.core.profile import Profile
+from partitiond.core.releases import engine_parts
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import ModelResolver
 
@@ -59,11 +60,4 @@ def other_form(old: ModelSpec, new: ModelSpec, variant: str) -> bool:
     """
     if any(variant not in form_names(spec) for spec in (old, new)):
         return False
-    return _engine_of(old.as_variant(variant)) != _engine_of(new.as_variant(variant))
-
-
-def _engine_of(spec: ModelSpec) -> tuple[object, ...]:
-    # Sleep mode may change under an engine: one that was started without it is stopped instead of
-    # put to sleep, and has it from its next start on.
-    engine = dataclasses.replace(spec.engine, sleep_mode=False)
-    return (spec.source, spec.weights, engine, spec.engine_kind)
+    return engine_parts(old.as_variant(variant)) != engine_parts(new.as_variant(variant))

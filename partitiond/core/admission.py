@@ -49,7 +49,7 @@ class Rejected:
     Attributes:
         status: 429 when the caller or the model is over its share, 503 when nothing can serve.
         code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
-            model_sleeping, model_unavailable.
+            model_sleeping, model_unavailable, shutting_down.
         retry_after_seconds: whole seconds, at least 1; None where no time can be named.
     """
 
@@ -255,10 +255,28 @@ def refuse_after_waiting(waited_seconds: float, sequences: int, limits: QueueLim
     )
 
 
+def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
+    """Whether a request should wait for a replica that is coming, rather than be refused at once.
+
+    Args:
+        expected_seconds: until the replica should serve; not positive where it is due, or where
+            nobody knows.
+        within_seconds: how long the request can wait.
+    """
+    return expected_seconds <= within_seconds
+
+
 def refuse_without_replica(
     model: str, availability: ModelAvailability, retry_after: float
 ) -> Rejected:
     """The answer while no replica can take requests: 503, with a time where one is coming."""
+    if availability is ModelAvailability.ENDING:
+        return Rejected(
+            503,
+            "shutting_down",
+            "partitiond is shutting down; requests that run still finish.",
+            retry_after_seconds(retry_after),
+        )
     if availability is ModelAvailability.SLEEPING:
         return Rejected(
             503,

@@ -334,10 +334,6 @@ class RetryBudget:
         """Retries that may be made now."""
         return self.reserve if self.credit is None else self.credit
 
-    def after_request(self) -> "RetryBudget":
-        """The budget after one more request came in."""
-        return self.after_requests(1)
-
     def after_requests(self, count: int) -> "RetryBudget":
         """The budget after so many more requests came in, and no retry between them."""
         credit = min(self.cap, self.available + self.share * count)

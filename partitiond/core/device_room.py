@@ -1,6 +1,6 @@
 """What one device holds during one call of `reconcile`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from partitiond.core.observation import ALLOCATING, LIVE, Observation, ObservedReplica
@@ -83,8 +83,12 @@ class DeviceRoom:
         missing: Sequence[Placement],
         sleeping: Sequence[ObservedReplica],
         outgoing: Sequence[ObservedReplica],
+        needed: Collection[tuple[str, str]] = (),
     ) -> set[tuple[str, str]]:
-        """The outgoing engines to drain so that one sleeper can wake, or one placement start."""
+        """The outgoing engines to drain so that one sleeper can wake, or one placement start.
+
+        None of those that are `needed` now.
+        """
         if self._places <= 0:
             return set()
         candidates = [
@@ -92,6 +96,7 @@ class DeviceRoom:
             for replica in outgoing
             if replica.placement.device_id == self._device_id
             and replica.state is ReplicaState.SERVING
+            and key_of(replica) not in needed
         ]
         blocked = [(r.placement, [holds(r)]) for r in sleeping] + [(p, []) for p in missing]
         for placement, own in blocked:

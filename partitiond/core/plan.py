@@ -56,6 +56,9 @@ class Candidate:
         watts: what it draws at the operating point beyond the idle device; None unknown.
         asleep: what its engine holds asleep; None where it is not known, or it never sleeps: then
             it counts as holding everything.
+        correction: factor on its profile's rates that is in its figures, because replicas were seen
+            to be slower (`core.drift`); 1 for none.
+        release: digest of what the model's engines are made of (`core.releases`); empty unknown.
     """
 
     model: str
@@ -77,6 +80,8 @@ class Candidate:
     stale: tuple[str, ...] = ()
     watts: float | None = None
     asleep: SleepingFootprint | None = None
+    correction: float = 1.0
+    release: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -306,9 +311,10 @@ class PlanDiff:
 def same_engine(old: Placement, new: Placement) -> bool:
     """Whether a running replica can stay as it is under the new placement.
 
-    Place, form of the model, memory, batch and KV cache decide what the engine was started with;
-    predicted figures may differ.
+    Place, form of the model, memory, batch, KV cache and release decide what the engine was started
+    with; predicted figures may differ. A release that is not known is no other one.
     """
+    releases = {old.candidate.release, new.candidate.release} - {""}
     return (
         old.model == new.model
         and old.candidate.variant == new.candidate.variant
@@ -316,6 +322,7 @@ def same_engine(old: Placement, new: Placement) -> bool:
         and old.partition == new.partition
         and old.candidate.batch == new.candidate.batch
         and old.candidate.kv_cache_bytes == new.candidate.kv_cache_bytes
+        and len(releases) <= 1
     )
 
 

@@ -1,9 +1,9 @@
 """What applying a plan takes: how long, and the memory while old and new replicas both exist.
 
-The order is that of `core.reconcile`: engines start one at a time on each device, devices at the
-same time; what is replaced drains only once its model's new replicas serve, unless a new replica
-has no room beside it: then it makes way first. Draining is not counted, requests take what they
-take.
+The order is that of `core.reconcile`: engines start one at a time on each device, what brings most
+goodput back first, devices at the same time; what is replaced drains only once its model's new
+replicas serve, unless a new replica has no room beside it: then it makes way first. Draining is
+counted for outages alone: requests take what they take.
 """
 
 import dataclasses
@@ -14,9 +14,11 @@ from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.interference import mode_overhead_bytes
+from partitiond.core.outage import Outage, outages
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, PlanDiff
 from partitiond.core.room import fits, overlap
+from partitiond.core.start_order import NO_STAKES, Stakes, start_order
 
 START_SECONDS: Final = {DeviceKind.GPU: 40.0, DeviceKind.CPU: 20.0}
 """An engine's start without its weights: imports, context, warm-up, on a GPU CUDA graphs. An
@@ -90,6 +92,7 @@ class DiffCost:
         seconds: until the last engine serves.
         load_bytes: weights to load in all.
         peak_extra_bytes: the most any one device holds beyond what it holds before and after.
+        outages: models that serve nothing for a while, because old and new do not fit side by side.
     """
 
     steps: tuple[DiffStep, ...]
@@ -97,6 +100,7 @@ class DiffCost:
     seconds: float
     load_bytes: int
     peak_extra_bytes: int
+    outages: tuple[Outage, ...] = ()
 
 
 def weight_bytes(placement: Placement) -> int:
@@ -121,7 +125,10 @@ def start_seconds(
 
 
 def diff_cost(
-    diff: PlanDiff, devices: Sequence[Device], measured: Mapping[str, float] | None = None
+    diff: PlanDiff,
+    devices: Sequence[Device],
+    measured: Mapping[str, float] | None = None,
+    stakes: Stakes = NO_STAKES,
 ) -> DiffCost:
     """What it takes to go from what runs to a plan.
 
@@ -129,14 +136,19 @@ def diff_cost(
         diff: the changes.
         devices: of the plan; a device of a running replica that is not among them has gone.
         measured: as in `start_seconds`.
+        stakes: what starts are worth; how long they take is found here.
     """
-    starts = [(None, p) for p in diff.start] + [(old, new) for old, new in diff.move]
+    kinds = {device.id: device.kind for device in devices}
+    olds = {new.replica_id: old for old, new in diff.move}
+    new_ones = [p for p in (*diff.start, *(new for _, new in diff.move)) if p.device_id in kinds]
+    took = {p.replica_id: start_seconds(p, kinds[p.device_id], measured or {})[0] for p in new_ones}
+    order = _order(diff, new_ones, dataclasses.replace(stakes, seconds=took))
     gone = [*diff.stop, *(old for old, _ in diff.move)]
     steps: list[DiffStep] = []
     changes: list[DeviceChange] = []
     for device in devices:
         here = _OnDevice(device, diff, gone)
-        mine = [(old, new) for old, new in starts if new.device_id == device.id]
+        mine = [(olds.get(p.replica_id), p) for p in order if p.device_id == device.id]
         leaving = [p for p in gone if p.device_id == device.id]
         for old, new in mine:
             steps.append(_step(old, new, device.kind, measured or {}, here.start(new)))
@@ -152,7 +164,25 @@ def diff_cost(
         seconds=max((change.seconds for change in changes), default=0.0),
         load_bytes=sum(step.load_bytes for step in steps),
         peak_extra_bytes=max((change.extra_bytes for change in changes), default=0),
+        outages=outages(
+            diff, order, {d.id: _room(d) for d in devices}, lambda p: took[p.replica_id]
+        ),
     )
+
+
+def _order(diff: PlanDiff, new_ones: Sequence[Placement], stakes: Stakes) -> tuple[Placement, ...]:
+    serving: dict[str, float] = {}
+    for placement in (*diff.keep, *diff.stop, *(old for old, _ in diff.move)):
+        capacity = placement.candidate.capacity_req_per_s
+        serving[placement.model] = serving.get(placement.model, 0.0) + capacity
+    replaced = {new.replica_id: old.candidate.capacity_req_per_s for old, new in diff.move}
+    return start_order(new_ones, stakes, serving, replaced)
+
+
+def _room(device: Device) -> int:
+    """What replicas may hold of a device, in bytes."""
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    return max(0, usable - headroom_bytes(device.memory_bytes))
 
 
 def _step(
@@ -189,8 +219,7 @@ class _OnDevice:
         self._leaving = [p.partition for p in gone if p.device_id == device.id]
         self._held = [*(p.partition for p in kept), *self._leaving]
         self._before = self._peak = _bytes(self._held)
-        usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-        self._room = max(0, usable - headroom_bytes(device.memory_bytes))
+        self._room = _room(device)
 
     def start(self, placement: Placement) -> bool:
         """Place it; whether something had to make way."""

@@ -10,7 +10,8 @@ Invariants (each is a property test):
   the memory the device has for engines; what is leased to a profile job is taken, too;
 - make before break where room allows: an engine that is replaced drains only once all wanted
   replicas of its model serve, unless a wanted engine cannot start beside it; then it makes way,
-  for one start at a time per device;
+  for one start at a time per device, and not as the last one of its model while another is coming;
+- engines start in the order that brings most requests/s back by the second (`core.start_order`);
 - an engine is stopped only when nothing is in flight or its drain deadline has passed; a draining
   replica gets no request (`routing_from` says so to the proxy);
 - a replica that failed starts again after base x 2^(failures - 1) seconds, capped;
@@ -50,6 +51,8 @@ from partitiond.core.observation import (
 )
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
+from partitiond.core.sleep import stays
+from partitiond.core.start_order import NO_STAKES, Stakes, start_order
 
 __all__ = [
     "LIVE",
@@ -89,6 +92,9 @@ _SERVES_NOBODY: Final = frozenset(
     }
 )
 """States in which an engine that is not wanted is ended without a drain."""
+_COMING: Final = frozenset({ReplicaState.SERVING, ReplicaState.STARTING, ReplicaState.WAKING})
+_READYING: Final = frozenset({ReplicaState.STARTING, ReplicaState.WAKING})
+_LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
 _SLOW: Final = frozenset({ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING})
 _NOBODY: Final[Mapping[str, int]] = {}
 _MAX_DOUBLINGS: Final = 30
@@ -119,6 +125,7 @@ class _Pass:
         asleep: level by model that is to sleep.
         current: the engine that fulfils each wanted placement, by replica id.
         outgoing: engines that are not wanted and not on their way out yet.
+        stakes: what starting an engine is worth.
     """
 
     desired: tuple[Placement, ...]
@@ -127,6 +134,7 @@ class _Pass:
     asleep: Mapping[str, int]
     current: Mapping[str, ObservedReplica]
     outgoing: tuple[ObservedReplica, ...]
+    stakes: Stakes
 
 
 def reconcile(
@@ -134,6 +142,7 @@ def reconcile(
     observation: Observation,
     policy: ReconcilePolicy,
     asleep: Mapping[str, int] = _NOBODY,
+    stakes: Stakes = NO_STAKES,
 ) -> tuple[Action, ...]:
     """What to do next so that the host comes to run `desired`, and nothing else.
 
@@ -144,6 +153,7 @@ def reconcile(
         observation: the host.
         policy: bounds.
         asleep: level of sleep of the models that are to sleep, by name.
+        stakes: what starting an engine is worth, and takes.
     """
     current = _current(desired, observation.replicas, asleep)
     kept = {key_of(replica) for replica in current.values()}
@@ -152,7 +162,7 @@ def reconcile(
         for replica in observation.replicas
         if replica.state in _STAYING and key_of(replica) not in kept
     )
-    here = _Pass(desired, observation, policy, asleep, current, outgoing)
+    here = _Pass(desired, observation, policy, asleep, current, outgoing, stakes)
     begun, making_way = _begin(here)
     return (*_forgets(here), *_stops(here), *_drains(here, making_way), *begun)
 
@@ -164,7 +174,7 @@ def _current(
 ) -> dict[str, ObservedReplica]:
     """The engine that fulfils each wanted placement, by replica id: readiest first, oldest first.
 
-    Of a model that is to sleep, one that cannot fulfils nothing.
+    Of a model that is to sleep, one that cannot fulfils nothing; of one at zero none does.
     """
     wanted = {placement.replica_id: placement for placement in desired}
     found: dict[str, ObservedReplica] = {}
@@ -176,7 +186,7 @@ def _current(
                 and placement is not None
                 and replica.replica_id not in found
                 and same_engine(replica.placement, placement)
-                and (replica.can_sleep or placement.model not in asleep)
+                and stays(asleep.get(placement.model, 0), replica.can_sleep)
             ):
                 found[replica.replica_id] = replica
     return found
@@ -288,13 +298,9 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]]]:
     starting.
     """
     seen, policy = here.seen, here.policy
-    serving = {r.placement.model for r in seen.replicas if r.state is ReplicaState.SERVING}
-    missing = sorted(
-        (p for p in here.desired if p.replica_id not in here.current and _may_start(p, here)),
-        key=lambda placement: placement.model in serving,  # models without any replica first
-    )
+    missing = _missing(here)
     actions = [*_rests(here)]
-    making_way: set[tuple[str, str]] = set()
+    rooms: list[tuple[DeviceRoom, list[ObservedReplica]]] = []
     for device_id, free in seen.devices:
         if isinstance(free, Unknown) or device_id in seen.faulted:
             continue
@@ -308,8 +314,51 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]]]:
         ]
         starting = [p for p in missing if p.device_id == device_id and room.take(p)]
         actions += [StartEngine(p, policy.start_deadline_seconds) for p in starting]
-        making_way |= room.make_way(missing, sleeping, here.outgoing)
+        rooms.append((room, sleeping))
+    begun = [action.placement.model for action in actions if isinstance(action, StartEngine)]
+    needed = _needed(here, begun)
+    making_way: set[tuple[str, str]] = set()
+    for room, sleeping in rooms:
+        making_way |= room.make_way(missing, sleeping, here.outgoing, needed)
     return actions, making_way
+
+
+def _missing(here: _Pass) -> tuple[Placement, ...]:
+    """What may start now but for room, in the order in which it should.
+
+    An engine that is on its way out for its own replacement counts as if it served still:
+    otherwise another one would make way for its model, now the neediest, before the first start.
+    """
+    missing = [p for p in here.desired if p.replica_id not in here.current and _may_start(p, here)]
+    ids = {placement.replica_id for placement in missing}
+    kept = {key_of(replica) for replica in here.current.values()}
+    serving: dict[str, float] = {}
+    replaced: dict[str, float] = {}
+    for replica in here.seen.replicas:
+        model, capacity = replica.placement.model, replica.placement.candidate.capacity_req_per_s
+        old = key_of(replica) not in kept
+        coming = replica.state in _COMING and not replica.ending
+        if coming or (replica.state in _LEAVING and old and replica.replica_id in ids):
+            serving[model] = serving.get(model, 0.0) + capacity
+            if old:
+                replaced[replica.replica_id] = replaced.get(replica.replica_id, 0.0) + capacity
+    return start_order(missing, here.stakes, serving, replaced)
+
+
+def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """The last serving engines of models of which another one is just coming: none makes way."""
+    seen = here.seen
+    coming = {r.placement.model for r in here.current.values() if r.state in _READYING}
+    coming.update(begun)
+    serving: dict[str, list[ObservedReplica]] = {}
+    for replica in seen.replicas:
+        if replica.state is ReplicaState.SERVING and not replica.ending:
+            serving.setdefault(replica.placement.model, []).append(replica)
+    return frozenset(
+        key_of(engines[0])
+        for model, engines in serving.items()
+        if model in coming and len(engines) == 1
+    )
 
 
 def _rests(here: _Pass) -> list[Action]:

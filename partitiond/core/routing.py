@@ -16,11 +16,13 @@ class ModelAvailability(enum.StrEnum):
 
     SERVING = "serving"
     STARTING = "starting"
-    """A replica is coming: 503 with Retry-After."""
+    """A replica is coming: requests wait for it, or get 503 with Retry-After."""
     SLEEPING = "sleeping"
     """Its replicas sleep, or are on their way there or back: requests wait for them, or get 503."""
     UNAVAILABLE = "unavailable"
     """Registered, but no replica is planned or all failed: 503."""
+    ENDING = "ending"
+    """All engines are being ended with the daemon: 503."""
 
 
 class RouteKind(enum.StrEnum):
@@ -122,9 +124,11 @@ class ModelRoute:
         max_queue: requests that may wait for a slot; beyond it 429.
         max_wait_seconds: longest wait for a slot; beyond it 429 (or the SLO's TTFT bound, when
             shorter: a request that cannot start in time is refused at once).
-        retry_after_seconds: for 503 while starting or asleep.
-        holds: while it is SLEEPING, requests wait until it is awake, for `max_wait_seconds` at
-            most; else they are refused at once.
+        retry_after_seconds: for 503 while starting or asleep, where `ready_at` is not known.
+        holds: while it is SLEEPING or STARTING, requests wait until a replica serves, for
+            `max_wait_seconds` at most; else they are refused at once.
+        ready_at: when a replica should serve again, in seconds of this host's monotonic clock; 0
+            where nobody knows. A request that cannot wait so long is refused at once.
         aliases: other names clients may put into `model`; unique over all models of a table.
         defaults_json: a JSON object of parameters that a request gets when it does not name them,
             as `{"temperature":0}`; or empty.
@@ -139,6 +143,7 @@ class ModelRoute:
     max_wait_seconds: float = 30.0
     retry_after_seconds: float = 30.0
     holds: bool = False
+    ready_at: float = 0.0
     aliases: tuple[str, ...] = ()
     defaults_json: str = ""
     limits: RequestLimits = NO_REQUEST_LIMITS

@@ -4,6 +4,9 @@ An engine that sleeps keeps its process, and so its device's context, captured g
 kernels; it gives up its KV cache and its weights. At level 1 the weights wait in host memory, at
 level 2 they are read from their files again. Waking takes a second or a few, a start a minute.
 
+A model at zero (`STOPPED`) goes one step further: it gives up its processes, too, and holds
+nothing. It is woken as the others are; its engines are started anew then, where there is room.
+
 A model is asleep, or is to be, while it carries the mark `MARK` in the store, whose value is the
 level. The reconciler brings its engines there; the planner leaves it out and counts what its
 engines hold (`devices_beside`).
@@ -23,12 +26,18 @@ from partitiond.core.partition import (
     WholeDevice,
 )
 from partitiond.core.plan import Candidate, Placement
+from partitiond.core.spec import ModelSpec
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 MARK: Final = "asleep"
 """Kind of the store's mark; its subject is the model, its value the level."""
 
 LEVELS: Final = (1, 2)
+"""What people ask for."""
+
+STOPPED: Final = 3
+"""The level of a model at zero: none of its engines has a process. Only for models that scale to
+zero by themselves, or that somebody wakes: without the sleep mode of the engine."""
 
 _AWAKE: Final[Mapping[str, int]] = {}
 
@@ -56,7 +65,14 @@ class Sleeper:
 
 def level_of(value: str) -> int:
     """The level that a mark's value stands for; 1 where it cannot be read."""
-    return int(value) if value in {str(level) for level in LEVELS} else 1
+    return int(value) if value in {str(level) for level in (*LEVELS, STOPPED)} else 1
+
+
+def said_asleep(level: int) -> str:
+    """What to say of a model that is to sleep at a level; nothing where it is to be awake."""
+    if level == STOPPED:
+        return "is at zero: its next request starts it."
+    return f"is put to sleep at level {level}." if level else ""
 
 
 def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:
@@ -64,11 +80,18 @@ def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:
 
     Where it is not known, it counts as holding everything: nothing is given away on a guess.
     """
+    if level == STOPPED:
+        return ZERO_BYTES
     asleep = candidate.asleep
     if asleep is None:
         return partition.memory_bytes
     held = asleep.level_1_bytes if level == 1 else asleep.level_2_bytes
     return min(held, partition.memory_bytes)
+
+
+def stays(level: int, can_sleep: bool) -> bool:
+    """Whether an engine keeps its process while its model is to sleep at a level; 0 is awake."""
+    return level == 0 or (can_sleep and level != STOPPED)
 
 
 def held(placement: Placement, level: int) -> Partition:
@@ -93,6 +116,8 @@ def held(placement: Placement, level: int) -> Partition:
 
 def host_bytes(placement: Placement, level: int) -> int:
     """Host memory of a sleeping engine on a GPU: its processes', and the weights at level 1."""
+    if level == STOPPED:
+        return 0
     candidate = placement.candidate
     weights = candidate.asleep.host_bytes if candidate.asleep is not None and level == 1 else 0
     return candidate.host_memory_bytes + weights
@@ -133,6 +158,7 @@ def host_memory(
 
 
 def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]) -> Device:
+    here = [sleeper for sleeper in here if sleeper.level != STOPPED]
     own = [s for s in here if s.placement.device_id == device.id]
     on_gpus = [s for s in here if device.kind is DeviceKind.CPU and _is_beside(s, device, devices)]
     if not own and not on_gpus:
@@ -160,6 +186,57 @@ def _slices(partition: Partition) -> range:
     if not isinstance(partition, MigSlice):
         return range(0)
     return range(partition.slice_start, partition.slice_start + partition.slice_count)
+
+
+def scales_to_zero(spec: ModelSpec) -> bool:
+    """Whether it may give up its engines by itself."""
+    return spec.autoscale is not None and spec.autoscale.scale_to_zero_seconds is not None
+
+
+def idle_rules(spec: ModelSpec) -> tuple[tuple[int, float], ...]:
+    """(level, seconds without a request) of each level it goes to by itself, the lightest first.
+
+    A model that scales to zero sleeps where its engine can, so that it is back in seconds; where
+    it has an idle rule for that already, it gives up its processes, too.
+    """
+    rules = [] if spec.sleep_after_seconds is None else [(1, spec.sleep_after_seconds)]
+    zero = None if spec.autoscale is None else spec.autoscale.scale_to_zero_seconds
+    if zero is not None:
+        sleeps = spec.engine.sleep_mode and not rules
+        rules.append((1 if sleeps else STOPPED, zero))
+    return tuple(rules)
+
+
+def to_stop(
+    after_seconds: Mapping[str, float], traffic: Mapping[str, Traffic], asleep: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Models that sleep, and had no request for so long that they give up their processes."""
+    return tuple(
+        sorted(
+            model
+            for model, seconds in after_seconds.items()
+            if 0 < asleep.get(model, 0) < STOPPED
+            and model in traffic
+            and traffic[model].waiting == 0
+            and traffic[model].idle_seconds >= seconds
+        )
+    )
+
+
+def waited_for(
+    specs: Iterable[ModelSpec], asleep: Mapping[str, int], serving: Collection[str]
+) -> frozenset[str]:
+    """Models without a replica whose requests wait all the same: at zero, or on the way back.
+
+    Args:
+        serving: models with a replica that serves.
+    """
+    return frozenset(
+        spec.name
+        for spec in specs
+        if asleep.get(spec.name) == STOPPED
+        or (scales_to_zero(spec) and spec.name not in asleep and spec.name not in serving)
+    )
 
 
 def to_wake(asleep: Mapping[str, int], traffic: Mapping[str, Traffic]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from partitiond.core.autoscale import Autoscale, check_autoscale
 from partitiond.core.checks import require, require_positive
 from partitiond.core.demand import ANY_DEMAND, MAX_DEMAND_REQ_PER_S, Demand
 from partitiond.core.engine_task import EngineTask, task_of
@@ -39,6 +40,7 @@ __all__ = [
     "NAME_PATTERN",
     "NO_RULES",
     "PRIORITY_FACTOR",
+    "Autoscale",
     "Demand",
     "EngineOptions",
     "FaultDomain",
@@ -243,6 +245,7 @@ class ModelSpec:
         aliases: other names that clients may use; no two models share a name or alias.
         request_defaults: parameters that a request gets where it does not name them.
         request_limits: bounds of one request.
+        autoscale: its demand is measured, and its plans are applied by themselves; None: not.
     """
 
     name: str
@@ -265,6 +268,7 @@ class ModelSpec:
     # Equal specs have equal hashes without it, and a mapping has none.
     request_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     request_limits: RequestLimits = NO_REQUEST_LIMITS
+    autoscale: Autoscale | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -319,6 +323,7 @@ class ModelSpec:
             f"the operating point {self.operating_point.value!r} needs an SLO.",
             "Give the model an SLO, or another operating point.",
         )
+        check_autoscale(self.autoscale, self.min_replicas)
         check_aliases(self.name, self.aliases)
         check_defaults(self.request_defaults)
         check_request_limits(self.request_limits)
@@ -351,6 +356,7 @@ class ModelSpec:
             isolation=other.isolation,
             # Without sleep mode there is none: the specs differ in their engines anyway.
             sleep_after_seconds=other.sleep_after_seconds if self.engine.sleep_mode else None,
+            autoscale=other.autoscale,
         )
 
     def as_variant(self, name: str) -> "ModelSpec":

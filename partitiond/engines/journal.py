@@ -25,6 +25,7 @@ from partitiond import serde
 from partitiond.core.errors import InputError, StartFailedError
 from partitiond.engines.process import ProcessId
 from partitiond.engines.shim import write_json
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import EngineHandle, EngineLaunch
 
 MAX_FOLDER_NAME: Final = 24
@@ -98,8 +99,11 @@ class RunFolder:
         self.clear()
         self.path.mkdir(mode=0o700, parents=True)
         self.temporary.mkdir(mode=0o700)
+        reached(FaultPoint.RUN_FOLDER_MADE)
         write_json(str(self.path / "launch.json"), serde.to_jsonable(launch))
+        reached(FaultPoint.LAUNCH_WRITTEN)
         write_json(str(self.path / "command.json"), command)
+        reached(FaultPoint.COMMAND_WRITTEN)
 
     def clear(self) -> None:
         """Remove the folder; its log is kept as the replica's last one."""

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from partitiond.core.errors import DeviceError, EngineError
 from partitiond.engines.spawn import to_end
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import (
     EngineExit,
     EngineHandle,
@@ -46,6 +47,7 @@ class PartitionedRunner:
         """Make the partition, then the process. Raises what the runner does, and DeviceError."""
         try:
             prepared = await to_end(self._partitions.prepare(launch))
+            reached(FaultPoint.PARTITION_PREPARED)
             handle = await self._runner.start(prepared)
         except BaseException:
             with contextlib.suppress(DeviceError):  # it stays journalled, and is tried again
@@ -106,8 +108,10 @@ class PartitionedRunner:
         await self._partitions.before_stop(handle)
         ended = await self._runner.stop(handle, grace_seconds)
         self._generations.pop(name, None)
+        reached(FaultPoint.PARTITION_RELEASING)
         try:
             await to_end(self._partitions.release(handle.launch))
+            reached(FaultPoint.PARTITION_RELEASED)
         except DeviceError as error:
             log.warning("%s left something on %s: %s", name, handle.launch.device_id, error)
         return ended

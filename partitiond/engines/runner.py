@@ -18,7 +18,7 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
-from partitiond.engines import commands, metrics_text, process, sleeping
+from partitiond.engines import commands, metrics_text, process, sleeping, vllm
 from partitiond.engines.capabilities import capabilities_of
 from partitiond.engines.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.environment import EngineEnvironment
@@ -29,6 +29,7 @@ from partitiond.engines.process import ProcessId
 from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.unix_http import Answer, ExchangeError, NotListeningError, exchange
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
 
 POLL_SECONDS: Final = 0.1
@@ -57,6 +58,7 @@ class ProcessEngineRunner:
         reap_seconds: from SIGKILL to calling a process unkillable.
         simulated_host: folder of the simulated GPU host that simulated engines take memory of.
         cgroups: gives each engine a cgroup of its own; None leaves them in the daemon's.
+        traces_endpoint: where engines send their spans; empty for nowhere.
 
     An engine without a placement, that is the profiler's, ends with the process that started it.
     """
@@ -71,6 +73,7 @@ class ProcessEngineRunner:
         reap_seconds: float = process.REAP_SECONDS,
         simulated_host: Path | None = None,
         cgroups: EngineCgroups | None = None,
+        traces_endpoint: str = "",
     ) -> None:
         self._run_dir = run_dir.absolute()
         self._environment = environment
@@ -82,6 +85,7 @@ class ProcessEngineRunner:
         self._simulated_host = simulated_host
         self._lifelines = Lifelines()
         self._cgroups = cgroups or EngineCgroups("none")
+        self._traces_endpoint = traces_endpoint
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn and return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
@@ -232,6 +236,7 @@ class ProcessEngineRunner:
         if not process.is_alive(leader):
             return await self._settle(handle, asked=False)
         process.send_signal(leader, signal.SIGTERM)
+        reached(FaultPoint.ENGINE_TERMINATED)
         if not await process.gone_within(leader, grace_seconds):
             process.send_signal(leader, signal.SIGQUIT)
             await process.gone_within(leader, KILL_SECONDS)
@@ -282,7 +287,12 @@ class ProcessEngineRunner:
         capabilities = capabilities_of(
             environment.version, allow_unknown=self._allow_unknown_version
         )
-        return commands.vllm_command(launch, environment, capabilities, self._cache_dir, folder)
+        made = commands.vllm_command(launch, environment, capabilities, self._cache_dir, folder)
+        # A trial of the profiler serves no requests of anybody.
+        if self._traces_endpoint and launch.placement is not None:
+            made["argv"] += vllm.tracing_flags(self._traces_endpoint)
+            made["env"] |= vllm.TRACING_ENVIRONMENT
+        return made
 
     def _engine_environment(self) -> EngineEnvironment:
         if self._environment is None:
@@ -326,12 +336,14 @@ class ProcessEngineRunner:
         process.require_gone(
             handle.launch.replica_id, await self._kill_all(folder, _identity(handle))
         )
+        reached(FaultPoint.ENGINE_GONE)
         self._lifelines.close(folder)
         self._cgroups.tidy(folder.path.name)
         self._peaks.pop(handle.generation, None)
         record = folder.exit()
         found = self._diagnose(handle, record, asked=asked)
         await asyncio.to_thread(folder.remove_leftovers)
+        reached(FaultPoint.ENGINE_TIDIED)
         return EngineExit(_exit_code(record), found.text())
 
     def _diagnose(

@@ -13,6 +13,7 @@ from partitiond.engines import process, shim
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.scope import NOWHERE, CgroupPlace
 from partitiond.engines.scope_facts import SEARCH_PATH
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import EngineHandle
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ async def spawn_or_undo(
     try:
         await asyncio.shield(spawning)
         handle = folder.handle()
+        reached(FaultPoint.ENGINE_IDENTIFIED)
         if handle is None:
             raise StartFailedError(
                 f"the supervisor of {folder.path.name} left no record of itself.",
@@ -131,6 +133,7 @@ async def spawn_shim(
         cwd="/",
         pass_fds=() if lifeline is None else (lifeline,),
     )
+    reached(FaultPoint.SHIM_SPAWNED)
     try:
         async with asyncio.timeout(seconds):
             _, errors = await child.communicate()

@@ -84,6 +84,12 @@ Left out on purpose: whatever the plan decides (memory, batch, context, device),
 listens, whatever opens routes or loads code (--trust-remote-code, --middleware, plugins,
 --trust-request-chat-template), and --disable-log-stats, without which nothing can be observed."""
 
+TRACING_ENVIRONMENT: Final = {
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    "OTEL_SERVICE_NAME": "vllm",
+}
+"""The endpoint is one of HTTP, which its exporter has to be told."""
+
 FLAG_VALUES: Final[Mapping[str, frozenset[str]]] = {
     "--convert": frozenset({"auto", "none", "embed", "classify"}),
     "--runner": frozenset({"auto", "generate", "pooling"}),
@@ -201,6 +207,11 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
     argv += ["--allowed-media-domains", NO_MEDIA_DOMAIN]
     argv += ["--disable-uvicorn-access-log"]
     return argv + list(launch.extra_args)
+
+
+def tracing_flags(endpoint: str) -> list[str]:
+    """Send spans there; their parents are those of the requests' `traceparent`."""
+    return ["--otlp-traces-endpoint", endpoint]
 
 
 def precision_flags(launch: EngineLaunch) -> list[str]:

@@ -17,6 +17,7 @@ import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from partitiond.core.drift_follow import factor_for
 from partitiond.core.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS
 from partitiond.core.hardware import HARDWARE, DeviceKind, SharingMode
 from partitiond.core.interference import planned_kappa
@@ -32,11 +33,13 @@ from partitiond.core.profile import (
     operating_point,
     rate_margin,
 )
+from partitiond.core.releases import release_of
 from partitiond.core.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.spec import EngineOptions, ModelSpec, PointName
 from partitiond.core.transfer_fit import engine_argument
 from partitiond.core.units import MIB, Bytes, format_bytes
 from partitiond.planner.asleep import asleep, can_sleep_there
+from partitiond.planner.corrections import corrected
 from partitiond.planner.draw import host_cores, host_memory, planned_watts
 
 BATCH_STEP: Final = 4
@@ -47,6 +50,8 @@ _RANK: Final = {ProfileKind.MEASURED: 0, ProfileKind.TRANSFERRED: 1, ProfileKind
 
 StaleReasons = Mapping[str, tuple[str, ...]]
 """Why a profile no longer speaks for what runs now, by profile id."""
+Corrections = Mapping[str, float]
+"""Factor on a profile's rates, by profile id."""
 
 
 def candidates_for(
@@ -54,6 +59,7 @@ def candidates_for(
     profiles: Sequence[Profile],
     device_hardware_keys: Collection[str],
     stale: StaleReasons | None = None,
+    corrections: Corrections | None = None,
 ) -> ModelDemand:
     """What the planner is asked for one model.
 
@@ -63,6 +69,7 @@ def candidates_for(
             newest counts.
         device_hardware_keys: hardware of the devices there are.
         stale: profiles to be doubted; they are planned with the margins of transferred ones.
+        corrections: factor by profile id where its replicas were seen to be slower.
 
     Returns:
         The demand; without candidates its `reason` says why.
@@ -70,7 +77,11 @@ def candidates_for(
     mine = [p for p in profiles if p.model == spec.name]
     usable = _surest(p for p in mine if is_for(p, spec) and p.hardware in device_hardware_keys)
     doubts = stale or {}
-    found = [c for p in usable for c in _candidates(spec, p, doubts.get(p.id, ()))]
+    found = [
+        corrected(c, factor_for(corrections or {}, p.id))
+        for p in usable
+        for c in _candidates(spec, p, doubts.get(p.id, ()))
+    ]
     return ModelDemand(
         model=spec.name,
         demand=spec.demand,
@@ -145,6 +156,7 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
     chosen = named_point(profile, spec.operating_point, spec.slo)
     if chosen is None:
         return
+    release = release_of(spec.as_variant(profile.variant))
     for point in _spread(profile, chosen, spec):
         capacity = _planned_req_per_s(profile, point, spec)
         if capacity <= 0:
@@ -153,7 +165,10 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
         for size in _sizes(planned):
             found = _candidate(profile, point, size, capacity, stale)
             yield dataclasses.replace(
-                found, host_memory_bytes=host_memory(profile, spec), asleep=asleep(profile, spec)
+                found,
+                host_memory_bytes=host_memory(profile, spec),
+                asleep=asleep(profile, spec),
+                release=release,
             )
 
 

@@ -17,6 +17,7 @@ from partitiond.core.plan import (
 from partitiond.core.profile import RATE_MARGIN, ProfileKind
 from partitiond.core.units import format_bytes
 from partitiond.planner.cores import core_notes
+from partitiond.planner.corrections import corrections_told
 from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.exact import reference_rates
 from partitiond.planner.explain_sizes import Sizes
@@ -58,6 +59,7 @@ def explain(instance: Instance, found: Found, placements: tuple[Placement, ...])
     lines.extend(_variants(placements))
     lines.extend(_provisional(placements))
     lines.extend(_stale(placements))
+    lines.extend(corrections_told(placements))
     lines.extend(warnings(instance.request))
     return tuple(lines)
 

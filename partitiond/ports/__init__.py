@@ -11,6 +11,7 @@ from partitiond.ports.engine import (
     EngineReport,
     EngineRunner,
 )
+from partitiond.ports.gauges import DeviceGauges, DeviceReading
 from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, ProxyControl
 from partitiond.ports.model import ModelResolver, ResolvedModel
 from partitiond.ports.overview import (
@@ -19,6 +20,7 @@ from partitiond.ports.overview import (
     FrontierView,
     ModelOverview,
     Overview,
+    Overviews,
     ReplicaOverview,
 )
 from partitiond.ports.partitions import DeviceFault, PartitionControl
@@ -40,8 +42,10 @@ __all__ = [
     "ControlService",
     "DeviceCare",
     "DeviceFault",
+    "DeviceGauges",
     "DeviceOverview",
     "DeviceProvider",
+    "DeviceReading",
     "EngineExit",
     "EngineHandle",
     "EngineLaunch",
@@ -59,6 +63,7 @@ __all__ = [
     "ModelResolver",
     "ModelView",
     "Overview",
+    "Overviews",
     "PartitionControl",
     "PlanPreview",
     "ProfileOptions",

@@ -66,8 +66,12 @@ class ProxyControl(Protocol):
         """What it has counted by model, replica and key; None when the proxy cannot say."""
         ...
 
-    async def stats(self) -> Mapping[str, float]:
-        """Counters and gauges of one scrape."""
+    def last_sample(self) -> TrafficSample | None:
+        """What the proxy that ended last had counted; None where nobody knows."""
+        ...
+
+    async def metrics_text(self) -> str:
+        """Its Prometheus text. Raises PartitiondError when it cannot be reached."""
         ...
 
     async def stop(self, grace_seconds: float) -> None:

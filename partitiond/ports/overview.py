@@ -1,11 +1,15 @@
 """One look at everything, for the dashboard, `partitiond top` and scripts."""
 
 import dataclasses
+from typing import Final, Protocol
 
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition
 from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
 from partitiond.ports.store import Job
+
+WINDOW_SECONDS: Final = 30.0
+"""Rates and means of an overview are over so long where nobody asks for another window."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,3 +156,11 @@ class Overview:
     waiting_plan_id: str
     problems: tuple[tuple[str, str], ...]
     last_event: int
+
+
+class Overviews(Protocol):
+    """Makes overviews."""
+
+    async def overview(self, window_seconds: float = WINDOW_SECONDS) -> Overview:
+        """Everything at this moment, rates and means over the last `window_seconds`."""
+        ...

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyTerms, KeyUse
@@ -17,7 +17,16 @@ from partitiond.core.plan_answers import (
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.core.workload import Workload
+from partitiond.ports.drift import DriftControl
+from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
+from partitiond.ports.overview import Overviews
+from partitiond.ports.releases import Releases
+from partitiond.ports.scaling import Scalings
 from partitiond.ports.store import Event, Job, KeyRecord, ModelRecord
+from partitiond.ports.usage import Usages
+
+if TYPE_CHECKING:
+    from partitiond.ports.fit import FitCheck
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,6 +158,13 @@ class ProfileOptions:
 class ControlService(Protocol):
     """The use cases of the control plane; the API is a thin layer over it."""
 
+    overview: Overviews
+    drift: DriftControl
+    fit: "FitCheck"
+    usage: Usages
+    scaling: Scalings
+    releases: Releases
+
     async def register(self, spec: ModelSpec) -> ModelRecord:
         """Register and (with `auto`) start the chain. Raises ConflictError, SpecError."""
         ...
@@ -262,7 +278,9 @@ class ControlService(Protocol):
         """Take an operator's cordon off. Raises NotFoundError."""
         ...
 
-    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
         """Oldest first."""
         ...
 

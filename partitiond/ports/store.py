@@ -9,7 +9,11 @@ from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
+from partitiond.ports.drift import Ledger
+from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.profiling import Progress
+from partitiond.ports.releases import ReleaseStore
+from partitiond.ports.usage import UsageStore
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class KeyRecord(KeyTerms):
     previous_until: str | None = None
 
 
-class Store(Protocol):
+class Store(Ledger, UsageStore, ReleaseStore, Protocol):
     """What was asked, kept on disk. One writer; every call is one transaction."""
 
     def add_model(self, record: ModelRecord) -> None:
@@ -163,8 +167,10 @@ class Store(Protocol):
         """Append."""
         ...
 
-    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
-        """Oldest first, ids greater than `after`; without `after`, the newest `limit`."""
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
+        """Oldest first, ids greater than `after`; without `after` (and `since`) the newest."""
         ...
 
     def add_key(self, key: KeyRecord) -> None:

@@ -19,6 +19,7 @@ from partitiond import __version__
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import SharingMode
 from partitiond.core.profile import CapacityTrial, FrontierMemory, PaperMode
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
 from partitiond.profiler.trial import Death, Trial
@@ -136,6 +137,8 @@ class Checkpoint:
                 os.fsync(file.fileno())
         except OSError as error:
             self._give_up(error)
+        else:
+            reached(FaultPoint.STEP_KEPT)
 
     def remove(self) -> None:
         """The profile is made; nothing is left to go on from."""

@@ -143,7 +143,14 @@ class Attempt:
         elif isinstance(error, AttemptError):
             self._fail(error)
         elif error is not None:
-            _logger.error("connecting to an engine failed inside the proxy", exc_info=error)
+            _logger.error(
+                "connecting to an engine failed inside the proxy",
+                exc_info=error,
+                extra={
+                    "request_id": self._exchange.record.request_id,
+                    "replica": self.replica.replica_id,
+                },
+            )
             self._fail(AttemptError("connect", "The engine cannot be reached.", no_byte=True))
         else:
             self._send(task.result())
@@ -153,9 +160,12 @@ class Attempt:
         if self._paused:
             connection.pause()
         body = self._exchange.body
+        exchange = self._exchange
+        request_id = exchange.record.request_id.encode()
+        traced = b"" if exchange.trace is None else exchange.trace.header
         connection.send(
-            b"%b%b\r\ncontent-length: %d\r\n\r\n%b"
-            % (self._route.engine_head, self._exchange.record.request_id.encode(), len(body), body),
+            b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
+            % (self._route.engine_head, request_id, traced, len(body), body),
             self,
         )
 

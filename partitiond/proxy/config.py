@@ -44,6 +44,8 @@ class ProxyOptions:
             `x-partitiond-debug: 1`, "always" to every answer, "never" to none.
         affinity_seconds: how long a session (`x-session-id`, or `user`) prefers its replica; 0
             for never.
+        traces_endpoint: where spans are sent (OTLP over HTTP), or empty for no traces.
+        traces_ratio: share of requests that are recorded where the client does not say.
         log_max_bytes: size at which the log file is rotated.
         log_backups: rotated log files kept.
     """
@@ -74,6 +76,8 @@ class ProxyOptions:
     allowed_hosts: tuple[str, ...] = ()
     debug_headers: Literal["asked", "always", "never"] = "asked"
     affinity_seconds: float = 600.0
+    traces_endpoint: str = ""
+    traces_ratio: float = 0.1
     log_max_bytes: int = 16 * MIB
     log_backups: int = 3
 

@@ -3,6 +3,7 @@
 PUT /routing            a RoutingTable; {"version", "accepted"}; older versions are ignored
 GET /state              what runs: in flight, queues, idle times, version, process, address
 GET /metrics            Prometheus text
+GET /traffic            a TrafficSample: what was counted by model, replica and key
 POST /shutdown          {"grace_seconds": x}: finish what runs, then exit
 POST /restart-workers   every worker is replaced by a new one, one after the other
 
@@ -43,6 +44,10 @@ class Plane(Protocol):
 
     async def metrics(self) -> bytes:
         """Prometheus text."""
+        ...
+
+    async def traffic(self) -> dict[str, Any]:
+        """What GET /traffic says."""
         ...
 
     def shut_down(self, grace_seconds: float) -> None:
@@ -88,6 +93,9 @@ def control_app(plane: Plane) -> Starlette:
     async def get_metrics(_request: Request) -> Response:
         return Response(await plane.metrics(), media_type="text/plain; version=0.0.4")
 
+    async def get_traffic(_request: Request) -> Response:
+        return JSONResponse(await plane.traffic())
+
     async def post_shutdown(request: Request) -> Response:
         try:
             grace = float(json.loads(await request.body() or b"{}").get("grace_seconds", 0))
@@ -108,6 +116,7 @@ def control_app(plane: Plane) -> Starlette:
             Route("/routing", put_routing, methods=["PUT"]),
             Route("/state", get_state, methods=["GET"]),
             Route("/metrics", get_metrics, methods=["GET"]),
+            Route("/traffic", get_traffic, methods=["GET"]),
             Route("/shutdown", post_shutdown, methods=["POST"]),
             Route("/restart-workers", post_restart, methods=["POST"]),
         ]

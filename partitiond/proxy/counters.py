@@ -1,12 +1,21 @@
-"""The numbers of one model, counted as requests end; see `metrics`."""
+"""The numbers of a model, a replica and a key, as requests end; see `metrics` and `traffic`."""
 
 import bisect
 from typing import Final
 
-TTFT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+from partitiond.core.traffic import TTFT_BOUNDS
+
+TTFT_BUCKETS: Final = TTFT_BOUNDS
 E2E_BUCKETS: Final = (
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800,
 )  # fmt: skip
+TPOT_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1,
+)  # fmt: skip
+TOKEN_BUCKETS: Final = (
+    1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
+)  # fmt: skip
+"""As OpenTelemetry's conventions for generative models ask."""
 
 OUTCOMES: Final = ("ok", "failed", "refused", "invalid", "client_gone")
 
@@ -38,15 +47,84 @@ class Histogram:
         return out
 
 
-class ModelMetrics:
-    """One model's numbers; names as in the text, without their prefix."""
+class Demand:
+    """Requests of one model that an engine has to work for; see `core.traffic.ModelCount`."""
 
     __slots__ = (
-        "chunks", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens", "queue_seconds",
-        "retries", "ttft_seconds",
+        "arrived", "e2e_seconds", "failed", "held", "ok", "output_tokens", "prompt_tokens",
+        "refused", "turned_away",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.arrived = 0
+        self.ok = 0
+        self.failed = 0
+        self.refused = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.e2e_seconds = 0.0
+        self.held = 0
+        self.turned_away = 0
+
+
+class Work:
+    """What one engine process did; see `core.traffic.ReplicaCount`.
+
+    `sequence_seconds` and `busy_seconds` are of requests that have left; those that are there are
+    added when somebody looks.
+    """
+
+    __slots__ = (
+        "busy_seconds", "busy_since", "failed", "first_count", "first_seconds", "ok",
+        "output_tokens", "prompt_tokens", "rest_seconds", "rest_tokens", "sequence_seconds",
+        "service_seconds",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.failed = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.service_seconds = 0.0
+        self.first_seconds = 0.0
+        self.first_count = 0
+        self.rest_seconds = 0.0
+        self.rest_tokens = 0
+        self.sequence_seconds = 0.0
+        self.busy_seconds = 0.0
+        self.busy_since = 0.0
+
+
+class Use:
+    """What one key used of one model; see `core.traffic.UsageCount`."""
+
+    __slots__ = ("engine_seconds", "failed", "output_tokens", "prompt_tokens", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failed = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.engine_seconds = 0.0
+
+
+class ModelMetrics:
+    """One model's numbers; names as in the text, without their prefix.
+
+    Attributes:
+        demand: what autoscaling and the overview see.
+        uses: what each key used, by its id.
+    """
+
+    __slots__ = (
+        "chunks", "demand", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens",
+        "queue_seconds", "request_output_tokens", "request_prompt_tokens", "retries",
+        "tpot_seconds", "ttft_seconds", "uses",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.demand = Demand()
+        self.uses: dict[str, Use] = {}
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.retries = 0
         self.chunks = 0
@@ -55,7 +133,13 @@ class ModelMetrics:
         self.ttft_seconds = Histogram(TTFT_BUCKETS)
         self.e2e_seconds = Histogram(E2E_BUCKETS)
         self.queue_seconds = Histogram(TTFT_BUCKETS)
+        self.tpot_seconds = Histogram(TPOT_BUCKETS)
+        self.request_prompt_tokens = Histogram(TOKEN_BUCKETS)
+        self.request_output_tokens = Histogram(TOKEN_BUCKETS)
 
-    def ended(self, outcome: str) -> None:
-        """Count a request."""
-        self.outcomes[outcome] += 1
+    def use_of(self, key_id: str) -> Use:
+        """What a key used (known keys only, so their number is bounded)."""
+        use = self.uses.get(key_id)
+        if use is None:
+            use = self.uses[key_id] = Use()
+        return use

@@ -27,6 +27,7 @@ from partitiond.proxy.heads import RequestHead
 from partitiond.proxy.incoming import Incoming, Phase
 from partitiond.proxy.known_heads import KnownHead
 from partitiond.proxy.live import LiveModel
+from partitiond.proxy.logs import json_line
 from partitiond.proxy.replicas import LiveReplica
 from partitiond.proxy.request_parts import ParsedRequest
 from partitiond.proxy.requests import (
@@ -36,6 +37,7 @@ from partitiond.proxy.requests import (
     with_defaults,
 )
 from partitiond.proxy.routes import DataRoute
+from partitiond.proxy.tracing import Trace
 
 if TYPE_CHECKING:
     from partitiond.proxy.lane import DataProtocol
@@ -56,6 +58,7 @@ class Exchange(Incoming):
 
     Attributes:
         paused: the client takes nothing at the moment.
+        trace: its place in its trace; None where there are no traces.
     """
 
     flight: Flight
@@ -75,6 +78,7 @@ class Exchange(Incoming):
         self._receipt: Receipt | None = None
         self._since = 0.0
         self._seen = -1
+        self.trace: Trace | None = None
 
     # What the client's protocol calls
 
@@ -185,6 +189,9 @@ class Exchange(Incoming):
         self.request, self.model = request, model
         record = self.record
         record.model, record.stream, record.started_at = model.route.name, request.stream, now
+        if state.tracer is not None:
+            trace = self.trace = state.tracer.begin(self.head.traceparent)
+            record.trace_id = trace.trace_id
         self._deadline = now + state.options.total_timeout_seconds
         longest = self.head.max_wait_seconds()
         flight = self.flight = Flight(
@@ -197,6 +204,8 @@ class Exchange(Incoming):
             session = self.head.session.decode("latin-1") or request.user
             model.attraction.attract(flight, session, self.body, now)
         state.took_off(self)
+        if cost.sequences:
+            state.metrics.model(record.model).demand.arrived += 1
         if state.quarantine:
             quarantined = state.quarantine.check(self._fingerprint(), now)
             if quarantined is not None:
@@ -352,9 +361,25 @@ class Exchange(Incoming):
         if replica is None or not self._may_retry(failure):
             self._fail(from_failure(failure), "failed")
             return
+        self._log_failure(replica, failure)
         self._failure = failure
         flight.tried |= {replica.replica_id}
         self._place(again=True)
+
+    def _log_failure(self, replica: LiveReplica, failure: AttemptError) -> None:
+        """A line for an attempt that another follows; the request's own line tells the last."""
+        record = self.record
+        self._state.log.write(
+            json_line(
+                "attempt_failed",
+                request_id=record.request_id,
+                model=record.model,
+                replica=replica.replica_id,
+                attempt=self.flight.attempts,
+                kind=failure.kind,
+                message=failure.message,
+            )
+        )
 
     def _may_retry(self, failure: AttemptError) -> bool:
         state = self._state
@@ -414,13 +439,16 @@ class Exchange(Incoming):
         """Count, learn and log, once per request."""
         self.phase = Phase.OVER
         # No circles are left, so that nothing waits for the garbage collector.
-        self._attempt = None
+        attempt, self._attempt = self._attempt, None
         state, record = self._state, self.record
         record.outcome, record.error = outcome, error
         record.status = self.answer.status
         now = time.monotonic()
         seconds = now - record.started_at
-        record.count(state.metrics, seconds)
+        replica = None if attempt is None else attempt.replica
+        record.count(state.metrics, seconds, self.flight, replica)
+        if self.trace is not None and self.trace.sampled and state.tracer is not None:
+            state.tracer.ended(self.trace, record, self.flight, seconds)
         if outcome == "ok":
             record.teach(self.model, self.request, now)
         self._settle()

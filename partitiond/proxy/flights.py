@@ -83,6 +83,7 @@ class Flight:
         replica: where it is in flight, or None.
         entry: its place in the queue, or None.
         attempts: made so far, the first included.
+        engine_seconds: spent in engines so far, times its sequences; of attempts that are over.
         tried: replicas that failed it.
         held: it came while its model slept, and waits whatever becomes of that.
         share: whose it is.
@@ -95,6 +96,7 @@ class Flight:
         "attempts",
         "blocks",
         "cost",
+        "engine_seconds",
         "entry",
         "held",
         "max_wait_seconds",
@@ -128,6 +130,7 @@ class Flight:
         self.entry: Waiting[Flight] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
+        self.engine_seconds = 0.0
         self.tried: frozenset[str] = frozenset()
         self.held = False
         self.share = EVERYBODY

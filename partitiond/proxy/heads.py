@@ -27,6 +27,7 @@ _WANTED: Final = {
     b"x-partitiond-max-wait-seconds": "max_wait",
     b"origin": "origin",
     b"x-forwarded-for": "forwarded_for",
+    b"traceparent": "traceparent",
 }
 
 
@@ -42,6 +43,7 @@ class RequestHead:
     __slots__ = (
         "api_key", "authorization", "content_encoding", "content_length", "content_type", "debug",
         "forwarded_for", "given_id", "max_wait", "origin", "session",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -56,6 +58,7 @@ class RequestHead:
         self.max_wait = b""
         self.origin = b""
         self.forwarded_for = b""
+        self.traceparent = b""
         keys = 0
         for name, value in headers:
             field = _WANTED.get(name)

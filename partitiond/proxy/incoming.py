@@ -144,12 +144,13 @@ class Incoming:
     def crashed(self) -> None:
         """A bug of ours, inside `except`: a request must not look like a hang."""
         request_id = self.record.request_id
-        _logger.exception("request %s failed inside the proxy", request_id)
+        about = {"request_id": request_id, "replica": self.record.replica_id}
+        _logger.exception("request %s failed inside the proxy", request_id, extra=about)
         try:
             self.apologise()
         except Exception:
             # What ends requests is what is broken. No answer then; but nothing stays behind.
-            _logger.exception("request %s could not be ended properly", request_id)
+            _logger.exception("request %s could not be ended properly", request_id, extra=about)
             self._drop()
 
     def apologise(self) -> None:

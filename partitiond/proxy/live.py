@@ -24,6 +24,7 @@ from partitiond.core.admission import (
     refuse_full,
     refuse_too_late,
     refuse_without_replica,
+    waits_for_replica,
 )
 from partitiond.core.balance import (
     Slowness,
@@ -52,6 +53,8 @@ class LiveModel:
     Attributes:
         max_model_len: longest context any replica has; 0 where unknown.
         limits: of one request, or None.
+        held: requests that waited while a change or a wake-up left it without a replica.
+        turned_away: requests refused at once because of such an outage.
         busy_at: when a request last came or left, by `time.monotonic`.
     """
 
@@ -72,6 +75,8 @@ class LiveModel:
         self.removed = False
         self.max_model_len = 0
         self._serves = False
+        self.held = 0
+        self.turned_away = 0
         self.busy_at = time.monotonic()
 
     def idle_seconds(self, now: float) -> float:
@@ -93,8 +98,10 @@ class LiveModel:
                 the queue's length.
         """
         self.busy_at = time.monotonic()
-        flight.held = flight.held or self._asleep
+        if not self._serves:
+            self._hold(flight, 0.0)
         if not self._anyone_for(flight):
+            self.turned_away += int(self._holds)
             return self._no_replica()
         if again or not self.queue or not flight.cost.sequences:
             chosen = self._start_at_once(flight, again=again)
@@ -288,8 +295,33 @@ class LiveModel:
     def _refuse_hopeless(self) -> None:
         """Answer those who wait for replicas that are all gone."""
         hopeless = [entry for entry in self.queue if not self._anyone_for(entry.item)]
+        now = asyncio.get_running_loop().time() if hopeless else 0.0
+        held = [entry for entry in hopeless if self._hold(entry.item, now - entry.since)]
         for entry in hopeless:
-            self._refuse(entry, self._no_replica())
+            if entry not in held:
+                self.turned_away += int(self._holds)
+                self._refuse(entry, self._no_replica())
+        for entry in reversed(held):  # each goes to the front
+            self._wait_longer(entry)
+
+    def _hold(self, flight: Flight, waited_seconds: float) -> bool:
+        """Whether it may wait for a replica that is coming, from now on or already."""
+        if not flight.held and self._holds and not flight.tried:
+            longest = min(self.route.max_wait_seconds, flight.max_wait_seconds) - waited_seconds
+            flight.held = waits_for_replica(self._ready_in(), longest)
+            self.held += int(flight.held)
+        return flight.held and not flight.tried and self._comes_back
+
+    def _wait_longer(self, entry: Waiting[Flight]) -> None:
+        """Its model serves nobody now: who waits for a place waits for a replica, and not for as
+        long as a place may take.
+        """
+        flight = entry.item
+        self.queue.discard(entry)
+        if self._taken_out(entry):
+            refused = self._wait(flight, again=True)
+            if refused is not None:
+                flight.owner.refused(refused)
 
     def _expire(self, entry: Waiting[Flight]) -> None:
         if not self._has_replica():
@@ -326,8 +358,8 @@ class LiveModel:
     def _anyone_for(self, flight: Flight) -> bool:
         """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept.
 
-        A request that came while the model slept waits although no replica is there; also when
-        waking has become a start, which may take longer than the request has.
+        A request that came while the model slept, or is held while a replica starts, waits although
+        none is there; also when that takes longer than the request has.
         """
         if flight.tried:
             return any(is_eligible(replica, flight.tried) for replica in self.replicas.values())
@@ -337,28 +369,38 @@ class LiveModel:
         return self._serves
 
     @property
-    def _asleep(self) -> bool:
-        """Whether requests wait for it to wake."""
-        sleeping = self.route.availability is ModelAvailability.SLEEPING
-        return sleeping and self.route.holds and not self.removed
+    def _holds(self) -> bool:
+        """Whether requests wait for it to wake, or for a replica that starts."""
+        availability = self.route.availability
+        coming = (
+            availability is ModelAvailability.SLEEPING or availability is ModelAvailability.STARTING
+        )
+        return coming and self.route.holds and not self.removed
 
     @property
     def _comes_back(self) -> bool:
         starting = self.route.availability is ModelAvailability.STARTING
         # A table may still say "serving" with all its replicas draining: the next one is coming.
         serving = self.route.availability is ModelAvailability.SERVING
-        return self._asleep or ((starting or serving) and not self.removed)
+        return self._holds or ((starting or serving) and not self.removed)
+
+    def _ready_in(self) -> float:
+        """Seconds until a replica should serve; not positive where it is due, or not known."""
+        at = self.route.ready_at
+        return at - time.monotonic() if at > 0 else 0.0
 
     def _no_replica(self) -> Rejected:
         # A table may say "serving" while its last replica drains for the next one to come.
         availability = self.route.availability
         if self.removed:
             availability = ModelAvailability.UNAVAILABLE
-        return refuse_without_replica(self.route.name, availability, self.route.retry_after_seconds)
+        soon = self._ready_in()
+        retry_after = soon if soon > 0 else self.route.retry_after_seconds
+        return refuse_without_replica(self.route.name, availability, retry_after)
 
     def _limits(self, flight: Flight) -> QueueLimits:
         # While nobody serves, how fast the queue will move is not known: only its length counts.
-        moves = not self._asleep or self._has_replica()
+        moves = not self._holds or self._has_replica()
         return QueueLimits(
             max_queue=self.route.max_queue,
             max_wait_seconds=min(self.route.max_wait_seconds, flight.max_wait_seconds),

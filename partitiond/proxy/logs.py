@@ -17,6 +17,8 @@ from typing import Final
 
 FLUSH_SECONDS: Final = 0.25
 FLUSH_LINES: Final = 256
+CONCERNED: Final = ("request_id", "model", "replica")
+"""Fields of every line that concerns one of them; given to loggers as `extra`."""
 
 
 class LogFile:
@@ -120,6 +122,7 @@ class JsonHandler(logging.Handler):
                 level=record.levelname.lower(),
                 logger=record.name,
                 message=record.getMessage(),
+                **{name: getattr(record, name, None) for name in CONCERNED},
                 trace=trace,
             )
         )

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-_LARGEST: Final = frozenset({"partitiond_proxy_limit_sequences", "partitiond_proxy_ejected"})
+from partitiond.proxy import families
+
+_LARGEST: Final = frozenset({families.LIMIT.name, families.EJECTED.name})
 """Gauges that each worker tells of the same thing; most others are shares of a sum."""
-_LEAST: Final = frozenset({"partitiond_proxy_routing_version"})
+_LEAST: Final = frozenset({families.VERSION.name})
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

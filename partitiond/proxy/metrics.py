@@ -1,55 +1,35 @@
 """What the proxy counts, as Prometheus text.
 
 Plain numbers, because a request touches a dozen of them: a counter of `prometheus_client` takes a
-lock each time. Its families are made when someone scrapes. Every labelled number is looked up once
-per model and kept; per chunk nothing is counted, a request adds its chunks at its end. Gauges are
-read from the live requests.
+lock each time. The text is made when someone scrapes, by hand as well: it is made beside the
+requests, and a model has some hundred samples. Every labelled number is looked up once per model
+and kept; per chunk nothing is counted, a request adds its chunks at its end. Gauges are read from
+the live requests. What there is has its names in `families`.
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
+from partitiond.metric_family import Family
+from partitiond.proxy import families
 from partitiond.proxy.counters import Histogram, ModelMetrics
 
-Gauges = Iterable[tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]]
-"""(name, help, label names, samples) of each gauge."""
+LabelT = TypeVar("LabelT", bound=tuple[str, ...])
+Gauges = Iterable[tuple[Family, Iterable[tuple[tuple[str, ...], float]]]]
+"""Samples of each gauge: values of its labels, and its own."""
+
+_TOKEN_TYPES: Final = (("input", "request_prompt_tokens"), ("output", "request_output_tokens"))
 
 
-_COUNTERS: Final = (
-    ("retries", "Attempts after the first."),
-    ("chunks", "Pieces of streams sent to clients."),
-    ("prompt_tokens", "Prompt tokens by usage."),
-    ("output_tokens", "Output tokens by usage, or by events of a stream that told none."),
-)
-_HISTOGRAMS: Final = (
-    (
-        "ttft_seconds",
-        "From the last byte of the request to the first content (streams), queueing included.",
-    ),
-    (
-        "e2e_seconds",
-        "From the last byte of the request to the end of its answer, where that is ok.",
-    ),
-    ("queue_seconds", "Time until a replica was found."),
-)
-
-
-class ProxyMetrics(Collector):
+class ProxyMetrics:
     """All metrics of the process.
 
     Attributes:
         refusals: requests the proxy refused itself, by the error's code.
         upstream_failures: failed attempts by replica and kind.
+        spans: of traces, by what became of them.
     """
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:
@@ -57,8 +37,7 @@ class ProxyMetrics(Collector):
         self._models: dict[str, ModelMetrics] = {}
         self.refusals: collections.Counter[str] = collections.Counter()
         self.upstream_failures: collections.Counter[tuple[str, str]] = collections.Counter()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.spans: collections.Counter[str] = collections.Counter()
 
     def model(self, name: str) -> ModelMetrics:
         """The metrics of one model (registered models only, so their number is bounded)."""
@@ -67,63 +46,76 @@ class ProxyMetrics(Collector):
             known = self._models[name] = ModelMetrics()
         return known
 
-    def describe(self) -> Iterator[Metric]:
-        """Nothing is known before it is scraped."""
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        """All families."""
-        models = self._models
-        yield _counter(
-            "requests",
-            "Requests by model and how they ended.",
-            ("model", "outcome"),
-            {
-                (name, outcome): count
-                for name, metrics in models.items()
-                for outcome, count in metrics.outcomes.items()
-            },
-        )
-        yield _counter(
-            "refusals",
-            "Requests the proxy refused itself, by reason (the error's code).",
-            ("reason",),
-            {(reason,): count for reason, count in self.refusals.items()},
-        )
-        yield _counter(
-            "upstream_failures",
-            "Failed attempts by replica and kind.",
-            ("replica", "kind"),
-            self.upstream_failures,
-        )
-        for field, text in _COUNTERS:
-            yield _counter(
-                field, text, ("model",), {(n,): getattr(m, field) for n, m in models.items()}
-            )
-        for field, text in _HISTOGRAMS:
-            family = HistogramMetricFamily(f"partitiond_proxy_{field}", text, labels=("model",))
-            for name, metrics in models.items():
-                histogram: Histogram = getattr(metrics, field)
-                family.add_metric((name,), histogram.buckets(), histogram.sum)
-            yield family
-        for name, text, labels, samples in self._read_gauges():
-            gauge = GaugeMetricFamily(name, text, labels=labels)
-            for values, value in samples:
-                gauge.add_metric(values, value)
-            yield gauge
+    def models(self) -> Mapping[str, ModelMetrics]:
+        """All that were ever asked for."""
+        return self._models
 
     def text(self) -> bytes:
         """Prometheus text format."""
-        return generate_latest(self._registry)
+        return ("\n".join(self._lines()) + "\n").encode()
+
+    def _lines(self) -> Iterator[str]:
+        models = self._models
+        outcomes = {
+            (name, outcome): count
+            for name, metrics in models.items()
+            for outcome, count in metrics.outcomes.items()
+        }
+        yield from _counter(families.REQUESTS, outcomes)
+        refusals = {(why,): count for why, count in self.refusals.items()}
+        yield from _counter(families.REFUSALS, refusals)
+        yield from _counter(families.UPSTREAM_FAILURES, self.upstream_failures)
+        yield from _counter(families.SPANS, {(what,): n for what, n in self.spans.items()})
+        for family, field in families.COUNTERS.items():
+            yield from _counter(family, {(n,): getattr(m, field) for n, m in models.items()})
+        successes = {(n,): m.outcomes["ok"] for n, m in models.items()}
+        yield from _counter(families.SUCCESSES, successes)
+        for family, field in families.HISTOGRAMS.items():
+            yield from _head(family, family.name)
+            for name, metrics in models.items():
+                yield from _histogram(
+                    family, families.labels_of(family, name), getattr(metrics, field)
+                )
+        yield from _head(families.TOKEN_USAGE, families.TOKEN_USAGE.name)
+        for name, metrics in models.items():
+            for kind, field in _TOKEN_TYPES:
+                labels = (name, families.PROVIDER, kind)
+                yield from _histogram(families.TOKEN_USAGE, labels, getattr(metrics, field))
+        for family, samples in self._read_gauges():
+            yield from _head(family, family.name)
+            for values, value in samples:
+                yield f"{family.name}{_labels(family.labels, values)} {value!r}"
 
 
-LabelT = TypeVar("LabelT", bound=tuple[str, ...])
+def _head(family: Family, name: str) -> tuple[str, str]:
+    return f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}"
 
 
-def _counter(
-    name: str, text: str, labels: tuple[str, ...], values: Mapping[LabelT, int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"partitiond_proxy_{name}", text, labels=labels)
+def _counter(family: Family, values: Mapping[LabelT, int]) -> Iterator[str]:
+    name = f"{family.name}_total"
+    yield from _head(family, name)
     for label_values, value in values.items():
-        family.add_metric(label_values, value)
-    return family
+        yield f"{name}{_labels(family.labels, label_values)} {float(value)!r}"
+
+
+def _histogram(family: Family, values: tuple[str, ...], counted: Histogram) -> Iterator[str]:
+    name, labels = family.name, _labels(family.labels, values)
+    inside = labels[1:-1]
+    total = 0.0
+    for bound, total in counted.buckets():
+        yield f'{name}_bucket{{{inside},le="{bound}"}} {total!r}'
+    yield f"{name}_count{labels} {total!r}"
+    yield f"{name}_sum{labels} {counted.sum!r}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """In the order of the alphabet; empty without labels."""
+    if not names:
+        return ""
+    pairs = (f'{name}="{_escaped(v)}"' for name, v in sorted(zip(names, values, strict=True)))
+    return "{" + ",".join(pairs) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -4,12 +4,15 @@ import functools
 import json
 from typing import TYPE_CHECKING
 
+from partitiond.proxy.counters import ModelMetrics
 from partitiond.proxy.dialects import Usage
 from partitiond.proxy.logs import LogFile, now_text
 from partitiond.proxy.metrics import ProxyMetrics
 
 if TYPE_CHECKING:
+    from partitiond.proxy.flights import Flight
     from partitiond.proxy.live import LiveModel
+    from partitiond.proxy.replicas import LiveReplica
     from partitiond.proxy.request_parts import ParsedRequest
 
 
@@ -25,6 +28,7 @@ class Record:
         queue_seconds: until the first replica was found, or None.
         service_seconds: on the last replica, where the engine ended the answer, or None.
         chunks, events: pieces sent to the client, and events in them.
+        trace_id: of its trace, or empty.
         usage: (prompt tokens, output tokens) as the engine reported, or None.
     """
 
@@ -37,6 +41,7 @@ class Record:
     model = ""
     key_id = ""
     replica_id = ""
+    trace_id = ""
     stream = False
     attempts = 0
     ttft_seconds: float | None = None
@@ -54,9 +59,13 @@ class Record:
         """By usage; of a stream that told none, its events."""
         return self.usage[1] if self.usage is not None else self.events
 
-    def count(self, metrics: ProxyMetrics, seconds: float) -> None:
-        """Add it to its model's numbers."""
+    def count(
+        self, metrics: ProxyMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
+    ) -> None:
+        """Add it to the numbers of its model, its key and the replica that answered it."""
         model = metrics.model(self.model)
+        if flight.cost.sequences:
+            self._count_work(model, seconds, flight, replica)
         model.outcomes[self.outcome] += 1
         if self.outcome == "refused":
             metrics.refusals[self.error] += 1
@@ -72,6 +81,52 @@ class Record:
         model.output_tokens += self.output_tokens()
         if self.attempts > 1:
             model.retries += self.attempts - 1
+
+    def _count_work(
+        self, model: ModelMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
+    ) -> None:
+        """What an engine had to do for it (see `core.traffic`)."""
+        demand, outcome = model.demand, self.outcome
+        prompt_tokens = 0 if self.usage is None else self.usage[0]
+        output_tokens = self.output_tokens()
+        if flight.attempts:
+            use = model.use_of(self.key_id)
+            use.prompt_tokens += prompt_tokens
+            use.output_tokens += output_tokens
+            use.engine_seconds += flight.engine_seconds
+            if outcome == "ok":
+                use.requests += 1
+            elif outcome == "failed":
+                use.failed += 1
+        if outcome == "refused":
+            demand.refused += 1
+        elif outcome == "failed":
+            demand.failed += 1
+        elif outcome == "ok":
+            demand.ok += 1
+            demand.prompt_tokens += prompt_tokens
+            demand.output_tokens += output_tokens
+            demand.e2e_seconds += seconds
+            model.request_prompt_tokens.observe(prompt_tokens)
+            model.request_output_tokens.observe(output_tokens)
+            further = output_tokens // flight.cost.sequences - 1
+            if self.ttft_seconds is not None and further > 0:
+                model.tpot_seconds.observe((seconds - self.ttft_seconds) / further)
+            if replica is not None:
+                work = replica.work
+                work.ok += 1
+                work.prompt_tokens += prompt_tokens
+                work.output_tokens += output_tokens
+                if self.service_seconds is not None:
+                    work.service_seconds += self.service_seconds
+                if self.ttft_seconds is not None:
+                    # Of the attempt that answered: the first content came from no other.
+                    before = flight.placed_at - flight.started_at
+                    work.first_seconds += self.ttft_seconds - before
+                    work.first_count += 1
+                    if further > 0:
+                        work.rest_seconds += seconds - self.ttft_seconds
+                        work.rest_tokens += further
 
     def teach(self, model: "LiveModel", request: "ParsedRequest", now: float) -> None:
         """Correct the estimates by what the engine reported; without usage, by counted events."""
@@ -96,6 +151,8 @@ class Record:
         addresses, outcomes and codes consist of plain characters; names are quoted.
         """
         more = ""
+        if self.trace_id:
+            more += f',"trace_id":"{self.trace_id}"'
         if self.error:
             more += f',"error":"{self.error}"'
         if self.key_id:

@@ -9,6 +9,7 @@ from partitiond.core.balance import HEALTHY, after_failure
 from partitiond.core.quarantine import Quarantine, Verdict
 from partitiond.core.routing import ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.counters import Work
 from partitiond.proxy.flights import Flight
 from partitiond.proxy.upstream import ConnectionPool
 
@@ -20,6 +21,7 @@ class LiveReplica:
     """One engine process and what is in flight on it. Has the fields of `balance.Load`.
 
     Attributes:
+        work: what it did.
         fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
     """
 
@@ -34,6 +36,7 @@ class LiveReplica:
         self.replica_id = route.replica_id
         self.seat = -1 if model.peers is None else model.peers.seat(route)
         self.flights: set[Flight] = set()
+        self.work = Work()
         self.sequences = 0
         self.kv_tokens = 0
         self.fingerprint: bytes | None = None
@@ -58,6 +61,9 @@ class LiveReplica:
     def add(self, flight: Flight) -> None:
         """A request starts here."""
         if flight not in self.flights:
+            now = time.monotonic()
+            if not self.flights:
+                self.work.busy_since = now
             self.flights.add(flight)
             self.sequences += flight.cost.sequences
             self.kv_tokens += flight.cost.kv_tokens
@@ -65,7 +71,7 @@ class LiveReplica:
             if line is not None:
                 line.took(self.seat, flight.cost)
             flight.replica = self
-            flight.placed_at = time.monotonic()
+            flight.placed_at = now
 
     def remove(self, flight: Flight) -> None:
         """A request has left; whoever waits is looked at."""
@@ -77,7 +83,13 @@ class LiveReplica:
             if line is not None:
                 line.gave(self.seat, flight.cost)
             flight.replica = None
-            self.model.busy_at = time.monotonic()
+            now = self.model.busy_at = time.monotonic()
+            spent = flight.cost.sequences * (now - flight.placed_at)
+            flight.engine_seconds += spent
+            work = self.work
+            work.sequence_seconds += spent
+            if not self.flights:
+                work.busy_seconds += now - work.busy_since
             self.model.dispatch()
 
     @property
@@ -92,6 +104,7 @@ class LiveReplica:
 
     def failed(self) -> None:
         """An attempt here failed; it may be ejected for a while."""
+        self.work.failed += 1
         loop = asyncio.get_running_loop()
         others = [r for r in self.model.replicas.values() if r is not self]
         now = loop.time()

@@ -27,6 +27,7 @@ from partitiond.proxy.quiet import QuietServer, end_server, quiet_config
 from partitiond.proxy.state import ProxyState
 from partitiond.proxy.table_file import write_atomically
 from partitiond.proxy.tls import ServerTls, server_tls
+from partitiond.proxy.traffic import leave_behind, new_epoch
 from partitiond.serde import to_json
 
 SIGNAL_GRACE_SECONDS: Final = 30.0
@@ -56,6 +57,7 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
         write_atomically(pid_file, to_json(identity).encode())
         servers = _Servers(state, log, dataclasses.asdict(identity), tls)
         await servers.run(listener, control)
+        leave_behind(arguments.state_dir, await servers.traffic())
         pid_file.unlink(missing_ok=True)
         arguments.control_socket.unlink(missing_ok=True)
 
@@ -70,6 +72,7 @@ class _Servers:
         self._tls = tls
         self._log = log
         self._about = about
+        self._epoch = new_epoch()
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
         self._data = QuietServer(data_config(state))
@@ -91,6 +94,10 @@ class _Servers:
     async def metrics(self) -> bytes:
         """Prometheus text."""
         return self._state.metrics.text()
+
+    async def traffic(self) -> dict[str, Any]:
+        """What GET /traffic says."""
+        return {**self._state.traffic(), "epoch": self._epoch}
 
     def restart_workers(self) -> None:
         """There are none."""

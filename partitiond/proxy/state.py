@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from partitiond.core.balance import RetryBudget
 from partitiond.core.quarantine import Quarantine
 from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.proxy import families
 from partitiond.proxy.accounts import Accounts
 from partitiond.proxy.addresses import Addresses
 from partitiond.proxy.auth import KeyRing
@@ -24,6 +25,8 @@ from partitiond.proxy.origins import Cors, TrustedProxies
 from partitiond.proxy.replicas import LiveReplica
 from partitiond.proxy.shared import Peers
 from partitiond.proxy.table_file import load_table, write_table
+from partitiond.proxy.tracing import Tracer
+from partitiond.proxy.traffic import process_traffic
 
 if TYPE_CHECKING:
     from partitiond.proxy.client_connection import ClientConnection
@@ -51,6 +54,7 @@ class ProxyState:
         trusted_proxies: whose word about the client's address is taken, or None for nobody's.
         accounts: what each key uses.
         quarantine: requests that replicas died of, or may have.
+        tracer: records spans; None where nobody wants any.
         draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
@@ -77,12 +81,17 @@ class ProxyState:
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None
         self.trusted_proxies = TrustedProxies(options.trusted_proxies) or None
+        self.tracer: Tracer | None = None
+        if options.traces_endpoint:
+            self.tracer = Tracer(options.traces_endpoint, options.traces_ratio)
         self._landed: asyncio.Event | None = None
         self._names: dict[str, LiveModel] = {}
         self._budget = RetryBudget(share=options.retry_share)
         self._uncounted = 0
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
+        if self.tracer is not None:
+            self.metrics.spans = self.tracer.spans
         self._removed: list[LiveModel] = []
         self._state_dir = state_dir
 
@@ -115,6 +124,9 @@ class ProxyState:
         for name in [name for name in self.models if name not in wanted]:
             gone = self.models.pop(name)
             gone.remove()
+            demand = self.metrics.model(name).demand
+            demand.held += gone.held
+            demand.turned_away += gone.turned_away
             self._removed.append(gone)
         for route in table.models:
             model = self.models.get(route.name)
@@ -145,6 +157,11 @@ class ProxyState:
             name = replica.replica_id
             counts[name] = counts.get(name, 0) + len(replica.flights)
         return counts
+
+    def traffic(self) -> dict[str, Any]:
+        """What was counted (see `core.traffic`)."""
+        now = time.monotonic()
+        return process_traffic(self.models, self.replicas(), self.metrics.models(), now)
 
     def queues(self) -> dict[str, int]:
         """Requests waiting by model."""
@@ -240,6 +257,8 @@ class ProxyState:
                 exchange.shut_down()
             except Exception:  # noqa: BLE001 -- logged there; all others are to be told
                 exchange.crashed()
+        if self.tracer is not None:
+            await self.tracer.close()
 
     def close(self) -> None:
         """Close idle connections to engines, and keep the keys' budgets."""
@@ -251,49 +270,31 @@ class ProxyState:
             replica.pool.close()
 
     def _gauges(self) -> Gauges:
-        yield (
-            "partitiond_proxy_in_flight",
-            "Requests in flight.",
-            ("replica",),
-            (((name,), float(count)) for name, count in self.in_flight().items()),
-        )
-        yield (
-            "partitiond_proxy_in_flight_sequences",
-            "Sequences in flight.",
-            ("model", "replica"),
-            _samples(self.models.values(), "own_sequences"),
-        )
-        yield (
-            "partitiond_proxy_in_flight_kv_tokens",
-            "Estimated KV tokens of what is in flight.",
-            ("model", "replica"),
-            _samples(self.models.values(), "own_kv_tokens"),
-        )
-        yield (
-            "partitiond_proxy_limit_sequences",
-            "Sequences a replica may have in flight.",
-            ("model", "replica"),
-            _samples(self.models.values(), "max_sequences"),
-        )
-        yield (
-            "partitiond_proxy_ejected",
-            "1 while a replica is left out because it failed.",
-            ("model", "replica"),
-            _samples(self.models.values(), "ejected"),
-        )
-        yield (
-            "partitiond_proxy_queue",
-            "Requests waiting for a slot.",
-            ("model",),
-            (((name,), float(count)) for name, count in self.queues().items()),
-        )
+        models = self.models
         version = float(self.table.version)
-        yield ("partitiond_proxy_routing_version", "Table in force.", (), [((), version)])
+        yield families.IN_FLIGHT, [((n,), float(count)) for n, count in self.in_flight().items()]
+        yield families.SEQUENCES, _samples(models, lambda r: float(r.own_sequences))
+        yield families.KV_TOKENS, _samples(models, lambda r: float(r.own_kv_tokens))
+        yield families.LIMIT, _samples(models, lambda r: float(r.max_sequences))
+        yield families.EJECTED, _samples(models, lambda r: float(r.ejected))
+        yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
+        yield families.VERSION, [((), version)]
+        yield families.VLLM_RUNNING, _samples(models, lambda r: float(r.own_sequences))
+        yield families.VLLM_WAITING, [((name,), float(n)) for name, n in self.queues().items()]
+        yield families.VLLM_KV, _samples(models, _kv_share)
+
+
+def _kv_share(replica: LiveReplica) -> float:
+    """Of its KV cache in use, as estimated; 0 where its size is not known."""
+    size = replica.kv_cache_tokens
+    return replica.own_kv_tokens / size if size > 0 else 0.0
 
 
 def _samples(
-    models: Iterable[LiveModel], attribute: str
-) -> Iterator[tuple[tuple[str, ...], float]]:
-    for model in models:
-        for replica in model.replicas.values():
-            yield (model.route.name, replica.replica_id), float(getattr(replica, attribute))
+    models: Mapping[str, LiveModel], value: Callable[[LiveReplica], float]
+) -> list[tuple[tuple[str, ...], float]]:
+    return [
+        ((name, replica.replica_id), value(replica))
+        for name, model in models.items()
+        for replica in model.replicas.values()
+    ]

@@ -30,6 +30,7 @@ from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 from partitiond.core.traffic import TrafficSample
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.proxy.config import (
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
@@ -37,6 +38,7 @@ from partitiond.proxy.config import (
     ProxyOptions,
 )
 from partitiond.proxy.process import ProxyIdentity, arguments_text, is_alive, read_identity
+from partitiond.proxy.traffic import last_sample
 from partitiond.serde import from_jsonable, to_json
 
 START_SECONDS: Final = 20.0
@@ -107,15 +109,34 @@ class ProxyProcess:
             PartitiondError: it could not be started; the hint names the log.
         """
         async with self._lock:
-            found = read_identity(self._state_dir)
-            if found is not None and is_alive(found) and await self._answers(found):
-                if found.arguments == self._arguments():
-                    self.identity = found
+            if await self._adopted():
+                return False
+            try:
+                await self._start()
+            except ConflictError:
+                # A daemon that was killed while it started one may have left it on its way up.
+                await self._until_it_is_up()
+                if await self._adopted():
                     return False
-                self.identity = found
-                await self._stop(REPLACE_GRACE_SECONDS)
-            await self._start()
+                await self._start()
             return True
+
+    async def _adopted(self) -> bool:
+        """Take over the process that runs and answers; one with other arguments is ended."""
+        found = read_identity(self._state_dir)
+        if found is None or not is_alive(found) or not await self._answers(found):
+            return False
+        self.identity = found
+        if found.arguments == self._arguments():
+            return True
+        await self._stop(REPLACE_GRACE_SECONDS)
+        return False
+
+    async def _until_it_is_up(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                while await self.state() is None:  # noqa: ASYNC110 - another process: no event
+                    await asyncio.sleep(POLL_SECONDS)
 
     async def publish(self, table: RoutingTable) -> None:
         """Hand over a snapshot.
@@ -175,6 +196,10 @@ class ProxyProcess:
         except (PartitiondError, ValueError):  # gone, or of another version
             return None
 
+    def last_sample(self) -> TrafficSample | None:
+        """What the proxy that ended last had counted; None where it was killed."""
+        return last_sample(self._state_dir)
+
     async def metrics_text(self) -> str:
         """Its Prometheus text. Raises PartitiondError when it cannot be reached."""
         return (await self._request("GET", "/metrics")).text
@@ -233,6 +258,7 @@ class ProxyProcess:
                 cwd=self._state_dir,
                 start_new_session=True,
             )
+        reached(FaultPoint.PROXY_SPAWNED)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._wait_until_it_answers(self._child)

@@ -135,7 +135,7 @@ class _Worker:
     async def _say_farewell(self) -> None:
         text = self._state.metrics.text().decode()
         with contextlib.suppress(ConnectionError):  # the parent went first
-            await self._channel.send({"farewell": text})
+            await self._channel.send({"farewell": text, "traffic": self._state.traffic()})
 
     # What the parent says
 
@@ -166,6 +166,8 @@ class _Worker:
                 return describe(self._state)
             case "metrics":
                 return {"text": self._state.metrics.text().decode()}
+            case "traffic":
+                return {"traffic": self._state.traffic()}
             case "leave":
                 self._leaving = asyncio.create_task(self._leave(message["grace_seconds"]))
             case "shutdown":

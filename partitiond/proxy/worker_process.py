@@ -30,7 +30,7 @@ class WorkerProcess:
         handed: connections it was handed.
         serves: it has said that it takes connections.
         leaving: it gets no more, and ends by itself.
-        last_metrics: what it last said of its counters.
+        last_metrics, last_traffic: what it last said of its counters.
         ended: it is gone, and what it held was given back.
     """
 
@@ -48,6 +48,7 @@ class WorkerProcess:
         self.serves = False
         self.leaving = False
         self.last_metrics = ""
+        self.last_traffic: Message | None = None
         self.ended = asyncio.Event()
         self._ledger = ledger
         self._process = process
@@ -122,6 +123,7 @@ class WorkerProcess:
         while (message := await self._channel.receive()) is not None:
             if "farewell" in message:
                 self.last_metrics = message["farewell"]
+                self.last_traffic = message["traffic"]
             else:
                 self._answers.put_nowait(message)
         self._answers.put_nowait(None)

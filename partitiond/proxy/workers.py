@@ -35,6 +35,7 @@ from partitiond.proxy.shared import Bells, LedgerFile, clear_the_dead, open_as_p
 from partitiond.proxy.shared_log import SharedLog
 from partitiond.proxy.table_file import load_table, write_atomically, write_table
 from partitiond.proxy.tls import server_tls
+from partitiond.proxy.traffic import MergedTraffic, leave_behind
 from partitiond.proxy.worker_process import WorkerError, WorkerProcess
 from partitiond.serde import to_json, to_jsonable
 
@@ -69,7 +70,9 @@ async def serve_workers(arguments: ProxyArguments, log: SharedLog) -> None:
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
         write_atomically(pid_file, to_json(identity).encode())
-        await Workers(arguments, file, log, dataclasses.asdict(identity)).run(listener, control)
+        workers = Workers(arguments, file, log, dataclasses.asdict(identity))
+        await workers.run(listener, control)
+        leave_behind(arguments.state_dir, await workers.traffic())
         pid_file.unlink(missing_ok=True)
         arguments.control_socket.unlink(missing_ok=True)
 
@@ -92,6 +95,7 @@ class Workers:
         self._bells = Bells({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
+        self._traffic = MergedTraffic()
         self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
         self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
         self._changing = asyncio.Lock()
@@ -158,6 +162,14 @@ class Workers:
         """Prometheus text: the sum of all workers, those that ended included."""
         answers = await self._ask_all({"do": "metrics"})
         return merge_metrics((answer["text"] for answer in answers), self._past).encode()
+
+    async def traffic(self) -> dict[str, Any]:
+        """What GET /traffic says: the sum of all workers, those that ended included."""
+        await self._ask_all({"do": "traffic"})
+        # Also of one that did not answer: else its counts would fall, and then come again.
+        told = {w.row: w.last_traffic for w in self._workers if w.last_traffic is not None}
+        generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
+        return self._traffic.sample(told, generations, time.monotonic())
 
     def shut_down(self, grace_seconds: float) -> None:
         """Begin to end; what runs may take so long."""
@@ -307,6 +319,7 @@ class Workers:
         if worker in self._workers:
             self._workers.remove(worker)
         self._past.add(Samples(worker.last_metrics).counters())
+        self._traffic.ended(worker.row, worker.last_traffic)
         with self._file.locked():
             self._file.ledger.clear(worker.row)
         for row in self._rows:
@@ -350,6 +363,8 @@ class Workers:
             return None
         if "text" in answer:
             worker.last_metrics = answer["text"]
+        elif "traffic" in answer:
+            worker.last_traffic = answer["traffic"]
         return answer
 
     async def _ask_all(self, message: Message) -> list[Message]:

@@ -15,7 +15,7 @@ from partitiond.serde import from_jsonable
 from partitiond.simulated_gpus.models import MODELS, mig_profile_fields
 
 _SHIPPED: Final = Path(__file__).parent / "hosts"
-MAX_GPUS: Final = 16
+MAX_GPUS: Final = 64
 """GPUs that the shared state has room for."""
 MAX_CORES: Final = 1024
 MAX_OVERHEAD_MIB: Final = 8192

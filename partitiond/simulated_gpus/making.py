@@ -23,6 +23,8 @@ _FIRST_SWITCH: Final = 100
 _SWITCHES: Final = 6
 """NVSwitches of an eight-GPU board."""
 _CPU_BITS: Final = 64
+_GPUS_PER_DOMAIN: Final = 16
+"""Of one PCI domain, whose buses end at 255."""
 
 
 def write_host(records: Records, description: HostDescription) -> None:
@@ -75,7 +77,8 @@ def _write_gpu(
             "name": group.name or model.name,
             "serial": f"16530211{index:05d}",
             "vbios": "92.00.45.00.03",
-            "bus": 7 + 8 * index,
+            "domain": index // _GPUS_PER_DOMAIN,
+            "bus": 7 + 8 * (index % _GPUS_PER_DOMAIN),
             "pci_device_id": model.pci_device_id,
             "architecture": model.architecture,
             "cc_major": model.capability[0],

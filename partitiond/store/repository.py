@@ -1,6 +1,7 @@
 """The repositories: `ports.Store` on SQLite. Every call is one transaction."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Engine, delete
@@ -12,11 +13,13 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import Event, Job, KeyRecord, ModelRecord
+from partitiond.ports import Job, KeyRecord, ModelRecord
+from partitiond.store.event_repository import EventRepository
+from partitiond.store.ledger_repository import LedgerRepository
+from partitiond.store.release_repository import ReleaseRepository
 from partitiond.store.sessions import Sessions, found
 from partitiond.store.tables import (
     CounterRow,
-    EventRow,
     JobRow,
     KeyRow,
     MarkRow,
@@ -24,22 +27,25 @@ from partitiond.store.tables import (
     PlanRow,
     ProfileRow,
 )
+from partitiond.store.usage_repository import UsageRepository
 
-MAX_EVENTS: Final = 20_000
-"""Events kept; about 4 MB. Older ones are dropped."""
 MAX_JOBS: Final = 1_000
 """Jobs kept, newest first."""
 MAX_PLANS: Final = 50
 """Applied plans kept, for looking back."""
 
 
-class SqlStore(Sessions):
+class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseRepository, Sessions):
     """`ports.Store` on one SQLite file. Made by `open_store`; safe to call from any thread."""
 
     def __init__(self, engine: Engine, path: str) -> None:
         super().__init__(engine, path)
         # Read at every pass of the loop, and there may be thousands. Set under the lock alone.
         self._keys: tuple[KeyRecord, ...] | None = None
+        self._models: tuple[ModelRecord, ...] | None = None
+        self._specs: dict[str, tuple[str, ModelSpec]] = {}  # by name, with the text they are from
+        self._profiles: dict[str | None, tuple[Profile, ...]] = {}  # by model; None for all
+        self._marks: dict[str, Mapping[str, str]] = {}
 
     # --- models ------------------------------------------------------------------------------
 
@@ -47,6 +53,7 @@ class SqlStore(Sessions):
         """Raises ConflictError when the name is taken."""
         try:
             with self._write() as session:
+                self._models = None
                 session.add(_model_row(record))
         except IntegrityError as error:
             name = record.spec.name
@@ -57,10 +64,12 @@ class SqlStore(Sessions):
             ) from error
 
     def models(self) -> Sequence[ModelRecord]:
-        """All, by name."""
+        """All, by name; the same object as long as none has changed."""
         with self._read() as session:
-            rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
-            return [self._model(row) for row in rows]
+            if self._models is None:
+                rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
+                self._models = tuple(self._model(row) for row in rows)
+            return self._models
 
     def model(self, name: str) -> ModelRecord:
         """Raises NotFoundError."""
@@ -68,13 +77,17 @@ class SqlStore(Sessions):
             return self._model(found(session.get(ModelRow, name), "model", name))
 
     def _model(self, row: ModelRow) -> ModelRecord:
-        spec = self._parse(ModelSpec, row.spec, f"model {row.name}")
+        text, spec = self._specs.get(row.name, ("", None))
+        if spec is None or text != row.spec:
+            spec = self._parse(ModelSpec, row.spec, f"model {row.name}")
+            self._specs[row.name] = (row.spec, spec)
         return ModelRecord(spec, row.version, row.created_at, row.updated_at)
 
     def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
         """Replace. Raises NotFoundError, ConflictError when the stored version is another."""
         name = record.spec.name
         with self._write() as session:
+            self._models = None
             stored = found(session.get(ModelRow, name), "model", name)
             if stored.version != expected_version:
                 raise ConflictError(
@@ -88,25 +101,34 @@ class SqlStore(Sessions):
     def remove_model(self, name: str) -> None:
         """Raises NotFoundError. Its profiles stay (measuring them was costly)."""
         with self._write() as session:
+            self._models = None
             session.delete(found(session.get(ModelRow, name), "model", name))
+            self._specs.pop(name, None)
 
     # --- profiles ----------------------------------------------------------------------------
 
     def add_profile(self, profile: Profile) -> None:
         """Add or replace by id."""
         with self._write() as session:
+            self._profiles.clear()  # the one that it replaces may be another model's
             session.merge(_profile_row(profile))
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest measurement first."""
+        """Newest measurement first; the same object as long as none was added."""
         query = select(ProfileRow).order_by(
             col(ProfileRow.started_at).desc(), col(ProfileRow.id).desc()
         )
         if model is not None:
             query = query.where(ProfileRow.model == model)
         with self._read() as session:
-            rows = session.exec(query).all()
-            return [self._parse(Profile, row.body, f"profile {row.id}") for row in rows]
+            if model not in self._profiles:
+                rows = session.exec(query).all()
+                if not rows:  # names that nothing has are not kept
+                    return ()
+                self._profiles[model] = tuple(
+                    self._parse(Profile, row.body, f"profile {row.id}") for row in rows
+                )
+            return self._profiles[model]
 
     def profile(self, profile_id: str) -> Profile:
         """Raises NotFoundError."""
@@ -154,27 +176,6 @@ class SqlStore(Sessions):
         with self._read() as session:
             row = session.exec(query).first()
             return None if row is None else self._parse(Plan, row.body, f"plan {row.id}")
-
-    # --- events ------------------------------------------------------------------------------
-
-    def add_event(
-        self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
-    ) -> Event:
-        """Append."""
-        with self._write() as session:
-            row = EventRow(at=at, kind=kind, subject=subject, message=message, actor=actor)
-            session.add(row)
-            session.flush()
-            session.exec(delete(EventRow).where(col(EventRow.id) <= (row.id or 0) - MAX_EVENTS))
-            return _event(row)
-
-    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
-        """Oldest first, ids greater than `after`; without `after`, the newest `limit`."""
-        query = select(EventRow).where(col(EventRow.id) > after).limit(limit)
-        query = query.order_by(col(EventRow.id) if after else col(EventRow.id).desc())
-        with self._read() as session:
-            events = [_event(row) for row in session.exec(query).all()]
-        return events if after else events[::-1]
 
     # --- keys --------------------------------------------------------------------------------
 
@@ -228,11 +229,15 @@ class SqlStore(Sessions):
         """Value by subject of all marks of a kind, by subject."""
         query = select(MarkRow).where(MarkRow.kind == kind).order_by(col(MarkRow.subject))
         with self._read() as session:
-            return {row.subject: row.value for row in session.exec(query).all()}
+            if kind not in self._marks:
+                rows = session.exec(query).all()
+                self._marks[kind] = MappingProxyType({row.subject: row.value for row in rows})
+            return self._marks[kind]
 
     def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
         """Add or replace a mark; None takes it off, where there is none as well."""
         with self._write() as session:
+            self._marks.pop(kind, None)
             if value is not None:
                 session.merge(MarkRow(kind=kind, subject=subject, value=value, at=at))
             elif (row := session.get(MarkRow, (kind, subject))) is not None:
@@ -297,7 +302,3 @@ def _job_row(job: Job, sequence: int | None) -> JobRow:
         updated_at=job.updated_at,
         body=serde.to_json(job),
     )
-
-
-def _event(row: EventRow) -> Event:
-    return Event(row.id or 0, row.at, row.kind, row.subject, row.message, row.actor)

@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from partitiond import serde
 from partitiond.core.errors import InputError, NotFoundError, StoreError
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.store.connection import IMMEDIATE
 from partitiond.store.errors import store_error
 
@@ -44,8 +45,12 @@ class Sessions:
     def _read(self) -> contextlib.AbstractContextManager[Session]:
         return self._session(self._engine)
 
-    def _write(self) -> contextlib.AbstractContextManager[Session]:
-        return self._session(self._writing)
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[Session]:
+        with self._session(self._writing) as session:
+            yield session
+            reached(FaultPoint.STORE_COMMITTING)
+        reached(FaultPoint.STORE_COMMITTED)
 
     def _parse(self, kind: type[T], text: str, what: str) -> T:
         try:

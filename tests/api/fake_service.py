@@ -9,6 +9,7 @@ from typing import Any
 from partitiond.controller.cordons import device_named, with_cordons
 from partitiond.controller.job_watchers import JobWatchers
 from partitiond.controller.sleeping import check_may_sleep
+from partitiond.controller.usage import UsageDesk
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, SharingMode
 from partitiond.core.keys import KeyTerms, KeyUse
@@ -39,13 +40,25 @@ from partitiond.ports import (
     KeyView,
     ModelRecord,
     ModelView,
+    Overviews,
     PlanPreview,
     ProfileOptions,
     ProfileView,
     Progress,
     ReplicaView,
 )
+from partitiond.ports.drift import DriftControl
+from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
+from partitiond.ports.fit import FitCheck
+from partitiond.ports.releases import Releases
+from partitiond.ports.scaling import Scalings
+from partitiond.ports.usage import Usages
 from partitiond.store import open_store
+from tests.api.fake_drift import FakeDrift
+from tests.api.fake_overview import FakeFit, overview_of
+from tests.api.fake_releases import FakeReleases
+from tests.api.fake_scaling import FakeScaling
+from tests.controller.fakes import FakeClock
 
 AT = "2030-01-01T00:00:00Z"
 
@@ -72,6 +85,16 @@ class FakeService:
         self.solving = asyncio.Event()
         self.solving.set()
         self.ended_early = asyncio.Event()
+        self.windows: list[float] = []
+        self.clock = FakeClock()
+        self.drift: DriftControl = FakeDrift()
+        self.overview: Overviews = overview_of(self)
+        self.fit: FitCheck = FakeFit(self)
+        self.scaling: Scalings = FakeScaling()
+        self.releases: Releases = FakeReleases()
+        self.usage: Usages = UsageDesk(
+            store=self.store, clock=self.clock, shares=dict, latest=lambda: None, keep_days=0
+        )
 
     def close(self) -> None:
         self.store.close()
@@ -238,10 +261,12 @@ class FakeService:
         self.cordons.pop(device_id, None)
         return (await self.device(device_id)).device
 
-    def events(self, after: int = 0, limit: int = 200) -> Sequence[Event]:
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
         if self.broken is not None:
             raise self.broken
-        return self.store.events(after, limit)
+        return self.store.events(after, limit, wanted)
 
     async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
         key = f"pk-{self.store.next_counter('key')}"

@@ -56,7 +56,10 @@ def test_the_promised_operations_are_there(operations: dict[str, dict[str, Any]]
             PUT /devices/{device_id}/cordon, DELETE /devices/{device_id}/cordon,
         GET /keys, POST /keys, GET /keys/{key_id}, PATCH /keys/{key_id},
         POST /keys/{key_id}/rotate, DELETE /keys/{key_id}, POST /shutdown, GET /healthz,
-        GET /readyz, GET /metrics, GET /"""
+        GET /readyz, GET /metrics, GET /overview, GET /usage, GET /drift,
+        GET /drift/ledger, DELETE /drift/corrections/{profile_id}, POST /models/fit,
+        GET /scaling, GET /scaling/{model}, GET /models/{name}/releases,
+        POST /models/{name}/rollback, GET /"""
     assert {" ".join(name.split()) for name in promised.split(",")} == set(operations)
 
 

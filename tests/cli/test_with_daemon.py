@@ -230,6 +230,15 @@ def test_events_and_devices_and_doctor(partitiond: Partitiond) -> None:
     assert checks["leftovers"]["verdict"] == "ok"
 
 
+def test_events_name_who_asked_and_are_exported_line_by_line(partitiond: Partitiond) -> None:
+    (person,) = {e["actor"] for e in partitiond.json("events", "--kind", "model-registered")}
+    assert person.endswith(f"@{socket.gethostname()}"[-20:])
+    lines = partitiond("events", "--lines", "--actor", "*", "--since", "1h").stdout.splitlines()
+    assert {json.loads(line)["actor"] for line in lines} == {person}
+    partitiond("events", "--since", "yesterday", code=3)
+    assert partitiond.json("drift")["corrections"] == []
+
+
 def _doctor(partitiond: Partitiond) -> str:
     """Whether or not this machine has an engine."""
     command = [*partitiond.command, "doctor", "--json"]

@@ -304,3 +304,17 @@ def test_profiles_are_seen_with_why_they_are_stale(client: ControlClient, daemon
     with pytest.raises(ConflictError):
         client.import_profile(other)
     assert client.import_profile(other, replace=True) == other
+
+
+def test_the_overview_is_one_look_at_everything(client: ControlClient, daemon: Running) -> None:
+    client.register({"model": "opt-125m", "weights": "dummy"})
+    seen = client.overview()
+    assert [model.name for model in seen.models] == ["opt-125m"]
+    client.overview(window_seconds=60.0)
+    assert daemon.service.windows == [30.0, 60.0]
+
+
+def test_whether_a_model_fits_is_asked_without_registering_it(client: ControlClient) -> None:
+    assert client.fit({"model": "opt-125m", "weights": "dummy"}).fits
+    assert not client.fit({"model": "opt-125m", "weights": "dummy", "name": "huge"}).fits
+    assert list(client.models()) == []

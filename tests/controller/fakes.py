@@ -260,8 +260,11 @@ class FakeProxy:
     async def sample(self) -> TrafficSample | None:
         return self.sampled if self.alive else None
 
-    async def stats(self) -> Mapping[str, float]:
-        return {"partitiond_proxy_requests_total": 7.0}
+    def last_sample(self) -> TrafficSample | None:
+        return None
+
+    async def metrics_text(self) -> str:
+        return "partitiond_proxy_requests_total 7.0\n"
 
     async def stop(self, grace_seconds: float) -> None:
         self.die()

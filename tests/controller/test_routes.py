@@ -23,6 +23,7 @@ from partitiond.core.routing import (
     KeyRates,
     KeyRoute,
     ModelAvailability,
+    ModelRoute,
     RequestLimits,
     RouteKind,
     RoutingTable,
@@ -185,3 +186,34 @@ def test_the_last_engine_of_a_removed_model_gets_nothing_new() -> None:
     )
     assert made.models == ()
     assert [route.draining for route in made.replicas] == [True]
+
+
+def route_of(*engines: RoutedEngine, **more: object) -> ModelRoute:
+    made = routing_from(
+        desired=[placement("a-1")],
+        engines=engines,
+        models=[record("a")],
+        keys=[],
+        policy=RoutePolicy(),
+        version=1,
+        **more,  # type: ignore[arg-type]
+    )
+    return made.models[0]
+
+
+def test_a_model_whose_start_is_foreseen_holds_its_requests_until_then() -> None:
+    starting = engine(ReplicaState.STARTING)
+    foreseen = route_of(starting, ready_at={"a": 1234.5})
+    assert (foreseen.holds, foreseen.ready_at) == (True, 1234.5)
+    assert foreseen.availability is ModelAvailability.STARTING
+    unknown = route_of(starting)
+    assert (unknown.holds, unknown.ready_at) == (False, 0.0)
+    serving = route_of(engine(ReplicaState.SERVING), ready_at={"a": 1234.5})
+    assert (serving.holds, serving.ready_at) == (False, 0.0)
+
+
+def test_a_daemon_that_ends_says_so_once_nobody_serves() -> None:
+    draining = engine(ReplicaState.DRAINING)
+    assert route_of(draining, ending=True).availability is ModelAvailability.ENDING
+    serving = engine(ReplicaState.SERVING)
+    assert route_of(serving, ending=True).availability is ModelAvailability.SERVING

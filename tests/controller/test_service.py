@@ -269,11 +269,21 @@ async def test_a_change_on_an_old_version_is_refused(host: Host) -> None:
         await host.service.remove("a", 1)
 
 
-async def test_engine_options_of_a_planned_model_stay(host: Host) -> None:
+async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started_with(
+    host: Host,
+) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
     await host.service.register(spec("a"))
     await host.serves("a")
+    planned = host.store.plan()
+    assert planned is not None
+    older = tuple(
+        dataclasses.replace(p, candidate=dataclasses.replace(p.candidate, release=""))
+        for p in planned.placements
+    )
+    host.store.set_plan(dataclasses.replace(planned, id="plan-older", placements=older))
+    await host.restart()
     other = dataclasses.replace(spec("a"), engine=EngineOptions(dtype="float32"))
     with pytest.raises(ConflictError, match="engine options"):
         await host.service.update(other, None)

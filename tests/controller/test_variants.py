@@ -9,9 +9,10 @@ import pytest
 from partitiond.controller.launches import form_of, launch_for
 from partitiond.controller.targets import best_profiles, profile_targets, source_note
 from partitiond.controller.variants import form_estimates, other_form
-from partitiond.core.errors import ConflictError, ModelSourceError, SpecError
+from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.plan import diff_plans
 from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.releases import ReleaseState
 from partitiond.core.spec import EngineOptions, ModelSource, SourceKind, Variant
 from partitiond.ports import ProfileRequest, Progress, ResolvedModel
 from partitiond.store import open_store
@@ -93,12 +94,14 @@ async def test_a_variant_that_cannot_be_had_refuses_the_registration(host: Host)
     assert host.service.models() == []
 
 
-async def test_what_a_running_variant_is_started_with_cannot_change_under_it(host: Host) -> None:
+async def test_another_engine_of_a_running_variant_is_a_new_release(host: Host) -> None:
     await host.service.register(spec("a", variants=(FP8,)))
     await host.serves("a")
     other = Variant("fp8", EngineOptions(quantization="fp8"))
-    with pytest.raises(ConflictError, match="replicas with the old"):
-        await host.service.update(spec("a", variants=(other,)), None)
+    await host.service.update(spec("a", variants=(other,)), None)
+    newest, before = host.service.releases.history("a")
+    assert (newest.spec.variants, newest.state) == ((other,), ReleaseState.COMING)
+    assert (before.spec.variants, before.state) == ((FP8,), ReleaseState.SERVING)
 
 
 def test_each_form_has_an_estimate_of_its_own() -> None:

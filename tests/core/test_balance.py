@@ -105,7 +105,7 @@ def test_ejections_grow_and_a_success_forgets_them() -> None:
 def test_retries_never_exceed_their_share_of_requests(retries: list[bool]) -> None:
     budget, made = RetryBudget(), 0
     for requests, wanted in enumerate(retries, start=1):
-        budget = budget.after_request()
+        budget = budget.after_requests(1)
         if wanted and (left := budget.after_retry()) is not None:
             budget = left
             made += 1

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware import Device
+from partitiond.core.outage import drain_seconds
 from partitiond.core.partition import MpsShare
 from partitiond.core.plan import Candidate, Placement, diff_plans
 from partitiond.core.plan_diff import START_SECONDS, DiffCost, StepKind, diff_cost
@@ -117,3 +118,32 @@ def test_the_peak_is_at_least_both_ends_and_never_more_than_there_is(
         assert change.peak_bytes <= max(change.room_bytes, *ends)
     assert cost.seconds >= max((c.seconds for c in cost.devices), default=0.0)
     assert Bytes(cost.peak_extra_bytes) >= 0
+
+
+def test_no_outage_is_told_where_old_and_new_fit_side_by_side() -> None:
+    assert takes((placed("a-1", gib=10),), (placed("a-1", gib=20),)).outages == ()
+
+
+def test_where_they_do_not_fit_the_outage_lasts_from_the_drain_to_the_new_one() -> None:
+    old, new = placed("a-1", gib=50), placed("a-1", gib=60)
+    (outage,) = takes((old,), (new,), seen={"a": 30.0}).outages
+    assert (outage.model, outage.from_seconds) == ("a", 0.0)
+    assert outage.to_seconds == 30.0 + drain_seconds(old)
+
+
+def test_a_replica_that_makes_way_while_another_serves_is_no_outage() -> None:
+    running = (placed("a-1", gib=30), placed("a-2", gib=30))
+    assert takes(running, (placed("a-1", gib=35), placed("a-2", gib=35))).outages == ()
+
+
+def test_an_outage_begins_when_its_turn_comes() -> None:
+    """The new model comes first: the change of the other brings nothing more."""
+    running = (placed("a-1", gib=50),)
+    wanted = (placed("a-1", gib=55), placed("b-1", gib=15))
+    (outage,) = takes(running, wanted, seen={"a": 30.0, "b": 20.0}).outages
+    assert outage.from_seconds == 20.0
+    assert outage.seconds == 30.0 + drain_seconds(running[0])
+
+
+def test_models_that_come_or_go_have_no_outage() -> None:
+    assert takes((placed("a-1", gib=50),), (placed("b-1", gib=60),)).outages == ()

@@ -24,6 +24,7 @@ from partitiond.core.reconcile import (
     reconcile,
 )
 from partitiond.core.replica import ReplicaEvent, ReplicaState
+from partitiond.core.start_order import Stakes
 from partitiond.core.units import MIB, Bytes
 from tests.core.simulated_host import POLICY, SimulatedHost, placement
 
@@ -118,6 +119,43 @@ def test_only_one_engine_makes_way_at_a_time() -> None:
     assert [e.generation for e in here.in_state(SERVING)] == ["g1"]
     here.happen("g2", ReplicaEvent.BECAME_READY)
     assert here.run(wanted) == (DrainReplica("a-2", "g1", POLICY.drain_deadline_seconds),)
+
+
+def test_the_last_engine_of_a_model_stays_while_another_one_of_it_is_coming() -> None:
+    here = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000})
+    here.add(placement("a-1", [0], device_id="gpu-0"), SERVING)
+    wanted = (
+        placement("a-1", [0], device_id="gpu-0", batch=16),
+        placement("a-2", [0], device_id="gpu-1"),
+    )
+    (start,) = here.run(wanted)
+    assert isinstance(start, StartEngine)
+    assert start.placement.replica_id == "a-2"
+    assert here.run(wanted) == ()
+    here.happen("g1", ReplicaEvent.BECAME_READY)
+    assert here.run(wanted) == (DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),)
+
+
+def test_what_makes_way_for_one_start_does_not_draw_a_second_one_after_it() -> None:
+    here = host(memory_mib=400)
+    here.add(placement("a-1", [1], memory_mib=200, batch=16), SERVING)
+    here.add(placement("b-1", [0, 2, 3], memory_mib=200, batch=16), SERVING)
+    wanted = (
+        placement("a-1", [0], memory_mib=200, batch=16),
+        placement("b-1", [1, 2, 3], memory_mib=200, batch=16),
+    )
+    assert here.run(wanted) == (DrainReplica("b-1", "g1", POLICY.drain_deadline_seconds),)
+    here.run(wanted)
+    assert [e.replica_id for e in here.in_state(SERVING)] == ["a-1"]
+
+
+def test_the_engine_that_brings_most_back_by_the_second_starts_first() -> None:
+    here = host()
+    wanted = (placement("a-1", [0]), placement("b-1", [1]))
+    stakes = Stakes(seconds={"a-1": 60.0, "b-1": 20.0})
+    assert reconcile(wanted, here.observe(), POLICY, {}, stakes) == (
+        StartEngine(wanted[1], POLICY.start_deadline_seconds),
+    )
 
 
 def test_a_model_that_is_not_wanted_any_more_drains_and_stops() -> None:

@@ -51,8 +51,8 @@ def test_a_gpu_may_have_another_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("description", "words"),
     [
-        (described(gpus=()), "1 to 16 GPUs"),
-        (described(gpus=(GpuDescription("a100-80gb", count=17),)), "1 to 16 GPUs"),
+        (described(gpus=()), "1 to 64 GPUs"),
+        (described(gpus=(GpuDescription("a100-80gb", count=65),)), "1 to 64 GPUs"),
         (described(name=""), "its name"),
         (described(numa_nodes=0), "numa_nodes"),
         (described(cuda="thirteen"), "is no version"),

@@ -2,19 +2,28 @@
 
 from partitiond.api.routes import (
     devices,
+    drift,
     events,
+    fit,
     health,
     jobs,
     keys,
     models,
+    overview,
     plan,
     profiles,
+    releases,
     replicas,
+    scaling,
+    ui,
+    usage,
 )
 
 ROUTERS = (
     health.router,
     models.router,
+    releases.router,
+    fit.router,
     jobs.router,
     profiles.router,
     plan.router,
@@ -22,6 +31,11 @@ ROUTERS = (
     devices.router,
     events.router,
     keys.router,
+    overview.router,
+    drift.router,
+    ui.router,
+    usage.router,
+    scaling.router,
 )
 """All routers, in the order of the documentation."""
 

@@ -16,6 +16,7 @@ router = APIRouter(tags=["daemon"])
 
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 RESOURCES: Final = {
+    "overview": "/overview",
     "models": "/models",
     "jobs": "/jobs",
     "profiles": "/profiles",

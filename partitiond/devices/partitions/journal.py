@@ -18,6 +18,7 @@ from typing import Final
 from partitiond import serde
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.mig import Place
+from partitiond.fault_points import FaultPoint, reached
 
 log = logging.getLogger(__name__)
 
@@ -123,13 +124,16 @@ class DeviceJournal:
         if user and user not in entry.users:
             entry = dataclasses.replace(entry, users=(*entry.users, user))
         self._write({**self._entries, entry.key: entry})
+        reached(FaultPoint.DEVICE_PLANNED)
         return entry
 
     def done(self, entry: Entry) -> None:
         """The device was touched."""
         now = self._entries.get(entry.key, entry)
         if now.state is not EntryState.DONE:
+            reached(FaultPoint.DEVICE_TOUCHED)
             self._write({**self._entries, now.key: dataclasses.replace(now, state=EntryState.DONE)})
+            reached(FaultPoint.DEVICE_DONE)
 
     def leave(self, user: str, device_id: str | None = None) -> None:
         """Take a user out of all entries, of one device or all."""
@@ -146,6 +150,7 @@ class DeviceJournal:
         """Forget what was seen not to be on its device."""
         keys = {entry.key for entry in gone}
         if keys & self._entries.keys():
+            reached(FaultPoint.DEVICE_UNDONE)
             self._write({k: entry for k, entry in self._entries.items() if k not in keys})
 
     def _read(self) -> tuple[Entry, ...]:
@@ -206,6 +211,7 @@ def _replace_synced(path: Path, data: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    reached(FaultPoint.JOURNAL_DRAFTED)
     fresh.replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

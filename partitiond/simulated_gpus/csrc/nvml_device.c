@@ -56,7 +56,7 @@ static nvmlReturn_t give_gpu(sim_call *call, unsigned index, nvmlDevice_t *devic
     if (call->host->gpu[index].lost) return NVML_ERROR_GPU_IS_LOST;
     *device = sim_handle_of(SIM_GPU_HANDLE, index, 0, 0);
     sim_client *client = sim_own_client(call->host, false);
-    if (client != NULL) client->gpus |= 1u << index; /* NVML opens a GPU with its first handle */
+    if (client != NULL) client->gpus |= 1ull << index; /* NVML opens a GPU with its first handle */
     return *device == NULL ? NVML_ERROR_MEMORY : NVML_SUCCESS;
 }
 

@@ -13,8 +13,8 @@
 #include <sys/types.h>
 
 #define SIM_MAGIC 0x50475055u /* "PGPU" */
-#define SIM_LAYOUT 3u
-#define SIM_GPUS 16
+#define SIM_LAYOUT 4u
+#define SIM_GPUS 64
 #define SIM_PROFILES 8
 #define SIM_INSTANCES 8
 #define SIM_COMPUTES 7
@@ -95,7 +95,7 @@ typedef struct {
     uint32_t used;
     int32_t pid;
     uint64_t started;
-    uint32_t gpus; /* bits */
+    uint64_t gpus; /* bits */
 } sim_client;
 
 /* Instead of an error code: the calling process dies by SIGKILL. */

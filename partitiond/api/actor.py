@@ -1,0 +1,54 @@
+"""Who asked: taken from the request, so that every event it causes names them."""
+
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from partitiond.api.errors import problem_response
+from partitiond.api.sessions import HEADER as DASHBOARD_HEADER
+from partitiond.api.sessions import Sessions, cookie_value
+from partitiond.core.actors import HEADER, actor_from, actor_of
+from partitiond.core.errors import InputError
+from partitiond.ports.actor import acting
+
+_HEADER: Final = HEADER.lower().encode()
+
+
+class ActorScope:
+    """ASGI middleware, behind the one that checks the token: names who asks, for the journal.
+
+    A caller that does not name itself is "api@ADDRESS"; somebody at the dashboard is the name they
+    logged in with, or "dashboard@ADDRESS".
+
+    Args:
+        sessions: of the dashboard.
+    """
+
+    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+        self._app = app
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on under the caller's name, or answer 422 where that is none."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            actor = self._actor(scope)
+        except InputError as error:
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
+        with acting(actor):
+            await self._app(scope, receive, send)
+
+    def _actor(self, scope: Scope) -> str:
+        """Raises InputError where the caller's own name is none."""
+        headers = dict(scope["headers"])
+        client = scope.get("client")
+        address = client[0] if client else "here"
+        if DASHBOARD_HEADER in headers:
+            session = self._sessions.find(cookie_value(scope["headers"]))
+            name = session.name if session is not None else ""
+            return actor_from(name, "dashboard") if name else actor_from("dashboard", address)
+        named = headers.get(_HEADER)
+        return actor_of(named.decode("latin-1")) if named else actor_from("api", address)

@@ -1,0 +1,60 @@
+"""/drift: measured against predicted."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from partitiond.api.replies import Service, problems, reply
+from partitiond.core.drift import LedgerEntry
+from partitiond.core.drift_follow import Correction
+from partitiond.ports.drift import DriftReport
+from partitiond.serde import closed
+
+router = APIRouter(prefix="/drift", tags=["drift"])
+
+
+@router.get(
+    "",
+    operation_id="getDrift",
+    summary="Show what replicas do beside what was predicted",
+    response_model=closed(DriftReport),
+)
+async def get_drift(service: Service) -> Response:
+    """Each serving replica with its last full window, the corrections that plans use, and what is
+    to be measured again. A prediction is made at the load that was seen, from the replica's
+    profile.
+    """
+    return reply(service.drift.report())
+
+
+@router.get(
+    "/ledger",
+    operation_id="listLedger",
+    summary="List windows of predicted and measured figures",
+    response_model=list[closed(LedgerEntry)],  # type: ignore[misc]
+)
+async def list_ledger(
+    service: Service,
+    model: Annotated[str | None, Query(max_length=200, description="Only of this model.")] = None,
+    replica_id: Annotated[
+        str | None, Query(max_length=200, description="Only of this replica.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 200,
+) -> Response:
+    """Full windows, newest first; the last 200 of each replica are kept."""
+    return reply(list(service.drift.ledger(model, replica_id, limit)))
+
+
+@router.delete(
+    "/corrections/{profile_id}",
+    operation_id="liftCorrection",
+    summary="Take a correction off",
+    response_model=closed(Correction),
+    responses=problems(404),
+)
+async def lift_correction(
+    service: Service,
+    profile_id: Annotated[str, Path(max_length=400, description="Profile whose figures it is on.")],
+) -> Response:
+    """Plans take the profile's own figures again; its replicas are judged anew."""
+    return reply(service.drift.lift(profile_id))

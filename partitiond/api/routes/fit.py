@@ -1,0 +1,25 @@
+"""/models/fit: whether a model fits, before it is registered."""
+
+from fastapi import APIRouter, Response
+
+from partitiond.api.replies import Options, Service, reply
+from partitiond.api.schemas import ModelBody
+from partitiond.ports.fit import Fit
+from partitiond.serde import closed
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+@router.post(
+    "/fit",
+    operation_id="checkFit",
+    summary="See whether a model fits",
+    response_model=closed(Fit),
+)
+async def check_fit(body: ModelBody, service: Service, options: Options) -> Response:
+    """The plan as it would be with this model. Nothing is registered, started or kept.
+
+    It rests on what was measured of that model before, else on an estimate. The body is that of
+    `POST /models`; a name that is registered shows what changing that model would do.
+    """
+    return reply(await service.fit.check(body.to_spec(options)))

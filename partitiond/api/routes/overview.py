@@ -1,0 +1,33 @@
+"""/overview: one look at everything."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from partitiond.api.replies import Service, reply
+from partitiond.ports import Overview
+from partitiond.ports.overview import WINDOW_SECONDS
+from partitiond.serde import closed
+
+router = APIRouter(prefix="/overview", tags=["daemon"])
+
+
+@router.get(
+    "",
+    operation_id="getOverview",
+    summary="Show everything at once",
+    response_model=closed(Overview),
+)
+async def get_overview(
+    service: Service,
+    window_seconds: Annotated[
+        float, Query(ge=2, le=1800, description="Rates and means are over the last so many.")
+    ] = WINDOW_SECONDS,
+) -> Response:
+    """Devices, models, replicas and jobs, planned and measured, as of one moment.
+
+    What the dashboard and `partitiond top` show. `measured` and `traffic` are null until the
+    endpoint has been looked at twice. Follow what happens with `GET /events?after=` and
+    `last_event`.
+    """
+    return reply(await service.overview.overview(window_seconds))

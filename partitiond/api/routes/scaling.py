@@ -1,0 +1,37 @@
+"""/scaling: models that scale by themselves."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+
+from partitiond.api.replies import Service, problems, reply
+from partitiond.ports.scaling import ScalingView
+from partitiond.serde import closed
+
+router = APIRouter(prefix="/scaling", tags=["scaling"])
+
+
+@router.get(
+    "",
+    operation_id="listScaling",
+    summary="List models that scale by themselves",
+    response_model=list[closed(ScalingView)],  # type: ignore[misc]
+)
+async def list_scaling(service: Service) -> Response:
+    """What is asked of each, what is expected, and what is planned for; who is at zero."""
+    return reply(list(service.scaling.views()))
+
+
+@router.get(
+    "/{model}",
+    operation_id="getScaling",
+    summary="Show how a model scales",
+    response_model=closed(ScalingView),
+    responses=problems(404, 409),
+)
+async def get_scaling(
+    service: Service,
+    model: Annotated[str, Path(max_length=200, description="Registered model.")],
+) -> Response:
+    """One model; 409 where it does not scale by itself."""
+    return reply(service.scaling.view(model))

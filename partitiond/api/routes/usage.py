@@ -1,0 +1,46 @@
+"""/usage: what keys used of models, for charge-back."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from partitiond.api.replies import Service, reply
+from partitiond.ports.usage import UsageBy, UsageReport
+from partitiond.serde import closed
+
+router = APIRouter(prefix="/usage", tags=["usage"])
+
+
+@router.get(
+    "",
+    operation_id="getUsage",
+    summary="Show what keys used of models",
+    response_model=closed(UsageReport),
+)
+async def get_usage(
+    service: Service,
+    since: Annotated[
+        str | None,
+        Query(
+            alias="from", max_length=40, description="ISO 8601; the start of this month by default."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, Query(alias="to", max_length=40, description="ISO 8601; now by default.")
+    ] = None,
+    by: Annotated[
+        list[UsageBy] | None,
+        Query(
+            description="What a line is for; several may be given: key, model, and one of hour, "
+            "day and month. Default: key and model.",
+        ),
+    ] = None,
+) -> Response:
+    """Requests, tokens, device time and energy of whole hours, in UTC.
+
+    Device time is the time engines were busy, times their share of their device, split between
+    those whose sequences ran; so idle time is nobody's. Requests without a key have an empty
+    `key_id`.
+    """
+    chosen = by or [UsageBy.KEY, UsageBy.MODEL]
+    return reply(service.usage.report(since, until, chosen))

@@ -1,0 +1,143 @@
+"""`partitiond events`: what happened, why, and who asked for it."""
+
+import datetime
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, out
+from partitiond.core.errors import InputError
+from partitiond.ports import Event
+from partitiond.ports.event_filter import EventFilter
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+
+PAGE: Final = 1000
+"""Events of one question; the API gives no more."""
+PAUSE_SECONDS: Final = 1.0
+_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("events")(events)
+
+
+def events(
+    ctx: typer.Context,
+    *,
+    after: Annotated[int, typer.Option(help="Only events with a larger id.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many; 50, with --lines all there are.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="Only of this kind; plan-* is all that begin so. Repeatable."),
+    ] = None,
+    subject: Annotated[
+        str, typer.Option(help="Only about this model, replica, job, key; opt-* as above.")
+    ] = "",
+    actor: Annotated[
+        str, typer.Option(help="Only what this one asked for, as ada@*; * is anybody.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option(help="Only since this moment (ISO 8601, UTC) or so long ago (2h, 7d).")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Only before this moment, or so long ago.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Print each event as one line of JSON (export).")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened, why, and who asked for it."""
+    wanted = EventFilter(
+        tuple(kind or ()), subject, actor, moment(since, "--since"), moment(until, "--until")
+    )
+    with client_of(ctx) as client:
+        if lines:
+            last = _print_lines(_pages(client, after, wanted, limit), after)
+        else:
+            last = _print_table(client, after, wanted, limit or 50, as_json=as_json)
+        while follow:
+            time.sleep(PAUSE_SECONDS)
+            found = _pages(client, last, wanted, None) if last else client.events(0, PAGE, wanted)
+            last = _print_lines(found, last, plain=not (lines or as_json))
+
+
+def moment(text: str, option: str) -> str:
+    """A moment that was given as such, or as so long ago. Raises InputError."""
+    if not text:
+        return ""
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        seconds = float(ago[1]) * _SECONDS[ago[2]]
+        then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"{option} {text!r} is no moment.",
+            hint="Write 2030-01-31T17:00:00Z, or how long ago: 90s, 30m, 2h, 7d.",
+        ) from error
+    return text
+
+
+def _pages(
+    client: "ControlClient", after: int, wanted: EventFilter, limit: int | None
+) -> Iterator[Event]:
+    """All events from there on, oldest first, page by page."""
+    return itertools.islice(_all(client, after, wanted), limit)
+
+
+def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[Event]:
+    # Without a beginning the newest would come; every event is younger than this.
+    wanted = wanted if wanted.since else _from_the_begin(wanted)
+    while True:
+        page = client.events(after, PAGE, wanted)
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].id
+
+
+def _from_the_begin(wanted: EventFilter) -> EventFilter:
+    import dataclasses
+
+    return dataclasses.replace(wanted, since="1970-01-01T00:00:00Z")
+
+
+def _print_table(
+    client: "ControlClient", after: int, wanted: EventFilter, limit: int, *, as_json: bool
+) -> int:
+    from partitiond.cli.render import events_table
+
+    found: Sequence[Event] = client.events(after, min(limit, PAGE), wanted)
+    emit(found, as_json=as_json, render=lambda: events_table(found))
+    return found[-1].id if found else after
+
+
+def _print_lines(
+    found: "Iterator[Event] | Sequence[Event]", last: int, *, plain: bool = False
+) -> int:
+    """Print each at once; the id of the last one."""
+    from partitiond.serde import to_jsonable
+
+    for event in found:
+        last = event.id
+        who = f" ({event.actor})" if event.actor else ""
+        if plain:
+            line = f"{event.at[:19]} {event.kind} {event.subject}: {event.message}{who}"
+            out().print(line, markup=False, soft_wrap=True)
+        else:
+            typer.echo(json.dumps(to_jsonable(event), ensure_ascii=False))
+    return last

@@ -1,0 +1,53 @@
+"""`partitiond models history` and `models rollback`: what a model was before, and the way back."""
+
+from typing import Annotated
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, print_json, say
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered model.")]
+VersionArgument = Annotated[
+    int | None,
+    typer.Argument(metavar="[VERSION]", help="Of the release; by default the one before."),
+]
+
+
+def history(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """List the releases of a model: what its engines were made of, and what became of them."""
+    from partitiond.cli.render import new_table
+
+    with client_of(ctx) as client:
+        releases = client.releases(name)
+    table = new_table(">version", "state", "since", "source", "engine")
+    for release in releases:
+        spec = release.spec
+        source = f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"
+        engine = " ".join((spec.engine.dtype, spec.engine.quantization, *spec.engine.extra_args))
+        table.add_row(
+            str(release.version),
+            release.state.value,
+            release.at,
+            source.strip(),
+            " ".join(engine.split()),
+        )
+    emit(releases, as_json=as_json, render=lambda: table)
+
+
+def rollback(
+    ctx: typer.Context,
+    name: NameArgument,
+    version: VersionArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to an earlier release: its engines take the place of those that run.
+
+    Demand, SLO, rules, names and limits stay what they are.
+    """
+    with client_of(ctx) as client:
+        release = client.roll_back(name, version)
+    if as_json:
+        print_json(release)
+        return
+    say(f"{name} goes back to version {release.version}; `partitiond models history {name}`.")

@@ -1,0 +1,101 @@
+"""Devices in `partitiond top`: memory and compute as bars to scale, filled by replicas."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+
+from partitiond.cli.plan_devices import COLOURS, LABEL_WIDTH, LETTERS, Mark
+from partitiond.cli.render import short_device
+from partitiond.core.hardware import DeviceKind
+from partitiond.core.units import GIB
+from partitiond.ports import DeviceOverview, Overview, ReplicaOverview
+
+LINES_OF_DEVICE = 3
+FADED = frozenset({"pending", "stopped", "failed"})
+"""States of replicas that hold nothing now: planned, and drawn hollow."""
+
+
+def marks_of(overview: Overview) -> dict[str, Mark]:
+    """A letter and a colour for each model, by name; beyond 52 models letters come again."""
+    names = {m.name for m in overview.models} | {r.model for r in overview.replicas}
+    return {
+        name: Mark(LETTERS[n % len(LETTERS)], COLOURS[n % len(COLOURS)])
+        for n, name in enumerate(sorted(names))
+    }
+
+
+def device_lines(
+    shown: DeviceOverview,
+    replicas: Iterable[ReplicaOverview],
+    marks: dict[str, Mark],
+    width: int,
+) -> list[Text]:
+    """A head line, the bar of memory and the bar of compute."""
+    device = shown.device
+    here = sorted(
+        (r for r in replicas if r.device_id == device.id),
+        key=lambda r: (marks[r.model].letter, r.replica_id),
+    )
+    room = max(16, width - LABEL_WIDTH - 1)
+    planned = sum(r.memory_bytes for r in here)
+    used = "" if shown.used_bytes is None else f", {shown.used_bytes / GIB:.3g} used"
+    memory = _Bar(
+        "memory",
+        [(r, float(r.memory_bytes)) for r in here],
+        float(device.memory_bytes),
+        float(device.memory_bytes - shown.room_bytes),
+        f"{planned / GIB:.3g} of {device.memory_bytes / GIB:.3g} GiB{used}",
+    )
+    compute = sum(r.compute_share for r in here)
+    cpu = device.kind is DeviceKind.CPU
+    label = f"{compute * len(device.cores):.3g} of {len(device.cores)}" if cpu else f"{compute:.0%}"
+    shares = [(r, r.compute_share) for r in here]
+    bars = (memory, _Bar("cores" if cpu else "SMs", shares, 1.0, 0.0, label))
+    return [_head(shown, len(here), width), *(_drawn(bar, marks, room) for bar in bars)]
+
+
+def _head(shown: DeviceOverview, count: int, width: int) -> Text:
+    device = shown.device
+    head = Text(short_device(device.id), style="bold", no_wrap=True, overflow="ellipsis")
+    said = [device.hardware, f"{count} replica{'' if count == 1 else 's'}"]
+    if shown.busy_share is not None:
+        said.append(f"{shown.busy_share:.0%} busy")
+    if shown.watts is not None:
+        said.append(f"{shown.watts:.0f} W")
+    if shown.celsius is not None:
+        said.append(f"{shown.celsius:.0f} °C")
+    head.append("  " + ", ".join(said), style="dim")
+    if shown.cordoned:
+        head.append(f"  cordoned: {shown.cordoned}", style="red")
+    head.truncate(width, overflow="ellipsis")
+    return head
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Bar:
+    """One resource: what each replica takes of the total, and what must stay free."""
+
+    name: str
+    parts: Sequence[tuple[ReplicaOverview, float]]
+    total: float
+    kept: float
+    label: str
+
+
+def _drawn(bar: _Bar, marks: dict[str, Mark], room: int) -> Text:
+    line = Text(f"{bar.name:>7} ", style="dim", no_wrap=True, overflow="ellipsis")
+    scale = room / max(1e-9, bar.total)
+    at, drawn = 0.0, 0
+    for replica, size in bar.parts:
+        at += size
+        end = min(room, max(drawn + 1, round(at * scale)))
+        mark = marks[replica.model]
+        if end > drawn:
+            line.append(mark.letter, style=f"bold {mark.colour}")
+            body = "▒" if replica.state in FADED else "█"
+            line.append(body * (end - drawn - 1), style=mark.colour)
+        drawn = max(drawn, end)
+    shut = max(0, min(room - drawn, round(bar.kept * scale)))
+    line.append("·" * (room - drawn - shut) + "░" * shut, style="dim")
+    return line.append(f" {bar.label}", style="dim")

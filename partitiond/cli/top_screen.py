@@ -1,0 +1,92 @@
+"""`partitiond top` on a terminal: asks the daemon in a thread, draws, and listens to keys."""
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+
+from partitiond.cli.top_keys import Keys
+from partitiond.cli.top_state import TopState, press
+from partitiond.cli.top_view import Screen, draw
+from partitiond.core.errors import PartitiondError
+from partitiond.ports import Event, Overview
+
+LOOK_SECONDS: Final = 0.2
+"""A new answer is on the screen after at most so long; keys are at once."""
+EVENTS: Final = 50
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """One answer of the daemon.
+
+    Attributes:
+        events: the last ones, oldest first.
+        note: why there is no newer one.
+    """
+
+    overview: Overview
+    events: Sequence[Event]
+    note: str = ""
+
+
+class Feed:
+    """Looks again and again beside the screen, so that a daemon that is slow stops no key.
+
+    Attributes:
+        latest: the newest look.
+    """
+
+    def __init__(self, look: Callable[[], Look], first: Look, seconds: float) -> None:
+        self.latest = first
+        self._look = look
+        self._seconds = seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="overview", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._over.set()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._seconds):
+            try:
+                self.latest = self._look()
+            except PartitiondError as error:
+                self.latest = dataclasses.replace(self.latest, note=f"{error.message} Tries again.")
+
+
+def run(look: Callable[[], Look], state: TopState, console: Console, seconds: float) -> None:
+    """Show it until `q`. The first look's error is raised, later ones are shown."""
+    feed = Feed(look, look(), seconds)
+    keys = Keys(sys.stdin.fileno())
+    feed.start()
+    try:
+        with keys.held(), Live(console=console, screen=True, auto_refresh=False) as live:
+            shown = feed.latest
+            drawn: object = None
+            while not state.ended:
+                if not state.paused:
+                    shown = feed.latest
+                size = console.size
+                now = (shown, state, size)
+                if now != drawn:
+                    screen = Screen(size.width, size.height)
+                    body = draw(shown.overview, shown.events, state, screen, shown.note)
+                    live.update(body, refresh=True)
+                    drawn = now
+                key = keys.within(LOOK_SECONDS)
+                if key:
+                    state = press(state, key)
+    except KeyboardInterrupt:
+        return
+    finally:
+        feed.end()

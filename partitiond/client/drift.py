@@ -1,0 +1,40 @@
+"""The drift part of `ControlClient`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from partitiond.client.bodies import quoted
+from partitiond.core.drift import LedgerEntry
+from partitiond.core.drift_follow import Correction
+from partitiond.ports.drift import DriftReport
+
+T = TypeVar("T")
+
+
+class _Calls(Protocol):
+    def _get(self, kind: type[T], path: str, query: Mapping[str, Any] | None = None) -> T: ...
+
+    def _call(self, method: str, path: str) -> bytes: ...
+
+    def _read(self, kind: type[T], content: bytes) -> T: ...
+
+
+class DriftCalls:
+    """Mixed into `ControlClient`."""
+
+    def drift(self: _Calls) -> DriftReport:
+        """Replicas beside their prediction, corrections, what is to be measured again."""
+        return self._get(DriftReport, "/drift")
+
+    def ledger(
+        self: _Calls, model: str | None = None, replica_id: str | None = None, limit: int = 200
+    ) -> Sequence[LedgerEntry]:
+        """Windows of predicted and measured figures, newest first."""
+        query = {"model": model, "replica_id": replica_id, "limit": limit}
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._get(list[LedgerEntry], "/drift/ledger", given)
+
+    def lift_correction(self: _Calls, profile_id: str) -> Correction:
+        """Take a correction off. Raises NotFoundError."""
+        content = self._call("DELETE", f"/drift/corrections/{quoted(profile_id)}")
+        return self._read(Correction, content)

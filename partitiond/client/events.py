@@ -1,0 +1,15 @@
+"""Which events are asked for, as a query of GET /events."""
+
+from partitiond.ports.event_filter import EventFilter
+
+
+def filter_query(wanted: EventFilter) -> dict[str, object]:
+    """What is given of a filter."""
+    given: dict[str, object] = {
+        "kind": list(wanted.kinds),
+        "subject": wanted.subject,
+        "actor": wanted.actor,
+        "since": wanted.since,
+        "until": wanted.until,
+    }
+    return {name: value for name, value in given.items() if value}

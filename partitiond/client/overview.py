@@ -1,0 +1,39 @@
+"""The parts of `ControlClient` that look at everything, and ahead."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from partitiond.client.bodies import spec_body, with_absolute_folder
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import Overview
+from partitiond.ports.fit import Fit
+
+T = TypeVar("T")
+
+FIT_SECONDS = 180.0
+"""A plan is made for the answer."""
+
+
+class _Calls(Protocol):
+    def _get(self, kind: type[T], path: str, query: Mapping[str, Any] | None = None) -> T: ...
+
+    def _call(
+        self, method: str, path: str, *, body: object = None, timeout: float | None = None
+    ) -> bytes: ...
+
+    def _read(self, kind: type[T], content: bytes) -> T: ...
+
+
+class OverviewCalls:
+    """Mixed into `ControlClient`."""
+
+    def overview(self: _Calls, window_seconds: float | None = None) -> Overview:
+        """Everything at once, rates and means over the last so many seconds (30)."""
+        query = None if window_seconds is None else {"window_seconds": window_seconds}
+        return self._get(Overview, "/overview", query)
+
+    def fit(self: _Calls, model: Mapping[str, Any] | ModelSpec) -> Fit:
+        """Whether a model fits, before it is registered; as `register` takes it."""
+        body = spec_body(model) if isinstance(model, ModelSpec) else with_absolute_folder(model)
+        content = self._call("POST", "/models/fit", body=body, timeout=FIT_SECONDS)
+        return self._read(Fit, content)

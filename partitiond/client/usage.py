@@ -1,0 +1,24 @@
+"""The usage's part of `ControlClient`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from partitiond.ports.usage import UsageReport
+
+T = TypeVar("T")
+
+
+class _Gets(Protocol):
+    def _get(self, kind: type[T], path: str, query: Mapping[str, Any] | None = None) -> T: ...
+
+
+class UsageCalls:
+    """Mixed into `ControlClient`."""
+
+    def usage(
+        self: _Gets, since: str | None = None, until: str | None = None, by: Sequence[str] = ()
+    ) -> UsageReport:
+        """What keys used of models, from one time to another (ISO 8601), by key and model."""
+        asked = {"from": since, "to": until, "by": list(by) or None}
+        query = {name: value for name, value in asked.items() if value is not None}
+        return self._get(UsageReport, "/usage", query)

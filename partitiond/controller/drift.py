@@ -1,0 +1,388 @@
+"""The drift desk: compares replicas with their plan's prediction, and acts on what it finds.
+
+With each look at the proxy's counts the windows of all serving engines grow; a full one is compared
+with its profile at the load it had, written to the ledger, and followed up: an event when a verdict
+changes, corrected figures for plans, a profile job at a quiet time. What disturbs a comparison (an
+engine that starts on the same device, a profile that is measured there) begins the window anew.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond import serde
+from partitiond.controller.engines import Engine
+from partitiond.controller.journal import Journal
+from partitiond.controller.remeasure import Remeasures
+from partitiond.core.drift import RECENT, Figure, LedgerEntry, Track, Verdict, compared, replayed
+from partitiond.core.drift_follow import Correction, correction_of, pooled
+from partitiond.core.drift_load import expected, sharing_factor, tolerated
+from partitiond.core.drift_window import LONGEST_LOOKS, FullWindow, Gathered
+from partitiond.core.errors import NotFoundError
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Placement
+from partitiond.core.profile import Profile
+from partitiond.core.replica import ReplicaState
+from partitiond.core.traffic import ReplicaCount, TrafficSample
+from partitiond.ports import Clock, Store
+from partitiond.ports.drift import DriftOptions, DriftReport, ReplicaDrift
+
+log = logging.getLogger(__name__)
+
+MARK: Final = "drift"
+"""Kind of the marks that corrections are kept as, by profile id."""
+_OFF: Final = (Verdict.SLOWER, Verdict.FASTER)
+
+
+@dataclasses.dataclass(slots=True)
+class _Watched:
+    """One engine that is watched.
+
+    Attributes:
+        generation: of its process; another one begins a window anew.
+        gathered: the window that is not full yet; None before the first look.
+        tracks: by figure, on its present profile.
+        last: its last full window.
+    """
+
+    placement: Placement
+    generation: str
+    tracks: Mapping[Figure, Track]
+    last: LedgerEntry | None
+    gathered: Gathered | None = None
+
+
+class DriftDesk:
+    """Implements `ports.drift.DriftControl`.
+
+    Args:
+        engines: all engines.
+        leases: partitions lent to profile jobs.
+        remeasures: measures drifting models again.
+        changed: called when corrections did: plans are made of other figures now.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        engines: Callable[[], Sequence[Engine]],
+        leases: Callable[[], Sequence[Partition]],
+        remeasures: Remeasures,
+        changed: Callable[[], None],
+        options: DriftOptions,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._journal = journal
+        self._engines = engines
+        self._leases = leases
+        self._changed = changed
+        self._options = options
+        self._watched: dict[str, _Watched] = {}
+        self._busy: dict[str, float] = {}
+        self._sample: TrafficSample | None = None
+        self.remeasures = remeasures
+        remeasures.outdated = self.forget
+        self._corrections = {
+            profile_id: serde.from_json(Correction, text)
+            for profile_id, text in store.marks(MARK).items()
+        }
+
+    # -- what is known -----------------------------------------------------------------------
+
+    def factors(self) -> Mapping[str, float]:
+        """Factor by profile id; what plans are made with."""
+        if not (self._options.enabled and self._options.correct):
+            return {}
+        return {c.profile_id: c.factor for c in self._corrections.values()}
+
+    def report(self) -> DriftReport:
+        """Replicas, corrections and what is to be measured again."""
+        return DriftReport(
+            replicas=tuple(self._view(name) for name in sorted(self._watched)),
+            corrections=tuple(self._corrections[name] for name in sorted(self._corrections)),
+            remeasures=self.remeasures.open(),
+            window_requests=self._options.window_requests,
+        )
+
+    def words(self, engine: str) -> str:
+        """In one sentence where it drifts; empty where it does not, or nothing is known."""
+        if engine not in self._watched:
+            return ""
+        view = self._view(engine)
+        return view.words if view.verdict in (v.value for v in _OFF) else ""
+
+    def ledger(
+        self, model: str | None = None, replica_id: str | None = None, limit: int = 200
+    ) -> Sequence[LedgerEntry]:
+        """The ledger, newest first."""
+        return self._store.ledger(model=model, replica_id=replica_id, limit=limit)
+
+    def lift(self, profile_id: str) -> Correction:
+        """Take a correction off; the replicas are judged anew. Raises NotFoundError."""
+        found = self._corrections.get(profile_id)
+        if found is None:
+            raise NotFoundError(
+                f"no figures of a profile {profile_id} are corrected.",
+                hint="`partitiond drift` lists the corrections.",
+                facts={"profile": profile_id},
+            )
+        for watched in self._watched.values():
+            if watched.placement.candidate.profile_id == profile_id:
+                watched.tracks, watched.last = {}, None
+        self._set(profile_id, None, "as asked")
+        return found
+
+    def _view(self, name: str) -> ReplicaDrift:
+        watched = self._watched[name]
+        entry, placement = watched.last, watched.placement
+        verdict = entry.verdict if entry is not None else Verdict.LEARNING
+        return ReplicaDrift(
+            replica_id=placement.replica_id,
+            engine=name,
+            model=placement.model,
+            device_id=placement.device_id,
+            verdict=verdict.value,
+            words="" if entry is None else self._words(entry),
+            gathered=watched.gathered.requests if watched.gathered is not None else 0,
+            last=entry,
+        )
+
+    def _words(self, entry: LedgerEntry) -> str:
+        if entry.other_lengths:
+            return f"{entry.other_lengths}: not compared; give the model this workload"
+        if entry.verdict not in _OFF:
+            return ""
+        here = self._on_profile(entry.profile_id)
+        off = sum(1 for other in here if other.verdict is entry.verdict)
+        if len(here) > 1 and pooled(here) is Verdict.HOLDS:
+            whose = f"; {len(here) - off} others on this profile hold: look at {entry.device_id}"
+            return entry.sentence + whose
+        return entry.sentence
+
+    def _on_profile(self, profile_id: str) -> list[LedgerEntry]:
+        """The last window of each replica that is watched on a profile."""
+        lasts = [watched.last for watched in self._watched.values()]
+        return [e for e in lasts if e is not None and e.profile_id == profile_id]
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def looked(self, sample: TrafficSample) -> None:
+        """One more look at the proxy's counts."""
+        if not self._options.enabled:
+            return
+        serving = {e.name: e for e in self._engines() if e.state is ReplicaState.SERVING}
+        for name in self._watched.keys() - serving.keys():
+            del self._watched[name]
+        for name, engine in serving.items():
+            self._watch(name, engine)
+        self._busy = self._busy_shares(sample)
+        disturbed = self._disturbed()
+        for name, engine in serving.items():
+            count = sample.replicas.get(name)
+            if count is None or engine.placement.device_id in disturbed:
+                self._watched[name].gathered = None
+            else:
+                self._grow(name, count, sample.at)
+        self._sample = sample
+        self.remeasures.tend(self._drifting())
+
+    def _watch(self, name: str, engine: Engine) -> None:
+        """Begin to watch an engine, or take note that it is another process or runs otherwise."""
+        watched = self._watched.get(name)
+        candidate = engine.placement.candidate
+        if watched is None or watched.placement.candidate.profile_id != candidate.profile_id:
+            tracks, last = self._remembered(engine.placement)
+            self._watched[name] = _Watched(engine.placement, engine.generation, tracks, last)
+            return
+        if watched.generation != engine.generation:
+            watched.generation, watched.gathered = engine.generation, None
+        watched.placement = engine.placement
+
+    def _remembered(
+        self, placement: Placement
+    ) -> tuple[Mapping[Figure, Track], LedgerEntry | None]:
+        """What the ledger says of a replica on its present profile and device."""
+        kept = self._store.ledger(
+            model=placement.model, replica_id=placement.replica_id, limit=RECENT
+        )
+        same = placement.candidate.profile_id, placement.device_id
+        own = [e for e in kept if (e.profile_id, e.device_id) == same]
+        return replayed(reversed(own)), own[0] if own else None
+
+    def _busy_shares(self, sample: TrafficSample) -> dict[str, float]:
+        """Share of the time since the last look that each engine was busy."""
+        before = self._sample
+        if before is None or before.epoch != sample.epoch or sample.at <= before.at:
+            return {}
+        shares = {}
+        for name, count in sample.replicas.items():
+            old = before.replicas.get(name)
+            if old is not None and old.generation == count.generation:
+                busy = (count.busy_seconds - old.busy_seconds) / (sample.at - before.at)
+                shares[name] = min(1.0, max(0.0, busy))
+        return shares
+
+    def _disturbed(self) -> set[str]:
+        """Devices on which an engine starts or a profile is measured."""
+        starting = {
+            e.placement.device_id for e in self._engines() if e.state is ReplicaState.STARTING
+        }
+        return starting | {partition.device_id for partition in self._leases()}
+
+    def _grow(self, name: str, count: ReplicaCount, at: float) -> None:
+        watched = self._watched[name]
+        before = watched.gathered
+        # Counts of another proxy, or of another process, begin at nothing.
+        anew = before is None or count.ok < before.last.ok
+        anew = anew or (before is not None and before.last.generation != count.generation)
+        if before is None or anew or len(before.looks) >= LONGEST_LOOKS:
+            watched.gathered = Gathered(at, count, count)
+            return
+        gathered = before.after(count, self._sharing(name))
+        full = gathered.full(at, self._options.window_requests, self._options.window_seconds)
+        watched.gathered = gathered if full is None else Gathered(at, count, count)
+        if full is not None:
+            self._compare(watched, full)
+
+    def _sharing(self, name: str) -> float:
+        own = self._watched[name].placement
+        beside = [
+            (other.placement.candidate, self._busy.get(other_name, 0.0))
+            for other_name, other in self._watched.items()
+            if other_name != name and other.placement.device_id == own.device_id
+        ]
+        return sharing_factor(own.partition.mode, own.candidate, beside)
+
+    # -- judging -----------------------------------------------------------------------------
+
+    def _compare(self, watched: _Watched, full: FullWindow) -> None:
+        profile, scale = self._predictor(watched.placement)
+        if profile is None:
+            return
+        wanted = expected(
+            profile,
+            full.looks,
+            prompt_tokens=full.prompt_tokens,
+            output_tokens=full.output_tokens,
+            scale=scale,
+        )
+        if wanted is None:
+            return
+        placement, was = watched.placement, watched.last
+        seen = () if wanted.other_lengths else full.comparisons(wanted, tolerated(profile))
+        watched.tracks, findings = compared(watched.tracks, seen)
+        entry = LedgerEntry(
+            at=self._clock.utc_iso(),
+            model=placement.model,
+            replica_id=placement.replica_id,
+            device_id=placement.device_id,
+            hardware=placement.candidate.hardware,
+            profile_id=placement.candidate.profile_id,
+            profile_kind=placement.candidate.profile_kind,
+            requests=full.requests,
+            seconds=full.seconds,
+            batch=wanted.batch,
+            prompt_tokens=full.prompt_tokens,
+            output_tokens=full.output_tokens,
+            sharing=wanted.sharing,
+            findings=findings,
+            other_lengths=wanted.other_lengths,
+        )
+        self._store.add_ledger_entry(entry)
+        watched.last = entry
+        self._tell(entry, was)
+        if findings:
+            self._correct(entry.profile_id)
+
+    def _predictor(self, placement: Placement) -> tuple[Profile | None, float]:
+        """The profile that predicts a replica, and what its times are multiplied with.
+
+        A profile that was derived for a plan is not kept: the one it was derived from has the same
+        shape, and the candidate says how much slower its size is.
+        """
+        candidate = placement.candidate
+        source = candidate.profile_id.partition("@")[0]
+        try:
+            profile = self._store.profile(source)
+        except NotFoundError:
+            return None, 1.0
+        if source == candidate.profile_id:
+            return profile, 1.0
+        point = profile.point(candidate.batch)
+        planned = candidate.output_tokens_per_s / candidate.correction
+        if point is None or planned <= 0:
+            return None, 1.0
+        return profile, point.output_tokens_per_s / planned
+
+    def _tell(self, entry: LedgerEntry, was: LedgerEntry | None) -> None:
+        before = was.verdict if was is not None else Verdict.LEARNING
+        if entry.other_lengths and (was is None or not was.other_lengths):
+            self._journal.note("drift-lengths", entry.replica_id, self._words(entry) + ".")
+        if entry.verdict is before or not entry.findings:
+            return
+        if entry.verdict in _OFF:
+            self._journal.note("drift", entry.replica_id, self._words(entry) + ".")
+        elif before in _OFF:
+            words = "it does again what its profile predicts at its load."
+            self._journal.note("drift-over", entry.replica_id, words)
+
+    # -- acting ------------------------------------------------------------------------------
+
+    def _correct(self, profile_id: str) -> None:
+        """Set, change or lift what plans make of a profile's figures."""
+        entries = self._on_profile(profile_id)
+        before = self._corrections.get(profile_id)
+        after = correction_of(entries, before, self._clock.utc_iso())
+        if after != before:
+            self._set(profile_id, after, "its replicas do again what it predicts")
+
+    def _set(self, profile_id: str, after: Correction | None, why: str) -> None:
+        before = self._corrections.pop(profile_id, None)
+        if after is not None:
+            self._corrections[profile_id] = after
+        text = None if after is None else serde.to_json(after)
+        self._store.set_mark(MARK, profile_id, text, self._clock.utc_iso())
+        known = after or before
+        if not self._options.correct or known is None:
+            return
+        model = known.model
+        if after is None:
+            self._journal.note("figures-restored", model, f"{profile_id}: {why}.")
+        else:
+            self._journal.note(
+                "figures-corrected",
+                model,
+                f"{profile_id}: plans take {after.factor:.2f} of its rates, because "
+                f"{after.replicas} replica(s) take {after.ratio:.2f} times as long as it predicts.",
+            )
+        self._changed()
+
+    def _drifting(self) -> dict[str, str]:
+        """Profiles whose replicas disagree with them together, and how."""
+        found = {}
+        for profile_id in {w.placement.candidate.profile_id for w in self._watched.values()}:
+            entries = self._on_profile(profile_id)
+            together = pooled(entries)
+            if together in _OFF:
+                pace = [f for e in entries if (f := e.finding(Figure.PACE))]
+                worst = max(pace, key=lambda f: abs(f.ratio - 1))
+                found[profile_id] = (
+                    f"its replicas take {worst.ratio:.2f} times as long as it predicts"
+                )
+        for correction in self._corrections.values():
+            found.setdefault(
+                correction.profile_id,
+                f"its replicas took {correction.ratio:.2f} times as long as it predicts",
+            )
+        return found
+
+    def forget(self, profile_ids: Sequence[str], why: str) -> None:
+        """Drop corrections of profiles that plans do not rest on any more."""
+        for profile_id in profile_ids:
+            if profile_id in self._corrections:
+                self._set(profile_id, None, why)

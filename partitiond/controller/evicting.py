@@ -1,0 +1,107 @@
+"""Who holds which room, and what a model at zero would need: figures for `core.eviction`. Pure."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from partitiond.controller.engines import Engine
+from partitiond.controller.holdings import is_engine_of
+from partitiond.core.device_room import holds
+from partitiond.core.eviction import NO_ROOM, Need, Room
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.observation import Unknown
+from partitiond.core.partition import CpuCores, MpsShare, Partition, PartitionSize
+from partitiond.core.plan import Candidate, Placement
+from partitiond.core.replica import ReplicaState
+from partitiond.core.sleep import STOPPED
+
+SM_UNITS = 100
+"""SM percent of a GPU."""
+
+
+def room_of(partition: Partition) -> Room:
+    """What a partition takes of its device."""
+    match partition:
+        case CpuCores():
+            return Room(partition.memory_bytes, len(partition.cores))
+        case MpsShare():
+            return Room(partition.memory_bytes, partition.sm_percent)
+        case _:
+            return Room(partition.memory_bytes)
+
+
+def needs_of(candidates: Iterable[Candidate], devices: Sequence[Device]) -> tuple[Need, ...]:
+    """The least that one replica takes, by device: the smallest candidate of its hardware."""
+    by_hardware: dict[str, Room] = {}
+    for candidate in candidates:
+        room = Room(candidate.memory_bytes, _units(candidate.size))
+        before = by_hardware.get(candidate.hardware)
+        if before is None or (room.units, room.memory_bytes) < (before.units, before.memory_bytes):
+            by_hardware[candidate.hardware] = room
+    return tuple(
+        Need(device.id, by_hardware[device.hardware])
+        for device in devices
+        if device.hardware in by_hardware and not device.cordoned
+    )
+
+
+def _units(size: PartitionSize) -> int:
+    match size.mode:
+        case SharingMode.CORES:
+            return size.cores
+        case SharingMode.MPS:
+            return size.sm_percent
+        case _:
+            return 0
+
+
+def held_by_model(
+    desired: Sequence[Placement], engines: Sequence[Engine], asleep: Mapping[str, int]
+) -> dict[str, dict[str, Room]]:
+    """What each model holds or was promised, by device; of one that goes to zero nothing.
+
+    An engine that still ends counts as gone: whoever waits for its room waits for that, too.
+    """
+    found: dict[str, dict[str, Room]] = {}
+
+    def add(model: str, partition: Partition) -> None:
+        own = found.setdefault(model, {})
+        own[partition.device_id] = own.get(partition.device_id, NO_ROOM) + room_of(partition)
+
+    leaving = (ReplicaState.DRAINING, ReplicaState.STOPPING)
+    for engine in engines:
+        going = asleep.get(engine.placement.model, 0) == STOPPED or engine.state in leaving
+        if engine.live and not going:
+            add(engine.placement.model, holds(engine.observed()))
+    for placement in desired:
+        if placement.model in asleep:
+            continue
+        if not any(engine.live and is_engine_of(engine, placement) for engine in engines):
+            add(placement.model, placement.partition)
+    return found
+
+
+def free_room(
+    devices: Sequence[Device],
+    room: Mapping[str, "int | Unknown"],
+    held: Iterable[Mapping[str, Room]],
+    leases: Collection[Partition],
+) -> Callable[[str], Room]:
+    """What is free on a device, when all of that is taken; nothing where it is not known."""
+    units = {
+        device.id: len(device.cores) if device.kind is DeviceKind.CPU else SM_UNITS
+        for device in devices
+    }
+    taken: dict[str, Room] = {}
+    for own in held:
+        for device_id, part in own.items():
+            taken[device_id] = taken.get(device_id, NO_ROOM) + part
+    for lease in leases:
+        taken[lease.device_id] = taken.get(lease.device_id, NO_ROOM) + room_of(lease)
+
+    def free(device_id: str) -> Room:
+        known = room.get(device_id, Unknown("not there"))
+        if isinstance(known, Unknown):
+            return Room(-1, -1)
+        used = taken.get(device_id, NO_ROOM)
+        return Room(known - used.memory_bytes, units.get(device_id, 0) - used.units)
+
+    return free

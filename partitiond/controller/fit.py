@@ -1,0 +1,141 @@
+"""Whether one more model fits: a plan as if it were registered, from an estimate of it."""
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+
+from partitiond.controller.figures import CpuSpeed, figures_for
+from partitiond.controller.jobs import JobQueue
+from partitiond.controller.overview_parts import frontier_views
+from partitiond.controller.profiling import ProfilingOptions
+from partitiond.controller.situation import Situation
+from partitiond.controller.targets import best_profiles, profile_targets
+from partitiond.controller.variants import form_architectures, form_estimates
+from partitiond.controller.watching import DeviceWatch
+from partitiond.core.plan import ModelForecast, Plan, PlanDiff
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import Clock, ModelRecord, ModelResolver, PlanPreview, Store
+from partitiond.ports.fit import Fit
+
+Imagine = Callable[[Callable[[Situation], Situation]], Awaitable[PlanPreview]]
+"""`Plans.imagine`."""
+
+
+class FitDesk:
+    """Implements `ports.fit.FitCheck`.
+
+    Args:
+        accept: refuses a spec that this host cannot run, by an InputError.
+        cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
+        imagine: makes a plan of a changed situation.
+        applied: the plan that is applied.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        resolver: ModelResolver,
+        clock: Clock,
+        devices: DeviceWatch,
+        jobs: JobQueue,
+        profiling: ProfilingOptions,
+        accept: Callable[[ModelSpec], None],
+        cpu_speed: CpuSpeed | None,
+        imagine: Imagine,
+        applied: Callable[[], Plan | None],
+    ) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._clock = clock
+        self._devices = devices
+        self._jobs = jobs
+        self._profiling = profiling
+        self._accept = accept
+        self._cpu_speed = cpu_speed
+        self._imagine = imagine
+        self._applied = applied
+
+    async def check(self, spec: ModelSpec) -> Fit:
+        """Plan as if it were registered; what was measured of it counts before an estimate.
+
+        Raises:
+            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+        """
+        self._accept(spec)
+        now = self._clock.utc_iso()
+        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        profiles = best_profiles(
+            spec, (*self._store.profiles(spec.name), *await self._estimates(spec, now))
+        )
+        registered = any(r.spec.name == spec.name for r in self._store.models())
+        preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles))
+        fits, summary = verdict(spec.name, preview, self._applied())
+        frontiers = frontier_views(spec.name, profiles, preview.plan, ())
+        return Fit(spec.name, fits, summary, registered, preview, frontiers)
+
+    async def _estimates(self, spec: ModelSpec, now: str) -> tuple[Profile, ...]:
+        architectures = await form_architectures(self._resolver, spec)
+        cores = self._profiling.cpu_partition_cores
+        targets = profile_targets(self._devices.devices, cores)
+        devices = [target.device for target in targets]
+        figures = await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
+        return form_estimates(spec, architectures, targets, now, figures)
+
+
+def with_model(situation: Situation, record: ModelRecord, profiles: Sequence[Profile]) -> Situation:
+    """The situation with one more model, or with that model as it would be."""
+    name = record.spec.name
+    others = tuple(r for r in situation.records if r.spec.name != name)
+    theirs = tuple((model, best) for model, best in situation.profiles if model != name)
+    return dataclasses.replace(
+        situation,
+        records=(*others, record),
+        profiles=(*theirs, (name, tuple(profiles))),
+        asleep=tuple((model, level) for model, level in situation.asleep if model != name),
+    )
+
+
+def verdict(name: str, preview: PlanPreview, applied: Plan | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether the model fits, and what people should know, in sentences.
+
+    Args:
+        name: the model.
+        preview: of the plan with it.
+        applied: the plan that runs: what has no place in it already is not this model's doing.
+    """
+    if preview.infeasible is not None:
+        return False, (*preview.infeasible.reasons, *preview.infeasible.remedies)
+    plan = preview.plan
+    before = {u.model for u in applied.unplaced} if applied is not None else set()
+    own = [u for u in plan.unplaced if u.model == name]
+    losers = sorted({u.model for u in plan.unplaced} - before - {name})
+    said = [f"{u.reason} {u.remedy}".strip() for u in own]
+    if losers:
+        said.append(f"{', '.join(losers)} would not get all that was asked for.")
+    forecast = next((f for f in plan.forecasts if f.model == name), None)
+    if forecast is not None and forecast.replicas:
+        said.insert(
+            0, _gets(forecast, len({p.device_id for p in plan.placements if p.model == name}))
+        )
+    said.append(_changes(name, preview.diff))
+    return not own and not losers, tuple(said)
+
+
+def _gets(forecast: ModelForecast, devices: int) -> str:
+    replicas = f"{forecast.replicas} replica{'s' if forecast.replicas != 1 else ''}"
+    on = f"{devices} device{'s' if devices != 1 else ''}"
+    rate = f"{forecast.capacity_req_per_s:.3g} requests/s"
+    if forecast.demand_req_per_s is None:
+        return f"{replicas} on {on}, good for {rate}."
+    return f"{replicas} on {on}, good for {rate} of {forecast.demand_req_per_s:.3g} wanted."
+
+
+def _changes(name: str, diff: PlanDiff) -> str:
+    moved = [new.replica_id for _, new in diff.move if new.model != name]
+    stopped = [p.replica_id for p in diff.stop if p.model != name]
+    if not moved and not stopped:
+        return "Nothing that runs is moved or stopped."
+    parts = [("moves", moved), ("stops", stopped)]
+    words = [f"{verb} {', '.join(names)}" for verb, names in parts if names]
+    return f"It {' and '.join(words)}, and so waits for Apply."

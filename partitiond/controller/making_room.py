@@ -1,0 +1,222 @@
+"""Room for models that are asked for while they are at zero: who goes, and who goes back."""
+
+import asyncio
+import logging
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from partitiond.controller.evicting import free_room, held_by_model, needs_of, room_of
+from partitiond.controller.journal import Journal
+from partitiond.controller.loop import Controller
+from partitiond.controller.scaling import Scaling
+from partitiond.controller.start_times import start_times
+from partitiond.controller.targets import best_profiles
+from partitiond.controller.watching import DeviceWatch, room_on
+from partitiond.core.errors import PartitiondError
+from partitiond.core.eviction import Need, Resident, Room, expected_rate, victims_for
+from partitiond.core.hardware import DeviceKind
+from partitiond.core.plan_diff import START_SECONDS
+from partitiond.core.replica import ReplicaState
+from partitiond.core.sleep import STOPPED, Traffic, scales_to_zero
+from partitiond.core.spec import ModelSpec
+from partitiond.planner.candidates import candidates_for
+from partitiond.ports import Clock, Store
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Pause between two looks at models that were woken and have no place."""
+PLACING_SECONDS: Final = 5.0
+"""A model that was woken and has no place after so long gets more room made, or goes back."""
+EVENTS: Final = 1000
+"""So many of the last events tell how long starts take."""
+EVENTS_SECONDS: Final = 30.0
+"""Age at which they are read again."""
+MIN_START_SECONDS: Final = 0.1
+_NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
+
+
+class RoomMaker:
+    """Decides by `core.eviction` who goes to zero for whom.
+
+    Attributes:
+        plan_again: called when room was made for a model that found none in the plan.
+        planning: whether a plan is being made, or is about to be.
+        least_idle_seconds: who was asked for less long ago stays.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        controller: Controller,
+        devices: DeviceWatch,
+        scaling: Scaling,
+        plan_again: Callable[[], None],
+        planning: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._journal = journal
+        self._controller = controller
+        self._sleep = controller.sleep
+        self._devices = devices
+        self._scaling = scaling
+        self._plan_again = plan_again
+        self._planning = planning
+        self._homeless: dict[str, float] = {}
+        self._promised: dict[str, Need] = {}
+        self._starts: Mapping[str, float] = {}
+        self._starts_at: float | None = None
+        self._told: set[str] = set()
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled, after those who were woken and have no place."""
+        while True:
+            try:
+                self.look()
+            except PartitiondError as error:
+                log.warning("cannot see who waits for room: %s", error)
+            except Exception:
+                log.exception("the watch over models without room broke")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def make_room(self, model: str) -> bool:
+        """Before it is woken: whether there is room now, or is once those asked to have gone."""
+        needs = self._needs(model)
+        if not needs:
+            return True  # nothing is known of it: the plan has to say
+        room = self._free(model)
+        found = victims_for(
+            needs, room, self._residents(model), least_idle_seconds=self._least_idle
+        )
+        if found is None:
+            if model not in self._told:
+                self._told.add(model)
+                self._journal.note("model-waits", model, "no room, and nobody is idle.")
+            return False
+        self._told.discard(model)
+        self._evict(found, model)
+        fitting = [need for need in needs if self._free(model)(need.device_id).covers(need.room)]
+        self._promised[model] = (fitting or list(needs))[0]
+        self._homeless[model] = self._clock.monotonic()
+        return True
+
+    def look(self) -> None:
+        """Who was woken and has no place: more room is made while somebody waits, else it goes."""
+        specs = {r.spec.name: r.spec for r in self._store.models() if scales_to_zero(r.spec)}
+        plan = self._controller.plan
+        placed = {p.model for p in (plan.placements if plan is not None else ())}
+        levels, now = self._sleep.levels, self._clock.monotonic()
+        homeless = [name for name in specs if name not in levels and name not in placed]
+        self._promised = {m: need for m, need in self._promised.items() if m in homeless}
+        self._homeless = {name: self._homeless.get(name, now) for name in homeless}
+        for name in homeless:
+            if self._planning() or now - self._homeless[name] < PLACING_SECONDS:
+                continue
+            self._homeless[name] = now
+            if self._sleep.traffic.get(name, _NOBODY).waiting == 0:
+                self._sleep.put_to_sleep(name, STOPPED, "it found no room, and nobody waits for it")
+                continue
+            self._evict_one_more(specs[name])
+
+    def _evict_one_more(self, spec: ModelSpec) -> None:
+        """The plan found no room where there seemed to be some: the cheapest of all goes."""
+        devices = {need.device_id for need in self._needs(spec.name)}
+        needs = [Need(device_id, Room(0)) for device_id in devices]
+
+        def none(_device_id: str) -> Room:
+            return Room(-1)
+
+        found = victims_for(
+            needs, none, self._residents(spec.name), least_idle_seconds=self._least_idle
+        )
+        if found:
+            self._evict(found[:1], spec.name)
+            self._plan_again()
+
+    @property
+    def _least_idle(self) -> float:
+        return self._scaling.options.evict_idle_seconds
+
+    def _evict(self, models: tuple[str, ...], asker: str) -> None:
+        specs = {r.spec.name: r.spec for r in self._store.models()}
+        for model in models:
+            sleeps = specs[model].engine.sleep_mode and model not in self._sleep.levels
+            self._sleep.put_to_sleep(model, 1 if sleeps else STOPPED, f"makes room for {asker}")
+
+    def _needs(self, model: str) -> tuple[Need, ...]:
+        spec = self._store.model(model).spec
+        plan = self._controller.plan
+        own = [p for p in (plan.placements if plan is not None else ()) if p.model == model]
+        if own:  # no plan is made for it: it comes back where it was
+            first = min(own, key=lambda p: p.partition.memory_bytes)
+            return (Need(first.device_id, room_of(first.partition)),)
+        homes = [p for p in (plan.asleep if plan is not None else ()) if p.model == model]
+        devices = self._devices.devices
+        hardware = {device.hardware for device in devices}
+        profiles = best_profiles(spec, self._store.profiles(model))
+        candidates = candidates_for(spec, profiles, hardware).candidates
+        return needs_of((*candidates, *(home.candidate for home in homes)), devices)
+
+    def _held(self) -> dict[str, dict[str, Room]]:
+        controller = self._controller
+        return held_by_model(controller.desired, controller.engines, self._sleep.levels)
+
+    def _free(self, asker: str) -> Callable[[str], Room]:
+        """What is free on a device for the one that asks; what others were promised is not."""
+        devices, plan = self._devices.devices, self._controller.plan
+        room = dict(room_on(devices, plan, self._devices.problem))
+        holders = self._held()
+        held = [own for model, own in holders.items() if model != asker]
+        promised = [
+            {need.device_id: need.room}
+            for model, need in self._promised.items()
+            if model not in {asker, *holders, *self._sleep.levels}
+        ]
+        return free_room(devices, room, [*held, *promised], self._controller.leases())
+
+    def _residents(self, asker: str) -> tuple[Resident, ...]:
+        """Models that hold room and may go to zero."""
+        held, traffic = self._held(), self._sleep.traffic
+        serving = {
+            engine.placement.model
+            for engine in self._controller.engines
+            if engine.state is ReplicaState.SERVING
+        }
+        found = []
+        for record in self._store.models():
+            spec = record.spec
+            name = spec.name
+            seen = traffic.get(name)
+            if name == asker or name not in held or not scales_to_zero(spec):
+                continue
+            idle = 0.0 if seen is None or seen.waiting else seen.idle_seconds
+            asleep = name in self._sleep.levels
+            found.append(
+                Resident(
+                    model=name,
+                    idle_seconds=idle,
+                    rate_req_per_s=expected_rate(self._scaling.req_per_s(name), idle),
+                    restart_seconds=self._restart_seconds(spec),
+                    frees=tuple(held[name].items()),
+                    busy=idle <= 0 or not (asleep or name in serving),
+                )
+            )
+        return tuple(found)
+
+    def _restart_seconds(self, spec: ModelSpec) -> float:
+        now = self._clock.monotonic()
+        if self._starts_at is None or now - self._starts_at > EVENTS_SECONDS:
+            self._starts = start_times(self._store.events(limit=EVENTS))
+            self._starts_at = now
+        known = self._starts.get(spec.name)
+        if known is not None:
+            return max(MIN_START_SECONDS, known)
+        if self._starts:  # as long as the others
+            return max(MIN_START_SECONDS, statistics.median(self._starts.values()))
+        kinds = {device.kind for device in self._devices.devices}
+        return START_SECONDS[DeviceKind.GPU if DeviceKind.GPU in kinds else DeviceKind.CPU]

@@ -1,0 +1,269 @@
+"""The parts of an overview, each a function of data. Pure."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.engines import Engine
+from partitiond.controller.views import replica_views
+from partitiond.controller.watching import engine_bytes
+from partitiond.core.hardware import HARDWARE, Device, MigProfile, SharingMode
+from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES
+from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
+from partitiond.core.plan import Placement, Plan
+from partitiond.core.profile import Profile
+from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.ports import (
+    DeviceOverview,
+    DeviceReading,
+    FrontierPoint,
+    FrontierView,
+    ModelOverview,
+    ModelView,
+    ReplicaOverview,
+    ReplicaView,
+)
+
+_NOTHING_READ: Final = DeviceReading()
+_SERVING: Final = "serving"
+_PENDING: Final = "pending"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlacedView:
+    """A replica as people see it, and what it is placed for.
+
+    Attributes:
+        engine: name of its engine; empty where it has none yet.
+    """
+
+    view: ReplicaView
+    placement: Placement
+    engine: str
+
+
+def placed_views(
+    desired: Sequence[Placement], engines: Sequence[Engine], fetching: dict[str, str]
+) -> tuple[PlacedView, ...]:
+    """All replicas, those without an engine included; arguments as of `replica_views`."""
+    by_name = {engine.name: engine.placement for engine in engines}
+    wanted = {placement.replica_id: placement for placement in desired}
+    found = []
+    for view in replica_views(desired, engines, fetching):
+        waits = view.state == _PENDING and view.replica_id in wanted
+        placement = wanted[view.replica_id] if waits else by_name[view.replica_id]
+        found.append(PlacedView(view, placement, "" if waits else view.replica_id))
+    return tuple(found)
+
+
+def replica_overview(
+    replica: PlacedView,
+    devices: Sequence[Device],
+    levels: Mapping[str, float],
+    *,
+    measured: ReplicaTraffic | None,
+    drift: Callable[[str], str],
+    time_sliced: int = 1,
+) -> ReplicaOverview:
+    """One replica.
+
+    Args:
+        devices: of this host.
+        levels: by how much replicas slow each other down, by device.
+        measured: what its engine did over the window.
+        drift: what is known of the drift of an engine.
+        time_sliced: memory shares on its device.
+    """
+    view, placement = replica.view, replica.placement
+    candidate, level = placement.candidate, levels.get(placement.device_id, 1.0)
+    return ReplicaOverview(
+        replica_id=placement.replica_id,
+        engine=replica.engine,
+        model=view.model,
+        device_id=view.device_id,
+        partition=view.partition,
+        state=view.state,
+        memory_bytes=view.memory_bytes,
+        compute_share=compute_share(view.partition, devices, time_sliced),
+        limit=view.limit,
+        in_flight=view.in_flight,
+        planned_output_tokens_per_s=candidate.output_tokens_per_s / level,
+        planned_req_per_s=candidate.capacity_req_per_s / level,
+        planned_ttft_p95_seconds=candidate.ttft_p95_seconds * level,
+        planned_tpot_p95_seconds=candidate.tpot_p95_seconds * level,
+        measured=measured,
+        drift=drift(replica.engine) if replica.engine else "",
+    )
+
+
+def compute_share(partition: Partition, devices: Sequence[Device], time_sliced: int) -> float:
+    """What a partition has of its device's compute, 0..1.
+
+    Args:
+        partition: of a replica.
+        devices: of this host.
+        time_sliced: memory shares on its device, which take turns: each has an equal part.
+    """
+    device = next((d for d in devices if d.id == partition.device_id), None)
+    match partition:
+        case CpuCores(cores=cores):
+            all_cores = len(device.cores) if device is not None else len(cores)
+            return min(1.0, len(cores) / max(1, all_cores))
+        case MpsShare(sm_percent=percent):
+            return percent / 100
+        case MigSlice(mig_profile=name):
+            return _slice_share(name, device)
+        case MemoryShare():
+            return 1.0 / max(1, time_sliced)
+        case _:
+            return 1.0
+
+
+def _slice_share(name: str, device: Device | None) -> float:
+    offered: Iterable[MigProfile] = device.mig_profiles if device is not None else ()
+    known = HARDWARE.get(device.hardware) if device is not None else None
+    catalog = known.mig_profiles if known is not None else ()
+    for profile in (*offered, *catalog):
+        if profile.name == name:
+            return profile.compute_slices / MIG_COMPUTE_SLICES
+    digits = name.split("g", 1)[0]  # "2g.20gb" has two of seven
+    return int(digits) / MIG_COMPUTE_SLICES if digits.isdigit() else 1.0
+
+
+def device_overviews(
+    devices: Sequence[Device],
+    held: Sequence[tuple[str, Partition]],
+    readings: Mapping[str, DeviceReading],
+) -> tuple[DeviceOverview, ...]:
+    """All devices and how full they are.
+
+    Args:
+        held: who holds, or was promised, which partition.
+        readings: what devices say of themselves.
+    """
+    views = []
+    for device in devices:
+        reading = readings.get(device.id, _NOTHING_READ)
+        views.append(
+            DeviceOverview(
+                device=device,
+                planned_bytes=sum(p.memory_bytes for _, p in held if p.device_id == device.id),
+                room_bytes=engine_bytes(device),
+                used_bytes=reading.used_bytes,
+                watts=reading.watts,
+                busy_share=reading.busy_share,
+                celsius=reading.celsius,
+                cordoned=(device.cordon_reason or "cordoned") if device.cordoned else "",
+            )
+        )
+    return tuple(views)
+
+
+def frontier_views(
+    model: str,
+    profiles: Sequence[Profile],
+    plan: Plan | None,
+    replicas: Sequence[ReplicaOverview],
+) -> tuple[FrontierView, ...]:
+    """The frontiers of a model: those that its replicas run on first.
+
+    Args:
+        model: its name.
+        profiles: the best of each hardware and size, derived ones that are planned with included.
+        plan: the applied plan.
+        replicas: of all models.
+    """
+    placements = [p for p in (plan.wanted if plan is not None else ()) if p.model == model]
+    of_replica = {p.replica_id: p.candidate.profile_id for p in placements}
+    views = []
+    for profile in profiles:
+        own = [p for p in placements if p.candidate.profile_id == profile.id]
+        batches = [
+            r.measured.mean_batch
+            for r in replicas
+            if r.measured is not None
+            and r.state == _SERVING
+            and of_replica.get(r.replica_id) == profile.id
+        ]
+        views.append(
+            FrontierView(
+                profile_id=profile.id,
+                kind=profile.kind.value,
+                hardware=profile.hardware,
+                size=size_in_words(profile),
+                points=_points(profile),
+                knee_batch=profile.knee.batch,
+                planned_batch=max((p.candidate.batch for p in own), default=None),
+                working_batch=math.fsum(batches) / len(batches) if batches else None,
+            )
+        )
+    return tuple(sorted(views, key=lambda view: view.planned_batch is None))
+
+
+def _points(profile: Profile) -> tuple[FrontierPoint, ...]:
+    usable = [point for point in profile.points if not point.kv_limited]
+    return tuple(
+        FrontierPoint(
+            batch=point.batch,
+            output_tokens_per_s=point.output_tokens_per_s,
+            footprint_bytes=point.footprint_bytes,
+            ttft_p95_seconds=point.ttft.p95,
+            tpot_p95_seconds=point.tpot.p95,
+            interval=point.half_width,
+        )
+        for point in sorted(usable, key=lambda point: point.batch)
+    )
+
+
+def size_in_words(profile: Profile) -> str:
+    """As "2 cores", "30 % of the SMs", "MIG 2g.20gb", "whole device"."""
+    size = profile.size
+    match size.mode:
+        case SharingMode.CORES:
+            return f"{size.cores} core{'s' if size.cores != 1 else ''}"
+        case SharingMode.MPS:
+            return f"{size.sm_percent} % of the SMs"
+        case SharingMode.MIG:
+            return f"MIG {size.mig_profile}"
+        case SharingMode.MEMORY:
+            return "memory share"
+        case _:
+            return "whole device"
+
+
+def model_overview(
+    view: ModelView,
+    *,
+    plan: Plan | None,
+    replicas: Sequence[ReplicaOverview],
+    traffic: ModelTraffic | None,
+    frontiers: tuple[FrontierView, ...],
+    forecast: float | None,
+) -> ModelOverview:
+    """One model.
+
+    Args:
+        view: as people see it.
+        plan: the applied plan.
+        replicas: of all models.
+        traffic: over the window.
+        frontiers: of its best profiles.
+        forecast: requests/s that autoscaling expects; None where it does not look.
+    """
+    name = view.record.spec.name
+    serving = [r for r in replicas if r.model == name and r.state == _SERVING]
+    planned = next((f for f in (plan.forecasts if plan else ()) if f.model == name), None)
+    return ModelOverview(
+        name=name,
+        availability=view.availability,
+        replicas_serving=view.replicas_serving,
+        replicas_planned=view.replicas_planned,
+        demand_req_per_s=view.record.spec.demand.planned_req_per_s,
+        forecast_req_per_s=forecast,
+        capacity_req_per_s=math.fsum(replica.planned_req_per_s for replica in serving),
+        traffic=traffic,
+        frontiers=frontiers,
+        note=view.note,
+        joules_per_s=planned.watts if planned is not None else None,
+    )

@@ -1,0 +1,201 @@
+"""Measuring again what drifts: a job that waits, visibly, for a quiet time and for spare capacity.
+
+The job is queued at once, so that `partitiond jobs` shows it with its reason; it gets its lease
+only at a quiet time (`core.drift.not_quiet`), and only from what nobody holds. It never evicts.
+One profile is measured again once: what drifts from the new one, too, is a new matter, and what
+failed or was cancelled is left to somebody.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.engines import Engine
+from partitiond.controller.jobs import JobQueue
+from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
+from partitiond.controller.targets import Target, best_profiles
+from partitiond.core.drift_follow import REASON, QuietPolicy, not_quiet
+from partitiond.core.errors import InputError, NotFoundError
+from partitiond.core.hardware import Device
+from partitiond.core.partition import PartitionSize
+from partitiond.core.profile import Profile
+from partitiond.core.replica import ReplicaState
+from partitiond.core.traffic import TrafficWindow
+from partitiond.ports import Job, JobState, Store
+from partitiond.ports.drift import DriftOptions, Remeasure
+
+SHORT_SECONDS: Final = 60.0
+LOOKS_PER_CHECK: Final = 15
+"""Looks at the traffic between two questions whether plans still rest on a drifting profile."""
+KNOWN_SHARE: Final = 0.9
+"""Of the quiet time that has to be known: the watch may have begun a moment later."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a drifting profile was made of."""
+
+    model: str
+    hardware: str
+    size: PartitionSize
+    variant: str
+
+
+class Remeasures:
+    """Queues, withdraws and gates the jobs that drift asks for.
+
+    Attributes:
+        outdated: called with the ids of drifting profiles that no plan rests on any more, and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        jobs: JobQueue,
+        devices: Callable[[], Sequence[Device]],
+        engines: Callable[[], Sequence[Engine]],
+        window: Callable[[float], TrafficWindow],
+        profiling: ProfilingOptions,
+        options: DriftOptions,
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._devices = devices
+        self._engines = engines
+        self._window = window
+        self._profiling = profiling
+        self._options = options
+        self._tended: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        self._outdated: set[str] = set()
+        self._looks = 0
+        self.outdated: Callable[[Sequence[str], str], None] = lambda _ids, _why: None
+
+    def tend(self, drifting: Mapping[str, str]) -> None:
+        """Queue what has begun to drift, withdraw what no longer does.
+
+        Args:
+            drifting: how, by profile id.
+        """
+        self._looks += 1
+        for profile_id in self._tended.keys() - drifting.keys():
+            self._withdraw(profile_id)
+            del self._tended[profile_id]
+        self._outdated &= drifting.keys()
+        gone = []
+        for profile_id in drifting.keys() - self._outdated:
+            known = profile_id in self._tended
+            if known and self._looks % LOOKS_PER_CHECK:
+                continue
+            subject = self._still_best(profile_id)
+            if subject is None:
+                gone.append(profile_id)
+            elif not known:
+                self._tended[profile_id] = subject.model
+                self._ask(profile_id, subject, drifting[profile_id])
+        if gone:
+            self._outdated.update(gone)
+            for profile_id in gone:
+                self._tended.pop(profile_id, None)
+            self.outdated(gone, "another profile has taken its place")
+
+    def waits(self, job: Job) -> str:
+        """Why a job may not begin yet; empty where it is none of ours, or it is a quiet time."""
+        if not job.reason.startswith(REASON):
+            return ""
+        policy = QuietPolicy(self._options.quiet_share, self._options.quiet_seconds)
+        return not_quiet(self._load(policy.seconds), self._load(SHORT_SECONDS), policy)
+
+    def open(self) -> tuple[Remeasure, ...]:
+        """What is to be measured again, and what it waits for."""
+        jobs = self._jobs.jobs()
+        found = []
+        for profile_id, model in sorted(self._tended.items()):
+            job = next((j for j in jobs if j.reason.startswith(_reason(profile_id))), None)
+            if job is None:
+                words = self._refused.get(profile_id, "a job for it was queued already")
+                found.append(Remeasure(profile_id, model, "", words))
+                continue
+            live = job.state in (JobState.QUEUED, JobState.RUNNING)
+            words = job.progress.message if live else f"it {job.state.value}; ask for it by hand"
+            found.append(Remeasure(profile_id, model, job.id, words))
+        return tuple(found)
+
+    def _load(self, seconds: float) -> float | None:
+        """Share of all places in use; None where it is not known for so long."""
+        window = self._window(seconds)
+        if window.seconds < KNOWN_SHARE * seconds:
+            return None
+        serving = [e for e in self._engines() if e.state is ReplicaState.SERVING]
+        places = sum(e.placement.candidate.batch for e in serving)
+        used = sum(window.replicas[e.name].mean_batch for e in serving if e.name in window.replicas)
+        return used / places if places else 0.0
+
+    def _ask(self, profile_id: str, subject: _Subject, why: str) -> None:
+        """Queue its job, unless there was one."""
+        self._refused.pop(profile_id, None)
+        reason, jobs = _reason(profile_id), self._jobs
+        if any(job.reason.startswith(reason) for job in jobs.jobs()):
+            return
+        refusal = self._refusal(subject)
+        device = next((d for d in self._devices() if d.hardware == subject.hardware), None)
+        if refusal or device is None:
+            self._refused[profile_id] = refusal or f"there is no {subject.hardware} any more"
+            return
+        options = options_for(Target(device, subject.size))
+        options = dataclasses.replace(options, variant=subject.variant)
+        try:
+            params = params_of(options, self._devices(), self._profiling)
+        except InputError as error:
+            self._refused[profile_id] = str(error)
+        else:
+            jobs.submit("profile", subject.model, params, reason=f"{reason} {why}")
+
+    def _refusal(self, subject: _Subject) -> str:
+        if not self._options.reprofile:
+            return "drift.reprofile is off; measure it by hand"
+        if not self._store.model(subject.model).spec.auto:
+            return "the model takes no part in the chain; measure it by hand"
+        return ""
+
+    def _still_best(self, profile_id: str) -> _Subject | None:
+        """What a profile that plans rest on was made of; None for another one."""
+        source = profile_id.partition("@")[0]
+        try:
+            profile = self._store.profile(source)
+            spec = self._store.model(profile.model).spec
+        except NotFoundError:
+            return None
+        best = best_profiles(spec, self._store.profiles(spec.name))
+        if all(one.id != source for one in best):
+            return None
+        size = profile.size if source == profile_id else self._size_of(profile_id)
+        if size is None or _measured_there(best, profile, size, source):
+            return None
+        return _Subject(profile.model, profile.hardware, size, profile.variant)
+
+    def _size_of(self, profile_id: str) -> PartitionSize | None:
+        """Of a derived profile: that of an engine that runs on it."""
+        running = (e.placement.candidate for e in self._engines())
+        return next((c.size for c in running if c.profile_id == profile_id), None)
+
+    def _withdraw(self, profile_id: str) -> None:
+        for job in self._jobs.jobs():
+            if job.state is JobState.QUEUED and job.reason.startswith(_reason(profile_id)):
+                self._jobs.withdraw(job, "the drift is over.")
+
+
+def _reason(profile_id: str) -> str:
+    return f"{REASON}{profile_id}:"
+
+
+def _measured_there(
+    best: Sequence[Profile], source: Profile, size: PartitionSize, source_id: str
+) -> bool:
+    """Whether a size that was derived has been measured itself by now."""
+    return any(
+        one.id != source_id
+        and (one.hardware, one.size, one.variant) == (source.hardware, size, source.variant)
+        for one in best
+    )

@@ -1,0 +1,108 @@
+"""Windows of one engine, gathered from looks at the proxy's counts. Pure."""
+
+import dataclasses
+from typing import Final
+
+from partitiond.core.drift import Comparison, Figure
+from partitiond.core.drift_load import Expected, Look
+from partitiond.core.traffic import ReplicaCount
+
+LONGEST_LOOKS: Final = 1800
+"""Looks of one window with something in flight. A replica that does not get its requests together
+in that time (an hour) is not judged: too much else changes meanwhile."""
+LEAST_STREAMS: Final = 0.5
+"""Share of a window's requests that have to be streams for their latencies to be compared."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FullWindow:
+    """What an engine did from one look to another.
+
+    Attributes:
+        looks: those in between with something in flight.
+        requests: that ended well.
+        token_seconds: time in the engine by output token.
+        tpot_seconds, first_seconds: None where too few were streams.
+    """
+
+    looks: tuple[Look, ...]
+    seconds: float
+    requests: int
+    prompt_tokens: float
+    output_tokens: float
+    token_seconds: float
+    tpot_seconds: float | None
+    first_seconds: float | None
+
+    def comparisons(self, wanted: Expected, tolerance: float) -> tuple[Comparison, ...]:
+        """Beside what was expected.
+
+        Args:
+            wanted: at this window's load.
+            tolerance: of the profile itself.
+        """
+        usual = tolerance + wanted.tolerance
+        first = tolerance + wanted.first_tolerance
+        figures = (
+            (Figure.PACE, wanted.token_seconds, self.token_seconds, usual),
+            (Figure.TPOT, wanted.tpot_seconds, self.tpot_seconds, usual),
+            (Figure.FIRST, wanted.first_seconds, self.first_seconds, first),
+        )
+        return tuple(
+            Comparison(figure, predicted, measured, allowed)
+            for figure, predicted, measured, allowed in figures
+            if measured is not None and measured > 0 and predicted > 0
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gathered:
+    """A window that is not full yet.
+
+    Attributes:
+        began_at: monotonic seconds of its first look.
+        first, last: the counts then and now.
+    """
+
+    began_at: float
+    first: ReplicaCount
+    last: ReplicaCount
+    looks: tuple[Look, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """That ended well so far."""
+        return self.last.ok - self.first.ok
+
+    def after(self, count: ReplicaCount, sharing: float) -> "Gathered":
+        """With one more look."""
+        look = Look(
+            busy_seconds=count.busy_seconds - self.last.busy_seconds,
+            sequence_seconds=count.sequence_seconds - self.last.sequence_seconds,
+            sharing=sharing,
+        )
+        looks = (*self.looks, look) if look.busy_seconds > 0 else self.looks
+        return dataclasses.replace(self, last=count, looks=looks)
+
+    def full(self, at: float, requests: int, seconds: float) -> FullWindow | None:
+        """The window, where it has enough of both; None where it does not, or made no token."""
+        new, old = self.last, self.first
+        tokens = new.output_tokens - old.output_tokens
+        if self.requests < requests or at - self.began_at < seconds or not self.looks:
+            return None
+        if tokens <= 0:
+            return None
+        firsts, rest = new.first_count - old.first_count, new.rest_tokens - old.rest_tokens
+        streamed = firsts >= LEAST_STREAMS * self.requests
+        return FullWindow(
+            looks=self.looks,
+            seconds=at - self.began_at,
+            requests=self.requests,
+            prompt_tokens=(new.prompt_tokens - old.prompt_tokens) / self.requests,
+            output_tokens=tokens / self.requests,
+            token_seconds=(new.service_seconds - old.service_seconds) / tokens,
+            tpot_seconds=(
+                (new.rest_seconds - old.rest_seconds) / rest if streamed and rest > 0 else None
+            ),
+            first_seconds=(new.first_seconds - old.first_seconds) / firsts if streamed else None,
+        )

@@ -1,0 +1,204 @@
+"""How much will be asked of a model soon, from how much was asked of it. Pure.
+
+Demand is seen in steps of equal length: the requests that arrived in each, by the second, refused
+ones included. A forecast speaks of the step that lies `horizon_steps` ahead, which is about how
+long it takes until one more replica serves. Its upper end is a quantile of the forecasts' own
+errors, so that a demand that cannot be foretold gets a wide margin and a steady one a narrow one.
+
+Errors are kept in units of the root of the level, as counts of independent arrivals scatter: what
+was learned at one level then holds at another. `bench/bench_forecast.py` compares the methods.
+"""
+
+import dataclasses
+import enum
+import math
+from typing import Final
+
+from partitiond.core.checks import require
+from partitiond.core.poisson import poisson_quantile
+
+MIN_ERRORS: Final = 8
+"""Below so many errors of its own, a forecast takes its margin from Poisson arrivals."""
+MAX_KEPT: Final = 100_000
+"""Bound on errors and seasons kept."""
+
+
+class Method(enum.StrEnum):
+    """How the middle of a forecast is made."""
+
+    LAST = "last"
+    """The last step again."""
+    EWMA = "ewma"
+    """Exponentially weighted mean of the steps."""
+    HOLT = "holt-damped"
+    """Holt's linear trend, damped: level and slope smoothed, the slope fading with the distance."""
+    SEASONAL = "seasonal-naive"
+    """What the same step was one season ago; until a season is over, the weighted mean."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForecastPolicy:
+    """How demand is foretold.
+
+    Attributes:
+        step_seconds: length of a step.
+        horizon_steps: how far ahead.
+        alpha: weight of the newest step in the level, 0..1.
+        beta: weight of the newest slope in the trend (Holt).
+        phi: what is left of the slope a step further (Holt), 0..1.
+        season_steps: length of a season (seasonal-naive).
+        quantile: share of the errors that the upper end is above.
+        errors: so many of the newest errors are kept.
+    """
+
+    method: Method = Method.EWMA
+    step_seconds: float = 10.0
+    horizon_steps: int = 6
+    alpha: float = 0.3
+    beta: float = 0.1
+    phi: float = 0.9
+    season_steps: int = 8640
+    quantile: float = 0.9
+    errors: int = 180
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.step_seconds) and self.step_seconds > 0,
+            f"step_seconds must be greater than 0, got {self.step_seconds!r}.",
+            "10 is usual.",
+        )
+        require(
+            1 <= self.horizon_steps <= MAX_KEPT and 1 <= self.season_steps <= MAX_KEPT,
+            f"horizon_steps and season_steps must lie between 1 and {MAX_KEPT}.",
+            "The horizon is about the time an engine takes to start.",
+        )
+        for name in ("alpha", "beta", "phi"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name} must lie between 0 and 1, got {value!r}.", "")
+        require(
+            0.5 <= self.quantile < 1,
+            f"quantile must be at least 0.5 and below 1, got {self.quantile!r}.",
+            "0.9 leaves every tenth step above the upper end.",
+        )
+        require(
+            MIN_ERRORS <= self.errors <= MAX_KEPT,
+            f"errors must lie between {MIN_ERRORS} and {MAX_KEPT}, got {self.errors!r}.",
+            "180 steps of 10 s are half an hour.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Series:
+    """What was seen of one model's demand, as far as forecasts need it.
+
+    Attributes:
+        steps: how many were seen.
+        last: the newest, in requests/s.
+        level, trend: smoothed; the trend by the step.
+        foretold: middles for the steps to come that were foretold already, the next one first.
+        errors: scaled errors at the horizon, oldest first.
+        season: the steps of the last season, oldest first; kept by the seasonal method only.
+    """
+
+    steps: int = 0
+    last: float = 0.0
+    level: float = 0.0
+    trend: float = 0.0
+    foretold: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    season: tuple[float, ...] = ()
+
+
+NOTHING_SEEN: Final = Series()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is expected of the step at the horizon.
+
+    Attributes:
+        req_per_s: the middle.
+        upper_req_per_s: above it lies one step in 1 / (1 - quantile).
+    """
+
+    req_per_s: float
+    upper_req_per_s: float
+
+
+def observed(series: Series, req_per_s: float, policy: ForecastPolicy) -> Series:
+    """The series with one more step.
+
+    Args:
+        req_per_s: requests that arrived in it, by the second; at least 0.
+    """
+    rate = max(0.0, req_per_s)
+    level, trend = _smoothed(series, rate, policy)
+    season = series.season
+    if policy.method is Method.SEASONAL:
+        season = (*season, rate)[-policy.season_steps :]
+    errors, foretold = series.errors, series.foretold
+    if len(foretold) >= policy.horizon_steps:
+        middle, *later = foretold
+        errors = (*errors, (rate - middle) / _scale(middle, policy))[-policy.errors :]
+        foretold = tuple(later)
+    seen = dataclasses.replace(
+        series,
+        steps=series.steps + 1,
+        last=rate,
+        level=level,
+        trend=trend,
+        errors=errors,
+        season=season,
+    )
+    return dataclasses.replace(seen, foretold=(*foretold, _middle(seen, policy)))
+
+
+def forecast(series: Series, policy: ForecastPolicy) -> Forecast:
+    """What the step at the horizon will be; nothing where nothing was seen."""
+    if not series.steps:
+        return Forecast(0.0, 0.0)
+    middle = _middle(series, policy)
+    if len(series.errors) < MIN_ERRORS:
+        count = poisson_quantile(middle * policy.step_seconds, policy.quantile)
+        return Forecast(middle, max(middle, count / policy.step_seconds))
+    margin = quantile_of(series.errors, policy.quantile) * _scale(middle, policy)
+    return Forecast(middle, max(middle + margin, 0.0))
+
+
+def quantile_of(values: tuple[float, ...], share: float) -> float:
+    """The least of the values that at least this share of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
+
+
+def _smoothed(series: Series, rate: float, policy: ForecastPolicy) -> tuple[float, float]:
+    if not series.steps:
+        return rate, 0.0
+    damped = policy.phi * series.trend if policy.method is Method.HOLT else 0.0
+    # The mean of what was seen, until that is more than the weight would remember.
+    alpha = max(policy.alpha, 1.0 / (series.steps + 1))
+    level = alpha * rate + (1 - alpha) * (series.level + damped)
+    trend = policy.beta * (level - series.level) + (1 - policy.beta) * damped
+    return level, trend
+
+
+def _middle(series: Series, policy: ForecastPolicy) -> float:
+    ahead = policy.horizon_steps
+    match policy.method:
+        case Method.LAST:
+            return series.last
+        case Method.EWMA:
+            return series.level
+        case Method.HOLT:
+            phi = policy.phi
+            distance = ahead if phi == 1 else phi * (1 - phi**ahead) / (1 - phi)
+            return max(0.0, series.level + distance * series.trend)
+        case Method.SEASONAL:
+            if len(series.season) < policy.season_steps:
+                return series.level
+            return series.season[(ahead - 1) % policy.season_steps]
+
+
+def _scale(req_per_s: float, policy: ForecastPolicy) -> float:
+    """How far counts of independent arrivals scatter around it, one request at least."""
+    return math.sqrt(max(req_per_s, 1 / policy.step_seconds) / policy.step_seconds)

@@ -1,0 +1,154 @@
+"""Releases of a model: what its engines are made of, which of them serves, and the way back. Pure.
+
+A release is a specification as far as engines differ by it: source and revision, weights, engine
+options, kind of engine, variants. Demand, SLO, placement rules, names and limits are of the model
+and stay what they are when it goes back to an earlier release.
+"""
+
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from partitiond.core.observation import ObservedReplica
+from partitiond.core.plan import Placement, same_engine
+from partitiond.core.replica import ReplicaState
+from partitiond.core.spec import EngineOptions, ModelSpec
+
+ROLL_BACK_AFTER: Final = 3
+"""Starts of a new release that fail in a row before its model goes back."""
+
+
+class ReleaseState(enum.StrEnum):
+    """Where a release is in its life."""
+
+    COMING = "coming"
+    """It is to take the place of the one that serves; not all of its replicas serve yet."""
+    SERVING = "serving"
+    REPLACED = "replaced"
+    """It served, and another one took its place."""
+    FAILED = "failed"
+    """Its engines did not become ready, or it was given up before they were."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release:
+    """One release of a model.
+
+    Attributes:
+        version: of the model's specification with which it came.
+        at: when its state last changed, ISO 8601 UTC.
+    """
+
+    model: str
+    version: int
+    at: str
+    state: ReleaseState
+    spec: ModelSpec
+
+
+def engine_parts(spec: ModelSpec) -> tuple[object, ...]:
+    """What an engine of this form is started with, as far as the user chose it.
+
+    Sleep mode may change under an engine: one that was started without it is stopped instead of
+    put to sleep, and has it from its next start on.
+    """
+    engine = dataclasses.replace(spec.engine, sleep_mode=False)
+    return (spec.source, spec.weights, engine, spec.engine_kind)
+
+
+def release_of(form: ModelSpec) -> str:
+    """Digest of a form of a model (`ModelSpec.as_variant`): the same for the same engines.
+
+    Options that are as they are by default are left out, so that a later version that knows more
+    of them finds the same digest.
+    """
+    engine = dataclasses.replace(form.engine, sleep_mode=False)
+    usual = EngineOptions()
+    options = [
+        f"{field.name}={getattr(engine, field.name)!r}"
+        for field in dataclasses.fields(EngineOptions)
+        if getattr(engine, field.name) != getattr(usual, field.name)
+    ]
+    source = (form.source.kind.value, form.source.ref, form.source.revision)
+    parts = repr((source, form.weights.value, form.engine_kind, options))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def same_release(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether engines of all forms of both are made of the same."""
+    return releases_of(one) == releases_of(other)
+
+
+def releases_of(spec: ModelSpec) -> dict[str, str]:
+    """Digest by form: the model itself (""), and its variants."""
+    names = ("", *(variant.name for variant in spec.variants))
+    return {name: release_of(spec.as_variant(name)) for name in names}
+
+
+def gone_back(spec: ModelSpec, release: ModelSpec) -> ModelSpec:
+    """The specification with the engines of an earlier release."""
+    sleeps = release.engine.sleep_mode
+    return dataclasses.replace(
+        spec,
+        source=release.source,
+        weights=release.weights,
+        engine=release.engine,
+        engine_kind=release.engine_kind,
+        variants=release.variants,
+        sleep_after_seconds=spec.sleep_after_seconds if sleeps else None,
+    )
+
+
+class Verdict(enum.Enum):
+    """What is to be done about a release that is coming."""
+
+    WAIT = "wait"
+    ARRIVED = "arrived"
+    GO_BACK = "go-back"
+
+
+def judge(
+    release: Release, desired: Sequence[Placement], replicas: Sequence[ObservedReplica]
+) -> Verdict:
+    """Whether a coming release has come, or will not.
+
+    It has come when all replicas of the model that are wanted are of it and serve; it will not
+    when one failed so often in a row and none serves.
+
+    Args:
+        desired: placements of the applied plan.
+        replicas: all engines.
+    """
+    digests = releases_of(release.spec)
+
+    def is_of_it(placement: Placement) -> bool:
+        candidate = placement.candidate
+        same = candidate.release == digests.get(candidate.variant)
+        return placement.model == release.model and same
+
+    wanted = [p for p in desired if p.model == release.model]
+    own = [r for r in replicas if is_of_it(r.placement)]
+    serving = [r for r in own if r.state is ReplicaState.SERVING and not r.ending]
+    if wanted and all(is_of_it(p) and _is_served(p, serving) for p in wanted):
+        return Verdict.ARRIVED
+    failed = any(r.state is ReplicaState.FAILED and r.failures >= ROLL_BACK_AFTER for r in own)
+    return Verdict.GO_BACK if failed and not serving else Verdict.WAIT
+
+
+def _is_served(placement: Placement, serving: Iterable[ObservedReplica]) -> bool:
+    return any(
+        r.replica_id == placement.replica_id and same_engine(r.placement, placement)
+        for r in serving
+    )
+
+
+def way_back(releases: Iterable[Release], from_version: int) -> Release | None:
+    """The release to go back to: what serves, else what served last; None where nothing did."""
+    others = [r for r in releases if r.version != from_version]
+    for state in (ReleaseState.SERVING, ReleaseState.REPLACED):
+        found = [r for r in others if r.state is state]
+        if found:
+            return max(found, key=lambda r: (r.at, r.version))
+    return None

@@ -1,0 +1,115 @@
+"""The gauges of this host's devices: memory, power, load and temperature at one moment."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pynvml
+
+from partitiond.devices.cpu import CPU_DEVICE_ID
+from partitiond.devices.nvml.memory import memory_of
+from partitiond.devices.nvml.session import session, told
+from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
+from partitiond.ports.gauges import DeviceReading
+
+LEAST_SECONDS: Final = 0.2
+"""Load and power of the CPU are means since the look before; nearer than that they only flicker."""
+
+
+class HostGauges:
+    """Implements `ports.DeviceGauges` by NVML and /proc. Safe to use from any thread.
+
+    Args:
+        nvml: look at NVIDIA GPUs.
+        cpu: look at the CPU.
+        root: where `proc` and `sys` are, for tests of foreign hosts.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        *,
+        nvml: bool = True,
+        cpu: bool = True,
+        root: Path = Path("/"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._nvml = nvml
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cpu = _CpuGauge(root, clock) if cpu else None
+
+    def read(self) -> Mapping[str, DeviceReading]:
+        """By device id; a device that does not answer is left out."""
+        with self._lock:
+            found = _gpus() if self._nvml else {}
+            if self._cpu is not None:
+                found[CPU_DEVICE_ID] = self._cpu.read()
+            return found
+
+
+def _gpus() -> dict[str, DeviceReading]:
+    found: dict[str, DeviceReading] = {}
+    try:
+        with session():
+            for index in range(told(pynvml.nvmlDeviceGetCount) or 0):
+                handle = told(pynvml.nvmlDeviceGetHandleByIndex, index)
+                uuid = None if handle is None else told(pynvml.nvmlDeviceGetUUID, handle)
+                if uuid is not None:
+                    found[uuid] = _gpu(handle)
+    except pynvml.NVMLError:  # without a driver there are no GPUs to read
+        return found
+    return found
+
+
+def _gpu(handle: Any) -> DeviceReading:
+    memory = told(memory_of, handle, "")
+    milliwatts = told(pynvml.nvmlDeviceGetPowerUsage, handle)
+    rates = told(pynvml.nvmlDeviceGetUtilizationRates, handle)  # not told in MIG mode
+    celsius = told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    return DeviceReading(
+        used_bytes=None if memory is None else memory.used_bytes,
+        watts=None if milliwatts is None else milliwatts / 1000,
+        busy_share=None if rates is None else rates.gpu / 100,
+        celsius=None if celsius is None else float(celsius),
+    )
+
+
+class _CpuGauge:
+    """Load and power of the CPU since the look before."""
+
+    def __init__(self, root: Path, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        counters = find_counters(root).counters
+        self._meter = EnergyMeter(counters) if counters else None
+        self._at = clock()
+        self._joules = 0.0
+        self._told = DeviceReading()
+        psutil.cpu_percent(None)
+
+    def read(self) -> DeviceReading:
+        now = self._clock()
+        seconds = now - self._at
+        if seconds < LEAST_SECONDS:
+            return self._told
+        memory = psutil.virtual_memory()
+        self._told = DeviceReading(
+            used_bytes=int(memory.total - memory.available),
+            watts=self._watts(seconds),
+            busy_share=min(1.0, psutil.cpu_percent(None) / 100),
+        )
+        self._at = now
+        return self._told
+
+    def _watts(self, seconds: float) -> float | None:
+        if self._meter is None:
+            return None
+        self._meter.update()
+        joules = self._meter.joules()
+        if joules is None:
+            return None
+        watts, self._joules = (joules - self._joules) / seconds, joules
+        return watts

@@ -1,0 +1,385 @@
+"""Engines whose steps cost the simulation the same however many sequences run in them.
+
+The rules are those of `simulation.batch` and `simulation.engine`, to the bit: a test holds both
+side by side. There every step looks at every sequence. Here a decoding sequence is only the number
+of the step that will be its last: all of them get one token in each step, so that how far each has
+come follows from how many steps were made.
+"""
+
+import collections
+import heapq
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.admission import Cost
+from partitiond.core.hardware import SharingMode
+from partitiond.core.interference import DEFAULT, Interference, sigma
+from partitiond.core.plan import Candidate
+from partitiond.simulation.fleet.clock import Due, FleetClock
+from partitiond.simulation.models import EngineModel
+from partitiond.simulation.steps import Steps
+
+MOST_SIGMAS: Final = 4096
+"""Kept of a device, by which of its engines work."""
+ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
+
+
+class Request:
+    """One request, from its arrival to its end. Times are seconds of the simulation.
+
+    Attributes:
+        cost: what admission counts it with.
+        placed, first, ended: when it got its replica, its first and its last token; -1 before.
+        generated, read, number, last_step: the engine's: tokens so far and prompt tokens read
+            while it does not decode, its place in the order of admission (0 while it waits), and
+            the step that is its last while it decodes.
+    """
+
+    __slots__ = (
+        "arrived", "cost", "ended", "first", "generated", "last_step", "number", "output_tokens",
+        "placed", "prompt_tokens", "read",
+    )  # fmt: skip
+
+    def __init__(self, arrived: float, prompt_tokens: int, output_tokens: int, cost: Cost) -> None:
+        self.arrived = arrived
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.cost = cost
+        self.placed = -1.0
+        self.first = -1.0
+        self.ended = -1.0
+        self.generated = 0
+        self.read = 0
+        self.number = 0
+        self.last_step = 0
+
+
+class Served:
+    """Who is told what an engine did."""
+
+    def first_token(self, request: Request) -> None:
+        """Its first token came."""
+        raise NotImplementedError
+
+    def last_token(self, request: Request) -> None:
+        """Its last token came."""
+        raise NotImplementedError
+
+
+class FleetDevice:
+    """What the engines of one device do to each other; see `simulation.engine.SharedDevice`.
+
+    Attributes:
+        sigma: slow-down of those that work now.
+        working: how many those are.
+        busy_seconds: time with at least one at work, up to `since`.
+    """
+
+    def __init__(
+        self, clock: FleetClock, mode: SharingMode, interference: Interference = DEFAULT
+    ) -> None:
+        self.sigma = 1.0
+        self.working = 0
+        self.busy_seconds = 0.0
+        self.since = 0.0
+        self._clock = clock
+        self._mode = mode
+        self._interference = interference
+        self._alone = mode in ALWAYS_ALONE
+        self._at_work: dict[FleetEngine, None] = {}
+        self._mask = 0
+        self._numbers = 0
+        self._known: dict[int, float] = {}
+
+    def join(self) -> int:
+        """A bit that stands for one more engine."""
+        self._numbers += 1
+        return 1 << (self._numbers - 1)
+
+    def began(self, engine: "FleetEngine") -> None:
+        """An engine has work again."""
+        if not self.working:
+            self.since = self._clock.now
+        self.working += 1
+        if not self._alone:
+            self._at_work[engine] = None
+            self._mask |= engine.bit
+            self._changed(engine)
+
+    def rested(self, engine: "FleetEngine") -> None:
+        """An engine has nothing to do any more."""
+        self.working -= 1
+        if not self.working:
+            self.busy_seconds += self._clock.now - self.since
+        if not self._alone:
+            del self._at_work[engine]
+            self._mask &= ~engine.bit
+            self._changed(engine)
+
+    def _changed(self, by: "FleetEngine") -> None:
+        new = self._known.get(self._mask)
+        if new is None:
+            new = self._sigma()
+        if new != self.sigma:
+            self.sigma = new
+            for engine in self._at_work:
+                if engine is not by:
+                    engine.cut()
+
+    def _sigma(self) -> float:
+        candidates = [engine.candidate for engine in self._at_work]
+        found = sigma(
+            self._mode,
+            [c.busy for c in candidates],
+            self._interference,
+            [c.kappa for c in candidates],
+        )
+        if len(self._known) >= MOST_SIGMAS:
+            self._known.clear()
+        self._known[self._mask] = found
+        return found
+
+
+class FleetEngine(Due):
+    """One engine process.
+
+    Attributes:
+        tokens: it has generated.
+        preemptions: sequences that lost their place.
+        bit: its own among the engines of its device.
+    """
+
+    def __init__(
+        self,
+        clock: FleetClock,
+        device: FleetDevice,
+        candidate: Candidate,
+        behaves: EngineModel,
+        served: Served,
+    ) -> None:
+        """
+        Args:
+            clock: of the simulation.
+            device: where it runs.
+            candidate: as what.
+            behaves: its step times, alone on the device, and limits.
+            served: told of first and last tokens.
+        """
+        self.candidate = candidate
+        self.tokens = 0
+        self.preemptions = 0
+        self.bit = device.join()
+        self._clock = clock
+        self._device = device
+        self._steps: Steps = behaves.steps
+        self._served = served
+        self._max_sequences = candidate.batch
+        self._max_step_tokens = max(behaves.max_step_tokens, candidate.batch)
+        self._kv_tokens = behaves.kv_cache_tokens
+        self._waiting: collections.deque[Request] = collections.deque()
+        # In the order of admission; `_reading` are those with a prompt to read.
+        self._running: dict[Request, None] = {}
+        self._reading: dict[Request, None] = {}
+        self._admitted = 0
+        # Decoding ones by their last step; entries of preempted ones carry an old number.
+        self._ends: list[tuple[int, int, Request]] = []
+        self._decoding = 0
+        self._made = 0
+        # KV tokens of all that run, once prompts are read; and of those that decode, now.
+        self._held = 0
+        self._context = 0
+        # The leap under way: see `simulation.engine.SimulatedEngine`.
+        self._at_work = False
+        self._read_now: list[Request] = []
+        self._began = 0.0
+        self._first = 0.0
+        self._growth = 0.0
+        self._count = 0
+        self._leap = 0
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """All it has, running and waiting."""
+        return (*self._running, *self._waiting)
+
+    def add(self, request: Request) -> None:
+        """A request arrives."""
+        self._waiting.append(request)
+        if self._at_work:
+            self.cut()
+        else:
+            self._at_work = True
+            self._device.began(self)
+            self._begin()
+
+    def halt(self) -> None:
+        """The process is gone, with what it was doing."""
+        self._leap += 1
+        self._waiting.clear()
+        self._running.clear()
+        self._reading.clear()
+        self._ends.clear()
+        self._decoding = self._held = self._context = 0
+        if self._at_work:
+            self._at_work = False
+            self._device.rested(self)
+
+    def cut(self) -> None:
+        """End the leap with the step that is under way."""
+        if self._count > 1:
+            done = self._steps_by(self._clock.now - self._began)
+            if done < self._count:
+                self._plan_end(done)
+
+    def due(self, number: int) -> None:
+        """A leap ends, unless it was cut."""
+        if number == self._leap:
+            self._end()
+
+    def _end(self) -> None:
+        count, decoding = self._count, self._decoding
+        self._made = made = self._made + count
+        self._held += count * decoding
+        self._context += count * decoding
+        ended: list[Request] = []
+        ends, running = self._ends, self._running
+        while ends and ends[0][0] <= made:
+            _, number, request = heapq.heappop(ends)
+            if request.number == number:
+                size = request.prompt_tokens + request.output_tokens - 1
+                self._held -= size
+                self._context -= size
+                self._decoding -= 1
+                del running[request]
+                ended.append(request)
+        read = self._read_now
+        self.tokens += count * decoding + len(read)
+        for request in read:
+            self._begin_to_decode(request)
+        self._begin()
+        served = self._served
+        for request in ended:
+            served.last_token(request)
+        for request in read:
+            if request.generated == 1:
+                served.first_token(request)
+            if request.generated >= request.output_tokens:
+                served.last_token(request)
+
+    def _begin_to_decode(self, request: Request) -> None:
+        """Its prompt is read, and it has got a token with that."""
+        if request.generated > 0:
+            self._held += 1
+        request.generated += 1
+        size = request.prompt_tokens + request.generated - 1
+        if request.generated >= request.output_tokens:
+            self._held -= size
+            del self._running[request]
+            return
+        request.last_step = self._made + request.output_tokens - request.generated
+        heapq.heappush(self._ends, (request.last_step, request.number, request))
+        self._decoding += 1
+        self._context += size
+
+    def _begin(self) -> None:
+        """Choose what the next step does, and how often."""
+        running = self._running
+        while len(running) > 1 and self._held + len(running) > self._kv_tokens:
+            self._preempt(next(reversed(running)))
+        decoding, context = self._decoding, self._context
+        if self._waiting:
+            self._admit()
+        prefill_tokens = 0
+        self._read_now = []
+        if self._reading:
+            prefill_tokens = self._read_prompts(max(0, self._max_step_tokens - decoding))
+        if not decoding and not prefill_tokens:
+            self._at_work = False
+            self._device.rested(self)
+            return
+        slow = self._device.sigma
+        count = 1 if prefill_tokens else self._steps_alike()
+        self._began, self._growth = self._clock.now, 0.0
+        steps = self._steps
+        self._first = slow * steps.step_seconds(decoding, prefill_tokens, context)
+        if count > 1:
+            last = steps.step_seconds(decoding, prefill_tokens, context + (count - 1) * decoding)
+            self._growth = (slow * last - self._first) / (count - 1)
+        self._plan_end(count)
+
+    def _admit(self) -> None:
+        waiting, running = self._waiting, self._running
+        while waiting and len(running) < self._max_sequences:
+            request = waiting[0]
+            to_read = request.prompt_tokens + max(0, request.generated - 1)
+            if running and self._held + to_read + 1 > self._kv_tokens:
+                break
+            waiting.popleft()
+            self._admitted += 1
+            request.number = self._admitted
+            running[request] = None
+            self._reading[request] = None
+            self._held += to_read
+
+    def _read_prompts(self, budget: int) -> int:
+        read = 0
+        for request in self._reading:
+            to_read = request.prompt_tokens + max(0, request.generated - 1) - request.read
+            chunk = min(to_read, budget - read)
+            if chunk <= 0:
+                break
+            request.read += chunk
+            read += chunk
+            if chunk == to_read:
+                self._read_now.append(request)
+        for request in self._read_now:
+            del self._reading[request]
+        return read
+
+    def _preempt(self, request: Request) -> None:
+        """It loses its place, and reads everything again later."""
+        del self._running[request]
+        if request in self._reading:
+            del self._reading[request]
+            self._held -= request.prompt_tokens + max(0, request.generated - 1)
+        else:
+            request.generated = request.output_tokens - (request.last_step - self._made)
+            size = request.prompt_tokens + request.generated - 1
+            self._held -= size
+            self._context -= size
+            self._decoding -= 1
+        request.number = 0
+        request.read = 0
+        self._waiting.appendleft(request)
+        self.preemptions += 1
+
+    def _steps_alike(self) -> int:
+        """How many steps in a row do the same unless something is added."""
+        ends = self._ends
+        while ends[0][2].number != ends[0][1]:
+            heapq.heappop(ends)
+        most = ends[0][0] - self._made
+        running = len(self._running)
+        if running > 1:
+            most = min(most, (self._kv_tokens - self._held) // running)
+        return max(1, most)
+
+    def _plan_end(self, count: int) -> None:
+        self._count = count
+        self._leap += 1
+        seconds = count * self._first + self._growth * count * (count - 1) / 2
+        self._clock.plan(self._began + seconds, self, self._leap)
+
+    def _steps_by(self, elapsed: float) -> int:
+        """Steps that have ended or are under way after so many seconds of the leap; at least 1."""
+        if elapsed <= self._first:
+            return 1
+        middle = self._first - self._growth / 2
+        root = math.sqrt(max(0.0, middle * middle + 2 * self._growth * elapsed))
+        return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))
+
+
+def devices_busy_seconds(devices: Sequence[FleetDevice], now: float) -> float:
+    """Time with at least one engine at work, summed over devices."""
+    return math.fsum(d.busy_seconds + (now - d.since if d.working else 0.0) for d in devices)

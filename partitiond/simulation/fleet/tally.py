@@ -1,0 +1,166 @@
+"""What came out for one model of a fleet: counts, and latencies to the last request."""
+
+import array
+import dataclasses
+from collections.abc import Iterable
+
+from loadgen.statistics import percentile
+from partitiond.core.admission import Rejected
+from partitiond.core.spec import Slo
+from partitiond.simulation.fleet.dispatch import Finished
+from partitiond.simulation.fleet.engine import Request
+
+LOST = "engine_stopped"
+"""Code of requests whose engine was stopped before they ended."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Latency:
+    """Percentiles in seconds; None without a request."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served:
+    """One model, or all, in the window.
+
+    Attributes:
+        arrivals: requests that arrived in the window.
+        answered, failed: of these, those that ended, and those whose engine was stopped.
+        refused: of these, by the code of the refusal.
+        good: of these, those within the SLO (without one: that ended).
+        unfinished: of these, those still waiting or running when the simulation ended.
+        goodput_req_per_s: good ones by the length of the window.
+        output_tokens: of those that ended.
+        ttft, tpot: of those that ended.
+    """
+
+    arrivals: int
+    answered: int
+    failed: int
+    refused: dict[str, int]
+    good: int
+    unfinished: int
+    goodput_req_per_s: float
+    output_tokens: int
+    ttft: Latency
+    tpot: Latency
+
+    @property
+    def attainment(self) -> float | None:
+        """Good ones by all arrivals; None without any."""
+        return self.good / self.arrivals if self.arrivals else None
+
+
+class Tally(Finished):
+    """Counts the requests of one model that arrived from `opened` on.
+
+    Attributes:
+        ok, failed, output_tokens, prompt_tokens: of all requests, before the window as well.
+        refused_in_all: the same.
+        queue_seconds, queued: time until a replica was found, and of how many requests.
+    """
+
+    def __init__(self, slo: Slo | None, opened: float = 0.0) -> None:
+        self.ok = 0
+        self.failed = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.refused_in_all = 0
+        self.queue_seconds = 0.0
+        self.queued = 0
+        self._opened = opened
+        self._bounded = slo is not None
+        self._ttft_bound = slo.ttft_seconds if slo is not None else 0.0
+        self._tpot_bound = slo.tpot_seconds if slo is not None else 0.0
+        self._answered = 0
+        self._good = 0
+        self._failed = 0
+        self._tokens = 0
+        self._refused: dict[str, int] = {}
+        self._ttft = array.array("d")
+        self._tpot = array.array("d")
+
+    def answered(self, request: Request) -> None:
+        """It got its last token."""
+        self.ok += 1
+        output_tokens = request.output_tokens
+        self.prompt_tokens += request.prompt_tokens
+        self.output_tokens += output_tokens
+        arrived = request.arrived
+        self.queue_seconds += request.placed - arrived
+        self.queued += 1
+        if arrived < self._opened:
+            return
+        self._answered += 1
+        self._tokens += output_tokens
+        ttft = request.first - arrived
+        tpot = 0.0
+        self._ttft.append(ttft)
+        if output_tokens > 1:
+            tpot = (request.ended - request.first) / (output_tokens - 1)
+            self._tpot.append(tpot)
+        if not self._bounded or (ttft <= self._ttft_bound and tpot <= self._tpot_bound):
+            self._good += 1
+
+    def refused(self, request: Request, rejected: Rejected) -> None:
+        """It was sent away."""
+        self.refused_in_all += 1
+        if request.arrived >= self._opened:
+            self._refused[rejected.code] = self._refused.get(rejected.code, 0) + 1
+
+    def lost(self, request: Request) -> None:
+        """Its engine was stopped."""
+        self.failed += 1
+        if request.arrived >= self._opened:
+            self._failed += 1
+
+    def served(self, seconds: float, arrivals: int) -> Served:
+        """The figures of the window, of so many arrivals."""
+        return Served(
+            arrivals=arrivals,
+            answered=self._answered,
+            failed=self._failed,
+            refused=dict(sorted(self._refused.items())),
+            good=self._good,
+            unfinished=arrivals - self._answered - self._failed - sum(self._refused.values()),
+            goodput_req_per_s=self._good / seconds,
+            output_tokens=self._tokens,
+            ttft=_latency([self._ttft]),
+            tpot=_latency([self._tpot]),
+        )
+
+
+def together(tallies: Iterable[Tally], each: Iterable[Served], seconds: float) -> Served:
+    """All models as one."""
+    all_of, parts = list(tallies), list(each)
+    refused: dict[str, int] = {}
+    for part in parts:
+        for code, count in part.refused.items():
+            refused[code] = refused.get(code, 0) + count
+    good = sum(part.good for part in parts)
+    return Served(
+        arrivals=sum(part.arrivals for part in parts),
+        answered=sum(part.answered for part in parts),
+        failed=sum(part.failed for part in parts),
+        refused=dict(sorted(refused.items())),
+        good=good,
+        unfinished=sum(part.unfinished for part in parts),
+        goodput_req_per_s=good / seconds,
+        output_tokens=sum(part.output_tokens for part in parts),
+        ttft=_latency([tally._ttft for tally in all_of]),
+        tpot=_latency([tally._tpot for tally in all_of]),
+    )
+
+
+def _latency(values: "list[array.array[float]]") -> Latency:
+    ordered: list[float] = []
+    for part in values:
+        ordered.extend(part)
+    if not ordered:
+        return Latency()
+    ordered.sort()
+    return Latency(*(percentile(ordered, share) for share in (0.5, 0.95, 0.99)))

@@ -1,0 +1,79 @@
+"""What happened and who asked for it: the events of `ports.Store` on SQLite."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, delete, or_
+from sqlmodel import col, select
+
+from partitiond.ports import Event
+from partitiond.ports.event_filter import ANY, EVERY_EVENT, EventFilter
+from partitiond.store.sessions import Sessions
+from partitiond.store.tables import EventRow
+
+MAX_EVENTS: Final = 20_000
+"""Events kept; about 4 MB. Older ones are dropped, but for those that somebody asked for:"""
+MAX_AUDIT_EVENTS: Final = 200_000
+"""What somebody asked for is kept until so many events of any kind came after it: an engine that
+dies every minute must not push out who changed what."""
+DROP_EVERY: Final = 100
+"""Events between two looks for old ones: what is dropped has to be searched for."""
+
+
+class EventRepository(Sessions):
+    """Events, oldest to newest."""
+
+    def add_event(
+        self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
+    ) -> Event:
+        """Append."""
+        with self._write() as session:
+            row = EventRow(at=at, kind=kind, subject=subject, message=message, actor=actor)
+            session.add(row)
+            session.flush()
+            number = row.id or 0
+            if number % DROP_EVERY == 0:
+                by_itself = col(EventRow.actor) == ""
+                older = col(EventRow.id) <= number - MAX_EVENTS
+                session.exec(delete(EventRow).where(older, by_itself))
+                session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_AUDIT_EVENTS))
+            return _event(row)
+
+    def events(
+        self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
+    ) -> Sequence[Event]:
+        """Oldest first, ids greater than `after`; without `after` (and `since`) the newest."""
+        query = select(EventRow).where(col(EventRow.id) > after, *_conditions(wanted)).limit(limit)
+        from_the_begin = bool(after or wanted.since)
+        query = query.order_by(col(EventRow.id) if from_the_begin else col(EventRow.id).desc())
+        with self._read() as session:
+            events = [_event(row) for row in session.exec(query).all()]
+        return events if from_the_begin else events[::-1]
+
+
+def _conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if wanted.kinds:
+        found.append(or_(*(_like(col(EventRow.kind), kind) for kind in wanted.kinds)))
+    if wanted.subject:
+        found.append(_like(col(EventRow.subject), wanted.subject))
+    if wanted.actor:
+        found += [_like(col(EventRow.actor), wanted.actor), col(EventRow.actor) != ""]
+    if wanted.since:
+        found.append(col(EventRow.at) >= wanted.since)
+    if wanted.until:
+        found.append(col(EventRow.at) < wanted.until)
+    return found
+
+
+def _like(column: Any, word: str) -> ColumnElement[bool]:
+    found: ColumnElement[bool] = (
+        column.startswith(word.removesuffix(ANY), autoescape=True)
+        if word.endswith(ANY)
+        else column == word
+    )
+    return found
+
+
+def _event(row: EventRow) -> Event:
+    return Event(row.id or 0, row.at, row.kind, row.subject, row.message, row.actor)

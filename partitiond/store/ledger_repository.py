@@ -1,0 +1,61 @@
+"""The ledger of predicted and measured: `ports.drift.Ledger` on SQLite."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import delete
+from sqlmodel import col, select
+
+from partitiond import serde
+from partitiond.core.drift import LedgerEntry
+from partitiond.store.sessions import Sessions
+from partitiond.store.tables import LedgerRow
+
+MAX_ENTRIES: Final = 20_000
+"""Entries kept in all; some 30 MB."""
+MAX_OF_REPLICA: Final = 200
+"""Entries kept of each replica: a busy one must not push out what is known of the others."""
+
+
+class LedgerRepository(Sessions):
+    """What was predicted of replicas and what was measured."""
+
+    def add_ledger_entry(self, entry: LedgerEntry) -> None:
+        """Append; what is beyond the bounds goes, the oldest first."""
+        with self._write() as session:
+            row = LedgerRow(
+                at=entry.at,
+                model=entry.model,
+                replica_id=entry.replica_id,
+                body=serde.to_json(entry),
+            )
+            session.add(row)
+            session.flush()
+            own = col(LedgerRow.replica_id) == entry.replica_id
+            of_model = col(LedgerRow.model) == entry.model
+            kept = (
+                select(LedgerRow.sequence)
+                .where(of_model, own)
+                .order_by(col(LedgerRow.sequence).desc())
+                .offset(MAX_OF_REPLICA)
+                .limit(1)
+            )
+            beyond = session.exec(kept).first()
+            if beyond is not None:
+                old = col(LedgerRow.sequence) <= beyond
+                session.exec(delete(LedgerRow).where(of_model, own, old))
+            oldest = (row.sequence or 0) - MAX_ENTRIES
+            session.exec(delete(LedgerRow).where(col(LedgerRow.sequence) <= oldest))
+
+    def ledger(
+        self, *, model: str | None = None, replica_id: str | None = None, limit: int = 200
+    ) -> Sequence[LedgerEntry]:
+        """Newest first."""
+        query = select(LedgerRow).order_by(col(LedgerRow.sequence).desc()).limit(limit)
+        if model is not None:
+            query = query.where(LedgerRow.model == model)
+        if replica_id is not None:
+            query = query.where(LedgerRow.replica_id == replica_id)
+        with self._read() as session:
+            rows = session.exec(query).all()
+            return [self._parse(LedgerEntry, r.body, f"ledger entry {r.sequence}") for r in rows]

@@ -1,0 +1,64 @@
+"""Releases of models: `ports.releases.ReleaseStore` on SQLite."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import delete
+from sqlmodel import col, select
+
+from partitiond import serde
+from partitiond.core.plan import Plan
+from partitiond.core.releases import Release, ReleaseState
+from partitiond.core.spec import ModelSpec
+from partitiond.store.sessions import Sessions
+from partitiond.store.tables import PlanRow, ReleaseRow
+
+MAX_RELEASES: Final = 50
+"""Releases kept of each model, newest first."""
+
+
+class ReleaseRepository(Sessions):
+    """What models were before."""
+
+    def put_release(self, release: Release) -> None:
+        """Add or replace by model and version; what is beyond the bound goes, oldest first."""
+        row = ReleaseRow(
+            model=release.model,
+            version=release.version,
+            at=release.at,
+            state=release.state.value,
+            spec=serde.to_json(release.spec),
+        )
+        own = col(ReleaseRow.model) == release.model
+        with self._write() as session:
+            session.merge(row)
+            session.flush()
+            newest = select(ReleaseRow.version).where(own)
+            versions = session.exec(newest.order_by(col(ReleaseRow.version).desc())).all()
+            if len(versions) > MAX_RELEASES:
+                beyond = col(ReleaseRow.version) <= versions[MAX_RELEASES]
+                session.exec(delete(ReleaseRow).where(own, beyond))
+
+    def releases(self, model: str | None = None) -> Sequence[Release]:
+        """Of one model, or of all, newest version first."""
+        query = select(ReleaseRow).order_by(col(ReleaseRow.model), col(ReleaseRow.version).desc())
+        if model is not None:
+            query = query.where(ReleaseRow.model == model)
+        with self._read() as session:
+            return [self._release(row) for row in session.exec(query).all()]
+
+    def _release(self, row: ReleaseRow) -> Release:
+        spec = self._parse(ModelSpec, row.spec, f"release {row.version} of {row.model}")
+        return Release(row.model, row.version, row.at, ReleaseState(row.state), spec)
+
+    def forget_releases(self, model: str) -> None:
+        """The model is gone."""
+        with self._write() as session:
+            session.exec(delete(ReleaseRow).where(col(ReleaseRow.model) == model))
+
+    def applied_plans(self, limit: int) -> Sequence[Plan]:
+        """Plans that were applied, newest first, the present one included."""
+        query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(limit)
+        with self._read() as session:
+            rows = session.exec(query).all()
+            return [self._parse(Plan, row.body, f"plan {row.id}") for row in rows]

@@ -1,0 +1,144 @@
+"""Who asked is in the events of what they changed, and of nothing else."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from partitiond.api.app import create_app
+from partitiond.controller.service import Service
+from partitiond.core.actors import MAX_CHARACTERS
+from partitiond.ports import Event, JobState
+from partitiond.store import open_store
+from tests.api.conftest import TOKEN
+from tests.controller.fakes import until
+from tests.controller.test_service import Host
+
+MODEL = {
+    "name": "a",
+    "source": {"kind": "folder", "ref": "/models/a"},
+    "workload": {"prompt_tokens": 64, "output_tokens": 32},
+    "max_replicas": 1,
+}
+
+
+@dataclasses.dataclass
+class Api:
+    host: Host
+    http: httpx.AsyncClient
+
+    @property
+    def service(self) -> Service:
+        return self.host.service
+
+    def events(self, kind: str) -> list[Event]:
+        return [event for event in self.host.store.events(limit=1000) if event.kind == kind]
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    store = open_store(":memory:")
+    host = Host(store)
+    await host.service.start()
+    transport = httpx.ASGITransport(create_app(host.service, admin_token=TOKEN))
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Partitiond-Actor": "ada@laptop"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://daemon", headers=headers
+    ) as http:
+        yield Api(host, http)
+    await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
+async def registered(api: Api) -> None:
+    answer = await api.http.post("/models", json=MODEL)
+    assert answer.status_code == 201, answer.text
+    await api.host.serves("a")
+    await until(lambda: all(j.state is JobState.SUCCEEDED for j in api.service.jobs()))
+
+
+async def test_changes_name_who_asked(api: Api) -> None:
+    await registered(api)
+    await api.http.patch(
+        "/models/a", json={"aliases": ["b"]}, headers={"X-Partitiond-Actor": "bob@desk"}
+    )
+    await api.http.post("/plan/apply", json={})
+    assert [e.actor for e in api.events("model-registered")] == ["ada@laptop"]
+    assert [e.actor for e in api.events("model-updated")] == ["bob@desk"]
+    assert [e.actor for e in api.events("plan-applied")][-1] == "ada@laptop"
+
+
+async def test_what_partitiond_does_by_itself_names_nobody(api: Api) -> None:
+    await registered(api)
+    for kind in ("engine-starting", "engine-ready", "job-succeeded", "replica-starts"):
+        found = api.events(kind)
+        assert found
+        assert {event.actor for event in found} == {""}
+
+
+async def test_a_caller_without_a_name_is_known_by_its_address(api: Api) -> None:
+    del api.http.headers["X-Partitiond-Actor"]
+    await api.http.post("/models", json={**MODEL, "auto": False})
+    assert [e.actor for e in api.events("model-registered")] == ["api@127.0.0.1"]
+
+
+@pytest.mark.parametrize("name", ["a b", "x\x7f", "ö", "<script>", "a" * (MAX_CHARACTERS + 1)])
+async def test_names_that_are_none_are_refused_before_anything_happens(api: Api, name: str) -> None:
+    header = {"X-Partitiond-Actor": name.encode("latin-1")}
+    answer = await api.http.post("/models", json=MODEL, headers=header)  # type: ignore[arg-type]
+    assert answer.status_code == 422
+    assert "names nobody" in answer.json()["detail"]
+    assert api.events("model-registered") == []
+
+
+async def test_somebody_at_the_dashboard_is_who_they_logged_in_as(api: Api) -> None:
+    given = {"token": TOKEN, "name": "Grace Hopper"}
+    login = await api.http.post(
+        "/ui/session", json=given, headers={"X-Partitiond-UI": "1", "Authorization": ""}
+    )
+    assert login.is_success, login.text
+    del api.http.headers["Authorization"]
+    answer = await api.http.post(
+        "/models", json={**MODEL, "auto": False}, headers={"X-Partitiond-UI": "1"}
+    )
+    assert answer.status_code == 201, answer.text
+    assert [e.actor for e in api.events("model-registered")] == ["Grace_Hopper@dashboard"]
+
+
+async def test_every_replica_that_a_plan_changes_says_why(api: Api) -> None:
+    await registered(api)
+    (started,) = api.events("replica-starts")
+    assert started.subject == "a-1"
+    assert "the first plan with a" in started.message
+    plan = api.service.current_plan()
+    assert plan is not None
+    assert started.message.startswith(f"{plan.id}: on cpu (")
+
+    await api.http.delete("/models/a")
+    (stopped,) = api.events("replica-stops")
+    assert "a was removed" in stopped.message
+    assert stopped.actor == "ada@laptop"
+
+
+async def test_events_can_be_asked_for_by_what_they_are(api: Api) -> None:
+    await registered(api)
+
+    async def found(**query: object) -> list[str]:
+        answer = await api.http.get("/events", params=query)  # type: ignore[arg-type]
+        assert answer.status_code == 200, answer.text
+        return [event["kind"] for event in answer.json()]
+
+    assert set(await found(kind="engine-*")) == {"engine-starting", "engine-ready"}
+    assert set(await found(kind=["model-registered", "plan-applied"])) == {
+        "model-registered",
+        "plan-applied",
+    }
+    assert "model-registered" in await found(actor="ada@*")
+    assert "engine-ready" not in await found(actor="*")
+    assert await found(subject="a", kind="model-*") == ["model-registered"]
+    assert await found(since="2100-01-01T00:00:00Z") == []
+    assert await found(until="2000-01-01T00:00:00Z") == []
+    wrong = await api.http.get("/events", params={"since": "yesterday"})
+    assert wrong.status_code == 422
+    assert "2030-01-31" in wrong.json()["hint"]

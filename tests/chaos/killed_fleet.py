@@ -1,0 +1,279 @@
+"""A fleet whose daemon is killed at a named point and started again, and what must hold then."""
+
+import collections
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from partitiond.client.client import ControlClient
+from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.engines.process import REPLICA_DIR_VARIABLE
+from partitiond.fault_points import FaultPoint
+from partitiond.ports import JobState, KeyRecord, ProfileOptions
+from tests.chaos.nursery import ForkedDaemon, Nursery
+from tests.e2e.harness import Fleet, wait_for
+
+CONVERGE_SECONDS = 120.0
+MODEL = "a"
+BODY = {
+    "name": MODEL,
+    "model": "opt-125m",
+    "weights": "dummy",
+    "engine_kind": "simulated",
+    "workload": {"prompt_tokens": 16, "output_tokens": 8},
+    "auto": False,
+}
+QUICK = {
+    "daemon.loop_seconds": 0.1,
+    "planner.time_limit_seconds": 2.0,
+    "engine.cgroup": "none",
+    "profiling.cpu_partition_cores": [1],
+    "profiling.max_batch": 2,
+    "profiling.time_limit_seconds": 4,
+    "profiling.min_window_seconds": 0.2,
+    "profiling.max_window_seconds": 0.4,
+}
+
+
+class KilledFleet(Fleet):
+    """One daemon after the other on one state folder.
+
+    Args:
+        nursery: starts them; its daemons read in `faults` at which point to end.
+        overrides: settings.
+
+    Attributes:
+        replicas: of its model.
+        engine_args: of its engines, beside the usual ones.
+    """
+
+    def __init__(
+        self, folder: Path, nursery: Nursery, faults: Path, overrides: Mapping[str, object]
+    ) -> None:
+        super().__init__(folder, QUICK | dict(overrides))
+        self._nursery = nursery
+        self._faults = faults
+        self._daemon: ForkedDaemon | None = None
+        self.replicas = 1
+        self.engine_args: tuple[str, ...] = ()
+
+    # --- the daemon ---------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start a daemon, and do not wait for it."""
+        self._daemon = self._nursery.start(self.config, self.log)
+
+    def start(self, *, seconds: float = 60) -> None:
+        self.begin()
+        wait_for("the daemon to be ready", self._is_ready, seconds=seconds, pause=0.02)
+
+    def _is_ready(self) -> bool:
+        assert self.is_alive, f"the daemon ended:\n{self.log.read_text()[-4000:]}"
+        return self.is_well()
+
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        with contextlib.suppress(PartitiondError), self.client() as client:
+            client.readiness()
+            return True
+        return False
+
+    def is_well(self) -> bool:
+        """Whether nothing keeps it from its work."""
+        with contextlib.suppress(PartitiondError), self.client() as client:
+            return not client.readiness()
+        return False
+
+    @property
+    def daemon_pid(self) -> int:
+        assert self._daemon is not None
+        return self._daemon.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._daemon is not None and self._daemon.poll() is None
+
+    def kill_daemon(self) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(9)
+        self._daemon.wait(10)
+
+    def terminate(self, *, seconds: float = 90) -> int:
+        assert self._daemon is not None
+        self._daemon.terminate()
+        return self._daemon.wait(seconds)
+
+    def cleanup(self) -> None:
+        if self.is_alive:
+            self.kill_daemon()
+        super().cleanup()
+
+    def arm(self, point: FaultPoint, count: int = 1) -> None:
+        """The daemon that runs, or the next one, ends when it comes there for that time."""
+        self._faults.write_text(f"{point}:{count}")
+
+    def up(self) -> None:
+        """As the first test of all finds it, whatever happened to the one before."""
+        self.disarm()
+        if not self.is_alive:
+            self.start()
+
+    def disarm(self) -> None:
+        self._faults.write_text("")
+
+    def wait_dead(self) -> None:
+        wait_for("the daemon to come to the point", lambda: not self.is_alive, seconds=60,
+                 pause=0.005)  # fmt: skip
+
+    # --- what runs ----------------------------------------------------------------------------
+
+    def engines(self) -> dict[str, list[int]]:
+        """Engine processes by the name of their run folder, counted on the host."""
+        found = collections.defaultdict(list)
+        mark = f"{REPLICA_DIR_VARIABLE}={self.run_dir.resolve()}/".encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"partitiond.engines.simulated" not in words:
+                    continue
+                for variable in (entry / "environ").read_bytes().split(b"\0"):
+                    if variable.startswith(mark):
+                        found[variable[len(mark) :].decode()].append(int(entry.name))
+        return dict(found)
+
+    def never_twice(self) -> dict[str, list[int]]:
+        """The engines; none of them is there twice."""
+        found = self.engines()
+        assert all(len(pids) == 1 for pids in found.values()), f"started twice: {found}"
+        return found
+
+    def run_folders(self) -> set[str]:
+        return {entry.parent.name for entry in self.run_dir.glob("*/launch.json")}
+
+    def wanted(self) -> dict[str, str]:
+        """State by replica, as the store says it is to be."""
+        with self.client() as client:
+            plan = client.current_plan()
+            asleep = {view.record.spec.name: view.asleep for view in client.models()}
+        return {
+            p.replica_id: "sleeping" if asleep[p.model] else "serving"
+            for p in (plan.wanted if plan is not None else ())
+            if p.model in asleep
+        }
+
+    def states(self) -> dict[str, str]:
+        with self.client() as client:
+            return {view.replica_id: view.state for view in client.replicas()}
+
+    def converged(self) -> bool:
+        """Whether what runs is what the store says, once each, and nothing else.
+
+        A model that was removed wants nothing, whatever the plan says.
+        """
+        running = self.never_twice()
+        wanted = self.wanted()
+        return self.states() == wanted and running.keys() == wanted.keys()
+
+    def converge(self) -> None:
+        try:
+            wait_for("what the store says", self.converged, seconds=CONVERGE_SECONDS, pause=0.05)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}: wants {self.wanted()}, has {self.states()}, runs {self.engines()}\n"
+                f"{self.log.read_text()[-4000:]}"
+            ) from error
+        assert self.run_folders() >= self.engines().keys()
+
+    def kept(self) -> dict[str, set[str]]:
+        """What the store has by kind; nothing of it may be lost by a crash."""
+        with self.client() as client:
+            return {
+                "keys": set(map(_id, client.keys())),
+                "profiles": {profile.id for profile in client.profiles()},
+                "events": {str(event.id) for event in client.events(limit=1000)},
+                "jobs": {job.id for job in client.jobs()},
+            }
+
+    # --- what a user does, and does again until it is so -----------------------------------------
+
+    def register(self) -> None:
+        with self.client() as client:
+            if MODEL not in {view.record.spec.name for view in client.models()}:
+                count = {"min_replicas": self.replicas, "max_replicas": self.replicas}
+                args = ["--token-seconds", "0.002", *self.engine_args]
+                engine = {"sleep_mode": True, "extra_args": args}
+                client.register(BODY | count | {"engine": engine})
+
+    def serve(self) -> None:
+        """The model is registered, and a plan with it is applied."""
+        self.register()
+        with self.client() as client:
+            plan = client.current_plan()
+            if plan is None or not any(p.model == MODEL for p in plan.placements):
+                _apply(client)
+
+    def make_key(self) -> None:
+        with self.client() as client:
+            client.create_key("a key")
+
+    def sleep(self) -> None:
+        with self.client() as client:
+            client.sleep(MODEL)
+
+    def wake(self) -> None:
+        with self.client() as client:
+            client.wake(MODEL)
+
+    def remove(self) -> None:
+        with self.client() as client:
+            if MODEL in {view.record.spec.name for view in client.models()}:
+                client.remove(MODEL)
+
+    def profile(self) -> None:
+        """A job that measures it, unless one waits or runs or has ended well."""
+        with self.client() as client:
+            if not any(job.state is JobState.SUCCEEDED for job in client.jobs()):
+                client.profile(MODEL, ProfileOptions(cores=1))
+
+    def profiled(self) -> bool:
+        """Asked for again as long as it is interrupted."""
+        self.profile()
+        with self.client() as client:
+            measured = [p for p in client.profiles(MODEL) if p.kind.value == "measured"]
+            done = any(job.state is JobState.SUCCEEDED for job in client.jobs())
+        return done and bool(measured)
+
+    def answers(self) -> bool:
+        """Whether a request is answered through the endpoint."""
+        body = {"model": MODEL, "prompt": "Once", "max_tokens": 2}
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.post(f"{self.base_url}/completions", json=body, timeout=30).is_success
+        return False
+
+
+def _id(key: KeyRecord) -> str:
+    return key.id
+
+
+def _apply(client: ControlClient) -> None:
+    """Plan and apply; again where something changed between the two, as a user would."""
+
+    def applied() -> bool:
+        plan = client.plan().plan
+        with contextlib.suppress(ConflictError):
+            if any(p.model == MODEL for p in plan.placements):
+                client.apply(plan.id)
+                return True
+        return False
+
+    wait_for("a plan with the model", applied, seconds=CONVERGE_SECONDS)
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 9)

@@ -1,0 +1,146 @@
+"""Daemons that start in a fraction of a second: forked from a process that has imported it all.
+
+What runs in the child is the daemon from the reading of its settings on, in a session of its own.
+Only the imports are shared, which take two thirds of a daemon's start.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from partitiond.settings import load_settings
+from tests.e2e.harness import clean_environment
+
+
+@dataclasses.dataclass(frozen=True)
+class ForkedDaemon:
+    """One daemon; as much of `subprocess.Popen` as a test fleet uses."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """None while it runs; how it ended is its parent's to know, so always 0 then."""
+        return None if self._alive() else 0
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises TimeoutExpired."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return 0
+        try:
+            ready, _, _ = select.select([descriptor], [], [], timeout)
+        finally:
+            os.close(descriptor)
+        if not ready:
+            raise subprocess.TimeoutExpired("partitiond serve", timeout or 0.0)
+        return 0
+
+    def _alive(self) -> bool:
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state not in "ZX"
+
+
+class Nursery:
+    """The process that forks them.
+
+    Args:
+        environment: of all of them, beside what the tests themselves run in.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent.parent,
+            env={**clean_environment(), **environment},
+        )
+
+    def start(self, config: Path, log: Path) -> ForkedDaemon:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"config": str(config), "log": str(log)}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+        return ForkedDaemon(int(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End it; daemons that run go on."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+
+
+@contextlib.contextmanager
+def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
+    """A nursery while the block lasts."""
+    found = Nursery(environment)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _main() -> None:
+    import partitiond.daemon  # noqa: F401
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _become_daemon(Path(order["config"]), order["log"])
+        print(pid, flush=True)
+        _reap()
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+
+
+def _become_daemon(config: Path, log: str) -> None:
+    """Never returns."""
+    code = 1
+    try:
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for ours, theirs in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(ours, theirs)
+        run_daemon = sys.modules["partitiond.daemon"].run_daemon
+        run_daemon(load_settings(config, clean_environment(), {}).settings)
+        code = 0
+    except BaseException:  # noqa: BLE001 - the test looks for it in the log
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,184 @@
+"""A store that cannot be written: the disk is full, or another process holds the lock.
+
+What serves goes on serving and an engine that dies is started again; what cannot be kept is
+refused, and said; and once the store can be written again, everything goes on by itself.
+"""
+
+import contextlib
+import os
+import resource
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import PartitiondError
+from tests.chaos.killed_fleet import BODY, KilledFleet, kill
+from tests.chaos.nursery import Nursery, nursery
+from tests.e2e.harness import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+DISK_BYTES = 8 * 1024**2
+SMALL_FILE_BYTES = 16 * 1024
+"""Enough for a run folder, less than the store."""
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Nursery]:
+    with nursery({}) as found:
+        yield found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def fleet(folder: Path, bed: Nursery) -> Iterator[KilledFleet]:
+    (folder / "fleet" / "state").mkdir(parents=True)
+    found = KilledFleet(folder / "fleet", bed, folder / "fault", {"cpu.cores": [0, 1]})
+    try:
+        yield found
+    finally:
+        found.cleanup()
+
+
+@pytest.fixture
+def small_disk(fleet: KilledFleet) -> Iterator[Path]:
+    """The state folder on a disk of its own."""
+    path = fleet.settings.state_dir
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+    done = subprocess.run(mount, capture_output=True, text=True, timeout=30)
+    if done.returncode:
+        pytest.skip(f"a small disk takes the right to mount one (run as root): {done.stderr}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=30)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk(fleet: KilledFleet, small_disk: Path) -> None:
+    fleet.start()
+    a_store_that_refuses(fleet, lambda: fill(small_disk), (small_disk / "filler").unlink, "disk")
+
+
+def test_a_disk_that_refuses_larger_files(fleet: KilledFleet) -> None:
+    """As a quota does, and without the right to mount anything."""
+    fleet.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.prlimit(fleet.daemon_pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    a_store_that_refuses(fleet, lambda: limit(SMALL_FILE_BYTES), lambda: limit(soft), "disk")
+
+
+def a_store_that_refuses(
+    fleet: KilledFleet, begin: Callable[[], object], end: Callable[[], object], why: str
+) -> None:
+    fleet.serve()
+    fleet.converge()
+    before = fleet.kept()
+    begin()
+    with fleet.client() as client:
+        with pytest.raises(PartitiondError, match=why):
+            client.register(BODY | {"name": "b"})
+        assert [view.record.spec.name for view in client.models()] == ["a"]
+    assert fleet.answers()
+    (old,) = fleet.engines()["a-1"]
+    kill(old)
+
+    def another() -> bool:
+        now = fleet.never_twice().get("a-1", [old])
+        return now != [old] and fleet.answers()
+
+    wait_for("another engine", another, seconds=60)
+    with fleet.client() as client:
+        assert client.readiness().keys() & {"store", "loop"}
+    end()
+    wait_for("a store that is well again", fleet.is_well, seconds=60)
+    with fleet.client() as client:
+        client.register(BODY | {"name": "b"})
+    fleet.converge()
+    now = fleet.kept()
+    assert all(before[kind] <= now[kind] for kind in before)
+
+
+def test_a_daemon_that_is_started_on_a_full_disk(fleet: KilledFleet, small_disk: Path) -> None:
+    """It adopts what runs, or says why it cannot start; nothing is ended by that."""
+    fleet.start()
+    fleet.serve()
+    fleet.converge()
+    running = fleet.engines()
+    fleet.kill_daemon()
+    fill(small_disk)
+    fleet.begin()
+    wait_for("the daemon, or its end", lambda: fleet.is_up() or not fleet.is_alive, seconds=60)
+    if not fleet.is_alive:
+        assert "No space left" in fleet.log.read_text()
+    assert fleet.engines() == running
+    assert fleet.answers()
+    (small_disk / "filler").unlink()
+    if not fleet.is_alive:
+        fleet.start()
+    wait_for("a store that is well again", fleet.is_well, seconds=60)
+    fleet.converge()
+    assert fleet.engines() == running
+
+
+def test_a_store_that_another_process_has_locked(fleet: KilledFleet) -> None:
+    """A backup, say, or a shell: for longer than the daemon waits for it."""
+    fleet.start()
+    fleet.serve()
+    fleet.converge()
+    running = fleet.engines()
+    lock = sqlite3.connect(fleet.settings.store_path, isolation_level=None)
+    with contextlib.closing(lock):
+        lock.execute("BEGIN IMMEDIATE")
+        with fleet.client() as client, pytest.raises(PartitiondError, match="locked by another"):
+            client.register(BODY | {"name": "b"})
+        assert fleet.answers()
+        fleet.kill_daemon()
+        fleet.begin()  # it waits for the lock, or ends with a reason, and ends nothing
+        wait_for("the daemon, or its end", lambda: fleet.is_up() or not fleet.is_alive, seconds=90)
+        assert fleet.engines() == running
+        assert fleet.answers()
+        lock.execute("ROLLBACK")
+    if not fleet.is_alive:
+        assert "locked by another" in fleet.log.read_text()
+        fleet.start()
+    wait_for("a store that is well again", fleet.is_well, seconds=60)
+    with fleet.client() as client:
+        client.register(BODY | {"name": "b"})
+    fleet.converge()
+    assert fleet.engines() == running
+
+
+def test_a_store_that_was_lost(fleet: KilledFleet) -> None:
+    """With an empty store nothing is wanted: engines end, and the endpoint hears of it."""
+    fleet.start()
+    fleet.serve()
+    fleet.converge()
+    fleet.kill_daemon()
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{fleet.settings.store_path}{suffix}").unlink(missing_ok=True)
+    fleet.start()
+    fleet.converge()
+    assert fleet.engines() == {}
+    assert not fleet.answers()
+    fleet.serve()
+    fleet.converge()
+    wait_for("an answer", fleet.answers, seconds=30)
+    assert os.access(fleet.settings.store_path, os.W_OK)

@@ -1,0 +1,114 @@
+"""`partitiond events` and `partitiond drift`, against an API that only remembers."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from partitiond.api.app import create_app
+from partitiond.cli.commands_events import moment
+from partitiond.cli.options import this_person
+from partitiond.core.errors import InputError
+from partitiond.core.instants import unix_seconds
+from tests.api.conftest import TOKEN
+from tests.api.fake_drift import CORRECTION
+from tests.api.fake_service import FakeService
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
+    fake = FakeService()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    app = create_app(fake, admin_token=TOKEN)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
+    yield fake
+    server.should_exit = True
+    thread.join(10)
+    listener.close()
+    fake.close()
+
+
+def happened(service: FakeService) -> None:
+    add = service.store.add_event
+    add("2030-01-01T00:00:00.000Z", "model-registered", "a", "from x.", actor="ada@laptop")
+    add("2030-01-02T00:00:00.000Z", "engine-ready", "a-1", "serves.")
+    add("2030-01-03T00:00:00.000Z", "plan-applied", "plan-1", "as asked.", actor="bob@desk")
+
+
+def test_events_show_who_asked(service: FakeService, cli: Cli) -> None:
+    happened(service)
+    shown = cli("events").out
+    assert "ada@laptop" in shown
+    assert "bob@desk" in shown
+
+
+def test_events_are_narrowed_by_what_they_are(service: FakeService, cli: Cli) -> None:
+    happened(service)
+
+    def kinds(*options: str) -> list[str]:
+        return [event["kind"] for event in cli("events", *options, "--json").json]
+
+    assert kinds("--actor", "*") == ["model-registered", "plan-applied"]
+    assert kinds("--kind", "engine-*", "--kind", "plan-applied") == ["engine-ready", "plan-applied"]
+    assert kinds("--subject", "a*") == ["model-registered", "engine-ready"]
+    assert kinds("--since", "2030-01-02T00:00:00Z", "--until", "2030-01-03") == ["engine-ready"]
+
+
+def test_an_export_is_complete_and_one_line_each(
+    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.cli.commands_events.PAGE", 7)
+    for number in range(50):
+        service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
+    lines = cli("events", "--lines").out.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == [str(n) for n in range(50)]
+    later = cli("events", "--lines", "--after", "40", "--limit", "3").out.splitlines()
+    assert [json.loads(line)["id"] for line in later] == [41, 42, 43]
+
+
+def test_a_moment_may_be_so_long_ago() -> None:
+    assert moment("", "--since") == ""
+    assert moment("2030-01-31", "--since") == "2030-01-31"
+    hours = unix_seconds(moment("30m", "--since")) - unix_seconds(moment("2h", "--since"))
+    assert hours == pytest.approx(5400, abs=60)
+    with pytest.raises(InputError, match="no moment"):
+        moment("yesterday", "--since")
+
+
+def test_who_runs_a_command_is_a_name_that_the_api_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PARTITIOND_ACTOR", raising=False)
+    assert this_person().endswith(f"@{socket.gethostname()}"[-20:])
+    monkeypatch.setenv("PARTITIOND_ACTOR", "nightly build <1>")
+    assert this_person() == "nightly_build__1_"
+
+
+def test_drift_shows_ratios_corrections_and_what_is_measured_again(
+    service: FakeService, cli: Cli
+) -> None:
+    shown = " ".join(cli("drift").out.split())
+    assert "1.30 ±0.05" in shown
+    assert "7/30" in shown
+    assert "pace is 1.30 times what its profile predicts at this load" in shown
+    assert "plans take 0.75 of profile-a's rates" in shown
+    assert "to be measured again (job-1): waits for a quiet time" in shown
+    assert cli("drift", "--json").json["corrections"][0]["factor"] == 0.75
+    ledger = " ".join(cli("drift", "ledger", "--model", "a").out.split())
+    assert "13 / 10" in ledger
+
+
+def test_a_correction_is_lifted(service: FakeService, cli: Cli) -> None:
+    lifted = cli("drift", "lift", CORRECTION.profile_id)
+    assert lifted.code == 0
+    assert "as they are again" in lifted.out + lifted.err
+    assert cli("drift", "lift", CORRECTION.profile_id).code == 3

@@ -1,0 +1,167 @@
+"""`partitiond top` as a person runs it: in a pseudo-terminal, against a daemon's answers."""
+
+import contextlib
+import http.server
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond import serde
+from tests.cli.conftest import Cli
+from tests.cli.overviews import events, overview
+
+SECONDS = 60.0
+RUN = """
+import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is its own, so that Ctrl-C is a signal
+from partitiond.cli.main import main
+main()
+"""
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """The two routes that are asked."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        body: Any = serde.to_jsonable(overview())
+        if path == "/events":
+            body = [serde.to_jsonable(event) for event in events(12)]
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Terminal:
+    """A screen of 100 columns and 40 lines, and a keyboard."""
+
+    def __init__(self, url: str, *arguments: str) -> None:
+        self.master, self.slave = pty.openpty()
+        termios.tcsetwinsize(self.slave, (40, 100))
+        self.before = termios.tcgetattr(self.slave)
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PARTITIOND_", "COLUMNS"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, "top", *arguments],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            env={**env, "PARTITIOND_URL": url, "PARTITIOND_TOKEN": "t", "TERM": "xterm"},
+            start_new_session=True,
+        )
+
+        self.text = ""
+        self._seen = 0
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        """All that is written, as a terminal takes it: who writes to a full one waits."""
+        while self.process.poll() is None:
+            if select.select([self.master], [], [], 0.1)[0]:
+                raw = os.read(self.master, 1 << 16).decode(errors="replace")
+                self.text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw)
+
+    def press(self, keys: str) -> None:
+        self._seen = len(self.text)
+        os.write(self.master, keys.encode())
+
+    def until(self, *words: str) -> str:
+        """Wait until all the words came since the last key."""
+        deadline = time.monotonic() + SECONDS
+        while not all(word in self.text[self._seen :] for word in words):
+            assert time.monotonic() < deadline, f"waited in vain for {words}:\n{self.text[-3000:]}"
+            time.sleep(0.05)
+        return self.text[self._seen :]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for descriptor in (self.master, self.slave):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def test_keys_work_in_a_terminal_and_leave_it_as_it_was(url: str) -> None:
+    terminal = Terminal(url)
+    try:
+        terminal.until("partitiond 0.7", "Devices", "bee-1", "sorted by name")
+        terminal.press("s")
+        terminal.until("sorted by demand")
+        terminal.press("/cow\r")
+        text = terminal.until("only 'cow'", "unavailable")
+        assert "bee-1" not in text.rpartition("only 'cow'")[0].rpartition("partitiond 0.7")[2]
+        terminal.press("\x1b[B")  # an arrow; none of its letters is a key
+        terminal.press("h")
+        terminal.until("sort by the next")
+        terminal.press("q")
+        assert terminal.process.wait(SECONDS) == 0
+        assert termios.tcgetattr(terminal.slave) == terminal.before
+    finally:
+        terminal.close()
+
+
+def test_ctrl_c_ends_it_and_the_terminal_is_as_before(url: str) -> None:
+    terminal = Terminal(url, "--sort", "queue")
+    try:
+        terminal.until("sorted by queue")
+        terminal.press("\x03")
+        terminal.process.wait(SECONDS)
+        assert termios.tcgetattr(terminal.slave) == terminal.before
+    finally:
+        terminal.close()
+
+
+def test_without_a_terminal_it_is_printed_once(
+    cli: Cli, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTITIOND_URL", url)
+    monkeypatch.setenv("PARTITIOND_TOKEN", "t")
+    done = cli("top")
+    assert done.code == 0
+    assert "bee-1" in done.out
+    assert "\x1b" not in done.out
+    assert cli("top", "--json", "--find", "bee").json["models"][0]["name"] == "bee"
+
+
+def test_an_order_that_is_none_is_refused_with_those_that_are(cli: Cli) -> None:
+    done = cli("top", "--sort", "size")
+    assert done.code != 0
+    assert "tokens" in done.err
+
+
+def test_without_a_daemon_it_says_so(cli: Cli, home: Path) -> None:
+    assert home.exists()
+    done = cli("top")
+    assert done.code != 0
+    assert "error:" in done.err

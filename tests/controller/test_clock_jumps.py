@@ -1,0 +1,78 @@
+"""The wall clock is set back and forth while everything runs; nothing is decided by it.
+
+The clock that only grows is another one: it decides deadlines and back-offs.
+"""
+
+import itertools
+
+import pytest
+
+from partitiond.core.instants import utc_iso
+from partitiond.core.spec import Demand
+from partitiond.ports import JobState
+from partitiond.store import open_store
+from tests.controller.fakes import FakeClock, until
+from tests.controller.samples import spec
+from tests.controller.test_service import Host
+
+DAY = 86400.0
+START = 1_700_000_000.0
+JUMPS = {
+    "a day back": (0.0, -DAY),
+    "ten years on and back": (0.0, 3650 * DAY, 0.0),
+    "back and forth at each look": tuple(DAY * (-1) ** n * n for n in range(40)),
+}
+
+
+class JumpingClock(FakeClock):
+    """A wall clock that somebody sets with each look at it."""
+
+    def __init__(self, jumps: tuple[float, ...]) -> None:
+        super().__init__()
+        last = jumps[-1]
+        self._walls = itertools.chain(jumps, itertools.repeat(last))
+        self._looks = itertools.count()
+
+    def utc_iso(self) -> str:
+        return utc_iso(START + next(self._walls) + next(self._looks) * 0.001)
+
+
+@pytest.mark.parametrize("jumps", JUMPS.values(), ids=JUMPS.keys())
+async def test_the_whole_way_of_a_model_while_the_clock_jumps(jumps: tuple[float, ...]) -> None:
+    store = open_store(":memory:")
+    here = Host(store)
+    here.clock = JumpingClock(jumps)
+    here.service = here._make()
+    await here.service.start()
+    await here.service.register(spec("a", demand=Demand(req_per_s=1.0)))
+    await here.serves("a")
+    before = set(here.runner.running())
+    await here.restart()  # what runs is adopted, whatever the clock says
+    await here.serves("a")
+    assert set(here.runner.running()) == before
+    kinds = here.kinds()
+    assert kinds.index("model-registered") < kinds.index("engine-ready")  # in order all the same
+    await here.service.remove("a")
+    await until(lambda: not here.service.replicas())
+    await here.service.register(spec("a", demand=Demand(req_per_s=1.0)))
+    await here.serves("a")
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+@pytest.mark.parametrize("seconds", [-DAY, DAY])
+async def test_a_profile_that_is_interrupted_is_measured_after_all(seconds: float) -> None:
+    store = open_store(":memory:")
+    here = Host(store)
+    here.clock = JumpingClock((0.0, 0.0, 0.0, 0.0, seconds))
+    here.service = here._make()
+    here.profiler.gate.clear()
+    await here.service.start()
+    await here.service.register(spec("a"))
+    await until(lambda: any(j.state is JobState.RUNNING for j in here.service.jobs()))
+    await here.restart()
+    here.profiler.gate.set()
+    await here.serves("a")
+    assert any(job.state is JobState.SUCCEEDED for job in here.service.jobs())
+    await here.service.shutdown(stop_engines=True)
+    store.close()

@@ -1,0 +1,202 @@
+"""Many more models than fit: each is started for its requests, and gives up its room again."""
+
+import concurrent.futures
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from partitiond.ports import ReplicaView
+from tests.e2e.harness import Fleet, Load, clean_environment, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+MODELS = 22
+BODY = {
+    "weights": "dummy",
+    "engine_kind": "simulated",
+    "model": "opt-125m",
+    "workload": {"prompt_tokens": 64, "output_tokens": 16},
+    "max_replicas": 1,
+    "auto": False,
+    "engine": {"extra_args": ["--token-seconds", "0.002"]},
+    "autoscale": {"scale_to_zero_seconds": 600},
+}
+
+
+class ManyModels(Fleet):
+    """A daemon with more models than its CPU device has room for."""
+
+    def register(self, name: str, **more: object) -> None:
+        with self.client() as client:
+            client.register({**BODY, "name": name, **more})
+
+    def complete(self, name: str, tokens: int = 8) -> int:
+        answer = self.openai().completions.create(
+            model=name,
+            prompt="Once upon a time",
+            max_tokens=tokens,
+            extra_body={"ignore_eos": True},
+        )
+        assert answer.usage is not None
+        return answer.usage.completion_tokens
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "partitiond", "--config", str(self.config), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=clean_environment(),
+        )
+
+    def listed(self) -> int:
+        return len(self.openai().models.list().data)
+
+    def awake(self) -> list[ReplicaView]:
+        """Replicas that have an engine now."""
+        with self.client() as client:
+            return [view for view in client.replicas() if view.pid is not None]
+
+    def kinds(self) -> list[str]:
+        with self.client() as client:
+            return [event.kind for event in client.events(limit=1000)]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManyModels]:
+    found = ManyModels(
+        tmp_path_factory.mktemp("many"),
+        {
+            "daemon.loop_seconds": 0.1,
+            "planner.time_limit_seconds": 1.0,
+            "engine.cgroup": "none",
+            "scaling.evict_idle_seconds": 0.2,
+        },
+    )
+    try:
+        found.start()
+        for index in range(MODELS):
+            found.register(f"m{index:02d}")
+        wait_for("all models to be listed", lambda: found.listed() == MODELS, seconds=30)
+        yield found
+    finally:
+        found.cleanup()
+
+
+def test_each_of_many_models_answers_though_few_fit(shared: ManyModels) -> None:
+    order = [f"m{index:02d}" for index in range(MODELS)]
+    for name in random.Random(1).sample(order, 8):
+        assert shared.complete(name) == 8
+        assert len(shared.awake()) <= 3  # two fit; one more may be ending
+    kinds = shared.kinds()
+    assert kinds.count("model-wakes") >= 8
+    assert kinds.count("model-at-zero") > MODELS
+
+
+@pytest.mark.slow
+def test_requests_for_several_at_zero_at_once_are_all_answered(shared: ManyModels) -> None:
+    names = [f"m{index:02d}" for index in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(shared.complete, names * 2))
+    assert answers == [8] * 8
+
+
+def test_people_see_who_is_at_zero_and_may_wake_a_model_by_hand(shared: ManyModels) -> None:
+    assert shared.complete("m00") == 8
+    done = shared.cli("scaling")
+    assert done.returncode == 0, done.stderr
+    assert "at zero" in done.stdout
+    with shared.client() as client:
+        views = {view.model: view for view in client.scaling()}
+        assert len(views) == MODELS
+        assert not views["m00"].at_zero
+        name = min(name for name, view in views.items() if view.at_zero)
+        client.wake(name)
+        wait_for(f"{name} to serve", lambda: client.model(name).replicas_serving, seconds=60)
+
+
+def test_what_does_not_come_in_time_is_refused_with_a_time_to_come_back(
+    shared: ManyModels,
+) -> None:
+    with shared.client() as client:
+        name = next(view.model for view in client.scaling() if view.at_zero)
+    with pytest.raises(openai.InternalServerError) as caught:
+        shared.openai().completions.create(
+            model=name,
+            prompt="x",
+            max_tokens=1,
+            extra_headers={"x-partitiond-max-wait-seconds": "0.05"},
+        )
+    assert caught.value.response.headers["retry-after"]
+
+
+def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> None:
+    fleet = ManyModels(
+        tmp_path,
+        {
+            "daemon.loop_seconds": 0.1,
+            "planner.time_limit_seconds": 1.0,
+            "engine.cgroup": "none",
+            "scaling.step_seconds": 2.0,
+            "scaling.horizon_seconds": 2.0,
+            "scaling.up_cooldown_seconds": 0.0,
+        },
+    )
+    try:
+        fleet.start()
+        fleet.register("busy", max_replicas=2, workload={"prompt_tokens": 512}, autoscale={})
+        with fleet.client() as client:
+            client.apply()
+        fleet.serving(1, seconds=60)
+        with Load(fleet.base_url, {"busy": 8}, tokens=4).running():
+            fleet.serving(2, seconds=60)
+        with fleet.client() as client:
+            view = client.scaling_of("busy")
+        assert view.measured_req_per_s is not None
+        assert view.planned_req_per_s > 0.1
+        assert fleet.terminate() == 0
+    finally:
+        fleet.cleanup()
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_two_real_engines_take_turns_among_many_models(tmp_path: Path) -> None:
+    overrides: dict[str, object] = {
+        "planner.time_limit_seconds": 2.0,
+        "scaling.evict_idle_seconds": 0.5,
+        "scaling.max_hold_seconds": 400.0,
+        "cpu.cores": sorted(os.sched_getaffinity(0))[:1],
+    }
+    if "PARTITIOND_TEST_ENGINE_PYTHON" in os.environ:
+        overrides["engine.python"] = os.environ["PARTITIOND_TEST_ENGINE_PYTHON"]
+    fleet = ManyModels(tmp_path, overrides)
+    real = {"real-a": "smollm2-135m", "real-b": "opt-125m"}
+    try:
+        fleet.start()
+        for index in range(MODELS - len(real)):
+            fleet.register(f"m{index:02d}")
+        for name, model in real.items():
+            weights = "real" if model.startswith("smol") else "dummy"
+            fleet.register(name, model=model, weights=weights, engine_kind="vllm", engine={})
+        wait_for("all models to be listed", lambda: fleet.listed() == MODELS, seconds=60)
+        client = fleet.openai().with_options(timeout=500)
+        for name in ("real-a", "m00", "real-b", "m01"):
+            answer = client.completions.create(model=name, prompt="Once upon a time", max_tokens=8)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens > 0
+            awake = [view.model for view in fleet.awake() if view.state == "serving"]
+            assert awake == [name]
+        assert fleet.terminate() == 0
+        assert fleet.processes() == []
+    finally:
+        fleet.cleanup()

@@ -1,0 +1,107 @@
+"""One trace from a client through the endpoint into a real vLLM, all of it at one collector."""
+
+import dataclasses
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.runner import ProcessEngineRunner
+from tests.chaos.rig import proxy_under_test, replica, until
+from tests.controller.samples import placement
+from tests.engine_fixtures import (
+    ENGINE_TEST_SECONDS,
+    chat_model_folder,
+    engine_cache_dir,
+    engine_environment,
+    short_dir,
+    vllm_launch,
+)
+
+__all__ = ["chat_model_folder", "engine_environment", "short_dir"]
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(2 * ENGINE_TEST_SECONDS),
+]
+START_SECONDS = 400.0
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+EXPORT_SECONDS = 60.0
+"""OpenTelemetry's exporter in the engine sends every 5 s."""
+
+
+class Collector(http.server.ThreadingHTTPServer):
+    """Keeps what it is sent: ours is JSON, the engine's is protobuf."""
+
+    def __init__(self) -> None:
+        self.bodies: list[tuple[str, bytes]] = []
+        collector = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                collector.bodies.append((self.headers["content-type"], body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1/traces"
+
+    def of_kind(self, content_type: str) -> bytes:
+        return b"".join(body for kind, body in self.bodies if content_type in kind)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+async def test_the_engines_span_is_a_child_of_ours(
+    short_dir: Path, engine_environment: EngineEnvironment, chat_model_folder: Path,
+    collector: Collector,
+) -> None:  # fmt: skip
+    runner = ProcessEngineRunner(
+        short_dir / "run", engine_environment, cache_dir=engine_cache_dir(),
+        traces_endpoint=collector.url,
+    )  # fmt: skip
+    launch = dataclasses.replace(vllm_launch(chat_model_folder), placement=placement("real-0"))
+    handle = await runner.start(launch)
+    try:
+        await runner.wait_ready(handle, START_SECONDS, lambda _phase: None)
+        options = {"traces_endpoint": collector.url, "traces_ratio": 0.0}
+        async with proxy_under_test(short_dir / "proxy", **options) as proxy:
+            await proxy.publish([replica(Path(handle.socket_path), "m-0")], served_name="tiny")
+            async with httpx.AsyncClient(timeout=120, verify=False) as client:
+                answer = await client.post(
+                    f"http://127.0.0.1:{proxy.port}/v1/completions",
+                    json={"model": "m", "prompt": "Once upon", "max_tokens": 4},
+                    headers={"traceparent": f"00-{TRACE}-{SPAN}-01"},
+                )
+            assert answer.status_code == 200, answer.text
+            await until(lambda: bool(collector.of_kind("json")), "no span of ours", EXPORT_SECONDS)
+        (resource,) = json.loads(collector.of_kind("json"))["resourceSpans"]
+        spans = {span["name"]: span for span in resource["scopeSpans"][0]["spans"]}
+        ours = spans["engine m-0"]
+        assert ours["traceId"] == TRACE
+        assert spans["text_completion m"]["parentSpanId"] == SPAN
+        ids = bytes.fromhex(TRACE), bytes.fromhex(ours["spanId"])
+        await until(
+            lambda: all(one in collector.of_kind("protobuf") for one in ids),
+            "the engine sent no span of this trace with ours as its parent",
+            EXPORT_SECONDS,
+        )
+    finally:
+        await runner.stop(handle, 0.0)

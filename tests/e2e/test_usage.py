@@ -1,0 +1,105 @@
+"""Usage as it is charged: exact over a daemon that is killed, and an endpoint that ends."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from partitiond.ports import JobState, ProfileOptions
+from partitiond.ports.usage import UsageLine
+from tests.e2e.harness import Fleet, wait_for
+from tests.e2e.test_drift import BODY, SETTINGS, serving
+from tests.proxy.test_metrics import labelled
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+PROMPT_TOKENS_AT_LEAST = 1
+OUTPUT_TOKENS = 8
+
+
+def ask(fleet: Fleet, key: str, times: int) -> None:
+    client = fleet.openai(key)
+    for _ in range(times):
+        answer = client.completions.create(
+            model="tiny", prompt="Once upon", max_tokens=OUTPUT_TOKENS,
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == OUTPUT_TOKENS
+
+
+def booked(fleet: Fleet, key_id: str, requests: int) -> UsageLine:
+    """The key's line, once it shows so many requests; more fail at once."""
+
+    def found() -> UsageLine | None:
+        with fleet.client() as client:
+            lines = {line.key_id: line for line in client.usage(by=("key", "model")).lines}
+        line = lines.get(key_id)
+        assert line is None or line.requests <= requests, "booked twice"
+        return line if line is not None and line.requests == requests else None
+
+    return wait_for(f"{requests} requests in the books", found, seconds=60)
+
+
+def test_every_request_is_booked_once(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, SETTINGS | {"proxy.require_keys": True})
+    try:
+        fleet.start()
+        with fleet.client() as client:
+            client.register(BODY)
+            job = client.profile("tiny", ProfileOptions(confirm=False))
+        assert fleet.finish(job, seconds=120).state is JobState.SUCCEEDED
+        with fleet.client() as client:
+            client.apply()
+            record, key = client.create_key(terms={"label": "batch"})
+        wait_for("a replica", lambda: serving(fleet), seconds=60)
+        ask(fleet, key, 5)
+        fleet.kill_daemon()
+        ask(fleet, key, 3)  # the endpoint goes on
+        fleet.start()
+        ask(fleet, key, 2)
+        line = booked(fleet, record.id, 10)
+        assert line.output_tokens == 10 * OUTPUT_TOKENS
+        assert line.prompt_tokens >= 10 * PROMPT_TOKENS_AT_LEAST
+        assert 0 < line.device_seconds <= line.engine_seconds
+        assert line.label == "batch"
+        the_page_is_whole(fleet)
+        ask(fleet, key, 1)
+        assert fleet.terminate() == 0  # the endpoint ends with it, right after a request
+        fleet.start()
+        wait_for("a replica", lambda: serving(fleet), seconds=60)
+        ask(fleet, key, 1)
+        assert booked(fleet, record.id, 12).output_tokens == 12 * OUTPUT_TOKENS
+        assert fleet.terminate() == 0
+    finally:
+        fleet.cleanup()
+
+
+def the_page_is_whole(fleet: Fleet) -> None:
+    """What a real daemon and a real endpoint tell: every metric is there, with its labels."""
+    from partitiond import metrics
+    from partitiond.proxy import families
+    from partitiond.proxy.merged import Samples
+
+    token = fleet.settings.token_path.read_text().strip()
+    answer = httpx.get(
+        f"{fleet.settings.control_url}/metrics", headers={"authorization": f"Bearer {token}"}
+    )
+    text = Samples(answer.text)
+    catalog = {
+        f"{family.name}_total" if family.kind == "counter" else family.name: family
+        for family in (*metrics.FAMILIES, *families.FAMILIES)
+    }
+    assert {name for name in text.kinds if not name.endswith("_created")} == set(catalog)
+    for name, family in catalog.items():
+        for full in text.families[name]:
+            assert labelled(full) == set(family.labels), full
+    for name in (
+        "partitiond_replica_planned_output_tokens_per_second",
+        "partitiond_device_memory_used_bytes",
+        "partitiond_engine_requests_ok_total",
+        "partitiond_proxy_ttft_seconds",
+        "partitiond_plan_gap_ratio",
+        "vllm:num_requests_running",
+    ):
+        assert text.families[name], f"{name} has no sample"

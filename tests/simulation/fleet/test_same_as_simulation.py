@@ -1,0 +1,147 @@
+"""The fleet's engines and dispatch against those of `partitiond.simulation`: the same times."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.admission import Rejected
+from partitiond.core.hardware import SharingMode
+from partitiond.core.interference import Interference
+from partitiond.core.profile import StepTime
+from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
+from partitiond.simulation import dispatch
+from partitiond.simulation.batch import Batch
+from partitiond.simulation.engine import SharedDevice, SimulatedEngine
+from partitiond.simulation.events import Clock
+from partitiond.simulation.fleet.clock import FleetClock
+from partitiond.simulation.fleet.dispatch import Finished, FleetModel, FleetReplica
+from partitiond.simulation.fleet.engine import FleetDevice, FleetEngine, Request
+from partitiond.simulation.models import EngineModel
+from partitiond.simulation.steps import FittedSteps
+from tests.simulation.samples import candidate
+
+STEPS = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
+INTERFERENCE = Interference(kappa_memory=0.1)
+STEP_TOKENS = 48
+Arrival = tuple[float, int, int]
+Ended = tuple[float, float, float]
+"""First and last token, -1 for none; status of a refusal, 0 for none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Replicas as (device, slots, KV tokens), and the queue."""
+
+    replicas: tuple[tuple[int, int, int], ...]
+    max_queue: int
+    max_wait_seconds: float
+    busy: float
+
+    @property
+    def route(self) -> ModelRoute:
+        return ModelRoute(
+            "m", ModelAvailability.SERVING, "m",
+            max_queue=self.max_queue, max_wait_seconds=self.max_wait_seconds,
+        )  # fmt: skip
+
+    def replica(self, number: int) -> ReplicaRoute:
+        _, slots, tokens = self.replicas[number]
+        return ReplicaRoute(f"m-{number}", "m", "", "", slots, tokens, 200, service_seconds=0.4)
+
+
+def in_simulation(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
+    clock = Clock()
+    devices: dict[int, SharedDevice] = {}
+    replicas = []
+    for number, (where, slots, tokens) in enumerate(shape.replicas):
+        device = devices.setdefault(where, SharedDevice(SharingMode.MEMORY, INTERFERENCE))
+        made = candidate("m", mode=SharingMode.MEMORY, busy=shape.busy)
+        engine = SimulatedEngine(clock, device, made, Batch(slots, STEP_TOKENS, tokens), STEPS)
+        replicas.append(dispatch.SimulatedReplica(shape.replica(number), engine))
+    model = dispatch.SimulatedModel(clock, shape.route, replicas, seed=3)
+    flights = [dispatch.Flight(when, prompt, output) for when, prompt, output in arrivals]
+    for flight in flights:
+        clock.at(flight.arrived, lambda flight=flight: model.arrive(flight))  # type: ignore[misc]
+    clock.run(10_000.0)
+    return [
+        (
+            -1.0 if f.first is None else f.first,
+            -1.0 if f.ended is None else f.ended,
+            0 if f.rejected is None else f.rejected.status,
+        )
+        for f in flights
+    ]
+
+
+class Notes(Finished):
+    def __init__(self) -> None:
+        self.found: dict[int, list[Ended]] = {}
+        self.ended: list[tuple[Request, int]] = []
+
+    def answered(self, request: Request) -> None:
+        self.ended.append((request, 0))
+
+    def refused(self, request: Request, rejected: Rejected) -> None:
+        self.ended.append((request, rejected.status))
+
+
+def in_fleet(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
+    clock, notes = FleetClock(), Notes()
+    model = FleetModel(clock, shape.route, notes, seed=3)
+    devices: dict[int, FleetDevice] = {}
+    for number, (where, slots, tokens) in enumerate(shape.replicas):
+        device = devices.setdefault(where, FleetDevice(clock, SharingMode.MEMORY, INTERFERENCE))
+        made = candidate("m", mode=SharingMode.MEMORY, busy=shape.busy)
+        made = dataclasses.replace(made, batch=slots)
+        replica = FleetReplica(model, shape.replica(number))
+        behaves = EngineModel(STEPS, tokens, 200, STEP_TOKENS)
+        replica.engine = FleetEngine(clock, device, made, behaves, replica)
+        model.add(replica)
+    for when, prompt, output in arrivals:
+        clock.at(when, lambda p=prompt, o=output: model.arrive(p, o))  # type: ignore[misc]
+    clock.run(10_000.0)
+    assert model.in_flight == 0
+    assert model.waiting == 0
+    assert all(device.working == 0 for device in devices.values())
+    # Arrival times are all different, so they name the requests.
+    by_arrival = {request.arrived: (request, status) for request, status in notes.ended}
+    assert len(by_arrival) == len(arrivals)
+    made_of = [by_arrival[when] for when, *_ in arrivals]
+    return [(request.first, request.ended, status) for request, status in made_of]
+
+
+def distinct(arrival: Arrival) -> float:
+    return arrival[0]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(
+        st.tuples(st.floats(0.0, 3.0), st.integers(1, 90), st.integers(1, 60)),
+        max_size=60,
+        unique_by=distinct,
+    ),
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(1, 6), st.integers(150, 400)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 12),
+    st.floats(0.05, 5.0),
+    st.floats(0.0, 1.0),
+)
+def test_every_request_has_the_same_times(
+    arrivals: list[Arrival],
+    replicas: list[tuple[int, int, int]],
+    max_queue: int,
+    wait: float,
+    busy: float,
+) -> None:
+    shape = Shape(tuple(replicas), max_queue, wait, busy)
+    expected = in_simulation(shape, arrivals)
+    found = in_fleet(shape, arrivals)
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-9)

@@ -1,0 +1,45 @@
+"""The ledger: read back as written, newest first, within its bounds."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from partitiond.ports import Store
+from partitiond.store import ledger_repository, open_store
+from tests.api.fake_drift import ENTRY
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    here = open_store(":memory:")
+    yield here
+    here.close()
+
+
+def test_entries_read_back_newest_first(store: Store) -> None:
+    for number in range(3):
+        store.add_ledger_entry(dataclasses.replace(ENTRY, requests=number))
+    store.add_ledger_entry(dataclasses.replace(ENTRY, model="b", replica_id="b-1"))
+    assert [e.requests for e in store.ledger(model="a")] == [2, 1, 0]
+    assert [e.requests for e in store.ledger(replica_id="a-1", limit=1)] == [2]
+    assert store.ledger(model="b")[0].findings == ENTRY.findings
+    assert store.ledger(model="b", replica_id="a-1") == []
+
+
+def test_a_busy_replica_does_not_push_out_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_repository, "MAX_OF_REPLICA", 3)
+    store.add_ledger_entry(dataclasses.replace(ENTRY, replica_id="a-2"))
+    for number in range(20):
+        store.add_ledger_entry(dataclasses.replace(ENTRY, requests=number))
+    assert [e.requests for e in store.ledger(replica_id="a-1")] == [19, 18, 17]
+    assert len(store.ledger(replica_id="a-2")) == 1
+
+
+def test_all_together_have_a_bound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_repository, "MAX_ENTRIES", 4)
+    for number in range(10):
+        store.add_ledger_entry(dataclasses.replace(ENTRY, replica_id=f"a-{number}"))
+    assert [e.replica_id for e in store.ledger()] == ["a-9", "a-8", "a-7", "a-6"]
