@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
+from partitiond.controller.background import Background
 from partitiond.controller.cordons import device_named
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.planning import Solve
@@ -98,7 +99,6 @@ class Service:
         self._partitions = partitions
         self._take(Parts(adapters, self._options))
         self._loop: asyncio.Task[None] | None = None
-        self._beside: list[asyncio.Task[None]] = []
         self._shutdown: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
@@ -107,7 +107,7 @@ class Service:
         self._devices, self._files, self._endpoint = parts.devices, parts.files, parts.endpoint
         self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
-        self._keys, self._background = parts.keys, parts.background
+        self._keys, self._background = parts.keys, Background(parts.background)
         self._traffic = parts.traffic
         self._controller.after_pass = self._after_pass
         self.overview: Overviews = parts.overview
@@ -142,7 +142,7 @@ class Service:
                 await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
             raise
         self._loop = asyncio.create_task(self._controller.run(), name="reconcile loop")
-        self._beside = [asyncio.create_task(run()) for run in self._background]
+        self._background.start()
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the loop, the jobs, and (if asked) engines and proxy. Idempotent."""
@@ -180,9 +180,7 @@ class Service:
         what = "stops engines." if stop_engines else "engines stay."
         self._journal.note("daemon-ending", "daemon", what)
         try:
-            for task in self._beside:
-                task.cancel()
-            await asyncio.gather(*self._beside, return_exceptions=True)
+            await self._background.stop()
             await (
                 self._plans.chain.close()
             )  # before the jobs: those that end now are no reason to plan
