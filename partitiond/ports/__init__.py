@@ -24,12 +24,12 @@ from partitiond.ports.overview import (
     ReplicaOverview,
 )
 from partitiond.ports.partitions import DeviceFault, PartitionControl
+from partitiond.ports.preview import PlanPreview
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
 from partitiond.ports.service import (
     ControlService,
     KeyView,
     ModelView,
-    PlanPreview,
     ProfileOptions,
     ProfileView,
     ReplicaView,

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from partitiond.core.spec import ModelSpec
 from partitiond.ports.overview import FrontierView
-from partitiond.ports.service import PlanPreview
+from partitiond.ports.preview import PlanPreview
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,41 +2,25 @@
 
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyTerms, KeyUse
 from partitiond.core.partition import Partition
-from partitiond.core.plan import Infeasible, Plan, PlanDiff
-from partitiond.core.plan_answers import (
-    NO_ANSWERS,
-    PlanAnswers,
-    PlanProgress,
-    PlanQuestion,
-)
+from partitiond.core.plan import Plan
+from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.core.workload import Workload
 from partitiond.ports.drift import DriftControl
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
+from partitiond.ports.fit import FitCheck
 from partitiond.ports.overview import Overviews
+from partitiond.ports.preview import PlanPreview
 from partitiond.ports.releases import Releases
 from partitiond.ports.scaling import Scalings
 from partitiond.ports.store import Event, Job, KeyRecord, ModelRecord
 from partitiond.ports.usage import Usages
-
-if TYPE_CHECKING:
-    from partitiond.ports.fit import FitCheck
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PlanPreview:
-    """A plan (or why there is none), what applying it would change, and what else was asked."""
-
-    plan: Plan
-    diff: PlanDiff
-    infeasible: Infeasible | None = None
-    answers: PlanAnswers = NO_ANSWERS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -160,7 +144,7 @@ class ControlService(Protocol):
 
     overview: Overviews
     drift: DriftControl
-    fit: "FitCheck"
+    fit: FitCheck
     usage: Usages
     scaling: Scalings
     releases: Releases
