@@ -19,7 +19,7 @@ class ScalingSettings(Table):
         10.0, description="Demand is counted in steps of so many seconds."
     )
     horizon_seconds: Seconds = Field(
-        60.0, description="How far ahead demand is foretold: about what an engine takes to start."
+        60.0, description="How far ahead demand is foretold, in seconds: about what a start takes."
     )
     season_seconds: Seconds = Field(
         86400.0, description="Length of a season of the seasonal method, in seconds."
@@ -40,7 +40,7 @@ class ScalingSettings(Table):
         20.0, ge=0, description="Pause after a raise before the next one, in seconds."
     )
     down_window_seconds: float = Field(
-        300.0, ge=0, description="For how long demand has to stay low before less is planned."
+        300.0, ge=0, description="How many seconds demand has to stay low before less is planned."
     )
     floor_req_per_s: float = Field(
         0.01, gt=0, description="Least rate that is planned for a model that is awake."
@@ -48,7 +48,7 @@ class ScalingSettings(Table):
     evict_idle_seconds: float = Field(
         3.0,
         ge=0,
-        description="A model that was asked for less long ago gives up its room to nobody.",
+        description="A model asked for within so many seconds gives up its room to nobody.",
     )
     max_hold_seconds: Seconds = Field(
         120.0,

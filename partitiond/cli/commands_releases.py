@@ -15,7 +15,10 @@ VersionArgument = Annotated[
 
 
 def history(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
-    """List the releases of a model: what its engines were made of, and what became of them."""
+    """List the releases of a model, and what became of them.
+
+    A release is what engines are made of: source, revision and engine options.
+    """
     from partitiond.cli.render import new_table
 
     with client_of(ctx) as client:
@@ -41,9 +44,10 @@ def rollback(
     version: VersionArgument = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier release: its engines take the place of those that run.
+    """Go back to an earlier release of a model.
 
-    Demand, SLO, rules, names and limits stay what they are.
+    Its engines take the place of those that run. Demand, SLO, rules, names and limits stay what
+    they are.
     """
     with client_of(ctx) as client:
         release = client.roll_back(name, version)

@@ -25,7 +25,9 @@ def scaling(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is asked of models that scale by themselves, and what is planned for them.
+    """Show the demand of models that scale by themselves.
+
+    What is asked of them, what is foretold, and what is planned for.
 
     Rates are in requests/s: asked in the last step, expected, at most expected, planned for, and
     what the applied plan gives.

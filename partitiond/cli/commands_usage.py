@@ -55,10 +55,10 @@ def usage(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show requests, tokens, device time and energy by key and model, for charge-back.
+    """Show what each key used of each model, for charge-back.
 
-    Hours are whole ones, in UTC. Device time is what engines were busy, times their share of the
-    device: idle time is nobody's.
+    Requests, tokens, device time and energy. Hours are whole ones, in UTC. Device time is what
+    engines were busy, times their share of the device: idle time is nobody's.
     """
     if as_csv and as_json:
         raise InputError("--csv and --json exclude each other.", hint="Give one of them.")

@@ -148,6 +148,12 @@ def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
         return invalid("The body must be a JSON object.", code="invalid_json")
     except ValueError as error:  # DecodeError and UnicodeDecodeError are both
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
+    # What is skipped is not looked at; engines read all of it, and refuse it in words of their own.
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     # Fewer brackets than levels cannot be too deep: the usual case costs two counts.
     if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
         return _too_deep(max_nesting)

@@ -247,6 +247,8 @@ BODIES: Final = (
     _body("nested-inside", b'{"model":"m","x":' + b"[" * 99 + b"]" * 99 + b"}", 400,
           "invalid_json"),
     _body("not-utf8", b'{"model":"m","prompt":"\xff\xfe"}', 400, "invalid_json"),
+    _body("not-utf8-unknown", b'{"model":"m","prompt":"x","a":"\xfe"}', 400, "invalid_json"),
+    _body("not-utf8-name", b'{"model":"m","prompt":"x","\xfe":1}', 400, "invalid_json"),
     _body("two-documents", BODY + BODY, 400, "invalid_json"),
     _body("huge-integer", b'{"model":"m","n":' + b"9" * 5000 + b"}", 400, "invalid_json"),
     refused("compressed", good(b"content-encoding: gzip"), 415, "unsupported_media_type"),
