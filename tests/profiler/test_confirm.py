@@ -100,7 +100,12 @@ async def test_capacity_is_confirmed_in_open_loop(engines: Any, request_of: Requ
     assert point is not None
     assert profile.capacity_trials[0].req_per_s == pytest.approx(0.8 * point.req_per_s)
     assert profile.capacity_req_per_s is not None
-    assert profile.capacity_req_per_s >= profile.capacity_trials[0].req_per_s
+    held = [trial.req_per_s for trial in profile.capacity_trials if trial.held]
+    if held:
+        assert profile.capacity_req_per_s >= max(held)
+    else:  # a machine too busy for the first rate: less is said than what was tried
+        lowest = min(trial.req_per_s for trial in profile.capacity_trials)
+        assert 0 < profile.capacity_req_per_s < lowest
     for trial in profile.capacity_trials:
         assert trial.arrivals >= 20  # forty on average
         assert trial.utilisation is not None
