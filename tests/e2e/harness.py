@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import socket
@@ -209,14 +210,21 @@ class Outcome:
     detail: str = ""
 
 
+_story = itertools.count(1)
+
+
 async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
-    """One streamed completion, read to its end with nothing hidden."""
+    """One streamed completion, read to its end with nothing hidden.
+
+    Each has a prompt of its own, as requests of different users have: of identical ones all would be
+    refused for a minute after an engine that was killed while it began one.
+    """
     import httpx
 
     outcome = Outcome(model, time.monotonic())
     body = {
         "model": model,
-        "prompt": "Once upon a time",
+        "prompt": f"Once upon a time, in year {next(_story)}",
         "max_tokens": tokens,
         "stream": True,
         "ignore_eos": True,

@@ -95,7 +95,7 @@ async def test_a_trace_goes_from_the_client_to_the_engine_and_the_collector(
     (line,) = [json.loads(line) for line in proxy.log_lines if '"event":"request"' in line]
     assert line["trace_id"] == TRACE
     assert line["request_id"] == about["partitiond.request_id"]["stringValue"]
-    assert proxy.state.metrics.spans["sent"] == 3
+    await proxy.until(lambda: proxy.state.metrics.spans["sent"] == 3)
 
 
 async def test_usage_is_in_the_span(
