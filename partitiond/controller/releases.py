@@ -54,6 +54,7 @@ class ReleaseDesk:
         self._controller = controller
         self._plans = plans
         self._registry = registry
+        self._resumed = False
         self._known: dict[str, tuple[Release, ...]] = {}
         for release in store.releases():
             self._known[release.model] = (*self._known.get(release.model, ()), release)
@@ -98,6 +99,9 @@ class ReleaseDesk:
 
     def look(self) -> None:
         """After a pass of the loop: which releases have come, and which will not."""
+        if not self._resumed:
+            self._resumed = True
+            self._resume()
         models = self.coming()
         if not models:
             return
@@ -113,6 +117,23 @@ class ReleaseDesk:
                 own = [r for r in replicas if r.placement.model == model and r.last_error]
                 why = first_line(own[-1].last_error) if own else "it failed"
                 self._go_back(release, why)
+
+    def _resume(self) -> None:
+        """Finish what the daemon before had begun: models are stored before or after their rows."""
+        for record in self._store.models():
+            rows = self._known.get(record.spec.name, ())
+            now = next((row for row in rows if same_release(row.spec, record.spec)), None)
+            target = self._open(record.spec.name)
+            if rows and now is None:  # it was replaced, and nobody watched over that yet
+                if target is not None:
+                    self._put(dataclasses.replace(target, state=ReleaseState.FAILED))
+                self._put(_coming(record, self._now()))
+            elif target is None and now is not None and now.state is ReleaseState.FAILED:
+                target = way_back(rows, now.version)
+                if target is not None:
+                    self._return_to(target)
+            elif target is not None and target is not now:
+                self._return_to(target)
 
     def _arrived(self, release: Release) -> None:
         for row in self._known[release.model]:
@@ -177,7 +198,7 @@ class ReleaseDesk:
         record = self._store.model(model)
         now = next((r for r in self.history(model) if same_release(r.spec, record.spec)), None)
         target = self._asked(model, version, now)
-        if now is target:
+        if now is not None and now.version == target.version:
             raise ConflictError(
                 f"{model} is at version {target.version} already.",
                 hint=f"`partitiond models history {model}` lists the others.",
@@ -227,6 +248,10 @@ class ReleaseDesk:
 def _left_as(state: ReleaseState) -> ReleaseState:
     """What becomes of a release that somebody goes back from."""
     return ReleaseState.FAILED if state is ReleaseState.COMING else state
+
+
+def _coming(record: ModelRecord, at: str) -> Release:
+    return Release(record.spec.name, record.version, at, ReleaseState.COMING, record.spec)
 
 
 def _is_of(placement: Placement, digests: Mapping[str, str]) -> bool:

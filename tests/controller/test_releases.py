@@ -135,3 +135,42 @@ async def test_a_change_of_demand_is_no_release(host: Host) -> None:
     more = dataclasses.replace(version("r1"), demand=Demand(req_per_s=0.6))
     await host.service.update(more, None)
     assert len(host.service.releases.history("a")) == 1
+
+
+async def test_a_way_back_that_was_cut_short_is_finished_by_the_next_daemon(host: Host) -> None:
+    await host.service.update(version("r2"), None)
+    await arrived(host, "r2")
+    second = next(r for r in host.store.releases("a") if r.spec.source.revision == "r2")
+    first = next(r for r in host.store.releases("a") if r.spec.source.revision == "r1")
+    # As it is on disk when the daemon is killed right after either line of going back.
+    host.store.put_release(dataclasses.replace(second, state=ReleaseState.FAILED))
+    await host.restart()
+    await arrived(host, "r1")
+    assert host.service.model("a").record.spec.source.revision == "r1"
+    host.store.put_release(dataclasses.replace(second, state=ReleaseState.COMING))
+    host.store.put_release(dataclasses.replace(first, state=ReleaseState.REPLACED))
+    await host.restart()
+    await arrived(host, "r2")
+    assert host.service.model("a").record.spec.source.revision == "r2"
+
+
+async def test_a_replacement_that_was_cut_short_is_watched_over_by_the_next_daemon(
+    host: Host,
+) -> None:
+    await host.service.update(version("r2"), None)
+    await arrived(host, "r2")
+    await host.service.shutdown(stop_engines=False)
+    now = host.store.model("a")
+    newer = dataclasses.replace(now, spec=version("r3"), version=now.version + 1)
+    host.store.update_model(newer, expected_version=now.version)
+    await host.restart()
+    await arrived(host, "r3")
+
+
+async def test_a_model_cannot_go_back_to_what_it_is(host: Host) -> None:
+    with pytest.raises(ConflictError, match="at version 1 already"):
+        await host.service.releases.roll_back("a", 1)
+    await host.service.update(version("r2"), None)
+    await arrived(host, "r2")
+    with pytest.raises(ConflictError, match="already"):
+        await host.service.releases.roll_back("a", host.service.model("a").record.version)
