@@ -136,7 +136,8 @@ def observed(series: Series, req_per_s: float, policy: ForecastPolicy) -> Series
     season = series.season
     if policy.method is Method.SEASONAL:
         season = (*season, rate)[-policy.season_steps :]
-    errors, foretold = series.errors, series.foretold
+    # A horizon that was made shorter: what was foretold for later ones is of no use any more.
+    errors, foretold = series.errors, series.foretold[-policy.horizon_steps :]
     if len(foretold) >= policy.horizon_steps:
         middle, *later = foretold
         errors = (*errors, (rate - middle) / _scale(middle, policy))[-policy.errors :]

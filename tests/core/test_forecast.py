@@ -1,6 +1,7 @@
 """Forecasts of demand: what each method foretells, and that the upper end is what it says."""
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -135,3 +136,16 @@ def _poisson(draw: random.Random, mean: float) -> int:
         count += 1
         at += draw.expovariate(1.0)
     return count
+
+
+def test_a_horizon_that_is_made_shorter_is_what_errors_are_measured_at() -> None:
+    long = ForecastPolicy(method=Method.LAST, horizon_steps=6)
+    short = dataclasses.replace(long, horizon_steps=1)
+    series = NOTHING_SEEN
+    for step in range(12):
+        series = observed(series, float(step), long)
+    for step in range(12, 24):
+        series = observed(series, float(step), short)
+    assert len(series.foretold) == 1
+    one_step_late = 1.0 / (math.sqrt(22.0 / short.step_seconds))
+    assert series.errors[-1] == pytest.approx(one_step_late)
