@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -36,21 +37,23 @@ class TrafficWatch:
         self._kept: collections.deque[TrafficSample] = collections.deque(
             maxlen=max(2, round(kept_seconds / look_seconds))
         )
+        self._latest: TrafficSample | None = None
         self.after_look: list[Callable[[TrafficSample], None]] = []
 
     @property
     def latest(self) -> TrafficSample | None:
         """The last look; None before the first."""
-        return self._kept[-1] if self._kept else None
+        return self._latest
 
     def window(self, seconds: float) -> TrafficWindow:
-        """The last so many seconds, or what there is of them."""
+        """The last so many seconds, or what there is of them since the proxy was started."""
         if len(self._kept) < 2:
             return NO_WINDOW
         new = self._kept[-1]
         since = new.at - seconds
         # At most KEPT_SECONDS / LOOK_SECONDS of them.
-        old = next((sample for sample in self._kept if sample.at >= since), self._kept[-2])
+        own = (s for s in self._kept if s.at >= since and s.epoch == new.epoch)
+        old = next(own)  # the newest, where there is no other
         return TrafficWindow.between(old if old is not new else self._kept[-2], new)
 
     async def run(self) -> None:
@@ -67,7 +70,9 @@ class TrafficWatch:
             return
         if sample is None:
             return
-        self._kept.append(sample)
+        self._latest = sample
+        # Windows say nothing of keys, and those of half an hour times each model are many.
+        self._kept.append(dataclasses.replace(sample, usage={}))
         for tell in self.after_look:
             try:
                 tell(sample)
