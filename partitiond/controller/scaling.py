@@ -6,7 +6,7 @@ Decisions are `core.scaling`'s; here is what they are told, and what follows fro
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
@@ -22,6 +22,7 @@ from partitiond.core.scaling import (
     ScalingState,
     begun_at,
     is_short,
+    overtaken,
     scale,
     within_freedom,
     work_factor,
@@ -105,11 +106,11 @@ class Scaling:
             return
         window = TrafficWindow.between(self._begun, sample)
         self._begun = sample
-        specs = {spec.name: spec for spec in self._autoscaled()}
-        for gone in self._states.keys() - specs.keys():
-            self._states.pop(gone)
-            self._last.pop(gone, None)
-            self._asked.pop(gone, None)
+        records = self._store.models()
+        specs = {r.spec.name: r.spec for r in records if r.spec.autoscale is not None}
+        for known in (self._states, self._last, self._asked):
+            _drop_all_but(specs, known)
+        _drop_all_but({r.spec.name for r in records}, self._popularity)
         changed = [name for name, spec in specs.items() if self._step(spec, window, sample.at)]
         if changed:
             self.plan_again()
@@ -117,12 +118,14 @@ class Scaling:
     def _count(self, sample: TrafficSample) -> None:
         """Who was asked for since the last look."""
         last, self._seen = self._seen, sample
+        if last is None:
+            return  # a proxy that ran before counted for days: nobody asked for all that just now
         for name, count in sample.models.items():
-            same = last is not None and last.epoch == sample.epoch
-            before = last.models.get(name) if same and last is not None else None
+            before = last.models.get(name) if last.epoch == sample.epoch else None
             arrived = count.arrived - (before.arrived if before is not None else 0)
-            known = self._popularity.get(name, Popularity(0.0, sample.at))
-            self._popularity[name] = known.with_requests(arrived, sample.at, HALF_LIFE_SECONDS)
+            if arrived > 0:
+                known = self._popularity.get(name, Popularity(0.0, sample.at))
+                self._popularity[name] = known.with_requests(arrived, sample.at, HALF_LIFE_SECONDS)
 
     def _step(self, spec: ModelSpec, window: TrafficWindow, at: float) -> bool:
         """One step of one model; whether a plan has to be made for it."""
@@ -227,11 +230,13 @@ class Scaling:
         """
         specs = self._autoscaled()
         awake = {s.name: self._planned(s) for s in specs if s.name not in self._sleep.levels}
+        if overtaken(diff, plan, awake):
+            return False
         return within_freedom(
             diff,
             {spec.name for spec in specs},
             {placement.model for placement in plan.wanted},
-            short=is_short(self._controller.plan, awake),
+            short=is_short(self._controller.plan, plan, awake),
         )
 
     def _autoscaled(self) -> list[ModelSpec]:
@@ -290,3 +295,8 @@ class Scaling:
             changed_at="" if last is None else last.changed_at,
             reason="" if last is None else last.reason,
         )
+
+
+def _drop_all_but(kept: Collection[str], known: dict[str, Any]) -> None:
+    for gone in known.keys() - set(kept):
+        del known[gone]

@@ -8,7 +8,7 @@ from partitiond.core.health import Health
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
 from partitiond.core.sleep import Sleeper, devices_beside
-from partitiond.core.spec import ModelSpec
+from partitiond.core.spec import Demand, ModelSpec
 from partitiond.core.units import ZERO_BYTES
 from partitiond.ports import ModelRecord
 
@@ -74,8 +74,14 @@ class Situation:
 
 
 def _version_of_spec(spec: ModelSpec) -> str:
-    """A model without what only the proxy looks at: a plan made before fits a new alias, too."""
+    """A model without what only the proxy looks at: a plan made before fits a new alias, too.
+
+    Nor is a measured demand part of it: it moves with every step, and while it grows no plan that
+    takes as long as a step to make would ever be applied. Another one follows it at once.
+    """
     plain = ModelSpec(spec.name, spec.source)
+    if spec.autoscale is not None:
+        spec = dataclasses.replace(spec, demand=Demand(weight=spec.demand.weight))
     return repr(spec.offered_as(plain))
 
 

@@ -275,7 +275,8 @@ def within_freedom(
         diff: against what has a process.
         autoscaled: models that scale by themselves.
         placed: models of which the plan has a replica.
-        short: what is applied now does not serve what is to be planned for.
+        short: what is applied now does not serve what is to be planned for, and the plan serves
+            more of it.
     """
     stopped = {p.model for p in diff.stop}
     moved = {old.model for old, _ in diff.move}
@@ -284,7 +285,30 @@ def within_freedom(
     return short or not moved
 
 
-def is_short(plan: Plan | None, wanted_req_per_s: Mapping[str, float]) -> bool:
-    """Whether some model gets less from the applied plan than is to be planned for."""
-    forecasts = {} if plan is None else {f.model: f.capacity_req_per_s for f in plan.forecasts}
-    return any(forecasts.get(model, 0.0) < rate for model, rate in wanted_req_per_s.items())
+def is_short(applied: Plan | None, coming: Plan, wanted_req_per_s: Mapping[str, float]) -> bool:
+    """Whether some model gets less from the applied plan than is to be planned for, and more from
+    the coming one: one that may have no more replicas is no reason to move others for ever."""
+    now, then = _capacities(applied), _capacities(coming)
+    return any(
+        now.get(model, 0.0) < min(rate, then.get(model, 0.0))
+        for model, rate in wanted_req_per_s.items()
+    )
+
+
+def overtaken(diff: PlanDiff, plan: Plan, wanted_req_per_s: Mapping[str, float]) -> bool:
+    """Whether a plan takes from a model of which more is wanted by now than the plan was made for.
+
+    Demand moves while a plan is made. That alone makes no plan useless, or none would ever be
+    applied while it grows; but what was to be taken from a model may be needed by now.
+    """
+    touched = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
+    return any(
+        f.model in touched
+        and f.demand_req_per_s is not None
+        and f.demand_req_per_s < wanted_req_per_s.get(f.model, 0.0)
+        for f in plan.forecasts
+    )
+
+
+def _capacities(plan: Plan | None) -> Mapping[str, float]:
+    return {} if plan is None else {f.model: f.capacity_req_per_s for f in plan.forecasts}

@@ -5,10 +5,13 @@ import dataclasses
 import pytest
 
 from partitiond.controller.situation import Situation
+from partitiond.core.autoscale import Autoscale
 from partitiond.core.hardware import Device, ForeignProcess, MigInstance
 from partitiond.core.health import Health
+from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
+from tests.controller.samples import record
 
 (GPU,) = fake_gpus("a100-80gb")
 INSTANCE = MigInstance("3g.40gb", 4, 4, Bytes(40 * GIB), "MIG-a")
@@ -46,3 +49,15 @@ def test_a_fixed_geometry_limits_a_plan_by_its_instances_not_by_their_uuids() ->
     renamed = dataclasses.replace(INSTANCE, uuid="MIG-b")
     assert fingerprint(dataclasses.replace(fixed, mig_instances=(renamed,))) == fingerprint(fixed)
     assert fingerprint(dataclasses.replace(fixed, mig_instances=())) != fingerprint(fixed)
+
+
+def of_model(**changes: object) -> str:
+    return Situation((record("a", **changes),), (), (GPU,), ()).fingerprint("plan-1")
+
+
+def test_a_demand_that_is_told_outdates_a_plan_and_a_measured_one_does_not() -> None:
+    one, two = Demand(req_per_s=1.0), Demand(req_per_s=2.0)
+    assert of_model(demand=one) != of_model(demand=two)
+    measured = Autoscale()
+    assert of_model(demand=one, autoscale=measured) == of_model(demand=two, autoscale=measured)
+    assert of_model(demand=one, autoscale=measured) != of_model(demand=one)

@@ -27,10 +27,12 @@ def diff_of(
     )
 
 
-def plan_giving(capacity_req_per_s: Mapping[str, float]) -> Plan:
+def plan_giving(
+    capacity_req_per_s: Mapping[str, float], demand_req_per_s: float | None = None
+) -> Plan:
     """A plan of which models get so much, without its placements."""
     forecasts = tuple(
-        ModelForecast(model, 1, rate, None, None, None, None)
+        ModelForecast(model, 1, rate, demand_req_per_s, None, None, None)
         for model, rate in capacity_req_per_s.items()
     )
     certificate = Certificate(Objective.MIN_DEVICES, 1.0, 1.0, 0.0, Status.OPTIMAL, "by hand", 0.0)

@@ -16,6 +16,7 @@ from partitiond.core.scaling import (
     ScalingPolicy,
     begun_at,
     is_short,
+    overtaken,
     replicas_for,
     scale,
     within_freedom,
@@ -198,11 +199,26 @@ def test_a_move_has_to_serve_what_is_not_served_yet() -> None:
 
 def test_a_plan_is_short_where_a_model_gets_less_than_it_needs() -> None:
     applied = plan_giving({"a": 2.0, "b": 1.0})
-    assert not is_short(applied, {"a": 2.0, "b": 0.5})
-    assert is_short(applied, {"a": 2.1})
-    assert is_short(applied, {"new": 0.01})
-    assert is_short(None, {"a": 0.01})
-    assert not is_short(None, {})
+    coming = plan_giving({"a": 4.0, "b": 1.0, "new": 1.0})
+    assert not is_short(applied, coming, {"a": 2.0, "b": 0.5})
+    assert is_short(applied, coming, {"a": 2.1})
+    assert is_short(applied, coming, {"new": 0.01})
+    assert is_short(None, coming, {"a": 0.01})
+    assert not is_short(None, coming, {})
+
+
+def test_a_model_that_gets_no_more_is_no_reason_to_move_others() -> None:
+    applied = plan_giving({"capped": 2.0, "b": 1.0})
+    assert not is_short(applied, plan_giving({"capped": 2.0, "b": 1.0}), {"capped": 50.0})
+    assert is_short(applied, plan_giving({"capped": 2.5, "b": 1.0}), {"capped": 50.0})
+
+
+def test_a_plan_is_overtaken_where_it_takes_what_is_needed_by_now() -> None:
+    made_for = plan_giving({"a": 2.0, "b": 1.0}, demand_req_per_s=1.0)
+    assert not overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
+    assert overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
+    assert overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
+    assert not overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
 
 
 def test_a_longer_pause_between_raises_is_kept() -> None:

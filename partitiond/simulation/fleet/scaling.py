@@ -156,7 +156,7 @@ class Scaler(Due):
         awake = {name: rate for name, rate in wanted.items() if name not in run.asleep}
         placed = {placement.model for placement in plan.placements}
         free = diff.touches_nothing_running or within_freedom(
-            diff, set(self._models), placed, short=is_short(run.plan, awake)
+            diff, set(self._models), placed, short=is_short(run.plan, plan, awake)
         )
         if free and not diff.is_empty:
             self.plans += 1
