@@ -293,6 +293,7 @@ class Parts:
             scaling=self.scaling,
             plan_again=self.plan_again,
             planning=lambda: self.plans.chain.planning or self.jobs.busy,
+            measuring=lambda: self.jobs.busy,
         )
 
     def _make_plans(self) -> Plans:

@@ -10,12 +10,14 @@ from partitiond.controller.evicting import free_room, held_by_model, needs_of, r
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.scaling import Scaling
+from partitiond.controller.sleeping import given_up
 from partitiond.controller.start_times import start_times
 from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.eviction import Need, Resident, Room, expected_rate, victims_for
 from partitiond.core.hardware import DeviceKind
+from partitiond.core.plan import Placement
 from partitiond.core.plan_diff import START_SECONDS
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import STOPPED, Traffic, scales_to_zero
@@ -43,6 +45,7 @@ class RoomMaker:
     Attributes:
         plan_again: called when room was made for a model that found none in the plan.
         planning: whether a plan is being made, or is about to be.
+        measuring: whether a profile is being measured, and so no plan is made.
         least_idle_seconds: who was asked for less long ago stays.
     """
 
@@ -57,6 +60,7 @@ class RoomMaker:
         scaling: Scaling,
         plan_again: Callable[[], None],
         planning: Callable[[], bool],
+        measuring: Callable[[], bool],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -67,6 +71,7 @@ class RoomMaker:
         self._scaling = scaling
         self._plan_again = plan_again
         self._planning = planning
+        self._measuring = measuring
         self._homeless: dict[str, float] = {}
         self._promised: dict[str, Need] = {}
         self._starts: Mapping[str, float] = {}
@@ -86,6 +91,11 @@ class RoomMaker:
 
     def make_room(self, model: str) -> bool:
         """Before it is woken: whether there is room now, or is once those asked to have gone."""
+        if self._measuring() and not self._own(model):
+            # No plan can give it a place now. Who went for it would wait as it does, and whoever
+            # is asked for next would be the next to go.
+            self._tell(model, "a profile is being measured, and no plan is made meanwhile.")
+            return False
         needs = self._needs(model)
         if not needs:
             return True  # nothing is known of it: the plan has to say
@@ -94,9 +104,7 @@ class RoomMaker:
             needs, room, self._residents(model), least_idle_seconds=self._least_idle
         )
         if found is None:
-            if model not in self._told:
-                self._told.add(model)
-                self._journal.note("model-waits", model, "no room, and nobody is idle.")
+            self._tell(model, "no room, and nobody is idle.")
             return False
         self._told.discard(model)
         self._evict(found, model)
@@ -105,12 +113,18 @@ class RoomMaker:
         self._homeless[model] = self._clock.monotonic()
         return True
 
+    def _tell(self, model: str, why: str) -> None:
+        if model not in self._told:
+            self._told.add(model)
+            self._journal.note("model-waits", model, why)
+
     def look(self) -> None:
         """Who was woken and has no place: more room is made while somebody waits, else it goes."""
         specs = {r.spec.name: r.spec for r in self._store.models() if scales_to_zero(r.spec)}
         plan = self._controller.plan
         placed = {p.model for p in (plan.placements if plan is not None else ())}
         levels, now = self._sleep.levels, self._clock.monotonic()
+        self._told &= levels.keys()
         homeless = [name for name in specs if name not in levels and name not in placed]
         self._promised = {m: need for m, need in self._promised.items() if m in homeless}
         self._homeless = {name: self._homeless.get(name, now) for name in homeless}
@@ -148,13 +162,16 @@ class RoomMaker:
             sleeps = specs[model].engine.sleep_mode and model not in self._sleep.levels
             self._sleep.put_to_sleep(model, 1 if sleeps else STOPPED, f"makes room for {asker}")
 
-    def _needs(self, model: str) -> tuple[Need, ...]:
-        spec = self._store.model(model).spec
+    def _own(self, model: str) -> list[Placement]:
         plan = self._controller.plan
-        own = [p for p in (plan.placements if plan is not None else ()) if p.model == model]
+        return [p for p in (plan.placements if plan is not None else ()) if p.model == model]
+
+    def _needs(self, model: str) -> tuple[Need, ...]:
+        own = self._own(model)
         if own:  # no plan is made for it: it comes back where it was
             first = min(own, key=lambda p: p.partition.memory_bytes)
             return (Need(first.device_id, room_of(first.partition)),)
+        spec, plan = self._store.model(model).spec, self._controller.plan
         homes = [p for p in (plan.asleep if plan is not None else ()) if p.model == model]
         devices = self._devices.devices
         hardware = {device.hardware for device in devices}
@@ -182,10 +199,11 @@ class RoomMaker:
     def _residents(self, asker: str) -> tuple[Resident, ...]:
         """Models that hold room and may go to zero."""
         held, traffic = self._held(), self._sleep.traffic
-        serving = {
+        begun = {
             engine.placement.model
             for engine in self._controller.engines
-            if engine.state is ReplicaState.SERVING
+            # One that fails again and again must not hold its room as if it were just starting.
+            if engine.state is ReplicaState.SERVING or given_up(engine)
         }
         found = []
         for record in self._store.models():
@@ -203,7 +221,7 @@ class RoomMaker:
                     rate_req_per_s=expected_rate(self._scaling.req_per_s(name), idle),
                     restart_seconds=self._restart_seconds(spec),
                     frees=tuple(held[name].items()),
-                    busy=idle <= 0 or not (asleep or name in serving),
+                    busy=idle <= 0 or not (asleep or name in begun),
                 )
             )
         return tuple(found)

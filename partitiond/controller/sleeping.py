@@ -13,6 +13,7 @@ from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
 from partitiond.controller.journal import Journal
 from partitiond.controller.policy import ControllerPolicy
+from partitiond.core.coming import FAILURES_LEFT_OUT
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
@@ -39,7 +40,8 @@ log = logging.getLogger(__name__)
 def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Mapping[str, float]:
     """When the last wanted replica of each model began to serve, monotonic seconds.
 
-    Models of which one does not serve are left out.
+    Models of which one does not serve are left out. Of one that failed again and again it is
+    -inf: nobody waits for that any more.
     """
     found: dict[str, float] = {}
     for placement in desired:
@@ -49,9 +51,15 @@ def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Ma
             for e in own
             if e.state is ReplicaState.SERVING and same_engine(e.placement, placement)
         ]
+        never = -math.inf if any(given_up(e) for e in own) else math.inf
         before = found.get(placement.model, -math.inf)
-        found[placement.model] = max(before, min(since, default=math.inf))
+        found[placement.model] = max(before, min(since, default=never))
     return {model: since for model, since in found.items() if since < math.inf}
+
+
+def given_up(engine: Engine) -> bool:
+    """Whether a replica failed so often in a row that nobody expects it any more."""
+    return engine.state is not ReplicaState.SERVING and engine.failures >= FAILURES_LEFT_OUT
 
 
 def waited_models(
@@ -134,6 +142,7 @@ class SleepKeeper:
         self.changed: Callable[[str, bool], None] = lambda _model, _asleep: None
         self.make_room: Callable[[str], bool] = lambda _model: True
         self.traffic: Mapping[str, Traffic] = {}
+        self._waits_since: Mapping[str, float] = {}
         self.refresh()
 
     def refresh(self) -> Mapping[str, int]:
@@ -210,13 +219,20 @@ class SleepKeeper:
         if traffic is None:
             return
         self.traffic = traffic
-        levels = self.refresh()
+        levels, now = self.refresh(), self._clock.monotonic()
         if self._policy.wake_on_request:
-            for model in to_wake(levels, traffic):
+            waiting = to_wake(levels, traffic, self._waits_since)
+            self._waits_since = {model: self._waits_since.get(model, now) for model in waiting}
+            for model in waiting:
                 if self.make_room(model) or levels[model] != STOPPED:
                     self.wake(model, "a request waits for it")
-        now = self._clock.monotonic()
-        serving = {model: now - since for model, since in serving_since().items()}
+        zero = {spec.name for spec in specs if scales_to_zero(spec)}
+        serving = {
+            model: now - since
+            for model, since in serving_since().items()
+            # Who was given up goes to zero, if that far: it is tried again when it is asked for.
+            if since > -math.inf or model in zero
+        }
         first = {model: found[0] for model, found in rules.items()}
         after = {model: seconds for model, (_, seconds) in first.items()}
         for model in to_put_to_sleep(after, traffic, serving, self.levels):

@@ -13,6 +13,7 @@ engines hold (`devices_beside`).
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -40,6 +41,7 @@ STOPPED: Final = 3
 zero by themselves, or that somebody wakes: without the sleep mode of the engine."""
 
 _AWAKE: Final[Mapping[str, int]] = {}
+_JUST_NOW: Final[Mapping[str, float]] = {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -239,9 +241,20 @@ def waited_for(
     )
 
 
-def to_wake(asleep: Mapping[str, int], traffic: Mapping[str, Traffic]) -> tuple[str, ...]:
-    """Models asleep that a request waits for, by name."""
-    return tuple(sorted(m for m in asleep if m in traffic and traffic[m].waiting > 0))
+def to_wake(
+    asleep: Mapping[str, int],
+    traffic: Mapping[str, Traffic],
+    since: Mapping[str, float] = _JUST_NOW,
+) -> tuple[str, ...]:
+    """Models asleep that a request waits for, who waits longest first, then by name.
+
+    Where not all find room, the order by name alone would give it to the same ones again and again.
+
+    Args:
+        since: when each was first seen waiting; who is not there does so just now.
+    """
+    waiting = [m for m in asleep if m in traffic and traffic[m].waiting > 0]
+    return tuple(sorted(waiting, key=lambda m: (since.get(m, math.inf), m)))
 
 
 def to_put_to_sleep(

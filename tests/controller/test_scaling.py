@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,12 +11,17 @@ from partitiond.controller.planning import PlanOptions
 from partitiond.controller.scaling import Scaling, ScalingOptions
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.autoscale import Autoscale
-from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.coming import FAILURES_LEFT_OUT
+from partitiond.core.errors import ConflictError, NotFoundError, StartFailedError
 from partitiond.core.forecast import ForecastPolicy
+from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.scaling import ScalingPolicy
 from partitiond.core.spec import Demand, ModelSpec
 from partitiond.core.traffic import ModelCount, TrafficSample
+from partitiond.planner.api import solve
+from partitiond.planner.instance import PlanRequest
+from partitiond.ports import EngineHandle, EngineLaunch, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
 from tests.controller.samples import measured_profile, spec
@@ -199,6 +205,27 @@ async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingH
     assert "demand-changed" in host.kinds()
 
 
+async def test_a_demand_that_grows_while_plans_are_made_does_not_outdate_them_all() -> None:
+    growing = itertools.count()
+
+    async def solved_meanwhile(request: PlanRequest) -> Plan | Infeasible:
+        if here.at:  # somebody asks for more with each solve
+            here.step(a=60.0 * 1.5 ** next(growing))
+        return solve(request)
+
+    store = open_store(":memory:")
+    here = ScalingHost(store, solve=solved_meanwhile)
+    await here.service.start()
+    await here.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
+    await here.service.apply()
+    await here.serves("a")
+    here.step(a=40.0)
+    await until(lambda: here.serving("a") == 2)
+    assert next(growing) <= 3
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
 async def test_a_plan_never_has_more_replicas_than_allowed(host: ScalingHost) -> None:
     await host.register("a", autoscale=Autoscale(), max_replicas=1)
     await host.service.apply()
@@ -277,3 +304,84 @@ async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost
 
     await until(later_it_is_back, seconds=30.0)
     assert host.serving("big") == 2
+
+
+async def test_who_waits_longest_gets_the_room_first(host: ScalingHost) -> None:
+    for name in "abcz":
+        await host.register(name, autoscale=ZERO, max_replicas=1)
+    await host.asked("a")
+    await host.asked("b")
+    host.proxy.waiting = {"z": 1}
+    await until(lambda: "model-waits" in host.kinds())
+    host.clock.now += 1.0
+    host.proxy.waiting = {"c": 1, "z": 1}
+    await until(lambda: host.kinds().count("model-waits") == 2)
+    host.idle(a=5.0)
+    await host.serves("z")
+    assert host.serving("c") == 0
+
+
+async def test_nobody_goes_while_a_profile_keeps_who_comes_from_a_place(host: ScalingHost) -> None:
+    for name in "abc":
+        await host.register(name, autoscale=ZERO, max_replicas=1)
+    await host.asked("a")
+    host.profiler.gate.clear()
+    await host.service.profile("b", ProfileOptions(cores=1))
+    await until(lambda: bool(host.profiler.requests))
+    host.idle(a=50.0)
+    host.proxy.waiting = {"c": 1}
+    await until(lambda: "model-waits" in host.kinds())
+    assert host.serving("a") == 1
+    host.profiler.gate.set()
+    await host.serves("c")
+
+
+async def given_up(host: ScalingHost, name: str) -> None:
+    """It is asked for, and none of its starts succeeds until nobody waits for it any more."""
+    start = host.runner.start
+
+    async def start_of_others(launch: EngineLaunch) -> EngineHandle:
+        if launch.replica_id.startswith(name):
+            raise StartFailedError("its files are no model.")
+        return await start(launch)
+
+    host.runner.start = start_of_others  # type: ignore[method-assign]
+    host.proxy.waiting = {name: 1}
+    for failed in range(FAILURES_LEFT_OUT):
+        await until(lambda n=failed: host.kinds().count("engine-failed") > n)  # type: ignore[misc]
+        host.clock.now += 60.0
+    host.proxy.waiting = {}
+
+
+async def test_a_model_that_does_not_start_makes_room_for_others(host: ScalingHost) -> None:
+    for name in "abc":
+        await host.register(name, autoscale=ZERO, max_replicas=1)
+    await host.asked("a")
+    await given_up(host, "b")
+    host.idle(b=5.0)
+    await host.asked("c")
+    assert host.service.scaling.view("b").at_zero
+    assert host.serving("a") == 1
+
+
+async def test_a_model_that_does_not_start_goes_to_zero_when_nobody_asks(host: ScalingHost) -> None:
+    await host.register("b", autoscale=ZERO)
+    await given_up(host, "b")
+    host.idle(b=29.0)
+    assert not host.service.scaling.view("b").at_zero
+    host.idle(b=31.0)
+    await until(lambda: host.service.scaling.view("b").at_zero)
+
+
+async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: ScalingHost) -> None:
+    await host.register("a", autoscale=Autoscale())
+    scaling = host.service.scaling
+    assert isinstance(scaling, Scaling)
+    host.arrived["a"] = 1_000_000
+    host.step()
+    assert scaling.req_per_s("a") == 0.0
+    host.step(a=1.0)
+    assert 0.0 < scaling.req_per_s("a") < 1.0
+    await host.service.remove("a")
+    host.step()
+    assert scaling.req_per_s("a") == 0.0

@@ -115,6 +115,12 @@ def test_a_request_that_waits_wakes_its_model_only() -> None:
     assert to_wake({"a": 1, "b": 1}, traffic) == ("a",)
 
 
+def test_who_waits_longest_is_woken_first() -> None:
+    traffic = {name: Traffic(waiting=1, idle_seconds=0.0) for name in "abc"}
+    asleep = dict.fromkeys("abc", 3)
+    assert to_wake(asleep, traffic, {"c": 5.0, "b": 7.0}) == ("c", "b", "a")
+
+
 def test_a_model_falls_asleep_after_its_time_without_requests() -> None:
     traffic = {"a": Traffic(0, 60.0), "b": Traffic(0, 59.9), "c": Traffic(1, 0.0)}
     rule = {"a": 60.0, "b": 60.0, "c": 60.0, "d": 60.0}
