@@ -99,9 +99,9 @@ def run_daemon(
         _listener(settings) as listener,
         contextlib.closing(open_store(settings.store_path)) as store,
     ):
-        token = ensure_token(settings.token_path)
+        tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         given = Reloading(settings, reread or (lambda: settings))
-        asyncio.run(_run(given, store, listener, token=token, on_ready=ready_callback))
+        asyncio.run(_run(given, store, listener, tokens=tokens, on_ready=ready_callback))
 
 
 def _set_up_logging() -> None:
@@ -245,7 +245,7 @@ async def _run(
     store: Store,
     listener: socket.socket,
     *,
-    token: str,
+    tokens: tuple[str, str],
     on_ready: Callable[[], None] | None,
 ) -> None:
     settings = given.used
@@ -259,9 +259,10 @@ async def _run(
         except PartitiondError:
             await service.shutdown(stop_engines=False)
             raise
+        admin, metrics = tokens
         api = ApiOptions(hub=settings.models.hub, allow_folders=settings.models.allow_folders)
         config = uvicorn.Config(
-            create_app(service, admin_token=token, options=api),
+            create_app(service, admin_token=admin, metrics_token=metrics, options=api),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -330,6 +330,11 @@ class Settings(Table):
         return self.state_dir / "admin-token"
 
     @property
+    def metrics_token_path(self) -> Path:
+        """The file of the token that opens the metrics alone, mode 0600."""
+        return self.state_dir / "metrics-token"
+
+    @property
     def lock_path(self) -> Path:
         """The lock one daemon holds on the state folder."""
         return self.state_dir / "daemon.lock"

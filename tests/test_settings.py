@@ -195,6 +195,7 @@ def test_derived_paths_and_urls() -> None:
     settings = Settings.model_validate({"state_dir": "/s", "cache_dir": "/c"})
     assert settings.store_path == Path("/s/partitiond.sqlite3")
     assert settings.token_path == Path("/s/admin-token")
+    assert settings.metrics_token_path == Path("/s/metrics-token")
     assert settings.lock_path == Path("/s/daemon.lock")
     assert settings.models_dir == Path("/c/models")
     assert settings.engines_dir == Path("/c/engines")

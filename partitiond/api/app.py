@@ -22,12 +22,17 @@ DESCRIPTION: Final = (
 
 
 def create_app(
-    service: ControlService, *, admin_token: str, options: ApiOptions | None = None
+    service: ControlService,
+    *,
+    admin_token: str,
+    metrics_token: str = "",
+    options: ApiOptions | None = None,
 ) -> FastAPI:
     """The control API over a service.
 
     Args:
         admin_token: what requests must carry, as made by `auth.ensure_token`.
+        metrics_token: opens `GET /metrics` alone; without it that takes the admin token.
         options: what follows from the settings; the defaults of ApiOptions when absent.
     """
     if not admin_token:
@@ -49,7 +54,9 @@ def create_app(
     app.add_middleware(BodyLimit)
     app.add_middleware(ActorScope, sessions=app.state.sessions)
     # Added last: runs first.
-    app.add_middleware(AdminAuth, token=admin_token, sessions=app.state.sessions)
+    app.add_middleware(
+        AdminAuth, token=admin_token, sessions=app.state.sessions, metrics_token=metrics_token
+    )
 
     def cached_document() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -1,4 +1,8 @@
-"""The admin token: made once, checked on every request but the probes."""
+"""The tokens of the control API: made once, checked on every request but the probes.
+
+The admin token opens everything. The metrics token opens the metrics and nothing else, so what
+scrapes them need not be trusted with more.
+"""
 
 import contextlib
 import hmac
@@ -18,13 +22,15 @@ OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 """Probes carry no credentials and tell nothing but health."""
 DASHBOARD: Final = "/ui"
 """Its files say nothing, and logging in asks for the token itself (`api.routes.ui`)."""
+METRICS_PATH: Final = "/metrics"
+"""All that the metrics token opens, by GET."""
 TOKEN_BYTES: Final = 32
 MIN_TOKEN_CHARACTERS: Final = 16
 """A shorter token was written by hand and can be guessed."""
 
 
 def ensure_token(path: Path) -> str:
-    """The admin token of a state folder, made (mode 0600) where there is none.
+    """The token of a file in the state folder, made (mode 0600) where there is none.
 
     Raises:
         SettingsError: the file is empty, too short, or cannot be read or written.
@@ -38,13 +44,13 @@ def ensure_token(path: Path) -> str:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"the admin token {path} cannot be made or read: {error}.",
+            f"the token {path} cannot be made or read: {error}.",
             hint="Make the state folder writable for this user, or remove the file.",
             facts={"path": str(path)},
         ) from error
     if len(token) < MIN_TOKEN_CHARACTERS:
         raise SettingsError(
-            f"the admin token in {path} is shorter than {MIN_TOKEN_CHARACTERS} characters.",
+            f"the token in {path} is shorter than {MIN_TOKEN_CHARACTERS} characters.",
             hint="Remove the file: the daemon makes a good one at its next start.",
             facts={"path": str(path)},
         )
@@ -73,29 +79,43 @@ class AdminAuth:
     """ASGI middleware: 401 for every request without the token, before anything else is read.
 
     Args:
+        token: the admin token.
         sessions: of the dashboard; a cookie of one stands for the token.
+        metrics_token: opens the metrics alone; empty where there is none.
     """
 
-    def __init__(self, app: ASGIApp, token: str, sessions: Sessions) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str, sessions: Sessions, metrics_token: str = ""
+    ) -> None:
         self._app = app
         self._token = token.encode()
+        self._metrics_token = metrics_token.encode()
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         if scope["type"] == "http" and not is_open(scope["path"]):
-            error = self._refusal(scope["headers"])
+            error = self._refusal(scope["method"], scope["path"], scope["headers"])
             if error is not None:
                 response = problem_response(error, scope["path"])
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> UnauthorizedError | None:
+    def _refusal(
+        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]
+    ) -> UnauthorizedError | None:
         given = next((value for name, value in headers if name == b"authorization"), b"")
         scheme, _, token = given.partition(b" ")
         if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token):
             return None
+        if scheme.lower() == b"bearer" and self._opens_metrics(token.strip()):
+            if (method, path) == ("GET", METRICS_PATH):
+                return None
+            return UnauthorizedError(
+                f"the metrics token opens GET {METRICS_PATH} and nothing else.",
+                hint="Send the token in the file admin-token of the daemon's state folder.",
+            )
         if not given and self._sessions.find(cookie_value(headers)) is not None:
             if any(name == HEADER for name, _ in headers):
                 return None
@@ -108,3 +128,7 @@ class AdminAuth:
             hint="Send 'Authorization: Bearer TOKEN' with the token in the file admin-token of "
             "the daemon's state folder.",
         )
+
+    def _opens_metrics(self, token: bytes) -> bool:
+        known = self._metrics_token
+        return bool(known) and hmac.compare_digest(token, known)

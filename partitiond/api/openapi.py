@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from partitiond.api.answers import Problem
-from partitiond.api.auth import OPEN_PATHS
+from partitiond.api.auth import METRICS_PATH, OPEN_PATHS
 from partitiond.api.errors import MEDIA_TYPE
 
 _SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
@@ -41,7 +41,12 @@ def document(app: FastAPI) -> dict[str, Any]:
             "type": "http",
             "scheme": "bearer",
             "description": "The token in the file admin-token of the daemon's state folder.",
-        }
+        },
+        "metricsToken": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The token in the file metrics-token beside it: opens this alone.",
+        },
     }
     made["security"] = [{"adminToken": []}]
     for path, operations in made["paths"].items():
@@ -61,6 +66,8 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
         operation["security"] = []
     else:
         responses["401"] = _problem("The admin token is missing or wrong.")
+    if path == METRICS_PATH:
+        operation["security"] = [{"adminToken": []}, {"metricsToken": []}]
     operation["responses"] = dict(sorted(responses.items()))
 
 

@@ -13,6 +13,8 @@ from partitiond.core.errors import SettingsError
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 
+METRICS_TOKEN = "a-metrics-token-for-tests"
+
 
 @pytest.mark.parametrize(
     "header",
@@ -46,10 +48,40 @@ async def test_probes_need_no_token(http: httpx.AsyncClient) -> None:
     assert (await http.get("/readyz")).status_code == 200
 
 
+async def test_the_metrics_token_opens_the_metrics_and_nothing_else(service: FakeService) -> None:
+    """What Prometheus carries: with it nobody reads, changes or ends anything."""
+    app = create_app(service, admin_token=TOKEN, metrics_token=METRICS_TOKEN)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://daemon", headers=headers
+    ) as scraper:
+        answer = await scraper.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain")
+        for path in ("/", "/overview", "/models", "/keys", "/usage", "/metrics/", "//metrics"):
+            assert (await scraper.get(path)).status_code == 401, path
+        for path in ("/metrics", "/shutdown", "/keys", "/plan/apply"):
+            refused = await scraper.post(path, json={})
+            assert refused.status_code == 401, path
+            assert "metrics token opens GET /metrics" in refused.json()["detail"]
+        login = await scraper.post("/ui/session", json={"token": METRICS_TOKEN})
+        assert login.status_code == 401
+        admin = await scraper.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert admin.status_code == 200
+
+
+async def test_without_a_metrics_token_no_empty_one_counts(http: httpx.AsyncClient) -> None:
+    for header in ("Bearer", "Bearer ", f"Bearer {METRICS_TOKEN}"):
+        answer = await http.get("/metrics", headers={"Authorization": header})
+        assert answer.status_code == 401, header
+
+
 async def test_the_document_describes_the_token(app: FastAPI) -> None:
     document = app.openapi()
     assert document["security"] == [{"adminToken": []}]
     assert document["paths"]["/healthz"]["get"]["security"] == []
+    assert {"metricsToken": []} in document["paths"]["/metrics"]["get"]["security"]
 
 
 def test_an_empty_token_is_refused(service: FakeService) -> None:

@@ -71,7 +71,7 @@ async def get_readiness(service: Service) -> Response:
     response_class=PlainTextResponse,
 )
 async def get_metrics(service: Service) -> Response:
-    """Metrics in Prometheus' text form."""
+    """Metrics in Prometheus' text form. The metrics token opens this and nothing else."""
     return Response(await service.metrics(), media_type=METRICS_MEDIA_TYPE, headers=NO_STORE)
 
 
