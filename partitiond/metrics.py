@@ -14,7 +14,9 @@ from partitiond.ports import Event, Job, JobState, ReplicaView
 
 _PASS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 """A pass takes milliseconds; one above a second held up everything else."""
-
+_ALERTED: Final = ("engine-failed",)
+"""Kinds of events that alerts count. They are told from 0 on: `increase` does not see a counter's
+first value, and engines that fail at the start would raise nothing."""
 
 REPLICAS: Final = Family(
     "partitiond_replicas", "gauge", ("model", "state"), "Replicas by model and state."
@@ -44,6 +46,8 @@ class Metrics:
         self._starts = self._counter(STARTS)
         self._stops = self._counter(STOPS)
         self._events = self._counter(EVENTS)
+        for kind in _ALERTED:
+            self._events.labels(kind)
         self._passes = Histogram(
             PASSES.name, PASSES.help, buckets=_PASS_BUCKETS, registry=self._registry
         )

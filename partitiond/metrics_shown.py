@@ -16,7 +16,7 @@ from partitiond.core.instants import unix_seconds
 from partitiond.core.plan import Plan, Status
 from partitiond.core.traffic import TrafficSample
 from partitiond.metric_family import Family
-from partitiond.ports import Overview
+from partitiond.ports import Overview, ReplicaOverview
 from partitiond.ports.drift import DriftReport
 from partitiond.ports.scaling import ScalingView
 
@@ -56,12 +56,26 @@ def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], 
     return Family(f"partitiond_device_{name}", "gauge", _DEVICE, text), samples
 
 
+def _replicas(shown: Shown) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
+    """Every replica under labels of its own, named as the endpoint names its engine.
+
+    While one is replaced on its device there are two engines of its id, or the old engine and a
+    successor that waits: the same labels twice would be no valid exposition.
+    """
+    told: set[tuple[str, ...]] = set()
+    for view in sorted(shown.overview.replicas, key=lambda view: not view.engine):
+        labels = (view.model, view.engine or view.replica_id, view.device_id)
+        if labels not in told:
+            told.add(labels)
+            yield labels, view
+
+
 def _replica(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
     """A figure of replicas by plan."""
 
     def samples(shown: Shown) -> Samples:
-        for view in shown.overview.replicas:
-            yield (view.model, view.replica_id, view.device_id), float(getattr(view, read))
+        for labels, view in _replicas(shown):
+            yield labels, float(getattr(view, read))
 
     return Family(f"partitiond_replica_{name}", "gauge", _REPLICA, text), samples
 
@@ -70,10 +84,9 @@ def _measured(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown]
     """The same as measured over the window, where there is something measured."""
 
     def samples(shown: Shown) -> Samples:
-        for view in shown.overview.replicas:
+        for labels, view in _replicas(shown):
             if view.measured is not None:
-                value = getattr(view.measured, read)
-                yield (view.model, view.replica_id, view.device_id), value
+                yield labels, getattr(view.measured, read)
 
     return Family(f"partitiond_replica_{name}", "gauge", _REPLICA, text), samples
 

@@ -26,7 +26,7 @@ OVERVIEW = Overview(
     window_seconds=30.0,
     devices=(DeviceOverview(cpu(), 10, 20, used_bytes=15, watts=None, cordoned="broken"),),
     models=(ModelOverview("m", "serving", 1, 2, 3.0, None, 2.0, None, ()),),
-    replicas=(REPLICA, dataclasses.replace(REPLICA, replica_id="m-2", measured=None)),
+    replicas=(REPLICA, dataclasses.replace(REPLICA, replica_id="m-2", engine="m-2", measured=None)),
     jobs=(),
     plan_id="p",
     waiting_plan_id="q",
@@ -96,3 +96,26 @@ def test_the_endpoints_own_text_follows_with_its_buckets() -> None:
     text = Metrics().text((), (), own)
     assert text.endswith('partitiond_proxy_x_bucket{le="1"} 3.0\n')
     assert Metrics().text((), (), "").endswith("\n")
+
+
+def test_a_replica_that_is_replaced_on_its_device_is_told_once_under_each_name() -> None:
+    """Prometheus drops one of two samples with the same labels, and warns with each scrape."""
+    during = (
+        dataclasses.replace(REPLICA, engine="", state="pending", measured=None, memory_bytes=1),
+        dataclasses.replace(REPLICA, state="draining", memory_bytes=2),
+        dataclasses.replace(REPLICA, engine="m-1.2", memory_bytes=3),
+    )
+    shown = dataclasses.replace(SHOWN, overview=dataclasses.replace(OVERVIEW, replicas=during))
+    text = Metrics().text((), (), "", shown)
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    names = [line.rpartition(" ")[0] for line in lines]
+    assert len(names) == len(set(names))
+    memory = [line for line in lines if line.startswith("partitiond_replica_memory_bytes{")]
+    assert memory == [
+        'partitiond_replica_memory_bytes{device="cpu",model="m",replica="m-1"} 2.0',
+        'partitiond_replica_memory_bytes{device="cpu",model="m",replica="m-1.2"} 3.0',
+    ]
+
+
+def test_what_alerts_count_is_there_before_it_happens() -> None:
+    assert 'partitiond_events_total{kind="engine-failed"} 0.0' in Metrics().text((), (), "")
