@@ -39,7 +39,10 @@ def usage(
     until: Annotated[
         str | None,
         typer.Option(
-            "--until", metavar="WHEN", help="Until then, that hour included. Default: now."
+            "--until",
+            metavar="WHEN",
+            help="Until then, that hour, or that day where no time is given, included. "
+            "Default: now.",
         ),
     ] = None,
     by: Annotated[
@@ -94,11 +97,11 @@ def _plain(value: object) -> object:
 
 
 def _moment(option: str, text: str | None) -> str | None:
-    from partitiond.core.instants import unix_seconds, utc_iso
+    from partitiond.core.instants import is_day, unix_seconds, utc_iso
     from partitiond.core.units import parse_duration
 
-    if text is None:
-        return None
+    if text is None or is_day(text):
+        return text
     try:
         return utc_iso(unix_seconds(text))
     except ValueError:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from partitiond.controller.overview_parts import compute_share
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware import Device
-from partitiond.core.instants import unix_seconds, utc_iso
+from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.partition import MemoryShare
 from partitiond.core.plan import Placement
 from partitiond.core.traffic import TrafficSample
@@ -161,7 +161,7 @@ class UsageDesk:
         """Usage of the hours from `since` to `until`. Raises InputError."""
         now = self._clock.utc_iso()
         first = _hour("since", since) if since else f"{now[:7]}-01T00"
-        last = _hour("until", until) if until else now[:HOUR]
+        last = _last_hour(until) if until else now[:HOUR]
         if first > last:
             raise InputError(
                 f"the time from {first} to {last} ends before it begins.",
@@ -200,6 +200,11 @@ def _line(period: str, key_id: str, model: str, label: str, used: Used) -> Usage
         round(used.device_seconds, 3),
         round(used.joules / JOULES_PER_KWH, 6),
     )
+
+
+def _last_hour(text: str) -> str:
+    """`until` is included: an hour as a whole, and a day that is given without one as a whole."""
+    return f"{text.strip()}T23" if is_day(text.strip()) else _hour("until", text)
 
 
 def _hour(name: str, text: str) -> str:

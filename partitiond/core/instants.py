@@ -29,3 +29,11 @@ def utc_iso(seconds: float) -> str:
     except (OverflowError, OSError) as error:
         raise ValueError(f"{seconds!r} is out of range") from error
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def is_day(text: str) -> bool:
+    """Whether it is a day without a time, as "2030-01-31"."""
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

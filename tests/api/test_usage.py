@@ -18,7 +18,7 @@ async def test_usage_is_told_by_key_and_model(
     answer = await http.get("/usage", params={"from": "2025-01-01", "to": "2025-01-02"})
     assert answer.status_code == 200
     told = answer.json()
-    assert (told["first_hour"], told["last_hour"]) == ("2025-01-01T00", "2025-01-02T00")
+    assert (told["first_hour"], told["last_hour"]) == ("2025-01-01T00", "2025-01-02T23")
     assert [(line["key_id"], line["model"], line["requests"]) for line in told["lines"]] == [
         ("", "b", 1),
         ("k1", "a", 3),

@@ -26,6 +26,8 @@ def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
     assert (row["key_id"], row["requests"], row["device_seconds"]) == ("key-1", "1200", "5400.0")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
     assert told["lines"][0]["period"] == "2025-01-01"
+    one_day = cli("usage", "--since", "2025-01-01", "--until", "2025-01-01", "--json")
+    assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
     assert "Nothing was used" in cli("usage", "--since", "2020-01-01", "--until", "2020-02-01").out
 
 

@@ -197,3 +197,14 @@ def test_positions_survive_the_store(tmp_path: Path) -> None:
 
 def test_shares_follow_the_partitions() -> None:
     assert shares_of({}, ()) == {}
+
+
+def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:
+    """A month's bill holds its last day: 2030-01-31 is not the first hour of it."""
+    books.count(2)  # at 17:20 of that day
+    report = books.desk.report("2030-01-01", "2030-01-31")
+    assert (report.first_hour, report.last_hour) == ("2030-01-01T00", "2030-01-31T23")
+    assert [line.requests for line in report.lines] == [2]
+    assert books.desk.report("2030-01-01", "2030-01-31T16:59").lines == ()
+    with pytest.raises(InputError, match="until is no time"):
+        books.desk.report("2030-01-01", "2030-02-31")

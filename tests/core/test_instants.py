@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.instants import unix_seconds, utc_iso
+from partitiond.core.instants import is_day, unix_seconds, utc_iso
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,17 @@ from partitiond.core.instants import unix_seconds, utc_iso
 )
 def test_text_without_a_zone_is_utc(text: str, seconds: float) -> None:
     assert unix_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2030-01-31", True), ("2030-02-31", False), ("2030-01-31T00", False),
+        ("20300131", False), ("2030-W05-1", False), ("7d", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_day_is_told_from_a_time(text: str, day: bool) -> None:
+    assert is_day(text) is day
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2030-13-01", "1767225600", "2030-01-31T25:00"])

@@ -26,7 +26,13 @@ async def get_usage(
         ),
     ] = None,
     until: Annotated[
-        str | None, Query(alias="to", max_length=40, description="ISO 8601; now by default.")
+        str | None,
+        Query(
+            alias="to",
+            max_length=40,
+            description="ISO 8601; that hour, or that day where no time is given, is included. "
+            "Now by default.",
+        ),
     ] = None,
     by: Annotated[
         list[UsageBy] | None,
