@@ -12,6 +12,7 @@ plain JSON.
 
 import asyncio
 import collections
+import http.client
 import json
 import logging
 import random
@@ -108,7 +109,7 @@ class Tracer:
     def ended(self, trace: Trace, record: "Record", flight: "Flight", seconds: float) -> None:
         """Its request has ended; call it where it is sampled."""
         if len(self._waiting) >= MOST_WAITING:
-            self.spans["dropped"] += 1
+            self.spans["dropped"] += 3 if flight.attempts else 1  # as many as `spans_of` makes
             return
         self._waiting.extend(spans_of(trace, record, flight, seconds, time.time()))
         if self._sending is None:
@@ -148,6 +149,8 @@ class Tracer:
         try:
             with urllib.request.urlopen(request, timeout=POST_SECONDS) as answer:  # noqa: S310
                 answer.read()
+        except http.client.HTTPException as error:  # as from a collector's port for gRPC
+            return f"it answers no HTTP ({error!r})"
         except (urllib.error.URLError, OSError, ValueError) as error:
             return str(error)
         return ""

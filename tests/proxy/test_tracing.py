@@ -111,6 +111,29 @@ async def test_usage_is_in_the_span(
     assert "parentSpanId" not in collector.spans()[0]
 
 
+async def test_a_collector_that_speaks_no_http_is_told_of_and_costs_spans_alone(
+    make_proxy: MakeProxy, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Its port for gRPC, which stands beside the one for HTTP, is soon mistaken for it."""
+    monkeypatch.setattr(tracing, "SEND_SECONDS", 0.01)
+
+    async def grpc(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        writer.write(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00@\x00")
+        writer.close()
+
+    server = await asyncio.start_server(grpc, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
+        proxy = await make_proxy(
+            table(replica(await make_engine())), traces_endpoint=url, traces_ratio=1
+        )
+        await ask(proxy)
+        await proxy.until(lambda: proxy.state.metrics.spans["failed"] == 3)
+    assert "it answers no HTTP" in caplog.text
+
+
 async def test_without_traces_the_engine_hears_nothing_of_one(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
@@ -178,7 +201,7 @@ async def test_spans_do_not_pile_up(
     )
     for _ in range(4):
         await proxy.complete()
-    assert proxy.state.metrics.spans["dropped"] == 2
+    assert proxy.state.metrics.spans["dropped"] == 6, "two requests of three spans"
 
 
 async def test_what_fails_is_marked_and_the_last_spans_are_sent_at_the_end(
