@@ -7,6 +7,7 @@ from rich.text import Text
 
 from partitiond.cli.plan_devices import COLOURS, LABEL_WIDTH, LETTERS, Mark
 from partitiond.cli.render import short_device
+from partitiond.cli.top_tables import plain
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.units import GIB
 from partitiond.ports import DeviceOverview, Overview, ReplicaOverview
@@ -67,7 +68,7 @@ def _head(shown: DeviceOverview, count: int, width: int) -> Text:
         said.append(f"{shown.celsius:.0f} °C")
     head.append("  " + ", ".join(said), style="dim")
     if shown.cordoned:
-        head.append(f"  cordoned: {shown.cordoned}", style="red")
+        head.append(f"  cordoned: {plain(shown.cordoned)}", style="red")
     head.truncate(width, overflow="ellipsis")
     return head
 

@@ -1,6 +1,7 @@
 """The tables of `partitiond top`: a line for each row, fewer columns on a narrow screen."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -14,6 +15,8 @@ from partitiond.ports import Event, Job, ModelOverview, ReplicaOverview
 Row = TypeVar("Row")
 GAP: Final = 2
 """Columns between two columns of a table."""
+_NO_CHARACTER: Final = re.compile(r"(?:\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x20\x7f-\x9f])+")
+"""Sequences of ANSI (colours, mostly), line ends, other control characters, and runs of spaces."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,8 +78,14 @@ def _line(
     return line
 
 
+def plain(text: str) -> str:
+    """On one line, and without what a terminal takes for a command: an engine's last words may
+    have both."""
+    return _NO_CHARACTER.sub(" ", text).strip()
+
+
 def _text(value: str | Text) -> Text:
-    return value if isinstance(value, Text) else Text(value)
+    return value if isinstance(value, Text) else Text(plain(value))
 
 
 def _of(cell: Callable[[ModelTraffic], str]) -> Callable[[ModelOverview], str]:
@@ -139,7 +148,7 @@ REPLICA_COLUMNS: Final[tuple[Column[ReplicaOverview], ...]] = (
     Column("tokens/s planned", lambda r: _measured(r, r.planned_output_tokens_per_s), 1),
     Column("TPOT p95 planned", _tpot, 5),
     Column("GiB", lambda r: f"{r.memory_bytes / 2**30:.3g}", 6),
-    Column("drift", lambda r: Text(r.drift, style="yellow"), 7, right=False, most=60),
+    Column("drift", lambda r: Text(plain(r.drift), style="yellow"), 7, right=False, most=60),
 )
 
 JOB_COLUMNS: Final[tuple[Column[Job], ...]] = (

@@ -16,6 +16,7 @@ from partitiond.cli.top_tables import (
     JOB_COLUMNS,
     REPLICA_COLUMNS,
     model_columns,
+    plain,
     table_lines,
 )
 from partitiond.ports import Event, JobState, Overview
@@ -125,7 +126,8 @@ def head_lines(overview: Overview, width: int) -> list[Text]:
         said.append(f"{sum(watts):.0f} W")
     lines = [first, Text(", ".join(said), no_wrap=True)]
     lines += [
-        Text(f"{part}: {what}", style="red", no_wrap=True) for part, what in overview.problems
+        Text(plain(f"{part}: {what}"), style="red", no_wrap=True)
+        for part, what in overview.problems
     ]
     for line in lines:
         line.truncate(width, overflow="ellipsis")

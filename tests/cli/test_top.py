@@ -169,3 +169,16 @@ def test_help_names_every_key() -> None:
     text = "\n".join(lines(overview(), TopState(helping=True), height=30))
     assert "sort by the next" in text
     assert "leave" in text
+
+
+def test_an_engines_last_words_stay_on_their_line_and_command_no_terminal() -> None:
+    seen_now = overview()
+    words = "\x1b[31mERROR\x1b[0m it broke:\n    out of memory\x1b[2J\x07"
+    job = dataclasses.replace(seen_now.jobs[0], error=words)
+    shown = dataclasses.replace(seen_now, jobs=(job,), problems=(("engine", words),))
+    drawn = lines(shown, width=160)
+    assert len(drawn) == len(lines(dataclasses.replace(
+        shown, jobs=(dataclasses.replace(job, error="short"),), problems=(("engine", "short"),)
+    ), width=160))  # fmt: skip
+    assert not [line for line in drawn if "\x1b" in line or "\x07" in line]
+    assert sum("ERROR it broke: out of memory" in line for line in drawn) == 2
