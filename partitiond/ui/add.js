@@ -6,7 +6,7 @@ import { bytes, deviceName, partition, plural } from "./format.js";
 import { frontierPlot } from "./charts.js";
 import { changed, look, state } from "./state.js";
 
-const known = { fit: null, of: "", busy: false, problem: null };
+const known = { fit: null, of: "", busy: false, saving: false, problem: null };
 let form = null;
 
 export function addView() {
@@ -24,7 +24,7 @@ export function addView() {
         !known.fit && !known.busy && !known.problem ? h("p", { class: "muted" },
           "Check first: the plan is made with it as if it were here. Nothing is registered, started or moved by that.") : null,
         h("div", { class: "buttons" },
-          h("button", { id: "add-model", class: checked && known.fit.fits ? "primary" : "", disabled: !checked || known.busy, on: { click: save } },
+          h("button", { id: "add-model", class: checked && known.fit.fits ? "primary" : "", disabled: !checked || known.busy || known.saving, on: { click: save } },
             checked && !known.fit.fits ? "Add it all the same" : "Add the model")))),
   ];
 }
@@ -71,7 +71,9 @@ function body(from) {
   if (value("name")) asked.name = value("name");
   if (value("demand")) asked.demand = { req_per_s: Number(value("demand")) };
   if (value("max_replicas")) asked.max_replicas = Number(value("max_replicas"));
-  if (value("ttft") && value("tpot")) asked.slo = { ttft_seconds: Number(value("ttft")), tpot_seconds: Number(value("tpot")) };
+  const bounds = { ttft_seconds: value("ttft"), tpot_seconds: value("tpot") };
+  const given = Object.entries(bounds).filter(([, text]) => text).map(([name, text]) => [name, Number(text)]);
+  if (given.length) asked.slo = Object.fromEntries(given); // one alone is refused, not forgotten
   return asked;
 }
 
@@ -106,6 +108,8 @@ function fitView(fit, checked) {
 }
 
 async function save() {
+  if (known.saving) return;
+  known.saving = true;
   try {
     const record = await post("/models", body(form));
     toast(`${record.spec.name} is registered.`);
@@ -115,6 +119,7 @@ async function save() {
     look();
   } catch (error) {
     known.problem = error;
-    changed();
   }
+  known.saving = false;
+  changed();
 }

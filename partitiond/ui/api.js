@@ -1,12 +1,8 @@
 // The control API, from this page's own origin only. The header is what lets the cookie count.
 
 const HEADERS = { "X-Partitiond-UI": "1" };
-let actor = "";
-
-/** Who acts, for the events. */
-export function setActor(name) {
-  actor = name;
-}
+/** A look that takes longer is none: a daemon that hangs must not pass for one that is idle. */
+const LOOK_MILLISECONDS = 20_000;
 
 /** A problem as the API tells it: what is wrong, and what to do next. */
 export class Problem extends Error {
@@ -20,7 +16,6 @@ export class Problem extends Error {
 
 export async function call(method, path, body, options = {}) {
   const headers = { ...HEADERS, ...(options.headers ?? {}) };
-  if (actor) headers["X-Partitiond-Actor"] = actor;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
@@ -37,7 +32,7 @@ export async function call(method, path, body, options = {}) {
   return answer.status === 204 ? null : answer.json();
 }
 
-export const get = (path) => call("GET", path);
+export const get = (path) => call("GET", path, undefined, { signal: AbortSignal.timeout(LOOK_MILLISECONDS) });
 export const post = (path, body) => call("POST", path, body);
 
 /** A plan, told how far it is meanwhile. */

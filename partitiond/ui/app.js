@@ -1,8 +1,8 @@
 // The frame: logging in, the bar on top, and which view is shown.
 
-import { call, get, post, setActor } from "./api.js";
+import { call, get, post } from "./api.js";
 import { dialog, h, morph } from "./dom.js";
-import { look, onChange, state } from "./state.js";
+import { forget, look, onChange, state } from "./state.js";
 import { fleetView } from "./fleet.js";
 import { modelView } from "./model.js";
 import { addView } from "./add.js";
@@ -25,7 +25,7 @@ function route() {
 }
 
 function view(at) {
-  if (at.startsWith("#/models/")) return modelView(decodeURIComponent(at.slice("#/models/".length)));
+  if (at.startsWith("#/models/")) return modelView(written(at.slice("#/models/".length)));
   switch (at) {
     case "#/add": return addView();
     case "#/plan": return planView();
@@ -36,11 +36,22 @@ function view(at) {
   }
 }
 
+/** A name in an address, or the text itself where somebody wrote no such thing. */
+function written(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
 function render() {
   if (!asked) return;
+  if (!state.session) leave();
   const next = h("div", { id: "app" }, state.session ? page() : loginView());
   morph(app, next);
-  for (const old of document.querySelectorAll("dialog[data-logged-in]")) if (!state.session) old.close();
+}
+
+/** With the session everything ends that is kept beside the state: an open dialog, the keys. */
+function leave() {
+  leaveKeys();
+  for (const open of document.querySelectorAll("dialog")) open.close();
 }
 
 function page() {
@@ -119,8 +130,7 @@ async function logIn(event) {
 
 async function logOut() {
   await call("DELETE", "/ui/session").catch(() => {});
-  leaveKeys();
-  Object.assign(state, { session: null, overview: null, events: [], problem: null });
+  forget();
   render();
   document.getElementById("token")?.focus();
 }
@@ -129,7 +139,6 @@ async function begin() {
   try {
     const session = await get("/ui/session");
     state.session = session.logged_in ? session : null;
-    setActor(session.name ?? "");
   } catch (error) {
     state.session = null;
     loginProblem = `${error.message} ${error.hint}`.trim();
@@ -153,6 +162,7 @@ function setTheme(value) {
 // --- going --------------------------------------------------------------------------------------
 
 window.addEventListener("hashchange", () => {
+  if (route() !== "#/keys") leaveKeys();
   render();
   const heading = document.querySelector("main h1");
   document.title = heading ? `${heading.innerText} · partitiond` : "partitiond";

@@ -76,6 +76,7 @@ function nodes(live, next) {
   let cursor = live.firstChild;
   for (const child of [...next.childNodes]) {
     const match = key(child) ? keyed.get(key(child)) : cursor;
+    keyed.delete(key(child)); // a second one of this key is another element
     if (match && alike(match, child)) {
       if (match === cursor) cursor = cursor.nextSibling;
       else live.insertBefore(match, cursor);
@@ -100,6 +101,7 @@ export function toast(text, kind = "info") {
 
 /** A modal dialog, closed by Escape; resolves with what its form was ended by. */
 export function dialog(title, body, buttons) {
+  let acting = false; // pressed twice is asked once
   return new Promise((resolve) => {
     const before = document.activeElement;
     const end = (value) => box.close(value);
@@ -112,7 +114,13 @@ export function dialog(title, body, buttons) {
     h("h2", { id }, title), h("div", { class: "dialog-body" }, body),
     h("div", { class: "buttons" }, buttons.map((b) => h("button", {
       type: "button", class: b.kind ?? "", id: b.id, on: { click: async () => {
-        if (!b.act || (await b.act(box)) !== false) end(b.value ?? "");
+        if (acting) return;
+        acting = true;
+        try {
+          if (!b.act || (await b.act(box)) !== false) end(b.value ?? "");
+        } finally {
+          acting = false;
+        }
       } } }, b.label))));
     document.body.append(box);
     box.returnValue = "";

@@ -72,7 +72,7 @@ function deviceCard(view, replicas) {
       view.used_bytes === null ? null : { share: view.used_bytes / d.memory_bytes, label: `${gib(view.used_bytes)} GiB in use` },
       view.room_bytes / d.memory_bytes),
     bar("Compute", computeSegments(here), percent(Math.min(1, here.reduce((sum, r) => sum + r.compute_share, 0)))),
-    h("ul", { class: "replicas" }, here.map((r) => h("li", { key: r.replica_id },
+    h("ul", { class: "replicas" }, here.map((r) => h("li", { key: r.replica_id + r.engine },
       h("a", { href: `#/models/${encodeURIComponent(r.model)}` },
         h("span", { class: `swatch ${colour(r.model)}`, "aria-hidden": "true" }, letter(r.model)), r.replica_id),
       h("span", { class: "muted" }, `${partition(r.partition)} · ${bytes(r.memory_bytes)}`),

@@ -5,34 +5,44 @@ import { dialog, h, toast } from "./dom.js";
 import { day, number } from "./format.js";
 import { changed, state } from "./state.js";
 
-let keys = null;
+let keys = null; // until they are known
+let asking = false;
+let visit = 0; // an answer that comes after its visit is nobody's
 let problem = "";
 
+/** Who comes back sees them as they are then. */
 export function leaveKeys() {
+  visit += 1;
   keys = null;
+  asking = false;
+  problem = "";
 }
 
 async function refresh() {
+  const mine = visit;
+  asking = true;
+  let found = null;
+  let said = "";
   try {
-    keys = await get("/keys");
-    problem = "";
+    found = await get("/keys");
   } catch (error) {
-    keys = [];
-    problem = `${error.message} ${error.hint}`;
+    said = `${error.message} ${error.hint ?? ""}`;
   }
+  if (mine !== visit) return;
+  asking = false;
+  problem = said;
+  keys = found ?? keys;
   changed();
 }
 
 export function keysView() {
-  if (keys === null) {
-    keys = [];
-    refresh();
-  }
+  if (keys === null && !asking && !problem) refresh();
   return [
     h("div", { class: "heading" }, h("h1", {}, "API keys"), h("button", { class: "primary", id: "new-key", on: { click: create } }, "New key…")),
     h("p", { class: "muted" }, "For clients of the endpoint. Only a key's fingerprint is kept: the key itself is shown once."),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
-    keys.length === 0 ? h("p", { class: "panel" }, "There is no key. Until keys are required in the settings, the endpoint answers without.")
+    keys === null ? (problem ? null : h("p", { class: "panel" }, "Asks the daemon…"))
+      : keys.length === 0 ? h("p", { class: "panel" }, "There is no key. Until keys are required in the settings, the endpoint answers without.")
       : h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of keys" }, h("table", {},
         h("caption", { class: "unseen" }, "API keys"),
         h("thead", {}, h("tr", {}, ["Label", "Id", "Models", "Requests/min", "Expires", "Made", ""].map((n, i) => h("th", { scope: "col", class: i === 3 ? "num" : "" }, n || h("span", { class: "unseen" }, "Actions"))))),

@@ -27,7 +27,7 @@ export function planView() {
         asked.busy ? h("button", { class: "quiet", on: { click: () => asked.abort?.abort() } }, "Stop") : null),
       asked.busy ? h("p", { role: "status" }, working(asked.progress)) : null,
       asked.problem ? h("p", { class: "problem", role: "alert" }, `${asked.problem.message} ${asked.problem.hint ?? ""}`) : null,
-      asked.preview ? preview(asked.preview) : h("p", { class: "muted" }, "Nothing changes until it is applied.")),
+      asked.preview ? preview(asked.preview) : h("p", { class: "muted" }, waits(), "Nothing changes until it is applied.")),
   ];
 }
 
@@ -37,6 +37,12 @@ function refresh() {
   applied = { id, plan: applied.plan };
   if (!id) { applied.plan = null; return; }
   get("/plan").then((found) => { applied = { id, plan: found }; changed(); }).catch(() => { applied.id = null; });
+}
+
+/** Plans are made anew for who looks: what waits may be outdated by now. */
+function waits() {
+  const id = state.overview.waiting_plan_id;
+  return id ? `${id} waits to be applied: make a plan to see what it changes as things are now. ` : "";
 }
 
 function working(progress) {

@@ -31,10 +31,11 @@ export async function look() {
   try {
     const overview = await get(`/overview?window_seconds=${WINDOW_SECONDS}`);
     await news(overview.last_event);
+    if (!state.session) return; // logged out meanwhile
     take(overview);
     state.problem = null;
   } catch (error) {
-    if (error.status === 401) state.session = null; // it ended, or the daemon was started anew
+    if (error.status === 401) forget(); // it ended, or the daemon was started anew
     else state.problem = error;
   } finally {
     looking = false;
@@ -45,7 +46,14 @@ export async function look() {
 
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
 
+/** Who is not logged in sees nothing, and what comes next may be another daemon's. */
+export function forget() {
+  Object.assign(state, { session: null, overview: null, events: [], problem: null });
+  state.history.clear();
+}
+
 async function news(last) {
+  if (last < (state.events.at(-1)?.id ?? 0)) state.events = []; // its store is another one
   const known = state.events.at(-1)?.id ?? 0;
   if (last <= known) return;
   const fresh = await get(known ? `/events?after=${known}&limit=1000` : "/events?limit=200");

@@ -1,0 +1,150 @@
+"""The dashboard when something is odd: in Chromium, over a service that only remembers."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import uvicorn
+
+from partitiond.api.app import create_app
+from tests.api.conftest import TOKEN
+from tests.api.fake_service import FakeService
+from tests.ui.cdp import Browser, Page
+from tests.ui.views import go
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[httpx.Client]:
+    """The control API; the client is a program's, with the token."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        servers: list[uvicorn.Server] = []
+        ready = threading.Event()
+
+        async def serve() -> None:
+            service = FakeService()
+            app = create_app(service, admin_token=TOKEN)
+            servers.append(uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off")))
+            ready.set()
+            await servers[0].serve(sockets=[listener])
+            service.close()
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        thread.start()
+        assert ready.wait(10)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
+            yield client
+        servers[0].should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def page(browser: Browser, daemon: httpx.Client) -> Iterator[Page]:
+    page = browser.page()
+    log_in(page, daemon)
+    yield page
+    page.close()
+
+
+def log_in(page: Page, daemon: httpx.Client, name: str = "ada") -> None:
+    page.goto(f"{daemon.base_url}/ui")
+    page.call("Network.clearBrowserCookies")
+    page.goto(f"{daemon.base_url}/ui")
+    page.fill("#token", TOKEN)
+    page.fill("#name", name)
+    page.press("Enter")
+    page.wait_for("document.querySelector('.tiles')")
+
+
+def test_a_name_may_have_any_letters(browser: Browser, daemon: httpx.Client) -> None:
+    page = browser.page()
+    log_in(page, daemon, "Łukasz 李")
+    page.wait_for_text("Log out Łukasz 李")
+    assert "does not answer" not in page.text()
+    page.close()
+
+
+def test_keys_are_shown_as_they_are_when_somebody_comes_back(
+    page: Page, daemon: httpx.Client
+) -> None:
+    go(page, "#/keys")
+    page.wait_for_text("There is no key.")
+    go(page, "#/")
+    made = daemon.post("/keys", json={"label": "made elsewhere"}).json()
+    go(page, "#/keys")
+    page.wait_for_text("made elsewhere")
+    daemon.delete(f"/keys/{made['record']['id']}")
+    go(page, "#/")
+    go(page, "#/keys")
+    page.wait_for_text("There is no key.")
+
+
+def test_keys_that_cannot_be_had_are_not_called_none(page: Page) -> None:
+    page.script("""window.asked = window.fetch, window.fetch = (path, more) => path === '/keys'
+        ? Promise.reject(new TypeError('gone')) : window.asked(path, more)""")
+    go(page, "#/keys")
+    page.wait_for_text("the daemon does not answer")
+    assert "There is no key" not in page.text("main")
+
+
+def test_what_is_pressed_twice_is_done_once(page: Page, daemon: httpx.Client) -> None:
+    go(page, "#/keys")
+    page.click("#new-key")
+    page.wait_for("document.activeElement.id === 'key-label'")
+    page.script("{ const b = document.querySelector('#create-key'); b.click(); b.click(); }")
+    page.wait_for("document.querySelector('#secret')?.value")
+    page.click("#secret-done")
+    page.wait_for("!document.querySelector('dialog')")
+    made = daemon.get("/keys").json()
+    assert len(made) == 1
+    daemon.delete(f"/keys/{made[0]['id']}")
+
+
+def test_with_the_session_an_open_dialog_ends(page: Page) -> None:
+    go(page, "#/keys")
+    page.click("#new-key")
+    page.wait_for("document.querySelector('dialog[open]')")
+    page.call("Network.clearBrowserCookies")
+    page.wait_for_text("Admin token")
+    assert page.script("document.querySelector('dialog') === null")
+
+
+@pytest.mark.parametrize("written", ["%E0%A4", "%", "a%2Fb", "<img src=x onerror=window.ran=1>"])
+def test_an_address_that_names_no_model_says_so(page: Page, written: str) -> None:
+    page.script(f"location.hash = '#/models/{written}'")
+    page.wait_for_text("No model is registered as")
+    assert page.script("window.ran === undefined")
+
+
+def test_one_bound_of_an_slo_alone_is_refused_and_not_forgotten(page: Page) -> None:
+    go(page, "#/add")
+    page.fill("#model", "opt-125m")
+    page.fill("#ttft", "0.5")
+    page.click("#check-fit")
+    page.wait_for_text("slo.tpot_seconds")
+
+
+def test_a_daemon_that_hangs_is_told_of(page: Page) -> None:
+    page.script("""window.timeout = AbortSignal.timeout,
+        AbortSignal.timeout = () => window.timeout.call(AbortSignal, 300),
+        window.fetch = (_, {signal}) => new Promise((_, reject) => {
+            signal?.addEventListener('abort', () => reject(signal.reason));
+        })""")
+    page.wait_for_text("the daemon does not answer", seconds=20)
+
+
+def test_two_of_one_key_are_two_elements(page: Page) -> None:
+    """Whatever is drawn again, nothing of what the daemon told is lost."""
+    seen = page.script("""import('/ui/dom.js').then(({h, morph}) => {
+        const list = (...words) => h('ul', {}, words.map((w) => h('li', {key: 'same'}, w)));
+        const live = list('old', 'new');
+        for (let i = 0; i < 3; i += 1) morph(live, list('old', `new ${i}`));
+        return [...live.children].map((e) => e.textContent);
+    })""")
+    assert seen == ["old", "new 2"]
