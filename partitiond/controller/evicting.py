@@ -12,6 +12,7 @@ from partitiond.core.partition import CpuCores, MpsShare, Partition, PartitionSi
 from partitiond.core.plan import Candidate, Placement
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import STOPPED
+from partitiond.core.sleep import held as held_asleep
 
 SM_UNITS = 100
 """SM percent of a GPU."""
@@ -77,6 +78,19 @@ def held_by_model(
         if not any(engine.live and is_engine_of(engine, placement) for engine in engines):
             add(placement.model, placement.partition)
     return found
+
+
+def level_to_go_to(placements: Iterable[Placement], *, can_sleep: bool) -> int:
+    """At which level a model makes room: asleep where that frees any, else without a process.
+
+    A MIG slice stays taken under an engine asleep, and so does what nobody measured.
+
+    Args:
+        placements: of its engines.
+        can_sleep: its engines sleep, and do not yet.
+    """
+    frees = any(room_of(held_asleep(p, 1)) != room_of(p.partition) for p in placements)
+    return 1 if can_sleep and frees else STOPPED
 
 
 def free_room(

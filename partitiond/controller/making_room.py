@@ -1,12 +1,19 @@
 """Room for models that are asked for while they are at zero: who goes, and who goes back."""
 
 import asyncio
+import dataclasses
 import logging
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from partitiond.controller.evicting import free_room, held_by_model, needs_of, room_of
+from partitiond.controller.evicting import (
+    free_room,
+    held_by_model,
+    level_to_go_to,
+    needs_of,
+    room_of,
+)
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.scaling import Scaling
@@ -16,8 +23,8 @@ from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.eviction import Need, Resident, Room, expected_rate, victims_for
-from partitiond.core.hardware import DeviceKind
-from partitiond.core.plan import Placement
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.plan import Placement, Plan
 from partitiond.core.plan_diff import START_SECONDS
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import STOPPED, Traffic, scales_to_zero
@@ -35,8 +42,19 @@ EVENTS: Final = 1000
 """So many of the last events tell how long starts take."""
 EVENTS_SECONDS: Final = 30.0
 """Age at which they are read again."""
+NEEDS_SECONDS: Final = 2.0
+"""Age at which what a waiting model needs is looked up again. Who waits is asked about ten times a
+second: with dozens of them the control plane would do little else."""
 MIN_START_SECONDS: Final = 0.1
 _NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _KnownNeeds:
+    at: float
+    plan: Plan | None
+    devices: tuple[Device, ...]
+    needs: tuple[Need, ...]
 
 
 class RoomMaker:
@@ -77,6 +95,7 @@ class RoomMaker:
         self._starts: Mapping[str, float] = {}
         self._starts_at: float | None = None
         self._told: set[str] = set()
+        self._known_needs: dict[str, _KnownNeeds] = {}
 
     async def run(self) -> None:
         """Look again and again, until cancelled, after those who were woken and have no place."""
@@ -125,6 +144,7 @@ class RoomMaker:
         placed = {p.model for p in (plan.placements if plan is not None else ())}
         levels, now = self._sleep.levels, self._clock.monotonic()
         self._told &= levels.keys()
+        self._known_needs = {m: k for m, k in self._known_needs.items() if m in specs}
         homeless = [name for name in specs if name not in levels and name not in placed]
         self._promised = {m: need for m, need in self._promised.items() if m in homeless}
         self._homeless = {name: self._homeless.get(name, now) for name in homeless}
@@ -160,7 +180,10 @@ class RoomMaker:
         specs = {r.spec.name: r.spec for r in self._store.models()}
         for model in models:
             sleeps = specs[model].engine.sleep_mode and model not in self._sleep.levels
-            self._sleep.put_to_sleep(model, 1 if sleeps else STOPPED, f"makes room for {asker}")
+            engines = [e for e in self._controller.engines if e.live]
+            own = [e.placement for e in engines if e.placement.model == model]
+            level = level_to_go_to(own, can_sleep=sleeps)
+            self._sleep.put_to_sleep(model, level, f"makes room for {asker}")
 
     def _own(self, model: str) -> list[Placement]:
         plan = self._controller.plan
@@ -171,7 +194,18 @@ class RoomMaker:
         if own:  # no plan is made for it: it comes back where it was
             first = min(own, key=lambda p: p.partition.memory_bytes)
             return (Need(first.device_id, room_of(first.partition)),)
-        spec, plan = self._store.model(model).spec, self._controller.plan
+        plan, now = self._controller.plan, self._clock.monotonic()
+        devices = self._devices.devices
+        known = self._known_needs.get(model)
+        same = known is not None and known.plan is plan and known.devices is devices
+        if known is not None and same and now - known.at < NEEDS_SECONDS:
+            return known.needs
+        needs = self._needs_anew(model, plan)
+        self._known_needs[model] = _KnownNeeds(now, plan, devices, needs)
+        return needs
+
+    def _needs_anew(self, model: str, plan: Plan | None) -> tuple[Need, ...]:
+        spec = self._store.model(model).spec
         homes = [p for p in (plan.asleep if plan is not None else ()) if p.model == model]
         devices = self._devices.devices
         hardware = {device.hardware for device in devices}

@@ -85,7 +85,7 @@ class Scaling:
         self.plan_again = plan_again
         self._states: dict[str, ScalingState] = {}
         self._last: dict[str, _Last] = {}
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, tuple[float, str]] = {}
         self._popularity: dict[str, Popularity] = {}
         self._begun: TrafficSample | None = None
         self._seen: TrafficSample | None = None
@@ -153,10 +153,14 @@ class Scaling:
         if not self._placed(spec.name):
             self._asked.pop(spec.name, None)
             return False
-        planned = self._planned(spec)
-        if planned == self._asked.get(spec.name, self._applied(spec.name)):
+        planned, plan = self._planned(spec), self._controller.plan
+        applied_id = plan.id if plan is not None else ""
+        # What was asked for counts until a plan is applied: that may be one made before.
+        asked, beside = self._asked.get(spec.name, (None, ""))
+        known = asked if beside == applied_id else self._applied(spec.name)
+        if planned == known:
             return False
-        self._asked[spec.name] = planned
+        self._asked[spec.name] = planned, applied_id
         why = decision.reason or "it is awake, and that was measured before"
         self._journal.note(
             "demand-changed", spec.name, f"planned for {planned:.3g} req/s from now on: {why}."

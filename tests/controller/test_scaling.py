@@ -11,8 +11,7 @@ from partitiond.controller.planning import PlanOptions
 from partitiond.controller.scaling import Scaling, ScalingOptions
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.autoscale import Autoscale
-from partitiond.core.coming import FAILURES_LEFT_OUT
-from partitiond.core.errors import ConflictError, NotFoundError, StartFailedError
+from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.forecast import ForecastPolicy
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.routing import ModelAvailability
@@ -21,7 +20,6 @@ from partitiond.core.spec import Demand, ModelSpec
 from partitiond.core.traffic import ModelCount, TrafficSample
 from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
-from partitiond.ports import EngineHandle, EngineLaunch, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
 from tests.controller.samples import measured_profile, spec
@@ -150,45 +148,6 @@ async def test_it_stays_awake_while_it_is_asked_for(host: ScalingHost) -> None:
     assert host.kinds().count("model-at-zero") == 1
 
 
-async def test_the_idle_give_up_their_room_for_who_is_asked_for(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
-    host.idle(a=5.0, b=9.0)
-    host.clock.now += 10.0
-    await host.asked("c")
-    assert (host.serving("a"), host.serving("b"), host.serving("c")) == (1, 0, 1)
-    assert host.service.scaling.view("b").at_zero
-
-
-async def test_who_has_requests_keeps_its_room_and_the_asker_waits(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
-    host.proxy.waiting = {"c": 1}
-    await until(lambda: "model-waits" in host.kinds())
-    assert (host.serving("a"), host.serving("b")) == (1, 1)
-    assert host.route("c") == (ModelAvailability.SLEEPING, True)
-    host.idle(a=5.0)
-    await host.serves("c")
-    assert (host.serving("a"), host.serving("b")) == (0, 1)
-
-
-async def test_a_model_that_keeps_its_replica_is_never_evicted(host: ScalingHost) -> None:
-    await host.register("kept", autoscale=Autoscale(), max_replicas=1)
-    await host.register("told", demand=Demand(req_per_s=0.1), max_replicas=1)
-    await host.service.apply()
-    await host.serves("kept")
-    await host.serves("told")
-    await host.register("c", autoscale=ZERO)
-    host.idle(kept=1000.0, told=1000.0)
-    host.proxy.waiting = {"c": 1}
-    await until(lambda: "model-waits" in host.kinds())
-    assert (host.serving("kept"), host.serving("told")) == (1, 1)
-
-
 async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingHost) -> None:
     await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
     await host.service.apply()
@@ -277,102 +236,6 @@ async def test_a_model_that_does_not_scale_any_more_is_awake(host: ScalingHost) 
     await host.serves("a")
 
 
-async def test_waking_by_hand_makes_room_as_a_request_does(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
-    host.idle(a=9.0, b=5.0)
-    host.clock.now += 10.0
-    await until(lambda: host.service.scaling.view("a").idle_seconds == 9.0)
-    host.service.wake("c")
-    await host.serves("c")
-    assert (host.serving("a"), host.serving("b")) == (0, 1)
-
-
-async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost) -> None:
-    await host.register("big", demand=Demand(req_per_s=15.0))
-    await host.service.apply()
-    await host.serves("big")
-    await host.register("a", autoscale=ZERO)
-    host.service.wake("a")
-    assert not host.service.scaling.view("a").at_zero
-
-    def later_it_is_back() -> bool:
-        host.clock.now += 0.1
-        return host.service.scaling.view("a").at_zero
-
-    await until(later_it_is_back, seconds=30.0)
-    assert host.serving("big") == 2
-
-
-async def test_who_waits_longest_gets_the_room_first(host: ScalingHost) -> None:
-    for name in "abcz":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
-    host.proxy.waiting = {"z": 1}
-    await until(lambda: "model-waits" in host.kinds())
-    host.clock.now += 1.0
-    host.proxy.waiting = {"c": 1, "z": 1}
-    await until(lambda: host.kinds().count("model-waits") == 2)
-    host.idle(a=5.0)
-    await host.serves("z")
-    assert host.serving("c") == 0
-
-
-async def test_nobody_goes_while_a_profile_keeps_who_comes_from_a_place(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    host.profiler.gate.clear()
-    await host.service.profile("b", ProfileOptions(cores=1))
-    await until(lambda: bool(host.profiler.requests))
-    host.idle(a=50.0)
-    host.proxy.waiting = {"c": 1}
-    await until(lambda: "model-waits" in host.kinds())
-    assert host.serving("a") == 1
-    host.profiler.gate.set()
-    await host.serves("c")
-
-
-async def given_up(host: ScalingHost, name: str) -> None:
-    """It is asked for, and none of its starts succeeds until nobody waits for it any more."""
-    start = host.runner.start
-
-    async def start_of_others(launch: EngineLaunch) -> EngineHandle:
-        if launch.replica_id.startswith(name):
-            raise StartFailedError("its files are no model.")
-        return await start(launch)
-
-    host.runner.start = start_of_others  # type: ignore[method-assign]
-    host.proxy.waiting = {name: 1}
-    for failed in range(FAILURES_LEFT_OUT):
-        await until(lambda n=failed: host.kinds().count("engine-failed") > n)  # type: ignore[misc]
-        host.clock.now += 60.0
-    host.proxy.waiting = {}
-
-
-async def test_a_model_that_does_not_start_makes_room_for_others(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await given_up(host, "b")
-    host.idle(b=5.0)
-    await host.asked("c")
-    assert host.service.scaling.view("b").at_zero
-    assert host.serving("a") == 1
-
-
-async def test_a_model_that_does_not_start_goes_to_zero_when_nobody_asks(host: ScalingHost) -> None:
-    await host.register("b", autoscale=ZERO)
-    await given_up(host, "b")
-    host.idle(b=29.0)
-    assert not host.service.scaling.view("b").at_zero
-    host.idle(b=31.0)
-    await until(lambda: host.service.scaling.view("b").at_zero)
-
-
 async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: ScalingHost) -> None:
     await host.register("a", autoscale=Autoscale())
     scaling = host.service.scaling
@@ -385,3 +248,24 @@ async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: Scali
     await host.service.remove("a")
     host.step()
     assert scaling.req_per_s("a") == 0.0
+
+
+async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_another(
+    host: ScalingHost,
+) -> None:
+    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
+    await host.service.apply()
+    await host.serves("a")
+    before = await host.service.plan()
+    host.step(a=15.0)
+    planned = host.service.scaling.view("a").planned_req_per_s
+    assert planned > 15.0
+    scaling = host.service.scaling
+    assert isinstance(scaling, Scaling)
+    again: list[str] = []
+    scaling.plan_again = lambda: again.append("made anew")
+    host.step(a=15.0)
+    assert again == []
+    await host.service.apply(before.plan.id)
+    host.step(a=15.0)
+    assert again == ["made anew"]

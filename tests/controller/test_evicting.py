@@ -1,0 +1,40 @@
+"""How a model makes room: asleep where that frees any, else without its process."""
+
+import dataclasses
+
+import pytest
+
+from partitiond.controller.evicting import level_to_go_to
+from partitiond.core.partition import MigSlice, MpsShare, Partition
+from partitiond.core.plan import Placement, SleepingFootprint
+from partitiond.core.sleep import STOPPED
+from partitiond.core.units import GIB, Bytes
+from tests.controller.samples import placement
+
+SHARE = MpsShare("gpu-0", Bytes(10 * GIB), 20)
+SLICE = MigSlice("gpu-0", Bytes(10 * GIB), "1g.10gb", 0, 1)
+MEASURED = SleepingFootprint(Bytes(2 * GIB), Bytes(GIB))
+
+
+def on(partition: Partition, asleep: SleepingFootprint | None = MEASURED) -> Placement:
+    base = placement("a-1", [0])
+    candidate = dataclasses.replace(base.candidate, asleep=asleep)
+    return dataclasses.replace(base, partition=partition, candidate=candidate)
+
+
+@pytest.mark.parametrize(
+    ("placed", "level"),
+    [
+        (on(SHARE), 1),
+        (on(SLICE), STOPPED),  # it stays taken under an engine asleep
+        (dataclasses.replace(on(SHARE, None), partition=SHARE), 1),  # its SMs come free
+        (placement("a-1", [0]), 1),  # its core comes free
+    ],
+)
+def test_a_model_sleeps_only_where_that_frees_room(placed: Placement, level: int) -> None:
+    assert level_to_go_to([placed], can_sleep=True) == level
+    assert level_to_go_to([placed], can_sleep=False) == STOPPED
+
+
+def test_what_is_gone_already_frees_nothing_asleep() -> None:
+    assert level_to_go_to([], can_sleep=True) == STOPPED
