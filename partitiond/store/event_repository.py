@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, or_
+from sqlalchemy import ColumnElement, delete, func, or_
 from sqlmodel import col, select
 
 from partitiond.ports import Event
@@ -67,10 +67,10 @@ def _conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:
 
 
 def _like(column: Any, word: str) -> ColumnElement[bool]:
+    # Not LIKE: to SQLite "Ada" and "ada" are alike there, and only there.
+    begin = word.removesuffix(ANY)
     found: ColumnElement[bool] = (
-        column.startswith(word.removesuffix(ANY), autoescape=True)
-        if word.endswith(ANY)
-        else column == word
+        func.substr(column, 1, len(begin)) == begin if word.endswith(ANY) else column == word
     )
     return found
 

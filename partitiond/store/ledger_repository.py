@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import delete
-from sqlmodel import col, select
+from sqlalchemy import ColumnElement, delete
+from sqlmodel import Session, col, select
 
 from partitiond import serde
 from partitiond.core.drift import LedgerEntry
@@ -13,6 +13,8 @@ from partitiond.store.tables import LedgerRow
 
 MAX_ENTRIES: Final = 20_000
 """Entries kept in all; some 30 MB."""
+DROP_EVERY: Final = 100
+"""Entries between two looks whether there are more: they have to be counted."""
 MAX_OF_REPLICA: Final = 200
 """Entries kept of each replica: a busy one must not push out what is known of the others."""
 
@@ -33,19 +35,10 @@ class LedgerRepository(Sessions):
             session.flush()
             own = col(LedgerRow.replica_id) == entry.replica_id
             of_model = col(LedgerRow.model) == entry.model
-            kept = (
-                select(LedgerRow.sequence)
-                .where(of_model, own)
-                .order_by(col(LedgerRow.sequence).desc())
-                .offset(MAX_OF_REPLICA)
-                .limit(1)
-            )
-            beyond = session.exec(kept).first()
-            if beyond is not None:
-                old = col(LedgerRow.sequence) <= beyond
-                session.exec(delete(LedgerRow).where(of_model, own, old))
-            oldest = (row.sequence or 0) - MAX_ENTRIES
-            session.exec(delete(LedgerRow).where(col(LedgerRow.sequence) <= oldest))
+            _drop_beyond(session, MAX_OF_REPLICA, of_model, own)
+            # By number, not by age: a busy replica uses up sequences, and keeps few of them.
+            if (row.sequence or 0) % DROP_EVERY == 0:
+                _drop_beyond(session, MAX_ENTRIES)
 
     def ledger(
         self, *, model: str | None = None, replica_id: str | None = None, limit: int = 200
@@ -59,3 +52,17 @@ class LedgerRepository(Sessions):
         with self._read() as session:
             rows = session.exec(query).all()
             return [self._parse(LedgerEntry, r.body, f"ledger entry {r.sequence}") for r in rows]
+
+
+def _drop_beyond(session: Session, most: int, *of: ColumnElement[bool]) -> None:
+    """Drop the oldest of these entries where there are more."""
+    kept = (
+        select(LedgerRow.sequence)
+        .where(*of)
+        .order_by(col(LedgerRow.sequence).desc())
+        .offset(most)
+        .limit(1)
+    )
+    beyond = session.exec(kept).first()
+    if beyond is not None:
+        session.exec(delete(LedgerRow).where(*of, col(LedgerRow.sequence) <= beyond))

@@ -35,6 +35,13 @@ def test_each_condition_narrows(store: Store) -> None:
     assert messages(store, EventFilter(actor="*", since="2030-01-02T00:00:00.000Z")) == ["3"]
 
 
+def test_names_that_differ_in_their_case_are_different_people(store: Store) -> None:
+    store.add_event("2030-01-01T00:00:00.000Z", "k", "s", "1", actor="Ada@desk")
+    store.add_event("2030-01-01T00:00:00.000Z", "k", "s", "2", actor="ada@desk")
+    assert messages(store, EventFilter(actor="ada@*")) == ["2"]
+    assert messages(store, EventFilter(actor="Ada@desk")) == ["1"]
+
+
 def test_the_newest_come_without_a_beginning_and_the_oldest_with_one(store: Store) -> None:
     for number in range(5):
         store.add_event(f"2030-01-0{number + 1}T00:00:00.000Z", "k", "s", str(number))

@@ -31,6 +31,8 @@ def test_a_busy_replica_does_not_push_out_the_others(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_repository, "MAX_OF_REPLICA", 3)
+    monkeypatch.setattr(ledger_repository, "MAX_ENTRIES", 5)
+    monkeypatch.setattr(ledger_repository, "DROP_EVERY", 1)
     store.add_ledger_entry(dataclasses.replace(ENTRY, replica_id="a-2"))
     for number in range(20):
         store.add_ledger_entry(dataclasses.replace(ENTRY, requests=number))
@@ -40,6 +42,7 @@ def test_a_busy_replica_does_not_push_out_the_others(
 
 def test_all_together_have_a_bound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_repository, "MAX_ENTRIES", 4)
+    monkeypatch.setattr(ledger_repository, "DROP_EVERY", 1)
     for number in range(10):
         store.add_ledger_entry(dataclasses.replace(ENTRY, replica_id=f"a-{number}"))
     assert [e.replica_id for e in store.ledger()] == ["a-9", "a-8", "a-7", "a-6"]
