@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, out
-from partitiond.core.errors import InputError
+from partitiond.cli.output import emit, out, say
+from partitiond.core.errors import DaemonUnreachableError, InputError, NotReadyError
 from partitiond.ports import Event
 from partitiond.ports.event_filter import EventFilter
 
@@ -66,11 +66,27 @@ def events(
         if lines:
             last = _print_lines(_pages(client, after, wanted, limit), after)
         else:
-            last = _print_table(client, after, wanted, limit or 50, as_json=as_json)
-        while follow:
-            time.sleep(PAUSE_SECONDS)
-            found = _pages(client, last, wanted, None) if last else client.events(0, PAGE, wanted)
-            last = _print_lines(found, last, plain=not (lines or as_json))
+            last = _print_table(client, after, wanted, limit or 50, follow, as_json=as_json)
+        if follow:
+            _follow(client, last, wanted, plain=not (lines or as_json))
+
+
+def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: bool) -> None:
+    """Go on for ever, also where the daemon is started anew meanwhile."""
+    wanted = _from_the_begin(wanted)
+    answers = True
+    while True:
+        time.sleep(PAUSE_SECONDS)
+        try:
+            # One page at a time: what was printed is counted before the next may fail.
+            page = client.events(last, PAGE, wanted)
+        except (DaemonUnreachableError, NotReadyError) as error:
+            if answers:
+                say(f"{error.message.rstrip('.')}; this goes on once it answers.")
+            answers = False
+            continue
+        answers = True
+        last = _print_lines(page, last, plain=plain)
 
 
 def moment(text: str, option: str) -> str:
@@ -80,7 +96,10 @@ def moment(text: str, option: str) -> str:
     ago = _AGO.fullmatch(text.strip())
     if ago is not None:
         seconds = float(ago[1]) * _SECONDS[ago[2]]
-        then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+        try:
+            then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+        except OverflowError as error:
+            raise InputError(f"{option} {text!r} is before all calendars.") from error
         return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
         datetime.datetime.fromisoformat(text)
@@ -100,8 +119,7 @@ def _pages(
 
 
 def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[Event]:
-    # Without a beginning the newest would come; every event is younger than this.
-    wanted = wanted if wanted.since else _from_the_begin(wanted)
+    wanted = _from_the_begin(wanted)
     while True:
         page = client.events(after, PAGE, wanted)
         yield from page
@@ -111,18 +129,32 @@ def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[E
 
 
 def _from_the_begin(wanted: EventFilter) -> EventFilter:
+    """Without a beginning the newest would come; every event is younger than this one."""
     import dataclasses
 
-    return dataclasses.replace(wanted, since="1970-01-01T00:00:00Z")
+    return wanted if wanted.since else dataclasses.replace(wanted, since="1970-01-01T00:00:00Z")
 
 
 def _print_table(
-    client: "ControlClient", after: int, wanted: EventFilter, limit: int, *, as_json: bool
+    client: "ControlClient",
+    after: int,
+    wanted: EventFilter,
+    limit: int,
+    follow: bool,
+    *,
+    as_json: bool,
 ) -> int:
     from partitiond.cli.render import events_table
 
-    found: Sequence[Event] = client.events(after, min(limit, PAGE), wanted)
+    begins = bool(after or wanted.since)
+    found: Sequence[Event] = (
+        list(_pages(client, after, wanted, limit))
+        if begins
+        else client.events(0, min(limit, PAGE), wanted)
+    )
     emit(found, as_json=as_json, render=lambda: events_table(found))
+    if begins and len(found) == limit and not follow:
+        say(f"There may be more: --after {found[-1].id} goes on, --limit shows more at once.")
     return found[-1].id if found else after
 
 

@@ -1,12 +1,15 @@
 """`partitiond events` and `partitiond drift`, against an API that only remembers."""
 
+import itertools
 import json
 import socket
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 import uvicorn
 
 from partitiond.api.app import create_app
@@ -20,23 +23,47 @@ from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 
 
+class Daemon:
+    """An API on one port, which may end and come back."""
+
+    def __init__(self) -> None:
+        self.service = FakeService()
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", self.port))
+        self._listener.listen()
+        self.port = self._listener.getsockname()[1]
+        app = create_app(self.service, admin_token=TOKEN)
+        config = uvicorn.Config(app, log_level="critical", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._listener],), daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._listener.close()
+
+
 @pytest.fixture
-def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    fake = FakeService()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    app = create_app(fake, admin_token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+def daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    here = Daemon()
+    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{here.port}")
     monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield fake
-    server.should_exit = True
-    thread.join(10)
-    listener.close()
-    fake.close()
+    yield here
+    here.stop()
+    here.service.close()
+
+
+@pytest.fixture
+def service(daemon: Daemon) -> FakeService:
+    return daemon.service
 
 
 def happened(service: FakeService) -> None:
@@ -77,6 +104,44 @@ def test_an_export_is_complete_and_one_line_each(
     assert [json.loads(line)["id"] for line in later] == [41, 42, 43]
 
 
+def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
+    daemon: Daemon, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(number: int) -> None:
+        daemon.service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
+
+    pauses = itertools.count(1)
+
+    def pause(_: float) -> None:
+        number = next(pauses)
+        if number == 3:
+            daemon.stop()
+        elif number == 5:
+            daemon.start()
+        elif number == 7:
+            raise typer.Exit
+        add(number)
+
+    clock = types.SimpleNamespace(sleep=pause)
+    monkeypatch.setattr("partitiond.cli.commands_events.time", clock)
+    add(0)
+    followed = cli("events", "--lines", "--follow")
+    told = [json.loads(line)["message"] for line in followed.out.splitlines()]
+    assert told == [f"event {n}" for n in range(7)]
+    assert followed.err.count("goes on once it answers") == 1
+
+
+def test_a_period_of_many_events_says_that_there_are_more(service: FakeService, cli: Cli) -> None:
+    for number in range(60):
+        service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
+    shown = cli("events", "--since", "2029-01-01", "--json")
+    assert len(shown.json) == 50
+    assert "--after 50 goes on" in " ".join(shown.err.split())
+    more = cli("events", "--since", "2029-01-01", "--limit", "100", "--json")
+    assert len(more.json) == 60
+    assert more.err == ""
+
+
 def test_a_moment_may_be_so_long_ago() -> None:
     assert moment("", "--since") == ""
     assert moment("2030-01-31", "--since") == "2030-01-31"
@@ -84,6 +149,8 @@ def test_a_moment_may_be_so_long_ago() -> None:
     assert hours == pytest.approx(5400, abs=60)
     with pytest.raises(InputError, match="no moment"):
         moment("yesterday", "--since")
+    with pytest.raises(InputError, match="before all calendars"):
+        moment("99999999999d", "--since")
 
 
 def test_who_runs_a_command_is_a_name_that_the_api_takes(monkeypatch: pytest.MonkeyPatch) -> None:
