@@ -11,15 +11,24 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond import serde
+from partitiond.controller.drift_marks import DriftMarks
 from partitiond.controller.engines import Engine
 from partitiond.controller.journal import Journal
 from partitiond.controller.remeasure import Remeasures
-from partitiond.core.drift import RECENT, Figure, LedgerEntry, Track, Verdict, compared, replayed
+from partitiond.core.drift import (
+    RECENT,
+    Figure,
+    LedgerEntry,
+    Tracks,
+    Verdict,
+    compared,
+    replayed,
+    verdict_of,
+)
 from partitiond.core.drift_follow import Correction, correction_of, pooled
 from partitiond.core.drift_load import expected, sharing_factor, tolerated
 from partitiond.core.drift_window import LONGEST_LOOKS, FullWindow, Gathered
-from partitiond.core.errors import NotFoundError
+from partitiond.core.errors import NotFoundError, PartitiondError
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
@@ -30,8 +39,6 @@ from partitiond.ports.drift import DriftOptions, DriftReport, ReplicaDrift
 
 log = logging.getLogger(__name__)
 
-MARK: Final = "drift"
-"""Kind of the marks that corrections are kept as, by profile id."""
 _OFF: Final = (Verdict.SLOWER, Verdict.FASTER)
 
 
@@ -43,13 +50,16 @@ class _Watched:
         generation: of its process; another one begins a window anew.
         gathered: the window that is not full yet; None before the first look.
         tracks: by figure, on its present profile.
-        last: its last full window.
+        last: its last full window; judged: the last one that could be compared.
+        alike: full windows in a row with requests like those that were measured; many at first.
     """
 
     placement: Placement
     generation: str
-    tracks: Mapping[Figure, Track]
-    last: LedgerEntry | None
+    tracks: Tracks = dataclasses.field(default_factory=dict)
+    last: LedgerEntry | None = None
+    judged: LedgerEntry | None = None
+    alike: int = RECENT
     gathered: Gathered | None = None
 
 
@@ -87,10 +97,7 @@ class DriftDesk:
         self._sample: TrafficSample | None = None
         self.remeasures = remeasures
         remeasures.outdated = self.forget
-        self._corrections = {
-            profile_id: serde.from_json(Correction, text)
-            for profile_id, text in store.marks(MARK).items()
-        }
+        self._marks = DriftMarks(store, clock)
 
     # -- what is known -----------------------------------------------------------------------
 
@@ -98,13 +105,15 @@ class DriftDesk:
         """Factor by profile id; what plans are made with."""
         if not (self._options.enabled and self._options.correct):
             return {}
-        return {c.profile_id: c.factor for c in self._corrections.values()}
+        return {c.profile_id: c.factor for c in self._marks.corrections.values()}
 
     def report(self) -> DriftReport:
         """Replicas, corrections and what is to be measured again."""
         return DriftReport(
             replicas=tuple(self._view(name) for name in sorted(self._watched)),
-            corrections=tuple(self._corrections[name] for name in sorted(self._corrections)),
+            corrections=tuple(
+                self._marks.corrections[profile_id] for profile_id in sorted(self.factors())
+            ),
             remeasures=self.remeasures.open(),
             window_requests=self._options.window_requests,
         )
@@ -124,7 +133,7 @@ class DriftDesk:
 
     def lift(self, profile_id: str) -> Correction:
         """Take a correction off; the replicas are judged anew. Raises NotFoundError."""
-        found = self._corrections.get(profile_id)
+        found = self._marks.corrections.get(profile_id)
         if found is None:
             raise NotFoundError(
                 f"no figures of a profile {profile_id} are corrected.",
@@ -133,8 +142,10 @@ class DriftDesk:
             )
         for watched in self._watched.values():
             if watched.placement.candidate.profile_id == profile_id:
-                watched.tracks, watched.last = {}, None
-        self._set(profile_id, None, "as asked")
+                watched.tracks, watched.last, watched.judged = {}, None, None
+        self._marks.lift(profile_id)
+        self._journal.note("figures-restored", found.model, f"{profile_id}: as asked.")
+        self._changed()
         return found
 
     def _view(self, name: str) -> ReplicaDrift:
@@ -158,16 +169,16 @@ class DriftDesk:
         if entry.verdict not in _OFF:
             return ""
         here = self._on_profile(entry.profile_id)
-        off = sum(1 for other in here if other.verdict is entry.verdict)
-        if len(here) > 1 and pooled(here) is Verdict.HOLDS:
-            whose = f"; {len(here) - off} others on this profile hold: look at {entry.device_id}"
+        fine = sum(1 for other in here if other.verdict is Verdict.HOLDS)
+        if fine and pooled(here) is Verdict.HOLDS:
+            whose = f"; {fine} others on this profile hold: look at {entry.device_id}"
             return entry.sentence + whose
         return entry.sentence
 
     def _on_profile(self, profile_id: str) -> list[LedgerEntry]:
-        """The last window of each replica that is watched on a profile."""
-        lasts = [watched.last for watched in self._watched.values()]
-        return [e for e in lasts if e is not None and e.profile_id == profile_id]
+        """The last window of each replica that is watched on a profile and could be compared."""
+        judged = [watched.judged for watched in self._watched.values()]
+        return [e for e in judged if e is not None and e.profile_id == profile_id]
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -182,6 +193,10 @@ class DriftDesk:
             self._watch(name, engine)
         self._busy = self._busy_shares(sample)
         disturbed = self._disturbed()
+        if self._sample is not None and self._sample.epoch != sample.epoch:
+            # Another proxy counts from nothing; it may have passed the former's counts already.
+            for watched in self._watched.values():
+                watched.gathered = None
         for name, engine in serving.items():
             count = sample.replicas.get(name)
             if count is None or engine.placement.device_id in disturbed:
@@ -189,30 +204,35 @@ class DriftDesk:
             else:
                 self._grow(name, count, sample.at)
         self._sample = sample
-        self.remeasures.tend(self._drifting())
+        self.remeasures.tend(self._drifting(), sample, self._clock.utc_iso())
 
     def _watch(self, name: str, engine: Engine) -> None:
         """Begin to watch an engine, or take note that it is another process or runs otherwise."""
         watched = self._watched.get(name)
-        candidate = engine.placement.candidate
-        if watched is None or watched.placement.candidate.profile_id != candidate.profile_id:
-            tracks, last = self._remembered(engine.placement)
-            self._watched[name] = _Watched(engine.placement, engine.generation, tracks, last)
+        if watched is None or _subject(watched.placement) != _subject(engine.placement):
+            self._watched[name] = self._remembered(engine)
             return
         if watched.generation != engine.generation:
             watched.generation, watched.gathered = engine.generation, None
         watched.placement = engine.placement
 
-    def _remembered(
-        self, placement: Placement
-    ) -> tuple[Mapping[Figure, Track], LedgerEntry | None]:
-        """What the ledger says of a replica on its present profile and device."""
+    def _remembered(self, engine: Engine) -> _Watched:
+        """With what the ledger says of a replica on its present profile and device."""
+        placement = engine.placement
         kept = self._store.ledger(
             model=placement.model, replica_id=placement.replica_id, limit=RECENT
         )
-        same = placement.candidate.profile_id, placement.device_id
-        own = [e for e in kept if (e.profile_id, e.device_id) == same]
-        return replayed(reversed(own)), own[0] if own else None
+        since = self._marks.lifted_at(placement.candidate.profile_id)
+        same = _subject(placement)
+        own = [e for e in kept if (e.profile_id, e.device_id) == same and e.at > since]
+        return _Watched(
+            placement,
+            engine.generation,
+            tracks=replayed(reversed(own)),
+            last=own[0] if own else None,
+            judged=next((e for e in own if e.findings), None),
+            alike=next((n for n, e in enumerate(own) if e.other_lengths), RECENT),
+        )
 
     def _busy_shares(self, sample: TrafficSample) -> dict[str, float]:
         """Share of the time since the last look that each engine was busy."""
@@ -237,10 +257,7 @@ class DriftDesk:
     def _grow(self, name: str, count: ReplicaCount, at: float) -> None:
         watched = self._watched[name]
         before = watched.gathered
-        # Counts of another proxy, or of another process, begin at nothing.
-        anew = before is None or count.ok < before.last.ok
-        anew = anew or (before is not None and before.last.generation != count.generation)
-        if before is None or anew or len(before.looks) >= LONGEST_LOOKS:
+        if before is None or not before.goes_on(count) or len(before.looks) >= LONGEST_LOOKS:
             watched.gathered = Gathered(at, count, count)
             return
         gathered = before.after(count, self._sharing(name))
@@ -273,7 +290,7 @@ class DriftDesk:
         )
         if wanted is None:
             return
-        placement, was = watched.placement, watched.last
+        placement, before = watched.placement, verdict_of(watched.tracks)
         seen = () if wanted.other_lengths else full.comparisons(wanted, tolerated(profile))
         watched.tracks, findings = compared(watched.tracks, seen)
         entry = LedgerEntry(
@@ -293,11 +310,20 @@ class DriftDesk:
             findings=findings,
             other_lengths=wanted.other_lengths,
         )
-        self._store.add_ledger_entry(entry)
         watched.last = entry
-        self._tell(entry, was)
+        if findings:
+            watched.judged = entry
+        self._keep(entry)
+        self._tell(watched, entry, before)
         if findings:
             self._correct(entry.profile_id)
+
+    def _keep(self, entry: LedgerEntry) -> None:
+        """A store that cannot be written must not keep the verdict from being told."""
+        try:
+            self._store.add_ledger_entry(entry)
+        except PartitiondError as error:
+            log.error("a window of %s is not in the ledger: %s", entry.replica_id, error)
 
     def _predictor(self, placement: Placement) -> tuple[Profile | None, float]:
         """The profile that predicts a replica, and what its times are multiplied with.
@@ -319,14 +345,17 @@ class DriftDesk:
             return None, 1.0
         return profile, point.output_tokens_per_s / planned
 
-    def _tell(self, entry: LedgerEntry, was: LedgerEntry | None) -> None:
-        before = was.verdict if was is not None else Verdict.LEARNING
-        if entry.other_lengths and (was is None or not was.other_lengths):
+    def _tell(self, watched: _Watched, entry: LedgerEntry, before: Verdict) -> None:
+        """Note what has changed: windows that lack a figure, or all, change no verdict."""
+        if entry.other_lengths and watched.alike >= RECENT:
             self._journal.note("drift-lengths", entry.replica_id, self._words(entry) + ".")
-        if entry.verdict is before or not entry.findings:
+        watched.alike = 0 if entry.other_lengths else watched.alike + 1
+        after = verdict_of(watched.tracks)
+        if after is before:
             return
-        if entry.verdict in _OFF:
-            self._journal.note("drift", entry.replica_id, self._words(entry) + ".")
+        if after in _OFF:
+            if entry.sentence:
+                self._journal.note("drift", entry.replica_id, self._words(entry) + ".")
         elif before in _OFF:
             words = "it does again what its profile predicts at its load."
             self._journal.note("drift-over", entry.replica_id, words)
@@ -336,18 +365,15 @@ class DriftDesk:
     def _correct(self, profile_id: str) -> None:
         """Set, change or lift what plans make of a profile's figures."""
         entries = self._on_profile(profile_id)
-        before = self._corrections.get(profile_id)
+        before = self._marks.corrections.get(profile_id)
         after = correction_of(entries, before, self._clock.utc_iso())
-        if after != before:
+        # Replicas run on with a profile that another one has followed until a plan is applied.
+        if after != before and (after is None or self.remeasures.counts(profile_id)):
             self._set(profile_id, after, "its replicas do again what it predicts")
 
     def _set(self, profile_id: str, after: Correction | None, why: str) -> None:
-        before = self._corrections.pop(profile_id, None)
-        if after is not None:
-            self._corrections[profile_id] = after
-        text = None if after is None else serde.to_json(after)
-        self._store.set_mark(MARK, profile_id, text, self._clock.utc_iso())
-        known = after or before
+        known = after or self._marks.corrections.get(profile_id)
+        self._marks.set(profile_id, after)
         if not self._options.correct or known is None:
             return
         model = known.model
@@ -370,11 +396,12 @@ class DriftDesk:
             together = pooled(entries)
             if together in _OFF:
                 pace = [f for e in entries if (f := e.finding(Figure.PACE))]
-                worst = max(pace, key=lambda f: abs(f.ratio - 1))
+                off = [f for f in pace if f.verdict is together]
+                worst = max(off, key=lambda f: abs(f.ratio - 1))
                 found[profile_id] = (
                     f"its replicas take {worst.ratio:.2f} times as long as it predicts"
                 )
-        for correction in self._corrections.values():
+        for correction in self._marks.corrections.values():
             found.setdefault(
                 correction.profile_id,
                 f"its replicas took {correction.ratio:.2f} times as long as it predicts",
@@ -384,5 +411,10 @@ class DriftDesk:
     def forget(self, profile_ids: Sequence[str], why: str) -> None:
         """Drop corrections of profiles that plans do not rest on any more."""
         for profile_id in profile_ids:
-            if profile_id in self._corrections:
+            if profile_id in self._marks.corrections:
                 self._set(profile_id, None, why)
+
+
+def _subject(placement: Placement) -> tuple[str, str]:
+    """What windows are compared for: those of another profile or device say nothing of it."""
+    return placement.candidate.profile_id, placement.device_id

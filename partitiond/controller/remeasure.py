@@ -2,14 +2,16 @@
 
 The job is queued at once, so that `partitiond jobs` shows it with its reason; it gets its lease
 only at a quiet time (`core.drift.not_quiet`), and only from what nobody holds. It never evicts.
-One profile is measured again once: what drifts from the new one, too, is a new matter, and what
-failed or was cancelled is left to somebody.
+One profile is measured again once: what failed or was cancelled is left to somebody, what was
+withdrawn is asked for again. What drifts from the new profile, too, waits for a day: where a
+comparison is wrong for good, measuring again and again mends nothing.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from partitiond.controller.derived import derivable_sizes
 from partitiond.controller.engines import Engine
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
@@ -17,10 +19,11 @@ from partitiond.controller.targets import Target, best_profiles
 from partitiond.core.drift_follow import REASON, QuietPolicy, not_quiet
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware import Device
+from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.partition import PartitionSize
 from partitiond.core.profile import Profile
 from partitiond.core.replica import ReplicaState
-from partitiond.core.traffic import TrafficWindow
+from partitiond.core.traffic import TrafficSample, TrafficWindow
 from partitiond.ports import Job, JobState, Store
 from partitiond.ports.drift import DriftOptions, Remeasure
 
@@ -29,6 +32,8 @@ LOOKS_PER_CHECK: Final = 15
 """Looks at the traffic between two questions whether plans still rest on a drifting profile."""
 KNOWN_SHARE: Final = 0.9
 """Of the quiet time that has to be known: the watch may have begun a moment later."""
+AGAIN_SECONDS: Final = 24 * 3600.0
+"""Between two measurements of the same because of drift."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,20 +73,29 @@ class Remeasures:
         self._options = options
         self._tended: dict[str, str] = {}
         self._refused: dict[str, str] = {}
+        self._not_before: dict[str, str] = {}
         self._outdated: set[str] = set()
         self._looks = 0
+        self._began: TrafficSample | None = None
+        self._seen_at = 0.0
         self.outdated: Callable[[Sequence[str], str], None] = lambda _ids, _why: None
 
-    def tend(self, drifting: Mapping[str, str]) -> None:
+    def tend(self, drifting: Mapping[str, str], sample: TrafficSample, now: str) -> None:
         """Queue what has begun to drift, withdraw what no longer does.
 
         Args:
             drifting: how, by profile id.
+            sample: the last look at the proxy's counts.
+            now: ISO 8601 UTC.
         """
         self._looks += 1
+        self._seen_at = sample.at
+        if self._began is None or self._began.epoch != sample.epoch:
+            self._began = sample
         for profile_id in self._tended.keys() - drifting.keys():
-            self._withdraw(profile_id)
+            self._withdraw(profile_id, "the drift is over.")
             del self._tended[profile_id]
+            self._drop_refusal(profile_id)
         self._outdated &= drifting.keys()
         gone = []
         for profile_id in drifting.keys() - self._outdated:
@@ -91,14 +105,20 @@ class Remeasures:
             subject = self._still_best(profile_id)
             if subject is None:
                 gone.append(profile_id)
-            elif not known:
+            elif not known or self._may_ask_again(profile_id, now):
                 self._tended[profile_id] = subject.model
-                self._ask(profile_id, subject, drifting[profile_id])
+                self._ask(profile_id, subject, drifting[profile_id], now)
         if gone:
             self._outdated.update(gone)
             for profile_id in gone:
+                self._withdraw(profile_id, "another profile has taken its place.")
                 self._tended.pop(profile_id, None)
+                self._drop_refusal(profile_id)
             self.outdated(gone, "another profile has taken its place")
+
+    def counts(self, profile_id: str) -> bool:
+        """Whether plans rest on this profile, or on one that is derived from it."""
+        return self._still_best(profile_id) is not None
 
     def waits(self, job: Job) -> str:
         """Why a job may not begin yet; empty where it is none of ours, or it is a quiet time."""
@@ -112,7 +132,7 @@ class Remeasures:
         jobs = self._jobs.jobs()
         found = []
         for profile_id, model in sorted(self._tended.items()):
-            job = next((j for j in jobs if j.reason.startswith(_reason(profile_id))), None)
+            job = _job_for(profile_id, jobs)
             if job is None:
                 words = self._refused.get(profile_id, "a job for it was queued already")
                 found.append(Remeasure(profile_id, model, "", words))
@@ -125,19 +145,18 @@ class Remeasures:
     def _load(self, seconds: float) -> float | None:
         """Share of all places in use; None where it is not known for so long."""
         window = self._window(seconds)
-        if window.seconds < KNOWN_SHARE * seconds:
+        # What the proxy of before had to do is not in the counts of the one that followed it.
+        told = window.seconds if self._began is None else self._seen_at - self._began.at
+        if min(window.seconds, told) < KNOWN_SHARE * seconds:
             return None
         serving = [e for e in self._engines() if e.state is ReplicaState.SERVING]
         places = sum(e.placement.candidate.batch for e in serving)
         used = sum(window.replicas[e.name].mean_batch for e in serving if e.name in window.replicas)
         return used / places if places else 0.0
 
-    def _ask(self, profile_id: str, subject: _Subject, why: str) -> None:
+    def _ask(self, profile_id: str, subject: _Subject, why: str, now: str) -> None:
         """Queue its job, unless there was one."""
-        self._refused.pop(profile_id, None)
-        reason, jobs = _reason(profile_id), self._jobs
-        if any(job.reason.startswith(reason) for job in jobs.jobs()):
-            return
+        self._drop_refusal(profile_id)
         refusal = self._refusal(subject)
         device = next((d for d in self._devices() if d.hardware == subject.hardware), None)
         if refusal or device is None:
@@ -149,8 +168,28 @@ class Remeasures:
             params = params_of(options, self._devices(), self._profiling)
         except InputError as error:
             self._refused[profile_id] = str(error)
-        else:
-            jobs.submit("profile", subject.model, params, reason=f"{reason} {why}")
+            return
+        ended = self._jobs.ended(subject.model)
+        if _job_for(profile_id, (*self._jobs.open_jobs(subject.model), *ended)) is not None:
+            return
+        again = _again_at(ended, params)
+        if again > now:
+            self._not_before[profile_id] = again
+            self._refused[profile_id] = (
+                f"it was measured again because of drift already, and is not before {again[:19]}; "
+                "ask for it by hand"
+            )
+            return
+        reason = f"{_reason(profile_id)} {why}"
+        self._jobs.submit("profile", subject.model, params, reason=reason)
+
+    def _drop_refusal(self, profile_id: str) -> None:
+        self._refused.pop(profile_id, None)
+        self._not_before.pop(profile_id, None)
+
+    def _may_ask_again(self, profile_id: str, now: str) -> bool:
+        """What it was refused for may be past."""
+        return profile_id in self._refused and self._not_before.get(profile_id, "") <= now
 
     def _refusal(self, subject: _Subject) -> str:
         if not self._options.reprofile:
@@ -176,18 +215,49 @@ class Remeasures:
         return _Subject(profile.model, profile.hardware, size, profile.variant)
 
     def _size_of(self, profile_id: str) -> PartitionSize | None:
-        """Of a derived profile: that of an engine that runs on it."""
+        """Of a derived profile: no engine may run on it any more, as its name says the size."""
+        key = profile_id.partition("@")[2]
+        sizes = derivable_sizes(self._devices())
         running = (e.placement.candidate for e in self._engines())
-        return next((c.size for c in running if c.profile_id == profile_id), None)
+        here = next((c.size for c in running if c.profile_id == profile_id), None)
+        return next((size for size in sizes if size.key == key), here)
 
-    def _withdraw(self, profile_id: str) -> None:
+    def _withdraw(self, profile_id: str, why: str) -> None:
         for job in self._jobs.jobs():
             if job.state is JobState.QUEUED and job.reason.startswith(_reason(profile_id)):
-                self._jobs.withdraw(job, "the drift is over.")
+                self._jobs.withdraw(job, why)
 
 
 def _reason(profile_id: str) -> str:
     return f"{REASON}{profile_id}:"
+
+
+def _job_for(profile_id: str, jobs: Sequence[Job]) -> Job | None:
+    """The first that was queued for a profile; one that was withdrawn has measured nothing."""
+    own = (job for job in jobs if job.reason.startswith(_reason(profile_id)))
+    return next((job for job in own if not _was_withdrawn(job)), None)
+
+
+def _was_withdrawn(job: Job) -> bool:
+    return job.state is JobState.CANCELLED and job.error.startswith("withdrawn:")
+
+
+def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]]) -> str:
+    """Before when the same is not measured again by itself; empty where it was not yet.
+
+    Args:
+        ended: jobs of the model, newest first.
+        params: of the job that is asked for.
+    """
+    done = (
+        job.updated_at
+        for job in ended
+        if job.reason.startswith(REASON)
+        and job.state is JobState.SUCCEEDED
+        and job.params == tuple(params)
+    )
+    last = next(done, "")
+    return utc_iso(unix_seconds(last) + AGAIN_SECONDS) if last else ""
 
 
 def _measured_there(

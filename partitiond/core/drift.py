@@ -271,9 +271,7 @@ class LedgerEntry:
     @property
     def verdict(self) -> Verdict:
         """Of the replica: what the worst of its figures says."""
-        said = {f.verdict for f in self.findings}
-        order = (Verdict.SLOWER, Verdict.FASTER, Verdict.HOLDS)
-        return next((v for v in order if v in said), Verdict.LEARNING)
+        return _worst(f.verdict for f in self.findings)
 
     @property
     def sentence(self) -> str:
@@ -292,6 +290,17 @@ def words(finding: Finding) -> str:
 
 
 Tracks = Mapping[Figure, Track]
+
+
+def _worst(verdicts: Iterable[Verdict]) -> Verdict:
+    said = set(verdicts)
+    order = (Verdict.SLOWER, Verdict.FASTER, Verdict.HOLDS)
+    return next((v for v in order if v in said), Verdict.LEARNING)
+
+
+def verdict_of(tracks: Tracks) -> Verdict:
+    """Of a replica over all its windows, whether or not the last one had all figures."""
+    return _worst(track.verdict for track in tracks.values())
 
 
 def compared(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[Finding, ...]]:
@@ -328,6 +337,9 @@ def replayed(entries: Iterable[LedgerEntry]) -> dict[Figure, Track]:
     """
     tracks: Tracks = {}
     for entry in entries:
+        # A figure's first window: what was before it had been put aside (`drift lift`).
+        begun = {f.figure for f in entry.findings if f.windows == 1}
+        tracks = {name: track for name, track in tracks.items() if name not in begun}
         seen = [Comparison(f.figure, f.predicted, f.measured, f.tolerance) for f in entry.findings]
         tracks, _ = compared(tracks, seen)
         said = {finding.figure: finding for finding in entry.findings}

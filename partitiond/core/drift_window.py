@@ -74,6 +74,24 @@ class Gathered:
         """That ended well so far."""
         return self.last.ok - self.first.ok
 
+    def goes_on(self, count: ReplicaCount) -> bool:
+        """Whether these counts are those of before and more.
+
+        Another engine process begins at nothing; and of several workers of a proxy one may have
+        died before it told what it had counted.
+        """
+        last = self.last
+        return last.generation == count.generation and all(
+            new >= old
+            for new, old in (
+                (count.ok, last.ok),
+                (count.output_tokens, last.output_tokens),
+                (count.first_count, last.first_count),
+                (count.rest_tokens, last.rest_tokens),
+                (count.service_seconds, last.service_seconds),
+            )
+        )
+
     def after(self, count: ReplicaCount, sharing: float) -> "Gathered":
         """With one more look."""
         look = Look(

@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partitiond.controller.drift import DriftDesk
-from partitiond.core.errors import NotFoundError
-from partitiond.core.partition import CpuCores
+from partitiond.core.drift import LedgerEntry
+from partitiond.core.errors import NotFoundError, StoreError
+from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.partition import CpuCores, PartitionSize
 from partitiond.core.spec import Demand
-from partitiond.core.traffic import ReplicaCount, TrafficSample
+from partitiond.core.traffic import ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.units import GIB, Bytes
 from partitiond.ports import Job, JobState
 from partitiond.ports.drift import ReplicaDrift
 from partitiond.store import open_store
 from tests.controller.fakes import until
-from tests.controller.samples import spec
+from tests.controller.samples import cpu, measured_profile, spec
 from tests.controller.test_service import Host
 
 LOOK_SECONDS = 2.0
@@ -35,18 +37,24 @@ class Traffic:
         self.counts: dict[str, ReplicaCount] = {}
         self.epoch = "one"
 
-    def flow(self, looks: int, slower: dict[str, float], **lengths: float) -> None:
+    def flow(self, looks: int, slower: dict[str, float], **what: float) -> None:
         """So many looks; each engine takes so many times what its profile says."""
         for _ in range(looks):
             self.at += LOOK_SECONDS
             for name, factor in slower.items():
                 old = self.counts.get(name, ReplicaCount("a", "g1"))
-                self.counts[name] = _later(old, factor, **lengths)
+                self.counts[name] = _later(old, factor, **what)
             self.desk.looked(TrafficSample(self.at, self.epoch, replicas=dict(self.counts)))
 
 
 def _later(
-    old: ReplicaCount, slower: float, prompt: float = 64.0, output: float = 32.0
+    old: ReplicaCount,
+    slower: float,
+    *,
+    prompt: float = 64.0,
+    output: float = 32.0,
+    first: float = 1.0,
+    streams: float = 1.0,
 ) -> ReplicaCount:
     sequence_seconds = BATCH * LOOK_SECONDS
     tokens = sequence_seconds / (PACE * slower)
@@ -57,8 +65,8 @@ def _later(
         prompt_tokens=old.prompt_tokens + round(ended * prompt),
         output_tokens=old.output_tokens + round(ended * output),
         service_seconds=old.service_seconds + ended * output * PACE * slower,
-        first_seconds=old.first_seconds + ended * 0.1 * slower,
-        first_count=old.first_count + ended,
+        first_seconds=old.first_seconds + ended * streams * 0.1 * slower * first,
+        first_count=old.first_count + round(ended * streams),
         rest_seconds=old.rest_seconds + ended * (output - 1) * PACE * slower,
         rest_tokens=old.rest_tokens + round(ended * (output - 1)),
         sequence_seconds=old.sequence_seconds + sequence_seconds,
@@ -144,6 +152,19 @@ async def test_slower_replicas_correct_the_plans_and_are_to_be_measured_again(ho
     assert wanted.job_id == job.id
 
 
+async def test_what_was_withdrawn_is_asked_for_again_when_the_drift_comes_back(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    traffic.flow(300, dict.fromkeys(names, 1.0))
+    assert open_jobs(host) == []
+    traffic.flow(200, dict.fromkeys(names, 1.5))
+    (again,) = open_jobs(host)
+    assert again.id != job.id
+    (wanted,) = host.service.drift.report().remeasures
+    assert wanted.job_id == again.id
+
+
 async def test_what_goes_away_is_taken_back(host: Host) -> None:
     traffic, names = Traffic(desk_of(host)), replicas(host)
     traffic.flow(80, dict.fromkeys(names, 1.5))
@@ -195,6 +216,151 @@ async def test_quite_other_requests_are_told_and_not_compared(host: Host) -> Non
     assert "900 + 16 tokens in the mean" in view.words
     assert host.service.drift.report().corrections == ()
     assert host.kinds().count("drift-lengths") == len(names)
+
+
+async def test_requests_unlike_those_measured_in_between_repeat_no_event(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    for _ in range(4):
+        traffic.flow(20, dict.fromkeys(names, 1.5), prompt=900.0, output=16.0)
+        traffic.flow(20, dict.fromkeys(names, 1.5))
+    assert host.kinds().count("drift") == 1
+    assert host.kinds().count("drift-lengths") == 1
+    assert host.kinds().count("figures-corrected") == 1
+    traffic.flow(20, dict.fromkeys(names, 1.5), prompt=900.0, output=16.0)
+    traffic.flow(300, dict.fromkeys(names, 1.0))
+    assert host.kinds().count("drift-over") == 1
+
+
+async def test_windows_with_few_streams_repeat_no_event(host: Host) -> None:
+    """What only streams tell does not end with a window that has too few of them."""
+    desk, names = desk_of(host), replicas(host)
+    traffic = Traffic(desk)
+    traffic.flow(80, dict.fromkeys(names, 1.0), first=4.0)
+    assert shown(host, names[0]).verdict == "slower"
+    for _ in range(3):
+        traffic.flow(20, dict.fromkeys(names, 1.0), first=4.0, streams=0.0)
+        traffic.flow(20, dict.fromkeys(names, 1.0), first=4.0)
+    assert host.kinds().count("drift") == 1
+    assert "drift-over" not in host.kinds()
+
+
+async def test_a_lifted_correction_stays_lifted_over_a_restart(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (correction,) = host.service.drift.report().corrections
+    host.service.drift.lift(correction.profile_id)
+    await host.restart()
+    await host.serves("a")
+    again = Traffic(desk_of(host))
+    again.flow(1, dict.fromkeys(names, 1.0))
+    assert shown(host, names[0]).verdict == "learning"
+    again.flow(60, dict.fromkeys(names, 1.0))
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
+
+
+async def test_a_profile_that_another_has_followed_is_not_corrected_again(host: Host) -> None:
+    """Its replicas run on until a plan is applied; plans do not rest on it any more."""
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (correction,) = host.service.drift.report().corrections
+    old = host.store.profile(correction.profile_id)
+    later = dataclasses.replace(old.provenance, started_at="2031-01-01T00:00:00Z")
+    host.store.add_profile(dataclasses.replace(old, id="newer", provenance=later))
+    traffic.flow(120, dict.fromkeys(names, 1.5))
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
+    assert host.kinds().count("figures-restored") == 1
+    assert open_jobs(host) == []
+
+
+async def test_what_drifts_from_the_new_profile_too_waits_for_a_day(host: Host) -> None:
+    desk, names = desk_of(host), replicas(host)
+    Traffic(desk).flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    (correction,) = desk.report().corrections
+    done = dataclasses.replace(job, id="job-900", state=JobState.SUCCEEDED)
+    done = dataclasses.replace(done, reason="drift of the-one-before: its replicas take 1.50 times")
+    host.store.put_job(done)
+    tend = desk.remeasures.tend
+    tend({}, TrafficSample(1.0), done.updated_at)
+    assert open_jobs(host) == []
+    tend({correction.profile_id: "slower"}, TrafficSample(2.0), done.updated_at)
+    assert open_jobs(host) == []
+    (wanted,) = desk.remeasures.open()
+    assert "measured again because of drift already" in wanted.words
+    for look in range(20):
+        tend({correction.profile_id: "slower"}, TrafficSample(3.0 + look), "2099-01-01T00:00:00Z")
+    (again,) = open_jobs(host)
+    assert again.params == job.params
+
+
+async def test_after_another_proxy_no_quiet_time_is_known(host: Host) -> None:
+    """What its predecessor had to do is in no count of the new one."""
+    remeasures, names = desk_of(host).remeasures, replicas(host)
+    Traffic(desk_of(host)).flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    remeasures._window = TrafficWindow
+    for at in range(0, 800, 2):
+        remeasures.tend({}, TrafficSample(at, "one"), job.updated_at)
+    assert remeasures.waits(job) == ""
+    remeasures.tend({}, TrafficSample(802.0, "two"), job.updated_at)
+    assert "has not told" in remeasures.waits(job)
+
+
+async def test_a_derived_size_counts_for_plans_when_none_of_its_replicas_is_left(
+    host: Host,
+) -> None:
+    """They may have been moved because of its correction, which has to hold then."""
+    remeasures = desk_of(host).remeasures
+    gpu = dataclasses.replace(
+        cpu(), id="gpu-0", kind=DeviceKind.GPU, hardware="a100-80gb", modes=(SharingMode.MPS,)
+    )
+    remeasures._devices = lambda: [gpu]
+    whole = dataclasses.replace(
+        measured_profile("a", hardware=gpu.hardware), size=PartitionSize(SharingMode.WHOLE, 1, 100)
+    )
+    host.store.add_profile(whole)
+    assert remeasures.counts(f"{whole.id}@mps-30")
+    assert not remeasures.counts(f"{whole.id}@mps-31")
+
+
+async def test_plans_that_take_no_corrections_show_none() -> None:
+    async with serving(1) as host:
+        desk = desk_of(host)
+        desk._options = dataclasses.replace(desk._options, correct=False)
+        Traffic(desk).flow(80, dict.fromkeys(replicas(host), 1.5))
+        assert desk.report().corrections == ()
+        assert len(desk.report().remeasures) == 1
+
+
+async def test_a_ledger_that_cannot_be_written_does_not_hide_a_drift(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: LedgerEntry) -> None:
+        raise StoreError("the disk is full.")
+
+    monkeypatch.setattr(host.store, "add_ledger_entry", full)
+    Traffic(desk_of(host)).flow(80, dict.fromkeys(replicas(host), 1.5))
+    assert host.kinds().count("drift") == 1
+
+
+async def test_what_another_proxy_counted_before_its_first_look_is_in_no_window(
+    host: Host,
+) -> None:
+    """It may have passed the counts of the former one by then."""
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(2, dict.fromkeys(names, 1.0))
+    per_look = next(iter(traffic.counts.values())).ok / 2
+    traffic.epoch = "two"
+    for _ in range(10):
+        traffic.counts = {n: _later(c, 1.0) for n, c in traffic.counts.items()}
+    traffic.flow(20, dict.fromkeys(names, 1.0))
+    entries = host.service.drift.ledger(model="a")
+    assert entries
+    for entry in entries:
+        assert entry.requests == pytest.approx(entry.seconds / LOOK_SECONDS * per_look)
 
 
 async def test_a_proxy_that_began_anew_is_no_drift(host: Host) -> None:

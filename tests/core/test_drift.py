@@ -30,7 +30,9 @@ from partitiond.core.drift_follow import (
     not_quiet,
     pooled,
 )
+from partitiond.core.drift_window import Gathered
 from partitiond.core.profile import ProfileKind
+from partitiond.core.traffic import ReplicaCount
 
 TOLERANCE = 0.07
 NOW = "2030-01-01T00:00:00Z"
@@ -180,6 +182,27 @@ def test_a_restart_goes_on_where_the_ledger_ends() -> None:
 def test_a_restart_believes_the_last_entry_where_older_ones_are_gone() -> None:
     kept = [entry(measured=1.2) for _ in range(2)]
     assert replayed(kept)[Figure.PACE].verdict is Verdict.SLOWER
+
+
+def test_a_restart_does_not_bring_back_what_was_put_aside() -> None:
+    """As `drift lift` does: the windows after it are the first ones again."""
+    entries, tracks = [], dict[Figure, Track]()
+    for number, ratio in enumerate((*(1.4,) * 10, *(1.0,) * 2)):
+        if number == 10:
+            tracks = {}
+        after, findings = compared(tracks, [Comparison(Figure.PACE, 1.0, ratio, TOLERANCE)])
+        tracks = dict(after)
+        entries.append(dataclasses.replace(entry(), findings=findings))
+    assert replayed(entries) == tracks
+
+
+def test_counts_of_which_a_part_is_lost_do_not_go_on() -> None:
+    """A worker of the proxy that is killed takes what it counted with it."""
+    first = ReplicaCount("a", "g", ok=50, output_tokens=1600, rest_tokens=1550, first_count=50)
+    window = Gathered(0.0, first, first)
+    assert window.goes_on(dataclasses.replace(first, ok=60))
+    assert not window.goes_on(dataclasses.replace(first, ok=60, rest_tokens=900))
+    assert not window.goes_on(dataclasses.replace(first, ok=60, generation="h"))
 
 
 def test_a_correction_is_of_the_replicas_together() -> None:

@@ -1,0 +1,62 @@
+"""What drift leaves in the store beside its ledger: corrections, and when one was lifted."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from partitiond import serde
+from partitiond.core.drift_follow import Correction
+from partitiond.core.errors import NotFoundError
+from partitiond.ports import Clock, Store
+
+MARK: Final = "drift"
+"""Kind of the marks that corrections are kept as, by profile id."""
+LIFTED: Final = "drift-lifted"
+"""Kind of those that say when somebody lifted one: windows of before are no evidence any more."""
+
+
+class DriftMarks:
+    """Corrections and lifts by profile id; each change is on disk before it counts."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._corrections = {
+            profile_id: serde.from_json(Correction, text)
+            for profile_id, text in store.marks(MARK).items()
+        }
+        self._lifted = dict(store.marks(LIFTED))
+        self._drop_lifts()
+
+    @property
+    def corrections(self) -> Mapping[str, Correction]:
+        """Those in force."""
+        return self._corrections
+
+    def set(self, profile_id: str, correction: Correction | None) -> None:
+        """Set a profile's correction, or take it off."""
+        text = None if correction is None else serde.to_json(correction)
+        self._store.set_mark(MARK, profile_id, text, self._clock.utc_iso())
+        if correction is None:
+            self._corrections.pop(profile_id, None)
+        else:
+            self._corrections[profile_id] = correction
+
+    def lift(self, profile_id: str) -> None:
+        """Take a correction off, and put aside what it rests on, for a later daemon, too."""
+        now = self._clock.utc_iso()
+        self._store.set_mark(LIFTED, profile_id, now, now)
+        self._lifted[profile_id] = now
+        self.set(profile_id, None)
+
+    def lifted_at(self, profile_id: str) -> str:
+        """ISO 8601 UTC; empty where none was lifted."""
+        return self._lifted.get(profile_id, "")
+
+    def _drop_lifts(self) -> None:
+        """Of profiles that are gone."""
+        for profile_id in tuple(self._lifted):
+            try:
+                self._store.profile(profile_id.partition("@")[0])
+            except NotFoundError:
+                self._store.set_mark(LIFTED, profile_id, None)
+                del self._lifted[profile_id]
