@@ -20,6 +20,7 @@ from partitiond.core.partition import (
 from partitiond.core.plan import Placement
 from partitiond.planner.cores import CoreWish, choose_cores
 from partitiond.planner.instance import Instance
+from partitiond.planner.making_way import in_the_way
 from partitiond.planner.packing import Packing
 from partitiond.planner.running import staying_items
 from partitiond.planner.slices import SliceWish, choose_slices
@@ -125,7 +126,11 @@ def _place_of(kept: Placement | None) -> Place | None:
 def _match_devices(
     instance: Instance, packing: Packing, bins: tuple[int, ...], staying: Staying
 ) -> dict[int, int]:
-    """Real device of each interchangeable abstract one, so that the most bytes stay loaded."""
+    """Real device of each interchangeable abstract one, so that the most bytes stay loaded.
+
+    Of equal matches the one in which engines can start beside those they replace on the most
+    devices, then that to the device of the same place, so that the answer is unique.
+    """
     runs: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     position = {b: n for n, b in enumerate(bins)}
     running_on: dict[int, set[int]] = collections.defaultdict(set)
@@ -133,7 +138,8 @@ def _match_devices(
         if index in position:
             runs[position[index]][item] += 1
             running_on[item].add(position[index])
-    if len(bins) == 1 or not runs:
+    here = {instance.request.devices[b].id for b in bins}
+    if len(bins) == 1 or not any(p.device_id in here for p in instance.request.running):
         order = [b for b in bins if packing.loads[b].items]
         order += [b for b in bins if not packing.loads[b].items]
         return dict(zip(order, bins, strict=True))
@@ -142,8 +148,9 @@ def _match_devices(
         items = packing.loads[abstract].items
         for right in set().union(*(running_on[item] for item in items)):
             kept[left, right] = _kept_bytes(instance, items, runs[right])
-    # Equal matches go to the device of the same place, so that the answer is unique.
-    cost = 2 * (kept.max() - kept) + 1 - np.eye(len(bins), dtype=np.int64)
+    blocked = in_the_way(instance, packing, bins, [runs[n] for n in range(len(bins))])
+    more = len(bins) + 1  # than the sum of what counts less
+    cost = more * (more * (kept.max() - kept) + blocked) + 1 - np.eye(len(bins), dtype=np.int64)
     rows, columns = np.indices(kept.shape)
     solver = linear_sum_assignment.SimpleLinearSumAssignment()
     solver.add_arcs_with_cost(rows.ravel(), columns.ravel(), cost.ravel())

@@ -3,7 +3,7 @@
 import dataclasses
 
 from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.partition import CpuCores, MigSlice, PartitionSize
+from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, PartitionSize
 from partitiond.core.plan import Candidate, Placement, diff_plans
 from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.assign import assign, bytes_to_load
@@ -99,6 +99,63 @@ def test_sets_stay_on_their_host_where_a_rule_speaks_of_hosts() -> None:
     instance = build_instance(PlanRequest(devices, models, running=running))
     packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
     assert starts(assign(instance, packing))["l-1"][0] == "gpu-0"
+
+
+def shared(model: str, mode: SharingMode, gib: float = 4, sm_percent: int = 50) -> Candidate:
+    found = point(model, 1, gib, mode=mode)
+    percent = sm_percent if mode is SharingMode.MPS else 100
+    return dataclasses.replace(found, size=PartitionSize(mode, 0, percent))
+
+
+def homes(*loads: list[Candidate], running: tuple[Placement, ...]) -> list[str]:
+    """The device of each replica; there is a device for each load."""
+    devices = tuple(gpu(f"gpu-{n}") for n in range(len(loads)))
+    every = [candidate for load in loads for candidate in load]
+    names = dict.fromkeys(candidate.model for candidate in every)
+    wanted = tuple(
+        want(name, *dict.fromkeys(c for c in every if c.model == name), rate=1) for name in names
+    )
+    instance = build_instance(PlanRequest(devices, wanted, running=running))
+    packing = Packing(instance)
+    for index, load in enumerate(loads):
+        for candidate in load:
+            item = next(i for i in instance.items if i.candidate == candidate)
+            option = packing.best_option(index, [*packing.loads[index].items, item.index])
+            assert option is not None
+            packing.add(index, item.index, option)
+    return [p.device_id for p in assign(instance, packing)]
+
+
+def alone(replica: str, candidate: Candidate, device: str) -> Placement:
+    """It runs, with a memory share."""
+    return Placement(
+        replica, candidate.model, device, MemoryShare(device, candidate.memory_bytes), candidate
+    )
+
+
+def test_who_changes_the_mode_of_its_device_starts_on_an_idle_one() -> None:
+    before, after = shared("m", SharingMode.MEMORY), shared("m", SharingMode.MPS)
+    running = (alone("m-1", before, "gpu-0"),)
+    assert set(homes([after, after], [], running=running)) == {"gpu-1"}
+
+
+def test_who_fits_beside_what_it_replaces_stays_on_its_device() -> None:
+    before, after = shared("m", SharingMode.MEMORY), shared("m", SharingMode.MEMORY, 8)
+    running = (alone("m-1", before, "gpu-0"),)
+    assert set(homes([after], [], running=running)) == {"gpu-0"}
+
+
+def test_who_does_not_fit_beside_it_starts_on_an_idle_one() -> None:
+    before, after = shared("m", SharingMode.MEMORY, 50), shared("m", SharingMode.MEMORY, 60)
+    running = (alone("m-1", before, "gpu-0"),)
+    assert set(homes([after], [], running=running)) == {"gpu-1"}
+
+
+def test_nothing_moves_so_that_another_can_start_at_once() -> None:
+    stays, after = shared("s", SharingMode.MEMORY, 30), shared("m", SharingMode.MEMORY, 45)
+    before = shared("m", SharingMode.MEMORY, 40)
+    running = (alone("s-1", stays, "gpu-0"), alone("m-1", before, "gpu-0"))
+    assert homes([stays, after], [], running=running) == ["gpu-0", "gpu-0"]
 
 
 def test_cores_of_one_node() -> None:
