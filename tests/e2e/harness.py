@@ -216,7 +216,7 @@ _story = itertools.count(1)
 async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
     """One streamed completion, read to its end with nothing hidden.
 
-    Each has a prompt of its own, as requests of different users have: of identical ones all would be
+    Each has a prompt of its own, as those of different users have: of identical ones all would be
     refused for a minute after an engine that was killed while it began one.
     """
     import httpx
