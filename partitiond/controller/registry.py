@@ -26,6 +26,7 @@ from partitiond.core.profile import Profile
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.sleep import said_asleep
 from partitiond.core.spec import ModelSpec
+from partitiond.core.spec_changes import changes
 from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
@@ -257,7 +258,8 @@ class Registry:
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
         self._store.update_model(record, expected_version=old.version)
-        self._journal.note("model-updated", spec.name, f"version {record.version}.")
+        what = ", ".join(changes(old.spec, spec)) or "nothing"
+        self._journal.note("model-updated", spec.name, f"version {record.version}: {what}.")
         self.replaced(old, record)
         return record
 

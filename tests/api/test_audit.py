@@ -66,6 +66,7 @@ async def test_changes_name_who_asked(api: Api) -> None:
     await api.http.post("/plan/apply", json={})
     assert [e.actor for e in api.events("model-registered")] == ["ada@laptop"]
     assert [e.actor for e in api.events("model-updated")] == ["bob@desk"]
+    assert [e.message for e in api.events("model-updated")] == ["version 2: aliases."]
     assert [e.actor for e in api.events("plan-applied")][-1] == "ada@laptop"
 
 
