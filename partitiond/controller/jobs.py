@@ -204,6 +204,8 @@ class JobQueue:
 
     def _asked_for(self, job: Job) -> Job:
         """Somebody asked for what was queued by itself: it stays whatever changes."""
+        was = f"{job.kind} of {job.subject}: asked for; it was queued by itself, {job.reason}."
+        self._journal.note("job-wanted", job.id, was)
         job = dataclasses.replace(job, reason="")
         if job.id in self._queued:
             self._queued[job.id] = job

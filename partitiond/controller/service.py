@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+from partitiond import __version__
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
 from partitiond.controller.background import Background
 from partitiond.controller.cordons import device_named
@@ -141,6 +142,7 @@ class Service:
             if self._endpoint.created:
                 await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
             raise
+        self._journal.note("daemon-started", "daemon", f"version {__version__}.")
         self._loop = asyncio.create_task(self._controller.run(), name="reconcile loop")
         self._background.start()
 

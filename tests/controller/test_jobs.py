@@ -221,6 +221,8 @@ async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason
     assert queued.reason
     asked = desk.queue.submit("profile", "b", [])
     assert (asked.id, asked.reason) == (queued.id, "")
+    (wanted,) = [event for event in desk.store.events() if event.kind == "job-wanted"]
+    assert (wanted.subject, "not measured yet" in wanted.message) == (queued.id, True)
     desk.queue.withdraw(asked, "nothing needs it any more.")
     ended = desk.queue.job(asked.id)
     assert (ended.state, ended.error) == (
