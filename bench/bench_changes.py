@@ -108,6 +108,9 @@ def changes(client: ControlClient, *, gpus: bool, room: bool) -> Iterator[Step]:
     numbers = itertools.count(1)
 
     def version() -> object:
+        for device in client.devices():
+            if device.cordoned:  # what ran there has moved: there is room again
+                client.uncordon(device.id)
         flags = ["--token-seconds", f"{0.01 + 0.00001 * next(numbers):.5f}"]
         return client.update(MODEL, {"engine": {"extra_args": flags}})
 
@@ -116,9 +119,6 @@ def changes(client: ControlClient, *, gpus: bool, room: bool) -> Iterator[Step]:
 
     def cordon() -> object:
         here = client.replicas(MODEL)[0].device_id
-        for device in client.devices():
-            if device.cordoned:
-                client.uncordon(device.id)
         return client.cordon(here, "to move what runs there")
 
     steps: list[Step] = [
