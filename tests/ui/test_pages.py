@@ -15,7 +15,8 @@ from tests.api.fake_service import FakeService
 from tests.ui.cdp import Browser, Page
 from tests.ui.views import go
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+# Slow as the others, because Chromium is fetched for those only.
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
