@@ -73,7 +73,8 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
     many lengths. Of few lengths it can be much more: 128 in and 16 out are two blocks of 128 from
     the first output token on, 256 tokens where 136 + 64 = 200 are counted. So the same sum is made
     of whole blocks, too, and the larger counts, though never more than every slot's longest
-    request takes. At least one request of the longest context must fit.
+    request takes. At least one request of the longest context must fit beside the block that
+    vLLM's pool keeps back (its null block, `kv_cache_utils`): without that it refuses to start.
     """
     moments = workload.moments
     counted = batch * (moments.occupancy_mean + block_tokens / 2)
@@ -81,7 +82,8 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
     mean, deviation = _blocks_held(workload, block_tokens)
     held = batch * mean + KV_QUANTILE_Z * deviation * math.sqrt(batch)
     at_most = batch * -(-workload.longest_tokens // block_tokens) * block_tokens
-    return max(min(math.ceil(max(counted, held)), at_most), max_model_len)
+    longest = (-(-max_model_len // block_tokens) + 1) * block_tokens
+    return max(min(math.ceil(max(counted, held)), at_most), longest)
 
 
 @functools.lru_cache(maxsize=256)

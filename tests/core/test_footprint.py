@@ -48,7 +48,10 @@ def test_kv_tokens_of_the_definitions_example() -> None:
 
 
 def test_kv_tokens_hold_at_least_one_longest_request() -> None:
-    assert kv_tokens(1, Workload(8, 8), 4096, 16) == 4096
+    # And the block that the engine's pool keeps back, or it does not start.
+    assert kv_tokens(1, Workload(8, 8), 4096, 16) == 4096 + 16
+    assert kv_tokens(2, Workload(32, 16), 256, 128) == 3 * 128
+    assert kv_tokens(1, Workload(8, 8), 200, 128) == 3 * 128
 
 
 @given(

@@ -101,7 +101,7 @@ def test_kv_tokens_cover_whole_blocks_of_busy_slots(
     needed += KV_QUANTILE_Z * statistics.pstdev(held) * math.sqrt(batch)
     given_tokens = kv_tokens(batch, workload, workload.longest_tokens, block)
     assert given_tokens >= min(needed, batch * longest) - 1e-6
-    assert given_tokens <= batch * longest
+    assert given_tokens <= max(batch * longest, longest + block)  # one block is kept back
 
 
 def test_kv_tokens_of_mixed_lengths_exceed_those_of_their_means() -> None:
