@@ -19,6 +19,9 @@ import httpx
 import pytest
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.footprint import BLOCK_TOKENS, kv_tokens
+from partitiond.core.hardware import DeviceKind
+from partitiond.core.workload import Workload
 from partitiond.engines import process
 from partitiond.engines.process import ProcessId
 from partitiond.engines.runner import ProcessEngineRunner
@@ -45,6 +48,8 @@ __all__ = [
 pytestmark = pytest.mark.timeout(ENGINE_TEST_SECONDS)
 
 START_SECONDS = 240.0
+TOKEN_BYTES = {"vllm": 30 * 2 * 3 * 64 * 2, "simulated": 36_864}
+"""Of the KV cache: SmolLM2-135M's layers, keys and values, heads, their size, bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,6 +356,22 @@ class TestEnd:
         assert list(await kind.runner(short_dir).find()) == []
         assert processes(engine.handle) == []
         assert not exists(engine.handle.run_dir)
+
+
+async def test_the_smallest_cache_that_is_planned_is_enough_to_start(
+    kind: Kind, short_dir: Path
+) -> None:
+    """One request of the longest context, and what the engine keeps back for itself."""
+    context = kind.launch.max_model_len
+    tokens = kv_tokens(1, Workload(8, 8), context, BLOCK_TOKENS[DeviceKind.CPU])
+    size = tokens * TOKEN_BYTES[kind.launch.engine_kind]
+    launch = dataclasses.replace(kind.launch, max_num_seqs=1, kv_cache_bytes=size)
+    engine = await start(kind, short_dir, launch)
+    try:
+        assert (await engine.runner.report(engine.handle)).kv_cache_tokens >= context
+        assert await engine.runner.probe(engine.handle, 30.0)
+    finally:
+        await engine.runner.stop(engine.handle, 10.0)
 
 
 async def test_a_refused_start_says_why(kind: Kind, short_dir: Path) -> None:
