@@ -26,6 +26,12 @@ class FaultPoint(enum.StrEnum):
     # A model, its keys and its plan.
     MODEL_STORED = "model.stored"
     """Registered in the store; nobody was told, and nothing was estimated."""
+    RELEASE_KEPT = "model.release-kept"
+    """What served is written down as the way back; the model is what it was."""
+    MODEL_UPDATED = "model.updated"
+    """Replaced in the store; nobody watches over its new release yet."""
+    RELEASE_WANTED = "model.release-wanted"
+    """The release to go back to is written down; the model is not of it yet."""
     MODEL_REMOVED = "model.removed"
     """Gone from the store, while the applied plan has its replicas still."""
     KEY_STORED = "key.stored"

@@ -141,8 +141,10 @@ class Parts:
             controller=self.controller,
             plans=self.plans,
             registry=self.registry,
+            files=self.files,
         )
         self.controller.spec_for = self.releases.spec_for
+        self.registry.replacing = self.releases.begins
         self.registry.replaced = self.releases.began
         self.registry.removed = self.releases.forget
         self.plans.rolling = self.releases.coming

@@ -52,6 +52,7 @@ class Registry:
         cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
 
     Attributes:
+        replacing: called with a model's record and its new spec before the change is stored.
         replaced: called with a model's record before and after a change.
         removed: called with the name of a model that is gone.
     """
@@ -87,6 +88,7 @@ class Registry:
         self._staleness = staleness
         self._seen: object = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.replacing: Callable[[ModelRecord, ModelSpec], None] = lambda _old, _new: None
         self.replaced: Callable[[ModelRecord, ModelRecord], None] = lambda _old, _new: None
         self.removed: Callable[[str], None] = lambda _: None
         self._profiling = profiling
@@ -257,7 +259,9 @@ class Registry:
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
+        self.replacing(old, spec)
         self._store.update_model(record, expected_version=old.version)
+        reached(FaultPoint.MODEL_UPDATED)
         what = ", ".join(changes(old.spec, spec)) or "nothing"
         self._journal.note("model-updated", spec.name, f"version {record.version}: {what}.")
         self.replaced(old, record)

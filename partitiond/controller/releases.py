@@ -13,8 +13,9 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.plans import Plans
 from partitiond.controller.registry import Registry
-from partitiond.controller.watching import engine_bytes
+from partitiond.controller.watching import ModelFiles, engine_bytes
 from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.observation import ObservedReplica
 from partitiond.core.plan import Placement, Plan
 from partitiond.core.releases import (
     ROLL_BACK_AFTER,
@@ -29,6 +30,7 @@ from partitiond.core.releases import (
 )
 from partitiond.core.room import fits
 from partitiond.core.spec import ModelSpec
+from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ModelRecord, Store
 
 PLANS_LOOKED_AT = 20
@@ -47,6 +49,7 @@ class ReleaseDesk:
         controller: Controller,
         plans: Plans,
         registry: Registry,
+        files: ModelFiles,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -54,6 +57,7 @@ class ReleaseDesk:
         self._controller = controller
         self._plans = plans
         self._registry = registry
+        self._files = files
         self._resumed = False
         self._known: dict[str, tuple[Release, ...]] = {}
         for release in store.releases():
@@ -74,16 +78,25 @@ class ReleaseDesk:
                 return gone_back(spec, release.spec)
         return spec
 
+    def begins(self, old: ModelRecord, new: ModelSpec) -> None:
+        """A model's specification is about to be replaced: there has to be a way back from then on,
+        even if the daemon is killed before it says another word.
+        """
+        name = new.name
+        if same_release(old.spec, new):
+            return
+        if not any(same_release(row.spec, old.spec) for row in self._store.releases(name)):
+            served = any(p.model == name for p in self._controller.desired)
+            state = ReleaseState.SERVING if served else ReleaseState.REPLACED
+            self._put(Release(name, old.version, old.updated_at, state, old.spec))
+        reached(FaultPoint.RELEASE_KEPT)
+
     def began(self, old: ModelRecord, new: ModelRecord) -> None:
         """A model's specification was replaced."""
         if same_release(old.spec, new.spec):
             return
         name = new.spec.name
         rows = self._store.releases(name)
-        if not any(same_release(row.spec, old.spec) for row in rows):
-            served = any(p.model == name for p in self._controller.desired)
-            state = ReleaseState.SERVING if served else ReleaseState.REPLACED
-            self._put(Release(name, old.version, old.updated_at, state, old.spec))
         for row in rows:
             if row.state is ReleaseState.COMING:
                 self._put(dataclasses.replace(row, at=self._now(), state=ReleaseState.FAILED))
@@ -110,13 +123,17 @@ class ReleaseDesk:
         for model in models:
             release = self._open(model)
             assert release is not None
-            verdict = judge(release, desired, replicas)
+            verdict = judge(release, desired, replicas, self._files.failures)
             if verdict is Verdict.ARRIVED:
                 self._arrived(release)
             elif verdict is Verdict.GO_BACK:
-                own = [r for r in replicas if r.placement.model == model and r.last_error]
-                why = first_line(own[-1].last_error) if own else "it failed"
-                self._go_back(release, why)
+                self._go_back(release, self._why(model, replicas))
+
+    def _why(self, model: str, replicas: Sequence[ObservedReplica]) -> str:
+        if problem := self._files.problem(model):
+            return first_line(problem)
+        own = [r for r in replicas if r.placement.model == model and r.last_error]
+        return first_line(own[-1].last_error) if own else "it failed"
 
     def _resume(self) -> None:
         """Finish what the daemon before had begun: models are stored before or after their rows."""
@@ -147,7 +164,7 @@ class ReleaseDesk:
     def _go_back(self, release: Release, why: str) -> None:
         self._put(dataclasses.replace(release, at=self._now(), state=ReleaseState.FAILED))
         target = way_back(self._known[release.model], release.version)
-        failed = f"version {release.version} failed to start {ROLL_BACK_AFTER} times ({why})"
+        failed = f"version {release.version} failed to come {ROLL_BACK_AFTER} times ({why})"
         if target is None:
             self._journal.note("model-failed", release.model, f"{failed}; nothing served before.")
             return
@@ -160,6 +177,7 @@ class ReleaseDesk:
         """The specification, and where there is room the very places, of an earlier release."""
         record = self._store.model(target.model)
         self._put(dataclasses.replace(target, at=self._now(), state=ReleaseState.COMING))
+        reached(FaultPoint.RELEASE_WANTED)
         self._registry.restore(record, gone_back(record.spec, target.spec))
         self._plans.chain.changed()
         plan = self._controller.plan

@@ -125,6 +125,7 @@ class ModelFiles:
 
     Attributes:
         problems: why the files of a form are missing, by its key.
+        failures: fetches of a form's files that failed in a row, by its key.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class ModelFiles:
         self._retry_seconds = retry_seconds
         self._fetches: dict[str, _Fetch] = {}
         self.problems: dict[str, str] = {}
+        self.failures: dict[str, int] = {}
 
     def get(self, spec: ModelSpec, form: str = "") -> ResolvedModel | None:
         """The files when they are there; otherwise see to it that they are being fetched.
@@ -159,6 +161,7 @@ class ModelFiles:
         if fetch.task.cancelled() or fetch.task.exception() is not None:
             self._after_failure(fetch, spec, key)
             return None
+        self.failures.pop(key, None)
         return dataclasses.replace(fetch.task.result(), spec=spec)
 
     def missing(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
@@ -175,21 +178,28 @@ class ModelFiles:
 
     def progress(self, name: str) -> str:
         """What the fetches of a model are doing, or why one failed."""
-        keys = [key for key in self._fetches if key.partition(":")[0] == name]
-        problems = [self.problems[key] for key in keys if key in self.problems]
-        under_way = [self._fetches[key] for key in keys if not self._fetches[key].task.done()]
-        return next(iter([*problems, *(fetch.progress for fetch in under_way)]), "")
+        under_way = [self._fetches[key] for key in self._keys(name)]
+        said = (fetch.progress for fetch in under_way if not fetch.task.done())
+        return self.problem(name) or next(said, "")
+
+    def problem(self, name: str) -> str:
+        """Why files of a model could not be fetched; empty where nothing is known against it."""
+        return next((self.problems[k] for k in self._keys(name) if k in self.problems), "")
 
     def forget(self, name: str) -> None:
         """Give up the fetches of a model and what they found."""
-        for key in [key for key in self._fetches if key.partition(":")[0] == name]:
+        for key in self._keys(name):
             self._drop(key)
+
+    def _keys(self, name: str) -> list[str]:
+        return [key for key in self._fetches if key.partition(":")[0] == name]
 
     def _drop(self, key: str) -> None:
         fetch = self._fetches.pop(key, None)
         if fetch is not None:
             fetch.task.cancel()
         self.problems.pop(key, None)
+        self.failures.pop(key, None)
 
     async def close(self) -> None:
         """End all fetches."""
@@ -214,11 +224,14 @@ class ModelFiles:
         if not fetch.retry_at:
             fetch.retry_at = now + self._retry_seconds
             self.problems[key] = _why(error)
+            self.failures[key] = self.failures.get(key, 0) + 1
             if error is not None and not isinstance(error, PartitiondError):
                 # A defect with one model's files must not keep the loop from all the others.
                 log.error("fetching %s broke", key, exc_info=error)
         elif now >= fetch.retry_at:
+            failed = self.failures[key]
             self._drop(key)
+            self.failures[key] = failed
             self._fetch(spec, key)
 
 

@@ -8,7 +8,7 @@ and stay what they are when it goes back to an earlier release.
 import dataclasses
 import enum
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.observation import ObservedReplica
@@ -17,7 +17,7 @@ from partitiond.core.replica import ReplicaState
 from partitiond.core.spec import EngineOptions, ModelSpec
 
 ROLL_BACK_AFTER: Final = 3
-"""Starts of a new release that fail in a row before its model goes back."""
+"""Starts of a new release, or fetches of its files, that fail in a row before it is given up."""
 
 
 class ReleaseState(enum.StrEnum):
@@ -110,16 +110,20 @@ class Verdict(enum.Enum):
 
 
 def judge(
-    release: Release, desired: Sequence[Placement], replicas: Sequence[ObservedReplica]
+    release: Release,
+    desired: Sequence[Placement],
+    replicas: Sequence[ObservedReplica],
+    unfetched: Mapping[str, int],
 ) -> Verdict:
     """Whether a coming release has come, or will not.
 
     It has come when all replicas of the model that are wanted are of it and serve; it will not
-    when one failed so often in a row and none serves.
+    when one failed so often in a row, or its files could not be fetched so often, and none serves.
 
     Args:
         desired: placements of the applied plan.
         replicas: all engines.
+        unfetched: by form (`Placement.form`), how often in a row its files could not be fetched.
     """
     digests = releases_of(release.spec)
 
@@ -134,7 +138,8 @@ def judge(
     if wanted and all(is_of_it(p) and _is_served(p, serving) for p in wanted):
         return Verdict.ARRIVED
     failed = any(r.state is ReplicaState.FAILED and r.failures >= ROLL_BACK_AFTER for r in own)
-    return Verdict.GO_BACK if failed and not serving else Verdict.WAIT
+    missing = any(unfetched.get(p.form, 0) >= ROLL_BACK_AFTER for p in wanted if is_of_it(p))
+    return Verdict.GO_BACK if (failed or missing) and not serving else Verdict.WAIT
 
 
 def _is_served(placement: Placement, serving: Iterable[ObservedReplica]) -> bool:

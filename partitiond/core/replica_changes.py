@@ -1,9 +1,9 @@
 """What applying a plan changes about each replica, and why, in words. Pure.
 
 The reason is looked for where it can be proven from the two plans, in this order: the device went
-away or was cordoned; the model is new or gone; its profile or a correction of its figures changed;
-its demand changed; its place went to another replica. What is left is the plan's own doing: it is
-better by its objective.
+away or was cordoned; the model is new or gone; it has another release; its profile or a correction
+of its figures changed; its demand changed; its place went to another replica. What is left is the
+plan's own doing: it is better by its objective.
 """
 
 import dataclasses
@@ -113,6 +113,7 @@ class _Reasons:
             figures = ""
         return (
             self._device(old.device_id)
+            or _release(old, new)
             or figures
             or self._demand(new.model)
             or self._taken(old)
@@ -186,6 +187,15 @@ def _rate(demand: float | None) -> str:
     return "as much as there is" if demand is None else f"{demand:.3g} requests/s"
 
 
+def _release(old: Placement, new: Placement) -> str:
+    """Another one of the same form; what its variant is has a name, and is said as a step."""
+    was, now = old.candidate, new.candidate
+    changed = was.release and now.release and was.release != now.release
+    if not changed or was.variant != now.variant:
+        return ""
+    return f"another release of {new.model}: what its engines are made of changed"
+
+
 def _same_place(one: Partition, other: Partition) -> bool:
     return one.device_id == other.device_id and overlap(one, other)
 
@@ -206,6 +216,8 @@ def _step(old: Placement, new: Placement) -> str:
     elif old.partition != new.partition and old.candidate.size == new.candidate.size:
         parts.append(f"to another part of {new.device_id}")
     was, now = old.candidate, new.candidate
+    if _release(old, new):
+        parts.append("to another release")
     for name, before, after in (
         ("size", was.size.key, now.size.key),
         ("batch", str(was.batch), str(now.batch)),

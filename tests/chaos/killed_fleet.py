@@ -10,6 +10,7 @@ import httpx
 
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.releases import ReleaseState
 from partitiond.engines.process import REPLICA_DIR_VARIABLE
 from partitiond.fault_points import FaultPoint
 from partitiond.ports import JobState, KeyRecord, ProfileOptions
@@ -17,6 +18,8 @@ from tests.chaos.nursery import ForkedDaemon, Nursery
 from tests.e2e.harness import Fleet, wait_for
 
 CONVERGE_SECONDS = 120.0
+TOKEN_SECONDS = "0.002"
+RENEWED = "0.003"
 MODEL = "a"
 BODY = {
     "name": MODEL,
@@ -177,7 +180,9 @@ class KilledFleet(Fleet):
         """
         running = self.never_twice()
         wanted = self.wanted()
-        return self.states() == wanted and running.keys() == wanted.keys()
+        states = self.states()
+        whole = {_replica(name): state for name, state in states.items()} == wanted
+        return whole and len(states) == len(wanted) and running.keys() == states.keys()
 
     def converge(self) -> None:
         try:
@@ -205,9 +210,11 @@ class KilledFleet(Fleet):
         with self.client() as client:
             if MODEL not in {view.record.spec.name for view in client.models()}:
                 count = {"min_replicas": self.replicas, "max_replicas": self.replicas}
-                args = ["--token-seconds", "0.002", *self.engine_args]
-                engine = {"sleep_mode": True, "extra_args": args}
-                client.register(BODY | count | {"engine": engine})
+                client.register(BODY | count | {"engine": self._engine(TOKEN_SECONDS)})
+
+    def _engine(self, token_seconds: str) -> dict[str, object]:
+        args = ["--token-seconds", token_seconds, *self.engine_args]
+        return {"sleep_mode": True, "extra_args": args}
 
     def serve(self) -> None:
         """The model is registered, and a plan with it is applied."""
@@ -216,6 +223,29 @@ class KilledFleet(Fleet):
             plan = client.current_plan()
             if plan is None or not any(p.model == MODEL for p in plan.placements):
                 _apply(client)
+
+    def renew(self) -> None:
+        """The model is replaced by its next version."""
+        with self.client() as client:
+            client.update(MODEL, {"engine": self._engine(RENEWED)})
+
+    def roll_back(self) -> None:
+        """It is the version that it was first."""
+        with self.client() as client, contextlib.suppress(ConflictError):
+            client.roll_back(MODEL, min(r.version for r in client.releases(MODEL)))
+
+    def is_version(self, token_seconds: str) -> bool:
+        """Whether that one serves, and the other one is known as the way back."""
+        with self.client() as client:
+            releases = client.releases(MODEL)
+        states = {r.spec.engine.extra_args[1]: r.state for r in releases}
+        other = ({TOKEN_SECONDS, RENEWED} - {token_seconds}).pop()
+        wanted = {token_seconds: ReleaseState.SERVING, other: ReleaseState.REPLACED}
+        return states == wanted and all(
+            f"--token-seconds\0{token_seconds}\0".encode() in _command(pid)
+            for pids in self.engines().values()
+            for pid in pids
+        )
 
     def make_key(self) -> None:
         with self.client() as client:
@@ -254,6 +284,15 @@ class KilledFleet(Fleet):
         with contextlib.suppress(httpx.HTTPError):
             return httpx.post(f"{self.base_url}/completions", json=body, timeout=30).is_success
         return False
+
+
+def _replica(engine: str) -> str:
+    """The one that took another one's place has a suffix: a-1.2 is an engine of a-1."""
+    return engine.partition(".")[0]
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _id(key: KeyRecord) -> str:

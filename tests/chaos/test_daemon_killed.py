@@ -22,7 +22,7 @@ from partitiond.core.hardware import SharingMode
 from partitiond.devices.partitions.journal import read_entries
 from partitiond.fault_points import VARIABLE, FaultPoint
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.chaos.killed_fleet import KilledFleet, kill
+from tests.chaos.killed_fleet import RENEWED, TOKEN_SECONDS, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
 from tests.e2e.harness import wait_for
 
@@ -48,6 +48,29 @@ def it_sleeps(fleet: KilledFleet) -> None:
     fleet.converge()
 
 
+def it_serves_first(fleet: KilledFleet) -> None:
+    """As its first version, and there never was another one."""
+    nothing_runs(fleet)
+    it_serves(fleet)
+
+
+def it_is_renewed(fleet: KilledFleet) -> None:
+    it_serves(fleet)
+    wait_for("the next version", lambda: fleet.is_version(RENEWED), seconds=60)
+    fleet.converge()
+
+
+def it_is_as_it_was(fleet: KilledFleet) -> None:
+    wait_for("the first version", lambda: fleet.is_version(TOKEN_SECONDS), seconds=60)
+    fleet.converge()
+
+
+def it_was_renewed(fleet: KilledFleet) -> None:
+    it_serves(fleet)
+    fleet.renew()
+    it_is_renewed(fleet)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """An action in whose middle the daemon is ended.
@@ -71,6 +94,8 @@ KEYED = Case(it_serves, KilledFleet.make_key, it_serves, adopts=True)
 RESTS = Case(it_serves, KilledFleet.sleep, it_sleeps, adopts=True)
 WAKES = Case(it_sleeps, KilledFleet.wake, it_serves, adopts=True)
 STOPS = Case(it_serves, KilledFleet.remove, nothing_runs)
+RENEWS = Case(it_serves_first, KilledFleet.renew, it_is_renewed)
+GOES_BACK = Case(it_was_renewed, KilledFleet.roll_back, it_is_as_it_was)
 
 # In the order in which they cost least: each begins where the one before ended.
 ON_A_CPU = {
@@ -104,6 +129,9 @@ ON_A_CPU = {
     FaultPoint.STORE_COMMITTING: STOPS,
     FaultPoint.ENGINE_READY: STARTED,
     FaultPoint.STORE_COMMITTED: STOPS,
+    FaultPoint.RELEASE_KEPT: RENEWS,
+    FaultPoint.MODEL_UPDATED: RENEWS,
+    FaultPoint.RELEASE_WANTED: GOES_BACK,
 }
 AT_THE_START = (
     FaultPoint.PROXY_SPAWNED,

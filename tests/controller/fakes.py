@@ -277,6 +277,11 @@ class FakeResolver:
         self.gate = asyncio.Event()
         self.gate.set()
         self.breaks: dict[str, Exception] = {}
+        self._resolved: list[str] = []
+
+    def count_resolves(self, name: str) -> int:
+        """How often the files of a model were asked for."""
+        return self._resolved.count(name)
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
         await self.gate.wait()
@@ -287,6 +292,7 @@ class FakeResolver:
         self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
     ) -> ResolvedModel:
         self._check(spec)
+        self._resolved.append(spec.name)
         if spec.name in self.breaks:
             raise self.breaks[spec.name]
         if progress is not None:

@@ -6,7 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partitiond.controller.service import Service
-from partitiond.core.errors import ConflictError, NotFoundError, StartFailedError
+from partitiond.core.errors import (
+    ConflictError,
+    ModelSourceError,
+    NotFoundError,
+    StartFailedError,
+)
 from partitiond.core.releases import ROLL_BACK_AFTER, ReleaseState
 from partitiond.core.spec import Demand, ModelSource, ModelSpec
 from tests.controller.fakes import until
@@ -90,6 +95,26 @@ async def test_a_version_that_does_not_start_goes_back_by_itself(host: Host) -> 
     await arrived(host, "r1")
     assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
     assert host.service.model("a").record.spec.source.revision == "r1"
+    assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
+
+
+async def test_a_version_whose_files_cannot_be_had_goes_back_by_itself(host: Host) -> None:
+    before, name = revisions(host), host.runner.running()
+    fetches = host.resolver.count_resolves("a")
+    host.resolver.breaks["a"] = ModelSourceError("its weights are not there.", hint="Upload them.")
+    await host.service.update(version("r2"), None)
+
+    def rolled_back() -> bool:
+        host.clock.now += 0.2
+        return "model-rolled-back" in host.kinds()
+
+    await until(rolled_back)
+    assert host.resolver.count_resolves("a") >= fetches + ROLL_BACK_AFTER
+    event = next(e for e in host.store.events(limit=1000) if e.kind == "model-rolled-back")
+    assert "its weights are not there" in event.message
+    del host.resolver.breaks["a"]
+    await arrived(host, "r1")
+    assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
     assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
 
 

@@ -96,6 +96,23 @@ def test_another_profile_or_correction_is_why_a_replica_runs_otherwise() -> None
     assert change.why == "its figures are planned times 0.75, before 1.00"
 
 
+def test_another_release_is_why_a_replica_is_replaced() -> None:
+    def of(release: str, core: int, variant: str = "") -> Plan:
+        plain = placement("a-1", (core,))
+        candidate = dataclasses.replace(plain.candidate, release=release, variant=variant)
+        return told(dataclasses.replace(plain, candidate=candidate), forecasts=(forecast("a", 1),))
+
+    (elsewhere,) = changes(of("2" * 16, 1), of("1" * 16, 0))
+    assert elsewhere.what == "to another part of cpu, to another release"
+    assert elsewhere.why == "another release of a: what its engines are made of changed"
+    (in_place,) = changes(of("2" * 16, 0), of("1" * 16, 0))
+    assert in_place.what == "to another release"
+    (same,) = changes(of("1" * 16, 1), of("1" * 16, 0))
+    assert "release" not in same.what + same.why
+    (form,) = changes(of("2" * 16, 0, "fp8"), of("1" * 16, 0))
+    assert form.what == "form the model itself to fp8", "its variant is a release of its own"
+
+
 def test_a_place_that_goes_to_another_says_to_whom() -> None:
     a, b = placement("a-1", (0,)), placement("b-1", (0,))
     started, stopped = changes(told(b, forecasts=(forecast("b", 1),)), told(a))
