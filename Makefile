@@ -6,7 +6,7 @@
 #   make test       lint, types, import contracts, tests (with the real engine)
 #   make test-full  the slow tests: chaos, fuzz, many seeds
 #
-# Variables: PYTHON (interpreter), VENV (environment), DEMO_ARGS, PYTEST_ARGS.
+# Variables: PYTHON (interpreter), VENV (environment), DEMO_ARGS, PYTEST_ARGS, WORKERS (test processes).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -61,6 +61,18 @@ demo: $(STAMP) native ## the whole loop on this machine with a real engine
 
 # --- checking it -----------------------------------------------------------------------------
 
+# Tests wait for processes more than they compute: two at a time, also on one core. 0 for one after
+# the other in one process, which a debugger wants.
+WORKERS ?= 2
+
+# Sockets lie in the folders of tests, and their paths may have 107 bytes: a short one for all.
+define pytest
+	@folder=$$(mktemp -d "$${TMPDIR:-/tmp}/pd.XXXXXX") || exit 1; \
+	echo "The folders of the tests are below $$folder, and stay there if one fails."; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --basetemp="$$folder" $(1) $(PYTEST_ARGS); \
+	status=$$?; case $$status in 0|5) rm -rf "$$folder";; esac;
+endef
+
 lint: $(STAMP) ## lint, format check, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,12 +88,12 @@ native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (d
 
 test: $(STAMP) engine lint native ## everything but the slow tests, the real engine included
 	@$(BIN)/python -c 'import shutil; shutil.which("nvidia-smi") or print("skip: no NVIDIA GPU here, GPU tests do not run")'
-	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(call pytest,-m "not slow and not gpu") exit $$status
 
 # pytest's status 5 means that no test carries these markers (yet): no failure.
 test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, browser, GPU
 	@$(MAKE) --no-print-directory browser || echo "skip: no Chromium can be had here, tests of the dashboard do not run"
-	@$(BIN)/pytest -m "slow or gpu" $(PYTEST_ARGS); status=$$?; test $$status -eq 5 && exit 0; exit $$status
+	$(call pytest,-m "slow or gpu") test $$status -eq 5 && exit 0; exit $$status
 
 # Debian and Ubuntu; elsewhere install Chromium yourself, or name one in PARTITIOND_CHROMIUM.
 browser: ## get Chromium, which the tests of the dashboard need

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -216,7 +217,8 @@ def played(tmp_path: Path) -> Played:
     for name in ("partitiond", "python"):
         (tmp_path / "opt" / name).symlink_to("/bin/true")
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("pytest", "test")):
+        ours = Path(tempfile.gettempdir()) in folder.parents
+        if ours and folder.stat().st_uid == os.geteuid():
             folder.chmod(folder.stat().st_mode | 0o011)
     host = SetupHost(root, live=True, path=f"{programs}:/usr/bin:/bin")
     facts = facts_of(host, gpu=True, mig=True, engine=False, bin_dir=tmp_path / "opt")
