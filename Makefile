@@ -69,7 +69,7 @@ WORKERS ?= 2
 define pytest
 	@folder=$$(mktemp -d "$${TMPDIR:-/tmp}/pd.XXXXXX") || exit 1; \
 	echo "The folders of the tests are below $$folder, and stay there if one fails."; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --basetemp="$$folder" $(1) $(PYTEST_ARGS); \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --basetemp="$$folder" $(1) $(PYTEST_ARGS); \
 	status=$$?; case $$status in 0|5) rm -rf "$$folder";; esac;
 endef
 

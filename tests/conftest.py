@@ -4,10 +4,14 @@ A run that fails says something about the change it runs for, so `make test` and
 draw the same examples every time. `make hunt` looks for new ones.
 """
 
+import functools
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from partitiond import native
 
@@ -21,18 +25,32 @@ settings.register_profile("fixed", derandomize=True, database=None, phases=PHASE
 settings.register_profile("hunt", phases=PHASES, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
+ENGINE = "tests of real engines"
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (`-n 2 --dist loadgroup`) the tests of a file stay together, because
-    they share what is started once for a file. All tests of real engines are one group, the first:
-    two of those at a time need more memory than small machines have, and what begins last ends
-    last.
+
+class OneEngineAtATime(LoadFileScheduling):  # type: ignore[misc]
+    """The tests of a file stay together, because they share what is started once for a file. Those
+    of files with real engines are one group: two of those at a time need more memory than small
+    machines have.
     """
-    if not config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
-    for item in items:
-        real = item.get_closest_marker("engine") is not None
-        group = "engine" if real else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = super()._split_scope(nodeid)
+        return ENGINE if _starts_engines(self.config.rootpath / path) else path
+
+
+@functools.cache
+def _starts_engines(path: Path) -> bool:
+    return "mark.engine" in path.read_text()
+
+
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: Callable[..., None]
+) -> OneEngineAtATime:
+    return OneEngineAtATime(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest group comes first where there are several workers: what begins last ends last."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not _starts_engines(item.path))
