@@ -1,4 +1,4 @@
-"""How property tests draw, and which tests may run at the same time.
+"""How property tests draw, and which tests run at the same time.
 
 A run that fails says something about the change it runs for, so `make test` and `make test-full`
 draw the same examples every time. `make hunt` looks for new ones.
@@ -6,6 +6,7 @@ draw the same examples every time. `make hunt` looks for new ones.
 
 import functools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from partitiond import native
 
 if os.environ.get("PARTITIOND_TEST_NATIVE") == "1" and not native.activate():
     raise RuntimeError("PARTITIOND_TEST_NATIVE is 1, and nothing is compiled")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As for every job in the background of a script: what tests start and interrupt inherits it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without the phase that explains a failure: it traces every line, and a planner that is traced
 # runs into the test's time limit before it can say what failed.
