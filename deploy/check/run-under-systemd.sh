@@ -19,6 +19,7 @@ cannot() { echo "cannot run under systemd here: $*"; exit 77; }
 [ "$(id -u)" = 0 ] || cannot "it takes root"
 [ -x /lib/systemd/systemd ] || cannot "systemd is not installed"
 [ -x "$python" ] || cannot "there is no interpreter $python"
+case $repository/ in /tmp/*) cannot "the checkout is below /tmp, and systemd gets a /tmp of its own" ;; esac
 command -v dbus-daemon >/dev/null || cannot "dbus is not installed"
 unshare --pid --fork --mount --cgroup --ipc --uts --net true 2>/dev/null \
     || cannot "namespaces may not be made (in a container: run it with --privileged)"
