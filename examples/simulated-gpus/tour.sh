@@ -14,7 +14,7 @@ daemon=
 
 # Settings of the caller's own daemon are not meant here.
 for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
-export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__TIME_LIMIT_SECONDS=5
+export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__TIME_LIMIT_SECONDS=60
 export PARTITIOND_STATE_DIR="$folder/state" PARTITIOND_CACHE_DIR="$folder/cache" COLUMNS="${COLUMNS:-100}"
 
 finish() {

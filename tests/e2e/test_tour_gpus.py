@@ -1,6 +1,5 @@
 """The tour on simulated A100s (`make tour-gpus`), as somebody without a GPU runs it."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +27,7 @@ def test_the_tour_runs_unattended_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for words in (
         "All 14 replicas serve",
+        "MIG 4g.40gb@0",
         "MPS 10 %",
         "GPU is lost",
         "1 foreign process with 20 GiB",
@@ -36,6 +36,4 @@ def test_the_tour_runs_unattended_and_leaves_nothing_behind(tmp_path: Path) -> N
         "That was the tour",
     ):
         assert words in done.stdout
-    # Which slice it is depends on how far the planner comes in its time on a busy machine.
-    assert re.search(r"opt-6\.7b-1 +serving +GPU-\w+ +MIG [1-7]g\.\d+gb@[0-6] ", done.stdout)
     assert done.stdout.count("The daemon is stopped.") == 2
