@@ -229,9 +229,7 @@ class ModelFiles:
                 # A defect with one model's files must not keep the loop from all the others.
                 log.error("fetching %s broke", key, exc_info=error)
         elif now >= fetch.retry_at:
-            failed = self.failures[key]
-            self._drop(key)
-            self.failures[key] = failed
+            del self.problems[key]
             self._fetch(spec, key)
 
 

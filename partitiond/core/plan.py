@@ -314,7 +314,6 @@ def same_engine(old: Placement, new: Placement) -> bool:
     Place, form of the model, memory, batch, KV cache and release decide what the engine was started
     with; predicted figures may differ. A release that is not known is no other one.
     """
-    releases = {old.candidate.release, new.candidate.release} - {""}
     return (
         old.model == new.model
         and old.candidate.variant == new.candidate.variant
@@ -322,8 +321,14 @@ def same_engine(old: Placement, new: Placement) -> bool:
         and old.partition == new.partition
         and old.candidate.batch == new.candidate.batch
         and old.candidate.kv_cache_bytes == new.candidate.kv_cache_bytes
-        and len(releases) <= 1
+        and not other_release(old, new)
     )
+
+
+def other_release(old: Placement, new: Placement) -> bool:
+    """Whether both are of a release that is known, and not of the same."""
+    was, now = old.candidate.release, new.candidate.release
+    return bool(was and now) and was != now
 
 
 def diff_plans(running: tuple[Placement, ...], wanted: tuple[Placement, ...]) -> PlanDiff:

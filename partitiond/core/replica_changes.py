@@ -12,7 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition
-from partitiond.core.plan import ModelForecast, Placement, Plan, PlanDiff, diff_plans
+from partitiond.core.plan import (
+    ModelForecast,
+    Placement,
+    Plan,
+    PlanDiff,
+    diff_plans,
+    other_release,
+)
 from partitiond.core.room import overlap
 from partitiond.core.units import format_bytes
 
@@ -111,9 +118,10 @@ class _Reasons:
             )
         else:
             figures = ""
+        released = f"another release of {new.model}: what its engines are made of changed"
         return (
             self._device(old.device_id)
-            or _release(old, new)
+            or (released if _released(old, new) else "")
             or figures
             or self._demand(new.model)
             or self._taken(old)
@@ -187,13 +195,9 @@ def _rate(demand: float | None) -> str:
     return "as much as there is" if demand is None else f"{demand:.3g} requests/s"
 
 
-def _release(old: Placement, new: Placement) -> str:
-    """Another one of the same form; what its variant is has a name, and is said as a step."""
-    was, now = old.candidate, new.candidate
-    changed = was.release and now.release and was.release != now.release
-    if not changed or was.variant != now.variant:
-        return ""
-    return f"another release of {new.model}: what its engines are made of changed"
+def _released(old: Placement, new: Placement) -> bool:
+    """Whether it is another release of the same form: other forms are told apart by their names."""
+    return other_release(old, new) and old.candidate.variant == new.candidate.variant
 
 
 def _same_place(one: Partition, other: Partition) -> bool:
@@ -216,7 +220,7 @@ def _step(old: Placement, new: Placement) -> str:
     elif old.partition != new.partition and old.candidate.size == new.candidate.size:
         parts.append(f"to another part of {new.device_id}")
     was, now = old.candidate, new.candidate
-    if _release(old, new):
+    if _released(old, new):
         parts.append("to another release")
     for name, before, after in (
         ("size", was.size.key, now.size.key),

@@ -24,9 +24,8 @@ from tests.cli.overviews import events, overview
 
 SECONDS = 60.0
 RUN = """
-import fcntl, signal, termios
+import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is its own, so that Ctrl-C is a signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from partitiond.cli.main import main
 main()
 """
