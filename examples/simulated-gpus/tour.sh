@@ -14,7 +14,8 @@ daemon=
 
 # Settings of the caller's own daemon are not meant here.
 for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
-export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__TIME_LIMIT_SECONDS=60
+# Many plans need as few GPUs: counted in work, not in time, the search finds the same one anywhere.
+export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__DETERMINISTIC=true
 export PARTITIOND_STATE_DIR="$folder/state" PARTITIOND_CACHE_DIR="$folder/cache" COLUMNS="${COLUMNS:-100}"
 
 finish() {

@@ -343,10 +343,11 @@ async def others(rig: Rig, stop: asyncio.Event) -> int:
 
 async def survive(requests: int, warm_up: int, growth_bytes: int, *, workers: int = 1) -> None:
     """Faulted requests beside others' sound ones; afterwards everything must be back."""
+    # Long enough that a busy machine's own pauses are no silent engine: others' requests must pass.
     limits: dict[str, Any] = {
-        "first_token_timeout_seconds": 0.7,
-        "between_tokens_timeout_seconds": 0.7,
-        "total_timeout_seconds": 3.0,
+        "first_token_timeout_seconds": 2.5,
+        "between_tokens_timeout_seconds": 2.5,
+        "total_timeout_seconds": 8.0,
     }
     with short_folder() as folder:
         async with rig_of(folder, SeededPlan(6, 0.8), workers=workers, **limits) as rig:
@@ -380,7 +381,7 @@ async def survive(requests: int, warm_up: int, growth_bytes: int, *, workers: in
             )
             # 20 % of the requests, and the reserve that lets a quiet proxy retry at all.
             assert retries <= 0.2 * total + 10 * max(1, workers)
-            assert retries > 0.1 * total, "the budget was never used"
+            assert retries > 0.1 * (warm_up + requests), "the budget was never used"
             assert grown < growth_bytes
             assert tally.verdicts["complete"] > requests * 0.3
             assert served > 10
