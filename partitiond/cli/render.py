@@ -1,7 +1,7 @@
 """Tables for people: models, replicas, devices, jobs, events. They fit 80 columns."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich import box
 from rich.table import Table
@@ -15,7 +15,7 @@ from partitiond.core.units import format_bytes, format_duration
 from partitiond.ports import Event, Job, ModelRecord, ModelView, ReplicaView
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 STATE_STYLES = {
     "serving": "green",
@@ -37,6 +37,18 @@ STATE_STYLES = {
     "fail": "red",
 }
 
+UNBOUNDED: Final = 10_000
+"""Wider than any terminal, in columns."""
+
+
+class _Table(Table):
+    """A table whose gaps become narrower before its words are broken."""
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        wanted = console.measure(self, options=options.update(max_width=UNBOUNDED)).maximum
+        self.collapse_padding = wanted > options.max_width
+        return super().__rich_console__(console, options)
+
 
 def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
     """A plain table; a header that starts with ">" is right-aligned.
@@ -44,7 +56,7 @@ def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
     Args:
         whole: headers of columns that are never broken, as ids and times.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in headers:
         right = header.startswith(">")
         table.add_column(
@@ -192,9 +204,10 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
     whole = ("replica", "device")
-    headers = ("replica", "state", "device", "partition", ">in use", ">memory", ">pid", "")
-    table = new_table(*headers, whole=whole)
-    for view in replicas:
+    headers = ("replica", "state", "device", "partition", ">in use", ">memory", ">pid")
+    remarks = [replica_note(view) for view in replicas]
+    table = new_table(*headers, *([""] if any(remarks) else []), whole=whole)
+    for view, remark in zip(replicas, remarks, strict=True):
         table.add_row(
             view.replica_id,
             state_text(view.state),
@@ -203,7 +216,7 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
             f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
             format_bytes(view.held_bytes if view.state == "sleeping" else view.memory_bytes),
             "-" if view.pid is None else str(view.pid),
-            replica_note(view),
+            *([remark] if any(remarks) else []),
         )
     errors = [(view.replica_id, view.last_error) for view in replicas]
     return with_notes(table, errors)

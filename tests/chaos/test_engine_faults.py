@@ -37,16 +37,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 REPLICAS = 8
 """At most half of them are ejected at a time, so a retry always has somewhere to go."""
 COUNT = 5
+# Long enough that a busy machine's own pauses are no silent engine: sound requests must pass.
 LIMITS: dict[str, Any] = {
-    "first_token_timeout_seconds": 0.8,
-    "between_tokens_timeout_seconds": 0.8,
-    "total_timeout_seconds": 3.0,
+    "first_token_timeout_seconds": 2.0,
+    "between_tokens_timeout_seconds": 2.0,
+    "total_timeout_seconds": 6.0,
     "retry_share": 1.0,
 }
 QUICK = LIMITS | {
-    "first_token_timeout_seconds": 0.5,
-    "between_tokens_timeout_seconds": 0.5,
-    "total_timeout_seconds": 1.2,
+    "first_token_timeout_seconds": 1.5,
+    "between_tokens_timeout_seconds": 1.5,
+    "total_timeout_seconds": 3.5,
 }
 SHAPES = tuple(itertools.product((True, False), repeat=2))
 """(chat, streamed)"""
@@ -343,12 +344,7 @@ async def others(rig: Rig, stop: asyncio.Event) -> int:
 
 async def survive(requests: int, warm_up: int, growth_bytes: int, *, workers: int = 1) -> None:
     """Faulted requests beside others' sound ones; afterwards everything must be back."""
-    # Long enough that a busy machine's own pauses are no silent engine: others' requests must pass.
-    limits: dict[str, Any] = {
-        "first_token_timeout_seconds": 2.5,
-        "between_tokens_timeout_seconds": 2.5,
-        "total_timeout_seconds": 8.0,
-    }
+    limits = {name: limit for name, limit in LIMITS.items() if name != "retry_share"}
     with short_folder() as folder:
         async with rig_of(folder, SeededPlan(6, 0.8), workers=workers, **limits) as rig:
             await until(lambda: rig.proxy.is_up(workers), "not all workers are up")

@@ -11,7 +11,7 @@ from partitiond.cli.render_devices import devices_table
 from partitiond.cli.render_profile import profile_table, profiles_table
 from partitiond.cli.render_progress import PlainReporter
 from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import PartitionSize
+from partitiond.core.partition import MigSlice, MpsShare, Partition, PartitionSize
 from partitiond.core.profile import (
     Footprint,
     Knee,
@@ -24,7 +24,7 @@ from partitiond.core.profile import (
 )
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
-from partitiond.ports import Event, ProfileView
+from partitiond.ports import Event, ProfileView, ReplicaView
 
 
 def text_of(drawn: RenderableType, width: int = 80) -> str:
@@ -135,6 +135,37 @@ def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
     assert [line.split()[0] for line in lines] == ["a", "b", "b"]
     assert "50%" in lines[0]
     assert "1 min" in lines[0]
+
+
+def test_replicas_on_slices_and_shares_fit_80_columns() -> None:
+    """Gaps become narrower before a word is broken."""
+    gpu = "GPU-c0c13ecb-918e-55bd-84b6-5f9ab542f510"
+    partitions: tuple[Partition, ...] = (
+        MigSlice(gpu, Bytes(20 * GIB), "2g.20gb", 4, 2),
+        MpsShare(gpu, Bytes(20 * GIB), sm_percent=10),
+    )
+    views = [
+        ReplicaView(
+            replica_id=f"qwen2.5-0.5b-{number}",
+            model="qwen2.5-0.5b",
+            device_id=gpu,
+            partition=partition,
+            state="serving",
+            pid=414_424,
+            in_flight=0,
+            limit=256,
+            memory_bytes=Bytes(round(18.9 * GIB)),
+            starts=1,
+            adopted=False,
+        )
+        for number, partition in enumerate(partitions)
+    ]
+    lines = text_of(render.replicas_table(views)).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    rows = [line for line in lines if "qwen" in line]
+    assert "MIG 2g.20gb@4" in rows[0]
+    assert "MPS 10 %" in rows[1]
+    assert all("0/256" in row and "18.9 GiB" in row and "414424" in row for row in rows)
 
 
 def test_an_id_is_never_broken_at_80_columns() -> None:

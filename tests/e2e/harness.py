@@ -27,8 +27,9 @@ FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours, without settings of the developer's own shell."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")}
+    """Ours, without settings of the developer's own shell and the size of their terminal."""
+    others = ("PARTITIOND_", "COLUMNS", "LINES")
+    return {k: v for k, v in os.environ.items() if not k.startswith(others)}
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.security.recorder import Recorder
 from tests.security.target import KEY, Target, key, running
+from tests.security.wire import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -30,5 +31,9 @@ def proxy(attacked: tuple[Target, Recorder]) -> Target:
 
 @pytest.fixture
 def engine(attacked: tuple[Target, Recorder]) -> Recorder:
-    attacked[1].forget()
-    return attacked[1]
+    target, engine = attacked
+    # A request of the attack before that nobody waited for would be counted to this one.
+    wait_until("requests to end", lambda: not any(target.state()["in_flight"].values()))
+    wait_until("requests to be recorded", engine.idle)
+    engine.forget()
+    return engine

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -97,6 +98,7 @@ class Recorder:
         self.closing = False
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._working: set[socket.socket] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
         self._listener.listen(128)
@@ -118,12 +120,18 @@ class Recorder:
         with self._lock:
             return len(self._open)
 
+    def idle(self) -> bool:
+        """Whether all that was ever sent to it is read and recorded."""
+        with self._lock:
+            waiting, _, _ = select.select([self._listener, *self._open], [], [], 0)
+            return not waiting and not self._working
+
     def stop(self) -> None:
         """Close everything."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
         self._thread.join(5)
+        self._listener.close()
         with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
@@ -131,11 +139,12 @@ class Recorder:
 
     def _accept(self) -> None:
         while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
+            select.select([self._listener], [], [])
             with self._lock:
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:
+                    return
                 self._open.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
@@ -158,15 +167,20 @@ class Recorder:
         finally:
             with self._lock:
                 self._open.discard(connection)
-            connection.close()
+                self._working.discard(connection)
+                connection.close()
 
     def _violation(self, text: str) -> None:
         with self._lock:
             self.violations.append(text)
 
     def _receive(self, connection: socket.socket, data: bytearray) -> bool:
-        piece = connection.recv(65536)
         with self._lock:
+            self._working.discard(connection)
+        select.select([connection], [], [])
+        with self._lock:
+            piece = connection.recv(65536)
+            self._working.add(connection)
             self.raw += piece
         data += piece
         return bool(piece)
