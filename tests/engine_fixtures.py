@@ -25,7 +25,6 @@ from partitiond.settings import Settings
 ENGINE_PYTHON_VARIABLE = "PARTITIOND_TEST_ENGINE_PYTHON"
 MODEL_DIR_VARIABLE = "PARTITIOND_TEST_MODEL_DIR"
 
-ENGINE_TEST_SECONDS = 300
 """Limit of one test with a real engine: on a busy machine of two cores a start takes a minute."""
 
 

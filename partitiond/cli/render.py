@@ -206,7 +206,8 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
     whole = ("replica", "device")
     headers = ("replica", "state", "device", "partition", ">in use", ">memory", ">pid")
     remarks = [replica_note(view) for view in replicas]
-    table = new_table(*headers, *([""] if any(remarks) else []), whole=whole)
+    remarked = any(remarks)
+    table = new_table(*headers, *([""] if remarked else []), whole=whole)
     for view, remark in zip(replicas, remarks, strict=True):
         table.add_row(
             view.replica_id,
@@ -216,7 +217,7 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
             f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
             format_bytes(view.held_bytes if view.state == "sleeping" else view.memory_bytes),
             "-" if view.pid is None else str(view.pid),
-            *([remark] if any(remarks) else []),
+            *([remark] if remarked else []),
         )
     errors = [(view.replica_id, view.last_error) for view in replicas]
     return with_notes(table, errors)

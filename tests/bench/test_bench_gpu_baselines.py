@@ -116,7 +116,6 @@ def test_without_a_gpu_it_refuses_and_says_what_to_do(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_smoke_run_on_a_simulated_gpu(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bench.bench_gpu_baselines", "--fake", "--replicas", "2",

@@ -17,7 +17,7 @@ from partitiond.ports import JobState, KeyRecord, ProfileOptions
 from tests.chaos.nursery import ForkedDaemon, Nursery
 from tests.e2e.harness import Fleet, wait_for
 
-CONVERGE_SECONDS = 120.0
+CONVERGE_SECONDS = 480.0
 TOKEN_SECONDS = "0.002"
 RENEWED = "0.003"
 MODEL = "a"
@@ -102,7 +102,7 @@ class KilledFleet(Fleet):
     def kill_daemon(self) -> None:
         assert self._daemon is not None
         self._daemon.send_signal(9)
-        self._daemon.wait(10)
+        self._daemon.wait(60)
 
     def terminate(self, *, seconds: float = 90) -> int:
         assert self._daemon is not None
@@ -282,7 +282,7 @@ class KilledFleet(Fleet):
         """Whether a request is answered through the endpoint."""
         body = {"model": MODEL, "prompt": "Once", "max_tokens": 2}
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.post(f"{self.base_url}/completions", json=body, timeout=30).is_success
+            return httpx.post(f"{self.base_url}/completions", json=body, timeout=60).is_success
         return False
 
 

@@ -93,7 +93,7 @@ class Nursery:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class EngineProcess:
             stderr=subprocess.DEVNULL,
             cwd=Path(__file__).parent.parent.parent,
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await self._listens():  # noqa: ASYNC110 -- another process: no event
                 await asyncio.sleep(0.02)
 

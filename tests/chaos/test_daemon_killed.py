@@ -26,8 +26,6 @@ from tests.chaos.killed_fleet import RENEWED, TOKEN_SECONDS, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
 from tests.e2e.harness import wait_for
 
-pytestmark = pytest.mark.timeout(300)
-
 Act = Callable[[KilledFleet], None]
 
 

@@ -38,16 +38,16 @@ REPLICAS = 8
 """At most half of them are ejected at a time, so a retry always has somewhere to go."""
 COUNT = 5
 # Long enough that a busy machine's own pauses are no silent engine: sound requests must pass.
-LIMITS: dict[str, Any] = {
-    "first_token_timeout_seconds": 2.0,
-    "between_tokens_timeout_seconds": 2.0,
-    "total_timeout_seconds": 6.0,
-    "retry_share": 1.0,
+TIMEOUTS: dict[str, Any] = {
+    "first_token_timeout_seconds": 5.0,
+    "between_tokens_timeout_seconds": 5.0,
+    "total_timeout_seconds": 12.0,
 }
+LIMITS = TIMEOUTS | {"retry_share": 1.0}
 QUICK = LIMITS | {
-    "first_token_timeout_seconds": 1.5,
-    "between_tokens_timeout_seconds": 1.5,
-    "total_timeout_seconds": 3.5,
+    "first_token_timeout_seconds": 3.0,
+    "between_tokens_timeout_seconds": 3.0,
+    "total_timeout_seconds": 7.0,
 }
 SHAPES = tuple(itertools.product((True, False), repeat=2))
 """(chat, streamed)"""
@@ -344,9 +344,8 @@ async def others(rig: Rig, stop: asyncio.Event) -> int:
 
 async def survive(requests: int, warm_up: int, growth_bytes: int, *, workers: int = 1) -> None:
     """Faulted requests beside others' sound ones; afterwards everything must be back."""
-    limits = {name: limit for name, limit in LIMITS.items() if name != "retry_share"}
     with short_folder() as folder:
-        async with rig_of(folder, SeededPlan(6, 0.8), workers=workers, **limits) as rig:
+        async with rig_of(folder, SeededPlan(6, 0.8), workers=workers, **TIMEOUTS) as rig:
             await until(lambda: rig.proxy.is_up(workers), "not all workers are up")
             before = rig.proxy.descriptors()
             await faulted_run(rig, warm_up)
@@ -377,7 +376,7 @@ async def survive(requests: int, warm_up: int, growth_bytes: int, *, workers: in
             )
             # 20 % of the requests, and the reserve that lets a quiet proxy retry at all.
             assert retries <= 0.2 * total + 10 * max(1, workers)
-            assert retries > 0.1 * (warm_up + requests), "the budget was never used"
+            assert retries > 0.15 * (warm_up + requests), "the budget was never used"
             assert grown < growth_bytes
             assert tally.verdicts["complete"] > requests * 0.3
             assert served > 10
@@ -388,12 +387,10 @@ async def test_some_hundred_faulted_requests_leave_nothing_behind() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 async def test_ten_thousand_faulted_requests_leave_nothing_behind() -> None:
     await survive(10_000, 1_000, 8 * MIB)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 async def test_ten_thousand_faulted_requests_with_two_workers() -> None:
     await survive(10_000, 1_000, 16 * MIB, workers=2)

@@ -29,7 +29,7 @@ async def over_tcp() -> AsyncIterator[tuple[FaultProxy, int]]:
 async def fetch(port: int, fault: Fault | None, *, stream: bool) -> Answer:
     prompt = f"token=t{next(_tokens)} count=5" + (f" fault={fault}" if fault else "")
     with RawClient(port) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await client.post(COMPLETIONS, completion(prompt, stream=stream))
 
 

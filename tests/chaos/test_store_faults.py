@@ -20,7 +20,7 @@ from tests.chaos.killed_fleet import BODY, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
 from tests.e2e.harness import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 DISK_BYTES = 8 * 1024**2
 SMALL_FILE_BYTES = 16 * 1024
@@ -54,13 +54,13 @@ def small_disk(fleet: KilledFleet) -> Iterator[Path]:
     """The state folder on a disk of its own."""
     path = fleet.settings.state_dir
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(mount, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip(f"a small disk takes the right to mount one (run as root): {done.stderr}")
     try:
         yield path
     finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=30)
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=300)
 
 
 def fill(disk: Path) -> None:

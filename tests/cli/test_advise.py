@@ -212,7 +212,7 @@ def test_ctrl_c_advises_from_what_was_seen(home: Path) -> None:
         )  # fmt: skip
         assert looked.wait(60)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert json.loads(out)["models"][0]["planned_as"] == "opt-125m"
 

@@ -155,7 +155,7 @@ def test_without_a_hub_profiling_fails_at_once_and_names_dummy_weights(
     began = time.monotonic()
     result = cli("profile", "opt-125m")
     refused(result, 8, "--weights dummy")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -138,17 +138,17 @@ def test_engines_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
     pager = subprocess.Popen([*nap, str(settings.state_dir / "daemon.log")])
     daemon._process = subprocess.Popen(nap)
     daemon._process.kill()
-    daemon._process.wait(10)
+    daemon._process.wait(60)
     client = ControlClient("http://127.0.0.1:1", "token")
     try:
         daemon.stop(client)
-        assert engine.wait(10) == -signal.SIGKILL
+        assert engine.wait(60) == -signal.SIGKILL
         assert pager.poll() is None
     finally:
         client.close()
         for process in (engine, pager):
             process.kill()
-            process.wait(10)
+            process.wait(60)
         shutil.rmtree(settings.run_dir)
 
 

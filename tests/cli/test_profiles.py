@@ -35,7 +35,7 @@ def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService
     monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
     yield fake
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     listener.close()
     fake.close()
 

@@ -21,8 +21,9 @@ import pytest
 from partitiond import serde
 from tests.cli.conftest import Cli
 from tests.cli.overviews import events, overview
+from tests.e2e.harness import clean_environment
 
-SECONDS = 60.0
+SECONDS = 240.0
 RUN = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is its own, so that Ctrl-C is a signal
@@ -68,13 +69,13 @@ class Terminal:
         self.master, self.slave = pty.openpty()
         termios.tcsetwinsize(self.slave, (40, 100))
         self.before = termios.tcgetattr(self.slave)
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("PARTITIOND_", "COLUMNS"))}
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN, "top", *arguments],
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
-            env={**env, "PARTITIOND_URL": url, "PARTITIOND_TOKEN": "t", "TERM": "xterm"},
+            env=clean_environment()
+            | {"PARTITIOND_URL": url, "PARTITIOND_TOKEN": "t", "TERM": "xterm"},
             start_new_session=True,
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-READY_SECONDS = 60
+READY_SECONDS = 240
 
 FLEET = """
 [[models]]
@@ -69,7 +69,7 @@ class Partitiond:
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*self.command, *arguments], env=self.env, capture_output=True, text=True, timeout=100
+            [*self.command, *arguments], env=self.env, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == code, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done
@@ -94,7 +94,7 @@ def partitiond() -> Iterator[Partitiond]:
         yield started
     finally:
         if started.daemon.poll() is None:
-            subprocess.run([*started.command, "down"], env=started.env, timeout=100, check=False)
+            subprocess.run([*started.command, "down"], env=started.env, timeout=300, check=False)
         if started.daemon.poll() is None:
             started.daemon.send_signal(signal.SIGKILL)
         started.daemon.wait()
@@ -243,14 +243,14 @@ def _doctor(partitiond: Partitiond) -> str:
     """Whether or not this machine has an engine."""
     command = [*partitiond.command, "doctor", "--json"]
     return subprocess.run(
-        command, env=partitiond.env, capture_output=True, text=True, timeout=60
+        command, env=partitiond.env, capture_output=True, text=True, timeout=300
     ).stdout
 
 
 def test_a_wrong_token_is_said_to_be_one(partitiond: Partitiond) -> None:
     env = {**partitiond.env, "PARTITIOND_TOKEN": "wrong"}
     done = subprocess.run(
-        [*partitiond.command, "status"], env=env, capture_output=True, text=True, timeout=60
+        [*partitiond.command, "status"], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 5
     assert "token" in done.stderr
@@ -259,7 +259,7 @@ def test_a_wrong_token_is_said_to_be_one(partitiond: Partitiond) -> None:
 def test_a_second_daemon_on_the_same_folder_is_refused(partitiond: Partitiond) -> None:
     env = {**partitiond.env, "PARTITIOND_CONTROL__PORT": "0", "PARTITIOND_PROXY__PORT": "0"}
     done = subprocess.run(
-        [*partitiond.command, "serve"], env=env, capture_output=True, text=True, timeout=60
+        [*partitiond.command, "serve"], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 4
     assert str(partitiond.daemon.pid) in done.stderr
@@ -268,7 +268,7 @@ def test_a_second_daemon_on_the_same_folder_is_refused(partitiond: Partitiond) -
 def test_down_leaves_nothing(partitiond: Partitiond) -> None:
     """Last: it ends the daemon of this module."""
     assert partitiond.json("down") == {"stopped": True, "engines_kept": False}
-    assert partitiond.daemon.wait(10) == 0
+    assert partitiond.daemon.wait(60) == 0
     from partitiond.cli.doctor import processes_of
 
     assert processes_of(partitiond.folder / "run") == []

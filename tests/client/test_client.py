@@ -53,7 +53,7 @@ def daemon() -> Iterator[Running]:
         yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()
         service.close()
 

@@ -145,7 +145,7 @@ async def cuda_with(gpu: Gpu, told: dict[str, str]) -> AsyncIterator[CudaProcess
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what a driver does in its own time."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await true():  # noqa: ASYNC110 - other processes set no event of ours
             await asyncio.sleep(0.05)
 

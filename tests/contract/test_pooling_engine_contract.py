@@ -11,7 +11,6 @@ from partitiond.core.errors import StartFailedError
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle, EngineLaunch
 from tests.engine_fixtures import (
-    ENGINE_TEST_SECONDS,
     chat_model_folder,
     engine_environment,
     make_runner,
@@ -22,8 +21,7 @@ from tests.engine_fixtures import (
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = pytest.mark.timeout(ENGINE_TEST_SECONDS)
-START_SECONDS = 240.0
+START_SECONDS = 480.0
 
 
 @pytest.fixture(

@@ -41,7 +41,7 @@ async def test_a_watcher_sees_a_job_from_the_queue_to_its_end(desk: Desk) -> Non
     desk.running["a"].set_result("x")
     await a_moment()
     desk.running["b"].set_result("profile-b")
-    await asyncio.wait_for(watching, 5)
+    await asyncio.wait_for(watching, 60)
     states = [job.state for job in seen]
     assert states[0] is JobState.QUEUED
     assert JobState.RUNNING in states
@@ -54,7 +54,7 @@ async def test_a_job_that_ended_long_ago_is_told_once(desk: Desk) -> None:
     desk.running["a"].set_result("x")
     await a_moment()
     seen, watching = watched(desk, job.id)
-    await asyncio.wait_for(watching, 5)
+    await asyncio.wait_for(watching, 60)
     assert [one.state for one in seen] == [JobState.SUCCEEDED]
 
 
@@ -70,7 +70,7 @@ async def test_the_end_of_the_daemon_ends_the_watch_of_a_waiting_job(desk: Desk)
     waited, waiting = watched(desk, second.id)
     await a_moment()
     await desk.queue.close()
-    await asyncio.wait_for(asyncio.gather(running, waiting), 5)
+    await asyncio.wait_for(asyncio.gather(running, waiting), 60)
     assert ran[-1].state is JobState.FAILED
     assert waited[-1].state is JobState.QUEUED
 

@@ -142,7 +142,7 @@ async def test_the_end_of_the_daemon_ends_the_watch_of_a_job(host: AgedHost) -> 
     watching = [asyncio.create_task(last(job_id)) for job_id in jobs]
     await a_moment()
     await host.service.shutdown(stop_engines=True)
-    states = await asyncio.wait_for(asyncio.gather(*watching), 5)
+    states = await asyncio.wait_for(asyncio.gather(*watching), 60)
     assert sorted(states) == [JobState.FAILED, JobState.QUEUED]
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -493,7 +492,7 @@ class RandomHistory(RuleBasedStateMachine):
         assert reconcile(self.desired, here.observe(), POLICY, here.asleep) == ()
 
 
-TestRandomHistory = pytest.mark.timeout(110)(RandomHistory.TestCase)
+TestRandomHistory = RandomHistory.TestCase
 RandomHistory.TestCase.settings = settings(
     max_examples=120,
     stateful_step_count=40,

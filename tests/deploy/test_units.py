@@ -156,7 +156,6 @@ def test_device_nodes_do_nothing_and_fail_nothing_without_a_gpu(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(320)
 def test_the_service_under_a_real_systemd() -> None:
     done = subprocess.run(
         [str(ROOT / "deploy/check/run-under-systemd.sh")],

@@ -48,7 +48,7 @@ def visible(host: SimulatedHost, devices: str | None, order: str = "") -> list[s
     env |= {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
     env |= {"CUDA_DEVICE_ORDER": order} if order else {}
     command = [sys.executable, "-c", _LIST, str(host.cuda_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     return done.stdout.split()
 
 

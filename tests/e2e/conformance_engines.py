@@ -96,7 +96,7 @@ def real_pooling(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
         yield path
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         shutil.rmtree(run_dir)
 
 

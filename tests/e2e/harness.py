@@ -21,6 +21,7 @@ from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.ports import Job, JobState, ReplicaView
 from partitiond.settings import load_settings
+from tests.machine import SLOWEST
 
 T = TypeVar("T")
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
@@ -49,7 +50,11 @@ def toml_value(value: object) -> str:
 
 
 def wait_for(what: str, check: Callable[[], T | None], *, seconds: float, pause: float = 0.1) -> T:
-    """Poll until `check` gives something true; a test that waits for ever says for what."""
+    """Poll until `check` gives something true; a test that waits for ever says for what.
+
+    `seconds` are ample on a quiet machine; a slow one gets several times as many.
+    """
+    seconds *= SLOWEST
     deadline = time.monotonic() + seconds
     while True:
         found = check()
@@ -114,7 +119,7 @@ class Fleet:
         """SIGKILL, as the kernel would when memory runs out."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def terminate(self, *, seconds: float = 90) -> int:
         assert self.process is not None
@@ -190,7 +195,7 @@ class Fleet:
         return f"{self.settings.proxy_url}/v1"
 
     def openai(self, key: str = "none") -> openai.OpenAI:
-        client = openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=120)
+        client = openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=300)
         self._clients.append(client)
         return client
 
@@ -214,7 +219,7 @@ class Outcome:
 _story = itertools.count(1)
 
 
-async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
+async def stream_once(base_url: str, outcome: Outcome, tokens: int) -> None:
     """One streamed completion, read to its end with nothing hidden.
 
     Each has a prompt of its own, as those of different users have: of identical ones all would be
@@ -222,9 +227,8 @@ async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
     """
     import httpx
 
-    outcome = Outcome(model, time.monotonic())
     body = {
-        "model": model,
+        "model": outcome.model,
         "prompt": f"Once upon a time, in year {next(_story)}",
         "max_tokens": tokens,
         "stream": True,
@@ -232,13 +236,13 @@ async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
     }
     try:
         async with (
-            httpx.AsyncClient(timeout=httpx.Timeout(120, connect=5)) as client,
+            httpx.AsyncClient(timeout=httpx.Timeout(300, connect=60)) as client,
             client.stream("POST", f"{base_url}/completions", json=body) as reply,
         ):
             if reply.status_code != 200:
                 outcome.ended = "refused"
                 outcome.detail = f"{reply.status_code} {(await reply.aread()).decode()[:300]}"
-                return outcome
+                return
             failed, done = False, False
             async for line in reply.aiter_lines():
                 if line == "data: [DONE]":
@@ -253,7 +257,6 @@ async def stream_once(base_url: str, model: str, tokens: int) -> Outcome:
         outcome.detail = repr(error)
     finally:
         outcome.finished = time.monotonic()
-    return outcome
 
 
 class Load:
@@ -264,6 +267,7 @@ class Load:
         self._models = models
         self._tokens = tokens
         self.outcomes: list[Outcome] = []
+        self._running: dict[str, list[Outcome]] = {model: [] for model in models}
         self._ending = False
 
     @contextlib.contextmanager
@@ -276,7 +280,7 @@ class Load:
             yield self
         finally:
             self._ending = True
-            thread.join(150)
+            thread.join(400)
             assert not thread.is_alive(), "a request never ended"
 
     async def _main(self) -> None:
@@ -287,10 +291,17 @@ class Load:
 
     async def _slot(self, model: str) -> None:
         while not self._ending:
-            outcome = await stream_once(self._base_url, model, self._tokens)
+            outcome = Outcome(model, time.monotonic())
+            self._running[model].append(outcome)
+            await stream_once(self._base_url, outcome, self._tokens)
+            self._running[model].remove(outcome)
             self.outcomes.append(outcome)
             if outcome.ended != "done":
                 await asyncio.sleep(0.2)
+
+    def is_streaming(self, model: str) -> bool:
+        """Whether a stream has begun and is far from its end."""
+        return any(0 < o.tokens < self._tokens / 2 for o in tuple(self._running[model]))
 
     def of(self, model: str) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.model == model]

@@ -135,7 +135,7 @@ def test_a_model_without_a_hub_fails_at_once_and_names_the_way_out(tmp_path: Pat
     fleet = Fleet(tmp_path, {"cache_dir": str(tmp_path / "cache")})
     began = time.monotonic()
     done = cli("profile", "opt-125m", config=fleet.config)
-    assert time.monotonic() - began < 5 + 3, "five seconds, and the start of a Python process"
+    assert time.monotonic() - began < 30, "it does not try again for minutes"
     assert_clear(done, "--weights dummy")
 
 
@@ -253,7 +253,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
             ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
             stdin=subprocess.DEVNULL,
             env=clean_environment(),

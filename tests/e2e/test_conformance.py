@@ -33,11 +33,10 @@ from tests.e2e.conformance_engines import (
     serving,
     simulated,
 )
-from tests.engine_fixtures import ENGINE_TEST_SECONDS, chat_model_folder, engine_environment
+from tests.engine_fixtures import chat_model_folder, engine_environment
 
 __all__ = ["chat_model_folder", "engine_environment"]
 
-pytestmark = pytest.mark.timeout(ENGINE_TEST_SECONDS)
 
 ATTEMPTS: Final = 3
 """A busy vLLM sends two tokens in one event now and then; it never does so for long."""

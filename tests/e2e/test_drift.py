@@ -12,7 +12,7 @@ from partitiond.ports import JobState, ProfileOptions, ReplicaView
 from partitiond.ports.drift import DriftReport
 from tests.e2e.harness import Fleet, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 BODY = {
     "name": "tiny",

@@ -14,8 +14,6 @@ import pytest
 from partitiond.ports import ReplicaView
 from tests.e2e.harness import Fleet, Load, clean_environment, wait_for
 
-pytestmark = pytest.mark.timeout(300)
-
 MODELS = 22
 BODY = {
     "weights": "dummy",
@@ -51,7 +49,7 @@ class ManyModels(Fleet):
             [sys.executable, "-m", "partitiond", "--config", str(self.config), *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
             stdin=subprocess.DEVNULL,
             env=clean_environment(),
@@ -169,7 +167,6 @@ def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.timeout(900)
 def test_two_real_engines_take_turns_among_many_models(tmp_path: Path) -> None:
     overrides: dict[str, object] = {
         "planner.time_limit_seconds": 2.0,

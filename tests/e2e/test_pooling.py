@@ -10,8 +10,6 @@ import pytest
 from partitiond.core.errors import InputError
 from tests.e2e.harness import Fleet, wait_for
 
-pytestmark = pytest.mark.timeout(180)
-
 BODY = {
     "weights": "dummy",
     "engine_kind": "simulated",

@@ -18,11 +18,12 @@ from partitiond.core.profile import ProfileKind
 from partitiond.core.units import MIB
 from partitiond.ports import JobState, ProfileOptions
 from tests.e2e.harness import Fleet, Load, wait_for
+from tests.machine import seconds_or_starts
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.engine
 
 REAL, DUMMY = "smollm2-135m", "opt-125m"
-START_SECONDS = 300.0
+START_SECONDS = 480.0
 """Far beyond what an engine takes here, so that only a hang fails."""
 
 
@@ -158,7 +159,9 @@ def test_a_killed_engine_comes_back_and_others_are_unharmed(fleet: Fleet) -> Non
     load = Load(fleet.base_url, {REAL: 2, DUMMY: 3}, tokens=48)
     with load.running():
         wait_for("streams on both", lambda: len(load.of(REAL)) and len(load.of(DUMMY)), seconds=90)
-        os.kill(fleet.process_with("api_server", f"/{DUMMY}"), signal.SIGKILL)
+        engine = fleet.process_with("api_server", f"/{DUMMY}")
+        wait_for("a stream under way", lambda: load.is_streaming(DUMMY), seconds=90, pause=0.01)
+        os.kill(engine, signal.SIGKILL)
         harmed = time.monotonic()
 
         def back() -> bool:
@@ -235,7 +238,7 @@ def test_a_killed_proxy_is_back_within_two_seconds(fleet: Fleet) -> None:
 
         wait_for("the proxy", answers, seconds=20, pause=0.02)
         times.append(time.monotonic() - killed)
-    assert sorted(times)[1] < 2.0, times
+    assert sorted(times)[1] < seconds_or_starts(2.0, 4), times
     assert fleet.openai().completions.create(model=REAL, prompt="x", max_tokens=2).choices
     with fleet.client() as client:
         assert {view.replica_id: view.pid for view in client.replicas()} == before

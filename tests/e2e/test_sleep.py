@@ -17,8 +17,6 @@ from partitiond.ports import ReplicaView
 from partitiond.simulated_gpus import SimulatedHost
 from tests.e2e.harness import Fleet, clean_environment, wait_for
 
-pytestmark = pytest.mark.timeout(240)
-
 BODY = {
     "weights": "dummy",
     "engine_kind": "simulated",
@@ -47,7 +45,7 @@ class SleepFleet(Fleet):
             [sys.executable, "-m", "partitiond", "--config", str(self.config), *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
             stdin=subprocess.DEVNULL,
             env=clean_environment(),

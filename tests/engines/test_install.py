@@ -21,8 +21,6 @@ from partitiond.engines.install import (
     install,
 )
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def wheel(folder: Path, name: str, version: str, files: dict[str, str], needs: str = "") -> None:
     """A pure wheel with the given modules."""

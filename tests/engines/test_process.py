@@ -62,8 +62,8 @@ async def test_waiting_ends_when_the_process_does(sleeper: subprocess.Popen[byte
     await asyncio.sleep(0)
     assert not waiting.done()
     assert process.send_signal(ours, signal.SIGKILL)
-    await asyncio.wait_for(waiting, 10)
-    await asyncio.wait_for(process.wait_gone(ours), 10)
+    await asyncio.wait_for(waiting, 60)
+    await asyncio.wait_for(process.wait_gone(ours), 60)
 
 
 async def test_marked_processes_are_killed_wherever_they_are(

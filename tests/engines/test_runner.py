@@ -199,7 +199,7 @@ async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
         done, _ = await asyncio.wait({waiting}, timeout=0.5)
         assert not done
     await runner.stop(handle, 0)
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
 
 
 STARTER = """
@@ -236,7 +236,7 @@ async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> Non
     assert process.is_alive(leader)
     starter.kill()
     await starter.wait()
-    await asyncio.wait_for(process.wait_gone(leader), 10)
+    await asyncio.wait_for(process.wait_gone(leader), 60)
     assert process.processes_of(folder.path, leader) == []
 
 

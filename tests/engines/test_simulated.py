@@ -36,7 +36,7 @@ async def engine(short_dir: Path) -> AsyncIterator[EngineHandle]:
 
 def connect(handle: EngineHandle) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(uds=handle.socket_path)
-    return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=30)
+    return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=300)
 
 
 def body(**more: Any) -> dict[str, Any]:

@@ -117,7 +117,7 @@ async def test_an_engine_that_is_gone_cannot_be_woken(
 
 def client_of(handle: EngineHandle) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(uds=handle.socket_path)
-    return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=10)
+    return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=300)
 
 
 class Memory:

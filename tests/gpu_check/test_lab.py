@@ -85,7 +85,7 @@ async def test_the_budget_cuts_a_trial_that_takes_too_long(run_dir: Path, tmp_pa
     lab = lab_of(run_dir, tmp_path, "--load-seconds", "60")
     began = time.monotonic()
     made = await check(lab, FAKE.reserve_seconds + 7, 1)
-    assert time.monotonic() - began < FAKE.reserve_seconds + 7
+    assert time.monotonic() - began < 50, "it would have loaded for a minute"
     assert lab.ledger.entries["1.footprint"].state.value == "cut"
     assert made.not_reached["1.footprint"] == "was cut by the budget"
     assert not living(run_dir)

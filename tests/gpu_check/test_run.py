@@ -64,7 +64,6 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
 def test_all_steps_on_a_simulated_gpu(tmp_path: Path) -> None:
     result = check("--fake", "--mig", "--budget", 400, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
@@ -152,7 +151,7 @@ def test_an_interrupted_run_keeps_what_was_done_and_leaves_nothing_running(tmp_p
                 process.send_signal(signal.SIGTERM)
                 break
         process.stderr.read()
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     assert trials(tmp_path)["1.facts"] == "done"
     report = (tmp_path / "report.md").read_text()
     assert "| 2.opt-125m | the run was interrupted |" in report

@@ -45,7 +45,7 @@ class SseServer:
 
     async def until_in_flight(self, least: int, most: int) -> None:
         """Wait until so many requests are in flight."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not least <= self.in_flight <= most:
                 self._changed.clear()
                 await self._changed.wait()

@@ -99,5 +99,5 @@ async def test_without_a_hub_it_fails_soon_and_names_dummy_weights(tmp_path: Pat
         await Hub(tmp_path, offline=False).snapshot(
             "org/model", COMMIT, with_weights=True, report=silent
         )
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert "--weights dummy" in caught.value.hint

@@ -5,9 +5,9 @@ import pytest
 from partitiond.engines.environment import EngineEnvironment
 from partitiond.models.check_starts import start_once
 from partitiond.models.started import load_starts, tiny_configs
-from tests.engine_fixtures import ENGINE_TEST_SECONDS, engine_environment  # noqa: F401
+from tests.engine_fixtures import engine_environment  # noqa: F401
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(ENGINE_TEST_SECONDS)]
+pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize("key", ["gemma3_text / MQA, alternating window"])

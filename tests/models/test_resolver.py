@@ -79,7 +79,7 @@ async def test_real_weights_without_a_hub_fail_soon_and_name_dummy_weights(
     started = time.monotonic()
     with pytest.raises(ModelSourceError) as caught:
         await resolver(tmp_path).resolve(spec("opt-125m", Weights.REAL))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert "--weights dummy" in caught.value.hint
 
 

@@ -14,7 +14,7 @@ from tests.core.families.configs import PUBLIC
 from tests.core.families.variants import variants
 from tests.engine_fixtures import engine_environment  # noqa: F401 - a fixture
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.engine
 
 ORACLE = Path(__file__).with_name("transformers_oracle.py")
 SAME_WEIGHTS_AS = {"internlm2": "llama", "exaone": "llama", "minicpm": "llama"}

@@ -18,7 +18,6 @@ from partitiond.engines.environment import EngineEnvironment
 from partitiond.ports import ProfileRequest, Progress, ResolvedModel
 from partitiond.profiler.runner import Profiler
 from tests.engine_fixtures import (
-    ENGINE_TEST_SECONDS,
     chat_model_folder,
     engine_environment,
     make_runner,
@@ -28,7 +27,7 @@ from tests.engine_fixtures import (
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(ENGINE_TEST_SECONDS)]
+pytestmark = pytest.mark.engine
 
 
 def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:

@@ -138,7 +138,6 @@ def test_rules_are_kept_where_not_everything_fits(kind: str, data: st.DataObject
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("objective", Objective)
 @pytest.mark.parametrize("kind", KINDS)
 @MANY
@@ -150,7 +149,6 @@ def test_every_objective_on_every_kind_of_partition_agrees_with_trying_everythin
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("objective", Objective)
 @pytest.mark.parametrize("kind", KINDS)
 @MANY

@@ -25,7 +25,6 @@ def test_a_history_keeps_every_invariant_and_comes_to_rest(history: list[int]) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_two_thousand_long_histories() -> None:
     """Drawn without hypothesis, which is slower; a seed that fails is told with its error."""
     for seed in range(SEEDS):

@@ -74,7 +74,6 @@ def test_whatever_changed_the_new_plan_is_one_its_checker_accepts(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("objective", Objective)
 @pytest.mark.parametrize("kind", KINDS)
 @MANY

@@ -64,4 +64,4 @@ class Authority:
 def _openssl(*words: str) -> None:
     if shutil.which("openssl") is None:
         pytest.fail("The openssl command is missing; Debian and Ubuntu: apt-get install openssl")
-    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=300)

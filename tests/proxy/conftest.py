@@ -89,7 +89,7 @@ class Proxy:
     @property
     def client(self) -> httpx.AsyncClient:
         # Without TLS to verify: loading certificates takes longer than a test.
-        return httpx.AsyncClient(base_url=self.url, timeout=20, verify=False)
+        return httpx.AsyncClient(base_url=self.url, timeout=300, verify=False)
 
     def openai(self, key: str = "none") -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -116,7 +116,7 @@ class Proxy:
             and all(r.sequences == 0 and r.kv_tokens == 0 for r in self.state.replicas())
         )
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 -- the proxy has no event for it
                 await asyncio.sleep(0.005)

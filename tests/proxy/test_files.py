@@ -34,7 +34,7 @@ def started(folder: Path, soft: int, hard: int, **options: int) -> Iterator[int]
         yield child.pid
     finally:
         child.send_signal(signal.SIGTERM)
-        child.wait(20)
+        child.wait(60)
 
 
 def soft_limit(pid: int) -> int:

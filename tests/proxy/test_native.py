@@ -71,7 +71,6 @@ def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
     assert run("-m", "partitiond.native", "--check", environment=environment).returncode == 1
 
 
-@pytest.mark.timeout(BUILD_SECONDS)
 def test_what_is_built_is_used_unless_switched_off() -> None:
     reason = native.problem()
     if reason is not None:
@@ -83,7 +82,6 @@ def test_what_is_built_is_used_unless_switched_off() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_proxys_tests_pass_compiled() -> None:
     """All of them, in processes that import the compiled modules."""
     reason = native.problem()

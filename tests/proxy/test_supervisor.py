@@ -19,6 +19,7 @@ from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import is_alive, read_identity, start_ticks
 from partitiond.proxy.supervisor import ProxyProcess
+from tests.machine import seconds_or_starts
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.scripted import DONE, STREAM_HEAD, Step, chunk, stream, text_event
 
@@ -47,7 +48,7 @@ async def make_process(folder: Path) -> AsyncIterator[MakeProcess]:
 
 
 async def complete(process: ProxyProcess, **body: object) -> httpx.Response:
-    async with httpx.AsyncClient(verify=False, timeout=20) as client:
+    async with httpx.AsyncClient(verify=False, timeout=300) as client:
         return await client.post(
             f"{process.base_url}/v1/completions", json={"model": "m", "prompt": "x", **body}
         )
@@ -95,7 +96,8 @@ async def test_a_killed_proxy_serves_again_from_disk_within_two_seconds(
     assert await exit_seen == -signal.SIGKILL
     assert await process.ensure_running()
     assert (await complete(process)).status_code == 200, "no table was published again"
-    assert time.monotonic() - started < 2
+    took = time.monotonic() - started
+    assert took < seconds_or_starts(2, 4)
     state = await process.state()
     assert state is not None
     assert state["version"] == 7
@@ -122,7 +124,7 @@ async def test_another_daemon_adopts_it_and_its_streams_go_on(
     assert (await running).text.endswith("data: [DONE]\n\n")
     assert not gone.done()
     await second.stop(1)
-    await asyncio.wait_for(gone, 5)
+    await asyncio.wait_for(gone, 60)
     assert await first.wait_exit() is not None, "its own child is reaped"
 
 

@@ -86,7 +86,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "s/log/proxy.log").read_text().splitlines()]
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 -- another process has no event for it
             await asyncio.sleep(0.02)
@@ -113,13 +113,13 @@ class Client:
         self.writer.write("\r\n".join(lines).encode())
 
     async def until(self, mark: bytes) -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.reader.readuntil(mark)
 
     async def rest(self) -> bytes:
         """What still comes until the connection ends, however."""
         with contextlib.suppress(ConnectionError, ssl.SSLError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await self.reader.read()
         return b""
 
@@ -259,7 +259,7 @@ async def test_a_renewed_certificate_is_taken_and_streams_go_on(
             async with raw(process, authority.trust()) as new:
                 return new.serial != first
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             in_a_row = 0
             while in_a_row < 3 * workers:
                 in_a_row = in_a_row + 1 if await presents_the_new_one() else 0
@@ -275,7 +275,7 @@ async def test_a_hangup_takes_a_renewed_certificate_at_once(
     files.replace_by(authority.issue("renewed"))
     assert process.identity is not None
     os.kill(process.identity.pid, signal.SIGHUP)
-    await until(lambda: any(line["event"] == "tls_reloaded" for line in log_of(folder)), 1)
+    await until(lambda: any(line["event"] == "tls_reloaded" for line in log_of(folder)))
 
 
 async def test_a_broken_renewal_leaves_the_former_in_force_until_it_is_mended(
@@ -340,7 +340,7 @@ async def test_a_client_that_does_not_read_holds_the_engine_back(
         assert steps < 500, "of 50 MB most wait in the engine"
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         received = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while data := await client.reader.read(1 << 20):
                 received += len(data)
                 if data.endswith(b"0\r\n\r\n"):
@@ -377,7 +377,7 @@ async def test_clients_that_never_say_goodbye_do_not_hold_up_the_end(
             idle.writer.transport.pause_reading()  # type: ignore[attr-defined]
         begin = time.monotonic()
         await process.stop(20)
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 18, "the grace was not waited for"
 
 
 async def test_a_body_that_is_too_large_is_refused_with_words(

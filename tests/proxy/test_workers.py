@@ -58,7 +58,7 @@ async def make_process(folder: Path) -> AsyncIterator[MakeProcess]:
 async def clients(process: ProxyProcess, connections: int) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     async with httpx.AsyncClient(
-        base_url=process.base_url, verify=False, timeout=60, limits=limits
+        base_url=process.base_url, verify=False, timeout=300, limits=limits
     ) as client:
         yield client
 
@@ -86,7 +86,7 @@ async def all_up(process: ProxyProcess, count: int = 2) -> list[int]:
 
 async def replaced(process: ProxyProcess, *gone: int) -> None:
     """Return when none of these is there any more, and all are."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while set(gone) & {w["pid"] for w in await workers_of(process)}:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await all_up(process)
@@ -94,7 +94,7 @@ async def replaced(process: ProxyProcess, *gone: int) -> None:
 
 async def control(process: ProxyProcess, method: str, path: str) -> httpx.Response:
     transport = httpx.AsyncHTTPTransport(uds=str(process._control_socket))
-    async with httpx.AsyncClient(transport=transport, timeout=20, verify=False) as client:
+    async with httpx.AsyncClient(transport=transport, timeout=300, verify=False) as client:
         return await client.request(method, f"http://proxy{path}")
 
 
@@ -195,7 +195,7 @@ async def test_many_long_streams_split_evenly(
     await process.publish(table(replica(engine, max_sequences=64)))
     async with clients(process, 64) as client:
         running = [asyncio.create_task(complete(client, stream=True)) for _ in range(64)]
-        await engine.until(lambda: len(engine.received) == 64, 20)
+        await engine.until(lambda: len(engine.received) == 64)
         workers = await workers_of(process)
         assert [w["connections"] for w in workers] == [32, 32]
         assert await process.in_flight() == {"m-1": 64}
@@ -221,7 +221,7 @@ async def test_a_killed_worker_is_replaced_and_harms_no_other(
         await replaced(process, pids[0])
         # Its two places are free again, and no more than those.
         later = [asyncio.create_task(complete(client, stream=True)) for _ in range(3)]
-        await engine.until(lambda: len(engine.received) == 6, 10)
+        await engine.until(lambda: len(engine.received) == 6)
         await queued(process, 1)
         go_on.set()
         done = await asyncio.gather(*running, *later, return_exceptions=True)
@@ -231,7 +231,7 @@ async def test_a_killed_worker_is_replaced_and_harms_no_other(
 
 
 async def queued(process: ProxyProcess, count: int) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while True:
             state = await process.state()
             if state is not None and state["queues"] == {"m": count}:
@@ -318,14 +318,14 @@ async def test_after_the_parent_was_killed_the_next_one_serves_and_counts_what_s
         assert await process.ensure_running()
         new = await all_up(process)
         assert not set(new) & set(orphans)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 25, "the orphans were not waited for"
         late = asyncio.create_task(complete(client, stream=True))
         await queued(process, 1)
         assert len(engine.received) == 4, "what the orphans have in flight still counts"
         go_on.set()
         for done in await asyncio.gather(*running, late):
             assert done.text.endswith("data: [DONE]\n\n")
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while any(Path(f"/proc/{pid}").exists() for pid in orphans):  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.05)
 
@@ -338,7 +338,7 @@ async def test_workers_whose_parent_is_killed_while_they_start_go_away(
     assert process.identity is not None
     pid = process.identity.pid
     started: list[str] = []
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while len(started) < 2:  # they exist, and have not answered yet
             started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()  # noqa: ASYNC240
             await asyncio.sleep(0)
@@ -362,7 +362,7 @@ async def test_the_queues_bound_is_for_all_workers_together(
         sent = [asyncio.create_task(complete(client)) for _ in range(12)]
         await engine.until(lambda: len(engine.received) == 1)
         await queued(process, 4)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while sum(task.done() for task in sent) < 7:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         refused = [task.result() for task in sent if task.done()]

@@ -33,7 +33,7 @@ def proxy(attacked: tuple[Target, Recorder]) -> Target:
 def engine(attacked: tuple[Target, Recorder]) -> Recorder:
     target, engine = attacked
     # A request of the attack before that nobody waited for would be counted to this one.
-    wait_until("requests to end", lambda: not any(target.state()["in_flight"].values()))
+    target.settle()
     wait_until("requests to be recorded", engine.idle)
     engine.forget()
     return engine

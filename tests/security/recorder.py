@@ -130,7 +130,7 @@ class Recorder:
         """Close everything."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(60)
         self._listener.close()
         with self._lock:
             for connection in self._open:

@@ -24,8 +24,9 @@ from partitiond.core.routing import (
 )
 from partitiond.serde import to_json
 from tests.security.recorder import Recorder, recording
+from tests.security.wire import wait_until
 
-START_SECONDS = 30.0
+START_SECONDS = 480.0
 KEY = "sk-good"
 OTHER_MODEL = "other"
 
@@ -62,7 +63,7 @@ class Target:
         transport = httpx.HTTPTransport(
             uds=str(self.control_socket), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         )
-        with httpx.Client(transport=transport, timeout=20) as client:
+        with httpx.Client(transport=transport, timeout=300) as client:
             return client.request(method, f"http://proxy{path}", content=content)
 
     def publish(
@@ -95,6 +96,11 @@ class Target:
         found: dict[str, Any] = self.control("GET", "/state").json()
         return found
 
+    def settle(self) -> None:
+        """Wait until no request is in flight or queued."""
+        for what in ("in_flight", "queues"):
+            wait_until(f"{what} to end", lambda what=what: not any(self.state()[what].values()))
+
     def alive(self) -> bool:
         """Whether it is still the same process."""
         return self.process.poll() is None
@@ -112,10 +118,10 @@ class Target:
         """End it."""
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(60)
 
 
 def _model(name: str) -> ModelRoute:

@@ -46,7 +46,7 @@ def admin(fleet: Fleet) -> str:
 def control(fleet: Fleet, token: str = "") -> httpx.Client:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(
-        base_url=fleet.settings.control_url, headers=headers, timeout=20, trust_env=False
+        base_url=fleet.settings.control_url, headers=headers, timeout=300, trust_env=False
     )
 
 
@@ -136,7 +136,7 @@ def test_secrets_are_nowhere_on_disk_but_in_their_file(fleet: Fleet, admin: str)
         assert client.get("/metrics").status_code == 200
     with control(fleet, f"{MARK}-wrong-token") as client:
         assert client.get("/models").status_code == 401
-    proxy = httpx.Client(base_url=fleet.settings.proxy_url, timeout=20, trust_env=False)
+    proxy = httpx.Client(base_url=fleet.settings.proxy_url, timeout=300, trust_env=False)
     with proxy:
         for key in (secret, f"{MARK}-wrong-key"):
             proxy.post(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-SILENT_SECONDS = 10.0
+SILENT_SECONDS = 60.0
 """Longest wait for an answer; reached only where a test fails."""
 PROBE = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9])( [\x20-\x7e]*)?")
@@ -200,7 +200,7 @@ def post(
     return b"\r\n".join([*lines, b"", body])
 
 
-def wait_until(what: str, condition: Any, seconds: float = 10.0) -> None:
+def wait_until(what: str, condition: Any, seconds: float = 60.0) -> None:
     """Poll; a test that waits for ever says for what."""
     deadline = time.monotonic() + seconds
     while not condition():

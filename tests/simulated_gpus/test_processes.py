@@ -35,7 +35,7 @@ def ask_elsewhere(host: SimulatedHost, gpu: int = 0) -> subprocess.CompletedProc
         [sys.executable, "-c", _ASK, str(host.folder), str(gpu)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -101,7 +101,7 @@ def test_an_instance_is_there_or_not_when_its_maker_is_killed(tmp_path: Path) ->
     for when, made in ((Die.BEFORE, 0), (Die.LOCKED, 0), (Die.AFTER, 1)):
         host.fail("nvmlDeviceCreateGpuInstance", when)
         command = [sys.executable, "-c", make, str(host.folder)]
-        assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+        assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
         assert len(host.geometry(host.uuids()[1])) == made
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WAIT_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 120.0
 AT_3_AND_4: Final = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
@@ -99,12 +99,12 @@ class Browser:
         with contextlib.suppress(Exception):
             self.call("Browser.close", wait=5)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
+            self._process.wait(60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, 9)
         self._process.wait()
         os.close(self._out)
-        self._reader.join(10)
+        self._reader.join(60)
         self._folder.cleanup()
 
     def page(self, *, width: int = 1360, height: int = 900) -> "Page":

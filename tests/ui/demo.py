@@ -90,12 +90,12 @@ class Demo(Fleet):
     def end_load(self) -> None:
         self._ending.set()
         if self._load is not None:
-            self._load.join(30)
+            self._load.join(60)
 
     async def _send(self) -> None:
         base = f"http://127.0.0.1:{self.settings.proxy.port}/v1/completions"
         draw = random.Random(7)
-        async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=300, trust_env=False) as http:
             async with asyncio.TaskGroup() as tasks:
                 for model, rate in LOAD.items():
                     tasks.create_task(self._send_to(http, base, model, rate, draw))

@@ -10,7 +10,7 @@ from tests.ui.cdp import Browser, Page
 from tests.ui.demo import DEVICES, MODELS, Demo
 from tests.ui.views import VIEWS, go
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 def number(text: str) -> float:

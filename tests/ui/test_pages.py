@@ -16,7 +16,7 @@ from tests.ui.cdp import Browser, Page
 from tests.ui.views import go
 
 # Slow as the others, because Chromium is fetched for those only.
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def daemon() -> Iterator[httpx.Client]:
 
         thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
             yield client
         servers[0].should_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture

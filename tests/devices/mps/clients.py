@@ -28,7 +28,7 @@ class Client:
     async def line(self) -> str:
         """The next line the daemon sends it; empty once the connection is gone."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return (await self.process.stdout.readline()).decode().strip()
 
     async def kill(self) -> None:

@@ -40,7 +40,7 @@ async def control(tmp_path: Path, program: str) -> AsyncIterator[MpsControl]:
 
 async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
     """Wait until something becomes true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await ask():  # noqa: ASYNC110 - other processes set no event of ours
             await asyncio.sleep(0.02)
 

@@ -21,7 +21,7 @@ BUSY_TOKENS = 400
 """A stream that keeps the narrow model busy for 2 s: longer than the wait it is told."""
 LONG_TOKENS = 6000
 """A stream of 30 s, which nobody reads to its end."""
-FREED_SECONDS = 10.0
+FREED_SECONDS = 20.0
 
 _seen: dict[str, Any] = {}
 

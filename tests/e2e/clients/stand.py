@@ -33,8 +33,8 @@ NARROW = "narrow"
 EMBEDDER = "embedder"
 ALIAS = "gpt-4o-mini"
 MAX_MODEL_LEN = 8192
-START_SECONDS = 30
-REAL_START_SECONDS = 240.0
+START_SECONDS = 480.0
+REAL_START_SECONDS = 480.0
 
 
 @dataclasses.dataclass

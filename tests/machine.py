@@ -1,0 +1,24 @@
+"""What this machine can do right now, so that a test's bound on a time moves with it."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+SLOWEST = 4
+"""How many times as long as on a quiet machine something may take before it counts as a hang."""
+
+
+def start_seconds() -> float:
+    """What it takes here and now to start Python and import a proxy: the median of three."""
+    took = []
+    for _ in range(3):
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import partitiond.proxy.__main__"], check=True)
+        took.append(time.monotonic() - begun)
+    return statistics.median(took)
+
+
+def seconds_or_starts(seconds: float, starts: int) -> float:
+    """A bound of `seconds`; on a machine that is slower now, what so many bare starts take."""
+    return max(seconds, starts * start_seconds())
