@@ -26,8 +26,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Without the phase that explains a failure: it traces every line, and a planner that is traced
 # runs into the test's time limit before it can say what failed.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
-settings.register_profile("fixed", derandomize=True, database=None, phases=PHASES)
-settings.register_profile("hunt", phases=PHASES, print_blob=True)
+# No deadline: an example that a busy machine interrupts is not a slow one.
+settings.register_profile("fixed", derandomize=True, database=None, phases=PHASES, deadline=None)
+settings.register_profile("hunt", phases=PHASES, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 ENGINE = "tests of real engines"

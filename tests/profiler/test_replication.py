@@ -28,6 +28,7 @@ from partitiond.profiler.replication import (
     replicate,
 )
 from partitiond.profiler.side_by_side import CommonWindow, WindowPlan, measure, preempted
+from tests.machine import timed
 
 ARCHITECTURE = Architecture(
     family="llama",
@@ -190,6 +191,7 @@ async def test_the_order_is_reversed_from_round_to_round(bench: Bench, tmp_path:
     assert {name: len(found) for name, found in windows.items()} == {"a": 3, "b": 3}
 
 
+@timed
 async def test_a_pair_is_predicted_from_its_singles_and_then_measured(
     bench: Bench, tmp_path: Path
 ) -> None:
