@@ -18,9 +18,7 @@ P = ParamSpec("P")
 
 
 def timed(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
-    """For a test of how long something takes: true once in three times. A pause of the machine
-    makes a time longer, and nothing makes one shorter.
-    """
+    """For a test of how long something takes: one of three tries meets no pause of the machine."""
 
     @functools.wraps(test)
     async def tried(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -59,7 +59,7 @@ def ended(pid: int) -> bool:
 def folder() -> Iterator[Path]:
     """A short path: Unix sockets lie below it. `run_daemon` sets the umask; it is restored."""
     mask = os.umask(0o022)
-    with tempfile.TemporaryDirectory(prefix="pd-") as path:
+    with tempfile.TemporaryDirectory(prefix="pd-", ignore_cleanup_errors=True) as path:
         yield Path(path)
     os.umask(mask)
 

@@ -17,7 +17,7 @@ from partitiond.ports import JobState, KeyRecord, ProfileOptions
 from tests.chaos.nursery import ForkedDaemon, Nursery
 from tests.e2e.harness import Fleet, wait_for
 
-CONVERGE_SECONDS = 480.0
+CONVERGE_SECONDS = 120.0
 TOKEN_SECONDS = "0.002"
 RENEWED = "0.003"
 MODEL = "a"

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 TWIN, SINGLE = "twin", "single"
 BLOWS = 8
-CONVERGE_SECONDS = 480.0
+CONVERGE_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The command line against a real daemon with the simulated engine, as a user types it."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.e2e.harness import clean_environment
 
 READY_SECONDS = 240
 
@@ -46,7 +47,7 @@ class Partitiond:
         control, proxy = free_ports(2)
         self.folder = folder
         self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")},
+            **clean_environment(),
             "XDG_CONFIG_HOME": str(folder / "config"),
             "PARTITIOND_STATE_DIR": str(folder / "state"),
             "PARTITIOND_RUN_DIR": str(folder / "run"),

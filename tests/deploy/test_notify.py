@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import queue
 import signal
 import socket
@@ -21,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond import systemd
+from tests.e2e.harness import clean_environment
 
 SECONDS = 240.0
 
@@ -88,7 +88,7 @@ class Daemon:
         for port in ports:
             port.close()
         self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")},
+            **clean_environment(),
             "PARTITIOND_CONFIG": str(self.config),
             "PARTITIOND_STATE_DIR": str(folder / "s"),
             "PARTITIOND_RUN_DIR": str(folder / "r"),

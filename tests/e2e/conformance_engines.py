@@ -23,7 +23,7 @@ from tests.e2e.conformance_client import ask
 from tests.engine_fixtures import engine_cache_dir, make_runner, vllm_launch
 
 MAX_MODEL_LEN: Final = 512
-START_SECONDS: Final = 240.0
+START_SECONDS: Final = 480.0
 
 
 @contextlib.contextmanager

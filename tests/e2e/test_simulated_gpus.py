@@ -27,7 +27,7 @@ from partitiond.ports import ReplicaView
 from partitiond.simulated_gpus import Die, GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 
-CONVERGE_SECONDS = 480.0
+CONVERGE_SECONDS = 60.0
 MODEL = "opt-125m"
 
 

@@ -29,7 +29,7 @@ from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short path: Unix socket paths are limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+    with tempfile.TemporaryDirectory(prefix="pd-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
@@ -116,7 +116,7 @@ class Proxy:
             and all(r.sequences == 0 and r.kv_tokens == 0 for r in self.state.replicas())
         )
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 -- the proxy has no event for it
                 await asyncio.sleep(0.005)

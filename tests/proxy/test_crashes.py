@@ -36,7 +36,7 @@ async def assert_one_error(
     proxy: Proxy, caplog: pytest.LogCaptureFixture, *, streamed: bool = False
 ) -> None:
     """The client gets an end in time; nothing is in flight; the log names the request."""
-    async with asyncio.timeout(60), proxy.client as client:
+    async with asyncio.timeout(30), proxy.client as client:
         body = {"model": "m", "prompt": "hi", "stream": streamed}
         headers = {"x-request-id": "the-unlucky-one"}
         got = await client.post("/v1/completions", json=body, headers=headers)
@@ -98,7 +98,7 @@ async def test_in_the_middle_of_a_stream(
 
     engine = await make_engine(script)
     proxy = await make_proxy(table(replica(engine)))
-    async with asyncio.timeout(60), proxy.client as client:
+    async with asyncio.timeout(30), proxy.client as client:
         body = {"model": "m", "prompt": "hi", "stream": True}
         async with client.stream("POST", "/v1/completions", json=body) as got:
             lines = got.aiter_lines()
@@ -144,7 +144,7 @@ async def test_where_a_place_is_given(
 
     monkeypatch.setattr(Exchange, "placed", once)
     go.set()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(30):
         statuses = [(await task).status_code for task in (first, second, third)]
     assert statuses == [200, 500, 200]
     await proxy.until(proxy.idle)
@@ -166,7 +166,7 @@ async def test_where_time_limits_are_looked_at(
     monkeypatch.setattr(Exchange, "sweep", oops)
     await assert_one_error(proxy, caplog)
     monkeypatch.undo()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(30):
         options = proxy.state.options
         assert options.total_timeout_seconds > 5
         monkeypatch.setattr(DataProtocol, "sweep", oops)
@@ -188,7 +188,7 @@ async def test_what_ends_a_request_may_itself_be_broken(
     proxy = await make_proxy(table(replica(engine)))
     with monkeypatch.context() as patched:
         patched.setattr(Exchange, "_leave", oops)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             with pytest.raises(httpx.RemoteProtocolError):
                 await proxy.complete()
         await proxy.until(proxy.idle)
@@ -205,7 +205,7 @@ async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
     proxy = await make_proxy(table(replica(engine), keys=(key,), keys_required=True))
 
     async def ask() -> httpx.Response:
-        async with asyncio.timeout(60), proxy.client as client:
+        async with asyncio.timeout(30), proxy.client as client:
             body = {"model": "m", "prompt": "hi"}
             headers = {"authorization": "Bearer sk"}
             return await client.post("/v1/completions", json=body, headers=headers)
@@ -230,7 +230,7 @@ async def test_books_that_cannot_be_closed_leave_nothing_in_flight(
     proxy = await make_proxy(table(replica(engine)))
     with monkeypatch.context() as patched:
         patched.setattr(ListLog, "write", oops)
-        async with asyncio.timeout(60), proxy.client as client:
+        async with asyncio.timeout(30), proxy.client as client:
             try:
                 got = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
                 assert got.status_code == 200  # it was on its way when the bug came

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from partitiond.metric_family import Family
 from partitiond.proxy.families import FAMILIES
 from partitiond.proxy.merged import Samples, merge_metrics
+from tests.machine import timed
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, event, stream, text_event
 
@@ -55,6 +56,7 @@ async def test_everything_that_is_scraped_is_in_the_catalog(
             assert labelled(full) == set(catalog[name].labels), full
 
 
+@timed
 async def test_dashboards_for_vllm_and_opentelemetry_find_their_names(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:

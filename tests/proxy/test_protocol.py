@@ -17,7 +17,7 @@ async def talk(proxy: Proxy, data: bytes, *, finish: bool = True) -> bytes:
     if finish:
         writer.write_eof()
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             return await reader.read()
     finally:
         writer.transport.abort()
@@ -117,7 +117,7 @@ async def test_many_requests_at_once_are_not_taken_for_one_large_head(
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     cut = len(data) - len(BODY) - 50  # in the last one's head
     writer.write(data[:cut])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(30):
         answers = b""
         while answers.count(b"model_not_found") < count - 1:
             piece = await reader.read(65_536)
@@ -150,7 +150,7 @@ async def test_while_shutting_down_nobody_waits_for_half_a_body(
     talking = asyncio.create_task(talk(proxy, half, finish=False))
     await proxy.until(lambda: bool(proxy.state.reading))
     proxy.state.stop_admitting()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(30):
         answer = await talking
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"connection: close" in answer

@@ -53,7 +53,7 @@ async def test_of_twins_on_trial_one_is_let_through_however_often_the_other_asks
     proxy.state.quarantine.died([Exposure(fingerprint("m", BODY), 0.1)], now)
     tried = asyncio.create_task(send(proxy))
     await engine.until(lambda: len(engine.received) == 1)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(30):
         for _ in range(3):
             refused = await send(proxy)
             assert (refused.status_code, refused.json()["error"]["code"]) == (

@@ -12,6 +12,7 @@ from partitiond.core.routing import KeyRoute
 from partitiond.core.traffic import TrafficSample
 from partitiond.proxy.traffic import MergedTraffic
 from partitiond.serde import from_jsonable
+from tests.machine import timed
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import DONE, Received, Step, answer, completion, event, stream, text_event
 from tests.proxy.test_workers import (
@@ -57,6 +58,7 @@ async def test_an_answer_is_counted_once_everywhere(
     assert use.engine_seconds == pytest.approx(worker.sequence_seconds)
 
 
+@timed
 async def test_a_stream_tells_its_first_token_and_the_rest(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:

@@ -21,7 +21,7 @@ from tests.e2e.harness import wait_for
 
 MODELS = {"busy": 2, "calm": 1, "dozy": 1}
 SLEEPER = "dozy"
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 75.0
 LOCKED_SECONDS = 7.0
 """Longer than the daemon waits for a lock."""
 HUNG_SECONDS = 0.5, 2.0
