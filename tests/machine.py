@@ -1,7 +1,9 @@
-"""What this machine can do right now, so that a test's bound on a time moves with it."""
+"""What this machine can do right now, so that a test's bound on a time moves with it; its ports."""
 
 import contextlib
 import functools
+import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -44,3 +46,14 @@ def start_seconds() -> float:
 def seconds_or_starts(seconds: float, starts: int) -> float:
     """A bound of `seconds`; on a machine that is slower now, what so many bare starts take."""
     return max(seconds, starts * start_seconds())
+
+
+def free_port() -> int:
+    """A port that nothing listens on, and below those that Linux gives to outgoing connections:
+    of the thousands of some tests, one would have it before the process that it is for.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port

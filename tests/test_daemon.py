@@ -22,15 +22,9 @@ from partitiond.store import open_store
 from partitiond.systemd import notify
 from tests.controller.samples import measured_profile, spec
 from tests.controller.test_service import Host
+from tests.machine import free_port
 
 SECONDS = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def settings_in(folder: Path, **changes: object) -> Settings:

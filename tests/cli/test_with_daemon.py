@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import clean_environment
+from tests.machine import free_port
 
 READY_SECONDS = 240
 
@@ -30,21 +31,11 @@ auto = false
 """
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 class Partitiond:
     """`partitiond` with settings of its own."""
 
     def __init__(self, folder: Path) -> None:
-        control, proxy = free_ports(2)
+        control, proxy = free_port(), free_port()
         self.folder = folder
         self.env = {
             **clean_environment(),

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from partitiond import systemd
 from tests.e2e.harness import clean_environment
+from tests.machine import free_port
 
 SECONDS = 240.0
 
@@ -81,20 +82,14 @@ class Daemon:
 
     def __init__(self, folder: Path, manager: Manager) -> None:
         self.folder, self.config = folder, folder / "config.toml"
-        ports = [socket.socket() for _ in range(2)]
-        for port in ports:
-            port.bind(("127.0.0.1", 0))
-        control, proxy = (str(port.getsockname()[1]) for port in ports)
-        for port in ports:
-            port.close()
         self.env = {
             **clean_environment(),
             "PARTITIOND_CONFIG": str(self.config),
             "PARTITIOND_STATE_DIR": str(folder / "s"),
             "PARTITIOND_RUN_DIR": str(folder / "r"),
             "PARTITIOND_CACHE_DIR": str(folder / "c"),
-            "PARTITIOND_CONTROL__PORT": control,
-            "PARTITIOND_PROXY__PORT": proxy,
+            "PARTITIOND_CONTROL__PORT": str(free_port()),
+            "PARTITIOND_PROXY__PORT": str(free_port()),
             "PARTITIOND_GPU__ENABLED": "false",
             "PARTITIOND_ENGINE__CGROUP": "none",
             "PARTITIOND_PROFILING__MIN_WINDOW_SECONDS": "0.2",

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.ports import Job, JobState, ReplicaView
 from partitiond.settings import load_settings
-from tests.machine import SLOWEST
+from tests.machine import SLOWEST, free_port
 
 T = TypeVar("T")
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
@@ -31,12 +30,6 @@ def clean_environment() -> dict[str, str]:
     """Ours, without settings of the developer's own shell and the size of their terminal."""
     others = ("PARTITIOND_", "COLUMNS", "LINES")
     return {k: v for k, v in os.environ.items() if not k.startswith(others)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def toml_value(value: object) -> str:

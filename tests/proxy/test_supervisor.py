@@ -19,7 +19,7 @@ from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import is_alive, read_identity, start_ticks
 from partitiond.proxy.supervisor import ProxyProcess
-from tests.machine import seconds_or_starts
+from tests.machine import free_port, seconds_or_starts
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.scripted import DONE, STREAM_HEAD, Step, chunk, stream, text_event
 
@@ -267,9 +267,3 @@ async def test_the_log_is_rotated(
     assert files[0] == "proxy.log"
     assert len(files) <= 3
     assert all(path.stat().st_size < 60_000 for path in (folder / "s" / "log").iterdir())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

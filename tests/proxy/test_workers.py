@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import is_alive
 from partitiond.proxy.supervisor import ProxyProcess
+from tests.machine import free_port
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -423,9 +423,3 @@ async def test_all_write_one_log_that_only_the_parent_rotates(
     assert len(logs) > 1
     lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
     assert sum(line["event"] == "request" for line in lines) == len(engine.received)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
