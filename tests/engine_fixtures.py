@@ -25,8 +25,6 @@ from partitiond.settings import Settings
 ENGINE_PYTHON_VARIABLE = "PARTITIOND_TEST_ENGINE_PYTHON"
 MODEL_DIR_VARIABLE = "PARTITIOND_TEST_MODEL_DIR"
 
-"""Limit of one test with a real engine: on a busy machine of two cores a start takes a minute."""
-
 
 def find_test_engine() -> EngineEnvironment:
     """The environment named in the environment, or the one the default settings find."""

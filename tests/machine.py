@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import ParamSpec
 
 SLOWEST = 4
@@ -19,13 +19,26 @@ TRIES = 3
 P = ParamSpec("P")
 
 
+class TimingError(AssertionError):
+    """A time that was measured is not as it should be."""
+
+
+@contextlib.contextmanager
+def timing() -> Iterator[None]:
+    """Around the assertions of a `timed` test that are about times: only those are tried again."""
+    try:
+        yield
+    except AssertionError as error:
+        raise TimingError(*error.args) from error
+
+
 def timed(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
     """For a test of how long something takes: one of three tries meets no pause of the machine."""
 
     @functools.wraps(test)
     async def tried(*args: P.args, **kwargs: P.kwargs) -> None:
         for _ in range(TRIES - 1):
-            with contextlib.suppress(AssertionError):
+            with contextlib.suppress(TimingError):
                 await test(*args, **kwargs)
                 return
         await test(*args, **kwargs)
@@ -43,9 +56,11 @@ def start_seconds() -> float:
     return statistics.median(took)
 
 
-def seconds_or_starts(seconds: float, starts: int) -> float:
-    """A bound of `seconds`; on a machine that is slower now, what so many bare starts take."""
-    return max(seconds, starts * start_seconds())
+def in_time(took: float, seconds: float, *, starts: int) -> bool:
+    """Whether it took less than so many seconds; where the machine is too slow now for that, less
+    than so many bare starts, which are measured only then.
+    """
+    return took < seconds or took < starts * start_seconds()
 
 
 def free_port() -> int:

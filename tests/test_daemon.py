@@ -17,6 +17,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError, PartitiondError
 from partitiond.daemon import _until_the_end, run_daemon
+from partitiond.process_identity import start_ticks
 from partitiond.settings import Settings, load_settings
 from partitiond.store import open_store
 from partitiond.systemd import notify
@@ -38,15 +39,6 @@ def settings_in(folder: Path, **changes: object) -> Settings:
     }
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return load_settings(overrides={**values, **dotted}).settings
-
-
-def ended(pid: int) -> bool:
-    """Whether a process that is no child of ours is gone, and writes to no folder any more."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.fixture
@@ -129,7 +121,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
     pid = here.proxy_pid()
     if pid is not None and here.proxy_answers():
         os.kill(pid, signal.SIGKILL)
-        here.wait_until(lambda: ended(pid))
+        here.wait_until(lambda: start_ticks(pid) is None)
 
 
 def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> None:
@@ -158,7 +150,7 @@ def test_engines_and_endpoint_stay_where_that_is_set(folder: Path) -> None:
     assert here.proxy_answers()
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
-    here.wait_until(lambda: ended(pid))
+    here.wait_until(lambda: start_ticks(pid) is None)
     assert not here.proxy_answers()
 
 

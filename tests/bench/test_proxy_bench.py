@@ -20,6 +20,7 @@ from bench.proxy.native import Load, Upstream
 from bench.proxy.proxies import Setting, program, routing_table
 from partitiond.core.routing import RoutingTable
 from partitiond.serde import from_json, to_json
+from tests.machine import in_time
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -103,7 +104,8 @@ def test_every_chunk_of_a_stream_comes_once_and_in_order(
 
 def test_streams_are_paced_as_asked(upstream: Upstream) -> None:
     seen = client(dataclasses.replace(STREAMS, chunks=21, rate=50), upstream.port)
-    assert 0.38 < seen["seconds"] < 10  # 20 intervals of 20 ms
+    assert seen["seconds"] > 0.38  # 20 intervals of 20 ms
+    assert in_time(seen["seconds"], 1.5, starts=10)
 
 
 def test_pieces_of_any_size_are_the_same_stream(upstream: Upstream) -> None:

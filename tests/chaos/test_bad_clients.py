@@ -36,6 +36,7 @@ from tests.chaos.rig import (
     until_async,
 )
 from tests.chaos.verdicts import Verdict, check_error, judge
+from tests.machine import in_time
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,8 +51,6 @@ OPTIONS = {
     "first_token_timeout_seconds": 120.0,
 }
 PATIENT_SECONDS = 30.0
-HANG_SECONDS = 15.0
-"""What no request takes on a machine that is busy, too; those who drip would take 100 s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +118,7 @@ async def others_are_served(rig: Rig) -> AsyncIterator[list[float]]:
         await task
     assert seconds
     # A hang is what this is about, not the speed of a machine that does other things, too.
-    assert max(seconds) < HANG_SECONDS, f"others waited up to {max(seconds):.1f} s"
+    assert in_time(max(seconds), 3.0, starts=10), f"others waited up to {max(seconds):.1f} s"
 
 
 async def ends(client: RawClient, seconds: float = PATIENT_SECONDS) -> bytes:
@@ -232,7 +231,7 @@ async def test_a_client_that_leaves_cancels_its_request_at_the_engine(
         await until(lambda: rig.engine.running == 1, "the request does not reach the engine")
         if stream and hold == "body":
             assert b"v-0" in await _until_content(client)
-    await until(lambda: rig.engine.left == left + 1, "not cancelled at the engine", 30)
+    await until(lambda: rig.engine.left == left + 1, "not cancelled at the engine")
 
 
 async def _until_content(client: RawClient) -> bytes:
@@ -425,10 +424,13 @@ async def test_a_request_that_comes_a_byte_at_a_time_has_a_time_limit(rig: Rig, 
     """Activity does not extend it: 'slowloris' clients send a byte now and then for ever."""
     data = request_bytes(COMPLETIONS, completion("x" * 1000))
     at = 0 if part == "head" else data.index(b"\r\n\r\n") + 4
+    started = time.monotonic()
     async with others_are_served(rig):
         clients = [RawClient(rig.port) for _ in range(50)]
         seconds = await asyncio.gather(*(_drip(client, data, at) for client in clients))
-    assert max(seconds) < CLIENT_SECONDS + HANG_SECONDS, f"let go after {max(seconds):.1f} s"
+    took = time.monotonic() - started
+    assert in_time(max(seconds), CLIENT_SECONDS + 5, starts=15), f"one in {max(seconds):.1f} s"
+    assert in_time(took, CLIENT_SECONDS + 10, starts=25), f"all in {took:.1f} s"
 
 
 async def _drip(client: RawClient, data: bytes, at: int) -> float:
@@ -510,7 +512,7 @@ async def test_deeply_nested_json_is_refused(rig: Rig, name: str) -> None:
                 answer = await client.post(COMPLETIONS, NESTED[name])
                 assert answer.status == 400, answer
                 check_error(answer)
-    assert rig.proxy.cpu_seconds() - computed < 5
+    assert in_time(rig.proxy.cpu_seconds() - computed, 2.0, starts=8)
 
 
 # Too many

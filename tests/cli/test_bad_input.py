@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, Result
+from tests.machine import in_time
 
 
 def refused(result: Result, code: int, *words: str) -> None:
@@ -155,7 +156,7 @@ def test_without_a_hub_profiling_fails_at_once_and_names_dummy_weights(
     began = time.monotonic()
     result = cli("profile", "opt-125m")
     refused(result, 8, "--weights dummy")
-    assert time.monotonic() - began < 30
+    assert in_time(time.monotonic() - began, 5.0, starts=10)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import InputError, ModelSourceError, PartitiondError
 from tests.e2e.harness import Fleet, clean_environment
+from tests.machine import in_time
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,9 @@ def test_a_model_without_a_hub_fails_at_once_and_names_the_way_out(tmp_path: Pat
     fleet = Fleet(tmp_path, {"cache_dir": str(tmp_path / "cache")})
     began = time.monotonic()
     done = cli("profile", "opt-125m", config=fleet.config)
-    assert time.monotonic() - began < 30, "it does not try again for minutes"
+    took = time.monotonic() - began
+    # Five seconds, and the start of a Python process.
+    assert in_time(took, 5 + 3, starts=20), took
     assert_clear(done, "--weights dummy")
 
 

@@ -25,7 +25,7 @@ def test_the_tour_runs_unattended_and_leaves_nothing_behind(tmp_path: Path) -> N
         "HOME": str(tmp_path),
     }
     done = subprocess.run(
-        [str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=800, check=False
+        [str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=390, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for words in (

@@ -16,6 +16,7 @@ from bench.gpu_check.scale import FAKE
 from partitiond.core.errors import EngineError
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.telemetry.fake import FakeTelemetry
+from tests.machine import in_time
 
 
 @pytest.fixture
@@ -85,7 +86,8 @@ async def test_the_budget_cuts_a_trial_that_takes_too_long(run_dir: Path, tmp_pa
     lab = lab_of(run_dir, tmp_path, "--load-seconds", "60")
     began = time.monotonic()
     made = await check(lab, FAKE.reserve_seconds + 7, 1)
-    assert time.monotonic() - began < 50, "it would have loaded for a minute"
+    took = time.monotonic() - began
+    assert in_time(took, FAKE.reserve_seconds + 7, starts=20), "it would load for a minute"
     assert lab.ledger.entries["1.footprint"].state.value == "cut"
     assert made.not_reached["1.footprint"] == "was cut by the budget"
     assert not living(run_dir)

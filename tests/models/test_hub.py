@@ -8,6 +8,7 @@ import pytest
 from partitiond.core.errors import ModelSourceError
 from partitiond.models.hub import Hub
 from partitiond.models.hub_fetch import choose_files
+from tests.machine import in_time
 from tests.models.conftest import COMMIT, FakeHub
 
 FILES = {
@@ -99,5 +100,5 @@ async def test_without_a_hub_it_fails_soon_and_names_dummy_weights(tmp_path: Pat
         await Hub(tmp_path, offline=False).snapshot(
             "org/model", COMMIT, with_weights=True, report=silent
         )
-    assert time.monotonic() - started < 30
+    assert in_time(time.monotonic() - started, 5.0, starts=10)
     assert "--weights dummy" in caught.value.hint

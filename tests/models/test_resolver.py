@@ -14,6 +14,7 @@ from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ModelResolver
+from tests.machine import in_time
 from tests.models.conftest import COMMIT, FakeHub
 
 SMALL = Workload(64, 32)
@@ -79,7 +80,7 @@ async def test_real_weights_without_a_hub_fail_soon_and_name_dummy_weights(
     started = time.monotonic()
     with pytest.raises(ModelSourceError) as caught:
         await resolver(tmp_path).resolve(spec("opt-125m", Weights.REAL))
-    assert time.monotonic() - started < 30
+    assert in_time(time.monotonic() - started, 5.0, starts=10)
     assert "--weights dummy" in caught.value.hint
 
 

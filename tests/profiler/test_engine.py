@@ -24,7 +24,7 @@ from tests.engine_fixtures import (
     short_dir,
     usable_cores,
 )
-from tests.machine import seconds_or_starts
+from tests.machine import start_seconds
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
@@ -59,7 +59,7 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
         cores=cores,
         memory_bytes=6 * GIB,
         max_batch=4,
-        time_limit_seconds=seconds_or_starts(60, 250),  # half of it is for capacity trials
+        time_limit_seconds=max(60, 250 * start_seconds()),  # half of it is for capacity trials
         min_window_seconds=0.5,
         max_window_seconds=1.0,
         structured_output=True,

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from partitiond.core.routing import KeyRoute, ModelAvailability
+from tests.machine import in_time
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -135,7 +136,7 @@ async def test_a_request_that_cannot_start_in_time_is_refused_at_once(
     await engine.until(lambda: len(engine.received) == 1)
     started = time.monotonic()
     refused = await proxy.complete()
-    assert time.monotonic() - started < 30
+    assert in_time(time.monotonic() - started, 5.0, starts=10)
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "wait_too_long"
     assert refused.headers["retry-after"] == "50"

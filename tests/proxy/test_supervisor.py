@@ -19,7 +19,7 @@ from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import is_alive, read_identity, start_ticks
 from partitiond.proxy.supervisor import ProxyProcess
-from tests.machine import free_port, seconds_or_starts
+from tests.machine import free_port, in_time
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.scripted import DONE, STREAM_HEAD, Step, chunk, stream, text_event
 
@@ -97,7 +97,7 @@ async def test_a_killed_proxy_serves_again_from_disk_within_two_seconds(
     assert await process.ensure_running()
     assert (await complete(process)).status_code == 200, "no table was published again"
     took = time.monotonic() - started
-    assert took < seconds_or_starts(2, 4)
+    assert in_time(took, 2.0, starts=4), took
     state = await process.state()
     assert state is not None
     assert state["version"] == 7
