@@ -80,6 +80,7 @@ until_true() {
 all_serve() { [ "$(pick 'all(r["state"] == "serving" for r in d["replicas"]) and len(d["replicas"]) > 0')" = True ]; }
 moved_off() { [ "$(pick "all(r['device_id'] != '$1' for r in d['replicas'])")" = True ] && all_serve; }
 replaced() { [ "$(pick "any(r['replica_id'] == '$1' and r['pid'] not in (None, $2) for r in d['replicas'])")" = True ] && all_serve; }
+sees_a_stranger() { "$partitiond" devices | grep -q "foreign process"; }
 asleep() { [ "$(pick "{r['state'] for r in d['replicas'] if r['model'] == '$1'} == {'sleeping'}")" = True ]; }
 
 ask() {
@@ -129,7 +130,7 @@ run devices uncordon "$device"
 
 say "Somebody else's process, and a cordon"
 run simulate break "$folder/host" process 4711 20GiB --gpu 5
-sleep 3
+until_true 60 "the daemon sees it" sees_a_stranger
 run devices cordon "$device" --reason "fan is replaced on Monday"
 run devices
 run devices uncordon "$device"
