@@ -29,6 +29,21 @@ with host.installed():
 """
 
 
+_BY_NAME = """
+import ctypes, sys
+from pathlib import Path
+from partitiond.simulated_gpus import SimulatedHost
+host = SimulatedHost.open(Path(sys.argv[1]))
+host.add_process(host.uuids()[0], 4711, 1 << 30)
+for name in ("libnvidia-ml.so.1", "libcuda.so.1"):
+    simulated = ctypes.CDLL(str(host.nvml_path.with_name(name)))
+    try:
+        print(ctypes.CDLL(name)._handle == simulated._handle)
+    except OSError:
+        print(False)
+"""
+
+
 def ask_elsewhere(host: SimulatedHost, gpu: int = 0) -> subprocess.CompletedProcess[str]:
     """Used bytes and pids as another process sees them."""
     return subprocess.run(
@@ -37,6 +52,20 @@ def ask_elsewhere(host: SimulatedHost, gpu: int = 0) -> subprocess.CompletedProc
         text=True,
         timeout=300,
     )
+
+
+def test_who_opened_a_simulated_host_still_gets_the_drivers_libraries_by_name(
+    host: SimulatedHost,
+) -> None:
+    """The loader may give a library of the same name that it has already."""
+    told = subprocess.run(
+        [sys.executable, "-c", _BY_NAME, str(host.folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    ).stdout.split()
+    assert told == ["False", "False"]
 
 
 def test_two_processes_see_the_same_host(host: SimulatedHost) -> None:

@@ -39,7 +39,6 @@ def test_the_library_before_is_back_after_the_block(
 def test_the_system_is_not_taken_for_the_simulated_host(
     hosts: tuple[SimulatedHost, SimulatedHost],
 ) -> None:
-    """The loader knows a library by its name, too, and gives the loaded one again."""
     with library_in_use(hosts[0].nvml_path):
         simulated = {gpu.id for gpu in discover_gpus([0])}
     assert simulated.isdisjoint({gpu.id for gpu in discover_gpus([0])})
