@@ -252,9 +252,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedSettings, byt
     return loaded, (folder / "b.tar.gz").read_bytes()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_broken_byte_and_no_missing_end_goes_unnoticed(
     whole: tuple[LoadedSettings, bytes], tmp_path: Path, data: st.DataObject

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.admission import (
@@ -101,7 +101,6 @@ def test_a_cost_never_exceeds_what_the_context_allows(
         assert cost.kv_tokens <= sequences * (prompt + max_tokens + 1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.floats(20, 2000))
 def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: float) -> None:
     dice = random.Random(seed)

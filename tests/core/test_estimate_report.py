@@ -44,7 +44,7 @@ def test_max_batch_is_table_1_of_the_paper(model: str, batch: int) -> None:
     assert report(model).max_batch == batch
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(sorted(CATALOG)), st.integers(1, 9))
 def test_more_memory_never_holds_less(model: str, tenths: int) -> None:
     less, more = (report(model, memory_fraction=t / 10) for t in (tenths, tenths + 1))

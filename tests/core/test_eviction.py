@@ -103,7 +103,7 @@ def test_another_order_can_be_compared() -> None:
 sizes = st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.floats(0, 1)), max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(models=sizes, wanted=st.integers(1, 12), free=st.integers(0, 4))
 def test_victims_suffice_are_idle_and_none_is_needless(
     models: list[tuple[int, bool, float]], wanted: int, free: int
@@ -124,7 +124,7 @@ def test_victims_suffice_are_idle_and_none_is_needless(
         assert all(freed - sizes_of[m] < wanted for m in found)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(models=st.lists(st.tuples(st.integers(1, 4), st.floats(0.001, 1)), min_size=1, max_size=6))
 def test_of_equal_sizes_no_other_choice_waits_less(models: list[tuple[int, float]]) -> None:
     residents = [resident(f"m{n}", rate=rate, units=0) for n, (_, rate) in enumerate(models)]

@@ -165,7 +165,7 @@ def reachable(state: MigState, wish: MigWish, leave: Leave) -> int | None:
     return best
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(question=questions())
 def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed(
     question: tuple[MigState, MigWish, Leave],
@@ -208,13 +208,13 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     assert plan_changes(left, wish, leave) == ()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(places=st.lists(st.sampled_from(SPOTS), max_size=5))
 def test_a_geometry_is_refused_exactly_when_it_cannot_be(places: list[Place]) -> None:
     assert (illegal(PROFILES, places) == "") == legal_together(places)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(state=states(), data=st.data())
 def test_one_instance_is_removed_even_half_made(state: MigState, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from([i.place for i in state.instances] or [SPOTS[0]]))

@@ -128,7 +128,7 @@ entries = st.builds(
 files = st.dictionaries(names, st.lists(entries, min_size=1, max_size=3).map(tuple), min_size=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(configs=files)
 def test_what_is_written_is_read_back(configs: dict[str, tuple[MigEntry, ...]]) -> None:
     parted = MigParted(tuple(configs.items()))
@@ -146,7 +146,7 @@ def test_what_is_there_is_summed_up_by_gpus_that_are_alike() -> None:
     assert "- devices: [0, 2]" in emit_text(found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_as_many_as_can_stay_where_they_are(data: st.DataObject) -> None:
     geometry = geometry_from(PROFILES)

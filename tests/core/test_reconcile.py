@@ -496,6 +496,5 @@ TestRandomHistory = RandomHistory.TestCase
 RandomHistory.TestCase.settings = settings(
     max_examples=120,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -52,7 +52,7 @@ def poisson_rates(seed: int, mean: float, steps: int) -> list[float]:
     return rates
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), mean=st.floats(0.05, 10.0))
 def test_noise_around_a_steady_demand_does_not_make_it_flap(seed: int, mean: float) -> None:
     found = decisions(poisson_rates(seed, mean, 720))[60:]  # two hours, after ten minutes
@@ -63,7 +63,7 @@ def test_noise_around_a_steady_demand_does_not_make_it_flap(seed: int, mean: flo
     assert max(d.req_per_s for d in found) <= max(4.0 * lowest, 10 * POLICY.floor_req_per_s + 0.5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(low=st.floats(0.5, 20.0), factor=st.floats(1.5, 20.0), seed=st.integers(0, 1000))
 def test_a_step_up_is_planned_for_within_a_bounded_time(
     low: float, factor: float, seed: int
@@ -76,7 +76,7 @@ def test_a_step_up_is_planned_for_within_a_bounded_time(
     assert found[-1].req_per_s <= 2.5 * low * factor
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(high=st.floats(1.0, 50.0), factor=st.floats(2.0, 20.0))
 def test_a_step_down_is_followed_after_the_window_and_not_before(
     high: float, factor: float
@@ -88,7 +88,7 @@ def test_a_step_down_is_followed_after_the_window_and_not_before(
     assert after[-1].req_per_s <= 1.9 * high / factor + POLICY.floor_req_per_s * 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rates=st.lists(st.floats(0.0, 100.0), min_size=1, max_size=200))
 def test_raises_and_lowerings_keep_their_pauses(rates: list[float]) -> None:
     found = decisions(rates, planned=1.0)
@@ -107,7 +107,7 @@ def test_raises_and_lowerings_keep_their_pauses(rates: list[float]) -> None:
         assert decision.req_per_s >= POLICY.floor_req_per_s
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rates=st.lists(st.floats(0.0, 100.0), max_size=120))
 def test_what_is_remembered_is_bounded(rates: list[float]) -> None:
     for decision in decisions(rates):

@@ -98,7 +98,7 @@ def test_another_gpu_is_predicted_by_its_bandwidth_and_arithmetic() -> None:
     assert worst(known, subject("opt-1.3b", slice_of, chat, A100)) < 0.2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 7), st.sampled_from(BATCHES))
 def test_more_cores_are_never_slower(count: int, batch: int) -> None:
     fit = fit_terms([source(subject(), noise=0.05)])

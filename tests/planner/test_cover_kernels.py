@@ -40,7 +40,7 @@ def _sets(ways: list[tuple[float, int]], largest: int) -> list[tuple[float, int,
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(WAYS, st.integers(0, 12), st.integers(0, 3), st.sampled_from([1, 2, 3, 1_000_000]))
 def test_the_cheapest_cover(
     ways: list[tuple[float, int]], need: int, least: int, most: int
@@ -59,7 +59,7 @@ def test_the_cheapest_cover(
             assert sum(ways[e][0] for e in covers.entries) == pytest.approx(found)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(WAYS, st.integers(1, 12), st.sampled_from([1, 2, 1_000_000]))
 def test_the_best_served(ways: list[tuple[float, int]], need: int, most: int) -> None:
     covers = best_served(_grid(ways, need, 0, most), np.array([p for p, _ in ways]), 99)

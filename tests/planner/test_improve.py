@@ -90,7 +90,7 @@ def instances(draw: st.DrawFn) -> Instance:
 
 
 @given(instances(), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_it_holds_fits_by_the_packings_own_rules(instance: Instance, seed: int) -> None:
     by_cost = instance.request.objective.is_cost
     if not instance.needs or (by_cost and bound_cost(instance).value is None):
@@ -111,7 +111,7 @@ def test_whatever_it_holds_fits_by_the_packings_own_rules(instance: Instance, se
 
 
 @given(instances())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_never_ends_worse_than_it_began(instance: Instance) -> None:
     if not instance.needs or instance.request.objective.is_cost:
         return

@@ -273,7 +273,7 @@ def test_priority_goes_first_where_not_everything_fits() -> None:
     assert [p.model for p in made.placements] == ["first"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 6), st.floats(0.3, 40.0))
 def test_the_bound_of_headroom_holds_at_any_size_of_demand(count: int, rate: float) -> None:
     models = [want(f"m{i}", point(f"m{i}", 5, 12, sm=15), rate=rate) for i in range(count)]

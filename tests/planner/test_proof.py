@@ -40,7 +40,7 @@ asked = st.tuples(
 
 
 @given(st.lists(asked, min_size=1, max_size=5), st.integers(1, 3), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_is_proven_the_best_is_what_cp_sat_proves(
     wanted: list[tuple[list[tuple[int, int, int]], int, int]], devices: int, weighted: bool
 ) -> None:

@@ -100,7 +100,7 @@ sizes = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(sizes, max_size=5), sizes, st.sampled_from([None, 2, 4]))
 def test_it_fits_exactly_where_the_checker_finds_nothing_wrong(
     held: list[Candidate], candidate: Candidate, most: int | None

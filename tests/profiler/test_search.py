@@ -51,7 +51,7 @@ priors: st.SearchStrategy[Prior | None] = st.one_of(
 
 
 @given(engines, st.integers(1, 512), priors)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_it_ends_within_its_limits_and_visits_no_batch_for_ever(
     engine: Engine, max_batch: int, prior: Prior | None
 ) -> None:
@@ -63,7 +63,7 @@ def test_it_ends_within_its_limits_and_visits_no_batch_for_ever(
 
 
 @given(engines, st.integers(1, 512), priors)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_is_visited_beyond_what_the_engine_did_not_hold(
     engine: Engine, max_batch: int, prior: Prior | None
 ) -> None:
@@ -75,7 +75,7 @@ def test_nothing_is_visited_beyond_what_the_engine_did_not_hold(
 
 
 @given(engines, st.integers(1, 512), st.integers(0, 40), priors)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_goes_on_from_any_checkpoint_as_if_nothing_had_happened(
     engine: Engine, max_batch: int, kept: int, prior: Prior | None
 ) -> None:
@@ -86,7 +86,7 @@ def test_it_goes_on_from_any_checkpoint_as_if_nothing_had_happened(
 
 
 @given(engines, st.integers(2, 512), priors)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_the_answer_rests_on_is_visited_twice(
     engine: Engine, max_batch: int, prior: Prior | None
 ) -> None:
@@ -103,7 +103,7 @@ def test_what_the_answer_rests_on_is_visited_twice(
 
 
 @given(engines, st.integers(2, 512), priors)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_neighbours_of_a_claimed_knee_are_at_most_a_quarter_away(
     engine: Engine, max_batch: int, prior: Prior | None
 ) -> None:
@@ -120,7 +120,7 @@ def test_neighbours_of_a_claimed_knee_are_at_most_a_quarter_away(
 
 
 @given(st.floats(0.05, 0.9), st.integers(4, 512), priors)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_knee_is_never_claimed_while_throughput_grows(
     power: float, max_batch: int, prior: Prior | None
 ) -> None:
@@ -135,7 +135,7 @@ def test_a_knee_is_never_claimed_while_throughput_grows(
 
 
 @given(st.integers(1, 200), priors)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_without_noise_the_knee_is_found_within_a_quarter_whatever_the_prior(
     knee: int, prior: Prior | None
 ) -> None:
@@ -183,7 +183,7 @@ def test_a_steady_drift_is_no_effect_of_the_batch() -> None:
 
 
 @given(curves, st.floats(15, 600), st.integers(0, 1000), priors)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_time_limit_is_kept(rate: Curve, limit: float, seed: int, prior: Prior | None) -> None:
     limits = SearchLimits(
         max_batch=128, time_limit_seconds=limit, min_window_seconds=2, prior=prior

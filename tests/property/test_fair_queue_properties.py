@@ -92,7 +92,7 @@ def test_it_answers_as_a_plain_fair_queue(steps: list[tuple[str, str, int, int]]
         assert queue.sequences == len(plain.entries)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(2, 4))
 def test_backlogged_keys_get_like_amounts_per_weight_over_any_stretch(
     seed: int, count: int
@@ -162,7 +162,7 @@ def test_no_slot_stays_free_while_the_next_request_fits(
         assert set(queue) == set(before) - {found[0]}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(0, 3), st.integers(1, 300))
 def test_nobody_waits_for_ever(seed: int, classes: int, tokens: int) -> None:
     """Whatever keeps coming from other keys and priorities, and however full it is."""

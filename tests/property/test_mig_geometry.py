@@ -71,7 +71,7 @@ def test_an_empty_gpu_holds_exactly_what_can_be_placed() -> None:
         assert set(table(hardware).sets) == every_set(())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(occupied=occupations, counts=counts_of, hardware=st.sampled_from(KINDS))
 def test_any_set_beside_any_occupation(
     occupied: tuple[int, ...], counts: tuple[int, ...], hardware: str
@@ -84,7 +84,7 @@ def test_any_set_beside_any_occupation(
     assert (code is not None and geometry.holds(code)) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     data=st.data(),
     occupied=occupations,

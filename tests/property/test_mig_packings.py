@@ -46,7 +46,7 @@ def counts_of(chosen: list[str]) -> tuple[int, ...]:
     return tuple(number[name] for name in NAMES)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     chosen=st.lists(st.sampled_from(NAMES), max_size=8),
     occupied=occupations,
@@ -145,7 +145,7 @@ def least_price(case: Case) -> float | None:
     return best
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases())
 def test_the_exact_optimum_is_that_of_trying_everything(case: Case) -> None:
     request = PlanRequest(case.devices, case.models, objective=Objective.MIN_PRICE)
@@ -163,7 +163,7 @@ def test_the_exact_optimum_is_that_of_trying_everything(case: Case) -> None:
         assert found.packing.cost_units() == round(expected * PRICE_SCALE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases())
 def test_a_plan_and_the_plan_after_it_pass_the_check(case: Case) -> None:
     request = PlanRequest(
@@ -180,7 +180,7 @@ def test_a_plan_and_the_plan_after_it_pass_the_check(case: Case) -> None:
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), occupied=occupations)
 def test_the_most_bytes_stay_in_their_instances(
     data: st.DataObject, occupied: tuple[int, ...]

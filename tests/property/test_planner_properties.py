@@ -17,7 +17,7 @@ from tests.planner.brute import patterns, try_everything
 from tests.planner.build import gpu, point, want
 from tests.planner.strategies import MIXED, fleets, models
 
-QUICK = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=10, suppress_health_check=list(HealthCheck))
 MANY = settings(QUICK, max_examples=100)
 """Hundreds over all kinds, in the slow tests."""
 CORES = (SharingMode.CORES,)

@@ -18,7 +18,7 @@ SEEDS = 2_000
 numbers = st.lists(st.integers(0, 2**32 - 1), min_size=20, max_size=STEPS)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(numbers)
 def test_a_history_keeps_every_invariant_and_comes_to_rest(history: list[int]) -> None:
     History().tell(history)

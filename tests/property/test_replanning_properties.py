@@ -12,7 +12,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
 from tests.property.test_planner_properties import KINDS, Question, questions, solved
 
-FEW = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=4, suppress_health_check=list(HealthCheck))
 MANY = settings(FEW, max_examples=60)
 BUDGETS = (None, 0.0, 0.03)
 

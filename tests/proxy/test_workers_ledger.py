@@ -277,7 +277,7 @@ async def finish(host: Host) -> None:
     assert not any(ledger.ints[ledger.waiting : ledger.urgency])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps, st.integers(2, 4), st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_whatever_happens_limits_hold_and_no_place_stays_empty_while_somebody_waits(
     history: list[tuple[str, int, int]], workers: int, limits: list[int]
@@ -297,7 +297,7 @@ def test_whatever_happens_limits_hold_and_no_place_stays_empty_while_somebody_wa
     run(story)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps, st.integers(2, 3), st.lists(st.integers(2, 8), min_size=1, max_size=3))
 def test_requests_of_all_sizes_keep_the_limits_and_none_waits_for_ever(
     history: list[tuple[str, int, int]], workers: int, limits: list[int]

@@ -36,7 +36,6 @@ def limits(examples: int, *, derandomize: bool) -> settings:
         max_examples=examples,
         derandomize=derandomize,
         database=None,
-        deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )

@@ -102,9 +102,7 @@ def test_a_damaged_page_is_refused(file: Path) -> None:
 
 
 @given(noise=st.binary(min_size=1, max_size=64), place=st.floats(0, 1))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_noise_is_refused_or_harmless(
     file: Path, tmp_path: Path, noise: bytes, place: float
 ) -> None:

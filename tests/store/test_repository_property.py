@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=15)
 
 
 def test_a_spec_is_read_back_as_it_was_written() -> None:

@@ -43,7 +43,7 @@ def counted(config: dict[str, Any]) -> Architecture | None:
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_value_of_any_kind_is_counted_or_refused(data: st.DataObject) -> None:
     config = data.draw(st.sampled_from(CONFIGS))
@@ -56,7 +56,7 @@ def test_a_value_of_any_kind_is_counted_or_refused(data: st.DataObject) -> None:
         assert 0 <= architecture.stateless_layers <= architecture.layers
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_quantisation_of_any_kind_is_counted_or_refused(data: st.DataObject) -> None:
     form = data.draw(st.sampled_from(list(QUANTISED.values())))

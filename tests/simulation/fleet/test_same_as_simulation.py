@@ -117,7 +117,7 @@ def distinct(arrival: Arrival) -> float:
     return arrival[0]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.floats(0.0, 3.0), st.integers(1, 90), st.integers(1, 60)),
