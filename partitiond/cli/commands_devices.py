@@ -25,7 +25,7 @@ DeviceArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Devices of this host.")
+    group = typer.Typer()
     group.callback(invoke_without_command=True)(devices)
     group.command("show")(show)
     group.command("cordon")(cordon)
@@ -34,9 +34,10 @@ def register(app: typer.Typer) -> None:
 
 
 def devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show the devices of this host, how they are shared and whether they are well.
+    """Show the devices of this host, their health and sharing.
 
-    Without a daemon they are looked at from here: cordons and Xid messages are then not known.
+    The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
+    messages are then not known.
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -18,18 +18,15 @@ ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(
-        help="Drift: what replicas do beside what was predicted of them.",
-        invoke_without_command=True,
-    )
-    group.callback()(show)
+    group = typer.Typer()
+    group.callback(invoke_without_command=True)(show)
     group.command("ledger")(ledger)
     group.command("lift")(lift)
     app.add_typer(group, name="drift")
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show each replica's measured figures by the predicted ones at its load."""
+    """Show what replicas do beside what was predicted at their load."""
     if ctx.invoked_subcommand is not None:
         return
     with client_of(ctx) as client:

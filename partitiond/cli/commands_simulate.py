@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
         no_args_is_help=True,
-        help="Simulated GPU hosts: list, create, show, break; and a simulated fleet.",
+        help="Simulated GPU hosts to try things on, and a simulated fleet.",
     )
     group.command("list")(list_hosts)
     group.command("create")(create)
