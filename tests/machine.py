@@ -1,14 +1,17 @@
-"""What this machine can do right now, so that a test's bound on a time moves with it; its ports."""
+"""What this machine can do right now, so that a test's bound on a time moves with it; its ports and
+processes."""
 
 import contextlib
 import functools
+import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import ParamSpec
 
 SLOWEST = 4
@@ -61,6 +64,15 @@ def in_time(took: float, seconds: float, *, starts: int) -> bool:
     than so many bare starts, which are measured only then.
     """
     return took < seconds or took < starts * start_seconds()
+
+
+def signal_all(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
+    """To each that is still there: of an engine's or a daemon's processes, the first that dies may
+    take others along before it is their turn.
+    """
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
 from partitiond.devices.nvml import discover_gpus, used_bytes
 from partitiond.process_identity import start_ticks
 from partitiond.simulated_gpus import SimulatedHost
+from tests.machine import signal_all
 
 REAL_PROGRAM = "nvidia-cuda-mps-control"
 IDLE_BYTES = 64 * MIB
@@ -106,8 +106,7 @@ async def daemon(gpu: Gpu, run_dir: Path) -> AsyncIterator[MpsDaemon]:
     yield daemon
     with contextlib.suppress(DeviceError):
         await daemon.quit()
-    for pid in daemon.pids():
-        os.kill(pid, signal.SIGKILL)
+    signal_all(daemon.pids())
 
 
 @contextlib.asynccontextmanager

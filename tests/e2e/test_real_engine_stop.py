@@ -4,7 +4,6 @@ One engine for both: it is stopped first and killed last.
 """
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.engine_fixtures import (
     short_dir,
     vllm_launch,
 )
+from tests.machine import signal_all
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
@@ -44,11 +44,6 @@ def engine_pids(handle: EngineHandle) -> list[int]:
     return [
         pid for pid in process.processes_of(Path(handle.run_dir), identity) if pid != handle.pid
     ]
-
-
-def signal_all(handle: EngineHandle, number: int) -> None:
-    for pid in engine_pids(handle):
-        os.kill(pid, number)
 
 
 class Running:
@@ -108,19 +103,19 @@ async def stops(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
     assert whole
     paused = Running(proxy, LONG)
     await paused.begun()
-    signal_all(handle, signal.SIGSTOP)
+    signal_all(engine_pids(handle), signal.SIGSTOP)
     await asyncio.sleep(BETWEEN_SECONDS / 3)
-    signal_all(handle, signal.SIGCONT)
+    signal_all(engine_pids(handle), signal.SIGCONT)
     text, error = text_and_error(await paused.answer)
     assert text
     assert error is None, error
     broken = Running(proxy, LONG)
     await broken.begun()
-    signal_all(handle, signal.SIGSTOP)
+    signal_all(engine_pids(handle), signal.SIGSTOP)
     try:
         text, error = text_and_error(await broken.answer)
     finally:
-        signal_all(handle, signal.SIGCONT)
+        signal_all(engine_pids(handle), signal.SIGCONT)
     assert text
     assert isinstance(error, dict)
     assert error["code"] == "upstream_between_tokens_timeout"
@@ -134,7 +129,7 @@ async def dies(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
     """Its streams end with an error event, what comes afterwards is refused at once."""
     running = [Running(proxy, LONG) for _ in range(3)]
     await asyncio.gather(*(each.begun() for each in running))
-    signal_all(handle, signal.SIGKILL)
+    signal_all(engine_pids(handle), signal.SIGKILL)
     ends = [text_and_error(await each.answer) for each in running]
     print(f"\nkilled vLLM: {[(len(text), error) for text, error in ends]}")
     for text, error in ends:

@@ -7,7 +7,6 @@ process, MIG as it was, and nothing in the device journal.
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from partitiond.devices.partitions.journal import EntryKind, EntryState, read_en
 from partitiond.ports import ReplicaView
 from partitiond.simulated_gpus import Die, GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
+from tests.machine import signal_all
 
 CONVERGE_SECONDS = 60.0
 MODEL = "opt-125m"
@@ -326,8 +326,7 @@ def test_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(make_fleet: MakeFl
     fleet = make_fleet(SharingMode.MPS)
     device = started(fleet, SharingMode.MPS, replicas=3)
     before = {view.replica_id: view.pid for view in fleet.views() if view.device_id == device}
-    for pid in fleet.mps_processes():
-        os.kill(pid, signal.SIGKILL)
+    signal_all(fleet.mps_processes())
     fleet.replaced(before)
     assert fleet.complete("a") == 8
     ended(fleet)

@@ -14,6 +14,7 @@ from partitiond.devices.mps import record as records
 from partitiond.process_identity import start_ticks
 from partitiond.simulated_gpus.mps_control import write_program
 from tests.devices.mps.clients import client
+from tests.machine import signal_all
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 OTHER = "GPU-77aa1b2d-0000-0000-0000-000000000002"
@@ -34,8 +35,7 @@ async def control(tmp_path: Path, program: str) -> AsyncIterator[MpsControl]:
     control = control_in(tmp_path, program)
     yield control
     for daemon in control_in(tmp_path, program).recorded():
-        for pid in daemon.pids():
-            os.kill(pid, signal.SIGKILL)
+        signal_all(daemon.pids())
 
 
 async def eventually(ask: Callable[[], Awaitable[object]]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from partitiond.devices.mps.foreign import foreign
 from partitiond.devices.mps.processes import MpsProcess, Program
 from partitiond.process_identity import ProcessId
 from partitiond.simulated_gpus.mps_control import write_program
+from tests.machine import signal_all
 
 MPS = Path("/run/partitiond/mps")
 
@@ -83,10 +83,7 @@ async def test_an_operators_daemon_is_found_and_survives_ours(tmp_path: Path) ->
         await daemon.quit()
         assert theirs[0].pid in {found.pid for found in control.foreign()}
     finally:
-        for found in theirs:
-            os.kill(found.pid, signal.SIGKILL)
-        for pid in daemon.pids():
-            os.kill(pid, signal.SIGKILL)
+        signal_all([*(found.pid for found in theirs), *daemon.pids()])
 
 
 @pytest.mark.parametrize(
