@@ -21,11 +21,10 @@ _LIBRARIES: Final = {
 }
 _FLAGS: Final = (
     "-shared", "-fPIC", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread",
-    "-fvisibility=hidden",
+    "-fvisibility=hidden", "-ldl",
 )  # fmt: skip
 # No soname: by one, the loader would give a process that opened a simulated host this library where
 # the driver's is asked for.
-_LINKED: Final = ("-ldl",)
 _BUILD_SECONDS: Final = 120
 
 
@@ -68,7 +67,7 @@ def _cache_folder() -> Path:
 
 @functools.cache
 def _content_hash() -> str:
-    digest = hashlib.sha256(" ".join((_compiler(), *_FLAGS, *_LINKED)).encode())
+    digest = hashlib.sha256(" ".join((_compiler(), *_FLAGS)).encode())
     for path in sorted(_SOURCES.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:24]
@@ -96,7 +95,7 @@ def _build_into(folder: Path) -> None:
 
 def _compile(target: Path, patterns: tuple[str, ...]) -> None:
     sources = sorted({path for pattern in (*_COMMON, *patterns) for path in _SOURCES.glob(pattern)})
-    command = [_compiler(), *_FLAGS, "-o", str(target), *map(str, sources), *_LINKED]
+    command = [_compiler(), "-o", str(target), *map(str, sources), *_FLAGS]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False

@@ -18,7 +18,6 @@ import pytest
 from partitiond.core.plan import Objective
 from partitiond.ports import ProfileOptions, ReplicaView
 from tests.e2e.harness import Fleet, Load, wait_for
-from tests.machine import signal_all
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +89,7 @@ def kill_daemon(fleet: Fleet, rng: random.Random) -> None:
     fleet.kill_daemon()
     if rng.random() < 0.5:
         with contextlib.suppress(AssertionError):
-            signal_all([fleet.process_with("partitiond.engines.simulated")])
+            os.kill(fleet.process_with("partitiond.engines.simulated"), signal.SIGKILL)
     fleet.start()
 
 
@@ -170,7 +169,7 @@ def test_streams_of_the_other_model_never_notice(fleet: Fleet) -> None:
         for _ in range(4):
             view = next(v for v in views(fleet) if v.model == TWIN and v.pid is not None)
             assert view.pid is not None
-            signal_all([view.pid])
+            os.kill(view.pid, signal.SIGKILL)
 
             def back(old: int = view.pid) -> bool:
                 now = next(v for v in views(fleet) if v.model == TWIN)

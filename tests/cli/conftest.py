@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from partitiond.cli.main import main
+from partitiond.devices.nvml import library_in_use
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +28,13 @@ class Result:
 
 
 Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def library_afterwards() -> Iterator[None]:
+    """A command leaves its NVML library to the process it runs in, which is the tests' here."""
+    with library_in_use(None):
+        yield
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """`partitiond devices` without a daemon, on a simulated host, and with one that cordons."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from partitiond.cli.exits import Exit
 from partitiond.core.units import GIB
-from partitiond.devices.nvml import library_in_use
 from partitiond.simulated_gpus.host import SimulatedHost
 from tests.cli.conftest import Cli
 
@@ -18,13 +16,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
     return made
-
-
-@pytest.fixture(autouse=True)
-def library_afterwards() -> Iterator[None]:
-    """A command leaves its library to the process it runs in, which is the tests' here."""
-    with library_in_use(None):
-        yield
 
 
 def test_devices_are_listed_with_how_they_are(cli: Cli, host: SimulatedHost) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from partitiond.cli.exits import Exit
 from partitiond.core.mig import Place, place_of
 from partitiond.core.units import GIB
-from partitiond.devices.nvml import library_in_use
 from partitiond.devices.partitions.journal import DeviceJournal, EntryKind, place_text
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.cli.conftest import Cli
@@ -28,13 +26,6 @@ def use(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PARTITIOND_GPU__MIG_HELPER", str(host.folder / "no-helper.sock"))
     return host
-
-
-@pytest.fixture(autouse=True)
-def library_afterwards() -> Iterator[None]:
-    """A command leaves its library to the process it runs in, which is the tests' here."""
-    with library_in_use(None):
-        yield
 
 
 def places(host: SimulatedHost, index: int) -> list[Place]:

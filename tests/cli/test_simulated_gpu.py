@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from partitiond.core.partition import MpsShare
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.mps.record import Record, write
-from partitiond.devices.nvml import library_in_use
 from partitiond.devices.partitions.journal import read_entries
 from partitiond.engines.journal import RunFolder, run_folders
 from partitiond.gpu_host import mps_program
@@ -39,13 +37,6 @@ def made(home: Path, monkeypatch: pytest.MonkeyPatch, *gpus: GpuDescription) -> 
     host = SimulatedHost.create(HostDescription("doctored", gpus), home / "host")
     monkeypatch.setenv("PARTITIOND_GPU__SIMULATED_HOST", str(home / "host"))
     return host
-
-
-@pytest.fixture(autouse=True)
-def library() -> Iterator[None]:
-    """The binding's library is one of the whole process."""
-    with library_in_use(None):
-        yield
 
 
 @pytest.fixture

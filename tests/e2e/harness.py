@@ -20,7 +20,7 @@ from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.ports import Job, JobState, ReplicaView
 from partitiond.settings import load_settings
-from tests.machine import SLOWEST, free_port
+from tests.machine import SLOWEST, free_port, signal_all
 
 T = TypeVar("T")
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
@@ -127,9 +127,7 @@ class Fleet:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        signal_all(self.processes())
 
     # --- what the host shows ----------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from partitiond.simulated_gpus.mps_state import (
     parse_size,
     refusal,
 )
+from tests.machine import signal_all
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 
@@ -87,10 +88,7 @@ def daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
     made = Daemon(tmp_path, "-d", *getattr(request, "param", ()))
     pid = made.pid
     yield made
-    left = [pid, *(server.pid for server in servers_of(made.pipe_dir, None))]
-    for one in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
+    signal_all([pid, *(server.pid for server in servers_of(made.pipe_dir, None))])
 
 
 def test_it_looks_as_the_real_one_does(daemon: Daemon) -> None:
