@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import itertools
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from partitiond.core.errors import ConflictError, InputError, StoreError
 LOOKS: Final = 5
 LOOK_SECONDS: Final = 0.02
 """Someone who looks whether the lock is held holds it for microseconds himself."""
+
+DYING_SECONDS: Final = 30.0
+"""Of a killed holder, threads that still end and children before their exec hold it on."""
 
 
 class StateFolderBusyError(ConflictError):
@@ -51,6 +55,9 @@ class StateLock:
     def acquire(cls, path: Path) -> Self:
         """Take the lock.
 
+        A holder that was killed is waited for: the kernel gives the lock back when its last thread,
+        and a child of it that has not reached its exec, is gone.
+
         Raises:
             StateFolderBusyError: a living process holds it; the message names its pid.
             StoreError: the folder cannot be written or has no locks.
@@ -61,7 +68,7 @@ class StateLock:
         except OSError as error:
             raise _unusable(path, error) from error
         try:
-            _flock(descriptor)
+            _flock(descriptor, path)
             own = LockHolder(os.getpid(), psutil.Process().create_time())
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, serde.to_json(own).encode(), 0)
@@ -90,14 +97,35 @@ class StateLock:
         self.release()
 
 
-def _flock(descriptor: int) -> None:
-    """Take it, or raise after the time a mere look at the lock (`lock_holder`) could take."""
-    for _ in range(LOOKS):
+def _flock(descriptor: int, path: Path) -> None:
+    """Take it, after the time that a mere look (`lock_holder`) or a dead holder's rest may take.
+
+    Raises:
+        BlockingIOError: somebody who lives holds it.
+    """
+    deadline = time.monotonic() + DYING_SECONDS
+    for look in itertools.count(1):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
+        if look > LOOKS and (time.monotonic() > deadline or not _is_dead(_written_holder(path))):
+            break
         time.sleep(LOOK_SECONDS)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_dead(holder: LockHolder | None) -> bool:
+    """Whether it was killed. None, a holder that has not written itself yet, lives."""
+    if holder is None:
+        return False
+    try:
+        process = psutil.Process(holder.pid)
+        return process.create_time() != holder.started or process.status() in (
+            psutil.STATUS_ZOMBIE,
+            psutil.STATUS_DEAD,
+        )
+    except psutil.NoSuchProcess:
+        return True
 
 
 def lock_holder(path: Path) -> LockHolder | None:
@@ -132,8 +160,11 @@ def _busy(path: Path) -> StateFolderBusyError:
 
 
 def _unusable(path: Path, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return StoreError(
         f"the lock {path} cannot be taken: {error.strerror}.",
-        hint="Make the state folder writable for this user, on a local disk.",
+        hint="Free some space on that disk and try again."
+        if full
+        else "Make the state folder writable for this user, on a local disk.",
         facts={"path": str(path)},
     )

@@ -1,8 +1,10 @@
 """One daemon per state folder, whatever dies."""
 
 import os
+import platform
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,53 @@ def test_children_do_not_inherit_it(tmp_path: Path) -> None:
         assert child.stdout.readline() == b"runs\n"
         lock.release()
         StateLock.acquire(path).release()
+
+
+KILLED_WHILE_IT_FORKS = """
+import os, pathlib, sys, time
+from partitiond.store import StateLock
+lock = StateLock.acquire(pathlib.Path(sys.argv[1]))
+if os.fork() == 0:
+    time.sleep(1.0)
+    os._exit(0)
+os._exit(0)
+"""
+
+
+def test_a_killed_holder_may_leave_a_child_that_has_not_reached_its_exec(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.lock"
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_FORKS, str(path)], check=True)
+    assert lock_holder(path) is not None, "the child holds it still"
+    StateLock.acquire(path).release()
+
+
+KILLED_WITH_THREADS_LEFT = """
+import ctypes, os, pathlib, sys, threading, time
+from partitiond.store import StateLock
+lock = StateLock.acquire(pathlib.Path(sys.argv[1]))
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()
+print("held", flush=True)
+ctypes.CDLL(None).syscall(60, 0)  # exit of this thread alone: a zombie that leads a living one
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of the call is x86-64's")
+def test_a_killed_holder_may_have_threads_that_still_end(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.lock"
+    other = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WITH_THREADS_LEFT, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == b"held\n"
+        end = threading.Timer(1.0, other.stdin.close)
+        end.start()
+        StateLock.acquire(path).release()
+        assert other.wait() == 0
+        end.join()
 
 
 def test_no_lock_no_holder(tmp_path: Path) -> None:
