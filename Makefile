@@ -1,6 +1,6 @@
 # partitiond: everything a clone needs, with Python 3.11 to 3.13 and make only.
 #
-#   make tour       plan twelve small models on GPUs: no engine, no GPU, under 2 minutes
+#   make tour       plan twelve small models on GPUs: no engine, no GPU, half a minute
 #   make tour-gpus  eight simulated A100s: MPS, MIG and memory shares, with things breaking, 2 minutes
 #   make demo       the whole loop on this machine with a real engine
 #   make test       lint, types, import contracts, tests (with the real engine)
@@ -11,17 +11,21 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
+# Python keeps what it compiles, also where the environment says otherwise (images of containers
+# do): a daemon is several processes, each of which would compile all sources at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEV_STAMP := $(VENV)/.installed-dev
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if command -v $$p >/dev/null 2>&1 && \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: browser help tour tour-gpus setup setup-dev demo engine native test test-full hunt soak lint format types imports bench gpu-check docs \
+.PHONY: browser help tour tour-gpus setup setup-dev demo engine native test test-full hunt soak \
+	lint lint-style lint-types lint-imports kernels compiled-tests format types imports bench gpu-check docs \
 	lock clean
 
 help: ## show this
@@ -35,65 +39,92 @@ $(BIN)/python:
 	@echo "Making $(VENV) with $(PYTHON)"
 	@"$(PYTHON)" -m venv $(VENV)
 
-# The lock file holds development tools, too: one set of versions for everyone.
+# The lock file holds development tools, too: one set of versions for everyone. pip fetches uv alone,
+# and uv the rest, from the sources that pip is configured with.
+UV := $(BIN)/python -I partitiond/package_sources.py
+
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what partitiond needs, as pinned in requirements.lock"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@sed -n '/^uv==/,/^    #/p' requirements.lock >$(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
+	@$(UV) pip install --require-hashes --requirements requirements.lock
+	@$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 
 setup: $(STAMP) ## make the daemon's environment in .venv (quick the second time)
 	@$(BIN)/partitiond --version
 
 engine: $(STAMP) ## install the vLLM that fits this machine, in an environment of its own
-	@$(BIN)/partitiond engine install
+	@$(BIN)/partitiond setup engine install
 
 # --- seeing it -------------------------------------------------------------------------------
 
 tour: $(STAMP) ## plan twelve small models on A100s: no engine, no GPU
 	@$(BIN)/partitiond plan --from examples/twelve-models.toml
+	@echo "Next: \`make demo\` serves models on this machine; \`$(BIN)/partitiond plan --from FILE\` plans a fleet of yours (docs/how-to/plan.md)."
 
 tour-gpus: $(STAMP) ## eight simulated A100s: MPS, MIG, memory shares, and what happens when they break
 	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/simulated-gpus/tour.sh
 
-demo: $(STAMP) native ## the whole loop on this machine with a real engine
+demo: $(STAMP) ## the whole loop on this machine with a real engine
 	@$(BIN)/partitiond demo $(DEMO_ARGS)
 
 # --- checking it -----------------------------------------------------------------------------
 
-# Tests wait for processes more than they compute: two at a time, also on one core. 0 for one after
-# the other in one process, which a debugger wants.
-WORKERS ?= 2
+# Tests wait for processes more than they compute: four at a time, also on two cores. 0 for one
+# after the other in one process, which a debugger wants.
+WORKERS ?= 4
 
 # Sockets lie in the folders of tests, and their paths may have 107 bytes: a short one for all.
 define pytest
 	@folder=$$(mktemp -d "$${TMPDIR:-/tmp}/pd.XXXXXX") || exit 1; \
 	echo "The folders of the tests are below $$folder, and stay there if one fails."; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --basetemp="$$folder" $(1) $(PYTEST_ARGS); \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --basetemp="$$folder" \
+		--durations=50 --durations-min=2 $(1) $(PYTEST_ARGS); \
 	status=$$?; case $$status in 0|5) rm -rf "$$folder";; esac;
 endef
 
-lint: $(STAMP) ## lint, format check, types, import contracts
+lint: lint-style lint-types lint-imports ## lint, format check, types, import contracts
+
+lint-style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/mypy
+
+lint-imports: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Kernels and tests are compiled once, before several processes of tests do so at the same time.
+# What is wrong with a test file is said when tests run.
+compiled-tests: $(STAMP)
+	@$(BIN)/pytest --collect-only -qq >/dev/null 2>&1 || true
+
+kernels: $(STAMP)
+	@$(BIN)/python -m partitiond.planner.warm
+
 native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (done by demo and test)
 	@$(BIN)/python -m partitiond.native
 
-test: $(STAMP) engine lint native ## everything but the slow tests, the real engine included
+# Types take as long as all the rest that comes before the tests.
+test: $(STAMP) engine ## everything but the slow tests, the real engine included
+	@$(MAKE) --no-print-directory -j2 --output-sync=target \
+		lint-types native kernels compiled-tests lint-style lint-imports
 	@$(BIN)/python -c 'import shutil; shutil.which("nvidia-smi") or print("skip: no NVIDIA GPU here, GPU tests do not run")'
 	$(call pytest,-m "not slow and not gpu") exit $$status
 
+# Only files with such tests are read: reading all of them takes each process 15 s.
+SLOW_FILES = $(shell grep -rlE 'mark\.(slow|gpu)' --include='test_*.py' tests)
+
 # pytest's status 5 means that no test carries these markers (yet): no failure.
-test-full: $(STAMP) engine ## the slow tests: chaos, fuzz, many seeds, browser, GPU
+test-full: $(STAMP) engine kernels ## the slow tests: chaos, fuzz, many seeds, browser, GPU
 	@$(MAKE) --no-print-directory browser || echo "skip: no Chromium can be had here, tests of the dashboard do not run"
-	$(call pytest,-m "slow or gpu") test $$status -eq 5 && exit 0; exit $$status
+	$(call pytest,-m "slow or gpu" $(SLOW_FILES)) test $$status -eq 5 && exit 0; exit $$status
 
 # Debian and Ubuntu; elsewhere install Chromium yourself, or name one in PARTITIOND_CHROMIUM.
 browser: ## get Chromium, which the tests of the dashboard need
@@ -112,7 +143,7 @@ SECONDS ?= 600
 soak: $(STAMP) native ## random harm under load for SECONDS, with real processes; SOAK_ARGS="--seed 7"
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
-BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.bench_replay bench.bench_mixed_plan \
+BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.churn bench.bench_replay bench.bench_mixed_plan \
 	bench.proxy bench.bench_admission bench.bench_plan bench.search \
 	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
 	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths \
@@ -133,9 +164,16 @@ docs: $(STAMP) ## generate the reference pages from the code
 	$(BIN)/python docs/generate.py
 
 # No index address may enter the lock file: whoever installs uses the index they are set up for.
-lock: ## pin the versions anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
+lock: | $(STAMP) ## pin the versions anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
 		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements.lock
+
+DIST := dist
+
+dist: $(STAMP) ## build sdist and wheel, check them, and run the tour from each in an empty environment
+	@rm -rf $(DIST)
+	@$(UV) build --quiet --out-dir $(DIST) .
+	@$(BIN)/python -m deploy.check.distributions $(DIST)
 
 clean: ## remove the environment, caches and the demo's folder
 	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

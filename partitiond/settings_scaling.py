@@ -13,7 +13,11 @@ class ScalingSettings(Table):
     """Models that scale by themselves."""
 
     method: Literal["last", "ewma", "holt-damped", "seasonal-naive"] = Field(
-        "ewma", description="How demand is foretold: last, ewma, holt-damped or seasonal-naive."
+        "ewma",
+        description="How demand is foretold. ewma: a mean that weighs the newest steps most (take "
+        "this one first); last: the last step again, for demand that jumps and stays; "
+        "holt-damped: a trend that fades, for demand that ramps; seasonal-naive: what was one "
+        "season ago, for demand that repeats daily.",
     )
     step_seconds: Seconds = Field(
         10.0, description="Demand is counted in steps of so many seconds."

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import json
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from partitiond.core.errors import SettingsError
+from partitiond.core.errors import InputError, SettingsError
+from partitiond.serde import toml_of
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -127,16 +127,10 @@ def from_file(schema: type[BaseModel], path: Path) -> Layer:
     """Read a TOML file. Raises SettingsError with the line of a syntax error."""
     facts = {"file": str(path)}
     try:
-        nested = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        nested = toml_of(path.read_bytes())
+    except InputError as error:
         raise SettingsError(
-            f"{path} is not valid TOML: {error}.",
-            hint="Correct that line; text values need quotes.",
-            facts=facts,
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{path} is not UTF-8 text.", hint="Save it as UTF-8.", facts=facts
+            f"{path} is not valid TOML: {error.message}", hint=error.hint, facts=facts
         ) from error
     except OSError as error:
         raise SettingsError(
@@ -195,19 +189,20 @@ def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
     return Layer(values, {key: f"environment {_variable(key)}" for key in values})
 
 
-def from_flags(schema: type[BaseModel], overrides: Mapping[str, object]) -> Layer:
-    """Values of flags by dotted key; None means the flag was not given."""
+def from_overrides(
+    schema: type[BaseModel], overrides: Mapping[str, object], where: str = "--set"
+) -> Layer:
+    """Values by dotted key, as given after --set or at `where`; None means it was not given."""
     fields = dict(_leaves(schema))
     values: dict[str, object] = {}
     for key, value in overrides.items():
         if key not in fields:
-            _refuse_unknown(key, f"flag for {key}", list(fields), {"key": key})
+            _refuse_unknown(key, f"{where} {key}", list(fields), {"key": key})
         if isinstance(value, str):
             values[key] = parse_text(fields[key].annotation, value)
         elif value is not None:
             values[key] = _plain(value)
-    flags = {key: "--" + key.replace(".", "-").replace("_", "-") for key in values}
-    return Layer(values, {key: f"flag {flag}" for key, flag in flags.items()})
+    return Layer(values, {key: f"{where} {key}" for key in values})
 
 
 def _plain(value: object) -> object:
@@ -222,7 +217,7 @@ def _refuse_unknown(
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     raise SettingsError(
         f"{where} is no setting.",
-        hint=f"Did you mean {close[0]}?" if close else "`partitiond config show` lists all.",
+        hint=f"Did you mean {close[0]}?" if close else "`partitiond setup config show` lists all.",
         facts=facts,
     )
 
@@ -305,7 +300,7 @@ def build(schema: type[S], layers: Sequence[Layer]) -> tuple[S, dict[str, str]]:
         problems = [_explain(item, origins) for item in error.errors()[:8]]
         raise SettingsError(
             "; ".join(problems) + ".",
-            hint="Correct the named settings; `partitiond config show` lists all.",
+            hint="Correct the named settings; `partitiond setup config show` lists all.",
             facts={"problems": problems},
         ) from error
 

@@ -37,6 +37,16 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _index_url(text: str) -> str:
+    """An address of a package index: over HTTP, or a folder that is laid out as one."""
+    if re.fullmatch(r"file:///\S+", text):
+        return text
+    try:
+        return _http_url(text)
+    except ValueError as error:
+        raise ValueError("write an address such as https://mirror.example/simple") from error
+
+
 def _network(text: str) -> str:
     """A network, or one address, in its canonical form."""
     try:
@@ -79,6 +89,7 @@ def _host_name(text: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+IndexUrl = Annotated[str, AfterValidator(_index_url)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]

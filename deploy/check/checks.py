@@ -51,7 +51,7 @@ def run(*words: str, code: int | None = 0, env: dict[str, str] | None = None) ->
         check=False,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         env={"PATH": SYSTEM_PATH, "COLUMNS": "200", **(env or {})},
     )
     if code is not None and done.returncode != code:
@@ -65,7 +65,7 @@ def partitiond(*words: str, code: int | None = 0) -> str:
     return run(str(BIN / "partitiond"), *words, code=code, env=state)
 
 
-def wait_for(what: str, look: Callable[[], T | None], seconds: float = 60) -> T:
+def wait_for(what: str, look: Callable[[], T | None], seconds: float = 240) -> T:
     """Poll until `look` gives something true."""
     end = time.monotonic() + seconds
     while True:
@@ -297,11 +297,11 @@ def main() -> None:
         try:
             note = check()
         except (AssertionError, OSError, subprocess.SubprocessError, ValueError):
-            print(f"FAILED  {_words(check)}\n{traceback.format_exc()}")
             print(run("journalctl", "-n", "60", "-o", "short-monotonic", code=None))
             print(
                 run("systemctl", "status", "--no-pager", UNIT, "partitiond-mig.service", code=None)
             )
+            print(f"FAILED  {_words(check)}\n{traceback.format_exc()}")
             sys.exit(1)
         print(f"ok  {_words(check)} ({time.monotonic() - started:.1f} s): {note}", flush=True)
     print("all checks hold", flush=True)

@@ -97,7 +97,7 @@ def capabilities_of(version: str, *, allow_unknown: bool = False) -> EngineCapab
     if match is None:
         raise EngineUnavailableError(
             f"the engine calls itself version {version!r}, which is no version number.",
-            hint="Install the engine again with `partitiond engine install`.",
+            hint="Install the engine again with `partitiond setup engine install`.",
             facts={"version": version},
         )
     number = (int(match.group(1)), int(match.group(2)))
@@ -109,7 +109,7 @@ def capabilities_of(version: str, *, allow_unknown: bool = False) -> EngineCapab
     raise EngineUnavailableError(
         f"vLLM {version} is not known: {_text(TABLE[0].first)} to before {_text(TABLE[-1].end)} "
         "are supported.",
-        hint="Run `partitiond engine install` for a version that is, or set "
+        hint="Run `partitiond setup engine install` for a version that is, or set "
         "engine.allow_unknown_version = true to try this one.",
         facts={"version": version},
     )

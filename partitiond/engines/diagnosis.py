@@ -94,7 +94,7 @@ RULES: Final = (
         r"CUDA_ERROR_INVALID_DEVICE|invalid device ordinal|(MIG|GPU)-[0-9a-f-]+.*not found",
         "it was shown no GPU that CUDA can use.",
         "With MIG on, CUDA shows an engine one MIG device and nothing else: see "
-        "`partitiond mig show` and `partitiond doctor`.",
+        "`partitiond devices mig show` and `partitiond doctor`.",
     ),
     _rule(
         "gpu-fault",
@@ -149,13 +149,13 @@ RULES: Final = (
         r"operator torchvision::nms does not exist|GLIBC_\d|"
         r"NVIDIA driver on your system is too old|no kernel image is available",
         "the engine's environment is incomplete or does not fit this host.",
-        "Install it again with `partitiond engine install`.",
+        "Install it again with `partitiond setup engine install`.",
     ),
     _rule(
         "start",
         r"^cannot start /",
         "the engine's program could not be started.",
-        "See that engine.python names an executable, or run `partitiond engine install`.",
+        "See that engine.python names an executable, or run `partitiond setup engine install`.",
     ),
 )
 
@@ -164,6 +164,7 @@ _NOISE: Final = re.compile(
     r"resource_tracker|^\s+warnings\.warn"
 )
 _ERROR_LINE: Final = re.compile(r"\b[A-Za-z_.]*(Error|Exception)\b: |\berror\b: |\bFATAL\b", re.I)
+_BARE_ERROR: Final = re.compile(r"^error: ", re.I)
 _PREFIX: Final = re.compile(
     r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d :.-]+ \[[^\]]+\]\s?)?"
 )
@@ -217,7 +218,9 @@ def _without_rule(
             last,
         )
     how = "" if code is None else f" with exit code {code}"
-    return Diagnosis("unknown", f"it exited{how}.", "See its log.", last)
+    causes = _quote(_error_lines(lines)[:1])
+    why = f": {_BARE_ERROR.sub('', causes[0]).rstrip('.')}" if causes else ""
+    return Diagnosis("unknown", f"it exited{how}{why}.", "See its log.", last)
 
 
 def _error_lines(lines: list[str]) -> list[str]:

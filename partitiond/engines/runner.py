@@ -298,7 +298,7 @@ class ProcessEngineRunner:
         if self._environment is None:
             raise EngineUnavailableError(
                 "this runner has no vLLM environment.",
-                hint="Run `partitiond engine install`, or set engine.python.",
+                hint="Run `partitiond setup engine install`, or set engine.python.",
             )
         if isinstance(self._environment, EngineEnvironment):
             return self._environment

@@ -229,7 +229,7 @@ def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> 
         raise SpecError(
             "the installed engine keeps no fp8 KV cache on a CPU.",
             hint="Leave kv_cache_dtype at auto, or install a newer engine with "
-            "`partitiond engine install`.",
+            "`partitiond setup engine install`.",
             facts={"kv_cache_dtype": launch.kv_cache_dtype},
         )
     if on_cpu and launch.quantization:
@@ -258,7 +258,7 @@ def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) 
         if flag in VERSION_BOUND_FLAGS and flag not in capabilities.extra_flags:
             raise SpecError(
                 f"the installed engine does not know {flag}.",
-                hint="Remove the flag, or install a newer engine with `partitiond engine install`.",
+                hint="Remove the flag, or get a newer engine: `partitiond setup engine install`.",
                 facts={"flag": flag},
             )
 
@@ -284,7 +284,7 @@ def visible_device(
     if wanted.startswith("MIG-"):
         raise EngineUnavailableError(
             "the installed engine cannot be put on a MIG slice.",
-            hint="Install a newer engine with `partitiond engine install`.",
+            hint="Install a newer engine with `partitiond setup engine install`.",
             facts={"visible_device": wanted},
         )
     return str(gpu_index(wanted))

@@ -118,3 +118,10 @@ def test_an_empty_log_still_gives_a_sentence() -> None:
 )
 def test_phases_are_read_from_the_log(line: str, phase: str | None) -> None:
     assert phase_of(line) == phase
+
+
+def test_an_ending_of_no_known_kind_names_its_first_error() -> None:
+    log = "INFO loading\nerror: the weights are for another engine\nTypeError: shutting down"
+    said = diagnose(log, code=1).text()
+    assert said.startswith("it exited with exit code 1: the weights are for another engine. See")
+    assert diagnose("INFO loading", code=1).text().startswith("it exited with exit code 1. See")

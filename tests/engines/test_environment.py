@@ -88,7 +88,7 @@ def test_without_any_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     variant = "cuda" if own is None or own.variant == "cpu" else "cpu"
     with pytest.raises(EngineUnavailableError) as caught:
         find_environment(None, tmp_path, variant)  # type: ignore[arg-type]
-    assert f"partitiond engine install {variant}" in caught.value.hint
+    assert f"partitiond setup engine install {variant}" in caught.value.hint
 
 
 def test_a_virtual_environment_keeps_its_own_interpreter_path(tmp_path: Path) -> None:

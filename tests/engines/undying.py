@@ -1,34 +1,34 @@
 """Processes of a replica that no SIGKILL ends, without a broken driver."""
 
 import contextlib
+import os
+import shlex
+import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from partitiond.engines.process import REPLICA_DIR_VARIABLE
 
+PARENTS = 8
+"""So many that at no moment all of their children are just being replaced."""
+
 
 @contextlib.contextmanager
 def undying_processes(run_dir: Path) -> Iterator[None]:
-    """Marked processes, each replaced at once when it is killed."""
-    ended = threading.Event()
-    threads = [threading.Thread(target=_replace, args=(run_dir, ended)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    """Marked processes; their parents, which have no mark, replace each that is killed at once."""
+    mark = f"{REPLICA_DIR_VARIABLE}={shlex.quote(str(run_dir))}"
+    parents = [
+        subprocess.Popen(
+            ["/bin/sh", "-c", f"while :; do {mark} /bin/sleep 600; done"],
+            stderr=subprocess.DEVNULL,  # it would say of each that it was killed
+            start_new_session=True,
+        )
+        for _ in range(PARENTS)
+    ]
     try:
         yield
     finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
-
-
-def _replace(run_dir: Path, ended: threading.Event) -> None:
-    while not ended.is_set():
-        with subprocess.Popen(
-            ["/bin/sleep", "600"], env={REPLICA_DIR_VARIABLE: str(run_dir)}
-        ) as child:
-            while child.poll() is None and not ended.wait(0.002):
-                pass
-            child.kill()
+        for parent in parents:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.wait()

@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     arguments = parse(argv)
     print("INFO simulated engine: non-default args", vars(arguments), flush=True)
     if arguments.fail_start is not None:
-        print(arguments.fail_start, file=sys.stderr, flush=True)
+        print(f"error: {arguments.fail_start}", file=sys.stderr, flush=True)
         return 1
     listener = bind(arguments.uds)
     print("INFO Starting to load model", arguments.model, flush=True)

@@ -1,0 +1,268 @@
+"""Running the programs of an installation: progress from uv's lines, and errors with a cause."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import selectors
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import EngineUnavailableError
+
+InstallProgress = Callable[[str, float | None], None]
+
+TICK_SECONDS: Final = 1.0
+"""How often progress is told while a program prints nothing."""
+
+_ENVIRONMENT_KEPT: Final = re.compile(
+    r"^(PATH|HOME|LANG|LC_.*|TMPDIR|NETRC|XDG_.*|PIP_.*|SSL_.*|.*_proxy|.*_PROXY|.*_CA_BUNDLE"
+    # How uv reaches packages. What it may install (UV_CONSTRAINT, UV_REQUIRE_HASHES) we say.
+    r"|UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|OFFLINE|INSECURE|KEYRING|HTTP|SYSTEM|NATIVE|CACHE"
+    r"|CONCURRENT|LINK).*)$"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended.
+
+    Attributes:
+        code: exit status; None when it was ended at its deadline.
+        lines: all it printed.
+    """
+
+    code: int | None
+    lines: list[str]
+
+
+class Watch:
+    """Is told each line of a running program, and every second that it still runs."""
+
+    def line(self, text: str) -> None:
+        """Take a line."""
+
+    def tick(self, pid: int) -> None:
+        """Take note that process `pid` still runs."""
+
+
+class Repeating(Watch):
+    """Repeats one sentence, so that a step without lines is not silent."""
+
+    def __init__(self, tell: InstallProgress, text: str, fraction: float) -> None:
+        self._tell = functools.partial(tell, text, fraction)
+        self._tell()
+
+    def tick(self, pid: int) -> None:  # noqa: ARG002 - the sentence does not depend on it
+        """Tell the sentence again."""
+        self._tell()
+
+
+class UvProgress(Watch):
+    """Turns uv's lines, and the bytes it has unpacked, into progress."""
+
+    def __init__(
+        self, tell: InstallProgress, packages: str, unpacked_bytes: int, share: tuple[float, float]
+    ) -> None:
+        self._tell = tell
+        self._packages = packages
+        self._expected = unpacked_bytes
+        self._first, self._last = share
+        self._fetching: dict[str, str] = {}
+        self._written = 0
+        self._text = f"fetching {packages}"
+        self._tell(self._text, self._first)
+
+    def line(self, text: str) -> None:
+        """Read which packages are under way."""
+        word, _, rest = text.strip().partition(" ")
+        match word:
+            case "Downloading" | "Building":
+                name, _, size = rest.partition(" ")
+                self._fetching[name] = size.strip("()")
+            case "Downloaded" | "Built":
+                self._fetching.pop(rest.partition(" ")[0], None)
+            case "Prepared":
+                self._fetching.clear()
+                self._written = self._expected
+                self._text = "putting the packages into the environment"
+                self._told()
+                return
+            case _:
+                return
+        self._text = self._named()
+        self._told()
+
+    def tick(self, pid: int) -> None:
+        """Take over how much uv has written."""
+        self._written = max(self._written, _written_bytes(pid))
+        self._told()
+
+    def _told(self) -> None:
+        share = min(1.0, self._written / self._expected)
+        self._tell(self._text, self._first + (self._last - self._first) * share)
+
+    def _named(self) -> str:
+        if not self._fetching:
+            return f"unpacking {self._packages}"
+        largest = sorted(self._fetching, key=lambda name: -_size(self._fetching[name]))
+        shown = ", ".join(f"{spoken(name)} {self._fetching[name]}".strip() for name in largest[:2])
+        return f"fetching {shown}{_and_more(len(largest) - 2)}"
+
+
+def spoken(name: str) -> str:
+    """The name people know a package by: a build's name is its package's."""
+    return name.removesuffix("-cpu")
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
+
+
+def name_packages(resolved: Mapping[str, str], known: Sequence[str]) -> str:
+    """The packages people know, with their versions, and how many come beside them."""
+    shown = [f"{spoken(name)} {resolved[name]}" for name in known if name in resolved]
+    return ", ".join(shown) + _and_more(len(resolved) - len(shown))
+
+
+def _size(text: str) -> float:
+    number = re.match(r"([\d.]+)([KMG]?)i?B", text)
+    return float(number[1]) * 1024.0 ** " KMG".index(number[2] or " ") if number else 0.0
+
+
+def _written_bytes(pid: int) -> int:
+    """Bytes a process has written to files; 0 where the kernel does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        text = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
+        return int(next(line for line in text.splitlines() if line.startswith("wchar")).split()[1])
+    return 0
+
+
+def attempt(
+    argv: Sequence[str],
+    purpose: str,
+    watch: Watch,
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    inherited: Sequence[int] = (),
+    deadline_seconds: float | None = None,
+) -> Finished:
+    """Run a program to its end, or to its deadline.
+
+    Args:
+        folder: where it runs; uv reads a `uv.toml` or `pyproject.toml` above it.
+        environment: laid over the variables that such programs are given.
+        inherited: file descriptors that stay open in it.
+
+    Raises:
+        EngineUnavailableError: it cannot be started.
+    """
+    kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT_KEPT.match(name)}
+    env = {**kept, "PYTHONUNBUFFERED": "1", **environment}
+    ends_at = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+    try:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=env, cwd=folder, pass_fds=inherited,
+        )  # fmt: skip
+    except OSError as error:
+        raise EngineUnavailableError(
+            f"could not {purpose}: {error}.", hint="See that partitiond's Python is complete."
+        ) from error
+    with process:
+        try:
+            lines, ended = _read(process, watch, ends_at)
+        except BaseException:
+            process.kill()
+            raise
+        if not ended:
+            process.kill()
+    return Finished(process.returncode if ended else None, lines)
+
+
+def _read(
+    process: subprocess.Popen[bytes], watch: Watch, ends_at: float | None
+) -> tuple[list[str], bool]:
+    """The lines of a process, and whether it ended by itself."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        ticked_at = time.monotonic()
+        while True:
+            ready = selector.select(TICK_SECONDS)
+            if ready:
+                chunk = os.read(process.stdout.fileno(), 65536)
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole if chunk else [rest]:
+                    lines.append(line.decode(errors="replace").rstrip())
+                    watch.line(lines[-1])
+                if not chunk:
+                    return lines, True
+            now = time.monotonic()
+            if ends_at is not None and now >= ends_at:
+                return lines, False
+            if now - ticked_at >= TICK_SECONDS:
+                ticked_at = now
+                watch.tick(process.pid)
+
+
+_CAUSES: Final = (
+    (
+        re.compile(r"No space left on device"),
+        "the disk is full.",
+        "Free some space, or set cache_dir to a larger disk; then try again.",
+    ),
+    (
+        re.compile(r"[Cc]ertificate|UnknownIssuer"),
+        "a package source has a certificate that this host does not trust.",
+        "Name the certificate authority's file in SSL_CERT_FILE or pip's cert; then try again.",
+    ),
+    (
+        re.compile(r"\b(HTTP|status)\D{0,40}\b40[137]\b|\b40[137] (Unauth|Forbid|Proxy)"),
+        "a package source refuses access.",
+        "Correct user and password in the address of the index, or in ~/.netrc.",
+    ),
+    (
+        re.compile(r"dns error|tcp connect|error sending request|timed out|Failed to fetch"),
+        "a package source cannot be reached.",
+        "Check the network and pip's index and proxy settings. Without a network: put the wheels "
+        "into a folder, name it in engine.wheel_folders, and set engine.offline.",
+    ),
+    (
+        re.compile(r"Failed to read `--find-links` directory: (.+)"),
+        "a folder of wheels cannot be read.",
+        "Correct engine.wheel_folders.",
+    ),
+    (
+        re.compile(r"No solution found"),
+        "the package sources hold no fitting builds.",
+        "Name a source that has them in engine.index_urls or engine.wheel_folders, use another "
+        "Python version, or set engine.python to an environment of your own.",
+    ),
+)  # fmt: skip
+
+
+def explain(purpose: str, lines: Sequence[str]) -> EngineUnavailableError:
+    """The error for a program that failed, from what it printed."""
+    text = "\n".join(lines)
+    tail = [line for line in lines if line.strip()][-8:]
+    quoted = "".join(f"\n    {line.strip()}" for line in tail)
+    for pattern, message, hint in _CAUSES:
+        if pattern.search(text):
+            return EngineUnavailableError(
+                f"could not {purpose}: {message} It printed:{quoted}\n",
+                hint=hint,
+                facts={"output": tail},
+            )
+    return EngineUnavailableError(
+        f"could not {purpose}. It printed:{quoted}\n",
+        hint="Correct the cause and try again.",
+        facts={"output": tail},
+    )
