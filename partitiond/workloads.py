@@ -159,7 +159,9 @@ def evenly_drawn(pairs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def _pairs(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, int]]:
-    rows = _json_rows(lines) if path.suffix.lower() in {".jsonl", ".json"} else _csv_rows(lines)
+    rows = (
+        _json_rows(lines) if path.suffix.lower() in {".jsonl", ".json"} else _csv_rows(path, lines)
+    )
     for number, row in rows:
         try:
             prompt, output = (int(float(value)) for value in row)
@@ -173,23 +175,23 @@ def _pairs(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, int]]:
         yield prompt, output
 
 
-def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
+def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     columns = (0, 1)
     for number, row in enumerate(csv.reader(lines), start=1):
         if not any(cell.strip() for cell in row):
             continue
         if number == 1 and not row[0].strip().replace(".", "", 1).isdigit():
-            columns = _columns([cell.strip().lower() for cell in row])
+            columns = _columns(path, [cell.strip().lower() for cell in row])
             continue
         yield number, tuple(row[column] for column in columns if column < len(row))
 
 
-def _columns(names: list[str]) -> tuple[int, int]:
+def _columns(path: Path, names: list[str]) -> tuple[int, int]:
     prompt = next((names.index(name) for name in PROMPT_COLUMNS if name in names), None)
     output = next((names.index(name) for name in OUTPUT_COLUMNS if name in names), None)
     if prompt is None or output is None:
         raise SpecError(
-            f"no columns of prompt and output lengths among {', '.join(names[:20])}.",
+            f"{path} has no columns of prompt and output lengths among {', '.join(names[:20])}.",
             hint="Name them prompt_tokens and output_tokens.",
         )
     return prompt, output

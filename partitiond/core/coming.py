@@ -4,15 +4,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from partitiond.core.observation import ObservedReplica
+from partitiond.core.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.outage import drain_seconds
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
 
 LONGER: Final = 1.5
 """A start that takes longer than others did is expected after so much of their time, and again."""
-FAILURES_LEFT_OUT: Final = 3
-"""A replica that failed so often in a row is not expected any more."""
 
 
 _AT_REST: Final = frozenset(
@@ -126,7 +124,7 @@ def _failed_until(
     for replica in replicas:
         own = replica.replica_id == placement.replica_id
         if own and replica.state is ReplicaState.FAILED:
-            if replica.failures >= FAILURES_LEFT_OUT:
+            if replica.failures >= HOPELESS_FAILURES:
                 return None
             return replica.state_since + starts.backoff_seconds.get(placement.replica_id, 0.0)
     return 0.0

@@ -28,6 +28,9 @@ def holds(replica: ObservedReplica) -> Partition:
 class DeviceRoom:
     """Room of one device as it is given out; local to one call, so that all the rest stays pure.
 
+    Attributes:
+        device_id: the device.
+
     Args:
         device_id: the device.
         free_bytes: what all engines there may take together.
@@ -38,7 +41,7 @@ class DeviceRoom:
     def __init__(
         self, device_id: str, free_bytes: int, observation: Observation, max_starting: int
     ) -> None:
-        self._device_id = device_id
+        self.device_id = device_id
         self._free_bytes = free_bytes
         live = [
             replica
@@ -61,9 +64,15 @@ class DeviceRoom:
         self._taken.add(placement.replica_id)
         return True
 
+    def waits_for_its_turn(self, placement: Placement) -> bool:
+        """Whether a start would have room here, and only too many engines start already."""
+        if placement.device_id != self.device_id or placement.replica_id in self._taken:
+            return False
+        return self._places <= 0 and fits(placement.partition, self._held, self._free_bytes)
+
     def put_to_sleep(self, replica: ObservedReplica) -> bool:
         """Reserve a place among those whose memory changes; what it frees counts once it sleeps."""
-        if replica.placement.device_id != self._device_id or self._places <= 0:
+        if replica.placement.device_id != self.device_id or self._places <= 0:
             return False
         self._places -= 1
         return True
@@ -94,13 +103,13 @@ class DeviceRoom:
         candidates = [
             replica
             for replica in outgoing
-            if replica.placement.device_id == self._device_id
+            if replica.placement.device_id == self.device_id
             and replica.state is ReplicaState.SERVING
             and key_of(replica) not in needed
         ]
         blocked = [(r.placement, [holds(r)]) for r in sleeping] + [(p, []) for p in missing]
         for placement, own in blocked:
-            if placement.device_id != self._device_id or placement.replica_id in self._taken:
+            if placement.device_id != self.device_id or placement.replica_id in self._taken:
                 continue
             victims = self._victims(placement, own, candidates)
             if victims is not None:

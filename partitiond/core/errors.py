@@ -10,6 +10,7 @@
     │   └ PreconditionFailedError  the version that was named is not the present one
     ├ UnauthorizedError         no credentials, or wrong ones
     ├ DaemonUnreachableError    no daemon answers on the control URL
+    ├ DaemonTimeoutError        the daemon is there and does not answer in time
     ├ NotReadyError             the daemon answers but cannot do its work yet
     ├ StoreError                the store is locked, corrupted or of a newer version
     ├ DeviceError               NVML, MPS, MIG or the host refused
@@ -103,6 +104,12 @@ class DaemonUnreachableError(PartitiondError):
     """No daemon answers on the control URL."""
 
     code = "daemon_unreachable"
+
+
+class DaemonTimeoutError(PartitiondError):
+    """The daemon took the request and did not answer in time: it runs, and nothing replaces it."""
+
+    code = "daemon_timeout"
 
 
 class NotReadyError(PartitiondError):

@@ -158,7 +158,8 @@ class Leave:
 
 _HINT_BUSY: Final = "End the process, or choose another place."
 _HINT_NOT_OURS: Final = (
-    "Destroy it with nvidia-smi, or with `partitiond mig apply --replace`; or choose another place."
+    "Destroy it with nvidia-smi, or with `partitiond devices mig apply --replace`; or choose "
+    "another place."
 )
 
 
@@ -295,8 +296,8 @@ def _allowed(steps: tuple[Step, ...] | Refused, leave: Leave) -> tuple[Step, ...
         return Refused(
             f"MIG would have to be turned {'on' if wanted.enabled else 'off'}, which is not "
             "allowed",
-            "Turn it with `partitiond mig apply --mode` or `nvidia-smi -i UUID -mig 1` (0 for off) "
-            "while nobody uses the GPU; or set gpu.mig_changes to mode.",
+            "Turn it with `partitiond devices mig apply --mode` or `nvidia-smi -i UUID -mig 1` "
+            "(0 for off) while nobody uses the GPU; or set gpu.mig_changes to mode.",
         )
     return steps
 

@@ -64,12 +64,14 @@ def places_for(
     pinned = tuple((name, start, sizes[name]) for name, start in asked if start is not None)
     wrong = illegal(profiles, pinned)
     if wrong:
-        raise SpecError(f"{wrong}.", hint="`partitiond mig show` lists what the GPU offers.")
+        raise SpecError(
+            f"{wrong}.", hint="`partitiond devices mig show` lists what the GPU offers."
+        )
     counts = collections.Counter(name for name, _ in asked)
     found = choose_places(profiles, counts, there, pinned)
     if found is None:
         raise SpecError(
             "the instances do not fit on one GPU together.",
-            hint="Ask for fewer or smaller ones; `partitiond mig show` lists sizes and starts.",
+            hint="Ask for fewer or smaller ones; `partitiond devices mig show` lists them all.",
         )
     return found

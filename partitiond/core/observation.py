@@ -28,6 +28,10 @@ ALLOCATING: Final = frozenset(
 """States in which an engine's memory changes: so many of a device at a time as may start. An engine
 that looks at the device's free memory meanwhile would be misled, and vLLM ends itself then."""
 
+HOPELESS_FAILURES: Final = 3
+"""Failures in a row after which nobody waits for a replica any more: after failed starts it makes
+room for others (`core.obstacles`), after any its model is called unavailable."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unknown:
@@ -48,10 +52,12 @@ class ObservedReplica:
         in_flight: requests in flight at the proxy; None where the proxy could not say.
         state_since: monotonic seconds when it entered the state.
         failures: consecutive failed starts or exits; drives back-off.
+        failed_starts: of them those since it was ready last; devices that broke do not count.
         last_error: diagnosis of the last failure, or empty.
         can_sleep: it was started so that it can be put to sleep.
         sleep_level: how deep it sleeps, or is to; 0 while it is awake.
         ending: it is being ended already, though its state says so only once nothing of it is left.
+        stuck: it could not be ended; that is tried again and again.
     """
 
     replica_id: str
@@ -65,6 +71,8 @@ class ObservedReplica:
     can_sleep: bool = False
     sleep_level: int = 0
     ending: bool = False
+    failed_starts: int = 0
+    stuck: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +90,8 @@ class Observation:
             their engines is started.
         faulted: devices whose engines are all broken, as the driver or MPS says: they are ended,
             and nothing starts, sleeps or wakes there while the device is named.
+        withheld: replicas that are not started, because something keeps them from running
+            (`core.obstacles`).
     """
 
     replicas: tuple[ObservedReplica, ...]
@@ -90,6 +100,7 @@ class Observation:
     leases: tuple[Partition, ...] = ()
     not_ready: tuple[str, ...] = ()
     faulted: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,6 +163,8 @@ class StopReason(enum.StrEnum):
     START_DEADLINE = "start-deadline"
     NOT_WANTED = "not-wanted"
     FAILED = "failed"
+    YIELDS = "yields"
+    """It starts after too many failures, and another one waits for its turn."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A walk over time in the order of `core.reconcile`: on each device the first of those that wait and
 fit starts; where none fits, what is replaced makes way for the first, drains, and then that one
-starts. Whatever of a model is replaced leaves once all of its new replicas serve.
+starts. The last serving replica of a model makes way only where nothing else goes on any more.
+Whatever of a model is replaced leaves once all of its new replicas serve.
 """
 
 import dataclasses
@@ -99,7 +100,8 @@ class _Walk:
             self._begin(device_id, 0.0)
         for device_id in self._room:
             self._make_way(device_id, 0.0)
-        while self._events:
+        now = 0.0
+        while self._events or self._end_standstill(now):
             now, _, placement, ready = heapq.heappop(self._events)
             if ready:
                 touched = self._ready(placement, now)
@@ -111,6 +113,12 @@ class _Walk:
                 self._begin(device_id, now)
             for device_id in sorted(touched):
                 self._make_way(device_id, now)
+
+    def _end_standstill(self, now: float) -> bool:
+        """Where nothing goes on any more, last replicas make way, too; whether any did."""
+        for device_id in self._room:
+            self._make_way(device_id, now, last_ones=True)
+        return bool(self._events)
 
     def _ready(self, placement: Placement, now: float) -> set[str]:
         model = placement.model
@@ -137,17 +145,20 @@ class _Walk:
             self._starting[device_id] = fitting
             self._happens(now + self._seconds(fitting), fitting, ready=True)
 
-    def _make_way(self, device_id: str, now: float) -> None:
+    def _make_way(self, device_id: str, now: float, *, last_ones: bool = False) -> None:
         if device_id not in self._starting:
-            self._drain(now, self._in_the_way(self._missing[device_id], device_id))
+            missing = self._missing[device_id]
+            self._drain(now, self._in_the_way(missing, device_id, last_ones=last_ones))
 
-    def _in_the_way(self, missing: Iterable[Placement], device_id: str) -> list[Placement]:
+    def _in_the_way(
+        self, missing: Iterable[Placement], device_id: str, *, last_ones: bool
+    ) -> list[Placement]:
         leaving = self._draining[device_id]
         coming = {p.model for p in self._starting.values()}
         candidates = [
             p
             for p in self._outgoing[device_id]
-            if self._serving[p.model] > 1 or p.model not in coming
+            if self._serving[p.model] > 1 or (last_ones and p.model not in coming)
         ]
         for placement in missing:
             held = [p for p in self._held[device_id] if p not in leaving]

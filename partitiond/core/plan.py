@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from typing import Final
 
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition, PartitionSize
@@ -15,6 +16,11 @@ from partitiond.core.spec import (
     Slo,
 )
 from partitiond.core.units import ZERO_BYTES, Bytes
+
+MOVE_PRICE: Final = 0.25
+"""What a move costs, in devices, where nothing else is asked for: a saved device must be worth four
+moves, as each loads weights and runs two engines for a while."""
+MAX_MOVE_PRICE: Final = 100.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Candidate:
         correction: factor on its profile's rates that is in its figures, because replicas were seen
             to be slower (`core.drift`); 1 for none.
         release: digest of what the model's engines are made of (`core.releases`); empty unknown.
+        weights_bytes: of the footprint; 0 where it is not known.
     """
 
     model: str
@@ -82,6 +89,16 @@ class Candidate:
     asleep: SleepingFootprint | None = None
     correction: float = 1.0
     release: str = ""
+    weights_bytes: Bytes = ZERO_BYTES
+
+
+def weights_of(candidate: Candidate) -> int:
+    """Bytes of weights that a start has to load.
+
+    Of a candidate that was kept from before they were noted: all but its KV cache, rather too much.
+    """
+    known = candidate.weights_bytes
+    return known or max(0, candidate.memory_bytes - candidate.kv_cache_bytes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +107,8 @@ class ModelDemand:
 
     `reason` is set where the model has no candidate at all (no profile yet, fits no device);
     it then becomes the reason in `Unplaced`. `slo` bounds the latency of each replica at the
-    interference of the device it shares.
+    interference of the device it shares. `allow_outage` lets its last replica stop before another
+    one serves.
     """
 
     model: str
@@ -102,6 +120,7 @@ class ModelDemand:
     reason: str = ""
     slo: Slo | None = None
     rules: PlacementRules = NO_RULES
+    allow_outage: bool = False
 
     @property
     def planned_weight(self) -> float:
@@ -177,7 +196,8 @@ class Certificate:
 
     Attributes:
         objective: the level the certificate speaks of.
-        value: the plan's value (devices used or their cost; weighted requests/s).
+        value: the plan's value (devices used or their cost; weighted requests/s), the price of its
+            moves included.
         bound: no plan can be better than this.
         gap: |bound - value| / max(|value|, 1e-9); 0 is proven optimal.
         status: optimal, feasible, infeasible, out-of-time.
@@ -185,8 +205,14 @@ class Certificate:
         seconds: time the solve took.
         baseline_one_model_per_device: devices used when each model has devices of its own.
         baseline_first_fit: the objective's value under first-fit decreasing.
-        best_value: the best value any member found; the plan may give up to 1 % of it away to
-            move less. None where it is the plan's own.
+        best_value: the best value without the price of moves that any member found; the plan may
+            give some of it away to move less. None where it is the plan's own.
+        moves: running replicas that move or restart and would not have to.
+        move_price: what one of them costs: in the unit of `value` where that is a cost, else as a
+            share of it.
+        value_without_moves, bound_without_moves: the same without that price; None where they are
+            `value` and `bound`.
+        for_estimates: some replica's figures are estimated: what is proven is proven for those.
     """
 
     objective: Objective
@@ -199,6 +225,26 @@ class Certificate:
     baseline_one_model_per_device: int | None = None
     baseline_first_fit: float | None = None
     best_value: float | None = None
+    moves: int = 0
+    move_price: float = 0.0
+    value_without_moves: float | None = None
+    bound_without_moves: float | None = None
+    for_estimates: bool = False
+
+    @property
+    def optimal_words(self) -> str:
+        """How it is said that a plan is optimal."""
+        return "optimal for these estimates" if self.for_estimates else "proven optimal"
+
+    @property
+    def own_value(self) -> float:
+        """What the plan is worth by itself, whatever it moves."""
+        return self.value if self.value_without_moves is None else self.value_without_moves
+
+    @property
+    def own_bound(self) -> float:
+        """No plan is worth more by itself, whatever it moves."""
+        return self.bound if self.bound_without_moves is None else self.bound_without_moves
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -214,6 +260,20 @@ class Unplaced:
     reason: str
     missing_req_per_s: float | None = None
     remedy: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeldBack:
+    """A model that stays as it runs, because its change needs an outage that nobody has allowed.
+
+    Attributes:
+        seconds: about how long it would have no replica.
+        missing_req_per_s: of its demand, until it is changed; None where it has no rate.
+    """
+
+    model: str
+    seconds: float
+    missing_req_per_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -267,6 +327,8 @@ class Plan:
     asleep: tuple[Placement, ...] = ()
     """Replicas of models that slept when it was made: where they stay, as they are when awake. The
     room they left is not theirs any more; `placements` may use it."""
+    held_back: tuple[HeldBack, ...] = ()
+    """Models of which `placements` holds exactly what ran when it was made."""
 
     @property
     def wanted(self) -> tuple[Placement, ...]:

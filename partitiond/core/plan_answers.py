@@ -29,6 +29,9 @@ class PlanQuestion:
         constraints: what each rule, SLO, isolation and replica limit costs.
         explain: a model whose place is to be explained.
         relax: where not everything fits, which demands conflict and what would make it fit.
+        fewest: the best plan whatever it moves as well, where the plan itself may be worse.
+        move_price: what a move costs (`planner.move_price`); None for the setting.
+        allow_outage: models may have no replica for a while as the plan is applied.
     """
 
     objective: Objective | None = None
@@ -36,6 +39,17 @@ class PlanQuestion:
     constraints: bool = False
     explain: str | None = None
     relax: bool = False
+    fewest: bool = False
+    move_price: float | None = None
+    allow_outage: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the plan itself is made as by the settings; what else is asked does not count."""
+        usual = PlanQuestion()
+        return usual == dataclasses.replace(
+            self, what_if=(), constraints=False, explain=None, relax=usual.relax, fewest=False
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +62,8 @@ class PlanProgress:
         seconds: since this plan was begun.
         value, bound, gap: best so far; None before there is one.
         method: which part of the planner found it.
+        compiled: share of the search that is compiled, while that is done, once on a machine;
+            `seconds` stands still meanwhile. None otherwise.
     """
 
     title: str
@@ -59,6 +75,7 @@ class PlanProgress:
     bound: float | None = None
     gap: float | None = None
     method: str = ""
+    compiled: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,8 +125,8 @@ def figures_of(plan: Plan) -> PlanFigures:
     return PlanFigures(
         objective=proof.objective,
         status=proof.status,
-        value=proof.value,
-        bound=proof.bound,
+        value=proof.own_value,
+        bound=proof.own_bound,
         devices=len(plan.devices),
         devices_used=len(used),
         price_per_hour=math.fsum(d.price_per_hour for d in used),
@@ -235,13 +252,19 @@ class Relaxations:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanAnswers:
-    """Answers to a `PlanQuestion`, beside the plan itself."""
+    """Answers to a `PlanQuestion`, beside the plan itself.
+
+    Attributes:
+        fewest: the best plan whatever it moves, against what runs; None where the plan is that one,
+            or nothing better was found.
+    """
 
     diff: DiffCost | None = None
     what_if: tuple[Alternative, ...] = ()
     constraints: tuple[Alternative, ...] = ()
     explanation: ModelExplanation | None = None
     relaxations: Relaxations | None = None
+    fewest: Alternative | None = None
 
 
 NO_ANSWERS = PlanAnswers()
@@ -286,8 +309,8 @@ def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None]:
         return None, None
     old, new = base.certificate, other.certificate
     sign = -1.0 if new.objective.is_cost else 1.0
-    gain = sign * (new.value - old.value)
-    if math.isclose(new.value, old.value, rel_tol=SAME):
+    gain = sign * (new.own_value - old.own_value)
+    if math.isclose(new.own_value, old.own_value, rel_tol=SAME):
         gain = 0.0
-    most = sign * (new.bound - old.value)
+    most = sign * (new.own_bound - old.own_value)
     return gain, None if most <= gain + SAME * max(1.0, abs(gain)) else most

@@ -16,7 +16,7 @@ from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.interference import mode_overhead_bytes
 from partitiond.core.outage import Outage, outages
 from partitiond.core.partition import Partition
-from partitiond.core.plan import Placement, PlanDiff
+from partitiond.core.plan import Placement, PlanDiff, weights_of
 from partitiond.core.room import fits, overlap
 from partitiond.core.start_order import NO_STAKES, Stakes, start_order
 
@@ -103,12 +103,6 @@ class DiffCost:
     outages: tuple[Outage, ...] = ()
 
 
-def weight_bytes(placement: Placement) -> int:
-    """What a start has to load: the footprint without the KV cache, so rather too much."""
-    candidate = placement.candidate
-    return max(0, candidate.memory_bytes - candidate.kv_cache_bytes)
-
-
 def start_seconds(
     placement: Placement, kind: DeviceKind, measured: Mapping[str, float]
 ) -> tuple[float, bool]:
@@ -121,7 +115,7 @@ def start_seconds(
     """
     if placement.model in measured:
         return measured[placement.model], True
-    return START_SECONDS[kind] + weight_bytes(placement) / LOAD_BYTES_PER_S, False
+    return START_SECONDS[kind] + weights_of(placement.candidate) / LOAD_BYTES_PER_S, False
 
 
 def diff_cost(
@@ -201,7 +195,7 @@ def _step(
         from_device_id="" if old is None else old.device_id,
         seconds=seconds,
         measured=known,
-        load_bytes=weight_bytes(new),
+        load_bytes=weights_of(new.candidate),
         makes_way=makes_way,
     )
 

@@ -11,7 +11,10 @@ Invariants (each is a property test):
 - make before break where room allows: an engine that is replaced drains only once all wanted
   replicas of its model serve, unless a wanted engine cannot start beside it; then it makes way,
   for one start at a time per device, and not as the last one of its model while another is coming;
-- engines start in the order that brings most requests/s back by the second (`core.start_order`);
+- engines start in the order that brings most requests/s back by the second (`core.start_order`),
+  those whose starts failed after those whose did not; one that starts after too many failures is
+  stopped for another that waits for its turn;
+- nothing starts that is withheld;
 - an engine is stopped only when nothing is in flight or its drain deadline has passed; a draining
   replica gets no request (`routing_from` says so to the proxy);
 - a replica that failed starts again after base x 2^(failures - 1) seconds, capped;
@@ -29,11 +32,12 @@ with; every other engine of that id is on its way out.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
-from partitiond.core.device_room import DeviceRoom, key_of
+from partitiond.core.device_room import DeviceRoom, holds, key_of
 from partitiond.core.observation import (
+    HOPELESS_FAILURES,
     LIVE,
     Action,
     DrainReplica,
@@ -49,8 +53,10 @@ from partitiond.core.observation import (
     Unknown,
     WakeReplica,
 )
+from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
+from partitiond.core.room import fits
 from partitiond.core.sleep import stays
 from partitiond.core.start_order import NO_STAKES, Stakes, start_order
 
@@ -69,7 +75,9 @@ __all__ = [
     "StopReason",
     "Unknown",
     "WakeReplica",
+    "awaiting_restart",
     "backoff_seconds",
+    "current_engines",
     "failures_after",
     "reconcile",
 ]
@@ -155,7 +163,7 @@ def reconcile(
         asleep: level of sleep of the models that are to sleep, by name.
         stakes: what starting an engine is worth, and takes.
     """
-    current = _current(desired, observation.replicas, asleep)
+    current = current_engines(desired, observation.replicas, asleep)
     kept = {key_of(replica) for replica in current.values()}
     outgoing = tuple(
         replica
@@ -163,11 +171,11 @@ def reconcile(
         if replica.state in _STAYING and key_of(replica) not in kept
     )
     here = _Pass(desired, observation, policy, asleep, current, outgoing, stakes)
-    begun, making_way = _begin(here)
-    return (*_forgets(here), *_stops(here), *_drains(here, making_way), *begun)
+    begun, making_way, yielding = _begin(here)
+    return (*_forgets(here), *_stops(here, yielding), *_drains(here, making_way), *begun)
 
 
-def _current(
+def current_engines(
     desired: tuple[Placement, ...],
     replicas: tuple[ObservedReplica, ...],
     asleep: Mapping[str, int],
@@ -192,7 +200,7 @@ def _current(
     return found
 
 
-def _awaiting_restart(
+def awaiting_restart(
     placement: Placement, replicas: Iterable[ObservedReplica]
 ) -> ObservedReplica | None:
     """The newest failed or stopped record of just this placement, whose back-off counts."""
@@ -213,7 +221,7 @@ def _forgets(here: _Pass) -> list[Action]:
         key_of(record)
         for placement in here.desired
         if placement.replica_id not in here.current
-        and (record := _awaiting_restart(placement, replicas)) is not None
+        and (record := awaiting_restart(placement, replicas)) is not None
     }
     return [
         ForgetReplica(replica.replica_id, replica.generation)
@@ -222,12 +230,14 @@ def _forgets(here: _Pass) -> list[Action]:
     ]
 
 
-def _stops(here: _Pass) -> list[Action]:
-    """Engines to end now: drained, out of time, broken, or not wanted and serving nobody."""
+def _stops(here: _Pass, yielding: set[tuple[str, str]]) -> list[Action]:
+    """Engines to end now: drained, late, broken, yielding, or not wanted and serving nobody."""
     unwanted = {key_of(replica) for replica in here.outgoing}
     actions: list[Action] = []
     for replica in here.seen.replicas:
         reason = _stop_reason(replica, key_of(replica) in unwanted, here)
+        if reason is None and key_of(replica) in yielding:
+            reason = StopReason.YIELDS
         if reason is not None:
             grace = here.policy.stop_grace_seconds
             actions.append(StopEngine(replica.replica_id, replica.generation, reason, grace))
@@ -258,15 +268,7 @@ def _stop_reason(replica: ObservedReplica, unwanted: bool, here: _Pass) -> StopR
 
 def _drains(here: _Pass, making_way: set[tuple[str, str]]) -> list[Action]:
     """Engines that serve and are not wanted: after their replacements serve, or to make way."""
-    incomplete = {
-        placement.model
-        for placement in here.desired
-        if placement.model not in here.asleep
-        and (
-            (replica := here.current.get(placement.replica_id)) is None
-            or replica.state is not ReplicaState.SERVING
-        )
-    }
+    incomplete = _incomplete(here)
     faulted = here.seen.faulted
     return [
         DrainReplica(replica.replica_id, replica.generation, here.policy.drain_deadline_seconds)
@@ -280,19 +282,35 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]]) -> list[Action]:
     ]
 
 
+def _incomplete(here: _Pass) -> frozenset[str]:
+    """Models of which something that is wanted awake does not serve."""
+    return frozenset(
+        placement.model
+        for placement in here.desired
+        if placement.model not in here.asleep
+        and (
+            (replica := here.current.get(placement.replica_id)) is None
+            or replica.state is not ReplicaState.SERVING
+        )
+    )
+
+
 def _may_start(placement: Placement, here: _Pass) -> bool:
     """Whether nothing but room is missing: it is wanted awake, files on disk, back-off over."""
     if placement.model in here.asleep or placement.form in here.seen.not_ready:
         return False
-    record = _awaiting_restart(placement, here.seen.replicas)
+    if placement.replica_id in here.seen.withheld:
+        return False
+    record = awaiting_restart(placement, here.seen.replicas)
     if record is None or record.state is not ReplicaState.FAILED:
         return True
     delay = backoff_seconds(record.failures, here.policy)
     return here.seen.now - record.state_since >= delay
 
 
-def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]]]:
-    """Engines to rest, put to sleep, wake and start now; and those that must make way for a start.
+def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[str, str]]]:
+    """Engines to rest, put to sleep, wake and start now; those that must make way for a start; and
+    those that start and yield their turn.
 
     Falling asleep frees memory, so it goes before waking; waking is quick, so it goes before
     starting.
@@ -320,11 +338,36 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]]]:
     making_way: set[tuple[str, str]] = set()
     for room, sleeping in rooms:
         making_way |= room.make_way(missing, sleeping, here.outgoing, needed)
-    return actions, making_way
+    return actions, making_way, _yielding(here, missing, [room for room, _ in rooms])
+
+
+def _yielding(
+    here: _Pass, missing: tuple[Placement, ...], rooms: Iterable[DeviceRoom]
+) -> set[tuple[str, str]]:
+    """Engines that start after too many failed starts while others, that failed less, wait for
+    nothing but their turn: a start that hangs until its deadline must not keep them.
+    """
+    found: set[tuple[str, str]] = set()
+    waiting = [p for p in missing if _failed_starts(p, here) < HOPELESS_FAILURES]
+    for room in rooms:
+        if any(room.waits_for_its_turn(placement) for placement in waiting):
+            found.update(
+                key_of(replica)
+                for replica in here.seen.replicas
+                if replica.state is ReplicaState.STARTING
+                and replica.placement.device_id == room.device_id
+                and replica.failed_starts >= HOPELESS_FAILURES
+            )
+    return found
+
+
+def _failed_starts(placement: Placement, here: _Pass) -> int:
+    record = awaiting_restart(placement, here.seen.replicas)
+    return record.failed_starts if record is not None else 0
 
 
 def _missing(here: _Pass) -> tuple[Placement, ...]:
-    """What may start now but for room, in the order in which it should.
+    """What may start now but for room, in the order in which it should: what failed to start last.
 
     An engine that is on its way out for its own replacement counts as if it served still:
     otherwise another one would make way for its model, now the neediest, before the first start.
@@ -342,23 +385,81 @@ def _missing(here: _Pass) -> tuple[Placement, ...]:
             serving[model] = serving.get(model, 0.0) + capacity
             if old:
                 replaced[replica.replica_id] = replaced.get(replica.replica_id, 0.0) + capacity
-    return start_order(missing, here.stakes, serving, replaced)
+    order = start_order(missing, here.stakes, serving, replaced)
+    return tuple(sorted(order, key=lambda placement: _failed_starts(placement, here)))
 
 
 def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """The last serving engines of models of which another one is just coming: none makes way."""
+    """The last serving engines of models of which another one is just coming, or cannot come now:
+    none makes way.
+
+    While anything is under way it is the last ones of all models: what waits for room may get it
+    without an outage.
+    """
     seen = here.seen
     coming = {r.placement.model for r in here.current.values() if r.state in _READYING}
     coming.update(begun)
+    incomplete, blocked = _incomplete(here), _blocked(here)
+    under_way = (
+        bool(coming)
+        or any(r.ending or r.state in _LEAVING for r in seen.replicas)
+        or any(r.placement.model not in incomplete for r in here.outgoing)
+    )
     serving: dict[str, list[ObservedReplica]] = {}
     for replica in seen.replicas:
-        if replica.state is ReplicaState.SERVING and not replica.ending:
+        if _serves(replica):
             serving.setdefault(replica.placement.model, []).append(replica)
     return frozenset(
         key_of(engines[0])
         for model, engines in serving.items()
-        if model in coming and len(engines) == 1
+        if (under_way or model in coming or model in blocked) and len(engines) == 1
     )
+
+
+def _blocked(here: _Pass) -> frozenset[str]:
+    """Models of which a replica cannot start now, whatever makes way for it: its files are not
+    there, its start failed just now, it is withheld, its device is broken, gone or not to be seen;
+    or it has no room beside the last engine of another such model.
+    """
+    room = {
+        device_id: free
+        for device_id, free in here.seen.devices
+        if not isinstance(free, Unknown) and device_id not in here.seen.faulted
+    }
+    missing = [
+        p for p in here.desired if p.model not in here.asleep and p.replica_id not in here.current
+    ]
+    blocked = {p.model for p in missing if p.device_id not in room or not _may_start(p, here)}
+    while blocked:
+        more = {
+            p.model
+            for p in missing
+            if p.model not in blocked
+            and not fits(p.partition, _staying(p.device_id, blocked, here), room[p.device_id])
+        }
+        if not more:
+            break
+        blocked |= more
+    return frozenset(blocked)
+
+
+def _staying(device_id: str, blocked: Container[str], here: _Pass) -> list[Partition]:
+    """What is held on a device, also once all has made way that may."""
+    kept = {key_of(replica) for replica in here.current.values()}
+    return [
+        *(lease for lease in here.seen.leases if lease.device_id == device_id),
+        *(
+            holds(r)
+            for r in here.seen.replicas
+            if r.placement.device_id == device_id
+            and r.state in LIVE
+            and (key_of(r) in kept or (r.placement.model in blocked and _serves(r)))
+        ),
+    ]
+
+
+def _serves(replica: ObservedReplica) -> bool:
+    return replica.state is ReplicaState.SERVING and not replica.ending
 
 
 def _rests(here: _Pass) -> list[Action]:

@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from partitiond.core.observation import ObservedReplica
+from partitiond.core.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
 from partitiond.core.spec import EngineOptions, ModelSpec
 
-ROLL_BACK_AFTER: Final = 3
+ROLL_BACK_AFTER: Final = HOPELESS_FAILURES
 """Starts of a new release, or fetches of its files, that fail in a row before it is given up."""
 
 

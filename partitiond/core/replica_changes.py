@@ -10,7 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, short_device
 from partitiond.core.partition import Partition
 from partitiond.core.plan import (
     ModelForecast,
@@ -131,9 +131,9 @@ class _Reasons:
     def _device(self, device_id: str) -> str:
         device = self.devices.get(device_id)
         if device is None:
-            return f"{device_id} is not there any more"
+            return f"{short_device(device_id)} is not there any more"
         why = f": {device.cordon_reason}" if device.cordon_reason else ""
-        return f"{device_id} is cordoned{why}" if device.cordoned else ""
+        return f"{short_device(device_id)} is cordoned{why}" if device.cordoned else ""
 
     def _demand(self, model: str) -> str:
         before, after = self._forecast(self.old, model), self._forecast(self.new, model)
@@ -181,8 +181,9 @@ class _Reasons:
         found = self._forecast(self.new, model)
         if found is None:
             return "the plan serves none of it"
+        many = "" if found.replicas == 1 else "s"
         return (
-            f"{found.replicas} replica(s), {found.capacity_req_per_s:.3g} requests/s for "
+            f"{found.replicas} replica{many}, {found.capacity_req_per_s:.3g} requests/s for "
             f"{_rate(found.demand_req_per_s)}"
         )
 
@@ -207,7 +208,7 @@ def _same_place(one: Partition, other: Partition) -> bool:
 def _place(p: Placement) -> str:
     candidate = p.candidate
     return (
-        f"{p.device_id} ({candidate.size.key}, batch {candidate.batch}, "
+        f"{short_device(p.device_id)} ({candidate.size.key}, batch {candidate.batch}, "
         f"{format_bytes(p.partition.memory_bytes)})"
     )
 
@@ -216,9 +217,9 @@ def _step(old: Placement, new: Placement) -> str:
     """What becomes different, by name."""
     parts = []
     if old.device_id != new.device_id:
-        parts.append(f"from {old.device_id} to {new.device_id}")
+        parts.append(f"from {short_device(old.device_id)} to {short_device(new.device_id)}")
     elif old.partition != new.partition and old.candidate.size == new.candidate.size:
-        parts.append(f"to another part of {new.device_id}")
+        parts.append(f"to another part of {short_device(new.device_id)}")
     was, now = old.candidate, new.candidate
     if _released(old, new):
         parts.append("to another release")

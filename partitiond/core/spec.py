@@ -55,6 +55,7 @@ __all__ = [
     "Weights",
 ]
 
+_REVISION: Final = re.compile(r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._+/-]{0,199}")
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 MIN_SLEEP_AFTER_SECONDS: Final = 1.0
 MAX_SLEEP_AFTER_SECONDS: Final = 30 * 86400.0
@@ -94,6 +95,14 @@ class ModelSource:
     kind: SourceKind
     ref: str
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.revision is None or _REVISION.fullmatch(self.revision) is not None,
+            f"{self.revision!r} is no revision.",
+            "Give a commit, a branch, a tag or a version: at most 200 letters, digits, '.', '_', "
+            "'+', '-' or '/', a letter or digit first.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -246,6 +255,8 @@ class ModelSpec:
         request_defaults: parameters that a request gets where it does not name them.
         request_limits: bounds of one request.
         autoscale: its demand is measured, and its plans are applied by themselves; None: not.
+        allow_outage: its last replica may stop before another one serves, where old and new do not
+            fit side by side.
     """
 
     name: str
@@ -269,6 +280,7 @@ class ModelSpec:
     request_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     request_limits: RequestLimits = NO_REQUEST_LIMITS
     autoscale: Autoscale | None = None
+    allow_outage: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -357,6 +369,7 @@ class ModelSpec:
             # Without sleep mode there is none: the specs differ in their engines anyway.
             sleep_after_seconds=other.sleep_after_seconds if self.engine.sleep_mode else None,
             autoscale=other.autoscale,
+            allow_outage=other.allow_outage,
         )
 
     def as_variant(self, name: str) -> "ModelSpec":

@@ -170,7 +170,7 @@ def _check(sources: Sequence[Source], target: Target) -> None:
             raise SpecError(
                 f"the profile {profile.id} was measured on a {here.upper()}; it says nothing "
                 f"about a {there.upper()}.",
-                hint="Estimate it instead: partitiond estimate MODEL --hardware NAME.",
+                hint="Estimate it instead: partitiond tools estimate MODEL --hardware NAME.",
                 facts={"profile": profile.id},
             )
 

@@ -6,13 +6,17 @@ import time
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.interference import level_of, sigma
+from partitiond.core.outage import Outage
 from partitiond.core.plan import (
+    HeldBack,
     Infeasible,
     ModelDemand,
     ModelForecast,
+    Objective,
     Placement,
     Plan,
     Status,
+    Unplaced,
 )
 from partitiond.planner.assign import assign, bytes_to_load
 from partitiond.planner.certify import certify
@@ -21,10 +25,22 @@ from partitiond.planner.costs import drawn_watts, usable_request
 from partitiond.planner.explain import explain, infeasible, unplaced
 from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.nearest import May
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.progress import OnProgress, Stop, never
+from partitiond.planner.running import running_packing, staying_items
 from partitiond.planner.tidy import free_squares, tidy
+from partitiond.planner.without_outage import (
+    all_stay,
+    forbidden_outages,
+    held_back_told,
+    not_without_outage,
+    spoken_against,
+    with_old_ones,
+    with_own_names,
+    without_old_ones,
+)
 
 
 class PlanRefusedError(PartitiondError):
@@ -52,30 +68,51 @@ def solve(
     """
     began = time.monotonic()
     request = usable_request(request)
-    instance = build_instance(request)
-    found = solve_portfolio(instance, on_progress, stop) if instance.needs else _nothing(instance)
-    found = dataclasses.replace(found, packing=_tidied(instance, found.packing))
-    missing = unplaced(instance, found)
-    placements = assign(instance, found.packing)
+    first = _made(request, on_progress, stop)
+    made = _without_outage(first, on_progress, stop)
+    if made is None:
+        return not_without_outage(forbidden_outages(request, first.placements))
+    placements = made.placements
     if request.models and not placements:
-        return infeasible(missing)
+        return infeasible(made.missing)
     levels = _levels(request, placements)
     of_model: dict[str, list[Placement]] = {demand.model: [] for demand in request.models}
     for p in placements:
         of_model[p.model].append(p)
     forecasts = tuple(_forecast(d, of_model[d.model], levels) for d in request.models)
-    seconds = time.monotonic() - began
+    held_back = tuple(
+        _held_back(outage, forecast)
+        for forecast in forecasts
+        for outage in made.outages
+        if outage.model == forecast.model
+    )
+    compiled = first.found.compile_seconds
+    if made.instance is not first.instance:
+        compiled += made.found.compile_seconds
+    seconds = time.monotonic() - began - compiled
+    proof = certify(made.instance, made.found, made.as_solved, levels, seconds)
     plan = Plan(
         id=request.plan_id,
         placements=placements,
         devices=request.devices,
         forecasts=forecasts,
-        unplaced=missing,
-        certificate=certify(instance, found, placements, levels, seconds),
-        explanation=(*explain(instance, found, placements), *(u.reason for u in missing)),
+        unplaced=made.missing,
+        certificate=proof,
+        explanation=(
+            *explain(made.instance, made.found, made.as_solved, proof),
+            *(u.reason for u in made.missing),
+            *(held_back_told(one) for one in held_back),
+        ),
         created_at=request.created_at,
+        held_back=held_back,
     )
-    wrong = check_plan(plan, request.models, request.interference, request.host_memory_bytes)
+    wrong = check_plan(
+        plan,
+        request.models,
+        request.interference,
+        request.host_memory_bytes,
+        request.before,
+    )
     if wrong:
         raise PlanRefusedError(
             f"the planner's own plan is refused by its checker: {'; '.join(wrong[:3])}.",
@@ -85,6 +122,101 @@ def solve(
     return plan
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Made:
+    """One answer of the portfolio, on real devices.
+
+    Attributes:
+        instance: the question that was solved.
+        as_solved: the placements in the names of that question.
+        placements: the same in the names of what was asked.
+        outages: why models stay as they run, which were not asked so.
+    """
+
+    instance: Instance
+    found: Found
+    missing: tuple[Unplaced, ...]
+    as_solved: tuple[Placement, ...]
+    placements: tuple[Placement, ...]
+    outages: tuple[Outage, ...] = ()
+
+
+def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _Made:
+    instance = build_instance(request)
+
+    def may(packing: Packing) -> int:
+        return spoken_against(request, assign(instance, packing)) if request.running else 0
+
+    found = (
+        solve_portfolio(instance, on_progress, stop, may) if instance.needs else _nothing(instance)
+    )
+    tidied = dataclasses.replace(found, packing=_tidied(instance, found.packing, may))
+    placements = assign(instance, tidied.packing)
+    return _Made(instance, tidied, unplaced(instance, tidied), placements, placements)
+
+
+def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made | None:
+    """The answer, or one that leaves no model without a replica; see `planner.without_outage`.
+
+    None where there is none of that kind either.
+    """
+    request = made.instance.request
+    coming = forbidden_outages(request, made.placements)
+    if not coming:
+        return made
+    models = {outage.model for outage in coming}
+    beside = _made(with_old_ones(request, models, and_new=True), on_progress, stop)
+    found = _as_asked(made, beside)
+    if found is not None:
+        return found
+    while True:
+        held = _made(with_old_ones(request, models, and_new=False), on_progress, stop)
+        placements = with_own_names(held.as_solved, request.running)
+        if not all_stay(held.instance.request, held.as_solved):
+            return None
+        more = [o for o in forbidden_outages(request, placements) if o.model not in models]
+        if not more:
+            return dataclasses.replace(held, placements=placements, outages=coming)
+        coming = (*coming, *more)
+        models |= {outage.model for outage in more}
+
+
+def _as_asked(made: _Made, beside: _Made) -> _Made | None:
+    """The answer that left what runs in its place, without that; None where it is of no use."""
+    request = made.instance.request
+    placements = without_old_ones(beside.as_solved)
+    if (
+        beside.found.objective is not made.found.objective
+        or not {u.model for u in beside.missing} <= {u.model for u in made.missing}
+        or not all_stay(beside.instance.request, beside.as_solved)
+        or forbidden_outages(request, placements)
+    ):
+        return None
+    as_if = build_instance(dataclasses.replace(request, running=placements))
+    packing = running_packing(as_if, staying_items(as_if))
+    packing.instance = made.instance
+    if sum(packing.counts.values()) != len(placements):
+        return None
+    packing.settle()
+    objective = made.found.objective
+    value = packing.goodput() if objective is Objective.MAX_GOODPUT else beside.found.value
+    found = dataclasses.replace(
+        made.found,
+        packing=packing,
+        value=packing.cost() if objective.is_cost else value,
+        status=Status.FEASIBLE,
+        method=f"{beside.found.method.split(';')[0]}, beside what runs; "
+        f"{made.found.method.partition('; ')[2]}",
+    )
+    return _Made(made.instance, found, beside.missing, placements, placements)
+
+
+def _held_back(outage: Outage, forecast: ModelForecast) -> HeldBack:
+    wanted = forecast.demand_req_per_s
+    missing = None if wanted is None else max(0.0, wanted - forecast.capacity_req_per_s)
+    return HeldBack(outage.model, outage.seconds, missing)
+
+
 def _nothing(instance: Instance) -> Found:
     """The answer where no model is wanted, or none fits anywhere."""
     packing = Packing(instance)
@@ -92,7 +224,7 @@ def _nothing(instance: Instance) -> Found:
     return Found(packing, objective, 0.0, 0.0, Status.OPTIMAL, "nothing to place", None, None)
 
 
-def _tidied(instance: Instance, packing: Packing) -> Packing:
+def _tidied(instance: Instance, packing: Packing, may: May) -> Packing:
     """Free memory in larger pieces, where that loads nothing more."""
     packing = packing.copy()
     packing.settle()  # the last step: whatever made it, its rates are those of what is on devices
@@ -102,7 +234,7 @@ def _tidied(instance: Instance, packing: Packing) -> Packing:
     if not instance.request.running:
         return tidied
     more = bytes_to_load(instance, tidied) > bytes_to_load(instance, packing)
-    return packing if more else tidied
+    return packing if more or may(packing) < may(tidied) else tidied
 
 
 def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str, float]:

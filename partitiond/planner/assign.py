@@ -63,18 +63,40 @@ def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
     )
 
 
-def bytes_to_load(instance: Instance, packing: Packing) -> int:
-    """Weights and the like that applying the packing has to load, in bytes."""
-    return sum(
-        instance.items[slot.item].load_bytes
-        for slot in _slots(instance, packing)
-        if slot.kept is None
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a packing means for what runs.
+
+    Attributes:
+        kept: replicas by model that stay as they are.
+        placed: replicas by model in the packing.
+        load_bytes: weights that have to be loaded.
+    """
+
+    kept: collections.Counter[str]
+    placed: collections.Counter[str]
+    load_bytes: int
+
+
+def applied(instance: Instance, packing: Packing) -> Applied:
+    """Compare a packing with what runs, on the devices that it would get."""
+    slots = _slots(instance, packing)
+    items = instance.items
+    return Applied(
+        kept=collections.Counter(slot.kept.model for slot in slots if slot.kept is not None),
+        placed=collections.Counter(items[slot.item].candidate.model for slot in slots),
+        load_bytes=sum(items[slot.item].load_bytes for slot in slots if slot.kept is None),
     )
+
+
+def bytes_to_load(instance: Instance, packing: Packing) -> int:
+    """Weights that applying the packing has to load, in bytes."""
+    return applied(instance, packing).load_bytes
 
 
 def replicas_kept(instance: Instance, packing: Packing) -> int:
     """Running replicas that stay as they are when the packing is applied."""
-    return sum(slot.kept is not None for slot in _slots(instance, packing))
+    return applied(instance, packing).kept.total()
 
 
 def _slots(instance: Instance, packing: Packing) -> list[_Slot]:

@@ -92,6 +92,7 @@ def candidates_for(
         reason="" if found else _reason(spec, mine, usable, device_hardware_keys),
         slo=spec.slo,
         rules=spec.rules,
+        allow_outage=spec.allow_outage,
     )
 
 
@@ -252,6 +253,7 @@ def _candidate(
         variant=profile.variant,
         stale=stale,
         watts=planned_watts(profile, point),
+        weights_bytes=profile.footprint.weights_bytes,
     )
 
 

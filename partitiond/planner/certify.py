@@ -3,9 +3,18 @@
 import math
 
 from partitiond.core.plan import Certificate, Objective, Placement, Status
-from partitiond.planner.costs import cost_of, goodput_of, scale_of, true_bound, true_value
+from partitiond.core.profile import ProfileKind
+from partitiond.planner.costs import (
+    cost_of,
+    goodput_of,
+    scale_of,
+    true_bound,
+    true_priced_bound,
+    true_value,
+)
 from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance
+from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
 
 PROVEN = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
@@ -27,22 +36,42 @@ def certify(
         levels: level of interference by device id.
         seconds: the solve took.
     """
-    value = plan_value(instance, found.objective, placements, levels)
-    bound, best = _bound(instance, found, value), _best(instance, found, value)
+    own = plan_value(instance, found.objective, placements, levels)
+    own_bound, best = _bound(instance, found, own), _best(instance, found, own)
+    price, moves = price_of_a_move(instance.request, found.objective), 0
+    value, bound = own, own_bound
+    if price:
+        moves = moves_made(instance, placements)
+        value = with_moves(found.objective, own, moves, price)
+        # Prices are not negative: what no plan reaches without them none reaches with them.
+        bound = _priced_bound(instance, found, own_bound, value)
     gap = abs(bound - value) / max(abs(value), 1e-9)
-    proven = found.status is Status.FEASIBLE and gap <= PROVEN
+    proven = gap <= PROVEN
+    kept = found.status if found.status is not Status.OPTIMAL else Status.FEASIBLE
     return Certificate(
         objective=found.objective,
         value=value,
         bound=bound,
         gap=gap,
-        status=Status.OPTIMAL if proven else found.status,
+        status=Status.OPTIMAL if proven else kept,
         method=found.method,
         seconds=seconds,
         baseline_one_model_per_device=_one_model_per_device(instance),
         baseline_first_fit=_first_fit(instance, found),
         best_value=best,
+        moves=moves,
+        move_price=price,
+        value_without_moves=own if price else None,
+        bound_without_moves=own_bound if price else None,
+        for_estimates=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in placements),
     )
+
+
+def _priced_bound(instance: Instance, found: Found, own_bound: float, value: float) -> float:
+    if found.priced_bound is None or not found.objective.is_cost:
+        return own_bound
+    proven = true_priced_bound(instance.request, found.priced_bound)
+    return min(max(own_bound, proven), value)
 
 
 def plan_value(

@@ -7,7 +7,7 @@ cores of two nodes reach half of their memory over the link between them.
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from partitiond.core.hardware import Device
+from partitiond.core.hardware import Device, short_device
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Placement
 
@@ -87,13 +87,15 @@ def core_notes(devices: Iterable[Device], placements: Iterable[Placement]) -> It
         touched = [node for node in nodes if cores & set(node)]
         if len(touched) > 1:
             yield (
-                f"{p.replica_id} has cores of {len(touched)} NUMA nodes of {p.device_id}: "
+                f"{p.replica_id} has cores of {len(touched)} NUMA nodes of "
+                f"{short_device(p.device_id)}: "
                 "no node has as many free"
             )
     for device_id in sorted({p.device_id for p in spread if p.candidate.size.cores > 1}):
         if device_id in there and not there[device_id].core_nodes:
             yield (
-                f"the NUMA nodes of {device_id} are not known: cores of one replica may be of "
+                f"the NUMA nodes of {short_device(device_id)} are not known: cores of one "
+                "replica may be of "
                 "several nodes"
             )
 

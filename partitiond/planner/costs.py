@@ -100,6 +100,22 @@ def true_bound(request: PlanRequest, bound: float) -> float:
     return float(math.ceil(bound / dearest - EPSILON * max(1.0, bound)))
 
 
+def true_priced_bound(request: PlanRequest, bound: float) -> float:
+    """The same of a bound on the integers' cost with the price of moves.
+
+    Under MIN_DEVICES n devices and m moves cost at most n (1 + the largest tie) + m prices, so
+    that n + m prices is at least the bound over that; and it is a multiple of the price, where
+    that divides a device.
+    """
+    if request.objective is not Objective.MIN_DEVICES or not request.devices:
+        return bound
+    least = bound / (max(device_units(request)) / PRICE_SCALE)
+    grain = request.move_price
+    if grain <= 0 or abs(1 / grain - round(1 / grain)) > EPSILON:
+        return least
+    return grain * math.ceil(least / grain - EPSILON * max(1.0, least / grain))
+
+
 def true_value(request: PlanRequest, value: float) -> float:
     """The objective's own value of a packing that costs `value` in the integers."""
     whole = request.objective is Objective.MIN_DEVICES

@@ -8,8 +8,6 @@ one in every plan, so without it the best plan is as good, and there is far less
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import numpy as np
-
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import Objective
 from partitiond.planner.types import (
@@ -99,6 +97,8 @@ def _needed(option: Option, fit: list[Item], spare: Spare) -> set[int]:
 
 def _best(option: Option, mine: list[Item], spare: Spare) -> list[Item]:
     """Of items of one model those that none of the others beats; of equals the first."""
+    import numpy as np  # not above: a daemon loads this module, and solves elsewhere
+
     rows = {it.index: _row(option, it, spare) for it in mine}
     # Whatever beats an item comes before it in this order.
     mine = sorted(mine, key=lambda it: (rows[it.index], _taste(it)))

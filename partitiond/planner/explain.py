@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.plan import (
     Candidate,
+    Certificate,
     Infeasible,
     ModelDemand,
     Objective,
@@ -16,14 +17,15 @@ from partitiond.core.plan import (
 )
 from partitiond.core.profile import RATE_MARGIN, ProfileKind
 from partitiond.core.units import format_bytes
+from partitiond.planner.bound import bound_cost
 from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
 from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.exact import reference_rates
 from partitiond.planner.explain_sizes import Sizes
 from partitiond.planner.explain_slices import why_no_instance
-from partitiond.planner.found import Found
-from partitiond.planner.instance import RATE_SCALE, Instance, Need
+from partitiond.planner.found import IMPOSSIBLE, Found
+from partitiond.planner.instance import RATE_SCALE, Instance, Need, build_instance
 from partitiond.planner.options import open_modes
 from partitiond.planner.packing import Packing
 from partitiond.planner.pools import usable_mib
@@ -35,25 +37,25 @@ from partitiond.planner.rules_text import (
     why_kept_out,
     why_not_spread,
 )
-from partitiond.planner.types import Group
+from partitiond.planner.types import Group, PlanRequest
 
 MUCH = 1000.0
 """Spare capacity from here on is not worth a number."""
-IMPOSSIBLE = "Serving everything is proven impossible on these devices; this serves the most."
 FULL = 0.9
 """A device's resource counts as full from here on."""
 
 
-def explain(instance: Instance, found: Found, placements: tuple[Placement, ...]) -> tuple[str, ...]:
+def explain(
+    instance: Instance, found: Found, placements: tuple[Placement, ...], proof: Certificate
+) -> tuple[str, ...]:
     """Sentences for a reader, the summary first."""
-    lines = [_summary(instance, found), *_why_partial(instance, found)]
+    proven = found.status is Status.OPTIMAL or proof.status is Status.OPTIMAL
+    words = proof.optimal_words if proven else "not proven optimal"
+    lines = [_summary(instance, found, words), *_why_partial(instance, found)]
     by_model: dict[str, list[Placement]] = collections.defaultdict(list)
     for p in placements:
         by_model[p.model].append(p)
-    sizes = Sizes(instance)
-    for need in instance.needs:
-        if by_model[need.name]:
-            lines.append(_model_line(found.packing, need, by_model[need.name], sizes))
+    lines.extend(_model_lines(found.packing, by_model))
     lines.extend(_device_lines(found.packing))
     lines.extend(core_notes(instance.request.devices, placements))
     lines.extend(_variants(placements))
@@ -75,15 +77,14 @@ def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def _summary(instance: Instance, found: Found) -> str:
+def _summary(instance: Instance, found: Found, words: str) -> str:
     used, total = len(found.packing.used()), len(instance.group_of)
     replicas = sum(found.packing.counts.values())
     head = (
         f"{_count(replicas, 'replica')} of {_count(len(instance.needs), 'model')} "
         f"on {used} of {_count(total, 'device')}"
     )
-    proof = "proven optimal" if found.status is Status.OPTIMAL else "not proven optimal"
-    return f"{head}: {_worth(instance, found)} ({proof})."
+    return f"{head}: {_worth(instance, found)} ({words})."
 
 
 def _worth(instance: Instance, found: Found) -> str:
@@ -122,6 +123,12 @@ def proven_not_all(instance: Instance) -> bool:
     )
 
 
+def proven_impossible(request: PlanRequest) -> bool:
+    """Whether it is proven fast that not all can be served: by one model alone, or the bound."""
+    instance = build_instance(request)
+    return proven_not_all(instance) or bound_cost(instance).value is None
+
+
 def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
     if found.proven_impossible is None:
         return
@@ -139,21 +146,39 @@ def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
         )
 
 
-def _model_line(packing: Packing, need: Need, placements: list[Placement], sizes: Sizes) -> str:
+def _model_lines(packing: Packing, by_model: dict[str, list[Placement]]) -> Iterator[str]:
+    """Each model's reason for its sizes, where it has one of its own; the others are counted."""
+    sizes, fitted = Sizes(packing.instance), 0
+    for need in packing.instance.needs:
+        if not by_model[need.name]:
+            continue
+        why = sizes.why(need, by_model[need.name])
+        if why is None:
+            fitted += 1
+        else:
+            served = _served(packing, need)
+            replicas = _count(len(by_model[need.name]), "replica")
+            yield f"{need.name}: {replicas}, {served}; {why}."
+    if fitted:
+        yield (
+            f"{_count(fitted, 'model')} {'has' if fitted == 1 else 'have'} sizes that fit beside "
+            "the others; `partitiond plan --explain MODEL` tells what each size would give."
+        )
+
+
+def _served(packing: Packing, need: Need) -> str:
     request = packing.instance.request
     rate = packing.rates[need.model] / RATE_SCALE
-    if need.rated:
-        # As asked, not as counted: the least demands round to nothing in 1 / RATE_SCALE.
-        wanted = request.models[need.model].demand.planned_req_per_s or 1 / RATE_SCALE
-        spare = rate / wanted - 1
-        fit = f"{_number(rate)} requests/s for {_number(wanted)} wanted"
-        fit += f" ({spare:,.0%} to spare)" if 0.005 <= spare < MUCH else ""
-        fit += " (many times over)" if spare >= MUCH else ""
-        fit += f" ({-spare:.0%} short)" if spare <= -0.005 else ""
-    else:
-        fit = f"{_number(rate)} requests/s, as much as there is"
-    why = sizes.why(need, placements)
-    return f"{need.name}: {_count(len(placements), 'replica')}, {fit}; {why}."
+    if not need.rated:
+        return f"{_number(rate)} requests/s, as much as there is"
+    # As asked, not as counted: the least demands round to nothing in 1 / RATE_SCALE.
+    wanted = request.models[need.model].demand.planned_req_per_s or 1 / RATE_SCALE
+    spare = rate / wanted - 1
+    fit = f"{_number(rate)} requests/s for {_number(wanted)} wanted"
+    fit += f" ({spare:,.0%} to spare)" if 0.005 <= spare < MUCH else ""
+    fit += " (many times over)" if spare >= MUCH else ""
+    fit += f" ({-spare:.0%} short)" if spare <= -0.005 else ""
+    return fit
 
 
 def _device_lines(packing: Packing) -> Iterator[str]:

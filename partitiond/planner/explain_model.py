@@ -199,7 +199,7 @@ def _where(plan: Plan, name: str) -> Iterator[str]:
         own = others.pop(name)
         beside = ", ".join(f"{n}x {m}" if n > 1 else m for m, n in sorted(others.items()))
         company = f"beside {beside}" if beside else "alone"
-        yield f"{device.id}: {own}x {company}, {_full(plan, device)}."
+        yield f"{device.short_id}: {own}x {company}, {_full(plan, device)}."
     if len(devices) > NAMED:
         yield f"... and on {len(devices) - NAMED} more devices."
 
@@ -263,7 +263,7 @@ def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> 
         device, candidate = max(fits, key=lambda f: f[1].capacity_req_per_s)
         yield (
             f"One more would fit on {len(fits)} of the {len(used)} devices in use: as "
-            f"{candidate.size.key} on {device.id} (+{_rate(candidate.capacity_req_per_s)} "
+            f"{candidate.size.key} on {device.short_id} (+{_rate(candidate.capacity_req_per_s)} "
             "requests/s alone)."
         )
     for kind, reasons in sorted(stops.items(), key=lambda pair: -len(pair[1])):

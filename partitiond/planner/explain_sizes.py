@@ -13,8 +13,9 @@ class Sizes:
         for item in instance.items:
             self._of.setdefault(item.model, {})[item.candidate] = most[item.index]
 
-    def why(self, need: Need, placements: list[Placement]) -> str:
-        """That it gives the most per device, or that less would not do."""
+    def why(self, need: Need, placements: list[Placement]) -> str | None:
+        """That it gives the most per device, or that less would not do; None where it was chosen
+        to fit beside the others, as most are."""
         per_device = self._of[need.model]
         chosen = placements[0].candidate
         sizes = len(per_device)
@@ -31,7 +32,7 @@ class Sizes:
             ]
             if not smaller:
                 return f"no smaller one of its {sizes} sizes covers the demand alone"
-        return f"chosen from {sizes} sizes to fit beside the others"
+        return None
 
 
 def _most_per_device(instance: Instance) -> list[float]:

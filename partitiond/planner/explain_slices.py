@@ -39,7 +39,7 @@ def _remedy(device: Device, stop: Blocker) -> str:
         return "Profile it in a larger MIG slice, or give it a shorter context."
     if device.mig_fixed:
         return (
-            "Make such an instance (`partitiond mig apply`), or let plans make it: set "
+            "Make such an instance (`partitiond devices mig apply`), or let plans make it: set "
             "gpu.mig_changes to instances."
         )
     return "Profile it in another size, or free the memory slices that others hold."

@@ -75,6 +75,11 @@ class SolverProgress(Protocol):
         """What found the plan."""
         ...
 
+    @property
+    def compiled(self) -> float | None:
+        """Share of the search that is compiled, while that is done; None otherwise."""
+        ...
+
 
 def progress_of(step: Solving, progress: SolverProgress) -> PlanProgress:
     """The solver's progress as part of the whole answer's."""
@@ -88,6 +93,7 @@ def progress_of(step: Solving, progress: SolverProgress) -> PlanProgress:
         bound=progress.bound,
         gap=progress.gap,
         method=progress.method,
+        compiled=progress.compiled,
     )
 
 

@@ -38,13 +38,18 @@ class Strategy:
 
 def strategies(bound: Bound, time_limit_seconds: float) -> list[Strategy]:
     """The starts that the time limit affords at the instance's size, at least one."""
-    entries = sum(len(mine) for mine in bound.entries.values())
-    step = SECONDS_PER_STEP * max(1, entries) * max(1.0, sum(bound.used.values()))
-    count = max(1, min(MAX_STARTS, int(TIME_SHARE * time_limit_seconds / step)))
+    affordable = int(TIME_SHARE * time_limit_seconds / start_seconds(bound))
+    count = max(1, min(MAX_STARTS, affordable))
     return [
         Strategy(RELUCTANCE[n % len(RELUCTANCE)], 0.0 if n < len(RELUCTANCE) else 0.3)
         for n in range(count)
     ]
+
+
+def start_seconds(bound: Bound) -> float:
+    """About how long one start takes, by the instance's size."""
+    entries = sum(len(mine) for mine in bound.entries.values())
+    return SECONDS_PER_STEP * max(1, entries) * max(1.0, sum(bound.used.values()))
 
 
 class Guide:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import TOLERANCE, device_kappa, mode_overhead_bytes
 from partitiond.core.mig import geometry_on, instance_bytes, place_of
+from partitiond.core.plan import weights_of
 from partitiond.core.spec import Isolation, PlacementRules
 from partitiond.core.units import MIB
 from partitiond.planner.costs import device_units, item_units
@@ -112,7 +113,7 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 busy=0 if in_mig else math.ceil(c.busy * SHARE_SCALE - 1e-3),
                 cores=c.size.cores,
                 host_mib=memory if on_cpu else mib_up(c.host_memory_bytes),
-                load_bytes=max(1, c.memory_bytes - c.kv_cache_bytes),
+                load_bytes=max(1, weights_of(c)),
                 kappa=0.0 if in_mig else device_kappa(mode, (c.kappa,), request.interference),
                 mig_profile=c.size.mig_profile if in_mig else "",
                 cost=item_units(request, demand, c),

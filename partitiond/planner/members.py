@@ -1,6 +1,7 @@
 """The simple members of the portfolio, and what every member's packing goes through."""
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterable
 from typing import Final
@@ -25,6 +26,8 @@ COVER_NOISE: Final = 0.15
 MOST_STARTS: Final = 12
 """Greedy starts where a solver that proves comes next; more of them hardly ever add anything."""
 EPSILON: Final = 1e-6
+KEPT: Final = "kept what runs"
+EXACT_WITH_MOVES: Final = "exact with moves (CP-SAT)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,10 +57,13 @@ def baselines(instance: Instance, entries: dict[int, tuple[Entry, ...]]) -> list
     ]
 
 
-def greedy_cost(instance: Instance, guide: Guide, bound: Bound, least: float) -> list[Member]:
-    """Both greedy packers from several starts, until one reaches the bound."""
+def greedy_cost(
+    instance: Instance, guide: Guide, bound: Bound, most: int = MOST_STARTS
+) -> list[Member]:
+    """Both greedy packers from `most` starts at most, until one reaches the bound."""
     found: list[Member] = []
-    for number, strategy, places, noise in _starts(bound, instance):
+    least = bound.value or 0.0
+    for number, strategy, places, noise in itertools.islice(_starts(bound, instance), most):
         rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
         by_set = pack_covers(instance, guide, places=places, noise=noise, rng=rng)
         by_model = serve_all(instance, guide, Packing(instance), strategy, rng)

@@ -1,18 +1,33 @@
-"""Among plans as good: what is left over is shared out, and the one near what runs is taken."""
+"""Among plans: what is left over is shared out, and the best with the price of its moves is taken.
 
+Of plans as good the one that loads the fewest weights is taken.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from partitiond.planner.assign import bytes_to_load, replicas_kept
+from partitiond.core.plan import Objective
+from partitiond.planner.assign import applied, replicas_kept
+from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Instance
-from partitiond.planner.members import EPSILON, Member, member
+from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
+from partitiond.planner.moves import with_price
+from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Stop, never
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
 
-NEAR: Final = 0.01
-"""Plans within this of the best primary value count as equally good."""
+May = Callable[[Packing], int]
+"""What speaks against a packing as the answer: 0 nothing, more is worse."""
+MOST_AFRESH: Final = 4
+"""Plans that were made without looking at what runs, of which moves are counted: of a large fleet
+that takes a part of a second each, and they move most of it."""
+FEW_DEVICES: Final = 64
+"""Devices up to which the moves of all of them are counted."""
+EQUAL: Final = 1e-6
 NEAR_SHARE: Final = 0.05
 """The same for the shares of models without a rate, which are worth less than a restart."""
 SHARE_SHARE: Final = 0.1
@@ -29,32 +44,40 @@ def within_moves(instance: Instance, members: list[Member], most: int | None) ->
     return few or [min(members, key=lambda m: moves[id(m)])]
 
 
+def anything(_packing: Packing) -> int:
+    """Nothing speaks against any packing."""
+    return 0
+
+
+def priced_cost(instance: Instance, packing: Packing) -> float:
+    """The cost of a packing with the price of its moves."""
+    objective = instance.request.objective
+    return with_price(instance, objective, packing.cost(), applied(instance, packing))
+
+
 def nearest_cost(
     instance: Instance,
     members: list[Member],
     guide: Guide,
     seconds: float,
-    best: float,
     *,
+    may: May = anything,
     stop: Stop = never,
 ) -> Member:
-    """Fill what is left over, then the fewest bytes to load among plans as good.
+    """Fill what is left over; then the least cost with moves, then the fewest bytes to load.
 
     Args:
         instance: the question.
         members: plans that may be taken; all serve everything.
         guide: prices.
         seconds: for sharing out what is left over.
-        best: the least cost of any plan found, of those that move too much as well.
+        may: what speaks against a packing: of those with least, the best is taken.
         stop: says when enough was filled.
     """
     staying = staying_items(instance)
-    least = min(m.packing.cost() for m in members)
-    most = max(least, best * (1 + (NEAR if staying else 0)))
-    close = [m for m in members if m.packing.cost() <= most]
     unrated = any(not need.rated for need in instance.needs)
     filled = []
-    for one in close if staying or unrated else close[:1]:
+    for one in _worth_a_look(instance, members, cost=True):
         packing = one.packing.copy()
         if unrated:
             restore(packing, staying, may_open=False)
@@ -65,16 +88,50 @@ def nearest_cost(
     )
     if shared is not None:
         filled.append(shared)
-    most = max(share_value(m.packing) for m in filled)
-    close = [m for m in filled if share_value(m.packing) >= most * (1 - NEAR_SHARE) - EPSILON]
-    return min(
-        close,
-        key=lambda m: (
-            bytes_to_load(instance, m.packing) if staying else 0,
-            m.packing.cost(),
-            -share_value(m.packing),
-        ),
+    ranks = []
+    for one in filled:
+        done = applied(instance, one.packing)
+        # Ties by the devices' prices are part of the cost, and no reason to load anything.
+        cost = true_value(instance.request, one.packing.cost()) if staying else one.packing.cost()
+        cost = with_price(instance, instance.request.objective, cost, done)
+        ranks.append((cost, done.load_bytes if staying else 0, one))
+    least = min(cost for cost, _, _ in ranks)
+    fair = max(share_value(m.packing) for cost, _, m in ranks if cost <= least + EQUAL)
+    enough = fair * (1 - NEAR_SHARE) - EPSILON
+    ranks.sort(
+        key=lambda rank: (
+            0.0 if rank[0] <= least + EQUAL else rank[0],
+            share_value(rank[2].packing) < enough,
+            rank[1],
+            rank[2].packing.cost(),
+            -share_value(rank[2].packing),
+        )
     )
+    return ranks[first_that_may([one.packing for _, _, one in ranks], may)][2]
+
+
+def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:
+    """The best by themselves; where something runs, also those that were made from it."""
+    best = sorted(members, key=lambda m: m.packing.cost() if cost else m.packing.goodput())
+    best = best if cost else best[::-1]
+    if not staying_items(instance):
+        return best if any(not need.rated for need in instance.needs) else best[:1]
+    near = [m for m in members if m.name.startswith((KEPT, EXACT_WITH_MOVES))]
+    afresh = [m for m in best if m not in near]
+    few = len(instance.group_of) <= FEW_DEVICES
+    return [*near, *(afresh if few else afresh[:MOST_AFRESH])]
+
+
+def first_that_may(ranked: Sequence[Packing], may: May) -> int:
+    """The place in the list of the best packing against which least speaks."""
+    worst, chosen = math.inf, 0
+    for place, packing in enumerate(ranked):
+        against = may(packing)
+        if against < worst:
+            worst, chosen = against, place
+        if not against:
+            break
+    return chosen
 
 
 def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -> Member | None:
@@ -101,29 +158,30 @@ def goodput_key(one: Member) -> tuple[int, float]:
 
 
 def nearest_goodput(
-    instance: Instance, members: list[Member], guide: Guide, best: float, stop: Stop = never
+    instance: Instance,
+    members: list[Member],
+    guide: Guide,
+    *,
+    may: May = anything,
+    stop: Stop = never,
 ) -> Member:
-    """As `nearest_cost`, with goodput as the primary value and all devices to fill."""
+    """As `nearest_cost`, with goodput as the value and all devices to fill."""
     staying = staying_items(instance)
-    most = max(members, key=goodput_key)
-    short, value = most.packing.short_replicas(), min(most.packing.goodput(), best * (1 - NEAR))
-    close = [
-        m for m in members if m.packing.short_replicas() <= short and m.packing.goodput() >= value
-    ]
-    if not staying:
-        close = [most]
+    short = min(m.packing.short_replicas() for m in members)
+    close = [m for m in members if m.packing.short_replicas() == short]
+    close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
     mixed = len({need.rated for need in instance.needs}) > 1
-    filled = []
+    ranks = []
     for one in close:
         packing = one.packing.copy()
         if mixed:
             restore(packing, staying, may_open=True)
             fill(packing, guide, range(len(packing.loads)), stop)
-        filled.append(member(one.name, packing))
-    return min(
-        filled,
-        key=lambda m: (
-            bytes_to_load(instance, m.packing) if staying else 0,
-            -m.packing.goodput(),
-        ),
-    )
+        full = member(one.name, packing)
+        done = applied(instance, full.packing)
+        goodput = full.packing.goodput()
+        worth = -with_price(instance, Objective.MAX_GOODPUT, goodput, done)
+        ranks.append((worth, done.load_bytes if staying else 0, -goodput, full))
+    best = min(rank[0] for rank in ranks)
+    ranks.sort(key=lambda r: (best if r[0] <= best + EQUAL * abs(best) else r[0], *r[1:3]))
+    return ranks[first_that_may([rank[3].packing for rank in ranks], may)][3]

@@ -1,36 +1,51 @@
 """Runs the members, keeps the best, and among plans as good takes the one near what runs.
 
-Always: the weighted-resource bound, what runs repaired, the two baselines. Small instances: the
-greedy packers, then CP-SAT, which proves. The others: the compiled search from a constructed plan
-until the time is over or the bound is met, with the column generation beside it for bounds and
-prices. Where rules go beyond one device, a search a few devices at a time has most of the time.
-Whatever is found is told to the watch; the best of it is the answer, whenever it ends.
+Always: the weighted-resource bound and what runs, repaired. Then the greedy packers, where they
+take a small part of the time, and the two baselines. A plan that meets the bound ends it there, and
+no compiled code is loaded. Small instances: CP-SAT, which proves. The others: the compiled search
+from a constructed plan until the time is over or the bound is met, with the column generation
+beside it for bounds and prices. The search is compiled where that was never done on this machine,
+while the clock of the solve stands still. Where rules go beyond one device, a search a few devices
+at a time has most of the time. Whatever is found is told to the watch; the best of it is the
+answer, whenever it ends.
 """
 
 import contextlib
 import dataclasses
-import time
+import math
 from collections.abc import Iterator
 from typing import Final
 
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.bound import Bound, bound_cost, bound_goodput
-from partitiond.planner.exact import Exact, Goal, solve_exact, variable_count
+from partitiond.planner.exact import Exact, Goal, Moves, solve_exact, variable_count
 from partitiond.planner.found import Found
-from partitiond.planner.greedy import Guide
-from partitiond.planner.instance import Instance
+from partitiond.planner.greedy import Guide, start_seconds
+from partitiond.planner.instance import PRICE_SCALE, Instance
 from partitiond.planner.members import (
     EPSILON,
+    EXACT_WITH_MOVES,
+    KEPT,
+    MOST_STARTS,
     Member,
     baselines,
     greedy_cost,
     greedy_goodput,
     member,
 )
-from partitiond.planner.nearest import goodput_key, nearest_cost, nearest_goodput, within_moves
+from partitiond.planner.moves import price_of_a_move, staying_of
+from partitiond.planner.nearest import (
+    May,
+    anything,
+    goodput_key,
+    nearest_cost,
+    nearest_goodput,
+    priced_cost,
+    within_moves,
+)
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import OnProgress, Stop, Watch, never
-from partitiond.planner.repair import allowed_moves, improve_within, repair_start
+from partitiond.planner.progress import CompilingStopped, OnProgress, Stop, Watch, never
+from partitiond.planner.repair import allowed_moves, improve_within, moves_of, repair_start
 from partitiond.planner.rule_search import RuleSearch
 from partitiond.planner.running import staying_items
 from partitiond.planner.scale import largest_factor
@@ -43,12 +58,17 @@ EXACT_SHARE: Final = 0.6
 HOPE_SHARE: Final = 0.3
 """The same where no plan serves everything yet: the most goodput may need time as well."""
 SMALL: Final = 2_500
-"""Variables up to which the greedy packers and CP-SAT come before the compiled search: beyond,
-that is better in a second than they are in a minute. 100 models on 64 devices have 8,000."""
+"""Variables up to which CP-SAT is asked: beyond, the compiled search is better in a second than it
+is in a minute. 100 models on 64 devices have 8,000."""
 TINY: Final = 60
 """Variables up to which CP-SAT is done before compiled code is loaded."""
+GREEDY_SHARE: Final = 0.1
+"""Share of the time for greedy packers in larger instances: often one of them meets the bound, as
+with twelve models on sixteen GPUs (30,000 variables) in half a second."""
 REPAIR_SHARE: Final = 0.4
 """Share of the time for improving what runs, where something does."""
+FEW_MOVES: Final = 3
+"""So many moves are less than a device, at the usual price."""
 BUDGET_SHARE: Final = 0.8
 """The same where moves are limited: what is found afresh hardly ever keeps to the limit, so that
 the rest is for the bound, and for what the best plan would be."""
@@ -58,7 +78,10 @@ GOODPUT_PROVEN: Final = 1e-4
 
 
 def solve_portfolio(
-    instance: Instance, on_progress: OnProgress | None = None, stop: Stop = never
+    instance: Instance,
+    on_progress: OnProgress | None = None,
+    stop: Stop = never,
+    may: May = anything,
 ) -> Found:
     """The best plan for the request's objective; what cannot all be served is served in part.
 
@@ -66,43 +89,62 @@ def solve_portfolio(
         instance: the question.
         on_progress: told how far it is, from time to time, in the thread that found something.
         stop: asked now and then whether to end with the best so far.
+        may: what speaks against a packing: of those with least, the best is taken.
     """
-    objective = instance.request.objective
     watch = Watch(instance, on_progress, stop)
-    if not _is_tiny(instance):
-        _compile(watch)
+    found = _solve(watch, may)
+    return dataclasses.replace(found, compile_seconds=watch.compile_seconds)
+
+
+def _solve(watch: Watch, may: May) -> Found:
+    instance, objective = watch.instance, watch.objective
     if objective is Objective.MAX_GOODPUT:
-        return _solve_goodput(watch, None)
+        return _solve_goodput(watch, None, may)
     if not objective.is_cost:
-        return _solve_scaled(watch)
+        return _solve_scaled(watch, may)
     bound = bound_cost(instance)
     if bound.value is None:
-        return _solve_goodput(watch, proven_impossible=True)
-    return _solve_cost(watch, bound)
+        return _solve_goodput(watch, True, may)
+    return _solve_cost(watch, bound, may)
 
 
-def _compile(watch: Watch) -> None:
-    """Compile the kernels, where that was never done here, while the clock stands still."""
+def _compiled(watch: Watch, *, needed: bool = False) -> bool:
+    """Whether the compiled search is to be used: not where the request does without and there is
+    a plan. Where it was never compiled here, that is done first, while the clock stands still.
+
+    Raises:
+        CompilingStopped: somebody asked to end meanwhile, and there is no plan without.
+    """
     from partitiond.planner.warm import is_warm, warm
 
-    if not is_warm():
-        began = time.monotonic()
-        warm()
-        watch.pause(time.monotonic() - began)
+    if not (needed or watch.instance.request.may_search):
+        return False
+    if is_warm():
+        return True
+    try:
+        with watch.compiling() as tell:
+            warm(tell)
+    except CompilingStopped:
+        if needed:
+            raise
+        return False
+    return True
 
 
-def _solve_scaled(watch: Watch) -> Found:
+def _solve_scaled(watch: Watch, may: May) -> Found:
     """The largest common factor (`planner.scale`); the most goodput where there is none at all."""
     instance = watch.instance
+    searches = _is_large(instance) and _compiled(watch, needed=True)
     found = largest_factor(
         instance,
-        _serve if _is_large(instance) else None,
+        _serve if searches else None,
         stop=lambda: watch.stopped,
         tell=watch.found,
         proved=watch.proved,
+        may=may,
     )
     if found.packing is None:
-        served = _solve_goodput(watch, proven_impossible=found.bound < 0)
+        served = _solve_goodput(watch, found.bound < 0, may)
         if not found.optimal:
             return served
         # Not everybody can have a replica: the smallest share is 0, and the rest is goodput.
@@ -138,29 +180,27 @@ def _is_tiny(instance: Instance) -> bool:
     return variable_count(instance, list(range(len(instance.group_of)))) <= TINY
 
 
-def _solve_cost(watch: Watch, bound: Bound) -> Found:
+def _solve_cost(watch: Watch, bound: Bound, may: May) -> Found:
     instance, least = watch.instance, bound.value or 0.0
     guide = Guide(instance, bound)
     watch.proved(least)
     members, most_moves = _kept(watch, bound, by_cost=True)
+    members += _greedy(watch, guide, bound)
     exact = None
     if not _is_large(instance):
-        members += _serving(greedy_cost(instance, guide, bound, least))
-        members += _serving(baselines(instance, bound.entries))
-        _tell(watch, members)
         if not watch.done and not _is_tiny(instance):
             members += _serving(_short_search(watch, bound, _cheapest(members)))
         if not members and not _is_tiny(instance):
             packing, impossible = _serve_or_disprove(watch)
             if impossible:
-                return _solve_goodput(watch, proven_impossible=True)
+                return _solve_goodput(watch, True, may)
             members += [] if packing is None else [member("all combinations", packing)]
             _tell(watch, members)
         members += _with_rules(watch, _cheapest(members), Goal.COST)
         exact = None if watch.done else _exact_cost(watch, _cheapest(members))
         # With a plan in hand it would be no proof: devices dearer than that plan were left out.
         if exact is not None and not members and exact.status is Status.INFEASIBLE:
-            return _solve_goodput(watch, proven_impossible=True)
+            return _solve_goodput(watch, True, may)
         members += _taken(watch, exact)
     by_columns = False
     if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
@@ -169,12 +209,13 @@ def _solve_cost(watch: Watch, bound: Bound) -> Found:
         members += _serving(searched)
         members += _with_rules(watch, _cheapest(members), Goal.COST, share=1.0)
     if not members:
-        return _solve_goodput(watch, proven_impossible=False)
+        return _solve_goodput(watch, False, may)
+    priced_bound = _exact_with_moves(watch, members, least)
     best = min(m.packing.cost() for m in members)
     allowed = within_moves(instance, members, most_moves)
     seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
     until = watch.finish()
-    chosen = nearest_cost(instance, allowed, guide, seconds, best, stop=until)
+    chosen = nearest_cost(instance, allowed, guide, seconds, may=may, stop=until)
     value, least = chosen.packing.cost(), watch.bound if watch.bound is not None else least
     first = [m for m in members if m.name == "first-fit decreasing"]
     return Found(
@@ -187,7 +228,53 @@ def _solve_cost(watch: Watch, bound: Bound) -> Found:
         proven_impossible=None,
         first_fit=first[0].packing.cost() if first else None,
         best_value=best,
+        priced_bound=priced_bound,
     )
+
+
+def _greedy(watch: Watch, guide: Guide, bound: Bound) -> list[Member]:
+    """What greedy packers and the baselines find that serves everything, in a small part of the
+    time; nothing in an instance too large for that, or where what runs is proven as it is."""
+    instance, most = watch.instance, MOST_STARTS
+    if _is_large(instance):
+        tenth = GREEDY_SHARE * instance.request.time_limit_seconds
+        most = 0 if watch.done else min(MOST_STARTS, int(tenth / start_seconds(bound)))
+    if most < 1:
+        return []
+    found = greedy_cost(instance, guide, bound, most)
+    members = _serving([*found, *baselines(instance, bound.entries)])
+    _tell(watch, members)
+    return members
+
+
+def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> float | None:
+    """CP-SAT with the price of moves, on small instances; adds what it found to the members.
+
+    Returns a bound on the cost with that price, where one was proven.
+    """
+    instance = watch.instance
+    price, left = price_of_a_move(instance.request, instance.request.objective), watch.left()
+    if not price or _is_large(instance) or left <= 0 or not staying_items(instance):
+        return None
+    here = [m for m in members if m.name.startswith(KEPT)]
+    if any(priced_cost(instance, m.packing) <= least + EPSILON for m in here):
+        return None
+    exact = solve_exact(
+        instance,
+        Goal.COST,
+        list(range(len(instance.group_of))),
+        here[0].packing if here else None,
+        deterministic_seconds=COST_SHARE * instance.request.time_limit_seconds,
+        wall_seconds=float("inf") if watch.fixed else left,
+        stop=lambda: watch.stopped,
+        moves=Moves(
+            math.floor(price * PRICE_SCALE),
+            tuple((index, item) for index, item, _ in staying_of(instance)),
+        ),
+    )
+    if exact.packing is not None:
+        members.append(member(EXACT_WITH_MOVES, exact.packing))
+    return exact.bound
 
 
 def _kept(watch: Watch, bound: Bound, *, by_cost: bool) -> tuple[list[Member], int | None]:
@@ -199,35 +286,69 @@ def _kept(watch: Watch, bound: Bound, *, by_cost: bool) -> tuple[list[Member], i
     if by_cost and repaired.lacking():
         return [], None
     most_moves = allowed_moves(instance, repaired)
-    members = [member("kept what runs", repaired.copy())]
+    members = [member(KEPT, repaired.copy())]
     _tell(watch, members)
-    if _is_large(instance) or most_moves is not None:
-        share = REPAIR_SHARE if most_moves is None else BUDGET_SHARE
-        seconds = share * watch.left()
+    limits = [] if watch.done else _move_limits(watch, bound, repaired, most_moves, by_cost=by_cost)
+    if limits and not _compiled(watch):
+        limits = []
+    share = REPAIR_SHARE if most_moves is None else BUDGET_SHARE
+    seconds = share * watch.left() / max(1, len(limits))
+    for most in limits:
         better = improve_within(
-            instance,
-            repaired,
-            bound,
-            most_moves=most_moves,
-            seconds=seconds,
-            by_cost=by_cost,
+            instance, repaired, bound, most_moves=most, seconds=seconds, by_cost=by_cost
         )
-        members.append(member("kept what runs, improved", better))
+        members.append(member(f"{KEPT}, improved", better))
         _tell(watch, members)
     return members, most_moves
+
+
+def _move_limits(
+    watch: Watch, bound: Bound, repaired: Packing, most_moves: int | None, *, by_cost: bool
+) -> list[int | None]:
+    """How many replicas may leave their device in each search that starts from the repair.
+
+    Where moves have a price, more of them than the bound leaves to be gained cannot pay; of fewer,
+    a handful is tried first, because what one device costs a search that may move much saves it by
+    moving much.
+    """
+    instance = watch.instance
+    price = price_of_a_move(instance.request, watch.objective)
+    if not price:
+        return [most_moves] if _is_large(instance) or most_moves is not None else []
+    if bound.value is None or _is_tiny(instance):
+        return []
+    if by_cost:
+        worth = (repaired.cost() - bound.value) / price
+    else:
+        worth = (1 - repaired.goodput() / max(bound.value, EPSILON)) / price
+    paying = min(math.floor(worth + EPSILON), len(instance.request.running))
+    there = moves_of(instance, repaired)
+    limits: list[int | None] = []
+    tried = FEW_MOVES
+    while paying > 0:
+        most = there + min(tried, paying)
+        limits.append(most if most_moves is None else min(most, most_moves))
+        if tried >= paying:
+            break
+        tried *= 2
+    return limits
 
 
 def _search(
     watch: Watch, bound: Bound, best: Member | None, *, by_cost: bool
 ) -> tuple[list[Member], bool]:
     """The compiled search; whether the column generation gave a better bound."""
-    # It takes half a second to load, and seconds to compile once: not for what is proven already.
+    # It takes a second to load, and a minute to compile once: not for what is proven already.
+    if not _compiled(watch, needed=best is None):
+        return [], False
     from partitiond.planner.searching import search
 
     return search(watch, bound, best, by_cost=by_cost)
 
 
 def _short_search(watch: Watch, bound: Bound, best: Member | None) -> list[Member]:
+    if not _compiled(watch):
+        return []
     from partitiond.planner.searching import short_search
 
     return short_search(watch, bound, best)
@@ -254,6 +375,8 @@ def _time_for_rules(watch: Watch) -> Iterator[None]:
 
 
 def _serve_or_disprove(watch: Watch) -> tuple[Packing | None, bool]:
+    if not _compiled(watch):
+        return None, False
     from partitiond.planner.searching import serve_or_disprove
 
     return serve_or_disprove(watch)
@@ -324,7 +447,7 @@ def _exact(watch: Watch, goal: Goal, devices: list[int], hint: Packing | None) -
     )
 
 
-def _solve_goodput(watch: Watch, proven_impossible: bool | None) -> Found:
+def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Found:
     instance = watch.instance
     watch.restart(Objective.MAX_GOODPUT)
     bound = bound_goodput(instance)
@@ -356,6 +479,7 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None) -> Found:
         exact,
         proven_impossible=proven_impossible,
         by_columns=by_columns,
+        may=may,
     )
 
 
@@ -363,7 +487,7 @@ def _exact_goodput(watch: Watch, bound: Bound, members: list[Member]) -> Exact |
     """The smallest by CP-SAT; the others by a proof over sets where one is at hand, else by it."""
     best = max(members, key=goodput_key)
     devices = list(range(len(watch.instance.group_of)))
-    if not _is_tiny(watch.instance):
+    if not _is_tiny(watch.instance) and _compiled(watch):
         from partitiond.planner.searching import search_and_prove
 
         searched, proven = search_and_prove(watch, bound, best)
@@ -384,11 +508,12 @@ def _best_goodput(
     *,
     proven_impossible: bool | None,
     by_columns: bool,
+    may: May,
 ) -> Found:
     instance, most = watch.instance, watch.bound
     best = max(members, key=goodput_key)
     allowed = within_moves(instance, members, most_moves)
-    chosen = nearest_goodput(instance, allowed, guide, best.packing.goodput(), watch.finish())
+    chosen = nearest_goodput(instance, allowed, guide, may=may, stop=watch.finish())
     value = chosen.packing.goodput()
     proven = most is not None and best.packing.goodput() >= most * (1 - GOODPUT_PROVEN)
     proven = proven and best.packing.short_replicas() == 0

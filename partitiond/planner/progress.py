@@ -1,10 +1,11 @@
 """How far a solve is: its clock, the best plan and the best bound so far, and who watches."""
 
+import contextlib
 import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from partitiond.core.plan import Objective
@@ -33,6 +34,8 @@ class Progress:
         bound: no plan is better; None before it is known.
         gap: |bound - value| / max(|value|, 1e-9); None while either is missing.
         method: what found the plan, or is at work.
+        compiled: share of the search that is compiled, while that is done, once on a machine;
+            `seconds` stands still meanwhile. None otherwise.
     """
 
     seconds: float
@@ -41,6 +44,7 @@ class Progress:
     bound: float | None
     gap: float | None
     method: str
+    compiled: float | None = None
 
 
 OnProgress = Callable[[Progress], None]
@@ -65,6 +69,10 @@ def goodput_unit(instance: Instance) -> float:
         for item in fit
     }
     return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
+
+
+class CompilingStopped(Exception):  # noqa: N818 - nothing failed
+    """Somebody asked to end while the search was compiled."""
 
 
 class Watch:
@@ -98,11 +106,33 @@ class Watch:
         size = len(instance.needs) * len(instance.group_of)
         finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
         self.deadline = self.began + max(0.3 * limit, limit - finish)
+        self.compile_seconds = 0.0
+        """Not counted as solving."""
+        self._paused_at: float | None = None
 
-    def pause(self, seconds: float) -> None:
-        """Leave out so many seconds that went by."""
-        self.began += seconds
-        self.deadline += seconds
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[Callable[[float], None]]:
+        """Stops the clock within; gives what is to be told the share that is compiled.
+
+        It raises CompilingStopped once somebody asked to end.
+        """
+        began = time.monotonic()
+        self._paused_at = began
+        try:
+            yield self._tell_compiled
+        finally:
+            self._paused_at = None
+            seconds = time.monotonic() - began
+            self.compile_seconds += seconds
+            self.began += seconds
+            self.deadline += seconds
+
+    def _tell_compiled(self, share: float) -> None:
+        if self.stopped:
+            raise CompilingStopped
+        if self._tell is not None:
+            with self._telling:
+                self._tell(dataclasses.replace(self.now(), compiled=share))
 
     def left(self) -> float:
         """Seconds until the search has to end; without a clock all of them, always."""
@@ -176,7 +206,8 @@ class Watch:
         if value is not None and bound is not None:
             worse = bound - value if not self.objective.is_cost else value - bound
             gap = max(0.0, worse) / max(abs(value), 1e-9)
-        seconds = time.monotonic() - self.began
+        until = time.monotonic() if self._paused_at is None else self._paused_at
+        seconds = until - self.began
         return Progress(seconds, self.objective, value, bound, gap, method)
 
     def _report(self) -> None:

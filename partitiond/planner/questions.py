@@ -10,8 +10,14 @@ from collections.abc import Generator
 from typing import Any
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.plan_answers import NO_ANSWERS, Alternative, PlanAnswers, PlanQuestion
+from partitiond.core.plan import Certificate, Infeasible, Plan, diff_plans
+from partitiond.core.plan_answers import (
+    NO_ANSWERS,
+    Alternative,
+    PlanAnswers,
+    PlanQuestion,
+    alternative,
+)
 from partitiond.planner.changes import ALL, AddDevices, Change, parse_changes
 from partitiond.planner.explain_model import (
     check_model,
@@ -22,7 +28,7 @@ from partitiond.planner.explain_model import (
 from partitiond.planner.flow import Enough, Flow, Outcome, Proving, Solving
 from partitiond.planner.relax import relaxations
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.variations import Variations, rules_of
+from partitiond.planner.variations import VARIATION_SHARE, Variations, rules_of
 from partitiond.planner.whatif import Demands, World, world_under
 
 MAX_SINGLE_RULES = 24
@@ -73,6 +79,8 @@ def _beside(
     found: _Found,
 ) -> Generator[Solving | Proving, Outcome | bool, None]:
     """Everything that is asked beside the plan."""
+    if question.fewest and here.plan is not None and _may_be_better(here.plan.certificate):
+        found.add(fewest=(yield from _fewest(here, here.plan)))
     if question.explain is not None and here.plan is not None:
         explained = explain_model(here.base, here.plan, question.explain)
         found.add(explanation=explained)
@@ -81,7 +89,7 @@ def _beside(
     elif question.explain is not None and isinstance(outcome, Infeasible):
         found.add(explanation=explain_none(here.base, outcome, question.explain))
     for text in question.what_if:
-        request = here.request(world_under(text, here.world, here.plan))
+        request = here.request(world_under(text, here.world, here.plan), priced=True)
         other = yield from here.solve(text, request)
         one = here.compared(text, other, with_plan=True)
         found.add(what_if=(*found.answers.what_if, one))
@@ -89,6 +97,32 @@ def _beside(
         found.add(constraints=(yield from _constraints(here)))
     if question.relax and (here.plan is None or here.plan.unplaced):
         found.add(relaxations=(yield from relaxations(here, outcome)))
+
+
+def _may_be_better(proof: Certificate) -> bool:
+    """Whether a plan that moves more may be worth more by itself."""
+    gap = abs(proof.own_value - proof.own_bound)
+    return bool(proof.move_price) and gap > GAIN * max(1.0, abs(proof.own_value))
+
+
+def _fewest(
+    here: Variations, plan: Plan
+) -> Generator[Solving | Proving, Outcome | bool, Alternative | None]:
+    """The best plan whatever it moves, against what runs; None where it gains nothing."""
+    seconds = here.base.time_limit_seconds * VARIATION_SHARE
+    request = dataclasses.replace(
+        here.base,
+        move_price=0.0,
+        time_limit_seconds=seconds,
+        plan_id=f"{here.base.plan_id}.fewest",
+    )
+    here.steps += 1
+    other = yield from here.solve("the same with moves for nothing", request)
+    if isinstance(other, Infeasible) or len(other.unplaced) > len(plan.unplaced):
+        return None
+    diff = diff_plans(here.base.running, other.placements)
+    one = alternative("move price 0", plan, other, diff, with_plan=False)
+    return one if one.gain is not None and one.gain > GAIN else None
 
 
 Answers = Generator[Solving | Proving, Outcome | bool, tuple[Alternative, ...]]

@@ -8,12 +8,9 @@ from collections.abc import Generator
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.plan_answers import Alternative, Relaxations, figures_of
-from partitiond.planner.bound import bound_cost
 from partitiond.planner.changes import parse_changes
-from partitiond.planner.explain import IMPOSSIBLE, proven_not_all
 from partitiond.planner.flow import Outcome, Proving, Solving
-from partitiond.planner.instance import build_instance
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.found import IMPOSSIBLE
 from partitiond.planner.variations import Variations, rules_of
 from partitiond.planner.whatif import changed
 
@@ -58,12 +55,6 @@ def relaxations(here: Variations, outcome: Outcome) -> Found:
     if here.late():
         note += "; there was not enough time to try every change that might help"
     return Relaxations(conflict, note, tuple(cheapest))
-
-
-def proven_impossible(request: PlanRequest) -> bool:
-    """Whether it is proven fast that not all can be served: by one model alone, or the bound."""
-    instance = build_instance(request)
-    return proven_not_all(instance) or bound_cost(instance).value is None
 
 
 # --- conflict ----------------------------------------------------------------------------------

@@ -79,11 +79,11 @@ def blocker(device: Device, candidate: Candidate, around: Neighbours) -> Blocker
 def _place(device: Device, candidate: Candidate, around: Neighbours) -> Blocker | None:
     only = around.demands[candidate.model].rules.only_on
     if device.cordoned:
-        return Blocker("cordoned", f"{device.id} is cordoned")
+        return Blocker("cordoned", f"{device.short_id} is cordoned")
     if candidate.hardware != device.hardware:
-        return Blocker("hardware", f"{device.id} is another kind of device")
+        return Blocker("hardware", f"{device.short_id} is another kind of device")
     if only and not set(only) & {device.id, device.host, device.rack, device.hardware}:
-        return Blocker("only_on", f"{device.id} is not among {', '.join(only)}")
+        return Blocker("only_on", f"{device.short_id} is not among {', '.join(only)}")
     return None
 
 
@@ -93,14 +93,16 @@ def _company(
     mine = around.demands[candidate.model]
     others = device.occupied_slices or device.occupied_sm_percent
     if others and _alone(mine.isolation, mig=candidate.size.mode is SharingMode.MIG):
-        return Blocker("isolation", f"others use a part of {device.id}")
+        return Blocker("isolation", f"others use a part of {device.short_id}")
     for p in here:
         other = around.demands.get(p.model)
         avoids = p.model in mine.rules.avoid or (
             other is not None and candidate.model in other.rules.avoid
         )
         if avoids:
-            return Blocker("avoid", f"{device.id} holds {p.model}, and the two avoid each other")
+            return Blocker(
+                "avoid", f"{device.short_id} holds {p.model}, and the two avoid each other"
+            )
         mig = candidate.size.mode is SharingMode.MIG
         for demand in (mine, other):
             if demand is not None and _alone(demand.isolation, mig=mig):
@@ -115,17 +117,19 @@ def _alone(isolation: Isolation, *, mig: bool) -> bool:
 def _mode(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
     mode = candidate.size.mode
     if mode not in device.modes:
-        return Blocker("mode", f"{device.id} does not allow {mode}")
+        return Blocker("mode", f"{device.short_id} does not allow {mode}")
     if device.occupied_slices and mode is not SharingMode.MIG:
-        return Blocker("mode", f"{device.id} is cut by MIG for others")
+        return Blocker("mode", f"{device.short_id} is cut by MIG for others")
     if device.occupied_sm_percent and mode is not SharingMode.MPS:
-        return Blocker("mode", f"{device.id} is used by others under MPS")
+        return Blocker("mode", f"{device.short_id} is used by others under MPS")
     if here and (here[0].partition.mode is not mode or mode is SharingMode.WHOLE):
-        return Blocker("mode", f"{device.id} is run in mode {here[0].partition.mode}")
+        return Blocker("mode", f"{device.short_id} is run in mode {here[0].partition.mode}")
     most = MAX_REPLICAS_PER_DEVICE[mode]
     most = most if device.max_replicas is None else min(most, device.max_replicas)
     if len(here) >= most:
-        return Blocker("replicas", f"{device.id} holds {len(here)} replicas and allows no more")
+        return Blocker(
+            "replicas", f"{device.short_id} holds {len(here)} replicas and allows no more"
+        )
     return None
 
 
@@ -136,7 +140,7 @@ def _memory(device: Device, here: Sequence[Placement], candidate: Candidate) -> 
     if candidate.memory_bytes <= free:
         return None
     need, left = candidate.memory_bytes, max(0, free)
-    what = f"{device.id} has {format_bytes(left)} free, it needs {format_bytes(need)}"
+    what = f"{device.short_id} has {format_bytes(left)} free, it needs {format_bytes(need)}"
     return Blocker("memory", what, 1 - left / need)
 
 
@@ -152,10 +156,12 @@ def slices_blocker(
             return stop
     position = None if geometry is None else geometry.index(wanted)
     if geometry is None or position is None:
-        return Blocker("slices", f"{device.id} has no MIG profile {wanted}")
+        return Blocker("slices", f"{device.short_id} has no MIG profile {wanted}")
     need, room = candidate.memory_bytes, instance_bytes(geometry.profiles[position])
     if need > room:
-        what = f"{wanted} on {device.id} has {format_bytes(room)}, it needs {format_bytes(need)}"
+        what = (
+            f"{wanted} on {device.short_id} has {format_bytes(room)}, it needs {format_bytes(need)}"
+        )
         return Blocker("memory", what, 1 - room / need)
     counts = collections.Counter(p.candidate.size.mig_profile for p in here)
     counts[wanted] += 1
@@ -164,7 +170,7 @@ def slices_blocker(
         return None
     beside = ", ".join(f"{n}x {name}" for name, n in sorted(counts.items()) if name != wanted)
     return Blocker(
-        "slices", f"no {wanted} fits on {device.id}" + (f" beside {beside}" if beside else "")
+        "slices", f"no {wanted} fits on {device.short_id}" + (f" beside {beside}" if beside else "")
     )
 
 
@@ -175,7 +181,7 @@ def _instances_left(device: Device, here: Sequence[Placement], wanted: str) -> B
     taken = sum(p.candidate.size.mig_profile == wanted for p in here)
     if taken < idle:
         return None
-    fixed = f"{device.id} may not be cut anew"
+    fixed = f"{device.short_id} may not be cut anew"
     if made == 0:
         return Blocker("slices", f"{fixed} and has no instance of {wanted}")
     if idle == 0:
@@ -188,7 +194,7 @@ def _compute(device: Device, here: Sequence[Placement], candidate: Candidate) ->
         taken = device.occupied_sm_percent + sum(p.candidate.size.sm_percent for p in here)
         need, free = candidate.size.sm_percent, max(0, 100 - taken)
         if need > free:
-            what = f"{device.id} has {free} % of its SMs free, it needs {need} %"
+            what = f"{device.short_id} has {free} % of its SMs free, it needs {need} %"
             return Blocker("SMs", what, 1 - free / need)
     if device.kind is DeviceKind.CPU or device.cores:
         used = sum(
@@ -197,7 +203,7 @@ def _compute(device: Device, here: Sequence[Placement], candidate: Candidate) ->
         )
         need, free = candidate.size.cores, max(0, len(device.cores) - used)
         if need > free:
-            what = f"{device.id} has {free} cores free, it needs {need}"
+            what = f"{device.short_id} has {free} cores free, it needs {need}"
             return Blocker("cores", what, 1 - free / need)
     return None
 
@@ -210,7 +216,7 @@ def _crowd(
     before = _level([p.candidate for p in here], around.interference) or 1.0
     level = _level(together, around.interference)
     if level is None:
-        return Blocker("interference", f"{device.id} would be shared by too many")
+        return Blocker("interference", f"{device.short_id} would be shared by too many")
     for c in together:
         slo = around.demands[c.model].slo if c.model in around.demands else None
         if slo is not None and (
@@ -218,7 +224,8 @@ def _crowd(
             or c.tpot_p95_seconds * level > slo.tpot_seconds * (1 + TOLERANCE)
         ):
             return Blocker(
-                "interference", f"{c.model} on {device.id} would miss its SLO, slowed x{level:g}"
+                "interference",
+                f"{c.model} on {device.short_id} would miss its SLO, slowed x{level:g}",
             )
     lost: dict[str, float] = collections.defaultdict(float)
     for p in here:
@@ -227,7 +234,7 @@ def _crowd(
         if model != candidate.model and rate > around.spare.get(model, 0.0) + TOLERANCE:
             return Blocker(
                 "interference",
-                f"{model} on {device.id} would fall below its demand, slowed x{level:g}",
+                f"{model} on {device.short_id} would fall below its demand, slowed x{level:g}",
             )
     return None
 

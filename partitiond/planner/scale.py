@@ -21,15 +21,18 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from partitiond.core.plan import Objective, Status
+from partitiond.planner.assign import applied
 from partitiond.planner.bound import bound_cost, bound_goodput
 from partitiond.planner.covers import pack_covers
 from partitiond.planner.exact import MAX_VARIABLES, Goal, Scale, solve_exact, variable_count
 from partitiond.planner.greedy import Guide, Strategy, first_fit, most_goodput, serve_all
 from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance, Need
+from partitiond.planner.moves import with_price
+from partitiond.planner.nearest import May, anything, first_that_may
 from partitiond.planner.packing import Packing
 from partitiond.planner.repair import repair_start
 from partitiond.planner.rules import rate_if_lost
@@ -53,8 +56,8 @@ EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
 PROVEN: Final = 1e-4
 """A plan this close to the proven best is called optimal; one that moves less may not be."""
-NEAR: Final = 0.01
-"""A plan within this of the best factor is as good, if it moves less."""
+KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
+"""Shares of the best factor below which what runs is repaired: with fewer moves each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ def largest_factor(
     stop: Callable[[], bool] = lambda: False,
     tell: Callable[[float, str], object] = lambda _value, _name: None,
     proved: Callable[[float], object] = lambda _bound: None,
+    may: May = anything,
 ) -> Scaled:
     """The best plan by factor, then goodput, then what it has to load; any-time.
 
@@ -162,9 +166,11 @@ def largest_factor(
         stop: asked now and then whether to end with the best so far.
         tell: told of each better factor, and of what found it.
         proved: told of each lower bound on the factor.
+        may: what speaks against a packing: of those with least, the best is taken.
     """
     target = targets_of(instance)
     search = _Search(instance, target, serve or greedy_serve, (stop, tell, proved))
+    search.may = may
     relaxed = relaxed_factor(instance, target)
     if relaxed is None:
         return Scaled(None, 0.0, -1.0, 0.0, "none; bound: relaxation")
@@ -197,6 +203,7 @@ class _Search:
         self.value, self.name = 0.0, "greedy"
         self.failed = math.inf
         self.optimal = False
+        self.may: May = anything
         self.limit = instance.request.time_limit_seconds
         self.end = time.monotonic() + 0.9 * self.limit
 
@@ -305,27 +312,39 @@ class _Search:
         if self.best is None:
             bound = 0.0 if self.optimal else self.bound
             return Scaled(None, 0.0, bound, 0.0, method, self.optimal)
-        chosen = self._stay() or self.best
-        chosen = spread_rest(self.instance, self.target, chosen)
+        chosen = self._near()
         value = factor_of(chosen, self.target)
         best = max(value, self.value)
         optimal = (self.optimal or self.done()) and value >= best * (1 - PROVEN)
         return Scaled(chosen, value, bound, best, method, optimal, self.first_fit)
 
-    def _stay(self) -> Packing | None:
-        """What runs as it is, where its factor is as good, or repaired to one that is."""
-        if not self.instance.request.running:
-            return None
+    def _near(self) -> Packing:
+        """The best with the price of its moves, of this one and of repairs of what runs."""
+        instance = self.instance
+        assert self.best is not None, "something was found"
+        tried = [self.best, *self._kept()] if instance.request.running else [self.best]
+        ranks = []
+        for packing in tried:
+            full = spread_rest(instance, self.target, packing)
+            value = factor_of(full, self.target)
+            done = applied(instance, full)
+            worth = with_price(instance, instance.request.objective, value, done)
+            ranks.append((worth, done.load_bytes, full))
+        most = max(rank[0] for rank in ranks)
+        close = most - SLACK * abs(most)
+        ranks.sort(key=lambda rank: (-most if rank[0] >= close else -rank[0], rank[1]))
+        return ranks[first_that_may([full for _, _, full in ranks], self.may)][2]
+
+    def _kept(self) -> Iterator[Packing]:
+        """What runs as it is, and repaired to factors near the best."""
         as_it_is = running_packing(self.instance, staying_items(self.instance))
-        as_good = factor_of(as_it_is, self.target) >= self.value * (1 - NEAR)
-        if as_good and not as_it_is.short_replicas():
-            return as_it_is
-        at = scaled(self.instance, self.target, self.value * (1 - NEAR))
-        kept = repair_start(at)
-        if kept.lacking():
-            return None
-        kept.instance = self.instance
-        return kept
+        if not as_it_is.short_replicas():
+            yield as_it_is
+        for less in KEPT_BELOW:
+            kept = repair_start(scaled(self.instance, self.target, self.value * (1 - less)))
+            if not kept.lacking():
+                kept.instance = self.instance
+                yield kept
 
 
 def greedy_serve(instance: Instance, seconds: float) -> Packing | None:

@@ -17,6 +17,7 @@ from partitiond.core.interference import (
 )
 from partitiond.core.mig import Geometry
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
+from partitiond.planner.check.changes import Before
 from partitiond.planner.pools import Pool
 
 RATE_SCALE: Final = 10_000
@@ -59,7 +60,15 @@ class PlanRequest:
             limit that is kept only roughly. Else the time limit is kept.
         workers: threads of the search.
         move_budget: share of what runs that may be stopped or moved to come closer to the best;
-            None for no limit beyond "the fewest among plans as good".
+            None for no limit beyond what `move_price` says.
+        move_price: what it costs to move or restart a replica that could stay: in devices, or as a
+            share of the mean device's price, power or energy, or in percent of a value that is to
+            be large. 0 asks for the best plan whatever it moves.
+        allow_outage: a model may have no replica for a while as the plan is applied; else only
+            those models may that say so themselves.
+        start_seconds: how long engines of a model take to start, by model, where that was seen.
+        may_search: the compiled search is used, and compiled first where that was never done on
+            this machine. Else a plan that is found without it is enough: somebody waits.
     """
 
     devices: tuple[Device, ...]
@@ -76,6 +85,15 @@ class PlanRequest:
     deterministic: bool = False
     workers: int = 1
     move_budget: float | None = None
+    move_price: float = 0.0
+    allow_outage: bool = True
+    start_seconds: tuple[tuple[str, float], ...] = ()
+    may_search: bool = True
+
+    @property
+    def before(self) -> Before:
+        """What the checker is told of what runs."""
+        return Before(self.running, self.move_price, self.allow_outage, self.start_seconds)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

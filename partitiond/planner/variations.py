@@ -61,8 +61,17 @@ class Variations:
             raise TypeError("a plan was asked for, and a proof was sent")
         return outcome
 
-    def request(self, world: World, *, share: float = VARIATION_SHARE) -> PlanRequest:
-        """The request of a changed world, near the plan of what is."""
+    def request(
+        self, world: World, *, share: float = VARIATION_SHARE, priced: bool = False
+    ) -> PlanRequest:
+        """The request of a changed world, near the plan of what is.
+
+        Args:
+            world: the changed one.
+            share: of the time limit.
+            priced: whether moves have their price, where something runs that may be moved. What
+                two worlds are worth is compared without it.
+        """
         running = self.base.running if self.plan is None else self.plan.placements
         here = {device.id for device in world.devices}
         return dataclasses.replace(
@@ -73,6 +82,8 @@ class Variations:
             running=tuple(p for p in running if p.device_id in here),
             plan_id=f"{self.base.plan_id}.{self._step}",
             time_limit_seconds=max(LEAST_SECONDS, self.base.time_limit_seconds * share),
+            move_price=self.base.move_price if priced and self.base.running else 0.0,
+            allow_outage=True,
         )
 
     def models(self, world: World) -> tuple[ModelDemand, ...]:
@@ -119,6 +130,7 @@ def _asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
         max_replicas=spec.max_replicas,
         isolation=spec.isolation,
         rules=spec.rules,
+        allow_outage=spec.allow_outage,
     )
 
 

@@ -1,18 +1,23 @@
 """Compiles the planner's kernels before they are needed: `python -m partitiond.planner.warm`.
 
-Numba compiles a kernel when it is first called and keeps the result on disk. That takes half a
-minute once for a machine and an installation; solves should not pay for it within their time
-limit. Small plans that need no kernel are made without.
+That prints the share that is compiled, as it goes on; with `--done` its exit status says whether
+all is.
+
+Numba compiles a kernel when it is first called and keeps the result on disk. All of them take a
+minute and a half of one core, once for a machine and an installation; solves do not pay for it
+within their time limit, and plans that greedy packers prove are made without. One process compiles
+at a time: others wait for it.
 """
 
-import functools
-import hashlib
-import importlib.util
+import contextlib
+import fcntl
+import importlib
 import os
-import platform
 import random
+import sys
 import threading
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
@@ -21,77 +26,92 @@ from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan
 from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
+from partitiond.planner import kept
 
 HARDWARE: Final = "warm"
 _UNDER_WAY: Final = threading.Event()
+_DONE_HERE: Final = threading.Event()
+"""This process has compiled them, wherever they are kept, if at all."""
+FUNCTIONS: Final = 190
+"""About so many functions numba compiles for all kernels, its own ones included."""
+LOOK_SECONDS: Final = 0.5
+NICE: Final = 15
 SECONDS: Final = 0.1
 """A measure of work here: solves for compiling count steps."""
 
 
+Tell = Callable[[float], object]
+"""Takes the share that is compiled, from 0 to 1."""
+
+
 def is_warm() -> bool:
-    """Whether kernels of this source, interpreter and machine were compiled and kept.
+    """Whether kernels of this source, interpreter and machine are compiled.
 
-    True as well while `warm` uses them, and where kernels cannot be kept: there is no waiting for
-    something that every process has to do anew.
+    True as well while `warm` uses them. Where they cannot be kept, every process compiles its own.
     """
-    stamp = _stamp()
-    return stamp is None or _UNDER_WAY.is_set() or stamp.exists() or not _writable(stamp.parent)
+    stamp = kept.stamp()
+    here = _UNDER_WAY.is_set() or _DONE_HERE.is_set()
+    return here or (stamp is not None and stamp.exists())
 
 
-def _writable(folder: Path) -> bool:
-    there = next((f for f in (folder, *folder.parents) if f.exists()), None)
-    return there is not None and os.access(there, os.W_OK)
+def warm(tell: Tell = lambda _share: None) -> None:
+    """Compile all kernels, unless that was done; keeps a stamp beside what was compiled.
 
-
-def warm() -> None:
-    """Compile all kernels, unless that was done; keeps a stamp beside what was compiled."""
+    Args:
+        tell: told the share that is compiled, several times a second.
+    """
     if is_warm():
         return
-    _forget_former()
+    tell(0.0)
+    with _alone(tell):
+        if not is_warm():
+            _compile_all(tell)
+            _keep_stamp()
+    _DONE_HERE.set()
+
+
+def _compile_all(tell: Tell) -> None:
+    from partitiond.planner.kernels.counting import compiled_functions
+
+    kept.forget_former()
     _UNDER_WAY.set()
     try:
-        _use_all()
+        with compiled_functions(lambda count: tell(min(1.0, count / FUNCTIONS))):
+            _use_all()
     finally:
         _UNDER_WAY.clear()
-    stamp = _stamp()
-    if stamp is not None:
-        try:
+
+
+def _keep_stamp() -> None:
+    stamp = kept.stamp()
+    # Without a folder to write to kernels could not be kept either.
+    with contextlib.suppress(OSError):
+        if stamp is not None:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.touch()
-        except OSError:
-            return  # then kernels could not be kept either, and every process compiles its own
 
 
-def _kernels() -> Path | None:
-    found = importlib.util.find_spec("partitiond.planner.kernels")
-    return None if found is None or found.origin is None else Path(found.origin).parent
+@contextlib.contextmanager
+def _alone(tell: Tell) -> Iterator[None]:
+    """Waits while another process compiles the same; goes on at once where no file can tell."""
+    stamp = kept.stamp()
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            if stamp is not None:
+                stamp.parent.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(stamp.with_suffix(".lock").open("w"))
+                while not _locked(lock.fileno()):
+                    tell(0.0)
+                    time.sleep(LOOK_SECONDS)
+        yield
 
 
-@functools.cache
-def _stamp() -> Path | None:
-    """A file that stands for the kernels as they are, in the folder that they are kept in."""
-    folder = _kernels()
-    if folder is None:
-        return None
-    digest = hashlib.sha256(f"{folder}\n{platform.python_version()}\n{platform.machine()}".encode())
-    for name in ("numba", "llvmlite"):
-        found = importlib.util.find_spec(name)
-        digest.update(str(found.origin if found is not None else "").encode())
-    for source in sorted(folder.glob("*.py")):
-        digest.update(source.read_bytes())
-    kept = os.environ.get("NUMBA_CACHE_DIR")
-    place = Path(kept) if kept else folder / "__pycache__"
-    return place / f"kernels-{digest.hexdigest()[:16]}.compiled"
-
-
-def _forget_former() -> None:
-    """Remove what was compiled of other sources: numba does not see changes of imported kernels."""
-    folder = _kernels()
-    if folder is None or os.environ.get("NUMBA_CACHE_DIR"):
-        return
-    for pattern in ("*.nbi", "*.nbc", "kernels-*.compiled"):
-        for former in (folder / "__pycache__").glob(pattern):
-            former.unlink(missing_ok=True)
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _use_all() -> None:
@@ -106,16 +126,16 @@ def _use_all() -> None:
     )
     running = first.placements if isinstance(first, Plan) else ()
     for objective in (Objective.MIN_DEVICES, Objective.MAX_GOODPUT):
-        for kept in (running, ()):
+        for before in (running, ()):
             solve(
                 PlanRequest(
                     devices[:-2],
                     models,
-                    running=kept,
+                    running=before,
                     objective=objective,
                     time_limit_seconds=SECONDS,
                     deterministic=True,
-                    move_budget=0.2 if kept else None,
+                    move_budget=0.2 if before else None,
                 )
             )
     few = tuple(_model(n) for n in range(10))
@@ -172,4 +192,9 @@ def _model(number: int) -> ModelDemand:
 
 
 if __name__ == "__main__":
-    warm()
+    # By its own name: the solves for compiling ask that module whether it is under way.
+    by_name = importlib.import_module("partitiond.planner.warm")
+    if sys.argv[1:] == ["--done"]:
+        sys.exit(not by_name.is_warm())
+    os.nice(NICE)
+    by_name.warm(lambda share: print(f"{share:.0%}", flush=True))

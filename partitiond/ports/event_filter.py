@@ -16,6 +16,7 @@ class EventFilter:
         subject: of this model, replica, job or key; may end in "*".
         actor: that somebody asked for; may end in "*", and "*" is anybody.
         since, until: ISO 8601 UTC; the latter is not included.
+        newest: of more than are asked for the newest, and not the next ones after `since`.
     """
 
     kinds: tuple[str, ...] = ()
@@ -23,6 +24,7 @@ class EventFilter:
     actor: str = ""
     since: str = ""
     until: str = ""
+    newest: bool = False
 
 
 EVERY_EVENT: Final = EventFilter()

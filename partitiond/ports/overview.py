@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Final, Protocol
 
+from partitiond.core.convergence import NOTHING_APPLIED, Convergence
 from partitiond.core.hardware import Device
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.partition import Partition
 from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
 from partitiond.ports.store import Job
@@ -55,15 +57,18 @@ class DeviceOverview:
     """One device and how full it is.
 
     Attributes:
+        held_bytes: what the engines that run hold, by their partitions: the use now.
+        coming_bytes: what engines that are yet to start will hold. During a change some of it is
+            room that others hold still, so the two may add up to more than the device.
+        room_bytes: what engines may hold.
         used_bytes: memory in use as the driver says; None unknown.
-        planned_bytes: what replicas hold by plan.
-        room_bytes: what replicas may hold.
         watts, busy_share, celsius: as the driver says; None where it does not.
         cordoned: why nothing is placed there; empty where something may be.
     """
 
     device: Device
-    planned_bytes: int
+    held_bytes: int
+    coming_bytes: int
     room_bytes: int
     used_bytes: int | None = None
     watts: float | None = None
@@ -74,10 +79,11 @@ class DeviceOverview:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaOverview:
-    """One replica: what was planned, and what it does.
+    """One engine: what was planned, and what it does.
 
     Attributes:
-        engine: the engine's name, as the proxy has it; empty without one.
+        replica_id, engine, held_bytes, coming_bytes: as of `ReplicaView`.
+        memory_bytes: of its partition.
         compute_share: of its device's compute, 0..1, by partition (SM percent, slices, cores); a
             memory share has an equal part of the whole.
         limit: sequences at once.
@@ -101,6 +107,8 @@ class ReplicaOverview:
     planned_req_per_s: float
     planned_ttft_p95_seconds: float
     planned_tpot_p95_seconds: float
+    held_bytes: int = 0
+    coming_bytes: int = 0
     measured: ReplicaTraffic | None = None
     drift: str = ""
 
@@ -116,6 +124,7 @@ class ModelOverview:
         traffic: over the window; None where nothing is known.
         frontiers: of its best profiles, by hardware.
         note: what the chain waits for.
+        obstacle: what keeps it from running; None for nothing that is known.
         joules_per_s: draw of its replicas by plan, in watts; None unknown.
     """
 
@@ -130,6 +139,7 @@ class ModelOverview:
     frontiers: tuple[FrontierView, ...]
     note: str = ""
     joules_per_s: float | None = None
+    obstacle: Obstacle | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,6 +153,7 @@ class Overview:
         waiting_plan_id: of a plan that waits for `apply`; empty where none does.
         problems: what is not ready, by part.
         last_event: greatest id of an event; ask for what comes after it.
+        convergence: how far the applied plan is.
     """
 
     at: str
@@ -156,6 +167,7 @@ class Overview:
     waiting_plan_id: str
     problems: tuple[tuple[str, str], ...]
     last_event: int
+    convergence: Convergence = NOTHING_APPLIED
 
 
 class Overviews(Protocol):

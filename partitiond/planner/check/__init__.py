@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from partitiond.core.interference import DEFAULT, Interference
 from partitiond.core.plan import ModelDemand, ModelForecast, Placement, Plan, Unplaced
 from partitiond.planner.check.certificate import check_certificate
+from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_hosts
 from partitiond.planner.check.figures import device_level, rates_of
 from partitiond.planner.check.models import check_model, check_slo
 from partitiond.planner.check.rules import check_rules
 
-__all__ = ["check_plan"]
+__all__ = ["Before", "check_plan"]
 
 
 def check_plan(
@@ -25,6 +26,7 @@ def check_plan(
     models: Iterable[ModelDemand],
     interference: Interference = DEFAULT,
     host_memory_bytes: Iterable[tuple[str, int]] = (),
+    before: Before = NOTHING,
 ) -> tuple[str, ...]:
     """Every violation as a sentence; empty when the plan is good.
 
@@ -33,8 +35,9 @@ def check_plan(
         models: what was asked for.
         interference: kappa and levels the plan was made with.
         host_memory_bytes: memory for engines by host name, where no CPU device says it.
+        before: what ran when it was asked for, and what may be done to that.
     """
-    demands = {demand.model: demand for demand in models}
+    demands = as_held_back(plan, {demand.model: demand for demand in models}, before)
     levels = {d.id: device_level(plan, d, interference) for d in plan.devices}
     found = list(_check_names(plan, demands))
     if found:
@@ -52,6 +55,7 @@ def check_plan(
         others = demand.rules.avoid or demand.rules.near
         found.extend(check_rules(plan if others else mine, demand, levels))
     found.extend(check_certificate(plan, demands, rates, levels))
+    found.extend(check_changes(plan, demands, before))
     return tuple(found)
 
 

@@ -35,9 +35,15 @@ def check_certificate(
         yield f"the certificate speaks of {proof.objective}, but the power of a device is not known"
         return
     slack = ABSOLUTE + RELATIVE * abs(value)
-    if abs(value - proof.value) > slack:
-        yield f"the certificate's value is {proof.value:.6g}, the plan's is {value:.6g}"
     smallest = proof.objective.is_cost
+    if abs(value - proof.own_value) > slack:
+        yield f"the certificate's value is {proof.own_value:.6g}, the plan's is {value:.6g}"
+    if (proof.own_bound - value if smallest else value - proof.own_bound) > slack:
+        yield f"the plan's value {value:.6g} is better than its bound {proof.own_bound:.6g}"
+    moved = proof.moves * proof.move_price
+    own, value = value, value + moved if smallest else value * (1 - moved)
+    if abs(value - proof.value) > slack:
+        yield f"the certificate's value is {proof.value:.6g}, with its moves it is {value:.6g}"
     if (proof.bound - value if smallest else value - proof.bound) > slack:
         yield f"the plan's value {value:.6g} is better than its bound {proof.bound:.6g}"
     gap = abs(proof.bound - proof.value) / max(abs(proof.value), 1e-9)
@@ -45,10 +51,12 @@ def check_certificate(
         yield f"the certificate's gap is {proof.gap:.6g}, its figures give {gap:.6g}"
     if proof.status is Status.OPTIMAL and gap > 1e-4:
         yield f"the certificate says optimal with a gap of {gap:.2%}"
+    if (proof.own_bound - proof.bound if smallest else proof.bound - proof.own_bound) > slack:
+        yield "the bound with moves is looser than the one without them"
     yield from _check_best(plan, slack)
     if smallest:
         yield from _check_served(plan, demands, rates)
-    if proof.objective in {Objective.MAX_MIN, Objective.MAX_HEADROOM} and proof.value > 0:
+    if proof.objective in {Objective.MAX_MIN, Objective.MAX_HEADROOM} and own > 0:
         yield from _check_left_out(plan, demands)
 
 
@@ -58,9 +66,10 @@ def _check_best(plan: Plan, slack: float) -> Iterator[str]:
     if proof.best_value is None:
         return
     sign = 1 if proof.objective.is_cost else -1
-    if sign * (proof.best_value - proof.value) > slack:
-        yield f"the best value known is {proof.best_value:.6g}, the plan's own {proof.value:.6g}"
-    if sign * (proof.bound - proof.best_value) > slack:
+    if sign * (proof.best_value - proof.own_value) > slack:
+        own = proof.own_value
+        yield f"the best value known is {proof.best_value:.6g}, the plan's own {own:.6g}"
+    if sign * (proof.own_bound - proof.best_value) > slack:
         yield f"the best value known {proof.best_value:.6g} is better than the bound"
 
 
@@ -124,7 +133,7 @@ def _smallest_share(
     0 is a value, too, where somebody holds none.
     """
     placed = {p.model for p in plan.placements}
-    if plan.certificate.value == 0 and not placed.issuperset(demands):
+    if plan.certificate.own_value == 0 and not placed.issuperset(demands):
         return 0.0
     there = [d for d in demands.values() if d.model in placed]
     rated = [d for d in there if d.demand.planned_req_per_s is not None]

@@ -13,6 +13,7 @@ from ortools.sat.python import cp_model
 from partitiond.core.plan import Status
 from partitiond.planner.exact.demands import add_demands
 from partitiond.planner.exact.devices import add_device_limits, add_order, add_pools
+from partitiond.planner.exact.moves import Moves, moves_cost
 from partitiond.planner.exact.objectives import (
     Goal,
     maximise_goodput,
@@ -32,6 +33,7 @@ __all__ = [
     "MAX_VARIABLES",
     "Exact",
     "Goal",
+    "Moves",
     "Scale",
     "reference_rates",
     "solve_exact",
@@ -74,6 +76,7 @@ def solve_exact(
     workers: int = 1,
     seed: int | None = None,
     stop: Callable[[], bool] = lambda: False,
+    moves: Moves | None = None,
 ) -> Exact:
     """Solve for one goal on some of the devices.
 
@@ -93,13 +96,15 @@ def solve_exact(
         allowed: items that are tried on the devices, by group and option; None for all.
         workers: threads; more than one, and the answer is not the same every time.
         seed: of the solver; None for the request's.
+        moves: for `Goal.COST`: what moves of what runs cost; load i of a hint is device i then.
     """
     model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
     variables = make_variables(model, instance, devices, hint=hint, rest=rest, allowed=allowed)
     for index in devices:
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
-    add_order(model, instance, variables)
+    if moves is None:
+        add_order(model, instance, variables)
     add_rules(model, instance, variables)
     if goal is Goal.GOODPUT:
         unit = maximise_goodput(model, instance, variables, floors)
@@ -108,11 +113,12 @@ def solve_exact(
     else:
         add_demands(model, instance, variables)
         if goal is Goal.COST:
-            model.minimize(total_cost(instance, variables))
+            price = 0 if moves is None else moves_cost(model, instance, variables, moves)
+            model.minimize(total_cost(instance, variables) + price)
         else:
             maximise_share(model, instance, variables, cost_limit)
     if hint is not None:
-        _add_hint(model, variables, hint, whole=rest is None)
+        _add_hint(model, variables, hint, whole=rest is None, as_it_is=moves is not None)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = instance.request.seed if seed is None else seed
@@ -126,8 +132,15 @@ def solve_exact(
     return Exact(status, packing, bound)
 
 
-def _add_hint(model: cp_model.CpModel, variables: Variables, hint: Packing, *, whole: bool) -> None:
-    order, free = _hint_order(hint, sorted(variables.free), whole=whole), set(variables.free)
+def _add_hint(
+    model: cp_model.CpModel, variables: Variables, hint: Packing, *, whole: bool, as_it_is: bool
+) -> None:
+    free = set(variables.free)
+    order = (
+        {index: index for index in hint.used()}
+        if as_it_is
+        else _hint_order(hint, sorted(variables.free), whole=whole)
+    )
     loads = {index: hint.loads[order[index]] for index in free if index in order}
     for index in variables.free:
         model.add_hint(variables.used[index], index in loads)

@@ -9,6 +9,11 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from partitiond.planner import kept
+
+if not kept.beside_sources():
+    # It has its settings from the environment, and no annotations of them.
+    numba.config.CACHE_DIR = str(kept.folder() or "")  # type: ignore[attr-defined]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 

@@ -1,0 +1,177 @@
+"""What a plan does to what runs: moves as its certificate counts them, and outages."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from partitiond.core.beside import beside_what_runs
+from partitiond.core.costs import device_cost
+from partitiond.core.demand import ANY_DEMAND
+from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.plan import (
+    ModelDemand,
+    Objective,
+    Placement,
+    Plan,
+    diff_plans,
+    other_release,
+    same_engine,
+)
+from partitiond.core.plan_diff import diff_cost
+from partitiond.core.spec import Isolation
+from partitiond.core.start_order import Stakes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Before:
+    """What ran when a plan was asked for, and what may be done to it.
+
+    Attributes:
+        running: placements that run.
+        move_price: as in the planner's request.
+        allow_outage: every model may have no replica for a while.
+        start_seconds: how long engines take to start, by model, where that was seen.
+    """
+
+    running: tuple[Placement, ...] = ()
+    move_price: float = 0.0
+    allow_outage: bool = True
+    start_seconds: tuple[tuple[str, float], ...] = ()
+
+
+NOTHING = Before()
+
+
+def as_held_back(
+    plan: Plan, demands: Mapping[str, ModelDemand], before: Before
+) -> dict[str, ModelDemand]:
+    """The demands; of a model that is held back exactly what runs of it."""
+    found = dict(demands)
+    devices = {device.id for device in plan.devices if not device.cordoned}
+    for held in plan.held_back:
+        if held.model in demands:
+            old = [p for p in before.running if p.model == held.model and p.device_id in devices]
+            found[held.model] = ModelDemand(
+                held.model,
+                ANY_DEMAND,
+                tuple(dict.fromkeys(p.candidate for p in old)),
+                len(old),
+                len(old),
+                demands[held.model].isolation,
+            )
+    return found
+
+
+def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before) -> Iterator[str]:
+    """Moves that are miscounted, models that were to stay and do not, outages nobody allowed."""
+    yield from _check_moves(plan, demands, before)
+    old = {p.replica_id: p for p in before.running}
+    held = {one.model for one in plan.held_back}
+    for p in plan.placements:
+        ran = old.get(p.replica_id)
+        if p.model in held and (ran is None or not same_engine(ran, p)):
+            yield f"{p.model} is said to stay as it runs, and {p.replica_id} does not"
+    if before.allow_outage or not before.running:
+        return
+    allowed = {demand.model for demand in demands.values() if demand.allow_outage}
+    placements = beside_what_runs(plan.placements, before.running, plan.devices)
+    takes = diff_cost(
+        diff_plans(before.running, placements),
+        plan.devices,
+        dict(before.start_seconds),
+        _stakes(demands.values()),
+    )
+    for outage in takes.outages:
+        if outage.model not in allowed:
+            yield (
+                f"{outage.model} would have no replica for about {outage.seconds:.0f} s, and "
+                "nobody has allowed an outage"
+            )
+
+
+def _stakes(models: Collection[ModelDemand]) -> Stakes:
+    planned = {m.model: m.demand.planned_req_per_s for m in models}
+    return Stakes(
+        demands={name: rate for name, rate in planned.items() if rate is not None},
+        weights={m.model: m.planned_weight for m in models},
+    )
+
+
+def _check_moves(plan: Plan, demands: Mapping[str, ModelDemand], before: Before) -> Iterator[str]:
+    proof = plan.certificate
+    price = _price(plan.devices, proof.objective, before)
+    if not math.isclose(proof.move_price, price, rel_tol=1e-9, abs_tol=1e-12):
+        yield f"the certificate prices a move at {proof.move_price:.6g}, it costs {price:.6g}"
+    low, high = 0, 0
+    if price:
+        low = _moves(
+            plan, before, lambda p: _could_stay(p, plan, demands) and _simple(p, plan, demands)
+        )
+        high = _moves(plan, before, lambda p: _could_stay(p, plan, demands))
+    if not low <= proof.moves <= high:
+        yield f"the certificate counts {proof.moves} moves, the plan makes {low} to {high}"
+
+
+def _price(devices: Sequence[Device], objective: Objective, before: Before) -> float:
+    if not before.running or before.move_price <= 0:
+        return 0.0
+    if not objective.is_cost:
+        return before.move_price / 100
+    if objective is Objective.MIN_DEVICES:
+        return before.move_price
+    mean = math.fsum(device_cost(d, objective) or 0.0 for d in devices) / max(1, len(devices))
+    return before.move_price * mean
+
+
+def _moves(plan: Plan, before: Before, could_stay: Callable[[Placement], bool]) -> int:
+    """Replicas that could stay and were replaced: fewer of those that left and those that came."""
+    new = {p.replica_id: p for p in plan.placements}
+    left: collections.Counter[str] = collections.Counter()
+    came = collections.Counter(p.model for p in plan.placements)
+    for old in before.running:
+        now = new.get(old.replica_id)
+        if now is not None and same_engine(old, now):
+            came[old.model] -= 1
+        elif could_stay(old):
+            left[old.model] += 1
+        else:
+            came[old.model] -= 1
+    return sum(max(0, min(number, came[model])) for model, number in left.items())
+
+
+def _simple(old: Placement, plan: Plan, demands: Mapping[str, ModelDemand]) -> bool:
+    """Whether no rule or bound may stand against it where it runs.
+
+    Whether it could stay all the same is the solver's to say: more of them only cost it more.
+    """
+    demand = demands[old.model]
+    device = next(d for d in plan.devices if d.id == old.device_id)
+    free = device.free_bytes >= device.memory_bytes - device.reserved_bytes
+    modes = (SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES)
+    return (
+        old.partition.mode in modes
+        and free
+        and not (device.occupied_slices or device.occupied_sm_percent)
+        and demand.slo is None
+        and not demand.rules.only_on
+        and demand.isolation is Isolation.SHARED
+    )
+
+
+def _could_stay(old: Placement, plan: Plan, demands: Mapping[str, ModelDemand]) -> bool:
+    device = next((d for d in plan.devices if d.id == old.device_id), None)
+    demand = demands.get(old.model)
+    if device is None or device.cordoned or device.max_replicas == 0 or demand is None:
+        return False
+    if old.partition.mode not in device.modes:
+        return False
+    return any(
+        c.size == old.candidate.size
+        and c.hardware == device.hardware
+        and (c.variant, c.batch) == (old.candidate.variant, old.candidate.batch)
+        and c.kv_cache_bytes == old.candidate.kv_cache_bytes
+        and c.memory_bytes == old.partition.memory_bytes
+        and not other_release(old, dataclasses.replace(old, candidate=c))
+        for c in demand.candidates
+    )

@@ -1,0 +1,85 @@
+"""What a plan moves of what runs, and what that costs.
+
+A running replica that could stay and does not is a move where another one of its model starts in
+its place; without that it is a replica fewer, which costs nothing. Those that cannot stay (their
+device is gone or cordoned, no candidate speaks for them any more, their release is another) have to
+move, and are free: what starts is counted as theirs first.
+
+Under the objectives that are costs a move has a price in their unit. Under the others it takes a
+share of the value, so that both kinds know one figure, `PlanRequest.move_price`: 0.25 is a quarter
+of a device, or 0.25 % of the value.
+"""
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from partitiond.core.costs import device_cost
+from partitiond.core.plan import Objective, Placement, same_engine
+from partitiond.planner.assign import Applied
+from partitiond.planner.running import staying_items
+from partitiond.planner.types import Instance, PlanRequest
+
+PERCENT: Final = 0.01
+
+
+def price_of_a_move(request: PlanRequest, objective: Objective) -> float:
+    """What one move costs: in the objective's unit where it is a cost, else as a share of it."""
+    if not request.running or request.move_price <= 0:
+        return 0.0
+    if not objective.is_cost:
+        return request.move_price * PERCENT
+    if objective is Objective.MIN_DEVICES:
+        return request.move_price
+    costs = [device_cost(device, objective) or 0.0 for device in request.devices]
+    return request.move_price * math.fsum(costs) / max(1, len(costs))
+
+
+def with_moves(objective: Objective, value: float, moves: int, price: float) -> float:
+    """A value with the price of its moves: no better than without."""
+    return value + moves * price if objective.is_cost else value * (1 - moves * price)
+
+
+def with_price(instance: Instance, objective: Objective, value: float, done: Applied) -> float:
+    """The value of a packing with the price of what applying it moves."""
+    price = price_of_a_move(instance.request, objective)
+    if not price:
+        return value
+    return with_moves(objective, value, _count(instance, done.kept, done.placed), price)
+
+
+def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:
+    """Replicas that run, could stay, and move or restart under these placements."""
+    old = {p.replica_id: p for p in instance.request.running}
+    kept: collections.Counter[str] = collections.Counter()
+    for new in placements:
+        before = old.get(new.replica_id)
+        kept[new.model] += before is not None and same_engine(before, new)
+    return _count(instance, kept, collections.Counter(p.model for p in placements))
+
+
+def staying_of(instance: Instance) -> list[tuple[int, int, Placement]]:
+    """Running replicas that need not move, as `running.staying_items`."""
+    return [
+        (index, item, placement)
+        for index, item, placement in staying_items(instance)
+        if not _released(instance, item, placement)
+    ]
+
+
+def _count(instance: Instance, kept: Mapping[str, int], placed: Mapping[str, int]) -> int:
+    running = collections.Counter(p.model for p in instance.request.running)
+    staying = collections.Counter(placement.model for _, _, placement in staying_of(instance))
+    total = 0
+    for model, could in staying.items():
+        fresh = placed.get(model, 0) - kept.get(model, 0)
+        must = running[model] - could
+        total += max(0, min(could - kept.get(model, 0), fresh - must))
+    return total
+
+
+def _released(instance: Instance, item: int, placement: Placement) -> bool:
+    """Whether the candidate is made of something else than what runs."""
+    was, now = placement.candidate.release, instance.items[item].candidate.release
+    return bool(was and now) and was != now

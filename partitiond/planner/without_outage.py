@@ -1,0 +1,176 @@
+"""Plans that leave no model without a replica as they are applied.
+
+Where a plan would, and nobody has allowed it, the question is asked again. First with what runs of
+such a model as a further model that has to stay: then its new replicas stand beside the old ones,
+on an idle device if need be, and the old ones can go once those serve. Where there is no room for
+that, the model stays as it runs, and the plan says so.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from partitiond.core.beside import beside_what_runs
+from partitiond.core.demand import ANY_DEMAND
+from partitiond.core.outage import Outage
+from partitiond.core.plan import (
+    HeldBack,
+    Infeasible,
+    ModelDemand,
+    Placement,
+    diff_plans,
+    same_engine,
+)
+from partitiond.core.plan_diff import DiffCost, diff_cost
+from partitiond.core.spec import Isolation
+from partitiond.core.start_order import Stakes
+from partitiond.planner.types import PlanRequest
+
+AS_IT_RUNS: Final = " as it runs"
+"""Ends the name of what stands for a model's running replicas; no model's name has a space."""
+
+
+def forbidden_outages(
+    request: PlanRequest, placements: tuple[Placement, ...]
+) -> tuple[Outage, ...]:
+    """The outages that applying the placements would bring and that nobody has allowed."""
+    if request.allow_outage or not request.running:
+        return ()
+    allowed = {demand.model for demand in request.models if demand.allow_outage}
+    here = beside_what_runs(placements, request.running, request.devices)
+    diff = diff_plans(request.running, here)
+    replaced = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
+    replaced -= {p.model for p in diff.keep} | allowed
+    if not replaced & {p.model for p in here}:
+        return ()  # of every model something stays, or nothing is wanted any more
+    found = _takes(request, placements).outages
+    return tuple(outage for outage in found if outage.model in replaced)
+
+
+def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
+    """What speaks against a plan: 2 an outage, 1 a needless stop; 0 is nothing.
+
+    A stop is needless where a replica has to end before what takes its place can start, and a
+    device of that kind is idle before and after.
+    """
+    if not all_stay(request, placements) or forbidden_outages(request, placements):
+        return 2
+    if not request.move_price:
+        return 0  # the best plan is asked for, whatever it moves
+    busy = {p.device_id for p in (*request.running, *placements)}
+    kinds = {d.id: d.hardware for d in request.devices}
+    idle = {d.hardware for d in request.devices if d.id not in busy and not d.cordoned}
+    if not idle:
+        return 0
+    takes = _takes(request, placements)
+    return int(any(s.makes_way and kinds.get(s.device_id) in idle for s in takes.steps))
+
+
+def _takes(request: PlanRequest, placements: tuple[Placement, ...]) -> DiffCost:
+    here = beside_what_runs(placements, request.running, request.devices)
+    diff = diff_plans(request.running, here)
+    return diff_cost(diff, request.devices, dict(request.start_seconds), _stakes(request))
+
+
+def _stakes(request: PlanRequest) -> Stakes:
+    planned = {m.model: m.demand.planned_req_per_s for m in request.models}
+    return Stakes(
+        demands={name: rate for name, rate in planned.items() if rate is not None},
+        weights={m.model: m.planned_weight for m in request.models},
+    )
+
+
+def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: bool) -> PlanRequest:
+    """The request with what runs of some models as models that have to stay.
+
+    Args:
+        request: the question.
+        models: of which something runs.
+        and_new: whether those models are asked for beside it, or are left as they run.
+    """
+    devices = {device.id for device in request.devices if not device.cordoned}
+    old: dict[str, list[Placement]] = collections.defaultdict(list)
+    for p in request.running:
+        if p.model in models and p.device_id in devices:
+            old[p.model].append(p)
+    asked = (m for m in request.models if and_new or m.model not in old)
+    isolated = {m.model: m.isolation for m in request.models}
+    stays = (_stays(there, isolated[name]) for name, there in old.items())
+    return dataclasses.replace(
+        request,
+        models=(*asked, *stays),
+        running=tuple(_renamed(p) if p.model in old else p for p in request.running),
+    )
+
+
+def _renamed(placement: Placement) -> Placement:
+    name = placement.model + AS_IT_RUNS
+    candidate = dataclasses.replace(placement.candidate, model=name)
+    return dataclasses.replace(placement, model=name, candidate=candidate)
+
+
+def _stays(running: list[Placement], isolation: Isolation) -> ModelDemand:
+    """A demand for exactly what runs of a model."""
+    here = [_renamed(p).candidate for p in running]
+    number = len(running)
+    return ModelDemand(
+        here[0].model, ANY_DEMAND, tuple(dict.fromkeys(here)), number, number, isolation
+    )
+
+
+def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
+    """Whether what stands for running replicas is where it runs, and as it runs."""
+    there = {p.replica_id: p for p in placements}
+    return all(
+        p.replica_id in there and same_engine(p, there[p.replica_id])
+        for p in request.running
+        if p.model.endswith(AS_IT_RUNS)
+    )
+
+
+def without_old_ones(placements: Iterable[Placement]) -> tuple[Placement, ...]:
+    """The new replicas alone; they take the names of those that they replace."""
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for p in placements:
+        if p.model.endswith(AS_IT_RUNS):
+            names[p.model.removesuffix(AS_IT_RUNS)].append(p.replica_id)
+    found = []
+    for p in placements:
+        if p.model.endswith(AS_IT_RUNS):
+            continue
+        left = names[p.model]
+        found.append(dataclasses.replace(p, replica_id=left.pop(0)) if left else p)
+    return tuple(found)
+
+
+def with_own_names(
+    placements: Iterable[Placement], running: Iterable[Placement]
+) -> tuple[Placement, ...]:
+    """The placements with what stands for running replicas as those replicas themselves."""
+    own = {p.replica_id: p for p in running}
+    return tuple(own[p.replica_id] if p.model.endswith(AS_IT_RUNS) else p for p in placements)
+
+
+def held_back_told(one: HeldBack) -> str:
+    """Why a model stays as it runs, and what would be gained by letting go of that."""
+    gained = ""
+    if one.missing_req_per_s:
+        gained = f" for the {one.missing_req_per_s:.3g} requests/s that it lacks"
+    return (
+        f"{one.model} stays as it runs: its new replicas have no room beside the old ones. With an "
+        f"outage of about {one.seconds:.0f} s they can take their place{gained}: --allow-outage, "
+        "or allow_outage in the model's spec."
+    )
+
+
+def not_without_outage(coming: Iterable[Outage]) -> Infeasible:
+    """Neither is there room beside what runs, nor can all of that stay as it is."""
+    return Infeasible(
+        tuple(
+            f"{outage.model} would have no replica for about {outage.seconds:.0f} s: its new "
+            "replicas have no room beside the old ones, and those cannot stay as they run."
+            for outage in coming
+        ),
+        ("Allow the outage: --allow-outage, or allow_outage in the spec of these models.",),
+    )
