@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partitiond.api.errors import problem_response
@@ -75,6 +76,12 @@ def is_open(path: str) -> bool:
     return path in OPEN_PATHS or path == DASHBOARD or path.startswith(f"{DASHBOARD}/")
 
 
+def _opens_the_address(scope: Scope) -> bool:
+    """Whether somebody without a token looks at the bare address, as a browser does."""
+    given = any(name == b"authorization" for name, _ in scope["headers"])
+    return scope["method"] in ("GET", "HEAD") and scope["path"] == "/" and not given
+
+
 class AdminAuth:
     """ASGI middleware: 401 for every request without the token, before anything else is read.
 
@@ -96,6 +103,9 @@ class AdminAuth:
         """Answer, or pass on."""
         if scope["type"] == "http" and not is_open(scope["path"]):
             error = self._refusal(scope["method"], scope["path"], scope["headers"])
+            if error is not None and _opens_the_address(scope):
+                await RedirectResponse(DASHBOARD)(scope, receive, send)
+                return
             if error is not None:
                 response = problem_response(error, scope["path"])
                 await response(scope, receive, send)

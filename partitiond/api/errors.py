@@ -42,6 +42,7 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     e.DeviceError: 503,
     e.NotReadyError: 503,
     e.DaemonUnreachableError: 503,
+    e.DaemonTimeoutError: 503,
     e.EngineUnavailableError: 503,
     e.EngineError: 502,
     e.StartFailedError: 502,
@@ -135,8 +136,19 @@ def _lines(items: Sequence[Any], most: int = 8) -> list[str]:
     lines = []
     for item in items[:most]:
         where = ".".join(str(part) for part in item["loc"] if part != "body") or "body"
-        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{_got(item)}")
     return lines
+
+
+def _got(item: Any, longest: int = 60) -> str:
+    """What was sent there, where it is one value and the message does not name it."""
+    value = item.get("input")
+    if not isinstance(value, str | int | float) or item["type"] == "missing":
+        return ""
+    text = repr(value)
+    if text in item["msg"]:
+        return ""
+    return f", got {text if len(text) <= longest else text[:longest] + '...'}"
 
 
 _JSON_HINT: Final = "Send one JSON object in UTF-8; GET /openapi.json describes its members."

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from partitiond.api.parts import Body
-from partitiond.core.plan import Objective
+from partitiond.core.plan import MAX_MOVE_PRICE, Objective
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.planner.changes import parse_changes
 
@@ -13,6 +13,8 @@ MAX_WHAT_IF = 32
 """More what-ifs in one request are a loop that should ask one at a time."""
 
 WhatIf = Annotated[str, Field(min_length=1, max_length=500)]
+
+MovePrice = Annotated[float, Field(ge=0, le=MAX_MOVE_PRICE, allow_inf_nan=False)]
 
 
 class PlanBody(Body):
@@ -45,6 +47,22 @@ class PlanBody(Body):
         False, description="Where not everything fits: what conflicts, and what would make it fit."
     )
 
+    fewest: bool = Field(
+        False,
+        description="The best plan whatever it moves as well, where that is better by itself.",
+    )
+    move_price: MovePrice | None = Field(
+        None,
+        description="What moving a running replica costs, in devices; under other objectives that "
+        "are costs a share of the mean device's, else percent of the value. 0 moves freely; null "
+        "takes the daemon's setting.",
+    )
+    allow_outage: bool = Field(
+        False,
+        description="Models may have no replica for a while, where old and new do not fit side by "
+        "side.",
+    )
+
     def to_question(self) -> PlanQuestion:
         """As the service takes it. Raises InputError for a what-if that cannot be read."""
         for text in self.what_if:
@@ -55,4 +73,7 @@ class PlanBody(Body):
             constraints=self.constraints,
             explain=self.explain,
             relax=self.relax,
+            fewest=self.fewest,
+            move_price=self.move_price,
+            allow_outage=self.allow_outage,
         )

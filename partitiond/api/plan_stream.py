@@ -31,11 +31,6 @@ OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def wants_stream(accept: str) -> bool:
-    """Whether the request asks for events rather than one answer."""
-    return MEDIA_TYPE in accept.lower()
-
-
 async def plan_events(
     start: Start, path: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS
 ) -> AsyncGenerator[bytes, None]:

@@ -132,6 +132,11 @@ class ModelBody(Body):
         description="Put it to sleep after so many seconds without a request; null never. Needs "
         "engine.sleep_mode.",
     )
+    allow_outage: bool = Field(
+        False,
+        description="Its last replica may stop before another one serves, where old and new do not "
+        "fit side by side.",
+    )
     aliases: Aliases = Field(
         (), description="Other names clients may use, such as the hub id; no two models share one."
     )
@@ -180,6 +185,7 @@ class ModelBody(Body):
             variants=variants,
             operating_point=self.operating_point,
             sleep_after_seconds=self.sleep_after_seconds,
+            allow_outage=self.allow_outage,
             aliases=self.aliases,
             request_defaults=self.request_defaults,
             request_limits=self.request_limits.to_limits(),
@@ -240,8 +246,8 @@ def _check_flags(
 class ModelPatch(Body):
     """A merge patch (RFC 7396): what is absent stays, null returns to the default.
 
-    Name, weights and engine kind cannot change: register another model instead. Another source,
-    revision or engine option is a new release, which takes the place of the one that serves.
+    Name and weights cannot change: register another model instead. Another source, revision, kind
+    of engine or engine option is a new release, which takes the place of the one that serves.
     """
 
     model_config = ConfigDict(
@@ -253,6 +259,9 @@ class ModelPatch(Body):
     slo: SloPatch | None = None
     demand: DemandPatch | None = None
     engine: EnginePatch | None = None
+    engine_kind: Literal["vllm", "simulated"] | None = Field(
+        None, description="Which engine serves it; profiles of another one no longer speak for it."
+    )
     min_replicas: int | None = None
     max_replicas: int | None = None
     isolation: Isolation | None = None
@@ -261,6 +270,7 @@ class ModelPatch(Body):
     variants: Variants | None = Field(None, description="All of them: the list is replaced.")
     operating_point: PointName | None = None
     sleep_after_seconds: float | None = None
+    allow_outage: bool | None = None
     aliases: Aliases | None = Field(None, description="All of them: the list is replaced.")
     request_defaults: dict[str, Any] | None = Field(
         None, description="All of them: the object is replaced, not merged."
@@ -286,7 +296,8 @@ class ModelPatch(Body):
         if changed.source != spec.source:
             check_folder(changed.source, options.allow_folders)
         _check_contexts(changed)
-        if (changed.engine, changed.variants) != (spec.engine, spec.variants):
+        parts = (changed.engine, changed.variants, changed.engine_kind)
+        if parts != (spec.engine, spec.variants, spec.engine_kind):
             _check_flags(changed.engine, changed.variants, changed.engine_kind, options)
         return changed
 
@@ -393,6 +404,11 @@ class ApplyBody(Body):
 
     plan_id: str | None = Field(
         None, description="Id of a previewed plan; null makes a fresh plan and applies that."
+    )
+    allow_outage: bool = Field(
+        False,
+        description="Models may have no replica: for a while, where old and new do not fit side by "
+        "side, or until there is room again. A plan that was asked for with it needs it no more.",
     )
 
 

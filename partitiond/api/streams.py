@@ -1,16 +1,15 @@
-"""Server-sent events: a job's changes as they happen."""
+"""Server-sent events: changes of a job, or of how far a plan is, as they happen."""
 
 import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from partitiond.api.replies import NO_STORE
-from partitiond.ports import Job, JobState
 from partitiond.serde import to_jsonable
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -21,21 +20,48 @@ HEARTBEAT: Final = b": nothing new\n\n"
 _ID_DIGITS: Final = 15
 """Longer ids are not ours."""
 
-OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "Events `state` and `progress`, each with the whole job in `data`. The "
-        "first one is the job as it is; the stream ends after the state in which the job has "
-        "ended, or when the daemon ends.",
-        "content": {
-            MEDIA_TYPE: {
-                "schema": {"type": "string"},
-                "example": "id: 1\nevent: state\ndata: "
-                '{"id": "job-7", "state": "running", ...}\n\n'
-                'id: 2\nevent: progress\ndata: {"id": "job-7", "state": "running", ...}\n\n',
-            }
-        },
+
+class Watched(Protocol):
+    """What can be watched: it has a state, and more that changes within it."""
+
+    @property
+    def state(self) -> str:
+        """Where it is."""
+        ...
+
+
+def documented(what: str, last: str, example: str) -> dict[int | str, dict[str, Any]]:
+    """A stream of changes, for OpenAPI.
+
+    Args:
+        what: is watched.
+        last: when it is over.
+        example: JSON of it.
+    """
+    return {
+        200: {
+            "description": f"Events `state` and `progress`, each with the whole {what} in `data`. "
+            f"The first one is the {what} as it is; the stream ends after the state in which "
+            f"{last}, or when the daemon ends.",
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"type": "string"},
+                    "example": f"id: 1\nevent: state\ndata: {example}\n\n"
+                    f"id: 2\nevent: progress\ndata: {example}\n\n",
+                }
+            },
+        }
     }
-}
+
+
+JOB_DOCUMENTED: Final = documented(
+    "job", "the job has ended", '{"id": "job-7", "state": "running", ...}'
+)
+
+
+def wants_stream(accept: str) -> bool:
+    """Whether a request asks for events rather than one answer."""
+    return MEDIA_TYPE in accept.lower()
 
 
 class EventStream(StreamingResponse):
@@ -53,46 +79,46 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def job_events(
-    jobs: AsyncGenerator[Job, None],
+async def changes(
+    states: AsyncGenerator[Watched, None],
     *,
     last_event_id: str | None = None,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    """A watched job as server-sent events.
+    """What is watched as server-sent events.
 
     Args:
-        jobs: the job now and each time it changes.
+        states: what it is now, and each time it changes.
         last_event_id: what a client that comes back has seen. Nothing is repeated for it, because
-            the first event is the whole job as it is now; ids only go on from there.
+            the first event is the whole as it is now; ids only go on from there.
         heartbeat_seconds: longest silence.
     """
     number = _number(last_event_id)
-    before: JobState | None = None
-    step: asyncio.Task[Job | None] | None = None
-    async with contextlib.aclosing(jobs):
+    before: str | None = None
+    step: asyncio.Task[Watched | None] | None = None
+    async with contextlib.aclosing(states):
         try:
             while True:
                 if step is None:
-                    step = asyncio.create_task(_next(jobs))
+                    step = asyncio.create_task(_next(states))
                 done, _ = await asyncio.wait({step}, timeout=heartbeat_seconds)
                 if not done:
                     yield HEARTBEAT
                     continue
-                job, step = step.result(), None
-                if job is None:
+                now, step = step.result(), None
+                if now is None:
                     return
                 number += 1
-                yield _event(number, "progress" if job.state is before else "state", job)
-                before = job.state
+                yield _event(number, "progress" if now.state == before else "state", now)
+                before = now.state
         finally:
             if step is not None:
                 step.cancel()
                 await asyncio.wait({step})
 
 
-async def _next(jobs: AsyncGenerator[Job, None]) -> Job | None:
-    return await anext(jobs, None)
+async def _next(states: AsyncGenerator[Watched, None]) -> Watched | None:
+    return await anext(states, None)
 
 
 def _number(last_event_id: str | None) -> int:
@@ -101,7 +127,7 @@ def _number(last_event_id: str | None) -> int:
     return int(text) if known else 0
 
 
-def _event(number: int, name: str, job: Job) -> bytes:
+def _event(number: int, name: str, now: Watched) -> bytes:
     # JSON escapes line breaks, so one data line holds it all.
-    data = json.dumps(to_jsonable(job), ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps(to_jsonable(now), ensure_ascii=False, separators=(",", ":"))
     return f"id: {number}\nevent: {name}\ndata: {data}\n\n".encode()

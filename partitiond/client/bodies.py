@@ -23,7 +23,7 @@ def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]
     if not isinstance(question, PlanQuestion):
         return {"objective": str(question)}
     body: dict[str, Any] = serde.to_jsonable(question)
-    return {key: value for key, value in body.items() if value}
+    return {key: v for key, v in body.items() if not (v is None or v is False or v == [])}
 
 
 def spec_body(spec: ModelSpec) -> dict[str, Any]:
@@ -58,10 +58,12 @@ def encoded(body: object) -> bytes:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode()
     except UnicodeEncodeError as error:
-        raise InputError("a value holds bytes that are no UTF-8 text.") from error
+        raise InputError(
+            "a value holds bytes that are no UTF-8 text.", hint="Write it in UTF-8."
+        ) from error
     except ValueError as error:
         field = _not_finite(body) or "a value"
-        raise InputError(f"{field} is not a finite number.") from error
+        raise InputError(f"{field} is not a finite number.", hint="As 0.5 or 20.") from error
 
 
 def _not_finite(value: object, path: str = "") -> str | None:

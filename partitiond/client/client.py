@@ -15,16 +15,17 @@ from partitiond.client.bodies import (
     spec_body,
     with_absolute_folder,
 )
+from partitiond.client.convergence import ConvergenceCalls
+from partitiond.client.credentials import Credentials
 from partitiond.client.drift import DriftCalls
-from partitiond.client.errors import from_problem, not_ours, unreachable
+from partitiond.client.errors import from_problem, no_answer, not_ours, unreachable
 from partitiond.client.events import filter_query
 from partitiond.client.overview import OverviewCalls
 from partitiond.client.releases import ReleaseCalls
 from partitiond.client.scaling import ScalingCalls
 from partitiond.client.streams import event_data, events
 from partitiond.client.usage import UsageCalls
-from partitiond.core.actors import HEADER
-from partitiond.core.errors import InputError, NotFoundError, NotReadyError, UnauthorizedError
+from partitiond.core.errors import InputError, NotFoundError, NotReadyError
 from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Objective, Plan
@@ -52,31 +53,53 @@ LONG_TIMEOUT_SECONDS: Final = 180.0
 """For calls that solve a plan or wait until an engine is gone."""
 STREAM_SILENCE_SECONDS: Final = 45.0
 """The daemon sends a heartbeat every ten seconds; so long a silence means that it is gone."""
-_FIXED: Final = ("name", "source", "weights", "engine_kind")
+_FIXED: Final = ("name", "source", "weights")
 """What a registered model cannot change."""
 
 
-class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, ReleaseCalls):
+class ControlClient(
+    OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, ReleaseCalls, ConvergenceCalls
+):
     """A synchronous client. Safe to use as a context manager; `close` it otherwise.
 
     Every method raises the PartitiondError the daemon answered with (NotFoundError,
     ConflictError, SpecError, ...), UnauthorizedError for a wrong token, and
-    DaemonUnreachableError when nobody answers.
+    DaemonUnreachableError when nobody answers; DaemonTimeoutError when an answer does not come.
 
     Attributes:
         token: the admin token; may be set later, as once the daemon has made it.
-        actor: who asks, as "ada@laptop": the events of what is changed name them.
     """
 
     def __init__(
-        self, base_url: str, token: str, timeout: float = 30.0, *, actor: str = ""
+        self,
+        base_url: str,
+        token: str,
+        timeout: float = 30.0,
+        *,
+        actor: str = "",
+        reread: Callable[[], str] | None = None,
     ) -> None:
+        """Connects at the first call.
+
+        Args:
+            actor: who asks, as "ada@laptop": the events of what is changed name them.
+            reread: reads the token from its file, empty where there is none; asked while the
+                client has no token, and when the daemon refuses the one that it has.
+        """
         self.base_url = base_url.rstrip("/")
-        self.token = token
-        self.actor = actor
+        self._credentials = Credentials(token, actor, reread)
         self._timeout = timeout
         # Proxies of the environment are for the world outside, not for loopback.
-        self._http = httpx.Client(base_url=self.base_url, trust_env=False)
+        self._http = httpx.Client(base_url=self.base_url, auth=self._credentials, trust_env=False)
+
+    @property
+    def token(self) -> str:
+        """The token that the next call sends."""
+        return self._credentials.token
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._credentials.token = token
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -105,12 +128,12 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
         version: int | None = None,
         timeout: float | None = None,
     ) -> bytes:
-        headers = self._credentials()
+        headers: dict[str, str] = {}
         content = None if body is None else encoded(body)
         if content is not None:
-            headers[b"Content-Type"] = b"application/json"
+            headers["Content-Type"] = "application/json"
         if version is not None:
-            headers[b"If-Match"] = f'"{version}"'.encode()
+            headers["If-Match"] = f'"{version}"'
         try:
             answer = self._http.request(
                 method,
@@ -121,20 +144,10 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
                 timeout=httpx.Timeout(timeout or self._timeout, connect=CONNECT_TIMEOUT_SECONDS),
             )
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise unreachable(self.base_url, str(error) or type(error).__name__) from error
+            raise no_answer(self.base_url, error, timeout or self._timeout) from error
         if not answer.is_success:
             raise from_problem(self.base_url, answer.status_code, answer.content)
         return answer.content
-
-    def _credentials(self) -> dict[bytes, bytes]:
-        token = self.token.strip()
-        if any(character.isspace() for character in token):
-            raise UnauthorizedError(
-                "the admin token has a space or line break inside.",
-                hint="Take the token as it stands in the file admin-token of the state folder.",
-            )
-        named = {HEADER.encode(): self.actor.encode()} if self.actor else {}
-        return {b"Authorization": f"Bearer {token}".encode(), **named} if token else named
 
     def _get(self, kind: type[T], path: str, query: Mapping[str, Any] | None = None) -> T:
         return self._read(kind, self._call("GET", path, query=query))
@@ -144,6 +157,23 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
             return serde.from_json(kind, content)
         except InputError as error:
             raise not_ours(self.base_url, 200) from error
+
+    def _watch(
+        self, kind: type[T], path: str, query: Mapping[str, Any] | None = None
+    ) -> Iterator[T]:
+        """What a stream of server-sent events says, until it ends."""
+        limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+        headers = {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream(
+                "GET", path, params=query, headers=headers, timeout=limits
+            ) as answer:
+                if not answer.is_success:
+                    raise from_problem(self.base_url, answer.status_code, answer.read())
+                for data in event_data(answer.iter_lines()):
+                    yield self._read(kind, data)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise no_answer(self.base_url, error, STREAM_SILENCE_SECONDS) from error
 
     # --- models ------------------------------------------------------------------------------
 
@@ -222,18 +252,9 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
         Raises:
             NotFoundError: there is no such job.
             DaemonUnreachableError: the stream broke.
+            DaemonTimeoutError: nothing came of it.
         """
-        path = f"/jobs/{quoted(job_id)}/events"
-        limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
-        headers = {**self._credentials(), b"Accept": b"text/event-stream"}
-        try:
-            with self._http.stream("GET", path, headers=headers, timeout=limits) as answer:
-                if not answer.is_success:
-                    raise from_problem(self.base_url, answer.status_code, answer.read())
-                for data in event_data(answer.iter_lines()):
-                    yield self._read(Job, data)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise unreachable(self.base_url, str(error) or type(error).__name__) from error
+        return self._watch(Job, f"/jobs/{quoted(job_id)}/events")
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         """Profiles, newest first."""
@@ -278,8 +299,8 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
             DaemonUnreachableError: also where the daemon ends before there is a plan.
         """
         body = plan_body(question)
-        headers = {**self._credentials(), b"Accept": b"text/event-stream"}
-        headers[b"Content-Type"] = b"application/json"
+        headers = {"Accept": "text/event-stream"}
+        headers["Content-Type"] = "application/json"
         limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
         try:
             with self._http.stream(
@@ -297,12 +318,14 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
                     elif name == "plan":
                         return self._read(PlanPreview, data)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise unreachable(self.base_url, str(error) or type(error).__name__) from error
+            raise no_answer(self.base_url, error, STREAM_SILENCE_SECONDS) from error
         raise unreachable(self.base_url, "it ended before there was a plan")
 
-    def apply(self, plan_id: str | None = None) -> PlanPreview:
+    def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply a previewed plan, or a fresh one. Raises ConflictError when it is outdated."""
-        body = {} if plan_id is None else {"plan_id": plan_id}
+        body: dict[str, Any] = {} if plan_id is None else {"plan_id": plan_id}
+        if allow_outage:
+            body["allow_outage"] = True
         content = self._call("POST", "/plan/apply", body=body, timeout=LONG_TIMEOUT_SECONDS)
         return self._read(PlanPreview, content)
 
@@ -310,6 +333,13 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
         """The applied plan, or None."""
         try:
             return self._get(Plan, "/plan")
+        except NotFoundError:
+            return None
+
+    def waiting_plan(self) -> PlanPreview | None:
+        """The plan that waits for `apply` and what it changes, or None."""
+        try:
+            return self._get(PlanPreview, "/plan/waiting")
         except NotFoundError:
             return None
 
@@ -405,6 +435,7 @@ class ControlClient(OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, Release
         """Refuse requests with it from now on. Raises NotFoundError."""
         self._call("DELETE", f"/keys/{quoted(key_id)}")
 
-    def shutdown(self, *, stop_engines: bool = False) -> None:
+    def shutdown(self, *, stop_engines: bool = False, timeout: float | None = None) -> None:
         """Ask the daemon to end; it does so after the answer."""
-        self._call("POST", "/shutdown", body={"stop_engines": stop_engines})
+        body = {"stop_engines": stop_engines}
+        self._call("POST", "/shutdown", body=body, timeout=timeout)

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import httpx
+
 from partitiond.core import errors as e
 
 BY_CODE: Final[dict[str, type[e.PartitiondError]]] = {
@@ -37,6 +39,21 @@ def unreachable(url: str, cause: str) -> e.DaemonUnreachableError:
         f"no daemon answers on {url}: {cause}.",
         hint="Start it with: partitiond serve",
         facts={"url": url},
+    )
+
+
+def no_answer(url: str, error: Exception, seconds: float) -> e.PartitiondError:
+    """A request that failed on its way: nobody is there, or somebody who does not answer.
+
+    Args:
+        seconds: how long an answer was waited for.
+    """
+    if not isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
+        return unreachable(url, str(error) or type(error).__name__)
+    return e.DaemonTimeoutError(
+        f"the daemon on {url} runs, but did not answer within {seconds:.0f} s.",
+        hint="It may be busy: try again. Its log says what it is at.",
+        facts={"url": url, "seconds": seconds},
     )
 
 

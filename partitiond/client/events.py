@@ -11,5 +11,6 @@ def filter_query(wanted: EventFilter) -> dict[str, object]:
         "actor": wanted.actor,
         "since": wanted.since,
         "until": wanted.until,
+        "newest": wanted.newest,
     }
     return {name: value for name, value in given.items() if value}

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
 
+from partitiond.controller.convergence import ConvergenceDesk
 from partitiond.controller.cordons import MARK as CORDON
 from partitiond.controller.cordons import Cordons, with_cordons
 from partitiond.controller.drift import DriftDesk
@@ -16,7 +17,8 @@ from partitiond.controller.keys import Keys
 from partitiond.controller.leases import Lease, Waits, lease_of
 from partitiond.controller.loop import Controller
 from partitiond.controller.making_room import RoomMaker
-from partitiond.controller.overview import OverviewDesk, Sources, placed_views
+from partitiond.controller.obstacles import ObstacleDesk
+from partitiond.controller.overview import OverviewDesk, Sources
 from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
 from partitiond.controller.plans import Plans
 from partitiond.controller.policy import ControllerPolicy
@@ -29,7 +31,9 @@ from partitiond.controller.scaling import Scaling, ScalingOptions
 from partitiond.controller.shelf import ProfileShelf
 from partitiond.controller.traffic import TrafficWatch
 from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
+from partitiond.controller.views import PlacedView, placed_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.spec import ModelSpec
 from partitiond.core.usage import ReplicaShare
 from partitiond.metrics import Metrics
@@ -39,6 +43,7 @@ from partitiond.ports import (
     DeviceProvider,
     EngineRunner,
     Job,
+    JobState,
     ModelResolver,
     PartitionControl,
     ProfileRunner,
@@ -68,7 +73,7 @@ class Adapters:
     Attributes:
         solve: makes a plan, out of process.
         accept: refuses a spec that this host cannot run, by an InputError.
-        engine_problem: why no engine of the kind "vllm" can start; empty when it can. May look.
+        engine_problem: why no engine of the kind "vllm" can start; None when one can. May look.
         engine_version: of that engine; empty while it is not known. Does not look.
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
         partitions: what devices are cut into; None where nobody writes to devices.
@@ -84,7 +89,7 @@ class Adapters:
     solve: Solve
     clock: Clock
     accept: Callable[[ModelSpec], None]
-    engine_problem: Callable[[], str]
+    engine_problem: Callable[[], EngineUnavailableError | None]
     engine_version: Callable[[], str]
     cpu_speed: CpuSpeed | None
     partitions: PartitionControl | None = None
@@ -132,6 +137,12 @@ class Parts:
         self.shelf = self._make_shelf()
         self.scaling = self._make_scaling()
         self.plans = self._make_plans()
+        self.obstacles = self._make_obstacles()
+        self.background.append(self.obstacles.run)
+        self.plans.obstacles = self.obstacles.now
+        self.plans.planned_before = lambda: self.obstacles.planned_before
+        self.controller.withheld = self.obstacles.withheld
+        self.controller.failed_before = self.obstacles.failed_before
         self.registry = self._make_registry()
         self.background.append(self.registry.begin_again)
         self.releases = ReleaseDesk(
@@ -164,6 +175,15 @@ class Parts:
             changed=self.plan_again,
         )
         self.devices.after_look = self.cordons.looked
+        self.convergence = ConvergenceDesk(
+            store=adapters.store,
+            clock=adapters.clock,
+            controller=self.controller,
+            chain=self.plans.chain,
+            jobs=self.jobs,
+            files=self.files,
+            obstacles=self.obstacles,
+        )
         self.overview = self._make_overview()
         self.fit = self._make_fit()
         self.plans.may_apply = self.scaling.may_apply
@@ -173,6 +193,17 @@ class Parts:
         self.background.append(self.room.run)
         self.usage = self._make_usage()
         self.background.append(self.usage.run)
+
+    def placed(self) -> tuple[PlacedView, ...]:
+        """Every engine, those to come included."""
+        controller = self.controller
+        return placed_views(
+            controller.desired,
+            controller.engines,
+            name_for=controller.name_for,
+            asleep=controller.sleep.levels,
+            fetching={p.model: self.files.progress(p.model) for p in controller.desired},
+        )
 
     def plan_again(self) -> None:
         """What plans are made from has changed."""
@@ -200,7 +231,7 @@ class Parts:
         device_id = dict(job.params)["device_id"]
         watch, plan = self.devices, self.controller.plan
         room = dict(room_on(watch.devices, plan, watch.problem)).get(device_id)
-        held = self.controller.held()
+        held = (*self.controller.held(), *self.jobs.lent())
         return lease_of(job, watch.find(device_id), room, held, self._busy_cores())
 
     def _busy_cores(self) -> frozenset[int]:
@@ -240,7 +271,30 @@ class Parts:
             journal=self.journal,
             lease=self._lease,
             execute=work,
-            ended=lambda _: self.plan_again(),
+            ended=self._job_ended,
+            at_once=self._options.profiling.jobs_at_once,
+        )
+
+    def _job_ended(self, job: Job) -> None:
+        if job.state is JobState.SUCCEEDED:
+            self.obstacles.started(job.subject)
+        self.plan_again()
+
+    def _measure(self, model: str) -> None:
+        self.registry.measure(model)
+
+    def _make_obstacles(self) -> ObstacleDesk:
+        given = self._given
+        return ObstacleDesk(
+            store=given.store,
+            clock=given.clock,
+            journal=self.journal,
+            controller=self.controller,
+            files=self.files,
+            engine_problem=given.engine_problem,
+            seconds=self._options.policy.loop_seconds,
+            changed=self.plan_again,
+            measure=self._measure,
         )
 
     def _make_drift(self) -> DriftDesk:
@@ -296,6 +350,7 @@ class Parts:
             plan_again=self.plan_again,
             planning=lambda: self.plans.chain.planning or self.jobs.busy,
             measuring=lambda: self.jobs.busy,
+            obstacles=lambda: self.obstacles.present,
         )
 
     def _make_plans(self) -> Plans:
@@ -338,6 +393,7 @@ class Parts:
             profiling=self._options.profiling,
             accept=given.accept,
             cpu_speed=given.cpu_speed,
+            obstacles=self.obstacles,
         )
 
     def _make_fit(self) -> FitDesk:
@@ -352,15 +408,12 @@ class Parts:
             accept=given.accept,
             cpu_speed=given.cpu_speed,
             imagine=self.plans.imagine,
+            obstacles=self.obstacles,
             applied=lambda: self.controller.plan,
         )
 
     def _make_overview(self) -> OverviewDesk:
         given, controller = self._given, self.controller
-
-        def fetching() -> dict[str, str]:
-            return {p.model: self.files.progress(p.model) for p in controller.desired}
-
         return OverviewDesk(
             Sources(
                 store=given.store,
@@ -368,11 +421,11 @@ class Parts:
                 devices=lambda: self.devices.devices,
                 plan=lambda: controller.plan,
                 models=self.registry.models,
-                placed=lambda: placed_views(controller.desired, controller.engines, fetching()),
+                placed=self.placed,
                 jobs=self.jobs.jobs,
-                held=controller.held,
                 window=self.traffic.window,
-                waiting_plan=lambda: self.plans.chain.waiting,
+                waiting_plan=lambda: waits.plan.id if (waits := self.plans.waiting()) else "",
+                convergence=self.convergence.now,
                 gauges=given.gauges,
                 architecture_of=given.resolver.architecture,
                 drift=self.drift.words,

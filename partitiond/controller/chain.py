@@ -11,13 +11,17 @@ The rules, in the order in which they are asked:
    (its replicas are provisional), and so is one whose job was cancelled. That cannot shut out
    its own job where the job could run: rule 1 let that run first. One that somebody applied from
    its estimate goes on as it is: a plan without it would stop it.
-3. A model whose profile failed is not started by itself: what broke the engine under the profiler
+3. A model that cannot run (`core.obstacles`) is left out, and all others are planned without it.
+   One whose profile failed is not started by itself: what broke the engine under the profiler
    would break the replica. Its note says so; asking for the profile again, or planning and
    applying by hand, goes on.
 4. A model that does not take part in the chain (`auto` off) is never started by it, measured or
    not; once somebody applied a plan with it, it is planned like the others.
 5. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
-   event and the model's note say that it waits for `apply`.
+   event and the model's note say that it waits for `apply`. One plan waits at most, and only while
+   it may still be applied: it gives way to a newer one that moves or stops what runs, also to one
+   that a person asked for, and waits no longer once a newer one does neither or what it was made
+   from has changed.
 6. Each variant that a model lists is measured like the model itself, after it. Once anything of a
    model was measured on some hardware, nothing of it is planned from an estimate there: a variant
    that was not measured yet waits for its own job. A model that generates no text cannot be
@@ -27,18 +31,26 @@ The rules, in the order in which they are asked:
    scales to zero and does not take part in the chain is started when a request asks for it.
 8. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
    plan changed while it was made, it is thrown away and another one is made.
+9. While replicas of the applied plan have no device to run on, the plan is made without the
+   compiled search (`PlanRequest.may_search`): what runs stays, and nobody waits until it is
+   compiled, which may take minutes on a busy machine.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.core.engine_task import EngineTask
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import Device
+from partitiond.core.health import Health
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.sleep import scales_to_zero
 from partitiond.ports import Job, JobState, ModelRecord, PlanPreview
+
+log = logging.getLogger(__name__)
 
 
 def may_be_provisional(jobs: Sequence[Job]) -> bool:
@@ -75,9 +87,17 @@ def held_back(
     return frozenset(names)
 
 
-def left_out(records: Sequence[ModelRecord], applied: Collection[Placement]) -> frozenset[str]:
-    """Models that a plan made by itself does not speak of (rule 4)."""
-    planned = {placement.model for placement in applied}
+def left_out(
+    records: Sequence[ModelRecord],
+    applied: Collection[Placement],
+    planned_before: Collection[str] = (),
+) -> frozenset[str]:
+    """Models that a plan made by itself does not speak of (rule 4).
+
+    Args:
+        planned_before: models that were planned when something came in their way.
+    """
+    planned = {*planned_before, *(placement.model for placement in applied)}
     return frozenset(
         r.spec.name
         for r in records
@@ -85,11 +105,17 @@ def left_out(records: Sequence[ModelRecord], applied: Collection[Placement]) -> 
     )
 
 
+def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
+    """Whether replicas of the applied plan have no device to run on until there is another plan."""
+    works = {device.id for device in devices if device.health is not Health.FAILED}
+    return any(placement.device_id not in works for placement in applied)
+
+
 class Chain:
     """Makes and applies plans by itself when something changed and nothing is being measured.
 
     Attributes:
-        waiting: id of a plan that waits for `apply`; empty when none does.
+        waiting: id of the plan that waits for `apply`; empty when none does.
         note: why there is nothing to apply, or what waits, in one sentence.
     """
 
@@ -100,6 +126,7 @@ class Chain:
         ready: Callable[[], bool],
         preview: Callable[[], Awaitable[PlanPreview]],
         fresh: Callable[[], bool],
+        lasts: Callable[[str], bool],
         apply: Callable[[PlanPreview], Awaitable[bool]],
         touches_running: Callable[[PlanPreview], bool],
         current: Callable[[], Collection[object]],
@@ -111,6 +138,7 @@ class Chain:
             ready: whether no job runs, so that a plan may be made.
             preview: makes a plan of what may be used by itself.
             fresh: whether what the last preview was made from still holds.
+            lasts: whether the plan of an id may still be applied.
             apply: applies it; False, with nothing changed, when it is outdated by then.
             touches_running: whether it would move or stop a replica that has a process.
             current: placements of the applied plan.
@@ -119,10 +147,13 @@ class Chain:
         self._ready = ready
         self._preview = preview
         self._fresh = fresh
+        self._lasts = lasts
         self._apply = apply
         self._touches_running = touches_running
         self._current = current
         self._changed = False
+        self._doubted = False
+        self._said = ""
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.waiting = ""
@@ -130,7 +161,7 @@ class Chain:
 
     def changed(self) -> None:
         """Something a plan rests on changed; look at it as soon as nothing is measured."""
-        self._changed = True
+        self._changed = self._doubted = True
 
     @property
     def closed(self) -> bool:
@@ -144,12 +175,24 @@ class Chain:
 
     def settled(self) -> None:
         """Somebody applied a plan; nothing waits any more."""
-        self.waiting, self.note = "", ""
+        self.waiting, self.note, self._said = "", "", ""
+
+    def compare(self, preview: PlanPreview) -> None:
+        """Let a plan that somebody asked for take the place of the one that waits."""
+        if not self.waiting or preview.infeasible is not None:
+            return
+        if self._touches_running(preview):
+            self._wait_for(preview)
+        else:
+            self._withdraw(f"{preview.plan.id}, made since, moves and stops nothing")
 
     def consider(self) -> None:
         """Called after each pass of the loop: make a plan if one is due."""
         if self._closed:
             return
+        if self._doubted and self.waiting and not self._lasts(self.waiting):
+            self._withdraw("models, profiles or devices changed")
+        self._doubted = False
         planning = self._task is not None and not self._task.done()
         if self._changed and not planning and self._ready():
             self._changed = False
@@ -168,29 +211,48 @@ class Chain:
         except PartitiondError as error:
             self._say("plan-failed", "plan", str(error))
             return
+        except Exception as error:
+            # A defect that one plan meets must not be the end of planning, nor be silent.
+            log.exception("a plan broke")
+            self._say("plan-failed", "plan", f"{type(error).__name__}: {error}")
+            return
         if self._closed:
             return
         if not self._ready() or not self._fresh():
             self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 8)
             return
-        self.settled()
         if preview.infeasible is not None:
+            self._withdraw("no plan serves what was asked")
             self._say("plan-infeasible", "plan", "; ".join(preview.infeasible.reasons))
         elif set(preview.plan.wanted) == set(self._current()):
-            return
+            self._withdraw("what is applied is as good")
+            self.note = self._said = ""
         elif self._touches_running(preview):
-            self.waiting = preview.plan.id
-            moved, stopped = len(preview.diff.move), len(preview.diff.stop)
-            self._say(
-                "plan-waits",
-                preview.plan.id,
-                f"{preview.plan.id} waits for `partitiond apply {preview.plan.id}`, because it "
-                f"moves {moved} and stops {stopped} running replicas.",
-            )
-        elif not await self._apply(preview):
+            self._wait_for(preview)
+        elif await self._apply(preview):
+            self.settled()
+        else:
+            self._withdraw("models, profiles or devices changed")
             self._changed = True
 
+    def _wait_for(self, preview: PlanPreview) -> None:
+        self.waiting = preview.plan.id
+        moved, stopped = len(preview.diff.move), len(preview.diff.stop)
+        self._say(
+            "plan-waits",
+            preview.plan.id,
+            f"{preview.plan.id} waits for `partitiond apply {preview.plan.id}`, because it "
+            f"moves {moved} and stops {stopped} running replicas.",
+        )
+
+    def _withdraw(self, why: str) -> None:
+        """No plan waits any more, which is told where one did."""
+        waited, self.waiting = self.waiting, ""
+        if waited:
+            self.note = self._said = ""
+            self._journal.note("plan-withdrawn", waited, f"waits no longer: {why}.")
+
     def _say(self, kind: str, subject: str, message: str) -> None:
-        if message != self.note:
+        if message != self._said:
             self._journal.note(kind, subject, message)
-        self.note = message
+        self.note = self._said = message

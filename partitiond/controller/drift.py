@@ -29,6 +29,7 @@ from partitiond.core.drift_follow import Correction, correction_of, pooled
 from partitiond.core.drift_load import expected, sharing_factor, tolerated
 from partitiond.core.drift_window import LONGEST_LOOKS, FullWindow, Gathered
 from partitiond.core.errors import NotFoundError, PartitiondError
+from partitiond.core.hardware import short_device
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
@@ -137,7 +138,7 @@ class DriftDesk:
         if found is None:
             raise NotFoundError(
                 f"no figures of a profile {profile_id} are corrected.",
-                hint="`partitiond drift` lists the corrections.",
+                hint="`partitiond models drift` lists the corrections.",
                 facts={"profile": profile_id},
             )
         for watched in self._watched.values():
@@ -171,7 +172,7 @@ class DriftDesk:
         here = self._on_profile(entry.profile_id)
         fine = sum(1 for other in here if other.verdict is Verdict.HOLDS)
         if fine and pooled(here) is Verdict.HOLDS:
-            whose = f"; {fine} others on this profile hold: look at {entry.device_id}"
+            whose = f"; {fine} others on this profile hold: look at {short_device(entry.device_id)}"
             return entry.sentence + whose
         return entry.sentence
 
@@ -264,7 +265,7 @@ class DriftDesk:
         full = gathered.full(at, self._options.window_requests, self._options.window_seconds)
         watched.gathered = gathered if full is None else Gathered(at, count, count)
         if full is not None:
-            self._compare(watched, full)
+            self._compare(name, full)
 
     def _sharing(self, name: str) -> float:
         own = self._watched[name].placement
@@ -277,7 +278,8 @@ class DriftDesk:
 
     # -- judging -----------------------------------------------------------------------------
 
-    def _compare(self, watched: _Watched, full: FullWindow) -> None:
+    def _compare(self, name: str, full: FullWindow) -> None:
+        watched = self._watched[name]
         profile, scale = self._predictor(watched.placement)
         if profile is None:
             return
@@ -314,7 +316,7 @@ class DriftDesk:
         if findings:
             watched.judged = entry
         self._keep(entry)
-        self._tell(watched, entry, before)
+        self._tell(name, watched, entry, before)
         if findings:
             self._correct(entry.profile_id)
 
@@ -345,20 +347,20 @@ class DriftDesk:
             return None, 1.0
         return profile, point.output_tokens_per_s / planned
 
-    def _tell(self, watched: _Watched, entry: LedgerEntry, before: Verdict) -> None:
+    def _tell(self, engine: str, watched: _Watched, entry: LedgerEntry, before: Verdict) -> None:
         """Note what has changed: windows that lack a figure, or all, change no verdict."""
         if entry.other_lengths and watched.alike >= RECENT:
-            self._journal.note("drift-lengths", entry.replica_id, self._words(entry) + ".")
+            self._journal.note("drift-lengths", engine, self._words(entry) + ".")
         watched.alike = 0 if entry.other_lengths else watched.alike + 1
         after = verdict_of(watched.tracks)
         if after is before:
             return
         if after in _OFF:
             if entry.sentence:
-                self._journal.note("drift", entry.replica_id, self._words(entry) + ".")
+                self._journal.note("drift", engine, self._words(entry) + ".")
         elif before in _OFF:
             words = "it does again what its profile predicts at its load."
-            self._journal.note("drift-over", entry.replica_id, words)
+            self._journal.note("drift-over", engine, words)
 
     # -- acting ------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ class Engine:
         placement: what it was started for.
         state, since: where it is in its life, and since when (monotonic seconds).
         failures: failures in a row of this replica, up to the last one.
+        failed_starts: failed starts in a row of this replica, up to the last one.
+        last_error: what the last failure was; empty once it serves.
         starts: engine starts of this replica since the daemon runs.
         adopted: it ran already when the daemon started.
         broken: it exited, or was found not to generate, and is being cleared away; it gets no
@@ -73,19 +75,22 @@ class Engine:
         note: Note,
         wake: Callable[[], None],
         failures: int = 0,
+        failed_starts: int = 0,
         starts: int = 0,
+        last_error: str = "",
     ) -> None:
         self.name = name
         self.placement = placement
         self.state = ReplicaState.PENDING
         self.since = clock.monotonic()
         self.failures = failures
+        self.failed_starts = failed_starts
         self.starts = starts
         self.adopted = False
         self.broken = False
         self.failed_stops = 0
         self.in_flight: int | None = None
-        self.last_error = ""
+        self.last_error = last_error
         self.sleep_level = 0
         self.progress = ""
         self.handle: EngineHandle | None = None
@@ -106,6 +111,7 @@ class Engine:
         self._task: asyncio.Task[None] | None = None
         self._ended_itself = False
         self._served_seconds = 0.0
+        self._was_ready = False
 
     @property
     def generation(self) -> str:
@@ -131,6 +137,8 @@ class Engine:
             can_sleep=self.handle is not None and self.handle.launch.sleep_mode,
             sleep_level=self.sleep_level,
             ending=self.broken or self._stop_asked.is_set(),
+            failed_starts=self.failed_starts,
+            stuck=self.live and self.failed_stops > 0,
         )
 
     def begin(self, launch: EngineLaunch) -> None:
@@ -146,7 +154,7 @@ class Engine:
         """Take over a process that runs already; it serves as soon as it answers a probe."""
         self.handle = handle
         self.launch = handle.launch
-        self.adopted = True
+        self.adopted = self._was_ready = True
         self._happen(ReplicaEvent.START_ASKED)
         self._task = asyncio.create_task(self._own(None), name=f"engine {self.name}")
 
@@ -207,6 +215,10 @@ class Engine:
     def _happen(self, event: ReplicaEvent) -> None:
         self.state = step(self.state, event)
         self.since = self._clock.monotonic()
+        if self.state in (ReplicaState.SERVING, ReplicaState.SLEEPING):
+            self._was_ready, self.failed_starts = True, 0
+        if self.state is ReplicaState.SERVING:
+            self.last_error = ""
         self._wake()
 
     async def _own(self, launch: EngineLaunch | None) -> None:
@@ -315,6 +327,8 @@ class Engine:
         self.in_flight = 0
         if self.state is ReplicaState.FAILED or self._ended_itself:
             self.failures = failures_after(self.failures, served, self._policy.reconcile)
+            if not self._was_ready and self._stop_reason is not StopReason.FAILED:
+                self.failed_starts += 1
             self.last_error = diagnosis
             self._note("engine-failed", self.name, first_line(diagnosis))
         else:

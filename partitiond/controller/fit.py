@@ -1,16 +1,18 @@
 """Whether one more model fits: a plan as if it were registered, from an estimate of it."""
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from partitiond.controller.figures import CpuSpeed, figures_for
 from partitiond.controller.jobs import JobQueue
+from partitiond.controller.obstacles import ObstacleDesk
 from partitiond.controller.overview_parts import frontier_views
 from partitiond.controller.profiling import ProfilingOptions
 from partitiond.controller.situation import Situation
 from partitiond.controller.targets import best_profiles, profile_targets
 from partitiond.controller.variants import form_architectures, form_estimates
 from partitiond.controller.watching import DeviceWatch
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import ModelForecast, Plan, PlanDiff
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -28,6 +30,7 @@ class FitDesk:
         accept: refuses a spec that this host cannot run, by an InputError.
         cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
         imagine: makes a plan of a changed situation.
+        obstacles: knows what would keep the model from running.
         applied: the plan that is applied.
     """
 
@@ -43,6 +46,7 @@ class FitDesk:
         accept: Callable[[ModelSpec], None],
         cpu_speed: CpuSpeed | None,
         imagine: Imagine,
+        obstacles: ObstacleDesk,
         applied: Callable[[], Plan | None],
     ) -> None:
         self._store = store
@@ -54,6 +58,7 @@ class FitDesk:
         self._accept = accept
         self._cpu_speed = cpu_speed
         self._imagine = imagine
+        self._obstacles = obstacles
         self._applied = applied
 
     async def check(self, spec: ModelSpec) -> Fit:
@@ -69,8 +74,10 @@ class FitDesk:
             spec, (*self._store.profiles(spec.name), *await self._estimates(spec, now))
         )
         registered = any(r.spec.name == spec.name for r in self._store.models())
-        preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles))
-        fits, summary = verdict(spec.name, preview, self._applied())
+        obstacle = self._obstacles.of(spec)
+        preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles, obstacle))
+        others = self._obstacles.present.keys() - {spec.name}
+        fits, summary = verdict(spec.name, preview, self._applied(), others)
         frontiers = frontier_views(spec.name, profiles, preview.plan, ())
         return Fit(spec.name, fits, summary, registered, preview, frontiers)
 
@@ -83,31 +90,52 @@ class FitDesk:
         return form_estimates(spec, architectures, targets, now, figures)
 
 
-def with_model(situation: Situation, record: ModelRecord, profiles: Sequence[Profile]) -> Situation:
-    """The situation with one more model, or with that model as it would be."""
+def with_model(
+    situation: Situation,
+    record: ModelRecord,
+    profiles: Sequence[Profile],
+    obstacle: Obstacle | None = None,
+) -> Situation:
+    """The situation with one more model, or with that model as it would be.
+
+    Args:
+        record: the model.
+        profiles: of it, best ones first.
+        obstacle: what would keep it from running.
+    """
     name = record.spec.name
     others = tuple(r for r in situation.records if r.spec.name != name)
     theirs = tuple((model, best) for model, best in situation.profiles if model != name)
+    obstacles = tuple(o for o in situation.obstacles if o.model != name)
+    if obstacle is not None:
+        profiles = obstacle.open(profiles)
+        obstacles = obstacles if profiles else (*obstacles, obstacle)
     return dataclasses.replace(
         situation,
         records=(*others, record),
         profiles=(*theirs, (name, tuple(profiles))),
         asleep=tuple((model, level) for model, level in situation.asleep if model != name),
+        obstacles=obstacles,
+        warnings=tuple(o for o in situation.warnings if o.model != name),
     )
 
 
-def verdict(name: str, preview: PlanPreview, applied: Plan | None) -> tuple[bool, tuple[str, ...]]:
+def verdict(
+    name: str, preview: PlanPreview, applied: Plan | None, obstructed: Collection[str] = ()
+) -> tuple[bool, tuple[str, ...]]:
     """Whether the model fits, and what people should know, in sentences.
 
     Args:
         name: the model.
         preview: of the plan with it.
         applied: the plan that runs: what has no place in it already is not this model's doing.
+        obstructed: other models that cannot run, with it or without.
     """
     if preview.infeasible is not None:
         return False, (*preview.infeasible.reasons, *preview.infeasible.remedies)
     plan = preview.plan
     before = {u.model for u in applied.unplaced} if applied is not None else set()
+    before.update(obstructed)
     own = [u for u in plan.unplaced if u.model == name]
     losers = sorted({u.model for u in plan.unplaced} - before - {name})
     said = [f"{u.reason} {u.remedy}".strip() for u in own]

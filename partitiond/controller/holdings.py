@@ -1,16 +1,23 @@
 """Which engine is whose, and who holds what. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from partitiond.controller.engines import Engine
 from partitiond.controller.routes import RoutedEngine
 from partitiond.core.device_room import holds
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, same_engine
+from partitiond.core.replica import ReplicaState
+
+_LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
 
 
 def held(
-    desired: Sequence[Placement], engines: Sequence[Engine], asleep: Collection[str]
+    desired: Sequence[Placement],
+    engines: Sequence[Engine],
+    asleep: Collection[str],
+    name_for: Callable[[Placement], str],
 ) -> tuple[tuple[str, Partition], ...]:
     """Who holds, or was promised, which partition: live engines and wanted placements.
 
@@ -19,12 +26,19 @@ def held(
     live = [(engine.name, holds(engine.observed())) for engine in engines if engine.live]
     # A replica that moves holds two: what it runs on, and where it goes.
     coming = [
-        (p.replica_id, p.partition)
+        (name_for(p), p.partition)
         for p in desired
         if p.model not in asleep
         and not any(is_engine_of(engine, p) and engine.live for engine in engines)
     ]
     return (*live, *coming)
+
+
+def own_engine(placement: Placement, engines: Sequence[Engine]) -> Engine | None:
+    """The engine of just this placement that stays, or the record that its next start takes up."""
+    return next(
+        (e for e in engines if e.state not in _LEAVING and is_engine_of(e, placement)), None
+    )
 
 
 def is_record_of(engine: Engine, placement: Placement) -> bool:

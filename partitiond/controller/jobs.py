@@ -1,4 +1,4 @@
-"""The job queue: profile jobs, one running at a time, each on a leased partition.
+"""The job queue: profile jobs, each on a leased partition, one at a time unless more are allowed.
 
 A job waits visibly: its progress says what for. The first queued job whose lease can be had runs
 next, so a job that waits for a busy device does not hold up one for a free device.
@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 
 from partitiond.controller.diagnosis import explain, first_line
-from partitiond.controller.job_watchers import ENDED, JobWatchers
 from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease, Waits
+from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import PartitiondError
 from partitiond.core.partition import Partition
 from partitiond.fault_points import FaultPoint, reached
@@ -24,9 +24,12 @@ from partitiond.ports.actor import alone
 log = logging.getLogger(__name__)
 
 Tell = Callable[[Progress], None]
-Execute = Callable[[Job, Lease, Tell], Awaitable[str]]
+Neighbours = Callable[[], tuple[str, ...]]
+"""Jobs that have run on the same device meanwhile, by id; asked when the work is done."""
+Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
+ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 _CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
 INTERRUPTED: Final = (
     f"{_CUT_SHORT} Ask for it again: it resumes with the trials that it had finished."
@@ -44,17 +47,27 @@ KEEP_PROGRESS_SECONDS: Final = 2.0
 
 @dataclasses.dataclass(slots=True)
 class _Running:
-    """The job that runs now."""
+    """A job that runs now.
+
+    Attributes:
+        kept_at: when its progress was stored last, in seconds of the clock.
+        neighbours: jobs that have run on the same device meanwhile.
+    """
 
     job: Job
     lease: Lease
     kept_at: float
+    neighbours: list[str] = dataclasses.field(default_factory=list)
     task: "asyncio.Task[None] | None" = None
     cancelled: bool = False
 
 
 class JobQueue:
-    """Owns the jobs."""
+    """Owns the jobs.
+
+    Args:
+        at_once: how many may run at the same time, where their leases can be had together.
+    """
 
     def __init__(
         self,
@@ -65,6 +78,7 @@ class JobQueue:
         lease: Callable[[Job], Lease | Waits],
         execute: Execute,
         ended: Callable[[Job], None],
+        at_once: int = 1,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -72,19 +86,29 @@ class JobQueue:
         self._lease = lease
         self._execute = execute
         self._ended = ended
+        self._at_once = at_once
         self._queued: dict[str, Job] = {}
-        self._running: _Running | None = None
-        self._watchers = JobWatchers()
+        self._running: dict[str, _Running] = {}
+        self._watchers = Watchers()
         self._closed = False
 
     @property
     def busy(self) -> bool:
         """Whether a job runs now."""
-        return self._running is not None
+        return bool(self._running)
+
+    @property
+    def running(self) -> str:
+        """Id of the job that has run longest of those that run now; empty while none does."""
+        return next(iter(self._running), "")
 
     def leases(self) -> tuple[Partition, ...]:
         """Partitions lent out now."""
-        return () if self._running is None else (self._running.lease.partition,)
+        return tuple(lent.lease.partition for lent in self._running.values())
+
+    def lent(self) -> tuple[tuple[str, Partition], ...]:
+        """The same, each with the id of its job."""
+        return tuple((name, lent.lease.partition) for name, lent in self._running.items())
 
     def recover(self) -> None:
         """Take up the queue of the daemon before: what ran has failed, what waited waits on."""
@@ -142,7 +166,9 @@ class JobQueue:
             NotFoundError: there is no such job; raised here, not at the first step.
         """
         self.job(job_id)
-        return self._watchers.watch(job_id, lambda: self.job(job_id))
+        return self._watchers.watch(
+            job_id, lambda: self.job(job_id), lambda job: job.state in ENDED
+        )
 
     def replaced(self, old: Job, new: Job) -> None:
         """Say of an interrupted job which one was queued in its place."""
@@ -157,10 +183,10 @@ class JobQueue:
             self._ended(self._finish(queued, JobState.CANCELLED, error=f"withdrawn: {reason}"))
 
     def open_jobs(self, subject: str) -> tuple[Job, ...]:
-        """Jobs of a model that wait or run, the running one last: cancelled in this order, none
+        """Jobs of a model that wait or run, the running ones last: cancelled in this order, none
         of the waiting ones starts meanwhile.
         """
-        running = [self._running.job] if self._running is not None else []
+        running = [lent.job for lent in self._running.values()]
         return tuple(j for j in (*self._queued.values(), *running) if j.subject == subject)
 
     def ended(self, subject: str) -> tuple[Job, ...]:
@@ -173,8 +199,8 @@ class JobQueue:
         queued = self._queued.pop(job_id, None)
         if queued is not None:
             self._ended(self._finish(queued, JobState.CANCELLED))
-        running = self._running
-        if running is not None and running.job.id == job_id:
+        running = self._running.get(job_id)
+        if running is not None:
             self._journal.note("job-cancel-asked", job_id, "it is ended.")
             running.cancelled = True
             await self._stop(running)
@@ -185,8 +211,8 @@ class JobQueue:
         if self._closed:
             return
         for job in tuple(self._queued.values()):
-            if self._running is not None:
-                self._say_waiting(job, f"waits for {self._running.job.id}")
+            if len(self._running) >= self._at_once:
+                self._say_waiting(job, f"waits for {' or '.join(self._running)}")
                 continue
             lease = self._lease(job)
             if isinstance(lease, Waits):
@@ -198,8 +224,8 @@ class JobQueue:
     async def close(self) -> None:
         """End the running job; queued ones stay queued for the next daemon."""
         self._closed = True
-        if self._running is not None:
-            await self._stop(self._running)
+        for running in tuple(self._running.values()):
+            await self._stop(running)
         self._watchers.close()
 
     def _asked_for(self, job: Job) -> Job:
@@ -209,14 +235,15 @@ class JobQueue:
         job = dataclasses.replace(job, reason="")
         if job.id in self._queued:
             self._queued[job.id] = job
-        elif self._running is not None and self._running.job.id == job.id:
-            self._running.job = job
+        elif job.id in self._running:
+            self._running[job.id].job = job
         self._store.put_job(job)
         return job
 
     def _latest(self, job: Job) -> Job:
-        if self._running is not None and self._running.job.id == job.id:
-            return self._running.job
+        running = self._running.get(job.id)
+        if running is not None:
+            return running.job
         return self._queued.get(job.id, job)
 
     def _say_waiting(self, job: Job, reason: str) -> None:
@@ -235,7 +262,12 @@ class JobQueue:
         )
         self._store.put_job(job)
         reached(FaultPoint.JOB_STARTED)
-        self._running = running = _Running(job, lease, self._clock.monotonic())
+        running = _Running(job, lease, self._clock.monotonic())
+        for name, other in self._running.items():
+            if other.lease.partition.device_id == lease.partition.device_id:
+                running.neighbours.append(name)
+                other.neighbours.append(job.id)
+        self._running[job.id] = running
         self._journal.note("job-started", job.id, f"{job.kind} of {job.subject}.")
         # What the job leads to is nobody's request, whoever is being served at this moment.
         running.task = asyncio.create_task(self._run(running), name=job.id, context=alone())
@@ -248,7 +280,9 @@ class JobQueue:
         state, error = JobState.FAILED, ""
         result: str | None = None
         try:
-            result = await self._execute(running.job, running.lease, tell)
+            result = await self._execute(
+                running.job, running.lease, tell, lambda: tuple(running.neighbours)
+            )
             state = JobState.SUCCEEDED
         except asyncio.CancelledError:
             state, error = _cut_short(running)
@@ -261,7 +295,7 @@ class JobQueue:
         self._end(running, state, error, result)
 
     def _end(self, running: _Running, state: JobState, error: str, result: str | None) -> None:
-        self._running = None
+        del self._running[running.job.id]
         self._ended(self._finish(running.job, state, error=error, result=result))
         self.poke()
 
@@ -271,7 +305,7 @@ class JobQueue:
             return
         running.task.cancel()
         await asyncio.wait([running.task])
-        if self._running is running:  # cancelled before its first step: nobody has ended it
+        if running.job.id in self._running:  # cancelled before its first step: nobody has ended it
             self._end(running, *_cut_short(running), result=None)
 
     def _tell(self, running: _Running, progress: Progress) -> None:

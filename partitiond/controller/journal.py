@@ -78,7 +78,9 @@ class Journal:
         changes = replica_changes(new, old, devices=devices, registered=registered)
         for change in changes[:MOST_CHANGES_TOLD]:
             self.note(
-                change.kind.value, change.replica_id, f"{new.id}: {change.what}; {change.why}."
+                change.kind.value,
+                change.replica_id,
+                f"{new.id}: {change.what}; {change.why.rstrip('.')}.",
             )
         left = len(changes) - MOST_CHANGES_TOLD
         if left > 0:

@@ -15,10 +15,11 @@ MAX_NAMES: Final = 1000
 
 
 def engine_name(replica_id: str, taken: Collection[str]) -> str:
-    """The replica's id, or with a suffix while an engine of that name still runs.
+    """The replica's id, or with a suffix where an engine of that name is there.
 
-    A replica that moves to free room has two engines for a while; the newer one is then called
-    `opt-125m-1.2`. A replica id ends in a dash and a number, so names stay unique.
+    A replica that moves to free room has two engines for a while; the newer one is called
+    `opt-125m-1.2`, and keeps that name. A replica id ends in a dash and a number, so names stay
+    unique.
     """
     if replica_id not in taken:
         return replica_id

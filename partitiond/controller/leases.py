@@ -152,7 +152,7 @@ def _cores(device: Device, wish: Wish, room_bytes: int, beside: Held) -> Lease |
     wanted = len(device.cores) if wish.cores is None else min(wish.cores, len(device.cores))
     if len(free) < wanted:
         holders = ", ".join(f"{name} holds core {core}" for core, name in sorted(taken.items()))
-        return Waits(f"waits for {wanted} free cores of {device.id}: {holders}")
+        return Waits(f"waits for {wanted} free cores of {device.short_id}: {holders}")
     budget = _budget(device, wish, room_bytes, beside)
     if isinstance(budget, Waits):
         return budget
@@ -168,7 +168,7 @@ def _budget(device: Device, wish: Wish, room_bytes: int, beside: Held) -> int | 
     if budget < LEAST_BYTES or (asked is not None and left < asked):
         needed = LEAST_BYTES if asked is None else asked
         return Waits(
-            f"waits for {format_bytes(needed)} of memory on {device.id}: "
+            f"waits for {format_bytes(needed)} of memory on {device.short_id}: "
             f"{format_bytes(max(0, left))} are not held"
         )
     return budget
@@ -188,13 +188,13 @@ def _alone(
 ) -> Lease | Waits:
     """The whole GPU, or a share of its memory while nobody else computes."""
     if beside:
-        return Waits(f"waits for {device.id} to be free: held by {_names(beside)}")
+        return Waits(f"waits for {device.short_id} to be free: held by {_names(beside)}")
     if SharingMode.WHOLE not in device.modes:
-        return Waits(f"waits for {device.id} to leave MIG mode; or ask for one of its slices")
+        return Waits(f"waits for {device.short_id} to leave MIG mode; or ask for one of its slices")
     asked = wish.memory_bytes
     budget = room_bytes if asked is None else min(room_bytes, asked)
     if budget < LEAST_BYTES:
-        return Waits(f"waits for memory on {device.id}: {format_bytes(budget)} are free")
+        return Waits(f"waits for memory on {device.short_id}: {format_bytes(budget)} are free")
     partition: Partition = WholeDevice(device.id, Bytes(budget))
     if asked is not None:
         if asked > room_bytes:
@@ -205,7 +205,7 @@ def _alone(
 
 def _budget_waits(device: Device, asked: int, left: int) -> Waits:
     return Waits(
-        f"waits for {format_bytes(asked)} of memory on {device.id}: "
+        f"waits for {format_bytes(asked)} of memory on {device.short_id}: "
         f"{format_bytes(max(0, left))} are not held"
     )
 
@@ -217,19 +217,22 @@ def _mps(
     assert wish.sm_percent is not None  # what is asked for
     others = [(name, p) for name, p in beside if not isinstance(p, MpsShare)]
     if others:
-        return Waits(f"waits for {device.id} to be empty or in MPS mode: held by {_names(others)}")
+        return Waits(
+            f"waits for {device.short_id} to be empty or in MPS mode: held by {_names(others)}"
+        )
     if SharingMode.MPS not in device.modes:
-        return Waits(f"waits for {device.id} to allow MPS: it does not now (MIG may be on)")
+        return Waits(f"waits for {device.short_id} to allow MPS: it does not now (MIG may be on)")
     shares = [p.sm_percent for _, p in beside if isinstance(p, MpsShare)]
     left = 100 - sum(shares) - device.occupied_sm_percent
     if wish.sm_percent > left:
         return Waits(
-            f"waits for {wish.sm_percent} % of the SMs of {device.id}: {max(0, left)} % are not "
+            f"waits for {wish.sm_percent} % of the SMs of {device.short_id}: "
+            f"{max(0, left)} % are not "
             f"held{_by(beside)}"
         )
     most = min(MAX_REPLICAS_PER_DEVICE[SharingMode.MPS], device.max_replicas or len(shares) + 1)
     if len(shares) >= most:
-        return Waits(f"waits for one of the {most} MPS clients of {device.id}{_by(beside)}")
+        return Waits(f"waits for one of the {most} MPS clients of {device.short_id}{_by(beside)}")
     overhead = mode_overhead_bytes(SharingMode.MPS)
     budget = _budget(device, wish, room_bytes - overhead, beside)
     if isinstance(budget, Waits):
@@ -242,13 +245,17 @@ def _mig(device: Device, wish: Wish, beside: Held, cores: tuple[int, ...]) -> Le
     """A slice of the MIG profile, beside other slices alone."""
     others = [(name, p) for name, p in beside if not isinstance(p, MigSlice)]
     if others:
-        return Waits(f"waits for {device.id} to be empty or in MIG mode: held by {_names(others)}")
+        return Waits(
+            f"waits for {device.short_id} to be empty or in MIG mode: held by {_names(others)}"
+        )
     if SharingMode.MIG not in device.modes:
-        return Waits(f"waits for {device.id} to allow MIG: it does not now")
+        return Waits(f"waits for {device.short_id} to allow MIG: it does not now")
     held = tuple(_place(p) for _, p in beside if isinstance(p, MigSlice))
     found = free_place(device, wish.mig_profile, held)
     if found is None:
-        return Waits(f"waits for a free place for {wish.mig_profile} on {device.id}{_by(beside)}")
+        return Waits(
+            f"waits for a free place for {wish.mig_profile} on {device.short_id}{_by(beside)}"
+        )
     name, start, count = found
     room = _slice_bytes(device, found)
     budget = room if wish.memory_bytes is None else wish.memory_bytes

@@ -16,7 +16,7 @@ from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
 from partitiond.controller.expectations import Expectations
 from partitiond.controller.faults import FaultWatch
-from partitiond.controller.holdings import held, is_record_of, routed
+from partitiond.controller.holdings import held, is_record_of, own_engine, routed
 from partitiond.controller.journal import Journal
 from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
 from partitiond.controller.policy import ControllerPolicy
@@ -75,6 +75,12 @@ class Controller:
         plan: the applied plan.
         problem: why the last pass broke; empty when it went well.
         spec_for: the specification that a placement was planned with, of the model's present one.
+        withheld: whether an engine of a placement is not to be started (`core.obstacles`).
+        failed_before: starts of a placement's engine that failed in a row, before its record.
+        reconcile_policy: bounds of the reconciler.
+        after_pass: called after each pass that went well, until everything ends.
+        looked: called after every pass.
+        replacing: called when a plan is applied in the place of another.
     """
 
     def __init__(
@@ -110,20 +116,25 @@ class Controller:
         self._clock = clock
         self._journal = journal
         self._policy = policy
-        self._reconcile_policy = policy.reconcile
+        self.reconcile_policy = policy.reconcile
         self._routes = routes
         self._key_routes = KeyRoutes()
         self._expected = Expectations(store)
         self._wake = wake
         self._observer = observer
         self._starts: dict[str, int] = {}
+        self._promised: dict[str, str] = {}
         self._counted_at = -math.inf
         self._closing = False
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
         self.leases: Callable[[], Sequence[Partition]] = tuple
         self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
+        self.withheld: Callable[[Placement], bool] = lambda _: False
+        self.failed_before: Callable[[Placement], int] = lambda _: 0
         self.after_pass: Callable[[], None] = lambda: None
+        self.looked: Callable[[], None] = lambda: None
+        self.replacing: Callable[[Plan, Plan], None] = lambda _old, _new: None
         self.problem = "the first pass is not over"
 
     @property
@@ -139,8 +150,8 @@ class Controller:
         """Take over limits that were re-read; the next pass publishes them."""
         self._routes = routes
         if not self._closing:
-            self._reconcile_policy = dataclasses.replace(
-                self._reconcile_policy, drain_deadline_seconds=drain_deadline_seconds
+            self.reconcile_policy = dataclasses.replace(
+                self.reconcile_policy, drain_deadline_seconds=drain_deadline_seconds
             )
         self.wake()
 
@@ -149,13 +160,34 @@ class Controller:
         self._store.set_plan(plan)
         reached(FaultPoint.PLAN_STORED)
         before, self.plan = self.plan, plan
+        self._promise_names()
+        if before is not None:
+            self.replacing(before, plan)
         names = [record.spec.name for record in self._store.models()]
         self._journal.plan_applied(plan, before, self._devices.devices, names)
         self.wake()
 
     def held(self) -> tuple[tuple[str, Partition], ...]:
         """Who holds, or was promised, which partition: live engines and wanted placements."""
-        return held(self.desired, self.engines, self.sleep.levels)
+        return held(self.desired, self.engines, self.sleep.levels, self.name_for)
+
+    def name_for(self, placement: Placement) -> str:
+        """The name of a wanted replica's engine, also of the one that is still to start.
+
+        It is promised when the plan is applied, and kept over restarts of the engine: an engine
+        that waits for its turn is called the same before and after it has started.
+        """
+        own = own_engine(placement, self.engines)
+        if own is not None:
+            return own.name
+        taken = {engine.name for engine in self.engines}
+        promised = self._promised.get(placement.replica_id, "")
+        if promised and promised not in taken:
+            return promised
+        return engine_name(placement.replica_id, taken)
+
+    def _promise_names(self) -> None:
+        self._promised = {p.replica_id: self.name_for(p) for p in self.desired}
 
     async def adopt(self) -> None:
         """Take over the engines that run already; return once they answered, or time is up.
@@ -172,6 +204,7 @@ class Controller:
         for handle in handles:
             if handle.launch.placement is not None:
                 self._adopt(handle, handle.launch.placement)
+        self._promise_names()
         waits = [asyncio.ensure_future(engine.settled.wait()) for engine in self.engines]
         if waits:
             await asyncio.wait(waits, timeout=self._policy.adopt_seconds)
@@ -230,6 +263,7 @@ class Controller:
             self.problem = ""
         if self._observer is not None:
             self._observer.passed(self._clock.monotonic() - began, actions)
+        self.looked()
 
     def _broke(self, problem: str) -> None:
         if problem != self.problem:
@@ -243,8 +277,8 @@ class Controller:
         # Nothing is awaited from here to the last act: what was observed still holds.
         records = self._store.models()
         levels = self.sleep.refresh()
-        observed = self._observe(records)
-        desired, policy = self.desired, self._reconcile_policy
+        observed = self.observe()
+        desired, policy = self.desired, self.reconcile_policy
         devices = self._devices.devices
         stakes = self._expected.stakes(records, desired, observed.replicas, devices)
         actions = reconcile(desired, observed, policy, levels, stakes)
@@ -284,8 +318,9 @@ class Controller:
             known = counts is not None and believed and engine.live
             engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
 
-    def _observe(self, records: Sequence[ModelRecord]) -> Observation:
-        specs = {record.spec.name: record.spec for record in records}
+    def observe(self) -> Observation:
+        """What is, for the reconciler; sees to it that files that are missing are fetched."""
+        specs = {record.spec.name: record.spec for record in self._store.models()}
         forms: dict[str, ModelSpec] = {}
         unknown = set()
         for placement in self.desired:
@@ -301,6 +336,7 @@ class Controller:
             leases=tuple(self.leases()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
             faulted=tuple(sorted(self.faults.reasons)),
+            withheld=tuple(p.replica_id for p in self.desired if self.withheld(p)),
         )
 
     def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:
@@ -335,16 +371,18 @@ class Controller:
         device = self._devices.find(placement.device_id)
         if model is None or device is None:
             return  # gone within this pass; the next one sees it
+        name = self.name_for(placement)
         old = [e for e in self.engines if is_record_of(e, placement)]
         self.engines = [engine for engine in self.engines if engine not in old]
-        name = engine_name(placement.replica_id, {e.name for e in self.engines})
-        engine = self._engine(name, placement, failures=max((e.failures for e in old), default=0))
+        engine = self._engine(name, placement, old)
         others = [e.launch for e in self.engines if e.live and e.launch is not None]
         self.engines.append(engine)
         engine.begin(launch_for(placement, model, device, name=name, others=others))
         self._starts[placement.replica_id] = engine.starts
 
-    def _engine(self, name: str, placement: Placement, failures: int = 0) -> Engine:
+    def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:
+        """A new one, which takes over the failures of its records."""
+        before = [e.failed_starts for e in old] or [self.failed_before(placement)]
         return Engine(
             name,
             placement,
@@ -353,14 +391,16 @@ class Controller:
             policy=self._policy,
             note=self._journal.note,
             wake=self.wake,
-            failures=failures,
+            failures=max((e.failures for e in old), default=0),
+            failed_starts=max(before),
+            last_error=old[-1].last_error if old else "",
             starts=self._starts.get(placement.replica_id, 0),
         )
 
     def hurry(self) -> None:
         """Somebody asked a second time: no drain waits any longer."""
-        self._reconcile_policy = dataclasses.replace(
-            self._reconcile_policy, drain_deadline_seconds=0.0
+        self.reconcile_policy = dataclasses.replace(
+            self.reconcile_policy, drain_deadline_seconds=0.0
         )
         for engine in self.engines:
             if engine.state is ReplicaState.DRAINING:
@@ -384,6 +424,7 @@ class Controller:
                 self._journal.note("engine-left", engine.name, engine.last_error)
                 await engine.detach()
             await engine.ended()
+        await self._runner.find()  # clears the run folders of those that ended; their logs stay
 
     def _to_wait_for(self) -> bool:
         tries = self._policy.stop_tries_at_exit

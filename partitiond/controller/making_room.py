@@ -24,6 +24,7 @@ from partitiond.controller.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.eviction import Need, Resident, Room, expected_rate, victims_for
 from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import Placement, Plan
 from partitiond.core.plan_diff import START_SECONDS
 from partitiond.core.replica import ReplicaState
@@ -64,6 +65,7 @@ class RoomMaker:
         plan_again: called when room was made for a model that found none in the plan.
         planning: whether a plan is being made, or is about to be.
         measuring: whether a profile is being measured, and so no plan is made.
+        obstacles: what keeps models from running, by name.
         least_idle_seconds: who was asked for less long ago stays.
     """
 
@@ -79,6 +81,7 @@ class RoomMaker:
         plan_again: Callable[[], None],
         planning: Callable[[], bool],
         measuring: Callable[[], bool],
+        obstacles: Callable[[], Mapping[str, Obstacle]] = dict,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -90,6 +93,7 @@ class RoomMaker:
         self._plan_again = plan_again
         self._planning = planning
         self._measuring = measuring
+        self._obstacles = obstacles
         self._homeless: dict[str, float] = {}
         self._promised: dict[str, Need] = {}
         self._starts: Mapping[str, float] = {}
@@ -114,6 +118,10 @@ class RoomMaker:
             # No plan can give it a place now. Who went for it would wait as it does, and whoever
             # is asked for next would be the next to go.
             self._tell(model, "a profile is being measured, and no plan is made meanwhile.")
+            return False
+        obstacle = self._obstacles().get(model)
+        if obstacle is not None and not self._own(model):
+            self._tell(model, str(obstacle))  # nobody goes to zero for one that cannot run
             return False
         needs = self._needs(model)
         if not needs:

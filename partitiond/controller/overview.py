@@ -9,19 +9,19 @@ from typing import Final
 from partitiond import __version__
 from partitiond.controller.derived import ArchitectureOf, Derivations
 from partitiond.controller.overview_parts import (
-    PlacedView,
     device_overviews,
     frontier_views,
     model_overview,
-    placed_views,
     replica_overview,
 )
 from partitiond.controller.situation import Situation
 from partitiond.controller.targets import best_profiles
+from partitiond.controller.views import PlacedView
+from partitiond.core.convergence import NOTHING_APPLIED, Convergence
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware import Device
 from partitiond.core.interference import DEFAULT as INTERFERENCE
-from partitiond.core.partition import MemoryShare, Partition
+from partitiond.core.partition import MemoryShare
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.traffic import TrafficWindow
@@ -54,9 +54,9 @@ class Sources:
     """What an overview is made of, each asked when one is made.
 
     Attributes:
-        held: who holds which partition (`controller.loop.Controller.held`).
-        placed: every replica with the placement it runs for.
+        placed: every engine, those to come included, with the placement it runs for.
         waiting_plan: id of the plan that waits for `apply`.
+        convergence: how far the applied plan is.
         drift: of an engine, in one sentence; empty where it does what was predicted.
         forecasts: requests/s that autoscaling expects, by model; None, or no entry, where it does
             not look.
@@ -69,9 +69,9 @@ class Sources:
     models: Callable[[], Sequence[ModelView]]
     placed: Callable[[], Sequence[PlacedView]]
     jobs: Callable[[], Sequence[Job]]
-    held: Callable[[], Sequence[tuple[str, Partition]]]
     window: Callable[[float], TrafficWindow]
     waiting_plan: Callable[[], str]
+    convergence: Callable[[], Convergence] = lambda: NOTHING_APPLIED
     gauges: DeviceGauges | None = None
     architecture_of: ArchitectureOf | None = None
     drift: Words = lambda _: ""
@@ -108,7 +108,7 @@ class OverviewDesk:
             at=given.clock.utc_iso(),
             version=__version__,
             window_seconds=window.seconds,
-            devices=device_overviews(devices, given.held(), readings),
+            devices=device_overviews(devices, placed, readings),
             models=tuple(
                 model_overview(
                     view,
@@ -131,23 +131,26 @@ class OverviewDesk:
             waiting_plan_id=given.waiting_plan(),
             problems=tuple(sorted(self.problems().items())),
             last_event=max((event.id for event in given.store.events(0, 1)), default=0),
+            convergence=given.convergence(),
         )
 
     def _replicas(
         self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow
     ) -> list[ReplicaOverview]:
         views, levels = self.sources.placed(), _levels(plan)
-        sliced = collections.Counter(
-            v.view.device_id for v in views if isinstance(v.view.partition, MemoryShare)
+        sliced = collections.Counter(  # those that run take turns, and so will those to come
+            (v.view.device_id, v.holds is not None)
+            for v in views
+            if isinstance(v.view.partition, MemoryShare)
         )
         return [
             replica_overview(
                 view,
                 devices,
                 levels,
-                measured=window.replicas.get(view.engine),
+                measured=window.replicas.get(view.view.engine),
                 drift=self.sources.drift,
-                time_sliced=sliced[view.view.device_id],
+                time_sliced=sliced[view.view.device_id, view.holds is not None],
             )
             for view in views
         ]
@@ -210,6 +213,3 @@ def _levels(plan: Plan | None) -> dict[str, float]:
         return {}
     levels = {device.id: device_level(plan, device, INTERFERENCE) for device in plan.devices}
     return {device_id: level for device_id, level in levels.items() if level is not None}
-
-
-__all__ = ["OverviewDesk", "PlacedView", "Sources", "placed_views"]

@@ -1,17 +1,15 @@
 """The parts of an overview, each a function of data. Pure."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.engines import Engine
-from partitiond.controller.views import replica_views
+from partitiond.controller.views import PlacedView
 from partitiond.controller.watching import engine_bytes
 from partitiond.core.hardware import HARDWARE, Device, MigProfile, SharingMode
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES
 from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
-from partitiond.core.plan import Placement, Plan
+from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
 from partitiond.ports import (
@@ -22,39 +20,10 @@ from partitiond.ports import (
     ModelOverview,
     ModelView,
     ReplicaOverview,
-    ReplicaView,
 )
 
 _NOTHING_READ: Final = DeviceReading()
 _SERVING: Final = "serving"
-_PENDING: Final = "pending"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PlacedView:
-    """A replica as people see it, and what it is placed for.
-
-    Attributes:
-        engine: name of its engine; empty where it has none yet.
-    """
-
-    view: ReplicaView
-    placement: Placement
-    engine: str
-
-
-def placed_views(
-    desired: Sequence[Placement], engines: Sequence[Engine], fetching: dict[str, str]
-) -> tuple[PlacedView, ...]:
-    """All replicas, those without an engine included; arguments as of `replica_views`."""
-    by_name = {engine.name: engine.placement for engine in engines}
-    wanted = {placement.replica_id: placement for placement in desired}
-    found = []
-    for view in replica_views(desired, engines, fetching):
-        waits = view.state == _PENDING and view.replica_id in wanted
-        placement = wanted[view.replica_id] if waits else by_name[view.replica_id]
-        found.append(PlacedView(view, placement, "" if waits else view.replica_id))
-    return tuple(found)
 
 
 def replica_overview(
@@ -71,7 +40,7 @@ def replica_overview(
     Args:
         devices: of this host.
         levels: by how much replicas slow each other down, by device.
-        measured: what its engine did over the window.
+        measured: what it did over the window.
         drift: what is known of the drift of an engine.
         time_sliced: memory shares on its device.
     """
@@ -79,13 +48,15 @@ def replica_overview(
     candidate, level = placement.candidate, levels.get(placement.device_id, 1.0)
     return ReplicaOverview(
         replica_id=placement.replica_id,
-        engine=replica.engine,
+        engine=view.engine,
         model=view.model,
         device_id=view.device_id,
         partition=view.partition,
         state=view.state,
         memory_bytes=view.memory_bytes,
-        compute_share=compute_share(view.partition, devices, time_sliced),
+        held_bytes=view.held_bytes,
+        coming_bytes=view.coming_bytes,
+        compute_share=compute_share(replica.holds or view.partition, devices, time_sliced),
         limit=view.limit,
         in_flight=view.in_flight,
         planned_output_tokens_per_s=candidate.output_tokens_per_s / level,
@@ -93,7 +64,7 @@ def replica_overview(
         planned_ttft_p95_seconds=candidate.ttft_p95_seconds * level,
         planned_tpot_p95_seconds=candidate.tpot_p95_seconds * level,
         measured=measured,
-        drift=drift(replica.engine) if replica.engine else "",
+        drift=drift(view.engine),
     )
 
 
@@ -133,22 +104,24 @@ def _slice_share(name: str, device: Device | None) -> float:
 
 def device_overviews(
     devices: Sequence[Device],
-    held: Sequence[tuple[str, Partition]],
+    replicas: Sequence[ReplicaOverview],
     readings: Mapping[str, DeviceReading],
 ) -> tuple[DeviceOverview, ...]:
     """All devices and how full they are.
 
     Args:
-        held: who holds, or was promised, which partition.
+        replicas: of all models.
         readings: what devices say of themselves.
     """
     views = []
     for device in devices:
         reading = readings.get(device.id, _NOTHING_READ)
+        here = [replica for replica in replicas if replica.device_id == device.id]
         views.append(
             DeviceOverview(
                 device=device,
-                planned_bytes=sum(p.memory_bytes for _, p in held if p.device_id == device.id),
+                held_bytes=sum(replica.held_bytes for replica in here),
+                coming_bytes=sum(replica.coming_bytes for replica in here),
                 room_bytes=engine_bytes(device),
                 used_bytes=reading.used_bytes,
                 watts=reading.watts,
@@ -266,4 +239,5 @@ def model_overview(
         frontiers=frontiers,
         note=view.note,
         joules_per_s=planned.watts if planned is not None else None,
+        obstacle=view.obstacle,
     )

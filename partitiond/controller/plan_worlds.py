@@ -93,7 +93,7 @@ def told(step: Solving, on_progress: OnProgress) -> Callable[[SolverProgress], N
 
 
 def proven_impossible(request: PlanRequest) -> bool:
-    """See `planner.relax`: imported there, as the solver's libraries are large."""
-    from partitiond.planner.relax import proven_impossible as proven
+    """See `planner.explain`: imported there, as the solver's libraries are large."""
+    from partitiond.planner.explain import proven_impossible as proven
 
     return proven(request)

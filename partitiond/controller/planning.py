@@ -21,17 +21,21 @@ from partitiond.controller.situation import Situation
 from partitiond.controller.start_times import StartTimes
 from partitiond.controller.targets import best_profiles
 from partitiond.core.beside import beside_what_runs
-from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import (
     EMPTY_PLAN_ID,
+    MOVE_PRICE,
     Certificate,
     Infeasible,
+    ModelForecast,
     Objective,
     Placement,
     Plan,
     PlanDiff,
     Status,
+    Unplaced,
     diff_plans,
     same_engine,
 )
@@ -43,6 +47,7 @@ from partitiond.core.sleep import Sleeper, host_memory
 from partitiond.core.spec import ModelSpec
 from partitiond.core.units import Bytes
 from partitiond.planner.candidates import candidates_for
+from partitiond.planner.changes import parse_changes
 from partitiond.planner.check import check_plan
 from partitiond.planner.flow import Solving, run_flow_async
 from partitiond.planner.instance import PlanRequest, usual_budget
@@ -53,6 +58,7 @@ from partitiond.ports import Clock, PlanPreview, Store
 Solve = Callable[..., Awaitable[Plan | Infeasible]]
 """A `PlanRequest` solved; `on_progress` may be given, and is called with `planner.Progress`."""
 _NOBODY: Final[Mapping[str, int]] = {}
+_NOTHING: Final[Mapping[str, Obstacle]] = {}
 REMEMBERED_PREVIEWS: Final = 32
 """A person compares a handful of plans; older ones are outdated anyway."""
 
@@ -72,6 +78,7 @@ class PlanOptions:
     deterministic: bool = False
     workers: int = 1
     move_budget: float | None = None
+    move_price: float = MOVE_PRICE
     host_memory_bytes: int | None = None
 
 
@@ -79,6 +86,7 @@ class PlanOptions:
 class _Remembered:
     preview: PlanPreview
     fingerprint: str
+    allow_outage: bool
 
 
 _SERVING: Final = (ReplicaState.STARTING, ReplicaState.SERVING)
@@ -194,6 +202,8 @@ class PlanDesk:
         left_out: Collection[str] = (),
         sleepers: Collection[Sleeper] = (),
         asleep: Mapping[str, int] = _NOBODY,
+        obstacles: Mapping[str, Obstacle] = _NOTHING,
+        warnings: Mapping[str, Obstacle] = _NOTHING,
     ) -> Situation:
         """What a plan would be made from now.
 
@@ -204,6 +214,9 @@ class PlanDesk:
             left_out: models that are not planned at all.
             sleepers: replicas of models that sleep: they stay where they are.
             asleep: level by model that sleeps; they are not planned either.
+            obstacles: what keeps models from running, by name; one that still can in some form on
+                some hardware is planned for that.
+            warnings: what speaks against models that are planned all the same, by name.
         """
         records = tuple(
             dataclasses.replace(record, spec=self.effective(record.spec))
@@ -211,9 +224,16 @@ class PlanDesk:
             else record
             for record in self._store.models()
         )
+        best = {
+            r.spec.name: best_profiles(r.spec, self._store.profiles(r.spec.name)) for r in records
+        }
+        # Where only plans made by themselves heed it, a plan rests on the same profiles either way.
+        asked = {name for name, obstacle in obstacles.items() if obstacle.only_by_itself}
         profiles = tuple(
-            (r.spec.name, best_profiles(r.spec, self._store.profiles(r.spec.name))) for r in records
+            (name, obstacles[name].open(mine) if name in obstacles.keys() - asked else mine)
+            for name, mine in best.items()
         )
+        nowhere = asked | {name for name, still_open in profiles if not still_open}
         doubts = ((p.id, self._stale(p)) for _, best in profiles for p in best)
         return Situation(
             records,
@@ -226,6 +246,8 @@ class PlanDesk:
             sleepers=tuple(sleepers),
             asleep=tuple(sorted(asleep.items())),
             corrections=tuple(sorted(self.corrections().items())),
+            obstacles=tuple(o for name, o in obstacles.items() if name in nowhere),
+            warnings=tuple(o for name, o in warnings.items() if name not in obstacles),
         )
 
     async def preview(
@@ -236,6 +258,7 @@ class PlanDesk:
         on_progress: OnProgress | None = None,
         *,
         remember: bool = True,
+        may_search: bool = True,
     ) -> PlanPreview:
         """A checked plan, what it changes and what else was asked; or why there is none.
 
@@ -245,15 +268,18 @@ class PlanDesk:
             question: what is asked beside the plan.
             on_progress: told how far it is.
             remember: it may be applied by its id.
+            may_search: the compiled search may be used (`PlanRequest.may_search`).
 
         Raises:
-            InputError: a what-if names what is not there, or cannot be read.
+            InputError: a what-if names what is not there, or cannot be read; or a model that is
+                asked about is in no plan.
             PartitiondError: the checker refuses the solver's plan: a defect, nothing is applied.
         """
         asked = question or PlanQuestion()
+        check_asked_models(asked, situation)
         fingerprint_of = situation.fingerprint
         situation, notes = await self._derivations.widened(situation, self._clock.utc_iso())
-        request = self._request(situation, asked.objective)
+        request = self._request(situation, asked, may_search=may_search)
         specs = tuple(r.spec for r in situation.planned)
         world = World(specs, situation.free_devices, request.objective)
         demands = await demands_of(situation, asked, self._architecture_of, self._clock.utc_iso())
@@ -262,6 +288,7 @@ class PlanDesk:
             lambda step: self._solved(step, on_progress),
             lambda one: asyncio.to_thread(proven_impossible, one),
         )
+        outcome = with_obstructed(outcome, situation)
         if isinstance(outcome, Infeasible):
             return self._none(request, outcome, answers)
         if notes:
@@ -271,6 +298,7 @@ class PlanDesk:
         running, devices = situation.running, outcome.devices
         placements = beside_what_runs(outcome.placements, running, devices)
         outcome = dataclasses.replace(outcome, placements=placements)
+        outcome = self._numbered(outcome, applied)
         diff = diff_plans(running, placements)
         takes = diff_cost(
             diff, devices, self._start_times.seconds(), stakes_of(situation.records, {})
@@ -279,7 +307,10 @@ class PlanDesk:
         if not remember:
             return preview
         applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
-        self._remembered[outcome.id] = _Remembered(preview, fingerprint_of(applied_id))
+        self._remembered.pop(outcome.id, None)  # the newest is the last
+        self._remembered[outcome.id] = _Remembered(
+            preview, fingerprint_of(applied_id), asked.allow_outage
+        )
         while len(self._remembered) > REMEMBERED_PREVIEWS:
             del self._remembered[next(iter(self._remembered))]
         return preview
@@ -295,7 +326,10 @@ class PlanDesk:
             return outcome
         request = step.request
         violations = check_plan(
-            outcome, request.models, host_memory_bytes=request.host_memory_bytes
+            outcome,
+            request.models,
+            host_memory_bytes=request.host_memory_bytes,
+            before=request.before,
         )
         if violations:
             raise PartitiondError(
@@ -304,6 +338,30 @@ class PlanDesk:
                 facts={"violations": list(violations)},
             )
         return outcome
+
+    def _numbered(self, made: Plan, applied: Plan | None) -> Plan:
+        """The plan under the id that it has already, where the same one was made before.
+
+        A plan is what it places under an objective: the applied one, the one that waits and the
+        one that is shown have one number as long as they place the same.
+        """
+        known = [*(r.preview.plan for r in self._remembered.values()), applied]
+        for plan in reversed(known):
+            if plan is not None and _places_the_same(plan, made):
+                return dataclasses.replace(made, id=plan.id)
+        return made
+
+    def remembers(self, plan_id: str, fingerprint: str = "") -> PlanPreview | None:
+        """The plan of an id, made before; with a fingerprint, only if that is its own."""
+        found = self._remembered.get(plan_id)
+        if found is None or fingerprint not in ("", found.fingerprint):
+            return None
+        return found.preview
+
+    def allows_outage(self, plan_id: str) -> bool:
+        """Whether the plan was asked for with the leave that models go without a replica."""
+        found = self._remembered.get(plan_id)
+        return found is not None and found.allow_outage
 
     def recall(self, plan_id: str, situation: Situation, applied: Plan | None) -> PlanPreview:
         """A plan made before, if nothing it rests on has changed.
@@ -317,7 +375,7 @@ class PlanDesk:
             raise NotFoundError(
                 f"there is no plan {plan_id!r}.",
                 hint="Plans do not outlive the daemon; make a new one with `partitiond plan`.",
-                facts={"plan": plan_id},
+                facts={"plan": plan_id, "plans": list(self._remembered)},
             )
         applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
         if remembered.fingerprint != situation.fingerprint(applied_id):
@@ -332,7 +390,9 @@ class PlanDesk:
         """A plan's name, never used before."""
         return f"plan-{self._store.next_counter('plan')}"
 
-    def _request(self, situation: Situation, objective: Objective | None) -> PlanRequest:
+    def _request(
+        self, situation: Situation, asked: PlanQuestion, *, may_search: bool
+    ) -> PlanRequest:
         hardware = tuple(sorted({device.hardware for device in situation.devices}))
         profiles, stale = dict(situation.profiles), dict(situation.stale)
         corrections = dict(situation.corrections)
@@ -349,7 +409,7 @@ class PlanDesk:
                 for record in situation.planned
             ),
             running=situation.running,
-            objective=objective or self._options.objective,
+            objective=asked.objective or self._options.objective,
             time_limit_seconds=self._options.time_limit_seconds,
             seed=self._options.seed,
             plan_id=self.next_id(),
@@ -360,6 +420,10 @@ class PlanDesk:
                 situation.devices, situation.sleepers, self._options.host_memory_bytes
             ),
             move_budget=usual_budget(self._options.move_budget, len(situation.running)),
+            move_price=self._options.move_price if asked.move_price is None else asked.move_price,
+            allow_outage=asked.allow_outage,
+            start_seconds=tuple(sorted(self._start_times.seconds().items())),
+            may_search=may_search,
         )
 
     def _none(self, request: PlanRequest, outcome: Infeasible, answers: PlanAnswers) -> PlanPreview:
@@ -384,6 +448,52 @@ class PlanDesk:
         )
         keep = PlanDiff(start=(), stop=(), move=(), keep=request.running)
         return PlanPreview(plan, keep, outcome, answers)
+
+
+def check_asked_models(asked: PlanQuestion, situation: Situation) -> None:
+    """Raises InputError for a question about a model that is in no plan, with the reason."""
+    changes = [change for text in asked.what_if for change in parse_changes(text)]
+    named = [asked.explain, *(getattr(change, "model", None) for change in changes)]
+    for name in named:
+        why = situation.why_absent(name) if name else None
+        if why is not None:
+            raise InputError(why[0], hint=why[1], facts={"model": name})
+
+
+def with_obstructed(outcome: Plan | Infeasible, situation: Situation) -> Plan | Infeasible:
+    """What was planned, and of the models that cannot run why they are not in it."""
+    missing = tuple(
+        Unplaced(name, obstacle.headline, record.spec.demand.planned_req_per_s, obstacle.hint)
+        for record, obstacle in situation.obstructed
+        for name in [record.spec.name]
+    )
+    if isinstance(outcome, Infeasible):
+        return Infeasible(
+            (*outcome.reasons, *(u.reason for u in missing)),
+            (*outcome.remedies, *(u.remedy for u in missing)),
+        )
+    planned = {record.spec.name for record in situation.planned}
+    warnings = [str(warning) for warning in situation.warnings if warning.model in planned]
+    nothing = (
+        ModelForecast(u.model, 0, 0.0, u.missing_req_per_s, None, None, None) for u in missing
+    )
+    return dataclasses.replace(
+        outcome,
+        forecasts=(*outcome.forecasts, *nothing),
+        unplaced=(*outcome.unplaced, *missing),
+        explanation=(*outcome.explanation, *warnings, *(u.reason for u in missing)),
+    )
+
+
+def _places_the_same(one: Plan, other: Plan) -> bool:
+    def places(plan: Plan) -> set[tuple[str, str]]:  # compared first: it takes far less time
+        return {(placement.replica_id, placement.device_id) for placement in plan.wanted}
+
+    return (
+        one.certificate.objective is other.certificate.objective
+        and places(one) == places(other)
+        and set(one.wanted) == set(other.wanted)
+    )
 
 
 def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan:

@@ -1,13 +1,14 @@
 """Planning and applying, asked for by people or by the chain."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from partitiond.controller.chain import Chain, held_back, left_out
+from partitiond.controller.chain import Chain, held_back, left_out, stranded
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
+from partitiond.controller.obstacles import failed_profiles
 from partitiond.controller.plan_worlds import OnProgress
 from partitiond.controller.planning import (
     PlanDesk,
@@ -20,8 +21,9 @@ from partitiond.controller.planning import (
 from partitiond.controller.situation import Situation
 from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch
-from partitiond.core.errors import ConflictError, NotReadyError
+from partitiond.core.errors import ConflictError, InputError, NotReadyError
 from partitiond.core.hardware import Device
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import EMPTY_PLAN_ID, Placement, Plan, PlanDiff, diff_plans
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import Profile
@@ -33,6 +35,13 @@ SOLVES_PER_APPLY: Final = 3
 """A plan that is outdated once it is made is made again; beyond that, things change too fast."""
 
 
+def losses(running: Collection[Placement], plan: Plan) -> frozenset[str]:
+    """Models of which something runs, and of which a plan has no room for anything."""
+    wanted = {placement.model for placement in plan.wanted}
+    left_out = {one.model for one in plan.unplaced} - wanted
+    return frozenset(left_out & {placement.model for placement in running})
+
+
 class Plans:
     """Makes plans of what is, and applies them.
 
@@ -42,6 +51,8 @@ class Plans:
             difference to what has a process.
         rolling: models of which a new release is coming: a plan that moves nobody else is applied
             by itself.
+        obstacles: what keeps models from running, by name.
+        planned_before: models that were planned when something came in their way.
     """
 
     def __init__(
@@ -68,11 +79,14 @@ class Plans:
         self._chain_made_from = ""
         self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False
         self.rolling: Callable[[], Collection[str]] = tuple
+        self.obstacles: Callable[[], Mapping[str, Obstacle]] = dict
+        self.planned_before: Callable[[], Collection[str]] = tuple
         self.chain = Chain(
             journal=journal,
             ready=lambda: not jobs.busy,
             preview=self._preview_by_itself,
             fresh=lambda: self._chain_made_from == self._fingerprint(),
+            lasts=lambda plan_id: desk.remembers(plan_id, self._fingerprint()) is not None,
             apply=self._apply_by_itself,
             touches_running=self._touches_running,
             current=lambda: controller.desired,
@@ -91,35 +105,53 @@ class Plans:
             InputError: a what-if names what is not there, or cannot be read.
         """
         await self._devices.refresh(0.0)
-        return await self._preview(question, on_progress)
+        preview = await self._preview(question, on_progress)
+        if question is None or question.is_plain:
+            self.chain.compare(preview)
+        return preview
+
+    def waiting(self) -> PlanPreview | None:
+        """The plan that waits for `apply`, and what it changes."""
+        return self._desk.remembers(self.chain.waiting)
 
     async def _preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:
-        situation = self._desk.situation(
+        return await self._desk.preview(
+            self._situation(), self._controller.plan, question, on_progress
+        )
+
+    def _situation(self) -> Situation:
+        """What a plan that somebody asked for would be made from now."""
+        return self._desk.situation(
             devices=self._own_free(),
             running=self._running(),
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,
+            obstacles=self.obstacles(),
+            warnings=self._failed_profiles(),
         )
-        return await self._desk.preview(situation, self._controller.plan, question, on_progress)
+
+    def _failed_profiles(self) -> dict[str, Obstacle]:
+        records, desired = self._store.models(), self._controller.desired
+        return failed_profiles(records, self._best, self._jobs.jobs(), desired)
 
     async def imagine(self, change: Callable[[Situation], Situation]) -> PlanPreview:
         """The plan of a situation that is not. It cannot be applied."""
         await self._devices.refresh(0.0)
-        situation = self._desk.situation(
-            devices=self._own_free(),
-            running=self._running(),
-            sleepers=self._sleepers(),
-            asleep=self._controller.sleep.levels,
-        )
-        return await self._desk.preview(change(situation), self._controller.plan, remember=False)
+        situation = change(self._situation())
+        return await self._desk.preview(situation, self._controller.plan, remember=False)
 
-    async def apply(self, plan_id: str | None) -> PlanPreview:
+    async def apply(self, plan_id: str | None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied one again changes nothing.
+
+        Args:
+            plan_id: of a preview; None for a fresh plan.
+            allow_outage: models may have no replica, for a while or until there is room.
 
         Raises:
             ConflictError: it is outdated, or there is no plan that serves what was asked.
+            InputError: it leaves a model that runs without a replica, and that is not allowed.
             NotFoundError: there is no plan of that id.
             NotReadyError: the daemon is ending.
         """
@@ -130,28 +162,41 @@ class Plans:
                 wanted = tuple(p for p in applied.wanted if p.model not in asleep)
                 return PlanPreview(applied, diff_plans(self._running(), wanted))
             if plan_id is None:
-                preview = await self._lasting_preview()
+                preview = await self._lasting_preview(PlanQuestion(allow_outage=allow_outage))
             else:
                 await self._devices.refresh(0.0)
-                situation = self._desk.situation(
-                    devices=self._own_free(), running=(), asleep=self._controller.sleep.levels
-                )
-                preview = self._desk.recall(plan_id, situation, applied)
+                preview = self._desk.recall(plan_id, self._situation(), applied)
             if preview.infeasible is not None:
                 raise ConflictError(
                     f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
                     hint=" ".join(preview.infeasible.remedies),
                 )
             self._refuse_while_ending()
+            if not (allow_outage or self._desk.allows_outage(preview.plan.id)):
+                self._refuse_losses(preview.plan)
             self._apply(preview, "as asked")
             return preview
 
-    async def _lasting_preview(self) -> PlanPreview:
+    def _refuse_losses(self, plan: Plan) -> None:
+        """Raises InputError: a model that serves would not any more, and nobody has allowed it."""
+        may = {record.spec.name for record in self._store.models() if record.spec.allow_outage}
+        lost = losses(self._running(only_live=True), plan) - may
+        if lost:
+            names = ", ".join(sorted(lost))
+            raise InputError(
+                f"{plan.id} leaves {names} without a replica: there is not room for all, and "
+                "others take its place.",
+                hint="Add devices or ask for less; or allow it with --allow-outage, or "
+                "allow_outage in the model's spec.",
+                facts={"plan": plan.id, "models": sorted(lost)},
+            )
+
+    async def _lasting_preview(self, question: PlanQuestion) -> PlanPreview:
         """A plan of a situation that still is one when the plan is there. Raises ConflictError."""
         for _ in range(SOLVES_PER_APPLY):
             await self._devices.refresh(0.0)
             before = self._fingerprint()
-            preview = await self._preview()
+            preview = await self._preview(question)
             if self._fingerprint() == before:
                 return preview
         raise ConflictError(
@@ -169,7 +214,10 @@ class Plans:
     def _fingerprint(self) -> str:
         """Of what a plan would be made from now; see `Situation.fingerprint`."""
         situation = self._desk.situation(
-            devices=self._devices.devices, running=(), asleep=self._controller.sleep.levels
+            devices=self._devices.devices,
+            running=(),
+            asleep=self._controller.sleep.levels,
+            obstacles=self.obstacles(),
         )
         applied = self._controller.plan
         return situation.fingerprint(applied.id if applied is not None else EMPTY_PLAN_ID)
@@ -214,18 +262,21 @@ class Plans:
     async def _preview_by_itself(self) -> PlanPreview:
         await self._devices.refresh(0.0)
         self._chain_made_from = self._fingerprint()
-        records = self._store.models()
+        records, desired = self._store.models(), self._controller.desired
         situation = self._desk.situation(
             devices=self._own_free(),
             running=self._running(),
-            without_estimates=held_back(
-                records, self._best, self._jobs.jobs(), self._controller.desired
-            ),
-            left_out=left_out(records, self._controller.desired),
+            without_estimates=held_back(records, self._best, self._jobs.jobs(), desired),
+            left_out=left_out(records, desired, self.planned_before()),
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,
+            obstacles={**self._failed_profiles(), **self.obstacles()},
         )
-        return await self._desk.preview(situation, self._controller.plan, None)
+        return await self._desk.preview(
+            situation,
+            self._controller.plan,
+            may_search=not stranded(desired, self._devices.devices),
+        )
 
     def _best(self, name: str) -> tuple[Profile, ...]:
         return best_profiles(self._store.model(name).spec, self._store.profiles(name))
@@ -236,24 +287,23 @@ class Plans:
         So does one that sleeps still; but a plan that leaves its model out would end its sleep for
         good, and waits for somebody to apply it.
         """
-        desired, engines = self._controller.desired, self._controller.engines
-        asleep = self._controller.sleep.levels
-        live = running_placements(desired, engines, only_live=True, asleep=asleep)
+        live = self._running(only_live=True)
         diff = diff_plans(live, preview.plan.placements)
         allowed = _only_touches(diff, preview.plan, self.rolling())
         if not (diff.touches_nothing_running or allowed or self.may_apply(diff, preview.plan)):
             return True
-        everyone = running_placements(desired, engines, only_live=False, asleep=asleep)
-        there = {engine.placement.model for engine in engines if engine.live}
+        there = {engine.placement.model for engine in self._controller.engines if engine.live}
         placed = {placement.model for placement in preview.plan.wanted}
-        return any(p.model in there and p.model not in placed for p in everyone)
+        return any(p.model in there and p.model not in placed for p in self._running())
 
-    def _running(self) -> tuple[Placement, ...]:
+    def _running(self, *, only_live: bool = False) -> tuple[Placement, ...]:
+        """What runs, or is about to; nothing of it is withheld: that neither runs nor will."""
+        asleep, withheld = self._controller.sleep.levels, self._controller.withheld
         return running_placements(
-            self._controller.desired,
-            self._controller.engines,
-            only_live=False,
-            asleep=self._controller.sleep.levels,
+            [p for p in self._controller.desired if not withheld(p)],
+            [e for e in self._controller.engines if not withheld(e.placement)],
+            only_live=only_live,
+            asleep=asleep,
         )
 
     def _sleepers(self) -> tuple[Sleeper, ...]:

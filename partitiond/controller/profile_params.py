@@ -28,6 +28,7 @@ class ProfilingOptions:
     """Defaults of a profile job, from the settings.
 
     Attributes:
+        jobs_at_once: how many jobs may run at the same time.
         checkpoint_dir: where interrupted profiles are kept; None keeps none.
     """
 
@@ -36,6 +37,7 @@ class ProfilingOptions:
     min_window_seconds: float = 10.0
     max_window_seconds: float = 60.0
     cpu_partition_cores: tuple[int, ...] = ()
+    jobs_at_once: int = 1
     checkpoint_dir: Path | None = None
 
 
@@ -60,7 +62,7 @@ def params_of(
         cores = min((*defaults.cpu_partition_cores, len(device.cores)))
     if not 1 <= cores <= len(device.cores):
         raise InputError(
-            f"{device.id} has {len(device.cores)} cores for engines, {cores} were asked for.",
+            f"{device.short_id} has {len(device.cores)} cores for engines, {cores} were asked for.",
             hint=f"Ask for 1 to {len(device.cores)} cores.",
             facts={"device": device.id, "cores": list(device.cores)},
         )

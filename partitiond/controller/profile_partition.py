@@ -82,7 +82,7 @@ def check_partition(options: ProfileOptions, device: Device) -> None:
     if device.kind is DeviceKind.CPU:
         if wanted is not None:
             raise InputError(
-                f"{device.id} has neither SMs nor MIG slices.",
+                f"{device.short_id} has neither SMs nor MIG slices.",
                 hint="Use --cores for a part of it, or name a GPU with --device.",
                 facts={"device": device.id},
             )
@@ -101,7 +101,7 @@ def check_partition(options: ProfileOptions, device: Device) -> None:
 def _check_memory(options: ProfileOptions, device: Device) -> None:
     if options.memory_bytes is not None and options.memory_bytes > device.memory_bytes:
         raise InputError(
-            f"{device.id} has {format_bytes(device.memory_bytes)} of memory, "
+            f"{device.short_id} has {format_bytes(device.memory_bytes)} of memory, "
             f"{format_bytes(options.memory_bytes)} were asked for.",
             hint="Ask for less, or leave the memory out for what is free.",
             facts={"device": device.id, "memory_bytes": device.memory_bytes},
@@ -113,7 +113,7 @@ def _refuse_mode(wanted: SharingMode | None, device: Device) -> None:
     offered = slices_of(device)
     slices = f"Measure in a slice: --mig {offered[-1]}. " if offered else ""
     raise InputError(
-        f"{device.id} cannot be used {'under MPS' if wanted else 'as a whole'}: "
+        f"{device.short_id} cannot be used {'under MPS' if wanted else 'as a whole'}: "
         + ("it is in MIG mode." if in_mig else "it does not allow that now."),
         hint=f"{slices}`partitiond devices` shows what it allows.",
         facts={"device": device.id, "modes": [mode.value for mode in device.modes]},
@@ -128,14 +128,14 @@ def _check_mig(name: str, device: Device) -> None:
     if SharingMode.MIG not in device.modes:
         capable = bool(profiles_of(device))
         hint = (
-            "Switch MIG on (`partitiond mig show` says what it takes), or use --mps."
+            "Switch MIG on (`partitiond devices mig show` says what it takes), or use --mps."
             if capable
             else "It has no MIG: use --mps or --memory."
         )
-        raise InputError(f"{device.id} offers no MIG slices now.", hint=hint)
+        raise InputError(f"{device.short_id} offers no MIG slices now.", hint=hint)
     why = " that exist, and its geometry may not be changed" if device.mig_fixed else ""
     raise InputError(
-        f"{device.id} has no MIG profile {name!r}.",
+        f"{device.short_id} has no MIG profile {name!r}.",
         hint=f"It offers {', '.join(offered) or 'none'}{why}.",
         facts={"device": device.id, "mig_profile": name, "offered": list(offered)},
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from partitiond import __version__
 from partitiond.controller.figures import ASSUMED, Figures
-from partitiond.controller.jobs import Tell
+from partitiond.controller.jobs import Neighbours, Tell
 from partitiond.controller.leases import Lease
 from partitiond.controller.profile_params import (
     ProfilingOptions,
@@ -19,7 +19,7 @@ from partitiond.core.architecture import Architecture
 from partitiond.core.errors import NotFoundError
 from partitiond.core.estimate import estimate_profile
 from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.hardware import CpuFigures, Device, DeviceKind, SharingMode
+from partitiond.core.hardware import CpuFigures, Device, DeviceKind, SharingMode, short_device
 from partitiond.core.partition import MigSlice
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -72,7 +72,7 @@ class ProfileWork:
         self._find_device = find_device
         self._options = options
 
-    async def __call__(self, job: Job, lease: Lease, tell: Tell) -> str:
+    async def __call__(self, job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
         """Measure on the leased partition; the id of the stored profile.
 
         Raises:
@@ -83,7 +83,7 @@ class ProfileWork:
         device = self._find_device(options.device_id or "")
         if device is None:
             raise NotFoundError(
-                f"the device {options.device_id} is gone.",
+                f"the device {short_device(options.device_id or '')} is gone.",
                 hint="`partitiond devices` lists them.",
             )
 
@@ -101,18 +101,19 @@ class ProfileWork:
             partition=lease.partition,
         )
         measured = await self._profiler.run(request, tell)
-        profile = with_source(measured, model.spec, *_beside(lease))
+        profile = with_source(measured, model.spec, *_beside(lease, neighbours()))
         self._store.add_profile(profile)
         reached(FaultPoint.PROFILE_STORED)
         request.forget()
         return profile.id
 
 
-def _beside(lease: Lease) -> tuple[str, ...]:
-    """A note of who computed on the same GPU meanwhile; slices have walls, and need none."""
-    if not lease.beside or isinstance(lease.partition, MigSlice):
+def _beside(lease: Lease, jobs: tuple[str, ...]) -> tuple[str, ...]:
+    """A note of who computed on the same device meanwhile; slices have walls, and need none."""
+    names = tuple(dict.fromkeys((*lease.beside, *jobs)))
+    if not names or isinstance(lease.partition, MigSlice):
         return ()
-    return (f"measured beside {', '.join(lease.beside)}, which shared memory bandwidth and power",)
+    return (f"measured beside {', '.join(names)}, which shared memory bandwidth and power",)
 
 
 def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:

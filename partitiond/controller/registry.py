@@ -10,6 +10,7 @@ from partitiond.controller.figures import CpuSpeed, Figures, figures_for
 from partitiond.controller.jobs import RECOVERED_JOBS, JobQueue, interrupted_jobs
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
+from partitiond.controller.obstacles import ObstacleDesk, failed_profiles
 from partitiond.controller.plans import Plans
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
 from partitiond.controller.staleness import Staleness, stale_note
@@ -22,6 +23,7 @@ from partitiond.core.architecture import Architecture
 from partitiond.core.drift_follow import REASON
 from partitiond.core.engine_task import EngineTask, require_measurable
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.obstacles import Obstacle, ObstacleKind
 from partitiond.core.profile import Profile
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.sleep import said_asleep
@@ -50,6 +52,7 @@ class Registry:
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
         cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
+        obstacles: knows what keeps models from running.
 
     Attributes:
         replacing: called with a model's record and its new spec before the change is stored.
@@ -74,7 +77,9 @@ class Registry:
         profiling: ProfilingOptions,
         accept: Callable[[ModelSpec], None],
         cpu_speed: CpuSpeed | None,
+        obstacles: ObstacleDesk,
     ) -> None:
+        self._obstacles = obstacles
         self._store = store
         self._resolver = resolver
         self._clock = clock
@@ -123,6 +128,7 @@ class Registry:
     def _begin_chain(
         self, spec: ModelSpec, architectures: Mapping[str, Architecture], figures: Figures
     ) -> None:
+        self._obstacles.look()
         targets, now = self._targets(), self._clock.utc_iso()
         for profile in form_estimates(spec, architectures, targets, now, figures):
             self._store.add_profile(profile)
@@ -136,7 +142,7 @@ class Registry:
 
     def _measure(self, spec: ModelSpec, targets: Sequence[Target]) -> None:
         """Queue what the chain needs of this model, withdraw what it does not need any more."""
-        measurable = spec.engine.task is EngineTask.GENERATE
+        measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
         wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
             own = job.reason and not job.reason.startswith(REASON)  # drift withdraws its own
@@ -144,6 +150,14 @@ class Registry:
                 self._jobs.withdraw(job, "nothing needs it any more.")
         for params, reason in wanted.items():
             self._jobs.submit("profile", spec.name, params, reason=reason)
+
+    def _lacks_engine(self, spec: ModelSpec) -> bool:
+        obstacle = self._obstacles.of(spec)
+        return obstacle is not None and obstacle.kind is ObstacleKind.ENGINE_ABSENT
+
+    def measure(self, name: str) -> None:
+        """Queue what the chain needs of a model whose engine was not there before."""
+        self._measure(self._store.model(name).spec, self._targets())
 
     def _wanted(self, spec: ModelSpec, targets: Sequence[Target]) -> dict[Params, str]:
         """What jobs the chain needs, each with its reason.
@@ -199,6 +213,7 @@ class Registry:
         engines, plan = self._controller.engines, self._controller.plan
         best = self._best(record.spec)
         level = self._controller.sleep.levels.get(name, 0)
+        obstacle = self._obstacle(record, jobs)
         note = model_note(
             name,
             jobs=jobs,
@@ -207,6 +222,7 @@ class Registry:
             chain_note=self._plans.chain.note,
             fetching=self._files.progress(name),
             stale=stale_note(best, self._staleness.reasons),
+            obstacle=obstacle,
         )
         return model_view(
             record,
@@ -216,7 +232,16 @@ class Registry:
             profiles=best,
             note=f"{said_asleep(level)} {note}".strip(),
             asleep=level,
+            obstacle=obstacle,
         )
+
+    def _obstacle(self, record: ModelRecord, jobs: Sequence[Job]) -> Obstacle | None:
+        name = record.spec.name
+        if name in self._obstacles.present:
+            return self._obstacles.present[name]
+        desired = self._controller.desired
+        failed = failed_profiles((record,), lambda _: self._best(record.spec), jobs, desired)
+        return failed.get(name)
 
     def _availability(self, name: str) -> ModelAvailability:
         table = self._endpoint.table

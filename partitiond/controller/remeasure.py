@@ -1,7 +1,8 @@
 """Measuring again what drifts: a job that waits, visibly, for a quiet time and for spare capacity.
 
-The job is queued at once, so that `partitiond jobs` shows it with its reason; it gets its lease
-only at a quiet time (`core.drift.not_quiet`), and only from what nobody holds. It never evicts.
+The job is queued at once, so that `partitiond profile jobs` shows it with its reason; it gets its
+lease only at a quiet time (`core.drift.not_quiet`), and only from what nobody holds. It never
+evicts.
 One profile is measured again once: what failed or was cancelled is left to somebody, what was
 withdrawn is asked for again. What drifts from the new profile, too, waits for a day: where a
 comparison is wrong for good, measuring again and again mends nothing.

@@ -6,7 +6,7 @@ from typing import Final
 
 from partitiond.core import routing
 from partitiond.core.instants import unix_seconds
-from partitiond.core.observation import ObservedReplica
+from partitiond.core.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.plan import Placement
 from partitiond.core.replica import ReplicaState
 from partitiond.core.request_options import defaults_json
@@ -19,11 +19,6 @@ from partitiond.core.routing import (
 )
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import KeyRecord, ModelRecord
-
-HOPELESS_FAILURES: Final = 3
-"""Failures in a row after which a replica no longer counts as coming: clients are told the model
-is unavailable instead of being asked to try again soon. It is still started again."""
-
 
 _NEVER: Final[Mapping[str, float]] = {}
 

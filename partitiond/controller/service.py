@@ -10,8 +10,7 @@ from partitiond.controller.cordons import device_named
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.planning import Solve
 from partitiond.controller.sleeping import check_may_sleep
-from partitiond.controller.views import replica_views
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.hardware import Device, DeviceDetails
 from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Plan
@@ -41,6 +40,7 @@ from partitiond.ports import (
     ReplicaView,
     Store,
 )
+from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.fit import FitCheck
@@ -73,7 +73,7 @@ class Service:
         clock: Clock,
         options: ServiceOptions | None = None,
         accept: Callable[[ModelSpec], None] = lambda _: None,
-        engine_problem: Callable[[], str] = str,
+        engine_problem: Callable[[], EngineUnavailableError | None] = lambda: None,
         engine_version: Callable[[], str] = str,
         cpu_speed: CpuSpeed | None = None,
         partitions: PartitionControl | None = None,
@@ -96,7 +96,7 @@ class Service:
             gauges=gauges,
         )
         self._options = options or ServiceOptions()
-        self._store, self._engine_problem = store, engine_problem
+        self._store = store
         self._partitions = partitions
         self._take(Parts(adapters, self._options))
         self._loop: asyncio.Task[None] | None = None
@@ -109,7 +109,8 @@ class Service:
         self._controller, self._jobs, self._shelf = parts.controller, parts.jobs, parts.shelf
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
         self._keys, self._background = parts.keys, Background(parts.background)
-        self._traffic = parts.traffic
+        self._traffic, self._obstacles = parts.traffic, parts.obstacles
+        self._placed = parts.placed
         self._controller.after_pass = self._after_pass
         self.overview: Overviews = parts.overview
         self.drift: DriftControl = parts.drift
@@ -117,6 +118,8 @@ class Service:
         self.usage: Usages = parts.usage
         self.scaling: Scalings = parts.scaling
         self.releases: Releases = parts.releases
+        self.convergence: Convergences = parts.convergence
+        self._end_watches = parts.convergence.close
         self._look_at_releases = parts.releases.look
         self._use_scaling = parts.scaling.use
         parts.overview.problems = self.readiness
@@ -133,7 +136,7 @@ class Service:
         await self._endpoint.start()
         try:
             await self._devices.refresh(0.0)
-            await asyncio.to_thread(self._engine_problem)  # looks, so that the version is known
+            await self._obstacles.refresh()  # looks, so that the version is known
             await self._controller.adopt()
             self._jobs.recover()
             self._registry.resume()
@@ -183,6 +186,7 @@ class Service:
         self._journal.note("daemon-ending", "daemon", what)
         try:
             await self._background.stop()
+            self._end_watches()
             await (
                 self._plans.chain.close()
             )  # before the jobs: those that end now are no reason to plan
@@ -215,6 +219,7 @@ class Service:
     def _after_pass(self) -> None:
         self._journal.save()
         self._look_at_releases()
+        self._obstacles.look()
         self._registry.measure_stale()
         self._jobs.poke()
         self._plans.chain.consider()
@@ -324,7 +329,7 @@ class Service:
         """
         return await self._plans.preview(question, on_progress)
 
-    async def apply(self, plan_id: str | None = None) -> PlanPreview:
+    async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one.
 
         Raises:
@@ -332,19 +337,21 @@ class Service:
             NotFoundError: there is no plan of that id.
             NotReadyError: the daemon is ending.
         """
-        return await self._plans.apply(plan_id)
+        return await self._plans.apply(plan_id, allow_outage=allow_outage)
 
     def current_plan(self) -> Plan | None:
         """The applied plan."""
         return self._controller.plan
 
+    def waiting_plan(self) -> PlanPreview | None:
+        """The plan that was made without being asked for and waits for `apply`."""
+        return self._plans.waiting()
+
     # -- what is ---------------------------------------------------------------------------
 
     def replicas(self) -> Sequence[ReplicaView]:
-        """All replicas, stopped and failed ones that are still wanted included."""
-        desired = self._controller.desired
-        fetching = {p.model: self._files.progress(p.model) for p in desired}
-        return replica_views(desired, self._controller.engines, fetching)
+        """All engines, stopped and failed ones that are still wanted and those to come included."""
+        return tuple(placed.view for placed in self._placed())
 
     def devices(self) -> Sequence[Device]:
         """Devices of this host."""
@@ -378,13 +385,14 @@ class Service:
 
     def readiness(self) -> Mapping[str, str]:
         """Empty when ready; else what is not, by part."""
-        needs_engine = any(r.spec.engine_kind == "vllm" for r in self._store.models())
+        # One that cannot run is said of that model; without any other the daemon serves nothing.
+        kinds = {record.spec.engine_kind for record in self._store.models()}
         parts = {
             "loop": self._controller.problem,
             "proxy": self._endpoint.problem,
             "store": self._journal.problem,
             "devices": self._devices.problem,
-            "engine": self._engine_problem() if needs_engine else "",
+            "engine": self._obstacles.engine_problem if kinds == {"vllm"} else "",
         }
         return {part: problem for part, problem in parts.items() if problem}
 

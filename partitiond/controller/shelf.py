@@ -78,7 +78,7 @@ class ProfileShelf:
         if known is not None and not replace:
             raise ConflictError(
                 f"another profile with the id {profile.id} is kept already.",
-                hint="Compare them with `partitiond profiles diff`, and import with --replace "
+                hint="Compare them with `partitiond profile diff`, and import with --replace "
                 "(?replace=true) to give the kept one up.",
                 facts={"profile": profile.id},
             )

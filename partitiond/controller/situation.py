@@ -5,6 +5,7 @@ import hashlib
 
 from partitiond.core.hardware import Device
 from partitiond.core.health import Health
+from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
 from partitiond.core.sleep import Sleeper, devices_beside
@@ -27,6 +28,8 @@ class Situation:
         sleepers: replicas of models that sleep.
         asleep: level by model that sleeps.
         corrections: factor on the rates of profiles whose replicas are slower, by profile id.
+        obstacles: of models that cannot run at all, and so are not planned.
+        warnings: of models that are planned although something speaks against it.
     """
 
     records: tuple[ModelRecord, ...]
@@ -39,16 +42,37 @@ class Situation:
     sleepers: tuple[Sleeper, ...] = ()
     asleep: tuple[tuple[str, int], ...] = ()
     corrections: tuple[tuple[str, float], ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    warnings: tuple[Obstacle, ...] = ()
 
     @property
     def planned(self) -> tuple[ModelRecord, ...]:
-        """The models a plan speaks of: a model asleep serves nothing, and is in no objective."""
-        asleep = dict(self.asleep)
-        return tuple(
-            record
-            for record in self.records
-            if record.spec.name not in self.left_out and record.spec.name not in asleep
-        )
+        """The models that are placed: a model asleep serves nothing, and is in no objective."""
+        obstructed = {obstacle.model for obstacle in self.obstacles}
+        return tuple(record for record in self._meant if record.spec.name not in obstructed)
+
+    @property
+    def obstructed(self) -> tuple[tuple[ModelRecord, Obstacle], ...]:
+        """The models that a plan speaks of and cannot place, and why."""
+        found = {obstacle.model: obstacle for obstacle in self.obstacles}
+        return tuple((r, found[r.spec.name]) for r in self._meant if r.spec.name in found)
+
+    def why_absent(self, name: str) -> tuple[str, str] | None:
+        """Why a model that is registered is in no plan, and what to do; None for other names."""
+        found = next((one for one in self.obstacles if one.model == name), None)
+        if found is not None:
+            return found.headline, found.hint
+        if name in dict(self.asleep):
+            return (
+                f"{name} sleeps, and is in no plan.",
+                f"Wake it: `partitiond models wake {name}`.",
+            )
+        return None
+
+    @property
+    def _meant(self) -> tuple[ModelRecord, ...]:
+        without = {*self.left_out, *dict(self.asleep)}
+        return tuple(record for record in self.records if record.spec.name not in without)
 
     @property
     def free_devices(self) -> tuple[Device, ...]:
@@ -58,8 +82,8 @@ class Situation:
     def fingerprint(self, applied_plan_id: str) -> str:
         """Changes when a plan made of it would no longer fit: not with every free byte.
 
-        What the chain leaves out is not part of it: a plan that waits for `apply` was made with
-        it, and is recalled without.
+        What only the chain leaves out is not part of it: a plan that waits for `apply` was made
+        with it, and is recalled without.
         """
         parts = [
             applied_plan_id,
@@ -68,6 +92,11 @@ class Situation:
             *(f"{profile_id} is stale" for profile_id, _ in self.stale),
             *(f"{profile_id} times {factor}" for profile_id, factor in self.corrections),
             *(f"{model} sleeps at {level}" for model, level in self.asleep),
+            *(
+                f"{obstacle.model} cannot run: {obstacle.kind}"
+                for obstacle in self.obstacles
+                if not obstacle.only_by_itself
+            ),
             *(_version_of_device(device) for device in self.devices),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

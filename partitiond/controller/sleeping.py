@@ -13,8 +13,8 @@ from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.engines import Engine
 from partitiond.controller.journal import Journal
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.core.coming import FAILURES_LEFT_OUT
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import (
@@ -59,7 +59,7 @@ def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Ma
 
 def given_up(engine: Engine) -> bool:
     """Whether a replica failed so often in a row that nobody expects it any more."""
-    return engine.state is not ReplicaState.SERVING and engine.failures >= FAILURES_LEFT_OUT
+    return engine.state is not ReplicaState.SERVING and engine.failures >= HOPELESS_FAILURES
 
 
 def waited_models(
@@ -106,7 +106,7 @@ def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
     if asleep not in (0, level):
         raise ConflictError(
             f"{spec.name} sleeps at level {asleep} already.",
-            hint=f"Wake it first, with `partitiond wake {spec.name}`.",
+            hint=f"Wake it first, with `partitiond models wake {spec.name}`.",
             facts={"model": spec.name, "level": asleep},
         )
 

@@ -1,25 +1,70 @@
 """What people see of models and replicas. Pure."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from partitiond.controller.diagnosis import first_line
 from partitiond.controller.engines import Engine
-from partitiond.controller.routes import HOPELESS_FAILURES
+from partitiond.controller.holdings import own_engine
 from partitiond.controller.targets import best_kind
 from partitiond.core.device_room import holds
-from partitiond.core.observation import LIVE
-from partitiond.core.plan import Placement, Plan, same_engine
+from partitiond.core.observation import HOPELESS_FAILURES, LIVE
+from partitiond.core.obstacles import Obstacle
+from partitiond.core.partition import Partition
+from partitiond.core.plan import Placement, Plan
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.replica import ReplicaState
 from partitiond.core.routing import ModelAvailability
 from partitiond.ports import Job, JobState, ModelRecord, ModelView, ReplicaView
 
 
-def replica_view(engine: Engine) -> ReplicaView:
-    """One engine, as a replica."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlacedView:
+    """One engine as people see it, and what it is placed for.
+
+    Attributes:
+        holds: what of its device it holds now; None without a process.
+    """
+
+    view: ReplicaView
+    placement: Placement
+    holds: Partition | None
+
+
+def placed_views(
+    desired: Sequence[Placement],
+    engines: Sequence[Engine],
+    *,
+    name_for: Callable[[Placement], str],
+    asleep: Collection[str],
+    fetching: Mapping[str, str],
+) -> tuple[PlacedView, ...]:
+    """All engines and those that are to come, by name: what every table, chart and metric shows.
+
+    Args:
+        desired: the applied plan's placements.
+        engines: all engines the loop knows.
+        name_for: the name that the engine of a placement has, or will have.
+        asleep: models that are to sleep: nothing of theirs is started.
+        fetching: what the fetch of a model's files says, by model name.
+    """
+    owns = {p.replica_id: own_engine(p, engines) for p in desired}
+    again = [owns[p.replica_id] for p in desired if p.model not in asleep]
+    found = [_engine_view(engine, engine in again) for engine in engines]
+    found += [
+        _coming_view(p, name_for(p), p.model in asleep, fetching.get(p.model, ""))
+        for p in desired
+        if owns[p.replica_id] is None
+    ]
+    return tuple(sorted(found, key=lambda placed: (placed.view.model, placed.view.engine)))
+
+
+def _engine_view(engine: Engine, wanted: bool) -> PlacedView:
     handle, placement = engine.handle, engine.placement
-    return ReplicaView(
-        replica_id=engine.name,
+    holding = holds(engine.observed()) if engine.live else None
+    view = ReplicaView(
+        replica_id=placement.replica_id,
+        engine=engine.name,
         model=placement.model,
         device_id=placement.device_id,
         partition=placement.partition,
@@ -36,14 +81,18 @@ def replica_view(engine: Engine) -> ReplicaView:
         socket_path=handle.socket_path if handle is not None and engine.state in LIVE else "",
         variant=engine.placement.candidate.variant,
         sleep_level=engine.sleep_level,
-        held_bytes=holds(engine.observed()).memory_bytes if engine.live else 0,
+        held_bytes=holding.memory_bytes if holding is not None else 0,
+        coming_bytes=placement.partition.memory_bytes if wanted and not engine.live else 0,
     )
+    return PlacedView(view, placement, holding)
 
 
-def pending_view(placement: Placement, progress: str) -> ReplicaView:
+def _coming_view(placement: Placement, name: str, asleep: bool, fetching: str) -> PlacedView:
     """A wanted replica without an engine yet."""
-    return ReplicaView(
+    waits = "a request starts it" if asleep else fetching or "waits for its turn to start"
+    view = ReplicaView(
         replica_id=placement.replica_id,
+        engine=name,
         model=placement.model,
         device_id=placement.device_id,
         partition=placement.partition,
@@ -54,36 +103,11 @@ def pending_view(placement: Placement, progress: str) -> ReplicaView:
         memory_bytes=placement.partition.memory_bytes,
         starts=0,
         adopted=False,
-        start_progress=progress,
+        start_progress=waits,
         variant=placement.candidate.variant,
+        coming_bytes=0 if asleep else placement.partition.memory_bytes,
     )
-
-
-def replica_views(
-    desired: Sequence[Placement], engines: Sequence[Engine], fetching: dict[str, str]
-) -> tuple[ReplicaView, ...]:
-    """All engines, then the wanted replicas that have none, by name.
-
-    Args:
-        desired: the applied plan's placements.
-        engines: all engines the loop knows.
-        fetching: what the fetch of a model's files says, by model name.
-    """
-    known = [
-        placement
-        for placement in desired
-        if any(
-            e.placement.replica_id == placement.replica_id and same_engine(e.placement, placement)
-            for e in engines
-        )
-    ]
-    pending = [
-        pending_view(placement, fetching.get(placement.model) or "waits for its turn to start")
-        for placement in desired
-        if placement not in known
-    ]
-    views = [*(replica_view(engine) for engine in engines), *pending]
-    return tuple(sorted(views, key=lambda view: (view.model, view.replica_id)))
+    return PlacedView(view, placement, None)
 
 
 def model_view(
@@ -95,6 +119,7 @@ def model_view(
     profiles: Sequence[Profile],
     note: str,
     asleep: int = 0,
+    obstacle: Obstacle | None = None,
 ) -> ModelView:
     """One model; `profiles` are the best ones that speak for it."""
     name = record.spec.name
@@ -113,6 +138,7 @@ def model_view(
         provisional=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in planned),
         note=note,
         asleep=asleep,
+        obstacle=obstacle,
     )
 
 
@@ -125,6 +151,7 @@ def model_note(
     chain_note: str,
     fetching: str,
     stale: str = "",
+    obstacle: Obstacle | None = None,
 ) -> str:
     """What a model waits for, in one sentence; empty when it waits for nothing.
 
@@ -136,11 +163,14 @@ def model_note(
         chain_note: what the chain last said.
         fetching: what the fetch of its files says.
         stale: what is stale about its profiles, and what to do.
+        obstacle: what keeps it from running.
     """
     own = [job for job in jobs if job.subject == name]
     for job in own:
         if job.state is JobState.RUNNING:
             return f"is being profiled ({job.id}): {job.progress.message}"
+    if obstacle is not None:
+        return str(obstacle)
     broken = [
         e
         for e in engines

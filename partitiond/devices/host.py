@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import NotFoundError
-from partitiond.core.hardware import Device, DeviceDetails, SharingMode
+from partitiond.core.hardware import Device, DeviceDetails, SharingMode, short_device
 from partitiond.core.mig import Place
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.nvml.details import details_of
@@ -103,7 +103,7 @@ class HostDevices:
         found = {seen.device.id: seen for seen in self._seen(host_cpu.cores)}
         if device_id not in found:
             raise NotFoundError(
-                f"there is no device {device_id}.",
+                f"there is no device {short_device(device_id)}.",
                 hint="`partitiond devices` lists them.",
                 facts={"device": device_id},
             )

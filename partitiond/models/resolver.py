@@ -165,7 +165,7 @@ class Resolver:
         if self._engine_python is None:
             raise ModelSourceError(
                 "converting the model needs the engine's environment, and there is none.",
-                hint="Run 'partitiond engine install' first.",
+                hint="Run 'partitiond setup engine install' first.",
             )
         return self._engine_python
 

@@ -12,6 +12,8 @@ from partitiond.proxy.channel import Channel, Message
 from partitiond.proxy.ledger import Ledger
 from partitiond.proxy.shared import Bells
 
+START_SECONDS: Final = 60.0
+"""For the first answer: the process starts and imports, which takes seconds on a busy machine."""
 ANSWER_SECONDS: Final = 8.0
 """A worker that says nothing for so long hangs, and is replaced; the daemon waits for 10 s. It
 also is the longest start."""

@@ -36,7 +36,7 @@ from partitiond.proxy.shared_log import SharedLog
 from partitiond.proxy.table_file import load_table, write_atomically, write_table
 from partitiond.proxy.tls import server_tls
 from partitiond.proxy.traffic import MergedTraffic, leave_behind
-from partitiond.proxy.worker_process import WorkerError, WorkerProcess
+from partitiond.proxy.worker_process import START_SECONDS, WorkerError, WorkerProcess
 from partitiond.serde import to_json, to_jsonable
 
 MAX_WORKERS: Final = ROWS // 4
@@ -298,7 +298,7 @@ class Workers:
             return None
         self._begin(self._see_off(worker))
         try:
-            await worker.ask({"do": "hello"})
+            await worker.ask({"do": "hello"}, START_SECONDS)
             async with self._changing:
                 await worker.ask(_table_message(self._table))
                 self._workers.append(worker)

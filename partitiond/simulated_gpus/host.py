@@ -121,7 +121,7 @@ class SimulatedHost(HostReader):
         if not (folder / "state").is_file():
             raise NotFoundError(
                 f"There is no simulated host in {folder}.",
-                hint="Make one with `partitiond simulate create NAME --out DIR`.",
+                hint="Make one with `partitiond tools simulate create NAME --out DIR`.",
             )
         return cls(folder)
 

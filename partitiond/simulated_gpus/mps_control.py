@@ -8,19 +8,17 @@
 
 Which daemon is meant says CUDA_MPS_PIPE_DIRECTORY. Its clients are programs that use the simulated
 libcuda. `help` lists the commands; those named simulate_* break it on purpose.
+
+Who asks runs this as a file, without the package: a daemon asks every few seconds, and the real
+program starts in a few milliseconds.
 """
 
-import asyncio
 import os
-import shlex
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-
-from partitiond.simulated_gpus.mps_process import rename
 
 MODULE: Final = "partitiond.simulated_gpus.mps_control"
 NAME: Final = "nvidia-cuda-mps-control"
@@ -32,12 +30,15 @@ DEFAULT_LOG_DIR: Final = "/var/log/nvidia-mps"
 
 def write_program(path: Path) -> Path:
     """Write the program: a script that runs this module with this Python."""
-    package_dir = Path(__file__).parents[2]
+    import shlex
+
+    package_dir, python = Path(__file__).parents[2], shlex.quote(sys.executable)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "#!/bin/sh\n"
+        f"[ $# -gt 0 ] || exec {python} -I -S {shlex.quote(__file__)}\n"
         f'PYTHONPATH={shlex.quote(str(package_dir))}"${{PYTHONPATH:+:$PYTHONPATH}}" '
-        f'exec {shlex.quote(sys.executable)} -m {MODULE} "$@"\n'
+        f'exec {python} -m {MODULE} "$@"\n'
     )
     path.chmod(0o755)
     return path
@@ -110,6 +111,8 @@ def _answer(connection: socket.socket) -> str | None:
 
 def _background(words: Sequence[str]) -> int:
     """Start a daemon that outlives this process, and wait until it listens."""
+    import subprocess
+
     connection = _connected()
     if connection is not None:
         connection.close()
@@ -134,7 +137,10 @@ def _background(words: Sequence[str]) -> int:
 
 def _serve(*, static: bool, words: Sequence[str]) -> int:
     """Be the daemon."""
+    import asyncio
+
     from partitiond.simulated_gpus.mps_daemon import ControlDaemon
+    from partitiond.simulated_gpus.mps_process import rename
 
     detached = DETACHED in words
     rename(NAME, "-d" if detached else "-f", *(["-S"] if static else []))

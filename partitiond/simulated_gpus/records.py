@@ -33,7 +33,7 @@ class Records:
         if not self._host:
             raise DeviceError(
                 f"{state} is no simulated host of this version of partitiond.",
-                hint="Make it anew with `partitiond simulate create`.",
+                hint="Make it anew with `partitiond tools simulate create`.",
                 facts={"path": str(state)},
             )
         weakref.finalize(self, self._library.simgpu_close, self._host)
@@ -106,7 +106,7 @@ class Records:
                 return row
         raise DeviceError(
             f"The simulated host has no room for another {table}.",
-            hint="Make it anew with `partitiond simulate create`.",
+            hint="Make it anew with `partitiond tools simulate create`.",
         )
 
     def send_event(self, gpu: int, kind: int, data: int, instance: int = NO_ID) -> None:
@@ -165,7 +165,7 @@ def _load(path: Path) -> ctypes.CDLL:
     except OSError as error:
         raise DeviceError(
             f"{path} cannot be loaded: {error}.",
-            hint="Make the simulated host anew with `partitiond simulate create`.",
+            hint="Make the simulated host anew with `partitiond tools simulate create`.",
             facts={"path": str(path)},
         ) from error
     for name, (result, arguments) in _SIGNATURES.items():

@@ -42,9 +42,11 @@ class EventRepository(Sessions):
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Oldest first, ids greater than `after`; without `after` (and `since`) the newest."""
+        """Oldest first, ids greater than `after`; the newest where the filter says so, or where
+        there is neither `after` nor `since`.
+        """
         query = select(EventRow).where(col(EventRow.id) > after, *_conditions(wanted)).limit(limit)
-        from_the_begin = bool(after or wanted.since)
+        from_the_begin = bool(after or wanted.since) and not wanted.newest
         query = query.order_by(col(EventRow.id) if from_the_begin else col(EventRow.id).desc())
         with self._read() as session:
             events = [_event(row) for row in session.exec(query).all()]

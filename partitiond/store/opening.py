@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from partitiond.core.errors import StoreError
 from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.errors import store_error
-from partitiond.store.migrate import MIGRATIONS, back_up, pending, upgrade
+from partitiond.store.migrate import MIGRATIONS, back_up, create, pending, upgrade
 from partitiond.store.repository import SqlStore
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
@@ -41,7 +40,7 @@ def open_store(
     """
     if str(path) == IN_MEMORY:
         engine = make_engine(None, busy_timeout_seconds)
-        upgrade(engine, migrations)
+        create(engine, migrations)
         return SqlStore(engine, IN_MEMORY)
     file = Path(path)
     with _in_our_words(file):
@@ -59,12 +58,6 @@ def _in_our_words(file: Path) -> Iterator[None]:
     except (sqlite3.Error, DBAPIError, UnicodeDecodeError) as error:
         # UnicodeDecodeError: a damaged schema is quoted, byte by byte, in SQLite's message.
         raise store_error(file, error) from error
-    except CommandError as error:
-        raise StoreError(
-            f"the store {file} cannot be migrated: {error}.",
-            hint="The file was not changed. Install the version of partitiond that wrote it.",
-            facts={"path": str(file)},
-        ) from error
     except OSError as error:
         raise StoreError(
             f"the store {file} cannot be made or read: {error.strerror or error}.",
@@ -88,7 +81,7 @@ def _create(file: Path, busy_timeout_seconds: float, migrations: Path) -> None:
     draft.touch(mode=0o600)
     engine = make_engine(draft, busy_timeout_seconds)
     try:
-        upgrade(engine, migrations)
+        create(engine, migrations)
         with engine.connect() as connection:
             connection.exec_driver_sql("COMMIT")  # a checkpoint cannot run in a transaction
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""Tables. The migrations make them; a test compares both."""
+"""Tables. A new store is made from them, an older one migrated to them; a test compares both."""
 
 from sqlmodel import Field, SQLModel
 
@@ -70,7 +70,7 @@ class EventRow(SQLModel, table=True):
     kind: str
     subject: str
     message: str
-    actor: str = ""
+    actor: str = Field(default="", sa_column_kwargs={"server_default": ""})
 
 
 class UsageRow(SQLModel, table=True):

@@ -1,7 +1,7 @@
 // Adding a model: the form first shows whether it fits, then lets it be added.
 
 import { post } from "./api.js";
-import { h, toast } from "./dom.js";
+import { h, table, toast } from "./dom.js";
 import { bytes, deviceName, partition, plural } from "./format.js";
 import { frontierPlot } from "./charts.js";
 import { changed, look, state } from "./state.js";
@@ -100,10 +100,8 @@ function fitView(fit, checked) {
     h("p", { class: `verdict ${fit.fits ? "good" : "bad"}` }, fit.fits ? `${fit.model} fits.` : `${fit.model} does not fit.`),
     fit.registered ? h("p", { class: "problem" }, "A model of this name is registered already; adding it again is refused. Choose another name.") : null,
     h("ul", {}, fit.summary.map((line) => h("li", { key: line }, line))),
-    own.length ? h("table", {}, h("caption", {}, `${plural(own.length, "replica")} of it`),
-      h("thead", {}, h("tr", {}, ["Device", "Partition", "Batch", "Memory"].map((n, i) => h("th", { scope: "col", class: i > 1 ? "num" : "" }, n)))),
-      h("tbody", {}, own.map((p) => h("tr", { key: p.replica_id }, h("td", {}, deviceName(p.device_id)), h("td", {}, partition(p.partition)),
-        h("td", { class: "num" }, p.candidate.batch), h("td", { class: "num" }, bytes(p.partition.memory_bytes)))))) : null,
+    own.length ? [h("p", {}, `${plural(own.length, "replica")} of it`), table("its replicas", ["Device", "Partition", ["Batch", "num"], ["Memory", "num"]],
+      own.map((p) => ({ key: p.replica_id, cells: [deviceName(p.device_id), partition(p.partition), p.candidate.batch, bytes(p.partition.memory_bytes)] })), { class: "dense" })] : null,
     first ? [h("h3", {}, `Frontier of ${first.size === "whole device" ? "a" : `${first.size} of`} ${first.hardware}`), frontierPlot(first)] : null);
 }
 

@@ -65,7 +65,8 @@ function bar(at) {
     h("a", { class: "brand", href: "#/", "aria-label": "partitiond, fleet" },
       h("img", { src: "/ui/icon.svg", alt: "", width: 26, height: 26 }), "partitiond"),
     h("nav", { "aria-label": "Views" }, VIEWS.map(([href, label]) => h("a", {
-      href, key: href, "aria-current": at === href ? "page" : undefined }, label, badge(href)))),
+      href, key: href, "aria-current": at === href ? "page" : undefined }, label.split(" ")[0],
+    h("span", { class: "rest" }, label.slice(label.split(" ")[0].length)), badge(href)))),
     h("div", { class: "bar-end" },
       h("label", { class: "theme" }, h("span", { class: "unseen" }, "Colours"),
         h("select", { id: "theme", on: { change: (e) => setTheme(e.target.value) } },
@@ -120,12 +121,18 @@ async function logIn(event) {
     form.reset();
     loginProblem = "";
     await begin();
-    document.getElementById("main")?.focus();
+    toTop();
   } catch (error) {
     loginProblem = `${error.message} ${error.hint}`.trim();
     render();
     form.token.select();
   }
+}
+
+/** The page from its top, header and banners included, with the focus on its content. */
+function toTop() {
+  window.scrollTo(0, 0);
+  document.getElementById("main")?.focus({ preventScroll: true });
 }
 
 async function logOut() {
@@ -166,7 +173,7 @@ window.addEventListener("hashchange", () => {
   render();
   const heading = document.querySelector("main h1");
   document.title = heading ? `${heading.innerText} · partitiond` : "partitiond";
-  if (location.hash.startsWith("#/")) { window.scrollTo(0, 0); document.getElementById("main")?.focus({ preventScroll: true }); }
+  if (location.hash.startsWith("#/")) toTop();
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();

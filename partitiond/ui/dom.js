@@ -92,6 +92,25 @@ function nodes(live, next) {
   }
 }
 
+/**
+ * A table that scrolls in a frame of its own; on a phone each row is a card, its cells named.
+ *
+ * A column is its name, or [name, class, name on the card]; "num" stands to the right. A row has its
+ * `cells` in order, a `key`, and a `class`. The cell at `head` names its row.
+ */
+export function table(label, columns, rows, { head = 0, ...props } = {}) {
+  const named = columns.map((column) => (Array.isArray(column) ? column : [column]));
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table of ${label}` },
+    h("table", { role: "table", ...props },
+      h("caption", { class: "unseen" }, label),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, named.map(([name, kind = ""]) => h("th", { scope: "col", role: "columnheader", class: kind }, name)))),
+      h("tbody", { role: "rowgroup" }, rows.map((row) => h("tr", { key: row.key, class: row.class, role: "row" }, row.cells.map((cell, i) => {
+        const [name, kind = "", onCard = name] = named[i];
+        const own = { class: kind, "data-name": typeof onCard === "string" ? onCard : "" };
+        return i === head ? h("th", { ...own, scope: "row", role: "rowheader" }, cell) : h("td", { ...own, role: "cell" }, cell);
+      }))))));
+}
+
 /** One sentence that a screen reader says and that fades after a while. */
 export function toast(text, kind = "info") {
   const note = h("p", { class: `toast ${kind}` }, text);

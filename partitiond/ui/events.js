@@ -1,6 +1,6 @@
 // What happened and why, as it happens.
 
-import { h } from "./dom.js";
+import { h, table } from "./dom.js";
 import { day } from "./format.js";
 import { changed, state } from "./state.js";
 
@@ -19,11 +19,8 @@ export function eventsView() {
       h("label", {}, "Holds ", h("input", { id: "words", type: "search", placeholder: "model, replica, person…",
         on: { input: (e) => { filter.words = e.target.value; changed(); } } })),
       h("span", { class: "muted", role: "status" }, `${found.length} shown, newest first`)),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of events" }, h("table", { class: "event-table" },
-      h("caption", { class: "unseen" }, "Events"),
-      h("thead", {}, h("tr", {}, ["When", "Kind", "Subject", "What", "Who"].map((n) => h("th", { scope: "col" }, n)))),
-      h("tbody", {}, found.slice(0, 200).map((e) => h("tr", { key: e.id },
-        h("td", { class: "nowrap" }, h("time", { datetime: e.at }, day(e.at))), h("td", { class: "nowrap" }, e.kind), h("td", {}, e.subject),
-        h("td", {}, e.message), h("td", { class: "nowrap" }, e.actor || h("span", { class: "muted" }, "partitiond"))))))),
+    table("events", [["When", "nowrap"], ["Kind", "nowrap"], "Subject", "What", ["Who", "nowrap"]], found.slice(0, 200).map((e) => ({ key: e.id, cells: [
+      h("time", { datetime: e.at }, day(e.at)), e.kind, e.subject, e.message,
+      e.actor || h("span", { class: "muted" }, "partitiond")] })), { head: -1, class: "event-table" }),
   ];
 }

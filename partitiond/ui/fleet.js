@@ -1,6 +1,6 @@
 // The first view: what the fleet does, what the devices hold, and what each model gets.
 
-import { h } from "./dom.js";
+import { h, table } from "./dom.js";
 import { bytes, clock, deviceName, gib, number, partition, percent, plural, seconds, watts } from "./format.js";
 import { spark } from "./charts.js";
 import { colour, history, letter, state } from "./state.js";
@@ -24,14 +24,14 @@ function tiles(o) {
   const ttft = traffic.map((t) => t.ttft_p95_seconds).filter((v) => v !== null);
   const told = o.devices.filter((d) => d.watts !== null);
   const used = new Set(o.replicas.map((r) => r.device_id)).size;
-  const serving = o.replicas.filter((r) => r.state === "serving").length;
+  const { serving, wanted, asleep } = o.convergence;
   return h("section", { class: "tiles", "aria-label": "Now" },
     tile("Throughput", any ? number(sum((t) => t.output_tokens_per_s)) : "–", "tokens/s", spark(history("tokens"))),
     tile("Requests", any ? number(sum((t) => t.req_per_s)) : "–", "per second", spark(history("requests"), "two")),
     tile("In flight", any ? number(sum((t) => t.in_flight)) : "–", any ? `${number(sum((t) => t.waiting))} wait` : "", spark(history("flight"), "three")),
     tile("Worst TTFT p95", ttft.length ? seconds(Math.max(...ttft)) : "–", "at most, by model"),
     tile("Power", told.length ? watts(told.reduce((total, d) => total + d.watts, 0)) : "–", told.length ? "all devices" : "not told here", spark(history("watts"), "four")),
-    tile("Replicas", `${serving} of ${o.replicas.length}`, `serve, on ${used} of ${plural(o.devices.length, "device")}`));
+    tile("Replicas", `${serving} of ${wanted - asleep}`, `serve as planned, on ${used} of ${plural(o.devices.length, "device")}`));
 }
 
 function tile(name, value, unit, drawing = null) {
@@ -57,6 +57,8 @@ function devices(o) {
 function deviceCard(view, replicas) {
   const d = view.device;
   const here = replicas.filter((r) => r.device_id === d.id);
+  const now = here.filter((r) => r.held_bytes > 0);
+  const coming = here.filter((r) => r.coming_bytes > 0);
   const mode = here[0]?.partition.mode ?? "";
   return h("article", { class: `device ${view.cordoned ? "cordoned" : ""}`, key: d.id, "aria-label": `${deviceName(d.id)}, ${d.hardware}` },
     h("header", {},
@@ -68,37 +70,33 @@ function deviceCard(view, replicas) {
         view.watts === null ? null : h("span", { title: "drawn now" }, watts(view.watts)),
         view.celsius === null ? null : h("span", { title: "temperature" }, `${number(view.celsius)} °C`))),
     view.cordoned ? h("p", { class: "problem" }, `Nothing is placed here: ${view.cordoned}`) : null,
-    bar("Memory", memorySegments(view, here), `${gib(view.planned_bytes)} of ${gib(d.memory_bytes)} GiB`,
+    bar("Memory", now.map((r) => memory(r, r.held_bytes, d)), `${gib(view.held_bytes)} of ${gib(d.memory_bytes)} GiB`,
       view.used_bytes === null ? null : { share: view.used_bytes / d.memory_bytes, label: `${gib(view.used_bytes)} GiB in use` },
       view.room_bytes / d.memory_bytes),
-    bar("Compute", computeSegments(here), percent(Math.min(1, here.reduce((sum, r) => sum + r.compute_share, 0)))),
-    h("ul", { class: "replicas" }, here.map((r) => h("li", { key: r.replica_id + r.engine },
+    coming.length ? bar("To come", coming.map((r) => memory(r, r.coming_bytes, d)), `${gib(view.coming_bytes)} GiB`) : null,
+    bar("Compute", now.map((r) => ({ engine: r, share: r.compute_share, words: percent(r.compute_share) })),
+      percent(Math.min(1, now.reduce((sum, r) => sum + r.compute_share, 0)))),
+    h("ul", { class: "replicas" }, here.map((r) => h("li", { key: r.engine },
       h("a", { href: `#/models/${encodeURIComponent(r.model)}` },
-        h("span", { class: `swatch ${colour(r.model)}`, "aria-hidden": "true" }, letter(r.model)), r.replica_id),
+        h("span", { class: `swatch ${colour(r.model)}`, "aria-hidden": "true" }, letter(r.model)), r.engine),
       h("span", { class: "muted" }, `${partition(r.partition)} · ${bytes(r.memory_bytes)}`),
       r.state === "serving" ? h("span", { class: "muted" }, `${number(r.in_flight ?? r.measured?.in_flight ?? 0)}/${r.limit}`)
         : h("span", { class: `pill ${r.state}` }, r.state)))));
 }
 
-function memorySegments(view, here) {
-  return here.map((r) => ({ replica: r, share: r.memory_bytes / view.device.memory_bytes, words: bytes(r.memory_bytes) }));
-}
+const memory = (engine, size, device) => ({ engine, share: size / device.memory_bytes, words: bytes(size) });
 
-function computeSegments(here) {
-  return here.map((r) => ({ replica: r, share: r.compute_share, words: percent(r.compute_share) }));
-}
-
-/** One bar to scale; `limit` is where the room for replicas ends, `used` what the driver says. */
+/** One bar to scale; `limit` is where the room for engines ends, `used` what the driver says. */
 function bar(name, segments, total, used = null, limit = 1) {
   const scale = Math.max(1, segments.reduce((sum, s) => sum + s.share, 0));
-  const label = `${name}: ${total}. ${segments.map((s) => `${s.replica.replica_id} ${s.words}`).join(", ")}${used ? `. ${used.label}` : ""}`;
-  return h("div", { class: "bar-row" },
+  const label = `${name}: ${total}. ${segments.map((s) => `${s.engine.engine} ${s.words}`).join(", ")}${used ? `. ${used.label}` : ""}`;
+  return h("div", { class: "bar-row", key: name },
     h("span", { class: "bar-name" }, name),
     h("div", { class: "fill", role: "img", "aria-label": label },
       segments.map((s) => h("span", {
-        class: `segment ${colour(s.replica.model)} ${s.replica.state}`, key: s.replica.replica_id + s.replica.engine,
-        title: `${s.replica.replica_id}: ${s.words}, ${s.replica.state}`,
-        style: { width: `${(100 * s.share) / scale}%` } }, h("span", {}, letter(s.replica.model)))),
+        class: `segment ${colour(s.engine.model)} ${s.engine.state}`, key: s.engine.engine,
+        title: `${s.engine.engine}: ${s.words}, ${s.engine.state}`,
+        style: { width: `${(100 * s.share) / scale}%` } }, h("span", {}, letter(s.engine.model)))),
       limit < 1 ? h("span", { class: "kept", title: "kept free: headroom and the driver", style: { width: `${100 * (1 - limit)}%` } }) : null,
       used ? h("span", { class: "used", title: used.label, style: { left: `${Math.min(100, 100 * used.share)}%` } }) : null),
     h("span", { class: "bar-total" }, total));
@@ -111,30 +109,29 @@ function models(o) {
     h("div", { class: "heading" }, h("h2", { id: "models-h" }, "Models"), h("a", { class: "button", href: "#/add" }, "Add a model")),
     o.models.length === 0
       ? h("p", { class: "panel" }, "No model is registered. ", h("a", { href: "#/add" }, "Add one"), " and see whether it fits.")
-      : h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of models" }, h("table", { class: "models" },
-        h("caption", { class: "unseen" }, "What each model is asked for and what it gives"),
-        h("thead", {}, h("tr", {}, ["Model", "Replicas", "Requests/s", "of capacity", "Tokens/s", "TTFT mean", "p95", "Queue", "Last minutes"]
-          .map((name, i) => h("th", { scope: "col", class: i > 1 && i < 8 ? "num" : "" }, name)))),
-        h("tbody", {}, o.models.map((m) => modelRow(m, o.replicas))))));
+      : table("models", ["Model", "Replicas", ["Requests/s", "num"], ["of capacity", "num"], ["Tokens/s", "num"],
+        ["TTFT mean", "num"], ["p95", "num", "TTFT p95"], ["Queue", "num"], ["Last minutes", "chart"]],
+      o.models.map((m) => modelRow(m, o.replicas)), { class: "models" }));
 }
 
 function modelRow(m, replicas) {
   const t = m.traffic;
   const load = t && m.capacity_req_per_s > 0 ? t.req_per_s / m.capacity_req_per_s : null;
   const drifts = replicas.some((r) => r.model === m.name && r.drift);
-  return h("tr", { key: m.name },
-    h("th", { scope: "row" }, h("a", { href: `#/models/${encodeURIComponent(m.name)}` },
+  return { key: m.name, cells: [
+    [h("a", { href: `#/models/${encodeURIComponent(m.name)}` },
       h("span", { class: `swatch ${colour(m.name)}`, "aria-hidden": "true" }, letter(m.name)), m.name),
-    m.note ? h("span", { class: "note", title: m.note }, m.note) : null),
-    h("td", {}, h("span", { class: `pill ${m.availability}` }, m.availability === "serving"
-      ? `${m.replicas_serving} of ${m.replicas_planned}` : m.availability), drifts ? h("span", { class: "pill bad", title: "measured is not what was predicted" }, "drift") : null),
-    h("td", { class: "num" }, t ? number(t.req_per_s) : "–", t && t.refused ? h("span", { class: "pill bad" }, `${t.refused} refused`) : null),
-    h("td", { class: "num" }, loadMeter(load, m.capacity_req_per_s)),
-    h("td", { class: "num" }, t ? number(t.output_tokens_per_s) : "–"),
-    h("td", { class: "num" }, seconds(t?.ttft_seconds)),
-    h("td", { class: "num" }, t?.ttft_p95_seconds === null || !t ? "–" : `≤ ${seconds(t.ttft_p95_seconds)}`),
-    h("td", { class: "num" }, t ? number(t.waiting) : "–"),
-    h("td", {}, spark(history(`${m.name} tokens`), "wide")));
+    m.note ? h("span", { class: "note", title: m.note }, m.note) : null],
+    [m.obstacle ? h("span", { class: "pill bad", title: m.obstacle.reason }, m.obstacle.kind.replace("-", " ")) : null,
+    h("span", { class: `pill ${m.availability}` }, m.availability === "serving"
+      ? `${m.replicas_serving} of ${m.replicas_planned}` : m.availability), drifts ? h("span", { class: "pill bad", title: "measured is not what was predicted" }, "drift") : null],
+    [t ? number(t.req_per_s) : "–", t && t.refused ? h("span", { class: "pill bad" }, `${t.refused} refused`) : null],
+    loadMeter(load, m.capacity_req_per_s),
+    t ? number(t.output_tokens_per_s) : "–",
+    seconds(t?.ttft_seconds),
+    t?.ttft_p95_seconds === null || !t ? "–" : `≤ ${seconds(t.ttft_p95_seconds)}`,
+    t ? number(t.waiting) : "–",
+    spark(history(`${m.name} tokens`), "wide")] };
 }
 
 function loadMeter(load, capacity) {

@@ -1,7 +1,7 @@
 // API keys of the endpoint: making them, giving them another secret, taking them away.
 
 import { call, get, post } from "./api.js";
-import { dialog, h, toast } from "./dom.js";
+import { dialog, h, table, toast } from "./dom.js";
 import { day, number } from "./format.js";
 import { changed, state } from "./state.js";
 
@@ -43,17 +43,13 @@ export function keysView() {
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
     keys === null ? (problem ? null : h("p", { class: "panel" }, "Asks the daemon…"))
       : keys.length === 0 ? h("p", { class: "panel" }, "There is no key. Until keys are required in the settings, the endpoint answers without.")
-      : h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of keys" }, h("table", {},
-        h("caption", { class: "unseen" }, "API keys"),
-        h("thead", {}, h("tr", {}, ["Label", "Id", "Models", "Requests/min", "Expires", "Made", ""].map((n, i) => h("th", { scope: "col", class: i === 3 ? "num" : "" }, n || h("span", { class: "unseen" }, "Actions"))))),
-        h("tbody", {}, keys.map((k) => h("tr", { key: k.id },
-          h("th", { scope: "row" }, k.label || h("span", { class: "muted" }, "no label")), h("td", {}, h("code", {}, k.id)),
-          h("td", {}, k.models.length ? k.models.join(", ") : "all"),
-          h("td", { class: "num" }, k.rates.requests_per_minute ? number(k.rates.requests_per_minute) : "no limit"),
-          h("td", {}, k.expires_at ? day(k.expires_at) : "never"), h("td", {}, day(k.created_at)),
-          h("td", { class: "buttons" },
-            h("button", { "aria-label": `Rotate ${k.label || k.id}`, on: { click: () => rotate(k) } }, "Rotate…"),
-            h("button", { class: "danger", "aria-label": `Revoke ${k.label || k.id}`, on: { click: () => revoke(k) } }, "Revoke…"))))))),
+      : table("keys", ["Label", "Id", "Models", ["Requests/min", "num"], "Expires", "Made", [h("span", { class: "unseen" }, "Actions"), "buttons"]],
+        keys.map((k) => ({ key: k.id, cells: [
+          k.label || h("span", { class: "muted" }, "no label"), h("code", {}, k.id), k.models.length ? k.models.join(", ") : "all",
+          k.rates.requests_per_minute ? number(k.rates.requests_per_minute) : "no limit",
+          k.expires_at ? day(k.expires_at) : "never", day(k.created_at),
+          [h("button", { "aria-label": `Rotate ${k.label || k.id}`, on: { click: () => rotate(k) } }, "Rotate…"),
+            h("button", { class: "danger", "aria-label": `Revoke ${k.label || k.id}`, on: { click: () => revoke(k) } }, "Revoke…")]] }))),
   ];
 }
 

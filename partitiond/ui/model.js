@@ -1,7 +1,7 @@
 // One model: its frontier, where it works, and predicted against measured for each replica.
 
 import { call, post } from "./api.js";
-import { dialog, h, toast } from "./dom.js";
+import { dialog, h, table, toast } from "./dom.js";
 import { bytes, deviceName, number, partition, seconds, watts } from "./format.js";
 import { frontierPlot, spark, tpotPlot } from "./charts.js";
 import { colour, history, letter, look, state } from "./state.js";
@@ -21,14 +21,15 @@ export function modelView(name) {
       h("div", { class: "buttons" },
         h("button", { on: { click: () => measure(name) } }, "Measure"),
         h("button", { class: "danger", on: { click: () => remove(name, replicas.length) } }, "Remove…"))),
-    m.note ? h("p", { class: "banner" }, m.note) : null,
+    m.obstacle ? h("p", { class: "banner bad" }, h("strong", {}, m.obstacle.reason), ` ${m.obstacle.hint}`)
+      : m.note ? h("p", { class: "banner" }, m.note) : null,
     facts(m, replicas),
     h("div", { class: "columns even" },
       h("section", { "aria-labelledby": "frontier-h" }, h("h2", { id: "frontier-h" }, "Frontier"), frontier(m, replicas)),
       h("section", { "aria-labelledby": "live-h" }, h("h2", { id: "live-h" }, "Last minutes"),
         line("Tokens/s", `${name} tokens`), line("Requests/s", `${name} requests`),
         line("Mean TTFT", `${name} ttft`, seconds), line("Waiting", `${name} waiting`))),
-    table(replicas),
+    engines(replicas),
   ];
 }
 
@@ -74,41 +75,37 @@ function frontier(m, replicas) {
     h("h3", {}, "Time per output token, p95"),
     tpotPlot(chosen, measured),
     h("details", { key: "figures" }, h("summary", {}, "The same in figures"),
-      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of operating points" }, h("table", {},
-        h("caption", { class: "unseen" }, "Operating points"),
-        h("thead", {}, h("tr", {}, ["Batch", "Tokens/s", "±", "TTFT p95", "TPOT p95", "Memory"].map((n) => h("th", { scope: "col", class: "num" }, n)))),
-        h("tbody", {}, chosen.points.map((p) => h("tr", { key: p.batch, class: p.batch === chosen.planned_batch ? "chosen" : "" },
-          h("th", { scope: "row", class: "num" }, p.batch), h("td", { class: "num" }, number(p.output_tokens_per_s)), h("td", { class: "num" }, p.interval ? number(p.interval) : "–"),
-          h("td", { class: "num" }, seconds(p.ttft_p95_seconds)), h("td", { class: "num" }, seconds(p.tpot_p95_seconds)),
-          h("td", { class: "num" }, bytes(p.footprint_bytes)))))))));
+      table("operating points", ["Batch", "Tokens/s", "±", "TTFT p95", "TPOT p95", "Memory"].map((name) => [name, "num"]),
+        chosen.points.map((p) => ({ key: p.batch, class: p.batch === chosen.planned_batch ? "chosen" : "", cells: [
+          p.batch, number(p.output_tokens_per_s), p.interval ? number(p.interval) : "–", seconds(p.ttft_p95_seconds),
+          seconds(p.tpot_p95_seconds), bytes(p.footprint_bytes)] })), { class: "dense" })));
 }
 
 function sizeOf(r) {
   return partition(r.partition);
 }
 
-function table(replicas) {
+const FIGURES = ["In flight", "Tokens/s", "TPOT", "First token", "Requests/s"];
+
+function engines(replicas) {
+  const predicted = (name) => [[name, "num"], ["predicted", "num muted", `${name} predicted`]];
   return h("section", { "aria-labelledby": "replicas-h" },
     h("h2", { id: "replicas-h" }, "Replicas: predicted and measured"),
     h("p", { class: "muted" }, "Predicted at the limit, under the plan's full load; measured at the load of the last seconds. Half idle, a replica gives fewer tokens/s at a shorter TPOT than predicted."),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of replicas" }, h("table", {},
-      h("caption", { class: "unseen" }, "Replicas of this model"),
-      h("thead", {}, h("tr", {}, ["Replica", "Device", "Partition", "State", "In flight", "Tokens/s", "predicted", "TPOT", "predicted", "First token", "predicted", "Requests/s", "predicted"]
-        .map((n, i) => h("th", { scope: "col", class: i > 3 ? "num" : "" }, n)))),
-      h("tbody", {}, replicas.length ? replicas.map(row) : h("tr", {}, h("td", { colspan: 13 }, "None is planned."))))));
+    replicas.length ? table("replicas", ["Engine", "Device", "Partition", "State", [FIGURES[0], "num"], ...FIGURES.slice(1).flatMap(predicted)], replicas.map(row))
+      : h("p", { class: "panel" }, "None is planned."));
 }
 
 function row(r) {
   const m = r.measured;
-  return h("tr", { key: r.replica_id + r.engine },
-    h("th", { scope: "row" }, r.replica_id, r.drift ? h("span", { class: "note bad" }, r.drift) : null),
-    h("td", {}, deviceName(r.device_id)), h("td", {}, `${partition(r.partition)}, ${bytes(r.memory_bytes)}`),
-    h("td", {}, h("span", { class: `pill ${r.state}` }, r.state)),
-    h("td", { class: "num" }, `${m ? number(m.mean_batch) : r.in_flight ?? "–"} of ${r.limit}`),
-    h("td", { class: "num" }, number(m?.output_tokens_per_s)), h("td", { class: "num muted" }, number(r.planned_output_tokens_per_s)),
-    h("td", { class: "num" }, seconds(m?.tpot_seconds)), h("td", { class: "num muted" }, `≤ ${seconds(r.planned_tpot_p95_seconds)}`),
-    h("td", { class: "num" }, seconds(m?.first_seconds)), h("td", { class: "num muted" }, `≤ ${seconds(r.planned_ttft_p95_seconds)}`),
-    h("td", { class: "num" }, number(m?.req_per_s)), h("td", { class: "num muted" }, number(r.planned_req_per_s)));
+  return { key: r.engine, cells: [
+    [r.engine, r.drift ? h("span", { class: "note bad" }, r.drift) : null],
+    deviceName(r.device_id), `${partition(r.partition)}, ${bytes(r.memory_bytes)}`, h("span", { class: `pill ${r.state}` }, r.state),
+    `${m ? number(m.mean_batch) : r.in_flight ?? "–"} of ${r.limit}`,
+    number(m?.output_tokens_per_s), number(r.planned_output_tokens_per_s),
+    seconds(m?.tpot_seconds), `≤ ${seconds(r.planned_tpot_p95_seconds)}`,
+    seconds(m?.first_seconds), `≤ ${seconds(r.planned_ttft_p95_seconds)}`,
+    number(m?.req_per_s), number(r.planned_req_per_s)] };
 }
 
 async function measure(name) {

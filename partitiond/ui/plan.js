@@ -1,48 +1,94 @@
 // The plan: what is applied, what a fresh one would change, and applying it after a confirmation.
 
 import { get, plan as makePlan, post } from "./api.js";
-import { dialog, h, toast } from "./dom.js";
+import { dialog, h, table, toast } from "./dom.js";
 import { bytes, deviceName, number, partition, plural, seconds } from "./format.js";
-import { changed, colour, letter, look, state } from "./state.js";
+import { changed, colour, letter, look, onChange, state } from "./state.js";
 
 const OBJECTIVES = {
   "": "as set", "min-devices": "fewest devices", "min-price": "least price", "min-power": "least provided power",
   "min-energy": "least energy", "max-goodput": "most goodput", "max-min": "fairest", "max-headroom": "most headroom",
 };
-const asked = { objective: "", busy: false, progress: null, preview: null, problem: null, abort: null };
+const asked = { objective: "", outage: false, busy: false, progress: null, preview: null, problem: null, abort: null };
 let applied = { id: null, plan: null };
+let waiting = { id: "", preview: null };
+/** The plan that was applied here, until it runs, fails or gives way to another; `asking` while it is asked what replaced it. */
+const NOBODY = { id: "", asking: false };
+let followed = NOBODY;
 
 export function planView() {
   refresh();
   return [
     h("h1", {}, "Plan"),
     h("section", { class: "panel", "aria-labelledby": "applied-h" }, h("h2", { id: "applied-h" }, "Applied"),
-      applied.plan ? summary(applied.plan) : h("p", { class: "muted" }, "No plan is applied yet.")),
-    h("section", { class: "panel", "aria-labelledby": "fresh-h" },
+      applied.plan ? [summary(applied.plan), howFar(state.overview.convergence)] : h("p", { class: "muted" }, "No plan is applied yet.")),
+    waiting.preview && !asked.preview ? h("section", { class: "panel", "aria-labelledby": "waiting-h", key: "waiting" },
+      h("h2", { id: "waiting-h" }, "Waits for you"), preview(waiting.preview)) : null,
+    h("section", { class: "panel", "aria-labelledby": "fresh-h", key: "fresh" },
       h("h2", { id: "fresh-h" }, "A fresh plan"),
       h("div", { class: "filters" },
         h("label", {}, "Good at ", h("select", { id: "objective", on: { change: (e) => { asked.objective = e.target.value; } } },
           Object.entries(OBJECTIVES).map(([value, label]) => h("option", { value, selected: value === asked.objective }, label)))),
+        h("label", {}, h("input", { type: "checkbox", id: "allow-outage", checked: asked.outage, on: { change: (e) => { asked.outage = e.target.checked; } } }),
+          " A model may be without a replica for a while"),
         h("button", { class: asked.preview ? "" : "primary", id: "make-plan", disabled: asked.busy, on: { click: make } }, asked.preview ? "Plan again" : "Make a plan"),
         asked.busy ? h("button", { class: "quiet", on: { click: () => asked.abort?.abort() } }, "Stop") : null),
       asked.busy ? h("p", { role: "status" }, working(asked.progress)) : null,
       asked.problem ? h("p", { class: "problem", role: "alert" }, `${asked.problem.message} ${asked.problem.hint ?? ""}`) : null,
-      asked.preview ? preview(asked.preview) : h("p", { class: "muted" }, waits(), "Nothing changes until it is applied.")),
+      asked.preview ? preview(asked.preview) : h("p", { class: "muted" }, "Nothing changes until it is applied.")),
   ];
 }
 
 function refresh() {
-  const id = state.overview.plan_id;
-  if (applied.id === id) return;
-  applied = { id, plan: applied.plan };
-  if (!id) { applied.plan = null; return; }
-  get("/plan").then((found) => { applied = { id, plan: found }; changed(); }).catch(() => { applied.id = null; });
+  const { plan_id: id, waiting_plan_id: waits } = state.overview;
+  if (applied.id !== id) {
+    applied = { id, plan: id ? applied.plan : null };
+    if (id) get("/plan").then((found) => { applied = { id, plan: found }; changed(); }).catch(() => { applied.id = null; });
+  }
+  if (waiting.id !== waits) {
+    waiting = { id: waits, preview: null };
+    if (waits) get("/plan/waiting").then((found) => { waiting = { id: waits, preview: found }; changed(); }).catch(() => { waiting.id = null; });
+  }
 }
 
-/** Plans are made anew for who looks: what waits may be outdated by now. */
-function waits() {
-  const id = state.overview.waiting_plan_id;
-  return id ? `${id} waits to be applied: make a plan to see what it changes as things are now. ` : "";
+/** How far the applied plan is, as the daemon says. */
+function howFar(c) {
+  if (!c?.plan_id) return null;
+  const failed = c.replicas.filter((r) => r.standing === "failed");
+  return h("div", { key: "how-far", id: "how-far" },
+    h("p", { role: "status" }, served(c), c.state === "converging" && c.why ? `: ${c.why}` : "."),
+    c.state === "converging" ? h("progress", { max: 1, value: c.fraction, "aria-label": `${c.plan_id}, ${served(c)}` }) : null,
+    failed.length ? h("ul", { class: "problem" }, failed.map((r) => h("li", { key: r.replica_id }, `${r.replica_id} ${r.why}`))) : null);
+}
+
+const served = (c) => `${c.serving} of ${plural(c.wanted - c.asleep, "replica")} ${c.serving === 1 ? "serves" : "serve"}${c.asleep ? `, ${c.asleep} asleep` : ""}`;
+
+onChange(() => {
+  const c = state.overview?.convergence;
+  const { id, asking } = followed;
+  if (!id || !c) return;
+  if (c.plan_id !== id) {
+    if (!asking) whatReplaced(id);
+    return;
+  }
+  if (c.state === "failed") toast(`${id}: ${served(c)}. ${c.why}`, "bad");
+  else if (c.state === "converged") toast(`${id} runs: ${served(c)}.`);
+  else return;
+  followed = NOBODY;
+});
+
+/** Goes on with the plan that took the place of the one that is followed, unless somebody else chose another one. */
+async function whatReplaced(id) {
+  followed = { id, asking: true };
+  try {
+    const { why, replaced } = await get(`/plan/convergence?plan_id=${encodeURIComponent(id)}`);
+    if (followed.id !== id) return;
+    const lost = replaced?.actor && !replaced.same;
+    if (lost) toast(`${why}, before all of it ran.`, "bad");
+    followed = lost ? NOBODY : { id: replaced?.plan_id ?? id, asking: false };
+  } catch {
+    if (followed.id === id) followed = { id, asking: false };
+  }
 }
 
 function working(progress) {
@@ -55,7 +101,7 @@ async function make() {
   Object.assign(asked, { busy: true, progress: null, preview: null, problem: null, abort: new AbortController() });
   changed();
   try {
-    const question = asked.objective ? { objective: asked.objective } : {};
+    const question = { fewest: true, allow_outage: asked.outage, ...(asked.objective ? { objective: asked.objective } : {}) };
     asked.preview = await makePlan(question, (p) => { asked.progress = p; changed(); }, asked.abort.signal);
   } catch (error) {
     if (error.name !== "AbortError") asked.problem = error;
@@ -66,11 +112,14 @@ async function make() {
 
 function summary(plan) {
   const c = plan.certificate;
-  const proof = c.status === "optimal" ? "proven optimal" : c.status === "feasible" ? `at most ${number(100 * c.gap)} % from optimal` : c.status;
+  const proof = c.status === "optimal" ? (c.for_estimates ? "optimal for these estimates" : "proven optimal") : c.status === "feasible" ? `at most ${number(100 * c.gap)} % from optimal` : c.status;
   const used = new Set(plan.placements.map((p) => p.device_id)).size;
   return h("div", { key: plan.id },
     h("p", {}, h("strong", {}, plan.id), ` ${c.objective}: ${plural(plan.placements.length, "replica")} on ${used} of ${plural(plan.devices.length, "device")}, ${proof}.`),
     plan.unplaced.length ? h("ul", { class: "problem" }, plan.unplaced.map((u) => h("li", {}, `${u.reason} ${u.remedy}`))) : null,
+    plan.held_back.length ? h("ul", { class: "problem held-back" }, plan.held_back.map((m) => h("li", { key: m.model },
+      `${m.model} stays as it runs: its change would leave it without a replica for about ${seconds(m.seconds)}.`,
+      m.missing_req_per_s ? ` Until then it lacks ${number(m.missing_req_per_s)} requests/s.` : ""))) : null,
     h("details", { key: "why" }, h("summary", {}, "Why"), h("ul", {}, plan.explanation.map((line) => h("li", {}, line)))));
 }
 
@@ -84,6 +133,7 @@ function preview(p) {
     summary(p.plan),
     h("p", { class: "counts" },
       count("starts", start.length, "+"), count("moves", move.length, "→"), count("stops", stop.length, "–"), count("keeps", keep.length, "=")),
+    fewest(p),
     nothing ? h("p", {}, "It is what runs already.") : [steps(p), cost(p), outages(p),
       h("div", { class: "buttons" }, h("button", { class: "primary", id: "apply", on: { click: () => confirm(p) } }, "Apply…"))]);
 }
@@ -93,20 +143,26 @@ const count = (word, n, sign) => h("span", { class: `count ${word} ${n ? "" : "n
 function steps(p) {
   const places = new Map([...p.diff.start, ...p.diff.stop, ...p.diff.move.map(([, n]) => n)].map((one) => [one.replica_id, one]));
   const known = p.answers.diff?.steps ?? [];
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Changes" }, h("table", { class: "diff" },
-    h("caption", { class: "unseen" }, "What applying it changes"),
-    h("thead", {}, h("tr", {}, ["", "Replica", "Device", "Partition", "Batch", "Takes", "Room"].map((n, i) => h("th", { scope: "col", class: i === 4 || i === 5 ? "num" : "" }, n || h("span", { class: "unseen" }, "Change"))))),
-    h("tbody", {}, known.map((s) => {
-      const place = places.get(s.replica_id);
-      return h("tr", { key: `${s.kind} ${s.replica_id}`, class: s.kind },
-        h("td", {}, h("span", { class: `step ${s.kind}` }, s.kind)),
-        h("th", { scope: "row" }, h("span", { class: `swatch ${colour(s.model)}`, "aria-hidden": "true" }, letter(s.model)), s.replica_id),
-        h("td", {}, s.kind === "move" && s.from_device_id !== s.device_id ? `${deviceName(s.from_device_id)} → ${deviceName(s.device_id)}` : deviceName(s.device_id)),
-        h("td", {}, place ? `${partition(place.partition)}, ${bytes(place.partition.memory_bytes)}` : ""),
-        h("td", { class: "num" }, place?.candidate.batch ?? ""),
-        h("td", { class: "num" }, s.kind === "stop" ? "" : `${s.measured ? "" : "~"}${seconds(s.seconds)}`),
-        h("td", {}, s.makes_way ? "the old one makes way first" : ""));
-    }))));
+  return table("changes", [[h("span", { class: "unseen" }, "Change"), "step-cell"], "Replica", "Device", "Partition", ["Batch", "num"], ["Takes", "num"], "Room"], known.map((s) => {
+    const place = places.get(s.replica_id);
+    return { key: `${s.kind} ${s.replica_id}`, class: s.kind, cells: [
+      h("span", { class: `step ${s.kind}` }, s.kind),
+      [h("span", { class: `swatch ${colour(s.model)}`, "aria-hidden": "true" }, letter(s.model)), s.replica_id],
+      s.kind === "move" && s.from_device_id !== s.device_id ? `${deviceName(s.from_device_id)} → ${deviceName(s.device_id)}` : deviceName(s.device_id),
+      place ? `${partition(place.partition)}, ${bytes(place.partition.memory_bytes)}` : "",
+      place?.candidate.batch ?? "",
+      s.kind === "stop" ? "" : `${s.measured ? "" : "~"}${seconds(s.seconds)}`,
+      s.makes_way ? "the old one makes way first" : ""] };
+  }), { head: 1, class: "diff" });
+}
+
+/** The best plan whatever it moves, where this one keeps more in its place. */
+function fewest(p) {
+  const other = p.answers.fewest;
+  if (!other?.figures) return null;
+  const moves = [["move", other.moves], ["start", other.starts], ["stop", other.stops]].filter(([, n]) => n).map(([word, n]) => plural(n, word));
+  return h("p", { class: "fewest" }, `Whatever it moves, ${number(other.figures.value)} instead of ${number(p.plan.certificate.value_without_moves ?? p.plan.certificate.value)} would do, with ${moves.join(", ") || "no change"}: `,
+    h("code", {}, "partitiond plan --move-price 0"), ".");
 }
 
 function cost(p) {
@@ -137,6 +193,7 @@ async function confirm(p) {
   if (sure !== "yes") return;
   try {
     await post("/plan/apply", { plan_id: p.plan.id });
+    followed = { id: p.plan.id, asking: false };
     asked.preview = null;
     asked.problem = null;
     toast(`${p.plan.id} is applied; replicas follow it now.`);

@@ -25,7 +25,6 @@ def overview_of(service: "FakeService") -> OverviewDesk:
             models=service.models,
             placed=tuple,
             jobs=service.jobs,
-            held=tuple,
             window=window,
             waiting_plan=str,
         )

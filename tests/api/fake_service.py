@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from partitiond.controller.cordons import device_named, with_cordons
-from partitiond.controller.job_watchers import JobWatchers
+from partitiond.controller.jobs import ENDED
 from partitiond.controller.sleeping import check_may_sleep
 from partitiond.controller.usage import UsageDesk
+from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, SharingMode
 from partitiond.core.keys import KeyTerms, KeyUse
@@ -47,6 +48,7 @@ from partitiond.ports import (
     Progress,
     ReplicaView,
 )
+from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.fit import FitCheck
@@ -54,6 +56,7 @@ from partitiond.ports.releases import Releases
 from partitiond.ports.scaling import Scalings
 from partitiond.ports.usage import Usages
 from partitiond.store import open_store
+from tests.api.fake_convergence import FakeConvergence
 from tests.api.fake_drift import FakeDrift
 from tests.api.fake_overview import FakeFit, overview_of
 from tests.api.fake_releases import FakeReleases
@@ -79,9 +82,10 @@ class FakeService:
         self.stale: tuple[str, ...] = ()
         self.uses: dict[str, KeyUse] = {}
         self.graces: list[float] = []
-        self.watchers = JobWatchers()
+        self.watchers = Watchers()
         self.questions: list[PlanQuestion] = []
         self.plan_error: Exception | None = None
+        self.waiting: PlanPreview | None = None
         self.solving = asyncio.Event()
         self.solving.set()
         self.ended_early = asyncio.Event()
@@ -92,6 +96,7 @@ class FakeService:
         self.fit: FitCheck = FakeFit(self)
         self.scaling: Scalings = FakeScaling()
         self.releases: Releases = FakeReleases()
+        self.convergence: Convergences = FakeConvergence()
         self.usage: Usages = UsageDesk(
             store=self.store, clock=self.clock, shares=dict, latest=lambda: None, keep_days=0
         )
@@ -170,7 +175,9 @@ class FakeService:
 
     def watch_job(self, job_id: str) -> AsyncGenerator[Job, None]:
         self.store.job(job_id)
-        return self.watchers.watch(job_id, lambda: self.store.job(job_id))
+        return self.watchers.watch(
+            job_id, lambda: self.store.job(job_id), lambda job: job.state in ENDED
+        )
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         return self.store.profiles(model)
@@ -228,7 +235,7 @@ class FakeService:
             self.ended_early.set()
             raise
 
-    async def apply(self, plan_id: str | None = None) -> PlanPreview:
+    async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         preview = await self.plan()
         if plan_id is not None and plan_id != "plan-1":
             raise ConflictError(f"plan {plan_id} is outdated.", hint="Make a fresh one.")
@@ -238,10 +245,15 @@ class FakeService:
     def current_plan(self) -> Plan | None:
         return self.store.plan()
 
+    def waiting_plan(self) -> PlanPreview | None:
+        return self.waiting
+
     def replicas(self) -> Sequence[ReplicaView]:
         partition = CpuCores("cpu", Bytes(1 << 30), (0,))
         return [
-            ReplicaView(f"{m}-1", m, "cpu", partition, "serving", 7, 0, 8, 1 << 30, 1, False)
+            ReplicaView(
+                f"{m}-1", f"{m}-1", m, "cpu", partition, "serving", 7, 0, 8, 1 << 30, 1, False
+            )
             for m in ("a", "b")
         ]
 

@@ -20,7 +20,7 @@ METRICS_TOKEN = "a-metrics-token-for-tests"
     "header",
     [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"],
 )
-@pytest.mark.parametrize("path", ["/", "/models", "/metrics", "/openapi.json", "/no/such/path"])
+@pytest.mark.parametrize("path", ["/models", "/metrics", "/openapi.json", "/no/such/path"])
 async def test_without_the_token_nothing_is_told(
     http: httpx.AsyncClient, header: str | None, path: str
 ) -> None:

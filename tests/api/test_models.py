@@ -122,6 +122,20 @@ async def test_engine_flags_are_checked(http: httpx.AsyncClient) -> None:
     assert (await http.patch("/models/opt-125m", json=refused)).status_code == 422
 
 
+async def test_another_kind_of_engine_is_checked_with_the_flags_there_are(
+    http: httpx.AsyncClient,
+) -> None:
+    flags = {"extra_args": ["--token-seconds=0.01"]}
+    await register(http, engine_kind="simulated", engine=flags)
+    refused = await http.patch("/models/opt-125m", json={"engine_kind": "vllm"})
+    assert refused.status_code == 422
+    assert "--token-seconds" in refused.json()["detail"]
+    assert (await http.patch("/models/opt-125m", json={"engine_kind": "x"})).status_code == 422
+    changes = {"engine_kind": None, "engine": {"extra_args": None}}
+    changed = await http.patch("/models/opt-125m", json=changes)
+    assert changed.json()["spec"]["engine_kind"] == "vllm"
+
+
 async def test_a_patch_changes_what_it_names(http: httpx.AsyncClient) -> None:
     await register(http, slo={"ttft_seconds": 1, "tpot_seconds": 0.1}, max_replicas=3)
     answer = await http.patch(

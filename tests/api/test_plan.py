@@ -1,6 +1,7 @@
 """POST /plan: what can be asked, in one answer or as events while it is solved."""
 
 import asyncio
+import dataclasses
 import json
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 
 from partitiond.api.plan_stream import plan_events
 from partitiond.client.streams import events
+from partitiond.core.convergence import Convergence, PlanState
 from partitiond.core.errors import ConflictError
 from partitiond.core.plan import Objective
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
+from tests.api.fake_convergence import FakeConvergence
 from tests.api.fake_service import FakeService
+from tests.controller.fakes import until
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -121,3 +125,33 @@ async def test_silence_is_broken_by_heartbeats_and_a_slow_reader_gets_the_newest
     service.solving.set()
     rest = [line async for line in stream if not line.startswith(b":")]
     assert rest[-1].startswith(b"event: plan")
+
+
+CONVERGING = Convergence("plan-1", PlanState.CONVERGING, 2, 1, 0, 0.5, "a-2 starts")
+
+
+async def test_how_far_a_plan_is_comes_in_one_answer(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    service.convergence = told = FakeConvergence()
+    told.tell(CONVERGING)
+    answer = (await http.get("/plan/convergence")).json()
+    assert (answer["state"], answer["serving"], answer["why"]) == ("converging", 1, "a-2 starts")
+    assert (await http.get("/plan/convergence?plan_id=plan-1")).json() == answer
+    for headers in ({}, STREAM):
+        unknown = await http.get("/plan/convergence?plan_id=plan-9", headers=headers)
+        assert unknown.status_code == 404
+
+
+async def test_or_as_events_until_it_is_converging_no_more(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    service.convergence = told = FakeConvergence()
+    told.tell(CONVERGING)
+    asked = asyncio.create_task(http.get("/plan/convergence", headers=STREAM))
+    await until(lambda: told.watchers.count == 1)
+    told.tell(dataclasses.replace(CONVERGING, state=PlanState.CONVERGED, serving=2))
+    answer = await asyncio.wait_for(asked, 60)
+    found = read(answer.text)
+    assert [(name, data["state"]) for name, data in found][-1] == ("state", "converged")
+    assert {name for name, _ in found} == {"state"}

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from partitiond.api.streams import HEARTBEAT, job_events
+from partitiond.api.streams import HEARTBEAT, changes
 from partitiond.ports import Job, JobState, Progress
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
@@ -146,7 +146,7 @@ async def test_a_client_that_comes_back_gets_the_job_as_it_is(
 
 async def test_a_silent_job_is_heard_by_heartbeats(service: FakeService) -> None:
     service.store.put_job(Job("j", "profile", "a", JobState.QUEUED, "", "", Progress("queued", "")))
-    events = job_events(service.watch_job("j"), heartbeat_seconds=0.01)
+    events = changes(service.watch_job("j"), heartbeat_seconds=0.01)
     assert (await anext(events)).startswith(b"id: 1\n")
     assert await anext(events) == HEARTBEAT
     assert await anext(events) == HEARTBEAT

@@ -39,6 +39,29 @@ async def test_files_need_no_token_and_let_nothing_in(
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_bare_address_leads_to_the_dashboard(
+    browser: httpx.AsyncClient, method: str
+) -> None:
+    for headers in ({}, UI):
+        answer = await browser.request(method, "/", headers=headers)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/ui")
+
+
+async def test_programs_get_the_index_or_are_told_why_not(browser: httpx.AsyncClient) -> None:
+    index = await browser.get("/", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert index.json()["name"] == "partitiond"
+    for path, method, headers in (
+        ("/", "GET", {"Authorization": "Bearer wrong"}),
+        ("/", "GET", {"Authorization": ""}),
+        ("/", "POST", {}),
+        ("/models", "GET", {}),
+    ):
+        refused = await browser.request(method, path, headers=headers)
+        assert refused.status_code == 401, (method, path)
+        assert "admin-token" in refused.json()["hint"]
+
+
 async def test_a_file_that_is_known_already_is_not_sent_again(browser: httpx.AsyncClient) -> None:
     first = await browser.get("/ui/app.js")
     again = await browser.get("/ui/app.js", headers={"If-None-Match": first.headers["etag"]})

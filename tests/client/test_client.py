@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 
 from partitiond.api.app import create_app
 from partitiond.client import ControlClient
+from partitiond.client.credentials import Credentials
 from partitiond.client.errors import from_problem
 from partitiond.client.streams import event_data
+from partitiond.core.convergence import PlanState
 from partitiond.core.errors import (
     ConflictError,
+    DaemonTimeoutError,
     DaemonUnreachableError,
     InputError,
     NotFoundError,
@@ -207,6 +211,39 @@ def test_a_wrong_token_is_told_apart(daemon: Running, token: str) -> None:
         assert list(client.models()) == []
 
 
+@pytest.mark.parametrize("first", ["", "of-the-daemon-before"])
+def test_a_token_that_is_written_later_is_read_again(daemon: Running, first: str) -> None:
+    tokens = [first]
+    with ControlClient(daemon.url, first, reread=lambda: tokens[-1]) as client:
+        with pytest.raises(UnauthorizedError):
+            client.models()
+        tokens.append(TOKEN)
+        assert list(client.models()) == []
+        client.plan()  # a stream
+        assert client.token == TOKEN
+
+
+def test_a_refused_token_is_read_again_once() -> None:
+    """A daemon that refuses every token is asked twice, not for ever."""
+    tokens = iter(f"token-{number}" for number in range(1000))
+    asked = 0
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return httpx.Response(401)
+
+    credentials = Credentials("first", "", lambda: next(tokens))
+    with httpx.Client(transport=httpx.MockTransport(refuse), auth=credentials) as http:
+        assert http.get("http://daemon").status_code == 401
+    assert asked == 2
+
+
+def test_a_token_given_by_hand_is_the_one_that_is_sent(daemon: Running) -> None:
+    with ControlClient(daemon.url, "given") as client, pytest.raises(UnauthorizedError):
+        client.models()
+
+
 def test_nobody_there() -> None:
     with socket.socket() as taken:  # bound, not listening: nobody else gets the port
         taken.bind(("127.0.0.1", 0))
@@ -214,6 +251,18 @@ def test_nobody_there() -> None:
         with ControlClient(url, TOKEN) as client, pytest.raises(DaemonUnreachableError) as caught:
             client.models()
     assert "partitiond serve" in caught.value.hint
+
+
+def test_a_daemon_that_does_not_answer_in_time_runs_all_the_same() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            ControlClient(url, TOKEN, timeout=0.2) as client,
+            pytest.raises(DaemonTimeoutError, match="runs, but did not answer") as caught,
+        ):
+            client.models()
+    assert "serve" not in caught.value.hint
+    assert "try again" in caught.value.hint
 
 
 class Stranger(BaseHTTPRequestHandler):
@@ -318,3 +367,12 @@ def test_whether_a_model_fits_is_asked_without_registering_it(client: ControlCli
     assert client.fit({"model": "opt-125m", "weights": "dummy"}).fits
     assert not client.fit({"model": "opt-125m", "weights": "dummy", "name": "huge"}).fits
     assert list(client.models()) == []
+
+
+def test_how_far_a_plan_is(daemon: Running, client: ControlClient) -> None:
+    now = client.convergence()
+    assert (now.plan_id, now.state) == ("plan-1", PlanState.CONVERGED)
+    assert client.convergence("plan-1") == now
+    assert list(client.watch_convergence("plan-1")) == [now]
+    with pytest.raises(NotFoundError):
+        list(client.watch_convergence("plan-9"))

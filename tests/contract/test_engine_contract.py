@@ -100,6 +100,21 @@ def running(kind: Kind) -> Iterator[Running]:
     shutil.rmtree(run_dir)
 
 
+@pytest.fixture(scope="module")
+def smallest(kind: Kind) -> Iterator[Running]:
+    """An engine with the smallest cache that is planned: one request of the longest context, and
+    what the engine keeps back for itself. Its last test kills it.
+    """
+    tokens = kv_tokens(1, Workload(8, 8), kind.launch.max_model_len, BLOCK_TOKENS[DeviceKind.CPU])
+    size = tokens * TOKEN_BYTES[kind.launch.engine_kind]
+    launch = dataclasses.replace(kind.launch, max_num_seqs=1, kv_cache_bytes=size)
+    run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
+    engine = asyncio.run(start(kind, run_dir, launch))
+    yield engine
+    asyncio.run(engine.runner.stop(engine.handle, 5.0))
+    shutil.rmtree(run_dir)
+
+
 @pytest.fixture
 async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.AsyncHTTPTransport(uds=running.handle.socket_path)
@@ -317,23 +332,29 @@ async def test_a_client_that_leaves_frees_its_place(
     await eventually(none_run, message="the places were not freed")
 
 
+async def test_the_smallest_cache_that_is_planned_is_enough_to_start(smallest: Running) -> None:
+    context = smallest.handle.launch.max_model_len
+    assert (await smallest.runner.report(smallest.handle)).kv_cache_tokens >= context
+    assert await smallest.runner.probe(smallest.handle, 30.0)
+
+
 class TestEnd:
-    """Each test has an engine of its own, and nothing of it may be left."""
+    """Each test ends an engine, the last one that needs it, and nothing of it may be left."""
 
     async def test_stop_leaves_nothing_and_can_be_repeated(
-        self, kind: Kind, short_dir: Path
+        self, kind: Kind, running: Running
     ) -> None:
-        engine = await start(kind, short_dir)
-        watching = asyncio.create_task(kind.runner(short_dir).wait_exit(engine.handle))
+        assert await running.runner.probe(running.handle, 10.0)
+        watching = asyncio.create_task(kind.runner(running.run_dir).wait_exit(running.handle))
         await asyncio.sleep(0)
-        ended = await engine.runner.stop(engine.handle, 10.0)
+        ended = await running.runner.stop(running.handle, 10.0)
         assert "stopped" in ended.diagnosis
-        assert processes(engine.handle) == []
-        assert not exists(engine.handle.socket_path)
+        assert processes(running.handle) == []
+        assert not exists(running.handle.socket_path)
         await asyncio.wait_for(watching, 60)
-        await engine.runner.stop(engine.handle, 10.0)
-        assert not await engine.runner.probe(engine.handle, 1.0)
-        assert list(await engine.runner.find()) == []
+        await running.runner.stop(running.handle, 10.0)
+        assert not await running.runner.probe(running.handle, 1.0)
+        assert list(await running.runner.find()) == []
 
     async def test_kill_9_of_the_main_process_leaves_nothing(
         self, kind: Kind, short_dir: Path
@@ -345,33 +366,23 @@ class TestEnd:
         assert processes(engine.handle) == []
 
     async def test_kill_9_of_the_supervisor_leaves_nothing(
-        self, kind: Kind, short_dir: Path
+        self, kind: Kind, smallest: Running
     ) -> None:
-        engine = await start(kind, short_dir)
-        os.kill(engine.handle.pid, signal.SIGKILL)
-        await process.wait_gone(identity(engine.handle))
+        assert await smallest.runner.probe(smallest.handle, 30.0)
+        os.kill(smallest.handle.pid, signal.SIGKILL)
+        await process.wait_gone(identity(smallest.handle))
         # A daemon that comes back later finds the remains by the run folder alone.
-        assert list(await kind.runner(short_dir).find()) == []
-        assert processes(engine.handle) == []
-        assert not exists(engine.handle.run_dir)
+        assert list(await kind.runner(smallest.run_dir).find()) == []
+        assert processes(smallest.handle) == []
+        assert not exists(smallest.handle.run_dir)
 
 
-async def test_the_smallest_cache_that_is_planned_is_enough_to_start(
-    kind: Kind, short_dir: Path
-) -> None:
-    """One request of the longest context, and what the engine keeps back for itself."""
-    context = kind.launch.max_model_len
-    tokens = kv_tokens(1, Workload(8, 8), context, BLOCK_TOKENS[DeviceKind.CPU])
-    size = tokens * TOKEN_BYTES[kind.launch.engine_kind]
-    launch = dataclasses.replace(kind.launch, max_num_seqs=1, kv_cache_bytes=size)
-    engine = await start(kind, short_dir, launch)
-    try:
-        assert (await engine.runner.report(engine.handle)).kv_cache_tokens >= context
-        assert await engine.runner.probe(engine.handle, 30.0)
-    finally:
-        await engine.runner.stop(engine.handle, 10.0)
-
-
+@pytest.mark.parametrize(
+    "kind",
+    ["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.slow])],
+    indirect=True,
+    scope="module",
+)
 async def test_a_refused_start_says_why(kind: Kind, short_dir: Path) -> None:
     """Real: the longest context does not fit the KV cache. Simulated: it is told to fail."""
     simulated = kind.launch.engine_kind == "simulated"

@@ -79,6 +79,7 @@ class FakeRunner:
         self.launches: list[EngineLaunch] = []
         self.stopped: list[str] = []
         self.refuse_start: PartitiondError | None = None
+        self.refuse_models: dict[str, PartitiondError] = {}
         self.refuse_stop: Exception | None = None
         self.probe_breaks_with: Exception | None = None
         self.tries_to_stop = 0
@@ -115,6 +116,8 @@ class FakeRunner:
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         if self.refuse_start is not None:
             raise self.refuse_start
+        if launch.model_name in self.refuse_models:
+            raise self.refuse_models[launch.model_name]
         assert launch.replica_id not in self.running()
         self.launches.append(launch)
         return self.add(launch).handle

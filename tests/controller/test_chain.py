@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from partitiond.controller.chain import Chain, held_back, left_out, may_be_provisional
+from partitiond.controller.chain import Chain, held_back, left_out, may_be_provisional, stranded
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
+from partitiond.core.health import Health
 from partitiond.core.plan import Infeasible, Placement, diff_plans
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import EngineOptions
 from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, a_moment
-from tests.controller.samples import NOW, measured_profile, placement, plan, record
+from tests.controller.samples import NOW, cpu, measured_profile, placement, plan, record
 
 
 def job(state: JobState, subject: str = "a") -> Job:
@@ -65,6 +66,19 @@ def test_models_outside_the_chain_are_never_started_by_it() -> None:
     assert left_out(records, applied) == {"by-hand"}
 
 
+def test_replicas_are_stranded_on_a_device_that_failed_or_is_gone() -> None:
+    there = cpu(2)
+    failed = dataclasses.replace(there, cordoned=True, health=Health.FAILED)
+    cordoned = dataclasses.replace(there, cordoned=True)
+    degraded = dataclasses.replace(there, health=Health.DEGRADED)
+    applied = [dataclasses.replace(placement("a-1"), device_id=there.id)]
+    found = [stranded(applied, devices) for devices in ([failed], [], [there, failed])]
+    assert found == [True, True, False]
+    # What runs on a device under a cordon goes on, and a plan of nothing misses nothing.
+    assert not any(stranded(applied, [device]) for device in (there, cordoned, degraded))
+    assert not stranded([], [failed])
+
+
 class Situation:
     """A chain on what a test says."""
 
@@ -73,15 +87,17 @@ class Situation:
         self.busy = False
         self.live: tuple[Placement, ...] = ()
         self.applied: tuple[Placement, ...] = ()
-        self.answer: PlanPreview | PartitiondError = preview()
+        self.answer: PlanPreview | Exception = preview()
         self.asked = 0
         self.outdated = False
         self.lost = False
+        self.gone = ""
         self.chain = Chain(
             journal=Journal(store, FakeClock()),
             ready=lambda: not self.busy,
             preview=self._preview,
             fresh=lambda: not self.outdated,
+            lasts=lambda plan_id: plan_id != self.gone,
             apply=self._apply,
             touches_running=self._touches,
             current=lambda: self.applied,
@@ -89,7 +105,7 @@ class Situation:
 
     async def _preview(self) -> PlanPreview:
         self.asked += 1
-        if isinstance(self.answer, PartitiondError):
+        if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
@@ -110,8 +126,8 @@ class Situation:
         return [event.kind for event in self.store.events()]
 
 
-def preview(*placements: Placement) -> PlanPreview:
-    made = plan(*placements, plan_id="plan-7")
+def preview(*placements: Placement, plan_id: str = "plan-7") -> PlanPreview:
+    made = plan(*placements, plan_id=plan_id)
     return PlanPreview(made, diff_plans((), placements))
 
 
@@ -136,6 +152,62 @@ async def test_a_plan_that_stops_what_runs_waits(here: Situation) -> None:
     assert (here.chain.waiting, here.kinds()) == ("plan-7", ["plan-waits"])
     here.chain.settled()
     assert (here.chain.waiting, here.chain.note) == ("", "")
+
+
+async def waits(here: Situation) -> None:
+    """plan-7 waits."""
+    here.live = here.applied = (placement("a-1", [0]),)
+    here.answer = preview(placement("b-1", [0]))
+    await here.change()
+    assert here.chain.waiting == "plan-7"
+
+
+async def test_a_plan_that_waits_is_told_of_once(here: Situation) -> None:
+    await waits(here)
+    await here.change()
+    assert (here.asked, here.chain.waiting, here.kinds()) == (2, "plan-7", ["plan-waits"])
+
+
+async def test_a_plan_that_cannot_be_applied_any_more_waits_no_longer(here: Situation) -> None:
+    await waits(here)
+    here.busy = True  # no other plan is made for a while
+    here.chain.changed()
+    here.chain.consider()
+    assert here.chain.waiting == "plan-7"  # what changed is nothing that it rests on
+    here.gone = "plan-7"
+    here.chain.consider()
+    assert here.chain.waiting == "plan-7"  # nobody told of a change
+    here.chain.changed()
+    here.chain.consider()
+    assert (here.chain.waiting, here.chain.note) == ("", "")
+    assert here.kinds() == ["plan-waits", "plan-withdrawn"]
+
+
+@pytest.mark.parametrize("wanted", [(), (placement("a-1", [0]), placement("b-1", [1]))])
+async def test_a_plan_that_is_needed_no_more_waits_no_longer(
+    here: Situation, wanted: tuple[Placement, ...]
+) -> None:
+    await waits(here)
+    here.answer = preview(*wanted or here.applied, plan_id="plan-8")
+    await here.change()
+    assert (here.chain.waiting, here.chain.note) == ("", "")
+    assert here.applied == (wanted or here.live)
+
+
+async def test_a_plan_that_a_person_asked_for_takes_the_place_of_the_one_that_waits(
+    here: Situation,
+) -> None:
+    here.live = here.applied = (placement("a-1", [0]),)
+    here.chain.compare(preview(placement("b-1", [0])))
+    assert here.chain.waiting == ""  # it waits for nobody: a person looks at it
+    await waits(here)
+    here.chain.compare(dataclasses.replace(preview(), infeasible=Infeasible(("too small.",), ())))
+    assert here.chain.waiting == "plan-7"
+    here.chain.compare(preview(placement("c-1", [0]), plan_id="plan-8"))
+    assert here.chain.waiting == "plan-8"
+    here.chain.compare(preview(*here.live, plan_id="plan-9"))
+    assert here.chain.waiting == ""
+    assert here.kinds() == ["plan-waits", "plan-waits", "plan-withdrawn"]
 
 
 async def test_while_a_job_runs_nothing_is_planned(here: Situation) -> None:
@@ -183,8 +255,13 @@ async def test_why_there_is_no_plan_is_said_once(here: Situation) -> None:
     assert len(here.kinds()) <= 2
 
 
-async def test_a_planner_that_breaks_is_an_event_and_the_chain_goes_on(here: Situation) -> None:
-    here.answer = PartitiondError("the planner's process ended.")
+@pytest.mark.parametrize(
+    "broke", [PartitiondError("the planner's process ended."), ZeroDivisionError("a defect")]
+)
+async def test_a_planner_that_breaks_is_an_event_and_the_chain_goes_on(
+    here: Situation, broke: Exception
+) -> None:
+    here.answer = broke
     await here.change()
     assert here.kinds() == ["plan-failed"]
     here.answer = preview(placement("a-1"))
@@ -208,6 +285,7 @@ async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
         ready=lambda: True,
         preview=never,
         fresh=lambda: True,
+        lasts=lambda _: True,
         apply=taken,
         touches_running=lambda _: False,
         current=tuple,

@@ -5,11 +5,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.jobs import INTERRUPTED, REPEATS, JobQueue, Tell, interrupted_jobs
+from partitiond.controller.jobs import (
+    INTERRUPTED,
+    REPEATS,
+    JobQueue,
+    Neighbours,
+    Tell,
+    interrupted_jobs,
+)
 from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease, Waits
 from partitiond.core.errors import StartFailedError
-from partitiond.core.partition import CpuCores
+from partitiond.core.partition import CpuCores, WholeDevice
 from partitiond.core.units import GIB, Bytes
 from partitiond.ports import Job, JobState, Progress, Store
 from partitiond.store import open_store
@@ -21,8 +28,9 @@ LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
 class Desk:
     """A queue whose jobs end when told to."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, at_once: int = 1) -> None:
         self.store = store
+        self.beside: dict[str, Neighbours] = {}
         self.blocked: dict[str, str] = {}
         self.running: dict[str, asyncio.Future[str]] = {}
         self.ended: list[tuple[str, JobState]] = []
@@ -34,14 +42,20 @@ class Desk:
             lease=self._lease,
             execute=self._execute,
             ended=lambda job: self.ended.append((job.id, job.state)),
+            at_once=at_once,
         )
 
     def _lease(self, job: Job) -> Lease | Waits:
         reason = self.blocked.get(job.subject)
-        return Waits(reason) if reason else LEASE
+        if reason:
+            return Waits(reason)
+        if job.subject == "elsewhere":
+            return Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
+        return LEASE
 
-    async def _execute(self, job: Job, lease: Lease, tell: Tell) -> str:
+    async def _execute(self, job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
         tell(Progress("measuring", f"on cores {lease.cores}", 0.25))
+        self.beside[job.subject] = neighbours
         self.running[job.subject] = asyncio.get_running_loop().create_future()
         return await self.running[job.subject]
 
@@ -80,6 +94,33 @@ async def test_jobs_run_one_after_the_other(desk: Desk) -> None:
     desk.running["a"].set_result("x")
     await a_moment()
     assert desk.queue.job(second.id).state is JobState.RUNNING
+
+
+async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_it() -> None:
+    store = open_store(":memory:")
+    desk = Desk(store, at_once=3)
+    first, second = await desk.submit("a"), await desk.submit("b")
+    elsewhere, waiting = await desk.submit("elsewhere"), await desk.submit("c")
+    assert {job.state for job in (first, second, elsewhere)} == {JobState.RUNNING}
+    assert waiting.progress.message == f"waits for {first.id} or {second.id} or {elsewhere.id}"
+    assert desk.queue.running == first.id
+    assert [name for name, _ in desk.queue.lent()] == [first.id, second.id, elsewhere.id]
+    desk.running["b"].set_result("x")
+    await a_moment()
+    assert desk.queue.job(second.id).state is JobState.SUCCEEDED
+    assert desk.queue.job(waiting.id).state is JobState.RUNNING
+    assert desk.beside["a"]() == (second.id, waiting.id)
+    assert desk.beside["b"]() == (first.id,)
+    assert desk.beside["c"]() == (first.id,)
+    assert desk.beside["elsewhere"]() == ()
+    await desk.queue.cancel(first.id)
+    assert desk.running["a"].cancelled()
+    assert desk.queue.running == elsewhere.id
+    await desk.queue.close()
+    assert not desk.queue.busy
+    states = {job.subject: job.state for job in desk.queue.jobs()}
+    assert states["c"] is states["elsewhere"] is JobState.FAILED
+    store.close()
 
 
 async def test_a_job_says_what_it_waits_for_and_does_not_hold_up_others(desk: Desk) -> None:
@@ -195,6 +236,16 @@ async def test_a_failed_job_keeps_the_log_lines_that_matter(desk: Desk) -> None:
     assert told[:2] == ["it exited. See its log.", "    RuntimeError: no such kernel"]
     assert len(told) <= 13
     assert all("\n" not in event.message for event in desk.store.events())
+
+
+async def test_a_log_line_that_the_message_quotes_is_not_said_again(desk: Desk) -> None:
+    failed = await desk.submit("a")
+    lines = ["error: no such kernel", "exit: 1", "INFO: no such kernel, or another"]
+    broke = StartFailedError("it exited with exit code 1: no such kernel.", facts={"lines": lines})
+    desk.running["a"].set_exception(broke)
+    await a_moment()
+    told = desk.queue.job(failed.id).error.splitlines()
+    assert told[1:] == ["    exit: 1", "    INFO: no such kernel, or another"]
 
 
 async def test_an_interrupted_job_names_the_one_in_its_place_and_still_counts(desk: Desk) -> None:

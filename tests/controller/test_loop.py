@@ -11,6 +11,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.launches import launch_for
 from partitiond.controller.loop import Controller
 from partitiond.controller.routes import RoutePolicy
+from partitiond.controller.views import PlacedView, placed_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import EngineError, EngineUnavailableError
 from partitiond.core.plan import Placement
@@ -81,6 +82,16 @@ class Bench:
         model = self.files.get(self.store.model(wanted.model).spec)
         assert model is not None
         return launch_for(wanted, model, cpu(), name=name or wanted.replica_id)
+
+    def placed(self) -> tuple[PlacedView, ...]:
+        here = self.controller
+        return placed_views(
+            here.desired,
+            here.engines,
+            name_for=here.name_for,
+            asleep=here.sleep.levels,
+            fetching={},
+        )
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.store.events()]
@@ -163,7 +174,7 @@ async def test_an_engine_that_never_becomes_ready_backs_off_with_its_diagnosis(
 
 async def test_a_missing_engine_environment_is_an_error_on_the_replica_only(bench: Bench) -> None:
     bench.runner.refuse_start = EngineUnavailableError(
-        "there is no engine.", hint="Run `partitiond engine install`."
+        "there is no engine.", hint="Run `partitiond setup engine install`."
     )
     await bench.run(placement("a-1"))
     (engine,) = bench.controller.engines
@@ -304,6 +315,54 @@ async def test_detaching_leaves_the_engines_running(bench: Bench) -> None:
     assert bench.runner.stopped == []
 
 
+async def test_an_engine_has_one_name_before_and_after_it_starts(bench: Bench) -> None:
+    def named() -> dict[str, str]:
+        return {placed.view.engine: placed.view.state for placed in bench.placed()}
+
+    await bench.run(placement("a-1", [0]))
+    assert named() == {"a-1": "serving"}
+    bench.devices.refuse()  # nothing starts there yet
+    bench.clock.now += POLICY.device_seconds
+    bench.controller.apply(plan(placement("a-1", [1]), plan_id="plan-2"))
+    await bench.passes()
+    assert named() == {"a-1": "serving", "a-1.2": "pending"}
+    bench.runner.die("a-1")
+    await bench.passes()
+    assert named() == {"a-1.2": "pending"}  # the name before it is free again, and not taken
+    bench.devices.become([cpu()])
+    bench.clock.now += POLICY.device_seconds
+    await bench.passes()
+    assert named() == {"a-1.2": "serving"}
+    bench.runner.die("a-1.2")
+    await bench.passes()
+    bench.clock.now += POLICY.reconcile.backoff_max_seconds
+    await bench.passes()
+    assert named() == {"a-1.2": "serving"}
+    assert bench.runner.running() == ["a-1.2"]
+
+
+async def test_what_runs_and_what_is_to_come_are_told_apart(bench: Bench) -> None:
+    await bench.run(placement("a-1", [0]))
+    bench.devices.refuse()
+    bench.clock.now += POLICY.device_seconds
+    moved = placement("a-1", [1])
+    bench.controller.apply(plan(moved, plan_id="plan-2"))
+    await bench.passes()
+    size = moved.partition.memory_bytes
+    memory = {p.view.engine: (p.view.held_bytes, p.view.coming_bytes) for p in bench.placed()}
+    assert memory == {"a-1": (size, 0), "a-1.2": (0, size)}
+    assert {p.view.replica_id for p in bench.placed()} == {"a-1"}
+    bench.runner.die("a-1")
+    bench.controller.apply(plan(placement("a-1", [0]), plan_id="plan-3"))
+    await a_moment()
+    (failed,) = bench.placed()  # it will be started again where it was
+    assert (failed.view.state, failed.view.held_bytes, failed.view.coming_bytes) == (
+        "failed", 0, size,
+    )  # fmt: skip
+    bench.controller.apply(plan(plan_id="plan-4"))
+    assert [p.view.coming_bytes for p in bench.placed()] == [0]
+
+
 async def test_the_place_a_replica_moves_to_is_not_lent_out(bench: Bench) -> None:
     await bench.run(placement("a-1", [0]))
     bench.devices.refuse()  # nothing starts there yet
@@ -312,7 +371,7 @@ async def test_the_place_a_replica_moves_to_is_not_lent_out(bench: Bench) -> Non
     await bench.passes()
     assert bench.controller.held() == (
         ("a-1", placement("a-1", [0]).partition),
-        ("a-1", placement("a-1", [1]).partition),
+        ("a-1.2", placement("a-1", [1]).partition),
     )
     bench.controller.apply(plan(placement("a-1", [0]), plan_id="plan-3"))
     assert bench.controller.held() == (("a-1", placement("a-1", [0]).partition),)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from partitiond.core.autoscale import Autoscale
-from partitiond.core.coming import FAILURES_LEFT_OUT
 from partitiond.core.errors import StartFailedError
+from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.sleep import Traffic
 from partitiond.core.spec import Demand
@@ -154,7 +154,7 @@ async def given_up(host: ScalingHost, name: str) -> None:
 
     host.runner.start = start_of_others  # type: ignore[method-assign]
     host.proxy.waiting = {name: 1}
-    for failed in range(FAILURES_LEFT_OUT):
+    for failed in range(HOPELESS_FAILURES):
         await until(lambda n=failed: host.kinds().count("engine-failed") > n)  # type: ignore[misc]
         host.clock.now += 60.0
     host.proxy.waiting = {}

@@ -9,7 +9,7 @@ from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, MpsShare,
 from partitiond.core.spec import Demand
 from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import DeviceReading
+from partitiond.ports import DeviceReading, ReplicaOverview
 from tests.controller.fakes import until
 from tests.controller.samples import cpu, measured_profile, plan, spec
 from tests.controller.test_service import Host, serving
@@ -31,6 +31,15 @@ def gpu(**changes: object) -> Device:
         modes=(SharingMode.MPS,),
     )
     return dataclasses.replace(device, **changes)  # type: ignore[arg-type]
+
+
+def on(device_id: str, *, held: int = 0, to_come: int = 0) -> ReplicaOverview:
+    """An engine on a device."""
+    share = MpsShare(device_id, ONE_GIB, 30)
+    return ReplicaOverview(
+        "a-1", "a-1", "a", device_id, share, "serving", GIB, 0.3, 8, 0, 1.0, 1.0, 1.0, 1.0,
+        held_bytes=held, coming_bytes=to_come,
+    )  # fmt: skip
 
 
 def sample(name: str, at: float, ok: int, seconds: float) -> TrafficSample:
@@ -94,12 +103,12 @@ class TestOverview:
         assert [point.batch for point in planned.points] == [1, 2, 4, 8]
         assert model.frontiers[-1].planned_batch is None
         (device,) = seen.devices
-        assert device.planned_bytes == replica.memory_bytes
-        assert device.planned_bytes <= device.room_bytes < device.device.memory_bytes
+        assert (device.held_bytes, device.coming_bytes) == (replica.memory_bytes, 0)
+        assert device.held_bytes <= device.room_bytes < device.device.memory_bytes
         assert seen.plan_id
         assert seen.last_event == max(event.id for event in events)
 
-    async def test_a_wanted_replica_without_an_engine_is_there_and_has_no_engine(self) -> None:
+    async def test_a_wanted_replica_without_an_engine_is_there_and_holds_nothing(self) -> None:
         async with serving() as here:
             here.resolver.breaks["a"] = OSError("the disk is gone")
             here.store.add_profile(measured_profile("a"))
@@ -107,19 +116,24 @@ class TestOverview:
             await here.service.register(spec("a"))
             await until(lambda: here.service.current_plan() is not None)
             seen = await here.service.overview.overview()
-        assert {(r.state, r.engine) for r in seen.replicas} == {("pending", "")}
+        assert seen.replicas
+        assert {(r.state, r.held_bytes) for r in seen.replicas} == {("pending", 0)}
+        assert [r.engine for r in seen.replicas] == [r.replica_id for r in seen.replicas]
+        (device,) = seen.devices
+        to_come = sum(r.memory_bytes for r in seen.replicas)
+        assert (device.held_bytes, device.coming_bytes) == (0, to_come)
         assert seen.models[0].capacity_req_per_s == 0
 
 
 class TestDevices:
     def test_memory_counts_what_is_held_and_what_the_driver_says(self) -> None:
-        held = [("a-1", MpsShare("GPU-1", ONE_GIB, 30)), ("b-1", MpsShare("other", ONE_GIB, 30))]
         (view,) = device_overviews(
             [gpu(cordoned=True, cordon_reason="fan")],
-            held,
+            [on("GPU-1", held=GIB), on("GPU-1", held=3), on("GPU-1", to_come=7), on("x", held=9)],
             {"GPU-1": DeviceReading(used_bytes=5, watts=90.0, celsius=41.0)},
         )
-        assert (view.planned_bytes, view.used_bytes, view.watts) == (GIB, 5, 90.0)
+        assert (view.held_bytes, view.coming_bytes) == (GIB + 3, 7)
+        assert (view.used_bytes, view.watts) == (5, 90.0)
         assert view.busy_share is None
         assert view.cordoned == "fan"
 

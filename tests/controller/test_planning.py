@@ -17,6 +17,7 @@ from partitiond.controller.situation import Situation
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.obstacles import Obstacle, ObstacleKind, profile_failed
 from partitiond.core.partition import MemoryShare, PartitionSize
 from partitiond.core.plan import Infeasible, Placement, Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
@@ -134,10 +135,53 @@ async def test_a_preview_from_before_a_gpu_changed_its_mode_is_not_applied(store
         here.recall(preview.plan.id, after, None)
 
 
-def test_a_plan_nobody_made_is_not_found(store: Store) -> None:
+def test_what_keeps_a_model_from_every_plan_outdates_one_and_a_failed_profile_does_not(
+    store: Store,
+) -> None:
+    here = desk(store)
+    failed = {"a": profile_failed("a", "job-1", "broke", "")}
+    absent = {"a": Obstacle("a", ObstacleKind.ENGINE_ABSENT, "none.", "", "")}
+    elsewhere = {"a": dataclasses.replace(absent["a"], places=(("", "h100"),))}
+    asked = here.situation(devices=[cpu()], running=(), warnings=failed)
+    by_itself, nowhere, still_here = (
+        here.situation(devices=[cpu()], running=(), obstacles=obstacles)
+        for obstacles in (failed, absent, elsewhere)
+    )
+    assert [len(s.planned) for s in (asked, by_itself, nowhere, still_here)] == [1, 0, 0, 1]
+    of_it = [s.fingerprint("plan-1") for s in (asked, by_itself, nowhere, still_here)]
+    assert [print_ == of_it[0] for print_ in of_it] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        PlanQuestion(explain="a"),
+        PlanQuestion(what_if=("+1 l4-24gb", "objective max-min; demand a*2")),
+    ],
+    ids=("explain", "what-if"),
+)
+async def test_a_question_about_a_model_that_is_in_no_plan_is_answered_with_the_reason(
+    store: Store, question: PlanQuestion
+) -> None:
+    here = desk(store)
+    absent = {"a": Obstacle("a", ObstacleKind.ENGINE_ABSENT, "no engine.", "Get one.", "")}
+    obstructed = here.situation(devices=[cpu()], running=(), obstacles=absent)
+    with pytest.raises(InputError, match=r"^a cannot run here: no engine\.") as caught:
+        await here.preview(obstructed, None, question)
+    assert caught.value.hint == "Get one."
+    asleep = here.situation(devices=[cpu()], running=(), asleep={"a": 1})
+    with pytest.raises(InputError, match="a sleeps"):
+        await here.preview(asleep, None, question)
+
+
+async def test_a_plan_nobody_made_is_not_found_and_the_others_are_named(store: Store) -> None:
     here = desk(store)
     with pytest.raises(NotFoundError, match="plan-77"):
         here.recall("plan-77", situation(here), None)
+    made = await here.preview(situation(here), None)
+    with pytest.raises(NotFoundError) as caught:
+        here.recall("plan-", situation(here), None)
+    assert caught.value.facts["plans"] == [made.plan.id]
 
 
 async def test_a_plan_the_checker_refuses_is_never_shown(store: Store) -> None:
@@ -284,3 +328,23 @@ async def test_host_memory_of_a_host_without_cpu_device_limits_engines_on_its_gp
     preview = await here.preview(here.situation(devices=[gpu], running=()), None, None)
     # An engine's processes take 3 GiB of the host.
     assert len(preview.plan.placements) == (2 if told is None else 1)
+
+
+async def test_a_change_without_room_beside_what_runs_needs_permission(store: Store) -> None:
+    """What runs holds both cores, and what was measured since needs other engines."""
+    here = desk(store)
+    now = here.situation(devices=[cpu()], running=[placement("a-1", cores=(0, 1), batch=3)])
+    kept = await here.preview(now, None)
+    assert kept.diff.is_empty
+    assert [one.model for one in kept.plan.held_back] == ["a"]
+    allowed = await here.preview(now, None, PlanQuestion(allow_outage=True))
+    assert allowed.answers.diff is not None
+    assert [outage.model for outage in allowed.answers.diff.outages] == ["a"]
+    assert {step.load_bytes for step in allowed.answers.diff.steps} <= {0, 100 * 2**20}
+    permitted = tuple(
+        dataclasses.replace(r, spec=dataclasses.replace(r.spec, allow_outage=True))
+        for r in now.records
+    )
+    preview = await here.preview(dataclasses.replace(now, records=permitted), None)
+    assert not preview.plan.held_back
+    assert not preview.diff.is_empty

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.controller.routes import (
-    HOPELESS_FAILURES,
     RoutedEngine,
     RoutePolicy,
     availability_of,
@@ -16,7 +15,7 @@ from partitiond.controller.routes import (
     routing_from,
     service_seconds,
 )
-from partitiond.core.observation import ObservedReplica
+from partitiond.core.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica import ReplicaState
 from partitiond.core.routing import (
     BudgetPeriod,

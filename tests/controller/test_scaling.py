@@ -13,7 +13,8 @@ from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.autoscale import Autoscale
 from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.forecast import ForecastPolicy
-from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan import Infeasible, Objective, Plan
+from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.scaling import ScalingPolicy
 from partitiond.core.spec import Demand, ModelSpec
@@ -256,7 +257,8 @@ async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_anoth
     await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
     await host.service.apply()
     await host.serves("a")
-    before = await host.service.plan()
+    other = PlanQuestion(objective=Objective.MAX_HEADROOM)  # the same one would be applied already
+    before = await host.service.plan(other)
     host.step(a=15.0)
     planned = host.service.scaling.view("a").planned_req_per_s
     assert planned > 15.0

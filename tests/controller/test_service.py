@@ -11,12 +11,15 @@ from partitiond.controller.planning import PlanOptions, Solve
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.errors import (
     ConflictError,
+    EngineUnavailableError,
     InputError,
     ModelSourceError,
     NotFoundError,
     StartFailedError,
 )
-from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.health import Health
+from partitiond.core.plan import Infeasible, Objective, Plan
+from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import ProfileKind
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
@@ -42,10 +45,13 @@ async def solved(request: PlanRequest) -> Plan | Infeasible:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> "AsyncIterator[Host]":
+async def serving(
+    engine_problem: EngineUnavailableError | None = None,
+) -> "AsyncIterator[Host]":
     """A host whose service runs; nothing of it is left."""
     store = open_store(":memory:")
     here = Host(store)
+    here.engine_problem = engine_problem
     await here.service.start()
     yield here
     await here.service.shutdown(stop_engines=True)
@@ -72,7 +78,7 @@ class Host:
         self.profiler = FakeProfiler()
         self.clock = FakeClock()
         self.devices = FakeDevices([cpu(cores)])
-        self.engine_problem = ""
+        self.engine_problem: EngineUnavailableError | None = None
         self.service = self._make()
 
     def _make(self) -> Service:
@@ -168,9 +174,12 @@ async def test_a_failed_profile_starts_nothing_and_says_why(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
     await host.service.register(spec("a"))
     await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs()))
-    await until(lambda: "plan-infeasible" in host.kinds())
+    host.store.add_profile(measured_profile("b", cores=1))
+    host.store.add_profile(measured_profile("b", cores=2))
+    await host.service.register(spec("b"))
+    await host.serves("b")
     assert "out of memory" in host.service.model("a").note
-    assert host.runner.launches == []
+    assert {launch.model_name for launch in host.runner.launches} == {"b"}
 
 
 async def test_a_failed_profile_can_be_asked_for_again(host: Host) -> None:
@@ -193,6 +202,32 @@ async def test_a_job_never_takes_what_serves_and_says_what_it_waits_for(host: Ho
     assert host.runner.stopped == []
 
 
+async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search() -> None:
+    requests: list[PlanRequest] = []
+
+    async def solve_and_note(request: PlanRequest) -> Plan | Infeasible:
+        requests.append(request)
+        return solve(request)
+
+    store = open_store(":memory:")
+    host = Host(store, solve=solve_and_note)
+    await host.service.start()
+    for cores in (1, 2):
+        store.add_profile(measured_profile("a", cores=cores))
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    assert all(request.may_search for request in requests)
+    gone = dataclasses.replace(cpu(2), cordoned=True, health=Health.FAILED, health_reason="Xid 79")
+    host.devices.become([gone])
+    before = len(requests)
+    await host.service.plan()
+    await until(lambda: len(requests) >= before + 2)
+    # The one that a person asked for may wait; the daemon's own may not.
+    assert {request.may_search for request in requests[before:]} == {True, False}
+    await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
 async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
@@ -205,7 +240,18 @@ async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Hos
     await until(lambda: "plan-waits" in host.kinds())
     assert host.runner.running() == running
     assert "partitiond apply" in host.service.model("b").note
-    await host.service.apply()
+    waiting = host.service.waiting_plan()
+    assert waiting is not None
+    assert (await host.service.overview.overview()).waiting_plan_id == waiting.plan.id
+    assert (await host.service.plan(PlanQuestion(explain="b"))).plan.id == waiting.plan.id
+    assert (await host.service.plan(PlanQuestion(objective=Objective.MAX_MIN))).plan.id != (
+        waiting.plan.id
+    )
+    assert host.service.waiting_plan() is not None  # what is asked otherwise changes nothing
+    applied = await host.service.apply(waiting.plan.id)
+    assert applied.plan.id == waiting.plan.id
+    assert host.service.waiting_plan() is None
+    assert (await host.service.plan()).plan.id == waiting.plan.id  # it is what is applied
     await host.serves("b")
     await until(lambda: host.serving("a") >= 1)
 
@@ -335,13 +381,13 @@ async def test_a_profile_job_is_refused_where_it_could_never_run(host: Host) -> 
         await host.service.profile("unknown", ProfileOptions())
 
 
-async def test_a_missing_engine_shows_only_where_a_model_needs_one(host: Host) -> None:
-    host.engine_problem = "there is no vLLM"
+async def test_a_missing_engine_shows_only_where_every_model_needs_it(host: Host) -> None:
+    host.engine_problem = EngineUnavailableError("there is no vLLM.")
     await until(lambda: host.service.readiness() == {})
+    await host.service.register(spec("a", auto=False))
+    await until(lambda: host.service.readiness() == {"engine": "there is no vLLM."})
     await host.service.register(spec("s", auto=False, engine_kind="simulated"))
     assert host.service.readiness() == {}
-    await host.service.register(spec("a", auto=False))
-    assert host.service.readiness() == {"engine": "there is no vLLM"}
 
 
 async def test_metrics_show_replicas_jobs_and_the_proxys_own(host: Host) -> None:

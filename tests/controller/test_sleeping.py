@@ -167,6 +167,8 @@ async def test_after_a_reboot_a_sleeping_model_starts_when_it_is_asked_for(bench
     bench.store.set_mark("asleep", "a", "1")
     await bench.run(sleeper())
     assert bench.states() == {}
+    (view,) = [placed.view for placed in bench.placed()]
+    assert (view.start_progress, view.coming_bytes) == ("a request starts it", 0)
     assert bench.proxy.table.models[0].availability is ModelAvailability.SLEEPING
     bench.proxy.waiting = {"a": 1}
     await bench.controller.sleep.look(dict)

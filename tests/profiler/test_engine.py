@@ -28,7 +28,7 @@ from tests.machine import start_seconds
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:

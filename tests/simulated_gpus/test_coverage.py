@@ -29,7 +29,10 @@ BINDING = functions_of_the_binding()
 
 def named(path: Path) -> Iterator[str]:
     """Functions of the binding that a file names: `pynvml.x`, `nvml.x`, or as a string."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    if not NAME.search(text):
+        return
+    for node in ast.walk(ast.parse(text)):
         name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
         if isinstance(name, str) and NAME.fullmatch(name) and name in BINDING:
             yield name

@@ -1,5 +1,6 @@
 """Events: found by what they are, and kept for as long as promised."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,10 @@ def test_each_condition_narrows(store: Store) -> None:
     assert messages(store, EventFilter(actor="ada@a")) == ["1"]
     assert messages(store, EventFilter(since="2030-01-02T00:00:00.000Z")) == ["2", "3"]
     assert messages(store, EventFilter(until="2030-01-02T00:00:00.000Z")) == ["1"]
+    since = EventFilter(since="2030-01-01T00:00:00.000Z")
+    assert [event.message for event in store.events(0, 2, since)] == ["1", "2"]
+    newest = dataclasses.replace(since, newest=True)
+    assert [event.message for event in store.events(0, 2, newest)] == ["2", "3"]
     assert messages(store, EventFilter(actor="*", since="2030-01-02T00:00:00.000Z")) == ["3"]
 
 

@@ -1,6 +1,7 @@
 """Files that must be refused, and are left as they are."""
 
 import hashlib
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,13 +14,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 from sqlmodel import SQLModel
 
 from partitiond.core.errors import StoreError
 from partitiond.ports import ModelRecord
 from partitiond.store import open_store
-from partitiond.store.connection import make_engine
-from partitiond.store.migrate import MIGRATIONS, known_revisions
+from partitiond.store.connection import APPLICATION_ID, make_engine
+from partitiond.store.migrate import MIGRATIONS, NEWEST, create, known_revisions, upgrade
 
 MakeRecord = Callable[..., ModelRecord]
 
@@ -298,3 +300,32 @@ def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, SQLModel.metadata) == []
     engine.dispose()
+
+
+def test_a_new_store_is_what_the_migrations_make(tmp_path: Path) -> None:
+    made, migrated = make_engine(tmp_path / "a", 1), make_engine(tmp_path / "b", 1)
+    create(made)
+    upgrade(migrated)
+    assert known_revisions()[0] == NEWEST
+    assert schema_of(made) == schema_of(migrated)
+    for engine in (made, migrated):
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT * FROM alembic_version").all() == [(NEWEST,)]
+            assert connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID
+        engine.dispose()
+
+
+def schema_of(engine: Engine) -> dict[str, str]:
+    """Statement by name, however its spaces and quotes are."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
+    return {name: re.sub(r'[\s"]', "", sql or "") for name, sql in rows}
+
+
+def test_a_store_of_the_newest_schema_is_opened_without_alembic(tmp_path: Path) -> None:
+    program = (
+        "import sys; from partitiond.store import open_store\n"
+        "for _ in range(2): open_store(sys.argv[1]).close()\n"
+        "assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "s.sqlite3")], check=True)

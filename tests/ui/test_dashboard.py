@@ -69,8 +69,8 @@ class TestFleet:
         assert len(drawn) == len(seen.replicas)
         memory = {view.device.id: view.device.memory_bytes for view in seen.devices}
         for replica in seen.replicas:
-            share = replica.memory_bytes / memory[replica.device_id]
-            assert drawn[replica.replica_id + replica.engine] == pytest.approx(share, abs=0.012)
+            share = replica.held_bytes / memory[replica.device_id]
+            assert drawn[replica.engine] == pytest.approx(share, abs=0.012)
 
     def test_every_device_is_there_full_or_empty(self, page: Page, fleet: Demo) -> None:
         names = page.wait_for("""[...document.querySelectorAll('.device h3, .chip')]
@@ -191,12 +191,15 @@ class TestChanging:
         page.press("Enter")
         page.click("#confirm-apply")
         page.wait_for_text("is applied; replicas follow it now.", seconds=60)
+        page.wait_for("document.querySelector('#how-far')")
 
         def serves() -> bool:
             with fleet.client() as client:
                 return client.model("smollm2-360m").replicas_serving > 0
 
         wait_for("the new model to serve", serves, seconds=90)
+        page.wait_for_text(" runs: ", seconds=90)
+        assert not page.script("document.querySelector('#how-far progress') !== null")
         go(page, "#/")
         page.wait_for("""[...document.querySelectorAll('.device a')]
             .some((e) => e.innerText.includes('smollm2-360m-1'))""")

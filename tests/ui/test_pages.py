@@ -63,6 +63,40 @@ def log_in(page: Page, daemon: httpx.Client, name: str = "ada") -> None:
     page.wait_for("document.querySelector('.tiles')")
 
 
+WAITING = """const real = window.fetch; window.fetch = async (path, more) => {
+    const answer = await real(path, more);
+    if (!String(path).startsWith('/overview')) return answer;
+    const body = JSON.stringify({...await answer.json(), waiting_plan_id: 'plan-9'});
+    return new Response(body, {status: 200, headers: answer.headers});
+}; 0"""
+"""Lets a plan wait."""
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
+def test_after_logging_in_the_page_is_at_its_top_with_what_needs_action(
+    browser: Browser, daemon: httpx.Client, width: int, height: int
+) -> None:
+    page = browser.page(width=width, height=height)
+    page.goto(f"{daemon.base_url}/")
+    page.wait_for("location.pathname === '/ui' && document.querySelector('#token')")
+    page.script(WAITING)
+    page.fill("#token", TOKEN)
+    page.press("Enter")
+    page.wait_for("document.querySelector('.tiles') && document.querySelector('.banner')")
+    seen = page.script("""['header.bar', '.banner', '.tiles'].map((one) => {
+        const box = document.querySelector(one).getBoundingClientRect();
+        return [box.top, box.bottom];
+    })""")
+    assert page.script("window.scrollY") == 0
+    (top, bar), (banner, end), (tiles, _) = seen
+    assert (top, bar <= banner, end <= tiles) == (0, True, True)
+    assert "plan-9" in page.text(".banner")
+    page.script("document.querySelector('.skip').click()")
+    assert page.script("document.querySelector('h1').closest('main') === document.activeElement")
+    assert page.script("document.querySelector('.tiles').getBoundingClientRect().top") >= bar
+    page.close()
+
+
 def test_a_name_may_have_any_letters(browser: Browser, daemon: httpx.Client) -> None:
     page = browser.page()
     log_in(page, daemon, "Łukasz 李")

@@ -40,13 +40,15 @@ async def list_events(
         str, Query(max_length=40, description="Only from this moment on (ISO 8601; UTC).")
     ] = "",
     until: Annotated[str, Query(max_length=40, description="Only before this moment.")] = "",
+    newest: Annotated[
+        bool, Query(description="Of more than `limit` the newest, and not the first.")
+    ] = False,
 ) -> Response:
     """Events, oldest first; without `after` and `since` the newest. Repeat with the last id to
     follow.
     """
-    wanted = EventFilter(
-        tuple(kind or ()), subject, actor, _moment(since, "since"), _moment(until, "until")
-    )
+    moments = _moment(since, "since"), _moment(until, "until")
+    wanted = EventFilter(tuple(kind or ()), subject, actor, *moments, newest)
     return reply(list(service.events(after, limit, wanted)))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 
 from partitiond.api.replies import Service, problems, reply
-from partitiond.api.streams import OPENAPI, EventStream, job_events
+from partitiond.api.streams import JOB_DOCUMENTED, EventStream, changes
 from partitiond.ports import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -39,7 +39,7 @@ async def get_job(job_id: str, service: Service) -> Response:
     operation_id="watchJob",
     summary="Watch a job",
     response_class=Response,
-    responses={**OPENAPI, **problems(404)},
+    responses={**JOB_DOCUMENTED, **problems(404)},
 )
 async def watch_job(
     job_id: str,
@@ -50,7 +50,7 @@ async def watch_job(
     ] = None,
 ) -> Response:
     """A job's progress and states as server-sent events, until it has ended."""
-    return EventStream(job_events(service.watch_job(job_id), last_event_id=last_event_id))
+    return EventStream(changes(service.watch_job(job_id), last_event_id=last_event_id))
 
 
 @router.delete(

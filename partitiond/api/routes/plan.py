@@ -1,19 +1,26 @@
 """/plan: what would run, what shall run."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from partitiond.api.plan_schemas import PlanBody
-from partitiond.api.plan_stream import OPENAPI, plan_events, wants_stream
+from partitiond.api.plan_stream import OPENAPI, plan_events
 from partitiond.api.replies import Service, problems, reply
 from partitiond.api.schemas import ApplyBody
-from partitiond.api.streams import EventStream
+from partitiond.api.streams import EventStream, changes, documented, wants_stream
+from partitiond.core.convergence import Convergence
 from partitiond.core.errors import NotFoundError
 from partitiond.core.plan import Plan
 from partitiond.ports import PlanPreview
 
 router = APIRouter(prefix="/plan", tags=["plan"])
+
+CONVERGENCE_DOCUMENTED: Final = documented(
+    "convergence",
+    "it is `converging` no more",
+    '{"plan_id": "plan-12", "state": "converging", "serving": 7, "wanted": 11, ...}',
+)
 
 
 @router.get(
@@ -31,6 +38,24 @@ async def get_plan(service: Service) -> Response:
             "no plan is applied yet.", hint="POST /plan shows one, POST /plan/apply applies it."
         )
     return reply(plan)
+
+
+@router.get(
+    "/waiting",
+    operation_id="getWaitingPlan",
+    summary="Show the plan that waits",
+    response_model=PlanPreview,
+    responses=problems(404),
+)
+async def get_waiting_plan(service: Service) -> Response:
+    """The plan that the daemon made by itself and that waits for `apply`, with what it changes.
+
+    It would move or stop what runs. It is withdrawn once what it was made from has changed.
+    """
+    waiting = service.waiting_plan()
+    if waiting is None:
+        raise NotFoundError("no plan waits.", hint="POST /plan makes one of what is now.")
+    return reply(waiting)
 
 
 @router.post(
@@ -71,6 +96,37 @@ async def apply_plan(service: Service, body: ApplyBody | None = None) -> Respons
     """Apply a previewed plan by its id, or a fresh one.
 
     A preview that is outdated (models, profiles or devices changed since) is a conflict. The
-    answer comes when the plan is the desired one; GET /replicas shows how far the host is.
+    answer comes when the plan is the desired one; GET /plan/convergence says how far the host is.
     """
-    return reply(await service.apply((body or ApplyBody()).plan_id))
+    asked = body or ApplyBody()
+    return reply(await service.apply(asked.plan_id, allow_outage=asked.allow_outage))
+
+
+@router.get(
+    "/convergence",
+    operation_id="getConvergence",
+    summary="Show how far a plan is",
+    response_model=Convergence,
+    responses={**CONVERGENCE_DOCUMENTED, **problems(404)},
+)
+async def get_convergence(
+    service: Service,
+    plan_id: Annotated[
+        str | None,
+        Query(description="Of a plan that was applied; default the applied one, whichever it is."),
+    ] = None,
+    accept: Annotated[
+        str, Header(description="text/event-stream: each change as it happens, to the end.")
+    ] = "",
+) -> Response:
+    """How many replicas of a plan serve as it wants them, what the others wait for, and what fails.
+
+    A replica counts only once an engine serves that was started as the plan wants it, and the plan
+    has `converged` only once every engine it does not want is gone. `failed`: some replicas failed
+    (`replicas` says why), all else is done; the daemon goes on trying. `superseded`: another plan
+    was applied (`replaced`). Without `plan_id` it speaks of whatever plan is applied at the moment,
+    and is `converging` while the daemon makes another one by itself (`ahead`).
+    """
+    if wants_stream(accept):
+        return EventStream(changes(service.convergence.watch(plan_id)))
+    return reply(service.convergence.now(plan_id))

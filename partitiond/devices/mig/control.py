@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import MigInstance
+from partitiond.core.hardware import MigInstance, short_device
 from partitiond.core.mig import Place
 from partitiond.core.mig_changes import (
     CreateComputeInstance,
@@ -86,13 +86,14 @@ class MigControl:
         found = _at(state, place)
         if found is None or not found.uuid:
             raise DeviceError(
-                f"the GPU instance {place_text(place)} of {device_id} is not there after all.",
-                hint="Somebody else changes the GPU: look with `partitiond mig show`.",
+                f"the GPU instance {place_text(place)} of {short_device(device_id)} is "
+                f"not there after all.",
+                hint="Somebody else changes the GPU: look with `partitiond devices mig show`.",
             )
         others = sorted(set(found.pids) - set(self._own_pids()))
         if others:
             raise DeviceError(
-                f"process {others[0]} runs in {place_text(place)} of {device_id}.",
+                f"process {others[0]} runs in {place_text(place)} of {short_device(device_id)}.",
                 hint="End it, or plan again: the instance counts as taken.",
                 facts={"pids": others},
             )
@@ -151,7 +152,8 @@ class MigControl:
             except DeviceError as error:
                 if attempt == ATTEMPTS or await self._read(device_id) == state:
                     raise
-                log.warning("%s; planning the MIG steps of %s anew", error.message, device_id)
+                device = short_device(device_id)
+                log.warning("%s; planning the MIG steps of %s anew", error.message, device)
         return await self._read(device_id)
 
     def _take(self, device_id: str, steps: Sequence[Step]) -> None:
@@ -170,7 +172,7 @@ class MigControl:
         try:
             self._perform(device_id, step)
         except DeviceError as error:  # the journal knows of it, and tries again
-            log.warning("could not %s on %s: %s", step_text(step), device_id, error)
+            log.warning("could not %s on %s: %s", step_text(step), short_device(device_id), error)
 
     def _perform(self, device_id: str, step: Step) -> None:
         """Do a step, or have it done. Raises DeviceError."""
@@ -178,7 +180,7 @@ class MigControl:
             self._set_mode(device_id, step)
         else:
             self._do(device_id, step)
-        log.info("%s: %s", device_id, step_text(step))
+        log.info("%s: %s", short_device(device_id), step_text(step))
 
     def _set_mode(self, device_id: str, step: Step) -> None:
         """Change the mode while nothing of this process looks at a GPU.
@@ -212,10 +214,11 @@ def _possible(
 ) -> tuple[Step, ...]:
     """The steps. Raises DeviceError: refused, or nobody tells where instances are."""
     if isinstance(found, Refused):
-        raise DeviceError(f"{device_id}: {found.reason}.", hint=found.hint)
+        raise DeviceError(f"{short_device(device_id)}: {found.reason}.", hint=found.hint)
     if found and not state.placed:
         raise DeviceError(
-            f"{device_id}: this user may not change MIG, nor see where instances are.",
+            f"{short_device(device_id)}: this user may not change MIG, nor see where "
+            f"instances are.",
             hint="Start the MIG helper (partitiond-mig.socket), or set gpu.mig_changes to "
             "never to use the instances that exist.",
         )

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pynvml
 
+from partitiond.core.hardware import short_device
 from partitiond.core.health import XidEvent
 from partitiond.devices.nvml.processes import NO_INSTANCE
 from partitiond.devices.nvml.quiet import QUIET
@@ -143,7 +144,7 @@ class XidWatch:
             at=self._now(),
             gpu_instance=None if instance == NO_INSTANCE else instance,
         )
-        log.warning("Xid %d of %s", event.code, device_id or "an unknown GPU")
+        log.warning("Xid %d of %s", event.code, short_device(device_id) or "an unknown GPU")
         if not device_id:
             return
         with self._lock:

@@ -39,7 +39,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
     except OSError as error:
         raise DeviceError(
             f"the NVML library {path} cannot be loaded: {error}.",
-            hint="Make the simulated host anew with `partitiond simulate create`, or unset "
+            hint="Make the simulated host anew with `partitiond tools simulate create`, or unset "
             "gpu.simulated_host.",
             facts={"path": str(path)},
         ) from error

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import pynvml
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import HARDWARE, MigInstance, MigProfile
+from partitiond.core.hardware import HARDWARE, MigInstance, MigProfile, short_device
 from partitiond.core.mig import Place, covered_slices, place_of
 from partitiond.core.mig_names import PLANNED_ATTRIBUTES, read_name
 from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
@@ -70,7 +70,7 @@ def read_mig(
     try:
         state = read_state(uuid, asked.read_placed if asked is not None else None)
     except DeviceError as error:
-        log.warning("the MIG geometry of %s cannot be read: %s", uuid, error)
+        log.warning("the MIG geometry of %s cannot be read: %s", short_device(uuid), error)
         return MigReading(readable=False)
     instances = tuple(
         MigInstance(

@@ -10,6 +10,7 @@ from typing import Final
 
 from partitiond.core import partition_checks as checks
 from partitiond.core.errors import DeviceError, PartitiondError, StartFailedError
+from partitiond.core.hardware import short_device
 from partitiond.core.partition import (
     CpuCores,
     MemoryShare,
@@ -140,7 +141,8 @@ class HostPartitions:
         refusal = compute_mode_refusal(self._gpus.compute_mode(device_id), partition.mode)
         if refusal:
             raise DeviceError(
-                f"{device_id} cannot be shared by {partition.mode.value!r}: {refusal}.",
+                f"{short_device(device_id)} cannot be shared by {partition.mode.value!r}: "
+                f"{refusal}.",
                 hint="Changing the compute mode takes root; `partitiond doctor` shows it.",
                 facts={"device": device_id},
             )
@@ -253,7 +255,9 @@ class HostPartitions:
             return []
         entry = self._journal.use(partition.device_id, EntryKind.MPS, "", launch.replica_id)
         self._journal.done(entry)
-        return [f"{launch.replica_id} runs under MPS on {partition.device_id}; adopted."]
+        return [
+            f"{launch.replica_id} runs under MPS on {short_device(partition.device_id)}; adopted."
+        ]
 
     def _journal_daemons(self) -> None:
         """Daemons of ours that the journal does not know (it was lost, say) are left over."""
@@ -316,7 +320,7 @@ class HostPartitions:
             daemon = self._daemons.daemon(entry.device_id)
             reason = await daemon.fault()
             if not reason and not daemon.alive():
-                reason = f"The MPS control daemon of {entry.device_id} is gone"
+                reason = f"The MPS control daemon of {short_device(entry.device_id)} is gone"
             now = self._journal.get(*entry.key)
             if reason and now is not None and now.users:
                 found.append(
@@ -382,8 +386,8 @@ def _in_the_way(partition: Partition) -> Collection[EntryKind]:
 
 def _mig_is_on(device_id: str) -> DeviceError:
     return DeviceError(
-        f"MIG is on for {device_id}: only engines in GPU instances can use it.",
-        hint="Plan MIG slices there, or turn MIG off (`partitiond mig show` says how).",
+        f"MIG is on for {short_device(device_id)}: only engines in GPU instances can use it.",
+        hint="Plan MIG slices there, or turn MIG off (`partitiond devices mig show` says how).",
         facts={"device": device_id},
     )
 
@@ -391,8 +395,8 @@ def _mig_is_on(device_id: str) -> DeviceError:
 def _words(entry: Entry) -> str:
     match entry.kind:
         case EntryKind.MPS:
-            return f"The MPS daemon of {entry.device_id}"
+            return f"The MPS daemon of {short_device(entry.device_id)}"
         case EntryKind.MIG_INSTANCE:
-            return f"The GPU instance {entry.what} of {entry.device_id}"
+            return f"The GPU instance {entry.what} of {short_device(entry.device_id)}"
         case EntryKind.MIG_MODE:
-            return f"MIG mode of {entry.device_id}"
+            return f"MIG mode of {short_device(entry.device_id)}"

@@ -8,7 +8,7 @@ from typing import Final
 from partitiond.core import partition_checks as checks
 from partitiond.core.device_memory import SLACK_BYTES
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware import SharingMode, short_device
 from partitiond.core.partition import MigSlice, Partition, WholeDevice
 from partitiond.core.partition_checks import GpuUse, Neighbour
 from partitiond.core.room import overlap
@@ -91,13 +91,14 @@ class Holders:
             both_mig = isinstance(partition, MigSlice) and isinstance(there.partition, MigSlice)
             if both_mig and overlap(partition, there.partition):
                 raise DeviceError(
-                    f"{other} has the memory slices of {partition.device_id} that {name} is for.",
+                    f"{other} has the memory slices of "
+                    f"{short_device(partition.device_id)} that {name} is for.",
                     hint="They are given back once that engine is gone; the start is tried again.",
                     facts={"device": partition.device_id, "holder": other},
                 )
             if mode is not partition.mode or mode is SharingMode.WHOLE:
                 raise DeviceError(
-                    f"{partition.device_id} runs {other} in the mode {mode.value!r}; "
+                    f"{short_device(partition.device_id)} runs {other} in the mode {mode.value!r}; "
                     f"{name} is for {partition.mode.value!r}.",
                     hint="A GPU changes its mode when it is empty: stop what runs there first.",
                     facts={"device": partition.device_id, "holder": other, "mode": mode.value},
@@ -126,7 +127,8 @@ class Holders:
         room = checks.room_bytes(use, neighbours) + already
         if room < partition.memory_bytes:
             raise DeviceError(
-                f"{name} needs {format_bytes(partition.memory_bytes)} on {partition.device_id}, "
+                f"{name} needs {format_bytes(partition.memory_bytes)} on "
+                f"{short_device(partition.device_id)}, "
                 f"where {format_bytes(max(0, room))} are free beside what "
                 f"{len(neighbours)} engine(s) there were promised.",
                 hint="See who holds memory there with `partitiond devices`; once it is gone the "
@@ -181,7 +183,8 @@ def _require_empty(device_id: str, use: GpuUse, own: Collection[int]) -> None:
         return
     named = ", ".join(f"{p.pid}{' (an engine of ours)' if p.pid in own else ''}" for p in there)
     raise DeviceError(
-        f"{device_id} is wanted as a whole, and {format_bytes(use.used_bytes)} of it are used by "
+        f"{short_device(device_id)} is wanted as a whole, and "
+        f"{format_bytes(use.used_bytes)} of it are used by "
         f"{f'process {named}' if named else 'processes that cannot be seen from here'}.",
         hint="Wait until they end, or end them; `partitiond devices` names them.",
         facts={"device": device_id, "pids": [p.pid for p in there]},

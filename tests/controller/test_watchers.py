@@ -1,11 +1,12 @@
-"""Watching a job: every change wakes, slow watchers get the newest, everyone gets an end."""
+"""Watching: every change wakes, slow watchers get the newest, everyone gets an end."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.job_watchers import JobWatchers
+from partitiond.controller.jobs import ENDED
+from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import NotFoundError
 from partitiond.ports import Job, JobState, Progress
 from partitiond.store import open_store
@@ -20,6 +21,10 @@ async def desk() -> AsyncIterator[Desk]:
     yield here
     await here.queue.close()
     store.close()
+
+
+def has_ended(job: Job) -> bool:
+    return job.state in ENDED
 
 
 def watched(desk: Desk, job_id: str) -> tuple[list[Job], "asyncio.Task[None]"]:
@@ -76,10 +81,10 @@ async def test_the_end_of_the_daemon_ends_the_watch_of_a_waiting_job(desk: Desk)
 
 
 async def test_a_slow_watcher_gets_the_newest_state_and_no_backlog() -> None:
-    watchers = JobWatchers()
+    watchers = Watchers()
     job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("x", "0"))
     now = [job]
-    steps = watchers.watch("job-1", lambda: now[0])
+    steps = watchers.watch("job-1", lambda: now[0], has_ended)
     assert (await anext(steps)).progress.message == "0"
     for number in range(1000):
         now[0] = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("x", str(number)))
@@ -94,9 +99,9 @@ async def test_a_slow_watcher_gets_the_newest_state_and_no_backlog() -> None:
 
 
 async def test_a_change_that_says_nothing_new_is_not_told() -> None:
-    watchers = JobWatchers()
+    watchers = Watchers()
     job = Job("job-1", "profile", "a", JobState.QUEUED, "", "", Progress("x", ""))
-    steps = watchers.watch("job-1", lambda: job)
+    steps = watchers.watch("job-1", lambda: job, has_ended)
     await anext(steps)
     watchers.changed("job-1")
     pending = asyncio.ensure_future(anext(steps))
