@@ -123,11 +123,24 @@ def _copy_store(store: Path, copy: Path) -> str:
     except sqlite3.Error as error:
         raise StoreError(
             f"the store {store} cannot be copied: {error}.",
-            hint="Run it as the daemon's user. A damaged store is replaced by `partitiond restore`"
-            " of an earlier backup.",
+            hint=copying_hint(error, copy.parent.parent),
             facts={"path": str(store)},
         ) from error
     return inspect_store(copy)
+
+
+def copying_hint(error: sqlite3.Error, target: Path) -> str:
+    """What to do about a store that could not be copied to this folder."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
+        return f"Free some space in {target}, or choose a folder on another disk."
+    if name.startswith("SQLITE_IOERR"):
+        return f"See that {target} and the store's disk have space and no errors."
+    if name in {"SQLITE_CORRUPT", "SQLITE_NOTADB"}:
+        return "The store is damaged: `partitiond setup restore FILE` puts an earlier backup back."
+    if name in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
+        return "Another process holds the store; try again in a moment."
+    return "Run it as the daemon's user, who may read the store."
 
 
 def _export_profiles(store: Path, folder: Path) -> int:

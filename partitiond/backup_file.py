@@ -106,7 +106,7 @@ def _read_manifest(
     if member is None or member.name != MANIFEST or not member.isreg():
         raise InputError(
             f"{file} is no backup of partitiond.",
-            hint="Give a file that `partitiond backup` wrote.",
+            hint="Give a file that `partitiond setup backup` wrote.",
         )
     content = archive.extractfile(member)
     if content is None or member.size > MAX_MANIFEST_BYTES:

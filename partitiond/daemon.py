@@ -1,7 +1,8 @@
 """The daemon: wires the adapters to the service, and decides nothing.
 
-Order of the start: lock on the state folder, control listener (a port in use is found before
-anything runs), store, proxy (adopted or started), engines (adopted), loop, API. On SIGTERM or
+Order of the start: lock on the state folder, tokens on disk, control listener (a port in use is
+found before anything runs, and whoever can connect can read the token), store, proxy (adopted or
+started), engines (adopted), loop, API. On SIGTERM or
 SIGINT everything drains and stops, unless `daemon.keep_engines_on_exit` is set; a second signal
 does not wait for requests in flight. After SIGKILL engines and proxy go on serving, and the next
 daemon adopts both.
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -43,7 +45,7 @@ from partitiond.gpu_host import GpuHost, gpu_host
 from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
 from partitiond.planner.warm import is_warm
-from partitiond.planner.worker import solve_in_process
+from partitiond.planner.worker import compile_ahead, solve_in_process
 from partitiond.ports import DeviceProvider, EngineRunner, Store
 from partitiond.profiler.runner import Profiler
 from partitiond.proxy.supervisor import ProxyProcess
@@ -61,10 +63,11 @@ from partitiond.systemd import keep_informed, stopping
 
 log = logging.getLogger(__name__)
 
-PLANNER_GRACE_SECONDS: Final = 30.0
+PLANNER_GRACE_SECONDS: Final = 120.0
 """Beyond three times the solver's own limit: starting its process on a busy machine."""
-COMPILING_GRACE_SECONDS: Final = 300.0
-"""The first solve of an installation compiles the planner's kernels: about a minute of one core."""
+COMPILING_GRACE_SECONDS: Final = 1800.0
+"""The first large solve of an installation compiles the planner's search: a minute and a half of
+one core, and on a busy machine many times that."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 SOCKET_NAME: Final = "proxy.sock"
@@ -92,14 +95,13 @@ def run_daemon(
     """
     _set_up_logging()
     os.umask(0o077)
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (
-        StateLock.acquire(settings.lock_path),
-        _listener(settings) as listener,
-        contextlib.closing(open_store(settings.store_path)) as store,
-    ):
+    _make_folder(settings.state_dir, "state_dir")
+    _make_folder(settings.run_dir, "run_dir")
+    with contextlib.ExitStack() as held:
+        held.enter_context(StateLock.acquire(settings.lock_path))
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
+        listener = held.enter_context(_listener(settings))
+        store = held.enter_context(contextlib.closing(open_store(settings.store_path)))
         given = Reloading(settings, reread or (lambda: settings))
         asyncio.run(_run(given, store, listener, tokens=tokens, on_ready=ready_callback))
 
@@ -110,6 +112,22 @@ def _set_up_logging() -> None:
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look at the proxy
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # three lines for each start
+
+
+def _make_folder(folder: Path, setting: str) -> None:
+    """Make a folder of the daemon's. Raises SettingsError where it cannot be written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable for this user, or read-only")
+    except OSError as error:
+        raise SettingsError(
+            f"the folder {folder} ({setting}) cannot be used: {error.strerror or error}.",
+            hint=f"Name a folder that this user can write, on a disk with room, as {setting} "
+            f"in the settings file or with `--set {setting}=PATH`.",
+            facts={"path": str(folder)},
+        ) from error
 
 
 @contextlib.contextmanager
@@ -231,8 +249,28 @@ def _proxy(settings: Settings) -> ProxyProcess:
     )
 
 
+class _CutOff(logging.Filter):
+    """Says in one line that the daemon's end cut a request off: uvicorn logs a traceback of it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the record, without the traceback of what was only cancelled."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, asyncio.CancelledError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "a request was not answered: the daemon ends.", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+_CUT_OFF: Final = _CutOff()
+
+
 class _ApiServer(uvicorn.Server):
     """uvicorn without signal handlers of its own: the daemon decides when it ends."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_CUT_OFF)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -279,6 +317,7 @@ async def _run(
             ),
             name="service manager",
         )
+        compiling = asyncio.create_task(compile_ahead(), name="compile the planner's search")
         try:
             await _until_the_end(
                 service,
@@ -290,8 +329,9 @@ async def _run(
         finally:
             stopping()
             telling.cancel()
+            compiling.cancel()
             server.should_exit = True
-            await asyncio.gather(telling, serving, return_exceptions=True)
+            await asyncio.gather(telling, compiling, serving, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

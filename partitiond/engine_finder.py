@@ -16,7 +16,7 @@ from partitiond.ports import ResolvedModel
 from partitiond.settings import Settings
 
 LOOK_AGAIN_SECONDS: Final = 10.0
-"""`partitiond engine install` may run meanwhile; looking costs a short process."""
+"""`partitiond setup engine install` may run meanwhile; looking costs a short process."""
 
 
 class EngineFinder:
@@ -29,22 +29,30 @@ class EngineFinder:
         self._found: EngineEnvironment | None = None
         self._error: EngineUnavailableError | None = None
         self._looked_at = -LOOK_AGAIN_SECONDS
+        self._simulated = settings.gpu.enabled and settings.gpu.simulated_host is not None
 
     def __call__(self) -> EngineEnvironment:
-        """The environment. Raises EngineUnavailableError."""
+        """The environment to start engines with. Raises EngineUnavailableError."""
+        if self._simulated:
+            raise _not_simulated()
+        return self._environment()
+
+    def _environment(self) -> EngineEnvironment:
         with self._lock:
             if self._found is not None and self._found.python.exists():
                 return self._found
             return self._look()
 
-    def problem(self) -> str:
-        """Why there is none; empty when there is one. Looks at most every few seconds."""
+    def problem(self) -> EngineUnavailableError | None:
+        """Why none can start; None when one can. Looks at most every few seconds."""
+        if self._simulated:
+            return _not_simulated()
         with self._lock:
             fresh = time.monotonic() - self._looked_at < LOOK_AGAIN_SECONDS
             if self._found is None and not fresh:
                 with contextlib.suppress(EngineUnavailableError):  # kept, and told below
                     self._look()
-            return str(self._error) if self._error is not None else ""
+            return self._error
 
     def version(self) -> str:
         """Its version; empty while none was found. Does not look, so it costs nothing."""
@@ -52,9 +60,9 @@ class EngineFinder:
             return self._found.version if self._found is not None else ""
 
     def python(self) -> Path | None:
-        """Its interpreter, or None."""
+        """Its interpreter, or None. It converts models even where it cannot serve them."""
         try:
-            return self().python
+            return self._environment().python
         except EngineUnavailableError:
             return None
 
@@ -68,6 +76,14 @@ class EngineFinder:
             raise
         self._error = None
         return self._found
+
+
+def _not_simulated() -> EngineUnavailableError:
+    return EngineUnavailableError(
+        "vLLM does not run on a simulated GPU host.",
+        hint="Have the simulated engine serve the model: `partitiond models update NAME "
+        "--engine-kind simulated`.",
+    )
 
 
 class HostResolver:

@@ -31,7 +31,6 @@ without its files. Every mistake is a SpecError that names the place in the file
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -39,7 +38,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from partitiond.core.architecture import Architecture
-from partitiond.core.errors import SpecError
+from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware import Device
 from partitiond.core.routing import RequestLimits
 from partitiond.core.spec import (
@@ -61,6 +60,7 @@ from partitiond.core.units import format_bytes
 from partitiond.core.workload import LengthShape, Workload
 from partitiond.fleet_devices import DeviceTable, devices_of, host_memory_of
 from partitiond.models.catalog import CATALOG, source_for
+from partitiond.serde import toml_of
 from partitiond.workloads import read_pairs, workload_of
 
 MAX_FILE_BYTES: Final = 1_000_000
@@ -135,6 +135,7 @@ class _ModelTable(_Table):
     variants: tuple[_VariantTable, ...] = ()
     operating_point: PointName = PointName.DEFAULT
     sleep_after_seconds: float | None = None
+    allow_outage: bool = False
     aliases: tuple[str, ...] = ()
     request_defaults: dict[str, Any] = Field(default_factory=dict)
     request_limits: dict[str, int] = Field(default_factory=dict)
@@ -147,12 +148,13 @@ class _FleetTable(_Table):
 
 
 def load_fleet(path: Path) -> Fleet:
-    """Read and check a fleet file.
+    """Read and check a fleet file: the one at `path`, or else the shipped example of that name.
 
     Raises:
         SpecError: the file cannot be read, is no TOML, or something in it is wrong; the message
             names the place.
     """
+    path = _shipped(path) or path
     table = _parse(path)
     models: list[ModelSpec] = []
     names: set[str] = set()
@@ -175,25 +177,34 @@ def load_fleet(path: Path) -> Fleet:
     return Fleet(tuple(models), devices, table.settings, architectures, path, memory)
 
 
+def _shipped(path: Path) -> Path | None:
+    """The example that `twelve-models` or `examples/twelve-models.toml` means where there is no
+    such file; None for anything else."""
+    if path.parent not in {Path(), Path("examples")} or path.exists():
+        return None
+    package = Path(__file__).resolve().parent
+    name = f"{path.name.removesuffix('.toml')}.toml"
+    folders = (package / "examples", package.parent / "examples")
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
 def _parse(path: Path) -> _FleetTable:
     try:
         with path.open("rb") as file:  # not its size: that of a pipe or device is unknown
             text = file.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise SpecError(
-                f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.",
-                hint="A fleet file is small; is this the right file?",
-            )
-        data = tomllib.loads(text.decode())
-        return _FleetTable.model_validate(data)
     except OSError as error:
         raise SpecError(
             f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    if len(text) > MAX_FILE_BYTES:
         raise SpecError(
-            f"{path} is not valid TOML: {error}.", hint="Correct the named line."
-        ) from error
+            f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.",
+            hint="A fleet file is small; is this the right file?",
+        )
+    try:
+        return _FleetTable.model_validate(toml_of(text))
+    except InputError as error:
+        raise SpecError(f"{path} is not valid TOML: {error.message}", hint=error.hint) from error
     except ValidationError as error:
         raise SpecError(
             f"{path}: {_explain(error)}.", hint="See `examples/` for the fields there are."
@@ -251,6 +262,7 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
         variants=tuple(_variant(variant, engine, folder) for variant in entry.variants),
         operating_point=entry.operating_point,
         sleep_after_seconds=entry.sleep_after_seconds,
+        allow_outage=entry.allow_outage,
         aliases=entry.aliases,
         request_defaults=entry.request_defaults,
         request_limits=_part("request_limits", lambda: RequestLimits(**entry.request_limits)),

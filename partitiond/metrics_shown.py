@@ -57,17 +57,9 @@ def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], 
 
 
 def _replicas(shown: Shown) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
-    """Every replica under labels of its own, named as the endpoint names its engine.
-
-    While one is replaced on its device there are two engines of its id, or the old engine and a
-    successor that waits: the same labels twice would be no valid exposition.
-    """
-    told: set[tuple[str, ...]] = set()
-    for view in sorted(shown.overview.replicas, key=lambda view: not view.engine):
-        labels = (view.model, view.engine or view.replica_id, view.device_id)
-        if labels not in told:
-            told.add(labels)
-            yield labels, view
+    """Every replica under labels of its own, named as the endpoint names its engine."""
+    for view in shown.overview.replicas:
+        yield (view.model, view.engine, view.device_id), view
 
 
 def _replica(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
@@ -197,8 +189,9 @@ SHOWN: Final[tuple[tuple[Family, Callable[[Shown], Samples]], ...]] = (
         _infos,
     ),
     _device("memory_used_bytes", "Memory in use by anyone, as the driver says.", "used_bytes"),
-    _device("memory_planned_bytes", "Memory that replicas hold by plan.", "planned_bytes"),
-    _device("memory_room_bytes", "Memory that replicas may hold.", "room_bytes"),
+    _device("memory_held_bytes", "Memory that engines hold, by their partitions.", "held_bytes"),
+    _device("memory_coming_bytes", "Memory that engines to come will hold.", "coming_bytes"),
+    _device("memory_room_bytes", "Memory that engines may hold.", "room_bytes"),
     _device("power_watts", "Power drawn now.", "watts"),
     _device("busy_ratio", "Share of time it computed, 0..1.", "busy_share"),
     _device("temperature_celsius", "Its temperature.", "celsius"),

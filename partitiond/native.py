@@ -66,6 +66,7 @@ _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
 """A compiled class has slots anyway, and mypyc's dataclasses cannot be asked for them."""
 _BUILD_SECONDS: Final = 600
+UNCOMPILED: Final = "The proxy will run uncompiled, at about twice the CPU time"
 
 
 def fingerprint() -> str:
@@ -106,7 +107,7 @@ def activate() -> bool:
 def problem() -> str | None:
     """Why nothing can be compiled here, or None."""
     if importlib.util.find_spec("mypyc") is None:
-        return "mypy is not installed: pip install 'partitiond[native]'"
+        return "mypy is not installed: pip install mypy setuptools"
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if not any(shutil.which(name) for name in (os.environ.get("CC", compiler), "cc", "gcc")):
         return "there is no C compiler (Debian: apt-get install gcc libc6-dev)"
@@ -166,14 +167,14 @@ def main() -> int:
         return 0
     reason = problem()
     if reason is not None:
-        print(f"The proxy will run uncompiled, at about twice the CPU time: {reason}.")
+        print(f"{UNCOMPILED}: {reason}.")
         return 0
     print("Compiling the proxy's hot path (about half a minute)")
     try:
         build()
     except RuntimeError as error:
         print(error, file=sys.stderr)
-        print("The proxy will run uncompiled, at about twice the CPU time.", file=sys.stderr)
+        print(f"{UNCOMPILED}.", file=sys.stderr)
         return 1
     return 0
 

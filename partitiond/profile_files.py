@@ -34,7 +34,7 @@ def check_schema(data: Any) -> Any:
         f"{OLDEST_SCHEMA} to {SCHEMA_VERSION}.",
         hint="A newer partitiond wrote it: update this one."
         if newer
-        else "Give a file that `partitiond profiles export` wrote.",
+        else "Give a file that `partitiond profile export` wrote.",
         facts={"schema_version": version, "newest": SCHEMA_VERSION},
     )
 
@@ -122,7 +122,7 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number in JSON")
 
 
-_EXPORTED = "Give a file that `partitiond profiles export` wrote."
+_EXPORTED = "Give a file that `partitiond profile export` wrote."
 
 
 def read_profile(path: Path) -> Profile:

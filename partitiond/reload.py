@@ -17,6 +17,7 @@ RELOADABLE: Final = frozenset(
         "engine.drain_deadline_seconds",
         "planner.deterministic",
         "planner.move_budget",
+        "planner.move_price",
         "planner.objective",
         "planner.seed",
         "planner.time_limit_seconds",

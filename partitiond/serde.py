@@ -6,6 +6,7 @@ Unknown fields are refused, so that a file of a newer schema is never half-read.
 import dataclasses
 import functools
 import json
+import tomllib
 import typing
 from typing import Any, TypeVar
 
@@ -35,6 +36,32 @@ def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return _cached_adapter(kind)
+
+
+def toml_of(content: bytes) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: with the line and column where it ends to be TOML.
+    """
+    try:
+        text = content.decode()
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode()
+        wrong, hint = f"no UTF-8 text ({_place(before)})", "Save it as UTF-8."
+    except tomllib.TOMLDecodeError as error:
+        # Some messages of tomllib say "at end of document", which names no line.
+        wrong = str(error).replace("at end of document", f"{_place(text)}, its end")
+        hint = "Correct that line; text values need quotes."
+    except RecursionError:
+        wrong, hint = "nested too deeply", "Write fewer brackets inside each other."
+    raise InputError(f"{wrong}.", hint=hint)
+
+
+def _place(before: str) -> str:
+    """Where a text goes on after this much of it, as tomllib says it."""
+    return f"at line {before.count(chr(10)) + 1}, column {len(before.rpartition(chr(10))[2]) + 1}"
 
 
 def closed(kind: type[T]) -> type[T]:

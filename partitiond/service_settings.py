@@ -64,6 +64,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             deterministic=settings.planner.deterministic,
             workers=settings.planner.workers,
             move_budget=settings.planner.move_budget,
+            move_price=settings.planner.move_price,
             host_memory_bytes=_host_memory_bytes(settings),
         ),
         usage=UsageOptions(settings.usage.keep_days),
@@ -74,6 +75,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             min_window_seconds=profiling.min_window_seconds,
             max_window_seconds=profiling.max_window_seconds,
             cpu_partition_cores=profiling.cpu_partition_cores,
+            jobs_at_once=settings.profiling.jobs_at_once,
             checkpoint_dir=settings.checkpoint_dir,
         ),
     )

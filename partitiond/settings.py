@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import platformdirs
 from pydantic import Field, model_validator
 
-from partitiond.core.plan import Objective
+from partitiond.core.plan import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
 from partitiond.settings_drift import DriftSettings
 from partitiond.settings_proxy import ProxySettings
@@ -26,13 +26,14 @@ from partitiond.settings_sources import (
     flatten,
     from_environment,
     from_file,
-    from_flags,
+    from_overrides,
 )
 from partitiond.settings_tracing import TracingSettings
 from partitiond.settings_types import (
     AbsolutePath,
     Count,
     HttpUrl,
+    IndexUrl,
     Port,
     Seconds,
     Size,
@@ -78,10 +79,23 @@ class EngineSettings(Table):
     python: AbsolutePath | None = Field(
         None,
         description="Python of an environment with vLLM; unset takes the managed environment of "
-        "`partitiond engine install`.",
+        "`partitiond setup engine install`.",
     )
     variant: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Engine build: cuda, cpu, or auto (cuda where there is a GPU)."
+    )
+    index_urls: tuple[IndexUrl, ...] = Field(
+        (),
+        description="Package indexes to install the engine from, beside those of pip's "
+        "configuration: mirrors, or an index with torch's CPU build.",
+    )
+    wheel_folders: tuple[AbsolutePath, ...] = Field(
+        (),
+        description="Folders of wheels to install the engine from, beside pip's find-links.",
+    )
+    offline: bool = Field(
+        default=False,
+        description="Install the engine from folders of wheels alone; no index is asked.",
     )
     allow_unknown_version: bool = Field(
         default=False, description="Start engine versions that are not in the capability table."
@@ -125,6 +139,14 @@ class ProfilingSettings(Table):
         description="Partition sizes to profile on the CPU device, in cores; empty means one "
         "core and all cores.",
     )
+    jobs_at_once: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Profile jobs that run at the same time, as far as each finds a GPU, or cores "
+        "and memory of the CPU device, that nobody holds. Jobs on one device share its memory "
+        "bandwidth, and their profiles say so.",
+    )
 
     @model_validator(mode="after")
     def _windows_in_order(self) -> "ProfilingSettings":
@@ -157,6 +179,14 @@ class PlannerSettings(Table):
         le=1,
         description="Share of the running replicas that a new plan may move beyond those that "
         "have to; unset takes 0.03 from 100 replicas on, and no limit below.",
+    )
+    move_price: float = Field(
+        MOVE_PRICE,
+        ge=0,
+        le=MAX_MOVE_PRICE,
+        description="What it costs a plan to move or restart a running replica that could stay: "
+        "in devices; under min-price, min-power and min-energy as a share of the mean device's; "
+        "else in percent of the value. 0 makes the best plan whatever it moves.",
     )
 
 
@@ -193,8 +223,8 @@ class GpuSettings(Table):
     )
     simulated_host: AbsolutePath | None = Field(
         None,
-        description="Folder of a simulated GPU host (`partitiond simulate`), used in place of "
-        "this machine's GPUs.",
+        description="Folder of a simulated GPU host (`partitiond tools simulate`), used in place "
+        "of this machine's GPUs.",
     )
     dcgm_url: HttpUrl | None = Field(
         None,
@@ -369,7 +399,7 @@ class LoadedSettings:
 
     Attributes:
         origins: dotted key -> "default", "file /etc/partitiond/config.toml:proxy.port",
-            "environment PARTITIOND_PROXY__PORT" or "flag --proxy-port".
+            "environment PARTITIOND_PROXY__PORT" or "--set proxy.port".
         config_file: the file that was read, or None.
     """
 
@@ -382,6 +412,7 @@ def load_settings(
     config_file: Path | None = None,
     env: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
+    where: str = "--set",
 ) -> LoadedSettings:
     """Settings from defaults, file, environment and flags, the later over the earlier.
 
@@ -389,7 +420,8 @@ def load_settings(
         config_file: file to read; None takes PARTITIOND_CONFIG, then the first of
             `default_config_files` that exists, then no file.
         env: environment variables; None takes none.
-        overrides: dotted key -> value of a flag; None as a value means the flag was not given.
+        overrides: dotted key -> value; None as a value means that it was not given.
+        where: where the overrides were given, for messages.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a refused value or broken TOML; the message
@@ -397,7 +429,10 @@ def load_settings(
     """
     environment = env or {}
     file = find_config_file(config_file, environment, default_config_files())
-    layers = [from_environment(Settings, environment), from_flags(Settings, overrides or {})]
+    layers = [
+        from_environment(Settings, environment),
+        from_overrides(Settings, overrides or {}, where),
+    ]
     if file is not None:
         layers.insert(0, from_file(Settings, file))
     settings, origins = build(Settings, layers)
@@ -410,5 +445,5 @@ def list_settings() -> tuple[SettingInfo, ...]:
 
 
 def settings_values(settings: Settings) -> dict[str, object]:
-    """Dotted key -> plain JSON value, for `config show`."""
+    """Dotted key -> plain JSON value, for `setup config show`."""
     return flatten(settings.model_dump(mode="json"))

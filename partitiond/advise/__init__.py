@@ -1,4 +1,4 @@
-"""`partitiond advise`: what a plan would save of a deployment that is not ours, read-only.
+"""`partitiond tools advise`: what a plan would save of a deployment that is not ours, read-only.
 
 Engines that run anywhere say on `/metrics` what they did. From some minutes of it (or from what a
 Prometheus kept) follow demand, lengths, how much of the KV cache was ever used and how often an

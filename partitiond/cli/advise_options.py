@@ -1,4 +1,4 @@
-"""Options of `partitiond advise`, as typed and as read."""
+"""Options of `partitiond tools advise`, as typed and as read."""
 
 import dataclasses
 from pathlib import Path

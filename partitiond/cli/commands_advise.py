@@ -1,4 +1,4 @@
-"""`partitiond advise`: what a plan would free of a deployment that is not ours."""
+"""`partitiond tools advise`: what a plan would free of a deployment that is not ours."""
 
 import math
 import re
@@ -9,6 +9,7 @@ import typer
 from partitiond.cli import advise_options as options
 from partitiond.cli.advise_options import Asked
 from partitiond.cli.exits import Exit
+from partitiond.cli.groups import ADVISE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, check_time_limit
 from partitiond.cli.output import out, print_json
 from partitiond.core.errors import InputError, SpecError
@@ -30,7 +31,7 @@ _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("advise")(advise)
+    app.command("advise", cls=headed(ADVISE_OPTIONS))(advise)
 
 
 def advise(

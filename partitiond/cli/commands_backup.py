@@ -1,4 +1,4 @@
-"""`partitiond backup` and `partitiond restore`."""
+"""`partitiond setup backup` and `partitiond setup restore`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

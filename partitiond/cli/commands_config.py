@@ -1,14 +1,15 @@
-"""`partitiond config`: which settings hold, and where each came from."""
+"""`partitiond setup config`: which settings hold, and where each came from."""
 
 import typer
 
+from partitiond.cli.groups import Shows
 from partitiond.cli.options import JsonOption, loaded_settings
 from partitiond.cli.output import out, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Settings: what holds and where it came from.")
+    group = typer.Typer(cls=Shows, help="Settings: what holds and where it came from.")
     group.command("show")(show)
     group.command("path")(path)
     app.add_typer(group, name="config")

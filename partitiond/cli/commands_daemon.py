@@ -9,6 +9,7 @@ import typer
 from partitiond.cli.options import JsonOption, client_of, settings_of
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
+from partitiond.core.hardware import short_device
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -32,10 +33,10 @@ def serve(ctx: typer.Context) -> None:
     It is the control API, the controller, the engines and the endpoint.
     Ends on Ctrl-C or SIGTERM. A second daemon on the same state folder is refused.
     """
-    from partitiond.daemon import run_daemon
-
     settings = settings_of(ctx)
     say(f"partitiond: state in {settings.state_dir}")
+    from partitiond.daemon import run_daemon  # a second's work: what is wrong is said before
+
     run_daemon(settings, lambda: _say_ready(settings), reread=lambda: settings_of(ctx))
 
 
@@ -106,18 +107,21 @@ def lock_is_held(path: Path) -> bool:
 def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show models, replicas and the plan that is applied."""
     with client_of(ctx) as client:
-        plan = client.current_plan()
+        plan, waiting = client.current_plan(), client.waiting_plan()
         shown: dict[str, Any] = {
             "models": client.models(),
             "replicas": client.replicas(),
             "plan_id": plan.id if plan else None,
+            "waiting_plan_id": waiting.plan.id if waiting else None,
+            "convergence": client.convergence() if plan else None,
             "not_ready": dict(client.readiness()),
         }
         devices = [] if shown["not_ready"] else client.devices()
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.render import models_table, replicas_table, short_device
+    from partitiond.cli.plan_words import converging_words, waiting_words
+    from partitiond.cli.render import models_table, replicas_table
 
     settings = settings_of(ctx)
     console = out()
@@ -125,6 +129,10 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
     console.print(f"daemon    {f'not ready ({unready})' if unready else 'ready'}", markup=False)
     console.print(f"endpoint  {settings.proxy_url}/v1", markup=False)
     console.print(f"plan      {shown['plan_id'] or 'none applied'}", markup=False)
+    if shown["convergence"] and (words := converging_words(shown["convergence"])):
+        console.print(f"          {words}", markup=False)
+    if waiting is not None:
+        console.print(f"waiting   {waiting_words(waiting)}", markup=False, soft_wrap=True)
     cordoned = [short_device(device.id) for device in devices if device.cordoned]
     if cordoned:
         names = ", ".join(cordoned)

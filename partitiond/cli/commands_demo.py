@@ -33,8 +33,8 @@ def demo(
 ) -> None:
     """Show everything partitiond does, on this machine, for real.
 
-    Installs an engine, measures two small models, plans, serves, chats and overloads. Takes under
-    12 minutes on two cores, and under 4 the second time: the engine, the models and the
+    Installs an engine, measures two small models, plans, serves, chats and overloads. Takes about
+    6 minutes on two cores, and under 3 the second time: the engine, the models and the
     measurements are kept. On a terminal it goes on serving until Ctrl-C.
     """
     from partitiond.cli.demo import DemoOptions, run_demo

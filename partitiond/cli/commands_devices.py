@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from partitiond.cli.groups import Lists
+from partitiond.cli.ids import DeviceArgument
 from partitiond.cli.options import JsonOption, client_of, connected, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
@@ -14,37 +16,33 @@ if TYPE_CHECKING:
 
     from partitiond.core.hardware import Device, DeviceDetails
     from partitiond.devices.host import HostDevices
+    from partitiond.ports import ReplicaView
     from partitiond.settings import Settings
 
 WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
 
-DeviceArgument = Annotated[
-    str, typer.Argument(metavar="DEVICE", help="Id of the device, or its beginning.")
-]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer()
-    group.callback(invoke_without_command=True)(devices)
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands, and hand it out."""
+    group = typer.Typer(cls=Lists, help="Devices: list, show, cordon; the MIG instances of GPUs.")
+    group.command("list")(list_devices)
     group.command("show")(show)
     group.command("cordon")(cordon)
     group.command("uncordon")(uncordon)
     app.add_typer(group, name="devices")
+    return group
 
 
-def devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def list_devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the devices of this host, their health and sharing.
 
     The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
     messages are then not known.
     """
-    if ctx.invoked_subcommand is not None:
-        return
     from partitiond.cli.render_devices import devices_table
 
-    found = _listed(settings_of(ctx))
-    emit(found, as_json=as_json, render=lambda: devices_table(found))
+    found, engines = _listed(settings_of(ctx))
+    emit(found, as_json=as_json, render=lambda: devices_table(found, engines))
 
 
 def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
@@ -78,7 +76,7 @@ def cordon(
         )
     with client_of(ctx) as client:
         device = client.cordon(device_id, reason)
-    emit(device, as_json=as_json, render=lambda: f"{device.id} is cordoned.")
+    emit(device, as_json=as_json, render=lambda: f"{device.short_id} is cordoned.")
     if not as_json:
         say("What runs there moves with the next plan: partitiond plan, then partitiond apply.")
 
@@ -93,7 +91,7 @@ def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption 
     words = "may be used again."
     if device.cordoned:
         words = f"has no cordon of an operator any more, and stays cordoned: {device.cordon_reason}"
-    emit(device, as_json=as_json, render=lambda: f"{device.id} {words}")
+    emit(device, as_json=as_json, render=lambda: f"{device.short_id} {words}")
 
 
 def host_provider(settings: "Settings") -> "HostDevices":
@@ -128,15 +126,16 @@ def own_pids(settings: "Settings") -> "Collection[int]":
     return {*owners(settings.run_dir), *mps.pids()}
 
 
-def _listed(settings: "Settings") -> "list[Device]":
+def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | None]":
+    """The devices, and what the daemon has on them; None without one."""
     try:
         with connected(settings) as client:
-            return list(client.devices())
+            return list(client.devices()), list(client.replicas())
     except (DaemonUnreachableError, UnauthorizedError):
         if _asked_another():
             raise
         say(WITHOUT_DAEMON)
-        return host_devices(settings)
+        return host_devices(settings), None
 
 
 def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":

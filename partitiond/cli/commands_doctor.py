@@ -64,7 +64,7 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[Finding]]"
     except SettingsError as error:
         advice = error.hint.rstrip(".")
         return None, [checks.check_python(), fail("settings", error.message, advice)]
-    valid = ok("settings", "valid; `partitiond config show` lists them")
+    valid = ok("settings", "valid; `partitiond setup config show` lists them")
     held = lock_is_held(settings.lock_path)
     return settings, [valid, *checks.examine(settings, daemon_runs=held)]
 

@@ -1,10 +1,12 @@
-"""`partitiond drift`: what replicas do beside what was predicted of them."""
+"""`partitiond models drift`: what replicas do beside what was predicted of them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partitiond.cli.groups import Shows
+from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
 from partitiond.core.drift import Figure, LedgerEntry
@@ -18,8 +20,8 @@ ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer()
-    group.callback(invoke_without_command=True)(show)
+    group = typer.Typer(cls=Shows, help="Drift: what replicas do beside what was predicted.")
+    group.command("show")(show)
     group.command("ledger")(ledger)
     group.command("lift")(lift)
     app.add_typer(group, name="drift")
@@ -27,8 +29,6 @@ def register(app: typer.Typer) -> None:
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show what replicas do beside what was predicted at their load."""
-    if ctx.invoked_subcommand is not None:
-        return
     with client_of(ctx) as client:
         report = client.drift()
     emit(report, as_json=as_json, render=lambda: report_view(report))
@@ -49,12 +49,17 @@ def ledger(
 
 def lift(
     ctx: typer.Context,
-    profile_id: Annotated[str, typer.Argument(metavar="PROFILE", help="Id of the profile.")],
+    profile_id: ProfileArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Take a correction off; the profile's replicas are judged anew."""
     with client_of(ctx) as client:
-        lifted = client.lift_correction(profile_id)
+        lifted = with_id(
+            "profile",
+            profile_id,
+            client.lift_correction,
+            lambda: (correction.profile_id for correction in client.drift().corrections),
+        )
     if as_json:
         print_json(lifted)
         return
@@ -70,7 +75,7 @@ def report_view(report: DriftReport) -> "RenderableType":
     if not report.replicas and not report.corrections:
         return "No replica serves."
     ratios = [f">{figure.value}" for figure in ALWAYS_SHOWN]
-    heads = ("replica", "device", "verdict", ">batch", *ratios, ">window")
+    heads = ("engine", "device", "verdict", ">batch", *ratios, ">window")
     table = new_table(*heads, whole=("verdict", *ratios, ">window"))
     for replica in report.replicas:
         table.add_row(
@@ -92,7 +97,7 @@ def _notes(report: DriftReport) -> Sequence[str]:
     lines += [f"{r.engine}: {r.words}." for r in report.replicas if r.words]
     lines += [
         f"{c.model}: since {c.since[:19]} plans take {c.factor:.2f} of {c.profile_id}'s rates; "
-        f"`partitiond drift lift {c.profile_id}` takes that off."
+        f"`partitiond models drift lift {c.profile_id}` takes that off."
         for c in report.corrections
     ]
     lines += [

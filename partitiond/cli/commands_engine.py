@@ -1,9 +1,10 @@
-"""`partitiond engine`: the environment that vLLM runs in."""
+"""`partitiond setup engine`: the environment that vLLM runs in."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partitiond.cli.groups import Lists
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import EngineUnavailableError, InputError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="The engine's environment.")
+    group = typer.Typer(cls=Lists, help="The engine's environment.")
     group.command("install")(install)
     group.command("list")(list_engines)
     group.command("show")(show)
@@ -56,9 +57,14 @@ def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironme
     """Install (or reuse) the managed environment with visible progress."""
     from partitiond.cli.render_progress import reporting
     from partitiond.engines.install import install as install_environment
+    from partitiond.package_sources import configured_sources
 
+    engine = settings.engine
+    sources = configured_sources().beside(
+        engine.index_urls, engine.wheel_folders, offline=engine.offline
+    )
     with reporting(err()) as report:
-        return install_environment(settings.engines_dir, variant, report.update)
+        return install_environment(settings.engines_dir, variant, sources, report.update)
 
 
 def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "EngineEnvironment":

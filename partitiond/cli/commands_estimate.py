@@ -1,12 +1,12 @@
-"""`partitiond estimate`: what a model would do on a device, before anything was measured."""
+"""`partitiond tools estimate`: what a model would do on a device, before anything was measured."""
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from partitiond.cli import estimate_options as asked
+from partitiond.cli.groups import ESTIMATE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import InputError, SpecError
@@ -25,7 +25,7 @@ NO_BOUND_SECONDS = 86400.0
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("estimate")(estimate)
+    app.command("estimate", cls=headed(ESTIMATE_OPTIONS))(estimate)
 
 
 def estimate(
@@ -217,15 +217,18 @@ def _compare(
 def read_prices(path: Path) -> "Prices":
     """The user's prices. Raises SpecError."""
     from partitiond.core.prices import prices_from
+    from partitiond.serde import toml_of
 
     try:
-        return prices_from(tomllib.loads(path.read_text(encoding="utf-8")))
+        return prices_from(toml_of(path.read_bytes()))
     except OSError as error:
         raise SpecError(
             f"{path} cannot be read: {error.strerror}.", hint="Check the path."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except SpecError:
+        raise
+    except InputError as error:
         raise SpecError(
-            f"{path} is no TOML: {error}.",
+            f"{path} is not valid TOML: {error.message}",
             hint="Write [price_per_hour] and below it a line such as l4-24gb = PRICE.",
         ) from error

@@ -1,5 +1,6 @@
 """`partitiond events`: what happened, why, and who asked for it."""
 
+import dataclasses
 import datetime
 import itertools
 import json
@@ -12,7 +13,12 @@ import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, out, say
-from partitiond.core.errors import DaemonUnreachableError, InputError, NotReadyError
+from partitiond.core.errors import (
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    InputError,
+    NotReadyError,
+)
 from partitiond.ports import Event
 from partitiond.ports.event_filter import EventFilter
 
@@ -58,7 +64,10 @@ def events(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what happened, why, and who asked for it."""
+    """Show what happened, why, and who asked for it.
+
+    The newest come first; with --after, --follow, --lines or --json they come as they happened.
+    """
     wanted = EventFilter(
         tuple(kind or ()), subject, actor, moment(since, "--since"), moment(until, "--until")
     )
@@ -80,7 +89,7 @@ def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: b
         try:
             # One page at a time: what was printed is counted before the next may fail.
             page = client.events(last, PAGE, wanted)
-        except (DaemonUnreachableError, NotReadyError) as error:
+        except (DaemonUnreachableError, DaemonTimeoutError, NotReadyError) as error:
             if answers:
                 say(f"{error.message.rstrip('.')}; this goes on once it answers.")
             answers = False
@@ -130,8 +139,6 @@ def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[E
 
 def _from_the_begin(wanted: EventFilter) -> EventFilter:
     """Without a beginning the newest would come; every event is younger than this one."""
-    import dataclasses
-
     return wanted if wanted.since else dataclasses.replace(wanted, since="1970-01-01T00:00:00Z")
 
 
@@ -146,16 +153,31 @@ def _print_table(
 ) -> int:
     from partitiond.cli.render import events_table
 
-    begins = bool(after or wanted.since)
-    found: Sequence[Event] = (
-        list(_pages(client, after, wanted, limit))
-        if begins
-        else client.events(0, min(limit, PAGE), wanted)
-    )
-    emit(found, as_json=as_json, render=lambda: events_table(found))
-    if begins and len(found) == limit and not follow:
-        say(f"There may be more: --after {found[-1].id} goes on, --limit shows more at once.")
+    found: Sequence[Event]
+    if after:  # somebody reads on, page by page
+        found = list(_pages(client, after, wanted, limit))
+        more = f"There may be more: --after {found[-1].id} goes on." if len(found) == limit else ""
+    else:
+        found, more = _newest(client, wanted, limit)
+    shown = found if after or follow else found[::-1]
+    emit(found, as_json=as_json, render=lambda: events_table(shown))
+    if more and not follow:
+        say(more)
     return found[-1].id if found else after
+
+
+def _newest(
+    client: "ControlClient", wanted: EventFilter, limit: int
+) -> tuple[Sequence[Event], str]:
+    """The newest events, oldest first, and how many there are besides."""
+    found = client.events(0, PAGE, dataclasses.replace(wanted, newest=True))
+    if len(found) == PAGE and limit >= PAGE:
+        found = list(_all(client, 0, wanted))
+    if len(found) <= limit:
+        return found, ""
+    there = f"{PAGE:,} or more" if len(found) == PAGE else f"{len(found):,}"
+    more = f"The newest {limit:,} of {there}: --limit N shows more, --lines writes out all."
+    return found[-limit:], more
 
 
 def _print_lines(

@@ -5,10 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from partitiond.cli.commands_plan import exit_of, show_preview, wait_for_plan
+from partitiond.cli.commands_plan import (
+    AllowOutageOption,
+    exit_of,
+    plan_and_apply,
+    show_preview,
+)
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
 from partitiond.cli.output import err, print_json, say
 from partitiond.core.errors import NotFoundError, SpecError
+from partitiond.core.obstacles import ObstacleKind
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import Job, JobState
 
@@ -24,12 +30,13 @@ def register(app: typer.Typer) -> None:
     app.command("up")(up)
 
 
-def up(
+def up(  # noqa: PLR0917 -- typer passes them by name
     ctx: typer.Context,
     file: Annotated[Path, typer.Option("--file", "-f", metavar="FLEET", help="Fleet file (TOML).")],
     no_profile: Annotated[
         bool, typer.Option("--no-profile", help="Plan with what is known; measure nothing.")
     ] = False,
+    allow_outage: AllowOutageOption = False,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,12 +58,14 @@ def up(
             say(f"{name}: {change}")
         if not no_profile:
             profile_missing(client, [spec.name for spec in fleet.models], settings)
-        preview = client.apply(None)
+        preview = plan_and_apply(client, allow_outage=allow_outage)
         if not as_json:
             show_preview(preview, as_json=False)
         if preview.infeasible is None and not no_wait:
-            wait_for_plan(client, preview.plan, settings)
-            say(f"All {len(preview.plan.placements)} replicas serve on {settings.proxy_url}/v1")
+            from partitiond.cli.waiting import all_serve, wait_for_plan
+
+            now = wait_for_plan(client, preview.plan.id, err())
+            say(f"{all_serve(now)} on {settings.proxy_url}/v1")
     if as_json:
         print_json({"models": changes, "plan": preview.plan, "infeasible": preview.infeasible})
     raise typer.Exit(exit_of(preview.plan, preview.infeasible))
@@ -89,21 +98,29 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
 
     All jobs are asked for before the first is waited for: the daemon makes no plan by itself
     while any is open, so nothing starts beside what is being measured. What cannot be measured
-    beside the replicas that serve stays in the queue and is planned from its estimate.
+    beside the replicas that serve stays in the queue and is planned from its estimate. One whose
+    measurement fails, or whose engine is not there, keeps no other from being planned.
     """
-    from partitiond.cli.waiting import wait_for_job
+    from partitiond.cli.waiting import JobFailedError, wait_for_job
     from partitiond.controller.profiling import options_for
     from partitiond.controller.targets import profile_targets, unmeasured
 
     targets = profile_targets(client.devices(), settings.profiling.cpu_partition_cores)
     for name in names:
-        spec = client.model(name).record.spec
-        for target in unmeasured(spec, targets, client.profiles(name)):
+        view = client.model(name)
+        if view.obstacle is not None and view.obstacle.kind is ObstacleKind.ENGINE_ABSENT:
+            say(str(view.obstacle))
+            continue
+        for target in unmeasured(view.record.spec, targets, client.profiles(name)):
             client.profile(name, options_for(target))  # the same job that --auto would queue
     for name in names:
         for job in open_jobs(client, name):
             say(f"{name}: profiling ({job.id})")
-            ended = wait_for_job(client, job.id, err(), leave_when_blocked=True)
+            try:
+                ended = wait_for_job(client, job.id, err(), leave_when_blocked=True)
+            except JobFailedError as failed:
+                say(str(failed))
+                continue
             if ended.state is JobState.QUEUED:
                 say(f"{name}: {ended.progress.message}; its estimate is planned for now")
 

@@ -1,24 +1,27 @@
-"""`partitiond jobs`: what is being done."""
+"""`partitiond profile jobs`: what is being done."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from partitiond.cli.groups import Lists
+from partitiond.cli.ids import JobArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.ports import Job
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Jobs: profiles that are being measured.")
+    group = typer.Typer(cls=Lists, help="Jobs: profiles that are being measured.")
     group.command("list")(list_jobs)
     group.command("show")(show)
     group.command("watch")(watch)
     group.command("cancel")(cancel)
     app.add_typer(group, name="jobs")
-
-
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 
 
 def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -35,7 +38,7 @@ def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -
     from partitiond.cli.render import jobs_table
 
     with client_of(ctx) as client:
-        job = client.job(job_id)
+        job = _job(client, job_id)
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))
 
 
@@ -45,15 +48,20 @@ def watch(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) 
     from partitiond.cli.waiting import wait_for_job
 
     with client_of(ctx) as client:
-        job = wait_for_job(client, job_id, err())
+        job = wait_for_job(client, _job(client, job_id).id, err())
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))
 
 
 def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Cancel a job; returns once nothing of it runs."""
     with client_of(ctx) as client:
-        job = client.cancel_job(job_id)
+        job = client.cancel_job(_job(client, job_id).id)
     if as_json:
         print_json(job)
         return
     say(f"Job {job.id} is {job.state.value}.")
+
+
+def _job(client: "ControlClient", given: str) -> "Job":
+    """By its id, its number, or a beginning. Raises NotFoundError, InputError."""
+    return with_id("job", given, client.job, lambda: (job.id for job in client.jobs()))

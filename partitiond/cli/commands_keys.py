@@ -1,27 +1,41 @@
 """`partitiond keys`: API keys of the OpenAI-compatible endpoint."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from partitiond.cli import key_options as given
+from partitiond.cli.groups import KEY_OPTIONS, Lists, headed
+from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, out, print_json, say
 
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="API keys of the endpoint.")
-    group.command("create")(create)
+T = TypeVar("T")
+
+
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands, and hand it out."""
+    group = typer.Typer(cls=Lists, help="API keys of the endpoint.")
+    group.command("create", cls=headed(KEY_OPTIONS))(create)
     group.command("list")(list_keys)
     group.command("show")(show)
-    group.command("update")(update)
+    group.command("update", cls=headed(KEY_OPTIONS))(update)
     group.command("rotate")(rotate)
     group.command("remove")(remove)
     app.add_typer(group, name="keys")
+    return group
 
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
+def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:
+    def ids() -> list[str]:
+        there = client.keys()
+        return [key.id for key in there]
+
+    return with_id("key", given, use, ids)
 
 
 def create(
@@ -77,7 +91,7 @@ def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -
     from partitiond.cli.render_keys import key_table
 
     with client_of(ctx) as client:
-        view = client.key(key_id)
+        view = _with_key(client, key_id, client.key)
     emit(view, as_json=as_json, render=lambda: key_table(view))
 
 
@@ -117,7 +131,7 @@ def update(
     if not changes:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:
-        record = client.update_key(key_id, changes)
+        record = _with_key(client, key_id, lambda found: client.update_key(found, changes))
     if as_json:
         print_json(record)
         return
@@ -133,7 +147,7 @@ def rotate(
     """Give a key another secret and print it once; id and terms stay."""
     seconds = given.seconds_of("--grace", grace)
     with client_of(ctx) as client:
-        record, key = client.rotate_key(key_id, seconds)
+        record, key = _with_key(client, key_id, lambda found: client.rotate_key(found, seconds))
     if as_json:
         print_json({"record": record, "key": key})
         return
@@ -148,6 +162,7 @@ def rotate(
 def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """Remove a key: requests with it are refused from now on."""
     with client_of(ctx) as client:
+        key_id = _with_key(client, key_id, client.key).record.id
         client.remove_key(key_id)
     if as_json:
         print_json({"removed": key_id})

@@ -1,4 +1,4 @@
-"""`partitiond mig`: GPU instances shown, planned and made, with no daemon needed."""
+"""`partitiond devices mig`: GPU instances shown, planned and made, with no daemon needed."""
 
 import importlib
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partitiond.cli.groups import Shows
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import DeviceError, InputError, SpecError
@@ -46,9 +47,7 @@ ModeOption = Annotated[bool, typer.Option("--mode", help="Also turn MIG on or of
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(
-        no_args_is_help=True, help="MIG: show GPU instances, plan changes, make them."
-    )
+    group = typer.Typer(cls=Shows, help="MIG: show GPU instances, plan changes, make them.")
     group.command("show")(show)
     group.command("plan")(plan)
     group.command("apply")(apply)
@@ -173,7 +172,7 @@ class _Asked:
         if (file is None) == (geometry is None):
             raise InputError(
                 "a configuration file or --geometry is needed, and not both.",
-                hint="As `partitiond mig plan --geometry 3g.40gb,2g.20gb --gpu 0`.",
+                hint="As `partitiond devices mig plan --geometry 3g.40gb,2g.20gb --gpu 0`.",
             )
         if config and file is None:
             raise InputError("--config names a configuration of a file.", hint="Name the file.")
@@ -208,7 +207,7 @@ def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) ->
     if not found:
         raise InputError(
             "the configuration speaks of none of these GPUs.",
-            hint="Look at devices and device-filter; `partitiond mig show` lists the GPUs.",
+            hint="Look at devices and device-filter; `partitiond devices mig show` lists the GPUs.",
         )
     return found
 
@@ -217,7 +216,7 @@ def _ask(steps: int) -> None:
     if not sys.stdin.isatty():
         raise InputError(
             f"{steps} steps would be taken, and nobody is there to be asked.",
-            hint="Look with `partitiond mig plan`, then give --yes.",
+            hint="Look with `partitiond devices mig plan`, then give --yes.",
         )
     typer.confirm(f"Take these {steps} steps?", abort=True, err=True)
 
@@ -228,7 +227,8 @@ def _read(file: Path) -> object:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file} cannot be read: {error}.", hint="Check its path.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"{file} cannot be read: {why}.", hint="Check its path.") from error
     except (yaml.YAMLError, RecursionError) as error:
         where = str(error).splitlines()[-1].strip() if str(error) else "nested too deep"
         raise SpecError(
@@ -243,5 +243,7 @@ def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{file} cannot be written: {error.strerror}.") from error
+        raise InputError(
+            f"{file} cannot be written: {error.strerror}.", hint="Choose another file."
+        ) from error
     say(f"Written to {file}.")

@@ -10,28 +10,32 @@ from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli import request_options as requests
 from partitiond.cli import scaling_options as scaled
-from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, print_json, say
+from partitiond.cli.groups import MODEL_OPTIONS, Lists, headed
+from partitiond.cli.ids import ModelArgument
+from partitiond.cli.options import JsonOption, NoWaitOption, client_of
+from partitiond.cli.output import emit, err, print_json, say
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Models: register, show, change, remove.")
-    group.command("add")(add)
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands, and hand it out."""
+    group = typer.Typer(
+        cls=Lists, help="Register, show, change, remove; sleep and wake, scaling, drift."
+    )
+    group.command("add", cls=headed(MODEL_OPTIONS))(add)
     group.command("list")(list_models)
     group.command("show")(show)
-    group.command("update")(update)
+    group.command("update", cls=headed(MODEL_OPTIONS))(update)
     group.command("remove")(remove)
     group.command("history")(commands_releases.history)
     group.command("rollback")(commands_releases.rollback)
     group.command("catalog")(commands_catalog.catalog)
     app.add_typer(group, name="models")
+    return group
 
 
 AutoOption = Annotated[
     bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered model.")]
 
 
 def add(
@@ -81,6 +85,7 @@ def add(
     max_prompt_bytes: requests.PromptBytesOption = None,
     max_output_tokens: requests.OutputTokensOption = None,
     max_sequences: requests.SequencesOption = None,
+    allow_outage: given.AllowOutageOption = None,
     auto: AutoOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,6 +114,7 @@ def add(
             survive_share=survive_share,
             priority=priority,
         ),
+        "allow_outage": allow_outage,
         "auto": auto,
     }
     parts |= requests.requests_body(
@@ -151,12 +157,15 @@ def _precision(
 def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> None:
     with client_of(ctx) as client:
         record = client.register(body)
+        obstacle = client.model(record.spec.name).obstacle
     if as_json:
         print_json(record)
         return
     say(f"{record.spec.name} is registered.")
-    if record.spec.auto:
-        say("It is estimated now, then profiled and planned: partitiond jobs list")
+    if obstacle is not None:
+        say(str(obstacle))
+    elif record.spec.auto:
+        say("It is estimated now, then profiled and planned: partitiond profile jobs list")
     else:
         say(f"Next: partitiond profile {record.spec.name}, then partitiond plan")
 
@@ -170,7 +179,7 @@ def list_models(ctx: typer.Context, as_json: JsonOption = False) -> None:
     emit(models, as_json=as_json, render=lambda: models_table(models))
 
 
-def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Show one model, as registered and as it is."""
     from rich.console import Group
 
@@ -187,7 +196,7 @@ def show(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) ->
 
 def update(
     ctx: typer.Context,
-    name: NameArgument,
+    name: ModelArgument,
     *,
     prompt_tokens: given.PromptOption = None,
     output_tokens: given.OutputOption = None,
@@ -202,6 +211,7 @@ def update(
     burst_factor: given.BurstOption = None,
     percentile: placed.PercentileOption = None,
     window: placed.WindowOption = None,
+    weight: given.WeightOption = None,
     revision: given.RevisionOption = None,
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
@@ -214,6 +224,9 @@ def update(
     autoscale: scaled.AutoscaleOption = None,
     scale_to_zero: scaled.ToZeroOption = None,
     variant: given.VariantsOption = None,
+    engine_kind: Annotated[
+        str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Another engine.")
+    ] = None,
     min_replicas: given.MinReplicasOption = None,
     max_replicas: given.MaxReplicasOption = None,
     isolation: given.IsolationOption = None,
@@ -228,24 +241,32 @@ def update(
     max_prompt_bytes: requests.PromptBytesOption = None,
     max_output_tokens: requests.OutputTokensOption = None,
     max_sequences: requests.SequencesOption = None,
+    allow_outage: given.AllowOutageOption = None,
     auto: Annotated[
         bool | None, typer.Option("--auto/--no-auto", help="Take part in the chain.")
     ] = None,
+    no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Change what was registered; what is not given stays.
+    """Change what was registered; the rest stays.
 
-    Another revision or engine option is a new release: its engines take the place of those that
-    run, and the model goes back by itself where they do not become ready.
+    Waits for what the daemon makes of it.
+
+    Another revision, kind of engine or engine option is a new release: its engines take the place
+    of those that run, and the model goes back by itself where they do not become ready.
+    The wait ends where a measurement has to come first, or a plan waits for `partitiond apply`.
     --variant, --alias and --default name all of them anew.
     """
+    from partitiond.cli.waiting import wait_for_change
+    from partitiond.client.bodies import encoded
+
     load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
     precision = _precision(quantization, kv_cache_dtype, max_num_batched_tokens)
     parts = {
         "workload": load,
         "slo": given.slo_body(ttft, tpot, quantile),
         "operating_point": point,
-        "demand": given.demand_body(demand, burst_factor)
+        "demand": given.demand_body(demand, burst_factor, weight)
         | placed.arrivals_body(percentile, window),
         "engine": given.engine_body(dtype, max_model_len, engine_arg)
         | precision
@@ -258,7 +279,9 @@ def update(
             survive_share=survive_share,
             priority=priority,
         ),
+        "allow_outage": allow_outage,
         "auto": auto,
+        "engine_kind": engine_kind,
     }
     limits = given.limits_body(min_replicas, max_replicas, isolation)
     changes = given.without_none(parts | limits)
@@ -277,17 +300,21 @@ def update(
         if revision is not None:
             source = client.model(name).record.spec.source
             changes["source"] = given.source_at(source, revision)
+        encoded(changes)  # what is no number is refused before anybody is asked
+        before = client.convergence()
         record = client.update(name, changes)
-    if as_json:
-        print_json(record)
-        return
-    if changes.keys() <= {"aliases", "request_defaults", "request_limits"}:
-        say(f"{name} is changed (version {record.version}), from the next request on.")
-        return
-    say(f"{name} is changed (version {record.version}). `partitiond plan` shows what follows.")
+        if as_json:
+            print_json(record)
+        elif changes.keys() <= {"aliases", "request_defaults", "request_limits"}:
+            say(f"{name} is changed (version {record.version}), from the next request on.")
+            return
+        else:
+            say(f"{name} is changed (version {record.version}).")
+        if not no_wait:
+            wait_for_change(client, before, err())
 
 
-def remove(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+def remove(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Remove a model: its replicas drain and stop. Its measured profiles stay."""
     with client_of(ctx) as client:
         client.remove(name)

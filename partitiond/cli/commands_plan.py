@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from partitiond.cli.exits import Exit
+from partitiond.cli.groups import PLAN_OPTIONS, headed
+from partitiond.cli.ids import PlanArgument, with_id
 from partitiond.cli.options import (
     JsonOption,
     NoWaitOption,
@@ -17,7 +19,7 @@ from partitiond.cli.options import (
     settings_of,
 )
 from partitiond.cli.output import err, out, print_json, say
-from partitiond.core.errors import InputError, SpecError
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, SpecError
 from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
 from partitiond.core.plan_answers import NO_ANSWERS, PlanAnswers, PlanQuestion
 from partitiond.ports import PlanPreview
@@ -25,21 +27,35 @@ from partitiond.ports import PlanPreview
 if TYPE_CHECKING:
     from partitiond.cli.offline_plan import OnProgress
     from partitiond.client.client import ControlClient
-    from partitiond.settings import Settings
+
+PLANS_PER_APPLY: Final = 3
+"""Of a situation that changes while it is solved."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("plan")(plan)
+    app.command("plan", cls=headed(PLAN_OPTIONS))(plan)
     app.command("apply")(apply)
 
+
+BUYS: Final = {
+    Objective.MIN_DEVICES: "all demand on the fewest devices (take this one first)",
+    Objective.MIN_PRICE: "all demand at the least price per hour",
+    Objective.MIN_POWER: "all demand with the least power to provide",
+    Objective.MIN_ENERGY: "all demand with the least energy per token",
+    Objective.MAX_GOODPUT: "the most requests/s from all devices",
+    Objective.MAX_MIN: "the worst served model as well served as can be",
+    Objective.MAX_HEADROOM: "the most growth of all demands at once",
+}
+"""What each objective buys, in the words of the help."""
 
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(
         "--objective",
         metavar="NAME",
-        help="What it is good at: " + ", ".join(objective.value for objective in Objective) + ".",
+        help="; ".join(f"{name}: {buys}" for name, buys in BUYS.items())
+        + ". Default: the setting planner.objective, min-devices where it is not set.",
     ),
 ]
 WHAT_IF_HELP = (
@@ -48,6 +64,26 @@ WHAT_IF_HELP = (
     '"demand MODEL*2", "no mig", "only mps", "objective max-min", "without rule MODEL.slo", '
     '"without model MODEL"; several at once with ";".'
 )
+
+
+MovePriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--move-price",
+        metavar="DEVICES",
+        min=0.0,
+        help="What moving a running replica costs; 0 for the best plan whatever it moves. "
+        "Default: planner.move_price.",
+    ),
+]
+AllowOutageOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outage",
+        help="A model may have no replica: for a while, where old and new do not fit side by side, "
+        "or until there is room again.",
+    ),
+]
 
 
 def parse_objective(text: str | None) -> Objective | None:
@@ -79,6 +115,8 @@ def plan(
     constraints: Annotated[
         bool, typer.Option("--constraints", help="What each SLO, isolation, limit and rule costs.")
     ] = False,
+    move_price: MovePriceOption = None,
+    allow_outage: AllowOutageOption = False,
     diff: Annotated[
         bool, typer.Option("--diff", help="What changes in full: time, weights, peak memory.")
     ] = False,
@@ -125,6 +163,9 @@ def plan(
         constraints=constraints,
         explain=explain,
         relax=relax,
+        fewest=True,
+        move_price=move_price,
+        allow_outage=allow_outage,
     )
     check_what_ifs(question)
     check_time_limit(time_limit)
@@ -163,7 +204,7 @@ def only_offline(**given: object) -> None:
         if value not in (None, False):
             raise InputError(
                 f"--{name.replace('_', '-')} is for --from FILE.",
-                hint="The daemon plans by its own settings: `partitiond config show`.",
+                hint="The daemon plans by its own settings: `partitiond setup config show`.",
             )
 
 
@@ -174,7 +215,7 @@ def ask_daemon(ctx: typer.Context, question: PlanQuestion, *, full: bool, as_jso
     show_preview(preview, full=full, as_json=as_json)
     if not as_json and not preview.infeasible and not preview.diff.is_empty:
         more = "" if full else " (partitiond plan --diff says what it takes)"
-        say(f"Nothing is changed yet: partitiond apply{more}")
+        say(f"Nothing is changed yet: partitiond apply {preview.plan.id}{more}")
     raise typer.Exit(exit_of(preview.plan, preview.infeasible))
 
 
@@ -192,9 +233,54 @@ def progress_shown(time_limit_seconds: float | None) -> "Iterator[OnProgress | N
         yield shown_on(report, time_limit_seconds)
 
 
+def plan_and_apply(client: "ControlClient", *, allow_outage: bool = False) -> PlanPreview:
+    """Make a plan of what is now, with its progress shown, and apply it.
+
+    Raises:
+        ConflictError: no plan serves what was asked, or what it rests on changed during each of
+            `PLANS_PER_APPLY` solves.
+    """
+    question = PlanQuestion(allow_outage=allow_outage)
+    tries = PLANS_PER_APPLY
+    while True:
+        with progress_shown(None) as show:
+            preview = client.plan(question, show)
+        if preview.infeasible is not None:
+            raise ConflictError(
+                f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
+                hint=" ".join(preview.infeasible.remedies),
+            )
+        try:
+            return client.apply(preview.plan.id, allow_outage=allow_outage)
+        except ConflictError:
+            tries -= 1
+            if not tries:
+                raise
+
+
+def apply_named(client: "ControlClient", given: str, *, allow_outage: bool) -> PlanPreview:
+    """Apply the plan of an id, of its number, or of the only id that begins so.
+
+    Raises:
+        NotFoundError: no plan that can be applied has an id that begins so.
+        InputError: several have.
+    """
+    known: list[str] = []
+
+    def use(plan_id: str) -> PlanPreview:
+        try:
+            return client.apply(plan_id, allow_outage=allow_outage)
+        except NotFoundError as error:
+            found = error.facts.get("plans")
+            known.extend(found if isinstance(found, list) else ())
+            raise
+
+    return with_id("plan", given, use, lambda: known)
+
+
 def exit_of(plan: Plan | None, infeasible: Infeasible | None) -> Exit:
-    """UNPLACED where the plan leaves something out."""
-    if infeasible is not None or plan is None or plan.unplaced:
+    """UNPLACED where the plan leaves something out, or as it was."""
+    if infeasible is not None or plan is None or plan.unplaced or plan.held_back:
         return Exit.UNPLACED
     return Exit.OK
 
@@ -245,32 +331,29 @@ def fields_of(shown: Shown) -> dict[str, object]:
 
 def apply(
     ctx: typer.Context,
-    plan_id: Annotated[
-        str | None, typer.Argument(metavar="[PLAN]", help="Id of a shown plan; default a new one.")
-    ] = None,
+    plan_id: PlanArgument = None,
+    allow_outage: AllowOutageOption = False,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Apply a plan and wait until it runs.
 
-    Replicas are started before others are drained and stopped: no request is lost.
+    That is when all of it serves, and what it replaces is gone.
+
+    Replicas are started before others are drained and stopped: no request is lost. A replica that
+    fails again and again ends the wait once all others are done. Interrupted (Ctrl-C), the daemon
+    goes on; `apply` with the id of the applied plan waits for it again.
     """
-    settings = settings_of(ctx)
     with client_of(ctx) as client:
-        preview = client.apply(plan_id)
+        if plan_id is None:
+            preview = plan_and_apply(client, allow_outage=allow_outage)
+        else:
+            preview = apply_named(client, plan_id, allow_outage=allow_outage)
         show_preview(preview, as_json=as_json)
         if preview.infeasible is not None:
             raise typer.Exit(Exit.UNPLACED)
         if not no_wait:
-            wait_for_plan(client, preview.plan, settings)
-            say(f"All {len(preview.plan.placements)} replicas serve.")
+            from partitiond.cli.waiting import all_serve, wait_for_plan
+
+            say(f"{all_serve(wait_for_plan(client, preview.plan.id, err()))}.")
     raise typer.Exit(exit_of(preview.plan, preview.infeasible))
-
-
-def wait_for_plan(client: "ControlClient", plan: Plan, settings: "Settings") -> None:
-    """Wait until every replica of the plan serves. Engines start one at a time per device."""
-    from partitiond.cli.waiting import wait_until_serving
-
-    wanted = [placement.replica_id for placement in plan.placements]
-    deadline = settings.engine.start_deadline_seconds * max(1, len(wanted))
-    wait_until_serving(client, wanted, err(), deadline_seconds=deadline)

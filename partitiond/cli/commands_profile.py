@@ -10,6 +10,7 @@ import typer
 from partitiond.cli import profile_options as asked
 from partitiond.cli import registration as given
 from partitiond.cli.commands_profiles import check_plot_path, draw
+from partitiond.cli.groups import MEASURE_OPTIONS, Measures, headed
 from partitiond.cli.options import (
     JsonOption,
     check_time_limit,
@@ -34,9 +35,16 @@ if TYPE_CHECKING:
     from partitiond.settings import Settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("profile")(profile)
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands, and hand it out."""
+    group = typer.Typer(
+        cls=Measures,
+        subcommand_metavar="MODEL | COMMAND [ARGS]...",
+        help="Measure where a model stops getting faster; show profiles.",
+    )
+    group.command("measure", cls=headed(MEASURE_OPTIONS))(profile)
+    app.add_typer(group, name="profile")
+    return group
 
 
 def profile(
@@ -235,7 +243,7 @@ def as_registered(
         raise ConflictError(
             f"{spec.name} is registered otherwise: {', '.join(different)}.",
             hint=f"Leave these options out, or change the model first: partitiond models update "
-            f"{spec.name}. Weights, engine kind and source need `partitiond models remove`.",
+            f"{spec.name}. Weights and source need `partitiond models remove`.",
         )
     workload = changed_workload(spec.workload, body.get("workload", {}))
     if workload == spec.workload:
@@ -271,5 +279,5 @@ def differences(spec: ModelSpec, body: dict[str, Any]) -> list[str]:
         if wanted is True:
             found.append(f"{option} (its files come from a package)")
         else:
-            found.append(f"{option} {wanted} (registered: {registered})")
+            found.append(f"{option} {wanted or repr(wanted)} (registered: {registered})")
     return found

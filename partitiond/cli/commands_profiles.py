@@ -1,4 +1,4 @@
-"""`partitiond profiles`: what is kept of measurements, here and in files."""
+"""`partitiond profile list` and its siblings: what is kept of measurements, here and in files."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from partitiond.cli.ids import ProfileArgument
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, jsonable, print_json, say
 from partitiond.cli.shelf import shelf_of
@@ -23,19 +24,14 @@ from partitiond.ports import ProfileView
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(
-        no_args_is_help=True, help="Profiles: list, show, compare, draw, export, import."
-    )
-    group.command("list")(list_profiles)
-    group.command("show")(show)
-    group.command("diff")(diff)
-    group.command("plot")(plot_profiles)
-    group.command("export")(export)
-    group.command("import")(import_profiles)
-    app.add_typer(group, name="profiles")
+    app.command("list")(list_profiles)
+    app.command("show")(show)
+    app.command("diff")(diff)
+    app.command("plot")(plot_profiles)
+    app.command("export")(export)
+    app.command("import")(import_profiles)
 
 
-ProfileArgument = Annotated[str, typer.Argument(metavar="PROFILE", help="Id of the profile.")]
 PLOT_SUFFIXES = (".png", ".svg")
 
 
@@ -221,7 +217,8 @@ def export(
 
     del as_json  # an export is always JSON
     with shelf_of(ctx) as shelf:
-        text = to_json(shelf.profile(profile_id), indent=2) + "\n"
+        profile = shelf.profile(profile_id)
+    text = to_json(profile, indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
         return
@@ -231,7 +228,7 @@ def export(
         raise ProfileError(
             f"{output} cannot be written: {error.strerror}.", hint="Choose another file."
         ) from error
-    say(f"Profile {profile_id} written to {output}")
+    say(f"Profile {profile.id} written to {output}")
 
 
 def import_profiles(

@@ -4,17 +4,17 @@ from typing import Annotated
 
 import typer
 
-from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, print_json, say
+from partitiond.cli.ids import ModelArgument
+from partitiond.cli.options import JsonOption, NoWaitOption, client_of
+from partitiond.cli.output import emit, err, print_json, say
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a registered model.")]
 VersionArgument = Annotated[
     int | None,
     typer.Argument(metavar="[VERSION]", help="Of the release; by default the one before."),
 ]
 
 
-def history(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+def history(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """List the releases of a model, and what became of them.
 
     A release is what engines are made of: source, revision and engine options.
@@ -40,18 +40,26 @@ def history(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False)
 
 def rollback(
     ctx: typer.Context,
-    name: NameArgument,
+    name: ModelArgument,
     version: VersionArgument = None,
+    no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Go back to an earlier release of a model.
 
+    Waits until it serves.
+
     Its engines take the place of those that run. Demand, SLO, rules, names and limits stay what
     they are.
     """
+    from partitiond.cli.waiting import wait_for_change
+
     with client_of(ctx) as client:
+        before = client.convergence()
         release = client.roll_back(name, version)
-    if as_json:
-        print_json(release)
-        return
-    say(f"{name} goes back to version {release.version}; `partitiond models history {name}`.")
+        if as_json:
+            print_json(release)
+        else:
+            say(f"{name} goes back to version {release.version}.")
+        if not no_wait:
+            wait_for_change(client, before, err())

@@ -1,4 +1,4 @@
-"""`partitiond replicate MODEL [OTHER]`: what sharing a device really costs, measured here."""
+"""`partitiond tools replicate MODEL [OTHER]`: what sharing a device really costs, measured here."""
 
 import dataclasses
 import shlex
@@ -156,7 +156,7 @@ def refuse_beside_daemon(settings: "Settings") -> None:
             return
     raise ConflictError(
         "a daemon runs, and its engines would be measured with ours.",
-        hint="Stop it first with `partitiond stop`; its models and profiles stay.",
+        hint="Stop it first with `partitiond down`; its models and profiles stay.",
     )
 
 
@@ -169,7 +169,7 @@ def _command(
     window: float,
     mps: bool,
 ) -> str:
-    parts = ["partitiond", "replicate", *names]
+    parts = ["partitiond", "tools", "replicate", *names]
     parts += ["--replicas", replicas] if len(names) == 1 else []
     parts += ["--cores", str(cores)] if cores is not None else []
     parts += ["--mps"] if mps else []

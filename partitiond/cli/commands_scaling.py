@@ -1,10 +1,11 @@
-"""`partitiond scaling`: models that scale by themselves."""
+"""`partitiond models scaling`: models that scale by themselves."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partitiond.cli.ids import argument_of
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
 from partitiond.ports.scaling import ScalingView
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def scaling(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Only this model, with the reason.")
+        str | None, argument_of("model", "[MODEL]", "Only this model, with the reason.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partitiond.cli.exits import Exit
+from partitiond.cli.groups import SetsUp
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import out, print_json, say
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from partitiond.cli.setup_steps import Step
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("setup")(setup)
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands, and hand it out."""
+    group = typer.Typer(cls=SetsUp, help="Set this host up: service, engines, settings, backups.")
+    group.command("host")(setup)
+    app.add_typer(group, name="setup")
+    return group
 
 
 def setup(

@@ -1,4 +1,4 @@
-"""`partitiond simulate`: GPU hosts that are not there, to try everything without a GPU."""
+"""`partitiond tools simulate`: GPU hosts that are not there, to try everything without a GPU."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -185,7 +185,7 @@ def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
     if host.processes(uuid):
         raise InputError(
             "The mode of a GPU cannot change while processes use it.",
-            hint="`partitiond simulate show` names them.",
+            hint="`partitiond tools simulate show` names them.",
         )
     host.set_mig_mode(uuid, enabled=enabled)
 

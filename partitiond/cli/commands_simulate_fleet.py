@@ -1,11 +1,11 @@
-"""`partitiond simulate fleet`: a described fleet under a trace or made-up traffic."""
+"""`partitiond tools simulate fleet`: a described fleet under a trace or made-up traffic."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from partitiond.cli.options import JsonOption, check_time_limit, settings_of
+from partitiond.cli.options import JsonOption, check_finite, check_time_limit, settings_of
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
 
@@ -79,6 +79,9 @@ def fleet(
     from partitiond.simulation.fleet.arrivals import Kind
 
     check_time_limit(time_limit)
+    check_finite(factor=factor, seconds=seconds, warm_up=warm_up, scale_to_zero=scale_to_zero)
+    if factor == 0:
+        raise InputError("--factor 0 leaves no requests.", hint="As 2 for twice the demand.")
     if scale_to_zero is not None and not autoscale:
         raise InputError("--scale-to-zero is a part of --autoscale.", hint="Give both.")
     try:

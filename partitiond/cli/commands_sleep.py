@@ -1,9 +1,10 @@
-"""`partitiond sleep` and `partitiond wake`: a model gives up its memory, and takes it back."""
+"""`partitiond models sleep` and `wake`: a model gives up its memory, and takes it back."""
 
 from typing import Annotated
 
 import typer
 
+from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import print_json, say
 
@@ -14,12 +15,9 @@ def register(app: typer.Typer) -> None:
     app.command("wake")(wake)
 
 
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of a registered model.")]
-
-
 def sleep(
     ctx: typer.Context,
-    name: NameArgument,
+    name: ModelArgument,
     level: Annotated[
         int,
         typer.Option(
@@ -41,7 +39,7 @@ def sleep(
     say(f"{name} falls asleep (level {level}). Its state: partitiond status")
 
 
-def wake(ctx: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+def wake(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Wake a model, as a request for it does.
 
     Where its memory was given away meanwhile, `partitiond plan` shows what has to move.

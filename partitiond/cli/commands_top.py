@@ -42,7 +42,9 @@ def top(
     from partitiond.cli.top_view import Screen, draw
 
     if sort not in SORTS:
-        raise InputError(f"--sort {sort}: there is no such order.", hint=f"Use {', '.join(SORTS)}.")
+        raise InputError(
+            f"--sort {sort!r}: there is no such order.", hint=f"Use {', '.join(SORTS)}."
+        )
     state = TopState(sort=sort, find=find)
     with client_of(ctx) as client:
         if as_json:

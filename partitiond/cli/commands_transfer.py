@@ -1,4 +1,4 @@
-"""`partitiond transfer`: what was measured on one partition, predicted on another."""
+"""`partitiond tools transfer`: what was measured on one partition, predicted on another."""
 
 import dataclasses
 import datetime

@@ -1,4 +1,4 @@
-"""`partitiond usage`: what keys used of models, for charge-back."""
+"""`partitiond keys usage`: what keys used of models, for charge-back."""
 
 import csv
 import dataclasses

@@ -8,19 +8,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.doctor import processes_of
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.native import UNCOMPILED
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.settings import Settings
 
 READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 150.0
+STOP_SECONDS: Final = (150.0, 30.0, 5.0)
+"""How long the daemon may take to end: asked by its API, then on SIGTERM, then on SIGKILL. Requests
+in flight are answered first."""
+HURRIED_SECONDS: Final = (2.0, 5.0, 2.0)
+"""The same after a failure or Ctrl-C: nobody waits for an answer, and whoever reads the reason
+should have their prompt back within ten seconds. Guessed: an idle daemon ends in one to two."""
+ANSWER_SECONDS: Final = 30.0
+"""For the API's answer to the request to end; the end itself comes after it."""
+REPORT_SECONDS: Final = 1.0
+COMPILER_STOP_SECONDS: Final = 2.0
 GONE_SECONDS: Final = 10.0
 """Processes that were told to end may take a moment to vanish from the process table."""
 
@@ -103,6 +113,45 @@ def _toml_value(value: object) -> str:
     return f'"{text}"'
 
 
+class ProxyCompiler:
+    """Compiles the proxy's hot path in a process of its own, beside what comes before the daemon.
+
+    Downloading and unpacking an engine leaves a core idle; a proxy that starts before the compiler
+    has ended would run the sources as they are.
+    """
+
+    def __init__(self, argv: Sequence[str] = (sys.executable, "-m", "partitiond.native")) -> None:
+        # A session of its own: what the compiler starts is ended with it.
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait(self, report: Callable[[str], None]) -> str:
+        """Wait until it has ended; returns what it said if the proxy will run uncompiled."""
+        while True:
+            try:
+                said, _ = self._process.communicate(timeout=REPORT_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                report("compiling the proxy's hot path")
+        status = self._process.returncode
+        ended = f"{UNCOMPILED}: the compiler ended with status {status}." if status else ""
+        return next((line for line in said.splitlines() if line.startswith(UNCOMPILED)), ended)
+
+    def stop(self) -> None:
+        """End it, where it still runs, with what it started."""
+        for number in (signal.SIGINT, signal.SIGKILL):  # at the first it removes what it made
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.communicate(timeout=COMPILER_STOP_SECONDS)
+
+
 class DemoDaemon:
     """A daemon as a subprocess, in a session of its own so that Ctrl-C reaches only the demo."""
 
@@ -159,14 +208,21 @@ class DemoDaemon:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, client: "ControlClient") -> None:
+    def stop(
+        self,
+        client: "ControlClient",
+        patience_seconds: tuple[float, float, float] = STOP_SECONDS,
+    ) -> None:
         """End daemon, endpoint and engines: asked first, then told, then killed."""
         if self._process is None:
             return
+        asked, told, killed = patience_seconds
         if self.is_running:
-            with contextlib.suppress(PartitiondError):  # then the signals below end it
-                client.shutdown(stop_engines=True)
-        for number, patience in ((None, STOP_SECONDS), (signal.SIGTERM, 30.0), (signal.SIGKILL, 5)):
+            try:
+                client.shutdown(stop_engines=True, timeout=min(asked, ANSWER_SECONDS))
+            except PartitiondError:
+                asked = 0.0  # it did not hear: the signals end it
+        for number, patience in ((None, asked), (signal.SIGTERM, told), (signal.SIGKILL, killed)):
             if number is not None:
                 self._process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -11,6 +11,7 @@ from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec, Slo
+from partitiond.core.units import GIB
 from partitiond.core.workload import Workload
 from partitiond.ports import Job, ProfileOptions
 
@@ -27,6 +28,10 @@ CHAT_QUESTION: Final = "Name three primary colors."
 WORKLOAD: Final = Workload(prompt_tokens=160, output_tokens=16)
 """Rather more prompt than answer: computing prompts is what fills a core first, so the knee lies
 at a batch that a demo has the time to reach."""
+MODEL_BYTES: Final = 5 * GIB
+"""Memory that a model is measured with on the CPU; either takes less than 3 GiB."""
+MODEL_SHARE: Final = 0.4
+"""The most of the CPU device's memory for one of them: some is left free for the system."""
 SLO: Final = Slo(ttft_seconds=1.5, tpot_seconds=0.3)
 """Wide for one token, because one core is slow; narrow for the queue, which is what overload
 makes long."""
@@ -44,7 +49,7 @@ def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
     except EngineUnavailableError:
         if settings.engine.python is not None:
             raise
-        story.say("installing it takes about two minutes and 3.5 GB, once")
+        story.say("installing it takes about half a minute and 3.5 GB, once")
         environment = install_engine(settings, variant)
     story.say(f"vLLM {environment.version} ({environment.variant})")
     return environment
@@ -122,8 +127,12 @@ def _forget(client: "ControlClient") -> None:
 
 
 def _ask(client: "ControlClient", name: str) -> Job:
-    cores = 1 if any(device.id == "cpu" for device in client.devices()) else None
-    return client.profile(name, ProfileOptions(cores=cores))
+    """On the CPU, on a core and a part of the memory that leave room for the other model."""
+    cpu = next((device for device in client.devices() if device.id == "cpu"), None)
+    if cpu is None:
+        return client.profile(name, ProfileOptions())
+    memory = min(MODEL_BYTES, int(cpu.memory_bytes * MODEL_SHARE))
+    return client.profile(name, ProfileOptions(cores=1, memory_bytes=memory))
 
 
 def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
@@ -149,18 +158,17 @@ def plan(story: Story, client: "ControlClient") -> Plan:
     return preview.plan
 
 
-def apply(story: Story, client: "ControlClient", plan: Plan, settings: "Settings") -> None:
+def apply(story: Story, client: "ControlClient", plan: Plan) -> None:
     """Apply the plan and wait until every replica serves."""
-    from partitiond.cli.waiting import wait_until_serving
+    from partitiond.cli.commands_plan import plan_and_apply
+    from partitiond.cli.waiting import wait_for_plan
 
     try:
         client.apply(plan.id)
     except ConflictError:  # the daemon's own chain applied the same plan a moment before
-        plan = client.apply(None).plan
-    wanted = [placement.replica_id for placement in plan.placements]
-    deadline = settings.engine.start_deadline_seconds
-    views = wait_until_serving(client, wanted, story.console, deadline_seconds=deadline)
-    for view in views:
+        plan = plan_and_apply(client).plan
+    wait_for_plan(client, plan.id, story.console)
+    for view in client.replicas():
         story.say(f"{view.replica_id} serves (pid {view.pid}, at most {view.limit} at once)")
 
 

@@ -17,6 +17,7 @@ from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware import DeviceDetails, DeviceKind
 from partitiond.core.health import Health
+from partitiond.core.obstacles import Obstacle
 
 if TYPE_CHECKING:
     from partitiond.devices.partitions.journal import Entry
@@ -48,6 +49,7 @@ class Facts:
         journal: entries of state_dir/devices.json; what it said where it cannot be read.
         reported: what a running daemon says of a GPU's health, by device id: it hears Xid
             messages, which are told only while somebody listens.
+        obstacles: what keeps models from running, as a running daemon says.
     """
 
     host: HostFacts
@@ -60,6 +62,7 @@ class Facts:
     cores: int = 1
     may_change_mig: bool | None = None
     reported: tuple[tuple[str, Health, str], ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 def gather(
@@ -85,6 +88,7 @@ def gather(
             container="",
         )
     gpu = gpu_facts(settings)
+    reported, obstacles = _reported(settings) if daemon_runs else ((), ())
     journal, problem = _journal(settings)
     return Facts(
         host=host,
@@ -96,7 +100,8 @@ def gather(
         limits=ulimits(),
         cores=len(os.sched_getaffinity(0)),
         may_change_mig=_may_change_mig(settings, gpu),
-        reported=_reported(settings) if daemon_runs else (),
+        reported=reported,
+        obstacles=obstacles,
     )
 
 
@@ -111,6 +116,10 @@ def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Find
     found += check_nodes(facts.host, gpus)
     found += check_gpus(facts.host, gpus)
     found += _from_daemon(facts)
+    found += [
+        warn(f"model {one.model}", one.headline.rstrip("."), one.hint.rstrip("."))
+        for one in facts.obstacles
+    ]
     found += check_mig(
         gpus,
         facts.journal,
@@ -240,15 +249,18 @@ def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
         return None
 
 
-def _reported(settings: "Settings") -> tuple[tuple[str, Health, str], ...]:
+def _reported(
+    settings: "Settings",
+) -> tuple[tuple[tuple[str, Health, str], ...], tuple[Obstacle, ...]]:
     from partitiond.cli.options import connected
 
     try:
         with connected(settings) as client:
-            devices = client.devices()
+            devices, models = client.devices(), client.models()
     except PartitiondError:
-        return ()  # its token may not be ours to read
-    return tuple((d.id, d.health, d.health_reason) for d in devices)
+        return (), ()  # its token may not be ours to read
+    obstacles = tuple(view.obstacle for view in models if view.obstacle is not None)
+    return tuple((d.id, d.health, d.health_reason) for d in devices), obstacles
 
 
 def _user() -> str:

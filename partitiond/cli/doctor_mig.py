@@ -147,7 +147,7 @@ def _unused(gpu: DeviceDetails, journal: Sequence[Entry], *, daemon_runs: bool) 
                 f"{gpu.device.id}: MIG is on, there is no instance, and none may be made here: "
                 "nothing can run on it",
                 f"make instances ({offered}), or let partitiond make them (gpu.mig_changes)",
-                "partitiond mig plan",
+                "partitiond devices mig plan",
             )
         )
     return found

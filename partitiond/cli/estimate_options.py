@@ -1,4 +1,4 @@
-"""Options of `partitiond estimate` and `partitiond transfer`."""
+"""Options of `partitiond tools estimate` and `partitiond tools transfer`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -84,7 +84,7 @@ ProfilesArgument = Annotated[
 ]
 OtherModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODEL", help="Another model, as `estimate` takes it."),
+    typer.Option("--model", metavar="MODEL", help="Another model, as `tools estimate` takes it."),
 ]
 OtherPromptOption = Annotated[
     int | None, typer.Option("--prompt-tokens", help="Another mean prompt.")

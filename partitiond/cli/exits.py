@@ -52,6 +52,7 @@ BY_CODE: Final[dict[str, Exit]] = {
     "precondition_failed": Exit.CONFLICT,
     "state_folder_busy": Exit.CONFLICT,
     "daemon_unreachable": Exit.UNREACHABLE,
+    "daemon_timeout": Exit.UNREACHABLE,
     "unauthorized": Exit.UNREACHABLE,
     "not_ready": Exit.UNREACHABLE,
     "engine": Exit.ENGINE,

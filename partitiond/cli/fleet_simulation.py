@@ -97,7 +97,7 @@ def _seconds(asked: Simulated) -> float:
 
 
 def _request(asked: Simulated, fleet: Fleet, settings: Settings) -> PlanRequest:
-    planner = laid_over(settings, fleet.settings).planner
+    planner = laid_over(settings, fleet).planner
     request = fleet_request(
         fleet,
         objective=planner.objective,
@@ -158,6 +158,7 @@ def _scaler(asked: Simulated, request: PlanRequest, settings: Settings) -> Scale
             models=tuple(_asked(demand, wanted) for demand in request.models),
             running=running,
             move_budget=usual_budget(request.move_budget, len(running)),
+            move_price=request.move_price,
         )
         found = solve(again)
         return None if isinstance(found, Infeasible) else found

@@ -1,4 +1,4 @@
-"""What `partitiond advise` does in this process: look, then plan."""
+"""What `partitiond tools advise` does in this process: look, then plan."""
 
 import asyncio
 import contextlib

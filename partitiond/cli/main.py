@@ -39,8 +39,10 @@ from partitiond.cli import (
     commands_usage,
 )
 from partitiond.cli.exits import Exit, exit_for
+from partitiond.cli.groups import Root
+from partitiond.cli.ids import fitting
 from partitiond.cli.options import Globals, JsonOption
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import InputError, PartitiondError
 
 HELP = """Serve many small language models from few devices.
 
@@ -55,6 +57,7 @@ DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 app = typer.Typer(
     name="partitiond",
+    cls=Root,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -98,33 +101,44 @@ def global_options(
 commands_demo.register(app)
 commands_doctor.register(app)
 commands_daemon.register(app)
-commands_devices.register(app)
-commands_mig.register(app)
-commands_fleet.register(app)
-commands_models.register(app)
-commands_profile.register(app)
-commands_profiles.register(app)
-commands_replicate.register(app)
-commands_estimate.register(app)
-commands_transfer.register(app)
-commands_top.register(app)
 commands_plan.register(app)
-commands_advise.register(app)
-commands_engine.register(app)
-commands_keys.register(app)
-commands_usage.register(app)
-commands_jobs.register(app)
+commands_fleet.register(app)
+commands_top.register(app)
 commands_events.register(app)
-commands_drift.register(app)
-commands_sleep.register(app)
-commands_scaling.register(app)
-commands_config.register(app)
-commands_backup.register(app)
-commands_setup.register(app)
-commands_simulate.register(app)
+
+setup = commands_setup.register(app)
+commands_engine.register(setup)
+commands_config.register(setup)
+commands_backup.register(setup)
+
+models = commands_models.register(app)
+commands_sleep.register(models)
+commands_scaling.register(models)
+commands_drift.register(models)
+
+profile = commands_profile.register(app)
+commands_profiles.register(profile)
+commands_jobs.register(profile)
+
+devices = commands_devices.register(app)
+commands_mig.register(devices)
+
+keys = commands_keys.register(app)
+commands_usage.register(keys)
+
+tools = typer.Typer(
+    no_args_is_help=True,
+    help="Estimate models, advise on a deployment, simulate GPU hosts.",
+)
+app.add_typer(tools, name="tools")
+commands_estimate.register(tools)
+commands_transfer.register(tools)
+commands_replicate.register(tools)
+commands_advise.register(tools)
+commands_simulate.register(tools)
 
 
-@app.command("version")
+@app.command("version", hidden=True)
 def version_command(as_json: JsonOption = False) -> None:
     """Show the version of partitiond."""
     if as_json:
@@ -148,7 +162,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         from partitiond.cli.output import print_error
 
-        print_error(error)
+        print_error(fitting(error))
         sys.exit(exit_for(error))
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
@@ -156,12 +170,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stderr.close()
         sys.exit(Exit.OK)
     except OSError as error:
-        if error.errno not in DISK_FULL or "--debug" in given:
+        found = disk_full(error) if error.errno in DISK_FULL else refused_path(error)
+        if found is None or "--debug" in given:
             raise
         from partitiond.cli.output import print_error
 
-        print_error(disk_full(error))
-        sys.exit(Exit.FAILED)
+        print_error(found)
+        sys.exit(exit_for(found))
     sys.exit(Exit.OK)
 
 
@@ -170,5 +185,15 @@ def disk_full(error: OSError) -> PartitiondError:
     where = f" ({error.filename})" if error.filename else ""
     return PartitiondError(
         f"the disk is full{where}.",
-        hint="Free some space and try again; `partitiond config path` names the folders in use.",
+        hint="Free some space and try again; `partitiond setup config path` names the folders.",
+    )
+
+
+def refused_path(error: OSError) -> PartitiondError | None:
+    """A path that the system refuses, in words; None where the error names no path."""
+    if error.filename is None or error.strerror is None:
+        return None
+    return InputError(
+        f"{error.filename} cannot be used: {error.strerror}.",
+        hint="Check the path, and who may read and write there.",
     )

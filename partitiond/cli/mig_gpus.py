@@ -1,4 +1,4 @@
-"""The GPUs of this host as `partitiond mig` sees them, with no daemon asked."""
+"""The GPUs of this host as `partitiond devices mig` sees them, with no daemon asked."""
 
 import contextlib
 import dataclasses

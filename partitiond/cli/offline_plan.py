@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.interrupts import Interrupts, best_so_far
-from partitiond.cli.output import say
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device
@@ -19,15 +18,15 @@ from partitiond.core.units import format_bytes
 from partitiond.settings import Settings
 
 if TYPE_CHECKING:
+    from partitiond.fleet import Fleet
     from partitiond.planner.flow import Solving
+    from partitiond.planner.progress import Progress
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
 """A plan of 5,000 models on 1,000 devices has some 30 MB."""
 ESTIMATES_TOLD: Final = 50
 """Models between two reports of how far the estimates are."""
 OnProgress = Callable[[PlanProgress], None]
-MANY: Final = 12
-"""Models times devices from which on a plan may need compiled code."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -84,15 +83,15 @@ def plan_file(
     """
     from partitiond.fleet import load_fleet
     from partitiond.offline import estimated_demands, fleet_request, has_many
+    from partitiond.planner.explain import proven_impossible
     from partitiond.planner.flow import run_flow
     from partitiond.planner.instance import usual_budget
     from partitiond.planner.questions import answer
-    from partitiond.planner.relax import proven_impossible
     from partitiond.planner.whatif import World
 
     fleet = load_fleet(path)
     running = () if options.against is None else running_of(options.against)
-    planner = laid_over(settings, fleet.settings).planner
+    planner = laid_over(settings, fleet).planner
 
     def architecture_of(spec: ModelSpec) -> Architecture:
         return resolved_architecture(spec, settings)
@@ -117,6 +116,8 @@ def plan_file(
         deterministic=options.deterministic or planner.deterministic,
         workers=planner.workers,
         move_budget=usual_budget(planner.move_budget, len(running)),
+        move_price=planner.move_price if question.move_price is None else question.move_price,
+        allow_outage=question.allow_outage,
     )
 
     def demands(world: World) -> tuple[ModelDemand, ...]:
@@ -132,8 +133,6 @@ def plan_file(
 
     world = World(fleet.models, request.devices, request.objective)
     flow = answer(question, world, request, demands)
-    if len(request.models) * len(request.devices) >= MANY:
-        _compile_once()
     with best_so_far() as stop:
         outcome, answers = run_flow(flow, _solver(on_progress, stop), proven_impossible, stop)
     if options.against is None or isinstance(outcome, Infeasible):
@@ -149,14 +148,19 @@ def _solver(
     """Solves here: this process does nothing else."""
     from partitiond.planner.api import solve
     from partitiond.planner.flow import progress_of
+    from partitiond.planner.progress import CompilingStopped
 
     def solved(step: "Solving") -> Plan | Infeasible:
-        if on_progress is None:
-            return solve(step.request, stop=stop)
-        on_progress(PlanProgress(step.title, step.step, step.steps))
-        return solve(
-            step.request, lambda progress: on_progress(progress_of(step, progress)), stop=stop
-        )
+        def tell(progress: "Progress") -> None:
+            if on_progress is not None:
+                on_progress(progress_of(step, progress))
+
+        if on_progress is not None:
+            on_progress(PlanProgress(step.title, step.step, step.steps))
+        try:
+            return solve(step.request, tell if on_progress is not None else None, stop=stop)
+        except CompilingStopped as stopped:  # there is no best so far
+            raise KeyboardInterrupt from stopped
 
     return solved
 
@@ -200,14 +204,15 @@ def saved_plan(path: Path) -> Plan:
         ) from error
 
 
-def laid_over(settings: Settings, tables: object) -> Settings:
+def laid_over(settings: Settings, fleet: "Fleet") -> Settings:
     """The settings with a fleet file's tables over them. Raises SettingsError."""
     from partitiond.settings import load_settings, settings_values
     from partitiond.settings_sources import flatten
 
-    if not isinstance(tables, dict) or not tables:
+    if not fleet.settings:
         return settings
-    return load_settings(None, {}, {**settings_values(settings), **flatten(tables)}).settings
+    values = {**settings_values(settings), **flatten(fleet.settings)}
+    return load_settings(None, {}, values, where=f"{fleet.path}: settings").settings
 
 
 def _host_devices(settings: Settings) -> tuple[Device, ...]:
@@ -222,11 +227,3 @@ def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:
 
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
     return asyncio.run(resolver.architecture(spec))
-
-
-def _compile_once() -> None:
-    from partitiond.planner.warm import is_warm, warm
-
-    if not is_warm():
-        say("Compiling the planner's kernels, once on this machine: about a minute.")
-        warm()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partitiond.core.errors import InputError, SettingsError, UnauthorizedError
+from partitiond.core.errors import InputError, PartitiondError, SettingsError, UnauthorizedError
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -56,7 +56,7 @@ def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str,
             raise SettingsError(
                 f"--set {text!r} is not of the form key=value.",
                 hint="Write for example --set proxy.port=9000; "
-                "`partitiond config show` lists the keys.",
+                "`partitiond setup config show` lists the keys.",
             )
         found[key.strip()] = value.strip()
     if state_dir is not None:
@@ -87,8 +87,10 @@ def connect(settings: "Settings") -> "ControlClient":
     from partitiond.client.client import ControlClient
 
     url = os.environ.get("PARTITIOND_URL") or settings.control_url
-    token = os.environ.get("PARTITIOND_TOKEN") or read_token(settings.token_path)
-    return ControlClient(url, token, actor=this_person())
+    given = os.environ.get("PARTITIOND_TOKEN", "").strip()
+    path = settings.token_path
+    reread = None if given else lambda: read_token(path)
+    return ControlClient(url, given or read_token(path), actor=this_person(), reread=reread)
 
 
 def this_person() -> str:
@@ -109,11 +111,20 @@ def this_person() -> str:
 
 
 def read_token(path: Path) -> str:
-    """The admin token, or empty where no daemon ever ran on the state folder."""
+    """The admin token, or empty where no daemon ever ran on the state folder.
+
+    Raises:
+        PartitiondError: the file holds something else.
+    """
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="ascii").strip()
     except OSError:
         return ""
+    except UnicodeDecodeError as error:
+        raise PartitiondError(
+            f"{path} holds no token: it is not plain text.",
+            hint="Remove it and start the daemon again: it makes a new one.",
+        ) from error
 
 
 @contextmanager
@@ -171,9 +182,18 @@ def memory_bytes(text: str | None) -> int | None:
     return int(size)
 
 
+def check_finite(**given: float | None) -> None:
+    """Raises InputError for an option that is no finite number; by the names of the options."""
+    for name, value in given.items():
+        if value is not None and not math.isfinite(value):
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} must be a finite number, got {value}.", hint="As 2.5.")
+
+
 def check_time_limit(seconds: float | None) -> None:
     """Raises InputError for a --time-limit that is no finite number above 0."""
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise InputError(
-            f"--time-limit must be a finite number of seconds above 0, got {seconds:g}."
+            f"--time-limit must be a finite number of seconds above 0, got {seconds:g}.",
+            hint="As 60; leave it out for the setting's.",
         )

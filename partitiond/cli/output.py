@@ -2,14 +2,19 @@
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from partitiond.core.errors import PartitiondError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+
+LONGEST_WORD: Final = 300
+"""Characters without a space; paths and ids have fewer."""
 
 
 @functools.cache
@@ -63,6 +68,15 @@ def emit(value: object, *, as_json: bool, render: "Callable[[], RenderableType]"
 
 def print_error(error: PartitiondError) -> None:
     """Message and hint on stderr, without a traceback."""
-    say(f"error: {error.message}")
+    say(f"error: {_shortened(error.message)}")
     if error.hint:
-        say(f"  what to do: {error.hint}")
+        say(f"  what to do: {_shortened(error.hint)}")
+
+
+def _shortened(text: str) -> str:
+    """Words that nobody reads to their end, as one of 5000 letters, are cut."""
+    return re.sub(
+        rf"\S{{{LONGEST_WORD},}}",
+        lambda found: f"{found[0][: LONGEST_WORD // 2]}... ({len(found[0])} characters)",
+        text,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes, short_device
 from partitiond.core.interference import level_of, mode_overhead_bytes, sigma
 from partitiond.core.partition import MigSlice
 from partitiond.core.plan import Placement, Plan
@@ -109,7 +109,7 @@ def _head(alike: Sequence[Device], here: Sequence[Placement], mode: SharingMode)
     device = alike[0]
     busy, kappas = [p.candidate.busy for p in here], [p.candidate.kappa for p in here]
     level = level_of(mode, sigma(mode, busy, kappas=kappas)) or 1.0
-    head = Text(device.id, style="bold", overflow="ellipsis", no_wrap=True)
+    head = Text(short_device(device.id), style="bold", overflow="ellipsis", no_wrap=True)
     if len(alike) > 1:
         head.append(f" and {len(alike) - 1} alike", style="bold")
     head.append(f"  {mode.value}, {replicas(len(here))}", style="dim")

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partitiond.cli.plan_devices import replicas
+from partitiond.core.hardware import short_device
 from partitiond.core.plan import Placement, PlanDiff
 from partitiond.core.plan_diff import DeviceChange, DiffCost, DiffStep, StepKind
 from partitiond.core.units import format_bytes, format_duration
@@ -32,7 +33,7 @@ def brief_changes(diff: PlanDiff) -> Iterator[RenderableType]:
     rows += [("-", "stop", p, "red") for p in diff.stop]
     for sign, word, p, style in rows[:MAX_STEPS]:
         yield Text(f"  {sign} {word} ", style=style).append(
-            f"{p.replica_id} on {p.device_id} ({_details(p)})", style=""
+            f"{p.replica_id} on {short_device(p.device_id)} ({_details(p)})", style=""
         )
     if len(rows) > MAX_STEPS:
         yield Text(f"  ... and {len(rows) - MAX_STEPS} more", style="dim")
@@ -86,11 +87,12 @@ def _steps(diff: PlanDiff, takes: DiffCost, *, wide: bool) -> Table:
 def _step_cells(step: DiffStep, placement: Placement | None, *, wide: bool) -> list[RenderableType]:
     sign, style = SIGNS[step.kind]
     stop = step.kind is StepKind.STOP
+    way = " (makes way)" if step.makes_way else ""
     cells: list[RenderableType] = [
         Text(f"{sign} {step.kind.value}", style=style),
         Text(step.replica_id),
-        Text(step.from_device_id or "-"),
-        Text("-" if stop else step.device_id + (" (makes way)" if step.makes_way else "")),
+        Text(short_device(step.from_device_id) or "-"),
+        Text("-" if stop else short_device(step.device_id) + way),
     ]
     if wide:
         cells.append(Text("" if placement is None else _details(placement)))
@@ -146,7 +148,7 @@ def outage_lines(takes: DiffCost) -> Iterator[RenderableType]:
 
 def _device(change: DeviceChange) -> str:
     return (
-        f"{change.device_id}: +{format_bytes(change.extra_bytes)} at the peak "
+        f"{short_device(change.device_id)}: +{format_bytes(change.extra_bytes)} at the peak "
         f"({format_bytes(change.before_bytes)} before, {format_bytes(change.after_bytes)} after, "
         f"{format_bytes(change.room_bytes)} there)"
     )

@@ -93,8 +93,8 @@ def _summary(plan: Plan, width: int) -> RenderableType:
     proof = plan.certificate
     rows: list[tuple[str, float | None, str]] = [
         ("first-fit decreasing", proof.baseline_first_fit, "dim"),
-        ("this plan", proof.value, "bold green"),
-        (_bound_words(proof.objective), proof.bound, "cyan"),
+        ("this plan", proof.own_value, "bold green"),
+        (_bound_words(proof.objective), proof.own_bound, "cyan"),
     ]
     if proof.objective is Objective.MIN_DEVICES:
         rows.insert(0, ("one model per device", proof.baseline_one_model_per_device, "dim"))
@@ -122,6 +122,8 @@ def _words(plan: Plan) -> Table:
     grid.add_column()
     grid.add_row("in", unit_of(proof.objective))
     grid.add_row("proof", _certificate(proof))
+    if proof.move_price and proof.moves:
+        grid.add_row("with its moves", _moves_words(proof))
     grid.add_row("found by", Text(proof.method, style="dim"))
     grid.add_row("in all", _totals(plan))
     return grid
@@ -137,6 +139,14 @@ def _certificate(proof: Certificate) -> Text:
     elif given_away > 0:
         line.append(f"; {percent(given_away)} given away to move less", style="default")
     return line
+
+
+def _moves_words(proof: Certificate) -> str:
+    moves = f"{proof.moves} move" if proof.moves == 1 else f"{proof.moves} moves"
+    each = number(proof.move_price) if proof.objective.is_cost else percent(proof.move_price)
+    return f"{number(proof.value)}: {moves} at {each} each; no plan is better than " + number(
+        proof.bound
+    )
 
 
 def _totals(plan: Plan) -> str:

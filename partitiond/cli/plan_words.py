@@ -1,6 +1,8 @@
 """How objectives, values and gaps are said, in every view of a plan."""
 
+from partitiond.core.convergence import Convergence, PlanState
 from partitiond.core.plan import Certificate, Objective, Plan, Status
+from partitiond.ports import PlanPreview
 
 _UNITS = {
     Objective.MIN_DEVICES: "devices",
@@ -23,6 +25,22 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def waiting_words(waiting: PlanPreview) -> str:
+    """What the plan that waits would do, and how to let it."""
+    diff, name = waiting.diff, waiting.plan.id
+    return (
+        f"{name} moves {len(diff.move)} and stops {len(diff.stop)} running replicas: "
+        f"partitiond apply {name}"
+    )
+
+
+def converging_words(now: Convergence) -> str:
+    """How far the applied plan is and what it waits for; empty where it runs."""
+    if not now.plan_id or now.state is PlanState.CONVERGED:
+        return ""
+    return f"{now.serving} of {now.wanted - now.asleep} replicas serve: {now.why}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """Whole milliseconds; a dash where unknown."""
     return "-" if seconds is None else f"{seconds * 1000:.0f}"
@@ -43,7 +61,7 @@ def percent(share: float) -> str:
 def proven(proof: Certificate) -> tuple[str, str]:
     """What is proven, in words, and its colour."""
     if proof.status is Status.OPTIMAL:
-        return "proven optimal", "green"
+        return proof.optimal_words, "green"
     words = {
         Status.FEASIBLE: ("not proven optimal", "yellow"),
         Status.INFEASIBLE: ("infeasible", "red"),
@@ -57,9 +75,10 @@ def two_gaps(proof: Certificate) -> tuple[float, float]:
 
     The first is what was given away to move less.
     """
-    best = proof.value if proof.best_value is None else proof.best_value
-    scale = max(abs(proof.value), 1e-9)
-    return abs(proof.value - best) / scale, abs(best - proof.bound) / scale
+    value, bound = proof.own_value, proof.own_bound
+    best = value if proof.best_value is None else proof.best_value
+    scale = max(abs(value), 1e-9)
+    return abs(value - best) / scale, abs(best - bound) / scale
 
 
 def amount_text(objective: Objective, amount: float) -> str:

@@ -109,6 +109,7 @@ PaperOption = Annotated[
         max=10_000,
         metavar="N",
         show_default=False,
+        hidden=True,  # for reproducing the paper, which nobody needs who serves models
         help="Also send N requests at once, as the paper does.",
     ),
 ]
@@ -170,7 +171,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no profile.",
-            hint="`partitiond profiles export` writes one; a trace is .csv or .jsonl.",
+            hint="`partitiond profile export` writes one; a trace is .csv or .jsonl.",
         ) from error
     if workload.get("pairs"):
         return {"shape": "trace", "pairs": workload["pairs"]}

@@ -105,6 +105,13 @@ SleepAfterOption = Annotated[
         help="Put it to sleep after so long without a request; 0 for never [never].",
     ),
 ]
+AllowOutageOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-outage/--no-allow-outage",
+        help="Its last replica may stop before another one serves, where both do not fit.",
+    ),
+]
 VariantsOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from partitiond.cli.placement_options import demand_text, placement_text
 from partitiond.cli.request_options import defaults_text, limits_text
+from partitiond.core.hardware import short_device
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.spec import ModelSpec, Variant
 from partitiond.core.units import format_bytes, format_duration
@@ -161,6 +162,7 @@ def record_table(record: ModelRecord) -> "RenderableType":
         ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
         ("placement", placement_text(spec)),
         ("sleeps", _sleep_text(spec)),
+        ("outage", "allowed" if spec.allow_outage else "never, where old and new do not fit"),
         ("aliases", ", ".join(spec.aliases) or "none"),
         ("defaults", defaults_text(spec)),
         ("request limits", limits_text(spec.request_limits)),
@@ -200,17 +202,17 @@ def _variant_text(variant: Variant) -> str:
 
 
 def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
-    """Replicas and their engines; a failed one shows its diagnosis."""
+    """Engines, those to come included; a failed one shows its diagnosis."""
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
-    whole = ("replica", "device")
-    headers = ("replica", "state", "device", "partition", ">in use", ">memory", ">pid")
+    whole = ("engine", "device")
+    headers = ("engine", "state", "device", "partition", ">in use", ">memory", ">pid")
     remarks = [replica_note(view) for view in replicas]
     remarked = any(remarks)
     table = new_table(*headers, *([""] if remarked else []), whole=whole)
     for view, remark in zip(replicas, remarks, strict=True):
         table.add_row(
-            view.replica_id,
+            view.engine,
             state_text(view.state),
             short_device(view.device_id),
             partition_text(view.partition),
@@ -219,7 +221,7 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
             "-" if view.pid is None else str(view.pid),
             *([remark] if remarked else []),
         )
-    errors = [(view.replica_id, view.last_error) for view in replicas]
+    errors = [(view.engine, view.last_error) for view in replicas]
     return with_notes(table, errors)
 
 
@@ -242,17 +244,12 @@ def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableTyp
 
 def replica_note(view: ReplicaView) -> str:
     """A few words on how it is, or empty; what broke it stands below the table."""
-    if view.state == "starting":
+    if view.state in ("pending", "starting"):
         return view.start_progress
     if view.sleep_level:
         return f"level {view.sleep_level}; takes {format_bytes(view.memory_bytes)} awake"
     notes = (f"variant {view.variant}" if view.variant else "", "adopted" if view.adopted else "")
     return ", ".join(note for note in notes if note)
-
-
-def short_device(device_id: str) -> str:
-    """GPU UUIDs are long: the first eight digits tell them apart on one host."""
-    return device_id[:12] if device_id.startswith("GPU-") else device_id
 
 
 def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
@@ -289,6 +286,11 @@ def events_table(events: Sequence[Event]) -> "RenderableType":
     table = new_table(">id", "at", "kind", "about", "what happened", "who", whole=(">id", "at"))
     for event in events:
         table.add_row(
-            str(event.id), event.at[:19], event.kind, event.subject, event.message, event.actor
+            str(event.id),
+            event.at[:19],
+            event.kind,
+            short_device(event.subject),
+            event.message,
+            event.actor,
         )
     return table

@@ -1,36 +1,52 @@
 """Devices for people: a table of all, and everything about one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.render import core_list, new_table, short_device
-from partitiond.core.hardware import Device, DeviceDetails, DeviceKind
+from partitiond.cli.render import core_list, new_table
+from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, short_device
 from partitiond.core.health import xid_meaning
 from partitiond.core.units import Bytes, format_bytes
+from partitiond.ports import ReplicaView
 
 Pair = tuple[str, str | Text]
 
-UNCORDON: Final = "Once that is over: partitiond devices uncordon DEVICE"
+UNCORDON: Final = "Once that is over: partitiond devices uncordon {device}"
 
 _STYLES = {"fine": "green", "degraded": "yellow", "failed": "red", "cordoned": "red"}
 
 
-def devices_table(devices: Sequence[Device]) -> RenderableType:
-    """Devices of the host; below the table what is to be known of those that are not fine."""
+def devices_table(
+    devices: Sequence[Device], engines: Sequence[ReplicaView] | None = None
+) -> RenderableType:
+    """Devices of the host; below the table what is to be known of those that are not fine.
+
+    Args:
+        devices: all of them.
+        engines: what runs on them, and is to come; None where that is not known.
+    """
     if not devices:
         return "No devices: enable the CPU ([cpu] enabled = true) or install an NVIDIA driver."
-    table = new_table(
-        "device", "hardware", ">memory", ">free", "cores", "sharing", "state", whole=("device",)
-    )
+    memory: list[tuple[str, Callable[[str], int]]] = []
+    if engines is not None:
+        memory.append((">held", lambda d: sum(e.held_bytes for e in engines if e.device_id == d)))
+    if any(engine.coming_bytes for engine in engines or ()):
+        found = engines or ()
+        memory.append(
+            (">to come", lambda d: sum(e.coming_bytes for e in found if e.device_id == d))
+        )
+    heads = ("device", "hardware", ">memory", ">free", *(head for head, _ in memory))
+    table = new_table(*heads, "cores", "sharing", "state", whole=("device",))
     for device in devices:
         table.add_row(
             short_device(device.id),
             device.hardware,
             format_bytes(device.memory_bytes),
             format_bytes(device.free_bytes),
+            *(format_bytes(Bytes(count(device.id))) for _, count in memory),
             core_list(device.cores),
             sharing_text(device),
             device_state(device),
@@ -40,8 +56,9 @@ def devices_table(devices: Sequence[Device]) -> RenderableType:
         for device in devices
         for note in notes_on(device)
     ]
-    if any(device.cordoned for device in devices):
-        notes.append(Text(UNCORDON))
+    cordoned = [short_device(device.id) for device in devices if device.cordoned]
+    if cordoned:
+        notes.append(Text(UNCORDON.format(device=cordoned[0])))
     return Group(table, *notes) if notes else table
 
 

@@ -8,6 +8,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.ids import short_ids
 from partitiond.cli.render import duration, new_table, rate
 from partitiond.core.frontier import frontier
 from partitiond.core.profile import (
@@ -148,6 +149,12 @@ def profiles_table(views: Sequence[ProfileView], now: datetime | None = None) ->
     return _ProfileList(views, now or datetime.now(UTC))
 
 
+def _with_hardware(profile: Profile) -> str:
+    """The id up to its hardware, which the table has no room for beside it."""
+    before, named, _ = profile.id.partition(profile.hardware)
+    return before + named if named else profile.model
+
+
 class _ProfileList:
     """The id is what the next command needs: it is never broken or cut."""
 
@@ -173,12 +180,13 @@ class _ProfileList:
         table.padding = (0, 0)  # the columns' own gap is enough where room is short
         lines = console.render_lines(table, options, pad=False)
         first = len(lines) - len(self._views)
+        short = short_ids({view.profile.id: _with_hardware(view.profile) for view in self._views})
         for index, line in enumerate(lines):
             yield from line
             yield Segment.line()
             if index >= first:
                 view = self._views[index - first]
-                yield Segment(f"  {view.profile.id}{_stale_tail(view)}")
+                yield Segment(f"  {short[view.profile.id]}{_stale_tail(view)}")
                 yield Segment.line()
 
     def _rows(self, *, with_id: bool) -> Table:
@@ -192,11 +200,12 @@ class _ProfileList:
         )  # fmt: skip
         for column in table.columns:
             column.no_wrap = column.header not in {"model", "on", "workload"}
+        short = short_ids({view.profile.id: view.profile.model for view in self._views})
         for view in self._views:
             profile = view.profile
             knee, size = profile.knee.batch, profile.size.key
             table.add_row(
-                *((profile.id,) if with_id else ()),
+                *((short[profile.id],) if with_id else ()),
                 _shortened(profile.model),
                 *((profile.variant or "-",) if variants else ()),
                 profile.kind.value,

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +51,26 @@ class SetupHost:
     def program(self, name: str) -> str | None:
         """A program by name, or None where there is none."""
         return shutil.which(name, path=self.path)
+
+    def follow(self, words: Sequence[str], tell: Callable[[str], object]) -> Ran:
+        """Run a program to its end, however long that is; each line that it writes is told."""
+        program = self.program(words[0])
+        if program is None:
+            return Ran(127, f"{words[0]} is not installed")
+        said = []
+        with subprocess.Popen(
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": self.path, "LC_ALL": "C.UTF-8"},
+            text=True,
+            errors="replace",
+        ) as process:
+            for line in process.stdout or ():
+                said.append(line)
+                tell(line.strip())
+        return Ran(process.returncode, "".join(said).strip())
 
     def run(self, words: Sequence[str], *, seconds: float | None = COMMAND_SECONDS) -> Ran:
         """Run a program to its end. One that is missing ends with 127, one too late with 124."""

@@ -26,7 +26,7 @@ SERVICE_ENVIRONMENT: Final = (
 """As in the unit, for commands that are run as the daemon's user."""
 
 CONFIG_TEXT: Final = """\
-# Settings of partitiond; `partitiond config show` lists them all, with where each value came from.
+# Settings of partitiond; `partitiond setup config show` lists them all and where each came from.
 # State, cache and run folder are set by the service's unit.
 
 # [proxy]
@@ -227,10 +227,10 @@ def _all_persistent(host: SetupHost) -> bool:
     return asked.code == 0 and modes == {"Enabled"}
 
 
-def as_daemon(bin_dir: Path, *words: str) -> tuple[str, ...]:
-    """A `partitiond` command as the daemon's user, in its environment."""
-    program = str(bin_dir / "partitiond")
-    return ("runuser", "-u", USER, "--", "env", *SERVICE_ENVIRONMENT, program, *words)
+def as_daemon(bin_dir: Path, *words: str, program: str = "partitiond") -> tuple[str, ...]:
+    """A command of that folder as the daemon's user, in its environment."""
+    path = str(bin_dir / program)
+    return ("runuser", "-u", USER, "--", "env", *SERVICE_ENVIRONMENT, path, *words)
 
 
 def _engine(facts: HostFacts) -> Sequence[Step]:
@@ -239,7 +239,8 @@ def _engine(facts: HostFacts) -> Sequence[Step]:
     variant = "cuda" if facts.gpu else "cpu"
     # The folders are made by the service at its start, which comes later.
     make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
-    install = " ".join(as_daemon(facts.bin_dir, "engine", "install", variant))
+    compiler = as_daemon(facts.bin_dir, "-m", "partitiond.planner.warm", program="python")
+    install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", variant))
     return (
         CommandStep(
             "engine",
@@ -247,9 +248,17 @@ def _engine(facts: HostFacts) -> Sequence[Step]:
             ("sh", "-c", " && ".join((*make, install))),
             done=lambda h: (
                 h.user_id() is not None
-                and h.run(as_daemon(facts.bin_dir, "engine", "show", "--json")).code == 0
+                and h.run(as_daemon(facts.bin_dir, "setup", "engine", "show", "--json")).code == 0
             ),
             seconds=None,
+        ),
+        CommandStep(
+            "planner",
+            "the planner's search, compiled: a minute and a half of one core",
+            compiler,
+            done=lambda h: h.user_id() is not None and h.run((*compiler, "--done")).code == 0,
+            optional=True,
+            doing="compiling the planner's search",
         ),
     )
 

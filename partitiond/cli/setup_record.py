@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -20,6 +21,10 @@ from partitiond.core.errors import DeviceError, InputError
 
 RECORD: Final = "/var/lib/partitiond-setup/record.json"
 FORMAT: Final = 1
+IN_USE: Final = 8
+"""userdel's exit status while a process of the user runs."""
+LEAVE_SECONDS: Final = 60.0
+"""The user's own manager ends soon after its lingering is taken away."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,6 +152,10 @@ def _purge(host: SetupHost) -> Iterator[Outcome]:
     if host.user_id() is not None:
         where = () if host.live else ("--prefix", str(host.root))
         ran = host.run(["userdel", *where, USER])
+        until = time.monotonic() + LEAVE_SECONDS
+        while host.live and ran.code == IN_USE and time.monotonic() < until:
+            time.sleep(0.5)  # its manager, which undoing the linger has told to end
+            ran = host.run(["userdel", *where, USER])
         state = State.DONE if ran.code == 0 else State.CANNOT
         yield Outcome("purge", f"user {USER}", state, "" if ran.code == 0 else ran.output[-300:])
 

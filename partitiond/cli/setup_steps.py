@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from partitiond.cli.setup_host import SetupHost
+from partitiond.cli.setup_host import Ran, SetupHost
 from partitiond.core.errors import DeviceError
 
 UNDO_SECONDS: Final = 300.0
@@ -129,6 +129,7 @@ class CommandStep:
         cannot: why it cannot be done now, as a function of the host; empty where it can.
         seconds: how long it may take; None for no limit.
         optional: its failure is told and does not end the setup.
+        doing: what is shown meanwhile of a command that writes how far it is, as "40%".
     """
 
     key: str
@@ -140,6 +141,7 @@ class CommandStep:
     cannot: Callable[[SetupHost], str] = lambda _: ""
     seconds: float | None = 120.0
     optional: bool = False
+    doing: str = ""
 
     def look(self, host: SetupHost) -> Standing:
         """By asking the host."""
@@ -164,13 +166,25 @@ class CommandStep:
 
     def apply(self, host: SetupHost) -> None:
         """Run it. Raises DeviceError with what it said."""
-        ran = host.run(self.words, seconds=self.seconds)
+        ran = self._followed(host) if self.doing else host.run(self.words, seconds=self.seconds)
         if ran.code != 0:
             raise DeviceError(
                 f"{' '.join(self.words)} ended with {ran.code}: {ran.output[-500:]}",
                 hint="Put that right and run the setup again; it goes on where it stopped.",
                 facts={"command": list(self.words), "code": ran.code},
             )
+
+    def _followed(self, host: SetupHost) -> Ran:
+        from partitiond.cli.output import err
+        from partitiond.cli.render_progress import reporting
+
+        with reporting(err()) as report:
+
+            def tell(line: str) -> None:
+                share = line.removesuffix("%")
+                report.update(self.doing, int(share) / 100 if share.isdecimal() else None)
+
+            return host.follow(self.words, tell)
 
 
 def undo_step(host: SetupHost, undo: Undo) -> str:

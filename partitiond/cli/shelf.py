@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from partitiond.cli.ids import with_id
 from partitiond.cli.options import connected, settings_of
 from partitiond.cli.output import say
 from partitiond.core.errors import DaemonUnreachableError, NotFoundError
@@ -39,18 +40,26 @@ class Shelf:
         )
 
     def view(self, profile_id: str) -> ProfileView:
-        """One. Raises NotFoundError."""
-        return self._ask(
-            lambda: self._client.profile_view(profile_id),
-            lambda store: ProfileView(store.profile(profile_id)),
+        """One, by its id or beginning. Raises NotFoundError, InputError."""
+        return self._with(
+            profile_id,
+            lambda found: self._ask(
+                lambda: self._client.profile_view(found),
+                lambda store: ProfileView(store.profile(found)),
+            ),
         )
 
     def profile(self, profile_id: str) -> Profile:
-        """One, without asking whether it is stale. Raises NotFoundError."""
-        return self._ask(
-            lambda: self._client.profile_by_id(profile_id),
-            lambda store: store.profile(profile_id),
+        """As `view`, without asking whether it is stale."""
+        return self._with(
+            profile_id,
+            lambda found: self._ask(
+                lambda: self._client.profile_by_id(found), lambda store: store.profile(found)
+            ),
         )
+
+    def _with(self, given: str, use: Callable[[str], T]) -> T:
+        return with_id("profile", given, use, lambda: (v.profile.id for v in self.views()))
 
     def slo_of(self, profile: Profile) -> Slo | None:
         """The SLO of the registered model; of one that is not, the one it was measured under."""

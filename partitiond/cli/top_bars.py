@@ -6,15 +6,12 @@ from collections.abc import Iterable, Sequence
 from rich.text import Text
 
 from partitiond.cli.plan_devices import COLOURS, LABEL_WIDTH, LETTERS, Mark
-from partitiond.cli.render import short_device
 from partitiond.cli.top_tables import plain
-from partitiond.core.hardware import DeviceKind
+from partitiond.core.hardware import DeviceKind, short_device
 from partitiond.core.units import GIB
 from partitiond.ports import DeviceOverview, Overview, ReplicaOverview
 
 LINES_OF_DEVICE = 3
-FADED = frozenset({"pending", "stopped", "failed"})
-"""States of replicas that hold nothing now: planned, and drawn hollow."""
 
 
 def marks_of(overview: Overview) -> dict[str, Mark]:
@@ -36,22 +33,23 @@ def device_lines(
     device = shown.device
     here = sorted(
         (r for r in replicas if r.device_id == device.id),
-        key=lambda r: (marks[r.model].letter, r.replica_id),
+        key=lambda r: (not r.held_bytes, marks[r.model].letter, r.engine),
     )
     room = max(16, width - LABEL_WIDTH - 1)
-    planned = sum(r.memory_bytes for r in here)
-    used = "" if shown.used_bytes is None else f", {shown.used_bytes / GIB:.3g} used"
+    said = f"{shown.held_bytes / GIB:.3g} of {device.memory_bytes / GIB:.3g} GiB"
+    if shown.used_bytes is not None:
+        said += f", {shown.used_bytes / GIB:.3g} used"
     memory = _Bar(
         "memory",
-        [(r, float(r.memory_bytes)) for r in here],
+        [(r, float(r.held_bytes or r.coming_bytes)) for r in here],
         float(device.memory_bytes),
         float(device.memory_bytes - shown.room_bytes),
-        f"{planned / GIB:.3g} of {device.memory_bytes / GIB:.3g} GiB{used}",
+        said,
     )
-    compute = sum(r.compute_share for r in here)
+    compute = sum(r.compute_share for r in here if r.held_bytes)
     cpu = device.kind is DeviceKind.CPU
     label = f"{compute * len(device.cores):.3g} of {len(device.cores)}" if cpu else f"{compute:.0%}"
-    shares = [(r, r.compute_share) for r in here]
+    shares = [(r, r.compute_share if r.held_bytes or r.coming_bytes else 0.0) for r in here]
     bars = (memory, _Bar("cores" if cpu else "SMs", shares, 1.0, 0.0, label))
     return [_head(shown, len(here), width), *(_drawn(bar, marks, room) for bar in bars)]
 
@@ -59,7 +57,9 @@ def device_lines(
 def _head(shown: DeviceOverview, count: int, width: int) -> Text:
     device = shown.device
     head = Text(short_device(device.id), style="bold", no_wrap=True, overflow="ellipsis")
-    said = [device.hardware, f"{count} replica{'' if count == 1 else 's'}"]
+    said = [device.hardware, f"{count} engine{'' if count == 1 else 's'}"]
+    if shown.coming_bytes:
+        said.append(f"{shown.coming_bytes / GIB:.3g} GiB to come")
     if shown.busy_share is not None:
         said.append(f"{shown.busy_share:.0%} busy")
     if shown.watts is not None:
@@ -75,7 +75,12 @@ def _head(shown: DeviceOverview, count: int, width: int) -> Text:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Bar:
-    """One resource: what each replica takes of the total, and what must stay free."""
+    """One resource: what each engine takes of the total, and what must stay free.
+
+    Attributes:
+        parts: engines that run, then those to come. What is to come is drawn hollow, as far as
+            there is room now: it may wait for room that others hold still.
+    """
 
     name: str
     parts: Sequence[tuple[ReplicaOverview, float]]
@@ -90,11 +95,11 @@ def _drawn(bar: _Bar, marks: dict[str, Mark], room: int) -> Text:
     at, drawn = 0.0, 0
     for replica, size in bar.parts:
         at += size
-        end = min(room, max(drawn + 1, round(at * scale)))
+        end = min(room, max(drawn + bool(size), round(at * scale)))
         mark = marks[replica.model]
         if end > drawn:
             line.append(mark.letter, style=f"bold {mark.colour}")
-            body = "▒" if replica.state in FADED else "█"
+            body = "█" if replica.held_bytes else "▒"
             line.append(body * (end - drawn - 1), style=mark.colour)
         drawn = max(drawn, end)
     shut = max(0, min(room - drawn, round(bar.kept * scale)))

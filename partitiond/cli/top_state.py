@@ -23,7 +23,7 @@ MODEL_SORTS: Final[Mapping[str, Callable[[ModelOverview], Any]]] = {
     "queue": lambda m: -(m.traffic.waiting if m.traffic else 0),
 }
 REPLICA_SORTS: Final[Mapping[str, Callable[[ReplicaOverview], Any]]] = {
-    "name": lambda r: r.replica_id,
+    "name": lambda r: r.engine,
     "demand": lambda r: -(r.measured.req_per_s if r.measured else 0.0),
     "tokens": lambda r: -(r.measured.output_tokens_per_s if r.measured else 0.0),
     "ttft": lambda r: -((r.measured.first_seconds if r.measured else None) or 0.0),
@@ -117,7 +117,7 @@ def seen(overview: Overview, state: TopState) -> Overview:
         return not word or any(word in text.casefold() for text in texts)
 
     models = [m for m in overview.models if has(m.name, m.availability)]
-    replicas = [r for r in overview.replicas if has(r.replica_id, r.model, r.device_id, r.state)]
+    replicas = [r for r in overview.replicas if has(r.engine, r.model, r.device_id, r.state)]
     with_replicas = {r.device_id for r in replicas}
     devices = [
         d
@@ -125,7 +125,7 @@ def seen(overview: Overview, state: TopState) -> Overview:
         if has(d.device.id, d.device.hardware, d.device.name) or d.device.id in with_replicas
     ]
     models.sort(key=lambda m: (MODEL_SORTS[state.sort](m), m.name))
-    replicas.sort(key=lambda r: (REPLICA_SORTS[state.sort](r), r.replica_id))
+    replicas.sort(key=lambda r: (REPLICA_SORTS[state.sort](r), r.engine))
     return dataclasses.replace(
         overview,
         devices=tuple(devices),

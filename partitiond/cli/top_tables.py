@@ -8,7 +8,8 @@ from typing import Final, Generic, TypeVar
 from rich.text import Text
 
 from partitiond.cli.plan_devices import Mark
-from partitiond.cli.render import duration, partition_text, rate, short_device, state_text
+from partitiond.cli.render import duration, partition_text, rate, state_text
+from partitiond.core.hardware import short_device
 from partitiond.core.traffic import ModelTraffic
 from partitiond.ports import Event, Job, ModelOverview, ReplicaOverview
 
@@ -139,7 +140,7 @@ def _tpot(replica: ReplicaOverview) -> str:
 
 
 REPLICA_COLUMNS: Final[tuple[Column[ReplicaOverview], ...]] = (
-    Column("replica", lambda r: r.replica_id, right=False),
+    Column("engine", lambda r: r.engine, right=False),
     Column("state", lambda r: state_text(r.state), right=False),
     Column("device", lambda r: short_device(r.device_id), 3, right=False),
     Column("partition", lambda r: partition_text(r.partition), 4, right=False),
@@ -163,7 +164,7 @@ JOB_COLUMNS: Final[tuple[Column[Job], ...]] = (
 EVENT_COLUMNS: Final[tuple[Column[Event], ...]] = (
     Column("event", lambda e: e.at[11:19], right=False),
     Column("kind", lambda e: e.kind, right=False),
-    Column("subject", lambda e: e.subject, right=False, most=24),
+    Column("subject", lambda e: short_device(e.subject), right=False, most=24),
     Column("by", lambda e: e.actor, 2, right=False, most=16),
     Column("what", lambda e: e.message, right=False, most=200),
 )

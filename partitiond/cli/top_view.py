@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from partitiond.cli.plan_devices import Mark
+from partitiond.cli.plan_words import converging_words
 from partitiond.cli.render import rate
 from partitiond.cli.top_bars import LINES_OF_DEVICE, device_lines, marks_of
 from partitiond.cli.top_state import SECTIONS, TopState, seen
@@ -112,8 +113,8 @@ def head_lines(overview: Overview, width: int) -> list[Text]:
     first = Text(f"partitiond {overview.version}", style="bold", no_wrap=True)
     first.append(f"  {overview.at[11:19]} UTC", style="dim")
     first.append(f"  {overview.plan_id or 'no plan is applied'}", style="dim")
-    if overview.waiting_plan_id:
-        first.append(f"  {overview.waiting_plan_id} waits: partitiond apply", style="yellow")
+    if waiting := overview.waiting_plan_id:
+        first.append(f"  {waiting} waits: partitiond apply {waiting}", style="yellow")
     said = [
         f"{len(overview.models)} models",
         f"{serving} of {len(replicas)} replicas serve",
@@ -129,6 +130,8 @@ def head_lines(overview: Overview, width: int) -> list[Text]:
         Text(plain(f"{part}: {what}"), style="red", no_wrap=True)
         for part, what in overview.problems
     ]
+    if words := converging_words(overview.convergence):
+        lines.append(Text(plain(words), style="yellow", no_wrap=True))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines

@@ -1,7 +1,7 @@
-"""Waiting for the daemon's work with visible progress: jobs, and replicas that start."""
+"""Waiting for the daemon's work with visible progress: jobs, and plans until they run."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -9,13 +9,26 @@ from rich.console import Console
 
 from partitiond.cli.output import say
 from partitiond.cli.render_progress import Reporter, reporting
+from partitiond.core.convergence import (
+    NOTHING_APPLIED,
+    Cause,
+    Convergence,
+    PlanState,
+    ReplicaProgress,
+    Standing,
+)
 from partitiond.core.errors import (
+    ConflictError,
+    DaemonTimeoutError,
     DaemonUnreachableError,
+    DeviceError,
+    ModelSourceError,
     PartitiondError,
     StartFailedError,
-    StartTimedOutError,
 )
-from partitiond.ports import Job, JobState, ReplicaView
+from partitiond.core.units import format_duration
+from partitiond.ports import Job, JobState
+from partitiond.ports.event_filter import EventFilter
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -23,6 +36,8 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 0.5
 BLOCKED_SECONDS: Final = 10.0
 """A queue that does not move for so long waits for replicas, not for other jobs."""
+STALL_STEP_SECONDS: Final = 15
+"""That nothing changes is told in such steps: a line each second would say nothing more."""
 FINISHED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
@@ -65,7 +80,7 @@ def _streamed(client: "ControlClient", job_id: str, report: Reporter) -> Job:
             _show(job, report)
             if job.state in FINISHED:
                 return job
-    except DaemonUnreachableError:
+    except (DaemonUnreachableError, DaemonTimeoutError):
         pass  # something between us does not let streams pass, or the daemon ends: the poll says
     while (job := client.job(job_id)).state not in FINISHED:
         _show(job, report)
@@ -106,56 +121,206 @@ def _telling_how_to_go_on(job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"{job_id} goes on: `partitiond jobs watch {job_id}`, or `jobs cancel {job_id}`.")
+        say(f"{job_id} goes on: `partitiond profile jobs watch {job_id}`, or `jobs cancel`.")
         raise
 
 
-def wait_until_serving(
-    client: "ControlClient",
-    wanted: Collection[str],
-    console: Console,
-    *,
-    deadline_seconds: float,
-    give_up_after_starts: int = 3,
-) -> list[ReplicaView]:
-    """Show start progress until all `wanted` replicas serve.
+def wait_for_plan(client: "ControlClient", plan_id: str, console: Console) -> Convergence:
+    """Show how far a plan is until it runs. Interrupted, the daemon goes on with it.
+
+    A plan that the daemon replaces by itself, or that gives way to one that wants the same
+    engines, is not lost: the wait goes on with what replaced it. Failures are told as they come,
+    and end the wait once all else is done.
 
     Raises:
-        StartFailedError: one failed `give_up_after_starts` times; with its diagnosis.
-        StartTimedOutError: the deadline passed.
+        ConflictError: somebody applied another plan.
+        StartFailedError, ModelSourceError, DeviceError: replicas failed, or a model went back to
+            an earlier release.
+        DaemonUnreachableError: the daemon is gone.
     """
-    started = time.monotonic()
-    with reporting(console) as report:
-        while True:
-            views = [view for view in client.replicas() if view.replica_id in wanted]
-            waiting = [view for view in views if view.state != "serving"]
-            if not waiting and len(views) == len(set(wanted)):
-                return views
-            for view in waiting:
-                if view.state == "failed" and view.starts >= give_up_after_starts:
-                    raise _start_failed(view)
-            if time.monotonic() - started > deadline_seconds:
-                raise StartTimedOutError(
-                    f"{', '.join(sorted(v.replica_id for v in waiting)) or 'replicas'} did not "
-                    f"serve within {deadline_seconds:.0f} s.",
-                    hint="`partitiond status` shows what each waits for; the daemon goes on "
-                    "trying.",
+    with reporting(console) as report, _telling_that_it_goes_on(plan_id):
+        shown = _Shown(report, console)
+        lost: list[ReplicaProgress] = []
+        now = shown.followed(client, plan_id)
+        while now.state is PlanState.SUPERSEDED:
+            assert now.replaced is not None
+            if now.replaced.actor and not now.replaced.same:
+                raise ConflictError(
+                    f"{now.why}, before all of it ran.",
+                    hint=f"`partitiond apply {now.replaced.plan_id}` waits for that one.",
                 )
-            done = (len(views) - len(waiting)) / max(1, len(set(wanted)))
-            report.update(_start_line(waiting), done)
-            time.sleep(POLL_SECONDS)
+            shown.line(f"{now.why}; this waits for {now.replaced.plan_id} now.")
+            lost += shown.failures
+            now = shown.followed(client, now.replaced.plan_id)
+    failures = (*now.failures, *_still_lost(client, now, lost))
+    _raise_what_failed(client, now, shown, failures)
+    return now
 
 
-def _start_failed(view: ReplicaView) -> StartFailedError:
-    return StartFailedError(
-        f"{view.replica_id} does not start: {view.last_error or 'no diagnosis'}",
-        hint=f"Its log: {view.log_path}" if view.log_path else "`partitiond events` says more.",
+def _still_lost(
+    client: "ControlClient", now: Convergence, lost: Sequence[ReplicaProgress]
+) -> list[ReplicaProgress]:
+    """What failed in a plan before, of models that the daemon left out of the present one."""
+    known = {failure.replica_id for failure in now.failures}
+    serving = {view.record.spec.name for view in client.models() if view.replicas_serving}
+    return [f for f in lost if f.replica_id not in known and f.model not in serving]
+
+
+def wait_for_change(client: "ControlClient", before: Convergence, console: Console) -> None:
+    """Show what the daemon makes of a change until it is done, or waits for somebody; say which.
+
+    Args:
+        before: from before the change.
+
+    Raises:
+        StartFailedError, ModelSourceError, DeviceError: replicas failed that did not before, or a
+            model went back to an earlier release.
+        DaemonUnreachableError: the daemon is gone.
+    """
+    with reporting(console) as report, _telling_that_it_goes_on(""):
+        shown = _Shown(report, console, before)
+        now = shown.followed(client, None)
+    known = {f.replica_id for f in before.failures if f.model not in shown.moved}
+    fresh = [failure for failure in now.failures if failure.replica_id not in known]
+    _raise_what_failed(client, now, shown, fresh)
+    if now.ahead.measuring:
+        job = now.ahead.measuring
+        say(f"A plan is made once {job} has measured: `partitiond profile jobs watch {job}`.")
+    elif now.ahead.note:
+        say(f"{now.ahead.note.rstrip('.')}.")
+    elif now.plan_id == before.plan_id:
+        say("Nothing that runs changes by that; `partitiond plan` shows a fresh plan.")
+    elif now.failures:
+        why = "; ".join(f"{failure.replica_id} {failure.why}" for failure in now.failures)
+        serving = f"{now.serving} of {now.wanted - now.asleep} replicas serve"
+        say(f"{serving} ({now.plan_id}). As before: {why}.")
+    else:
+        say(f"{all_serve(now)} ({now.plan_id}).")
+
+
+def all_serve(now: Convergence) -> str:
+    """That everything a plan wants serves, without the full stop."""
+    asleep = f"; {now.asleep} asleep" if now.asleep else ""
+    if now.serving == 1:
+        return f"The 1 replica serves{asleep}"
+    return f"All {now.serving} replicas serve{asleep}" if now.serving else f"Nothing serves{asleep}"
+
+
+class _Shown:
+    """Shows convergence as it comes.
+
+    Attributes:
+        first: the first that was seen.
+        failures: the replicas of the last plan that was seen to be applied that failed.
+        moved: models of which something was on its way meanwhile.
+    """
+
+    def __init__(
+        self, report: Reporter, console: Console, first: Convergence = NOTHING_APPLIED
+    ) -> None:
+        self.first = first
+        self.failures: tuple[ReplicaProgress, ...] = ()
+        self.moved: set[str] = set()
+        self._report = report
+        self._console = console
+        self._told = {failure.replica_id for failure in first.failures}
+
+    def line(self, text: str) -> None:
+        """A line that stays, above the progress."""
+        self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
+
+    def followed(self, client: "ControlClient", plan_id: str | None) -> Convergence:
+        """The state in which a plan is on its way no more; what comes before is shown.
+
+        Raises:
+            DaemonUnreachableError: the daemon is gone.
+        """
+        now = NOTHING_APPLIED
+        try:
+            for now in client.watch_convergence(plan_id):
+                self._show(now)
+            while now is NOTHING_APPLIED or now.state is PlanState.CONVERGING:
+                now = client.convergence(plan_id)  # no stream comes through: ask again and again
+                self._show(now)
+                if now.state is PlanState.CONVERGING:
+                    time.sleep(POLL_SECONDS)
+        except DaemonUnreachableError as error:
+            raise _gone(now, error) from error
+        return now
+
+    def _show(self, now: Convergence) -> None:
+        if self.first is NOTHING_APPLIED:
+            self.first = now
+        if now.state is not PlanState.SUPERSEDED:
+            self.failures = now.failures
+        self.moved |= {r.model for r in now.replicas if r.standing is not Standing.FAILED}
+        for failure in now.failures:
+            if failure.replica_id not in self._told:
+                self._told.add(failure.replica_id)
+                self.line(f"{failure.replica_id} {failure.why}")
+        still = now.still_seconds - now.still_seconds % STALL_STEP_SECONDS
+        stall = f" (unchanged for {format_duration(still)})" if still else ""
+        why = f": {now.why}{stall}" if now.why else ""
+        self._report.update(f"{now.serving}/{now.wanted} serve{why}", now.fraction)
+
+
+def _gone(now: Convergence, error: DaemonUnreachableError) -> DaemonUnreachableError:
+    """The daemon ended while something was waited for."""
+    way = f" while {now.plan_id} was on its way" if now.plan_id else ""
+    return DaemonUnreachableError(
+        f"the daemon is gone{way}: {error.message}",
+        hint="Engines that serve go on. Start it again with `partitiond serve`: it goes on with "
+        "the plan.",
     )
 
 
-def _start_line(waiting: list[ReplicaView]) -> str:
-    moving = [view for view in waiting if view.state == "starting"] or waiting
-    if not moving:
-        return "waiting for the first engine to start"
-    view = moving[0]
-    return f"{view.replica_id} {view.state}: {view.start_progress}".rstrip(": ")
+_ERRORS: Final = {
+    Cause.ENGINE: (
+        StartFailedError,
+        "`partitiond status` shows its error, `partitiond doctor` what the host lacks. "
+        "The daemon goes on trying.",
+    ),
+    Cause.FILES: (
+        ModelSourceError,
+        "The daemon tries again by itself; `partitiond models remove NAME` gives the model up.",
+    ),
+    Cause.DEVICE: (DeviceError, "`partitiond apply` makes a plan without it."),
+}
+"""What a failure is, and what to do about it."""
+
+
+def _raise_what_failed(
+    client: "ControlClient",
+    now: Convergence,
+    shown: _Shown,
+    failures: Sequence[ReplicaProgress],
+) -> None:
+    """Raises what went wrong since the first look; returns where nothing did."""
+    wanted = EventFilter(kinds=("model-rolled-back", "model-failed"))
+    for event in client.events(after=shown.first.last_event, wanted=wanted):
+        # Nobody asked for it, and it is none of a model that this plan leaves as it is.
+        if not event.actor and event.subject in shown.moved:
+            raise StartFailedError(
+                f"{event.subject}: {event.message}",
+                hint=f"`partitiond models history {event.subject}` lists its releases.",
+            )
+    if failures:
+        kind, hint = _ERRORS[failures[0].cause]
+        why = "; ".join(f"{failure.replica_id} {failure.why}" for failure in failures)
+        raise kind(
+            f"{now.serving} of {now.wanted} replicas serve. {why.rstrip('.')}.",
+            hint=hint.replace("NAME", failures[0].model),
+        )
+
+
+@contextmanager
+def _telling_that_it_goes_on(plan_id: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"`partitiond apply {plan_id}` waits for it again, " if plan_id else ""
+        say(
+            f"The daemon goes on with {plan_id or 'the change'}: {again}`partitiond status` "
+            "shows how far it is."
+        )
+        raise

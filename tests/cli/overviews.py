@@ -35,7 +35,14 @@ def gpu(device_id: str, cordoned: str = "") -> DeviceOverview:
         modes=(SharingMode.MPS,),
     )
     return DeviceOverview(
-        device, 0, 78 * GIB, used_bytes=30 * GIB, watts=231.0, busy_share=0.43, cordoned=cordoned
+        device,
+        60 * GIB,
+        0,
+        78 * GIB,
+        used_bytes=30 * GIB,
+        watts=231.0,
+        busy_share=0.43,
+        cordoned=cordoned,
     )
 
 
@@ -52,7 +59,7 @@ def host_cpu() -> DeviceOverview:
         cores=(0, 1, 2, 3),
         modes=(SharingMode.CORES,),
     )
-    return DeviceOverview(device, 0, 15 * GIB)
+    return DeviceOverview(device, 2 * GIB, 0, 15 * GIB)
 
 
 def replica(
@@ -83,6 +90,8 @@ def replica(
         planned_req_per_s=10.0,
         planned_ttft_p95_seconds=0.1,
         planned_tpot_p95_seconds=0.02,
+        held_bytes=0 if state in {"pending", "failed"} else size,
+        coming_bytes=size if state in {"pending", "failed"} else 0,
         measured=ReplicaTraffic(
             "m", 30.0, ok=90, req_per_s=3.0, output_tokens_per_s=100.0 * load, tpot_seconds=0.018
         ),

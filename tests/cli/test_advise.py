@@ -1,4 +1,4 @@
-"""`partitiond advise` as a user runs it, beside servers that say what a real engine said."""
+"""`partitiond tools advise` as a user runs it, beside servers that say what a real engine said."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def engine(model: str, looked: threading.Event | None = None, at: int = 3) -> It
 def test_it_says_which_gpus_would_be_free(cli: Cli) -> None:
     with engine("opt-125m") as one, engine("opt-125m") as two, engine("opt-1.3b") as three:
         result = cli(
-            "advise", "-a", f"{one}=0", "-a", f"{two}=1", "-a", f"{three}=2",
+            "tools", "advise", "-a", f"{one}=0", "-a", f"{two}=1", "-a", f"{three}=2",
             "--gpu", "4 a100-80gb", *QUICK,
         )  # fmt: skip
     assert result.code == 0
@@ -65,7 +65,7 @@ def test_it_says_which_gpus_would_be_free(cli: Cli) -> None:
 def test_json_has_stable_names_and_only_the_result_on_stdout(cli: Cli) -> None:
     with engine("opt-125m") as one, engine("what-is-this") as two:
         result = cli(
-            "advise", "-a", f"{one}=0", "-a", f"{two}=1", "--gpu", "2 l4", *QUICK, "--json"
+            "tools", "advise", "-a", f"{one}=0", "-a", f"{two}=1", "--gpu", "2 l4", *QUICK, "--json"
         )
     found = result.json
     assert result.code == 0
@@ -93,7 +93,7 @@ def test_a_name_can_be_explained_and_a_fleet_file_counts(cli: Cli, tmp_path: Pat
     )
     with engine("chat") as one, engine("helper") as two:
         result = cli(
-            "advise", "-a", one, "-a", two, "--fleet", fleet, "--model", "helper=opt-125m",
+            "tools", "advise", "-a", one, "-a", two, "--fleet", fleet, "--model", "helper=opt-125m",
             *QUICK, "--json",
         )  # fmt: skip
     assert result.code == 0
@@ -117,7 +117,7 @@ def test_a_prometheus_tells_engines_gpus_and_whose_pod_is_on_which(
         return response.status_code, response.text
 
     with serving(answer) as address:
-        result = cli("advise", "--prometheus", address, "--time-limit", "2", "--json")
+        result = cli("tools", "advise", "--prometheus", address, "--time-limit", "2", "--json")
     assert result.code == 0
     # The busier one stays.
     assert result.json["free_devices"]["certain"] == ["GPU-a"]
@@ -128,13 +128,13 @@ def test_a_prometheus_tells_engines_gpus_and_whose_pod_is_on_which(
 
 def test_the_plan_can_be_drawn(cli: Cli) -> None:
     with engine("opt-125m") as one:
-        result = cli("advise", "-a", one, "--gpu", "a100-80gb", *QUICK, "--draw")
+        result = cli("tools", "advise", "-a", one, "--gpu", "a100-80gb", *QUICK, "--draw")
     assert "Plan advise-high" in result.out
 
 
 def test_nothing_known_is_no_plan(cli: Cli) -> None:
     with engine("what-is-this") as one:
-        result = cli("advise", "-a", one, "--gpu", "l4", *QUICK)
+        result = cli("tools", "advise", "-a", one, "--gpu", "l4", *QUICK)
     assert result.code == 7
     assert "Nothing could be planned" in result.out
     assert "--model" in result.out
@@ -171,7 +171,7 @@ def test_nothing_known_is_no_plan(cli: Cli) -> None:
 def test_what_is_wrong_is_said_before_anything_is_asked(
     cli: Cli, arguments: tuple[str, ...], words: str
 ) -> None:
-    result = cli("advise", *arguments)
+    result = cli("tools", "advise", *arguments)
     assert result.code == 2
     assert words in " ".join(result.err.split())
     assert "what to do" in result.err
@@ -179,7 +179,7 @@ def test_what_is_wrong_is_said_before_anything_is_asked(
 
 def test_a_host_without_gpus_is_told_so_before_it_watches(cli: Cli) -> None:
     with engine("opt-125m") as one:
-        result = cli("advise", "-a", one, "--minutes", "60")
+        result = cli("tools", "advise", "-a", one, "--minutes", "60")
     assert result.code == 2
     assert "--gpu" in result.err
 
@@ -187,7 +187,16 @@ def test_a_host_without_gpus_is_told_so_before_it_watches(cli: Cli) -> None:
 def test_a_name_that_nobody_serves_is_found_out_at_the_first_look(cli: Cli) -> None:
     with engine("opt-125m") as one:
         result = cli(
-            "advise", "-a", one, "--gpu", "l4", "--model", "caht=opt-125m", "--minutes", "60"
+            "tools",
+            "advise",
+            "-a",
+            one,
+            "--gpu",
+            "l4",
+            "--model",
+            "caht=opt-125m",
+            "--minutes",
+            "60",
         )
     assert result.code == 2
     assert "Served are opt-125m" in " ".join(result.err.split())
@@ -195,7 +204,7 @@ def test_a_name_that_nobody_serves_is_found_out_at_the_first_look(cli: Cli) -> N
 
 def test_an_address_without_an_engine_ends_at_the_first_look(cli: Cli) -> None:
     with serving(lambda _: (404, "")) as address:
-        result = cli("advise", "-a", address, "--gpu", "l4", "--minutes", "60")
+        result = cli("tools", "advise", "-a", address, "--gpu", "l4", "--minutes", "60")
     assert result.code == 1
     assert "does not answer" in result.err
 
@@ -205,8 +214,8 @@ def test_ctrl_c_advises_from_what_was_seen(home: Path) -> None:
     with engine("opt-125m", looked, at=4) as address:
         process = subprocess.Popen(
             [
-                sys.executable, "-m", "partitiond", "advise", "-a", f"{address}=0", "--json",
-                "--gpu", "2 l4", "--minutes", "60", "--every", "0.2", "--time-limit", "2",
+                sys.executable, "-m", "partitiond", "tools", "advise", "-a", f"{address}=0",
+                "--json", "--gpu", "2 l4", "--minutes", "60", "--every", "0.2", "--time-limit", "2",
             ],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
         )  # fmt: skip

@@ -12,6 +12,7 @@ import tomllib
 from array import array
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -19,13 +20,21 @@ from loadgen import OpenLoopResult, Outcome, Samples, Throughput
 from loadgen.records import Record
 from partitiond.cli import demo, demo_overload
 from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
-from partitiond.cli.demo_daemon import DemoDaemon, free_port, run_folder, toml_text
+from partitiond.cli.demo_daemon import (
+    HURRIED_SECONDS,
+    DemoDaemon,
+    ProxyCompiler,
+    free_port,
+    run_folder,
+    toml_text,
+)
 from partitiond.cli.demo_overload import Lane, Side, comparison, summarise_side
 from partitiond.cli.demo_story import Story
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError
 from partitiond.core.spec import Slo, Weights
 from partitiond.core.workload import Workload
+from partitiond.native import UNCOMPILED
 from partitiond.store import StateLock
 
 LANE = Lane("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
@@ -129,6 +138,21 @@ def test_nothing_interrupts_the_shutdown() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_daemon_that_does_not_hear_is_told_at_once(tmp_path: Path) -> None:
+    """The wait for one that was asked to end is for one that was."""
+    settings, config = prepare_folder(options(tmp_path))
+    daemon = DemoDaemon(settings, config, ())
+    daemon._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    with ControlClient("http://127.0.0.1:1", "token") as client:
+        daemon.stop(client, (100_000.0, 60.0, 60.0))
+    assert daemon._process.returncode == -signal.SIGTERM
+    shutil.rmtree(settings.run_dir)
+
+
+def test_a_demo_that_fails_is_gone_within_ten_seconds() -> None:
+    assert sum(HURRIED_SECONDS) <= 10
+
+
 def test_engines_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
     settings, config = prepare_folder(options(tmp_path))
     daemon = DemoDaemon(settings, config, ())
@@ -150,6 +174,44 @@ def test_engines_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
             process.kill()
             process.wait(60)
         shutil.rmtree(settings.run_dir)
+
+
+def compiler(program: str) -> ProxyCompiler:
+    return ProxyCompiler([sys.executable, "-c", program])
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("print('Compiling')", ""),
+        (f"print('Compiling'); print('{UNCOMPILED}: no compiler.')", f"{UNCOMPILED}: no compiler."),
+        (
+            f"print('error'); print('{UNCOMPILED}.'); raise SystemExit(1)",
+            f"{UNCOMPILED}.",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", f"{UNCOMPILED}: the compiler ended with status -9."),
+    ],
+    ids=["compiled", "no compiler", "refused", "killed"],
+)
+def test_why_the_proxy_runs_uncompiled_is_said(program: str, said: str) -> None:
+    reports: list[str] = []
+    assert compiler(program).wait(reports.append) == said
+
+
+def test_a_compiler_that_is_stopped_takes_along_what_it_started() -> None:
+    """The C compiler is the child of a child, and would run on for half a minute."""
+    program = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(3600)"
+    )
+    compiling = compiler(program)
+    assert compiling._process.stdout is not None
+    child = psutil.Process(int(compiling._process.stdout.readline()))
+    compiling.stop()
+    assert compiling._process.returncode is not None
+    child.wait(60)
 
 
 def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:

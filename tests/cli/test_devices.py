@@ -76,3 +76,13 @@ def test_a_host_whose_simulated_gpus_are_gone_says_so(
     assert result.code != 0
     assert "There is no simulated host" in result.err
     assert "simulate create" in result.err
+
+
+@pytest.mark.parametrize("written", [b"\xff\xfe\x00", "tök".encode(), b"\x89PNG\r\n"])
+def test_a_token_file_that_holds_no_token_is_named(cli: Cli, home: Path, written: bytes) -> None:
+    (home / "state").mkdir()
+    (home / "state" / "admin-token").write_bytes(written)
+    result = cli("status")
+    assert result.code == Exit.FAILED
+    assert "admin-token" in result.err
+    assert "Traceback" not in result.err

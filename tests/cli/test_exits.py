@@ -7,6 +7,7 @@ import pytest
 from partitiond.cli.exits import BY_CODE, MEANINGS, Exit, exit_for
 from partitiond.core import errors
 from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError
+from tests.cli.conftest import Cli
 
 
 def classes(kind: type[PartitiondError]) -> Iterator[type[PartitiondError]]:
@@ -41,3 +42,11 @@ def test_codes_do_not_change() -> None:
     """Scripts rely on the numbers."""
     assert exit_for(NotFoundError("no.")) == 3
     assert [int(code) for code in Exit] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130]
+
+
+def test_a_path_that_the_system_refuses_is_said_in_words(cli: Cli) -> None:
+    result = cli("plan", "--from", "x" * 5000)
+    assert result.code == Exit.BAD_INPUT
+    assert "cannot be used: File name too long" in result.err
+    assert "characters)" in result.err
+    assert len(result.err) < 1000

@@ -130,7 +130,7 @@ def test_what_was_measured_without_a_daemon_is_read_without_one(home: Path) -> N
 
     def read(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "partitiond", "profiles", *arguments],
+            [sys.executable, "-m", "partitiond", "profile", *arguments],
             env=dict(os.environ),
             capture_output=True,
             text=True,

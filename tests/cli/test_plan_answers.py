@@ -1,5 +1,6 @@
 """What can be asked beside a plan, as a user asks it: two small fleets, no daemon."""
 
+import io
 import json
 import os
 import signal
@@ -7,9 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from partitiond.cli.interrupts import Interrupts, best_so_far
-from partitiond.cli.plan_progress import progress_line
+from partitiond.cli.plan_progress import progress_line, shown_on
+from partitiond.cli.render_progress import PlainReporter
 from partitiond.core.plan import Objective
 from partitiond.core.plan_answers import PlanProgress
 from tests.cli.conftest import Cli
@@ -204,10 +207,23 @@ def test_every_example_is_a_fleet() -> None:
             "2/3 lose gpu-1: 9.7, bound 2.8",
         ),
         (PlanProgress("the plan", bound=5.0), "bound 5"),
+        (
+            PlanProgress("the plan", value=7.0, compiled=0.25),
+            "compiling the search, once on this machine",
+        ),
     ],
 )  # fmt: skip
 def test_progress_says_what_is_planned_and_how_far_it_is(progress: PlanProgress, line: str) -> None:
     assert progress_line(progress) == line
+
+
+def test_while_the_search_is_compiled_the_bar_shows_that_and_what_is_left() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    show = shown_on(PlainReporter(console), 10.0)
+    show(PlanProgress("the plan", 1, 1, 1.0, compiled=0.25))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "compiling the search, once on this machine" in text
+    assert "25%, 1 min" in text
 
 
 def test_the_first_interrupt_asks_for_the_best_so_far_and_the_second_ends() -> None:

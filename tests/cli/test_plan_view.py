@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from partitiond.cli.plan_steps import changes_view
 from partitiond.cli.plan_view import render_plan
 from partitiond.core.plan import Objective, Plan, PlanDiff, diff_plans
+from partitiond.core.plan_diff import diff_cost
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
-from tests.planner.build import cpu, on_cores, want
+from tests.planner.build import cpu, gpu, on_cores, point, want
 
+NAMES = ("smollm2", "opt-", "qwen", "llama", "tinyllama", "phi")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
 
 
@@ -41,7 +44,12 @@ def test_it_fits_the_width_and_shows_every_model_and_device(twelve: Plan, width:
     for placement in twelve.placements:
         assert placement.device_id in text
         assert placement.model[:9] in text
-    for words in ("one model per device", "no plan needs less than", "proven optimal", "Why"):
+    for words in (
+        "one model per device",
+        "no plan needs less than",
+        "optimal for these estimates",
+        "Why",
+    ):
         assert words in text
 
 
@@ -73,6 +81,32 @@ def test_a_cpu_plan_shows_cores_what_changes_and_what_is_missing() -> None:
     assert "+ start a-1 on cpu (cores-1, batch 8)" in text
     same = draw(plan, 80, diff_plans(plan.placements, plan.placements))
     assert "this plan is applied already" in same, "it may still be starting"
+
+
+def test_long_names_of_devices_are_short_wherever_a_change_is_shown() -> None:
+    long = "GPU-32a7e041-d932-579a-a914-f0413f321eb6"
+    request = PlanRequest((gpu(long),), (want("a", point("a", 5, 30, sm=20), rate=5),))
+    plan = solve(request)
+    assert isinstance(plan, Plan)
+    diff = diff_plans((), plan.placements)
+    brief = draw(plan, 120, diff)
+    assert "+ start a-1 on GPU-32a7e041 (mps-20, batch 8)" in brief
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    for line in changes_view(diff, diff_cost(diff, request.devices), 120):
+        console.print(line)
+    full = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "GPU-32a7e041" in full
+    assert long not in brief + full
+
+
+def test_why_names_models_with_a_reason_of_their_own_and_counts_the_others(twelve: Plan) -> None:
+    named = [line for line in twelve.explanation if line.startswith(NAMES)]
+    assert 0 < len(named) < 12
+    assert all("no smaller one" in line or "none of its" in line for line in named)
+    assert any(
+        line.startswith(f"{12 - len(named)} models have sizes that fit beside the others")
+        for line in twelve.explanation
+    )
 
 
 def test_an_empty_plan_can_be_drawn() -> None:

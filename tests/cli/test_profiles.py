@@ -1,4 +1,4 @@
-"""`partitiond profiles`: files and ids, against the API on a real port."""
+"""`partitiond profile`: files and ids, against the API on a real port."""
 
 import dataclasses
 import json
@@ -55,13 +55,13 @@ def test_a_folder_is_imported_and_listed_and_exported(
 ) -> None:
     for number in (1, 2):
         written(tmp_path, other(number))
-    assert cli("profiles", "import", tmp_path).code == 0
-    listed = cli("profiles", "list")
+    assert cli("profile", "import", tmp_path).code == 0
+    listed = cli("profile", "list")
     assert "p-1" in listed.out
     assert "p-2" in listed.out
     again = tmp_path / "again.json"
-    assert cli("profiles", "export", "p-1", "-o", again).code == 0
-    assert cli("profiles", "diff", again, "p-1", "--json").json["differences"] == []
+    assert cli("profile", "export", "p-1", "-o", again).code == 0
+    assert cli("profile", "diff", again, "p-1", "--json").json["differences"] == []
 
 
 def test_nothing_is_overwritten_unasked_and_the_others_are_kept(
@@ -70,12 +70,12 @@ def test_nothing_is_overwritten_unasked_and_the_others_are_kept(
     service.store.add_profile(other(1))
     clash = dataclasses.replace(other(1), kv_cache_tokens=7)
     files = [written(tmp_path, clash), written(tmp_path, other(2))]
-    refused = cli("profiles", "import", *files)
+    refused = cli("profile", "import", *files)
     assert refused.code != 0
     assert "1 of 2" in refused.err
     assert service.profile_by_id("p-1") == other(1)
     assert service.profile_by_id("p-2") == other(2)
-    assert cli("profiles", "import", *files, "--replace").code == 0
+    assert cli("profile", "import", *files, "--replace").code == 0
     assert service.profile_by_id("p-1") == clash
 
 
@@ -83,7 +83,7 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
     written(tmp_path, other(1))
     newer = to_jsonable(other(2)) | {"schema_version": SCHEMA_VERSION + 1, "colour": "red"}
     (tmp_path / "newer.json").write_text(json.dumps(newer))
-    refused = cli("profiles", "import", tmp_path)
+    refused = cli("profile", "import", tmp_path)
     assert refused.code != 0
     assert "newer.json" in refused.err
     assert f"schema {SCHEMA_VERSION + 1}" in refused.err
@@ -93,12 +93,12 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
 
 def test_files_are_compared_and_drawn_without_a_daemon(cli: Cli, tmp_path: Path) -> None:
     one, two = written(tmp_path, other(1)), written(tmp_path, other(2))
-    diff = cli("profiles", "diff", one, two, "--json").json
+    diff = cli("profile", "diff", one, two, "--json").json
     assert diff["incomparable"] == []
     assert [point["batch"] for point in diff["points"]] == [1, 2, 4, 8]
-    assert "beyond the intervals" in cli("profiles", "diff", one, two).out
+    assert "beyond the intervals" in cli("profile", "diff", one, two).out
     picture = tmp_path / "both.svg"
-    done = cli("profiles", "plot", one, two, "-o", picture, "--ttft", 1, "--tpot", 0.02)
+    done = cli("profile", "plot", one, two, "-o", picture, "--ttft", 1, "--tpot", 0.02)
     assert done.code == 0
     assert "SLO: 20 ms" in picture.read_text()
 
@@ -113,7 +113,7 @@ def test_files_are_compared_and_drawn_without_a_daemon(cli: Cli, tmp_path: Path)
     ],
 )
 def test_what_cannot_be_is_said(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
-    refused = cli("profiles", *arguments)
+    refused = cli("profile", *arguments)
     assert refused.code != 0
     assert says in " ".join(refused.err.split())
     assert "what to do" in refused.err
@@ -122,10 +122,10 @@ def test_what_cannot_be_is_said(cli: Cli, arguments: tuple[str, ...], says: str)
 def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> None:
     service.store.add_profile(other(1))
     service.stale = ("the driver was 1, now it is 2",)
-    shown = cli("profiles", "show", "p-1")
+    shown = cli("profile", "show", "p-1")
     assert "stale: the driver was 1" in shown.out
-    assert cli("profiles", "show", "p-1", "--json").json["stale"] == list(service.stale)
-    assert cli("profiles", "show", "none").code != 0
+    assert cli("profile", "show", "p-1", "--json").json["stale"] == list(service.stale)
+    assert cli("profile", "show", "none").code != 0
 
 
 def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> None:
@@ -133,11 +133,11 @@ def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> N
     failed = dataclasses.replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")
     for job in (ended, failed):
         service.store.put_job(job)
-    assert cli("jobs", "watch", "job-1").code == 0
-    lost = cli("jobs", "watch", "job-2")
+    assert cli("profile", "jobs", "watch", "job-1").code == 0
+    lost = cli("profile", "jobs", "watch", "job-2")
     assert lost.code != 0
     assert "out of memory." in lost.err
-    assert cli("jobs", "watch", "none").code != 0
+    assert cli("profile", "jobs", "watch", "none").code != 0
 
 
 def test_a_broken_stream_falls_back_to_asking(
@@ -157,7 +157,7 @@ def test_a_broken_stream_falls_back_to_asking(
         return real(job_id)
 
     monkeypatch.setattr(service.store, "job", job)
-    assert cli("jobs", "watch", "job-1").code == 0
+    assert cli("profile", "jobs", "watch", "job-1").code == 0
     assert asked > 4
 
 

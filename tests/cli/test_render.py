@@ -25,6 +25,7 @@ from partitiond.core.profile import (
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
 from partitiond.ports import Event, ProfileView, ReplicaView
+from tests.planner.build import gpu
 
 
 def text_of(drawn: RenderableType, width: int = 80) -> str:
@@ -124,6 +125,12 @@ def test_an_empty_list_says_what_to_do(drawn: RenderableType) -> None:
     assert ":" in text_of(drawn)
 
 
+def test_a_cordoned_device_is_named_in_the_command_that_ends_it() -> None:
+    left, right = gpu("gpu-0"), gpu("gpu-1", cordoned="fan")
+    assert "partitiond devices uncordon gpu-1" in text_of(devices_table([left, right]))
+    assert "uncordon" not in text_of(devices_table([left]))
+
+
 def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
     file = io.StringIO()
     now = [0.0]
@@ -147,6 +154,7 @@ def test_replicas_on_slices_and_shares_fit_80_columns() -> None:
     views = [
         ReplicaView(
             replica_id=f"qwen2.5-0.5b-{number}",
+            engine=f"qwen2.5-0.5b-{number}",
             model="qwen2.5-0.5b",
             device_id=gpu,
             partition=partition,

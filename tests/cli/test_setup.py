@@ -184,7 +184,8 @@ case "$*" in
 esac
 case "${{0##*/}}" in
   systemd-sysusers) echo "partitiond:x:990:990::/:/bin/false" >> {root}/etc/passwd ;;
-  runuser) case "$*" in *"engine show"*) exit 6 ;; esac ;;
+  runuser) case "$*" in *"engine show"*) exit 6 ;;
+    *"warm --done"*) exit 1 ;; *planner.warm) echo 0%; echo 40%; echo 100% ;; esac ;;
 esac
 exit 0
 """
@@ -301,3 +302,21 @@ def test_the_record_is_private_and_readable_by_other_programs(played: Played) ->
     file = played.host.file(record.RECORD)
     assert file.stat().st_mode & 0o777 == 0o600
     assert json.loads(file.read_text())["format"] == 1
+
+
+def test_the_planners_search_is_compiled_as_the_daemons_user_with_progress(
+    played: Played, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = dataclasses.replace(played.facts, engine=True)
+    keys = [step.key for step in steps_for(facts, played.host)]
+    assert keys.index("engine") < keys.index("planner") < keys.index("enable")
+    assert "planner" not in [step.key for step in steps_for(played.facts, played.host)]
+    played.host.file("/etc/passwd").write_text("partitiond:x:990:990::/:/bin/false\n")
+    (step,) = (step for step in steps_for(facts, played.host) if step.key == "planner")
+    assert step.look(played.host).state is State.TODO
+    step.apply(played.host)
+    asked = played.asked()[-1]
+    assert asked.startswith("runuser -u partitiond -- env ")
+    assert asked.endswith("opt/python -m partitiond.planner.warm")
+    assert "HOME=/var/lib/partitiond" in asked
+    assert "compiling the planner's search" in capsys.readouterr().err

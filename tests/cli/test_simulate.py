@@ -1,4 +1,4 @@
-"""`partitiond simulate`."""
+"""`partitiond tools simulate`."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from partitiond.simulated_gpus import SimulatedHost, shipped_descriptions
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(app, ["simulate", *words], catch_exceptions=False)
+    return CliRunner().invoke(app, ["tools", "simulate", *words], catch_exceptions=False)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`partitiond simulate fleet`, as a user runs it."""
+"""`partitiond tools simulate fleet`, as a user runs it."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,9 @@ def fleet(tmp_path: Path) -> Path:
 
 
 def simulate(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["simulate", "fleet", *arguments], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app, ["tools", "simulate", "fleet", *arguments], catch_exceptions=False
+    )
     return done.exit_code, done.output
 
 
@@ -77,6 +79,6 @@ def test_what_cannot_be_simulated_is_refused_with_what_to_do(fleet: Path, tmp_pa
         (["--trace", str(fleet)], "recorded requests"),
         (["--plan", str(fleet)], "plan"),
     ):
-        done = CliRunner().invoke(app, ["simulate", "fleet", str(fleet), *arguments])
+        done = CliRunner().invoke(app, ["tools", "simulate", "fleet", str(fleet), *arguments])
         assert done.exit_code != 0
         assert words in done.output + str(done.exception) + repr(getattr(done, "stderr", ""))

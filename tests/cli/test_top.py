@@ -10,8 +10,9 @@ from rich.console import Console
 from partitiond.cli.top_keys import split_key
 from partitiond.cli.top_state import SECTIONS, SORTS, TopState, press, seen
 from partitiond.cli.top_view import Screen, draw, share_lines
+from partitiond.core.units import GIB
 from partitiond.ports import Overview
-from tests.cli.overviews import GPUS, events, many, overview
+from tests.cli.overviews import GPUS, events, many, overview, replica
 
 
 def typed(text: str, state: TopState | None = None) -> TopState:
@@ -103,6 +104,30 @@ def test_bars_are_to_scale_and_models_have_one_letter_everywhere() -> None:
     assert "░" in memory  # what must stay free
     assert any(line.lstrip().startswith("B  bee") for line in text)
     assert any("2 of 4" in line for line in text)  # cores of the CPU
+
+
+def test_what_is_to_come_stands_apart_and_never_beyond_the_device() -> None:
+    base = overview()
+    busy = dataclasses.replace(base.devices[0], held_bytes=60 * GIB, coming_bytes=47 * GIB)
+    coming = replica("ant-1", GPUS[0], gib=47, share=0.6, state="pending")
+    coming = dataclasses.replace(coming, engine="ant-1.2")
+    during = dataclasses.replace(
+        base, devices=(busy, *base.devices[1:]), replicas=(*base.replicas, coming)
+    )
+    text = lines(during)
+    memory = next(line for line in text if line.startswith(" memory"))
+    bar, label = memory.split()[1], memory.split(maxsplit=2)[2]
+    assert label == "60 of 80 GiB, 30 used"
+    assert any("a100-80gb, 3 engines, 47 GiB to come, 43% busy" in line for line in text)
+    calm = next(line for line in lines(base) if line.startswith(" memory")).split()[1]
+    assert len(bar) == len(calm)
+    hollow = bar.index("▒") - 1  # the letter of what is to come
+    assert hollow == pytest.approx(len(bar) * 60 / 80, abs=1)
+    assert set(bar[hollow + 1 :]) <= {"▒", "░"}
+    shares = next(line for line in text if line.startswith("    SMs"))
+    assert shares.endswith("75%")
+    named = [line.split()[0] for line in text if line.startswith("ant-1")]
+    assert named == ["ant-1", "ant-1.2"]
 
 
 def test_what_needs_attention_is_said() -> None:

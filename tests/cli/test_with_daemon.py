@@ -48,6 +48,7 @@ class Partitiond:
             "PARTITIOND_PROFILING__MIN_WINDOW_SECONDS": "0.2",
             "PARTITIOND_PROFILING__MAX_WINDOW_SECONDS": "0.5",
             "PARTITIOND_PROFILING__MAX_BATCH": "4",
+            "PARTITIOND_PROFILING__TIME_LIMIT_SECONDS": "6",
             "PARTITIOND_PROFILING__CPU_PARTITION_CORES": "1",
             "PARTITIOND_GPU__ENABLED": "false",
             "COLUMNS": "80",
@@ -140,20 +141,20 @@ def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(
 
     drawn = partitiond("up", "-f", str(file))
     assert "fleet-model" in drawn.stdout
-    assert "replicas serve" in drawn.stderr
+    assert "The 1 replica serves on " in drawn.stderr
 
     (profile,) = [
         p
-        for p in partitiond.json("profiles", "list", "--model", "fleet-model")
+        for p in partitiond.json("profile", "list", "--model", "fleet-model")
         if p["kind"] == "measured"
     ]
-    table = partitiond("profiles", "show", profile["id"], "--plot", str(tmp_path / "p.svg")).stdout
+    table = partitiond("profile", "show", profile["id"], "--plot", str(tmp_path / "p.svg")).stdout
     assert "tok/s" in table
     assert (tmp_path / "p.svg").read_text().lstrip().startswith("<?xml")
 
     exported = tmp_path / "profile.json"
-    partitiond("profiles", "export", profile["id"], "-o", str(exported))
-    (kept,) = partitiond.json("profiles", "import", str(exported))
+    partitiond("profile", "export", profile["id"], "-o", str(exported))
+    (kept,) = partitiond.json("profile", "import", str(exported))
     assert kept["id"] == profile["id"]
     assert "serving" in partitiond("status").stdout
 
@@ -170,9 +171,9 @@ def test_profiling_an_unregistered_model_registers_it(partitiond: Partitiond) ->
     assert profile["kind"] == "measured"
     assert profile["provenance"]["weights"] == "dummy"
     assert partitiond.json("models", "show", "smollm2-135m")["profile_kind"] == "measured"
-    jobs = partitiond.json("jobs", "list")
+    jobs = partitiond.json("profile", "jobs", "list")
     assert jobs[0]["state"] == "succeeded"
-    assert partitiond.json("jobs", "show", jobs[0]["id"])["result"] == profile["id"]
+    assert partitiond.json("profile", "jobs", "show", jobs[0]["id"])["result"] == profile["id"]
     partitiond("models", "remove", "smollm2-135m")
 
 
@@ -228,7 +229,7 @@ def test_events_name_who_asked_and_are_exported_line_by_line(partitiond: Partiti
     lines = partitiond("events", "--lines", "--actor", "*", "--since", "1h").stdout.splitlines()
     assert {json.loads(line)["actor"] for line in lines} == {person}
     partitiond("events", "--since", "yesterday", code=2)
-    assert partitiond.json("drift")["corrections"] == []
+    assert partitiond.json("models", "drift")["corrections"] == []
 
 
 def _doctor(partitiond: Partitiond) -> str:
@@ -257,11 +258,31 @@ def test_a_second_daemon_on_the_same_folder_is_refused(partitiond: Partitiond) -
     assert str(partitiond.daemon.pid) in done.stderr
 
 
+def test_a_plan_is_named_by_its_number_or_a_beginning_that_it_alone_has(
+    partitiond: Partitiond,
+) -> None:
+    simulated = ("--weights", "dummy", "--no-auto", "--engine-kind", "simulated")
+    partitiond("models", "add", "opt-125m", "--name", "numbered", *simulated, "--max-replicas", "1")
+    ids = [partitiond.json("plan")["plan"]["id"]]
+    partitiond("models", "update", "numbered", "--demand", "0.01", "--no-wait")
+    ids.append(partitiond.json("plan", "--objective", "max-goodput")["plan"]["id"])
+    assert len(set(ids)) == 2
+    refused = partitiond("apply", "plan-", code=2).stderr
+    assert all(plan_id in refused for plan_id in ids)
+    assert "no plan 'plan-x'" in partitiond("apply", "plan-x", code=3).stderr
+    applied = partitiond.json("apply", ids[1].removeprefix("plan-"), "--no-wait")
+    assert applied["plan"]["id"] == ids[1]
+    partitiond("models", "remove", "numbered")
+
+
 def test_down_leaves_nothing(partitiond: Partitiond) -> None:
     """Last: it ends the daemon of this module."""
     assert partitiond.json("down") == {"stopped": True, "engines_kept": False}
     assert partitiond.daemon.wait(60) == 0
     from partitiond.cli.doctor import processes_of
+    from partitiond.cli.doctor_leftovers import engine_folders
 
     assert processes_of(partitiond.folder / "run") == []
+    assert engine_folders(partitiond.folder / "run") == ()
+    assert "alembic" not in partitiond.log.read_text()
     assert partitiond.json("down") == {"stopped": False, "engines_kept": False}

@@ -1,0 +1,128 @@
+"""Ids as people type them: whole, or so much of the beginning that only one has it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Final, TypeVar
+
+import typer
+
+from partitiond.core.errors import InputError, NotFoundError, PartitiondError
+
+T = TypeVar("T")
+
+LISTED_BY: Final[Mapping[str, str]] = {
+    "device": "partitiond devices",
+    "job": "partitiond profile jobs",
+    "key": "partitiond keys",
+    "model": "partitiond models",
+    "plan": "partitiond plan",
+    "profile": "partitiond profile list",
+}
+"""The command that shows what there is of each kind."""
+MOST_NAMED: Final = 8
+"""Candidates that a message names; more would hide what it says."""
+
+
+def argument_of(kind: str, metavar: str, text: str) -> typer.models.ArgumentInfo:
+    """An argument that names a thing of this kind; what can be no id is refused at once."""
+
+    def possible(value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise InputError(f"{metavar} is empty.", hint=_listed(kind))
+        if value is not None and "/" in value:  # no id has one, and a path of the API would
+            raise NotFoundError(f"there is no {kind} {value}.", hint=_listed(kind))
+        return value
+
+    found: typer.models.ArgumentInfo = typer.Argument(metavar=metavar, help=text, callback=possible)
+    return found
+
+
+DeviceArgument = Annotated[
+    str, argument_of("device", "DEVICE", "Id of the device, or its beginning.")
+]
+JobArgument = Annotated[str, argument_of("job", "JOB", "Id of the job, or its number.")]
+KeyArgument = Annotated[str, argument_of("key", "KEY", "Id of the key, or its beginning.")]
+ModelArgument = Annotated[str, argument_of("model", "NAME", "Name of a registered model.")]
+PlanArgument = Annotated[
+    str | None,
+    argument_of("plan", "[PLAN]", "Id of a shown plan, or its number; default a new one."),
+]
+ProfileArgument = Annotated[
+    str, argument_of("profile", "PROFILE", "Id of the profile, or its beginning.")
+]
+
+
+def with_id(kind: str, given: str, use: Callable[[str], T], ids: Callable[[], Iterable[str]]) -> T:
+    """Use the id that was given, or else the only one that begins so.
+
+    The kind's word may be left out: "7" is "job-7".
+
+    Raises:
+        NotFoundError: no id begins so.
+        InputError: several do; with their names.
+    """
+    try:
+        return use(given)
+    except NotFoundError as error:
+        there = set(ids())
+        if given in there:
+            raise  # something else was not found
+        word = f"{kind}-"
+        meant = word + given
+        near = sorted(each for each in there if each.startswith((given, meant)))
+        if word.startswith(given):  # "key-" names none, be there only one
+            near = near[:0] if len(near) == 1 else near
+        if meant in there or len(near) == 1:
+            return use(meant if meant in there else near[0])
+        if near:
+            raise InputError(
+                f"{given} is the beginning of {len(near)} {kind} ids.",
+                hint=f"Write more of it: {_named(near)}.",
+                facts={kind: given},
+            ) from error
+        raise
+
+
+def _listed(kind: str) -> str:
+    return f"`{LISTED_BY[kind]}` shows what there is."
+
+
+def fitting(error: PartitiondError) -> PartitiondError:
+    """The error with a hint for who typed a command, where its own is for callers of the API."""
+    hint = error.hint
+    named = next((kind for kind in LISTED_BY if kind in error.facts), None)
+    if "PATCH" in hint and named == "model":
+        name = error.facts[named]
+        hint = (
+            f"Change it with `partitiond models update {name}`, remove it first with "
+            f"`partitiond models remove {name}`, or choose another name with --name."
+        )
+    elif "openapi.json" in hint:
+        hint = "Correct what is named; the command's --help describes its arguments and options."
+    elif isinstance(error, NotFoundError) and named and hint.startswith("Check the name"):
+        hint = _listed(named)
+    error.hint = hint
+    return error
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def short_ids(least: Mapping[str, str]) -> dict[str, str]:
+    """Beginnings of ids that no other one of these has; cut before a "-" where there is one.
+
+    Args:
+        least: of each id the beginning that its short form holds at least.
+    """
+    return {each: _shortest(each, begin, set(least) - {each}) for each, begin in least.items()}
+
+
+def _shortest(each: str, begin: str, others: set[str]) -> str:
+    end = len(begin if each.startswith(begin) else each)
+    while any(other.startswith(each[:end]) for other in others):
+        end += 1
+        if end >= len(each):
+            return each
+    cut = each.find("-", end)
+    return each if cut < 0 else each[:cut]
