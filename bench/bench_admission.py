@@ -53,7 +53,7 @@ def main() -> int:
         client, specs = fleet.client, fleet.specs
         demo_steps.measure_all(fleet.story, client, specs, fleet.environment.version)
         plan = demo_steps.plan(fleet.story, client)
-        demo_steps.apply(fleet.story, client, plan, fleet.settings)
+        demo_steps.apply(fleet.story, client, plan)
         lanes = demo_steps.lanes(client, plan, specs, given.load)
         asyncio.run(measure(lanes, fleet.settings.proxy_url, given.pairs, given.seconds))
     return 0

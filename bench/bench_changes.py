@@ -160,7 +160,8 @@ def apply(client: ControlClient) -> Plan | None:
 def one_run(one: Daemon, given: argparse.Namespace) -> Iterator[str]:
     """All changes, and what came of them."""
     with one.client() as client, Load(one.settings.proxy_url, given.clients).running() as load:
-        client.register(model_body(MODEL, auto=False, min_replicas=1, max_replicas=1, demand={}))
+        once = {"min_replicas": 1, "max_replicas": 1, "demand": {}}
+        client.register(model_body(MODEL, auto=False, allow_outage=bool(given.one_core), **once))
         first = apply(client)
         assert first is not None
         wait_for("the first replica", lambda: runs(client, first), CHANGE_SECONDS)

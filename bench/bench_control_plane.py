@@ -153,7 +153,7 @@ def daemon(given: argparse.Namespace, gpus: int) -> Iterator[Daemon]:
         described["gpus"] = [{"model": "a100-80gb", "count": gpus}]
         (folder / "host.json").write_text(json.dumps(described))
         host = folder / "host"
-        words = ["simulate", "create", str(folder / "host.json"), "--out", str(host)]
+        words = ["tools", "simulate", "create", str(folder / "host.json"), "--out", str(host)]
         subprocess.run(
             [sys.executable, "-m", "partitiond", *words], check=True, stdout=subprocess.DEVNULL
         )

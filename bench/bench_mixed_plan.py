@@ -13,8 +13,8 @@ earlier run on the folder measured is used again), planned together, applied, an
 
 Beside each measured figure (median of the rounds) stand the plan's promise, the same as if sharing
 the device cost nothing (the baseline), and what the simulation predicts with the step times of the
-measured profiles. What sharing costs is known to the plan once `partitiond replicate` has run on
-the same folder; before, CPU cores are taken to share nothing. Misses, off by more than 15 %, are
+measured profiles. What sharing costs is known to the plan once `partitiond tools replicate` has run
+on the same folder; before, CPU cores are taken to share nothing. Misses, off by more than 15 %, are
 listed.
 """
 
@@ -100,7 +100,7 @@ def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:
     preview = fleet.client.plan(objective)
     if preview.infeasible is not None:
         raise PartitiondError("there is no plan: " + "; ".join(preview.infeasible.reasons))
-    demo_steps.apply(fleet.story, fleet.client, preview.plan, fleet.settings)
+    demo_steps.apply(fleet.story, fleet.client, preview.plan)
     return preview.plan
 
 

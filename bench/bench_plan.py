@@ -125,7 +125,7 @@ def main() -> int:
         fleet.client.register(spec)
         profile_sizes(fleet.story, fleet.client, spec, len(fleet.settings.cpu.cores or ()))
         plan = fleet.client.plan(Objective.MAX_GOODPUT).plan
-        demo_steps.apply(fleet.story, fleet.client, plan, fleet.settings)
+        demo_steps.apply(fleet.story, fleet.client, plan)
         asyncio.run(measure(fleet.settings, fleet.environment, spec, plan, given))
     return 0
 

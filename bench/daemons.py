@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from partitiond.cli.options import read_token
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.settings import Settings, load_settings
@@ -69,8 +70,7 @@ class Daemon:
     def client(self) -> ControlClient:
         """A client with the daemon's token; to be closed."""
         path = self.settings.token_path
-        token = path.read_text().strip() if path.exists() else ""
-        return ControlClient(self.settings.control_url, token)
+        return ControlClient(self.settings.control_url, "", reread=lambda: read_token(path))
 
     def ready(self) -> bool:
         """Whether it answers and is ready. Raises RuntimeError when it has ended."""

@@ -37,12 +37,14 @@ ENGINE = "tests of real engines"
 class OneEngineAtATime(LoadFileScheduling):  # type: ignore[misc]
     """The tests of a file stay together, because they share what is started once for a file. Those
     of files with real engines are one group: two of those at a time need more memory than small
-    machines have.
+    machines have. Twins of theirs with the simulated engine are none of it.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        path = super()._split_scope(nodeid)
-        return ENGINE if _starts_engines(self.config.rootpath / path) else path
+        path: str = super()._split_scope(nodeid)
+        if "[simulated" in nodeid or not _starts_engines(self.config.rootpath / path):
+            return path
+        return ENGINE
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from partitiond.backup import check_backup, make_backup, restore
+from partitiond.backup import check_backup, copying_hint, make_backup, restore
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
 from partitiond.profile_files import read_profile
 from partitiond.settings import LoadedSettings, load_settings
@@ -286,3 +286,15 @@ def test_a_bomb_is_not_unpacked(loaded: LoadedSettings, tmp_path: Path) -> None:
     assert len(gzip.compress(file.read_bytes())) < 1_000_000
     with pytest.raises(InputError, match="bytes instead of"):
         restore(loaded.settings, file)
+
+
+def test_what_to_do_about_a_copy_that_failed_fits_what_failed(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as full:
+        full.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(sqlite3.Error) as caught:
+            full.execute("CREATE TABLE t (x)")
+    assert "disk is full" in str(caught.value)
+    assert copying_hint(caught.value, tmp_path).startswith(f"Free some space in {tmp_path}")
+    with pytest.raises(sqlite3.Error) as caught:
+        sqlite3.connect(f"file:{tmp_path}/none?mode=ro", uri=True)
+    assert "daemon's user" in copying_hint(caught.value, tmp_path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
-from partitiond.core.errors import DeviceError, PartitiondError
-from partitiond.daemon import _until_the_end, run_daemon
+from partitiond.cli.options import read_token
+from partitiond.client import ControlClient
+from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
+from partitiond.daemon import _ApiServer, _until_the_end, run_daemon
 from partitiond.process_identity import start_ticks
 from partitiond.settings import Settings, load_settings
 from partitiond.store import open_store
@@ -60,6 +64,10 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
+        self.begin(env)
+        self.wait_ready()
+
+    def begin(self, env: Mapping[str, str] | None = None) -> None:
         code = (
             "import sys; from partitiond.daemon import run_daemon; "
             "from partitiond.settings import Settings; "
@@ -72,7 +80,6 @@ class Daemon:
                 stderr=log,
                 env={**os.environ, **(env or {})},
             )
-        self.wait_ready()
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + SECONDS
@@ -131,6 +138,42 @@ def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> Non
     assert daemon.end() == 0
     assert not daemon.proxy_answers()
     assert list(daemon.settings.run_dir.glob("**/*.sock")) == []
+
+
+def test_whoever_can_connect_finds_the_token(daemon: Daemon) -> None:
+    """The start is held between the two tokens: a pipe is read only once somebody writes."""
+    settings = daemon.settings
+    settings.state_dir.mkdir(parents=True)
+    os.mkfifo(settings.metrics_token_path, 0o600)
+    waiting = ControlClient(
+        settings.control_url, "", reread=lambda: read_token(settings.token_path)
+    )
+    daemon.begin()
+    daemon.wait_until(settings.token_path.exists)
+    with pytest.raises(ConnectionRefusedError), socket.socket() as early:
+        early.connect((settings.control.host, settings.control.port))
+    settings.metrics_token_path.write_text("m" * 40)
+    daemon.wait_ready()
+    with waiting:  # made before there was a token
+        assert list(waiting.models()) == []
+
+
+def test_the_daemon_never_loads_the_solver() -> None:
+    """It is the planner's process that does: a third of the daemon's start and 60 MiB."""
+    code = (
+        "import sys, partitiond.daemon; "
+        "print(*sorted({'ortools', 'pandas', 'numba', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("setting", ["state_dir", "run_dir"])
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null/x", "/etc/hostname"])
+def test_a_folder_that_cannot_be_written_is_named(folder: Path, setting: str, place: str) -> None:
+    with pytest.raises(SettingsError, match=place) as caught:
+        run_daemon(settings_in(folder, **{setting: place}))
+    assert setting in caught.value.hint
 
 
 def test_after_kill_9_the_endpoint_answers_and_the_next_daemon_adopts_it(daemon: Daemon) -> None:
@@ -193,6 +236,34 @@ def test_an_endpoint_port_in_use_is_named(folder: Path) -> None:
         settings = settings_in(folder, proxy__port=taken)
         with pytest.raises(DeviceError, match=str(taken)):
             run_daemon(settings)
+
+
+async def test_a_request_that_the_end_cuts_off_is_one_line_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("uvicorn.error")  # other tests of this process may have silenced it
+    monkeypatch.setattr(log, "disabled", False)
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, log.name)
+    begun = asyncio.Event()
+
+    async def never(_scope: object, _receive: object, _send: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    config = uvicorn.Config(never, log_config=None, lifespan="off", timeout_graceful_shutdown=0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = _ApiServer(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    _, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await begun.wait()
+    server.should_exit = True
+    await serving
+    writer.close()
+    assert "a request was not answered: the daemon ends." in caplog.messages
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_control_api_that_breaks_is_an_error_and_stops_no_engine() -> None:

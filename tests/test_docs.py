@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from partitiond.cli.groups import Lists
 from partitiond.cli.main import app
 from partitiond.settings import list_settings
 
@@ -54,7 +55,10 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
         assert left[0] in known, f"partitiond has no option {left[0]}"
         takes_value = next(p for p in ROOT_COMMAND.params if left[0] in p.opts).is_flag is False
         left = left[2:] if takes_value else left[1:]
-    while left and hasattr(command, "commands"):
+    while hasattr(command, "commands"):
+        left = command.with_command(left) if isinstance(command, Lists) else left
+        if not left:
+            break
         assert left[0] in command.commands, f"partitiond has no command {' '.join(words)}"
         command, left = command.commands[left[0]], left[1:]
     given = [word.partition("=")[0] for word in left if re.match(r"--?[a-z]", word)]

@@ -91,6 +91,20 @@ def test_a_fleet_file_says_all_of_it(tmp_path: Path) -> None:
     assert fleet.settings == {"planner": {"time_limit_seconds": 3}}
 
 
+def test_an_example_is_found_by_its_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of that name in the folder comes first; no other path means an example."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("twelve-models", "twelve-models.toml", "examples/twelve-models.toml"):
+        assert len(load_fleet(Path(name)).models) == 12
+    Path("twelve-models.toml").write_text('[[models]]\nmodel = "opt-125m"\n')
+    assert len(load_fleet(Path("twelve-models.toml")).models) == 1
+    for name in ("elsewhere/twelve-models.toml", "thirteen-models", str(tmp_path / "too-much")):
+        with pytest.raises(SpecError, match="cannot be read"):
+            load_fleet(Path(name))
+
+
 def test_a_fleet_without_devices_is_for_this_host() -> None:
     fleet = load_fleet(EXAMPLES / "two-models.toml")
     assert fleet.devices == ()

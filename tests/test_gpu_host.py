@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import DeviceError
+from partitiond.core.errors import DeviceError, EngineUnavailableError
 from partitiond.devices.mps import MpsControl
+from partitiond.engine_finder import EngineFinder
 from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.scope_facts import Facts
 from partitiond.gpu_host import outliving
+from partitiond.settings import Settings
 from partitiond.simulated_gpus import SimulatedHost
 
 
@@ -25,6 +27,19 @@ def folder() -> Iterator[Path]:
 
 def mps(folder: Path, host: SimulatedHost, cgroups: EngineCgroups) -> MpsControl:
     return MpsControl(folder / "r", str(host.mps_control), place=outliving(cgroups))
+
+
+def test_on_a_simulated_host_vllm_is_not_looked_for(folder: Path) -> None:
+    gpu = {"enabled": True, "simulated_host": str(folder)}
+    finder = EngineFinder(Settings.model_validate({"state_dir": str(folder), "gpu": gpu}), "cuda")
+    problem = finder.problem()
+    assert problem is not None
+    assert "--engine-kind simulated" in problem.hint
+    assert "install" not in str(problem)
+    with pytest.raises(EngineUnavailableError, match="simulated GPU host"):
+        finder()
+    off = Settings.model_validate({"state_dir": str(folder), "gpu": gpu | {"enabled": False}})
+    assert "simulated" not in str(EngineFinder(off, "cuda").problem())
 
 
 async def test_an_mps_daemon_gets_a_cgroup_beside_those_of_engines(folder: Path) -> None:

@@ -18,13 +18,14 @@ PLAN = plan()
 PARTITION = CpuCores("cpu", Bytes(1), (0,))
 MEASURED = ReplicaTraffic("m", 30.0, output_tokens_per_s=90.0, mean_batch=3.5)
 REPLICA = ReplicaOverview(
-    "m-1", "m-1", "m", "cpu", PARTITION, "serving", 100, 0.25, 8, 2, 100.0, 2.0, 0.5, 0.02, MEASURED
-)
+    "m-1", "m-1", "m", "cpu", PARTITION, "serving", 100, 0.25, 8, 2, 100.0, 2.0, 0.5, 0.02,
+    measured=MEASURED,
+)  # fmt: skip
 OVERVIEW = Overview(
     at=NOW,
     version="1.0",
     window_seconds=30.0,
-    devices=(DeviceOverview(cpu(), 10, 20, used_bytes=15, watts=None, cordoned="broken"),),
+    devices=(DeviceOverview(cpu(), 10, 5, 20, used_bytes=15, watts=None, cordoned="broken"),),
     models=(ModelOverview("m", "serving", 1, 2, 3.0, None, 2.0, None, ()),),
     replicas=(REPLICA, dataclasses.replace(REPLICA, replica_id="m-2", engine="m-2", measured=None)),
     jobs=(),
@@ -66,6 +67,8 @@ def test_planned_and_measured_stand_side_by_side() -> None:
     assert names["partitiond_replica_drifts{device=cpu,model=m,replica=m-1}"] == 1.0
     assert names["partitiond_drift_correction_ratio{hardware=cpu-x,model=m}"] == 0.8
     assert names["partitiond_device_memory_used_bytes{device=cpu}"] == 15.0
+    assert names["partitiond_device_memory_held_bytes{device=cpu}"] == 10.0
+    assert names["partitiond_device_memory_coming_bytes{device=cpu}"] == 5.0
     assert names["partitiond_device_cordoned{device=cpu}"] == 1.0
     assert not any(name.startswith("partitiond_device_power_watts{") for name in names)
     assert names["partitiond_model_turned_away_total{model=m}"] == 2.0
@@ -101,9 +104,10 @@ def test_the_endpoints_own_text_follows_with_its_buckets() -> None:
 def test_a_replica_that_is_replaced_on_its_device_is_told_once_under_each_name() -> None:
     """Prometheus drops one of two samples with the same labels, and warns with each scrape."""
     during = (
-        dataclasses.replace(REPLICA, engine="", state="pending", measured=None, memory_bytes=1),
         dataclasses.replace(REPLICA, state="draining", memory_bytes=2),
-        dataclasses.replace(REPLICA, engine="m-1.2", memory_bytes=3),
+        dataclasses.replace(
+            REPLICA, engine="m-1.2", state="pending", measured=None, memory_bytes=3
+        ),
     )
     shown = dataclasses.replace(SHOWN, overview=dataclasses.replace(OVERVIEW, replicas=during))
     text = Metrics().text((), (), "", shown)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.errors import SettingsError
+from partitiond.core.errors import InputError, SettingsError
 from partitiond.core.plan import Objective
+from partitiond.serde import toml_of
 from partitiond.settings import (
     Settings,
     is_loopback,
@@ -56,7 +57,7 @@ def test_a_later_source_wins_and_says_so(tmp_path: Path) -> None:
     assert loaded.settings.proxy.port == 4
     assert loaded.origins["proxy.port"] == "environment PARTITIOND_PROXY__PORT"
     assert loaded.settings.control.port == 6
-    assert loaded.origins["control.port"] == "flag --control-port"
+    assert loaded.origins["control.port"] == "--set control.port"
     assert loaded.origins["planner.seed"] == "default"
     assert loaded.config_file == file
 
@@ -251,3 +252,25 @@ def test_what_is_no_address_of_an_exporter_is_refused_with_one_that_is(
 ) -> None:
     error = refusal(write(tmp_path, f'[gpu]\ndcgm_url = "{url}"\n'))
     assert "gpu.dcgm_url: write an address such as http://127.0.0.1:9400/metrics" in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"[proxy\nport = 1", "at line 1, column 7"),
+        (b"[proxy]\nport = ", "at line 2, column 8"),
+        (b"[[models", "at line 1, column 9"),
+        (b'a = 1\nb = """x\ny', "at line 3, column 2"),
+        (b"a = 1\nb = '\xff'", "at line 2, column 6"),
+        (b"a = 1\na = 2", "at line 2, column 6"),
+    ],
+)
+def test_toml_that_is_none_is_told_with_its_line_and_column(content: bytes, place: str) -> None:
+    with pytest.raises(InputError, match=place) as caught:
+        toml_of(content)
+    assert "end of document" not in caught.value.message
+
+
+def test_toml_that_is_nested_too_deeply_is_told() -> None:
+    with pytest.raises(InputError, match="nested too deeply"):
+        toml_of(b"a = " + b"[" * 100_000)

@@ -55,12 +55,12 @@ def main() -> None:
     head = f"{'instance':>16} {'event':>9} {'plan':>6} {'seconds':>8} {'value':>10} {'to fresh':>9}"
     print(f"{head} {'moved':>7} {'stopped':>8} {'reload ratio':>13}", flush=True)
     for kind in ("slack", "over"):
-        _plan(request(kind, 100, 64, 1, 3.0))
+        plan_of(request(kind, 100, 64, 1, 3.0))
     rows = []
     for kind in options.kinds.split(","):
         for seed in seeds:
             asked = request(kind, models, gpus, seed, options.fresh)
-            runs = _plan(asked)
+            runs = plan_of(asked)
             print(f"{kind:>16} {'':>9} {'runs':>6} {'':>8} {runs.certificate.value:>10,.6g}")
             for event in options.events.split(","):
                 rows.extend(_measure(options, asked, runs, event, f"{kind} {options.size} #{seed}"))
@@ -137,7 +137,8 @@ def _after(asked: PlanRequest, event: str) -> PlanRequest:
     )
 
 
-def _plan(asked: PlanRequest) -> Plan:
+def plan_of(asked: PlanRequest) -> Plan:
+    """The plan; ends the benchmark where there is none."""
     plan = solve(asked)
     if not isinstance(plan, Plan):
         raise SystemExit(f"no plan at all: {plan.reasons[0]}")
@@ -148,7 +149,7 @@ def _fresh(changed: PlanRequest, runs: Plan, seconds: float) -> Outcome:
     """A plan that knows nothing of what runs, assigned so that the most stays."""
     asked = dataclasses.replace(changed, time_limit_seconds=seconds)
     began = time.perf_counter()
-    plan = _plan(asked)
+    plan = plan_of(asked)
     took = time.perf_counter() - began
     # The plan's packing, made again from its placements as if they ran.
     own = build_instance(dataclasses.replace(asked, running=plan.placements))
@@ -166,7 +167,7 @@ def _again(changed: PlanRequest, runs: Plan, seconds: float, budget: float) -> O
         move_budget=budget,
     )
     began = time.perf_counter()
-    plan = _plan(asked)
+    plan = plan_of(asked)
     return _outcome(plan, runs, plan.placements, time.perf_counter() - began)
 
 

@@ -10,7 +10,7 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 partitiond=${PARTITIOND:-partitiond}
 python=${PYTHON:-python3}
 folder=$(mktemp -d "${TMPDIR:-/tmp}/tour.XXXXXX")
-daemon=
+daemon= load=
 
 # Settings of the caller's own daemon are not meant here.
 for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
@@ -21,6 +21,7 @@ export PARTITIOND_STATE_DIR="$folder/state" PARTITIOND_CACHE_DIR="$folder/cache"
 finish() {
     status=$?
     trap - EXIT INT TERM
+    [ -z "$load" ] || kill "$load" 2>/dev/null || true
     if [ -n "$daemon" ] && kill -0 "$daemon" 2>/dev/null; then
         kill "$daemon"
         wait "$daemon" || true
@@ -46,16 +47,20 @@ a, b = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1"
 print(a.getsockname()[1], b.getsockname()[1])'
 }
 
+# look EXPRESSION: what look.py says of the daemon.
+look() { "$python" "$here/look.py" "$1"; }
+
+# until_true WORDS EXPRESSION: waits until look.py says so.
+until_true() { "$python" "$here/look.py" "$2" "$1" || { "$partitiond" status; fail "see above"; }; }
+
 # serve NAME: a daemon with a state folder of that name, ready to be asked.
 serve() {
     set -- "$1" $(ports)
     export PARTITIOND_STATE_DIR="$folder/$1" PARTITIOND_CONTROL__PORT="$2" PARTITIOND_PROXY__PORT="$3"
     "$partitiond" serve > "$folder/$1.log" 2>&1 &
     daemon=$!
-    until "$partitiond" status > /dev/null 2>&1; do
-        kill -0 "$daemon" 2>/dev/null || fail "the daemon ended: see $folder/$1.log"
-        sleep 0.2
-    done
+    until_true "the daemon is ready" "ready() or not lives($daemon)"
+    [ "$(look "lives($daemon)")" = True ] || fail "the daemon ended: see $folder/$1.log"
 }
 
 down() {
@@ -64,25 +69,6 @@ down() {
     daemon=
 }
 
-# pick EXPRESSION: something of `partitiond status --json`, as d.
-pick() { "$partitiond" status --json | "$python" -c "import json, sys; d = json.load(sys.stdin); print($1)"; }
-
-# until_true SECONDS WORDS COMMAND...: wait until the command succeeds.
-until_true() {
-    limit=$1 words=$2
-    shift 2
-    until "$@"; do
-        limit=$((limit - 1))
-        [ "$limit" -gt 0 ] || { "$partitiond" status; fail "waited in vain until $words"; }
-        sleep 1
-    done
-}
-all_serve() { [ "$(pick 'all(r["state"] == "serving" for r in d["replicas"]) and len(d["replicas"]) > 0')" = True ]; }
-moved_off() { [ "$(pick "all(r['device_id'] != '$1' for r in d['replicas'])")" = True ] && all_serve; }
-replaced() { [ "$(pick "any(r['replica_id'] == '$1' and r['pid'] not in (None, $2) for r in d['replicas'])")" = True ] && all_serve; }
-sees_a_stranger() { "$partitiond" devices | grep -q "foreign process"; }
-asleep() { [ "$(pick "{r['state'] for r in d['replicas'] if r['model'] == '$1'} == {'sleeping'}")" = True ]; }
-
 ask() {
     printf '\n$ curl .../v1/completions -d {"model": "%s", ...}\n' "$1"
     curl --silent --show-error --fail --max-time 60 "http://127.0.0.1:$PARTITIOND_PROXY__PORT/v1/completions" \
@@ -90,10 +76,31 @@ ask() {
     echo
 }
 
-host_as_json() { "$partitiond" simulate show "$folder/$1" --json; }
+# begin_load MODEL: fifteen short requests a second for 12 s, beside what comes next.
+begin_load() {
+    echo "$ python -m loadgen --model $1 --rate 15 --duration 12 ... &"
+    "$python" -m loadgen --url "http://127.0.0.1:$PARTITIOND_PROXY__PORT" --model "$1" --rate 15 \
+        --arrivals constant --prompt-tokens 8 --output-tokens 8 --warmup 0 --duration 12 \
+        --allow-saturated --json > "$folder/load.json" 2> "$folder/load.log" &
+    load=$!
+    until_true "the load has begun" "sends($load)"
+    sleep 1 # so that the harm comes in the middle of it; nothing rests on how far it is
+}
+
+# end_load: waits for the last of them, and counts.
+end_load() {
+    wait "$load" || fail "loadgen ended with status $?: $(tail -n 3 "$folder/load.log")"
+    load=
+    "$python" -c 'import json, sys
+report = json.load(open(sys.argv[1]))
+failed = sum(report[kind] for kind in ("refused", "errors", "timeouts"))
+print("\nfailed requests:", failed, "of", report["completed"] + failed)' "$folder/load.json"
+}
+
+host_as_json() { "$partitiond" tools simulate show "$folder/$1" --json; }
 
 say "Eight A100s, two of them in MIG mode"
-run simulate create "$here/host.json" --out "$folder/host"
+run tools simulate create "$here/host.json" --out "$folder/host"
 export PARTITIOND_GPU__SIMULATED_HOST="$folder/host"
 host_as_json host > "$folder/before.json"
 run devices
@@ -102,45 +109,53 @@ say "Eight models: MPS shares, and MIG slices for those that hardware has to kee
 serve state
 run up -f "$here/fleet.toml" --no-profile
 run status
-run mig show --gpu 6
+run devices mig show --gpu 6
 ask opt-125m
 ask opt-2.7b
 
-say "An engine is killed: it is started again"
-replica=$(pick 'next(r["replica_id"] for r in d["replicas"] if r["partition"]["mode"] == "mps")')
-pid=$(pick "next(r['pid'] for r in d['replicas'] if r['replica_id'] == '$replica')")
-device=$(pick "next(r['device_id'] for r in d['replicas'] if r['replica_id'] == '$replica')")
-echo "kill -9 $pid ($replica)"
+say "An engine is killed under load: it is started again"
+set -- $(look '"{0.replica_id} {0.pid} {0.device_id}".format(replicas("opt-125m")[0])')
+replica=$1 pid=$2 device=$3
+begin_load opt-125m
+echo "$ kill -9 $pid    # $replica"
 kill -9 "$pid"
-until_true 60 "$replica is replaced" replaced "$replica" "$pid"
+until_true "$replica is replaced" "replaced('$replica', $pid)"
+end_load
+run status
 
 say "A fault under MPS reaches every client of that GPU: all are started again"
-pid=$(pick "next(r['pid'] for r in d['replicas'] if r['replica_id'] == '$replica')")
-run simulate break "$folder/host" mps fault --gpu "$device"
-until_true 90 "the GPU's engines are replaced" replaced "$replica" "$pid"
+pid=$(look "next(r.pid for r in replicas('opt-125m') if r.replica_id == '$replica')")
+begin_load opt-125m
+run tools simulate break "$folder/host" mps fault --gpu "$device"
+until_true "the GPU's engines are replaced" "replaced('$replica', $pid)"
+end_load
+run status
 
 say "The GPU falls off the bus: its replicas move"
-run simulate break "$folder/host" lose --gpu "$device"
-until_true 90 "the replicas serve elsewhere" moved_off "$device"
+begin_load opt-125m
+run tools simulate break "$folder/host" lose --gpu "$device"
+until_true "the replicas serve elsewhere" \
+    "all_serve() and '$device' not in {r.device_id for r in replicas()}"
+end_load
 run devices
 run status
-run simulate break "$folder/host" restore --gpu "$device"
-sleep 1
+run tools simulate break "$folder/host" restore --gpu "$device"
+until_true "the GPU answers" "'is lost' not in device('$device').cordon_reason"
 run devices uncordon "$device"
 
 say "Somebody else's process, and a cordon"
-run simulate break "$folder/host" process 4711 20GiB --gpu 5
-until_true 60 "the daemon sees it" sees_a_stranger
+run tools simulate break "$folder/host" process 4711 20GiB --gpu 5
+until_true "the daemon sees it" "device('5').foreign"
 run devices cordon "$device" --reason "fan is replaced on Monday"
 run devices
 run devices uncordon "$device"
-run simulate break "$folder/host" process 4711 0 --gpu 5
+run tools simulate break "$folder/host" process 4711 0 --gpu 5
 
 say "A model sleeps, and the next request wakes it"
-run sleep qwen2.5-1.5b
-until_true 60 "it sleeps" asleep qwen2.5-1.5b
+run models sleep qwen2.5-1.5b
+until_true "it sleeps" "{r.state for r in replicas('qwen2.5-1.5b')} == {'sleeping'}"
 ask qwen2.5-1.5b
-until_true 60 "it is awake" all_serve
+until_true "it is awake" "all_serve()"
 
 say "Down: the host is as it was"
 down
@@ -151,15 +166,15 @@ cmp "$folder/before.json" "$folder/after.json" || fail "the host is not as it wa
 echo "No memory held, no process, no GPU instance, MIG as before, nothing in the device journal."
 
 say "MIG by hand, without a daemon"
-run mig plan --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7
-run mig apply --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7 --yes
-run mig show --gpu 7
-run mig show --gpu 7 --export -
-run mig apply --geometry none --gpu 7 --replace --yes
+run devices mig plan --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7
+run devices mig apply --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7 --yes
+run devices mig show --gpu 7
+run devices mig show --gpu 7 --export -
+run devices mig apply --geometry none --gpu 7 --replace --yes
 host_as_json host | cmp "$folder/before.json" - || fail "the host is not as it was"
 
 say "A host without MPS's control program: memory shares"
-run simulate create a100-40gb-x8 --out "$folder/plain"
+run tools simulate create a100-40gb-x8 --out "$folder/plain"
 rm "$folder/plain/bin/nvidia-cuda-mps-control"
 export PARTITIOND_GPU__SIMULATED_HOST="$folder/plain"
 host_as_json plain > "$folder/before.json"
@@ -176,3 +191,9 @@ down
 host_as_json plain | cmp "$folder/before.json" - || fail "the host is not as it was"
 
 say "That was the tour"
+cat <<'END'
+Next:
+  make demo                      the same loop on this machine, with a real engine
+  partitiond plan --from FILE    a plan for GPUs and models of yours (docs/how-to/plan.md)
+  docs/how-to/simulate.md        this tour line by line, and hosts of your own
+END

@@ -31,6 +31,7 @@ def share(tally: Tally) -> float:
     return tally.inside / tally.count
 
 
+@pytest.mark.slow
 def test_throughput_and_gaps_are_covered(covered: tuple[float, Coverage]) -> None:
     memory, coverage = covered
     least = 0.84 if memory < 0.95 else 0.74
@@ -39,6 +40,7 @@ def test_throughput_and_gaps_are_covered(covered: tuple[float, Coverage]) -> Non
     assert share(coverage.tallies["tpot mean"]) >= 0.7
 
 
+@pytest.mark.slow
 def test_request_after_request_gaps_claimed_too_much(covered: tuple[float, Coverage]) -> None:
     _, coverage = covered
     for name in ("itl mean", "itl p95"):

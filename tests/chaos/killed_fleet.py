@@ -74,7 +74,7 @@ class KilledFleet(Fleet):
         wait_for("the daemon to be ready", self._is_ready, seconds=seconds, pause=0.02)
 
     def _is_ready(self) -> bool:
-        assert self.is_alive, f"the daemon ended:\n{self.log.read_text()[-4000:]}"
+        assert self.is_alive, f"the daemon ended:\n{self.log.read_text()[-1500:]}"
         return self.is_well()
 
     def is_up(self) -> bool:
@@ -170,8 +170,9 @@ class KilledFleet(Fleet):
         }
 
     def states(self) -> dict[str, str]:
+        """State by engine."""
         with self.client() as client:
-            return {view.replica_id: view.state for view in client.replicas()}
+            return {view.engine: view.state for view in client.replicas()}
 
     def converged(self) -> bool:
         """Whether what runs is what the store says, once each, and nothing else.
@@ -190,7 +191,7 @@ class KilledFleet(Fleet):
         except AssertionError as error:
             raise AssertionError(
                 f"{error}: wants {self.wanted()}, has {self.states()}, runs {self.engines()}\n"
-                f"{self.log.read_text()[-4000:]}"
+                f"{self.log.read_text()[-1500:]}"
             ) from error
         assert self.run_folders() >= self.engines().keys()
 

@@ -17,6 +17,7 @@ from tests.chaos.processes import EngineProcess, engines, mortal, simulated
 from tests.chaos.raw_client import RawClient, ask
 from tests.chaos.rig import ProxyUnderTest, proxy_under_test, replica, short_folder, until_async
 from tests.chaos.verdicts import Verdict, judge
+from tests.machine import in_time
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -194,7 +195,8 @@ async def test_of_a_stopped_engine_nobody_waits_longer_than_the_limits(fleet: Fl
     for one in load.failed():
         assert (one.verdict, one.stream, one.code) in allowed, one
         assert one.replica in {"m-2", ""}, f"another replica's request: {one}"
-        assert one.finished - one.started < LIMITS["total_timeout_seconds"] + 1, one
+        seconds = one.finished - one.started
+        assert in_time(seconds, LIMITS["total_timeout_seconds"] + 1, starts=10), one
     # Those that ran on it, and those that were sent there before it was ejected.
     assert len(load.failed()) <= running + 6
     assert len(load.ended) > 4 * CLIENTS, "the others went on"
@@ -230,7 +232,7 @@ async def test_all_engines_gone_is_an_error_at_once(fleet: Fleet) -> None:
         refused = [one for one in load.ended if one.started > gone]
         for one in refused:
             assert one.verdict is Verdict.REFUSED, one
-            assert one.finished - one.started < 2.0, one
+            assert in_time(one.finished - one.started, 2.0, starts=5), one
         await fleet.restart(0)
         await serves(load, 0)
     told("all three killed, one restarted", load)

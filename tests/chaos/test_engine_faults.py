@@ -133,7 +133,8 @@ def cases_of(kind: Kind) -> Iterable[Case]:
 @pytest.mark.parametrize("kind", list(Kind))
 async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> None:
     """Every phase, whole and streamed, completions and chat, once and at every attempt."""
-    gate = asyncio.Semaphore(32)
+    # All at a time where an engine says nothing: each then waits for a time limit.
+    gate = asyncio.Semaphore(64 if kind in {Kind.STALL, Kind.DEAF} else 32)
     wrong: list[str] = []
 
     async def one(case: Case) -> None:
@@ -161,21 +162,21 @@ async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> No
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair() -> AsyncIterator[Rig]:
-    """Two replicas with short limits; faults of the prompt meet kept connections only."""
+    """Few replicas with short limits; faults of the prompt meet kept connections only."""
     with short_folder() as folder:
-        async with rig_of(folder, ReusePlan(), replicas=2, **QUICK) as made:
+        async with rig_of(folder, ReusePlan(), replicas=len(SHAPES), **QUICK) as made:
             yield made
 
 
 _generations = itertools.count(1)
 
 
-async def fresh(rig: Rig, replicas: int) -> None:
-    """So many replicas, with new connections and nothing remembered of their failures."""
+async def fresh(rig: Rig, *names: str) -> None:
+    """Replicas of these names, with new connections and nothing remembered of their failures."""
     generation = str(next(_generations))
-    walls = enumerate(rig.walls[:replicas])
     await rig.proxy.publish(
-        replica(wall.path, f"m-{number}", generation=generation) for number, wall in walls
+        replica(wall.path, name, generation=generation)
+        for wall, name in zip(rig.walls, names, strict=False)
     )
 
 
@@ -184,7 +185,7 @@ async def test_an_engine_that_misbehaves_as_soon_as_it_is_connected_to(
     pair: Rig, kind: Kind
 ) -> None:
     """On connect, before any request is read: another replica serves it."""
-    await fresh(pair, 2)
+    await fresh(pair, "m-0", "m-1")
     bad = pair.walls[0]
     bad.on_accept = lambda _number: kind
     met = bad.accepted
@@ -210,7 +211,7 @@ async def test_a_kept_connection_that_dies_as_it_is_used_again_costs_no_retry(
     pair: Rig, kind: Kind
 ) -> None:
     """Engines close idle connections; the request goes once more to the same engine."""
-    await fresh(pair, 1)
+    await fresh(pair, "m-0")
     retries = await pair.proxy.stat("partitiond_proxy_retries_total")
     struck = pair.plan.struck[str(kind)]
     for is_chat, stream in SHAPES:
@@ -227,17 +228,21 @@ async def test_a_kept_connection_that_dies_as_it_is_used_again_costs_no_retry(
 async def test_a_kept_connection_with_a_bad_answer_is_a_failure_like_any_other(
     pair: Rig, kind: Kind
 ) -> None:
-    await fresh(pair, 1)
+    """Each shape at a model of its own, all at a time: a silent engine is waited for."""
+    await fresh(pair, *(f"{number}-0" for number in range(len(SHAPES))))
     phases = {Kind.SURPLUS: Phase.AFTER_ANSWER, Kind.TWO_HEADS: Phase.AFTER_HEAD}
     fault = Fault(kind, phases.get(kind, Phase.BEFORE_HEAD))
-    for is_chat, stream in SHAPES:
+
+    async def of_one_model(model: str, is_chat: bool, stream: bool) -> None:
         for met in (None, fault, None):
-            case = Case(met, is_chat, stream)
+            case = Case(met, is_chat, stream, model)
             with RawClient(pair.proxy.port) as client:
                 verdict, answer = await case.verdict(client)
             harmed = met is not None and kind is not Kind.SURPLUS
             wanted = Verdict.REFUSED if harmed else Verdict.COMPLETE
             assert verdict is wanted, f"{case}: {answer}"
+
+    await asyncio.gather(*(of_one_model(str(n), *shape) for n, shape in enumerate(SHAPES)))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import openai
 
+from partitiond.cli.options import read_token
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.ports import Job, JobState, ReplicaView
@@ -97,15 +98,34 @@ class Fleet:
     def _is_ready(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
-            raise AssertionError(f"the daemon ended:\n{self.log.read_text()[-4000:]}")
+            raise AssertionError(f"the daemon ended:\n{self.log.read_text()[-1500:]}")
         with contextlib.suppress(PartitiondError), self.client() as client:
             return not client.readiness()
         return False
 
-    def client(self) -> ControlClient:
-        token = self.settings.token_path
+    def client(self, *, actor: str = "") -> ControlClient:
         return ControlClient(
-            self.settings.control_url, token.read_text().strip() if token.exists() else ""
+            self.settings.control_url,
+            "",
+            actor=actor,
+            reread=lambda: read_token(self.settings.token_path),
+        )
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command as a user types it, to its end."""
+        command = self.begin_cli(*arguments)
+        out, err = command.communicate(timeout=300)
+        return subprocess.CompletedProcess(command.args, command.returncode, out, err)
+
+    def begin_cli(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same, while it runs."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "partitiond", "--config", str(self.config), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
         )
 
     def kill_daemon(self) -> None:
@@ -179,7 +199,7 @@ class Fleet:
         except AssertionError as error:
             with self.client() as client:
                 views = client.replicas()
-            raise AssertionError(f"{error}\n{views}\n{self.log.read_text()[-3000:]}") from error
+            raise AssertionError(f"{error}\n{views}\n{self.log.read_text()[-1500:]}") from error
 
     @property
     def base_url(self) -> str:

@@ -127,7 +127,7 @@ def test_a_missing_engine_is_named_and_nothing_is_lost(fleet: Fleet) -> None:
         except PartitiondError as refused:
             error = str(refused)
         assert "no-such-python" in error
-        assert "partitiond engine install" in error
+        assert "partitiond setup engine install" in error
         assert [view.record.spec.name for view in client.models()] == ["opt-125m"]
         client.remove("opt-125m")
 

@@ -7,6 +7,7 @@ event of a stream. What the proxy answers itself is listed in `conformance_cases
 import contextlib
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ from tests.engine_fixtures import chat_model_folder, engine_environment
 __all__ = ["chat_model_folder", "engine_environment"]
 
 
+NUMBER: Final = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 ATTEMPTS: Final = 3
 """A busy vLLM sends two tokens in one event now and then; it never does so for long."""
 
@@ -109,7 +111,19 @@ def check(pair: Pair, case: Case) -> None:
         break
     if case.status is not None:
         assert direct.status == case.status, direct.body[:500]
-    check_equal(direct, proxied, case)
+    check_equal(direct, proxied, case, rounding=pair.real)
+
+
+def same_but_rounding(direct: Reply, proxied: Reply) -> bool:
+    """Whether two answers of embeddings differ in the last digits alone: an engine that is busy
+    computes the parts of a request together or one after the other, and rounds otherwise.
+    """
+    if direct.streamed or direct.status != 200 or not NUMBER.search(direct.text()):
+        return False
+    pairs = [(NUMBER.split(r.text()), [*map(float, NUMBER.findall(r.text()))])
+             for r in (direct, proxied)]  # fmt: skip
+    (words, numbers), (other_words, others) = pairs
+    return words == other_words and others == pytest.approx(numbers, rel=0.02, abs=0.002)
 
 
 def differs(direct: Reply, proxied: Reply, case: Case) -> bool:
@@ -120,13 +134,14 @@ def differs(direct: Reply, proxied: Reply, case: Case) -> bool:
     return False
 
 
-def check_equal(direct: Reply, proxied: Reply, case: Case) -> None:
+def check_equal(direct: Reply, proxied: Reply, case: Case, *, rounding: bool = False) -> None:
     assert proxied.status == direct.status, proxied.body[:500]
     for name in ("content-type", "metadata", "location"):
         assert kept(proxied, name) == kept(direct, name)
     assert proxied.end == direct.end
     if not direct.streamed:
-        assert proxied.text() == direct.text()
+        alike = rounding and same_but_rounding(direct, proxied)
+        assert alike or proxied.text() == direct.text()
     elif case.choices:
         assert proxied.events_of_each_choice() == direct.events_of_each_choice()
     else:

@@ -87,8 +87,7 @@ def test_a_profile_that_promises_too_much_is_found_out(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, SETTINGS)
     try:
         fleet.start()
-        with fleet.client() as client:
-            client.actor = "ada@laptop"
+        with fleet.client(actor="ada@laptop") as client:
             client.register(BODY)
             job = fleet.finish(client.profile("tiny", ProfileOptions(confirm=False)), seconds=120)
             assert job.state is JobState.SUCCEEDED, job.error

@@ -3,8 +3,6 @@
 import concurrent.futures
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import openai
 import pytest
 
 from partitiond.ports import ReplicaView
-from tests.e2e.harness import Fleet, Load, clean_environment, wait_for
+from tests.e2e.harness import Fleet, Load, wait_for
 
 MODELS = 22
 BODY = {
@@ -43,17 +41,6 @@ class ManyModels(Fleet):
         )
         assert answer.usage is not None
         return answer.usage.completion_tokens
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "partitiond", "--config", str(self.config), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=clean_environment(),
-        )
 
     def listed(self) -> int:
         return len(self.openai().models.list().data)
@@ -109,7 +96,7 @@ def test_requests_for_several_at_zero_at_once_are_all_answered(shared: ManyModel
 
 def test_people_see_who_is_at_zero_and_may_wake_a_model_by_hand(shared: ManyModels) -> None:
     assert shared.complete("m00") == 8
-    done = shared.cli("scaling")
+    done = shared.cli("models", "scaling")
     assert done.returncode == 0, done.stderr
     assert "at zero" in done.stdout
     with shared.client() as client:

@@ -71,7 +71,16 @@ def test_a_command_that_the_daemon_keeps_from_it_says_so(
     fleet: GpuFleet, host: SimulatedHost
 ) -> None:
     fleet.start()
-    asked = [sys.executable, "-m", "partitiond", "--config", str(fleet.config), "mig", "apply"]
+    asked = [
+        sys.executable,
+        "-m",
+        "partitiond",
+        "--config",
+        str(fleet.config),
+        "devices",
+        "mig",
+        "apply",
+    ]
     asked += ["--geometry", "3g.40gb", "--mode", "--yes"]
     ran = subprocess.run(
         asked, env=clean_environment(), capture_output=True, text=True, timeout=300, check=False

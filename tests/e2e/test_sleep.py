@@ -128,7 +128,7 @@ def test_a_model_is_put_to_sleep_and_the_first_request_wakes_it(fleet: SleepFlee
     awake = fleet.comes_to("dozer", "serving")
     assert fleet.complete("dozer") == 8
 
-    done = fleet.cli("sleep", "dozer")
+    done = fleet.cli("models", "sleep", "dozer")
     assert (done.returncode, "falls asleep" in done.stderr) == (0, True), done.stderr
     asleep = fleet.comes_to("dozer", "sleeping")
     assert asleep.pid == awake.pid
@@ -162,13 +162,13 @@ def test_level_2_reads_its_weights_again_also_after_the_daemon_was_killed(
     fleet.register("dozer")
     fleet.apply()
     awake = fleet.comes_to("dozer", "serving")
-    assert fleet.cli("sleep", "dozer", "--level", "2").returncode == 0
+    assert fleet.cli("models", "sleep", "dozer", "--level", "2").returncode == 0
     fleet.comes_to("dozer", "sleeping")
     fleet.kill_daemon()
     fleet.start()
     found = fleet.comes_to("dozer", "sleeping")
     assert (found.pid, found.adopted, found.sleep_level) == (awake.pid, True, 2)
-    done = fleet.cli("wake", "dozer")
+    done = fleet.cli("models", "wake", "dozer")
     assert done.returncode == 0, done.stderr
     fleet.comes_to("dozer", "serving")
     assert fleet.complete("dozer") == 8
@@ -199,15 +199,15 @@ def test_a_model_without_requests_falls_asleep_by_itself(fleet: SleepFleet) -> N
 
 def test_what_cannot_sleep_is_refused_with_what_to_do(fleet: SleepFleet) -> None:
     fleet.register("awake", engine={})
-    done = fleet.cli("sleep", "awake")
+    done = fleet.cli("models", "sleep", "awake")
     assert done.returncode != 0
     assert "--sleep-mode" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-    assert fleet.cli("sleep", "nobody").returncode != 0
+    assert fleet.cli("models", "sleep", "nobody").returncode != 0
     assert fleet.cli("models", "update", "awake", "--sleep-mode").returncode == 0
-    assert fleet.cli("sleep", "awake").returncode == 0
-    assert fleet.cli("sleep", "awake", "--level", "2").returncode != 0
-    assert fleet.cli("wake", "awake").returncode == 0
+    assert fleet.cli("models", "sleep", "awake").returncode == 0
+    assert fleet.cli("models", "sleep", "awake", "--level", "2").returncode != 0
+    assert fleet.cli("models", "wake", "awake").returncode == 0
 
 
 def test_without_waking_on_request_clients_hear_that_it_sleeps(tmp_path: Path) -> None:

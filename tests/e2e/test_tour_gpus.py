@@ -11,7 +11,10 @@ from tests.e2e.harness import clean_environment
 
 # The fleet's models with isolation = "hardware": nothing but a MIG slice keeps that promise.
 ISOLATED = {"opt-2.7b", "opt-6.7b"}
-REPLICA = re.compile(r"^ (\S+)-\d+ +serving +GPU-\w+ +(MIG \dg\.\d+gb@\d|MPS \d+ %) ", re.M)
+REPLICA = re.compile(
+    r"^ (\S+)-\d+(?:\.\d+)? +serving +GPU-\w+ +(MIG \dg\.\d+gb@\d|MPS \d+ %) ", re.M
+)
+FAILED = re.compile(r"^failed requests: (\d+) of (\d+)$", re.M)
 SCRIPT = Path(__file__).parents[2] / "examples" / "simulated-gpus" / "tour.sh"
 
 
@@ -25,21 +28,28 @@ def test_the_tour_runs_unattended_and_leaves_nothing_behind(tmp_path: Path) -> N
         "HOME": str(tmp_path),
     }
     done = subprocess.run(
-        [str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=390, check=False
+        [str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = " ".join(done.stdout.split())  # lines break where the width says
     for words in (
-        "no plan needs fewer than 3 (proven optimal)",
-        "All 14 replicas serve",
-        "MIG 4g.40gb@0",
+        "no plan needs fewer than 3 (optimal for these estimates)",
+        "All 12 replicas serve",
+        "MIG 3g.40gb@",
         "MPS 10 %",
         "GPU is lost",
         "1 foreign process with 20 GiB",
         "nothing in the device journal",
         "3g.40gb@4",
         "That was the tour",
+        "partitiond plan --from FILE",
     ):
-        assert words in done.stdout, done.stdout
+        assert words in said, done.stdout
+    # Three harms under load: what an engine has begun until it is dead is lost, which is more where
+    # that takes longer. Without the other replicas a third or two would be, until new ones serve.
+    counts = [(int(a), int(b)) for a, b in FAILED.findall(done.stdout)]
+    assert len(counts) == 3, done.stdout
+    assert all(sent >= 150 and failed <= sent // 10 for failed, sent in counts), counts
     before, after = done.stdout.split("== The GPU falls off the bus")
     for shown in (before, after.split("== Down")[0]):
         kinds: dict[str, set[str]] = {}

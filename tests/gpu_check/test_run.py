@@ -21,7 +21,7 @@ def check(*arguments: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=420,
+        timeout=850,
     )
 
 
@@ -65,7 +65,7 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_steps_on_a_simulated_gpu(tmp_path: Path) -> None:
-    result = check("--fake", "--mig", "--budget", 400, "--out", tmp_path)
+    result = check("--fake", "--mig", "--budget", 800, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert {int(name.partition(".")[0]) for name in trials(tmp_path)} == set(range(1, 16))
     assert set(trials(tmp_path).values()) == {"done"}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from loadgen.connection import now
+
 
 @dataclasses.dataclass
 class Behaviour:
@@ -41,6 +43,7 @@ class SseServer:
         self.in_flight = 0
         self.most_in_flight = 0
         self.port = 0
+        self.token_times: list[float] = []
         self._changed = asyncio.Event()
 
     async def until_in_flight(self, least: int, most: int) -> None:
@@ -103,6 +106,7 @@ class SseServer:
                 break
             count = min(does.tokens_per_chunk, wanted - sent)
             sent += count
+            self.token_times += [now()] * count
             self._event(writer, self._chunk(sent, count, last=sent == wanted))
             await writer.drain()
         if does.final_usage:

@@ -1,0 +1,97 @@
+"""Looks at the tour's daemon.
+
+    look.py EXPRESSION          print what the expression is now
+    look.py EXPRESSION WORDS    wait until it is true; WORDS say what is waited for
+
+An expression is Python, and calls the functions below. One process that looks often is cheaper than
+many that look once.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from partitiond.client.client import ControlClient
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import Device
+from partitiond.ports import ReplicaView
+
+LOOK_SECONDS = 0.2
+LIMIT_SECONDS = 300.0
+"""For what never comes: a busy machine may take its time for the rest."""
+
+
+def token() -> str:
+    """The daemon's admin token, empty before it has made one."""
+    path = Path(os.environ["PARTITIOND_STATE_DIR"], "admin-token")
+    return path.read_text("utf-8").strip() if path.exists() else ""
+
+
+client = ControlClient(
+    f"http://127.0.0.1:{os.environ['PARTITIOND_CONTROL__PORT']}", "", reread=token
+)
+
+
+def ready() -> bool:
+    """Whether the daemon and its endpoint are ready."""
+    try:
+        return not client.readiness()
+    except PartitiondError:
+        return False
+
+
+def replicas(model: str | None = None) -> Sequence[ReplicaView]:
+    """Replicas of a model, or all."""
+    return client.replicas(model)
+
+
+def device(device_id: str) -> Device:
+    """The device with that id, or with that index among the GPUs."""
+    devices = client.devices()
+    return next(d for n, d in enumerate(devices) if device_id in (d.id, str(n)))
+
+
+def all_serve() -> bool:
+    """Whether every replica serves."""
+    return {replica.state for replica in replicas()} == {"serving"}
+
+
+def replaced(replica_id: str, pid: int) -> bool:
+    """Whether a replica has another process than that one, and all serve."""
+    pids = {replica.pid for replica in replicas() if replica.replica_id == replica_id}
+    return bool(pids - {None, pid}) and all_serve()
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def sends(pid: int) -> bool:
+    """Whether a process has a connection, or has ended."""
+    try:
+        return bool(psutil.Process(pid).net_connections()) or not lives(pid)
+    except psutil.Error:  # that of a zombie cannot be asked for
+        return not lives(pid)
+
+
+def main(expression: str, words: str = "") -> None:
+    """Print it, or wait for it."""
+    limit = time.monotonic() + LIMIT_SECONDS
+    while not (found := eval(expression)) and words:  # noqa: S307 - the script's own words
+        if time.monotonic() > limit:
+            sys.exit(f"waited in vain for {LIMIT_SECONDS:.0f} s until {words}")
+        time.sleep(LOOK_SECONDS)
+    if not words:
+        print(found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

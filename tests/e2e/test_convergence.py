@@ -1,0 +1,246 @@
+"""Every command that waits for a plan, by the real command line against a real daemon.
+
+It ends when what it says is true; whatever else happens it ends, too, and says what happened.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from partitiond.core.convergence import Convergence, PlanState
+from partitiond.ports import ReplicaView
+from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from tests.e2e.harness import wait_for
+from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.machine import signal_all
+
+WAIT_SECONDS = 60.0
+FOUR = HostDescription("four", (GpuDescription("a100-80gb", 4),), cores=64)
+SLOW = ("--engine-arg", "--load-seconds", "--engine-arg")
+"""The engine takes longer to start than a command takes to look."""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuFleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    host = SimulatedHost.create(FOUR, folder / "host")
+    host.mps_control.unlink()  # memory shares: no MPS daemon to wait for
+    made = GpuFleet(folder / "fleet", host)
+    made.start()
+    yield made
+    made.host.heal()
+    made.cleanup()
+
+
+def ended(fleet: GpuFleet, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    """A command that ends with this exit status."""
+    done = fleet.cli(*arguments)
+    assert done.returncode == code, f"{arguments}: {done.stdout}\n{done.stderr}"
+    return done
+
+
+def applied(fleet: GpuFleet) -> None:
+    """Apply a fresh plan. Once the command ends, just that plan runs."""
+    done = ended(fleet, "apply", "--json")
+    requires_plan(fleet)
+    assert "serve" in done.stderr
+    assert json.loads(done.stdout)["plan"]
+
+
+def processes(fleet: GpuFleet) -> dict[str, int | None]:
+    """Process by replica."""
+    return {view.replica_id: view.pid for view in fleet.views()}
+
+
+def requires_plan(fleet: GpuFleet) -> None:
+    """Nothing but what the applied plan wants runs, and all of that."""
+    with fleet.client() as client:
+        views, plan = client.replicas(), client.current_plan()
+    assert plan is not None
+    running = sorted((v.model, v.state, v.device_id, v.memory_bytes, v.limit) for v in views)
+    assert running == sorted(
+        (p.model, "serving", p.device_id, p.partition.memory_bytes, p.candidate.batch)
+        for p in plan.placements
+    )
+
+
+def convergence(fleet: GpuFleet) -> Convergence:
+    with fleet.client() as client:
+        return client.convergence()
+
+
+def serving(fleet: GpuFleet, model: str) -> list[ReplicaView]:
+    return [view for view in fleet.views() if (view.model, view.state) == (model, "serving")]
+
+
+def change(fleet: GpuFleet, **changes: object) -> None:
+    with fleet.client() as client:
+        client.update("a", changes)
+
+
+def remove(fleet: GpuFleet, model: str) -> None:
+    with fleet.client() as client:
+        client.remove(model)
+
+
+def starting(fleet: GpuFleet) -> Sequence[ReplicaView]:
+    """Engines with a process that do not serve yet."""
+
+    def found() -> Sequence[ReplicaView]:
+        return [v for v in fleet.views() if v.state == "starting" and v.pid is not None]
+
+    return wait_for("an engine to start", found, seconds=WAIT_SECONDS, pause=0.02)
+
+
+def shows_progress(command: "subprocess.Popen[str]") -> None:
+    """Return once the command waits."""
+    assert command.stderr is not None
+    for line in command.stderr:
+        if " serve: " in line:
+            return
+    raise AssertionError("it ended without having waited")
+
+
+@contextlib.contextmanager
+def held_start(fleet: GpuFleet, model: str) -> "Iterator[subprocess.Popen[str]]":
+    """An apply that waits for one more model, whose engine does not get on meanwhile."""
+    fleet.register(model, 1, engine={"extra_args": ["--load-seconds", "5"]})
+    command = fleet.begin_cli("apply")
+    (engine,) = starting(fleet)
+    assert engine.pid is not None
+    os.killpg(engine.pid, signal.SIGSTOP)
+    try:
+        yield command
+    finally:
+        os.killpg(engine.pid, signal.SIGCONT)
+
+
+def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet) -> None:
+    """Demand, workload, cordon; a model that is added, removed.
+
+    Counted in processes: a plan that moves nothing may be applied by the daemon before we ask.
+    """
+    fleet.register("a", 2)
+    applied(fleet)
+    two = processes(fleet)
+    assert len(two) == 2
+
+    change(fleet, min_replicas=3, max_replicas=3)
+    applied(fleet)
+    three = processes(fleet)
+    assert len(three) == 3
+    assert two.items() <= three.items(), "what ran runs on"
+
+    change(fleet, workload={"prompt_tokens": 1024, "output_tokens": 32})
+    applied(fleet)
+    assert not set(three.values()) & set(processes(fleet).values()), "other engines, same names"
+
+    device = serving(fleet, "a")[0].device_id
+    with fleet.client() as client:
+        client.cordon(device, "its fan is replaced")
+    applied(fleet)
+    assert device not in {view.device_id for view in fleet.views()}
+    with fleet.client() as client:
+        client.uncordon(device)
+
+    before = processes(fleet)
+    fleet.register("b", 1)
+    applied(fleet)
+    with_b = processes(fleet)
+    assert before.items() <= with_b.items()
+    assert [view.model for view in fleet.views()].count("b") == 1
+
+    remove(fleet, "b")
+    applied(fleet)
+    assert processes(fleet) == before
+
+
+def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> None:
+    """Replaced, rolled back as asked, and back by itself because it does not come."""
+    fleet.register("c", 1)
+    applied(fleet)
+    before = serving(fleet, "c")
+
+    changed = ended(fleet, "models", "update", "c", "--dtype", "float16")
+    requires_plan(fleet)
+    after = serving(fleet, "c")
+    assert {v.pid for v in after} != {v.pid for v in before}
+    assert "serve" in changed.stderr
+
+    ended(fleet, "models", "rollback", "c")
+    requires_plan(fleet)
+    assert {v.pid for v in serving(fleet, "c")} != {v.pid for v in after}
+
+    broken = ("--engine-arg", "--fail-start", "--engine-arg", "no-luck")
+    said = ended(fleet, "models", "update", "c", *broken, code=6).stderr
+    assert "failed to come 3 times" in said
+    assert "exit code 1" in said
+    assert len(serving(fleet, "c")) == 1
+    remove(fleet, "c")
+
+
+def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFleet) -> None:
+    fleet.register("good", 1, engine={"extra_args": ["--load-seconds", "2"]})
+    fleet.register("bad", 1, engine={"extra_args": ["--fail-start", "no-luck"]})
+    said = ended(fleet, "apply", code=6).stderr
+    assert "bad-1 failed 3 times in a row: it exited with exit code 1: no-luck." in said
+    assert len(serving(fleet, "good")) == 1
+    remove(fleet, "bad")
+
+
+def test_engines_that_die_meanwhile_are_waited_for_again(fleet: GpuFleet) -> None:
+    """One while it starts, one that served already."""
+    fleet.register("d", 1, engine={"extra_args": ["--load-seconds", "3"]})
+    command = fleet.begin_cli("apply")
+    (engine,) = starting(fleet)
+    victims = [engine.pid, serving(fleet, "a")[0].pid]
+    signal_all([pid for pid in victims if pid is not None])
+    _, said = command.communicate(timeout=300)
+    assert command.returncode == 0, said
+    requires_plan(fleet)
+    assert not {v.pid for v in fleet.views()} & set(victims)
+
+
+def test_of_two_applies_the_first_says_that_it_was_replaced(fleet: GpuFleet) -> None:
+    with held_start(fleet, "e") as first:
+        before = convergence(fleet).plan_id
+        change(fleet, min_replicas=1, max_replicas=1)
+        ended(fleet, "apply", "--no-wait")
+        after = convergence(fleet).plan_id
+        _, said = first.communicate(timeout=300)
+    assert first.returncode == 4, said
+    assert f"{before} was replaced by {after}" in said
+    ended(fleet, "apply", after)
+    requires_plan(fleet)
+
+
+def test_an_interrupted_wait_leaves_the_fleet_alone(fleet: GpuFleet) -> None:
+    with held_start(fleet, "f") as command:
+        shows_progress(command)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=300)
+        now = convergence(fleet)
+    assert command.returncode == 130, said
+    assert now.state is PlanState.CONVERGING
+    assert f"goes on with {now.plan_id}" in said
+    ended(fleet, "apply", now.plan_id)
+    requires_plan(fleet)
+
+
+@pytest.mark.slow
+def test_a_daemon_that_is_killed_ends_the_wait(fleet: GpuFleet) -> None:
+    with held_start(fleet, "g") as command:
+        shows_progress(command)
+        plan_id = convergence(fleet).plan_id
+        fleet.kill_daemon()
+        _, said = command.communicate(timeout=300)
+    assert command.returncode == 5, said
+    assert f"the daemon is gone while {plan_id} was on its way" in said
+    fleet.start()
+    ended(fleet, "apply", plan_id)
+    requires_plan(fleet)
