@@ -12,6 +12,8 @@ APPLICATION_ID: Final = 0x50415254
 IMMEDIATE: Final = "partitiond_immediate"
 """Execution option of an engine whose transactions take the write lock at once: a transaction
 that reads first and writes later could otherwise fail half-way, without waiting."""
+DURABLE: Final = "partitiond_durable"
+"""Execution option of an engine whose transactions are on the disk when they are committed."""
 
 
 def make_engine(path: Path | None, busy_timeout_seconds: float) -> Engine:
@@ -36,12 +38,15 @@ def _on_connect(connection: Any, _record: object) -> None:
     # Autocommit in the driver: it would otherwise begin transactions late, and none for DDL.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
-    # WAL with NORMAL loses no committed transaction when a process dies, only (rarely) the
-    # last ones when the power does; reconcile finds the difference then.
-    connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _on_begin(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get(IMMEDIATE, False)
+    options = connection.get_execution_options()
+    immediate = options.get(IMMEDIATE, False)
+    # WAL with NORMAL loses no committed transaction when a process dies, only the last ones when
+    # the power does; FULL waits for the disk at each commit. SQLite refuses to change the level
+    # inside a transaction, so that each one begins by naming its own.
+    level = "FULL" if options.get(DURABLE, False) else "NORMAL"
+    connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

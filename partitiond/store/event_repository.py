@@ -26,8 +26,8 @@ class EventRepository(Sessions):
     def add_event(
         self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
     ) -> Event:
-        """Append."""
-        with self._write() as session:
+        """Append. What somebody asked for survives a power loss: who removed a key, and when."""
+        with self._write(durable=bool(actor)) as session:
             row = EventRow(at=at, kind=kind, subject=subject, message=message, actor=actor)
             session.add(row)
             session.flush()

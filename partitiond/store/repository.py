@@ -1,4 +1,7 @@
-"""The repositories: `ports.Store` on SQLite. Every call is one transaction."""
+"""The repositories: `ports.Store` on SQLite. Every call is one transaction.
+
+What somebody asked for (models, keys, the applied plan, marks) is on the disk when a call returns.
+"""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -52,7 +55,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     def add_model(self, record: ModelRecord) -> None:
         """Raises ConflictError when the name is taken."""
         try:
-            with self._write() as session:
+            with self._write(durable=True) as session:
                 self._models = None
                 session.add(_model_row(record))
         except IntegrityError as error:
@@ -86,7 +89,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
         """Replace. Raises NotFoundError, ConflictError when the stored version is another."""
         name = record.spec.name
-        with self._write() as session:
+        with self._write(durable=True) as session:
             self._models = None
             stored = found(session.get(ModelRow, name), "model", name)
             if stored.version != expected_version:
@@ -100,7 +103,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def remove_model(self, name: str) -> None:
         """Raises NotFoundError. Its profiles stay (measuring them was costly)."""
-        with self._write() as session:
+        with self._write(durable=True) as session:
             self._models = None
             session.delete(found(session.get(ModelRow, name), "model", name))
             self._specs.pop(name, None)
@@ -164,7 +167,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def set_plan(self, plan: Plan) -> None:
         """Make it the applied (desired) plan."""
-        with self._write() as session:
+        with self._write(durable=True) as session:
             row = PlanRow(id=plan.id, created_at=plan.created_at, body=serde.to_json(plan))
             session.add(row)
             session.flush()
@@ -183,7 +186,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Raises ConflictError when the id (or the key itself) is taken."""
         row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_json(key))
         try:
-            with self._write() as session:
+            with self._write(durable=True) as session:
                 self._keys = None
                 session.add(row)
         except IntegrityError as error:
@@ -211,7 +214,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def update_key(self, key: KeyRecord) -> None:
         """Replace by id. Raises NotFoundError."""
-        with self._write() as session:
+        with self._write(durable=True) as session:
             self._keys = None
             row = _key_row(session, key.id)
             row.sha256, row.body = key.sha256, serde.to_json(key)
@@ -219,7 +222,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def remove_key(self, key_id: str) -> None:
         """Raises NotFoundError."""
-        with self._write() as session:
+        with self._write(durable=True) as session:
             self._keys = None
             session.delete(_key_row(session, key_id))
 
@@ -236,7 +239,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
         """Add or replace a mark; None takes it off, where there is none as well."""
-        with self._write() as session:
+        with self._write(durable=True) as session:
             self._marks.pop(kind, None)
             if value is not None:
                 session.merge(MarkRow(kind=kind, subject=subject, value=value, at=at))

@@ -12,7 +12,7 @@ from sqlmodel import Session
 from partitiond import serde
 from partitiond.core.errors import InputError, NotFoundError, StoreError
 from partitiond.fault_points import FaultPoint, reached
-from partitiond.store.connection import IMMEDIATE
+from partitiond.store.connection import DURABLE, IMMEDIATE
 from partitiond.store.errors import store_error
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ class Sessions:
         self.path = path
         self._engine = engine
         self._writing = engine.execution_options(**{IMMEDIATE: True})
+        self._writing_durably = engine.execution_options(**{IMMEDIATE: True, DURABLE: True})
         self._lock = threading.RLock()
         self._closed = False
 
@@ -46,8 +47,15 @@ class Sessions:
         return self._session(self._engine)
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[Session]:
-        with self._session(self._writing) as session:
+    def _write(self, *, durable: bool = False) -> Iterator[Session]:
+        """One transaction that writes.
+
+        Args:
+            durable: what is committed survives a power loss, and so does everything that was
+                committed before. For what somebody asked for (a key removed, a model, a plan);
+                what partitiond notes by itself may lose its last transactions.
+        """
+        with self._session(self._writing_durably if durable else self._writing) as session:
             yield session
             reached(FaultPoint.STORE_COMMITTING)
         reached(FaultPoint.STORE_COMMITTED)

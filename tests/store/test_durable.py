@@ -1,0 +1,95 @@
+"""What survives a power loss: the level of synchronisation at which each transaction commits.
+
+SQLite's own word on the connection, at the moment of each commit. That SQLite then waits for the
+disk is shown by no test: `docs/durability.md` has the command that counts its calls.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.core.usage import UsagePosition
+from partitiond.ports import Job, KeyRecord, ModelRecord, Store
+from partitiond.store import open_store
+
+NORMAL: Final = 1
+FULL: Final = 2
+"""As `PRAGMA synchronous` says them."""
+KEY: Final = KeyRecord(id="k1", sha256="a" * 64, created_at="t")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "s.sqlite3")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def levels(store: Store) -> Iterator[list[int]]:
+    """The level of each transaction that was committed since."""
+    seen: list[int] = []
+
+    def note(connection: Connection) -> None:
+        seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+
+    event.listen(Engine, "commit", note)
+    yield seen
+    event.remove(Engine, "commit", note)
+
+
+def test_a_key_is_made_changed_and_removed_on_the_disk(store: Store, levels: list[int]) -> None:
+    store.add_key(KEY)
+    store.update_key(dataclasses.replace(KEY, label="other"))
+    store.remove_key("k1")
+    assert levels == [FULL] * 3
+
+
+def test_what_somebody_asked_for_is_on_the_disk(
+    store: Store, levels: list[int], make_record: Callable[..., ModelRecord], plan: Plan
+) -> None:
+    store.add_model(make_record())
+    store.update_model(make_record(version=2), expected_version=1)
+    store.remove_model("opt-125m")
+    store.set_plan(plan)
+    store.set_mark("cordon", "GPU-a", "memory")
+    store.set_mark("cordon", "GPU-a", None)
+    store.add_event("t", "key-removed", "k1", "", actor="ada")
+    assert levels == [FULL] * 7
+
+
+def test_what_partitiond_notes_by_itself_does_not_wait_for_the_disk(
+    store: Store,
+    levels: list[int],
+    make_job: Callable[..., Job],
+    make_profile: Callable[..., Profile],
+) -> None:
+    store.add_event("t", "engine-exited", "opt-1", "")
+    store.put_job(make_job())
+    store.add_profile(make_profile())
+    store.next_counter("job")
+    store.add_usage("2030-01-01T00", {}, UsagePosition())
+    assert levels == [NORMAL] * 5
+
+
+def test_the_next_transaction_has_its_own_level(store: Store, levels: list[int]) -> None:
+    store.next_counter("a")
+    store.add_key(KEY)
+    store.next_counter("a")
+    store.keys()
+    store.remove_key("k1")
+    assert levels == [NORMAL, FULL, NORMAL, NORMAL, FULL]
+
+
+def test_a_call_that_fails_leaves_no_level_behind(store: Store, levels: list[int]) -> None:
+    store.add_key(KEY)
+    with pytest.raises(Exception, match="exists already"):
+        store.add_key(KEY)
+    store.next_counter("a")
+    assert levels == [FULL, NORMAL]
