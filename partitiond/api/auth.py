@@ -20,7 +20,10 @@ from partitiond.api.sessions import HEADER, Sessions, cookie_value
 from partitiond.core.errors import SettingsError, UnauthorizedError
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
-"""Probes carry no credentials and tell nothing but health."""
+"""Probes carry no credentials, and without them tell nothing but health."""
+ADMITTED: Final = "partitiond.admitted"
+"""Key of a request's scope: whether the request carried what opens its path. Open paths, too, are
+told, so that a probe gives reasons to nobody but the operator."""
 DASHBOARD: Final = "/ui"
 """Its files say nothing, and logging in asks for the token itself (`api.routes.ui`)."""
 METRICS_PATH: Final = "/metrics"
@@ -101,14 +104,17 @@ class AdminAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        if scope["type"] == "http" and not is_open(scope["path"]):
+        if scope["type"] == "http":
             error = self._refusal(scope["method"], scope["path"], scope["headers"])
-            if error is not None and _opens_the_address(scope):
-                await RedirectResponse(DASHBOARD)(scope, receive, send)
-                return
-            if error is not None:
-                response = problem_response(error, scope["path"])
-                await response(scope, receive, send)
+            scope[ADMITTED] = error is None
+            if error is not None and not is_open(scope["path"]):
+                redirected = _opens_the_address(scope)
+                answer = (
+                    RedirectResponse(DASHBOARD)
+                    if redirected
+                    else problem_response(error, scope["path"])
+                )
+                await answer(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -376,11 +376,12 @@ class ControlClient(
         return self._get(list[Event], "/events", query)
 
     def readiness(self) -> Mapping[str, str]:
-        """Empty when ready, else what is not, by part."""
+        """Empty when ready, else what is not, by part; without the token one part, "daemon"."""
         try:
             self._call("GET", "/readyz")
         except NotReadyError as error:
-            return {part: str(why) for part, why in error.facts.items()}
+            why_not = {part: str(why) for part, why in error.facts.items()}
+            return why_not or {"daemon": f"{error.message} {error.hint}".strip()}
         return {}
 
     def metrics(self) -> str:

@@ -1,6 +1,7 @@
 """The other resources."""
 
 import httpx
+import pytest
 
 from partitiond import serde
 from partitiond.core.errors import StoreError
@@ -112,6 +113,32 @@ async def test_readiness_says_what_is_missing(
     assert answer.status_code == 503
     assert answer.json()["facts"] == service.not_ready
     assert (await http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer another-token-for-tests"},
+        {"Authorization": "Basic an-admin-token-for-tests"},
+        {"Cookie": "partitiond_session=x", "X-Partitiond-UI": "1"},
+    ],
+    ids=["none", "empty", "another", "another scheme", "no session"],
+)
+async def test_readiness_gives_reasons_to_nobody_without_the_token(
+    http: httpx.AsyncClient, service: FakeService, headers: dict[str, str]
+) -> None:
+    del http.headers["Authorization"]
+    assert (await http.get("/readyz", headers=headers)).json() == {"ready": True}
+    service.not_ready = {"store": "/home/ada/state cannot grow", "GPU-a": "Xid 79: off the bus"}
+    answer = await http.get("/readyz", headers=headers)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "not_ready"
+    assert answer.json()["detail"] == "not ready."
+    assert answer.json()["facts"] == {}
+    for told in ("store", "/home", "GPU-a", "Xid"):
+        assert told not in answer.text
 
 
 async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:

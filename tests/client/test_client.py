@@ -166,6 +166,8 @@ def test_what_is(client: ControlClient, daemon: Running) -> None:
     assert client.readiness() == {}
     daemon.service.not_ready = {"proxy": "does not answer"}
     assert client.readiness() == {"proxy": "does not answer"}
+    client.token = "another-token-for-tests"
+    assert client.readiness().keys() == {"daemon"}, "not told why, it does not say ready"
 
 
 def test_keys(client: ControlClient) -> None:
