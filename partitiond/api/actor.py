@@ -5,8 +5,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partitiond.api.errors import problem_response
-from partitiond.api.sessions import HEADER as DASHBOARD_HEADER
-from partitiond.api.sessions import Sessions, cookie_value
+from partitiond.api.sessions import Sessions, bearer
 from partitiond.core.actors import HEADER, actor_from, actor_of
 from partitiond.core.errors import InputError
 from partitiond.ports.actor import acting
@@ -46,9 +45,9 @@ class ActorScope:
         headers = dict(scope["headers"])
         client = scope.get("client")
         address = client[0] if client else "here"
-        if DASHBOARD_HEADER in headers:
-            session = self._sessions.find(cookie_value(scope["headers"]))
-            name = session.name if session is not None else ""
+        session = self._sessions.find(bearer(scope["headers"]))
+        if session is not None:
+            name = session.name
             return actor_from(name, "dashboard") if name else actor_from("dashboard", address)
         named = headers.get(_HEADER)
         return actor_of(named.decode("latin-1")) if named else actor_from("api", address)

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partitiond.api.errors import problem_response
-from partitiond.api.sessions import HEADER, Sessions, cookie_value
+from partitiond.api.sessions import Sessions, bearer
 from partitiond.core.errors import SettingsError, UnauthorizedError
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
@@ -90,7 +90,7 @@ class AdminAuth:
 
     Args:
         token: the admin token.
-        sessions: of the dashboard; a cookie of one stands for the token.
+        sessions: of the dashboard; the value of one stands for the token.
         metrics_token: opens the metrics alone; empty where there is none.
     """
 
@@ -121,23 +121,18 @@ class AdminAuth:
     def _refusal(
         self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]
     ) -> UnauthorizedError | None:
-        given = next((value for name, value in headers if name == b"authorization"), b"")
-        scheme, _, token = given.partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token):
+        headers = list(headers)
+        given = any(name == b"authorization" for name, _ in headers)
+        presented = bearer(headers)
+        token = presented.encode("latin-1")
+        if hmac.compare_digest(token, self._token) or self._sessions.find(presented) is not None:
             return None
-        if scheme.lower() == b"bearer" and self._opens_metrics(token.strip()):
+        if self._opens_metrics(token):
             if (method, path) == ("GET", METRICS_PATH):
                 return None
             return UnauthorizedError(
                 f"the metrics token opens GET {METRICS_PATH} and nothing else.",
                 hint="Send the token in the file admin-token of the daemon's state folder.",
-            )
-        if not given and self._sessions.find(cookie_value(headers)) is not None:
-            if any(name == HEADER for name, _ in headers):
-                return None
-            return UnauthorizedError(
-                "a session's cookie counts only with the header X-Partitiond-UI.",
-                hint="Programs send the admin token; the dashboard sends the header.",
             )
         return UnauthorizedError(
             "the admin token is wrong." if given else "the admin token is missing.",

@@ -1,9 +1,9 @@
-"""Sessions of the dashboard: a browser gives the admin token once, then carries a cookie.
+"""Sessions of the dashboard: a page gives the admin token once, then sends its session's value.
 
-The cookie is HttpOnly (no script reads it) and SameSite=Strict (no other site's page makes the
-browser send it). A request that is let in by the cookie must carry the header `X-Partitiond-UI`,
-which a page of another origin cannot set without asking first, and nobody answers such a question.
-Sessions live in the daemon's memory: they end with it.
+The value travels in the header `Authorization` and nowhere else. A browser sends it by itself to
+nobody: the page keeps it in the storage of its origin, which is scheme, host and port, so that no
+page of another port of the host reads it. A cookie would go to all ports of the host. Sessions live
+in the daemon's memory: they end with it.
 """
 
 import dataclasses
@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-COOKIE: Final = "partitiond_session"
-HEADER: Final = b"x-partitiond-ui"
 SESSION_SECONDS: Final = 12 * 3600.0
 """A working day; afterwards the token is asked for again."""
 MAX_SESSIONS: Final = 256
@@ -50,7 +48,7 @@ class Sessions:
         self._open: dict[str, Session] = {}
 
     def log_in(self, token: str, name: str) -> str | None:
-        """The cookie's value for who gave the token; None for a wrong one."""
+        """The session's value for who gave the token; None for a wrong one."""
         if not hmac.compare_digest(token.strip().encode(), self._token):
             return None
         self._forget_ended()
@@ -61,12 +59,12 @@ class Sessions:
         return value
 
     def find(self, value: str) -> Session | None:
-        """Who carries this cookie."""
+        """Whose session this value is; None where it is none, or has ended."""
         session = self._open.get(_key(value))
         return session if session is not None and session.until > self._clock() else None
 
     def log_out(self, value: str) -> None:
-        """The cookie counts no more. Idempotent."""
+        """The value counts no more. Idempotent."""
         self._open.pop(_key(value), None)
 
     def _forget_ended(self) -> None:
@@ -79,12 +77,9 @@ def _key(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()
 
 
-def cookie_value(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The session's cookie of a request; empty where there is none."""
-    for name, value in headers:
-        if name == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                key, _, text = part.strip().partition("=")
-                if key == COOKIE:
-                    return text
-    return ""
+def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """What a request presents as `Authorization: Bearer`; empty where there is nothing."""
+    given = next((value for name, value in headers if name == b"authorization"), b"")
+    scheme, _, presented = given.partition(b" ")
+    # Stripped as bytes: as text, some of the bytes of a token would count as spaces, too.
+    return presented.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""

@@ -1,6 +1,8 @@
-// The control API, from this page's own origin only. The header is what lets the cookie count.
+// The control API, from this page's own origin only, with the session of whoever logged in.
 
-const HEADERS = { "X-Partitiond-UI": "1" };
+export const SESSION = "session";
+/** The session where the browser keeps nothing: it ends with the page. */
+let unkept = null;
 /** A look that takes longer is none: a daemon that hangs must not pass for one that is idle. */
 const LOOK_MILLISECONDS = 20_000;
 
@@ -14,14 +16,30 @@ export class Problem extends Error {
   }
 }
 
+/** Keep a session for all pages of this origin (scheme, host and port), or forget it: null. */
+export function keepSession(value) {
+  try {
+    if (value === null) localStorage.removeItem(SESSION);
+    else localStorage.setItem(SESSION, value);
+    unkept = null;
+  } catch { unkept = value; }
+}
+
+function session() {
+  if (unkept !== null) return unkept;
+  try { return localStorage.getItem(SESSION); } catch { return null; }
+}
+
 export async function call(method, path, body, options = {}) {
-  const headers = { ...HEADERS, ...(options.headers ?? {}) };
+  const headers = { ...(options.headers ?? {}) };
+  const known = session();
+  if (known !== null) headers.Authorization = `Bearer ${known}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
     answer = await fetch(path, {
       method, headers, body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "same-origin", cache: "no-store", signal: options.signal,
+      credentials: "omit", cache: "no-store", signal: options.signal,
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;

@@ -1,6 +1,6 @@
 // The frame: logging in, the bar on top, and which view is shown.
 
-import { call, get, post } from "./api.js";
+import { SESSION, call, get, keepSession, post } from "./api.js";
 import { dialog, h, morph } from "./dom.js";
 import { forget, look, onChange, state } from "./state.js";
 import { fleetView } from "./fleet.js";
@@ -117,7 +117,8 @@ async function logIn(event) {
   event.preventDefault();
   const form = event.currentTarget;
   try {
-    await post("/ui/session", { token: form.token.value, name: form.name.value.trim() });
+    const begun = await post("/ui/session", { token: form.token.value, name: form.name.value.trim() });
+    keepSession(begun.session);
     form.reset();
     loginProblem = "";
     await begin();
@@ -137,6 +138,7 @@ function toTop() {
 
 async function logOut() {
   await call("DELETE", "/ui/session").catch(() => {});
+  keepSession(null);
   forget();
   render();
   document.getElementById("token")?.focus();
@@ -145,7 +147,8 @@ async function logOut() {
 async function begin() {
   try {
     const session = await get("/ui/session");
-    state.session = session.logged_in ? session : null;
+    if (session.logged_in) state.session = session;
+    else forget();
   } catch (error) {
     state.session = null;
     loginProblem = `${error.message} ${error.hint}`.trim();
@@ -168,6 +171,8 @@ function setTheme(value) {
 
 // --- going --------------------------------------------------------------------------------------
 
+// Another page of this origin logged in or out, and so did this one.
+window.addEventListener("storage", (event) => { if (event.key === SESSION || event.key === null) begin(); });
 window.addEventListener("hashchange", () => {
   if (route() !== "#/keys") leaveKeys();
   render();

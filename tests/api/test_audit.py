@@ -95,14 +95,10 @@ async def test_names_that_are_none_are_refused_before_anything_happens(api: Api,
 
 async def test_somebody_at_the_dashboard_is_who_they_logged_in_as(api: Api) -> None:
     given = {"token": TOKEN, "name": "Grace Hopper"}
-    login = await api.http.post(
-        "/ui/session", json=given, headers={"X-Partitiond-UI": "1", "Authorization": ""}
-    )
+    login = await api.http.post("/ui/session", json=given, headers={"Authorization": ""})
     assert login.is_success, login.text
-    del api.http.headers["Authorization"]
-    answer = await api.http.post(
-        "/models", json={**MODEL, "auto": False}, headers={"X-Partitiond-UI": "1"}
-    )
+    api.http.headers["Authorization"] = f"Bearer {login.json()['session']}"
+    answer = await api.http.post("/models", json={**MODEL, "auto": False})
     assert answer.status_code == 201, answer.text
     assert [e.actor for e in api.events("model-registered")] == ["Grace_Hopper@dashboard"]
 

@@ -122,9 +122,9 @@ async def test_readiness_says_what_is_missing(
         {"Authorization": "Bearer"},
         {"Authorization": "Bearer another-token-for-tests"},
         {"Authorization": "Basic an-admin-token-for-tests"},
-        {"Cookie": "partitiond_session=x", "X-Partitiond-UI": "1"},
+        {"Cookie": "session=an-admin-token-for-tests"},
     ],
-    ids=["none", "empty", "another", "another scheme", "no session"],
+    ids=["none", "empty", "another", "another scheme", "cookie"],
 )
 async def test_readiness_gives_reasons_to_nobody_without_the_token(
     http: httpx.AsyncClient, service: FakeService, headers: dict[str, str]

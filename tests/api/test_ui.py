@@ -7,12 +7,10 @@ from fastapi import FastAPI
 from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, Sessions
 from tests.api.conftest import TOKEN
 
-UI = {"X-Partitiond-UI": "1"}
-
 
 @pytest.fixture
 async def browser(app: FastAPI) -> httpx.AsyncClient:
-    """A client that keeps cookies and knows no token."""
+    """A client that keeps cookies, as a browser does, and knows no token."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://daemon")
 
@@ -21,6 +19,11 @@ async def log_in(
     browser: httpx.AsyncClient, token: str = TOKEN, name: str = "ada"
 ) -> httpx.Response:
     return await browser.post("/ui/session", json={"token": token, "name": name})
+
+
+async def session_of(browser: httpx.AsyncClient) -> dict[str, str]:
+    """What a page sends once it is logged in."""
+    return {"Authorization": f"Bearer {(await log_in(browser)).json()['session']}"}
 
 
 @pytest.mark.parametrize("path", ["/ui", "/ui/", "/ui/app.js", "/ui/style.css"])
@@ -43,9 +46,8 @@ async def test_files_need_no_token_and_let_nothing_in(
 async def test_the_bare_address_leads_to_the_dashboard(
     browser: httpx.AsyncClient, method: str
 ) -> None:
-    for headers in ({}, UI):
-        answer = await browser.request(method, "/", headers=headers)
-        assert (answer.status_code, answer.headers["location"]) == (307, "/ui")
+    answer = await browser.request(method, "/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/ui")
 
 
 async def test_programs_get_the_index_or_are_told_why_not(browser: httpx.AsyncClient) -> None:
@@ -73,42 +75,61 @@ async def test_no_other_file_is_given_out(browser: httpx.AsyncClient, name: str)
     assert (await browser.get(f"/ui/{name}")).status_code == 404
 
 
-async def test_the_cookie_stands_for_the_token(browser: httpx.AsyncClient) -> None:
-    assert (await browser.get("/models", headers=UI)).status_code == 401
+async def test_the_session_stands_for_the_token(browser: httpx.AsyncClient) -> None:
+    assert (await browser.get("/models")).status_code == 401
     assert (await browser.get("/ui/session")).json() == {"logged_in": False}
     answer = await log_in(browser)
-    assert answer.status_code == 204
-    cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
-    assert TOKEN not in cookie
-    assert (await browser.get("/models", headers=UI)).status_code == 200
-    assert (await browser.get("/ui/session", headers=UI)).json()["name"] == "ada"
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    assert TOKEN not in answer.text
+    page = {"Authorization": f"Bearer {answer.json()['session']}"}
+    assert (await browser.get("/models", headers=page)).status_code == 200
+    assert (await browser.get("/ui/session", headers=page)).json()["name"] == "ada"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_the_cookie_alone_counts_for_nothing(browser: httpx.AsyncClient, method: str) -> None:
-    """What a page of another site could make a browser send."""
-    await log_in(browser)
-    answer = await browser.request(method, "/models/a" if method == "DELETE" else "/models")
-    assert answer.status_code == 401
-    assert "X-Partitiond-UI" in answer.json()["detail"]
+async def test_a_browser_is_given_nothing_that_it_sends_by_itself(
+    browser: httpx.AsyncClient,
+) -> None:
+    """Browsers send cookies to each port of a host: whatever runs on another would get them."""
+    page = await session_of(browser)
+    for method, path in (("GET", "/ui"), ("GET", "/ui/session"), ("GET", "/models")):
+        answer = await browser.request(method, path, headers=page)
+        assert "set-cookie" not in answer.headers, path
+    assert dict(browser.cookies) == {}
+    assert (await browser.get("/models")).status_code == 401
 
 
-async def test_a_wrong_token_gets_no_cookie(browser: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("name", ["session", "partitiond_session", "__Host-session", "token"])
+async def test_no_cookie_counts(browser: httpx.AsyncClient, name: str) -> None:
+    """What another program on this host could make a browser send."""
+    value = (await session_of(browser))["Authorization"].removeprefix("Bearer ")
+    for cookie in (f"{name}={value}", f"{name}={TOKEN}"):
+        headers = {"Cookie": cookie, "X-Partitiond-UI": "1"}
+        assert (await browser.get("/models", headers=headers)).status_code == 401
+        assert (await browser.get("/ui/session", headers=headers)).json() == {"logged_in": False}
+
+
+@pytest.mark.parametrize(
+    "path", ["/models?session={}", "/models?token={}", "/models?access_token={}"]
+)
+async def test_no_address_carries_the_session(browser: httpx.AsyncClient, path: str) -> None:
+    """Addresses are logged, and sent on to where links lead."""
+    value = (await session_of(browser))["Authorization"].removeprefix("Bearer ")
+    assert (await browser.get(path.format(value))).status_code == 401
+
+
+async def test_a_wrong_token_begins_no_session(browser: httpx.AsyncClient) -> None:
     answer = await log_in(browser, token="guessed-by-somebody")
     assert answer.status_code == 401
-    assert "set-cookie" not in answer.headers
-    assert (await browser.get("/models", headers=UI)).status_code == 401
+    assert "session" not in answer.json()
 
 
 async def test_who_logs_out_is_out(browser: httpx.AsyncClient) -> None:
-    await log_in(browser)
-    kept = dict(browser.cookies)
-    assert (await browser.delete("/ui/session", headers=UI)).status_code == 204
-    for name, value in kept.items():
-        browser.cookies.set(name, value)
-    assert (await browser.get("/models", headers=UI)).status_code == 401
+    page, other = await session_of(browser), await session_of(browser)
+    for _ in range(2):
+        assert (await browser.delete("/ui/session", headers=page)).status_code == 204
+        assert (await browser.get("/models", headers=page)).status_code == 401
+    assert (await browser.get("/models", headers=other)).status_code == 200
 
 
 async def test_a_form_of_another_site_cannot_log_in(browser: httpx.AsyncClient) -> None:
@@ -116,10 +137,18 @@ async def test_a_form_of_another_site_cannot_log_in(browser: httpx.AsyncClient) 
     assert answer.status_code == 422
 
 
-async def test_a_wrong_token_beside_a_good_cookie_is_refused(browser: httpx.AsyncClient) -> None:
-    await log_in(browser)
-    headers = UI | {"Authorization": "Bearer something-else-entirely"}
-    assert (await browser.get("/models", headers=headers)).status_code == 401
+async def test_no_page_of_another_origin_may_send_the_header(browser: httpx.AsyncClient) -> None:
+    """Its browser asks first, and nobody says yes."""
+    for path in ("/models", "/ui/session"):
+        answer = await browser.options(
+            path,
+            headers={
+                "Origin": "http://localhost:9999",
+                "Access-Control-Request-Method": "GET",
+                "Access-Control-Request-Headers": "authorization",
+            },
+        )
+        assert not any(name.startswith("access-control") for name in answer.headers)
 
 
 class TestSessions:

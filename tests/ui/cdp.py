@@ -108,8 +108,12 @@ class Browser:
         self._folder.cleanup()
 
     def page(self, *, width: int = 1360, height: int = 900) -> "Page":
-        """A new page in a context of its own: no cookies of the others."""
+        """A new page in a context of its own: no cookies and nothing kept of the others."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
+        return self.tab(context, width=width, height=height)
+
+    def tab(self, context: str, *, width: int = 1360, height: int = 900) -> "Page":
+        """One more page of a context."""
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         return Page(self, attached["sessionId"], context, width, height)
@@ -174,7 +178,7 @@ class Page:
     ) -> None:
         self._browser = browser
         self._session = session
-        self._context = context
+        self.context = context
         self.requests: list[str] = []
         self.errors: list[str] = []
         browser.listen(session, self._heard)
@@ -184,7 +188,7 @@ class Page:
 
     def close(self) -> None:
         """Forget it and its cookies."""
-        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self.context)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """One call of the protocol to this page."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.ui.cdp import Browser, Page, browsing, find_chromium
@@ -45,3 +46,14 @@ def log_in(page: Page, fleet: Demo) -> None:
     page.fill("#name", "ada")
     page.press("Enter")
     page.wait_for("document.querySelector('.tiles') && document.querySelector('.models')")
+
+
+def session_of(page: Page) -> str:
+    """What the page keeps in place of the token."""
+    return str(page.script("localStorage.getItem('session')"))
+
+
+def end_session(page: Page, ui_url: str) -> None:
+    """The daemon forgets the page's session, and the page is not told."""
+    headers = {"Authorization": f"Bearer {session_of(page)}"}
+    httpx.delete(f"{ui_url}/session", headers=headers, timeout=60).raise_for_status()

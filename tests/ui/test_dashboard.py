@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.harness import wait_for
 from tests.ui.cdp import Browser, Page
+from tests.ui.conftest import end_session, session_of
 from tests.ui.demo import DEVICES, MODELS, Demo
 from tests.ui.views import VIEWS, go
 
@@ -33,10 +34,14 @@ class TestLoggingIn:
         page.wait_for_text("Throughput")
         page.close()
 
-    def test_the_token_and_the_cookie_are_out_of_reach_of_scripts(self, page: Page) -> None:
-        assert page.script("document.cookie") == ""
+    def test_the_token_is_kept_nowhere_and_there_is_no_cookie(
+        self, page: Page, fleet: Demo
+    ) -> None:
+        assert page.call("Network.getCookies", urls=[fleet.url])["cookies"] == []
         kept = page.script("JSON.stringify([{...localStorage}, {...sessionStorage}])")
-        assert "token" not in kept
+        assert session_of(page) in kept
+        assert fleet.token not in kept
+        assert fleet.token not in page.script("document.documentElement.outerHTML")
 
     def test_who_logs_out_sees_nothing_any_more(self, page: Page) -> None:
         page.click_text("Log out ada")
@@ -49,7 +54,7 @@ class TestLoggingIn:
     def test_a_session_that_the_daemon_forgot_asks_for_the_token(
         self, page: Page, fleet: Demo
     ) -> None:
-        page.call("Network.clearBrowserCookies")
+        end_session(page, fleet.url)
         page.wait_for_text("Admin token")
         page.errors.clear()  # the browser logs the 401
 

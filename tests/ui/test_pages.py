@@ -1,6 +1,8 @@
 """The dashboard when something is odd: in Chromium, over a service that only remembers."""
 
 import asyncio
+import contextlib
+import http.server
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from partitiond.api.app import create_app
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 from tests.ui.cdp import Browser, Page
+from tests.ui.conftest import end_session, session_of
 from tests.ui.views import go
 
 # Slow as the others, because Chromium is fetched for those only.
@@ -55,7 +58,7 @@ def page(browser: Browser, daemon: httpx.Client) -> Iterator[Page]:
 
 def log_in(page: Page, daemon: httpx.Client, name: str = "ada") -> None:
     page.goto(f"{daemon.base_url}/ui")
-    page.call("Network.clearBrowserCookies")
+    page.script("localStorage.removeItem('session')")
     page.goto(f"{daemon.base_url}/ui")
     page.fill("#token", TOKEN)
     page.fill("#name", name)
@@ -141,13 +144,96 @@ def test_what_is_pressed_twice_is_done_once(page: Page, daemon: httpx.Client) ->
     daemon.delete(f"/keys/{made[0]['id']}")
 
 
-def test_with_the_session_an_open_dialog_ends(page: Page) -> None:
+def test_with_the_session_an_open_dialog_ends(page: Page, daemon: httpx.Client) -> None:
     go(page, "#/keys")
     page.click("#new-key")
     page.wait_for("document.querySelector('dialog[open]')")
-    page.call("Network.clearBrowserCookies")
+    end_session(page, f"{daemon.base_url}/ui")
     page.wait_for_text("Admin token")
     assert page.script("document.querySelector('dialog') === null")
+
+
+def test_a_page_of_another_port_gets_nothing_of_the_session(
+    page: Page, daemon: httpx.Client
+) -> None:
+    """Whatever listens on another port of this host is another origin, and there is no cookie."""
+    with another_program() as (url, heads):
+        page.goto(url)
+        assert page.script("document.cookie + JSON.stringify({...localStorage})") == "{}"
+        answer = page.script(f"""fetch('{daemon.base_url}/models', {{credentials: 'include'}})
+            .then(() => 'read', () => 'refused')""")
+        assert answer == "refused"
+    assert heads
+    for head in heads:
+        assert not {"cookie", "authorization"} & head
+
+
+@contextlib.contextmanager
+def another_program() -> Iterator[tuple[str, list[set[str]]]]:
+    """Answers on another port of the dashboard's host: its address, and the names of the headers
+    of each request, in small letters.
+    """
+    heads: list[set[str]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heads.append({name.lower() for name in self.headers})
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>other</title>")
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", heads
+        server.shutdown()
+        thread.join(60)
+
+
+def test_another_tab_and_a_page_that_is_loaded_again_are_logged_in(
+    browser: Browser, page: Page, daemon: httpx.Client
+) -> None:
+    page.goto(f"{daemon.base_url}/ui")
+    page.wait_for_text("Log out ada")
+    tab = browser.tab(page.context)
+    tab.goto(f"{daemon.base_url}/ui")
+    tab.wait_for_text("Log out ada")
+
+
+def test_who_logs_out_or_in_does_so_in_all_tabs(
+    browser: Browser, page: Page, daemon: httpx.Client
+) -> None:
+    tab = browser.tab(page.context)
+    tab.goto(f"{daemon.base_url}/ui")
+    session = session_of(tab)
+    tab.click_text("Log out ada")
+    page.wait_for_text("Admin token")
+    assert "Throughput" not in page.text()
+    headers = {"Authorization": f"Bearer {session}"}
+    assert daemon.get("/models", headers=headers).status_code == 401
+    tab.fill("#token", TOKEN)
+    tab.fill("#name", "bob")
+    tab.press("Enter")
+    page.wait_for_text("Log out bob")
+
+
+def test_a_browser_that_keeps_nothing_asks_each_page(
+    browser: Browser, daemon: httpx.Client
+) -> None:
+    page = browser.page()
+    refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('off'); }})"
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=refuse)
+    page.goto(f"{daemon.base_url}/ui")
+    page.fill("#token", TOKEN)
+    page.press("Enter")
+    page.wait_for_text("Throughput")
+    page.click_text("Log out")
+    page.wait_for_text("Admin token")
+    page.close()
 
 
 @pytest.mark.parametrize("written", ["%E0%A4", "%", "a%2Fb", "<img src=x onerror=window.ran=1>"])

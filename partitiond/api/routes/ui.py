@@ -12,7 +12,7 @@ from pydantic import Field
 
 from partitiond.api.parts import Body
 from partitiond.api.replies import NO_STORE, no_content
-from partitiond.api.sessions import COOKIE, MAX_NAME, SESSION_SECONDS, Sessions, cookie_value
+from partitiond.api.sessions import MAX_NAME, Sessions, bearer
 from partitiond.core.errors import NotFoundError, UnauthorizedError
 from partitiond.models.catalog import CATALOG
 
@@ -78,8 +78,8 @@ async def get_page(if_none_match: Annotated[str, Header()] = "") -> Response:
 
 @router.get("/session")
 async def get_session(request: Request) -> Response:
-    """Whose session the cookie is, and what forms offer."""
-    session = _sessions(request).find(cookie_value(request.headers.raw))
+    """Whose session this is, and what forms offer."""
+    session = _sessions(request).find(bearer(request.headers.raw))
     if session is None:
         return JSONResponse({"logged_in": False}, headers=NO_STORE)
     known = {"logged_in": True, "name": session.name, "catalog": sorted(CATALOG)}
@@ -88,33 +88,21 @@ async def get_session(request: Request) -> Response:
 
 @router.post("/session")
 async def log_in(request: Request, body: LogIn) -> Response:
-    """Begin a session: the cookie is in the answer's header and nowhere else."""
+    """Begin a session: its value is in the answer's body, which nobody keeps, and nowhere else."""
     value = _sessions(request).log_in(body.token, body.name.strip())
     if value is None:
         raise UnauthorizedError(
             "the admin token is wrong.",
             hint="It is in the file admin-token of the daemon's state folder.",
         )
-    answer = no_content()
-    answer.set_cookie(
-        COOKIE,
-        value,
-        max_age=round(SESSION_SECONDS),
-        path="/",
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
-    )
-    return answer
+    return JSONResponse({"session": value}, headers=NO_STORE)
 
 
 @router.delete("/session")
 async def log_out(request: Request) -> Response:
-    """End the session of the cookie. Repeating it changes nothing."""
-    _sessions(request).log_out(cookie_value(request.headers.raw))
-    answer = no_content()
-    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
-    return answer
+    """End the session. Repeating it changes nothing."""
+    _sessions(request).log_out(bearer(request.headers.raw))
+    return no_content()
 
 
 @router.get("/{name}")
