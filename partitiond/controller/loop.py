@@ -19,6 +19,7 @@ from partitiond.controller.faults import FaultWatch
 from partitiond.controller.holdings import held, is_record_of, own_engine, routed
 from partitiond.controller.journal import Journal
 from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
+from partitiond.controller.memory_watch import MemoryWatch
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.routes import KeyRoutes, RoutePolicy, routing_from
 from partitiond.controller.sleeping import SleepKeeper, serving_since, waited_models
@@ -72,6 +73,7 @@ class Controller:
         engines: every engine it knows, ended ones included until they are forgotten.
         sleep: which models are to sleep.
         faults: which devices are broken.
+        memory: which engines have outgrown their shares.
         plan: the applied plan.
         problem: why the last pass broke; empty when it went well.
         spec_for: the specification that a placement was planned with, of the model's present one.
@@ -108,6 +110,13 @@ class Controller:
             wake=wake.set,
         )
         self.faults = FaultWatch(partitions, journal=journal, policy=policy, wake=wake.set)
+        self.memory = MemoryWatch(
+            partitions,
+            engines=lambda: self.engines,
+            journal=journal,
+            policy=policy,
+            wake=wake.set,
+        )
         self._store = store
         self._runner = runner
         self._endpoint = endpoint
@@ -226,6 +235,7 @@ class Controller:
         """Pass after pass until cancelled."""
         watches = [
             asyncio.create_task(self.faults.run(), name="fault watch"),
+            asyncio.create_task(self.memory.run(), name="memory watch"),
             asyncio.create_task(
                 self.sleep.run(lambda: serving_since(self.desired, self.engines)),
                 name="sleep watch",
@@ -337,6 +347,7 @@ class Controller:
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
             faulted=tuple(sorted(self.faults.reasons)),
             withheld=tuple(p.replica_id for p in self.desired if self.withheld(p)),
+            outgrown=tuple(sorted(self.memory.outgrown)),
         )
 
     def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:

@@ -42,6 +42,7 @@ class ControllerPolicy:
         stop_tries_at_exit: tries after which the daemon ends although an engine does not.
         proxy_stop_seconds: what the proxy gets to finish its requests when everything ends.
         fault_seconds: pause between two looks for devices that broke.
+        memory_seconds: pause between two looks at what engines hold of their shares.
         wake_poll_seconds: pause between two questions to the proxy who waits, while a model sleeps.
         idle_poll_seconds: the same while some model may fall asleep by its idle rule.
         wake_on_request: a request for a sleeping model wakes it.
@@ -58,6 +59,7 @@ class ControllerPolicy:
     stop_tries_at_exit: int = 5
     proxy_stop_seconds: float = 10.0
     fault_seconds: float = 2.0
+    memory_seconds: float = 5.0
     wake_poll_seconds: float = 0.1
     idle_poll_seconds: float = 1.0
     wake_on_request: bool = True

@@ -92,6 +92,8 @@ class Observation:
             and nothing starts, sleeps or wakes there while the device is named.
         withheld: replicas that are not started, because something keeps them from running
             (`core.obstacles`).
+        outgrown: generations of engines that hold more of their device than their share
+            (`core.partition_checks.outgrown`), until nothing of them is left.
     """
 
     replicas: tuple[ObservedReplica, ...]
@@ -101,6 +103,7 @@ class Observation:
     not_ready: tuple[str, ...] = ()
     faulted: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
+    outgrown: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Whether a partition has its memory before an engine starts, and kept to it afterwards. Pure.
+"""Whether a partition has its memory before an engine starts, and keeps to it afterwards. Pure.
 
 Nothing inside an engine enforces its footprint, so it is checked from outside. Before the start its
 whole budget has to be free beside what the neighbours were promised and do not hold yet. After the
 start it may hold its budget and a tolerance, as long as the neighbours' promises stay covered.
+While it serves it may hold its budget and the tolerance: the headroom of the plan covers that.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ OVERSHOOT_SHARE: Final = 0.03
 all overshoot by this much still fit together."""
 OVERSHOOT_BYTES: Final = 128 * MIB
 """Least tolerance: CUDA contexts of the same engine differ by about this much between drivers."""
+OUTGROWN_LOOKS: Final = 3
+"""Looks in a row that find an engine beyond its budget and the tolerance before it is told to go:
+one look may catch memory that is given back in the next moment. A guess, not a measurement."""
 KV_SHORTFALL_SHARE: Final = 0.05
 KV_SHORTFALL_TOKENS: Final = 256
 """Two blocks of 128 tokens: a cache is made of whole blocks, and one of them holds no tokens."""
@@ -117,6 +121,24 @@ def overshoot(
             "theirs."
         )
     return ""
+
+
+def outgrown(
+    budget_bytes: int,
+    held_bytes: Sequence[int],
+    tolerance_bytes: int,
+    looks: int = OUTGROWN_LOOKS,
+) -> bool:
+    """Whether an engine that serves has outgrown its share of a device, and has to go.
+
+    Args:
+        budget_bytes: its partition's.
+        held_bytes: what it held at each look, oldest first.
+        tolerance_bytes: by how much it may exceed the budget for good.
+        looks: newest looks of which each has to find it beyond both.
+    """
+    newest = held_bytes[-looks:]
+    return len(newest) == looks and min(newest) > budget_bytes + tolerance_bytes
 
 
 def kv_shortfall(planned_tokens: int, reported_tokens: int) -> str:

@@ -21,6 +21,9 @@ Invariants (each is a property test):
 - an engine of a model that is to be asleep falls asleep only when nothing is in flight, however
   long that takes, and is woken only where its whole partition fits; one that cannot sleep is
   drained and stopped instead. Nothing of such a model is started;
+- an engine that has outgrown its share is drained although it is wanted, and started again once
+  nothing of it is left; of one model one at a time, while no other engine of it comes, leaves or
+  is about to start;
 - all engines of a faulted device are ended, and nothing starts, sleeps or wakes there;
 - an engine that nobody asked for is drained and stopped, never one that could not be identified
   (only identified engines are in the observation).
@@ -32,7 +35,7 @@ with; every other engine of that id is on its way out.
 """
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.device_room import DeviceRoom, holds, key_of
@@ -172,7 +175,7 @@ def reconcile(
     )
     here = _Pass(desired, observation, policy, asleep, current, outgoing, stakes)
     begun, making_way, yielding = _begin(here)
-    return (*_forgets(here), *_stops(here, yielding), *_drains(here, making_way), *begun)
+    return (*_forgets(here), *_stops(here, yielding), *_drains(here, making_way, begun), *begun)
 
 
 def current_engines(
@@ -266,20 +269,58 @@ def _stop_reason(replica: ObservedReplica, unwanted: bool, here: _Pass) -> StopR
     return None
 
 
-def _drains(here: _Pass, making_way: set[tuple[str, str]]) -> list[Action]:
-    """Engines that serve and are not wanted: after their replacements serve, or to make way."""
+def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Action]) -> list[Action]:
+    """Engines that serve and are not wanted: after their replacements serve, or to make way; and
+    engines that take memory of their neighbours.
+    """
     incomplete = _incomplete(here)
     faulted = here.seen.faulted
-    return [
-        DrainReplica(replica.replica_id, replica.generation, here.policy.drain_deadline_seconds)
+    leaving = {
+        key_of(replica)
         for replica in here.outgoing
-        if not replica.ending and replica.placement.device_id not in faulted
         if replica.state is ReplicaState.DROWSY
         or (
             replica.state is ReplicaState.SERVING
             and (replica.placement.model not in incomplete or key_of(replica) in making_way)
         )
+    }
+    changing = {r.placement.model for r in here.outgoing if key_of(r) in leaving}
+    changing |= {action.placement.model for action in begun if isinstance(action, StartEngine)}
+    leaving |= _outgrown(here, changing)
+    return [
+        DrainReplica(replica.replica_id, replica.generation, here.policy.drain_deadline_seconds)
+        for replica in here.seen.replicas
+        if key_of(replica) in leaving
+        if not replica.ending and replica.placement.device_id not in faulted
     ]
+
+
+def _outgrown(here: _Pass, changing: set[str]) -> set[tuple[str, str]]:
+    """Engines that hold more than their share and leave now. Whatever makes one engine of a model
+    grow makes its others grow as well: they go one after the other, so that the model is served.
+    A model that is to sleep gives its memory back by that.
+
+    Args:
+        here: the pass.
+        changing: models of which an engine is begun or drained in this pass.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for replica in here.seen.replicas:
+        if replica.generation in here.seen.outgrown and _serves(replica):
+            found.setdefault(replica.placement.model, key_of(replica))
+    if not found:
+        return set()
+    under_way = {
+        replica.placement.model
+        for replica in here.seen.replicas
+        if replica.ending
+        or replica.state in _READYING | _LEAVING
+        or (replica.state in LIVE and replica.placement.device_id in here.seen.faulted)
+    }
+    missing = {p.model for p in here.desired if p.replica_id not in here.current}
+    # Of a model whose missing replica cannot start now, nobody knows how long that lasts.
+    stay = under_way | changing | (missing - _blocked(here)) | here.asleep.keys()
+    return {key for model, key in found.items() if model not in stay}
 
 
 def _incomplete(here: _Pass) -> frozenset[str]:
@@ -299,13 +340,24 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
     """Whether nothing but room is missing: it is wanted awake, files on disk, back-off over."""
     if placement.model in here.asleep or placement.form in here.seen.not_ready:
         return False
-    if placement.replica_id in here.seen.withheld:
+    if placement.replica_id in here.seen.withheld or _held_by_outgrown(placement, here):
         return False
     record = awaiting_restart(placement, here.seen.replicas)
     if record is None or record.state is not ReplicaState.FAILED:
         return True
     delay = backoff_seconds(record.failures, here.policy)
     return here.seen.now - record.state_since >= delay
+
+
+def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
+    """Whether its place is held by an engine that takes more than the place has."""
+    return any(
+        replica.replica_id == placement.replica_id
+        and replica.placement.device_id == placement.device_id
+        and replica.state in LIVE
+        and replica.generation in here.seen.outgrown
+        for replica in here.seen.replicas
+    )
 
 
 def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[str, str]]]:

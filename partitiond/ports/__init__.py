@@ -23,7 +23,7 @@ from partitiond.ports.overview import (
     Overviews,
     ReplicaOverview,
 )
-from partitiond.ports.partitions import DeviceFault, PartitionControl
+from partitiond.ports.partitions import DeviceFault, PartitionControl, ShareUse
 from partitiond.ports.preview import PlanPreview
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner, Progress
 from partitiond.ports.service import (
@@ -75,6 +75,7 @@ __all__ = [
     "ReplicaOverview",
     "ReplicaView",
     "ResolvedModel",
+    "ShareUse",
     "Store",
     "TelemetrySource",
     "TelemetryWindow",

@@ -20,6 +20,21 @@ class DeviceFault:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShareUse:
+    """What an engine in a share of a device's memory holds now.
+
+    Attributes:
+        name: of the engine.
+        budget_bytes: what its share promises it.
+        held_bytes: what its processes hold of the device.
+    """
+
+    name: str
+    budget_bytes: int
+    held_bytes: int
+
+
 class PartitionControl(Protocol):
     """Makes a device give an engine what its partition says, and nothing more.
 
@@ -82,6 +97,13 @@ class PartitionControl(Protocol):
 
     async def faults(self) -> Sequence[DeviceFault]:
         """Devices whose engines are all broken, or about to be, since the driver or MPS says so."""
+        ...
+
+    async def shares(self) -> Sequence[ShareUse]:
+        """What engines in memory shares hold, under MPS or not: nothing but this look bounds them.
+
+        Engines of which the driver tells nothing, or whose device does not answer, are left out.
+        """
         ...
 
     async def clear(self) -> Sequence[str]:

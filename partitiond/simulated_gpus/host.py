@@ -257,6 +257,14 @@ class SimulatedHost(HostReader):
                         values |= {"context_bytes": 0, "allocated_bytes": 0}
                     self._records.set("process", row, values)
 
+    def grow_process(self, pid: int, more_bytes: int) -> None:
+        """A process holds so much more of its GPU from now on, without a call of its own."""
+        with self._records.locked():
+            for row in self._records.used("process"):
+                if self._records.number("process", row, "pid") == pid:
+                    held = int(self._records.number("process", row, "allocated_bytes"))
+                    self._records.set("process", row, {"allocated_bytes": held + more_bytes})
+
     def set_health(self, uuid: str, *, ecc: int | None = None, retired: int | None = None,
                    throttle: int | None = None, **figures: int) -> None:  # fmt: skip
         """Change what a GPU tells of its health.

@@ -9,7 +9,7 @@ from partitiond.controller.faults import FaultWatch
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import DeviceError
 from partitiond.core.replica import ReplicaState
-from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport
+from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, a_moment
 from tests.controller.samples import placement, record
@@ -29,6 +29,9 @@ class FaultyPartitions:
         if self.breaks_with is not None:
             raise self.breaks_with
         return self.found
+
+    async def shares(self) -> Sequence[ShareUse]:
+        return ()
 
     async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
         return launch

@@ -85,6 +85,7 @@ class SimulatedHost:
     leases: tuple[CpuCores, ...] = ()
     not_ready: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
+    outgrown: set[str] = dataclasses.field(default_factory=set)
     _generations: "itertools.count[int]" = dataclasses.field(default_factory=itertools.count)
 
     def observe(self) -> Observation:
@@ -99,6 +100,7 @@ class SimulatedHost:
             not_ready=self.not_ready,
             faulted=tuple(sorted(self.faulted)),
             withheld=self.withheld,
+            outgrown=tuple(sorted(self.outgrown)),
         )
 
     def run(self, desired: tuple[Placement, ...]) -> tuple[Action, ...]:

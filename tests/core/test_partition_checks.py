@@ -10,6 +10,7 @@ from partitiond.core.partition_checks import (
     GpuUse,
     Neighbour,
     kv_shortfall,
+    outgrown,
     overshoot,
     promised_bytes,
     room_bytes,
@@ -72,6 +73,37 @@ def test_even_a_small_overshoot_is_none_of_a_neighbours_memory() -> None:
     seen = use(budget + MIB, GIB)
     asleep = [Neighbour("b", 69 * GIB, GIB)]
     assert "neighbours lack 1 MiB" in overshoot(budget, budget + MIB, seen, asleep)
+
+
+@pytest.mark.parametrize(
+    ("held", "gone"),
+    [
+        ([], False),
+        ([12, 12], False),  # too few looks
+        ([11, 11, 11], False),  # the budget and the tolerance, and not a byte more
+        ([12, 12, 12], True),
+        ([12, 12, 11], False),  # it gave back
+        ([11, 12, 12], False),
+        ([1, 2, 12, 40, 12], True),  # what was before does not count
+        ([12, 12, 12, 10], False),
+    ],
+)
+def test_an_engine_has_outgrown_its_share_after_looks_in_a_row(held: list[int], gone: bool) -> None:
+    assert outgrown(10, held, 1, looks=3) is gone
+
+
+@given(
+    st.integers(1, 80 * GIB),
+    st.lists(st.integers(0, 80 * GIB), max_size=8),
+    st.integers(0, GIB),
+    st.integers(1, 5),
+)
+def test_who_was_within_its_share_at_one_of_the_newest_looks_stays(
+    budget: int, held: list[int], tolerance: int, looks: int
+) -> None:
+    beyond = [bytes_ > budget + tolerance for bytes_ in held]
+    expected = len(held) >= looks and all(beyond[len(held) - looks :])
+    assert outgrown(budget, held, tolerance, looks) is expected
 
 
 @pytest.mark.parametrize(

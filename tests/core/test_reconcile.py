@@ -80,6 +80,50 @@ def test_what_failed_to_start_starts_after_what_did_not() -> None:
     assert begun == ["b-1", "c-1", "a-1"]
 
 
+def test_an_engine_that_outgrew_its_share_is_drained_and_started_again_once_it_is_gone() -> None:
+    here = host()
+    wanted = (placement("a-1", [0]), placement("b-1", [1]))
+    for one in wanted:
+        here.add(one, SERVING, in_flight=1)
+    here.outgrown = {"g0"}
+    assert here.run(wanted) == (DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),)
+    assert here.run(wanted) == (), "it waits for what runs, and nothing starts in its place"
+    here.engines["g0"] = dataclasses.replace(here.engines["g0"], in_flight=0)
+    (stop,) = here.run(wanted)
+    assert isinstance(stop, StopEngine)
+    assert stop.reason is StopReason.DRAINED
+    assert here.run(wanted) == ()
+    here.happen("g0", ReplicaEvent.EXITED)
+    here.run(wanted)
+    assert [e.replica_id for e in here.in_state(STARTING)] == ["a-1"]
+    here.happen("g2", ReplicaEvent.BECAME_READY)
+    assert here.run(wanted) == ()
+    assert {e.generation for e in here.in_state(SERVING)} == {"g1", "g2"}
+
+
+def test_of_one_model_one_outgrown_engine_leaves_at_a_time() -> None:
+    here = host()
+    wanted = (placement("a-1", [0]), placement("a-2", [1]), placement("b-1", [2]))
+    for one in wanted:
+        here.add(one, SERVING)
+    here.outgrown = {"g0", "g1", "g2"}
+    left = []
+    for _ in range(12):
+        left += [a.replica_id for a in here.run(wanted) if isinstance(a, DrainReplica)]
+        assert len([e for e in here.in_state(SERVING) if e.placement.model == "a"]) >= 1
+        here.calm_step()
+    assert left == ["a-1", "b-1", "a-2"]
+    assert here.run(wanted) == ()
+
+
+def test_an_outgrown_engine_of_a_model_that_is_to_sleep_gives_its_memory_back_by_that() -> None:
+    here = host()
+    here.add(placement("a-1", [0]), SERVING)
+    here.outgrown, here.asleep = {"g0"}, {"a": 1}
+    here.run((placement("a-1", [0]),))
+    assert here.in_state(DRAINING) == []
+
+
 def yields(here: SimulatedHost, *wanted: Placement) -> list[str]:
     stops = [a for a in here.run(wanted) if isinstance(a, StopEngine)]
     assert all(stop.reason is StopReason.YIELDS for stop in stops)
@@ -572,6 +616,12 @@ class RandomHistory(RuleBasedStateMachine):
             self.here.faulted.discard(device)
         else:
             self.here.faulted.add(device)
+
+    @rule(data=st.data())
+    def an_engine_outgrows_its_share(self, data: st.DataObject) -> None:
+        serving = [engine.generation for engine in self.here.in_state(SERVING)]
+        if serving:
+            self.here.outgrown.add(data.draw(st.sampled_from(serving)))
 
     @rule(model=st.sampled_from(["a", "b", "c"]), level=st.sampled_from([0, 1, 2]))
     def a_model_is_put_to_sleep_or_woken(self, model: str, level: int) -> None:

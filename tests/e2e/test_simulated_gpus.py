@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from partitiond.core.errors import ConflictError, PartitiondError
@@ -317,6 +318,30 @@ def test_a_fault_under_mps_restarts_all_engines_of_that_gpu_and_no_other(
     assert len(before) == 3
     fleet.mps("simulate_fault", device)
     fleet.replaced(before)
+    assert fleet.complete("a") == 8
+    ended(fleet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [SharingMode.MEMORY, SharingMode.MPS])
+def test_an_engine_that_outgrows_its_share_is_started_again_and_its_neighbours_stay(
+    make_fleet: MakeFleet, mode: SharingMode
+) -> None:
+    fleet = make_fleet(mode)
+    device = started(fleet, mode, replicas=2)
+    before = {view.replica_id: view.pid for view in fleet.views()}
+    grown = next(view for view in fleet.views() if view.device_id == device)
+    assert grown.pid is not None
+    for pid in (grown.pid, *(child.pid for child in psutil.Process(grown.pid).children(True))):
+        fleet.host.grow_process(pid, grown.partition.memory_bytes)
+    fleet.replaced({grown.replica_id: grown.pid})
+    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    now = {view.replica_id: view.pid for view in fleet.views()}
+    assert {name for name, pid in before.items() if now[name] != pid} == {grown.replica_id}
+    with fleet.client() as client:
+        (told,) = [e for e in client.events(limit=1000) if e.kind == "engine-outgrew"]
+    assert told.subject == grown.engine
+    assert fleet.failures() == []
     assert fleet.complete("a") == 8
     ended(fleet)
 

@@ -9,7 +9,14 @@ from partitiond.core.errors import DeviceError, EngineError, StartFailedError
 from partitiond.core.partition import MpsShare
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.partitioned import PartitionedRunner
-from partitiond.ports import DeviceFault, EngineExit, EngineHandle, EngineLaunch, EngineReport
+from partitiond.ports import (
+    DeviceFault,
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    ShareUse,
+)
 from tests.controller.fakes import FakeRunner
 from tests.devices.partitions.world import launch
 
@@ -27,6 +34,9 @@ class Diary:
         self.asked.append(f"{what} {name}")
         if what in self.refuses:
             raise self.refuses[what]
+
+    async def shares(self) -> Sequence[ShareUse]:
+        return ()
 
     async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
         self._note("prepare", launch.replica_id)

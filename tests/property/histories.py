@@ -153,6 +153,7 @@ class History:
             self.the_daemon_is_killed,
             self.a_device_is_not_seen,
             self.a_device_breaks,
+            self.an_engine_grows,
             self.a_model_sleeps,
             self.a_model_wakes,
             self.a_lease,
@@ -185,6 +186,7 @@ class History:
 
     def the_daemon_is_killed(self, rng: random.Random) -> None:
         """The next one finds the processes, and nothing that is only remembered."""
+        self.here.outgrown.clear()
         for generation, engine in list(self.here.engines.items()):
             if engine.state not in LIVE or rng.random() < 0.1:  # it ended, unseen
                 del self.here.engines[generation]
@@ -223,6 +225,10 @@ class History:
         live = [e for e in here.engines.values() if e.state in LIVE]
         taken = [lease for lease in here.leases if lease.device_id == wanted.device_id]
         assert fits(wanted.partition, [*taken, *map(holds, live)], MEMORY_MIB * MIB)
+        for engine in live:
+            same = engine.replica_id == wanted.replica_id
+            same = same and engine.placement.device_id == wanted.device_id
+            assert not same or engine.generation not in here.outgrown, "its place is not free"
         for engine in here.engines.values():
             same = engine.replica_id == wanted.replica_id
             same = same and same_engine(engine.placement, wanted)
@@ -245,6 +251,10 @@ class History:
         wanted = any(same_engine(p, engine.placement) and p.replica_id == engine.replica_id
                      for p in self.desired)  # fmt: skip
         stay = stays(here.asleep.get(model, 0), engine.can_sleep)
+        if engine.generation in here.outgrown and model not in here.asleep:
+            if wanted and not twins:
+                self._check_alone(engine)
+            return
         assert not wanted or twins or not stay, "drained though it is wanted"
         if engine.state is not SERVING or model in here.asleep:
             return
@@ -255,6 +265,15 @@ class History:
             sleeping = [e for e in here.in_state(ReplicaState.SLEEPING)
                         if e.placement.device_id == device_id]  # fmt: skip
             assert sleeping or any(p.device_id == device_id for p in missing)
+
+    def _check_alone(self, outgrown: ObservedReplica) -> None:
+        """One that leaves although it is wanted is the only one of its model that changes."""
+        coming = (STARTING, ReplicaState.WAKING, ReplicaState.DRAINING, ReplicaState.STOPPING)
+        for engine in self.here.engines.values():
+            same = engine.placement.model == outgrown.placement.model
+            if same and engine is not outgrown:
+                assert engine.state not in coming, "two at a time"
+                assert not engine.ending, "two at a time"
 
     def _runs(self, wanted: Placement) -> bool:
         return any(
@@ -340,6 +359,12 @@ class History:
 
     def a_device_breaks(self, rng: random.Random) -> None:
         _toggle(self.here.faulted, rng.choice(DEVICES))
+
+    def an_engine_grows(self, rng: random.Random) -> None:
+        """It holds more than its share."""
+        serving = [e.generation for e in self.here.in_state(SERVING)]
+        if serving:
+            self.here.outgrown.add(rng.choice(serving))
 
     def a_model_sleeps(self, rng: random.Random) -> None:
         self.here.asleep[rng.choice(MODELS)] = rng.choice([1, 2, STOPPED])

@@ -23,7 +23,7 @@ from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKin
 from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
-from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport
+from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 
 log = logging.getLogger(__name__)
 
@@ -310,6 +310,10 @@ class HostPartitions:
                     log.warning("%s", sentence)
             self._said = frozenset(said)
         return self._faults
+
+    async def shares(self) -> Sequence[ShareUse]:
+        """See `ports.PartitionControl`."""
+        return await self._holders.shares()
 
     async def _mps_faults(self) -> list[DeviceFault]:
         found = []

@@ -9,13 +9,13 @@ from partitiond.core import partition_checks as checks
 from partitiond.core.device_memory import SLACK_BYTES
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import SharingMode, short_device
-from partitiond.core.partition import MigSlice, Partition, WholeDevice
+from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, Partition, WholeDevice
 from partitiond.core.partition_checks import GpuUse, Neighbour
 from partitiond.core.room import overlap
 from partitiond.core.sleep import held
 from partitiond.core.units import MIB, format_bytes
 from partitiond.devices.partitions.parts import Gpus, Owners
-from partitiond.ports import EngineLaunch
+from partitiond.ports import EngineLaunch, ShareUse
 
 DISPLAY_BYTES: Final = 64 * MIB
 """A display server holds less, and any CUDA context more: what is below computes nothing."""
@@ -155,6 +155,26 @@ class Holders:
             return ""
         neighbours = self._neighbours(partition.device_id, use, owners, without=name)
         return checks.overshoot(partition.memory_bytes, taken, use, neighbours)
+
+    async def shares(self) -> list[ShareUse]:
+        """What engines in shares of a device's memory hold, as far as drivers tell."""
+        watched = {
+            name: there.now
+            for name, there in self._held.items()
+            if isinstance(there.partition, MemoryShare | MpsShare)
+        }
+        owners = await asyncio.to_thread(self._owners) if watched else {}
+        found = []
+        for device_id in sorted({share.device_id for share in watched.values()}):
+            try:
+                use = await self.use(device_id)
+            except DeviceError:
+                continue  # whoever looks at devices says so
+            for name, share in watched.items():
+                held = use.held_by([pid for pid, owner in owners.items() if owner == name])
+                if share.device_id == device_id and held is not None:
+                    found.append(ShareUse(name, share.memory_bytes, held))
+        return found
 
     def _on(self, device_id: str, *, without: str) -> list[tuple[str, Holder]]:
         return [

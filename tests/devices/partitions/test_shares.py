@@ -1,0 +1,70 @@
+"""What engines hold of their shares, as drivers tell it."""
+
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, Partition, WholeDevice
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import ShareUse
+from tests.devices.partitions.world import World, handle, launch, partitions
+
+
+def share(gib: int, device: str = "GPU-0") -> MemoryShare:
+    return MemoryShare(device, Bytes(gib * GIB))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "devices.json"
+
+
+async def test_each_engine_is_told_with_all_its_processes_and_its_own_share(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    for name, wanted in (("a-1", share(10)), ("a-2", share(20)), ("b-1", share(5, "GPU-1"))):
+        await here.prepare(launch(name, wanted))
+    world.living = {1: "a-1", 2: "a-1", 3: "a-2", 4: "b-1"}
+    world.gpus["GPU-0"].use = {1: GIB, 2: 2 * GIB, 3: 30 * GIB, 9: 7 * GIB}
+    world.gpus["GPU-1"].use = {4: GIB}
+    assert sorted(await here.shares(), key=lambda use: use.name) == [
+        ShareUse("a-1", 10 * GIB, 3 * GIB),
+        ShareUse("a-2", 20 * GIB, 30 * GIB),
+        ShareUse("b-1", 5 * GIB, GIB),
+    ]
+    await here.release(launch("a-2", share(20)))
+    assert {use.name for use in await here.shares()} == {"a-1", "b-1"}
+
+
+async def test_shares_under_mps_are_told_and_adopted_engines_too(path: Path) -> None:
+    world = World()
+    adopted = launch("a-1", MpsShare("GPU-0", Bytes(10 * GIB), 30))
+    world.living, world.gpus["GPU-0"].use = {1: "a-1"}, {1: 11 * GIB}
+    here = partitions(world, path)
+    await here.settle([handle(adopted)])
+    assert await here.shares() == [ShareUse("a-1", 10 * GIB, 11 * GIB)]
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [WholeDevice("GPU-0", Bytes(GIB)), MigSlice("GPU-0", Bytes(GIB), "1g.10gb", 0, 1)],
+)
+async def test_who_has_no_neighbour_or_a_wall_is_not_watched(
+    path: Path, partition: Partition
+) -> None:
+    world = World()
+    here = partitions(world, path)
+    await here.prepare(launch("a-1", partition))
+    world.living, world.gpus["GPU-0"].use = {1: "a-1"}, {1: 70 * GIB}
+    assert await here.shares() == []
+
+
+async def test_what_the_driver_does_not_tell_is_left_out(path: Path) -> None:
+    world = World()
+    here = partitions(world, path)
+    await here.prepare(launch("a-1", share(10)))
+    world.living, world.gpus["GPU-0"].use = {1: "a-1"}, {1: 30 * GIB}
+    world.gpus["GPU-0"].told = False
+    assert await here.shares() == []
+    world.gpus["GPU-0"].told, world.deaf = True, True
+    assert await here.shares() == [], "a device that does not answer"
