@@ -1,6 +1,9 @@
 """Frozen dataclasses of the core to JSON and back, validated by pydantic.
 
-Unknown fields are refused, so that a file of a newer schema is never half-read.
+There are two readers. What a user wrote is read by `from_json`, which refuses unknown fields: a
+misspelt field must not be ignored. What another partitiond wrote, and what outlives the process
+that wrote it, is read by `from_stored_json`, which ignores them: a release reads what the next
+release has written as long as the fields that it needs are there.
 """
 
 import dataclasses
@@ -8,13 +11,18 @@ import functools
 import json
 import tomllib
 import typing
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from partitiond.core.errors import InputError, PartitiondError
 
 T = TypeVar("T")
+
+BODY_VERSION: Final = 1
+"""Form of the bodies that outlive a process. It grows when a field that readers need is dropped.
+The meaning of a field never changes: a new meaning gets a new name."""
+VERSION_FIELD: Final = "body_version"
 
 
 def _forbid_unknown_fields(kind: Any, seen: set[Any]) -> None:
@@ -97,6 +105,38 @@ def from_json(kind: type[T], text: str | bytes) -> T:
     """Build a `kind` from JSON text. Raises InputError as `from_jsonable` does."""
     try:
         built: T = _adapter(kind).validate_json(text)
+        return built
+    except ValidationError as error:
+        raise _explain(kind, error) from error
+
+
+def to_stored_jsonable(value: object) -> dict[str, Any]:
+    """Plain data of a body that outlives this process: its version, then its fields."""
+    return {VERSION_FIELD: BODY_VERSION, **to_jsonable(value)}
+
+
+def to_stored_json(value: object, *, indent: int | None = None) -> str:
+    """JSON text of a body that outlives this process; `from_stored_json` reads it."""
+    return json.dumps(to_stored_jsonable(value), indent=indent, ensure_ascii=False)
+
+
+def from_stored(kind: type[T], data: object) -> T:
+    """Build a `kind` from plain data that some partitiond wrote; unknown fields are ignored.
+
+    Raises:
+        InputError: a field that is needed is missing or of another form.
+    """
+    try:
+        built: T = _adapter(kind).validate_python(data, extra="ignore")
+        return built
+    except ValidationError as error:
+        raise _explain(kind, error) from error
+
+
+def from_stored_json(kind: type[T], text: str | bytes) -> T:
+    """Build a `kind` from JSON text that some partitiond wrote. Raises as `from_stored` does."""
+    try:
+        built: T = _adapter(kind).validate_json(text, extra="ignore")
         return built
     except ValidationError as error:
         raise _explain(kind, error) from error

@@ -223,6 +223,8 @@ class HostPartitions:
     async def release(self, launch: EngineLaunch) -> None:
         """See `ports.PartitionControl`."""
         partition = partition_of(launch)
+        if partition is None:
+            self._journal.leave(launch.replica_id)
         if partition is None or isinstance(partition, CpuCores):
             return
         async with self._locks[partition.device_id]:
@@ -238,9 +240,12 @@ class HostPartitions:
         names = {handle.launch.replica_id for handle in alive}
         for handle in alive:
             said += self._adopt(handle.launch)
+        self._journal_daemons()
+        for handle in alive:
+            if handle.unread:
+                self._keep_for(handle)
         for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
             self._journal.leave(user)
-        self._journal_daemons()
         return (*said, *await self._undo_everywhere(_WITHOUT_MODE))
 
     def _adopt(self, launch: EngineLaunch) -> list[str]:
@@ -258,6 +263,14 @@ class HostPartitions:
         return [
             f"{launch.replica_id} runs under MPS on {short_device(partition.device_id)}; adopted."
         ]
+
+    def _keep_for(self, handle: EngineHandle) -> None:
+        """What a living engine uses is not known: it may be anything on its device."""
+        device_id = handle.launch.device_id
+        for entry in self._journal.entries:
+            here = not device_id or entry.device_id == device_id
+            if here and entry.kind is not EntryKind.MIG_MODE:
+                self._journal.use(*entry.key, handle.launch.replica_id)
 
     def _journal_daemons(self) -> None:
         """Daemons of ours that the journal does not know (it was lost, say) are left over."""

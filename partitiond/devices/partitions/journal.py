@@ -4,6 +4,9 @@ One small file in the state folder, replaced as a whole and synced before the de
 entry without users is left over: it is undone at the next occasion. An entry stays until the device
 was seen without what it names, so that after a crash at any point the journal covers everything
 that is on the devices because of us.
+
+GPU instances do not outlive a boot of the host: one that is there after it, at a place that the
+journal names, was made by somebody else.
 """
 
 import contextlib
@@ -13,16 +16,15 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from partitiond import serde
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.mig import Place
 from partitiond.fault_points import FaultPoint, reached
+from partitiond.process_identity import boot_id
 
 log = logging.getLogger(__name__)
-
-VERSION: Final = 1
 
 
 class EntryKind(enum.StrEnum):
@@ -47,6 +49,7 @@ class Entry:
     Attributes:
         what: "" for MPS; "2g.20gb@4+2" for an instance; "on" for the mode.
         users: replica ids of the engines that use it; empty: left over.
+        boot_id: of the boot in which it was written; empty where that is not known.
     """
 
     device_id: str
@@ -54,6 +57,7 @@ class Entry:
     what: str
     state: EntryState
     users: tuple[str, ...] = ()
+    boot_id: str = ""
 
     @property
     def key(self) -> tuple[str, EntryKind, str]:
@@ -63,8 +67,14 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _File:
-    version: int
     entries: tuple[Entry, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _AnyFile:
+    """The file as any release has it: an entry of an unknown kind does not spoil the others."""
+
+    entries: tuple[dict[str, Any], ...]
 
 
 def place_text(place: Place) -> str:
@@ -87,7 +97,8 @@ class DeviceJournal:
         path: the file; its folder exists.
 
     Attributes:
-        problem: why an earlier file could not be read; it was put aside then.
+        problem: why an earlier file, or some of its entries, could not be read; a copy was put
+            aside then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,7 +131,7 @@ class DeviceJournal:
             DeviceError: it cannot be written; nothing may be done to the device then.
         """
         known = self.get(device_id, kind, what)
-        entry = known or Entry(device_id, kind, what, EntryState.PLANNED)
+        entry = known or Entry(device_id, kind, what, EntryState.PLANNED, boot_id=boot_id())
         if user and user not in entry.users:
             entry = dataclasses.replace(entry, users=(*entry.users, user))
         self._write({**self._entries, entry.key: entry})
@@ -164,20 +175,19 @@ class DeviceJournal:
                 hint="Give this user access to it; nothing is done to devices without it.",
                 facts={"path": str(self._path)},
             ) from error
-        try:
-            return serde.from_json(_File, raw).entries
-        except InputError as error:
+        entries, problem = _entries_of(raw)
+        if problem:
             kept = self._path.with_suffix(".broken")
-            self._path.replace(kept)
+            kept.write_bytes(raw)
             self.problem = (
-                f"the device journal could not be read ({error.message}) and is kept as {kept}; "
+                f"the device journal could not be read ({problem}) and is kept as {kept}; "
                 "GPU instances it named are now taken for the operator's."
             )
             log.error("%s", self.problem)
-            return ()
+        return entries
 
     def _write(self, entries: dict[tuple[str, EntryKind, str], Entry]) -> None:
-        text = serde.to_json(_File(VERSION, tuple(entries.values())), indent=1)
+        text = serde.to_stored_json(_File(tuple(entries.values())), indent=1)
         try:
             _replace_synced(self._path, text.encode())
         except OSError as error:
@@ -196,9 +206,33 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
         InputError: the file is damaged.
     """
     try:
-        return serde.from_json(_File, path.read_bytes()).entries
+        entries, problem = _entries_of(path.read_bytes())
     except FileNotFoundError:
         return ()
+    if problem:
+        raise InputError(problem, hint="The daemon keeps a copy of it when it starts.")
+    return entries
+
+
+def _entries_of(raw: bytes) -> tuple[tuple[Entry, ...], str]:
+    """The entries that can be read and are of something that may be there, and what is wrong with
+    the others."""
+    try:
+        bodies = serde.from_stored_json(_AnyFile, raw).entries
+    except InputError as error:
+        return (), error.message
+    entries, problems = [], []
+    for body in bodies:
+        try:
+            entries.append(serde.from_stored(Entry, body))
+        except InputError as error:
+            problems.append(error.message)
+    now = boot_id()
+    return tuple(
+        dataclasses.replace(entry, boot_id=entry.boot_id or now)
+        for entry in entries
+        if entry.kind is not EntryKind.MIG_INSTANCE or entry.boot_id in ("", now) or not now
+    ), " ".join(problems)
 
 
 def _replace_synced(path: Path, data: bytes) -> None:

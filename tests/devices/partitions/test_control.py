@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,14 @@ from partitiond.core.partition import (
 from partitiond.core.plan import SleepingFootprint
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions.journal import (
+    EntryKind,
     EntryState,
     place_of,
     place_text,
     read_entries,
 )
 from partitiond.ports import EngineReport
+from partitiond.process_identity import boot_id
 from tests.controller.samples import placement
 from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
 
@@ -307,6 +310,103 @@ async def test_what_a_device_keeps_is_tried_again(path: Path) -> None:
 
 
 # -- the journal's rule --------------------------------------------------------------------------
+
+
+def rewrite(path: Path, **changed: object) -> None:
+    """Write the journal's entries as another boot, or release, would have."""
+    body = json.loads(path.read_text())
+    for entry in body["entries"]:
+        entry.update(changed)
+    path.write_text(json.dumps(body | {"colour": "red"}))
+
+
+def add_entry(path: Path, **entry: str) -> str:
+    """Returns the new text."""
+    body = json.loads(path.read_text())
+    path.write_text(json.dumps(body | {"entries": [*body["entries"], entry]}))
+    return path.read_text()
+
+
+def read_text(path: Path) -> str:
+    return path.read_text()
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+async def test_an_instance_made_after_a_reboot_at_our_place_stays(path: Path) -> None:
+    world = World()
+    await partitions(world, path).prepare(launch("a-1", mig(6)))
+    assert world.gpus[GPU].instances == {OPERATORS}
+    assert {entry.boot_id for entry in read_entries(path)} == {boot_id()}
+    rewrite(path, boot_id="an earlier boot")
+    here = partitions(world, path)
+    await here.settle([])
+    made = await here.prepare(launch("b-1", mig(6)))
+    await here.release(made)
+    assert world.gpus[GPU].instances == {OPERATORS}
+    assert [entry.kind for entry in read_entries(path)] == [EntryKind.MIG_MODE]
+
+
+async def test_an_instance_of_this_boot_is_ours_to_destroy(path: Path) -> None:
+    """Also one whose boot is not known, as of a journal from before boots were noted."""
+    for boot in (boot_id(), ""):
+        world = World()
+        await partitions(world, path).prepare(launch("a-1", mig(6)))
+        rewrite(path, boot_id=boot)
+        here = partitions(world, path)
+        await here.settle([])
+        assert world.gpus[GPU].instances == set()
+        await here.clear()
+
+
+async def test_mps_and_mig_mode_of_an_earlier_boot_are_still_undone(path: Path) -> None:
+    world = World()
+    await partitions(world, path).prepare(launch("a-1", mps()))
+    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
+    world.gpus["GPU-1"].instances.clear()  # by the boot
+    rewrite(path, boot_id="an earlier boot")
+    here = partitions(world, path)
+    await here.settle([])
+    assert list(await here.clear()) == []
+    assert not world.gpus[GPU].daemon
+    assert not world.gpus["GPU-1"].mig
+    assert read_entries(path) == ()
+
+
+async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(path: Path) -> None:
+    world = World()
+    await partitions(world, path).prepare(launch("a-1", mps()))
+    written = add_entry(path, device_id=GPU, kind="nvlink", what="", state="done")
+    here = partitions(world, path)
+    said = await here.settle([handle(launch("a-1", mps()))])
+    assert "nvlink" in said[0] or "kind" in said[0]
+    assert read_text(path.with_suffix(".broken")) == written
+    assert world.gpus[GPU].daemon
+
+
+@pytest.mark.parametrize("device_id", [GPU, ""])
+@pytest.mark.parametrize("journalled", [True, False])
+async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
+    path: Path, device_id: str, journalled: bool
+) -> None:
+    """Not even where the journal is lost, too, or its device is not known."""
+    world = World()
+    await partitions(world, path).prepare(launch("a-1", mps()))
+    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
+    if not journalled:
+        lose(path)
+    lost = dataclasses.replace(launch("a-1", None), device_id=device_id)
+    living = dataclasses.replace(handle(lost), unread="no dtype")
+    here = partitions(world, path)
+    await here.settle([living])
+    await here.faults()  # what is left over is tried again
+    assert world.gpus[GPU].daemon
+    assert bool(world.gpus["GPU-1"].instances) == (not device_id or not journalled)
+    await here.release(lost)
+    await partitions(world, path).settle([])
+    assert not world.gpus[GPU].daemon
 
 
 def test_a_damaged_journal_is_put_aside_and_said(path: Path) -> None:
