@@ -58,7 +58,7 @@ async def _engines(settings: "Settings") -> list[str]:
         # The first look settles devices: what is journalled and used by no engine is undone.
         handles = await runner.find()
         for handle in handles:
-            if handle.launch.placement is None:
+            if handle.launch.placement is None and not handle.unread:
                 await runner.stop(handle, STOP_SECONDS)
                 await runner.discard(handle)
                 done.append(f"ended {handle.launch.replica_id}, of a profile job that is gone")

@@ -16,7 +16,8 @@ class EngineFolder:
     Attributes:
         alive: its shim lives.
         processes: of the engine that live, the shim included.
-        serving: it was started for a plan; else for a profile job, which ended with its daemon.
+        serving: it was started for a plan, or its launch cannot be read; else for a profile job,
+            which ended with its daemon.
     """
 
     replica_id: str
@@ -92,7 +93,7 @@ def engine_folders(run_dir: Path) -> tuple[EngineFolder, ...]:
                 replica_id=name,
                 alive=process is not None and is_alive(process),
                 processes=owned.count(name),
-                serving=launch is not None and launch.placement is not None,
+                serving=launch is None or launch.placement is not None,
             )
         )
     return tuple(found)

@@ -156,6 +156,10 @@ class Engine:
         self.launch = handle.launch
         self.adopted = self._was_ready = True
         self._happen(ReplicaEvent.START_ASKED)
+        if handle.unread:  # nothing is asked of it: it finishes what runs, and ends
+            self._happen(ReplicaEvent.BECAME_READY)
+            self.drain()
+            self.settled.set()
         self._task = asyncio.create_task(self._own(None), name=f"engine {self.name}")
 
     def drain(self) -> None:
@@ -340,6 +344,8 @@ class Engine:
 
     async def _live(self, handle: EngineHandle) -> None:
         """Become ready, then be probed for ever; raises EngineError when it is broken."""
+        if handle.unread:
+            await asyncio.Event().wait()
         await self._become_ready(handle)
         self.settled.set()
         while True:

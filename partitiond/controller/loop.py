@@ -23,6 +23,11 @@ from partitiond.controller.memory_watch import MemoryWatch
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.routes import KeyRoutes, RoutePolicy, routing_from
 from partitiond.controller.sleeping import SleepKeeper, serving_since, waited_models
+from partitiond.controller.unread import (
+    is_countable,
+    room_beside,
+    unread_placement,
+)
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.observation import (
@@ -203,15 +208,17 @@ class Controller:
 
         Engines without a placement were started by a profile job that ended with the daemon
         that ran it; they are stopped. Engines that the plan does not want are taken over, too:
-        the loop drains them. Only engines of this state folder are ever found.
+        the loop drains them, and so it does those whose launch cannot be read. Only engines of this
+        state folder are ever found.
         """
         handles = await self._runner.find()
         reached(FaultPoint.ENGINES_FOUND)
-        await asyncio.gather(
-            *(self._runner.stop(h, 0.0) for h in handles if h.launch.placement is None)
-        )
+        profiled = [h for h in handles if h.launch.placement is None and not h.unread]
+        await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
         for handle in handles:
-            if handle.launch.placement is not None:
+            if handle.unread:
+                self._drain_unread(handle)
+            elif handle.launch.placement is not None:
                 self._adopt(handle, handle.launch.placement)
         self._promise_names()
         waits = [asyncio.ensure_future(engine.settled.wait()) for engine in self.engines]
@@ -230,6 +237,17 @@ class Controller:
         )
         note = "keeps it" if wanted else "it is not wanted any more"
         self._journal.note("engine-adopted", engine.name, f"found running; {note}.")
+
+    def _drain_unread(self, handle: EngineHandle) -> None:
+        engine = self._engine(handle.launch.replica_id, unread_placement(handle))
+        self._journal.note(
+            "engine-unreadable",
+            engine.name,
+            "runs, but what it was started with cannot be read (another release wrote it?): it "
+            f"gets no new requests, and ends once it is idle. {handle.unread}",
+        )
+        engine.adopt(handle)
+        self.engines.append(engine)
 
     async def run(self) -> None:
         """Pass after pass until cancelled."""
@@ -325,7 +343,7 @@ class Controller:
         self._counted_at = now
         for engine in self.engines:
             believed = engine.state not in _FINISHING or engine.generation in told
-            known = counts is not None and believed and engine.live
+            known = counts is not None and believed and engine.live and is_countable(engine)
             engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
 
     def observe(self) -> Observation:
@@ -341,7 +359,9 @@ class Controller:
                 forms[placement.form] = form_of(self.spec_for(spec, placement), placement)
         return Observation(
             replicas=tuple(engine.observed() for engine in self.engines),
-            devices=room_on(self._devices.devices, self.plan, self._devices.problem),
+            devices=room_beside(
+                self.engines, room_on(self._devices.devices, self.plan, self._devices.problem)
+            ),
             now=self._clock.monotonic(),
             leases=tuple(self.leases()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),

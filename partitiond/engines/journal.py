@@ -9,13 +9,16 @@
     tmp/           its temporary folder
     exit.json      how it ended, written by the shim last
 
-A daemon that crashes between any two of these finds the engine by what is there.
+A daemon that crashes between any two of these finds the engine by what is there. launch.json and
+process.json may be another release's: unknown fields are ignored, and an engine whose launch.json
+lacks a field that is needed is still found (`RunFolder.unread_handle`).
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import Any, Final
 
 from partitiond import serde
 from partitiond.core.errors import InputError, StartFailedError
+from partitiond.engines import process
 from partitiond.engines.process import ProcessId
 from partitiond.engines.shim import write_json
 from partitiond.fault_points import FaultPoint, reached
@@ -37,6 +41,10 @@ LAST_LOGS: Final = ".last-logs"
 LAST_LOGS_COUNT: Final = 20
 LAST_LOGS_BYTES: Final = 64 * 1024 * 1024
 """A log is up to 8 MiB; most are some kilobytes."""
+
+
+_SHORTENED: Final = re.compile(r"^.{15}-[0-9a-f]{8}$")
+"""A folder's name that may be a shortened one."""
 
 
 def folder_name(replica_id: str) -> str:
@@ -100,7 +108,7 @@ class RunFolder:
         self.path.mkdir(mode=0o700, parents=True)
         self.temporary.mkdir(mode=0o700)
         reached(FaultPoint.RUN_FOLDER_MADE)
-        write_json(str(self.path / "launch.json"), serde.to_jsonable(launch))
+        write_json(str(self.path / "launch.json"), serde.to_stored_jsonable(launch))
         reached(FaultPoint.LAUNCH_WRITTEN)
         write_json(str(self.path / "command.json"), command)
         reached(FaultPoint.COMMAND_WRITTEN)
@@ -135,22 +143,44 @@ class RunFolder:
     def launch(self) -> EngineLaunch | None:
         """What the engine was started with; None when it cannot be read."""
         try:
-            return serde.from_json(EngineLaunch, (self.path / "launch.json").read_bytes())
+            return serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
         except (OSError, InputError):
             return None
 
     def process(self) -> ProcessId | None:
-        """The shim's identity; None when none was written."""
+        """The shim's identity; None when none was written.
+
+        One that was written and cannot be read is looked for among the living processes.
+        """
         record = self._read("process.json")
         try:
             return ProcessId(int(record["pid"]), int(record["start_ticks"]), str(record["boot_id"]))
         except (KeyError, ValueError, TypeError):
-            return None
+            return process.leader_of(self.path) if self._has("process.json") else None
 
     def handle(self) -> EngineHandle | None:
-        """The engine of this folder, alive or not; None when it never came to a process."""
-        launch, process = self.launch(), self.process()
-        if launch is None or process is None:
+        """The engine of this folder, alive or not; None when it never came to a process, and when
+        what it was started with cannot be read."""
+        launch = self.launch()
+        return None if launch is None else self._handle(launch)
+
+    def unread_handle(self) -> EngineHandle | None:
+        """The living engine of this folder whose launch.json cannot be read; None for any other."""
+        try:
+            serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
+        except OSError as error:
+            problem = f"launch.json cannot be read: {error.strerror}"
+        except InputError as error:
+            problem = error.message
+        else:
+            return None
+        handle = self._handle(_stand_in(self.path.name, self._read("launch.json")), problem)
+        living = handle is not None and process.is_alive(handle)
+        return handle if living else None
+
+    def _handle(self, launch: EngineLaunch, unread: str = "") -> EngineHandle | None:
+        process = self.process()
+        if process is None:
             return None
         return EngineHandle(
             launch=launch,
@@ -160,19 +190,24 @@ class RunFolder:
             socket_path=str(self.socket),
             log_path=str(self.log),
             run_dir=str(self.path),
+            unread=unread,
+            named=launch.replica_id != self.path.name or not _SHORTENED.search(self.path.name),
         )
 
     def exit(self) -> ExitRecord | None:
         """How the engine ended; None while it runs, or when the shim was killed, too."""
-        record = self._read("exit.json")
         try:
-            return ExitRecord(**record)
-        except TypeError:
+            return serde.from_stored(ExitRecord, self._read("exit.json"))
+        except InputError:
             return None
 
     def peak_pss_bytes(self) -> int:
         """Largest memory the shim saw, in bytes; 0 before its first sample."""
-        return int(self._read("memory.json").get("peak_pss_bytes", 0))
+        peak = self._read("memory.json").get("peak_pss_bytes", 0)
+        return peak if isinstance(peak, int) else 0
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).exists()
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -180,6 +215,33 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
+
+
+def _stand_in(folder: str, record: dict[str, Any]) -> EngineLaunch:
+    """What could be read of a launch.json that lacks something: enough to wait for its engine."""
+
+    def text(field: str) -> str:
+        value = record.get(field, "")
+        return value if isinstance(value, str) else ""
+
+    memory = record.get("memory_bytes", 0)
+    return EngineLaunch(
+        replica_id=text("replica_id") or folder,
+        model_name=text("model_name"),
+        model_folder="",
+        placement=None,
+        device_id=text("device_id"),
+        visible_device="",
+        cores=(),
+        memory_bytes=memory if isinstance(memory, int) else 0,
+        device_memory_bytes=0,
+        kv_cache_bytes=0,
+        max_num_seqs=1,
+        max_num_batched_tokens=1,
+        max_model_len=1,
+        dtype="",
+        dummy_weights=False,
+    )
 
 
 def prune_logs(kept: Path) -> None:

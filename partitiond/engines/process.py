@@ -17,6 +17,7 @@ __all__ = [
     "boot_id",
     "is_alive",
     "kill_all",
+    "leader_of",
     "open_pidfd",
     "processes_of",
     "pss_bytes",
@@ -122,6 +123,16 @@ def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
     except OSError:
         # Gone meanwhile, or of another user: not ours either way.
         return False
+
+
+def leader_of(run_dir: Path) -> ProcessId | None:
+    """The shim of a replica, found by its mark: the oldest of its processes that lead a session."""
+    leaders = []
+    for pid in processes_of(run_dir, None):
+        fields, ticks = shim.stat_fields(pid), start_ticks(pid)
+        if fields and ticks is not None and int(fields[3]) == pid:
+            leaders.append(ProcessId(pid, ticks, boot_id()))
+    return min(leaders, key=lambda found: found.start_ticks, default=None)
 
 
 async def kill_all(

@@ -243,12 +243,13 @@ class ProcessEngineRunner:
         return await self._settle(handle, asked=True)
 
     async def find(self) -> Sequence[EngineHandle]:
-        """Living engines of this run folder; what is left of dead ones is killed and cleared."""
+        """Living engines of this run folder, those whose launch cannot be read as well; what is
+        left of dead ones is killed and cleared."""
         found = []
         for folder in await asyncio.to_thread(run_folders, self._run_dir):
             if folder.path in self._starting:
                 continue
-            handle = folder.handle()
+            handle = folder.handle() or await asyncio.to_thread(folder.unread_handle)
             if handle is not None and process.is_alive(_identity(handle)):
                 found.append(handle)
                 continue

@@ -73,6 +73,9 @@ class EngineHandle:
         start_ticks: start time of pid in clock ticks since boot; with boot_id it tells a
             recycled pid from ours.
         generation: "<pid>-<start_ticks>", as in routes.
+        unread: why what it was started with cannot be read; empty where it can. The launch then
+            holds what could be read of it, and the engine is only waited for and ended.
+        named: whether the launch's replica id is the engine's own; else it is its run folder's.
     """
 
     launch: EngineLaunch
@@ -82,6 +85,8 @@ class EngineHandle:
     socket_path: str
     log_path: str
     run_dir: str
+    unread: str = ""
+    named: bool = True
 
     @property
     def generation(self) -> str:

@@ -23,6 +23,7 @@ from partitiond.store import open_store
 from tests.controller.fakes import (
     POLICY,
     FakeClock,
+    FakeEngine,
     FakeProxy,
     FakeResolver,
     FakeRunner,
@@ -245,6 +246,80 @@ async def test_running_engines_that_nobody_wants_are_drained_and_stopped(bench: 
     await bench.passes()
     assert bench.runner.stopped == ["a-7"]
     assert "replica-draining" in bench.kinds()
+
+
+async def unread(bench: Bench, *, named: bool = True) -> FakeEngine:
+    """An engine that runs and whose launch cannot be read."""
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    launch = dataclasses.replace(bench.launch(placement("a-1")), placement=None)
+    engine = bench.runner.add(launch)
+    engine.handle = dataclasses.replace(engine.handle, unread="no dtype", named=named)
+    return engine
+
+
+async def test_an_engine_that_cannot_be_read_finishes_what_runs_and_ends(bench: Bench) -> None:
+    engine = await unread(bench)
+    engine.answers = False  # nothing is asked of it
+    bench.proxy.counts = {"a-1": 1}
+    await bench.controller.adopt()
+    assert bench.runner.stopped == []
+    await bench.passes()
+    assert bench.routed() == {"a-1": True}
+    route = bench.proxy.table.replicas[0]
+    assert (route.generation, route.model) == (engine.handle.generation, "a")
+    assert bench.runner.stopped == []
+    (event,) = [e for e in bench.store.events() if e.kind == "engine-unreadable"]
+    assert (event.subject, "no dtype" in event.message) == ("a-1", True)
+    bench.proxy.counts = {"a-1": 0}
+    bench.clock.now += POLICY.count_seconds
+    await bench.passes()
+    assert bench.runner.stopped == ["a-1"]
+    assert bench.states() == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"), [({"a-1": 1}, True), (None, True), ({}, False), ({"a-1": 0}, False)]
+)
+async def test_at_the_drain_deadline_an_engine_that_cannot_be_read_ends(
+    bench: Bench, counts: dict[str, int] | None, named: bool
+) -> None:
+    """Also where its requests cannot be counted, as of one whose name is not known."""
+    await unread(bench, named=named)
+    bench.proxy.counts = counts
+    await bench.controller.adopt()
+    deadline = POLICY.reconcile.drain_deadline_seconds
+    bench.clock.now += deadline - 1
+    await bench.passes()
+    assert bench.runner.stopped == []
+    bench.clock.now += 2
+    await bench.passes()
+    assert bench.runner.stopped == ["a-1"]
+
+
+async def test_an_engine_that_cannot_be_read_is_replaced_beside_it(bench: Bench) -> None:
+    await unread(bench)
+    bench.proxy.counts = {"a-1": 1}
+    bench.controller.apply(plan(placement("a-1")))
+    await bench.controller.adopt()
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.DRAINING, "a-1.2": ReplicaState.SERVING}
+    assert bench.routed() == {"a-1": True, "a-1.2": False}
+
+
+async def test_the_memory_of_an_engine_that_cannot_be_read_is_not_given_out(bench: Bench) -> None:
+    engine = await unread(bench)
+    taken = dataclasses.replace(engine.handle.launch, memory_bytes=cpu().memory_bytes)
+    engine.handle = dataclasses.replace(engine.handle, launch=taken)
+    bench.proxy.counts = {"a-1": 1}
+    bench.controller.apply(plan(placement("b-1")))
+    await bench.controller.adopt()
+    await bench.passes()
+    assert bench.runner.launches == []
+    bench.proxy.counts = {}
+    bench.clock.now += POLICY.count_seconds
+    await bench.passes(12)
+    assert [launch.replica_id for launch in bench.runner.launches] == ["b-1"]
 
 
 async def test_engines_a_profile_job_left_behind_are_stopped_at_once(bench: Bench) -> None:

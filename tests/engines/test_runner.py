@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from partitiond.core.errors import (
 )
 from partitiond.engines import process
 from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.journal import LAST_LOGS, RunFolder
+from partitiond.engines.journal import LAST_LOGS, RunFolder, run_folders
+from partitiond.engines.owners import owners
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.shim import write_json
-from partitiond.ports import EngineLaunch
+from partitiond.ports import EngineHandle, EngineLaunch
 from partitiond.process_identity import own_identity
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
@@ -205,6 +207,7 @@ async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
 STARTER = """
 import asyncio, dataclasses, sys, threading
 from pathlib import Path
+from partitiond.engines.owners import owners
 from partitiond.engines.runner import ProcessEngineRunner
 from tests.engine_fixtures import simulated_launch
 
@@ -266,3 +269,87 @@ def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: P
     assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
     write_json(str(folder.path / "memory.json"), {"peak_pss_bytes": 5})
     assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
+
+
+def rewrite(handle: EngineHandle, **changed: object) -> None:
+    """Write launch.json as another release would have; a field of None is left out."""
+    path = Path(handle.run_dir) / "launch.json"
+    body = json.loads(path.read_text()) | changed
+    dropped = {name for name, value in changed.items() if value is None}
+    write_json(str(path), {name: value for name, value in body.items() if name not in dropped})
+
+
+async def test_an_engine_of_a_later_release_is_found_as_any_other(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch())
+    rewrite(handle, body_version=7, colour="red")
+    assert list(await runner.find()) == [handle]
+    await runner.stop(handle, 0.0)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
+    short_dir: Path, placed: bool
+) -> None:
+    """Also one that may be a profile's: who started it cannot be read either."""
+    runner = ProcessEngineRunner(short_dir, None)
+    launch = simulated_launch()
+    if placed:
+        launch = dataclasses.replace(launch, placement=placement("sim-0"))
+    handle = await runner.start(launch)
+    rewrite(handle, max_num_seqs=None, placement=None)
+    for _ in range(2):
+        (found,) = await runner.find()
+        assert process.is_alive(found)
+    assert "max_num_seqs" in found.unread
+    assert found.named
+    assert found.generation == handle.generation
+    assert found.socket_path == handle.socket_path
+    assert (found.launch.replica_id, found.launch.model_name) == ("sim-0", "tiny")
+    assert (found.launch.device_id, found.launch.memory_bytes) == ("cpu", launch.memory_bytes)
+    assert owners(short_dir) == {}  # what it holds is foreign memory
+    await runner.stop(found, 5.0)
+    assert not process.is_alive(found)
+    assert list(await runner.find()) == []
+    assert run_folders(short_dir) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"leader": 1}'])
+async def test_a_supervisor_that_cannot_be_read_is_found_by_its_mark(
+    short_dir: Path, content: str
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch())
+    (Path(handle.run_dir) / "process.json").write_text(content)
+    assert list(await runner.find()) == [handle]
+    (Path(handle.run_dir) / "launch.json").write_text(content)
+    (found,) = await runner.find()
+    assert found.unread
+    assert found.generation == handle.generation
+    await runner.stop(handle, 0.0)
+    assert list(await runner.find()) == []
+
+
+async def test_a_name_that_only_a_shortened_folder_tells_is_not_the_engines(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    name = "a-model-with-quite-a-long-name-0"
+    handle = await runner.start(simulated_launch(name))
+    rewrite(handle, dtype=None)
+    (found,) = await runner.find()
+    assert (found.named, found.launch.replica_id) == (True, name)
+    rewrite(handle, replica_id=None)
+    (found,) = await runner.find()
+    assert (found.named, found.launch.replica_id) == (False, Path(handle.run_dir).name)
+    await runner.stop(handle, 0.0)
+
+
+async def test_of_a_dead_engine_that_cannot_be_read_nothing_is_left(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch())
+    rewrite(handle, dtype=None)
+    os.kill(handle.pid, 9)
+    await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
+    assert list(await runner.find()) == []
+    assert run_folders(short_dir) == []
