@@ -21,7 +21,7 @@ class DriftMarks:
         self._store = store
         self._clock = clock
         self._corrections = {
-            profile_id: serde.from_json(Correction, text)
+            profile_id: serde.from_stored_json(Correction, text)
             for profile_id, text in store.marks(MARK).items()
         }
         self._lifted = dict(store.marks(LIFTED))
@@ -34,7 +34,7 @@ class DriftMarks:
 
     def set(self, profile_id: str, correction: Correction | None) -> None:
         """Set a profile's correction, or take it off."""
-        text = None if correction is None else serde.to_json(correction)
+        text = None if correction is None else serde.to_stored_json(correction)
         self._store.set_mark(MARK, profile_id, text, self._clock.utc_iso())
         if correction is None:
             self._corrections.pop(profile_id, None)

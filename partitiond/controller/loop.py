@@ -25,6 +25,8 @@ from partitiond.controller.routes import KeyRoutes, RoutePolicy, routing_from
 from partitiond.controller.sleeping import SleepKeeper, serving_since, waited_models
 from partitiond.controller.unread import (
     is_countable,
+    is_unread,
+    plan_of_running,
     room_beside,
     unread_placement,
 )
@@ -142,6 +144,10 @@ class Controller:
         self._closing = False
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
+        # A plan that was applied and cannot be read: what runs is kept in its place.
+        lost = [b.what for b in store.unread() if b.what.startswith("plan ")]
+        self._lost_plan = lost[-1] if self.plan is None and lost else ""
+        self._told_unread = 0
         self.leases: Callable[[], Sequence[Partition]] = tuple
         self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
         self.withheld: Callable[[Placement], bool] = lambda _: False
@@ -220,6 +226,8 @@ class Controller:
                 self._drain_unread(handle)
             elif handle.launch.placement is not None:
                 self._adopt(handle, handle.launch.placement)
+        if self._lost_plan:
+            self._keep_what_runs()
         self._promise_names()
         waits = [asyncio.ensure_future(engine.settled.wait()) for engine in self.engines]
         if waits:
@@ -237,6 +245,12 @@ class Controller:
         )
         note = "keeps it" if wanted else "it is not wanted any more"
         self._journal.note("engine-adopted", engine.name, f"found running; {note}.")
+
+    def _keep_what_runs(self) -> None:
+        """Make what was adopted the plan until one is applied: nothing ends because it is lost."""
+        running = [engine.placement for engine in self.engines if not is_unread(engine)]
+        devices = self._devices.devices
+        self.plan = plan_of_running(running, devices, self._lost_plan, self._clock.utc_iso())
 
     def _drain_unread(self, handle: EngineHandle) -> None:
         engine = self._engine(handle.launch.replica_id, unread_placement(handle))
@@ -299,6 +313,7 @@ class Controller:
         self.problem = problem
 
     async def _pass(self) -> tuple[Action, ...]:
+        self._tell_unread()
         await self._endpoint.keep_running()
         await self._devices.refresh(self._policy.device_seconds)
         await self._count_in_flight()
@@ -331,6 +346,12 @@ class Controller:
         if not self._closing:  # nothing new is begun or planned: what is desired is not the plan
             self.after_pass()
         return actions
+
+    def _tell_unread(self) -> None:
+        unread = self._store.unread()
+        for body in unread[self._told_unread :]:
+            self._journal.note("body-set-aside", body.what, body.problem)
+        self._told_unread = len(unread)
 
     async def _count_in_flight(self) -> None:
         """Ask the proxy; a draining engine counts only once the proxy was told that it drains."""

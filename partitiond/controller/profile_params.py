@@ -15,7 +15,7 @@ from partitiond.core.partition import Partition
 from partitiond.core.spec import EngineOptions, ModelSpec, SourceKind, Weights
 from partitiond.core.workload import LengthShape, Workload
 from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
-from partitiond.serde import from_json, to_json
+from partitiond.serde import from_stored_json, to_json
 
 Params = tuple[tuple[str, str], ...]
 
@@ -111,7 +111,7 @@ def options_of(params: Params) -> ProfileOptions:
         memory_bytes=whole("memory_bytes"),
         seed=int(found["seed"]),
         variant=found.get("variant", ""),
-        workload=from_json(Workload, found["workload"]) if "workload" in found else None,
+        workload=from_stored_json(Workload, found["workload"]) if "workload" in found else None,
         max_num_batched_tokens=whole("max_num_batched_tokens"),
         kv_cache_dtype=found.get("kv_cache_dtype"),
         structured_output="structured_output" in found,

@@ -1,13 +1,24 @@
-"""Engines that run and whose launch.json cannot be read: they are waited for, and ended. Pure."""
+"""What runs and cannot be read, or is wanted and cannot be read. Pure.
+
+An engine whose launch.json cannot be read is waited for, and ended. Where the applied plan cannot
+be read, what runs takes its place.
+"""
 
 from collections.abc import Iterable
 from typing import Final
 
 from partitiond.controller.engines import Engine
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.observation import Unknown
 from partitiond.core.partition import MemoryShare, PartitionSize
-from partitiond.core.plan import Candidate, Placement
+from partitiond.core.plan import (
+    Candidate,
+    Certificate,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+)
 from partitiond.core.profile import ProfileKind
 from partitiond.core.units import ZERO_BYTES
 from partitiond.ports import EngineHandle
@@ -31,11 +42,42 @@ def unread_placement(handle: EngineHandle) -> Placement:
     return Placement(launch.replica_id, launch.model_name, launch.device_id, partition, candidate)
 
 
+def plan_of_running(
+    running: Iterable[Placement], devices: tuple[Device, ...], lost: str, now: str
+) -> Plan:
+    """A plan of what runs, in the place of one that cannot be read. Nothing is proven of it.
+
+    Args:
+        running: of the adopted engines; of two of one replica the first is kept.
+        devices: as seen now.
+        lost: "plan plan-7".
+        now: ISO 8601, UTC.
+    """
+    kept: dict[str, Placement] = {}
+    for placement in running:
+        kept.setdefault(placement.replica_id, placement)
+    nothing = Certificate(Objective.MIN_DEVICES, 0.0, 0.0, 0.0, Status.FEASIBLE, "what runs", 0.0)
+    return Plan(
+        id=lost.removeprefix("plan "),
+        placements=tuple(kept.values()),
+        devices=devices,
+        forecasts=(),
+        unplaced=(),
+        certificate=nothing,
+        explanation=(f"The applied {lost} cannot be read; this is what runs.",),
+        created_at=now,
+    )
+
+
+def is_unread(engine: Engine) -> bool:
+    """Whether what the engine was started with cannot be read."""
+    return engine.handle is not None and bool(engine.handle.unread)
+
+
 def is_countable(engine: Engine) -> bool:
     """Whether the proxy's count under the engine's name is the engine's: of one that only its
     folder names, it may be under another name."""
-    handle = engine.handle
-    return handle is None or not handle.unread or handle.named
+    return engine.handle is None or engine.handle.named
 
 
 def room_beside(engines: Iterable[Engine], room: Room) -> Room:

@@ -20,7 +20,7 @@ from typing import Final
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.hardware import CpuFigures, Device
 from partitiond.core.units import MIB
-from partitiond.serde import from_jsonable, to_jsonable
+from partitiond.serde import from_stored, to_jsonable
 
 CACHE_NAME: Final = "cpu-figures.json"
 
@@ -184,7 +184,7 @@ def _read(path: Path) -> dict[str, CpuFigures]:
     """What is kept, by hardware key; empty where there is nothing, or nothing readable."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): from_jsonable(CpuFigures, value) for key, value in data.items()}
+        return {str(key): from_stored(CpuFigures, value) for key, value in data.items()}
     except (OSError, ValueError, AttributeError, InputError):
         return {}  # it can be measured again at any time
 

@@ -195,6 +195,7 @@ def write_identity(run_dir: str, main_pid: int) -> None:
     write_json(
         os.path.join(run_dir, "process.json"),
         {
+            "body_version": 1,
             "pid": os.getpid(),
             "start_ticks": int(stat_fields(os.getpid())[19]),
             "boot_id": read_text("/proc/sys/kernel/random/boot_id").strip(),

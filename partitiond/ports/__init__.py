@@ -34,7 +34,15 @@ from partitiond.ports.service import (
     ProfileView,
     ReplicaView,
 )
-from partitiond.ports.store import Event, Job, JobState, KeyRecord, ModelRecord, Store
+from partitiond.ports.store import (
+    Event,
+    Job,
+    JobState,
+    KeyRecord,
+    ModelRecord,
+    Store,
+    UnreadBody,
+)
 from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 
 __all__ = [
@@ -79,4 +87,5 @@ __all__ = [
     "Store",
     "TelemetrySource",
     "TelemetryWindow",
+    "UnreadBody",
 ]

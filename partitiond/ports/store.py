@@ -106,8 +106,28 @@ class KeyRecord(KeyTerms):
     previous_until: str | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnreadBody:
+    """A row whose body cannot be read: it is set aside, and stays as it is.
+
+    Attributes:
+        what: "plan plan-7", "model opt-125m", "key ada".
+        problem: which fields are missing or of another form.
+    """
+
+    what: str
+    problem: str
+
+
 class Store(Ledger, UsageStore, ReleaseStore, Protocol):
-    """What was asked, kept on disk. One writer; every call is one transaction."""
+    """What was asked, kept on disk. One writer; every call is one transaction.
+
+    Lists leave out what cannot be read; `unread` names it.
+    """
+
+    def unread(self) -> Sequence[UnreadBody]:
+        """What was found that cannot be read since the store was opened, each once."""
+        ...
 
     def add_model(self, record: ModelRecord) -> None:
         """Raises ConflictError when the name is taken."""
@@ -158,7 +178,7 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def plan(self) -> Plan | None:
-        """The applied plan, or None."""
+        """The applied plan; None where there is none, or the last one cannot be read."""
         ...
 
     def add_event(

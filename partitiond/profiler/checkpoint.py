@@ -23,7 +23,7 @@ from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
 from partitiond.profiler.trial import Death, Trial
-from partitiond.serde import from_jsonable, to_jsonable
+from partitiond.serde import from_stored, to_jsonable
 
 FORMAT: Final = 1
 INSTRUMENT: Final = 2
@@ -232,7 +232,7 @@ def _step(data: Any) -> Saved | None:
         kind, body, elapsed = data["kind"], data["step"], float(data["elapsed_seconds"])
         if kind == "trial":
             body["samples"] = _unpacked(body["samples"])
-        return Saved(from_jsonable(_KINDS[kind], body), elapsed)
+        return Saved(from_stored(_KINDS[kind], body), elapsed)
     except (KeyError, TypeError, ValueError, InputError):
         return None
 

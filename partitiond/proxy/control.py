@@ -1,6 +1,7 @@
 """The control listener's application: on a Unix socket in a folder of its owner only.
 
-PUT /routing            a RoutingTable; {"version", "accepted"}; older versions are ignored
+PUT /routing            a RoutingTable, of any release; {"version", "accepted"}; older versions are
+                        ignored
 GET /state              what runs: in flight, queues, idle times, version, process, address
 GET /metrics            Prometheus text
 GET /traffic            a TrafficSample: what was counted by model, replica and key
@@ -20,7 +21,7 @@ from starlette.routing import Route
 
 from partitiond.core.errors import ConflictError, InputError
 from partitiond.core.routing import RoutingTable
-from partitiond.serde import from_json
+from partitiond.serde import from_stored_json
 
 if TYPE_CHECKING:
     from partitiond.proxy.state import ProxyState
@@ -76,7 +77,7 @@ def control_app(plane: Plane) -> Starlette:
 
     async def put_routing(request: Request) -> Response:
         try:
-            accepted = await plane.apply(from_json(RoutingTable, await request.body()))
+            accepted = await plane.apply(from_stored_json(RoutingTable, await request.body()))
         except InputError as error:
             return _problem(400, error.message, error.hint)
         except OSError as error:

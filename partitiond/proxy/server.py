@@ -28,7 +28,7 @@ from partitiond.proxy.state import ProxyState
 from partitiond.proxy.table_file import write_atomically
 from partitiond.proxy.tls import ServerTls, server_tls
 from partitiond.proxy.traffic import leave_behind, new_epoch
-from partitiond.serde import to_json
+from partitiond.serde import to_stored_json
 
 SIGNAL_GRACE_SECONDS: Final = 30.0
 """Grace of a shutdown by SIGTERM, where nobody could say how long."""
@@ -54,7 +54,7 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
         text = arguments_text(arguments.host, arguments.port, arguments.options)
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
-        write_atomically(pid_file, to_json(identity).encode())
+        write_atomically(pid_file, to_stored_json(identity).encode())
         servers = _Servers(state, log, dataclasses.asdict(identity), tls)
         await servers.run(listener, control)
         leave_behind(arguments.state_dir, await servers.traffic())

@@ -37,9 +37,15 @@ from partitiond.proxy.config import (
     EXIT_PORT_IN_USE,
     ProxyOptions,
 )
-from partitiond.proxy.process import ProxyIdentity, arguments_text, is_alive, read_identity
+from partitiond.proxy.process import (
+    ProxyIdentity,
+    arguments_text,
+    is_alive,
+    read_identity,
+    same_arguments,
+)
 from partitiond.proxy.traffic import last_sample
-from partitiond.serde import from_jsonable, to_json
+from partitiond.serde import from_stored, to_json, to_stored_json
 
 START_SECONDS: Final = 20.0
 """Longest start; usually well below 1 s. A machine that is busy starting engines is slower."""
@@ -127,7 +133,7 @@ class ProxyProcess:
         if found is None or not is_alive(found) or not await self._answers(found):
             return False
         self.identity = found
-        if found.arguments == self._arguments():
+        if same_arguments(found.arguments, self._arguments()):
             return True
         await self._stop(REPLACE_GRACE_SECONDS)
         return False
@@ -145,7 +151,7 @@ class ProxyProcess:
             ConflictError: the proxy already has a newer one.
             PartitiondError: the proxy cannot be reached, or could not keep the table.
         """
-        answer = await self._request("PUT", "/routing", to_json(table))
+        answer = await self._request("PUT", "/routing", to_stored_json(table))
         if not answer.json()["accepted"]:
             newer = answer.json()["version"]
             raise ConflictError(
@@ -184,7 +190,7 @@ class ProxyProcess:
         if state is None or "keys" not in state:  # an older daemon's proxy counts nothing
             return None
         try:
-            return {name: from_jsonable(KeyUse, use) for name, use in state["keys"].items()}
+            return {name: from_stored(KeyUse, use) for name, use in state["keys"].items()}
         except InputError:  # one of a newer daemon counts otherwise
             return None
 
@@ -192,7 +198,7 @@ class ProxyProcess:
         """What it has counted by model, replica and key; None when the proxy cannot say."""
         try:
             answer = await self._request("GET", "/traffic")
-            return from_jsonable(TrafficSample, answer.json())
+            return from_stored(TrafficSample, answer.json())
         except (PartitiondError, ValueError):  # gone, or of another version
             return None
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from partitiond.core.errors import InputError
 from partitiond.core.routing import RoutingTable
-from partitiond.serde import from_json, to_json
+from partitiond.serde import from_stored_json, to_stored_json
 
 TABLE_FILE: Final = "routing.json"
 
@@ -19,7 +19,7 @@ def load_table(state_dir: Path) -> RoutingTable | None:
     """The table on disk, if there is a readable one."""
     file = state_dir / TABLE_FILE
     try:
-        return from_json(RoutingTable, file.read_bytes())
+        return from_stored_json(RoutingTable, file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, InputError):
@@ -30,7 +30,7 @@ def load_table(state_dir: Path) -> RoutingTable | None:
 
 def write_table(state_dir: Path, table: RoutingTable) -> None:
     """Keep a table. Raises OSError; the old one is still there then."""
-    write_atomically(state_dir / TABLE_FILE, to_json(table).encode())
+    write_atomically(state_dir / TABLE_FILE, to_stored_json(table).encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -19,7 +19,7 @@ from partitiond.proxy.counters import ModelMetrics, Use, Work
 from partitiond.proxy.live import LiveModel
 from partitiond.proxy.replicas import LiveReplica
 from partitiond.proxy.table_file import write_atomically
-from partitiond.serde import from_json
+from partitiond.serde import from_stored_json
 
 Json = dict[str, Any]
 LAST_FILE: Final = "traffic.json"
@@ -35,7 +35,7 @@ def leave_behind(state_dir: Path, sample: Json) -> None:
 def last_sample(state_dir: Path) -> TrafficSample | None:
     """What the proxy before counted until its end; None where it did not end by itself."""
     try:
-        return from_json(TrafficSample, (state_dir / LAST_FILE).read_bytes())
+        return from_stored_json(TrafficSample, (state_dir / LAST_FILE).read_bytes())
     except (OSError, InputError):
         return None
 

@@ -37,7 +37,7 @@ from partitiond.proxy.table_file import load_table, write_atomically, write_tabl
 from partitiond.proxy.tls import server_tls
 from partitiond.proxy.traffic import MergedTraffic, leave_behind
 from partitiond.proxy.worker_process import START_SECONDS, WorkerError, WorkerProcess
-from partitiond.serde import to_json, to_jsonable
+from partitiond.serde import to_jsonable, to_stored_json
 
 MAX_WORKERS: Final = ROWS // 4
 SIGNAL_GRACE_SECONDS: Final = 30.0
@@ -69,7 +69,7 @@ async def serve_workers(arguments: ProxyArguments, log: SharedLog) -> None:
         text = arguments_text(arguments.host, arguments.port, arguments.options)
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
-        write_atomically(pid_file, to_json(identity).encode())
+        write_atomically(pid_file, to_stored_json(identity).encode())
         workers = Workers(arguments, file, log, dataclasses.asdict(identity))
         await workers.run(listener, control)
         leave_behind(arguments.state_dir, await workers.traffic())

@@ -2,7 +2,9 @@
 
 One writer, write-ahead log, every call of a `ports.Store` one transaction. Values of the core
 are kept as JSON text (`partitiond.serde`) with the columns one searches by beside them, so that
-a new field of a dataclass with a default needs no migration and an old value is never half-read.
+a new field of a dataclass with a default needs no migration. A body of another release is read with
+its unknown fields ignored. One that lacks a field that is needed is set aside: it stays in its
+row for the release that reads it, is in no list, and is told of (`Sessions.unread`).
 
 A file that is damaged, foreign, locked or of a newer schema is refused with a message and is not
 written: the checks run on a read-only connection. A new store is made under another name and

@@ -29,7 +29,7 @@ class LedgerRepository(Sessions):
                 at=entry.at,
                 model=entry.model,
                 replica_id=entry.replica_id,
-                body=serde.to_json(entry),
+                body=serde.to_stored_json(entry),
             )
             session.add(row)
             session.flush()
@@ -51,7 +51,8 @@ class LedgerRepository(Sessions):
             query = query.where(LedgerRow.replica_id == replica_id)
         with self._read() as session:
             rows = session.exec(query).all()
-            return [self._parse(LedgerEntry, r.body, f"ledger entry {r.sequence}") for r in rows]
+            bodies = ((row.body, f"ledger entry {row.sequence}") for row in rows)
+            return self._readable(LedgerEntry, bodies)
 
 
 def _drop_beyond(session: Session, most: int, *of: ColumnElement[bool]) -> None:

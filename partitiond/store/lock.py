@@ -71,7 +71,7 @@ class StateLock:
             _flock(descriptor, path)
             own = LockHolder(os.getpid(), psutil.Process().create_time())
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, serde.to_json(own).encode(), 0)
+            os.pwrite(descriptor, serde.to_stored_json(own).encode(), 0)
         except OSError as error:
             os.close(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -145,7 +145,7 @@ def lock_holder(path: Path) -> LockHolder | None:
 
 def _written_holder(path: Path) -> LockHolder | None:
     with contextlib.suppress(OSError, InputError):  # being written just now
-        return serde.from_json(LockHolder, path.read_bytes())
+        return serde.from_stored_json(LockHolder, path.read_bytes())
     return None
 
 

@@ -27,7 +27,7 @@ class ReleaseRepository(Sessions):
             version=release.version,
             at=release.at,
             state=release.state.value,
-            spec=serde.to_json(release.spec),
+            spec=serde.to_stored_json(release.spec),
         )
         own = col(ReleaseRow.model) == release.model
         with self._write() as session:
@@ -45,11 +45,13 @@ class ReleaseRepository(Sessions):
         if model is not None:
             query = query.where(ReleaseRow.model == model)
         with self._read() as session:
-            return [self._release(row) for row in session.exec(query).all()]
+            return [found for row in session.exec(query).all() for found in self._release(row)]
 
-    def _release(self, row: ReleaseRow) -> Release:
-        spec = self._parse(ModelSpec, row.spec, f"release {row.version} of {row.model}")
-        return Release(row.model, row.version, row.at, ReleaseState(row.state), spec)
+    def _release(self, row: ReleaseRow) -> Sequence[Release]:
+        """It, or nothing where it cannot be read."""
+        specs = self._readable(ModelSpec, [(row.spec, f"release {row.version} of {row.model}")])
+        state = ReleaseState(row.state)  # a column of its own: its words are the schema's
+        return [Release(row.model, row.version, row.at, state, spec) for spec in specs]
 
     def forget_releases(self, model: str) -> None:
         """The model is gone."""
@@ -61,4 +63,4 @@ class ReleaseRepository(Sessions):
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(limit)
         with self._read() as session:
             rows = session.exec(query).all()
-            return [self._parse(Plan, row.body, f"plan {row.id}") for row in rows]
+            return self._readable(Plan, ((row.body, f"plan {row.id}") for row in rows))

@@ -3,7 +3,7 @@
 What somebody asked for (models, keys, the applied plan, marks) is on the disk when a call returns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from partitiond import serde
-from partitiond.core.errors import ConflictError
+from partitiond.core.errors import ConflictError, StoreError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -71,13 +71,20 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         with self._read() as session:
             if self._models is None:
                 rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
-                self._models = tuple(self._model(row) for row in rows)
+                self._models = tuple(self._readable_models(rows))
             return self._models
 
     def model(self, name: str) -> ModelRecord:
         """Raises NotFoundError."""
         with self._read() as session:
             return self._model(found(session.get(ModelRow, name), "model", name))
+
+    def _readable_models(self, rows: Iterable[ModelRow]) -> Iterator[ModelRecord]:
+        for row in rows:
+            try:
+                yield self._model(row)
+            except StoreError as error:
+                self._set_aside(f"model {row.name}", error)
 
     def _model(self, row: ModelRow) -> ModelRecord:
         text, spec = self._specs.get(row.name, ("", None))
@@ -128,9 +135,8 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
                 rows = session.exec(query).all()
                 if not rows:  # names that nothing has are not kept
                     return ()
-                self._profiles[model] = tuple(
-                    self._parse(Profile, row.body, f"profile {row.id}") for row in rows
-                )
+                bodies = ((row.body, f"profile {row.id}") for row in rows)
+                self._profiles[model] = tuple(self._readable(Profile, bodies))
             return self._profiles[model]
 
     def profile(self, profile_id: str) -> Profile:
@@ -161,30 +167,32 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Newest first."""
         query = select(JobRow).order_by(col(JobRow.sequence).desc()).limit(limit)
         with self._read() as session:
-            return [self._parse(Job, r.body, f"job {r.id}") for r in session.exec(query).all()]
+            rows = session.exec(query).all()
+            return self._readable(Job, ((row.body, f"job {row.id}") for row in rows))
 
     # --- plan --------------------------------------------------------------------------------
 
     def set_plan(self, plan: Plan) -> None:
         """Make it the applied (desired) plan."""
         with self._write(durable=True) as session:
-            row = PlanRow(id=plan.id, created_at=plan.created_at, body=serde.to_json(plan))
+            row = PlanRow(id=plan.id, created_at=plan.created_at, body=serde.to_stored_json(plan))
             session.add(row)
             session.flush()
             _drop_older(session, PlanRow, row.sequence, MAX_PLANS)
 
     def plan(self) -> Plan | None:
-        """The applied plan, or None."""
+        """The applied plan; None where there is none, or the last one cannot be read."""
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(1)
         with self._read() as session:
             row = session.exec(query).first()
-            return None if row is None else self._parse(Plan, row.body, f"plan {row.id}")
+            rows = [] if row is None else [(row.body, f"plan {row.id}")]
+            return next(iter(self._readable(Plan, rows)), None)
 
     # --- keys --------------------------------------------------------------------------------
 
     def add_key(self, key: KeyRecord) -> None:
         """Raises ConflictError when the id (or the key itself) is taken."""
-        row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_json(key))
+        row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_stored_json(key))
         try:
             with self._write(durable=True) as session:
                 self._keys = None
@@ -201,9 +209,8 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         with self._read() as session:
             if self._keys is None:
                 rows = session.exec(select(KeyRow).order_by(col(KeyRow.sequence))).all()
-                self._keys = tuple(
-                    self._parse(KeyRecord, row.body, f"key {row.id}") for row in rows
-                )
+                bodies = ((row.body, f"key {row.id}") for row in rows)
+                self._keys = tuple(self._readable(KeyRecord, bodies))
             return self._keys
 
     def key(self, key_id: str) -> KeyRecord:
@@ -217,7 +224,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         with self._write(durable=True) as session:
             self._keys = None
             row = _key_row(session, key.id)
-            row.sha256, row.body = key.sha256, serde.to_json(key)
+            row.sha256, row.body = key.sha256, serde.to_stored_json(key)
             session.add(row)
 
     def remove_key(self, key_id: str) -> None:
@@ -277,7 +284,7 @@ def _model_row(record: ModelRecord) -> ModelRow:
         engine_kind=spec.engine_kind,
         created_at=record.created_at,
         updated_at=record.updated_at,
-        spec=serde.to_json(spec),
+        spec=serde.to_stored_json(spec),
     )
 
 
@@ -291,7 +298,7 @@ def _profile_row(profile: Profile) -> ProfileRow:
         workload=profile.workload.key,
         dtype=profile.dtype,
         started_at=profile.provenance.started_at,
-        body=serde.to_json(profile),
+        body=serde.to_stored_json(profile),
     )
 
 
@@ -303,5 +310,5 @@ def _job_row(job: Job, sequence: int | None) -> JobRow:
         subject=job.subject,
         state=job.state.value,
         updated_at=job.updated_at,
-        body=serde.to_json(job),
+        body=serde.to_stored_json(job),
     )

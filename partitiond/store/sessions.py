@@ -1,8 +1,9 @@
 """Transactions on the store's file, for the repositories that share it."""
 
 import contextlib
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -12,10 +13,13 @@ from sqlmodel import Session
 from partitiond import serde
 from partitiond.core.errors import InputError, NotFoundError, StoreError
 from partitiond.fault_points import FaultPoint, reached
+from partitiond.ports import UnreadBody
 from partitiond.store.connection import DURABLE, IMMEDIATE
 from partitiond.store.errors import store_error
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Sessions:
@@ -28,6 +32,7 @@ class Sessions:
         self._writing_durably = engine.execution_options(**{IMMEDIATE: True, DURABLE: True})
         self._lock = threading.RLock()
         self._closed = False
+        self._unread: dict[str, UnreadBody] = {}
 
     @contextlib.contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
@@ -62,13 +67,32 @@ class Sessions:
 
     def _parse(self, kind: type[T], text: str, what: str) -> T:
         try:
-            return serde.from_json(kind, text)
+            return serde.from_stored_json(kind, text)
         except InputError as error:
             raise StoreError(
                 f"the store {self.path} holds a {what} that cannot be read: {error.message}",
-                hint="It was changed by hand or written by another version; restore a copy.",
+                hint="It was changed by hand or written by another release, which can read it.",
                 facts={"path": self.path, "row": what},
             ) from error
+
+    def _readable(self, kind: type[T], bodies: Iterable[tuple[str, str]]) -> list[T]:
+        """Those of (text, what it is) that can be read; the others are set aside."""
+        found = []
+        for text, what in bodies:
+            try:
+                found.append(self._parse(kind, text, what))
+            except StoreError as error:
+                self._set_aside(what, error)
+        return found
+
+    def _set_aside(self, what: str, error: StoreError) -> None:
+        if what not in self._unread:
+            log.error("%s", error)
+            self._unread[what] = UnreadBody(what, error.message)
+
+    def unread(self) -> Sequence[UnreadBody]:
+        """What was found that cannot be read since the store was opened, each once."""
+        return tuple(self._unread.values())
 
     def close(self) -> None:
         """Write the log back into the file and release it. Idempotent."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -320,6 +322,41 @@ async def test_the_memory_of_an_engine_that_cannot_be_read_is_not_given_out(benc
     bench.clock.now += POLICY.count_seconds
     await bench.passes(12)
     assert [launch.replica_id for launch in bench.runner.launches] == ["b-1"]
+
+
+async def test_of_a_plan_that_cannot_be_read_what_runs_stays(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite3"
+    store = open_store(path)
+    store.add_model(record("a"))
+    store.set_plan(plan(placement("a-1"), plan_id="plan-7"))
+    store.close()
+    lose_the_plan(path)
+    bench = Bench(open_store(path))
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    bench.runner.add(bench.launch(placement("a-1")))
+    moved = placement("a-1", (1,))
+    bench.runner.add(bench.launch(moved, "a-1.2"))
+    await bench.controller.adopt()
+    await bench.passes()
+    assert bench.routed() == {"a-1": False}  # one engine of each replica
+    assert bench.runner.stopped == ["a-1.2"]
+    assert bench.runner.launches == []
+    (event,) = [e for e in bench.store.events() if e.kind == "body-set-aside"]
+    assert event.subject == "plan plan-7"
+    await bench.run(moved, plan_id="plan-8")
+    await bench.passes()
+    assert bench.routed() == {"a-1.2": False}
+    assert bench.controller.plan == bench.store.plan()
+    await bench.controller.detach()
+    await bench.files.close()
+    bench.store.close()
+
+
+def lose_the_plan(path: Path) -> None:
+    with sqlite3.connect(path) as here:
+        here.execute("UPDATE plan SET body = '{}'")
+    here.close()
 
 
 async def test_engines_a_profile_job_left_behind_are_stopped_at_once(bench: Bench) -> None:

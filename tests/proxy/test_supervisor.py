@@ -17,8 +17,15 @@ import pytest
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
 from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.process import is_alive, read_identity, start_ticks
+from partitiond.proxy.process import (
+    arguments_text,
+    is_alive,
+    read_identity,
+    same_arguments,
+    start_ticks,
+)
 from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.serde import to_stored_json
 from tests.machine import free_port, in_time
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.scripted import DONE, STREAM_HEAD, Step, chunk, stream, text_event
@@ -137,6 +144,53 @@ async def test_changed_arguments_replace_the_process(make_process: MakeProcess) 
     assert old is not None
     await first.wait_exit()
     assert not is_alive(old)
+
+
+def as_of_another_release(folder: Path) -> None:
+    """What a proxy left on disk, with a field and an option more, and an option less."""
+    for name in ("proxy.json", "routing.json"):
+        file = folder / name
+        body = json.loads(file.read_text()) | {"body_version": 99, "colour": "red"}
+        if name == "proxy.json":
+            address, _, options = body["arguments"].partition(" ")
+            less = json.loads(options) | {"colour": "red"}
+            del less["max_body_bytes"]
+            body["arguments"] = f"{address} {json.dumps(less)}"
+        file.write_text(json.dumps(body))
+
+
+async def test_a_proxy_of_another_release_is_adopted_and_serves_on(
+    make_process: MakeProcess, make_engine: MakeEngine, folder: Path
+) -> None:
+    first = make_process()
+    await first.ensure_running()
+    route = replica(await make_engine())
+    await first.publish(table(route))
+    as_of_another_release(folder / "s")
+    second = make_process()
+    assert not await second.ensure_running()
+    assert second.identity is not None
+    assert first.identity is not None
+    assert second.identity.pid == first.identity.pid
+    body = json.loads(to_stored_json(table(route, version=9))) | {"colour": "red"}
+    body["replicas"][0]["colour"] = "red"
+    answer = await second._request("PUT", "/routing", json.dumps(body))
+    assert answer.json() == {"version": 9, "accepted": True}
+    assert (await complete(second)).status_code == 200
+    as_of_another_release(folder / "s")
+    os.kill(first.identity.pid, signal.SIGKILL)
+    await first.wait_exit()
+    assert await second.ensure_running()  # it serves again from the table on disk
+    assert (await complete(second)).status_code == 200
+
+
+def test_only_what_both_releases_know_tells_proxies_apart() -> None:
+    here = arguments_text("::1", 80, ProxyOptions())
+    assert same_arguments(here, here)
+    assert same_arguments("::1:80 {}", here)
+    assert not same_arguments(here, arguments_text("::1", 81, ProxyOptions()))
+    assert not same_arguments(here, arguments_text("::1", 80, ProxyOptions(max_body_bytes=1)))
+    assert not same_arguments("::1:80 ?", here)
 
 
 async def test_stopping_lets_requests_finish_within_the_grace(

@@ -1,0 +1,126 @@
+"""A body that cannot be read is set aside: it harms no other, and stays in its row."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import ConflictError, StoreError
+from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Progress
+from partitiond.serde import BODY_VERSION
+from partitiond.store import SqlStore, open_store
+from tests.controller.samples import NOW, measured_profile, placement, plan, record
+
+LOST = [
+    ("model", "spec", "name", "a"),
+    ("profile", "body", "model", "a"),
+    ("job", "body", "id", "job-a"),
+    ("plan", "body", "id", "plan-2"),
+    ("api_key", "body", "id", "key-a"),
+]
+
+
+def fill(store: SqlStore) -> None:
+    for name in ("a", "b"):
+        store.add_model(record(name))
+        store.add_profile(measured_profile(name))
+        store.add_key(KeyRecord(id=f"key-{name}", sha256=name * 64, created_at=NOW))
+        progress = Progress("queued", "waits", None, None)
+        store.put_job(Job(f"job-{name}", "profile", name, JobState.QUEUED, NOW, NOW, progress))
+    store.set_plan(plan(placement("a-1"), plan_id="plan-1"))
+    store.set_plan(plan(placement("b-1"), plan_id="plan-2"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "store.sqlite3"
+    store = open_store(path)
+    fill(store)
+    store.close()
+    return path
+
+
+def change(path: Path, where: tuple[str, str, str, str], body: str) -> str:
+    """Returns the body that was there."""
+    table, column, key, value = where
+    with sqlite3.connect(path) as here:
+        (old,) = here.execute(f"SELECT {column} FROM {table} WHERE {key} = ?", (value,)).fetchone()
+        here.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, value))
+    here.close()
+    return str(old)
+
+
+NAMES = {"a", "job-a", "key-a", measured_profile("a").id}
+
+
+def _name(one: object) -> str:
+    return one.spec.name if isinstance(one, ModelRecord) else str(getattr(one, "id", ""))
+
+
+def everything(store: SqlStore) -> dict[str, list[object]]:
+    return {
+        "model": list(store.models()),
+        "profile": list(store.profiles()),
+        "job": list(store.jobs()),
+        "plan": [store.plan()],
+        "api_key": list(store.keys()),
+    }
+
+
+def of(path: Path) -> tuple[dict[str, list[object]], list[str]]:
+    """What is read of a store, and what cannot be."""
+    store = open_store(path)
+    try:
+        return everything(store), [body.what for body in store.unread()]
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_one_that_cannot_be_read_harms_no_other(
+    path: Path, lost: tuple[str, str, str, str]
+) -> None:
+    whole, nothing = of(path)
+    assert nothing == []
+    old = change(path, lost, '{"body_version": 99, "id": 7}')
+    here, (what,) = of(path)
+    table = lost[0]
+    assert what.startswith(table.removeprefix("api_"))
+    left = [None] if table == "plan" else [one for one in whole[table] if _name(one) not in NAMES]
+    assert here == whole | {table: left}
+    change(path, lost, old)  # by the release that reads it
+    assert of(path) == (whole, [])
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_fields_of_a_later_release_are_ignored(path: Path, lost: tuple[str, str, str, str]) -> None:
+    whole, _ = of(path)
+    old = json.loads(change(path, lost, "{}"))
+    assert old["body_version"] == BODY_VERSION
+    later = old | {"body_version": 99, "colour": {"red": 1}}
+    change(path, lost, json.dumps(later))
+    assert of(path) == (whole, [])
+
+
+def test_who_asks_for_it_by_name_is_told(path: Path) -> None:
+    for lost in LOST:
+        change(path, lost, "[]")
+    store = open_store(path)
+    for ask in (lambda: store.model("a"), lambda: store.job("job-a"), lambda: store.key("key-a")):
+        with pytest.raises(StoreError, match="another release"):
+            ask()
+    with pytest.raises(ConflictError):  # it is not overwritten either
+        store.add_model(record("a"))
+    store.close()
+
+
+def test_a_plan_that_is_set_aside_gives_way_to_the_next_one(path: Path) -> None:
+    change(path, ("plan", "body", "id", "plan-2"), "{}")
+    store = open_store(path)
+    assert store.plan() is None  # and not plan-1, which would move what runs
+    assert [found.id for found in store.applied_plans(9)] == ["plan-1"]
+    third = plan(placement("a-1"), plan_id="plan-3")
+    store.set_plan(third)
+    assert store.plan() == third
+    store.close()
