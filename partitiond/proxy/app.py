@@ -29,7 +29,8 @@ from partitiond.proxy.routes import BY_PATH
 from partitiond.proxy.state import ProxyState
 
 MODELS: Final = "/v1/models"
-HEALTH: Final = "/healthz"
+HEALTH: Final = ("/healthz", "/health")
+"""The second is what engines call it, and so what load balancers and instruments ask."""
 OPENAPI: Final = "/openapi.json"
 
 _logger = logging.getLogger("partitiond.proxy")
@@ -74,7 +75,8 @@ def make_app(state: ProxyState) -> FastAPI:
         _logger.error("%s failed inside the proxy", request.scope["path"], exc_info=error)
         return _refuse(state, request, errors.INTERNAL)
 
-    @app.api_route(HEALTH, methods=["GET", "HEAD"])
+    @app.api_route(HEALTH[0], methods=["GET", "HEAD"])
+    @app.api_route(HEALTH[1], methods=["GET", "HEAD"])
     async def health() -> Response:
         ready = not state.draining and state.table.version > 0
         status = "ok" if ready else "draining" if state.draining else "starting"

@@ -65,13 +65,14 @@ def document() -> dict[str, Any]:
             ],
         }
     }  # fmt: skip
-    paths["/healthz"] = {
-        "get": {
-            "operationId": "health",
-            "summary": "Whether requests are served",
-            "responses": {"200": {"description": "Yes."}, "503": {"description": "Not yet."}},
+    for path, operation in (("/healthz", "healthz"), ("/health", "health")):
+        paths[path] = {
+            "get": {
+                "operationId": operation,
+                "summary": "Whether requests are served",
+                "responses": {"200": {"description": "Yes."}, "503": {"description": "Not yet."}},
+            }
         }
-    }
     return {
         "openapi": "3.1.0",
         "info": {

@@ -139,7 +139,7 @@ async def test_an_unknown_model_is_404_in_openais_shape(make_proxy: MakeProxy) -
     [
         "/", "/metrics", "/v1", "/v1/completions/", "/v1//completions", "//v1/completions",
         "/v1/%2e%2e/v1/completions", "/v1/completions%2f",
-        "/v1/%63ompletion%73x", "/V1/completions", "/invocations", "/ping", "/health",
+        "/v1/%63ompletion%73x", "/V1/completions", "/invocations", "/ping",
         "/routing", "/state", "/shutdown", "/v1/completions%00", "/v1/completions%252f..",
         "/v1/completions;x", "/v1/audio/speech", "/docs", "/redoc",
     ],
@@ -175,7 +175,12 @@ async def test_an_escaped_path_is_matched_as_authentication_sees_it(
 
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
-    [("GET", "/v1/completions", "POST"), ("POST", "/v1/models", "GET"), ("PUT", "/healthz", "GET")],
+    [
+        ("GET", "/v1/completions", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("PUT", "/healthz", "GET"),
+        ("POST", "/health", "GET"),
+    ],
 )
 async def test_wrong_methods_are_405(
     make_proxy: MakeProxy, method: str, path: str, allow: str
@@ -301,11 +306,13 @@ async def test_a_model_without_a_replica_is_503_with_a_time(
 
 async def test_a_proxy_that_knows_no_table_yet_says_so(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy()
-    async with proxy.client as client:
-        assert (await client.get("/healthz")).status_code == 503
+    for path in ("/healthz", "/health"):
+        async with proxy.client as client:
+            assert (await client.get(path)).status_code == 503
     proxy.state.apply(table())
-    async with proxy.client as client:
-        assert (await client.get("/healthz")).json() == {"status": "ok"}
+    for path in ("/healthz", "/health"):
+        async with proxy.client as client:
+            assert (await client.get(path)).json() == {"status": "ok"}
 
 
 async def test_an_engines_complaint_is_passed_on_in_openais_shape(

@@ -129,10 +129,11 @@ async def test_many_requests_at_once_are_not_taken_for_one_large_head(
     writer.transport.abort()
 
 
-async def test_health_needs_no_key(make_proxy: MakeProxy) -> None:
+@pytest.mark.parametrize("path", [b"/healthz", b"/health"])
+async def test_health_needs_no_key(make_proxy: MakeProxy, path: bytes) -> None:
     proxy = await make_proxy(table(keys_required=True))
     for method in (b"GET", b"HEAD"):
-        line = method + b" /healthz HTTP/1.1"
+        line = method + b" " + path + b" HTTP/1.1"
         answer = await talk(proxy, line + b"\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert answer.endswith(b"\r\n\r\n") == (method == b"HEAD")

@@ -17,7 +17,7 @@ CONTROL_PATHS = (
     "/devices", "/events", "/profiles", "/readyz", "/ui", "/admin",
 )  # fmt: skip
 ENGINE_PATHS = (
-    "/metrics", "/health", "/ping", "/version", "/load", "/sleep", "/wake_up", "/is_sleeping",
+    "/metrics", "/ping", "/version", "/load", "/sleep", "/wake_up", "/is_sleeping",
     "/load_lora_adapter", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/server_info",
     "/reset_prefix_cache", "/reset_mm_cache", "/collective_rpc", "/pause", "/resume",
     "/start_profile", "/stop_profile", "/invocations", "/inference/v1/generate",
@@ -36,7 +36,8 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "dot": lambda path: "/." + path,
     "dot-dot": lambda path: "/v1/.." + path,
     "dot-dot-from-a-route": lambda path: "/v1/completions/../.." + path,
-    "dot-dot-from-health": lambda path: "/healthz/.." + path,
+    "dot-dot-from-health": lambda path: "/health/.." + path,
+    "dot-dot-from-healthz": lambda path: "/healthz/.." + path,
     "dot-dot-from-a-model": lambda path: "/v1/models/../.." + path,
     "dot-dot-semicolon": lambda path: "/v1/completions/..;/.." + path,
     "escaped-dots": lambda path: "/v1/%2e%2e" + path,
