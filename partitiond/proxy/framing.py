@@ -14,6 +14,8 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 MAX_CHUNK_BYTES: Final = 1 << 30
 _MAX_SIZE_LINE: Final = 64
 """Longest line of a chunk's size, its extensions included."""
+MAX_TRAILER_BYTES: Final = 16 * 1024
+"""All trailers of an answer together. They are dropped; no engine of ours sends any."""
 
 SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}
 """Canonical chunk sizes of the lengths that single events have: a look-up instead of a parse."""
@@ -118,12 +120,13 @@ class ChunkedDecoder:
         rest: bytes after the end.
     """
 
-    __slots__ = ("_buffer", "_left", "_trailers", "done", "rest")
+    __slots__ = ("_buffer", "_left", "_trailer_bytes", "_trailers", "done", "rest")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._left = 0  # bytes of the current chunk, its line end included; 0 between chunks
         self._trailers = False
+        self._trailer_bytes = 0  # of complete lines
         self.done = False
         self.rest = b""
 
@@ -144,20 +147,27 @@ class ChunkedDecoder:
             if self._left:
                 at = self._take_chunk(data, at, out)
                 continue
-            line_end = data.find(b"\r\n", at, at + _MAX_SIZE_LINE)
+            longest = self._longest_line()
+            line_end = data.find(b"\r\n", at, at + longest)
             if line_end < 0:
-                if end - at >= _MAX_SIZE_LINE and not self._trailers:
-                    raise FramingError("no chunk size")
-                self._keep(data[at:])
+                if end - at >= longest:
+                    raise FramingError(
+                        "trailers without an end" if self._trailers else "no chunk size"
+                    )
+                self._buffer = data[at:]
                 break
             at = self._take_line(data[at:line_end], line_end + 2)
         if self.done:
             self.rest = data[at:]
         return out[0] if len(out) == 1 else b"".join(out)
 
+    def _longest_line(self) -> int:
+        """Of the line that begins here, its end included, in bytes."""
+        return MAX_TRAILER_BYTES - self._trailer_bytes if self._trailers else _MAX_SIZE_LINE
+
     def _take_line(self, line: bytes, after: int) -> int:
         if self._trailers:
-            self.done = not line
+            self._take_trailer(line)
             return after
         size = SIZES.get(line)
         if size is None:
@@ -172,6 +182,15 @@ class ChunkedDecoder:
         else:
             self._left = size + 2
         return after
+
+    def _take_trailer(self, line: bytes) -> None:
+        if not line:
+            self.done = True
+            return
+        self._trailer_bytes += len(line) + 2
+        name, colon, value = line.partition(b":")
+        if not colon or _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+            raise FramingError("a trailer that is no header")
 
     def _take_chunk(self, data: bytes, at: int, out: list[bytes]) -> int:
         """Bytes of the current chunk as far as they have come; its line end is checked."""
@@ -193,13 +212,8 @@ class ChunkedDecoder:
         if body:
             out.append(data[at : at + body])
         self._left = 2
-        self._keep(data[at + body :])
+        self._buffer = data[at + body :]
         return len(data)
-
-    def _keep(self, data: bytes) -> None:
-        if len(data) > MAX_HEAD_BYTES:
-            raise FramingError("trailers without an end")
-        self._buffer = data
 
 
 def frame(data: bytes) -> bytes:

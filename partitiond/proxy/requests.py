@@ -127,8 +127,10 @@ def engine_body(
             return body.rstrip()[:-1] + _INCLUDE_USAGE
     try:
         payload: dict[str, Any] = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
+    except ValueError as error:
+        return _unreadable(error)
     payload["model"] = model.served_name
     if add_limit:
         payload[route.output_field] = size.max_tokens = most
@@ -142,22 +144,28 @@ def engine_body(
 def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
     try:
         parsed = _decoder.decode(body)
+        # What is skipped is not looked at; engines read all of it, and refuse it in their words.
+        if not body.isascii():
+            body.decode()
+        # Fewer brackets than levels cannot be too deep: the usual case costs two counts.
+        if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
+            return _too_deep(max_nesting)
     except RecursionError:
         return _too_deep(max_nesting)
-    except msgspec.ValidationError:
-        return invalid("The body must be a JSON object.", code="invalid_json")
-    except ValueError as error:  # DecodeError and UnicodeDecodeError are both
-        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
-    # What is skipped is not looked at; engines read all of it, and refuse it in words of their own.
-    if not body.isascii():
-        try:
-            body.decode()
-        except UnicodeDecodeError as error:
-            return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
-    # Fewer brackets than levels cannot be too deep: the usual case costs two counts.
-    if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
-        return _too_deep(max_nesting)
+    except ValueError as error:
+        if isinstance(error, msgspec.ValidationError) and not body.lstrip().startswith(b"{"):
+            return invalid("The body must be a JSON object.", code="invalid_json")
+        return _unreadable(error)
     return parsed
+
+
+def _unreadable(error: ValueError) -> ApiError:
+    """Of msgspec: the body is no JSON, or has a number that no integer or float can hold."""
+    if isinstance(error, msgspec.ValidationError):
+        message = f"A number in the body is too large to be read: {error}."
+    else:
+        message = f"The body is not valid JSON: {error}."
+    return invalid(message, code="invalid_json")
 
 
 def _too_deep(max_nesting: int) -> ApiError:

@@ -115,6 +115,52 @@ async def test_wrong_requests_are_refused_before_an_engine_sees_them(
     assert not engine.received
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"n":%b' % (b"9" * 5000),
+        b'"prompt":[1,-%b]' % (b"9" * 5000),
+        b'"max_tokens":1e999',
+        b'"stream_options":{"x":%b}' % (b"9" * 5000),
+        # Read only because of the brackets before it, or because the body is written anew.
+        b'"x":[%b%b]' % (b"[]," * 70, b"9" * 5000),
+        b'"model":"alias","x":1e999',
+    ],
+)
+async def test_a_number_beyond_all_readers_is_refused_by_that_reason(
+    make_proxy: MakeProxy, make_engine: MakeEngine, field: bytes
+) -> None:
+    engine = await make_engine()
+    proxy = await make_proxy(
+        table(replica(engine), replica(engine, "a-1", "alias"), models=("m", "alias"))
+    )
+    async with proxy.client as client:
+        response = await client.post(
+            "/v1/completions",
+            content=b'{"model":"m","prompt":"x",' + field + b"}",
+            headers={"content-type": "application/json"},
+        )
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["code"] == "invalid_json"
+    assert error["message"].startswith("A number in the body is too large to be read: ")
+    assert not engine.received
+
+
+async def test_large_numbers_that_can_be_read_reach_the_engine(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine()
+    proxy = await make_proxy(
+        table(replica(engine), replica(engine, "a-1", "alias"), models=("m", "alias"))
+    )
+    for model in ("m", "alias"):  # as it came, and written anew
+        async with proxy.client as client:
+            body = {"model": model, "prompt": "x", "seed": 10**40}
+            assert (await client.post("/v1/completions", json=body)).status_code == 200
+    assert [request.body["seed"] for request in engine.received] == [10**40] * 2
+
+
 @pytest.mark.parametrize("messages", [None, [], "hi", [1]])
 async def test_a_chat_needs_messages(make_proxy: MakeProxy, messages: object) -> None:
     proxy = await make_proxy(table())
