@@ -79,7 +79,7 @@ class ClientConnection(HttpToolsProtocol):
         """Look whether a time limit of the connection was passed."""
         if now > self._deadline:
             self._deadline = math.inf
-            self.transport.abort() if self._lingering else self._close_idle()
+            self.transport.abort() if self._lingering else self._give_up_waiting()
         elif self._is_tls and self.transport.is_closing():
             self._sweep_goodbye(now)
 
@@ -90,7 +90,8 @@ class ClientConnection(HttpToolsProtocol):
         elif now - self._closed_at > GOODBYE_SECONDS and not unsent_bytes(self.transport):
             self.transport.abort()
 
-    def _close_idle(self) -> None:
+    def _give_up_waiting(self) -> None:
+        """No request came in time."""
         # With bytes that the client does not take, closing would wait for it for ever.
         if self.transport.get_write_buffer_size():
             self.transport.abort()

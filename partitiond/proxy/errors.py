@@ -175,6 +175,7 @@ _SEND_KEY: Final = (
 )
 NO_KEY: Final = ApiError(401, f"No API key was given. {_SEND_KEY}", code="invalid_api_key")
 BAD_KEY: Final = ApiError(401, f"Incorrect API key provided. {_SEND_KEY}", code="invalid_api_key")
+HEAD_TOO_SLOW: Final = ApiError(408, "The request's head did not arrive in time.", code="timeout")
 BODY_TOO_SLOW: Final = ApiError(
     408, "The request's body did not arrive in time.", code="timeout", close=True
 )

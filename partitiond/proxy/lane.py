@@ -22,6 +22,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from partitiond.proxy import errors
 from partitiond.proxy.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.cors import origin_of
 from partitiond.proxy.errors import TOO_MANY_CONNECTIONS, ApiError
@@ -60,6 +61,8 @@ class DataProtocol(ClientConnection):
         self.awaits_continue = False
         self._head_bytes = 0
         self._in_head = True
+        self._bodiless_bytes = 0
+        """Received since the head, or since a byte of the body came: trailers, lines of chunks."""
         self._refusal: ApiError | None = None
         self._framing = b""
         """How long the body is of a request that asked to upgrade, until it is read."""
@@ -141,6 +144,10 @@ class DataProtocol(ClientConnection):
             # read holds is bounded, and once complete the head is measured (see `head_checks`).
             if not self._ended:
                 self._count_head(len(data))
+            return
+        self._bodiless_bytes += len(data)
+        if self._bodiless_bytes > self._options.max_header_bytes + len(data) and not self._between:
+            self._refuse_head()
         elif self._exchange is not None and self._exchange not in self.state.reading:
             self.state.reading.add(self._exchange)
             self._exchange.await_body(time.monotonic())
@@ -165,7 +172,19 @@ class DataProtocol(ClientConnection):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._options.max_header_bytes and not self.transport.is_closing():
-            self._refusal = head_too_large(self._options.max_header_bytes)
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        self._refusal = head_too_large(self._options.max_header_bytes)
+        self.send_400_response("")
+
+    def _give_up_waiting(self) -> None:
+        """Tell a client that began a request, and did not end its head in time."""
+        untold = self._active is not None or self.transport.get_write_buffer_size() > 0
+        if self._between or untold or self.transport.is_closing():
+            super()._give_up_waiting()
+        else:
+            self._refusal = TOO_MANY_CONNECTIONS if self._is_surplus else errors.HEAD_TOO_SLOW
             self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is ours here
@@ -205,7 +224,7 @@ class DataProtocol(ClientConnection):
         self.expect_100_continue = False
         self._in_head = True
         self._between = False
-        self._head_bytes = 0
+        self._head_bytes = self._bodiless_bytes = 0
         self._exchange = None
         if self._active is None and self._deadline > time.monotonic() + self._head_seconds():
             self._await_head()
@@ -252,6 +271,7 @@ class DataProtocol(ClientConnection):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the request that the parser is at."""
+        self._bodiless_bytes = 0
         if self._exchange is not None:
             self._exchange.received(body)
         else:

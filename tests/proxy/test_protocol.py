@@ -71,29 +71,107 @@ async def test_what_cannot_be_read_is_refused_in_openais_shape(
     assert not engine.received
 
 
-async def test_a_head_that_never_ends_is_cut_off(make_proxy: MakeProxy) -> None:
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", b""),
+        (b"\r\n", b""),
+        (b"POST /v1/compl", b"HTTP/1.1 408 "),
+        (b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx", b"HTTP/1.1 408 "),
+        (request(b"host: localhost")[:-5], b"HTTP/1.1 408 "),
+    ],
+)
+async def test_a_head_that_never_ends_is_cut_off(
+    make_proxy: MakeProxy, data: bytes, status: bytes
+) -> None:
+    """Who began a request is told why; who began none is not."""
     proxy = await make_proxy(table(), client_timeout_seconds=0.2)
-    for data in (
+    answer = await talk(proxy, data, finish=False)
+    assert answer[:13] == status
+    if status:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"connection: close" in head
+        assert json.loads(body)["error"]["code"] == "timeout"
+
+
+async def test_half_a_head_behind_an_answer_is_told_so_too(make_proxy: MakeProxy) -> None:
+    proxy = await make_proxy(table(models=()), client_timeout_seconds=0.2)
+    kept = request(b"host: localhost").replace(b"connection: close\r\n", b"")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(kept)
+    assert b"404" in await reader.readline()
+    writer.write(b"POST /v1/compl")
+    async with asyncio.timeout(30):
+        answers = await reader.read()
+    assert answers.count(b"HTTP/1.1 408 ") == 1
+    writer.transport.abort()
+
+
+CHUNKED = b"\r\n".join(
+    [
+        b"POST /v1/completions HTTP/1.1",
+        b"host: localhost",
+        b"content-type: application/json",
+        b"transfer-encoding: chunked",
         b"",
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx",
-        request(b"host: localhost")[:-5],
-    ):
-        answer = await talk(proxy, data, finish=False)
-        assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+        b"%x" % len(BODY),
+        BODY,
+        b"",
+    ]
+)
 
 
-async def test_an_endless_head_is_cut_off(make_proxy: MakeProxy) -> None:
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx: ", b"y" * 10_000),
+        (b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx", b"y" * 10_000),
+        (b"POST /", b"y" * 10_000),
+        (CHUNKED + b"0\r\nx: ", b"y" * 10_000),
+        (CHUNKED + b"0\r\nx", b"y" * 10_000),
+        (CHUNKED + b"0\r\n", b"x: y\r\n" * 1000),
+        (CHUNKED + b"1;", b"y" * 10_000),
+    ],
+)
+async def test_an_endless_head_is_cut_off(
+    make_proxy: MakeProxy, begin: bytes, piece: bytes
+) -> None:
+    """Or trailer, or a line of a chunk: what is kept of it is bounded."""
     proxy = await make_proxy(table())
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx: ")
+    writer.write(begin)
+    answering = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
     sent = 0
-    while not reader.at_eof() and sent < 50 and not writer.is_closing():
-        writer.write(b"y" * 10_000)
-        sent += 1
-        await asyncio.sleep(0.01)
-        if b"431" in bytes(reader._buffer):  # type: ignore[attr-defined]
-            break
-    assert sent < 10
+    async with asyncio.timeout(30):
+        while not answering.done() and sent < 500_000:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+            await asyncio.wait({answering}, timeout=0.01)
+        assert (await answering).startswith(b"HTTP/1.1 431 "), sent
+        assert b'"headers_too_large"' in await reader.readuntil(b"}}")
+    writer.transport.abort()
+    await proxy.until(lambda: not proxy.connections())
+
+
+async def test_a_body_in_many_small_chunks_is_no_endless_head(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """The lines and extensions of all chunks together are longer than a head may be."""
+    engine = await make_engine()
+    proxy = await make_proxy(table(replica(engine)))
+    body = json.dumps({"model": "m", "prompt": "x" * 2000}).encode()
+    chunks = b"".join(b"1;%b\r\n%c\r\n" % (b"e" * 40, byte) for byte in body)
+    assert len(chunks) > 2 * proxy.state.options.max_header_bytes
+    head = CHUNKED.partition(b"\r\n\r\n")[0] + b"\r\nconnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    data = head + chunks + b"0\r\n\r\n"
+    for at in range(0, len(data), 4000):
+        writer.write(data[at : at + 4000])
+        await writer.drain()
+    async with asyncio.timeout(30):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    assert engine.received[0].body == json.loads(body)
     writer.transport.abort()
 
 
