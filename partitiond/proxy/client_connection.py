@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import select
 import time
 from typing import Any, Final
 
@@ -80,8 +81,28 @@ class ClientConnection(HttpToolsProtocol):
         if now > self._deadline:
             self._deadline = math.inf
             self.transport.abort() if self._lingering else self._give_up_waiting()
-        elif self._is_tls and self.transport.is_closing():
-            self._sweep_goodbye(now)
+        elif self.transport.is_closing():
+            if self._is_tls:
+                self._sweep_goodbye(now)
+        elif self.flow.read_paused:
+            self.end_if_left()
+
+    def end_if_left(self) -> bool:
+        """End it where the client has closed its side, as is done at once while it is read.
+
+        While reading is paused the event loop does not tell, and there may be unread bytes before
+        the end: so the kernel is asked. Returns whether it was ended.
+        """
+        poller = select.poll()
+        poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        found = poller.poll(0)
+        if not found:
+            return False
+        if found[0][1] & (select.POLLERR | select.POLLHUP):
+            self.transport.abort()
+        else:
+            self.transport.close()
+        return True
 
     def _sweep_goodbye(self, now: float) -> None:
         """A connection that was closed waits for the client to agree, which many never do."""

@@ -416,11 +416,11 @@ class Exchange(Incoming):
         if phase in {Phase.READING, Phase.REFUSING}:
             self._state.forget(self)
             return
+        if reason == CLIENT_STALLED:
+            self.client.abort()  # first: else the next request of its connection would begin
         self._end_attempt()
         self._leave()
         self._over("client_gone", reason)
-        if reason == CLIENT_STALLED:
-            self.client.abort()
 
     def _end_attempt(self) -> None:
         attempt, self._attempt = self._attempt, None

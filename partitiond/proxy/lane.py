@@ -148,9 +148,8 @@ class DataProtocol(ClientConnection):
         self._bodiless_bytes += len(data)
         if self._bodiless_bytes > self._options.max_header_bytes + len(data) and not self._between:
             self._refuse_head()
-        elif self._exchange is not None and self._exchange not in self.state.reading:
-            self.state.reading.add(self._exchange)
-            self._exchange.await_body(time.monotonic())
+        elif self._exchange is not None and self._exchange is self._active:
+            self._await_body(self._exchange)
 
     def _go_on(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> bool:
         """Past a head that asked to upgrade; whether the connection goes on."""
@@ -348,8 +347,18 @@ class DataProtocol(ClientConnection):
     def _begin_late(self, exchange: Exchange) -> None:
         """Its turn has come; it may have been read to its end by now."""
         self._begin(exchange)
-        if exchange is not self._exchange and self._active is exchange:
+        if self._active is not exchange:
+            return
+        if exchange is self._exchange:
+            self._await_body(exchange)
+        else:
             self._complete(exchange)
+
+    def _await_body(self, exchange: Exchange) -> None:
+        """The rest of its body is still to come, and is read from now on."""
+        if exchange not in self.state.reading:
+            self.state.reading.add(exchange)
+            exchange.await_body(time.monotonic())
 
     def _complete(self, exchange: Exchange) -> None:
         try:
@@ -440,6 +449,8 @@ class DataProtocol(ClientConnection):
         self.server_state.total_requests += 1
         self._active = None
         if self._line:
+            if self.end_if_left():
+                return  # nobody waits for the next answer
             self._active, start = self._line.popleft()
             if not self._line:
                 self.flow.resume_reading()  # the rest of its body may still be to come

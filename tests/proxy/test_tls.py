@@ -334,6 +334,22 @@ async def test_a_client_that_leaves_cancels_upstream(
         await engine.until(lambda: engine.left == 2)
 
 
+async def test_a_client_that_leaves_a_request_behind_another_is_noticed(
+    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
+) -> None:
+    """The proxy does not read while the second waits for its turn."""
+    engine = await make_engine(lambda request: stream(text_event("hel"), "hold"))
+    process = await make_process(engine)
+    async with raw(process, authority.trust()) as client:
+        client.ask(stream=True)
+        await client.until(b"hel")
+        client.ask(stream=True)
+        await asyncio.sleep(0.1)  # the usual case: it has been read, and waits
+        client.writer.transport.abort()
+        await engine.until(lambda: engine.left == 1)
+    assert len(engine.received) == 1
+
+
 async def test_a_client_that_does_not_read_holds_the_engine_back(
     make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
 ) -> None:
