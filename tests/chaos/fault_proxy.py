@@ -264,8 +264,12 @@ class _Wire:
         self.close_after = False
 
     async def unless_left(self, relay: "asyncio.Task[bool]") -> bool:
-        """The relay's result; False when the other side leaves first, and it is given up."""
-        leaving = asyncio.create_task(self.reader.read(1))
+        """The relay's result; False when the other side leaves first, and it is given up.
+
+        Who has all of an answer may send the next request before the relay has ended.
+        """
+        early = bytearray()
+        leaving = asyncio.create_task(self._leaving(early))
         try:
             await asyncio.wait({relay, leaving}, return_when=asyncio.FIRST_COMPLETED)
             return relay.done() and not relay.cancelled() and relay.result()
@@ -273,6 +277,12 @@ class _Wire:
             for task in (relay, leaving):
                 task.cancel()
             await asyncio.gather(relay, leaving, return_exceptions=True)
+            self.reader._buffer[:0] = early  # type: ignore[attr-defined]
+
+    async def _leaving(self, early: bytearray) -> None:
+        """Wait until the other side leaves, and keep what it sends before that."""
+        while data := await self.reader.read(65_536):
+            early += data
 
     async def send(self, data: bytes) -> None:
         """Send, as fast or as slowly as this connection has become."""

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.echo_engine import echoing
 from tests.chaos.fault_proxy import DELAY_SECONDS, FaultProxy, PromptPlan, SeededPlan, faulty
 from tests.chaos.faults import Fault, Kind, Phase, drawn, faults_of
-from tests.chaos.raw_client import COMPLETIONS, Answer, RawClient, completion
+from tests.chaos.raw_client import COMPLETIONS, Answer, RawClient, completion, request_bytes
 from tests.chaos.rig import short_folder, until
 
 _tokens = itertools.count()
@@ -69,6 +69,32 @@ async def test_what_only_takes_time_loses_nothing(kind: Kind) -> None:
             assert answer.complete, fault
             if kind is Kind.DELAY and fault.phase is not Phase.AFTER_ANSWER:
                 assert answer.seconds > DELAY_SECONDS * 0.9
+
+
+@pytest.mark.parametrize("kind", [Kind.DELAY, Kind.TRICKLE])
+async def test_a_request_that_comes_early_is_not_lost(kind: Kind) -> None:
+    """While the one before it is still answered."""
+    async with over_tcp() as (_, port):
+        with RawClient(port) as client:
+            await client.connect()
+            for fault in (f" fault={Fault(kind, Phase.BEFORE_HEAD)}", "", ""):
+                prompt = f"token=t{next(_tokens)} count=5{fault}"
+                await client.send(request_bytes(COMPLETIONS, completion(prompt)))
+            async with asyncio.timeout(60):
+                answers = [await client.answer() for _ in range(3)]
+    assert all(answer.complete for answer in answers)
+
+
+async def test_who_sends_early_and_leaves_a_stalled_answer_is_noticed() -> None:
+    async with over_tcp() as (proxy, port):
+        with RawClient(port) as client:
+            await client.connect()
+            fault = Fault(Kind.STALL, Phase.BEFORE_HEAD)
+            for word in (f" fault={fault}", ""):
+                prompt = f"token=t{next(_tokens)}{word}"
+                await client.send(request_bytes(COMPLETIONS, completion(prompt)))
+            await until(lambda: proxy.open == 1, "it was not taken")
+        await until(lambda: proxy.open == 0, "it holds the connection")
 
 
 async def test_who_leaves_a_stalled_answer_is_noticed() -> None:
