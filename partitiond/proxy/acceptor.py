@@ -7,14 +7,25 @@ With a listening socket that all share, whoever is awake takes everything; with 
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import socket
+import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 ACCEPT_AT_ONCE: Final = 64
 """Connections taken in one go, so that the parent's other work is not held up."""
 FULL_SECONDS: Final = 0.01
 """When no worker takes connections, or no file is left, they wait in the kernel for so long."""
+LONGEST_PAUSE_SECONDS: Final = 1.0
+"""When no file is left, each pause is twice as long as the one before it, up to this."""
+TELL_SECONDS: Final = 10.0
+"""What goes on for long is logged so often."""
+NO_FILE_LEFT: Final = (
+    "%s: %s. They wait in the kernel meanwhile. Raise the limit of open files (LimitNOFILE= in "
+    "systemd, ulimit -n), or lower [proxy] max_connections"
+)
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -28,6 +39,21 @@ class Taker(Protocol):
     def open_connections(self) -> int:
         """Handed to it, and not closed since."""
         ...
+
+
+class Complaint:
+    """An error that may come back every few milliseconds, and is logged now and then."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._told_at = -math.inf
+
+    def tell(self, why: object) -> None:
+        """Log it, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            _logger.error(NO_FILE_LEFT, self._what, why)
 
 
 def fewest(takers: Sequence[Taker]) -> Sequence[Taker]:
@@ -44,6 +70,8 @@ class Acceptor:
         self._reading = False
         self._closed = False
         self._pause: asyncio.TimerHandle | None = None
+        self._pause_seconds = FULL_SECONDS
+        self._complaint = Complaint("connections cannot be accepted")
         self._in_hand: socket.socket | None = None
         """Accepted when no worker could take it."""
 
@@ -80,23 +108,26 @@ class Acceptor:
                 return
             if not any(hand(taker, connection) for taker in takers):
                 self._in_hand = connection
-                self._wait()
+                self._wait(FULL_SECONDS)
                 return
             connection.close()
 
     def _next(self) -> socket.socket | None:
         try:
-            return self._listener.accept()[0]
+            connection = self._listener.accept()[0]
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return None
-        except OSError:
-            _logger.exception("connections cannot be accepted")
-            self._wait()
+        except OSError as error:
+            self._complaint.tell(error)
+            self._wait(self._pause_seconds)
+            self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
             return None
+        self._pause_seconds = FULL_SECONDS
+        return connection
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         self._stop()
-        self._pause = asyncio.get_running_loop().call_later(FULL_SECONDS, self.resume)
+        self._pause = asyncio.get_running_loop().call_later(seconds, self.resume)
 
 
 def hand(taker: Taker, connection: socket.socket) -> bool:
@@ -108,20 +139,46 @@ def hand(taker: Taker, connection: socket.socket) -> bool:
     return False
 
 
-def take(handoff: socket.socket, family: int) -> list[socket.socket] | None:
+class Taken(NamedTuple):
+    """What a worker took.
+
+    Attributes:
+        lost: connections that were handed to it, and that it could not be given.
+        full: no file is left; what has not been taken waits to be taken later.
+    """
+
+    connections: list[socket.socket]
+    lost: int = 0
+    full: bool = False
+
+
+def take(handoff: socket.socket, family: int) -> Taken | None:
     """Connections that were handed over by now; None when the parent is gone."""
     taken: list[socket.socket] = []
+    lost = 0
     for _ in range(ACCEPT_AT_ONCE):
+        # What is received without a file left for it is lost, and its client sees a reset.
+        if not _a_file_is_left(handoff):
+            return Taken(taken, lost, full=True)
         try:
             word, descriptors, _flags, _address = socket.recv_fds(
                 handoff, 1, 1, socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, InterruptedError):
-            return taken
+            break
         except OSError:
             word, descriptors = b"", []
         if not word:
-            return taken or None
+            return Taken(taken, lost) if taken or lost else None
+        lost += not descriptors
         for descriptor in descriptors:
             taken.append(socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor))
-    return taken
+    return Taken(taken, lost)
+
+
+def _a_file_is_left(handoff: socket.socket) -> bool:
+    try:
+        os.close(os.dup(handoff.fileno()))
+    except OSError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from partitiond.core.routing import RoutingTable
-from partitiond.proxy.acceptor import take
+from partitiond.proxy.acceptor import Complaint, take
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.channel import Channel, Message
 from partitiond.proxy.control import describe
@@ -107,6 +107,7 @@ class _Worker:
             self._server, state, tls, gone=lambda: peers.ledger.count_closed(peers.row)
         )
         self._tls = tls
+        self._complaint = Complaint("a worker cannot take connections")
         self._leaving: asyncio.Task[None] | None = None
         self._deadline = asyncio.Event()
         self._grace_seconds = 0.0
@@ -159,7 +160,7 @@ class _Worker:
         match message["do"]:
             case "serve":
                 self._family = message["family"]
-                asyncio.get_running_loop().add_reader(self._handoff, self._take)
+                self._take_again()
             case "table":
                 self._state.take_over(from_jsonable(RoutingTable, message["table"]))
             case "state":
@@ -181,8 +182,19 @@ class _Worker:
         if taken is None:
             self._stop_taking()  # the channel ends, too, and says what to do
             return
-        for connection in taken:
+        for _ in range(taken.lost):
+            self._peers.ledger.count_closed(self._peers.row)  # it counts as handed to us
+        for connection in taken.connections:
             self._opener.open(connection)
+        if taken.full:
+            self._complaint.tell("too many open files")
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._handoff)
+            loop.call_later(POLL_SECONDS, self._take_again)
+
+    def _take_again(self) -> None:
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._handoff, self._take)
 
     def _stop_taking(self) -> None:
         if self._handoff.fileno() >= 0:

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -160,6 +161,32 @@ async def test_two_workers_are_one_proxy(
     await process.stop(1)
     assert not is_alive(identity)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # noqa: ASYNC240
+
+
+async def test_workers_without_a_file_left_lose_no_connection(
+    make_process: MakeProcess, make_engine: MakeEngine
+) -> None:
+    process = make_process()
+    assert await process.ensure_running()
+    pids = await all_up(process)
+    await process.publish(table(replica(await make_engine())))
+    soft, hard = resource.prlimit(pids[0], resource.RLIMIT_NOFILE)
+
+    async def connections() -> int:
+        return sum(worker["connections"] for worker in await workers_of(process))
+
+    async with asyncio.timeout(60):
+        async with clients(process, 6) as client:
+            for pid in pids:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
+            asked = [asyncio.create_task(complete(client)) for _ in range(6)]
+            while await connections() < 6:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            for pid in pids:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
+        while await connections():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_together_they_never_exceed_a_limit_and_leave_no_place_empty(
