@@ -18,7 +18,7 @@ from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import PartitiondError
 from partitiond.core.partition import Partition
 from partitiond.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, Job, JobState, Progress, Store
+from partitiond.ports import ENDED, Clock, Job, JobState, Progress, Store
 from partitiond.ports.actor import alone
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,12 @@ Neighbours = Callable[[], tuple[str, ...]]
 Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
-ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 _CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
 INTERRUPTED: Final = (
     f"{_CUT_SHORT} Ask for it again: it resumes with the trials that it had finished."
 )
 """For a job that is not queued again by itself (`auto` off, or interrupted too often): its finished
 trials are in its checkpoint, and an equal request goes on from there."""
-RECOVERED_JOBS: Final = 1000
-"""How far back the jobs of daemons before are looked at."""
 REPEATS: Final = 2
 """How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
 each time must not do so for ever."""
@@ -112,7 +109,7 @@ class JobQueue:
 
     def recover(self) -> None:
         """Take up the queue of the daemon before: what ran has failed, what waited waits on."""
-        for job in reversed(self._store.jobs(limit=RECOVERED_JOBS)):
+        for job in reversed(self._store.jobs(limit=None)):
             if job.state is JobState.RUNNING:
                 self._finish(job, JobState.FAILED, error=INTERRUPTED)
             elif job.state is JobState.QUEUED:
@@ -127,9 +124,8 @@ class JobQueue:
             reason: why it is queued without being asked for; it may be withdrawn when the reason
                 vanishes. Empty where somebody asked.
         """
-        for job in self.jobs():
-            same = (job.kind, job.subject, job.params) == (kind, subject, tuple(params))
-            if same and job.state not in ENDED:
+        for job in self.open_jobs(subject):
+            if (job.kind, job.params) == (kind, tuple(params)):
                 return self._asked_for(job) if job.reason and not reason else job
         now = self._clock.utc_iso()
         job = Job(
@@ -152,8 +148,14 @@ class JobQueue:
         return self.job(job.id)
 
     def jobs(self) -> tuple[Job, ...]:
-        """Newest first, with the latest progress."""
-        return tuple(self._latest(job) for job in self._store.jobs())
+        """The newest and all open ones, newest first, with the latest progress."""
+        newest = self._store.jobs()
+        listed = {job.id for job in newest}
+        running = [lent.job for lent in self._running.values()]
+        older = [job for job in (*running, *self._queued.values()) if job.id not in listed]
+        older.reverse()  # the queue keeps the order of creation, which their times alone need not
+        older.sort(key=lambda job: job.created_at, reverse=True)
+        return tuple(self._latest(job) for job in (*newest, *older))
 
     def job(self, job_id: str) -> Job:
         """Raises NotFoundError."""
@@ -191,7 +193,7 @@ class JobQueue:
 
     def ended(self, subject: str) -> tuple[Job, ...]:
         """Jobs of a model that have ended, newest first."""
-        kept = self._store.jobs(limit=RECOVERED_JOBS)
+        kept = self._store.jobs(limit=None)
         return tuple(job for job in kept if job.subject == subject and job.state in ENDED)
 
     async def cancel(self, job_id: str) -> Job:

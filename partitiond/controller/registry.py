@@ -7,7 +7,7 @@ from typing import Final
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed, Figures, figures_for
-from partitiond.controller.jobs import RECOVERED_JOBS, JobQueue, interrupted_jobs
+from partitiond.controller.jobs import JobQueue, interrupted_jobs
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.obstacles import ObstacleDesk, failed_profiles
@@ -363,7 +363,7 @@ class Registry:
         for name in removed_models(self._controller.desired, records):
             self._plans.drop_model(name)
         begun = {r.spec.name: r.created_at for r in records if r.spec.auto}
-        for job in interrupted_jobs(self._store.jobs(limit=RECOVERED_JOBS)):
+        for job in interrupted_jobs(self._store.jobs(limit=None)):
             # A name may have come back with another model since.
             if job.subject in begun and job.created_at >= begun[job.subject]:
                 again = self._jobs.submit(job.kind, job.subject, job.params, reason=job.reason)

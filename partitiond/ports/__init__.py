@@ -35,6 +35,7 @@ from partitiond.ports.service import (
     ReplicaView,
 )
 from partitiond.ports.store import (
+    ENDED,
     Event,
     Job,
     JobState,
@@ -46,6 +47,7 @@ from partitiond.ports.store import (
 from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 
 __all__ = [
+    "ENDED",
     "Clock",
     "ControlService",
     "DeviceCare",

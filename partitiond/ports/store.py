@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from partitiond.core.keys import KeyTerms
 from partitiond.core.plan import Plan
@@ -39,6 +39,10 @@ class JobState(enum.StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+"""States of a job that has ended; a job in any other state is open."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -162,15 +166,15 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def put_job(self, job: Job) -> None:
-        """Add or replace by id."""
+        """Add or replace by id. Old jobs are dropped once they have ended, never while open."""
         ...
 
     def job(self, job_id: str) -> Job:
         """Raises NotFoundError."""
         ...
 
-    def jobs(self, limit: int = 100) -> Sequence[Job]:
-        """Newest first."""
+    def jobs(self, limit: int | None = 100) -> Sequence[Job]:
+        """Newest first; None for all."""
         ...
 
     def set_plan(self, plan: Plan) -> None:

@@ -16,7 +16,7 @@ from partitiond.core.errors import ConflictError, StoreError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import Job, KeyRecord, ModelRecord
+from partitiond.ports import ENDED, Job, KeyRecord, ModelRecord
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
 from partitiond.store.release_repository import ReleaseRepository
@@ -33,7 +33,7 @@ from partitiond.store.tables import (
 from partitiond.store.usage_repository import UsageRepository
 
 MAX_JOBS: Final = 1_000
-"""Jobs kept, newest first."""
+"""Ended jobs kept, those that ended last; jobs that wait or run are kept whatever their number."""
 MAX_PLANS: Final = 50
 """Applied plans kept, for looking back."""
 
@@ -148,14 +148,17 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- jobs --------------------------------------------------------------------------------
 
     def put_job(self, job: Job) -> None:
-        """Add or replace by id; a replaced job keeps its place in the order."""
+        """Add or replace by id; a replaced job keeps its place in the order.
+
+        Adding one drops jobs that ended longest ago, beyond `MAX_JOBS` of them.
+        """
         with self._write() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job.id)).first()
             kept = row.sequence if row is not None else None
-            merged = session.merge(_job_row(job, kept))
+            session.merge(_job_row(job, kept))
             if kept is None:
                 session.flush()
-                _drop_older(session, JobRow, merged.sequence, MAX_JOBS)
+                _drop_ended(session, MAX_JOBS)
 
     def job(self, job_id: str) -> Job:
         """Raises NotFoundError."""
@@ -163,8 +166,8 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
             return self._parse(Job, found(row, "job", job_id).body, f"job {job_id}")
 
-    def jobs(self, limit: int = 100) -> Sequence[Job]:
-        """Newest first."""
+    def jobs(self, limit: int | None = 100) -> Sequence[Job]:
+        """Newest first; None for all."""
         query = select(JobRow).order_by(col(JobRow.sequence).desc()).limit(limit)
         with self._read() as session:
             rows = session.exec(query).all()
@@ -178,7 +181,8 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             row = PlanRow(id=plan.id, created_at=plan.created_at, body=serde.to_stored_json(plan))
             session.add(row)
             session.flush()
-            _drop_older(session, PlanRow, row.sequence, MAX_PLANS)
+            too_old = col(PlanRow.sequence) <= (row.sequence or 0) - MAX_PLANS
+            session.exec(delete(PlanRow).where(too_old))
 
     def plan(self) -> Plan | None:
         """The applied plan; None where there is none, or the last one cannot be read."""
@@ -268,10 +272,12 @@ def _key_row(session: Session, key_id: str) -> KeyRow:
     return found(session.exec(select(KeyRow).where(KeyRow.id == key_id)).first(), "key", key_id)
 
 
-def _drop_older(
-    session: Session, table: type[JobRow] | type[PlanRow], newest: int | None, keep: int
-) -> None:
-    session.exec(delete(table).where(col(table.sequence) <= (newest or 0) - keep))
+def _drop_ended(session: Session, keep: int) -> None:
+    """Drop all jobs that have ended but the `keep` that ended last."""
+    ended = col(JobRow.state).in_([state.value for state in ENDED])
+    last = (col(JobRow.updated_at).desc(), col(JobRow.sequence).desc())
+    too_old = select(JobRow.sequence).where(ended).order_by(*last).offset(keep)
+    session.exec(delete(JobRow).where(col(JobRow.sequence).in_(too_old)))
 
 
 def _model_row(record: ModelRecord) -> ModelRow:

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from partitiond.controller.cordons import device_named, with_cordons
-from partitiond.controller.jobs import ENDED
 from partitiond.controller.sleeping import check_may_sleep
 from partitiond.controller.usage import UsageDesk
 from partitiond.controller.watchers import Watchers
@@ -34,6 +33,7 @@ from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.core.units import Bytes
 from partitiond.ports import (
+    ENDED,
     Event,
     Job,
     JobState,

@@ -140,6 +140,41 @@ async def test_the_same_job_is_not_queued_twice(desk: Desk) -> None:
     assert (await desk.submit("a")).id == (await desk.submit("a")).id
 
 
+async def test_a_job_that_waits_is_known_however_many_came_after_it(desk: Desk) -> None:
+    running = await desk.submit("a")
+    desk.blocked["long"] = "waits for room"
+    waiting = await desk.submit("long")
+    for n in range(120):
+        desk.queue.submit("profile", "many", [("batch", str(n))])
+    assert {running.id, waiting.id} <= {job.id for job in desk.queue.jobs()}
+    assert [job.id for job in desk.queue.jobs()][-2:] == [waiting.id, running.id]
+    assert (await desk.submit("long")).id == waiting.id
+    assert (await desk.submit("a")).id == running.id
+    assert desk.queue.submit("profile", "long", [("cores", "2")]).id != waiting.id
+    assert desk.queue.submit("drift", "long", [("cores", "1")]).id != waiting.id
+    await desk.queue.cancel(waiting.id)
+    assert (await desk.submit("long")).id != waiting.id
+
+
+async def test_all_waiting_jobs_are_taken_up_after_a_restart(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.store.repository.MAX_JOBS", 3)
+    desk.blocked["first"] = "waits for room"
+    first = await desk.submit("first")
+    for n in range(8):
+        done = await desk.submit(f"done-{n}")
+        desk.running[f"done-{n}"].set_result("x")
+        await a_moment()
+        assert desk.queue.job(done.id).state is JobState.SUCCEEDED
+    after = Desk(desk.store)
+    after.queue.recover()
+    after.queue.poke()
+    await a_moment()
+    assert after.queue.job(first.id).state is JobState.RUNNING
+    await after.queue.close()
+
+
 async def test_a_failed_job_says_why_and_what_to_do(desk: Desk) -> None:
     job = await desk.submit("a")
     desk.running["a"].set_exception(StartFailedError("it exited.", hint="See its log."))

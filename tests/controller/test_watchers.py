@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.jobs import ENDED
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import NotFoundError
-from partitiond.ports import Job, JobState, Progress
+from partitiond.ports import ENDED, Job, JobState, Progress
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment
 from tests.controller.test_jobs import Desk

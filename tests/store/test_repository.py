@@ -83,6 +83,33 @@ def test_a_job_keeps_its_place_when_it_advances(store: Store, make_job: MakeJob)
         store.job("none")
 
 
+def test_only_jobs_that_have_ended_are_dropped_the_one_that_ended_first_first(
+    store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.store.repository.MAX_JOBS", 2)
+
+    def end(job_id: str, at: str) -> None:
+        store.put_job(
+            dataclasses.replace(make_job(job_id, JobState.SUCCEEDED), updated_at=f"2030-01-01T{at}")
+        )
+
+    for n in range(5):
+        store.put_job(make_job(f"open-{n}", [JobState.QUEUED, JobState.RUNNING][n % 2]))
+    for n in range(3):
+        end(f"ended-{n}", f"00:00:0{n}Z")
+    assert [j.id for j in store.jobs(limit=None)] == [
+        "ended-2",
+        "ended-1",
+        *(f"open-{n}" for n in range(4, -1, -1)),
+    ]
+    # The oldest of all ends last, and stays until two others have ended after it.
+    end("open-0", "00:00:09Z")
+    assert store.job("open-0").state is JobState.SUCCEEDED
+    store.put_job(make_job("open-5"))
+    assert {j.id for j in store.jobs() if j.state is JobState.SUCCEEDED} == {"open-0", "ended-2"}
+    assert len([j for j in store.jobs() if j.state is not JobState.SUCCEEDED]) == 5
+
+
 def test_the_last_plan_set_is_the_applied_one(
     store: Store, make_plan: Callable[[str], Plan]
 ) -> None:
