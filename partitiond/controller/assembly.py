@@ -11,6 +11,7 @@ from partitiond.controller.drift import DriftDesk
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.fit import FitDesk
+from partitiond.controller.holdings import first_starts
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.keys import Keys
@@ -191,6 +192,8 @@ class Parts:
         self.room = self._make_room()
         self.controller.sleep.make_room = self.room.make_room
         self.background.append(self.room.run)
+        self.plans.awaited = lambda: self.room.awaited() | self.scaling.unanswered()
+        self.jobs.paused = self._paused
         self.usage = self._make_usage()
         self.background.append(self.usage.run)
 
@@ -223,6 +226,13 @@ class Parts:
             due = plan is None or all(p.model != model for p in plan.placements)
         if due:
             self.plan_again()
+
+    def _paused(self) -> str:
+        """Why no profile job begins now: measuring waits for models that are under-served."""
+        if self.plans.chain.urgent:
+            return "waits for a plan: a model is under-served"
+        starting = first_starts(self.controller.engines)
+        return f"waits until {' and '.join(starting)} serves" if starting else ""
 
     def _lease(self, job: Job) -> Lease | Waits:
         not_yet = self.drift.remeasures.waits(job)
@@ -348,8 +358,7 @@ class Parts:
             devices=self.devices,
             scaling=self.scaling,
             plan_again=self.plan_again,
-            planning=lambda: self.plans.chain.planning or self.jobs.busy,
-            measuring=lambda: self.jobs.busy,
+            planning=lambda: self.plans.chain.planning,
             obstacles=lambda: self.obstacles.present,
         )
 

@@ -3,9 +3,10 @@
 The rules, in the order in which they are asked:
 
 1. A model that is not measured yet is profiled first, wherever the lease can be had. While any
-   job runs, no plan is made by itself: a replica started meanwhile would sit on the cores the
-   next job needs, and the queue would wait for it for ever. So on a small host all models are
-   measured, then planned together.
+   job runs, no plan is made by itself for what is new: a replica started meanwhile would sit on
+   the cores the next job needs, and the queue would wait for it for ever. So on a small host all
+   models are measured, then planned together. A model that is under-served waits for no job
+   (rule 10).
 2. When the queue is empty, or everything in it waits for room that serving replicas hold, a plan
    is made of what is known. A model whose job waits for such room is planned from its estimate
    (its replicas are provisional), and so is one whose job was cancelled. That cannot shut out
@@ -34,23 +35,59 @@ The rules, in the order in which they are asked:
 9. While replicas of the applied plan have no device to run on, the plan is made without the
    compiled search (`PlanRequest.may_search`): what runs stays, and nobody waits until it is
    compiled, which may take minutes on a busy machine.
+10. A model is under-served while a replica of it has lost its device, while it scales and is to
+   get another number of replicas, or while it is awake and asked for and has no place. Then a
+   plan is made and applied while jobs run, too. It speaks only of models that were planned before
+   or are under-served, and places nothing on what a running job holds. No job begins before that
+   plan is made and what it starts serves; when a running job ends, its room is planned for first.
+11. A plan that cannot be made, or breaks while it is applied, is tried again after a while that
+   doubles; readiness says so meanwhile.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import math
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.core.engine_task import EngineTask
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware import Device
 from partitiond.core.health import Health
-from partitiond.core.plan import Placement
+from partitiond.core.plan import Placement, Plan
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.sleep import scales_to_zero
-from partitiond.ports import Job, JobState, ModelRecord, PlanPreview
+from partitiond.ports import Clock, Job, JobState, ModelRecord, PlanPreview
 
 log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS: Final = 1.0
+MOST_RETRY_SECONDS: Final = 60.0
+"""A planner that never works costs a solve a minute, and is noticed again within one."""
+
+
+def retry_seconds(failures: int) -> float:
+    """How long to wait after so many failed plans in a row: twice as long each time, capped."""
+    if failures <= 0:
+        return 0.0
+    doublings = min(failures - 1, 30)  # beyond any cap; keeps the power from overflowing
+    return min(MOST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0**doublings)
+
+
+def woken_without_place(plan: Plan | None, asleep: Mapping[str, int]) -> frozenset[str]:
+    """Models that a plan has asleep and that are to be awake by now: it gave away their room."""
+    return frozenset(p.model for p in (plan.asleep if plan is not None else ())) - asleep.keys()
+
+
+def not_yet_planned(
+    records: Sequence[ModelRecord], plan: Plan | None, under_served: Collection[str]
+) -> frozenset[str]:
+    """Models that a plan made while a job runs does not speak of (rules 1 and 10)."""
+    known = set(under_served)
+    if plan is not None:
+        known |= {p.model for p in plan.wanted} | {one.model for one in plan.unplaced}
+    return frozenset(record.spec.name for record in records) - known
 
 
 def may_be_provisional(jobs: Sequence[Job]) -> bool:
@@ -112,10 +149,11 @@ def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
 
 
 class Chain:
-    """Makes and applies plans by itself when something changed and nothing is being measured.
+    """Makes and applies plans by itself when something changed, and no job is in the way.
 
     Attributes:
         waiting: id of the plan that waits for `apply`; empty when none does.
+        problem: why the last plan could not be made; empty once one was.
         note: why there is nothing to apply, or what waits, in one sentence.
     """
 
@@ -123,7 +161,9 @@ class Chain:
         self,
         *,
         journal: Journal,
+        clock: Clock,
         ready: Callable[[], bool],
+        pressing: Callable[[], bool],
         preview: Callable[[], Awaitable[PlanPreview]],
         fresh: Callable[[], bool],
         lasts: Callable[[str], bool],
@@ -135,7 +175,9 @@ class Chain:
 
         Args:
             journal: for events.
-            ready: whether no job runs, so that a plan may be made.
+            clock: for the time between two tries.
+            ready: whether no job runs, so that a plan of everything may be made.
+            pressing: whether a model is under-served, so that a plan is made while jobs run.
             preview: makes a plan of what may be used by itself.
             fresh: whether what the last preview was made from still holds.
             lasts: whether the plan of an id may still be applied.
@@ -144,7 +186,9 @@ class Chain:
             current: placements of the applied plan.
         """
         self._journal = journal
+        self._clock = clock
         self._ready = ready
+        self._pressing = pressing
         self._preview = preview
         self._fresh = fresh
         self._lasts = lasts
@@ -152,16 +196,21 @@ class Chain:
         self._touches_running = touches_running
         self._current = current
         self._changed = False
+        self._helped = False  # since the last change, by a plan made while jobs run
         self._doubted = False
+        self._failures = 0
+        self._retry_at = -math.inf
         self._said = ""
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.waiting = ""
+        self.problem = ""
         self.note = ""
 
     def changed(self) -> None:
-        """Something a plan rests on changed; look at it as soon as nothing is measured."""
+        """Something a plan rests on changed; look at it as soon as rules 1 and 10 allow."""
         self._changed = self._doubted = True
+        self._helped = False
 
     @property
     def closed(self) -> bool:
@@ -171,7 +220,21 @@ class Chain:
     @property
     def planning(self) -> bool:
         """Whether a plan is being made, or due."""
-        return self._changed or (self._task is not None and not self._task.done())
+        return self._changed or self._in_the_making
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a plan for an under-served model is due or being made: no job begins before it.
+
+        Not between two tries: a planner that never works keeps nobody from measuring.
+        """
+        if self._failures or not (self._in_the_making or (self._changed and not self._helped)):
+            return False
+        return self._pressing()
+
+    @property
+    def _in_the_making(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def settled(self) -> None:
         """Somebody applied a plan; nothing waits any more."""
@@ -193,10 +256,16 @@ class Chain:
         if self._doubted and self.waiting and not self._lasts(self.waiting):
             self._withdraw("models, profiles or devices changed")
         self._doubted = False
-        planning = self._task is not None and not self._task.done()
-        if self._changed and not planning and self._ready():
+        if not self._changed or self._in_the_making or self._clock.monotonic() < self._retry_at:
+            return
+        alone = self._ready()
+        if alone:
             self._changed = False
-            self._task = asyncio.create_task(self._plan(), name="chain")
+        elif self._helped or not self._pressing():
+            return
+        # What a plan made while a job runs leaves out is still to be planned (`_changed` stays).
+        self._helped = not alone
+        self._task = asyncio.create_task(self._plan(alone=alone), name="chain")
 
     async def close(self) -> None:
         """End a plan that is being made; none is made or applied from now on."""
@@ -205,21 +274,39 @@ class Chain:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _plan(self) -> None:
+    async def _plan(self, *, alone: bool) -> None:
         try:
-            preview = await self._preview()
+            await self._make(alone=alone)
         except PartitiondError as error:
-            self._say("plan-failed", "plan", str(error))
-            return
+            self._failed(str(error))
         except Exception as error:
             # A defect that one plan meets must not be the end of planning, nor be silent.
             log.exception("a plan broke")
-            self._say("plan-failed", "plan", f"{type(error).__name__}: {error}")
-            return
+            self._failed(f"{type(error).__name__}: {error}")
+        else:
+            self._failures, self.problem = 0, ""
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        self._retry_at = self._clock.monotonic() + retry_seconds(self._failures)
+        self._again()
+        self.problem = why
+        self._say("plan-failed", "plan", why)
+
+    def _again(self) -> None:
+        self._changed, self._helped = True, False
+
+    async def _make(self, *, alone: bool) -> None:
+        """Make a plan and apply it, or say why not.
+
+        Args:
+            alone: it was begun while no job ran.
+        """
+        preview = await self._preview()
         if self._closed:
             return
-        if not self._ready() or not self._fresh():
-            self._changed = True  # a job started meanwhile (rule 1), or it is outdated (rule 8)
+        if (alone and not self._ready()) or not self._fresh():
+            self._again()  # a job started meanwhile (rule 1), or it is outdated (rule 8)
             return
         if preview.infeasible is not None:
             self._withdraw("no plan serves what was asked")
@@ -233,7 +320,7 @@ class Chain:
             self.settled()
         else:
             self._withdraw("models, profiles or devices changed")
-            self._changed = True
+            self._again()
 
     def _wait_for(self, preview: PlanPreview) -> None:
         self.waiting = preview.plan.id

@@ -1,6 +1,7 @@
 """Who holds which room, and what a model at zero would need: figures for `core.eviction`. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final
 
 from partitiond.controller.engines import Engine
 from partitiond.controller.holdings import is_engine_of
@@ -8,14 +9,25 @@ from partitiond.core.device_room import holds
 from partitiond.core.eviction import NO_ROOM, Need, Room
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.observation import Unknown
-from partitiond.core.partition import CpuCores, MpsShare, Partition, PartitionSize
+from partitiond.core.partition import (
+    CpuCores,
+    MemoryShare,
+    MpsShare,
+    Partition,
+    PartitionSize,
+    WholeDevice,
+)
 from partitiond.core.plan import Candidate, Placement
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import STOPPED
 from partitiond.core.sleep import held as held_asleep
+from partitiond.core.units import MIB
+from partitiond.planner.pools import GRAIN_MIB
 
 SM_UNITS = 100
 """SM percent of a GPU."""
+_ALL: Final = Room(1 << 62)
+"""More bytes than any device has."""
 
 
 def room_of(partition: Partition) -> Room:
@@ -93,6 +105,14 @@ def level_to_go_to(placements: Iterable[Placement], *, can_sleep: bool) -> int:
     return 1 if can_sleep and frees else STOPPED
 
 
+def _lent(lease: Partition) -> Room:
+    """What a profile job keeps from replicas: a GPU where it measures alone, as a whole."""
+    if isinstance(lease, WholeDevice | MemoryShare):
+        return _ALL
+    # What a job leaves of the memory is planned in whole grains, rounded down.
+    return room_of(lease) + Room(GRAIN_MIB * MIB)
+
+
 def free_room(
     devices: Sequence[Device],
     room: Mapping[str, "int | Unknown"],
@@ -109,7 +129,7 @@ def free_room(
         for device_id, part in own.items():
             taken[device_id] = taken.get(device_id, NO_ROOM) + part
     for lease in leases:
-        taken[lease.device_id] = taken.get(lease.device_id, NO_ROOM) + room_of(lease)
+        taken[lease.device_id] = taken.get(lease.device_id, NO_ROOM) + _lent(lease)
 
     def free(device_id: str) -> Room:
         known = room.get(device_id, Unknown("not there"))

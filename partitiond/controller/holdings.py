@@ -6,10 +6,12 @@ from typing import Final
 from partitiond.controller.engines import Engine
 from partitiond.controller.routes import RoutedEngine
 from partitiond.core.device_room import holds
+from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
 
+_COMING: Final = frozenset({ReplicaState.STARTING, ReplicaState.WAKING})
 _LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
 
 
@@ -32,6 +34,21 @@ def held(
         and not any(is_engine_of(engine, p) and engine.live for engine in engines)
     ]
     return (*live, *coming)
+
+
+def first_starts(engines: Sequence[Engine]) -> tuple[str, ...]:
+    """Names of engines that start or wake and have not failed to again and again, sorted.
+
+    Profile jobs wait for them: each ends within its deadline, and one that never comes counts as
+    hopeless after a few.
+    """
+    return tuple(
+        sorted(
+            engine.name
+            for engine in engines
+            if engine.state in _COMING and engine.failed_starts < HOPELESS_FAILURES
+        )
+    )
 
 
 def own_engine(placement: Placement, engines: Sequence[Engine]) -> Engine | None:

@@ -64,6 +64,9 @@ class JobQueue:
 
     Args:
         at_once: how many may run at the same time, where their leases can be had together.
+
+    Attributes:
+        paused: why no job begins now; empty where one may.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class JobQueue:
         self._running: dict[str, _Running] = {}
         self._watchers = Watchers()
         self._closed = False
+        self.paused: Callable[[], str] = str
 
     @property
     def busy(self) -> bool:
@@ -212,7 +216,11 @@ class JobQueue:
         """Start the next job if its lease can be had; say of the others what they wait for."""
         if self._closed:
             return
+        paused = self.paused() if self._queued else ""
         for job in tuple(self._queued.values()):
+            if paused:
+                self._say_waiting(job, paused)
+                continue
             if len(self._running) >= self._at_once:
                 self._say_waiting(job, f"waits for {' or '.join(self._running)}")
                 continue

@@ -143,6 +143,53 @@ def lease_of(
     return lease_for(device, wish, room_bytes=room, held=held, busy_cores=busy_cores)
 
 
+def devices_beside_leases(
+    devices: Sequence[Device], leases: Sequence[Partition]
+) -> tuple[Device, ...]:
+    """Devices as they are for replicas: what is lent to running jobs is not free."""
+    return tuple(_beside_leases(device, leases) for device in devices)
+
+
+def _beside_leases(device: Device, leases: Sequence[Partition]) -> Device:
+    for lease in leases:
+        if lease.device_id == device.id:
+            device = _beside_lease(device, lease)
+    return device
+
+
+def _beside_lease(device: Device, lease: Partition) -> Device:
+    """The device without what one lease takes: all of a GPU on which a job measures alone."""
+    left = Bytes(max(0, device.free_bytes - lease.memory_bytes))
+    match lease:
+        case CpuCores():
+            return dataclasses.replace(
+                device,
+                free_bytes=left,
+                cores=_without(device.cores, lease),
+                core_nodes=tuple(_without(node, lease) for node in device.core_nodes),
+            )
+        case MpsShare():
+            clients = device.max_replicas
+            return dataclasses.replace(
+                device,
+                free_bytes=left,
+                occupied_sm_percent=device.occupied_sm_percent + lease.sm_percent,
+                max_replicas=None if clients is None else max(0, clients - 1),
+            )
+        case MigSlice():
+            slices = range(lease.slice_start, lease.slice_start + lease.slice_count)
+            occupied = tuple(sorted({*device.occupied_slices, *slices}))
+            return dataclasses.replace(device, occupied_slices=occupied)
+        case WholeDevice() | MemoryShare():
+            return dataclasses.replace(
+                device, cordoned=True, cordon_reason="a profile is being measured on it"
+            )
+
+
+def _without(cores: Sequence[int], lease: CpuCores) -> tuple[int, ...]:
+    return tuple(core for core in cores if core not in lease.cores)
+
+
 # -- the CPU ---------------------------------------------------------------------------------
 
 

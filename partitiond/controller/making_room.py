@@ -64,7 +64,6 @@ class RoomMaker:
     Attributes:
         plan_again: called when room was made for a model that found none in the plan.
         planning: whether a plan is being made, or is about to be.
-        measuring: whether a profile is being measured, and so no plan is made.
         obstacles: what keeps models from running, by name.
         least_idle_seconds: who was asked for less long ago stays.
     """
@@ -80,7 +79,6 @@ class RoomMaker:
         scaling: Scaling,
         plan_again: Callable[[], None],
         planning: Callable[[], bool],
-        measuring: Callable[[], bool],
         obstacles: Callable[[], Mapping[str, Obstacle]] = dict,
     ) -> None:
         self._store = store
@@ -92,9 +90,9 @@ class RoomMaker:
         self._scaling = scaling
         self._plan_again = plan_again
         self._planning = planning
-        self._measuring = measuring
         self._obstacles = obstacles
         self._homeless: dict[str, float] = {}
+        self._woken: set[str] = set()
         self._promised: dict[str, Need] = {}
         self._starts: Mapping[str, float] = {}
         self._starts_at: float | None = None
@@ -114,17 +112,13 @@ class RoomMaker:
 
     def make_room(self, model: str) -> bool:
         """Before it is woken: whether there is room now, or is once those asked to have gone."""
-        if self._measuring() and not self._own(model):
-            # No plan can give it a place now. Who went for it would wait as it does, and whoever
-            # is asked for next would be the next to go.
-            self._tell(model, "a profile is being measured, and no plan is made meanwhile.")
-            return False
         obstacle = self._obstacles().get(model)
         if obstacle is not None and not self._own(model):
             self._tell(model, str(obstacle))  # nobody goes to zero for one that cannot run
             return False
         needs = self._needs(model)
         if not needs:
+            self._woken.add(model)
             return True  # nothing is known of it: the plan has to say
         room = self._free(model)
         found = victims_for(
@@ -138,7 +132,17 @@ class RoomMaker:
         fitting = [need for need in needs if self._free(model)(need.device_id).covers(need.room)]
         self._promised[model] = (fitting or list(needs))[0]
         self._homeless[model] = self._clock.monotonic()
+        self._woken.add(model)
         return True
+
+    def awaited(self) -> frozenset[str]:
+        """Models that were woken, or that requests wait for, and that have no place."""
+        levels = self._sleep.levels
+        plan = self._controller.plan
+        placed = {p.model for p in (plan.placements if plan is not None else ())}
+        traffic = self._sleep.traffic
+        asked = {m for m in self._homeless if traffic.get(m, _NOBODY).waiting > 0}
+        return frozenset(self._woken | asked) - placed - levels.keys()
 
     def _tell(self, model: str, why: str) -> None:
         if model not in self._told:
@@ -156,6 +160,7 @@ class RoomMaker:
         homeless = [name for name in specs if name not in levels and name not in placed]
         self._promised = {m: need for m, need in self._promised.items() if m in homeless}
         self._homeless = {name: self._homeless.get(name, now) for name in homeless}
+        self._woken &= self._homeless.keys()
         for name in homeless:
             if self._planning() or now - self._homeless[name] < PLACING_SECONDS:
                 continue

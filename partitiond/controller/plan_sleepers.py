@@ -12,20 +12,10 @@ def beside_sleepers(plan: Plan, situation: Situation, applied: Plan | None) -> P
     """The plan with the sleepers it was made around.
 
     Its devices are those of the host again: engines that run are held to what the device has,
-    not to what sleepers left of it on the day of the plan.
+    not to what sleepers and profile jobs left of it on the day of the plan.
     """
     whole = {device.id: device for device in situation.devices}
-    devices = tuple(
-        dataclasses.replace(
-            device,
-            free_bytes=whole[device.id].free_bytes,
-            occupied_slices=whole[device.id].occupied_slices,
-            modes=whole[device.id].modes,
-        )
-        if device.id in whole
-        else device
-        for device in plan.devices
-    )
+    devices = tuple(whole.get(device.id, device) for device in plan.devices)
     return dataclasses.replace(
         plan,
         devices=devices,

@@ -24,6 +24,7 @@ from partitiond.core.beside import beside_what_runs
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.obstacles import Obstacle
+from partitiond.core.partition import Partition
 from partitiond.core.plan import (
     EMPTY_PLAN_ID,
     MOVE_PRICE,
@@ -200,6 +201,7 @@ class PlanDesk:
         running: Sequence[Placement],
         without_estimates: Collection[str] = (),
         left_out: Collection[str] = (),
+        leases: Sequence[Partition] = (),
         sleepers: Collection[Sleeper] = (),
         asleep: Mapping[str, int] = _NOBODY,
         obstacles: Mapping[str, Obstacle] = _NOTHING,
@@ -212,6 +214,7 @@ class PlanDesk:
             running: see `running_placements`.
             without_estimates: models for which only what was measured may be used.
             left_out: models that are not planned at all.
+            leases: what running profile jobs hold: nothing is placed there.
             sleepers: replicas of models that sleep: they stay where they are.
             asleep: level by model that sleeps; they are not planned either.
             obstacles: what keeps models from running, by name; one that still can in some form on
@@ -243,6 +246,7 @@ class PlanDesk:
             frozenset(without_estimates),
             frozenset(left_out),
             tuple((profile_id, reasons) for profile_id, reasons in doubts if reasons),
+            leases=tuple(leases),
             sleepers=tuple(sleepers),
             asleep=tuple(sorted(asleep.items())),
             corrections=tuple(sorted(self.corrections().items())),
@@ -296,7 +300,7 @@ class PlanDesk:
             outcome = dataclasses.replace(outcome, explanation=explained)
         outcome = beside_sleepers(outcome, situation, applied)
         running, devices = situation.running, outcome.devices
-        placements = beside_what_runs(outcome.placements, running, devices)
+        placements = beside_what_runs(outcome.placements, running, situation.free_devices)
         outcome = dataclasses.replace(outcome, placements=placements)
         outcome = self._numbered(outcome, applied)
         diff = diff_plans(running, placements)

@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from partitiond.controller.chain import Chain, held_back, left_out, stranded
+from partitiond.controller.chain import (
+    Chain,
+    held_back,
+    left_out,
+    not_yet_planned,
+    stranded,
+    woken_without_place,
+)
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
@@ -24,6 +31,7 @@ from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, InputError, NotReadyError
 from partitiond.core.hardware import Device
 from partitiond.core.obstacles import Obstacle
+from partitiond.core.partition import Partition
 from partitiond.core.plan import EMPTY_PLAN_ID, Placement, Plan, PlanDiff, diff_plans
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import Profile
@@ -53,6 +61,8 @@ class Plans:
             by itself.
         obstacles: what keeps models from running, by name.
         planned_before: models that were planned when something came in their way.
+        awaited: models that are asked for and have no place, or that are to get another number of
+            replicas.
     """
 
     def __init__(
@@ -77,15 +87,19 @@ class Plans:
         self._desk = desk
         self._applying = asyncio.Lock()
         self._chain_made_from = ""
+        self._chain_beside: frozenset[Partition] = frozenset()
         self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False
         self.rolling: Callable[[], Collection[str]] = tuple
         self.obstacles: Callable[[], Mapping[str, Obstacle]] = dict
         self.planned_before: Callable[[], Collection[str]] = tuple
+        self.awaited: Callable[[], Collection[str]] = tuple
         self.chain = Chain(
             journal=journal,
+            clock=clock,
             ready=lambda: not jobs.busy,
+            pressing=self._pressing,
             preview=self._preview_by_itself,
-            fresh=lambda: self._chain_made_from == self._fingerprint(),
+            fresh=self._fresh,
             lasts=lambda plan_id: desk.remembers(plan_id, self._fingerprint()) is not None,
             apply=self._apply_by_itself,
             touches_running=self._touches_running,
@@ -253,21 +267,46 @@ class Plans:
     async def _apply_by_itself(self, preview: PlanPreview) -> bool:
         """False when somebody applied a plan, or anything else changed, before the lock was had."""
         async with self._applying:
-            outdated = self._chain_made_from != self._fingerprint()
-            if self.chain.closed or outdated or self._jobs.busy or self._touches_running(preview):
+            if self.chain.closed or not self._fresh() or self._touches_running(preview):
                 return False
             self._apply(preview, "by itself")
             return True
 
+    def _fresh(self) -> bool:
+        """Whether what the chain's last plan was made from still holds.
+
+        A job that has ended meanwhile took nothing from it; one that has started may have.
+        """
+        same = self._chain_made_from == self._fingerprint()
+        return same and self._chain_beside.issuperset(self._jobs.leases())
+
+    def _pressing(self) -> bool:
+        """Whether a model is under-served: its plan waits for no profile job."""
+        lost = stranded(self._controller.desired, self._devices.devices)
+        return lost or bool(self._under_served())
+
+    def _under_served(self) -> frozenset[str]:
+        """Models that are asked for and miss replicas, those apart that lost their devices."""
+        plan, asleep = self._controller.plan, self._controller.sleep.levels
+        return woken_without_place(plan, asleep) | frozenset(self.awaited())
+
     async def _preview_by_itself(self) -> PlanPreview:
         await self._devices.refresh(0.0)
         self._chain_made_from = self._fingerprint()
+        leases = self._jobs.leases()
+        self._chain_beside = frozenset(leases)
         records, desired = self._store.models(), self._controller.desired
+        planned_before = self.planned_before()
+        absent = left_out(records, desired, planned_before)
+        if leases:
+            named = self._under_served() | frozenset(planned_before)
+            absent |= not_yet_planned(records, self._controller.plan, named)
         situation = self._desk.situation(
             devices=self._own_free(),
             running=self._running(),
             without_estimates=held_back(records, self._best, self._jobs.jobs(), desired),
-            left_out=left_out(records, desired, self.planned_before()),
+            left_out=absent,
+            leases=leases,
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,
             obstacles={**self._failed_profiles(), **self.obstacles()},

@@ -167,6 +167,13 @@ class Scaling:
         )
         return True
 
+    def unanswered(self) -> frozenset[str]:
+        """Models for which another number of replicas is asked for than the applied plan has."""
+        plan = self._controller.plan
+        applied_id = plan.id if plan is not None else ""
+        asked = {name for name, (_, beside) in self._asked.items() if beside == applied_id}
+        return frozenset(name for name in asked if self._placed(name))
+
     def _placed(self, name: str) -> bool:
         plan = self._controller.plan
         placements = plan.placements if plan is not None else ()

@@ -392,6 +392,7 @@ class Service:
             "proxy": self._endpoint.problem,
             "store": self._journal.problem,
             "devices": self._devices.problem,
+            "planner": self._plans.chain.problem,
             "engine": self._obstacles.engine_problem if kinds == {"vllm"} else "",
         }
         return {part: problem for part, problem in parts.items() if problem}

@@ -6,11 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from partitiond.controller.chain import Chain, held_back, left_out, may_be_provisional, stranded
+from partitiond.controller.chain import (
+    Chain,
+    held_back,
+    left_out,
+    may_be_provisional,
+    not_yet_planned,
+    retry_seconds,
+    stranded,
+    woken_without_place,
+)
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
 from partitiond.core.health import Health
-from partitiond.core.plan import Infeasible, Placement, diff_plans
+from partitiond.core.plan import Infeasible, Placement, Unplaced, diff_plans
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import EngineOptions
 from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
@@ -84,7 +93,8 @@ class Situation:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.busy = False
+        self.clock = FakeClock()
+        self.busy = self.pressing = False
         self.live: tuple[Placement, ...] = ()
         self.applied: tuple[Placement, ...] = ()
         self.answer: PlanPreview | Exception = preview()
@@ -94,7 +104,9 @@ class Situation:
         self.gone = ""
         self.chain = Chain(
             journal=Journal(store, FakeClock()),
+            clock=self.clock,
             ready=lambda: not self.busy,
+            pressing=lambda: self.pressing,
             preview=self._preview,
             fresh=lambda: not self.outdated,
             lasts=lambda plan_id: plan_id != self.gone,
@@ -264,9 +276,125 @@ async def test_a_planner_that_breaks_is_an_event_and_the_chain_goes_on(
     here.answer = broke
     await here.change()
     assert here.kinds() == ["plan-failed"]
+    assert here.chain.problem == here.chain.note != ""
     here.answer = preview(placement("a-1"))
     await here.change()
+    assert (here.asked, here.applied) == (1, ())  # what changes meanwhile does not hurry it
+    here.clock.now += retry_seconds(1)
+    here.chain.consider()
+    await a_moment()
     assert here.applied == (placement("a-1"),)
+    assert here.chain.problem == ""
+
+
+async def test_a_plan_that_breaks_while_it_is_applied_is_made_again(here: Situation) -> None:
+    apply = here.chain._apply
+
+    async def full(made: PlanPreview) -> bool:
+        raise OSError("no space left on device")
+
+    here.chain._apply = full
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert "no space left on device" in here.chain.problem
+    for failures in (1, 2, 3):
+        here.clock.now += retry_seconds(failures) - 0.5
+        here.chain.consider()
+        await a_moment()
+        assert here.asked == failures
+        here.clock.now += 0.5
+        here.chain.consider()
+        await a_moment()
+        assert here.asked == failures + 1
+    assert here.kinds() == ["plan-failed"]  # the same words are said once
+    here.chain._apply = apply
+    here.clock.now += retry_seconds(4)
+    here.chain.consider()
+    await a_moment()
+    assert list(here.applied) == [placement("a-1")]
+    here.answer = OSError("again")
+    await here.change()
+    here.clock.now += retry_seconds(1)
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 7  # a plan that was made ends the row
+
+
+def test_the_time_between_two_tries_doubles_up_to_a_minute() -> None:
+    assert [retry_seconds(n) for n in (0, 1, 2, 3, 6, 7, 8)] == [0, 1, 2, 4, 32, 60, 60]
+    assert retry_seconds(10_000) == 60
+
+
+def urgent(here: Situation) -> bool:
+    return here.chain.urgent
+
+
+async def test_for_an_under_served_model_a_plan_is_made_while_a_job_runs(here: Situation) -> None:
+    here.busy = here.pressing = True
+    here.answer = preview(placement("a-1"))
+    here.chain.changed()
+    assert urgent(here)
+    here.chain.consider()
+    await a_moment()
+    assert here.applied == (placement("a-1"),)
+    assert not urgent(here)
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 1  # once for each change, whether it helped or not
+    assert here.chain.planning  # what it left out is planned after the job
+    here.chain.changed()
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 2
+    here.busy = here.pressing = False
+    here.chain.consider()
+    await a_moment()
+    assert (here.asked, here.chain.planning) == (3, False)
+
+
+async def test_no_job_begins_while_a_plan_for_an_under_served_model_is_due_or_made(
+    here: Situation,
+) -> None:
+    assert not urgent(here)
+    here.pressing = True
+    assert not urgent(here)  # nothing changed since the last plan
+    here.chain.changed()
+    assert urgent(here)
+    here.pressing = False
+    assert not urgent(here)
+    here.pressing = True
+    here.chain.consider()
+    assert urgent(here)  # it is being made
+    await a_moment()
+    assert not urgent(here)
+    here.answer = OSError("no process can be started")
+    await here.change()
+    assert not urgent(here)  # a planner that never works keeps nobody from measuring
+
+
+async def test_a_plan_for_an_under_served_model_that_is_outdated_is_made_again(
+    here: Situation,
+) -> None:
+    here.busy = here.pressing = here.outdated = True
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert not here.applied
+    here.outdated = False
+    here.chain.consider()
+    await a_moment()
+    assert here.applied == (placement("a-1"),)
+
+
+def test_a_plan_made_while_a_job_runs_speaks_of_what_was_planned_and_what_is_under_served() -> None:
+    missing = Unplaced("full", "there is no room", 1.0, "")
+    asleep = placement("sleeper-1", [1])
+    applied = dataclasses.replace(plan(placement("a-1")), unplaced=(missing,), asleep=(asleep,))
+    records = [record(name) for name in ("a", "full", "sleeper", "woken", "new")]
+    assert not_yet_planned(records, applied, ["woken"]) == {"new"}
+    assert not_yet_planned(records, None, ["woken"]) == {"a", "full", "sleeper", "new"}
+    assert woken_without_place(applied, {"sleeper": 1}) == frozenset()
+    assert woken_without_place(applied, {}) == {"sleeper"}
+    assert woken_without_place(None, {}) == frozenset()
 
 
 async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
@@ -282,7 +410,9 @@ async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
 
     chain = Chain(
         journal=Journal(here.store, FakeClock()),
+        clock=FakeClock(),
         ready=lambda: True,
+        pressing=lambda: False,
         preview=never,
         fresh=lambda: True,
         lasts=lambda _: True,

@@ -5,7 +5,15 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.controller.leases import Lease, Waits, Wish, free_place, lease_for, lease_of
+from partitiond.controller.leases import (
+    Lease,
+    Waits,
+    Wish,
+    devices_beside_leases,
+    free_place,
+    lease_for,
+    lease_of,
+)
 from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.hardware.kinds import MigInstance
 from partitiond.core.interference import mode_overhead_bytes
@@ -278,3 +286,22 @@ def test_a_stored_job_asks_for_its_partition() -> None:
     assert lease_of(job(device_id="gone"), None, None, ()) == Waits(
         "waits for the device gone: it is not there"
     )
+
+
+def test_what_a_job_holds_is_not_free_for_replicas() -> None:
+    there = dataclasses.replace(cpu(4), core_nodes=((0, 1), (2, 3)))
+    lease = CpuCores("cpu", Bytes(4 * GIB), (1, 2))
+    (beside,) = devices_beside_leases([there], [lease])
+    assert (beside.cores, beside.core_nodes) == ((0, 3), ((0,), (3,)))
+    assert beside.free_bytes == there.free_bytes - 4 * GIB
+    assert devices_beside_leases([GPU], [lease]) == (GPU,)
+    for alone in (WholeDevice(GPU.id, Bytes(GIB)), MemoryShare(GPU.id, Bytes(GIB))):
+        (beside,) = devices_beside_leases([GPU], [alone])
+        assert beside.cordoned
+    shares = [MpsShare(GPU.id, Bytes(GIB), 20), MpsShare(GPU.id, Bytes(2 * GIB), 30)]
+    (beside,) = devices_beside_leases([dataclasses.replace(GPU, max_replicas=5)], shares)
+    assert (beside.occupied_sm_percent, beside.max_replicas) == (50, 3)
+    assert beside.free_bytes == GPU.free_bytes - 3 * GIB
+    slices = MigSlice(GPU.id, Bytes(GIB), "2g.20gb", 2, 2)
+    (beside,) = devices_beside_leases([dataclasses.replace(SLICED, occupied_slices=(7,))], [slices])
+    assert (beside.occupied_slices, beside.free_bytes) == ((2, 3, 7), GPU.free_bytes)

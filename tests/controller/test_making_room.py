@@ -10,7 +10,8 @@ from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.core.routing import ModelAvailability
 from partitiond.core.sleep import Traffic
 from partitiond.core.spec import Demand
-from partitiond.ports import EngineHandle, EngineLaunch, ProfileOptions
+from partitiond.core.units import GIB
+from partitiond.ports import EngineHandle, EngineLaunch, JobState, ProfileOptions
 from tests.controller.fakes import until
 from tests.controller.test_scaling import ZERO, ScalingHost, scaling_host
 
@@ -128,12 +129,12 @@ async def test_a_wait_for_room_does_not_read_the_store_ten_times_a_second(
     assert len(read) < polls / 2
 
 
-async def test_nobody_goes_while_a_profile_keeps_who_comes_from_a_place(host: ScalingHost) -> None:
+async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) -> None:
     for name in "abc":
         await host.register(name, autoscale=ZERO, max_replicas=1)
     await host.asked("a")
     host.profiler.gate.clear()
-    await host.service.profile("b", ProfileOptions(cores=1))
+    await host.service.profile("b", ProfileOptions(cores=1))  # holds all memory that is left
     await until(lambda: bool(host.profiler.requests))
     host.idle(a=50.0)
     host.proxy.waiting = {"c": 1}
@@ -141,6 +142,24 @@ async def test_nobody_goes_while_a_profile_keeps_who_comes_from_a_place(host: Sc
     assert host.serving("a") == 1
     host.profiler.gate.set()
     await host.serves("c")
+
+
+async def test_who_is_asked_for_waits_for_no_profile(host: ScalingHost) -> None:
+    for name in "abc":
+        await host.register(name, autoscale=ZERO, max_replicas=1)
+    await host.asked("a")
+    host.profiler.gate.clear()
+    await host.service.profile("b", ProfileOptions(cores=1, memory_bytes=4 * GIB))
+    await until(lambda: bool(host.profiler.requests))
+    host.idle(a=50.0)
+    (request,) = host.profiler.requests
+    await host.asked("c")
+    assert host.serving("a") == 0
+    (placed,) = [launch for launch in host.runner.launches if launch.model_name == "c"]
+    assert set(placed.cores).isdisjoint(request.cores)
+    (job,) = host.service.jobs()
+    assert job.state is JobState.RUNNING
+    host.profiler.gate.set()
 
 
 async def given_up(host: ScalingHost, name: str) -> None:

@@ -1,0 +1,205 @@
+"""Profile jobs keep nobody waiting who lost a replica: it is replaced while they run."""
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from partitiond.controller.planning import PlanDesk, PlanOptions
+from partitiond.core.hardware import SharingMode
+from partitiond.core.health import Health
+from partitiond.core.partition import CpuCores, PartitionSize
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan_answers import PlanQuestion
+from partitiond.core.spec import Demand
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import FakeDevices, fake_gpus
+from partitiond.planner.instance import PlanRequest
+from partitiond.ports import JobState, ProfileOptions
+from partitiond.store import open_store
+from tests.controller.fakes import FakeClock, FakeRunner, until
+from tests.controller.samples import cpu, measured_profile, placement, record, spec
+from tests.controller.test_service import Host, solved
+
+GPUS = fake_gpus("a100-80gb", 3, cores=range(4))
+WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
+
+
+class GpuHost(Host):
+    """Three GPUs; models are measured on a whole one."""
+
+    async def begin(self) -> None:
+        self.devices = FakeDevices(GPUS)
+        self.service = self._make()
+        await self.service.start()
+
+    async def register(self, name: str, **changes: object) -> None:
+        found = measured_profile(name, hardware="a100-80gb", profile_id=f"p-{name}")
+        self.store.add_profile(dataclasses.replace(found, size=WHOLE))
+        one = {"auto": False, "min_replicas": 1, "max_replicas": 1}
+        await self.service.register(spec(name, demand=Demand(req_per_s=0.5), **one | changes))
+
+    async def serve(self, name: str) -> str:
+        """It runs; the device that it runs on."""
+        await self.register(name)
+        await self.service.apply()
+        await self.serves(name)
+        return self.device_of(name)
+
+    def planned(self) -> set[str]:
+        plan = self.service.current_plan()
+        return {p.model for p in (plan.placements if plan is not None else ())}
+
+    def device_of(self, name: str) -> str:
+        plan = self.service.current_plan()
+        assert plan is not None
+        (own,) = [p for p in plan.placements if p.model == name]
+        return own.device_id
+
+    async def measure(self, name: str, device_id: str) -> str:
+        """A profile job runs there until the gate opens; its id."""
+        self.profiler.gate.clear()
+        job = await self.service.profile(name, ProfileOptions(device_id=device_id))
+        await until(lambda: self.service.job(job.id).state is JobState.RUNNING)
+        return job.id
+
+    async def lose(self, *device_ids: str) -> None:
+        """They fail, and their engines end."""
+        self.devices.become(
+            [
+                dataclasses.replace(
+                    gpu, cordoned=True, cordon_reason="Xid 79", health=Health.FAILED
+                )
+                if gpu.id in device_ids
+                else gpu
+                for gpu in GPUS
+            ]
+        )
+        for engine in self.service.replicas():
+            if engine.device_id in device_ids and engine.replica_id in self.runner.running():
+                self.runner.die(engine.replica_id)
+        await self.service._devices.refresh(0.0)
+
+    async def comes(self, condition: Callable[[], bool]) -> None:
+        """It comes true while time passes: a look at the devices that began before may end last."""
+
+        def later() -> bool:
+            self.clock.now += 0.01
+            return condition()
+
+        await until(later)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[GpuHost]:
+    store = open_store(":memory:")
+    here = GpuHost(store)
+    await here.begin()
+    yield here
+    here.profiler.gate.set()
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def others(*taken: str) -> list[str]:
+    return [gpu.id for gpu in GPUS if gpu.id not in taken]
+
+
+async def test_what_a_device_took_along_is_replaced_while_a_job_runs(host: GpuHost) -> None:
+    lost = await host.serve("a")
+    measured, free = others(lost)
+    await host.register("b")
+    job = await host.measure("b", measured)
+    await host.register("new", auto=True)
+    await host.lose(lost)
+    await host.comes(lambda: host.device_of("a") == free)
+    await host.serves("a")
+    assert host.service.job(job).state is JobState.RUNNING
+    assert host.planned() == {"a"}  # what is new is planned once nothing is measured
+    host.profiler.gate.set()
+    await host.serves("new")
+    assert host.device_of("a") == free
+
+
+async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_first(
+    host: GpuHost,
+) -> None:
+    lost = await host.serve("a")
+    measured, other = others(lost)
+    await host.register("b")
+    await host.register("c")
+    job = await host.measure("b", measured)
+    waiting = await host.service.profile("c", ProfileOptions(device_id=measured))
+    await host.lose(lost, other)
+    await host.comes(lambda: "plan-infeasible" in host.kinds())
+    assert host.device_of("a") == lost
+    assert host.service.job(job).state is JobState.RUNNING
+    assert host.runner.running() == []
+    host.profiler.gate.set()
+    await host.serves("a")
+    assert host.device_of("a") == measured
+    assert host.service.job(job).state is JobState.SUCCEEDED
+    assert host.service.job(waiting.id).state is JobState.QUEUED
+
+
+async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost) -> None:
+    lost = await host.serve("a")
+    measured, free = others(lost)
+    await host.register("b")
+    await host.register("c")
+    job = await host.measure("b", measured)
+    waiting = await host.service.profile("c", ProfileOptions(device_id=measured))
+    host.runner._ready_at_once = False
+    await host.lose(lost)
+    await host.comes(lambda: host.device_of("a") == free)
+    await until(lambda: len(host.runner.running()) == 1)
+    await host.service.cancel_job(job)
+    (starting,) = host.runner.running()
+    await until(lambda: starting in host.service.job(waiting.id).progress.message)
+    assert host.service.job(waiting.id).state is JobState.QUEUED
+    host.runner.engines[starting].ready.set()
+    await until(lambda: host.service.job(waiting.id).state is JobState.RUNNING)
+
+
+async def test_a_planner_that_cannot_be_started_is_told_and_tried_again() -> None:
+    broken = True
+
+    async def solve(request: PlanRequest) -> Plan | Infeasible:
+        if broken:
+            raise OSError(11, "Resource temporarily unavailable")
+        return await solved(request)
+
+    store = open_store(":memory:")
+    here = Host(store, solve=solve, runner=FakeRunner())
+    store.add_profile(measured_profile("a"))
+    store.add_profile(measured_profile("a", cores=2))
+    await here.service.start()
+    await here.service.register(spec("a"))
+    await until(lambda: "planner" in here.service.readiness())
+    assert "temporarily unavailable" in here.service.readiness()["planner"]
+    assert here.kinds().count("plan-failed") == 1
+    broken = False
+    here.clock.now += 60.0
+    await here.serves("a")
+    assert here.service.readiness() == {}
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
+    store = open_store(":memory:")
+    store.add_model(record("a", min_replicas=1, max_replicas=1))
+    store.add_profile(measured_profile("a"))
+    desk = PlanDesk(store=store, clock=FakeClock(), solve=solved, options=PlanOptions())
+    lease = CpuCores("cpu", Bytes(GIB), (0,))
+    # What runs is to be replaced: beside a free core it would get that, and beside a job its own.
+    running = [placement("a-1", (1,), batch=1)]
+    beside = desk.situation(devices=[cpu()], running=running, leases=[lease])
+    preview = await desk.preview(beside, None, PlanQuestion(allow_outage=True))
+    (placed,) = preview.plan.placements
+    assert isinstance(placed.partition, CpuCores)
+    assert placed.partition.cores == (1,)
+    assert preview.plan.devices == (cpu(),)
+    without = desk.situation(devices=[cpu()], running=running)
+    assert desk.recall(preview.plan.id, without, None) == preview  # the job is over
+    store.close()
