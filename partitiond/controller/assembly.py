@@ -133,6 +133,7 @@ class Parts:
         self.controller = self._make_controller()
         self.jobs = self._make_jobs()
         self.controller.leases = self.jobs.leases
+        self.controller.measuring = self.jobs.starting
         self.drift = self._make_drift()
         self.traffic.after_look.append(self.drift.looked)
         self.shelf = self._make_shelf()

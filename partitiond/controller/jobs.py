@@ -107,6 +107,14 @@ class JobQueue:
         """Partitions lent out now."""
         return tuple(lent.lease.partition for lent in self._running.values())
 
+    def starting(self) -> tuple[str, ...]:
+        """Devices on which a job starts its engine now, once for each such job."""
+        return tuple(
+            lent.lease.partition.device_id
+            for lent in self._running.values()
+            if lent.job.progress.phase == "starting"
+        )
+
     def lent(self) -> tuple[tuple[str, Partition], ...]:
         """The same, each with the id of its job."""
         return tuple((name, lent.lease.partition) for name, lent in self._running.items())

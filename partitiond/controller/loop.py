@@ -149,6 +149,7 @@ class Controller:
         self._lost_plan = lost[-1] if self.plan is None and lost else ""
         self._told_unread = 0
         self.leases: Callable[[], Sequence[Partition]] = tuple
+        self.measuring: Callable[[], Sequence[str]] = tuple
         self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
         self.withheld: Callable[[Placement], bool] = lambda _: False
         self.failed_before: Callable[[Placement], int] = lambda _: 0
@@ -385,6 +386,7 @@ class Controller:
             ),
             now=self._clock.monotonic(),
             leases=tuple(self.leases()),
+            measuring=tuple(self.measuring()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
             faulted=tuple(sorted(self.faults.reasons)),
             withheld=tuple(p.replica_id for p in self.desired if self.withheld(p)),

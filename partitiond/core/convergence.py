@@ -450,8 +450,9 @@ def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> str:
     if not fits(placement.partition, leases, free_bytes):
         return "waits until a profile job gives its place back"
     busy = [r.replica_id for r in there if r.state in ALLOCATING]
-    if len(busy) >= here.policy.max_starting:
-        return f"starts after {', '.join(busy)}"
+    measuring = here.seen.measuring.count(placement.device_id)
+    if len(busy) + measuring >= here.policy.max_starting:
+        return f"starts after {', '.join(busy) or 'the engine of a profile job'}"
     if not fits(placement.partition, [*leases, *(holds(r) for r in there)], free_bytes):
         kept = {key_of(replica) for replica in here.current.values()}
         old = _names(r.replica_id for r in there if key_of(r) not in kept)

@@ -49,7 +49,8 @@ class DeviceRoom:
             if replica.state in LIVE and replica.placement.device_id == device_id
         ]
         leases = [lease for lease in observation.leases if lease.device_id == device_id]
-        self._places = max_starting - sum(replica.state in ALLOCATING for replica in live)
+        allocating = sum(replica.state in ALLOCATING for replica in live)
+        self._places = max_starting - allocating - observation.measuring.count(device_id)
         self._held = [*leases, *(holds(r) for r in live)]
         self._staying = [*leases, *(holds(r) for r in live if r.state not in _LEAVING)]
         self._taken: set[str] = set()

@@ -86,6 +86,7 @@ class Observation:
             as Unknown.
         now: monotonic seconds.
         leases: partitions lent to profile jobs; nothing starts on them.
+        measuring: devices on which a profile job starts its engine now, once for each such job.
         not_ready: forms of models (`Placement.form`) whose files are not on disk yet; none of
             their engines is started.
         faulted: devices whose engines are all broken, as the driver or MPS says: they are ended,
@@ -100,6 +101,7 @@ class Observation:
     devices: tuple[tuple[str, "int | Unknown"], ...]
     now: float
     leases: tuple[Partition, ...] = ()
+    measuring: tuple[str, ...] = ()
     not_ready: tuple[str, ...] = ()
     faulted: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
@@ -212,7 +214,7 @@ class ReconcilePolicy:
         drain_deadline_seconds: longest wait for requests in flight.
         stop_grace_seconds: between terminate and kill.
         backoff_base_seconds, backoff_max_seconds: restart delay base x 2^(failures-1), capped.
-        max_starting: engines that may start at a time per device.
+        max_starting: engines that may start at a time per device, those of profile jobs included.
     """
 
     start_deadline_seconds: float = 600.0

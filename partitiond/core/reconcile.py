@@ -5,7 +5,8 @@ Invariants (each is a property test):
 - what could not be observed is `Unknown`, and no action rests on it: nothing starts on a device
   whose room is unknown and nothing there makes way; a drain with an unknown number of requests
   in flight waits for its deadline;
-- at most `max_starting` engines start, fall asleep or wake at a time per device;
+- at most `max_starting` engines start, fall asleep or wake at a time per device, those that profile
+  jobs start among them;
 - engines never overlap: not in cores, memory slices or SM percent, and together they stay within
   the memory the device has for engines; what is leased to a profile job is taken, too;
 - make before break where room allows: an engine that is replaced drains only once all wanted

@@ -87,6 +87,22 @@ async def test_a_job_runs_with_its_lease_and_keeps_its_result(desk: Desk) -> Non
     assert desk.ended == [(job.id, JobState.SUCCEEDED)]
 
 
+async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: Desk) -> None:
+    tells: list[Tell] = []
+
+    async def execute(job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
+        tells.append(tell)
+        return await asyncio.get_running_loop().create_future()
+
+    desk.queue._execute = execute
+    await desk.submit("a")
+    for phase, devices in (("starting", ("cpu",)), ("measuring", ()), ("starting", ("cpu",))):
+        tells[0](Progress(phase, "engine"))
+        assert desk.queue.starting() == devices
+    tells[0](Progress("confirming", "engine"))
+    assert desk.queue.starting() == ()
+
+
 async def test_jobs_run_one_after_the_other(desk: Desk) -> None:
     first, second = await desk.submit("a"), await desk.submit("b")
     assert second.state is JobState.QUEUED

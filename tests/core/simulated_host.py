@@ -83,6 +83,7 @@ class SimulatedHost:
     asleep: dict[str, int] = dataclasses.field(default_factory=dict)
     can_sleep: bool = True
     leases: tuple[CpuCores, ...] = ()
+    measuring: tuple[str, ...] = ()
     not_ready: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     outgrown: set[str] = dataclasses.field(default_factory=set)
@@ -97,6 +98,7 @@ class SimulatedHost:
             ),
             now=self.now,
             leases=self.leases,
+            measuring=self.measuring,
             not_ready=self.not_ready,
             faulted=tuple(sorted(self.faulted)),
             withheld=self.withheld,

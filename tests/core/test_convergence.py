@@ -228,6 +228,13 @@ def test_a_profile_job_that_holds_the_place_is_named(host: SimulatedHost) -> Non
     assert asked(host, NEW).why == "a-1 waits until a profile job gives its place back"
 
 
+def test_an_engine_that_a_profile_job_starts_is_waited_for(host: SimulatedHost) -> None:
+    host.measuring = ("elsewhere",)
+    assert asked(host, NEW).why == "a-1 waits for its turn to start"
+    host.measuring = (NEW.device_id,)
+    assert asked(host, NEW).why == "a-1 starts after the engine of a profile job"
+
+
 def test_the_last_line_of_a_start_is_told(host: SimulatedHost) -> None:
     engine = host.add(NEW, STARTING)
     host.now += 12.7

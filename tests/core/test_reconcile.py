@@ -52,6 +52,17 @@ def test_engines_of_one_device_start_one_after_the_other() -> None:
     assert here.run(wanted) == (StartEngine(wanted[1], POLICY.start_deadline_seconds),)
 
 
+def test_an_engine_that_a_profile_job_starts_counts_among_those_that_start() -> None:
+    here = SimulatedHost({"d0": 1000, "d1": 1000})
+    wanted = (placement("a-1", [1], device_id="d0"), placement("b-1", [1], device_id="d1"))
+    here.measuring = ("d0",)
+    begun = [action for action in here.run(wanted) if isinstance(action, StartEngine)]
+    assert [action.placement.replica_id for action in begun] == ["b-1"]
+    here.measuring = ()
+    begun = [action for action in here.run(wanted) if isinstance(action, StartEngine)]
+    assert [action.placement.replica_id for action in begun] == ["a-1"]
+
+
 def test_devices_start_side_by_side() -> None:
     here = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000})
     wanted = (placement("a-1", device_id="gpu-0"), placement("a-2", device_id="gpu-1"))
