@@ -26,6 +26,7 @@ from partitiond.controller.planning import (
     without_model,
 )
 from partitiond.controller.situation import Situation
+from partitiond.controller.solves import AskedPlans
 from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, InputError, NotReadyError
@@ -86,6 +87,7 @@ class Plans:
         self._jobs = jobs
         self._desk = desk
         self._applying = asyncio.Lock()
+        self._asked = AskedPlans()
         self._chain_made_from = ""
         self._chain_beside: frozenset[Partition] = frozenset()
         self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False
@@ -117,9 +119,11 @@ class Plans:
 
         Raises:
             InputError: a what-if names what is not there, or cannot be read.
+            NotReadyError: too many wait for plans already.
         """
-        await self._devices.refresh(0.0)
-        preview = await self._preview(question, on_progress)
+        async with self._asked.turn():
+            await self._devices.refresh(0.0)
+            preview = await self._preview(question, on_progress)
         if question is None or question.is_plain:
             self.chain.compare(preview)
         return preview
@@ -151,10 +155,15 @@ class Plans:
         return failed_profiles(records, self._best, self._jobs.jobs(), desired)
 
     async def imagine(self, change: Callable[[Situation], Situation]) -> PlanPreview:
-        """The plan of a situation that is not. It cannot be applied."""
-        await self._devices.refresh(0.0)
-        situation = change(self._situation())
-        return await self._desk.preview(situation, self._controller.plan, remember=False)
+        """Make the plan of a hypothetical situation. It cannot be applied.
+
+        Raises:
+            NotReadyError: too many wait for plans already.
+        """
+        async with self._asked.turn():
+            await self._devices.refresh(0.0)
+            situation = change(self._situation())
+            return await self._desk.preview(situation, self._controller.plan, remember=False)
 
     async def apply(self, plan_id: str | None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied one again changes nothing.

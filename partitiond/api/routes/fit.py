@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from partitiond.api.replies import Options, Service, reply
+from partitiond.api.replies import Options, Service, problems, reply
 from partitiond.api.schemas import ModelBody
 from partitiond.ports.fit import Fit
 from partitiond.serde import closed
@@ -15,6 +15,7 @@ router = APIRouter(prefix="/models", tags=["models"])
     operation_id="checkFit",
     summary="See whether a model fits",
     response_model=closed(Fit),
+    responses=problems(503),
 )
 async def check_fit(body: ModelBody, service: Service, options: Options) -> Response:
     """The plan as it would be with this model. Nothing is registered, started or kept.

@@ -63,7 +63,7 @@ async def get_waiting_plan(service: Service) -> Response:
     operation_id="previewPlan",
     summary="Make a plan (dry run)",
     response_model=PlanPreview,
-    responses=OPENAPI,
+    responses={**OPENAPI, **problems(503)},
 )
 async def preview_plan(
     service: Service,
@@ -78,6 +78,7 @@ async def preview_plan(
     `infeasible` says why there is no plan and what would make it fit; `answers` holds what else
     was asked: alternatives beside the plan, what each constraint costs, why a model is where it
     is, and what would make everything fit. Each further plan takes up to half of the time limit.
+    Plans that are asked for are made one after the other; 503 where too many wait already.
     """
     question = (body or PlanBody()).to_question()
     if wants_stream(accept):
