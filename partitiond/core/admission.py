@@ -11,8 +11,9 @@ The expected wait follows Little's law: with N sequences in service that each st
 slot comes free every S / N seconds. N and S are both observed, so the figure stays right when
 the KV limit binds before the sequence limit does. Only what is ahead in the fair order counts.
 
-Tokens are estimated without a tokeniser: a learned ratio of tokens per prompt byte and a running
-90th percentile of output lengths, both corrected by the usage engines report.
+Tokens are estimated without a tokeniser: a ratio of tokens per prompt byte, learned for each key
+apart, and a running 90th percentile of the model's output lengths, both corrected by the usage that
+engines report.
 """
 
 import dataclasses
@@ -79,24 +80,68 @@ def admits(load: Load, cost: Cost, slowness: float = 1.0) -> bool:
     return load.kv_tokens + cost.kv_tokens <= KV_SHARE * load.kv_cache_tokens
 
 
+FIRST_TOKENS_PER_BYTE: Final = 0.3
+"""English is about 0.25, code and other scripts are higher, and too high an estimate only waits a
+little where too low a one preempts."""
+FIRST_BYTES: Final = 4096.0
+"""Prompt bytes that the first ratio weighs: a guess; some pages of real prompts outweigh it, and a
+few words do not."""
+REMEMBERED_BYTES: Final = 65_536.0
+"""Prompt bytes after which older ones fade: a guess of the same kind."""
+MAX_RATIO_KEYS: Final = 4096
+"""Keys of one model whose ratio is remembered; beyond them the one longest unused is forgotten."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokensPerByte:
-    """Learned tokens per prompt byte: an exponential average weighted towards recent requests.
+    """Learned tokens per prompt byte, weighted by bytes: of the last `REMEMBERED_BYTES` or so.
 
-    0.3 at the start: English is about 0.25, code and other scripts are higher, and too high an
-    estimate only waits a little where too low a one preempts.
+    By requests instead of by bytes, a handful of one-letter prompts, which are all template, would
+    set the ratio of long ones.
     """
 
-    value: float = 0.3
-    weight: float = 0.05
+    tokens: float = FIRST_TOKENS_PER_BYTE * FIRST_BYTES
+    prompt_bytes: float = FIRST_BYTES
+
+    @property
+    def value(self) -> float:
+        """Tokens per byte."""
+        return self.tokens / self.prompt_bytes
 
     def observe(self, prompt_bytes: int, prompt_tokens: int) -> "TokensPerByte":
         """The estimate after a request whose usage is known."""
         if prompt_bytes <= 0 or prompt_tokens <= 0:
             return self
         ratio = min(4.0, max(0.01, prompt_tokens / prompt_bytes))
-        value = self.value + self.weight * (ratio - self.value)
-        return TokensPerByte(value, self.weight)
+        new = min(float(prompt_bytes), REMEMBERED_BYTES)
+        kept = min(1.0, (REMEMBERED_BYTES - new) / self.prompt_bytes)
+        return TokensPerByte(kept * self.tokens + ratio * new, kept * self.prompt_bytes + new)
+
+
+class PromptRatios:
+    """Tokens per prompt byte of one model, learned for each key apart.
+
+    What one key sends says nothing of another's prompts, and must not move the estimates that
+    another key is admitted by. Two numbers a key, of `MAX_RATIO_KEYS` keys at most.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, TokensPerByte] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def value(self, key: str) -> float:
+        """Of the key's prompts; the first guess for a key that is not known."""
+        known = self._by_key.get(key)
+        return FIRST_TOKENS_PER_BYTE if known is None else known.value
+
+    def observe(self, key: str, prompt_bytes: int, prompt_tokens: int) -> None:
+        """Learn from a request of the key whose usage is known."""
+        known = self._by_key.pop(key, None) or TokensPerByte()
+        self._by_key[key] = known.observe(prompt_bytes, prompt_tokens)
+        if len(self._by_key) > MAX_RATIO_KEYS:
+            del self._by_key[next(iter(self._by_key))]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

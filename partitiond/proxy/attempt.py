@@ -11,9 +11,10 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+from partitiond.core.charging import Seen
+from partitiond.core.routing import RouteKind
 from partitiond.proxy.answer import JSON
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dialects import Usage
 from partitiond.proxy.errors import AttemptError, in_openai_shape, route_not_supported
 from partitiond.proxy.events import EventScanner
 from partitiond.proxy.framing import Head
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("partitiond.proxy")
 
-USAGE_BYTES: Final = 2048
-"""Engines put `usage` near the end of an answer, rerankings near the beginning."""
-
 _TIMEOUT_MESSAGES: Final = {
     "first_token_timeout": "The engine gave no first token in time.",
     "between_tokens_timeout": "The engine stopped in the middle of its answer.",
     "total_timeout": "The request took longer than the proxy allows.",
 }
+TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
+"""Kinds of failures in which the engine was at work and took too long."""
 _FAILED_EARLY: Final = "The engine failed before its first token."
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
@@ -82,6 +82,8 @@ class Attempt:
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: the engine is told by the closed connection."""
+        if not self._over:
+            self._note_progress()
         self._over = True
         if self._connecting is not None:
             self._connecting.cancel()
@@ -272,7 +274,6 @@ class Attempt:
             return
         if scanner.fingerprint is not None:
             self.replica.fingerprint = scanner.fingerprint
-        exchange.record.usage = scanner.usage
         self._chunks += 1
         if scanner.error:
             # The engine says so itself, in the right dialect; only its end is added here.
@@ -292,19 +293,15 @@ class Attempt:
             self._fail(AttemptError("truncated", "The engine's answer is not complete."))
             return
         exchange = self._exchange
-        exchange.record.usage = self._usage(head.metadata or body)
+        if self._route.kind is not RouteKind.TOKENIZE:
+            told = self._route.dialect.usage_of(head.metadata or body)
+            if told is not None and told[0] is not None and told[1] is not None:
+                exchange.record.usage = (told[0], told[1])
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
         self._close_books("ok")
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
-
-    def _usage(self, body: bytes) -> Usage | None:
-        dialect = self._route.dialect
-        found = dialect.usage_of(body[-USAGE_BYTES:])
-        if found is None and len(body) > USAGE_BYTES:
-            found = dialect.usage_of(body[:USAGE_BYTES])
-        return found
 
     def _end_refused(self, head: Head, body: bytes) -> None:
         """The engine complains about the request, in its own words."""
@@ -334,8 +331,12 @@ class Attempt:
         record = self._exchange.record
         fast = self._connection.fast_pieces if self._connection is not None else 0
         record.chunks = self._chunks + fast
-        if self._scanner is not None:
-            record.events = self._scanner.events + fast
+        record.at_work = self.sent
+        scanner = self._scanner
+        if scanner is not None:
+            # What goes by the fast way is one event a piece, as engines write them.
+            record.seen = Seen(scanner.output_events + fast, scanner.prompt_tokens)
+            record.usage = scanner.usage
 
     def _fail(self, failure: AttemptError) -> None:
         if self._over:

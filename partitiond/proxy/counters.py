@@ -119,7 +119,7 @@ class ModelMetrics:
     __slots__ = (
         "chunks", "demand", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens",
         "queue_seconds", "request_output_tokens", "request_prompt_tokens", "retries",
-        "tpot_seconds", "ttft_seconds", "uses",
+        "tpot_seconds", "ttft_seconds", "untold", "uses",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -130,6 +130,7 @@ class ModelMetrics:
         self.chunks = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self.untold = 0
         self.ttft_seconds = Histogram(TTFT_BUCKETS)
         self.e2e_seconds = Histogram(E2E_BUCKETS)
         self.queue_seconds = Histogram(TTFT_BUCKETS)

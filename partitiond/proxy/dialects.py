@@ -5,19 +5,16 @@ messages (Anthropic's)           named events; `error`; `message_stop`
 responses (OpenAI's)             named events; `error`, `response.failed`; `response.completed`
 
 `markers` are byte strings of which a raw piece of the stream must contain at least one where it
-holds anything but plain content. The searches are exact: inside a JSON string neither a raw quote
+holds anything but plain output. The searches are exact: inside a JSON string neither a raw quote
 nor a raw line break can occur, so text that a model writes never looks like one of them.
 """
 
 import enum
 import json
-import re
 from typing import Any, Final, Protocol
 
 from partitiond.proxy.errors import DONE_EVENT, ApiError
-
-Usage = tuple[int, int]
-"""(prompt tokens, output tokens)"""
+from partitiond.proxy.told_usage import Told, messages_usage, openai_usage, responses_usage
 
 Markers = tuple[bytes, bytes, bytes, bytes]
 
@@ -25,13 +22,14 @@ Markers = tuple[bytes, bytes, bytes, bytes]
 class Kind(enum.Enum):
     """What one event is."""
 
-    OPENING = enum.auto()
-    """Comes before any content and carries none (a role, a created response)."""
+    FRAME = enum.auto()
+    """Carries no output: a role, a created response, the begin or end of a block."""
     CONTENT = enum.auto()
+    """Carries output; keys pay for each one that they got where no usage is told."""
     OTHER = enum.auto()
     """Neither starts the answer nor ends it: a comment, a ping."""
     USAGE = enum.auto()
-    """Nothing but usage: an event of its own that not every client asked for."""
+    """Tells the whole answer's usage, and carries no output. Chats send it to those who asked."""
     ERROR = enum.auto()
     END = enum.auto()
     BROKEN = enum.auto()
@@ -55,8 +53,8 @@ class Dialect(Protocol):
         """What an event is, given without its final empty line; before content, parsed."""
         ...
 
-    def usage_of(self, event: bytes) -> Usage | None:
-        """Usage an event or a whole answer tells."""
+    def usage_of(self, data: bytes) -> Told | None:
+        """Usage that a whole answer or the data of an event tells."""
         ...
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:
@@ -86,17 +84,11 @@ def payload_of(event: bytes) -> bytes:
     return event[at + 5 :].strip() if at >= 0 else b""
 
 
-def _number(name: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb'"%b":\s*(\d{1,9})' % name)
-
-
 class ChatDialect:
     """completions and chat completions."""
 
     markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
     ends_with_error: Final = False
-    _prompt: Final = _number(b"prompt_tokens")
-    _output: Final = _number(b"completion_tokens")
 
     def kind_of(self, event: bytes) -> Kind:
         """See `Dialect`."""
@@ -114,21 +106,14 @@ class ChatDialect:
             return Kind.BROKEN
         choices = parsed.get("choices") if isinstance(parsed, dict) else None
         if not isinstance(choices, list):
-            return Kind.OPENING
+            return Kind.FRAME
         if not choices and parsed.get("usage"):
             return Kind.USAGE
-        return Kind.CONTENT if any(map(_choice_has_content, choices)) else Kind.OPENING
+        return Kind.CONTENT if any(map(_choice_has_content, choices)) else Kind.FRAME
 
-    def usage_of(self, event: bytes) -> Usage | None:
+    def usage_of(self, data: bytes) -> Told | None:
         """See `Dialect`."""
-        at = event.rfind(b'"usage":')
-        if at < 0:
-            return None
-        prompt = self._prompt.search(event, at)
-        if prompt is None:
-            return None
-        output = self._output.search(event, at)
-        return int(prompt[1]), 0 if output is None else int(output[1])
+        return openai_usage(data)
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
         """See `Dialect`."""
@@ -182,11 +167,11 @@ _ANTHROPIC_TYPES: Final = {
 class MessagesDialect:
     """Anthropic's messages."""
 
-    markers: Final = (b"event: message_", b"event: error", b"event: message_", b"event: error")
+    markers: Final = (
+        b"event: message_", b"event: error", b"event: content_block_s", b"event: ping",
+    )  # fmt: skip
     ends_with_error: Final = True
-    _prompt: Final = _number(b"input_tokens")
-    _output: Final = _number(b"output_tokens")
-    _openings: Final = (b"message_start", b"content_block_start", b"ping")
+    _frames: Final = (b"message_start", b"content_block_start", b"content_block_stop", b"ping")
 
     def kind_of(self, event: bytes) -> Kind:
         """See `Dialect`."""
@@ -197,13 +182,13 @@ class MessagesDialect:
             return Kind.END
         if name == b"error":
             return Kind.ERROR
-        if name in self._openings:
-            return Kind.OPENING
-        return Kind.CONTENT
+        if name == b"message_delta":
+            return Kind.USAGE
+        return Kind.FRAME if name in self._frames else Kind.CONTENT
 
-    def usage_of(self, event: bytes) -> Usage | None:
+    def usage_of(self, data: bytes) -> Told | None:
         """See `Dialect`."""
-        return _named_usage(event, self._prompt, self._output)
+        return messages_usage(data)
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
         """See `Dialect`."""
@@ -227,22 +212,12 @@ class MessagesDialect:
 class ResponsesDialect:
     """OpenAI's responses."""
 
-    markers: Final = (
-        b'"response":{', b"event: error", b"event: response.failed", b"event: response.completed",
-    )  # fmt: skip
+    # Names that end so (created, completed, failed, added, done) are of events without output.
+    markers: Final = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
     ends_with_error: Final = True
-    _prompt: Final = _number(b"input_tokens")
-    _output: Final = _number(b"output_tokens")
     _ends: Final = (b"response.completed", b"response.incomplete")
     _errors: Final = (b"error", b"response.failed")
-    _openings: Final = (
-        b"response.created",
-        b"response.queued",
-        b"response.in_progress",
-        b"response.output_item.added",
-        b"response.content_part.added",
-        b"response.reasoning_part.added",
-    )
+    _begins: Final = (b"response.created", b"response.queued", b"response.in_progress")
 
     def kind_of(self, event: bytes) -> Kind:
         """See `Dialect`."""
@@ -253,13 +228,12 @@ class ResponsesDialect:
             return Kind.END
         if name in self._errors:
             return Kind.ERROR
-        if name in self._openings:
-            return Kind.OPENING
-        return Kind.CONTENT
+        frame = name in self._begins or name.endswith((b".added", b".done"))
+        return Kind.FRAME if frame else Kind.CONTENT
 
-    def usage_of(self, event: bytes) -> Usage | None:
+    def usage_of(self, data: bytes) -> Told | None:
         """See `Dialect`."""
-        return _named_usage(event, self._prompt, self._output)
+        return responses_usage(data)
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:
         """`response.failed` with the response as it began."""
@@ -294,18 +268,6 @@ def _event_name(event: bytes) -> bytes | None:
         return None
     line, _, rest = event.partition(b"\n")
     return line[6:].strip() if rest.startswith(b"data:") else None
-
-
-def _named_usage(
-    event: bytes, prompt: re.Pattern[bytes], output: re.Pattern[bytes]
-) -> Usage | None:
-    at = event.rfind(b'"usage"')
-    if at < 0:
-        return None
-    read, written = prompt.search(event, at), output.search(event, at)
-    if read is None or written is None:
-        return None
-    return int(read[1]), int(written[1])
 
 
 CHAT: Final = ChatDialect()

@@ -14,12 +14,14 @@ process's own and never changes, so it is learned once; the ends of the first st
 import re
 from typing import Final
 
-from partitiond.proxy.dialects import Dialect, Kind, Usage
+from partitiond.core.charging import Usage
+from partitiond.proxy.dialects import Dialect, Kind, payload_of
 from partitiond.proxy.errors import AttemptError
 
 _END: Final = b"\n\n"
 _FINISHED: Final = b'"finish_reason":"'
 _FINGERPRINT: Final = re.compile(rb'"system_fingerprint":("[^"\\]{1,200}")')
+_LAST: Final = (Kind.USAGE, Kind.END, Kind.ERROR)
 UNKNOWN_FINGERPRINT: Final = None
 """Not learned yet; empty means that this engine tells none."""
 
@@ -32,14 +34,16 @@ class EventScanner:
         done: the stream ended properly, or with an error event.
         error: the engine's error event, or empty.
         opening: the first event of the stream.
-        events: number of events let through.
-        usage: as the engine told it last, or None.
+        output_events: events with output that were let through.
+        prompt_tokens: as told in any event, or None.
+        usage: of the whole answer, as told at its end; or None.
         fingerprint: the engine's, as a JSON string; see the module.
     """
 
     __slots__ = (
         "_dialect", "_ends", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail",
-        "done", "error", "events", "fingerprint", "opening", "started", "usage",
+        "done", "error", "fingerprint", "opening", "output_events", "prompt_tokens", "started",
+        "usage",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +66,8 @@ class EventScanner:
         self.done = False
         self.error = b""
         self.opening = b""
-        self.events = 0
+        self.output_events = 0
+        self.prompt_tokens: int | None = None
         self.usage: Usage | None = None
 
     @property
@@ -92,7 +97,7 @@ class EventScanner:
                 if marker in data:
                     break
             else:
-                self.events += data.count(_END)
+                self.output_events += data.count(_END)
                 return data
         return self._feed_carefully(data)
 
@@ -113,7 +118,6 @@ class EventScanner:
             return b""
         if not out:
             return b""
-        self.events += len(out) - (1 if self.done else 0)
         return _END.join(out) + _END
 
     def _hold(self, events: list[bytes]) -> None:
@@ -132,10 +136,10 @@ class EventScanner:
         if kind is Kind.END and not self.opening:
             raise AttemptError("truncated", "The engine ended the stream without any event.")
         self.opening = self.opening or event
-        # Content tells usage only where it was asked for in each event; the last one counts.
-        self.usage = self._dialect.usage_of(event) or self.usage
+        self._note_usage(kind, event)
         if kind is Kind.CONTENT:
             self.started = True
+            self.output_events += 1
             if self._hide_usage and _FINISHED in event:
                 self._end_of_choice(event, out)
                 return
@@ -145,11 +149,23 @@ class EventScanner:
                 self.fingerprint = found[1] if found is not None else b""
                 self._release_ends(out)
                 return
-        elif kind is not Kind.OPENING:
+        elif kind is not Kind.FRAME:
             self.error = event if kind is Kind.ERROR else b""
             self.done = True
             self._release_ends(out)
         out.append(event)
+
+    def _note_usage(self, kind: Kind, event: bytes) -> None:
+        """What the last events tell is of the whole answer; earlier ones know the prompt only."""
+        told = self._dialect.usage_of(payload_of(event))
+        if told is None:
+            return
+        prompt, output = told
+        if prompt is None:
+            prompt = self.prompt_tokens
+        self.prompt_tokens = prompt
+        if kind in _LAST and prompt is not None and output is not None:
+            self.usage = (prompt, output)
 
     def _end_of_choice(self, event: bytes, out: list[bytes]) -> None:
         if self.fingerprint is UNKNOWN_FINGERPRINT:

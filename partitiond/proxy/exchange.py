@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from partitiond.core.admission import Cost, Rejected, estimate_cost
+from partitiond.core.admission import Rejected
+from partitiond.core.charging import Estimate, charge, ending_of
 from partitiond.core.quarantine import Exposure, fingerprint
 from partitiond.core.routing import RouteKind
 from partitiond.proxy import errors
 from partitiond.proxy.accounts import Receipt
-from partitiond.proxy.attempt import Attempt, timed_out
+from partitiond.proxy.attempt import TIME_LIMITS, Attempt, timed_out
 from partitiond.proxy.errors import ApiError, AttemptError, from_failure, from_rejected
+from partitiond.proxy.estimates import estimates_of
 from partitiond.proxy.flights import NOBODY, Flight
 from partitiond.proxy.heads import RequestHead
 from partitiond.proxy.incoming import Incoming, Phase
@@ -59,11 +61,13 @@ class Exchange(Incoming):
     Attributes:
         paused: the client takes nothing at the moment.
         trace: its place in its trace; None where there are no traces.
+        estimate: what it was expected to use when it was admitted.
     """
 
     flight: Flight
     model: LiveModel
     request: ParsedRequest
+    estimate: Estimate
 
     def __init__(
         self, client: "DataProtocol", route: DataRoute, head: RequestHead, *, keep_alive: bool,
@@ -149,6 +153,7 @@ class Exchange(Incoming):
             super().apologise()
             return
         self._end_attempt()
+        self.record.at_work = False  # nobody pays for a bug of ours, but for what had come before
         self._leave()
         self._fail(errors.INTERNAL, "failed")
 
@@ -178,8 +183,8 @@ class Exchange(Incoming):
             self._refuse(read)
             return
         request, model = read
-        cost = _cost_of(request, model)
         caller = self._caller
+        cost, self.estimate = estimates_of(request, model, caller.key_id)
         admitted = state.accounts.admit(caller.key_id, cost.kv_tokens, model.service.seconds)
         if isinstance(admitted, Rejected):
             self._refuse(from_rejected(admitted))
@@ -347,6 +352,8 @@ class Exchange(Incoming):
         attempt, self._attempt = self._attempt, None
         flight, state = self.flight, self._state
         replica = attempt.replica if attempt is not None else None
+        if failure.kind not in TIME_LIMITS:
+            self.record.at_work = False
         flight.leave()
         if replica is not None:
             replica.failed()
@@ -443,6 +450,7 @@ class Exchange(Incoming):
         state, record = self._state, self.record
         record.outcome, record.error = outcome, error
         record.status = self.answer.status
+        self._settle()
         now = time.monotonic()
         seconds = now - record.started_at
         replica = None if attempt is None else attempt.replica
@@ -451,7 +459,6 @@ class Exchange(Incoming):
             state.tracer.ended(self.trace, record, self.flight, seconds)
         if outcome == "ok":
             record.teach(self.model, self.request, now)
-        self._settle()
         record.write(state.log, seconds)
         state.landed(self)
         # The end of one that was refused as a suspect is not the end of its twin's trial.
@@ -461,29 +468,15 @@ class Exchange(Incoming):
         self.flight.owner = NOBODY
 
     def _settle(self) -> None:
-        """Correct what its key was charged by what it used."""
+        """Charge its key, everywhere the same, and correct what was reserved by estimate."""
         flight, record = self.flight, self.record
-        if record.usage is not None:
-            used = float(record.usage[0] + record.usage[1])
-        else:
-            # Told by nobody: an answer that came is taken at its estimate, a broken one at what
-            # was seen of it.
-            used = float(flight.cost.kv_tokens if record.outcome == "ok" else record.events)
+        if flight.cost.sequences:  # counting tokens is free
+            streamed = record.ttft_seconds is not None
+            ending = ending_of(record.outcome, at_work=record.at_work, streamed=streamed)
+            record.charge = charge(ending, record.usage, record.seen, self.estimate)
+        used = float(record.charge.tokens)
         if flight.attempts:
             self.model.queue.settle(flight.share.key, flight.cost.kv_tokens, used)
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self._state.accounts.settle(receipt, used)
-
-
-def _cost_of(request: ParsedRequest, model: LiveModel) -> Cost:
-    """What it takes from a replica, estimated."""
-    size = request.size
-    text_tokens = size.prompt_bytes * model.tokens_per_byte.value
-    return estimate_cost(
-        sequences=request.sequences,
-        prompt_tokens=(size.prompt_tokens + text_tokens) / max(1, size.prompts),
-        max_tokens=size.max_tokens,
-        output_p90=model.output_p90.value,
-        max_model_len=model.max_model_len,
-    )

@@ -44,6 +44,10 @@ COUNTERS: Final = {
         "partitiond_proxy_output_tokens", "counter", _MODEL,
         "Output tokens by usage, or by events of a stream that told none.",
     ): "output_tokens",
+    Family(
+        "partitiond_proxy_untold", "counter", _MODEL,
+        "Requests that ended ok without usage told by their engine: charged by estimate.",
+    ): "untold",
     Family("vllm:prompt_tokens", "counter", _VLLM, "Prompt tokens by usage."): "prompt_tokens",
     Family("vllm:generation_tokens", "counter", _VLLM, "Output tokens."): "output_tokens",
 }  # fmt: skip

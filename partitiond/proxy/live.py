@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable
 
 from partitiond.core.admission import (
     OutputP90,
+    PromptRatios,
     QueueLimits,
     Rejected,
     ServiceTime,
-    TokensPerByte,
     Waiting,
     admits,
     refuse_after_waiting,
@@ -53,6 +53,7 @@ class LiveModel:
     Attributes:
         max_model_len: longest context any replica has; 0 where unknown.
         limits: of one request, or None.
+        ratios: tokens per prompt byte, by key.
         held: requests that waited while a change or a wake-up left it without a replica.
         turned_away: requests refused at once because of such an outage.
         busy_at: when a request last came or left, by `time.monotonic`.
@@ -69,7 +70,7 @@ class LiveModel:
         self.slowness = Slowness()
         self.attraction = Attraction()
         self.limits: RequestLimits | None = None
-        self.tokens_per_byte = TokensPerByte()
+        self.ratios = PromptRatios()
         self.output_p90 = OutputP90()
         self.service = ServiceTime()
         self.removed = False

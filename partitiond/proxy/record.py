@@ -2,10 +2,10 @@
 
 import functools
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from partitiond.core.charging import NO_CHARGE, Charge, Seen, Usage
 from partitiond.proxy.counters import ModelMetrics
-from partitiond.proxy.dialects import Usage
 from partitiond.proxy.logs import LogFile, now_text
 from partitiond.proxy.metrics import ProxyMetrics
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from partitiond.proxy.live import LiveModel
     from partitiond.proxy.replicas import LiveReplica
     from partitiond.proxy.request_parts import ParsedRequest
+
+NOTHING_SEEN: Final = Seen()
 
 
 class Record:
@@ -27,9 +29,12 @@ class Record:
         ttft_seconds: of a stream, or None.
         queue_seconds: until the first replica was found, or None.
         service_seconds: on the last replica, where the engine ended the answer, or None.
-        chunks, events: pieces sent to the client, and events in them.
+        chunks: pieces sent to the client.
+        seen: what was seen of its answer, of the last attempt that began a stream.
+        at_work: an engine has it, or had it until a time limit passed.
         trace_id: of its trace, or empty.
         usage: (prompt tokens, output tokens) as the engine reported, or None.
+        charge: what its key pays.
     """
 
     # Defaults of the class: most requests set half of them, and each costs when it is set.
@@ -48,16 +53,18 @@ class Record:
     queue_seconds: float | None = None
     service_seconds: float | None = None
     chunks = 0
-    events = 0
+    seen = NOTHING_SEEN
+    at_work = False
     usage: Usage | None = None
+    charge: Charge = NO_CHARGE
 
     def __init__(self, route: str, request_id: str) -> None:
         self.route = route
         self.request_id = request_id
 
     def output_tokens(self) -> int:
-        """By usage; of a stream that told none, its events."""
-        return self.usage[1] if self.usage is not None else self.events
+        """By usage; of a stream that told none, its events with output."""
+        return self.usage[1] if self.usage is not None else self.seen.output_events
 
     def count(
         self, metrics: ProxyMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
@@ -79,6 +86,7 @@ class Record:
         if self.usage is not None:
             model.prompt_tokens += self.usage[0]
         model.output_tokens += self.output_tokens()
+        model.untold += int(self.charge.untold)
         if self.attempts > 1:
             model.retries += self.attempts - 1
 
@@ -91,8 +99,8 @@ class Record:
         output_tokens = self.output_tokens()
         if flight.attempts:
             use = model.use_of(self.key_id)
-            use.prompt_tokens += prompt_tokens
-            use.output_tokens += output_tokens
+            use.prompt_tokens += self.charge.prompt_tokens
+            use.output_tokens += self.charge.output_tokens
             use.engine_seconds += flight.engine_seconds
             if outcome == "ok":
                 use.requests += 1
@@ -132,7 +140,7 @@ class Record:
         """Correct the estimates by what the engine reported; without usage, by counted events."""
         size = request.size
         if self.usage is not None and size.prompt_bytes:
-            model.tokens_per_byte = model.tokens_per_byte.observe(size.prompt_bytes, self.usage[0])
+            model.ratios.observe(self.key_id, size.prompt_bytes, self.usage[0])
         if request.sequences:
             model.output_p90 = model.output_p90.observe(self.output_tokens() // request.sequences)
             seconds = self.service_seconds
@@ -171,6 +179,9 @@ class Record:
             more += f',"chunks":{self.chunks}'
         if self.usage is not None:
             more += f',"usage":[{self.usage[0]},{self.usage[1]}]'
+        charge = self.charge
+        if charge.tokens:
+            more += f',"charged":[{charge.prompt_tokens},{charge.output_tokens}]'
         log.write(
             f'{{"at":"{now_text()}","event":"request","request_id":"{self.request_id}",'
             f'"route":"{self.route}","client":"{self.client}","status":{self.status},'

@@ -1,12 +1,18 @@
 """What is read of a request. Made by msgspec, in C already, and so not compiled (see `native`)."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+NOT_GIVEN: Final = msgspec.Raw(b"")
+
 
 class Body(msgspec.Struct):
-    """What the proxy reads of any request's JSON; null and absent are the same to it."""
+    """What the proxy reads of any request's JSON; null and absent are the same to it.
+
+    What becomes prompt is kept as it came, so that its bytes can be counted. Fields that are not
+    here (as `metadata`) are skipped: no engine makes tokens of them.
+    """
 
     model: Any = None
     stream: Any = None
@@ -18,15 +24,27 @@ class Body(msgspec.Struct):
     max_output_tokens: Any = None
     user: Any = None
     prompt: Any = None
-    messages: Any = None
-    input: Any = None
-    text_1: Any = None
-    text_2: Any = None
-    data_1: Any = None
-    data_2: Any = None
-    queries: Any = None
-    items: Any = None
-    documents: Any = None
+    messages: msgspec.Raw = NOT_GIVEN
+    system: msgspec.Raw = NOT_GIVEN
+    tools: msgspec.Raw = NOT_GIVEN
+    functions: msgspec.Raw = NOT_GIVEN
+    response_format: msgspec.Raw = NOT_GIVEN
+    chat_template: msgspec.Raw = NOT_GIVEN
+    chat_template_kwargs: msgspec.Raw = NOT_GIVEN
+    instructions: msgspec.Raw = NOT_GIVEN
+    input: msgspec.Raw = NOT_GIVEN
+    query: msgspec.Raw = NOT_GIVEN
+    text_1: msgspec.Raw = NOT_GIVEN
+    text_2: msgspec.Raw = NOT_GIVEN
+    data_1: msgspec.Raw = NOT_GIVEN
+    data_2: msgspec.Raw = NOT_GIVEN
+    queries: msgspec.Raw = NOT_GIVEN
+    items: msgspec.Raw = NOT_GIVEN
+    documents: msgspec.Raw = NOT_GIVEN
+
+
+class AnyObject(msgspec.Struct):
+    """Any JSON object; none of its fields is looked at."""
 
 
 class Size(msgspec.Struct):
@@ -34,7 +52,8 @@ class Size(msgspec.Struct):
 
     Attributes:
         prompts: number of prompts; 0 where the engine's GPU has no part in it.
-        prompt_bytes: all prompts together, in bytes of text (chat: the whole body).
+        prompt_bytes: all prompts together, in bytes: of text, or of the JSON of whatever a template
+            makes a prompt of (messages, tools, documents).
         prompt_tokens: exact count where the prompts are token ids, else 0.
         max_tokens: limit on the output of one sequence, or None.
         own_limit: the client named that limit; else it is a default, and gives way to limits.

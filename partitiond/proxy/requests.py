@@ -13,7 +13,7 @@ import msgspec
 from partitiond.core.routing import ModelRoute, RequestLimits
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.errors import ApiError, invalid
-from partitiond.proxy.request_parts import Body, ParsedRequest, Size
+from partitiond.proxy.request_parts import AnyObject, Body, ParsedRequest, Size
 
 if TYPE_CHECKING:
     from partitiond.proxy.routes import DataRoute
@@ -22,13 +22,18 @@ MAX_TOKENS_LIMIT: Final = 1_048_576
 """No engine of this field serves longer contexts; a larger `max_tokens` is a mistake."""
 COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
 """`max_tokens` of /v1/completions when left out, in OpenAI's API and in vLLM."""
+BYTES_PER_TOKEN_ID: Final = 4
+"""What a token id counts against limits of prompt bytes: English has about four bytes a token, so
+that a limit allows about as many tokens whether they come as text or as ids."""
 _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
 _decoder: Final = msgspec.json.Decoder(Body)
+_objects: Final = msgspec.json.Decoder(list[AnyObject])
+_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-Measure = Callable[[Body, bytes, ProxyOptions], Size | ApiError]
+Measure = Callable[[Body, ProxyOptions], Size | ApiError]
 
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
@@ -47,7 +52,10 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         if isinstance(counted, ApiError):
             return counted
         choices = counted
-    size = measure(parsed, body, options)
+    try:
+        size = measure(parsed, options)
+    except (ValueError, RecursionError) as error:  # in a field that was skipped so far
+        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     if isinstance(size, ApiError):
         return size
     sequences = size.prompts * choices
@@ -61,7 +69,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
     return ParsedRequest(
         model,
         stream is True,
-        isinstance(given, dict) and given.get("include_usage") not in {None, False},
+        isinstance(given, dict) and given.get("include_usage") is True,
         given,
         sequences,
         size,
@@ -72,10 +80,11 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
 def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | None:
     """What of a request is beyond the limits of its model or its key."""
     size = request.size
-    if limits.max_prompt_bytes and size.prompt_bytes > limits.max_prompt_bytes:
+    prompt_bytes = size.prompt_bytes + BYTES_PER_TOKEN_ID * size.prompt_tokens
+    if limits.max_prompt_bytes and prompt_bytes > limits.max_prompt_bytes:
         return invalid(
-            f"The prompt has {size.prompt_bytes} bytes; at most {limits.max_prompt_bytes} "
-            "are allowed here.",
+            f"The prompt has {prompt_bytes} bytes (a token id counts as {BYTES_PER_TOKEN_ID}); "
+            f"at most {limits.max_prompt_bytes} are allowed here.",
             code="prompt_too_long",
         )
     if limits.max_sequences and request.sequences > limits.max_sequences:
@@ -115,6 +124,9 @@ def engine_body(
         most: limit on output tokens where the request names none, or where a default that it
             got is larger; 0 for none. The request's size then has it, too.
     """
+    refusal = _refuse_stream_options(request.stream_options) if route.tells_usage else None
+    if refusal is not None:
+        return refusal
     add_usage = request.stream and route.tells_usage and not request.wants_usage
     size = request.size
     beyond = size.max_tokens is None or (not size.own_limit and size.max_tokens > most)
@@ -139,6 +151,21 @@ def engine_body(
         kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
         payload["stream_options"] = {**kept, "include_usage": True}
     return msgspec.json.encode(payload)
+
+
+def _refuse_stream_options(given: Any) -> ApiError | None:
+    """Whether to tell usage decides what is charged, so it must mean the same here and there.
+
+    Engines take `"false"` and 0 for booleans. What is no object at all is left to the engine, which
+    refuses it in its own words.
+    """
+    if isinstance(given, dict):
+        for name in ("include_usage", "continuous_usage_stats"):
+            value = given.get(name)
+            if value is not None and value is not True and value is not False:
+                field = f"stream_options.{name}"
+                return invalid(f"'{field}' must be true or false.", field)
+    return None
 
 
 def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
@@ -207,7 +234,7 @@ def _tokens(value: Any, name: str) -> int | ApiError | None:
     return value
 
 
-def measure_completion(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
     """/v1/completions."""
     limit = _tokens(body.max_tokens, "max_tokens")
     if isinstance(limit, ApiError):
@@ -219,54 +246,94 @@ def measure_completion(body: Body, raw: bytes, options: ProxyOptions) -> Size | 
     return size
 
 
-def measure_chat(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
-    """Chats. The whole body counts: templates, tools and schemas become prompt tokens too."""
+def measure_chat(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Chats."""
     limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
     if limit is None:
         limit = _tokens(body.max_tokens, "max_tokens")
-    if isinstance(limit, ApiError):
-        return limit
+    return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
+
+
+def measure_messages(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """/v1/messages; engines ignore the limits of other routes there, and so do we."""
+    limit = _tokens(body.max_tokens, "max_tokens")
+    return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
+
+
+def _measure_messages(body: Body, limit: int | None) -> Size | ApiError:
+    """Templates make tokens of messages, tools, documents and schemas."""
     messages = body.messages
-    if not isinstance(messages, list) or not messages:
-        return invalid("'messages' must be a non-empty list.", "messages")
-    for message in messages:
-        if not isinstance(message, dict):
+    try:
+        count = len(_objects.decode(messages))
+    except msgspec.DecodeError:
+        count = 0
+        if _first(messages) == b"[":
             return invalid("Each of 'messages' must be an object.", "messages")
-    return Size(1, len(raw), 0, limit)
+    if not count:
+        return invalid("'messages' must be a non-empty list.", "messages")
+    return Size(1, _size_of_chat(body), 0, limit)
 
 
-def measure_responses(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def _size_of_chat(body: Body) -> int:
+    return _bytes_of(
+        body.messages, body.system, body.tools, body.functions, body.documents,
+        body.response_format, body.chat_template, body.chat_template_kwargs,
+    )  # fmt: skip
+
+
+def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """/v1/responses."""
     limit = _tokens(body.max_output_tokens, "max_output_tokens")
     if isinstance(limit, ApiError):
         return limit
-    if not isinstance(body.input, str | list) or not body.input:
+    given = body.input
+    kind = _first(given)
+    if not (_list.decode(given) if kind == b"[" else kind == b'"' and len(given) > 2):
         return invalid("'input' must be a non-empty string or list.", "input")
-    return Size(1, len(raw), 0, limit)
+    return Size(1, _bytes_of(given, body.instructions, body.tools), 0, limit)
 
 
-def measure_embedding(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:
+def measure_embedding(body: Body, options: ProxyOptions) -> Size | ApiError:
     """Embeddings and pooling: one sequence per input."""
-    if body.input is None:
-        return Size(1, len(raw))  # `messages`, or something the engine will complain about
-    if isinstance(body.input, list) and body.input and isinstance(body.input[0], dict):
-        return Size(1, len(raw))
-    return _prompt_size(body.input, options.max_prompts, "input")
+    if not _bytes_of(body.input):
+        return Size(1, _size_of_chat(body))  # or something the engine will complain about
+    given = msgspec.json.decode(body.input)
+    if isinstance(given, list) and given and isinstance(given[0], dict):
+        return Size(1, _bytes_of(body.input))
+    return _prompt_size(given, options.max_prompts, "input")
 
 
-def measure_pairs(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:
+def measure_pairs(body: Body, options: ProxyOptions) -> Size | ApiError:
     """Scores and rerankings: one sequence per pair."""
+    sides = (
+        body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
+        body.documents,
+    )  # fmt: skip
     pairs = 1
-    for name in ("text_1", "text_2", "data_1", "data_2", "queries", "items", "documents"):
-        value = getattr(body, name)
-        if isinstance(value, list):
-            pairs = max(pairs, len(value))
+    for side in sides:
+        if _first(side) == b"[":
+            pairs = max(pairs, len(_list.decode(side)))
     if pairs > options.max_prompts:
         return invalid(f"At most {options.max_prompts} pairs are allowed in one request.")
-    return Size(pairs, len(raw))
+    return Size(pairs, _bytes_of(body.query, *sides))
 
 
-def measure_nothing(body: Body, raw: bytes, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def _first(field: msgspec.Raw) -> bytes:
+    """The first byte of a field's JSON tells its type; empty where it is absent."""
+    return bytes(memoryview(field)[:1])
+
+
+def _bytes_of(*fields: msgspec.Raw) -> int:
+    """Of JSON as it came; null is nothing."""
+    total = 0
+    for field in fields:
+        size = len(field)
+        if size != 4 or bytes(field) != b"null":
+            total += size
+    return total
+
+
+def measure_nothing(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """Tokenising: no sequence, no KV cache."""
     return Size(0, 0)
 

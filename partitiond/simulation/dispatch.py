@@ -13,10 +13,10 @@ from typing import Final, Protocol
 from partitiond.core.admission import (
     Cost,
     OutputP90,
+    PromptRatios,
     QueueLimits,
     Rejected,
     ServiceTime,
-    TokensPerByte,
     Waiting,
     admits,
     estimate_cost,
@@ -148,7 +148,7 @@ class Learned:
 
     def __init__(self, routes: Sequence[ReplicaRoute]) -> None:
         self.service = ServiceTime(routes[0].service_seconds) if routes else ServiceTime()
-        self._tokens_per_byte = TokensPerByte()
+        self._ratios = PromptRatios()
         self._output_p90 = OutputP90()
         self._max_model_len = max((route.max_model_len for route in routes), default=0)
 
@@ -157,7 +157,7 @@ class Learned:
         text = flight.prompt_tokens * BYTES_PER_TOKEN
         return estimate_cost(
             sequences=1,
-            prompt_tokens=text * self._tokens_per_byte.value,
+            prompt_tokens=text * self._ratios.value(flight.caller.key),
             max_tokens=flight.output_tokens,
             output_p90=self._output_p90.value,
             max_model_len=self._max_model_len,
@@ -166,7 +166,7 @@ class Learned:
     def observe(self, flight: Flight) -> None:
         """It ended, and its engine said what it used."""
         prompt_bytes = flight.prompt_tokens * BYTES_PER_TOKEN
-        self._tokens_per_byte = self._tokens_per_byte.observe(prompt_bytes, flight.prompt_tokens)
+        self._ratios.observe(flight.caller.key, prompt_bytes, flight.prompt_tokens)
         self._output_p90 = self._output_p90.observe(flight.output_tokens)
         if flight.placed is not None and flight.ended is not None:
             self.service = self.service.observe(flight.ended - flight.placed)

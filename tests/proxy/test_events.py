@@ -30,7 +30,7 @@ def test_any_cutting_gives_the_same_stream(texts: list[str], places: list[int]) 
     assert all(not piece or piece.endswith(b"\n\n") for piece in out)
     assert scanner.done
     assert not scanner.error
-    assert scanner.events == len(texts)
+    assert scanner.output_events == len(texts)
 
 
 @given(st.text(), st.lists(st.integers(0, 10_000), max_size=10))

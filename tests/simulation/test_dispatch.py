@@ -5,7 +5,7 @@ import pytest
 from partitiond.core.admission import ServiceTime
 from partitiond.core.hardware import SharingMode
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
-from partitiond.proxy import exchange, live
+from partitiond.proxy import estimates, live
 from partitiond.simulation import dispatch
 from partitiond.simulation.batch import Batch
 from partitiond.simulation.dispatch import (
@@ -23,7 +23,7 @@ from tests.simulation.samples import ConstantSteps, candidate
 @pytest.mark.parametrize(
     "name",
     [
-        "FairQueue", "OutputP90", "QueueLimits", "ServiceTime", "Slowness", "TokensPerByte",
+        "FairQueue", "OutputP90", "PromptRatios", "QueueLimits", "ServiceTime", "Slowness",
         "Waiting", "admits", "choose_replica", "refuse_after_waiting", "refuse_full",
         "refuse_too_late",
     ],
@@ -33,7 +33,7 @@ def test_the_proxys_own_functions_decide(name: str) -> None:
 
 
 def test_costs_are_estimated_by_the_proxys_own_function() -> None:
-    assert getattr(dispatch, "estimate_cost") is getattr(exchange, "estimate_cost")  # noqa: B009
+    assert getattr(dispatch, "estimate_cost") is getattr(estimates, "estimate_cost")  # noqa: B009
 
 
 def model(

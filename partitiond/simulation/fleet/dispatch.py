@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from partitiond.core.admission import (
     OutputP90,
+    PromptRatios,
     QueueLimits,
     Rejected,
     ServiceTime,
-    TokensPerByte,
     Waiting,
     admits,
     estimate_cost,
@@ -125,7 +125,7 @@ class FleetModel:
         self._slowness = Slowness()
         self._draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         self._service = ServiceTime()
-        self._tokens_per_byte = TokensPerByte()
+        self._ratios = PromptRatios()
         self._output_p90 = OutputP90()
         self._max_model_len = 0
         # Places by occupancy, of those that do not drain; the occupancies in order.
@@ -231,7 +231,7 @@ class FleetModel:
         clock = self.clock
         cost = estimate_cost(
             sequences=1,
-            prompt_tokens=prompt_tokens * BYTES_PER_TOKEN * self._tokens_per_byte.value,
+            prompt_tokens=prompt_tokens * BYTES_PER_TOKEN * self._ratios.value(""),
             max_tokens=output_tokens,
             output_p90=self._output_p90.value,
             max_model_len=self._max_model_len,
@@ -353,9 +353,7 @@ class FleetModel:
         self._count(replica, -1, -request.cost.kv_tokens)
         prompt_tokens, output_tokens = request.prompt_tokens, request.output_tokens
         self._queue.settle("", request.cost.kv_tokens, prompt_tokens + output_tokens)
-        self._tokens_per_byte = self._tokens_per_byte.observe(
-            prompt_tokens * BYTES_PER_TOKEN, prompt_tokens
-        )
+        self._ratios.observe("", prompt_tokens * BYTES_PER_TOKEN, prompt_tokens)
         self._output_p90 = self._output_p90.observe(output_tokens)
         stayed = now - request.placed
         self._service = self._service.observe(stayed)

@@ -1,0 +1,130 @@
+"""What a key pays for a request: one pure rule, by how the request ended.
+
+The same figure goes to the key's budget, its bucket of tokens a minute, its share of the queue and
+the report of usage, once per request however often it was tried.
+
+    ended                                              charged
+    refused, or its time in the queue ran out          0
+    answered, usage told by the engine                 that usage
+    answered, no usage told                            prompt estimate + the larger of output events
+                                                       seen and the output limit; counted as untold
+    client left, stalled or timed out, after it was    prompt (exact where the engine told it, else
+    sent to an engine                                  the estimate) + output events seen
+    engine died, nothing had reached the client        0
+    engine died in the middle of a stream              prompt + output events seen
+    engine refused it (4xx)                            0
+
+A request may be tried on two engines: the last attempt decides. Where the proxy itself ends a
+stream (its grace is over, or a bug of its own), that is as if the engine had died.
+"""
+
+import dataclasses
+import enum
+from typing import Final
+
+Usage = tuple[int, int]
+"""(prompt tokens, output tokens), as an engine told them at the end of its answer."""
+
+
+class Ending(enum.Enum):
+    """How a request ended."""
+
+    REFUSED = enum.auto()
+    """The proxy refused it, its time in the queue ran out, or its client left before an engine had
+    it."""
+    ANSWERED = enum.auto()
+    LEFT = enum.auto()
+    """The client left or stalled, or a time limit passed, after it was sent to an engine."""
+    DIED_EARLY = enum.auto()
+    """The engine failed before anything had reached the client, and no other one answered."""
+    DIED_MIDWAY = enum.auto()
+    """The stream broke after some of it had reached the client."""
+    REJECTED = enum.auto()
+    """The engine refused the request itself (4xx)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of an answer that may not have ended.
+
+    Attributes:
+        output_events: events with output that were let through to the client.
+        prompt_tokens: as the engine told them before its answer ended, or None.
+    """
+
+    output_events: int = 0
+    prompt_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request was expected to use, fixed when it was admitted.
+
+    Attributes:
+        prompt_tokens: of all its prompts.
+        output_limit: tokens that all its sequences together may write.
+    """
+
+    prompt_tokens: int
+    output_limit: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Charge:
+    """What a key pays.
+
+    Attributes:
+        untold: the engine answered and told no usage, so this is an estimate.
+    """
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    untold: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """In all."""
+        return self.prompt_tokens + self.output_tokens
+
+
+NO_CHARGE: Final = Charge()
+
+
+def ending_of(outcome: str, *, at_work: bool, streamed: bool) -> Ending:
+    """How a request ended.
+
+    Args:
+        outcome: as it is logged: ok, failed, refused, invalid or client_gone.
+        at_work: an engine had the request when it ended, or until a time limit passed.
+        streamed: some of a stream had reached the client.
+    """
+    if outcome == "ok":
+        return Ending.ANSWERED
+    if outcome == "invalid":
+        return Ending.REJECTED
+    if outcome == "client_gone":
+        return Ending.LEFT if at_work else Ending.REFUSED
+    if outcome == "refused":
+        return Ending.REFUSED
+    if streamed:
+        return Ending.DIED_MIDWAY
+    return Ending.LEFT if at_work else Ending.DIED_EARLY
+
+
+def charge(ending: Ending, usage: Usage | None, seen: Seen, estimate: Estimate) -> Charge:
+    """What the request's key pays; see the module.
+
+    Args:
+        usage: of the whole answer, or None where the engine told none.
+    """
+    if ending is Ending.ANSWERED:
+        if usage is not None:
+            return Charge(*usage)
+        output = max(seen.output_events, estimate.output_limit)
+        return Charge(estimate.prompt_tokens, output, untold=True)
+    if ending is Ending.LEFT or ending is Ending.DIED_MIDWAY:
+        prompt = seen.prompt_tokens
+        if prompt is None:
+            prompt = estimate.prompt_tokens
+        return Charge(prompt, seen.output_events)
+    return NO_CHARGE
