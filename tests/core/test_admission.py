@@ -7,10 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.admission import (
+    FIRST_BYTES,
     KV_SHARE,
+    MAX_RATIO_KEYS,
     MAX_RETRY_AFTER_SECONDS,
+    REMEMBERED_BYTES,
     Cost,
     OutputP90,
+    PromptRatios,
     QueueLimits,
     ServiceTime,
     TokensPerByte,
@@ -121,6 +125,51 @@ def test_the_prompt_ratio_is_learned(true_ratio: float) -> None:
     for _ in range(200):
         estimate = estimate.observe(1000, max(1, round(1000 * true_ratio)))
     assert estimate.value == pytest.approx(true_ratio, rel=0.05)
+
+
+def test_a_ratio_is_weighted_by_bytes() -> None:
+    """Sixty one-letter prompts, all template, weigh less than one page."""
+    estimate = TokensPerByte()
+    for _ in range(60):
+        estimate = estimate.observe(1, 12)
+    assert estimate.value == pytest.approx(0.3, abs=0.06)
+    one, ten = TokensPerByte().observe(5000, 500), TokensPerByte()
+    for _ in range(10):
+        ten = ten.observe(500, 50)
+    assert one.value == pytest.approx(ten.value)
+    assert one.value == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
+
+
+def test_old_prompts_fade() -> None:
+    estimate = TokensPerByte().observe(10**9, 10**8)
+    assert estimate.value == pytest.approx(0.1)
+    assert estimate.prompt_bytes == REMEMBERED_BYTES
+    for _ in range(40):
+        estimate = estimate.observe(10_000, 4_000)
+    assert estimate.value == pytest.approx(0.4, rel=0.01)
+    assert estimate.prompt_bytes == pytest.approx(REMEMBERED_BYTES)
+
+
+def test_each_key_has_a_ratio_of_its_own() -> None:
+    ratios = PromptRatios()
+    for _ in range(100):
+        ratios.observe("odd", 100_000, 1000)
+    assert ratios.value("odd") == pytest.approx(0.01)
+    assert ratios.value("even") == 0.3
+    ratios.observe("even", 100_000, 40_000)
+    assert ratios.value("even") == pytest.approx(0.4)
+    assert ratios.value("odd") == pytest.approx(0.01)
+
+
+def test_the_ratios_of_keys_are_bounded_and_the_longest_unused_goes() -> None:
+    ratios = PromptRatios()
+    for number in range(MAX_RATIO_KEYS):
+        ratios.observe(f"k{number}", 100_000, 50_000)
+    ratios.observe("k0", 100_000, 50_000)
+    ratios.observe("new", 100_000, 50_000)
+    assert len(ratios) == MAX_RATIO_KEYS
+    assert ratios.value("k0") == ratios.value("new") == 0.5
+    assert ratios.value("k1") == 0.3
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])

@@ -1,0 +1,260 @@
+"""Fields of requests: each route's own, of the right type, counted for what they cost."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits
+from tests.proxy.charged_answers import (
+    CHATS,
+    COMPLETIONS,
+    GENERATING,
+    MESSAGES,
+    POOLING,
+    RESPONSES,
+    Api,
+    packed,
+)
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.scripted import Received, ScriptedEngine, Step, answer, stream
+
+NO_DICTS: list[Any] = [5, 0, -1.5, "x", "", [], [{"include_usage": True}], True, False]
+NO_BOOLS: list[Any] = [[], {}, "false", "true", "", 0, 1, 2.5, [True], {"include_usage": True}]
+OWN_LIMITS = {
+    COMPLETIONS.path: ("max_tokens",),
+    CHATS.path: ("max_completion_tokens", "max_tokens"),
+    MESSAGES.path: ("max_tokens",),
+    RESPONSES.path: ("max_output_tokens",),
+}
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+def key(name: str = "k1", limits: RequestLimits = NO_REQUEST_LIMITS) -> KeyRoute:
+    return KeyRoute(name, hashlib.sha256(name.encode()).hexdigest(), limits=limits)
+
+
+def all_answers(request: Received) -> list[Step]:
+    (api,) = (one for one in (*GENERATING, *POOLING) if one.path == request.path)
+    if request.body.get("stream"):
+        return stream(*api.begin, *api.told, *api.end)
+    return api.answered(told=True)
+
+
+async def made(
+    make_proxy: MakeProxy, make_engine: MakeEngine, **limits: int
+) -> tuple[Proxy, ScriptedEngine]:
+    engine = await make_engine(all_answers)
+    keys = (key(limits=RequestLimits(**limits)), key("k2"))
+    return await make_proxy(table(replica(engine), keys=keys)), engine
+
+
+async def post(
+    proxy: Proxy, path: str, body: dict[str, Any], name: str = "k1"
+) -> tuple[int, dict[str, Any]]:
+    headers = {"authorization": f"Bearer {name}", "content-type": "application/json"}
+    async with proxy.client as client:
+        reply = await client.post(path, content=packed(body).encode(), headers=headers)
+    return reply.status_code, {} if body.get("stream") and reply.is_success else reply.json()
+
+
+def unlimited(api: Api) -> dict[str, Any]:
+    return {"model": "m", **{k: v for k, v in api.body.items() if k not in LIMIT_FIELDS}}
+
+
+WAYS = [(api, field) for api in GENERATING for field in LIMIT_FIELDS]
+
+
+# stream_options
+
+
+@pytest.mark.parametrize("api", [COMPLETIONS, CHATS])
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("field", ["include_usage", "continuous_usage_stats"])
+async def test_a_stream_option_that_is_no_boolean_is_refused(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool, field: str
+) -> None:
+    """Also those that engines would take: they must mean the same here and there."""
+    proxy, engine = await made(make_proxy, make_engine)
+    for value in NO_BOOLS:
+        options = {"stream_options": {field: value}, "stream": streams}
+        status, told = await post(proxy, api.path, {**unlimited(api), **options})
+        assert (status, told["error"]["param"]) == (400, f"stream_options.{field}"), value
+        assert "true or false" in told["error"]["message"]
+    assert not engine.received
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+async def test_a_boolean_decides_whether_the_client_gets_usage(
+    make_proxy: MakeProxy, make_engine: MakeEngine, value: bool | None
+) -> None:
+    proxy, engine = await made(make_proxy, make_engine)
+    text = await proxy.stream_text(stream_options={"include_usage": value})
+    assert ("prompt_tokens" in text) == (value is True)
+    assert engine.received[0].body["stream_options"]["include_usage"] is True
+
+
+@pytest.mark.parametrize("value", NO_DICTS)
+async def test_stream_options_that_are_no_object_are_left_to_the_engine(
+    make_proxy: MakeProxy, make_engine: MakeEngine, value: object
+) -> None:
+    """So the client reads what the engine says of it."""
+    words = {"error": {"message": "Input should be a valid dictionary", "code": 400}}
+    engine = await make_engine(lambda _: answer(words, 400, "Bad Request"))
+    proxy = await make_proxy(table(replica(engine)))
+    for api in (COMPLETIONS, CHATS):
+        body = {**unlimited(api), "stream": True, "stream_options": value}
+        assert await post(proxy, api.path, body) == (400, words)
+        assert engine.received[-1].body["stream_options"] == value
+        assert type(engine.received[-1].body["stream_options"]) is type(value)
+
+
+@pytest.mark.parametrize("api", [MESSAGES, RESPONSES])
+async def test_routes_that_know_no_stream_options_do_not_look_at_them(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine)
+    for value in (*NO_DICTS, *[{"include_usage": one} for one in NO_BOOLS]):
+        body = {**unlimited(api), "stream": True, "stream_options": value}
+        assert (await post(proxy, api.path, body))[0] == 200
+
+
+# Limits of output tokens
+
+
+@pytest.mark.parametrize(("api", "field"), WAYS)
+async def test_a_limit_holds_for_the_routes_own_fields_and_no_other(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, field: str
+) -> None:
+    proxy, engine = await made(make_proxy, make_engine, max_output_tokens=10)
+    own = OWN_LIMITS[api.path]
+    status, told = await post(proxy, api.path, {**unlimited(api), field: 11})
+    if field in own:
+        assert (status, told["error"]["code"]) == (400, "too_many_tokens")
+        return
+    # Engines ignore the field there, and so it bounds nothing: the limit itself is sent.
+    assert status == 200
+    assert engine.received[0].body[own[0]] == 10
+    both = {**unlimited(api), own[0]: 100_000, field: 1}
+    status, told = await post(proxy, api.path, both)
+    assert (status, told["error"]["code"]) == (400, "too_many_tokens")
+    assert len(engine.received) == 1
+
+
+@pytest.mark.parametrize(("api", "field"), WAYS)
+async def test_the_estimate_goes_by_the_routes_own_limit(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, field: str
+) -> None:
+    engine = await make_engine(lambda _: api.answered(told=False))
+    proxy = await make_proxy(table(replica(engine), keys=(key(),)))
+    own = OWN_LIMITS[api.path]
+    body = {**unlimited(api), own[0]: 77} | ({} if field in own else {field: 1})
+    await post(proxy, api.path, body)
+    assert proxy.state.traffic()["usage"]["k1"]["m"]["output_tokens"] == 77
+
+
+# Limits of prompt bytes
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/pooling"])
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [([7] * 25, 100), ([7] * 26, 104), ([[7] * 13, [7] * 12], 100), ([[7] * 13] * 2, 104),
+     ("x" * 100, 100), (["x" * 50, "é" * 26], 102)],
+)  # fmt: skip
+async def test_a_token_id_counts_as_four_bytes(
+    make_proxy: MakeProxy, make_engine: MakeEngine, path: str, prompt: object, count: int
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_prompt_bytes=100)
+    field = "prompt" if path == "/v1/completions" else "input"
+    status, told = await post(proxy, path, {"model": "m", field: prompt})
+    if count <= 100:
+        assert status == 200
+    else:
+        assert (status, told["error"]["code"]) == (400, "prompt_too_long")
+        assert f"has {count} bytes" in told["error"]["message"]
+
+
+@pytest.mark.parametrize("api", [*GENERATING, *POOLING])
+async def test_what_is_no_prompt_counts_nowhere(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_prompt_bytes=100)
+    ignored = {"metadata": {"a": "x" * 5000}, "user": "u" * 5000, "xyz": ["x" * 5000]}
+    assert (await post(proxy, api.path, {**unlimited(api), **ignored}))[0] == 200
+    ratio = proxy.state.models["m"].ratios.value("k1")
+    assert ratio > 0.3  # of 100 bytes and 41 tokens
+
+
+@pytest.mark.parametrize(
+    ("api", "fields"),
+    [
+        (CHATS, ("tools", "documents", "chat_template_kwargs")),
+        (MESSAGES, ("system", "tools")),
+        (RESPONSES, ("instructions", "tools")),
+    ],
+)
+async def test_what_becomes_prompt_counts(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, fields: tuple[str, ...]
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_prompt_bytes=200)
+    for field in fields:
+        body = {**unlimited(api), field: ["x" * 96]}
+        assert (await post(proxy, api.path, body))[0] == 200
+        status, told = await post(proxy, api.path, {**body, field: ["x" * 97]})
+        assert (status, told["error"]["code"]) == (400, "prompt_too_long")
+        assert (await post(proxy, api.path, {**unlimited(api), field: None}))[0] == 200
+
+
+# Wrongly typed fields
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": "x"}, "messages"),
+        ("/v1/chat/completions", {"messages": []}, "messages"),
+        ("/v1/chat/completions", {"messages": None}, "messages"),
+        ("/v1/chat/completions", {"messages": {}}, "messages"),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
+        ("/v1/chat/completions", {"messages": [[]]}, "messages"),
+        ("/v1/chat/completions", {}, "messages"),
+        ("/v1/messages", {"messages": [None]}, "messages"),
+        ("/v1/responses", {"input": []}, "input"),
+        ("/v1/responses", {"input": ""}, "input"),
+        ("/v1/responses", {"input": 5}, "input"),
+        ("/v1/responses", {"input": {"a": 1}}, "input"),
+        ("/v1/responses", {}, "input"),
+        ("/v1/responses", {"input": "x", "max_output_tokens": "5"}, "max_output_tokens"),
+        ("/v1/messages", {"messages": [{}], "max_tokens": [5]}, "max_tokens"),
+        ("/v1/embeddings", {"input": 5}, "input"),
+        ("/v1/embeddings", {"input": [1, "x"]}, "input"),
+        ("/v1/embeddings", {"input": [[1], ["x"]]}, "input"),
+        ("/v1/embeddings", {"input": [True]}, "input"),
+        ("/v1/embeddings", {"input": []}, "input"),
+    ],
+)
+async def test_a_wrong_type_is_refused_by_name(
+    make_proxy: MakeProxy, make_engine: MakeEngine, path: str, body: dict[str, Any], param: str
+) -> None:
+    proxy, engine = await made(make_proxy, make_engine)
+    status, told = await post(proxy, path, {"model": "m", **body})
+    assert (status, told["error"]["param"]) == (400, param)
+    assert not engine.received
+
+
+# Learned ratios
+
+
+async def test_one_keys_odd_prompts_move_no_other_keys_estimates(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine)
+    ratios = proxy.state.models["m"].ratios
+    for _ in range(20):
+        await post(proxy, "/v1/completions", {"model": "m", "prompt": "x" * 20_000})
+    assert ratios.value("k1") < 0.05
+    assert ratios.value("k2") == ratios.value("") == 0.3
+    for _ in range(20):
+        await post(proxy, "/v1/completions", {"model": "m", "prompt": "x"}, "k2")
+    assert ratios.value("k2") == pytest.approx(0.3, rel=0.1)
