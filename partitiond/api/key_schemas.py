@@ -23,7 +23,9 @@ Routes = Annotated[tuple[RouteKind, ...], Field(max_length=len(RouteKind))]
 class RequestLimitsBody(Body):
     """Bounds of one request; 0 is none. Of a model's and a key's the stricter holds."""
 
-    max_prompt_bytes: int = Field(0, description="Text of all its prompts together, in bytes.")
+    max_prompt_bytes: int = Field(
+        0, description="Text of all its prompts together, in bytes; a token id counts as 4."
+    )
     max_output_tokens: int = Field(
         0,
         description="A request that asks for more is refused; one that names no limit gets this "

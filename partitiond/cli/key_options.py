@@ -70,7 +70,9 @@ BudgetOption = Annotated[
 PromptBytesOption = Annotated[
     int | None,
     typer.Option(
-        "--max-prompt-bytes", metavar="N", help="Text of all prompts of a request; 0: no limit."
+        "--max-prompt-bytes",
+        metavar="N",
+        help="Text of all prompts of a request, a token id as 4 bytes; 0: no limit.",
     ),
 ]
 OutputTokensOption = Annotated[

@@ -41,7 +41,8 @@ class RequestLimits:
     """Bounds of one request, for a model or a key; 0 is none. The stricter of the two holds.
 
     Attributes:
-        max_prompt_bytes: text of all its prompts together (of a chat: the whole body).
+        max_prompt_bytes: text of all its prompts together, a token id as 4 bytes; of a chat the
+            JSON of what its template makes a prompt of.
         max_output_tokens: a request that asks for more is refused; one that names no limit is
             sent on with this one.
         max_sequences: prompts x n.

@@ -92,6 +92,7 @@ class UsageCount:
     Attributes:
         requests: that ended ok.
         failed: that failed at an engine.
+        prompt_tokens, output_tokens: charged (see `core.charging`).
         engine_seconds: sum of the times its sequences spent in engines, each divided by nothing:
             the replica's share is taken later, by who knows what a replica holds of its device.
     """

@@ -34,7 +34,7 @@ class Used:
     Attributes:
         requests: that ended ok.
         failed: that failed at an engine.
-        prompt_tokens, output_tokens: also of requests that did not end ok, as far as was told.
+        prompt_tokens, output_tokens: charged (see `core.charging`).
         engine_seconds: sum of the times that sequences spent in engines.
         device_seconds: of whole devices: busy time of engines times their share of the device.
         joules: busy time of engines times their predicted draw.

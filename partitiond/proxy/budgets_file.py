@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -21,19 +22,51 @@ class BudgetsFile:
         self._path = path
         self._saved = b""
         self._failing = False
+        self._keeps = False
 
     def load(self) -> dict[str, BudgetUse]:
-        """By key id; nothing where it is not readable, which is logged."""
+        """By key id, as far as it can be read.
+
+        What cannot be read is kept beside it, and never written over: whoever looks after the
+        budgets can mend it.
+        """
+        found: dict[str, BudgetUse] = {}
         try:
-            return budgets_from_dict(json.loads(self._path.read_bytes()))
+            kept = json.loads(self._path.read_bytes())
+            found = budgets_from_dict(kept)
+            if isinstance(kept, dict) and len(found) == len(kept):
+                return found
+            why = f"{len(found)} entries of it make sense"
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, RecursionError):
-            _logger.exception("the keys' budgets on disk are not readable: %s", self._path)
-            return {}
+            return found
+        except (OSError, ValueError, RecursionError) as error:
+            why = str(error)
+        self._put_aside(why, len(found))
+        return found
+
+    def _put_aside(self, why: str, known: int) -> None:
+        aside = self._path.with_name(f"{self._path.name}.unreadable-{time.time_ns()}")
+        try:
+            self._path.rename(aside)
+        except OSError as error:
+            self._keeps = True
+            _logger.error(
+                "the keys' budgets on disk cannot be read (%s) nor moved (%s): %s is left as it "
+                "is, what keys use from now on is not kept over a restart, and %d keys go on where "
+                "they were; the others begin a new budget. Mend or remove it, and restart.",
+                why, error, self._path, known,
+            )  # fmt: skip
+            return
+        _logger.error(
+            "the keys' budgets on disk cannot be read (%s): %s is now %s, and %d keys go on where "
+            "they were; the others begin a new budget. Mend it, stop the endpoint, put it back.",
+            why, self._path, aside, known,
+        )  # fmt: skip
 
     def save(self, budgets: Mapping[str, BudgetUse]) -> None:
         """Write them where they have changed. A full disk loses them, never a request."""
+        if self._keeps:
+            return
         data = json.dumps(budgets_to_dict(budgets)).encode()
         if data == self._saved or (not budgets and not self._path.exists()):
             return

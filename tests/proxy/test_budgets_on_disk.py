@@ -1,5 +1,6 @@
 """Budgets that cannot be written: said once, and written as soon as it works again."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -25,3 +26,62 @@ def test_a_disk_that_is_full_is_said_once_and_nothing_is_lost(
     path.parent.unlink()
     accounts.save()
     assert Accounts(path).budgets()["k1"].tokens == 30
+
+
+RATES = KeyRates(token_budget=1000, budget_period=BudgetPeriod.NEVER)
+KNOWN = {"period": "never", "start": 0.0, "tokens": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        (b"", 0),
+        (b"{", 0),
+        (b"[]", 0),
+        (b"5", 0),
+        (b"\xff", 0),
+        (json.dumps({"k1": KNOWN, "k2": {**KNOWN, "period": "eon"}}).encode(), 30),
+        (json.dumps({"k1": KNOWN, "k2": {**KNOWN, "tokens": -1}}).encode(), 30),
+    ],
+)
+def test_what_cannot_be_read_is_said_and_kept_beside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, left: float
+) -> None:
+    path = tmp_path / "budgets.json"
+    path.write_bytes(content)
+    with caplog.at_level(logging.ERROR):
+        accounts = Accounts(path)
+    (aside,) = tmp_path.glob("budgets.json.unreadable-*")
+    assert aside.read_bytes() == content
+    assert any(str(aside) in record.getMessage() for record in caplog.records)
+    accounts.apply((KeyRoute("k1", "ab" * 32, rates=RATES),))
+    accounts.admit("k1", 10, 1.0)
+    accounts.save()
+    assert Accounts(path).budgets()["k1"].tokens == left + 10
+    assert aside.read_bytes() == content
+
+
+def test_what_can_neither_be_read_nor_moved_is_not_written_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "budgets.json"
+    path.write_bytes(b"{")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with caplog.at_level(logging.ERROR):
+        accounts = Accounts(path)
+    accounts.apply((KeyRoute("k1", "ab" * 32, rates=RATES),))
+    accounts.admit("k1", 10, 1.0)
+    accounts.save()
+    assert path.read_bytes() == b"{"
+    assert any("left as it is" in record.getMessage() for record in caplog.records)
+
+
+def test_what_can_be_read_is_not_moved(tmp_path: Path) -> None:
+    path = tmp_path / "budgets.json"
+    path.write_text(json.dumps({"k1": KNOWN}))
+    assert Accounts(path).budgets()["k1"].tokens == 30
+    assert [one.name for one in tmp_path.iterdir()] == ["budgets.json"]
