@@ -57,6 +57,7 @@ class Size(msgspec.Struct):
         prompt_tokens: exact count where the prompts are token ids, else 0.
         max_tokens: limit on the output of one sequence, or None.
         own_limit: the client named that limit; else it is a default, and gives way to limits.
+        has_choices: the route answers each prompt `n` times; others ignore that field.
     """
 
     prompts: int
@@ -64,6 +65,7 @@ class Size(msgspec.Struct):
     prompt_tokens: int = 0
     max_tokens: int | None = 0
     own_limit: bool = True
+    has_choices: bool = False
 
 
 class ParsedRequest(msgspec.Struct):

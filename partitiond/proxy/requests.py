@@ -46,18 +46,18 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         return invalid("'model' must be a non-empty string.", "model")
     if stream is not None and stream is not True and stream is not False:
         return invalid("'stream' must be true or false.", "stream")
-    choices = 1
-    if parsed.n is not None or parsed.best_of is not None:
-        counted = _choices(parsed, options.max_choices)
-        if isinstance(counted, ApiError):
-            return counted
-        choices = counted
     try:
         size = measure(parsed, options)
     except (ValueError, RecursionError) as error:  # in a field that was skipped so far
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     if isinstance(size, ApiError):
         return size
+    choices = 1
+    if size.has_choices and (parsed.n is not None or parsed.best_of is not None):
+        counted = _choices(parsed, options.max_choices)
+        if isinstance(counted, ApiError):
+            return counted
+        choices = counted
     sequences = size.prompts * choices
     if sequences > options.max_sequences:
         return invalid(
@@ -243,6 +243,7 @@ def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
     if isinstance(size, Size):
         size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
         size.own_limit = limit is not None
+        size.has_choices = True
     return size
 
 
@@ -251,7 +252,10 @@ def measure_chat(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa:
     limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
     if limit is None:
         limit = _tokens(body.max_tokens, "max_tokens")
-    return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
+    size = limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
+    if isinstance(size, Size):
+        size.has_choices = True
+    return size
 
 
 def measure_messages(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure

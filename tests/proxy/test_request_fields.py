@@ -153,6 +153,17 @@ async def test_the_estimate_goes_by_the_routes_own_limit(
     assert proxy.state.traffic()["usage"]["k1"]["m"]["output_tokens"] == 77
 
 
+@pytest.mark.parametrize("api", [*GENERATING, *POOLING])
+async def test_only_routes_with_choices_look_at_n(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_sequences=1)
+    counts = api.path in {COMPLETIONS.path, CHATS.path}
+    for more in ({"n": 2}, {"best_of": 2}, {"n": "2"}):
+        status, _ = await post(proxy, api.path, {**unlimited(api), **more})
+        assert status == (400 if counts else 200), more
+
+
 # Limits of prompt bytes
 
 
