@@ -55,7 +55,7 @@ class ProxySettings(Table):
         0.2,
         ge=0,
         le=1,
-        description="Retries allowed per request, over all models; 0 retries nothing.",
+        description="Retries allowed per request of a model; 0 retries nothing.",
     )
     affinity_seconds: float = Field(
         600.0,

@@ -50,7 +50,7 @@ class Rejected:
     Attributes:
         status: 429 when the caller or the model is over its share, 503 when nothing can serve.
         code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
-            model_sleeping, model_unavailable, shutting_down.
+            model_sleeping, model_unavailable, shutting_down, upstream_connect.
         retry_after_seconds: whole seconds, at least 1; None where no time can be named.
     """
 
@@ -341,6 +341,18 @@ def refuse_without_replica(
         "model_starting",
         f"The model '{model}' is starting.",
         retry_after_seconds(retry_after),
+    )
+
+
+def refuse_unreachable(model: str) -> Rejected:
+    """The answer while nobody listens on any replica: 503, to be tried again when they were looked
+    at again.
+    """
+    return Rejected(
+        503,
+        "upstream_connect",
+        f"No engine of the model '{model}' can be reached at the moment.",
+        1,
     )
 
 

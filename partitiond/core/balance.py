@@ -65,7 +65,7 @@ class Load(Protocol):
 
     @property
     def ejected(self) -> bool:
-        """Left out for now because it failed."""
+        """Left out for now because it failed, or because nobody listens there."""
         ...
 
 
@@ -252,7 +252,8 @@ class EjectionPolicy:
         base_seconds: first ejection; doubled each time it fails again right after its return.
         max_seconds: longest ejection.
         max_share: at most this share of a model's replicas is ejected (rounded down), so that a
-            fault common to all of them never leaves a model with none.
+            fault common to all of them never leaves a model with none. Those that drain, and those
+            that nobody listens on, get no requests in any case, and do not count.
     """
 
     consecutive_failures: int = 3
@@ -298,8 +299,9 @@ def after_failure(
 
     Args:
         now: monotonic seconds.
-        ejected_others: other replicas of the model that are ejected now.
-        replicas: all replicas of the model, this one included.
+        ejected_others: of the other replicas those that are ejected now.
+        replicas: of the model, this one included; without those that drain or that nobody listens
+            on.
 
     After an ejection ended, one failure ejects again: the count is kept, not reset.
     """
@@ -311,36 +313,37 @@ def after_failure(
     return Health(failures, health.ejections + 1, now + seconds)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class RetryBudget:
-    """Retries as a share of requests, over all models.
+    """Retries as a share of one model's requests.
 
     A bucket: each request adds `share`, each retry takes 1. It keeps a fault of every engine from
-    doubling the load. The reserve lets a quiet proxy retry, the cap forgets old credit.
+    doubling the load. The reserve lets a quiet model retry, the cap forgets old credit. Each model
+    has its own, so that one whose engines all fail leaves the others theirs.
 
     Attributes:
-        share: retries allowed per request (0.2: one in five).
+        share: retries allowed per request (0.2: one in five); 0 allows none.
         reserve: credit at the start.
         cap: most credit that is kept.
+        credit: retries that may be made now.
     """
 
-    share: float = 0.2
-    reserve: float = 10.0
-    cap: float = 100.0
-    credit: float | None = None
+    def __init__(self, share: float = 0.2, reserve: float = 10.0, cap: float = 100.0) -> None:
+        self.share = share
+        self.reserve = reserve
+        self.cap = cap
+        self.credit = reserve
 
-    @property
-    def available(self) -> float:
-        """Retries that may be made now."""
-        return self.reserve if self.credit is None else self.credit
+    def count_request(self) -> None:
+        """A request came in."""
+        self.credit = min(self.cap, self.credit + self.share)
 
-    def after_requests(self, count: int) -> "RetryBudget":
-        """The budget after so many more requests came in, and no retry between them."""
-        credit = min(self.cap, self.available + self.share * count)
-        return RetryBudget(self.share, self.reserve, self.cap, credit)
+    def take(self) -> bool:
+        """Take a retry, if there is credit for one."""
+        if self.share <= 0 or self.credit < 1:
+            return False
+        self.credit -= 1
+        return True
 
-    def after_retry(self) -> "RetryBudget | None":
-        """The budget after a retry, or None when there is no credit for one."""
-        if self.available < 1:
-            return None
-        return dataclasses.replace(self, credit=self.available - 1)
+    def give_back(self) -> None:
+        """A retry that was taken did not happen."""
+        self.credit = min(self.cap, self.credit + 1)

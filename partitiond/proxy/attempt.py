@@ -244,7 +244,8 @@ class Attempt:
         if self._over:
             return
         self._exchange.connection_broke(self.replica)
-        if self._reused and failure.kind == "reset" and failure.no_byte:
+        idle_end = self._reused and failure.kind == "reset" and failure.no_byte
+        if idle_end and not self.replica.is_dead:
             self._reused = False
             self._connection = None
             self._connect()

@@ -29,7 +29,7 @@ class ProxyOptions:
         idle_connection_seconds: engines close idle connections after 5 s (uvicorn's default);
             ours are let go before that.
         max_attempts: including the first.
-        retry_share: retries allowed per request, over all models.
+        retry_share: retries allowed per request of a model; 0 for none.
         workers: processes on the one port; together they never exceed a replica's limit.
         max_connections_per_address: open connections of one client address; 0 for no such limit.
             Addresses of trusted proxies are not limited.

@@ -76,6 +76,7 @@ class Exchange(Incoming):
         super().__init__(client, route, head, keep_alive=keep_alive, chunked=chunked, known=known)
         self.paused = False
         self._suspected = False
+        self._owes_retry = False
         self._digest = b""
         self._attempt: Attempt | None = None
         self._failure: AttemptError | None = None
@@ -273,11 +274,12 @@ class Exchange(Incoming):
         """It has a place: begin an attempt."""
         flight, record = self.flight, self.record
         flight.attempts += 1
-        record.attempts = flight.attempts
+        record.attempts = flight.attempts - flight.unreached
+        self._owes_retry = False
         record.replica_id = replica.replica_id
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
-        if flight.attempts == 1:
+        if record.attempts == 1:
             self.model.attraction.remember(flight, replica.replica_id)
         self.phase = Phase.RUNNING
         self._seen = -1
@@ -354,9 +356,12 @@ class Exchange(Incoming):
         replica = attempt.replica if attempt is not None else None
         if failure.kind not in TIME_LIMITS:
             self.record.at_work = False
+        # Before its place is given back, which nobody else should take.
+        unreached = replica is not None and failure.kind == "connect" and replica.connect_failed()
         flight.leave()
         if replica is not None:
-            replica.failed()
+            if not unreached:
+                replica.failed()
             state.metrics.upstream_failures[replica.replica_id, failure.kind] += 1
         if self.answer.streaming:
             opening = attempt.opening if attempt is not None else b""
@@ -365,12 +370,17 @@ class Exchange(Incoming):
         if self._suspected:
             self._fail(from_rejected(QUARANTINED), "failed")
             return
-        if replica is None or not self._may_retry(failure):
+        if replica is not None and unreached:
+            # Nothing was sent. Each time one replica less is eligible, so this comes to an end.
+            self._log_failure(replica, failure)
+            flight.unreached += 1
+            self._place(again=True)
+            return
+        if replica is None or not self._may_retry(replica, failure):
             self._fail(from_failure(failure), "failed")
             return
         self._log_failure(replica, failure)
         self._failure = failure
-        flight.tried |= {replica.replica_id}
         self._place(again=True)
 
     def _log_failure(self, replica: LiveReplica, failure: AttemptError) -> None:
@@ -388,11 +398,15 @@ class Exchange(Incoming):
             )
         )
 
-    def _may_retry(self, failure: AttemptError) -> bool:
-        state = self._state
-        if self.flight.attempts >= state.options.max_attempts or failure.kind == "total_timeout":
+    def _may_retry(self, replica: LiveReplica, failure: AttemptError) -> bool:
+        """Whether it goes to another replica; the credit is taken until it has a place there."""
+        flight = self.flight
+        attempts = flight.attempts - flight.unreached
+        if attempts >= self._state.options.max_attempts or failure.kind == "total_timeout":
             return False
-        return state.may_retry()
+        flight.tried |= {replica.replica_id}
+        self._owes_retry = self.model.has_another_for(flight) and self.model.retries.take()
+        return self._owes_retry
 
     # Ends
 
@@ -447,6 +461,8 @@ class Exchange(Incoming):
         self.phase = Phase.OVER
         # No circles are left, so that nothing waits for the garbage collector.
         attempt, self._attempt = self._attempt, None
+        if self._owes_retry:
+            self.model.retries.give_back()
         state, record = self._state, self.record
         record.outcome, record.error = outcome, error
         record.status = self.answer.status

@@ -83,6 +83,7 @@ class Flight:
         replica: where it is in flight, or None.
         entry: its place in the queue, or None.
         attempts: made so far, the first included.
+        unreached: of them, those on a replica that nobody listened on: nothing was sent.
         engine_seconds: spent in engines so far, times its sequences; of attempts that are over.
         tried: replicas that failed it.
         held: it came while its model slept, and waits whatever becomes of that.
@@ -110,6 +111,7 @@ class Flight:
         "started_at",
         "timer",
         "tried",
+        "unreached",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +132,7 @@ class Flight:
         self.entry: Waiting[Flight] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
+        self.unreached = 0
         self.engine_seconds = 0.0
         self.tried: frozenset[str] = frozenset()
         self.held = False

@@ -23,10 +23,12 @@ from partitiond.core.admission import (
     refuse_after_waiting,
     refuse_full,
     refuse_too_late,
+    refuse_unreachable,
     refuse_without_replica,
     waits_for_replica,
 )
 from partitiond.core.balance import (
+    RetryBudget,
     Slowness,
     choose_replica,
     is_eligible,
@@ -69,6 +71,7 @@ class LiveModel:
         self.queue: FairQueue[Flight] = FairQueue(route.max_queue)
         self.slowness = Slowness()
         self.attraction = Attraction()
+        self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
         self.ratios = PromptRatios()
         self.output_p90 = OutputP90()
@@ -290,6 +293,7 @@ class LiveModel:
 
     def replicas_changed(self) -> None:
         """A replica was left out or came back: look at who waits for it."""
+        self._look_who_serves()
         self.dispatch()
         self._refuse_hopeless()
 
@@ -356,14 +360,19 @@ class LiveModel:
         draws = (random.random(), random.random())  # noqa: S311 -- balance, no secret
         return choose_replica(room, flight.tried, draws, prefer=flight.prefer, slowness=slow)
 
+    def has_another_for(self, flight: Flight) -> bool:
+        """Whether a replica could take it that has not failed it yet."""
+        return any(is_eligible(replica, flight.tried) for replica in self.replicas.values())
+
     def _anyone_for(self, flight: Flight) -> bool:
-        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept.
+        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept, and
+        nobody knows when one comes back that nobody listens on.
 
         A request that came while the model slept, or is held while a replica starts, waits although
         none is there; also when that takes longer than the request has.
         """
         if flight.tried:
-            return any(is_eligible(replica, flight.tried) for replica in self.replicas.values())
+            return self.has_another_for(flight)
         return self._has_replica() or (flight.held and self._comes_back)
 
     def _has_replica(self) -> bool:
@@ -395,6 +404,8 @@ class LiveModel:
         availability = self.route.availability
         if self.removed:
             availability = ModelAvailability.UNAVAILABLE
+        elif any(not replica.draining for replica in self.replicas.values()):
+            return refuse_unreachable(self.route.name)
         soon = self._ready_in()
         retry_after = soon if soon > 0 else self.route.retry_after_seconds
         return refuse_without_replica(self.route.name, availability, retry_after)
@@ -417,6 +428,7 @@ class LiveModel:
         self.queue.max_entries = route.max_queue
         self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
         self.attraction.keep_for(options.affinity_seconds)
+        self.retries.share = options.retry_share
         wanted = {replica.replica_id: replica for replica in routes}
         for replica_id, replica in list(self.replicas.items()):
             new = wanted.get(replica_id)
@@ -437,10 +449,13 @@ class LiveModel:
                 known.apply(new)
         self.retired = [replica for replica in self.retired if replica.flights]
         current = self.replicas.values()
-        self._serves = any(not replica.draining for replica in current)
+        self._look_who_serves()
         self.max_model_len = max((r.route.max_model_len for r in current), default=0)
         self.dispatch()
         self._refuse_hopeless()
+
+    def _look_who_serves(self) -> None:
+        self._serves = any(not (r.draining or r.is_dead) for r in self.replicas.values())
 
     def remove(self) -> None:
         """The model is in no table any more; what runs finishes, who waits is refused."""

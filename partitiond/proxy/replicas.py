@@ -1,9 +1,13 @@
-"""One engine process as the proxy sees it: what is in flight there, and how it did lately."""
+"""One engine process as the proxy sees it: what is in flight there, and how it did lately.
+
+A replica that nobody listens on is dead: no request goes there until a probe connects. Those that
+found it so were not sent to it, and go elsewhere as if they had never been there.
+"""
 
 import asyncio
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from partitiond.core.balance import HEALTHY, after_failure
 from partitiond.core.quarantine import Quarantine, Verdict
@@ -16,12 +20,18 @@ from partitiond.proxy.upstream import ConnectionPool
 if TYPE_CHECKING:
     from partitiond.proxy.live import LiveModel
 
+PROBE_SECONDS: Final = 0.25
+"""How often somebody is looked for on a dead replica: less than the second that clients are told to
+wait where all are dead, and at some 20 us a look nothing even where a hundred are."""
+
 
 class LiveReplica:
     """One engine process and what is in flight on it. Has the fields of `balance.Load`.
 
     Attributes:
         work: what it did.
+        is_dead: nobody listened there when last looked.
+        ejected: left out for now: dead, or failed too often.
         fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
     """
 
@@ -41,6 +51,7 @@ class LiveReplica:
         self.kv_tokens = 0
         self.fingerprint: bytes | None = None
         self.is_dead = False
+        self._death_judged = False
         self.health = HEALTHY
         self.ejected = False
         self._return_timer: asyncio.TimerHandle | None = None
@@ -105,8 +116,15 @@ class LiveReplica:
     def failed(self) -> None:
         """An attempt here failed; it may be ejected for a while."""
         self.work.failed += 1
+        if self.is_dead:
+            return  # it is left out until somebody listens, who begins without failures
         loop = asyncio.get_running_loop()
-        others = [r for r in self.model.replicas.values() if r is not self]
+        # Those that would be left.
+        others = [
+            replica
+            for replica in self.model.replicas.values()
+            if replica is not self and not (replica.is_dead or replica.draining)
+        ]
         now = loop.time()
         self.health = after_failure(
             self.health,
@@ -120,14 +138,21 @@ class LiveReplica:
             if self._return_timer is None:
                 self._return_timer = loop.call_at(self.health.ejected_until, self._return)
 
+    def connect_failed(self) -> bool:
+        """A connection could not be made. Whether that is because nobody listens there."""
+        if not self.is_dead and not listens(self.route.socket_path):
+            self._withdraw()
+        return self.is_dead
+
     def look_for_death(self, quarantine: Quarantine) -> None:
         """A connection broke; once nobody listens any more, the process behind it has ended.
 
-        Whoever may have done it is told, all of them before any is sent on.
+        Whoever may have done it is told, all of them before any is sent on. Where only connecting
+        failed nobody is: an engine that ends in order listens no more, and finishes what runs.
         """
-        if self.is_dead or listens(self.route.socket_path):
+        if self._death_judged or listens(self.route.socket_path):
             return
-        self.is_dead = True
+        self._death_judged = True
         now = time.monotonic()
         flights = list(self.flights)
         verdicts = quarantine.died(
@@ -136,13 +161,31 @@ class LiveReplica:
         for flight, verdict in zip(flights, verdicts, strict=True):
             if verdict is Verdict.REFUSE:
                 flight.owner.suspected()
+        if not self.is_dead:
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Nobody listens there: send it nothing until somebody does."""
+        self.is_dead = self.ejected = True
+        asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
+        self.model.replicas_changed()
+
+    def look_again(self) -> None:
+        """Take a dead replica back once somebody listens; no more looks once it left the table."""
+        if self.model.replicas.get(self.replica_id) is not self:
+            return
+        if not listens(self.route.socket_path):
+            asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
+            return
+        self.is_dead = self._death_judged = self.ejected = False
+        self.health = HEALTHY  # another process
+        self.model.replicas_changed()
 
     def succeeded(self) -> None:
-        """A request ended well here."""
-        self.is_dead = False
+        """A request ended well here; which one that nobody else can reach any more may finish."""
         if self.health is not HEALTHY:
             self.health = HEALTHY
-            self.ejected = False
+            self.ejected = self.is_dead
 
     def _return(self) -> None:
         """An ejection may have ended by success and another begun since the timer was set."""
@@ -151,7 +194,7 @@ class LiveReplica:
         if self.health.is_ejected(loop.time()):
             self._return_timer = loop.call_at(self.health.ejected_until, self._return)
             return
-        self.ejected = False
+        self.ejected = self.is_dead
         self.model.dispatch()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from partitiond.core.balance import RetryBudget
 from partitiond.core.quarantine import Quarantine
 from partitiond.core.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy import families
@@ -86,8 +85,6 @@ class ProxyState:
             self.tracer = Tracer(options.traces_endpoint, options.traces_ratio)
         self._landed: asyncio.Event | None = None
         self._names: dict[str, LiveModel] = {}
-        self._budget = RetryBudget(share=options.retry_share)
-        self._uncounted = 0
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
         if self.tracer is not None:
@@ -185,21 +182,10 @@ class ProxyState:
         proxies = self.trusted_proxies
         return peer if proxies is None else proxies.client_address(peer, forwarded_for)
 
-    def may_retry(self) -> bool:
-        """Take a retry from the budget, if there is one."""
-        credited = self._budget.after_requests(self._uncounted)
-        self._uncounted = 0
-        budget = credited.after_retry()
-        if budget is None:
-            self._budget = credited
-            return False
-        self._budget = budget
-        return True
-
     def took_off(self, exchange: "Exchange") -> None:
         """A request is in flight from now on."""
         self.flights.add(exchange)
-        self._uncounted += 1
+        exchange.model.retries.count_request()
 
     def landed(self, exchange: "Exchange") -> None:
         """A request ended."""

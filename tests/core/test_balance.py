@@ -101,15 +101,26 @@ def test_ejections_grow_and_a_success_forgets_them() -> None:
     assert not again.is_ejected(now), "one failure after a success ejects nobody"
 
 
-@given(st.lists(st.booleans(), max_size=500))
-def test_retries_never_exceed_their_share_of_requests(retries: list[bool]) -> None:
+@given(st.lists(st.sampled_from(["no retry", "retry", "given back"]), max_size=500))
+def test_retries_never_exceed_their_share_of_requests(ends: list[str]) -> None:
     budget, made = RetryBudget(), 0
-    for requests, wanted in enumerate(retries, start=1):
-        budget = budget.after_requests(1)
-        if wanted and (left := budget.after_retry()) is not None:
-            budget = left
+    for requests, end in enumerate(ends, start=1):
+        budget.count_request()
+        if end != "no retry" and budget.take():
             made += 1
+            if end == "given back":
+                budget.give_back()
+                made -= 1
         assert made <= budget.reserve + budget.share * requests + 1e-6
+        assert budget.credit <= budget.cap
+
+
+def test_a_share_of_nothing_retries_nothing() -> None:
+    assert not RetryBudget(share=0.0).take()
+    assert [RetryBudget(share=0.2, reserve=credit).take() for credit in (0.99, 1.0)] == [
+        False,
+        True,
+    ]
 
 
 def watched(paces: dict[str, float], planned: dict[str, float] | None = None) -> Slowness:
