@@ -8,7 +8,7 @@ not eligible, or is by more than `PREFERENCE_SLACK` of its limit fuller than the
 Sessions are remembered for a time after they were last seen. Prefixes are digests of a prompt's
 first blocks, each made over all blocks before it, so that one look-up per block finds the longest
 beginning that was sent before. Both tables are bounded; the least recently used goes first. No
-text is kept, only digests.
+text is kept, only digests: a client may give a session a name of 32 KiB.
 """
 
 import collections
@@ -20,7 +20,7 @@ BLOCK_BYTES: Final = 512
 MAX_BLOCKS: Final = 16
 """8 KiB: beyond it two prompts with an equal beginning are the same conversation."""
 MAX_ENTRIES: Final = 65_536
-"""Of either table: some 10 MB."""
+"""Of either table: 14 MB of sessions, 12 MB of prefixes, as counted."""
 REPLICAS_EACH: Final = 4
 """Replicas remembered to know a prefix; a system prompt of everybody is soon known by all."""
 _DIGEST_BYTES: Final = 12
@@ -32,14 +32,14 @@ class Sessions:
     def __init__(self, seconds: float = 600.0, max_entries: int = MAX_ENTRIES) -> None:
         self.seconds = seconds
         self._max_entries = max_entries
-        self._known: collections.OrderedDict[str, tuple[str, float]] = collections.OrderedDict()
+        self._known: collections.OrderedDict[bytes, tuple[str, float]] = collections.OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
     def prefer(self, session: str, now: float) -> tuple[str, ...]:
         """Its replica, if it was seen within the time; as `choose_replica` takes it."""
-        found = self._known.get(session)
+        found = self._known.get(_digest(session))
         if found is None or now - found[1] >= self.seconds:
             return ()
         return (found[0],)
@@ -48,9 +48,9 @@ class Sessions:
         """It was sent there: where it was before no longer counts."""
         if self.seconds <= 0:
             return
-        known = self._known
-        known[session] = (replica_id, now)
-        known.move_to_end(session)
+        known, name = self._known, _digest(session)
+        known[name] = (replica_id, now)
+        known.move_to_end(name)
         # The order is that of being seen, so those out of time stand first.
         oldest = next(iter(known.values()))
         while len(known) > self._max_entries or now - oldest[1] >= self.seconds:
@@ -59,9 +59,15 @@ class Sessions:
 
     def forget_replica(self, replica_id: str) -> None:
         """Its process is another one, or gone: its cache is lost."""
-        for session, (replica, _) in list(self._known.items()):
+        for name, (replica, _) in list(self._known.items()):
             if replica == replica_id:
-                del self._known[session]
+                del self._known[name]
+
+
+def _digest(session: str) -> bytes:
+    """Of fixed size. JSON can hold halves of surrogate pairs, which are no text, but names here."""
+    encoded = session.encode(errors="surrogatepass")
+    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
 
 
 class Prefixes:

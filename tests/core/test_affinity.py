@@ -1,5 +1,8 @@
 """Session and prefix preferences, and what gives them up."""
 
+import tracemalloc
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +42,42 @@ def test_sessions_are_bounded_and_the_least_recently_seen_goes_first(
         assert len(sessions) <= 8
         # Of several seen at the same moment any may have been let go.
         assert kept == expected or len(kept) == len(expected)
+
+
+def test_a_session_takes_as_much_memory_whatever_its_name() -> None:
+    """Counted: what is allocated for 1,000 sessions with names of 30,000 bytes, or of 8."""
+
+    def kept(length: int) -> int:
+        sessions = Sessions()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1_000):
+            sessions.remember(f"{number:08}".ljust(length, "x"), "a", 0.0)
+        assert len(sessions) == 1_000
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        kept(8)
+        short, long = kept(8), kept(30_000)
+    finally:
+        tracemalloc.stop()
+    assert long == pytest.approx(short, rel=0.1)
+    assert long < 1_000 * 400, "bytes for each"
+
+
+def test_long_names_are_told_apart_by_each_of_their_characters() -> None:
+    sessions, name = Sessions(), "k\0" + "x" * 30_000
+    names = [name, name[:-1] + "y", "l" + name[1:], name + "\ud800", name + "\ud801", ""]
+    for number, one in enumerate(names):
+        sessions.remember(one, str(number), 0.0)
+    assert [sessions.prefer(one, 1.0) for one in names] == [
+        ("0",),
+        ("1",),
+        ("2",),
+        ("3",),
+        ("4",),
+        ("5",),
+    ]
 
 
 def test_what_a_lost_replica_knew_is_forgotten() -> None:
