@@ -284,14 +284,16 @@ def _expected(sequences_ahead: int, limits: QueueLimits) -> float:
     )
 
 
-def refuse_after_waiting(waited_seconds: float, sequences: int, limits: QueueLimits) -> Rejected:
-    """The answer to a request whose deadline passed in the queue.
+def refuse_after_waiting(
+    waited_seconds: float, sequences_ahead: int, limits: QueueLimits
+) -> Rejected:
+    """The answer to a request whose deadline passed in the queue (see `fair_queue.expire`).
 
     Args:
         waited_seconds: how long it waited.
-        sequences: waiting now, in all.
+        sequences_ahead: that would be before it if it joined again now.
     """
-    wait = expected_wait_seconds(sequences, limits.sequences_in_flight, limits.service_seconds)
+    wait = _expected(sequences_ahead, limits)
     return Rejected(
         429,
         "queue_timeout",

@@ -36,7 +36,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic
 
-from partitiond.core.admission import ItemT, Waiting, admits
+from partitiond.core.admission import (
+    ItemT,
+    QueueLimits,
+    Rejected,
+    Waiting,
+    admits,
+    refuse_after_waiting,
+)
 from partitiond.core.balance import (
     NO_SLOWNESS,
     Load,
@@ -71,6 +78,9 @@ class FairQueue(Generic[ItemT]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __contains__(self, entry: object) -> bool:
+        return entry in self._members
 
     def __iter__(self) -> Iterator[Waiting[ItemT]]:
         """In the order of joining."""
@@ -239,6 +249,27 @@ class FairQueue(Generic[ItemT]):
         self._aside.discard(entry)
         self._reserved.pop(entry, None)
         self.sequences -= entry.cost.sequences
+
+
+def expire(
+    queue: FairQueue[ItemT],
+    entry: Waiting[ItemT],
+    now: float,
+    limits: QueueLimits,
+    elsewhere: int = 0,
+) -> Rejected:
+    """Remove a request whose deadline has come, and say when it had better come again.
+
+    That is when it could start if it joined again now: behind all that its key has waiting, since
+    its own place is given up, and with no deadline that would let it pass them.
+
+    Args:
+        now: monotonic seconds.
+        elsewhere: sequences that wait in other queues for the same replicas.
+    """
+    queue.discard(entry)
+    ahead = queue.ahead(key=entry.key, weight=entry.weight, priority=entry.priority)
+    return refuse_after_waiting(now - entry.since, elsewhere + ahead, limits)
 
 
 def _missing(load: Load, entry: Waiting[ItemT]) -> float:

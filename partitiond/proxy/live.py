@@ -20,7 +20,6 @@ from partitiond.core.admission import (
     ServiceTime,
     Waiting,
     admits,
-    refuse_after_waiting,
     refuse_full,
     refuse_too_late,
     refuse_unreachable,
@@ -33,7 +32,7 @@ from partitiond.core.balance import (
     choose_replica,
     is_eligible,
 )
-from partitiond.core.fair_queue import FairQueue
+from partitiond.core.fair_queue import FairQueue, expire
 from partitiond.core.routing import (
     NO_REQUEST_LIMITS,
     ModelAvailability,
@@ -333,9 +332,10 @@ class LiveModel:
             self._refuse(entry, self._no_replica())
             return
         now = asyncio.get_running_loop().time()
-        limits = self._limits(entry.item)
-        ahead = self._ahead(entry)
-        self._refuse(entry, refuse_after_waiting(now - entry.since, ahead, limits))
+        elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[1]
+        rejected = expire(self.queue, entry, now, self._limits(entry.item), elsewhere)
+        self._refuse(entry, rejected)
+        self.dispatch()  # it may have kept a replica for itself
 
     def _refuse(self, entry: Waiting[Flight], rejected: Rejected) -> None:
         self.queue.discard(entry)

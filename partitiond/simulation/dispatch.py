@@ -20,13 +20,12 @@ from partitiond.core.admission import (
     Waiting,
     admits,
     estimate_cost,
-    refuse_after_waiting,
     refuse_full,
     refuse_too_late,
 )
 from partitiond.core.affinity import Prefixes, Sessions, prefix_blocks
 from partitiond.core.balance import NO_SLOWNESS, Slowness, choose_replica
-from partitiond.core.fair_queue import FairQueue
+from partitiond.core.fair_queue import FairQueue, expire
 from partitiond.core.routing import ModelRoute, ReplicaRoute
 from partitiond.simulation import batch
 from partitiond.simulation.engine import SimulatedEngine
@@ -316,10 +315,9 @@ class SimulatedModel:
         return self._slowness.factors(self._clock.now) if on else NO_SLOWNESS
 
     def _expire(self, entry: Waiting[Flight]) -> None:
-        if entry.item.placed is None and self._queue.discard(entry):
-            waited = self._clock.now - entry.since
-            ahead = self._queue.ahead(key=entry.key, weight=entry.weight, priority=entry.priority)
-            self._refuse(entry.item, refuse_after_waiting(waited, ahead, self._limits()))
+        if entry in self._queue:
+            rejected = expire(self._queue, entry, self._clock.now, self._limits())
+            self._refuse(entry.item, rejected)
             self._dispatch()
 
     def _refuse(self, flight: Flight, rejected: Rejected) -> None:

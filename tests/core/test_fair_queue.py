@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from partitiond.core.admission import Cost, Waiting
+from partitiond.core.admission import Cost, QueueLimits, Waiting
 from partitiond.core.balance import ReplicaLoad
 from partitiond.core.fair_keys import AGEING_SHARE, CREDIT_SHARE
-from partitiond.core.fair_queue import HEADROOM_SHARE, MAX_ASIDE, FairQueue
+from partitiond.core.fair_queue import HEADROOM_SHARE, MAX_ASIDE, FairQueue, expire
 
 _numbers = itertools.count()
 FREE = [ReplicaLoad("a", 0, 64)]
@@ -268,6 +268,18 @@ def test_a_newcomer_waits_for_what_is_ahead_of_it_only() -> None:
     assert queue.ahead(key="low", priority=-1) == 36
     queue.push(entry("v"), front=True)
     assert queue.ahead(key="top", priority=1) >= 1, "retries come first"
+
+
+def test_who_waited_in_vain_is_told_of_what_its_own_key_would_wait_for() -> None:
+    flood, modest = [entry("f", deadline=1.0) for _ in range(40)], entry("m", deadline=1.0)
+    limits = QueueLimits(256, 60.0, sequences_in_flight=4, service_seconds=2.0)
+    queue = queued(*flood, modest)
+    assert [expire(queue, one, 1.0, limits).retry_after_seconds for one in (modest, flood[0])] == [
+        1,  # behind one of the flood's
+        20,  # behind 39
+    ]
+    assert expire(queue, flood[1], 1.0, limits, elsewhere=100).retry_after_seconds == 70
+    assert len(queue) == 38
 
 
 def test_a_short_deadline_is_not_held_against_its_own_keys_later_ones() -> None:

@@ -483,3 +483,32 @@ async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
     assert text.endswith("data: [DONE]\n\n")
     assert (await proxy.complete()).status_code == 503
     assert proxy.idle()
+
+
+async def test_what_a_request_kept_for_itself_is_free_when_it_waited_in_vain(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """A large one that was overtaken enough keeps the replica; the next starts as it is refused."""
+    gate = Gate()
+    engine = await make_engine(gate)
+    proxy = await make_proxy(table(replica(engine, max_sequences=4)))
+    model = proxy.state.models["m"]
+    running = [asyncio.create_task(proxy.complete(prompt="runs"))]
+    await engine.until(lambda: len(engine.received) == 1)
+    large = asyncio.create_task(proxy.complete(n=4, max_tokens=1))
+    await proxy.until(lambda: len(model.queue) == 1)
+    (entry,) = model.queue
+    while model.queue._lane[entry] > 0:
+        running.append(asyncio.create_task(proxy.complete(prompt="overtakes", max_tokens=1)))
+        await engine.until(lambda: len(engine.received) == len(running))
+        gate.events[-1].set()
+        await running[-1]
+    waiting = asyncio.create_task(proxy.complete(prompt="waits", max_tokens=1))
+    await proxy.until(lambda: len(model.queue) == 2)
+    model._expire(entry)  # what its timer calls
+    assert (await large).json()["error"]["code"] == "queue_timeout"
+    await proxy.until(lambda: not model.queue)
+    await engine.until(lambda: engine.received[-1].body["prompt"] == "waits")
+    await gate.release_all()
+    assert {one.status_code for one in await asyncio.gather(waiting, *running)} == {200}
+    assert proxy.idle()

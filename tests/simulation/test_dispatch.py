@@ -24,8 +24,7 @@ from tests.simulation.samples import ConstantSteps, candidate
     "name",
     [
         "FairQueue", "OutputP90", "PromptRatios", "QueueLimits", "ServiceTime", "Slowness",
-        "Waiting", "admits", "choose_replica", "refuse_after_waiting", "refuse_full",
-        "refuse_too_late",
+        "Waiting", "admits", "choose_replica", "expire", "refuse_full", "refuse_too_late",
     ],
 )  # fmt: skip
 def test_the_proxys_own_functions_decide(name: str) -> None:

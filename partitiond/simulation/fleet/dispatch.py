@@ -20,13 +20,12 @@ from partitiond.core.admission import (
     Waiting,
     admits,
     estimate_cost,
-    refuse_after_waiting,
     refuse_full,
     refuse_too_late,
     refuse_without_replica,
 )
 from partitiond.core.balance import Slowness, choose_replica, occupancy
-from partitiond.core.fair_queue import FairQueue
+from partitiond.core.fair_queue import FairQueue, expire
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.simulation.dispatch import BYTES_PER_TOKEN
 from partitiond.simulation.fleet.clock import Due, FleetClock
@@ -333,16 +332,15 @@ class FleetModel:
 
     def expire(self, entry: Waiting[Request]) -> None:
         """A deadline has come."""
-        if entry.item.placed < 0 and self._queue.discard(entry):
+        if entry in self._queue:
             if not self.replicas:
+                self._queue.discard(entry)
                 route = self.route
                 rejected = refuse_without_replica(
                     route.name, route.availability, route.retry_after_seconds
                 )
             else:
-                waited = self.clock.now - entry.since
-                ahead = self._queue.ahead(key="", weight=1.0, priority=0)
-                rejected = refuse_after_waiting(waited, ahead, self._limits())
+                rejected = expire(self._queue, entry, self.clock.now, self._limits())
             self._finished.refused(entry.item, rejected)
             self._dispatch()
 
