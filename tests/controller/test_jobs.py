@@ -92,7 +92,8 @@ async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: De
 
     async def execute(job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
         tells.append(tell)
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        return "never"
 
     desk.queue._execute = execute
     await desk.submit("a")
