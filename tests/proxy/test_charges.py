@@ -186,6 +186,15 @@ async def test_an_answer_without_usage_costs_what_was_seen_beyond_its_limit(
     assert charged(proxy) == everywhere(ESTIMATE + LIMIT + 5)
 
 
+async def test_an_answer_without_usage_costs_the_limit_of_each_choice(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    proxy, _ = await started(make_proxy, make_engine, *COMPLETIONS.answered(told=False))
+    twice = dataclasses.replace(COMPLETIONS, body={**COMPLETIONS.body, "n": 3})
+    assert await ask(proxy, twice, streams=False) == 200
+    assert charged(proxy) == everywhere(ESTIMATE + 3 * LIMIT)
+
+
 @by_way
 async def test_who_leaves_before_the_first_token_pays_the_prompt(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
@@ -207,6 +216,21 @@ async def test_who_leaves_in_the_middle_pays_what_was_seen(
     prompt = api.prompt_of_a_part()
     assert charged(proxy) == everywhere(prompt + OUTPUT_EVENTS)
     assert report(proxy) == (prompt, OUTPUT_EVENTS)
+
+
+@pytest.mark.parametrize("api", [MESSAGES, RESPONSES])
+async def test_the_end_of_a_block_costs_nothing_when_it_comes_alone(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
+) -> None:
+    """Then nothing else makes the proxy look at it."""
+    go_on = asyncio.Event()
+    *output, end = map(chunk, api.begin)
+    proxy, _ = await started(make_proxy, make_engine, STREAM_HEAD, *output, go_on, end, "hold")
+    async with asking(proxy, api, streams=True) as reader:
+        await until_third(reader)
+        go_on.set()
+        await reader.readuntil(end.partition(b"\n")[2])
+    assert charged(proxy) == everywhere(api.prompt_of_a_part() + OUTPUT_EVENTS)
 
 
 @by_way
@@ -303,6 +327,39 @@ async def test_a_stream_that_breaks_costs_what_was_seen(
 
 
 @by_way
+async def test_a_bug_of_the_proxys_costs_nothing(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
+) -> None:
+    proxy, engine = await started(make_proxy, make_engine, "hold")
+    async with asking(proxy, api, streams=streams) as reader:
+        await engine.until(lambda: len(engine.received) == 1)
+        (exchange,) = proxy.state.flights
+        try:
+            raise RuntimeError("a bug")
+        except RuntimeError:
+            exchange.crashed()
+        assert b" 500 " in await reader.readline()
+    assert charged(proxy) == everywhere(0)
+
+
+@by_way
+async def test_the_end_of_the_proxy_costs_what_was_seen(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
+) -> None:
+    """A whole answer had not reached anybody; of a stream its beginning had."""
+    proxy, engine = await started(
+        make_proxy, make_engine, *begun(api, "hold") if streams else ["hold"]
+    )
+    async with asking(proxy, api, streams=streams) as reader:
+        await engine.until(lambda: len(engine.received) == 1)
+        if streams:
+            await until_third(reader)
+        await proxy.state.drain(0.0)
+    paid = api.prompt_of_a_part() + OUTPUT_EVENTS if streams else 0
+    assert charged(proxy) == everywhere(paid)
+
+
+@by_way
 async def test_what_the_engine_refuses_costs_nothing(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
 ) -> None:
@@ -359,7 +416,8 @@ async def test_counting_tokens_is_free_and_not_untold(
     proxy, _ = await started(make_proxy, make_engine, *counted)
     assert await ask(proxy, Api("/tokenize", {"prompt": "hi"}, {}, {}), streams=False) == 200
     assert charged(proxy) == everywhere(0)
-    assert proxy.state.metrics.model("m").untold == 0
+    metrics = proxy.state.metrics.model("m")
+    assert (metrics.untold, metrics.prompt_tokens, metrics.output_tokens) == (0, 0, 0)
 
 
 async def test_a_long_answer_around_its_usage_hides_nothing(
