@@ -42,6 +42,7 @@ from partitiond.core.routing import (
 )
 from partitiond.proxy.attraction import Attraction
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.desk import PLACE, TOKENISING_SECONDS, choose_desk
 from partitiond.proxy.flights import Flight
 from partitiond.proxy.line import TICK_SECONDS, seat_to_hold
 from partitiond.proxy.replicas import LiveReplica
@@ -55,6 +56,8 @@ class LiveModel:
         max_model_len: longest context any replica has; 0 where unknown.
         limits: of one request, or None.
         ratios: tokens per prompt byte, by key.
+        queue: of requests for a slot.
+        desk_queue: of requests that take none (see `desk`).
         held: requests that waited while a change or a wake-up left it without a replica.
         turned_away: requests refused at once because of such an outage.
         busy_at: when a request last came or left, by `time.monotonic`.
@@ -68,6 +71,8 @@ class LiveModel:
         self.replicas: dict[str, LiveReplica] = {}
         self.retired: list[LiveReplica] = []
         self.queue: FairQueue[Flight] = FairQueue(route.max_queue)
+        self.desk_queue: FairQueue[Flight] = FairQueue(route.max_queue)
+        self._desk_time = ServiceTime(TOKENISING_SECONDS)
         self.slowness = Slowness()
         self.attraction = Attraction()
         self.retries = RetryBudget()
@@ -84,9 +89,14 @@ class LiveModel:
 
     def idle_seconds(self, now: float) -> float:
         """How long it has had no request; 0 while one waits or runs."""
-        if self.queue or any(replica.flights for replica in self.everyone()):
+        if self.waiting or any(replica.flights for replica in self.everyone()):
             return 0.0
         return max(0.0, now - self.busy_at)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait, in either queue."""
+        return len(self.queue) + len(self.desk_queue)
 
     @property
     def sequences_in_flight(self) -> int:
@@ -106,14 +116,15 @@ class LiveModel:
         if not self._anyone_for(flight):
             self.turned_away += int(self._holds)
             return self._no_replica()
-        if again or not self.queue or not flight.cost.sequences:
+        queue = self._queue_of(flight)
+        if again or not queue:
             chosen = self._start_at_once(flight, again=again)
             if chosen is not None:
                 if not again:
                     share = flight.share
-                    self.queue.charge(
+                    queue.charge(
                         share.key,
-                        flight.cost.kv_tokens,
+                        flight.cost.kv_tokens or 1,
                         weight=share.weight,
                         priority=share.priority,
                     )
@@ -123,6 +134,11 @@ class LiveModel:
     def _start_at_once(self, flight: Flight, *, again: bool) -> LiveReplica | None:
         """Choose and take a place; with workers under their lock, unless somebody waits in one."""
         line = self.line
+        if not flight.cost.sequences:
+            chosen = self._choose_desk(flight)
+            if chosen is not None:
+                chosen.add(flight)
+            return chosen
         if line is None:
             chosen = self._choose(flight)
             if chosen is not None:
@@ -130,7 +146,7 @@ class LiveModel:
             return chosen
         line.acquire()
         try:
-            if line.others_wait() and not again and flight.cost.sequences:
+            if line.others_wait() and not again:
                 return None
             line.refresh(self.replicas.values())
             chosen = self._choose(flight)
@@ -148,7 +164,7 @@ class LiveModel:
         share = flight.share
         entry = Waiting(
             flight,
-            flight.cost,
+            flight.cost if flight.cost.sequences else PLACE,
             now,
             now + limits.max_wait_seconds,
             flight.tried,
@@ -165,20 +181,21 @@ class LiveModel:
                 return late
         without_place = self._push(entry, again=again)
         if without_place is entry:
-            return self._refuse_full(ahead, limits)
+            return self._refuse_full(flight, ahead, limits)
         flight.entry = entry
         flight.timer = loop.call_at(entry.deadline, self._expire, entry)
         if without_place is not None:
             # Last, because its client's next request may come to take this one's place in turn.
-            self._refuse(without_place, self._refuse_full(ahead, limits))
+            self._refuse(without_place, self._refuse_full(flight, ahead, limits))
         self.dispatch()
         return None
 
     def _push(self, entry: Waiting[Flight], *, again: bool) -> Waiting[Flight] | None:
         """Join the queue, whose bound is for all workers together."""
         line = self.line
-        if line is None:
-            return self.queue.push(entry, front=again)
+        queue = self._queue_of(entry.item)
+        if line is None or queue is self.desk_queue:
+            return queue.push(entry, front=again)
         line.acquire()
         try:
             room = self.route.max_queue - line.waiting_elsewhere()[0]
@@ -191,13 +208,21 @@ class LiveModel:
             line.release()
         return without_place
 
-    def _refuse_full(self, ahead: int, limits: QueueLimits) -> Rejected:
-        elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[0]
-        return refuse_full(len(self.queue) + elsewhere, ahead, limits)
+    def _queue_of(self, flight: Flight) -> FairQueue[Flight]:
+        return self.queue if flight.cost.sequences else self.desk_queue
+
+    def _waiting_elsewhere(self, flight: Flight) -> tuple[int, int]:
+        """(requests, sequences) of other workers that wait for the same places."""
+        if self.line is None or not flight.cost.sequences:
+            return 0, 0
+        return self.line.waiting_elsewhere()
+
+    def _refuse_full(self, flight: Flight, ahead: int, limits: QueueLimits) -> Rejected:
+        elsewhere = self._waiting_elsewhere(flight)[0]
+        return refuse_full(len(self._queue_of(flight)) + elsewhere, ahead, limits)
 
     def _ahead(self, entry: Waiting[Flight]) -> int:
-        elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[1]
-        return elsewhere + self.queue.ahead(
+        return self._waiting_elsewhere(entry.item)[1] + self._queue_of(entry.item).ahead(
             key=entry.key,
             weight=entry.weight,
             priority=entry.priority,
@@ -207,7 +232,9 @@ class LiveModel:
     def stop_waiting(self, flight: Flight) -> None:
         """Its client has left; harmless when it does not wait."""
         entry = flight.entry
-        if entry is not None and self._taken_out(entry) and self.queue.discard(entry):
+        if entry is None or not self._taken_out(entry):
+            return
+        if self._queue_of(flight).discard(entry):
             self.dispatch()
 
     def _taken_out(self, entry: Waiting[Flight]) -> bool:
@@ -224,6 +251,11 @@ class LiveModel:
     def dispatch(self) -> None:
         """Start whoever may start now, in order."""
         line = self.line
+        while self.desk_queue:
+            started = self._start_next_at_desk()
+            if started is None:
+                break
+            _tell_placed(started[0], started[1])
         while self.queue:
             if line is None:
                 started = self._start_next(self.replicas.values())
@@ -231,12 +263,7 @@ class LiveModel:
                 started = self._start_next_of_all(line)
             if started is None:
                 break
-            flight, replica = started
-            owner = flight.owner
-            try:
-                owner.placed(replica)
-            except Exception:  # noqa: BLE001 -- the owner logs it; it is not its neighbour's fault
-                owner.crashed()
+            _tell_placed(started[0], started[1])
         if line is not None:
             self._tell_others(line)
             if line.others_wait():
@@ -256,6 +283,20 @@ class LiveModel:
             if self._taken_out(entry):
                 replica.add(entry.item)
                 return entry.item, replica
+
+    def _start_next_at_desk(self) -> tuple[Flight, LiveReplica] | None:
+        """The same for the next of those that take no slot."""
+        desks = [replica.desk for replica in self.replicas.values()]
+        while (taken := self.desk_queue.take(desks, random.random)) is not None:
+            entry, desk = taken
+            if self._taken_out(entry):
+                desk.replica.add(entry.item)
+                return entry.item, desk.replica
+        return None
+
+    def tokenised(self, seconds: float) -> None:
+        """A request that took no slot has left its replica."""
+        self._desk_time = self._desk_time.observe(seconds)
 
     def _start_next_of_all(self, line: PeerLine) -> tuple[Flight, LiveReplica] | None:
         """The same where others may wait in other workers (see `ledger`)."""
@@ -298,7 +339,8 @@ class LiveModel:
 
     def _refuse_hopeless(self) -> None:
         """Answer those who wait for replicas that are all gone."""
-        hopeless = [entry for entry in self.queue if not self._anyone_for(entry.item)]
+        waiting = itertools.chain(self.queue, self.desk_queue)
+        hopeless = [entry for entry in waiting if not self._anyone_for(entry.item)]
         now = asyncio.get_running_loop().time() if hopeless else 0.0
         held = [entry for entry in hopeless if self._hold(entry.item, now - entry.since)]
         for entry in hopeless:
@@ -321,7 +363,7 @@ class LiveModel:
         long as a place may take.
         """
         flight = entry.item
-        self.queue.discard(entry)
+        self._queue_of(flight).discard(entry)
         if self._taken_out(entry):
             refused = self._wait(flight, again=True)
             if refused is not None:
@@ -332,13 +374,14 @@ class LiveModel:
             self._refuse(entry, self._no_replica())
             return
         now = asyncio.get_running_loop().time()
-        elsewhere = 0 if self.line is None else self.line.waiting_elsewhere()[1]
-        rejected = expire(self.queue, entry, now, self._limits(entry.item), elsewhere)
+        flight = entry.item
+        elsewhere = self._waiting_elsewhere(flight)[1]
+        rejected = expire(self._queue_of(flight), entry, now, self._limits(flight), elsewhere)
         self._refuse(entry, rejected)
         self.dispatch()  # it may have kept a replica for itself
 
     def _refuse(self, entry: Waiting[Flight], rejected: Rejected) -> None:
-        self.queue.discard(entry)
+        self._queue_of(entry.item).discard(entry)
         if self._taken_out(entry):
             owner = entry.item.owner
             try:
@@ -363,6 +406,10 @@ class LiveModel:
     def has_another_for(self, flight: Flight) -> bool:
         """Whether a replica could take it that has not failed it yet."""
         return any(is_eligible(replica, flight.tried) for replica in self.replicas.values())
+
+    def _choose_desk(self, flight: Flight) -> LiveReplica | None:
+        desks = (replica.desk for replica in self.replicas.values())
+        return choose_desk(desks, flight.tried, random.random)
 
     def _anyone_for(self, flight: Flight) -> bool:
         """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept, and
@@ -413,11 +460,16 @@ class LiveModel:
     def _limits(self, flight: Flight) -> QueueLimits:
         # While nobody serves, how fast the queue will move is not known: only its length counts.
         moves = not self._holds or self._has_replica()
+        if flight.cost.sequences:
+            in_flight, seconds = self.sequences_in_flight, self.service.seconds
+        else:
+            in_flight = sum(replica.desk.sequences for replica in self.replicas.values())
+            seconds = self._desk_time.seconds
         return QueueLimits(
-            max_queue=self.route.max_queue,
+            max_queue=self._queue_of(flight).max_entries,
             max_wait_seconds=min(self.route.max_wait_seconds, flight.max_wait_seconds),
-            sequences_in_flight=self.sequences_in_flight,
-            service_seconds=self.service.seconds if moves else 0.0,
+            sequences_in_flight=in_flight,
+            service_seconds=seconds if moves else 0.0,
         )
 
     def apply(
@@ -426,6 +478,7 @@ class LiveModel:
         """Take over a newer table without touching what is in flight."""
         self.route = route
         self.queue.max_entries = route.max_queue
+        self.desk_queue.max_entries = max(1, route.max_queue // options.workers)
         self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
         self.attraction.keep_for(options.affinity_seconds)
         self.retries.share = options.retry_share
@@ -466,3 +519,11 @@ class LiveModel:
         """Replicas, and processes that were replaced but still have requests in flight."""
         yield from self.replicas.values()
         yield from self.retired
+
+
+def _tell_placed(flight: Flight, replica: LiveReplica) -> None:
+    owner = flight.owner
+    try:
+        owner.placed(replica)
+    except Exception:  # noqa: BLE001 -- the owner logs it; it is not its neighbour's fault
+        owner.crashed()

@@ -14,6 +14,7 @@ from partitiond.core.quarantine import Quarantine, Verdict
 from partitiond.core.routing import ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.counters import Work
+from partitiond.proxy.desk import Desk
 from partitiond.proxy.flights import Flight
 from partitiond.proxy.upstream import ConnectionPool
 
@@ -30,6 +31,7 @@ class LiveReplica:
 
     Attributes:
         work: what it did.
+        desk: for requests that take no slot.
         is_dead: nobody listened there when last looked.
         ejected: left out for now: dead, or failed too often.
         fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
@@ -47,6 +49,7 @@ class LiveReplica:
         self.seat = -1 if model.peers is None else model.peers.seat(route)
         self.flights: set[Flight] = set()
         self.work = Work()
+        self.desk = Desk(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
         self.fingerprint: bytes | None = None
@@ -78,6 +81,8 @@ class LiveReplica:
             self.flights.add(flight)
             self.sequences += flight.cost.sequences
             self.kv_tokens += flight.cost.kv_tokens
+            if not flight.cost.sequences:
+                self.desk.sequences += 1
             line = self.model.line
             if line is not None:
                 line.took(self.seat, flight.cost)
@@ -95,6 +100,9 @@ class LiveReplica:
                 line.gave(self.seat, flight.cost)
             flight.replica = None
             now = self.model.busy_at = time.monotonic()
+            if not flight.cost.sequences:
+                self.desk.sequences -= 1
+                self.model.tokenised(now - flight.placed_at)
             spent = flight.cost.sequences * (now - flight.placed_at)
             flight.engine_seconds += spent
             work = self.work

@@ -162,7 +162,7 @@ class ProxyState:
 
     def queues(self) -> dict[str, int]:
         """Requests waiting by model."""
-        return {name: len(model.queue) for name, model in self.models.items()}
+        return {name: model.waiting for name, model in self.models.items()}
 
     def idle_seconds(self) -> dict[str, float]:
         """How long each model has had no request; 0 while it has one."""

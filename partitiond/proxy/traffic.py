@@ -108,7 +108,7 @@ def _model(live: LiveModel | None, counted: ModelMetrics | None) -> Json:
     if live is not None:
         told["held"] += live.held
         told["turned_away"] += live.turned_away
-        told["waiting"] = len(live.queue)
+        told["waiting"] = live.waiting
         told["in_flight"] = sum(len(replica.flights) for replica in live.everyone())
     return told
 
