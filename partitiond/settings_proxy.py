@@ -34,6 +34,11 @@ class ProxySettings(Table):
     max_body_bytes: Size = Field(
         Bytes(8 * MIB), description="Largest request body, as a size (8MiB) or a number of bytes."
     )
+    max_bodies_bytes: Size = Field(
+        Bytes(512 * MIB),
+        description="Request bodies of more than 16 KiB in the memory of one worker together, as a "
+        "size (512MiB); further ones get 503.",
+    )
     first_token_timeout_seconds: Seconds = Field(
         120.0, description="Longest time an engine may take to its first token, in seconds."
     )
@@ -128,6 +133,15 @@ class ProxySettings(Table):
         if (self.tls_certificate is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_certificate"
             raise ValueError(f"proxy.{missing} is not set: TLS needs a certificate and its key")
+        return self
+
+    @model_validator(mode="after")
+    def _one_fits(self) -> "ProxySettings":
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                "proxy.max_bodies_bytes is less than proxy.max_body_bytes: the largest body that "
+                "is allowed would never be taken"
+            )
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
     client_timeout_seconds = 5.0
     retry_share = 0.1
     max_body_bytes = 1000
+    max_bodies_bytes = "1MiB"
     """
     options = proxy_options(loaded(tmp_path, text))
     assert dataclasses.asdict(options) == dataclasses.asdict(ProxyOptions()) | {
@@ -53,6 +54,7 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         "client_timeout_seconds": 5.0,
         "retry_share": 0.1,
         "max_body_bytes": 1000,
+        "max_bodies_bytes": 1024 * 1024,
     }
 
 
@@ -74,6 +76,7 @@ def test_lists_are_read_from_the_environment(tmp_path: Path) -> None:
         ("workers = 65", "proxy.workers"),
         ("max_connections = 0", "proxy.max_connections"),
         ("max_connections_per_address = -1", "proxy.max_connections_per_address"),
+        ('max_bodies_bytes = "1MiB"', "less than proxy.max_body_bytes"),
         ('max_header_bytes = "1KiB"', "proxy.max_header_bytes"),
         ('max_header_bytes = "2MiB"', "proxy.max_header_bytes"),
         ('trusted_proxies = ["10.0.0.1/8"]', "host bits set"),

@@ -12,6 +12,8 @@ class ProxyOptions:
 
     Attributes:
         max_body_bytes: larger request bodies get 413.
+        max_bodies_bytes: request bodies of more than 16 KiB that one process holds together, from
+            their first byte to the end of their answer; further ones get 503.
         max_header_bytes: larger request heads get 431.
         max_connections: open connections of clients; further ones get 503 and are closed.
         max_nesting: depth of the request's JSON.
@@ -51,6 +53,7 @@ class ProxyOptions:
     """
 
     max_body_bytes: int = 8 * MIB
+    max_bodies_bytes: int = 512 * MIB
     max_header_bytes: int = 32 * KIB
     max_connections: int = 10_000
     max_nesting: int = 64

@@ -186,6 +186,13 @@ NO_TABLE: Final = ApiError(
     code="starting",
     retry_after_seconds=1,
 )
+BODIES_FULL: Final = ApiError(
+    503,
+    "The proxy holds as many large request bodies as it may. Try again, or send a smaller one.",
+    SERVER,
+    code="bodies_full",
+    retry_after_seconds=1,
+)
 SHUTTING_DOWN: Final = ApiError(
     503, "The proxy is shutting down.", SERVER, code="shutting_down", retry_after_seconds=2
 )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from partitiond.core.units import KIB
 from partitiond.proxy import errors
 from partitiond.proxy.answer import Answer
 from partitiond.proxy.auth import ANYONE, Caller
@@ -27,6 +28,9 @@ _logger = logging.getLogger("partitiond.proxy")
 
 DROPPED_BODIES: Final = 4
 """A refused body is read and dropped up to so many times the allowed size."""
+SMALL_BODY_BYTES: Final = 16 * KIB
+"""Smaller bodies are not counted together: most prompts are, and so large ones, of whomever, keep
+nobody's prompts out. With 10,000 connections they take 160 MiB at most."""
 DRAINING_SECONDS: Final = 0.5
 """While shutting down, a refused body may take so long: enough for one that is on its way."""
 
@@ -48,6 +52,7 @@ class Incoming:
     Attributes:
         body: complete once it has been received; later as the engine gets it.
         body_done: the request's last byte has come.
+        held_bytes: of its body, as counted by the state.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Incoming:
         self.phase = Phase.READING
         self.body = b""
         self.body_done = False
+        self.held_bytes = 0
         self._parts: list[bytes] = []
         self._size = 0
         self._caller: Caller = ANYONE
@@ -98,6 +104,8 @@ class Incoming:
             self._parts.append(data)
             if self._size > self._state.options.max_body_bytes:
                 self._refuse_unread(errors.body_too_large(self._state.options.max_body_bytes))
+            elif self._size > SMALL_BODY_BYTES and not self._state.hold_body(self, self._size):
+                self._refuse_unread(errors.BODIES_FULL)
         elif self.phase is Phase.REFUSING and self._refusal is not None:
             limit = DROPPED_BODIES * self._state.options.max_body_bytes
             if self._size > limit:
@@ -134,6 +142,7 @@ class Incoming:
             self._refusal = errors.SHUTTING_DOWN
             self.phase = Phase.REFUSING
             self._parts = []
+            self._state.release_body(self)
         self._deadline = min(self._deadline, now + DRAINING_SECONDS)
 
     def sweep(self, now: float) -> None:
@@ -202,6 +211,7 @@ class Incoming:
         self._refusal = refusal
         self.phase = Phase.REFUSING
         self._parts = []
+        self._state.release_body(self)
         if self._state.draining:
             self._deadline = time.monotonic() + DRAINING_SECONDS
         limit = DROPPED_BODIES * self._state.options.max_body_bytes

@@ -465,6 +465,9 @@ class DataProtocol(ClientConnection):
     def _finish(self) -> None:
         """The connection ends with this answer."""
         self._active = None
+        for one, _ in self._line:
+            if isinstance(one, Exchange):
+                one.client_gone()  # its turn never comes
         self._line.clear()
         if not self._lingering:
             self.transport.close()

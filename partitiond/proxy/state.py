@@ -46,6 +46,7 @@ class ProxyState:
         models: live models by name.
         flights: every request between admission and its end.
         reading: requests whose body is still to come.
+        body_bytes: of large bodies, from their first byte to the end of their request.
         known_heads: of requests that came before.
         addresses: open connections by client address.
         hosts: names that requests may be addressed to where no key is required.
@@ -68,6 +69,7 @@ class ProxyState:
         self.keys = KeyRing((), required=True)
         self.flights: set[Exchange] = set()
         self.reading: set[Incoming] = set()
+        self.body_bytes = 0
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self.known_heads = KnownHeads()
@@ -187,14 +189,30 @@ class ProxyState:
         self.flights.add(exchange)
         exchange.model.retries.count_request()
 
+    def hold_body(self, exchange: "Incoming", size: int) -> bool:
+        """Count a large body as far as it has come, in bytes; False where there is no room."""
+        more = size - exchange.held_bytes
+        if self.body_bytes + more > self.options.max_bodies_bytes:
+            return False
+        self.body_bytes += more
+        exchange.held_bytes = size
+        return True
+
+    def release_body(self, exchange: "Incoming") -> None:
+        """Its body is not needed any more."""
+        self.body_bytes -= exchange.held_bytes
+        exchange.held_bytes = 0
+
     def landed(self, exchange: "Exchange") -> None:
         """A request ended."""
+        self.release_body(exchange)
         self.flights.discard(exchange)
         if self._landed is not None and not self.flights:
             self._landed.set()
 
     def forget(self, exchange: "Incoming") -> None:
         """A request ended before it was in flight."""
+        self.release_body(exchange)
         self.reading.discard(exchange)
 
     def start_sweeping(self) -> None:
