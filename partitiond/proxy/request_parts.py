@@ -24,6 +24,7 @@ class Body(msgspec.Struct):
     max_output_tokens: Any = None
     user: Any = None
     prompt: Any = None
+    prompt_embeds: Any = None
     messages: msgspec.Raw = NOT_GIVEN
     system: msgspec.Raw = NOT_GIVEN
     tools: msgspec.Raw = NOT_GIVEN

@@ -239,6 +239,9 @@ def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
     limit = _tokens(body.max_tokens, "max_tokens")
     if isinstance(limit, ApiError):
         return limit
+    if not body.prompt and body.prompt != "" and body.prompt_embeds is not None:
+        message = "The size of embeddings is not known here: send 'prompt' as text or token ids."
+        return invalid(message, "prompt_embeds")
     size = _prompt_size(body.prompt, options.max_prompts, "prompt")
     if isinstance(size, Size):
         size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
@@ -265,16 +268,18 @@ def measure_messages(body: Body, options: ProxyOptions) -> Size | ApiError:  # n
 
 
 def _measure_messages(body: Body, limit: int | None) -> Size | ApiError:
-    """Templates make tokens of messages, tools, documents and schemas."""
+    """Templates make tokens of messages, tools, documents and schemas.
+
+    Without any message the engine says what lacks.
+    """
     messages = body.messages
-    try:
-        count = len(_objects.decode(messages))
-    except msgspec.DecodeError:
-        count = 0
-        if _first(messages) == b"[":
-            return invalid("Each of 'messages' must be an object.", "messages")
-    if not count:
-        return invalid("'messages' must be a non-empty list.", "messages")
+    if _bytes_of(messages):
+        try:
+            _objects.decode(messages)
+        except msgspec.DecodeError:
+            if _first(messages) == b"[":
+                return invalid("Each of 'messages' must be an object.", "messages")
+            return invalid("'messages' must be a list.", "messages")
     return Size(1, _size_of_chat(body), 0, limit)
 
 
@@ -291,9 +296,8 @@ def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # 
     if isinstance(limit, ApiError):
         return limit
     given = body.input
-    kind = _first(given)
-    if not (_list.decode(given) if kind == b"[" else kind == b'"' and len(given) > 2):
-        return invalid("'input' must be a non-empty string or list.", "input")
+    if _bytes_of(given) and _first(given) not in b'["':
+        return invalid("'input' must be a string or a list.", "input")
     return Size(1, _bytes_of(given, body.instructions, body.tools), 0, limit)
 
 
@@ -343,10 +347,12 @@ def measure_nothing(body: Body, options: ProxyOptions) -> Size | ApiError:  # no
 
 
 def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
-    """Of a string, strings, token ids, or lists of token ids."""
+    """Of a string, strings, token ids, or lists of token ids; engines say what lacks in others."""
+    if prompt is None or prompt == []:
+        return Size(1, 0)
     if isinstance(prompt, str):
         return Size(1, _byte_length(prompt))
-    if isinstance(prompt, list) and prompt:
+    if isinstance(prompt, list):
         if type(prompt[0]) is int:
             if all(type(x) is int for x in prompt):
                 return Size(1, 0, len(prompt))
@@ -354,7 +360,7 @@ def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
             return invalid(f"At most {max_prompts} prompts are allowed in one request.", name)
         elif all(isinstance(item, str) for item in prompt):
             return Size(len(prompt), sum(map(_byte_length, prompt)))
-        elif all(isinstance(item, list) and item for item in prompt) and all(
+        elif all(isinstance(item, list) for item in prompt) and all(
             type(x) is int for item in prompt for x in item
         ):
             return Size(len(prompt), 0, sum(map(len, prompt)))

@@ -10,6 +10,7 @@ import pytest
 
 from partitiond.core.routing import KeyRoute, ModelAvailability
 from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
+from tests.proxy.scripted import answer
 
 
 def sha(key: str) -> str:
@@ -86,10 +87,15 @@ async def test_the_engine_gets_its_own_name_for_the_model_and_the_clients_bytes_
         (b'{"model":"m","x":' + b"[" * 100 + b"]" * 100 + b"}", "invalid_json", None),
         (b'{"prompt":"hi"}', "invalid_value", "model"),
         (b'{"model":3,"prompt":"hi"}', "invalid_value", "model"),
-        (b'{"model":"m"}', "invalid_value", "prompt"),
-        (b'{"model":"m","prompt":[]}', "invalid_value", "prompt"),
+        (b'{"model":"m","prompt_embeds":["a","b"]}', "invalid_value", "prompt_embeds"),
+        (b'{"model":"m","prompt":[],"prompt_embeds":"a"}', "invalid_value", "prompt_embeds"),
+        (b'{"model":"m","prompt":{}}', "invalid_value", "prompt"),
+        (b'{"model":"m","prompt":0}', "invalid_value", "prompt"),
+        (b'{"model":"m","prompt":false}', "invalid_value", "prompt"),
         (b'{"model":"m","prompt":[1,"x"]}', "invalid_value", "prompt"),
-        (b'{"model":"m","prompt":[[]]}', "invalid_value", "prompt"),
+        (b'{"model":"m","prompt":[[],"x"]}', "invalid_value", "prompt"),
+        (b'{"model":"m","prompt":[[],["x"]]}', "invalid_value", "prompt"),
+        (b'{"model":"m","prompt":[null]}', "invalid_value", "prompt"),
         (b'{"model":"m","prompt":"x","n":0}', "invalid_value", "n"),
         (b'{"model":"m","prompt":"x","n":1000000}', "invalid_value", "n"),
         (b'{"model":"m","prompt":"x","n":true}', "invalid_value", "n"),
@@ -161,7 +167,38 @@ async def test_large_numbers_that_can_be_read_reach_the_engine(
     assert [request.body["seed"] for request in engine.received] == [10**40] * 2
 
 
-@pytest.mark.parametrize("messages", [None, [], "hi", [1]])
+@pytest.mark.parametrize(
+    ("path", "empty"),
+    [
+        ("/v1/completions", {}),
+        ("/v1/completions", {"prompt": None}),
+        ("/v1/completions", {"prompt": ""}),
+        ("/v1/completions", {"prompt": []}),
+        ("/v1/completions", {"prompt": [[]]}),
+        ("/v1/completions", {"prompt": [[], [1]]}),
+        ("/v1/chat/completions", {}),
+        ("/v1/chat/completions", {"messages": []}),
+        ("/v1/messages", {"messages": [], "max_tokens": 5}),
+        ("/v1/responses", {}),
+        ("/v1/responses", {"input": ""}),
+        ("/v1/responses", {"input": []}),
+        ("/v1/embeddings", {"input": []}),
+    ],
+)
+async def test_an_empty_prompt_is_refused_in_the_engines_own_words(
+    make_proxy: MakeProxy, make_engine: MakeEngine, path: str, empty: dict[str, object]
+) -> None:
+    said = {"error": {"message": "Nothing to say?", "type": "BadRequestError", "code": 400}}
+    engine = await make_engine(lambda _: answer(said, 400, "Bad Request"))
+    proxy = await make_proxy(table(replica(engine)))
+    async with proxy.client as client:
+        response = await client.post(path, json={"model": "m", **empty})
+    assert (response.status_code, response.json()) == (400, said)
+    assert engine.received[0].body == {"model": "m", **empty}
+    assert proxy.idle()
+
+
+@pytest.mark.parametrize("messages", [False, {}, "", "hi", [1]])
 async def test_a_chat_needs_messages(make_proxy: MakeProxy, messages: object) -> None:
     proxy = await make_proxy(table())
     async with proxy.client as client:
