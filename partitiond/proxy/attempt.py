@@ -167,9 +167,16 @@ class Attempt:
         traced = b"" if exchange.trace is None else exchange.trace.header
         connection.send(
             b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
-            % (self._route.engine_head, request_id, traced, len(body), body),
+            % (
+                self._route.engine_head, request_id, traced + self._load_line(), len(body), body,
+            ),
             self,
-        )
+        )  # fmt: skip
+
+    def _load_line(self) -> bytes:
+        """What asks the engine for its load, where the client asks and may know of replicas."""
+        head = self._exchange.head
+        return b"" if self._options.debug_headers == "never" else head.load_line()
 
     # What the connection calls
 
@@ -301,6 +308,8 @@ class Attempt:
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
+        if head.load and self._load_line() and _HEADER_VALUE.fullmatch(head.load):
+            headers += b"endpoint-load-metrics: " + head.load + b"\r\n"
         self._close_books("ok")
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
 

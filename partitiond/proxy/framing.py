@@ -48,6 +48,7 @@ class Head:
         keep_alive: the connection may carry another request afterwards.
         exact: where it ends is certain: not if it ends with the connection, or more bytes follow.
         metadata: value of that header (pooling models describe raw vectors in it), or empty.
+        load: value of `endpoint-load-metrics`, which engines add where they are asked to, or empty.
     """
 
     status: int
@@ -57,6 +58,7 @@ class Head:
     keep_alive: bool
     exact: bool = True
     metadata: bytes = b""
+    load: bytes = b""
 
 
 def parse_head(data: bytes) -> Head:
@@ -101,6 +103,8 @@ def _parse_head(data: bytes) -> Head:
                 head.keep_alive = True
         elif name == b"metadata":
             head.metadata = value.strip()
+        elif name == b"endpoint-load-metrics":
+            head.load = value.strip()
         elif _NAME.fullmatch(name) is None:
             raise FramingError("a header's name is malformed")
         if _VALUE.fullmatch(value) is None:

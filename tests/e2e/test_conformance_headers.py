@@ -114,7 +114,6 @@ def test_an_engine_is_told_nothing_but_what_it_needs(recorded: tuple[Recorder, s
         ("cookie", "a=b"),
         ("x-data-parallel-rank", "7"),
         ("x-vllm-priority", "-5"),
-        ("endpoint-load-metrics-format", "json"),
         ("te", "trailers"),
         ("origin", "http://elsewhere"),
         ("forwarded", "for=1.2.3.4"),
