@@ -49,6 +49,7 @@ from partitiond.planner.worker import compile_ahead, solve_in_process
 from partitiond.ports import DeviceProvider, EngineRunner, Store
 from partitiond.profiler.runner import Profiler
 from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.run_folder import owned_run_folder
 from partitiond.service_settings import (
     Reloading,
     proxy_options,
@@ -88,6 +89,7 @@ def run_daemon(
 
     Raises:
         StateFolderBusyError: another daemon runs on this state folder.
+        RunFolderBusyError: the run folder is another state folder's.
         DeviceError: a port is in use.
         StoreError: the store is damaged, locked or of a newer version.
         PartitiondError: something else kept it from starting, and nothing of it runs then; or
@@ -99,6 +101,7 @@ def run_daemon(
     _make_folder(settings.run_dir, "run_dir")
     with contextlib.ExitStack() as held:
         held.enter_context(StateLock.acquire(settings.lock_path))
+        held.enter_context(owned_run_folder(settings))
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(open_store(settings.store_path)))

@@ -22,6 +22,7 @@ from partitiond.client import ControlClient
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
 from partitiond.daemon import _ApiServer, _until_the_end, run_daemon
 from partitiond.process_identity import start_ticks
+from partitiond.run_folder import RunFolderBusyError
 from partitiond.settings import Settings, load_settings
 from partitiond.store import open_store
 from partitiond.systemd import notify
@@ -195,6 +196,22 @@ def test_engines_and_endpoint_stay_where_that_is_set(folder: Path) -> None:
     os.kill(pid, signal.SIGTERM)
     here.wait_until(lambda: start_ticks(pid) is None)
     assert not here.proxy_answers()
+
+
+def test_a_daemon_of_another_state_folder_is_refused_the_run_folder(
+    daemon: Daemon, folder: Path
+) -> None:
+    daemon.start()
+    pid = daemon.proxy_pid()
+    other = settings_in(folder, state_dir=str(folder / "other"))
+    with pytest.raises(RunFolderBusyError, match="in use by process"):
+        run_daemon(other)
+    daemon.end(signal.SIGKILL)
+    with pytest.raises(RunFolderBusyError, match="the endpoint running"):
+        run_daemon(other)
+    assert daemon.proxy_pid() == pid
+    assert daemon.proxy_answers()
+    daemon.start()
 
 
 def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:

@@ -29,11 +29,13 @@ def fix(settings: "Settings") -> list[str]:
 
     Raises:
         StateFolderBusyError: a daemon, or a profile, runs on this state folder.
+        RunFolderBusyError: the run folder is another state folder's.
     """
+    from partitiond.run_folder import owned_run_folder
     from partitiond.store import StateLock
 
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with StateLock.acquire(settings.lock_path):
+    with StateLock.acquire(settings.lock_path), owned_run_folder(settings):
         return asyncio.run(_fix(settings))
 
 

@@ -54,6 +54,7 @@ def measure_here(
             does not answer holds the state folder.
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
+    from partitiond.run_folder import owned_run_folder
     from partitiond.store import StateLock, open_store
 
     spec = spec_of(body, settings)
@@ -61,7 +62,11 @@ def measure_here(
     if device.kind is DeviceKind.CPU:
         partition_cores(device, options.cores, settings)  # before the lock is waited for
     work = _Work(settings, spec, device, options)
-    with StateLock.acquire(settings.lock_path), reporting(console) as report:
+    with (
+        StateLock.acquire(settings.lock_path),
+        owned_run_folder(settings),
+        reporting(console) as report,
+    ):
         # Opened first: what could not be kept is not worth measuring.
         store = open_store(settings.store_path)
         try:

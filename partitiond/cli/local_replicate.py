@@ -87,11 +87,16 @@ def measure_here(
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
     from partitiond.cli.local_profile import choose_device
+    from partitiond.run_folder import owned_run_folder
     from partitiond.store import StateLock, open_store
 
     percent = 100 if question.mps else None
     device = choose_device(settings, ProfileOptions(question.device_id, sm_percent=percent))
-    with StateLock.acquire(settings.lock_path), reporting(console) as report:
+    with (
+        StateLock.acquire(settings.lock_path),
+        owned_run_folder(settings),
+        reporting(console) as report,
+    ):
         store = open_store(settings.store_path)
         try:
             desk = _Desk(settings, store, device, question)

@@ -154,7 +154,7 @@ def as_of_another_release(folder: Path) -> None:
         if name == "proxy.json":
             address, _, options = body["arguments"].partition(" ")
             less = json.loads(options) | {"colour": "red"}
-            del less["max_body_bytes"]
+            less.pop("max_body_bytes", None)
             body["arguments"] = f"{address} {json.dumps(less)}"
         file.write_text(json.dumps(body))
 

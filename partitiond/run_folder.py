@@ -1,0 +1,111 @@
+"""Who a run folder belongs to: one state folder, whose daemon adopts and ends what runs there.
+
+Two daemons on one run folder would each find the other's engines, endpoint and MPS daemons, and end
+those that its own plan does not want. So the folder is locked while a daemon or a profile uses it,
+and it names its owner: what a killed daemon left running is for the next one of its state folder.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from partitiond import serde
+from partitiond.core.errors import ConflictError, InputError, StoreError
+from partitiond.devices.mps import record
+from partitiond.engines.journal import run_folders
+from partitiond.process_identity import is_alive
+from partitiond.proxy.process import read_identity
+from partitiond.settings import Settings
+from partitiond.store.lock import StateFolderBusyError, StateLock
+
+LOCK: Final = ".lock"
+OWNER: Final = ".owner.json"
+
+
+class RunFolderBusyError(ConflictError):
+    """The run folder is another state folder's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunFolderOwner:
+    """Whose the run folder is.
+
+    Attributes:
+        state_dir: the state folder of the daemon that last used it.
+    """
+
+    state_dir: str
+
+
+@contextlib.contextmanager
+def owned_run_folder(settings: Settings) -> Iterator[None]:
+    """Hold the run folder for this state folder. The caller holds the state folder's lock.
+
+    Raises:
+        RunFolderBusyError: a daemon of another state folder runs on it, or left something running
+            there that is its own to adopt.
+        StoreError: the folder cannot be written or has no locks.
+    """
+    folder, mine = settings.run_dir, str(settings.state_dir.resolve())
+    try:
+        lock = StateLock.acquire(folder / LOCK)
+    except StateFolderBusyError as error:
+        raise _busy(folder, f"is in use by process {error.facts['pid']}", _owner(folder)) from error
+    with lock:
+        other = _owner(folder)
+        if other not in ("", mine) and Path(other).is_dir():
+            running = _what_runs(folder, Path(other))
+            if running:
+                raise _busy(folder, f"has {', '.join(running)} running", other)
+        _write(folder, mine)
+        yield
+
+
+def _owner(folder: Path) -> str:
+    """The owner's state folder; empty where there is none, or it cannot be read."""
+    with contextlib.suppress(OSError, InputError):
+        return serde.from_stored_json(RunFolderOwner, (folder / OWNER).read_bytes()).state_dir
+    return ""
+
+
+def _write(folder: Path, mine: str) -> None:
+    fresh = folder / f"{OWNER}.new"
+    try:
+        fresh.write_text(serde.to_stored_json(RunFolderOwner(mine)), encoding="utf-8")
+        os.replace(fresh, folder / OWNER)  # noqa: PTH105
+    except OSError as error:
+        raise StoreError(
+            f"the run folder {folder} cannot be written: {error.strerror}.",
+            hint="Make it writable for this user, with some room on its disk.",
+            facts={"path": str(folder)},
+        ) from error
+
+
+def _what_runs(folder: Path, state_dir: Path) -> list[str]:
+    """Names of the engines, MPS daemons and the endpoint of the folder that live."""
+    engines = [
+        found.path.name
+        for found in run_folders(folder)
+        if (process := found.process()) is not None and is_alive(process)
+    ]
+    daemons = [
+        f"the MPS daemon of {left.uuid}"
+        for _, left in record.records(folder)
+        if left.process is not None and is_alive(left.process)
+    ]
+    proxy = read_identity(state_dir / "proxy")
+    endpoint = ["the endpoint"] if proxy is not None and is_alive(proxy) else []
+    return engines + daemons + endpoint
+
+
+def _busy(folder: Path, what: str, owner: str) -> RunFolderBusyError:
+    of = f" of the state folder {owner}" if owner else ""
+    return RunFolderBusyError(
+        f"the run folder {folder} {what}{of}.",
+        hint="Set run_dir to a folder of its own for each state_dir, or end that daemon and its "
+        "engines first (`partitiond down` with its settings).",
+        facts={"path": str(folder), "state_dir": owner},
+    )
