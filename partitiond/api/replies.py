@@ -22,6 +22,7 @@ from partitiond.ports import (
     ModelView,
     PlanPreview,
     ProfileView,
+    PrunableProfile,
     ReplicaView,
 )
 from partitiond.serde import closed, to_jsonable
@@ -40,6 +41,7 @@ ANSWERS: Final = tuple(
         Job,
         Profile,
         ProfileView,
+        PrunableProfile,
         Plan,
         PlanPreview,
         ReplicaView,

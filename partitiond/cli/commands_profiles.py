@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("plot")(plot_profiles)
     app.command("export")(export)
     app.command("import")(import_profiles)
+    app.command("prune")(prune)
 
 
 PLOT_SUFFIXES = (".png", ".svg")
@@ -264,6 +265,33 @@ def import_profiles(
         print_json(kept)
     if refused:
         raise _not_all_kept(refused, len(profiles))
+
+
+def prune(
+    ctx: typer.Context,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Delete them; this cannot be undone.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List profiles that nothing needs any more, or delete them.
+
+    Those are superseded or stale, and used by no plan. Stale ones that nothing has followed, and
+    those of models that are not registered, stay.
+    """
+    with client_of(ctx) as client:
+        found = client.prune_profiles(delete=yes)
+    if as_json:
+        print_json({"deleted": yes, "profiles": found})
+        return
+    for one in found:
+        say(f"{one.id} of {one.model}: {'; '.join(one.reasons)}")
+    if not found:
+        say("There is nothing to delete.")
+    elif yes:
+        say(f"Deleted: {len(found)}.")
+    else:
+        say(f"Nothing was deleted. To delete {len(found)}: partitiond profile prune --yes")
 
 
 def _not_all_kept(refused: Sequence[ConflictError], count: int) -> PartitiondError:

@@ -42,6 +42,7 @@ from partitiond.ports import (
     PlanPreview,
     ProfileOptions,
     ProfileView,
+    PrunableProfile,
     ReplicaView,
 )
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
@@ -280,6 +281,11 @@ class ControlClient(
         query = {"replace": "true"} if replace else None
         content = self._call("POST", "/profiles", body=serde.to_jsonable(profile), query=query)
         return self._read(Profile, content)
+
+    def prune_profiles(self, *, delete: bool = False) -> Sequence[PrunableProfile]:
+        """The superseded and stale profiles that no plan uses; deletes them if told."""
+        query = {"dry_run": "false" if delete else "true"}
+        return self._read(list[PrunableProfile], self._call("POST", "/profiles/prune", query=query))
 
     # --- plan --------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from partitiond.ports import (
     ProfileRunner,
     ProfileView,
     ProxyControl,
+    PrunableProfile,
     ReplicaView,
     Store,
 )
@@ -314,6 +315,10 @@ class Service:
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
         return self._shelf.keep(profile, replace=replace)
+
+    def prune_profiles(self, *, delete: bool) -> Sequence[PrunableProfile]:
+        """The superseded and stale profiles that no plan uses; deletes them if told."""
+        return self._shelf.prune(delete=delete)
 
     # -- plans -----------------------------------------------------------------------------
 

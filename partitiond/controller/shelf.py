@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 from partitiond.controller.journal import Journal
+from partitiond.controller.pruning import prunable
 from partitiond.controller.staleness import Staleness
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import ProfileView, Store
+from partitiond.ports import ProfileView, PrunableProfile, Store
 from partitiond.profile_files import in_present_schema
 
 
@@ -87,6 +88,32 @@ class ProfileShelf:
         self._journal.note("profile-imported", profile.id, f"{what}.")
         self._changed()
         return profile
+
+    def prune(self, *, delete: bool) -> Sequence[PrunableProfile]:
+        """The superseded and stale profiles that no plan uses, newest first.
+
+        Args:
+            delete: delete them, too. No plan changes by that: none would use one of them.
+        """
+        specs = {
+            record.spec.name: [
+                record.spec,
+                *(release.spec for release in self._store.releases(record.spec.name)),
+            ]
+            for record in self._store.models()
+        }
+        applied = self._store.plan()
+        found = prunable(
+            self._store.profiles(),
+            specs,
+            () if applied is None else (applied,),
+            self.staleness.reasons,
+        )
+        if delete and found:
+            self._store.remove_profiles([one.id for one in found])
+            for one in found:
+                self._journal.note("profile-deleted", one.id, f"{'; '.join(one.reasons)}.")
+        return found
 
     def _known(self, profile_id: str) -> Profile | None:
         try:

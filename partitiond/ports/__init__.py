@@ -32,6 +32,7 @@ from partitiond.ports.service import (
     ModelView,
     ProfileOptions,
     ProfileView,
+    PrunableProfile,
     ReplicaView,
 )
 from partitiond.ports.store import (
@@ -82,6 +83,7 @@ __all__ = [
     "ProfileView",
     "Progress",
     "ProxyControl",
+    "PrunableProfile",
     "ReplicaOverview",
     "ReplicaView",
     "ResolvedModel",

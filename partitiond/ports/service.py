@@ -116,6 +116,19 @@ class ProfileView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PrunableProfile:
+    """A profile that nothing needs any more.
+
+    Attributes:
+        reasons: why: it is superseded, or stale; one clause each.
+    """
+
+    id: str
+    model: str
+    reasons: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ProfileOptions:
     """What a user may ask of a profile job; None takes the setting.
 
@@ -233,6 +246,10 @@ class ControlService(Protocol):
 
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
+        ...
+
+    def prune_profiles(self, *, delete: bool) -> Sequence[PrunableProfile]:
+        """The superseded and stale profiles that no plan uses; deletes them if told."""
         ...
 
     async def plan(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from partitiond.core.keys import KeyTerms
@@ -163,6 +163,10 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
 
     def profile(self, profile_id: str) -> Profile:
         """Raises NotFoundError."""
+        ...
+
+    def remove_profiles(self, profile_ids: Collection[str]) -> None:
+        """Delete those of them that are there."""
         ...
 
     def put_job(self, job: Job) -> None:

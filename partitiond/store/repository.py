@@ -3,7 +3,7 @@
 What somebody asked for (models, keys, the applied plan, marks) is on the disk when a call returns.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -144,6 +144,13 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         with self._read() as session:
             row = found(session.get(ProfileRow, profile_id), "profile", profile_id)
             return self._parse(Profile, row.body, f"profile {profile_id}")
+
+    def remove_profiles(self, profile_ids: Collection[str]) -> None:
+        """Delete those of them that are there."""
+        with self._write() as session:
+            self._profiles.clear()
+            for profile_id in profile_ids:  # one by one: a statement takes so many values only
+                session.exec(delete(ProfileRow).where(col(ProfileRow.id) == profile_id))
 
     # --- jobs --------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ from partitiond.ports import (
     ProfileOptions,
     ProfileView,
     Progress,
+    PrunableProfile,
     ReplicaView,
 )
 from partitiond.ports.convergence import Convergences
@@ -197,6 +198,12 @@ class FakeService:
             raise ConflictError(f"another profile with the id {profile.id} is kept already.")
         self.store.add_profile(profile)
         return profile
+
+    def prune_profiles(self, *, delete: bool) -> Sequence[PrunableProfile]:
+        found = [PrunableProfile(p.id, p.model, self.stale) for p in self.store.profiles()]
+        if delete:
+            self.store.remove_profiles([one.id for one in found])
+        return found
 
     async def plan(
         self,

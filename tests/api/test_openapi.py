@@ -50,7 +50,7 @@ def test_the_promised_operations_are_there(operations: dict[str, dict[str, Any]]
         DELETE /models/{name}, POST /models/{name}/profile, POST /models/{name}/sleep,
         POST /models/{name}/wake, GET /jobs, GET /jobs/{job_id},
         DELETE /jobs/{job_id}, GET /jobs/{job_id}/events, GET /profiles,
-        GET /profiles/{profile_id}, POST /profiles,
+        GET /profiles/{profile_id}, POST /profiles, POST /profiles/prune,
         POST /plan, POST /plan/apply, GET /plan, GET /plan/convergence,
             GET /plan/waiting, GET /replicas, GET /events,
             GET /devices, GET /devices/{device_id},

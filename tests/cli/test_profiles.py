@@ -128,6 +128,24 @@ def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> Non
     assert cli("profile", "show", "none").code != 0
 
 
+def test_what_nothing_needs_is_listed_and_deleted_only_when_told(
+    service: FakeService, cli: Cli
+) -> None:
+    assert "nothing to delete" in cli("profile", "prune").out + cli("profile", "prune").err
+    service.store.add_profile(other(1))
+    service.stale = ("the driver was 1, now it is 2",)
+    listed = cli("profile", "prune")
+    assert listed.code == 0
+    said = listed.out + listed.err
+    assert "p-1 of a: the driver was 1" in said
+    assert "profile prune --yes" in said
+    shown = cli("profile", "prune", "--json").json
+    assert (shown["deleted"], shown["profiles"][0]["id"]) == (False, "p-1")
+    assert len(service.store.profiles()) == 1
+    assert cli("profile", "prune", "--yes", "--json").json["deleted"]
+    assert list(service.store.profiles()) == []
+
+
 def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> None:
     ended = Job("job-1", "profile", "a", JobState.SUCCEEDED, AT, AT, Progress("done", "done"))
     failed = dataclasses.replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")

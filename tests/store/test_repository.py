@@ -72,6 +72,19 @@ def test_profiles_are_newest_first_and_replaced_by_id(
         store.profile("none")
 
 
+def test_removed_profiles_are_gone_and_the_others_stay(
+    store: Store, make_profile: MakeProfile
+) -> None:
+    for name in ("p1", "p2", "p3"):
+        store.add_profile(make_profile(name))
+    assert len(store.profiles("opt-125m")) == len(store.profiles()) == 3
+    store.remove_profiles(["p1", "p3", "none"])
+    assert [p.id for p in store.profiles("opt-125m")] == ["p2"]
+    assert [p.id for p in store.profiles()] == ["p2"]
+    with pytest.raises(NotFoundError):
+        store.profile("p1")
+
+
 def test_a_job_keeps_its_place_when_it_advances(store: Store, make_job: MakeJob) -> None:
     store.put_job(make_job("j1"))
     store.put_job(make_job("j2"))

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from partitiond.api.replies import Service, problems, reply
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile import Profile
-from partitiond.ports import ProfileView
+from partitiond.ports import ProfileView, PrunableProfile
 from partitiond.profile_files import check_schema, check_sound, in_present_schema
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
@@ -44,6 +44,26 @@ async def list_profiles(
     except NotFoundError:
         return reply([])
     return reply([view] if model in (None, view.profile.model) else [])
+
+
+@router.post(
+    "/prune",
+    operation_id="pruneProfiles",
+    summary="Delete profiles that nothing needs",
+    response_model=list[PrunableProfile],
+)
+async def prune_profiles(
+    service: Service,
+    dry_run: Annotated[
+        bool, Query(description="Only list them; `false` deletes them, which cannot be undone.")
+    ] = True,
+) -> Response:
+    """The profiles that are superseded or stale and that no plan uses, newest first, each with why.
+
+    A stale profile that nothing has followed is not among them, nor is one that a release which may
+    come back would use, nor one of a model that is not registered.
+    """
+    return reply(list(service.prune_profiles(delete=not dry_run)))
 
 
 # An id may hold a slash (hardware and workload are part of it): hence ":path".

@@ -1,0 +1,52 @@
+"""Which kept profiles nothing needs any more. Pure."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from partitiond.controller.targets import best_profiles, speaks_for
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile, ProfileKind
+from partitiond.core.spec import ModelSpec
+from partitiond.ports import PrunableProfile
+
+SUPERSEDED = "superseded: plans use another profile of the same model, hardware and size"
+
+
+def prunable(
+    profiles: Iterable[Profile],
+    specs: Mapping[str, Sequence[ModelSpec]],
+    plans: Iterable[Plan],
+    stale: Callable[[Profile], tuple[str, ...]],
+) -> tuple[PrunableProfile, ...]:
+    """The superseded and stale profiles that no plan uses, and that none would use if made now.
+
+    A stale profile that nothing has followed stays: plans go on using it, with a wider margin. All
+    profiles of models that are not registered stay, too: their models may come back. Estimates are
+    few, one for each hardware and size, and are not looked at.
+
+    Args:
+        profiles: all that are kept, newest first.
+        specs: of each registered model as it is and as it was in releases that may come back.
+        plans: the applied one, those that wait, and those that can be gone back to.
+        stale: why a profile no longer speaks for what runs now; empty where it does.
+    """
+    kept = list(profiles)
+    used = _used(plans)
+    for name, forms in specs.items():
+        own = [profile for profile in kept if profile.model == name]
+        used |= {profile.id for spec in forms for profile in best_profiles(spec, own)}
+    found = []
+    for profile in kept:
+        forms = specs.get(profile.model, ())
+        if profile.id in used or not forms or profile.kind is ProfileKind.ESTIMATED:
+            continue
+        superseded = any(speaks_for(profile, spec) for spec in forms)
+        reasons = ((SUPERSEDED,) if superseded else ()) + stale(profile)
+        if reasons:
+            found.append(PrunableProfile(profile.id, profile.model, reasons))
+    return tuple(found)
+
+
+def _used(plans: Iterable[Plan]) -> set[str]:
+    """Profiles that plans rest on; that of a derived size rests on the one before its "@"."""
+    ids: Collection[str] = {p.candidate.profile_id for plan in plans for p in plan.wanted}
+    return {*ids, *(profile_id.partition("@")[0] for profile_id in ids)}
