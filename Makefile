@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: browser help tour tour-gpus setup setup-dev demo engine native test test-full hunt soak \
+.PHONY: browser help tour tour-gpus setup setup-dev demo engine native test test-full hunt wrong-versions soak \
 	lint lint-style lint-types lint-imports kernels compiled-tests format types imports bench gpu-check docs \
 	lock clean
 
@@ -137,6 +137,9 @@ browser: ## get Chromium, which the tests of the dashboard need
 hunt: $(STAMP) ## the property tests with new examples instead of the fixed ones
 	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py tests/security/test_fuzz.py \
 		-m "not engine and not gpu" $(PYTEST_ARGS)
+
+wrong-versions: $(STAMP) ## that tests refuse wrong versions of the product; RULES="words of a rule"
+	@$(BIN)/python -m tests.wrong_versions $(RULES)
 
 SECONDS ?= 600
 

@@ -1,0 +1,103 @@
+"""Engines that outgrow their shares of a device."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_CHECKS: Final = "partitiond/core/partition_checks.py"
+_RECONCILE: Final = "partitiond/core/reconcile.py"
+_WATCH: Final = "partitiond/controller/memory_watch.py"
+_HOLDERS: Final = "partitiond/devices/partitions/memory.py"
+
+MEMORY: Final[tuple[Rule, ...]] = (
+    rule(
+        "An engine has outgrown its share when all newest looks find it beyond the tolerance.",
+        "tests/core/test_partition_checks.py",
+        wrong=(
+            (
+                _CHECKS,
+                "min(newest) > budget_bytes + tolerance_bytes",
+                "max(newest) > budget_bytes + tolerance_bytes",
+            ),
+            (
+                _CHECKS,
+                "min(newest) > budget_bytes + tolerance_bytes",
+                "min(newest) >= budget_bytes + tolerance_bytes",
+            ),
+            (
+                _CHECKS,
+                "min(newest) > budget_bytes + tolerance_bytes",
+                "min(newest) > budget_bytes",
+            ),
+            (_CHECKS, "return len(newest) == looks and", "return bool(newest) and"),
+            (_CHECKS, "newest = held_bytes[-looks:]", "newest = held_bytes[:looks]"),
+        ),
+    ),
+    rule(
+        "It is drained although it is wanted, alone of its model, and started once it is gone.",
+        "tests/core/test_reconcile.py",
+        "tests/property/test_reconcile_histories.py",
+        wrong=(
+            (_RECONCILE, "leaving |= _outgrown(here, changing)", "_outgrown(here, changing)"),
+            (
+                _RECONCILE,
+                "withheld or _held_by_outgrown(placement, here):",
+                "withheld:",
+            ),
+            (
+                _RECONCILE,
+                "stay = under_way | changing | (missing - _blocked(here)) | here.asleep.keys()",
+                "stay = under_way | changing | here.asleep.keys()",
+            ),
+            (
+                _RECONCILE,
+                "stay = under_way | changing | (missing - _blocked(here)) | here.asleep.keys()",
+                "stay = under_way | changing | (missing - _blocked(here))",
+            ),
+            (
+                _RECONCILE,
+                "found.setdefault(replica.placement.model, key_of(replica))",
+                "found.setdefault(replica.generation, key_of(replica))",
+            ),
+        ),
+    ),
+    rule(
+        "Looks count for the process that was seen; what is not seen ends nothing.",
+        "tests/controller/test_memory_watch.py",
+        "tests/devices/partitions/test_shares.py",
+        wrong=(
+            (
+                _WATCH,
+                "held = (*self._held.get(engine.generation, ()), share.held_bytes)"
+                "[-OUTGROWN_LOOKS:]\n        self._held[engine.generation] = held",
+                "held = (*self._held.get(engine.name, ()), share.held_bytes)"
+                "[-OUTGROWN_LOOKS:]\n        self._held[engine.name] = held",
+            ),
+            (
+                _WATCH,
+                "tolerance = tolerance_bytes(share.budget_bytes)",
+                "tolerance = -share.budget_bytes",
+            ),
+            (
+                _WATCH,
+                "self.outgrown &= {engine.generation for engine in live}",
+                "self.outgrown |= {engine.generation for engine in live}",
+            ),
+            (
+                _HOLDERS,
+                "if share.device_id == device_id and held is not None:",
+                "if share.device_id == device_id and held:",
+            ),
+            (
+                _HOLDERS,
+                "if isinstance(there.partition, MemoryShare | MpsShare)\n        }\n        owners",
+                "if isinstance(there.partition, MemoryShare)\n        }\n        owners",
+            ),
+            (
+                _HOLDERS,
+                "continue  # whoever looks at devices says so",
+                "raise",
+            ),
+        ),
+    ),
+)
