@@ -270,9 +270,6 @@ READ: Final = (
 )  # fmt: skip
 """Fields that mean something on the way to an engine: they are made wrong more often."""
 
-DIGITS: Final = "@DIGITS@"
-"""Becomes a number of more digits than Python reads."""
-
 
 def _nested(depth: int, inside: Any) -> Any:
     for level in range(depth):
@@ -285,7 +282,7 @@ KINDS: Final[tuple[Any, ...]] = (None, True, 0, -1, 2**64, 1.5, "", "a", [], ["a
 
 _WRONG: Final = st.one_of(
     st.sampled_from([None, True, False, "", [], {}, [[]], [{}], {"": None}, [None], "\ud800"]),
-    st.sampled_from([-1, 0, 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**400]),
+    st.sampled_from([-1, 0, 1, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63) - 1, 10**400, -(10**4000)]),
     st.sampled_from([-0.0, 1.5, 1e308, 5e-324, float("nan"), float("inf")]),
     st.sampled_from(["1", "true", "null", "a" * 5_000, "\x00\ufffe", "\U0001f600" * 40]),
     st.builds(_nested, st.sampled_from([3, 40, 200]), st.sampled_from([0, "a"])),
@@ -346,4 +343,4 @@ def bodies(draw: st.DrawFn, path: str) -> list[bytes]:
 
 
 def _written(body: dict[str, Any]) -> bytes:
-    return json.dumps(body).replace(f'"{DIGITS}"', "7" * 5_000).encode()
+    return json.dumps(body).encode()
