@@ -50,6 +50,14 @@ def test_limits_hold_whatever_comes_unless_one_request_is_alone(
     assert requests >= min(1, len(costs)), "an empty replica takes anything"
 
 
+@pytest.mark.parametrize(("more", "fits"), [(50, True), (51, False), (100, False)])
+def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
+    more: int, fits: bool
+) -> None:
+    load = ReplicaLoad("r", 1, 64, 900, 1000)
+    assert admits(load, Cost(1, more)) is fits
+
+
 @given(
     st.integers(0, 500), st.integers(0, 5000), st.integers(0, 512), st.floats(0.001, 100),
     st.floats(0.001, 1000),

@@ -81,6 +81,16 @@ def test_never_more_than_the_stated_share_is_ejected(
         assert (ejected_others + 1) / replicas <= 0.5
 
 
+@pytest.mark.parametrize("wanted", [1, 2, 3, 7])
+def test_as_many_failures_in_a_row_eject_as_the_policy_says(wanted: int) -> None:
+    health, policy = HEALTHY, EjectionPolicy(consecutive_failures=wanted)
+    seen = []
+    for _ in range(wanted):
+        health = after_failure(health, 1.0, ejected_others=0, replicas=4, policy=policy)
+        seen.append(health.is_ejected(1.0))
+    assert seen == [False] * (wanted - 1) + [True]
+
+
 def test_a_single_replica_is_never_ejected() -> None:
     health = HEALTHY
     for _ in range(100):

@@ -179,6 +179,18 @@ def test_a_retry_is_taken_although_the_queue_is_full_and_goes_first() -> None:
     assert found[0] is retry
 
 
+def test_a_retry_goes_before_one_that_was_set_aside_for_want_of_room() -> None:
+    load = [ReplicaLoad("a", 1, 64, 500, 1000)]
+    large = entry("large", cost=Cost(1, 800))
+    queue = queued(large)
+    assert queue.take(load, lambda: 0.0) is None, "it has had its turn, and waits for room"
+    retry = entry("retry", cost=Cost(1, 10))
+    assert queue.push(retry, front=True) is None
+    found = queue.take([ReplicaLoad("a", 0, 64, 0, 1000)], lambda: 0.0)
+    assert found is not None
+    assert found[0] is retry
+
+
 def test_a_retry_steps_aside_for_those_who_can_use_the_free_replica() -> None:
     queue = queued(entry("first"))
     queue.push(entry("retry", tried=frozenset({"a"})), front=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from partitiond.core.observation import HOPELESS_FAILURES
-from partitiond.core.partition import CpuCores
+from partitiond.core.partition import CpuCores, MemoryShare
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.reconcile import (
     Action,
@@ -110,6 +110,21 @@ def test_an_engine_that_outgrew_its_share_is_drained_and_started_again_once_it_i
     here.happen("g2", ReplicaEvent.BECAME_READY)
     assert here.run(wanted) == ()
     assert {e.generation for e in here.in_state(SERVING)} == {"g1", "g2"}
+
+
+def test_nothing_starts_beside_the_outgrown_engine_that_it_replaces() -> None:
+    """However much room there is by what engines were promised."""
+    here = SimulatedHost({"gpu-0": 1000})
+    share = MemoryShare("gpu-0", Bytes(100 * MIB))
+    wanted = (dataclasses.replace(placement("a-1", device_id="gpu-0"), partition=share),)
+    here.add(wanted[0], SERVING, in_flight=1)
+    here.outgrown = {"g0"}
+    for _ in range(3):
+        here.run(wanted)
+        assert [e.state for e in here.engines.values()] == [DRAINING]
+    here.engines["g0"] = dataclasses.replace(here.engines["g0"], in_flight=0)
+    here.settle(wanted)
+    assert [e.generation for e in here.in_state(SERVING)] == ["g1"]
 
 
 def test_of_one_model_one_outgrown_engine_leaves_at_a_time() -> None:

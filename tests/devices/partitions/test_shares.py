@@ -32,6 +32,8 @@ async def test_each_engine_is_told_with_all_its_processes_and_its_own_share(path
         ShareUse("a-2", 20 * GIB, 30 * GIB),
         ShareUse("b-1", 5 * GIB, GIB),
     ]
+    world.gpus["GPU-1"].use = {4: 0}
+    assert ShareUse("b-1", 5 * GIB, 0) in await here.shares(), "nothing is a figure, too"
     await here.release(launch("a-2", share(20)))
     assert {use.name for use in await here.shares()} == {"a-1", "b-1"}
 
