@@ -20,6 +20,7 @@ from partitiond.devices.partitions.journal import EntryKind, place_of
 from partitiond.engines.commands import planned_kv_tokens
 from partitiond.engines.owners import owners
 from partitiond.engines.scope import EngineCgroups
+from partitiond.looks import Looks
 from partitiond.settings import Settings
 from partitiond.simulated_gpus import SimulatedHost
 from partitiond.simulated_gpus.description import read_description
@@ -65,6 +66,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         place=outliving(EngineCgroups(settings.engine.cgroup)),
     )
     simulated = gpu.simulated_host if gpu.enabled else None
+    looks = Looks()  # one for all: a GPU whose driver hangs keeps one thread
     devices = HostDevices(
         settings.cpu.cores,
         settings.cpu.memory,
@@ -78,6 +80,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         mps_installed=lambda: not mps.unavailable(),
         gpu_cores=gpu_cores(settings),
         own_instances=own_instances,
+        looks=looks,
     )
     if not gpu.enabled:
         return GpuHost(devices, None)
@@ -86,13 +89,16 @@ def gpu_host(settings: Settings) -> GpuHost:
         HostPartitions(
             journal,
             gpus=NvmlGpus(
-                FailedGpus(devices.discover), host_pids=None if simulated is None else True
+                FailedGpus(devices.discover),
+                host_pids=None if simulated is None else True,
+                looks=looks,
             ),
             daemons=mps,
-            instances=MigControl(gpu.mig_changes, gpu.mig_helper, own_pids),
+            instances=MigControl(gpu.mig_changes, gpu.mig_helper, own_pids, looks),
             owners=lambda: owners(settings.run_dir),
             kv_tokens=planned_kv_tokens,
             outside_env=without_mps_env(settings.run_dir),
+            looks=looks,
         )
     )
     return GpuHost(devices, made[0])

@@ -35,6 +35,7 @@ from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
 from partitiond.controller.views import PlacedView, placed_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.plan import Placement
 from partitiond.core.spec import ModelSpec
 from partitiond.core.usage import ReplicaShare
 from partitiond.metrics import Metrics
@@ -111,13 +112,17 @@ class Parts:
         self._given = adapters
         self._options = options
         self.metrics = Metrics()
+        self._known_cut_off: frozenset[str] = frozenset()
         self.wake = asyncio.Event()
         self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened)
         self.devices = DeviceWatch(
             adapters.devices,
             adapters.clock,
             lambda seen: with_cordons(seen, adapters.store.marks(CORDON)),
+            look_seconds=options.policy.look_seconds,
+            patience_seconds=options.policy.patience_seconds,
         )
+        self.devices.troubled = lambda why: self.journal.note("devices-unknown", "devices", why)
         self.files = ModelFiles(
             adapters.resolver, adapters.clock, self.wake.set, options.policy.fetch_retry_seconds
         )
@@ -143,7 +148,7 @@ class Parts:
         self.background.append(self.obstacles.run)
         self.plans.obstacles = self.obstacles.now
         self.plans.planned_before = lambda: self.obstacles.planned_before
-        self.controller.withheld = self.obstacles.withheld
+        self.controller.withheld = self._withheld
         self.controller.failed_before = self.obstacles.failed_before
         self.registry = self._make_registry()
         self.background.append(self.registry.begin_again)
@@ -213,6 +218,26 @@ class Parts:
         """What plans are made from has changed."""
         self.plans.chain.changed()
         self.wake.set()
+
+    def _withheld(self, placement: Placement) -> bool:
+        """Whether no engine of a placement is to be started: its model cannot run, or nothing is
+        known of its device, and nothing of it runs there."""
+        return self.obstacles.withheld(placement) or placement.replica_id in self._cut_off()
+
+    def _cut_off(self) -> frozenset[str]:
+        """Replicas of which nothing runs, and whose device is silent: another one has to do."""
+        live = {e.placement.replica_id for e in self.controller.engines if e.live}
+        return frozenset(
+            placement.replica_id
+            for placement in self.controller.desired
+            if self.devices.is_silent(placement.device_id) and placement.replica_id not in live
+        )
+
+    def look_for_cut_off(self) -> None:
+        """After a pass of the loop: plan again where an engine of a silent device has ended."""
+        before, self._known_cut_off = self._known_cut_off, self._cut_off()
+        if self._known_cut_off - before:
+            self.plan_again()
 
     def _slept_or_woke(self, model: str, asleep: bool) -> None:
         """Whether a plan is due: somebody waits for the room, or the model has lost its own.

@@ -121,6 +121,10 @@ class Endpoint:
                 return True
         return False
 
+    def may_take(self, key_id: str) -> bool:
+        """Whether the proxy may take a key: it has it, or nobody knows what it has."""
+        return self.table is None or any(key.id == key_id for key in self.table.keys)
+
     async def in_flight(self) -> Mapping[str, int] | None:
         """Requests in flight by engine name; None when the proxy cannot say."""
         try:

@@ -10,7 +10,7 @@ from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.routes import key_route
-from partitiond.core.errors import ConflictError, InputError, NotFoundError
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, NotReadyError
 from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.keys import KeyTerms, differences
 from partitiond.core.routing import KeyRoute, RoutingTable
@@ -131,10 +131,27 @@ class Keys:
         return record, key
 
     async def remove(self, key_id: str) -> None:
-        """Raises NotFoundError."""
-        self._store.remove_key(key_id)
-        self._journal.note("key-removed", key_id, "requests with it are refused from now on.")
-        await self._tell(key_id)
+        """Remove a key, and return once the endpoint refuses it.
+
+        Asked again, it waits again for an endpoint that still takes the key.
+
+        Raises:
+            NotFoundError: there is no such key.
+            NotReadyError: it is removed, but the endpoint could not be told and may still take it.
+        """
+        try:
+            self._store.remove_key(key_id)
+        except NotFoundError:
+            if not self._endpoint.may_take(key_id):
+                raise
+        else:
+            self._journal.note("key-removed", key_id, "it is not in the store any more.")
+        if not await self._tell(key_id):
+            raise NotReadyError(
+                f"{key_id} is removed, but the endpoint could not be told: it may still take it.",
+                hint="Ask again until this succeeds; to be sure at once, stop the endpoint.",
+                facts={"key": key_id, "endpoint": self._endpoint.problem},
+            )
 
     def _now(self) -> float:
         return unix_seconds(self._clock.utc_iso())
@@ -166,20 +183,23 @@ class Keys:
                 )
         return tuple(dict.fromkeys(names.get(name, name) for name in asked))
 
-    async def _tell(self, key_id: str) -> None:
+    async def _tell(self, key_id: str) -> bool:
         """Return once the proxy does as the store says: who made a key may use it at once.
 
-        Where it refuses the table an event says so: nobody is to believe that a key is refused
+        Where it does not in time an event says so: nobody is to believe that a key is refused
         while it is still taken.
+
+        Returns:
+            Whether the proxy does as the store says.
         """
         self._controller.wake()
         told = await self._endpoint.told(lambda table: self._is_told(key_id, table), TELL_SECONDS)
-        if not told and self._endpoint.problem:
+        if not told:
+            why = self._endpoint.problem or "it has not taken the new table in time."
             self._journal.note(
-                "key-not-in-force",
-                key_id,
-                f"the endpoint still serves by the terms before: {self._endpoint.problem}",
+                "key-not-in-force", key_id, f"the endpoint still serves by the terms before: {why}"
             )
+        return told
 
     def _is_told(self, key_id: str, table: RoutingTable) -> bool:
         try:

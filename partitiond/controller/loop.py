@@ -83,6 +83,7 @@ class Controller:
         memory: which engines have outgrown their shares.
         plan: the applied plan.
         problem: why the last pass broke; empty when it went well.
+        passed_at: when the last pass ended, well or not (monotonic seconds).
         spec_for: the specification that a placement was planned with, of the model's present one.
         withheld: whether an engine of a placement is not to be started (`core.obstacles`).
         failed_before: starts of a placement's engine that failed in a row, before its record.
@@ -148,6 +149,7 @@ class Controller:
         lost = [b.what for b in store.unread() if b.what.startswith("plan ")]
         self._lost_plan = lost[-1] if self.plan is None and lost else ""
         self._told_unread = 0
+        self._devices.remember(self.plan.devices if self.plan is not None else ())
         self.leases: Callable[[], Sequence[Partition]] = tuple
         self.measuring: Callable[[], Sequence[str]] = tuple
         self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
@@ -157,11 +159,20 @@ class Controller:
         self.looked: Callable[[], None] = lambda: None
         self.replacing: Callable[[Plan, Plan], None] = lambda _old, _new: None
         self.problem = "the first pass is not over"
+        self.passed_at = clock.monotonic()
 
     @property
     def desired(self) -> tuple[Placement, ...]:
         """What should have an engine now: the applied plan's, or nothing once everything ends."""
         return () if self._closing or self.plan is None else self.plan.wanted
+
+    @property
+    def stalled(self) -> str:
+        """Why the loop counts as stalled: for long no pass has ended; empty where one has."""
+        seconds = self._clock.monotonic() - self.passed_at
+        if seconds < self._policy.stalled_seconds:
+            return ""
+        return f"no pass of the loop has ended for {seconds:.0f} s"
 
     def wake(self) -> None:
         """Look again now."""
@@ -181,6 +192,7 @@ class Controller:
         self._store.set_plan(plan)
         reached(FaultPoint.PLAN_STORED)
         before, self.plan = self.plan, plan
+        self._devices.remember(plan.devices)
         self._promise_names()
         if before is not None:
             self.replacing(before, plan)
@@ -266,6 +278,7 @@ class Controller:
 
     async def run(self) -> None:
         """Pass after pass until cancelled."""
+        self.passed_at = self._clock.monotonic()
         watches = [
             asyncio.create_task(self.faults.run(), name="fault watch"),
             asyncio.create_task(self.memory.run(), name="memory watch"),
@@ -304,8 +317,9 @@ class Controller:
             self._broke(f"{type(error).__name__}: {error}")
         else:
             self.problem = ""
+        self.passed_at = self._clock.monotonic()
         if self._observer is not None:
-            self._observer.passed(self._clock.monotonic() - began, actions)
+            self._observer.passed(self.passed_at - began, actions)
         self.looked()
 
     def _broke(self, problem: str) -> None:
@@ -389,7 +403,11 @@ class Controller:
             measuring=tuple(self.measuring()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
             faulted=tuple(sorted(self.faults.reasons)),
-            withheld=tuple(p.replica_id for p in self.desired if self.withheld(p)),
+            withheld=tuple(
+                p.replica_id
+                for p in self.desired
+                if self.withheld(p) and not self._devices.is_silent(p.device_id)
+            ),
             outgrown=tuple(sorted(self.memory.outgrown)),
         )
 

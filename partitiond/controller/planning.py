@@ -1,6 +1,7 @@
 """Plans on request: what goes in, what comes out, and which of them can still be applied."""
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
@@ -23,6 +24,7 @@ from partitiond.controller.targets import best_profiles
 from partitiond.core.beside import beside_what_runs
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.health import Health
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.partition import Partition
 from partitiond.core.plan import (
@@ -137,6 +139,8 @@ def planning_devices(
 ) -> tuple[Device, ...]:
     """Devices as the planner needs them: what our own engines use is not foreign.
 
+    A silent device keeps the replicas that run there, and gets no other.
+
     Args:
         devices: as observed.
         engines: live engines with the peak memory of their processes in bytes. Those of engines
@@ -145,7 +149,12 @@ def planning_devices(
     """
     in_processes = sum(used for _, used in engines)
 
+    running = collections.Counter(engine.placement.device_id for engine, _ in engines)
+
     def with_own(device: Device) -> Device:
+        if device.health is Health.SILENT and running[device.id]:
+            most = min(running[device.id], device.max_replicas or running[device.id])
+            device = dataclasses.replace(device, cordoned=False, max_replicas=most)
         if device.kind is DeviceKind.GPU:
             return device
         free = min(device.memory_bytes, device.free_bytes + in_processes)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from partitiond.controller.watching import LOOK_SECONDS, PATIENCE_SECONDS
 from partitiond.core.observation import ReconcilePolicy
 
 
@@ -46,6 +47,10 @@ class ControllerPolicy:
         wake_poll_seconds: pause between two questions to the proxy who waits, while a model sleeps.
         idle_poll_seconds: the same while some model may fall asleep by its idle rule.
         wake_on_request: a request for a sleeping model wakes it.
+        stalled_seconds: time without the end of a pass after which the loop counts as stalled: the
+            daemon is not ready, and gives its service manager no sign of life. A pass that replaces
+            the proxy's process may take most of it.
+        look_seconds, patience_seconds: see `watching.DeviceWatch`.
     """
 
     reconcile: ReconcilePolicy = dataclasses.field(default_factory=ReconcilePolicy)
@@ -63,3 +68,6 @@ class ControllerPolicy:
     wake_poll_seconds: float = 0.1
     idle_poll_seconds: float = 1.0
     wake_on_request: bool = True
+    stalled_seconds: float = 60.0
+    look_seconds: float = LOOK_SECONDS
+    patience_seconds: float = PATIENCE_SECONDS

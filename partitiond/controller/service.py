@@ -111,7 +111,7 @@ class Service:
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
         self._keys, self._background = parts.keys, Background(parts.background)
         self._traffic, self._obstacles = parts.traffic, parts.obstacles
-        self._placed = parts.placed
+        self._placed, self._look_for_cut_off = parts.placed, parts.look_for_cut_off
         self._controller.after_pass = self._after_pass
         self.overview: Overviews = parts.overview
         self.drift: DriftControl = parts.drift
@@ -136,9 +136,10 @@ class Service:
         """
         await self._endpoint.start()
         try:
-            await self._devices.refresh(0.0)
             await self._obstacles.refresh()  # looks, so that the version is known
+            # Before the first look at the devices: what runs serves, also where a driver hangs.
             await self._controller.adopt()
+            await self._devices.refresh(0.0)
             self._jobs.recover()
             self._registry.resume()
         except Exception:
@@ -167,8 +168,9 @@ class Service:
 
     @property
     def turning(self) -> bool:
-        """Whether the reconcile loop runs."""
-        return self._loop is not None and not self._loop.done()
+        """Whether the reconcile loop makes its passes: the last one has ended not long ago."""
+        ended = self._loop is None or (self._loop.done() and not self.ending)
+        return not ended and not self._controller.stalled
 
     def use(self, options: ServiceOptions) -> None:
         """Take over what may change while it runs (`partitiond.reload`)."""
@@ -203,6 +205,7 @@ class Service:
                 await self._controller.detach()
                 await self._endpoint.detach()
             await self._files.close()
+            self._devices.close()
         finally:
             self.closed.set()
 
@@ -221,9 +224,11 @@ class Service:
         self._journal.save()
         self._look_at_releases()
         self._obstacles.look()
+        self._look_for_cut_off()
         self._registry.measure_stale()
         self._jobs.poke()
-        self._plans.chain.consider()
+        if self._devices.looked:  # a plan without devices would end what is only not seen yet
+            self._plans.chain.consider()
 
     # -- models ----------------------------------------------------------------------------
 
@@ -393,10 +398,10 @@ class Service:
         # One that cannot run is said of that model; without any other the daemon serves nothing.
         kinds = {record.spec.engine_kind for record in self._store.models()}
         parts = {
-            "loop": self._controller.problem,
+            "loop": self._controller.problem or self._controller.stalled,
             "proxy": self._endpoint.problem,
             "store": self._journal.problem,
-            "devices": self._devices.problem,
+            "devices": self._devices.trouble,
             "planner": self._plans.chain.problem,
             "engine": self._obstacles.engine_problem if kinds == {"vllm"} else "",
         }
@@ -441,5 +446,5 @@ class Service:
         return await self._keys.rotate(key_id, grace_seconds)
 
     async def remove_key(self, key_id: str) -> None:
-        """Raises NotFoundError."""
+        """Raises NotFoundError; NotReadyError where the endpoint may still take the key."""
         await self._keys.remove(key_id)

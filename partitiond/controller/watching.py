@@ -2,17 +2,34 @@
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
-from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import Device, DeviceDetails, headroom_bytes
+from partitiond.core.errors import PartitiondError, SilentError
+from partitiond.core.hardware import Device, DeviceDetails, headroom_bytes, silent_device
+from partitiond.core.health import Health
 from partitiond.core.observation import Unknown
 from partitiond.core.plan import Plan
 from partitiond.core.spec import ModelSpec
-from partitiond.ports import Clock, DeviceCare, DeviceProvider, ModelResolver, ResolvedModel
+from partitiond.looks import SILENT_SECONDS, Looks
+from partitiond.ports import (
+    Clock,
+    DeviceCare,
+    DeviceProvider,
+    ModelResolver,
+    PartialDevices,
+    ResolvedModel,
+)
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 2 * SILENT_SECONDS + 5.0
+"""Deadline of a look at all devices: the driver as a whole and each GPU have deadlines of their
+own, and whoever knows which of them is silent is to say so first."""
+PATIENCE_SECONDS: Final = 1.0
+"""A look at all GPUs takes tens of milliseconds. Passes of the loop wait so long for one, once."""
 
 
 def engine_bytes(device: Device) -> int:
@@ -36,19 +53,35 @@ def room_on(
     planned = {device.id: device for device in plan.devices} if plan is not None else {}
     if problem:
         return tuple((device_id, Unknown(problem)) for device_id in planned)
-    return tuple((device.id, engine_bytes(planned.get(device.id, device))) for device in devices)
+    return tuple(
+        (
+            device.id,
+            Unknown(device.health_reason)
+            if device.health is Health.SILENT
+            else engine_bytes(planned.get(device.id, device)),
+        )
+        for device in devices
+    )
 
 
 class DeviceWatch:
-    """The devices of this host, looked at now and then in a thread (a driver may be slow).
+    """The devices of this host, looked at now and then in a thread (a driver may hang).
+
+    Nobody waits long for a look: where it takes more than a moment it goes on alone, and what was
+    seen before counts until it ends. One look is under way at a time.
 
     Args:
         marked: puts what operators said of devices on them.
+        look_seconds: deadline of a look at all devices. Providers that know which device is silent
+            say so sooner.
+        patience_seconds: how long a look is waited for.
 
     Attributes:
         devices: as last seen.
         problem: why they could not be seen the last time; empty when they could.
+        looked: a look has ended since the start: the driver answered, or refused.
         after_look: called with what was seen before and now.
+        troubled: called with each problem that was not there the last time.
     """
 
     def __init__(
@@ -56,31 +89,97 @@ class DeviceWatch:
         provider: DeviceProvider,
         clock: Clock,
         marked: Callable[[Sequence[Device]], tuple[Device, ...]] = tuple,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._provider = provider
         self._clock = clock
         self._marked = marked
+        self._looks = Looks(look_seconds)
+        self._patience_seconds = patience_seconds
+        self._under_way: asyncio.Task[None] | None = None
+        self._slow = False
         self._seen_at: float | None = None
         self._seen: tuple[Device, ...] = ()
+        self._remembered: tuple[Device, ...] = ()
         self.devices: tuple[Device, ...] = ()
         self.problem = ""
+        self.looked = False
         self.after_look: Callable[[Sequence[Device], Sequence[Device]], None] = lambda *_: None
+        self.troubled: Callable[[str], None] = lambda _: None
+
+    @property
+    def trouble(self) -> str:
+        """Why no device can be relied on now; empty where one can."""
+        silent = [device for device in self.devices if device.health is Health.SILENT]
+        if self.problem or not silent or len(silent) < len(self.devices):
+            return self.problem
+        return f"no device answers: {silent[0].health_reason}"
+
+    def remember(self, devices: Sequence[Device]) -> None:
+        """Know devices of earlier: what cannot be seen of them is silent, and not gone."""
+        self._remembered = tuple(devices)
+
+    def is_silent(self, device_id: str) -> bool:
+        """Whether nothing is known of a device now, since its driver does not answer."""
+        device = self.find(device_id)
+        return device is not None and device.health is Health.SILENT
 
     async def refresh(self, max_age_seconds: float) -> None:
-        """Look again when the last look is older than that."""
+        """Look again when the last look is older than that.
+
+        Returns after a moment at most: see the class.
+        """
         now = self._clock.monotonic()
         if self._seen_at is not None and now - self._seen_at < max_age_seconds:
             return
+        if self._under_way is not None:
+            if self._slow or not await self._waited():
+                return
+            if self._under_way is not None:  # another look was begun after this was asked
+                await self._waited()
+                return
         self._seen_at = now
+        self._under_way = asyncio.create_task(self._look(), name="look at the devices")
+        await self._waited()
+
+    async def _waited(self) -> bool:
+        """Wait for the look under way; False where that takes too long."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way], timeout=self._patience_seconds)
+        self._slow = self._under_way is not None
+        return not self._slow
+
+    async def _look(self) -> None:
         try:
-            seen = tuple(await asyncio.to_thread(self._provider.discover))
-            before, self._seen = self._seen, seen  # another look may have ended meanwhile
-            self.mark()
+            found = await self._looks.look("the devices", self._provider.discover)
+            self._take(tuple(found))
         except PartitiondError as error:
-            self.problem = str(error)
-        else:
-            self.problem = ""
-            self.after_look(before, self._seen)
+            self._fails(str(error))
+            self.looked |= not isinstance(error, SilentError)
+        except Exception as error:
+            # A defect in a driver's adapter must not end the watch over all devices.
+            log.exception("looking at the devices broke")
+            self._fails(f"{type(error).__name__}: {error}")
+        finally:
+            self._under_way, self._slow = None, False
+
+    def _take(self, seen: tuple[Device, ...]) -> None:
+        unseen = self._provider.unseen if isinstance(self._provider, PartialDevices) else ""
+        if unseen:
+            there = {device.id for device in seen}
+            missing = (device for device in self._remembered if device.id not in there)
+            seen += tuple(silent_device(device, unseen) for device in missing)
+        before, self._seen = self._seen, seen
+        self.mark()
+        self.problem, self.looked = "", True
+        self.after_look(before, self._seen)
+
+    def _fails(self, problem: str) -> None:
+        if problem != self.problem:
+            self.troubled(problem)
+        self.problem = problem
 
     def mark(self) -> None:
         """What operators say of devices has changed; they need not be looked at again for it."""
@@ -94,12 +193,18 @@ class DeviceWatch:
         """Everything that is told of one of the devices.
 
         Raises:
-            DeviceError, NotFoundError: the driver refuses, or the device is gone.
+            DeviceError, NotFoundError: the driver refuses or is silent, or the device is gone.
         """
         if not isinstance(self._provider, DeviceCare):
             return DeviceDetails(device)
-        told = await asyncio.to_thread(self._provider.inspect, device.id)
+        inspect = functools.partial(self._provider.inspect, device.id)
+        told = await self._looks.look(f"details of {device.id}", inspect)
         return dataclasses.replace(told, device=self._marked((told.device,))[0])
+
+    def close(self) -> None:
+        """Wait for the look under way no longer."""
+        if self._under_way is not None:
+            self._under_way.cancel()
 
     def forgive(self, device_id: str) -> None:
         """What was said against the device so far counts no more; look again soon."""

@@ -14,6 +14,7 @@
     ├ NotReadyError             the daemon answers but cannot do its work yet
     ├ StoreError                the store is locked, corrupted or of a newer version
     ├ DeviceError               NVML, MPS, MIG or the host refused
+    │ └ SilentError             it neither answered nor refused in time
     ├ ModelSourceError          weights or config cannot be fetched
     ├ EngineError               an engine process
     │ ├ EngineUnavailableError  no engine environment, or a version that is not known
@@ -128,6 +129,12 @@ class DeviceError(PartitiondError):
     """NVML, MPS, MIG or the host refused."""
 
     code = "device"
+
+
+class SilentError(DeviceError):
+    """A driver, a helper or the host neither answered nor refused in time: nothing is known."""
+
+    code = "device_silent"
 
 
 class ModelSourceError(PartitiondError):

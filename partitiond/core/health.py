@@ -3,6 +3,8 @@
     fine       nothing known against it
     degraded   it works, with less than it should have; replicas stay
     failed     what runs on it is wrong, broken or about to be: it is cordoned with the reason
+    silent     its driver does not answer: nothing is known, so nothing starts there, and what runs
+               there is left alone
 
 Readings that a GPU or a driver does not offer are None and count for nothing. Sources: NVIDIA's
 Xid catalog and its page on Xid messages (docs.nvidia.com/deploy/xid-errors), on error management
@@ -21,6 +23,7 @@ class Health(enum.StrEnum):
     FINE = "fine"
     DEGRADED = "degraded"
     FAILED = "failed"
+    SILENT = "silent"
 
 
 class XidKind(enum.StrEnum):

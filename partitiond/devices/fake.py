@@ -1,6 +1,7 @@
 """Devices that are not there: to plan for hardware, and to test without it. Shipped."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 
 from partitiond.core.errors import DeviceError, SpecError
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
@@ -59,21 +60,29 @@ def fake_cpu(cores: int = 2, memory_bytes: int = 24 * GIB, *, host: str = FAKE_H
 
 
 class FakeDevices:
-    """A device provider that finds what it was given, or refuses as a driver would."""
+    """A device provider that finds what it was given, or refuses or hangs as a driver would."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = tuple(devices)
         self._refusal: DeviceError | None = None
+        self._answers = threading.Event()
+        self._answers.set()
 
     def discover(self) -> Sequence[Device]:
-        """The devices. Raises DeviceError after `refuse`."""
+        """The devices. Raises DeviceError after `refuse`, and does not return after `hang`."""
+        self._answers.wait()
         if self._refusal is not None:
             raise self._refusal
         return self._devices
 
-    def become(self, devices: Sequence[Device]) -> None:
+    def become(self, devices: Iterable[Device]) -> None:
         """Find these from now on: a GPU was added, lost, or its free memory changed."""
         self._devices, self._refusal = tuple(devices), None
+        self._answers.set()
+
+    def hang(self) -> None:
+        """Answer no look from now on, until `become`."""
+        self._answers.clear()
 
     def refuse(self, message: str = "the driver does not answer.") -> None:
         """Raise DeviceError from now on."""

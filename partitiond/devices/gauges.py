@@ -9,11 +9,16 @@ from typing import Any, Final
 import psutil
 import pynvml
 
+from partitiond.core.errors import SilentError
 from partitiond.devices.cpu import CPU_DEVICE_ID
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.session import session, told
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
+from partitiond.looks import Looks
 from partitiond.ports.gauges import DeviceReading
+
+GPU_SECONDS: Final = 2.0
+"""Deadline of a look at all GPUs: somebody waits for a page, and gauges may be missing on it."""
 
 LEAST_SECONDS: Final = 0.2
 """Load and power of the CPU are means since the look before; nearer than that they only flicker."""
@@ -27,6 +32,7 @@ class HostGauges:
         cpu: look at the CPU.
         root: where `proc` and `sys` are, for tests of foreign hosts.
         clock: seconds that only grow.
+        gpu_seconds: deadline of a look at all GPUs.
     """
 
     def __init__(
@@ -36,7 +42,9 @@ class HostGauges:
         cpu: bool = True,
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
+        gpu_seconds: float = GPU_SECONDS,
     ) -> None:
+        self._looks = Looks(gpu_seconds)
         self._nvml = nvml
         self._clock = clock
         self._lock = threading.Lock()
@@ -45,10 +53,16 @@ class HostGauges:
     def read(self) -> Mapping[str, DeviceReading]:
         """By device id; a device that does not answer is left out."""
         with self._lock:
-            found = _gpus() if self._nvml else {}
+            found = self._gpus() if self._nvml else {}
             if self._cpu is not None:
                 found[CPU_DEVICE_ID] = self._cpu.read()
             return found
+
+    def _gpus(self) -> dict[str, DeviceReading]:
+        try:
+            return self._looks.ask("the gauges of GPUs", _gpus)
+        except SilentError:  # the watch over the devices tells which of them are silent
+            return {}
 
 
 def _gpus() -> dict[str, DeviceReading]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import NotFoundError
+from partitiond.core.errors import NotFoundError, SilentError
 from partitiond.core.hardware import Device, DeviceDetails, SharingMode, short_device
 from partitiond.core.mig import Place
 from partitiond.devices.cpu import discover_cpu
@@ -15,6 +15,7 @@ from partitiond.devices.nvml.discovery import GpuDiscovery, Seen
 from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.library import use_library
 from partitiond.devices.nvml.mig import MigChanges
+from partitiond.looks import Looks
 
 SIMULATED_NVML: Final = Path("lib/libnvidia-ml.so.1")
 """The NVML of a simulated host, in its folder."""
@@ -39,6 +40,7 @@ class HostDevices:
         watch_xids: listen for Xid messages in a thread, until `close`; they count for health.
         own_instances: where GPU instances of ours are, by the UUID of their GPU: what others made
             stays where it is.
+        looks: makes the calls of NVML, each with a deadline; None has the usual one.
 
     Raises:
         DeviceError: the simulated host has no library that can be loaded.
@@ -59,7 +61,9 @@ class HostDevices:
         gpu_cores: Sequence[int] | None = None,
         mps_installed: Callable[[], bool] = lambda: True,
         own_instances: Callable[[str], Collection[Place]] | None = None,
+        looks: Looks | None = None,
     ) -> None:
+        self.looks = looks or Looks()
         self._cpu_cores = tuple(cpu_cores) if cpu_cores is not None else None
         self._cpu_memory_bytes = cpu_memory_bytes
         self._gpu_cores = None if gpu_cores is None else tuple(gpu_cores)
@@ -77,11 +81,18 @@ class HostDevices:
             host_pids=True if simulated_host is not None else None,
             xids=self._xids.xids,
             own_instances=own_instances,
+            looks=self.looks,
         )
         self._lock = threading.Lock()
 
+    @property
+    def unseen(self) -> str:
+        """Why GPUs may be missing from the last look; see `GpuDiscovery`."""
+        return self._gpus.unseen
+
     def discover(self) -> Sequence[Device]:
-        """GPUs in the driver's order, then the CPU.
+        """GPUs in the driver's order, then the CPU. A GPU whose driver hangs comes as it was seen
+        last, and silent.
 
         Raises:
             DeviceError: the driver or the host refuses, or cores are set that are not there.
@@ -107,8 +118,12 @@ class HostDevices:
                 hint="`partitiond devices` lists them.",
                 facts={"device": device_id},
             )
-        others = [uuid for uuid in found if uuid != device_id]
-        return details_of(found[device_id], others, self._xids.xids(device_id))
+        seen, others = found[device_id], [uuid for uuid in found if uuid != device_id]
+        xids = self._xids.xids(device_id)
+        try:
+            return self.looks.ask(device_id, lambda: details_of(seen, others, xids))
+        except SilentError:  # what was seen is still worth showing
+            return DeviceDetails(seen.device, seen.readings, xids)
 
     def forgive(self, device_id: str) -> None:
         """Somebody looked after the device: Xid messages so far count no more against it."""
@@ -124,7 +139,7 @@ class HostDevices:
     def _seen(self, cores: Sequence[int]) -> tuple[Seen, ...]:
         if not self._nvml:
             return ()
-        with self._lock:
+        with self._lock:  # held no longer than the looks' deadlines
             found = self._gpus.discover(cores if self._gpu_cores is None else self._gpu_cores)
             if found and self._watch_xids:
                 self._xids.start()

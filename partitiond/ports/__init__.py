@@ -12,7 +12,7 @@ from partitiond.ports.engine import (
     EngineRunner,
 )
 from partitiond.ports.gauges import DeviceGauges, DeviceReading
-from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, ProxyControl
+from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, PartialDevices, ProxyControl
 from partitiond.ports.model import ModelResolver, ResolvedModel
 from partitiond.ports.overview import (
     DeviceOverview,
@@ -75,6 +75,7 @@ __all__ = [
     "ModelView",
     "Overview",
     "Overviews",
+    "PartialDevices",
     "PartitionControl",
     "PlanPreview",
     "ProfileOptions",

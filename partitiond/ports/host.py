@@ -31,6 +31,16 @@ class DeviceCare(Protocol):
         ...
 
 
+@runtime_checkable
+class PartialDevices(Protocol):
+    """What a provider offers that may not be able to see all of its devices."""
+
+    @property
+    def unseen(self) -> str:
+        """Why devices that are there may be missing from the last look; empty where none are."""
+        ...
+
+
 class ProxyControl(Protocol):
     """The controller's view of the proxy process."""
 

@@ -20,6 +20,8 @@ from partitiond.simulated_gpus.records import NO_ID, create_state
 
 XID_FALLEN_OFF_THE_BUS: Final = 79
 _XID_EVENT: Final = 0x8
+_HANG_MS: Final = 2**32 - 1
+"""As a delay: the call hangs until its fault is taken away."""
 _HEALTH: Final = frozenset(
     {
         "ecc_corrected_volatile", "ecc_uncorrected_volatile", "ecc_corrected_aggregate",
@@ -192,6 +194,34 @@ class SimulatedHost(HostReader):
             times: how many fail; -1 without end.
             delay_seconds: how long each of them takes.
         """
+        self._add_fault(
+            function,
+            error,
+            uuid=uuid,
+            after=after,
+            times=times,
+            delay_ms=round(1000 * delay_seconds),
+        )
+
+    def hang(self, function: str, *, uuid: str = "", after: int = 0) -> None:
+        """Let calls of a function hang until `heal`; other calls go well meanwhile.
+
+        Args:
+            function: of NVML or CUDA, a shell pattern, or "mig".
+            uuid: only calls about this GPU; empty for all.
+            after: so many calls go well first.
+        """
+        self._add_fault(function, 0, uuid=uuid, after=after, times=-1, delay_ms=_HANG_MS)
+
+    def heal(self) -> None:
+        """Forget all failing calls, and let go of those that hang."""
+        with self._records.locked():
+            for row in self._records.used("fault"):
+                self._records.set("fault", row, {"used": 0})
+
+    def _add_fault(
+        self, function: str, error: int, *, uuid: str, after: int, times: int, delay_ms: int
+    ) -> None:
         index = NO_ID if not uuid else self._index(uuid)
         with self._records.locked():
             row = self._records.free_row("fault")
@@ -204,17 +234,11 @@ class SimulatedHost(HostReader):
                     "error": int(error),
                     "after": after,
                     "times": times,
-                    "delay_ms": round(1000 * delay_seconds),
+                    "delay_ms": delay_ms,
                     "seen": 0,
                     "used": 1,
                 },
             )
-
-    def heal(self) -> None:
-        """Forget all failing calls."""
-        with self._records.locked():
-            for row in self._records.used("fault"):
-                self._records.set("fault", row, {"used": 0})
 
     def add_process(self, uuid: str, pid: int, used_bytes: int, *, mps: bool = False) -> None:
         """A process that holds memory of a GPU or a MIG device.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partitiond.controller.planning import PlanOptions, Solve
+from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.errors import (
     ConflictError,
@@ -69,7 +70,9 @@ class Host:
         *,
         solve: Solve = solved,
         runner: FakeRunner | None = None,
+        policy: ControllerPolicy = POLICY,
     ) -> None:
+        self.policy = policy
         self.store = store
         self.runner = runner or FakeRunner()
         self.solve = solve
@@ -91,7 +94,9 @@ class Host:
             profiler=self.profiler,
             solve=self.solve,
             clock=self.clock,
-            options=ServiceOptions(policy=POLICY, planning=PlanOptions(time_limit_seconds=1.0)),
+            options=ServiceOptions(
+                policy=self.policy, planning=PlanOptions(time_limit_seconds=1.0)
+            ),
             engine_problem=lambda: self.engine_problem,
         )
 
@@ -408,7 +413,7 @@ async def test_clients_hear_that_a_model_is_coming(host: Host) -> None:
     await host.service.register(spec("a"))
     await until(lambda: host.runner.running() != [])
     await until(lambda: host.proxy.table.models[0].availability is ModelAvailability.STARTING)
-    assert host.service.replicas()[0].start_progress == "loading weights"
+    await until(lambda: host.service.replicas()[0].start_progress == "loading weights")
 
 
 def test_the_service_implements_the_port() -> None:

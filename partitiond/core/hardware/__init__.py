@@ -20,6 +20,7 @@ from partitiond.core.hardware.kinds import (
     SharingMode,
     headroom_bytes,
     short_device,
+    silent_device,
 )
 from partitiond.core.hardware.lookup import find_hardware, hardware_for_key, mig_profile
 
@@ -45,4 +46,5 @@ __all__ = [
     "measured_cpu",
     "mig_profile",
     "short_device",
+    "silent_device",
 ]

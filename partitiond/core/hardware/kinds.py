@@ -203,7 +203,7 @@ class Device:
         foreign: processes on it that are not ours; what they hold is not in `free_bytes`.
         mig_instances: GPU instances that exist, by first slice.
         mig_fixed: its geometry may not be changed, so that only instances that exist can be used.
-        health: what its driver says of it; a failed one is cordoned.
+        health: what its driver says of it; a failed or silent one is cordoned.
         health_reason: why it is not fine, and what to do; empty where it is.
         mig_profiles: sizes of GPU instance as its driver lists them; empty for the catalog's.
     """
@@ -241,6 +241,23 @@ class Device:
     def short_id(self) -> str:
         """Its id for people."""
         return short_device(self.id)
+
+
+def silent_device(device: Device, why: str) -> Device:
+    """A device that does not answer any more, as it was seen last: nothing is placed there.
+
+    Args:
+        why: "silent for 30 s".
+    """
+    words = f"{why}: a call of its driver does not end; `dmesg` may say why."
+    return dataclasses.replace(
+        device,
+        cordoned=True,
+        cordon_reason=words,
+        health=Health.SILENT,
+        health_reason=words,
+        foreign=(),
+    )
 
 
 def headroom_bytes(total_bytes: int) -> int:

@@ -1,6 +1,7 @@
 """GPU instances as the rest of the daemon sees them."""
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -34,7 +35,9 @@ from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.reading import read_state
 from partitiond.devices.mig.refusals import in_use, not_permitted
 from partitiond.devices.nodes import make_mig_nodes
+from partitiond.devices.nvml.discovery import OWN_PROCESSES
 from partitiond.devices.nvml.quiet import QUIET
+from partitiond.looks import Looks
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ ATTEMPTS: Final = 3
 """How often the steps are planned anew when somebody else changes the GPU meanwhile."""
 MODE_TRIES: Final = 3
 MODE_RETRY_SECONDS: Final = 0.5
+CHANGE_SECONDS: Final = 300.0
+"""Deadline of the steps on one GPU: each may take as long as the helper's answer, and a mode change
+resets the GPU."""
 
 
 class MigControl:
@@ -52,6 +58,7 @@ class MigControl:
         changes: what may be changed (gpu.mig_changes).
         helper: socket of the privileged helper; it need not exist.
         own_pids: processes of this daemon's engines; others in an instance make it busy.
+        looks: makes the calls, each with a deadline; None has the usual one.
     """
 
     def __init__(
@@ -59,7 +66,9 @@ class MigControl:
         changes: MigChanges,
         helper: Path,
         own_pids: Callable[[], Collection[int]] = lambda: (),
+        looks: Looks | None = None,
     ) -> None:
+        self._looks = looks or Looks()
         self._changes: MigChanges = changes
         self._helper = MigHelper(helper)
         self._own_pids = own_pids
@@ -90,7 +99,7 @@ class MigControl:
                 f"not there after all.",
                 hint="Somebody else changes the GPU: look with `partitiond devices mig show`.",
             )
-        others = sorted(set(found.pids) - set(self._own_pids()))
+        others = sorted(set(found.pids) - await self._own())
         if others:
             raise DeviceError(
                 f"process {others[0]} runs in {place_text(place)} of {short_device(device_id)}.",
@@ -111,7 +120,7 @@ class MigControl:
     async def instances(self, device_id: str) -> tuple[MigInstance, ...]:
         """Those that exist, by first slice; none where MIG is off. Raises DeviceError."""
         state = await self._read(device_id)
-        own = set(self._own_pids())
+        own = await self._own()
         return tuple(_instance(i, busy=bool(set(i.pids) - own)) for i in state.instances)
 
     async def set_mode(self, device_id: str, *, on: bool) -> None:
@@ -130,7 +139,10 @@ class MigControl:
         return tuple(_instance(i, busy=i.busy) for i in state.instances)
 
     async def _read(self, device_id: str) -> MigState:
-        return await asyncio.to_thread(self._read_now, device_id)
+        return await self._looks.look(device_id, lambda: self._read_now(device_id))
+
+    async def _own(self) -> set[int]:
+        return set(await self._looks.look(OWN_PROCESSES, self._own_pids))
 
     def _read_now(self, device_id: str) -> MigState:
         ask = self._helper.read_placed if self._helper.there() else None
@@ -148,7 +160,8 @@ class MigControl:
             if not steps:
                 return state
             try:
-                await asyncio.to_thread(self._take, device_id, steps)
+                take = functools.partial(self._take, device_id, steps)
+                await self._looks.look(f"a change of {device_id}", take, CHANGE_SECONDS)
             except DeviceError as error:
                 if attempt == ATTEMPTS or await self._read(device_id) == state:
                     raise

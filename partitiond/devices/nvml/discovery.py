@@ -1,17 +1,19 @@
 """The GPUs of this host as devices: what they have, what may be done with it, how they are."""
 
 import dataclasses
+import functools
 import logging
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pynvml
 
 from partitiond.core.device_memory import GpuProcess, MemorySplit, split_memory
+from partitiond.core.errors import SilentError
 from partitiond.core.gpu_modes import ComputeMode, MigState, allowed_modes
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, ForeignProcess
+from partitiond.core.hardware import HARDWARE, Device, DeviceKind, ForeignProcess, silent_device
 from partitiond.core.health import Health, HealthReadings, Verdict, XidEvent, judge
 from partitiond.core.mig import Place
 from partitiond.core.units import Bytes
@@ -20,6 +22,7 @@ from partitiond.devices.nvml import mig, processes
 from partitiond.devices.nvml.health import readings_of
 from partitiond.devices.nvml.memory import GpuMemory, memory_of
 from partitiond.devices.nvml.names import hardware_key
+from partitiond.devices.nvml.quiet import QUIET
 from partitiond.devices.nvml.session import (
     LOST,
     NO_DRIVER,
@@ -31,8 +34,13 @@ from partitiond.devices.nvml.session import (
     translate,
 )
 from partitiond.devices.nvml.topology import near_cores
+from partitiond.looks import Looks
 
 log = logging.getLogger(__name__)
+
+DRIVER: Final = "the NVIDIA driver"
+OWN_PROCESSES: Final = "processes of our own"
+"""Subjects of looks beside each GPU, whose subject is its UUID."""
 
 VOLTA: Final = 7
 """Compute capability from which MPS clients have memory and SMs of their own."""
@@ -71,6 +79,11 @@ class GpuDiscovery:
         xids: messages of the driver about a GPU, by its UUID.
         own_instances: where GPU instances of ours are, by the UUID of their GPU; None where nobody
             says: then only those count as others' that others use.
+        looks: makes the calls, those about one GPU in a thread of that GPU.
+
+    Attributes:
+        unseen: why GPUs may be missing from the last look: the driver was silent before it had told
+            of them; empty where it was not.
     """
 
     def __init__(
@@ -82,7 +95,11 @@ class GpuDiscovery:
         host_pids: bool | None = None,
         xids: Callable[[str], Sequence[XidEvent]] = lambda _: (),
         own_instances: Callable[[str], Collection[Place]] | None = None,
+        looks: Looks | None = None,
     ) -> None:
+        self._looks = looks or Looks()
+        self._uuids: dict[int, str] = {}
+        self.unseen = ""
         self._own_pids = own_pids
         self._mig_changes = mig_changes
         self._mig_helper = mig_helper
@@ -96,7 +113,8 @@ class GpuDiscovery:
     def discover(self, cores: Sequence[int]) -> tuple[Seen, ...]:
         """All GPUs, by NVML's order, then those that were there and do not answer any more.
 
-        Empty without NVIDIA's driver.
+        Empty without NVIDIA's driver. GPUs are looked at side by side, so one that hangs holds up
+        no other; it comes as it was seen last, and silent.
 
         Args:
             cores: host cores usable for engines of these GPUs; each GPU gets those near it.
@@ -105,34 +123,77 @@ class GpuDiscovery:
             DeviceError: the driver is there and refuses, or not one GPU answers.
         """
         try:
-            with session():
-                return self._all(tuple(cores))
+            own = self._looks.begin(OWN_PROCESSES, lambda: frozenset(self._own_pids()))
+            count, driver = self._looks.ask(DRIVER, _driver)
+            return self._all(count, driver, tuple(cores), own.wait())
+        except SilentError as error:
+            return self._all_silent(error)
         except pynvml.NVMLError as error:
             if error.value in NO_DRIVER and not self._known:
                 return ()
             raise translate(error, "start") from error
 
-    def _all(self, cores: tuple[int, ...]) -> tuple[Seen, ...]:
-        with asking("count the GPUs"):
-            count = pynvml.nvmlDeviceGetCount()
-            driver = text_of(pynvml.nvmlSystemGetDriverVersion())
-        own = frozenset(self._own_pids())
+    def _all(
+        self, count: int, driver: str, cores: tuple[int, ...], own: frozenset[int]
+    ) -> tuple[Seen, ...]:
+        def look_at(index: int) -> Seen:
+            with session():
+                return self._see(pynvml.nvmlDeviceGetHandleByIndex(index), driver, cores, own)
+
+        looks = [
+            self._looks.begin(self._uuids.get(i, f"GPU {i}"), functools.partial(look_at, i))
+            for i in range(count)
+        ]
         seen: dict[str, Seen] = {}
         refused: list[pynvml.NVMLError] = []
-        for index in range(count):
+        silent: dict[int, SilentError] = {}
+        for index, look in enumerate(looks):
             try:
-                found = self._see(pynvml.nvmlDeviceGetHandleByIndex(index), driver, cores, own)
+                found = look.wait()
                 seen[found.device.id] = found
+                self._uuids[index] = found.device.id
+            except SilentError as error:
+                silent[index] = error
             except pynvml.NVMLError as error:
                 if error.value not in _ONE_GPU:
                     raise translate(error, f"describe GPU {index}") from error
                 refused.append(error)
-        self._warn(count, refused)
+        self._warn(count, [*refused, *silent.values()])
         self._known |= seen
+        self.unseen = "" if silent.keys() <= self._uuids.keys() else self._silence
+        seen |= self._silent([self._uuids[index] for index in silent if index in self._uuids])
         seen |= self._lost(seen, refused)
         if refused and not seen:
             raise translate(refused[0], "describe any GPU")
         return tuple(seen.values())
+
+    def _all_silent(self, error: SilentError) -> tuple[Seen, ...]:
+        """What was there before, when nothing can be told of any GPU."""
+        self._warn(len(self._known), [error])
+        self.unseen = "" if self._known else self._silence
+        return tuple(self._silent(self._known).values())
+
+    @property
+    def _silence(self) -> str:
+        return f"silent for {self._looks.seconds:g} s"
+
+    def _silent(self, uuids: Iterable[str]) -> dict[str, Seen]:
+        """GPUs that do not answer, as they were.
+
+        While a GPU changes its MIG mode none may be looked at (`quiet`), which says nothing against
+        any of them.
+        """
+        found = {uuid: self._known[uuid] for uuid in uuids if uuid in self._known}
+        if QUIET.changing:
+            return found
+        return {
+            uuid: dataclasses.replace(
+                known,
+                device=silent_device(known.device, self._silence),
+                readings=HealthReadings(unreachable=self._silence),
+            )
+            for uuid, known in found.items()
+        }
 
     def _warn(self, count: int, refused: Sequence[Exception]) -> None:
         """Once, not with every look."""
@@ -266,6 +327,12 @@ class GpuDiscovery:
         if switch:
             return MigState.EITHER, False
         return (MigState.ON if on else MigState.OFF), on and not may
+
+
+def _driver() -> tuple[int, str]:
+    """How many GPUs there are, and the driver's version."""
+    with session(), asking("count the GPUs"):
+        return pynvml.nvmlDeviceGetCount(), text_of(pynvml.nvmlSystemGetDriverVersion())
 
 
 def _cordon(verdict: Verdict, compute_mode: ComputeMode) -> str:

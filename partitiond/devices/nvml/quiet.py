@@ -35,12 +35,18 @@ class Quiet:
         self._changed = threading.Condition()
         self._inside: Counter[int] = Counter()
         self._waiting = 0
+        self._wanted_since = 0.0
         self._holder: int | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether somebody waits for all sessions to end, or has it quiet now."""
         return self._waiting > 0
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change is under way that sessions wait for still."""
+        return self._waiting > 0 and self._enter_within() > 0
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
@@ -51,7 +57,7 @@ class Quiet:
         me = threading.get_ident()
         with self._changed:
             if not self._inside[me] and self._holder != me and self._waiting:
-                self._changed.wait_for(lambda: not self._waiting, self._enter_seconds)
+                self._changed.wait_for(lambda: not self._waiting, self._enter_within())
             self._inside[me] += 1
         try:
             yield
@@ -72,6 +78,8 @@ class Quiet:
         me = threading.get_ident()
         deadline = time.monotonic() + self._leave_seconds
         with self._changed:
+            if not self._waiting:
+                self._wanted_since = time.monotonic()
             self._waiting += 1
             try:
                 self._changed.wait_for(lambda: self._holder is None)
@@ -88,6 +96,11 @@ class Quiet:
         finally:
             with self._changed:
                 self._end(me)
+
+    def _enter_within(self) -> float:
+        """How long a session waits for the change that is under way, in seconds. A change that
+        hangs keeps sessions out only once."""
+        return max(0.0, self._wanted_since + self._enter_seconds - time.monotonic())
 
     def _others(self, me: int) -> bool:
         return any(thread != me for thread in self._inside)

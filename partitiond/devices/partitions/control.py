@@ -5,7 +5,7 @@ import collections
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from partitiond.core import partition_checks as checks
@@ -19,10 +19,12 @@ from partitiond.core.partition import (
     Partition,
 )
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
+from partitiond.devices.nvml.discovery import OWN_PROCESSES
 from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
 from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
+from partitiond.looks import Looks
 from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ FAULT_SECONDS: Final = 1.0
 """Between two looks for faults: an MPS daemon is asked by a program of its own."""
 RETRY_SECONDS: Final = 10.0
 """Between two tries to undo what a device kept."""
+SETTLE_SECONDS: Final = 5.0
+"""Undoing what a killed daemon left takes a second or two; MPS daemons are waited for."""
 TERMINATE_SECONDS: Final = 10.0
 """How long MPS may take to end an engine's clients before it is signalled all the same."""
 
@@ -59,6 +63,8 @@ class HostPartitions:
         owners: which process is which engine's.
         kv_tokens: KV tokens that a launch's KV bytes hold; 0 where that is not known.
         outside_env: what keeps an engine away from an operator's MPS daemon.
+        looks: looks at /proc, each with a deadline; None has the usual one.
+        settle_seconds: how long `settle` waits for leftovers to be undone; that goes on after it.
     """
 
     def __init__(
@@ -71,7 +77,12 @@ class HostPartitions:
         owners: Owners,
         kv_tokens: Callable[[EngineLaunch], int],
         outside_env: tuple[tuple[str, str], ...] = (),
+        looks: Looks | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
+        self._settle_seconds = settle_seconds
+        self._undoing: asyncio.Task[list[str]] | None = None
+        self._looks = looks or Looks()
         self._journal = journal
         self._gpus = gpus
         self._daemons = daemons
@@ -80,7 +91,7 @@ class HostPartitions:
         self._outside_env = outside_env
         self._mps = MpsShares(journal, daemons)
         self._mig = MigSlices(journal, gpus, instances)
-        self._holders = Holders(gpus, owners)
+        self._holders = Holders(gpus, self._owned)
         self._locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
         self._faults: tuple[DeviceFault, ...] = ()
         self._said: frozenset[str] = frozenset()
@@ -95,6 +106,10 @@ class HostPartitions:
             for pid in self._daemons.daemon(entry.device_id).pids()
         }
         return mps | self._owners().keys()
+
+    async def _owned(self) -> Mapping[int, str]:
+        """Replica id by pid. Raises SilentError where /proc does not answer."""
+        return await self._looks.look(OWN_PROCESSES, self._owners)
 
     # -- a life ----------------------------------------------------------------------------
 
@@ -184,7 +199,7 @@ class HostPartitions:
 
     async def _outside(self, name: str, share: MpsShare) -> str:
         """Why a ready engine is not under MPS; empty where it is."""
-        owners = await asyncio.to_thread(self._owners)
+        owners = await self._owned()
         return await self._mps.why_outside(share, [p for p, o in owners.items() if o == name])
 
     async def asleep(self, handle: EngineHandle, level: int) -> None:
@@ -214,7 +229,7 @@ class HostPartitions:
         try:
             daemon = self._daemons.daemon(partition.device_id)
             async with asyncio.timeout(TERMINATE_SECONDS):
-                owners = await asyncio.to_thread(self._owners)
+                owners = await self._owned()
                 if daemon.alive():
                     await daemon.terminate([pid for pid, o in owners.items() if o == name])
         except (PartitiondError, TimeoutError) as error:
@@ -246,7 +261,12 @@ class HostPartitions:
                 self._keep_for(handle)
         for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
             self._journal.leave(user)
-        return (*said, *await self._undo_everywhere(_WITHOUT_MODE))
+        # Not awaited for long: a driver that hangs must not keep living engines from being adopted.
+        self._undoing = asyncio.create_task(self._undo_everywhere(_WITHOUT_MODE))
+        await asyncio.wait([self._undoing], timeout=self._settle_seconds)
+        if not self._undoing.done():
+            return (*said, "What was left over on the devices is still being undone.")
+        return (*said, *self._undoing.result())
 
     def _adopt(self, launch: EngineLaunch) -> list[str]:
         partition = partition_of(launch)
@@ -280,7 +300,7 @@ class HostPartitions:
 
     async def clear(self) -> Sequence[str]:
         """See `ports.PartitionControl`."""
-        living = set((await asyncio.to_thread(self._owners)).values())
+        living = set((await self._owned()).values())
         users = {user for entry in self._journal.entries for user in entry.users}
         said = [f"{user} still runs; what it uses stays." for user in sorted(users & living)]
         for user in users - living:

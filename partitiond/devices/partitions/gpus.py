@@ -14,6 +14,7 @@ from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.mig import mig_mode
 from partitiond.devices.nvml.processes import processes_on, sees_host_pids
 from partitiond.devices.nvml.session import gpu, told
+from partitiond.looks import Looks
 from partitiond.ports import DeviceFault
 
 HEALTH_SECONDS: Final = 2.0
@@ -59,6 +60,7 @@ class NvmlGpus:
     Args:
         faults: GPUs that failed.
         host_pids: whether the driver's pids are those seen from here; None finds out.
+        looks: makes the calls, each with a deadline; None has the usual one.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class NvmlGpus:
         faults: Callable[[], Sequence[DeviceFault]] = tuple,
         *,
         host_pids: bool | None = None,
+        looks: Looks | None = None,
     ) -> None:
         self._faults = faults
+        self._looks = looks or Looks()
         self._host_pids = sees_host_pids() if host_pids is None else host_pids
 
     def use(self, device_id: str) -> GpuUse:
@@ -76,6 +80,9 @@ class NvmlGpus:
         Raises:
             DeviceError: the driver refuses, or there is no such GPU.
         """
+        return self._looks.ask(device_id, lambda: self._use(device_id))
+
+    def _use(self, device_id: str) -> GpuUse:
         with gpu(device_id, f"tell the memory of {device_id}") as handle:
             memory = memory_of(handle, "")
             processes = processes_on(handle) if self._host_pids else ()
@@ -88,13 +95,21 @@ class NvmlGpus:
 
     def mig_mode(self, device_id: str) -> tuple[bool, bool]:
         """Whether MIG is on now, and after the next reset. Raises DeviceError."""
-        with gpu(device_id, f"tell the MIG mode of {device_id}") as handle:
-            return mig_mode(handle) or (False, False)
+
+        def mode() -> tuple[bool, bool]:
+            with gpu(device_id, f"tell the MIG mode of {device_id}") as handle:
+                return mig_mode(handle) or (False, False)
+
+        return self._looks.ask(device_id, mode)
 
     def compute_mode(self, device_id: str) -> int:
         """As NVML counts; the default mode where the driver does not say. Raises DeviceError."""
-        with gpu(device_id, f"tell the compute mode of {device_id}") as handle:
-            mode = told(pynvml.nvmlDeviceGetComputeMode, handle)
+
+        def told_mode() -> int | None:
+            with gpu(device_id, f"tell the compute mode of {device_id}") as handle:
+                return told(pynvml.nvmlDeviceGetComputeMode, handle)
+
+        mode = self._looks.ask(device_id, told_mode)
         return pynvml.NVML_COMPUTEMODE_DEFAULT if mode is None else int(mode)
 
     def faults(self) -> Sequence[DeviceFault]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 from partitiond.core import partition_checks as checks
@@ -14,7 +14,7 @@ from partitiond.core.partition_checks import GpuUse, Neighbour
 from partitiond.core.room import overlap
 from partitiond.core.sleep import held
 from partitiond.core.units import MIB, format_bytes
-from partitiond.devices.partitions.parts import Gpus, Owners
+from partitiond.devices.partitions.parts import Gpus
 from partitiond.ports import EngineLaunch, ShareUse
 
 DISPLAY_BYTES: Final = 64 * MIB
@@ -56,12 +56,12 @@ class Holders:
 
     Args:
         gpus: their memory.
-        owners: which process is which engine's.
+        owned: tells which process is which engine's.
     """
 
-    def __init__(self, gpus: Gpus, owners: Owners) -> None:
+    def __init__(self, gpus: Gpus, owned: Callable[[], Awaitable[Mapping[int, str]]]) -> None:
         self._gpus = gpus
-        self._owners = owners
+        self._owned = owned
         self._held: dict[str, Holder] = {}
 
     def put(self, name: str, holder: Holder) -> None:
@@ -120,7 +120,7 @@ class Holders:
         Raises:
             DeviceError: it is not.
         """
-        owners = await asyncio.to_thread(self._owners)
+        owners = await self._owned()
         if isinstance(partition, WholeDevice):
             _require_empty(partition.device_id, use, owners.keys())
         neighbours = self._neighbours(partition.device_id, use, owners, without=name)
@@ -144,7 +144,7 @@ class Holders:
     async def overshoot(self, name: str, partition: Partition) -> str:
         """Why a ready engine may not stay; empty when it may. Raises DeviceError."""
         use = await asyncio.to_thread(self._gpus.use, partition.device_id)
-        owners = await asyncio.to_thread(self._owners)
+        owners = await self._owned()
         taken = use.held_by([pid for pid, owner in owners.items() if owner == name])
         before = self._held[name].used_before if name in self._held else None
         if taken is None and before is not None:
@@ -163,7 +163,7 @@ class Holders:
             for name, there in self._held.items()
             if isinstance(there.partition, MemoryShare | MpsShare)
         }
-        owners = await asyncio.to_thread(self._owners) if watched else {}
+        owners = await self._owned() if watched else {}
         found = []
         for device_id in sorted({share.device_id for share in watched.values()}):
             try:

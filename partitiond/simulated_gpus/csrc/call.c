@@ -68,7 +68,7 @@ static nvmlReturn_t meet_fault(sim_call *call, const char *function) {
     int error = sim_fault_of(call->host, function, gpu, &delay_ms);
     if (delay_ms) {
         sim_unlock(call->host);
-        usleep(delay_ms * 1000);
+        sim_delay(call->host, function, gpu, delay_ms);
         if (!sim_lock(call->host)) return NVML_ERROR_TIMEOUT;
     }
     if (error == SIM_KILL_LOCKED) sim_die();
@@ -141,6 +141,8 @@ static void forget_client(void) {
 }
 
 NVML_EXPORT nvmlReturn_t nvmlShutdown(void) {
+    sim_host *host = sim_attach();
+    while (host != NULL && sim_hangs(host, __func__, SIM_NONE)) usleep(1000);
     int before = __atomic_load_n(&initialised, __ATOMIC_SEQ_CST);
     while (before > 0 && !__atomic_compare_exchange_n(&initialised, &before, before - 1, false,
                                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {

@@ -14,7 +14,7 @@ static CUresult meet_fault(sim_host *host, const char *function, uint32_t gpu) {
     int error = sim_fault_of(host, function, gpu, &delay_ms);
     if (delay_ms) {
         sim_unlock(host);
-        usleep(delay_ms * 1000);
+        sim_delay(host, function, gpu, delay_ms);
         if (!sim_lock(host)) return CUDA_ERROR_UNKNOWN;
     }
     if (error == SIM_KILL_LOCKED) sim_die();

@@ -214,6 +214,22 @@ static bool matches(const sim_fault *fault, const char *function, uint32_t gpu) 
     return fnmatch(fault->function, function, 0) == 0;
 }
 
+bool sim_hangs(sim_host *host, const char *function, uint32_t gpu) {
+    for (unsigned i = 0; i < SIM_FAULTS; i++) {
+        const sim_fault *fault = &host->faults[i];
+        if (__atomic_load_n(&fault->used, __ATOMIC_SEQ_CST) && fault->delay_ms == SIM_HANG &&
+            matches(fault, function, gpu))
+            return true;
+    }
+    return false;
+}
+
+void sim_delay(sim_host *host, const char *function, uint32_t gpu, uint32_t delay_ms) {
+    if (delay_ms != SIM_HANG) usleep(delay_ms * 1000);
+    else
+        while (sim_hangs(host, function, gpu)) usleep(1000);
+}
+
 int sim_fault_of(sim_host *host, const char *function, uint32_t gpu, uint32_t *delay_ms) {
     host->calls++;
     for (unsigned i = 0; i < SIM_FAULTS; i++) {

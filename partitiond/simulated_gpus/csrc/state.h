@@ -100,6 +100,8 @@ typedef struct {
 
 /* Instead of an error code: the calling process dies by SIGKILL. */
 enum { SIM_KILL_BEFORE = -1, SIM_KILL_AFTER = -2, SIM_KILL_LOCKED = -3 };
+/* Instead of a delay: the call does not return before its fault is taken away. */
+#define SIM_HANG UINT32_MAX
 
 typedef struct {
     uint32_t used;
@@ -107,7 +109,7 @@ typedef struct {
     uint32_t gpu;          /* SIM_NONE: any, and calls that are about no GPU */
     int32_t error;
     int32_t after, times;  /* calls that go well first; how many fail, -1 without end */
-    uint32_t delay_ms;     /* the call takes this long first */
+    uint32_t delay_ms;     /* the call takes this long first, or SIM_HANG */
     uint32_t seen;         /* calls that matched so far */
 } sim_fault;
 
@@ -158,6 +160,10 @@ bool sim_others_look_at(const sim_host *host, uint32_t gpu);
 
 /* The error that a call is to answer by a fault that was asked for; 0: none. Wants the lock. */
 int sim_fault_of(sim_host *host, const char *function, uint32_t gpu, uint32_t *delay_ms);
+/* Whether a call hangs now. Wants no lock. */
+bool sim_hangs(sim_host *host, const char *function, uint32_t gpu);
+/* Spends the delay of a fault; without the lock. */
+void sim_delay(sim_host *host, const char *function, uint32_t gpu, uint32_t delay_ms);
 /* Carries out SIM_KILL_*; never returns for these. */
 void sim_die(void);
 bool sim_is_privileged(const sim_host *host);

@@ -1,0 +1,154 @@
+"""Looks at what may never answer: a driver, a helper, /proc.
+
+A call that hangs in a driver cannot be ended: it can only be left behind. So each subject (a GPU,
+a library, /proc) has at most one thread, which makes the calls about that subject one after
+another, and whoever waits for an answer waits with a deadline. While a call hangs, every further
+look at its subject is refused as soon as the deadline of the call has passed, and starts no thread.
+Once the call ends, the subject is looked at again.
+
+The threads are daemon threads: a call that hangs does not keep this process from ending.
+"""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Final, Generic, TypeVar, cast
+
+from partitiond.core.errors import SilentError
+
+T = TypeVar("T")
+
+SILENT_SECONDS: Final = 30.0
+"""Deadline of a look. A look takes milliseconds, and a driver that initialises a GPU or waits for a
+reset takes seconds."""
+MAX_WAITING: Final = 64
+"""Looks at one subject that may wait for their turn; a further one is refused."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Look(Generic[T]):
+    """A look under way.
+
+    Attributes:
+        subject: what is looked at, in words.
+        future: its answer.
+        seconds: how long its deadline is.
+        deadline: when it is given up, in monotonic seconds.
+    """
+
+    subject: str
+    future: "Future[T]"
+    seconds: float
+    deadline: float
+
+    def silent(self) -> SilentError:
+        """What is said of a subject that did not answer in time."""
+        return SilentError(
+            f"{self.subject}: silent for {self.seconds:g} s.",
+            hint="A call into it hangs: look into the kernel's log (`dmesg`). It is asked again "
+            "once that call ends.",
+            facts={"subject": self.subject, "silent_seconds": self.seconds},
+        )
+
+    def wait(self) -> T:
+        """The answer, waited for in this thread. Raises SilentError, and what the look raised."""
+        wait([self.future], max(0.0, self.deadline - time.monotonic()))
+        return self._answer()
+
+    async def answer(self) -> T:
+        """The answer, waited for in the event loop. Raises SilentError, and what it raised."""
+        if not self.future.done():
+            ended = asyncio.wrap_future(self.future)
+            try:
+                await asyncio.wait([ended], timeout=max(0.0, self.deadline - time.monotonic()))
+            finally:
+                ended.cancel()
+        return self._answer()
+
+    def _answer(self) -> T:
+        # A look that waits for its turn is given up; one that has begun cannot be ended.
+        if self.future.cancel() or not self.future.done():
+            raise self.silent()
+        return self.future.result()
+
+
+class _Lane:
+    """Looks at one subject: one under way, others waiting."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Future[object], Callable[[], object]]] = deque()
+        self.since: float | None = None
+        self.works = False
+
+
+class Looks:
+    """Makes looks, each subject's in one thread. Safe to use from any thread.
+
+    Args:
+        seconds: deadline of a look that names none.
+    """
+
+    def __init__(self, seconds: float = SILENT_SECONDS) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._lanes: dict[str, _Lane] = {}
+
+    def begin(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> Look[T]:
+        """Begin a look; it never blocks.
+
+        The deadline is over at once while another look at the same subject is overdue.
+        """
+        seconds = self.seconds if seconds is None else seconds
+        now = time.monotonic()
+        future: Future[T] = Future()
+        with self._lock:
+            lane = self._lanes.setdefault(subject, _Lane())
+            lane.waiting = deque(entry for entry in lane.waiting if not entry[0].cancelled())
+            overdue = lane.since is not None and now - lane.since >= seconds
+            if overdue or len(lane.waiting) >= MAX_WAITING:
+                future.cancel()
+                return Look(subject, future, seconds, now)
+            lane.waiting.append(cast(tuple[Future[object], Callable[[], object]], (future, call)))
+            if not lane.works:
+                lane.works, lane.since = True, now
+                threading.Thread(
+                    target=self._work, args=(lane,), name=f"look at {subject}", daemon=True
+                ).start()
+        return Look(subject, future, seconds, now + seconds)
+
+    def ask(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> T:
+        """Look, and wait for the answer in this thread.
+
+        Raises:
+            SilentError: the subject did not answer in time; and what the call raises.
+        """
+        return self.begin(subject, call, seconds).wait()
+
+    async def look(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> T:
+        """Look, and wait for the answer in the event loop.
+
+        Raises:
+            SilentError: the subject did not answer in time; and what the call raises.
+        """
+        return await self.begin(subject, call, seconds).answer()
+
+    def _work(self, lane: _Lane) -> None:
+        while True:
+            with self._lock:
+                if not lane.waiting:
+                    lane.works, lane.since = False, None
+                    return
+                future, call = lane.waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    answer = call()
+                except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+                    future.set_exception(error)
+                else:
+                    future.set_result(answer)
+            with self._lock:
+                lane.since = time.monotonic()

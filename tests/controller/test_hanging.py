@@ -1,0 +1,187 @@
+"""Drivers and proxies that never answer: the loop goes on, and nothing says that all is well."""
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
+from partitiond.core.hardware import silent_device
+from partitiond.core.keys import KeyTerms
+from partitiond.core.routing import RoutingTable
+from partitiond.core.spec import Demand
+from partitiond.store import open_store
+from tests.controller.fakes import POLICY, until
+from tests.controller.samples import cpu, measured_profile, spec
+from tests.controller.test_service import Host
+
+HASTY = dataclasses.replace(
+    POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1
+)
+FIRST = cpu(2)
+SECOND = dataclasses.replace(FIRST, id="cpu-2", cores=(2, 3))
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    store = open_store(":memory:")
+    here = Host(store, policy=HASTY)
+    for name in ("a", "b"):
+        store.add_profile(measured_profile(name, cores=1))
+    await here.service.start()
+    yield here
+    here.devices.become([FIRST])
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+async def serve(host: Host, *names: str) -> None:
+    for name in names:
+        one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
+        await host.service.register(one)
+    async with asyncio.timeout(60):
+        await host.service.apply()
+        for name in names:
+            await host.serves(name)
+
+
+async def in_time(host: Host, condition: Callable[[], bool]) -> None:
+    """While time passes, something comes to hold."""
+
+    def holds() -> bool:
+        host.clock.now += HASTY.device_seconds
+        return condition()
+
+    await until(holds)
+
+
+def routed(host: Host) -> set[str]:
+    return {route.replica_id.rpartition("-")[0] for route in host.proxy.table.replicas}
+
+
+def looking() -> int:
+    return sum(thread.name.startswith("look at ") for thread in threading.enumerate())
+
+
+async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
+    await serve(host, "a", "b")
+    key, _ = await host.service.create_key(KeyTerms())
+    host.devices.hang()
+    await in_time(host, lambda: "devices" in host.service.readiness())
+    assert "silent for 0.05 s" in host.service.readiness()["devices"]
+    assert "devices-unknown" in host.kinds()
+    host.runner.die(engine_of(host, "a"))
+    await until(lambda: routed(host) == {"b"})
+    await host.service.remove_key(key.id)
+    assert host.proxy.table.keys == ()
+    for _ in range(5):
+        host.clock.now += HASTY.device_seconds
+        await host.service.plan()
+    assert looking() <= 1
+    assert routed(host) == {"b"}, "what runs goes on, and nothing starts on what is not known"
+    host.devices.become([FIRST])
+    await in_time(host, lambda: host.service.readiness() == {})
+    await in_time(host, lambda: host.serving("a") == 1)
+
+
+async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -> None:
+    await serve(host, "a", "b")
+    running, applied = host.runner.running(), host.service.current_plan()
+    host.devices.hang()
+    async with asyncio.timeout(60):
+        await host.restart()
+    assert host.kinds().count("engine-adopted") == 2
+    await until(lambda: "loop" not in host.service.readiness())
+    assert routed(host) == {"a", "b"}
+    assert host.service.turning
+    await in_time(host, lambda: "devices" in host.service.readiness())
+    await asyncio.sleep(0.05)  # passes go by: none of them plans without the devices
+    assert host.runner.running() == running
+    assert host.service.current_plan() == applied
+    host.devices.become([FIRST])
+    await in_time(host, lambda: host.service.readiness() == {})
+    assert host.runner.running() == running
+
+
+def places(host: Host) -> dict[str, str]:
+    """Device by model, of what serves."""
+    views = host.service.replicas()
+    return {view.model: view.device_id for view in views if view.state == "serving"}
+
+
+def engine_of(host: Host, model: str) -> str:
+    return next(name for name in host.runner.running() if name.startswith(f"{model}-"))
+
+
+async def test_a_dead_engine_of_a_silent_device_starts_on_another(host: Host) -> None:
+    host.devices.become([FIRST, SECOND])
+    host.store.add_profile(measured_profile("c", cores=1))
+    await in_time(host, lambda: len(host.service.devices()) == 2)
+    await serve(host, "a", "b", "c")
+    before = places(host)
+    (crowded,) = (d for d in (FIRST, SECOND) if list(before.values()).count(d.id) == 2)
+    (other,) = {FIRST.id, SECOND.id} - {crowded.id}
+    dead, staying = (model for model, device in before.items() if device == crowded.id)
+    host.devices.become(
+        silent_device(d, "silent for 30 s") if d == crowded else d for d in (FIRST, SECOND)
+    )
+    await in_time(host, lambda: "device-silent" in host.kinds())
+    assert host.service.readiness() == {}, "another device answers"
+    engine = engine_of(host, staying)
+    host.runner.die(engine_of(host, dead))
+    await in_time(host, lambda: places(host) == {**before, dead: other})
+    assert engine_of(host, staying) == engine, "what runs on a silent device is left alone"
+    assert host.runner.stopped.count(engine) == 0
+
+
+async def test_a_device_that_answers_again_is_told(host: Host) -> None:
+    await serve(host, "a", "b")
+    host.devices.become([silent_device(FIRST, "silent for 30 s")])
+    await in_time(host, lambda: "devices" in host.service.readiness())
+    assert "silent for 30 s" in host.service.readiness()["devices"]
+    host.devices.become([FIRST])
+    await in_time(host, lambda: host.service.readiness() == {})
+    assert host.kinds().index("device-silent") < host.kinds().index("device-fine")
+    assert len(host.runner.launches) == 2, "nothing was started anew"
+
+
+async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
+    assert host.service.turning
+    hang = asyncio.Event()
+    publish = host.proxy.in_flight
+
+    async def hangs() -> None:
+        await hang.wait()
+
+    await serve(host, "a")
+    host.proxy.in_flight = hangs  # type: ignore[method-assign]
+    await in_time(host, lambda: not host.service.turning)
+    assert "no pass of the loop has ended for 60 s" in host.service.readiness()["loop"]
+    host.proxy.in_flight = publish  # type: ignore[method-assign]
+    hang.set()
+    await until(lambda: host.service.turning and host.service.readiness() == {})
+
+
+async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.controller.keys.TELL_SECONDS", 0.05)
+    key, _ = await host.service.create_key(KeyTerms())
+    publish = host.proxy.publish
+
+    async def refuses(table: RoutingTable) -> None:
+        raise PartitiondError("its disk is full.")
+
+    host.proxy.publish = refuses  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(NotReadyError, match="may still take it"):
+            await host.service.remove_key(key.id)
+    assert host.kinds().count("key-removed") == 1
+    assert "key-not-in-force" in host.kinds()
+    host.proxy.publish = publish  # type: ignore[method-assign]
+    await until(lambda: host.proxy.table.keys == ())
+    await until(lambda: host.service.readiness() == {})
+    with pytest.raises(NotFoundError):
+        await host.service.remove_key(key.id)
