@@ -27,7 +27,7 @@ from partitiond.api.schemas import ApiOptions
 from partitiond.clock import SystemClock
 from partitiond.controller.planning import Solve
 from partitiond.controller.service import Service
-from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
+from partitiond.core.errors import DeviceError, PartitiondError, SettingsError, SilentError
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import ModelSpec
@@ -42,6 +42,7 @@ from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.vllm import check_extra_args
 from partitiond.gpu_host import GpuHost, gpu_host
+from partitiond.looks import Looks
 from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
 from partitiond.planner.warm import is_warm
@@ -69,6 +70,8 @@ PLANNER_GRACE_SECONDS: Final = 120.0
 COMPILING_GRACE_SECONDS: Final = 1800.0
 """The first large solve of an installation compiles the planner's search: a minute and a half of
 one core, and on a busy machine many times that."""
+VARIANT_SECONDS: Final = 2.0
+"""How long the start waits for the driver, to know which engine this host takes."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 SOCKET_NAME: Final = "proxy.sock"
@@ -177,7 +180,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         clock=clock,
         start_deadline_seconds=settings.engine.start_deadline_seconds,
         stop_grace_seconds=settings.engine.stop_grace_seconds,
-        device_used_bytes=used_bytes,
+        device_used_bytes=lambda uuid: host.devices.looks.ask(uuid, lambda: used_bytes(uuid)),
         telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
         cpu_figures=cpu_speed,
     )
@@ -221,7 +224,10 @@ def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
     if settings.engine.variant != "auto":
         return settings.engine.variant
     try:
-        found = devices.discover()
+        found = Looks(VARIANT_SECONDS).ask("the devices", devices.discover)
+    except SilentError:
+        # A driver that hangs is there; where none is, the library says so at once.
+        return "cuda" if settings.gpu.enabled else "cpu"
     except DeviceError:
         return "cpu"  # the loop shows why devices cannot be seen
     return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"

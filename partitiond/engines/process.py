@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from pathlib import Path
 
 from partitiond.core.errors import EngineError
 from partitiond.engines import shim
+from partitiond.looks import Looks
 from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
 __all__ = [
@@ -32,6 +34,11 @@ REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
 
 REAP_SECONDS = 5.0
 """After SIGKILL a process is gone at once unless it sleeps uninterruptibly in a driver."""
+
+
+PROC = Looks()
+"""All of /proc is read to find the processes of an engine, and one that is stuck in the kernel
+may hold up whoever reads its environment."""
 
 
 def open_pidfd(process: ProcessId) -> int | None:
@@ -142,9 +149,13 @@ async def kill_all(
 
     Returns:
         Pids that live still: their memory and devices are not free.
+
+    Raises:
+        SilentError: /proc does not answer, as for a process that is stuck in the kernel.
     """
     deadline = asyncio.get_running_loop().time() + seconds
-    while left := await asyncio.to_thread(processes_of, run_dir, leader):
+    look = functools.partial(processes_of, run_dir, leader)
+    while left := await PROC.look(f"/proc for {run_dir.name}", look):
         if asyncio.get_running_loop().time() >= deadline:
             break
         for pid in left:
