@@ -265,6 +265,11 @@ class Controller:
         devices = self._devices.devices
         self.plan = plan_of_running(running, devices, self._lost_plan, self._clock.utc_iso())
 
+    def name_devices(self) -> None:
+        """Put the devices into the plan of what runs: it was made before the first look at them."""
+        if self._lost_plan and self.plan is not None and not self.plan.devices:
+            self.plan = dataclasses.replace(self.plan, devices=self._devices.devices)
+
     def _drain_unread(self, handle: EngineHandle) -> None:
         engine = self._engine(handle.launch.replica_id, unread_placement(handle))
         self._journal.note(

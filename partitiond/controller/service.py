@@ -140,6 +140,7 @@ class Service:
             # Before the first look at the devices: what runs serves, also where a driver hangs.
             await self._controller.adopt()
             await self._devices.refresh(0.0)
+            self._controller.name_devices()
             self._jobs.recover()
             self._registry.resume()
         except Exception:

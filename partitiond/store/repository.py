@@ -119,9 +119,16 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def add_profile(self, profile: Profile) -> None:
         """Add or replace by id."""
-        with self._write() as session:
-            self._profiles.clear()  # the one that it replaces may be another model's
-            session.merge(_profile_row(profile))
+        row = _profile_row(profile)
+        with self._lock:
+            known, self._profiles = self._profiles, {}  # none is right if the write fails halfway
+            with self._write() as session:
+                session.merge(row)
+            # Not read anew: parsing some thousands takes more than a second.
+            self._profiles = {
+                model: _with_profile(profile, kept, here=model in (None, profile.model))
+                for model, kept in known.items()
+            }
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
         """Newest measurement first; the same object as long as none was added."""
@@ -313,6 +320,21 @@ def _profile_row(profile: Profile) -> ProfileRow:
         started_at=profile.provenance.started_at,
         body=serde.to_stored_json(profile),
     )
+
+
+def _with_profile(
+    profile: Profile, kept: tuple[Profile, ...], *, here: bool
+) -> tuple[Profile, ...]:
+    """Kept profiles after one was added, newest measurement first.
+
+    Args:
+        here: the profile is one of theirs; else it only takes the place of one with its id.
+    """
+    others = [other for other in kept if other.id != profile.id]
+    if not here:
+        return kept if len(others) == len(kept) else tuple(others)
+    found = [*others, profile]
+    return tuple(sorted(found, key=lambda p: (p.provenance.started_at, p.id), reverse=True))
 
 
 def _job_row(job: Job, sequence: int | None) -> JobRow:

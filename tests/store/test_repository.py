@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -11,6 +11,7 @@ from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.routing import KeyRates, RouteKind
 from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Store
+from partitiond.store.repository import SqlStore
 
 MakeRecord = Callable[..., ModelRecord]
 MakeProfile = Callable[..., Profile]
@@ -83,6 +84,38 @@ def test_removed_profiles_are_gone_and_the_others_stay(
     assert [p.id for p in store.profiles()] == ["p2"]
     with pytest.raises(NotFoundError):
         store.profile("p1")
+
+
+def test_profiles_read_before_one_was_added_are_as_if_read_anew(
+    store: Store, make_profile: MakeProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(store, SqlStore)
+    parsed: list[object] = []
+    parse = store._parse
+    for number, model in enumerate(("a", "a", "b", "b")):
+        store.add_profile(make_profile(f"p{number}", model=model))
+
+    def read() -> list[Sequence[Profile]]:
+        return [store.profiles(model) for model in ("a", "b", None)]
+
+    def noted(kind: type[Profile], text: str, what: str) -> Profile:
+        parsed.append(what)
+        return parse(kind, text, what)
+
+    read()
+    for changed in (
+        make_profile("p9", model="a"),
+        make_profile("p0", model="a", started_at="2020-01-01T00:00:00Z"),
+        make_profile("p1", model="b"),  # another model's from now on
+        make_profile("p2", model="b", started_at="2031-01-01T00:00:00Z"),
+    ):
+        monkeypatch.setattr(store, "_parse", noted)
+        store.add_profile(changed)
+        kept = read()
+        assert parsed == [], "none of thousands is parsed again"
+        monkeypatch.undo()
+        store._profiles.clear()
+        assert kept == read()
 
 
 def test_a_job_keeps_its_place_when_it_advances(store: Store, make_job: MakeJob) -> None:
