@@ -40,6 +40,7 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     e.UnauthorizedError: 401,
     e.StoreError: 503,
     e.DeviceError: 503,
+    e.SilentError: 503,
     e.NotReadyError: 503,
     e.DaemonUnreachableError: 503,
     e.DaemonTimeoutError: 503,
