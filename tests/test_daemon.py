@@ -211,7 +211,6 @@ def test_a_daemon_of_another_state_folder_is_refused_the_run_folder(
         run_daemon(other)
     assert daemon.proxy_pid() == pid
     assert daemon.proxy_answers()
-    daemon.start()
 
 
 def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:

@@ -1,0 +1,102 @@
+"""Writes bodies that outlive a process as this release writes them, to be frozen beside this file.
+
+    python -m tests.bodies.freeze FOLDER
+
+They come from a daemon's own code: models are registered, measured, planned and served by simulated
+engines. Paths of this machine are replaced. Frozen files are never changed: a release whose bodies
+are of another form adds files.
+"""
+
+import asyncio
+import json
+import re
+import sqlite3
+import sys
+import tempfile
+from pathlib import Path
+
+from partitiond.core.keys import KeyTerms
+from partitiond.devices.partitions.journal import DeviceJournal, EntryKind
+from partitiond.engines.journal import RunFolder
+from partitiond.run_folder import RunFolderOwner
+from partitiond.serde import to_stored_json
+from partitiond.store import open_store
+from tests.controller.test_real_processes import RealHost, make, simulated
+from tests.devices.partitions.test_control import mig, mps
+from tests.devices.partitions.world import launch
+
+ROWS = {
+    "model": ("model", "spec"),
+    "plan": ("plan", "body"),
+    "job": ("job", "body"),
+    "profile": ("profile", "body"),
+    "key": ("api_key", "body"),
+    "release": ("release", "spec"),
+}
+
+
+def freeze(target: Path) -> None:
+    """Write them all."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        folder = Path(name)
+        asyncio.run(_serve(folder))
+        found = _run_folders(folder) | _rows(folder) | _devices(folder)
+        found["owner"] = to_stored_json(RunFolderOwner("/var/lib/partitiond"))
+        for body, text in found.items():
+            neutral = re.sub(re.escape(name) + r"|/tmp/[^\"]*", "/var/lib/partitiond", text)
+            indented = json.dumps(json.loads(neutral), indent=1, ensure_ascii=False)
+            (target / f"{body}.json").write_text(indented + "\n", encoding="utf-8")
+
+
+async def _serve(folder: Path) -> None:
+    (folder / "r").mkdir()
+    store = open_store(folder / "store.sqlite3")
+    service, proxy = make(folder, store)
+    host = RealHost(folder, store, service, proxy)
+    await service.start()
+    try:
+        await service.register(simulated("one", "opt-125m"))
+        await service.create_key(KeyTerms(label="ada", models=("one",)))
+        await host.serves("one")
+        await host.complete("one")
+        for kept in ("r/one-1/launch.json", "r/one-1/process.json", "p/routing.json",
+                     "p/proxy.json"):  # fmt: skip
+            (folder / Path(kept).name).write_bytes((folder / kept).read_bytes())
+    finally:
+        await service.shutdown(stop_engines=True)
+        store.close()
+
+
+def _run_folders(folder: Path) -> dict[str, str]:
+    found = {
+        name: (folder / f"{name}.json").read_text()
+        for name in ("launch", "process", "routing", "proxy")
+    }
+    for name, partition in (("launch-mps", mps()), ("launch-mig", mig())):
+        made = RunFolder.of(folder / "r", name)
+        made.prepare(launch(name, partition), {"argv": []})
+        found[name] = (made.path / "launch.json").read_text()
+    return found
+
+
+def _rows(folder: Path) -> dict[str, str]:
+    with sqlite3.connect(folder / "store.sqlite3") as here:
+        found = {
+            name: here.execute(f"SELECT {column} FROM {table} ORDER BY rowid DESC").fetchone()
+            for name, (table, column) in ROWS.items()
+        }
+    here.close()
+    return {name: row[0] for name, row in found.items() if row is not None}
+
+
+def _devices(folder: Path) -> dict[str, str]:
+    path = folder / "devices.json"
+    journal = DeviceJournal(path)
+    journal.use("GPU-0", EntryKind.MPS, "", "a-1")
+    journal.use("GPU-1", EntryKind.MIG_MODE, "on", "")
+    journal.done(journal.use("GPU-1", EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "b-1"))
+    return {"devices": path.read_text()}
+
+
+if __name__ == "__main__":
+    freeze(Path(sys.argv[1]))

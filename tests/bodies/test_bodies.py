@@ -1,0 +1,179 @@
+"""Bodies as releases wrote them are read by this one, whatever another release adds or leaves out.
+
+Each file of `frozen` was written by a daemon's own code (`freeze.py`) and is never changed.
+"""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond import serde
+from partitiond.core.errors import InputError
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.core.routing import RoutingTable
+from partitiond.core.spec import ModelSpec
+from partitiond.devices.partitions.journal import EntryKind, read_entries
+from partitiond.engines.journal import RunFolder
+from partitiond.engines.process import ProcessId
+from partitiond.ports import EngineLaunch, Job, KeyRecord
+from partitiond.proxy.process import ProxyIdentity
+from partitiond.run_folder import RunFolderOwner
+
+FROZEN = Path(__file__).parent / "frozen"
+KINDS = {
+    "launch": EngineLaunch,
+    "model": ModelSpec,
+    "plan": Plan,
+    "job": Job,
+    "profile": Profile,
+    "key": KeyRecord,
+    "release": ModelSpec,
+    "routing": RoutingTable,
+    "proxy": ProxyIdentity,
+    "process": ProcessId,
+    "owner": RunFolderOwner,
+}
+FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem != "devices")
+
+TELLS_KINDS_APART = "mode"
+"""Of a partition. It is never dropped: without it one kind could be read as another."""
+
+
+def body_of(file: str) -> Any:
+    return json.loads((FROZEN / f"{file}.json").read_text(encoding="utf-8"))
+
+
+def kind_of(file: str) -> Any:
+    return KINDS[file.partition("-")[0]]
+
+
+def read(file: str, body: object) -> Any:
+    return serde.from_stored_json(kind_of(file), json.dumps(body))
+
+
+def parts(value: Any, body: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each dataclass of what was read, with its object of the body."""
+    if dataclasses.is_dataclass(value):
+        yield value, body
+        for field in dataclasses.fields(value):
+            if field.name in body:
+                yield from parts(getattr(value, field.name), body[field.name])
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from parts(one, body[key])
+    elif isinstance(value, tuple | list):
+        for one, own in zip(value, body, strict=True):
+            yield from parts(one, own)
+
+
+def fields_of(file: str) -> Iterator[tuple[dataclasses.Field[Any], dict[str, Any], Any]]:
+    """Each field of each dataclass once: the field, its object, and the body to read."""
+    body = body_of(file)
+    seen = set()
+    for value, own in parts(read(file, body), body):
+        for field in dataclasses.fields(value):
+            if field.name in own and (type(value), field.name) not in seen:
+                seen.add((type(value), field.name))
+                yield field, own, body
+
+
+def is_optional(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
+
+
+def test_every_kind_of_body_is_frozen() -> None:
+    assert {file.partition("-")[0] for file in FILES} == set(KINDS) - {"release"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_frozen_body_says_what_it_said(file: str) -> None:
+    body = body_of(file)
+    again = serde.to_jsonable(read(file, body))
+    told = body | again
+    assert {name: told[name] for name in body} == body
+    assert set(body) - set(again) <= {serde.VERSION_FIELD, "main_pid"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_fields_that_another_release_adds_are_ignored(file: str) -> None:
+    body = body_of(file)
+    whole = read(file, body)
+    later = copy.deepcopy(body)
+    for _, own in list(parts(whole, later)):
+        own["colour"] = {"red": [1]}
+    assert read(file, later) == whole
+    with pytest.raises(InputError, match="colour"):  # what a user wrote is read strictly
+        serde.from_jsonable(kind_of(file), later)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_optional_field_that_another_release_leaves_out_has_its_default(file: str) -> None:
+    whole = read(file, body_of(file))
+    for field, own, body in fields_of(file):
+        if not is_optional(field) or field.name == TELLS_KINDS_APART:
+            continue
+        kept = own.pop(field.name)
+        less = serde.to_jsonable(read(file, body))
+        own[field.name] = kept
+        _require_alike(less, serde.to_jsonable(whole), field.name)
+
+
+def _require_alike(less: Any, whole: Any, but: str) -> None:
+    """Two bodies differ in fields of one name at most."""
+    if isinstance(whole, dict):
+        assert less.keys() == whole.keys()
+        for name in whole:
+            if name != but:
+                _require_alike(less[name], whole[name], but)
+    elif isinstance(whole, list) and whole:
+        for one, other in zip(less, whole, strict=True):
+            _require_alike(one, other, but)
+    else:
+        assert less == whole
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_without_a_needed_field_a_body_is_not_half_read(file: str) -> None:
+    for field, own, body in fields_of(file):
+        if is_optional(field):
+            continue
+        kept = own.pop(field.name)
+        with pytest.raises(InputError):
+            read(file, body)
+        own[field.name] = kept
+
+
+def test_a_supervisor_of_another_release_is_known(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    body = body_of("process")
+    (tmp_path / "process.json").write_text(json.dumps(body | {"colour": "red"}))
+    assert folder.process() == ProcessId(body["pid"], body["start_ticks"], body["boot_id"])
+
+
+def test_the_device_journal_is_read(tmp_path: Path) -> None:
+    body = body_of("devices")
+    for entry in body["entries"]:
+        entry["boot_id"] = ""  # of this boot, as far as anybody can tell
+    for changed in (body, {"entries": [e | {"colour": 1} for e in body["entries"]], "x": 1}):
+        (tmp_path / "devices.json").write_text(json.dumps(changed))
+        entries = read_entries(tmp_path / "devices.json")
+        assert [(e.device_id, e.kind, e.what, e.users) for e in entries] == [
+            ("GPU-0", EntryKind.MPS, "", ("a-1",)),
+            ("GPU-1", EntryKind.MIG_MODE, "on", ()),
+            ("GPU-1", EntryKind.MIG_INSTANCE, "1g.10gb@0+1", ("b-1",)),
+        ]
+
+
+def test_no_path_of_a_machine_is_frozen() -> None:
+    for path in FROZEN.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert "/tmp/" not in text
+        assert "/work" not in text
+        assert "/home" not in text
