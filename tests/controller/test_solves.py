@@ -48,6 +48,7 @@ async def test_turns_are_taken_in_order_and_too_many_are_refused() -> None:
 async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_daemons_own() -> None:
     running = most = 0
     gate = asyncio.Event()
+    gate.set()
 
     async def solve(request: PlanRequest) -> Plan | Infeasible:
         nonlocal running, most
@@ -62,6 +63,10 @@ async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_dae
     await here.service.start()
     store.add_profile(measured_profile("b"))
     await here.service.register(spec("b", auto=False))
+    chain = here.service._plans.chain
+    await until(lambda: not chain.planning)
+    gate.clear()
+    most = 0
     for cores in (1, 2):
         store.add_profile(measured_profile("a", cores=cores))
     asked = [asyncio.create_task(here.service.plan()) for _ in range(1 + MOST_WAITING)]
