@@ -126,6 +126,12 @@ COMPLETION_CASES: Final = (
     ),
     complete("stream options without a stream", 400, **USAGE),
     complete("stream options of a wrong type", 400, **STREAM, stream_options=5),
+    complete(
+        "stream options that are no booleans",
+        **STREAM,
+        stream_options={"include_usage": "false"},
+        own=BAD_SIZE,
+    ),
     complete("no stream", stream=False),
     complete("null for a stream", stream=None),
     complete("default limit", max_tokens=None),
