@@ -342,7 +342,7 @@ async def a_moment(turns: int = 25) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     """Let the loop turn until something holds that tasks bring about by themselves."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - a fake has no event for every condition
