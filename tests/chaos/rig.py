@@ -112,7 +112,7 @@ class ProxyUnderTest:
         gauges = ("in_flight", "in_flight_sequences", "in_flight_kv_tokens", "queue")
         return not any(stats.get(f"partitiond_proxy_{name}", 0.0) for name in gauges)
 
-    async def settle(self, seconds: float = 30) -> None:
+    async def settle(self, seconds: float = 120) -> None:
         """Wait until it is idle."""
         await until_async(self.is_idle, "in-flight counts are not back", seconds)
 
@@ -152,7 +152,7 @@ def short_folder() -> Any:
         yield Path(name)
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     """Wait for something that has no event."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
@@ -160,7 +160,7 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 30) -
     assert condition(), what
 
 
-async def until_async(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
+async def until_async(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
     """Wait for something that has to be asked for."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not await condition():

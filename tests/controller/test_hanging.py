@@ -41,7 +41,7 @@ async def serve(host: Host, *names: str) -> None:
     for name in names:
         one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
         await host.service.register(one)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await host.service.apply()
         for name in names:
             await host.serves(name)
@@ -90,7 +90,7 @@ async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -
     await serve(host, "a", "b")
     running, applied = host.runner.running(), host.service.current_plan()
     host.devices.hang()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await host.restart()
     assert host.kinds().count("engine-adopted") == 2
     await until(lambda: "loop" not in host.service.readiness())

@@ -116,7 +116,7 @@ class Proxy:
             and all(r.sequences == 0 and r.kv_tokens == 0 for r in self.state.replicas())
         )
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 -- the proxy has no event for it
                 await asyncio.sleep(0.005)

@@ -148,7 +148,7 @@ class ScriptedEngine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.path.unlink(missing_ok=True)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until the engine's side of things is so."""
         async with asyncio.timeout(seconds):
             while not condition():

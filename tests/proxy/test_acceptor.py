@@ -62,7 +62,7 @@ def worker() -> Iterator[Worker]:
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():  # type: ignore[operator]  # noqa: ASYNC110 -- nothing tells
             await asyncio.sleep(0.005)
 

@@ -54,7 +54,7 @@ class Leaver:
     async def until(self, marker: bytes) -> bytes:
         """What comes up to the marker, and perhaps behind it."""
         got = b""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while marker not in got:
                 data = await self._loop.sock_recv(self._connection, 65_536)
                 assert data, got

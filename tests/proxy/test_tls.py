@@ -115,13 +115,13 @@ class Client:
         self.writer.write("\r\n".join(lines).encode())
 
     async def until(self, mark: bytes) -> bytes:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             return await self.reader.readuntil(mark)
 
     async def rest(self) -> bytes:
         """What still comes until the connection ends, however."""
         with contextlib.suppress(ConnectionError, ssl.SSLError):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(240):
                 return await self.reader.read()
         return b""
 
@@ -261,7 +261,7 @@ async def test_a_renewed_certificate_is_taken_and_streams_go_on(
             async with raw(process, authority.trust()) as new:
                 return new.serial != first
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             in_a_row = 0
             while in_a_row < 3 * workers:
                 in_a_row = in_a_row + 1 if await presents_the_new_one() else 0
@@ -367,7 +367,7 @@ async def test_a_client_that_does_not_read_holds_the_engine_back(
         assert steps < 500, "of 50 MB most wait in the engine"
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         received = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while data := await client.reader.read(1 << 20):
                 received += len(data)
                 if data.endswith(b"0\r\n\r\n"):
