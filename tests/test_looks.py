@@ -1,12 +1,13 @@
 """A look that never ends is left behind, by one thread for each subject."""
 
 import asyncio
+import dataclasses
 import threading
 
 import pytest
 
 from partitiond.core.errors import DeviceError, SilentError
-from partitiond.looks import MAX_WAITING, Looks
+from partitiond.looks import MAX_WAITING, Look, Looks
 
 
 def threads(subject: str) -> list[threading.Thread]:
@@ -52,15 +53,22 @@ def test_a_call_that_hangs_is_silent_keeps_one_thread_and_is_taken_up_again() ->
 def test_looks_at_one_subject_take_turns_and_those_given_up_never_begin() -> None:
     looks, release, made = Looks(60), threading.Event(), list[str]()
     first = looks.begin("GPU 0", lambda: release.wait(60))
-    given_up = looks.begin("GPU 0", lambda: made.append("given up"), 0.0)
-    with pytest.raises(SilentError):
-        given_up.wait()
+    give_up(looks.begin("GPU 0", lambda: made.append("given up")))
     second = looks.begin("GPU 0", lambda: made.append("second"))
+    give_up(looks.begin("GPU 0", lambda: made.append("given up last")))
     assert made == []
     release.set()
     assert first.wait()
     second.wait()
+    assert looks.ask("GPU 0", lambda: "still here") == "still here"
     assert made == ["second"]
+
+
+def give_up(look: Look[None]) -> None:
+    """As its asker does once the deadline has passed."""
+    assert not look.future.cancelled()
+    with pytest.raises(SilentError):
+        dataclasses.replace(look, deadline=0.0).wait()
 
 
 def test_no_more_than_so_many_wait_for_one_subject() -> None:

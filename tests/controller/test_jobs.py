@@ -140,6 +140,19 @@ async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_
     store.close()
 
 
+async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: Desk) -> None:
+    why = "waits until a-1 serves"
+    desk.queue.paused = lambda: why
+    jobs = [await desk.submit(name) for name in ("a", "b")]
+    assert [job.progress.message for job in jobs] == [why, why]
+    assert [job.state for job in jobs] == [JobState.QUEUED, JobState.QUEUED]
+    assert desk.running == {}
+    desk.queue.paused = str
+    desk.queue.poke()
+    await a_moment()
+    assert list(desk.running) == ["a"]
+
+
 async def test_a_job_says_what_it_waits_for_and_does_not_hold_up_others(desk: Desk) -> None:
     desk.blocked["a"] = "waits for core 0: b-1 holds it"
     waiting, other = await desk.submit("a"), await desk.submit("b")

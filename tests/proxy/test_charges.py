@@ -218,6 +218,38 @@ async def test_who_leaves_in_the_middle_pays_what_was_seen(
     assert report(proxy) == (prompt, OUTPUT_EVENTS)
 
 
+@by_stream
+async def test_what_is_relayed_without_a_look_is_seen_too(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
+) -> None:
+    """Plain output that comes by itself goes straight to the client's transport."""
+    words = (b"one", b"two", b"three")
+    first, second, third = (next(e for e in api.begin if word in e) for word in words)
+    begin = map(chunk, api.begin[: api.begin.index(first) + 1])
+    go_on = [asyncio.Event(), asyncio.Event()]
+    steps: list[Step] = [
+        STREAM_HEAD,
+        *begin,
+        go_on[0],
+        chunk(second),
+        go_on[1],
+        chunk(third),
+        "hold",
+    ]
+    proxy, _ = await started(make_proxy, make_engine, *steps)
+    async with asking(proxy, api, streams=True) as reader:
+        await reader.readuntil(words[0])
+        for gate, word in zip(go_on, words[1:], strict=True):
+            gate.set()
+            await reader.readuntil(word)
+        (exchange,) = proxy.state.flights
+        attempt = exchange._attempt
+        assert attempt is not None
+        assert attempt._connection is not None
+        assert attempt._connection.fast_pieces == 2
+    assert charged(proxy) == everywhere(api.prompt_of_a_part() + OUTPUT_EVENTS)
+
+
 @pytest.mark.parametrize("api", [MESSAGES, RESPONSES])
 async def test_the_end_of_a_block_costs_nothing_when_it_comes_alone(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api

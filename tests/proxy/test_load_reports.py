@@ -93,3 +93,15 @@ async def test_a_report_that_is_no_plain_text_does_not_come_back(
         response = await client.post("/v1/completions", json=body, headers={ASKED: "json"})
     assert response.status_code == 200
     assert TOLD not in response.headers
+
+
+async def test_a_report_comes_beside_the_description_of_raw_vectors(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: [reporting(f"{REPORT}\r\nmetadata: {{}}")])
+    proxy = await make_proxy(table(replica(engine)))
+    async with proxy.client as client:
+        body = {"model": "m", "input": "x"}
+        response = await client.post("/pooling", json=body, headers={ASKED: "json"})
+    assert response.status_code == 200
+    assert (response.headers[TOLD], response.headers["metadata"]) == (REPORT, "{}")

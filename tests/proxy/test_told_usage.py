@@ -1,6 +1,7 @@
 """Usage is what stands in its place in an answer, and nothing else."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from partitiond.proxy.told_usage import (
     MAX_TOLD,
+    Told,
     messages_usage,
     openai_usage,
     responses_usage,
@@ -61,6 +63,18 @@ def test_a_messages_prompt_has_its_cached_part() -> None:
     usage = {"input_tokens": 1, "cache_read_input_tokens": 30, "cache_creation_input_tokens": 10}
     assert messages_usage(data({"message": {"usage": usage}})) == (41, None)
     assert messages_usage(data({"usage": {"output_tokens": 9}})) == (None, 9)
+
+
+@pytest.mark.parametrize(
+    ("tell", "inside"), [(messages_usage, "message"), (responses_usage, "response")]
+)
+def test_usage_at_the_top_comes_before_usage_inside(
+    tell: Callable[[bytes], Told | None], inside: str
+) -> None:
+    inner = {"usage": {"input_tokens": 0, "output_tokens": 0}}
+    told = {"input_tokens": 3, "output_tokens": 4}
+    assert tell(data({inside: inner, "usage": told})) == (3, 4)
+    assert tell(data({inside: inner})) == (0, 0)
 
 
 @given(st.text(max_size=30), st.integers(0, 5))

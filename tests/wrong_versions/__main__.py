@@ -5,11 +5,14 @@
 Ends with 1 when a wrong version was accepted, or when a test fails on the tree as it is.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,7 +24,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 LEFT_OUT: Final = shutil.ignore_patterns(".*", "__pycache__", "*.so", "build", "dist")
 """Compiled modules among them: they would run instead of the changed source."""
 SECONDS: Final = 900.0
-"""A wrong version may make a test wait for ever: that is a refusal, too."""
+"""How long tests may take on the tree as it is."""
+TIMES: Final = 4.0
+LEAST_SECONDS: Final = 20.0
+"""A wrong version may make a test wait for minutes, or for ever. It counts as refused once the
+tests have taken so many times as long as on the tree as it is, and no less than that."""
+END_SECONDS: Final = 30.0
+"""For tests that are interrupted to end what they started."""
 FAILED: Final = 1
 """pytest's status when tests ran and some failed. Any other says that they did not run."""
 
@@ -36,12 +45,15 @@ def main(words: Sequence[str]) -> int:
         for rule in chosen:
             print(rule.says, flush=True)
             tests = sorted({test for wrong in rule.wrong for test in wrong.tests})
-            if (status := _run(tree, tests)) != 0:
+            began = time.monotonic()
+            status = _run(tree, tests, SECONDS)
+            seconds = max(LEAST_SECONDS, TIMES * (time.monotonic() - began))
+            if status != 0:
                 print(f"  the tests do not pass as it is (pytest says {status}): {' '.join(tests)}")
                 accepted += 1
                 continue
             for number, wrong in enumerate(rule.wrong, 1):
-                refused = _refuses(tree, wrong, number)
+                refused = _refuses(tree, wrong, number, seconds)
                 first = next(line.strip() for line in wrong.new.splitlines() or ["(nothing)"])
                 print(f"  {'refused ' if refused else 'ACCEPTED'}  {wrong.file}: {first[:70]}")
                 sys.stdout.flush()
@@ -50,12 +62,12 @@ def main(words: Sequence[str]) -> int:
     return 1 if accepted else 0
 
 
-def _refuses(tree: Path, wrong: Wrong, number: int) -> bool:
+def _refuses(tree: Path, wrong: Wrong, number: int, seconds: float) -> bool:
     file = tree / wrong.file
     right = file.read_text(encoding="utf-8")
     _write(file, right.replace(wrong.old, wrong.new), 2 * number)
     try:
-        status = _run(tree, wrong.tests)
+        status = _run(tree, wrong.tests, seconds)
     finally:
         _write(file, right, 2 * number + 1)
     if status not in (0, FAILED):
@@ -71,23 +83,27 @@ def _write(file: Path, text: str, age_seconds: int) -> None:
     os.utime(file, (1_600_000_000 + age_seconds,) * 2)
 
 
-def _run(tree: Path, tests: Sequence[str]) -> int:
+def _run(tree: Path, tests: Sequence[str], seconds: float) -> int:
     """pytest's status in the tree; FAILED where it does not come to an end."""
     environment = dict(os.environ) | {"PYTHONPATH": str(tree)}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    running = subprocess.Popen(
+        [*command, "-m", "not slow and not engine and not gpu"],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        done = subprocess.run(
-            [*command, "-m", "not slow and not engine and not gpu"],
-            cwd=tree,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=SECONDS,
-            check=False,
-        )
+        return running.wait(seconds)
     except subprocess.TimeoutExpired:
+        running.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(END_SECONDS)
         return FAILED
-    return done.returncode
+    finally:
+        running.kill()
+        running.wait()
 
 
 if __name__ == "__main__":

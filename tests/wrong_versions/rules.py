@@ -2,9 +2,25 @@
 
 from typing import Final
 
+from tests.wrong_versions.bodies import BODIES
+from tests.wrong_versions.charging import CHARGING
 from tests.wrong_versions.control import CONTROL
 from tests.wrong_versions.dispatch import DISPATCH
+from tests.wrong_versions.edge import EDGE
+from tests.wrong_versions.looks import LOOKS
 from tests.wrong_versions.memory import MEMORY
+from tests.wrong_versions.recovery import RECOVERY
+from tests.wrong_versions.replicas import REPLICAS
 from tests.wrong_versions.rule import Rule
 
-RULES: Final[tuple[Rule, ...]] = (*CONTROL, *DISPATCH, *MEMORY)
+RULES: Final[tuple[Rule, ...]] = (
+    *BODIES,
+    *CHARGING,
+    *CONTROL,
+    *DISPATCH,
+    *EDGE,
+    *LOOKS,
+    *MEMORY,
+    *RECOVERY,
+    *REPLICAS,
+)

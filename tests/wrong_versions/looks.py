@@ -1,0 +1,242 @@
+"""Looks at what may never answer, and what is said of it."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_LOOKS: Final = "partitiond/looks.py"
+_WATCHING: Final = "partitiond/controller/watching.py"
+_DISCOVERY: Final = "partitiond/devices/nvml/discovery.py"
+_GAUGES: Final = "partitiond/devices/gauges.py"
+_ASSEMBLY: Final = "partitiond/controller/assembly.py"
+_LOOP: Final = "partitiond/controller/loop.py"
+_SERVICE: Final = "partitiond/controller/service.py"
+_KEYS: Final = "partitiond/controller/keys.py"
+_HANGING: Final = "tests/controller/test_hanging.py::"
+_NVML: Final = "tests/devices/nvml/test_hanging.py::"
+
+LOOKS: Final[tuple[Rule, ...]] = (
+    rule(
+        "A look has a deadline, and each subject one thread.",
+        "tests/test_looks.py",
+        wrong=(
+            (
+                _LOOKS,
+                "            if overdue or len(lane.waiting) >= MAX_WAITING:\n",
+                "            if len(lane.waiting) >= MAX_WAITING:\n",
+            ),
+            (
+                _LOOKS,
+                "            if overdue or len(lane.waiting) >= MAX_WAITING:\n",
+                "            if overdue:\n",
+            ),
+            (_LOOKS, "            if not lane.works:\n", "            if True:\n"),
+            (
+                _LOOKS,
+                "            if future.set_running_or_notify_cancel():\n",
+                "            future.set_running_or_notify_cancel()\n            if True:\n",
+            ),
+            (
+                _LOOKS,
+                "                    future.set_exception(error)\n",
+                "                    future.set_result(error)\n",
+            ),
+            (
+                _LOOKS,
+                "                    lane.works, lane.since = False, None\n",
+                "                    lane.since = None\n",
+            ),
+            (
+                _LOOKS,
+                "        if self.future.cancel() or not self.future.done():\n",
+                "        if not self.future.done():\n",
+            ),
+            (
+                _LOOKS,
+                "self._lanes.setdefault(subject, _Lane())",
+                'self._lanes.setdefault("", _Lane())',
+            ),
+        ),
+    ),
+    rule(
+        "A pass waits for no look at the devices, and says which device is silent.",
+        "tests/controller/test_watching.py",
+        wrong=(
+            (
+                _WATCHING,
+                "await asyncio.wait([self._under_way], timeout=self._patience_seconds)",
+                "await asyncio.wait([self._under_way])",
+            ),
+            (
+                _WATCHING,
+                "        if self._under_way is not None:\n"
+                "            if self._slow or not await self._waited():\n",
+                "        if self._under_way is not None and self._slow is None:\n"
+                "            if self._slow or not await self._waited():\n",
+            ),
+            (
+                _WATCHING,
+                "if self.problem or not silent or len(silent) < len(self.devices):",
+                "if self.problem or not silent or len(silent) <= len(self.devices):",
+            ),
+            (
+                _WATCHING,
+                "if self.problem or not silent or len(silent) < len(self.devices):",
+                "if self.problem or not silent:",
+            ),
+            (
+                _WATCHING,
+                "            self._under_way, self._slow = None, False\n",
+                "            pass\n",
+            ),
+            (
+                _WATCHING,
+                "            seen += tuple(silent_device(device, unseen) for device in missing)\n",
+                "            seen += tuple(missing)[:0]\n",
+            ),
+            (
+                _WATCHING,
+                "            self.looked |= not isinstance(error, SilentError)\n",
+                "            self.looked = True\n",
+            ),
+            (
+                _WATCHING,
+                "        if problem != self.problem:\n            self.troubled(problem)\n",
+                "        self.troubled(problem)\n",
+            ),
+        ),
+    ),
+    rule(
+        "What runs is adopted before the first look, and nothing is planned before it has ended.",
+        "tests/controller/test_watching.py",
+        f"{_HANGING}test_a_daemon_adopts_and_is_ready_while_the_driver_hangs",
+        wrong=(
+            (
+                _SERVICE,
+                "            await self._controller.adopt()\n"
+                "            await self._devices.refresh(0.0)\n",
+                "            await self._devices.refresh(0.0)\n"
+                "            while not self._devices.looked:\n"
+                "                await self._devices.refresh(0.0)\n"
+                "            await self._controller.adopt()\n",
+            ),
+            (
+                _SERVICE,
+                "        if self._devices.looked:  # a plan without devices would end what is only "
+                "not seen yet\n            self._plans.chain.consider()\n",
+                "        self._plans.chain.consider()\n",
+            ),
+            (
+                _WATCHING,
+                "            if device.health is Health.SILENT\n"
+                "            else engine_bytes(planned.get(device.id, device)),\n",
+                "            if not device\n"
+                "            else engine_bytes(planned.get(device.id, device)),\n",
+            ),
+        ),
+    ),
+    rule(
+        "A replica that ended on a silent device starts on another; what runs there stays.",
+        f"{_HANGING}test_a_dead_engine_of_a_silent_device_starts_on_another",
+        wrong=(
+            (
+                _ASSEMBLY,
+                "        if self._known_cut_off - before:\n            self.plan_again()\n",
+                "",
+            ),
+            (
+                _ASSEMBLY,
+                "return self.obstacles.withheld(placement) or placement.replica_id in "
+                "self._cut_off()",
+                "return self.obstacles.withheld(placement)",
+            ),
+            (
+                _ASSEMBLY,
+                "if self.devices.is_silent(placement.device_id) and placement.replica_id not in "
+                "live",
+                "if self.devices.is_silent(placement.device_id)",
+            ),
+        ),
+    ),
+    rule(
+        "Readiness and the watchdog go by the last pass that has ended.",
+        f"{_HANGING}test_no_pass_that_ends_is_no_sign_of_life",
+        wrong=(
+            (_SERVICE, "return not ended and not self._controller.stalled", "return not ended"),
+            (
+                _SERVICE,
+                "self._controller.problem or self._controller.stalled,",
+                "self._controller.problem,",
+            ),
+            (
+                _LOOP,
+                "if seconds < self._policy.stalled_seconds:",
+                "if seconds >= self._policy.stalled_seconds:",
+            ),
+            (
+                _LOOP,
+                "        self.passed_at = self._clock.monotonic()\n"
+                "        if self._observer is not None:",
+                "        if self._observer is not None:",
+            ),
+        ),
+    ),
+    rule(
+        "A key is called removed once the endpoint refuses it.",
+        f"{_HANGING}test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it",
+        wrong=(
+            (_KEYS, "        if not await self._tell(key_id):\n", "        if False:\n"),
+            (
+                _KEYS,
+                "            if not self._endpoint.may_take(key_id):\n                raise\n",
+                "            raise\n",
+            ),
+            (
+                _KEYS,
+                "            if not self._endpoint.may_take(key_id):\n                raise\n",
+                "            pass\n",
+            ),
+            (
+                _KEYS,
+                "        if not told:\n            why",
+                "        if not told and self._endpoint.table is None:\n            why",
+            ),
+        ),
+    ),
+    rule(
+        "A GPU that hangs is silent as it was seen last, and holds up no other.",
+        f"{_NVML}test_a_look_ends_and_tells_which_gpus_are_silent",
+        f"{_NVML}test_the_first_look_ends_without_what_it_could_not_see",
+        f"{_NVML}test_own_processes_that_cannot_be_told_make_gpus_silent",
+        f"{_NVML}test_a_change_of_mig_mode_makes_no_gpu_silent",
+        f"{_NVML}test_gauges_come_without_gpus_that_hang",
+        wrong=(
+            (
+                _DISCOVERY,
+                'self._looks.begin(self._uuids.get(i, f"GPU {i}"), functools.partial(look_at, i))',
+                'self._looks.begin("GPUs", functools.partial(look_at, i))',
+            ),
+            (
+                _DISCOVERY,
+                'self.unseen = "" if silent.keys() <= self._uuids.keys() else self._silence',
+                'self.unseen = ""',
+            ),
+            (
+                _DISCOVERY,
+                '        self.unseen = "" if self._known else self._silence\n',
+                '        self.unseen = ""\n',
+            ),
+            (
+                _DISCOVERY,
+                "        if QUIET.changing:\n            return found\n",
+                "",
+            ),
+            (
+                _DISCOVERY,
+                "self._looks.begin(OWN_PROCESSES, lambda: frozenset(self._own_pids()))",
+                "self._looks.begin(OWN_PROCESSES, lambda: frozenset())",
+            ),
+            (_GAUGES, "        except SilentError:", "        except ZeroDivisionError:"),
+        ),
+    ),
+)
