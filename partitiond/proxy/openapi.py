@@ -44,6 +44,9 @@ _STATUSES: Final = {
 _REQUIRED: Final[dict[str, dict[str, Any]]] = {
     "/v1/completions": {"prompt": {}},
     "/v1/chat/completions": {"messages": {"type": "array", "items": {"type": "object"}}},
+    "/v1/chat/completions/batch": {
+        "messages": {"type": "array", "items": {"type": "array", "items": {"type": "object"}}}
+    },
     "/v1/messages": {"messages": {"type": "array", "items": {"type": "object"}}},
     "/v1/responses": {"input": {}},
 }

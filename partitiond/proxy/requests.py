@@ -30,6 +30,7 @@ _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 _decoder: Final = msgspec.json.Decoder(Body)
 _objects: Final = msgspec.json.Decoder(list[AnyObject])
+_conversations: Final = msgspec.json.Decoder(list[list[AnyObject]])
 _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -252,13 +253,36 @@ def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
 
 def measure_chat(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """Chats."""
-    limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
-    if limit is None:
-        limit = _tokens(body.max_tokens, "max_tokens")
+    limit = _chat_limit(body)
     size = limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
     if isinstance(size, Size):
         size.has_choices = True
     return size
+
+
+def _chat_limit(body: Body) -> int | ApiError | None:
+    limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
+    return _tokens(body.max_tokens, "max_tokens") if limit is None else limit
+
+
+def measure_chat_batch(body: Body, options: ProxyOptions) -> Size | ApiError:
+    """Batches of chats: each conversation is a prompt, and all share the other fields."""
+    limit = _chat_limit(body)
+    if isinstance(limit, ApiError):
+        return limit
+    conversations = 1  # without any, the engine says what lacks
+    if _bytes_of(body.messages):
+        try:
+            conversations = max(1, len(_conversations.decode(body.messages)))
+        except msgspec.DecodeError:
+            return invalid("'messages' must be a list of lists of objects.", "messages")
+    if conversations > options.max_prompts:
+        return invalid(
+            f"At most {options.max_prompts} conversations are allowed in one request.", "messages"
+        )
+    # What is said once becomes a part of every conversation's prompt.
+    size = _bytes_of(body.messages) + conversations * _size_beside_messages(body)
+    return Size(conversations, size, 0, limit, has_choices=True)
 
 
 def measure_messages(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
@@ -284,9 +308,13 @@ def _measure_messages(body: Body, limit: int | None) -> Size | ApiError:
 
 
 def _size_of_chat(body: Body) -> int:
+    return _bytes_of(body.messages) + _size_beside_messages(body)
+
+
+def _size_beside_messages(body: Body) -> int:
     return _bytes_of(
-        body.messages, body.system, body.tools, body.functions, body.documents,
-        body.response_format, body.chat_template, body.chat_template_kwargs,
+        body.system, body.tools, body.functions, body.documents, body.response_format,
+        body.chat_template, body.chat_template_kwargs,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from partitiond.proxy.dialects import CHAT, MESSAGES, RESPONSES, Dialect
 from partitiond.proxy.requests import (
     Measure,
     measure_chat,
+    measure_chat_batch,
     measure_completion,
     measure_embedding,
     measure_messages,
@@ -51,15 +52,17 @@ def _route(
     *,
     dialect: Dialect = CHAT,
     output_field: str = "",
+    streams: bool = True,
 ) -> DataRoute:
+    streams = streams and kind is RouteKind.GENERATE
     return DataRoute(
         path=path,
         kind=kind,
         measure=measure,
         dialect=dialect,
         summary=summary,
-        streams=kind is RouteKind.GENERATE,
-        tells_usage=kind is RouteKind.GENERATE and dialect is CHAT,
+        streams=streams,
+        tells_usage=streams and dialect is CHAT,
         output_field=output_field,
         engine_head=(
             f"POST {path} HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
@@ -75,6 +78,8 @@ DATA_ROUTES: Final = (
            output_field="max_tokens"),
     _route("/v1/chat/completions", _GENERATE, measure_chat, "Answer a chat",
            output_field="max_completion_tokens"),
+    _route("/v1/chat/completions/batch", _GENERATE, measure_chat_batch, "Answer several chats",
+           output_field="max_completion_tokens", streams=False),
     _route("/v1/responses", _GENERATE, measure_responses, "Create a response",
            dialect=RESPONSES, output_field="max_output_tokens"),
     _route("/v1/messages", _GENERATE, measure_messages, "Answer messages (Anthropic's API)",

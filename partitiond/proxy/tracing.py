@@ -47,6 +47,7 @@ _SERVER, _CLIENT, _INTERNAL = 2, 3, 1
 _ERROR: Final = 2
 _OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
+    "/v1/chat/completions/batch": "chat",
     "/v1/responses": "chat",
     "/v1/messages": "chat",
     "/v1/completions": "text_completion",

@@ -50,6 +50,7 @@ class Case:
 
 COMPLETIONS: Final = "/v1/completions"
 CHAT: Final = "/v1/chat/completions"
+BATCH: Final = "/v1/chat/completions/batch"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
 EMBEDDINGS: Final = "/v1/embeddings"
@@ -79,6 +80,12 @@ def chat(name: str, status: int | None = 200, /, **more: Any) -> Case:
     return Case(f"chat {name}", CHAT, body, own, choices, status=status)
 
 
+def batch(name: str, status: int | None = 200, /, **more: Any) -> Case:
+    own = more.pop("own", None)
+    body = {"model": MODEL, "messages": TWO_CHATS, "max_tokens": 5, "temperature": 0, **more}
+    return Case(f"batch {name}", BATCH, body, own, status=status)
+
+
 def respond(name: str, status: int | None = 200, /, **more: Any) -> Case:
     own = more.pop("own", None)
     body = {"model": MODEL, "input": "Say hi", "max_output_tokens": 5, "temperature": 0, **more}
@@ -105,6 +112,8 @@ def pool(name: str, path: str, status: int | None = 200, /, **body: Any) -> Case
 def user(text: object) -> list[dict[str, object]]:
     return [{"role": "user", "content": text}]
 
+
+TWO_CHATS: Final = [user("Say hi"), user("And now?")]
 
 COMPLETION_CASES: Final = (
     complete("plain"),
@@ -262,6 +271,47 @@ CHAT_CASES: Final = (
     chat("a message of a wrong type", 400, messages=["Hi"], own=BAD_SIZE),
 )  # fmt: skip
 
+BATCH_CASES: Final = (
+    batch("plain"),
+    batch("one conversation", messages=[user("Say hi")]),
+    batch("more than the replica takes at once", messages=[user(f"Hi {at}") for at in range(20)]),
+    batch("conversations of several messages", messages=[
+        [{"role": "system", "content": "Be brief"}, *user("Hi")],
+        [*user("Hi"), {"role": "assistant", "content": "Hello"}, *user("And now?")]]),
+    batch("no stream", stream=False),
+    batch("no limit", max_tokens=None),
+    batch("max_completion_tokens", max_completion_tokens=3),
+    batch("one choice", n=1),
+    batch("seed", temperature=0.9, seed=7),
+    batch("logprobs", logprobs=True, top_logprobs=1),
+    batch("token ids told", return_token_ids=True),
+    batch("stop", stop=["a", "e"], max_tokens=30),
+    batch("a schema", max_tokens=60, response_format={
+        "type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}),
+    batch("tools, which no prompt has", tools=[TOOL]),
+    batch("a user", user="me", request_id="abc"),
+    # Engines take it: they answer whole, and tell the usage of the last piece alone.
+    batch("stream", **STREAM, own=BAD_SIZE),
+    batch("stream options without a stream", 400, **USAGE),
+    batch("two choices", 400, n=2),
+    batch("beam search", 400, use_beam_search=True),
+    batch("tools wanted", 400, tools=[TOOL], tool_choice="auto"),
+    batch("an empty conversation", 400, messages=[user("Hi"), []]),
+    batch("no conversations", 400, messages=[]),
+    batch("null for conversations", 400, messages=None),
+    batch("one conversation too long", 400, messages=[user("Hi"), user(LONG)]),
+    batch("more tokens than the context", 400, max_tokens=5000),
+    batch("a message without a role", 400, messages=[[{"content": "Hi"}]]),
+    batch("an image", 400, messages=[user([{"type": "image_url", "image_url": {"url": "x"}}])]),
+    batch("a temperature beyond two", 400, temperature=3),
+    batch("another model", 404, model="other", own=UNKNOWN_MODEL),
+    batch("a flat conversation", 400, messages=user("Hi"), own=BAD_SIZE),
+    batch("a conversation of a wrong type", 400, messages=["Hi"], own=BAD_SIZE),
+    batch("a message of a wrong type", 400, messages=[["Hi"]], own=BAD_SIZE),
+    batch("a great many conversations", None, messages=[user("Hi")] * 200, own=BAD_SIZE),
+    Case("batch by GET", BATCH, None, WRONG_METHOD, method="GET", status=405),
+)  # fmt: skip
+
 RESPONSES_CASES: Final = (
     respond("plain"),
     respond("stream", **STREAM),
@@ -330,6 +380,7 @@ TOKEN_CASES: Final = (
 GENERATING_CASES: Final = (
     *COMPLETION_CASES,
     *CHAT_CASES,
+    *BATCH_CASES,
     *RESPONSES_CASES,
     *MESSAGES_CASES,
     *TOKEN_CASES,
@@ -373,6 +424,7 @@ POOLING_CASES: Final = (
     pool("text of a pooling model", "/tokenize", prompt="Hello world"),
     pool("of a pooling model", COMPLETIONS, 404, prompt="Hello", own=NO_ROUTE),
     pool("of a pooling model", CHAT, 404, messages=user("Hello"), own=NO_ROUTE),
+    pool("of a pooling model", BATCH, 404, messages=[user("Hello")], own=NO_ROUTE),
 )
 
 CLASSIFYING_CASES: Final = tuple(

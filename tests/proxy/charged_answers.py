@@ -53,6 +53,7 @@ class Api:
         end: what ends a stream.
         error: an error of the engine's in the middle of a stream.
         early_prompt: prompt tokens told before the end, or None.
+        conversations: of a batch, which generates but has no streams; 0 elsewhere.
     """
 
     path: str
@@ -64,10 +65,16 @@ class Api:
     end: tuple[bytes, ...] = ()
     error: bytes = b""
     early_prompt: int | None = None
+    conversations: int = 0
 
     @property
     def generates(self) -> bool:
-        return bool(self.begin)
+        return bool(self.begin or self.conversations)
+
+    @property
+    def limit(self) -> int:
+        """Output tokens of all that one request asks for."""
+        return LIMIT * max(1, self.conversations) if self.generates else 0
 
     def request(self, *, stream: bool) -> bytes:
         more = {"stream": True} if stream else {}
@@ -117,6 +124,21 @@ CHATS: Final = Api(
     (DONE,),
     event({"error": {"message": "x", "code": 500}}),
 )
+BATCH: Final = Api(
+    "/v1/chat/completions/batch",
+    {
+        "messages": padded(
+            '[[{"role":"user","content":"~"}],[{"role":"user","content":"ab"}]]'
+        ),
+        "max_completion_tokens": LIMIT,
+    },
+    {
+        "id": "c", "object": "chat.completion", "user": FORGED,
+        "choices": [{"index": at, "message": {"content": "hi"}, **FORGED} for at in range(2)],
+    },
+    OPENAI_USAGE,
+    conversations=2,
+)  # fmt: skip
 MESSAGES: Final = Api(
     "/v1/messages",
     {"messages": padded('[{"role":"user","content":"~"}]'), "max_tokens": LIMIT},

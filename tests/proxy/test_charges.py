@@ -13,6 +13,7 @@ import pytest
 from partitiond.core.routing import KeyRates, KeyRoute
 from partitiond.proxy.config import ProxyOptions
 from tests.proxy.charged_answers import (
+    BATCH,
     CHATS,
     COMPLETIONS,
     ESTIMATE,
@@ -44,7 +45,8 @@ from tests.proxy.scripted import (
 
 PLENTY: Final = 1_000_000
 RATES: Final = KeyRates(tokens_per_minute=PLENTY, token_budget=PLENTY)
-WAYS: Final = [(api, True) for api in GENERATING] + [(api, False) for api in GENERATING + POOLING]
+WHOLE: Final = (*GENERATING, BATCH, *POOLING)
+WAYS: Final = [(api, True) for api in GENERATING] + [(api, False) for api in WHOLE]
 STREAMS: Final = [api for api in GENERATING if api.begin]
 by_way = pytest.mark.parametrize(
     ("api", "streams"),
@@ -167,13 +169,12 @@ async def test_an_answer_costs_what_its_engine_tells(
 async def test_an_answer_without_usage_costs_its_limit(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
 ) -> None:
-    end = api.end or (api.told[0].replace(b'"usage":{', b'"not":{'),) if api.generates else ()
+    end = api.end or (api.told[0].replace(b'"usage":{', b'"not":{'),) if streams else ()
     steps = stream(*api.begin, *end) if streams else api.answered(told=False)
     proxy, _ = await started(make_proxy, make_engine, *steps)
     assert await ask(proxy, api, streams=streams) == 200
-    output = LIMIT if api.generates else 0
-    assert charged(proxy) == everywhere(ESTIMATE + output)
-    assert report(proxy) == (ESTIMATE, output)
+    assert charged(proxy) == everywhere(ESTIMATE + api.limit)
+    assert report(proxy) == (ESTIMATE, api.limit)
     assert b'partitiond_proxy_untold_total{model="m"} 1.0' in proxy.state.metrics.text()
 
 

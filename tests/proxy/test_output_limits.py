@@ -14,6 +14,10 @@ PATHS: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": "hi"}]},
         "max_completion_tokens",
     ),
+    "/v1/chat/completions/batch": (
+        {"messages": [[{"role": "user", "content": "hi"}]]},
+        "max_completion_tokens",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits
 from tests.proxy.charged_answers import (
+    BATCH,
     CHATS,
     COMPLETIONS,
     GENERATING,
@@ -21,9 +22,11 @@ from tests.proxy.scripted import Received, ScriptedEngine, Step, answer, stream
 
 NO_DICTS: list[Any] = [5, 0, -1.5, "x", "", [], [{"include_usage": True}], True, False]
 NO_BOOLS: list[Any] = [[], {}, "false", "true", "", 0, 1, 2.5, [True], {"include_usage": True}]
+APIS = (*GENERATING, BATCH, *POOLING)
 OWN_LIMITS = {
     COMPLETIONS.path: ("max_tokens",),
     CHATS.path: ("max_completion_tokens", "max_tokens"),
+    BATCH.path: ("max_completion_tokens", "max_tokens"),
     MESSAGES.path: ("max_tokens",),
     RESPONSES.path: ("max_output_tokens",),
 }
@@ -35,7 +38,7 @@ def key(name: str = "k1", limits: RequestLimits = NO_REQUEST_LIMITS) -> KeyRoute
 
 
 def all_answers(request: Received) -> list[Step]:
-    (api,) = (one for one in (*GENERATING, *POOLING) if one.path == request.path)
+    (api,) = (one for one in APIS if one.path == request.path)
     if request.body.get("stream"):
         return stream(*api.begin, *api.told, *api.end)
     return api.answered(told=True)
@@ -62,7 +65,7 @@ def unlimited(api: Api) -> dict[str, Any]:
     return {"model": "m", **{k: v for k, v in api.body.items() if k not in LIMIT_FIELDS}}
 
 
-WAYS = [(api, field) for api in GENERATING for field in LIMIT_FIELDS]
+WAYS = [(api, field) for api in (*GENERATING, BATCH) for field in LIMIT_FIELDS]
 
 
 # stream_options
@@ -150,15 +153,16 @@ async def test_the_estimate_goes_by_the_routes_own_limit(
     own = OWN_LIMITS[api.path]
     body = {**unlimited(api), own[0]: 77} | ({} if field in own else {field: 1})
     await post(proxy, api.path, body)
-    assert proxy.state.traffic()["usage"]["k1"]["m"]["output_tokens"] == 77
+    told = proxy.state.traffic()["usage"]["k1"]["m"]
+    assert told["output_tokens"] == 77 * max(1, api.conversations)
 
 
-@pytest.mark.parametrize("api", [*GENERATING, *POOLING])
+@pytest.mark.parametrize("api", APIS)
 async def test_only_routes_with_choices_look_at_n(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
 ) -> None:
-    proxy, _ = await made(make_proxy, make_engine, max_sequences=1)
-    counts = api.path in {COMPLETIONS.path, CHATS.path}
+    proxy, _ = await made(make_proxy, make_engine, max_sequences=max(1, api.conversations))
+    counts = api.path in {COMPLETIONS.path, CHATS.path, BATCH.path}
     for more in ({"n": 2}, {"best_of": 2}, {"n": "2"}):
         status, _ = await post(proxy, api.path, {**unlimited(api), **more})
         assert status == (400 if counts else 200), more
@@ -186,7 +190,7 @@ async def test_a_token_id_counts_as_four_bytes(
         assert f"has {count} bytes" in told["error"]["message"]
 
 
-@pytest.mark.parametrize("api", [*GENERATING, *POOLING])
+@pytest.mark.parametrize("api", APIS)
 async def test_what_is_no_prompt_counts_nowhere(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
 ) -> None:
@@ -217,6 +221,38 @@ async def test_what_becomes_prompt_counts(
         assert (await post(proxy, api.path, {**unlimited(api), field: None}))[0] == 200
 
 
+async def test_what_a_batch_says_once_counts_in_each_conversation(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_prompt_bytes=300)
+    body = {**unlimited(BATCH), "documents": ["x" * 96]}
+    assert (await post(proxy, BATCH.path, body))[0] == 200
+    status, told = await post(proxy, BATCH.path, {**body, "documents": ["x" * 97]})
+    assert (status, told["error"]["code"]) == (400, "prompt_too_long")
+    assert "has 302 bytes" in told["error"]["message"]
+
+
+@pytest.mark.parametrize(("most", "code"), [(1, "too_many_sequences"), (2, None)])
+async def test_each_conversation_of_a_batch_is_a_sequence(
+    make_proxy: MakeProxy, make_engine: MakeEngine, most: int, code: str | None
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_sequences=most)
+    status, told = await post(proxy, BATCH.path, unlimited(BATCH))
+    assert (status, told.get("error", {}).get("code")) == ((400, code) if code else (200, None))
+
+
+async def test_a_batch_has_as_many_conversations_as_requests_have_prompts(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    proxy, engine = await made(make_proxy, make_engine)
+    most = proxy.state.options.max_prompts
+    chats = [[{"role": "user", "content": "x"}]] * (most + 1)
+    status, told = await post(proxy, BATCH.path, {"model": "m", "messages": chats})
+    assert (status, told["error"]["param"]) == (400, "messages")
+    assert (await post(proxy, BATCH.path, {"model": "m", "messages": chats[:most]}))[0] == 200
+    assert len(engine.received) == 1
+
+
 # Wrongly typed fields
 
 
@@ -227,6 +263,13 @@ async def test_what_becomes_prompt_counts(
         ("/v1/chat/completions", {"messages": {}}, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
         ("/v1/chat/completions", {"messages": [[]]}, "messages"),
+        (BATCH.path, {"messages": "x"}, "messages"),
+        (BATCH.path, {"messages": [{"role": "user", "content": "x"}]}, "messages"),
+        (BATCH.path, {"messages": [[{"role": "user"}], [5]]}, "messages"),
+        (BATCH.path, {"messages": [[{"role": "user"}], None]}, "messages"),
+        (BATCH.path, {"messages": {}}, "messages"),
+        (BATCH.path, {"messages": [[{}]], "max_tokens": "5"}, "max_tokens"),
+        (BATCH.path, {"messages": [[{}]], "stream": True}, "stream"),
         ("/v1/messages", {"messages": [None]}, "messages"),
         ("/v1/responses", {"input": 5}, "input"),
         ("/v1/responses", {"input": {"a": 1}}, "input"),

@@ -22,7 +22,7 @@ ALLOWED_HEADERS = frozenset(
 )  # fmt: skip
 """What may go on to an engine: nothing that names the client, its key or another hop."""
 PATHS = re.compile(
-    rb"/(v1/(completions|chat/completions|responses|messages|messages/count_tokens|embeddings"
+    rb"/(v1/(completions|chat/completions|chat/completions/batch|responses|messages|messages/count_tokens|embeddings"
     rb"|score|rerank)|v2/rerank|score|rerank|pooling|classify|tokenize|detokenize)"
 )
 HEADER = re.compile(rb"([a-z0-9-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")

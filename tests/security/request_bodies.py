@@ -146,6 +146,16 @@ _CHAT: Final = _objects(
     add_generation_prompt=FLAG,
     mm_processor_kwargs=st.dictionaries(TEXT, COUNT, max_size=1),
 )
+_BATCH: Final = _objects(
+    {"messages": _lists(_lists(_MESSAGE))},
+    **_SAMPLING,
+    max_tokens=COUNT,
+    max_completion_tokens=COUNT,
+    response_format=_FORMAT,
+    logprobs=FLAG,
+    top_logprobs=st.integers(0, 5),
+    add_generation_prompt=FLAG,
+)
 _RESPONSES: Final = _objects(
     {
         "input": st.one_of(
@@ -248,6 +258,7 @@ _TOKENIZE: Final = st.one_of(
 RIGHT: Final[dict[str, Strategy]] = {
     "/v1/completions": _COMPLETION,
     "/v1/chat/completions": _CHAT,
+    "/v1/chat/completions/batch": _BATCH,
     "/v1/responses": _RESPONSES,
     "/v1/messages": _MESSAGES,
     "/v1/messages/count_tokens": _objects(_MESSAGES_REQUIRED, **_MESSAGES_OPTIONAL),

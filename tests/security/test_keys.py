@@ -50,7 +50,8 @@ def engine(keyed: tuple[Target, Recorder]) -> Recorder:
 
 def request(secret: str | None, path: str = "/v1/completions", model: str = "m") -> bytes:
     headers = [] if secret is None else [f"authorization: Bearer {secret}".encode()]
-    body = json.dumps({"model": model, **FIELDS}).encode()
+    own = {"messages": [MESSAGES]} if path.endswith("/batch") else {}
+    body = json.dumps({"model": model, **FIELDS, **own}).encode()
     return post(body, *headers, target=path.encode())
 
 

@@ -26,7 +26,7 @@ from partitiond.engines.simulated.completions import Reply, request_id
 from partitiond.engines.simulated.engine import BrokenError, SimulatedEngine
 from partitiond.engines.simulated.messages import MessageReply
 from partitiond.engines.simulated.refusals import RefusedError, read_body
-from partitiond.engines.simulated.requests import read_generation
+from partitiond.engines.simulated.requests import read_batch, read_generation
 from partitiond.engines.simulated.responses import ResponseReply
 from partitiond.engines.simulated.sleeping import sleep_routes
 
@@ -116,6 +116,14 @@ async def _generate(
     reply = Reply.new(engine, generation, name, chat=chat)
     if generation.stream:
         return StreamingResponse(completions.stream(engine, reply), media_type=STREAM)
+    await engine.finish(generation, request)
+    return JSONResponse(reply.whole())
+
+
+async def _chat_batch(engine: SimulatedEngine, request: Request, body: dict[str, Any]) -> Response:
+    generation = read_batch(body, engine.model, engine.max_model_len)
+    await engine.accept()
+    reply = Reply.new(engine, generation, request_id(request, "chatcmpl", body), chat=True)
     await engine.finish(generation, request)
     return JSONResponse(reply.whole())
 
@@ -216,6 +224,7 @@ SHARED: Final[dict[str, Handler]] = {"/tokenize": _tokenize, "/detokenize": _det
 GENERATING: Final[dict[str, Handler]] = {
     "/v1/completions": _complete,
     "/v1/chat/completions": _chat,
+    "/v1/chat/completions/batch": _chat_batch,
     "/v1/responses": _respond,
     "/v1/messages": _message,
     "/v1/messages/count_tokens": _count,

@@ -44,10 +44,12 @@ def unknown_model(asked: object, model: str) -> RefusedError:
     return RefusedError(404, "NotFoundError", message, "model")
 
 
-def invalid(kind: str, field: str, message: str, value: object) -> RefusedError:
-    """What vLLM's model of the request refuses: `kind` and `message` are pydantic's."""
+def invalid(
+    kind: str, field: str, message: str, value: object, more: Mapping[str, object] | None = None
+) -> RefusedError:
+    """What vLLM's model of the request refuses: `kind`, `message` and `more` are pydantic's."""
     place = f"body.{field}" if field else "body"
-    entry = {"type": kind, "loc": place, "msg": message, "input": _shown(value)}
+    entry = {"type": kind, "loc": place, "msg": message, "input": _shown(value), **(more or {})}
     return RefusedError(400, "Bad Request", f"1 validation error:\n  {entry}", place)
 
 
