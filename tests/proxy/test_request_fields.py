@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.request_parts import ParsedRequest
+from partitiond.proxy.requests import measure_chat_batch, parse_request
 from tests.proxy.charged_answers import (
     BATCH,
     CHATS,
@@ -239,6 +242,16 @@ async def test_each_conversation_of_a_batch_is_a_sequence(
     proxy, _ = await made(make_proxy, make_engine, max_sequences=most)
     status, told = await post(proxy, BATCH.path, unlimited(BATCH))
     assert (status, told.get("error", {}).get("code")) == ((400, code) if code else (200, None))
+
+
+@pytest.mark.parametrize(("messages", "sequences"), [(None, 1), ([], 1), ([[]], 1), ([[], []], 2)])
+def test_an_empty_batch_takes_a_slot_until_its_engine_refuses_it(
+    messages: object, sequences: int
+) -> None:
+    body = packed({"model": "m", "messages": messages}).encode()
+    parsed = parse_request(body, measure_chat_batch, ProxyOptions())
+    assert isinstance(parsed, ParsedRequest)
+    assert parsed.sequences == sequences
 
 
 async def test_a_batch_has_as_many_conversations_as_requests_have_prompts(

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tests.wrong_versions.batches import BATCHES
 from tests.wrong_versions.bodies import BODIES
 from tests.wrong_versions.charging import CHARGING
 from tests.wrong_versions.control import CONTROL
@@ -14,6 +15,7 @@ from tests.wrong_versions.replicas import REPLICAS
 from tests.wrong_versions.rule import Rule
 
 RULES: Final[tuple[Rule, ...]] = (
+    *BATCHES,
     *BODIES,
     *CHARGING,
     *CONTROL,
