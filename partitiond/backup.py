@@ -30,6 +30,7 @@ from pathlib import Path
 from partitiond import __version__
 from partitiond.backup_file import CONFIG, EFFECTIVE, FORMAT, STORE, Manifest, pack, unpack
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
+from partitiond.serde import VERSION_FIELD
 from partitiond.settings import LoadedSettings, Settings, load_settings, settings_values
 from partitiond.store.lock import StateLock
 from partitiond.store.migrate import pending
@@ -149,8 +150,18 @@ def _export_profiles(store: Path, folder: Path) -> int:
         rows = connection.execute("SELECT id, body FROM profile ORDER BY started_at, id").fetchall()
     for number, (profile_id, body) in enumerate(rows, start=1):
         safe = re.sub(r"[^\w.@+=-]", "_", str(profile_id), flags=re.ASCII)[:150]
-        (folder / f"{number:05d}-{safe}.json").write_text(str(body), encoding="utf-8")
+        text = _without_version(str(body))
+        (folder / f"{number:05d}-{safe}.json").write_text(text, encoding="utf-8")
     return len(rows)
+
+
+def _without_version(body: str) -> str:
+    """A stored profile as a profile file; what cannot be read is left as it is."""
+    with contextlib.suppress(ValueError, RecursionError):
+        fields = json.loads(body)
+        if isinstance(fields, dict) and fields.pop(VERSION_FIELD, None) is not None:
+            return json.dumps(fields, ensure_ascii=False)
+    return body
 
 
 def _copy_settings(loaded: LoadedSettings, folder: Path) -> None:

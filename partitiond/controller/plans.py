@@ -119,10 +119,10 @@ class Plans:
 
         Raises:
             InputError: a what-if names what is not there, or cannot be read.
-            NotReadyError: too many wait for plans already.
+            NotReadyError: too many wait for plans already, or no device was looked at yet.
         """
         async with self._asked.turn():
-            await self._devices.refresh(0.0)
+            await self._devices.look()
             preview = await self._preview(question, on_progress)
         if question is None or question.is_plain:
             self.chain.compare(preview)
@@ -158,10 +158,10 @@ class Plans:
         """Make the plan of a hypothetical situation. It cannot be applied.
 
         Raises:
-            NotReadyError: too many wait for plans already.
+            NotReadyError: too many wait for plans already, or no device was looked at yet.
         """
         async with self._asked.turn():
-            await self._devices.refresh(0.0)
+            await self._devices.look()
             situation = change(self._situation())
             return await self._desk.preview(situation, self._controller.plan, remember=False)
 
@@ -176,7 +176,7 @@ class Plans:
             ConflictError: it is outdated, or there is no plan that serves what was asked.
             InputError: it leaves a model that runs without a replica, and that is not allowed.
             NotFoundError: there is no plan of that id.
-            NotReadyError: the daemon is ending.
+            NotReadyError: the daemon is ending, or no device was looked at yet.
         """
         async with self._applying:
             applied = self._controller.plan
@@ -187,7 +187,7 @@ class Plans:
             if plan_id is None:
                 preview = await self._lasting_preview(PlanQuestion(allow_outage=allow_outage))
             else:
-                await self._devices.refresh(0.0)
+                await self._devices.look()
                 preview = self._desk.recall(plan_id, self._situation(), applied)
             if preview.infeasible is not None:
                 raise ConflictError(
@@ -217,7 +217,7 @@ class Plans:
     async def _lasting_preview(self, question: PlanQuestion) -> PlanPreview:
         """A plan of a situation that still is one when the plan is there. Raises ConflictError."""
         for _ in range(SOLVES_PER_APPLY):
-            await self._devices.refresh(0.0)
+            await self._devices.look()
             before = self._fingerprint()
             preview = await self._preview(question)
             if self._fingerprint() == before:

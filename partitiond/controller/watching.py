@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond.core.errors import PartitiondError, SilentError
+from partitiond.core.errors import NotReadyError, PartitiondError, SilentError
 from partitiond.core.hardware import Device, DeviceDetails, headroom_bytes, silent_device
 from partitiond.core.health import Health
 from partitiond.core.observation import Unknown
@@ -143,6 +143,21 @@ class DeviceWatch:
         self._seen_at = now
         self._under_way = asyncio.create_task(self._look(), name="look at the devices")
         await self._waited()
+
+    async def look(self) -> None:
+        """Look again for somebody who asks, and who waits for the first look as long as it takes.
+
+        Raises:
+            NotReadyError: the driver has not answered yet, so that no device is known.
+        """
+        await self.refresh(0.0)
+        if not self.looked and self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        if not self.looked:
+            raise NotReadyError(
+                f"no device was looked at yet: {self.problem}",
+                hint="Ask again once the driver answers; `GET /readyz` says whether it does.",
+            )
 
     async def _waited(self) -> bool:
         """Wait for the look under way; False where that takes too long."""

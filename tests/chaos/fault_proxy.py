@@ -196,6 +196,7 @@ class FaultProxy:
                 else:
                     await wire.send(data[:cut])
                     await wire.settled()
+                    wire.is_over = (fault.kind, fault.phase) == (Kind.STALL, Phase.AFTER_ANSWER)
                     if not await wire.strike(fault.kind, data[cut:]):
                         return False
                 contents += name == "content"
@@ -262,6 +263,8 @@ class _Wire:
         self._trickles = False
         self._ends_early = False
         self.close_after = False
+        self.is_over = False
+        """All was answered, and it stalls: it ends with the next request, as idle ones do."""
 
     async def unless_left(self, relay: "asyncio.Task[bool]") -> bool:
         """The relay's result; False when the other side leaves first, and it is given up.
@@ -280,9 +283,11 @@ class _Wire:
             self.reader._buffer[:0] = early  # type: ignore[attr-defined]
 
     async def _leaving(self, early: bytearray) -> None:
-        """Wait until the other side leaves, and keep what it sends before that."""
+        """Wait until the other side is done with; keep what it sends before that."""
         while data := await self.reader.read(65_536):
             early += data
+            if self.is_over:
+                return
 
     async def send(self, data: bytes) -> None:
         """Send, as fast or as slowly as this connection has become."""

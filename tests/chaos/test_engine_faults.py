@@ -151,7 +151,8 @@ async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> No
         assert sent <= most_sent(case.fault), f"{case}: sent {sent} times"
         # The client's connection serves on: its next answer is its own, too.
         after = Case(None, case.is_chat, case.stream)
-        assert (await after.verdict(client))[0] is Verdict.COMPLETE, str(after)
+        verdict, answer = await after.verdict(client)
+        assert verdict is Verdict.COMPLETE, f"{after}: {answer}"
 
     cases = list(cases_of(kind))
     await asyncio.gather(*map(one, cases))

@@ -41,6 +41,8 @@ async def serve(host: Host, *names: str) -> None:
     for name in names:
         one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
         await host.service.register(one)
+    # On a busy machine a look may miss so short a deadline.
+    await in_time(host, lambda: host.service._devices.looked)
     async with asyncio.timeout(240):
         await host.service.apply()
         for name in names:
@@ -84,6 +86,25 @@ async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
     host.devices.become([FIRST])
     await in_time(host, lambda: host.service.readiness() == {})
     await in_time(host, lambda: host.serving("a") == 1)
+
+
+async def test_no_plan_is_made_before_a_device_was_seen() -> None:
+    """A driver that does not answer yet has not said that there is no device."""
+    store = open_store(":memory:")
+    host = Host(store, policy=HASTY)
+    store.add_profile(measured_profile("a", cores=1))
+    host.devices.hang()
+    await host.service.start()
+    one = spec("a", demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
+    await host.service.register(one)
+    for ask in (host.service.plan, host.service.apply):
+        with pytest.raises(NotReadyError, match="no device was looked at yet"):
+            await ask()
+    host.devices.become([FIRST])
+    await serve(host)
+    await host.serves("a")
+    await host.service.shutdown(stop_engines=True)
+    store.close()
 
 
 async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -> None:
