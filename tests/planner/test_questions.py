@@ -63,7 +63,7 @@ class Asker:
             self.world.devices,
             self.demands(self.world),
             objective=self.world.objective,
-            time_limit_seconds=2.0,
+            time_limit_seconds=20.0,
         )
 
     def solve(self, step: Solving) -> Outcome:

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import pytest
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import is_alive
 from partitiond.proxy.supervisor import ProxyProcess
-from tests.machine import free_port, in_time
+from tests.machine import free_port, in_time, timed, timing
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -97,6 +98,9 @@ async def control(process: ProxyProcess, method: str, path: str) -> httpx.Respon
     transport = httpx.AsyncHTTPTransport(uds=str(process._control_socket))
     async with httpx.AsyncClient(transport=transport, timeout=300, verify=False) as client:
         return await client.request(method, f"http://proxy{path}")
+
+
+_numbers = itertools.count()
 
 
 class Counting:
@@ -189,13 +193,14 @@ async def test_workers_without_a_file_left_lose_no_connection(
             await asyncio.sleep(0.02)
 
 
+@timed
 async def test_together_they_never_exceed_a_limit_and_leave_no_place_empty(
     make_process: MakeProcess, make_engine: MakeEngine
 ) -> None:
     busy: dict[int, float] = {}
     for workers in (1, 2):
         script = Counting(0.03)  # so slow that places are short, not requests
-        engine = await make_engine(script, f"e{workers}")
+        engine = await make_engine(script, f"e{next(_numbers)}")
         process = make_process(workers=workers)
         await process.ensure_running()
         if workers > 1:
@@ -207,7 +212,8 @@ async def test_together_they_never_exceed_a_limit_and_leave_no_place_empty(
         assert script.most == 5
         # Noted when one starts: where places are taken at once, each finds four others.
         busy[workers] = sum(n * count for n, count in script.at.items()) / script.at.total()
-    assert busy[2] > 0.9 * busy[1], "as busy as one process keeps it, on a machine as busy"
+    with timing():
+        assert busy[2] > 0.9 * busy[1], "as busy as one process keeps it, on a machine as busy"
 
 
 async def test_many_long_streams_split_evenly(
