@@ -150,7 +150,7 @@ BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.plan
 	bench.proxy bench.bench_admission bench.bench_plan bench.search \
 	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
 	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths \
-	bench.bench_control_plane bench.bench_store
+	bench.bench_control_plane bench.bench_loop bench.bench_store
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
 	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done

@@ -226,11 +226,14 @@ class Parts:
 
     def _cut_off(self) -> frozenset[str]:
         """Replicas of which nothing runs, and whose device is silent: another one has to do."""
+        silent = self.devices.silent
+        if not silent:  # asked of each replica in each pass
+            return frozenset()
         live = {e.placement.replica_id for e in self.controller.engines if e.live}
         return frozenset(
             placement.replica_id
             for placement in self.controller.desired
-            if self.devices.is_silent(placement.device_id) and placement.replica_id not in live
+            if placement.device_id in silent and placement.replica_id not in live
         )
 
     def look_for_cut_off(self) -> None:

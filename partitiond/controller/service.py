@@ -141,6 +141,8 @@ class Service:
             await self._controller.adopt()
             await self._devices.refresh(0.0)
             self._controller.name_devices()
+            # Read once, here: parsing some thousands of profiles takes seconds of the loop.
+            await asyncio.to_thread(self._store.profiles)
             self._jobs.recover()
             self._registry.resume()
         except Exception:

@@ -46,6 +46,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         # Read at every pass of the loop, and there may be thousands. Set under the lock alone.
         self._keys: tuple[KeyRecord, ...] | None = None
         self._models: tuple[ModelRecord, ...] | None = None
+        self._named: dict[str, ModelRecord] = {}  # the same by name, while there are any
         self._specs: dict[str, tuple[str, ModelSpec]] = {}  # by name, with the text they are from
         self._profiles: dict[str | None, tuple[Profile, ...]] = {}  # by model; None for all
         self._marks: dict[str, Mapping[str, str]] = {}
@@ -72,10 +73,14 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             if self._models is None:
                 rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
                 self._models = tuple(self._readable_models(rows))
+                self._named = {record.spec.name: record for record in self._models}
             return self._models
 
     def model(self, name: str) -> ModelRecord:
         """Raises NotFoundError."""
+        with self._lock:  # asked of each profile for each plan: a query takes half a millisecond
+            if self._models is not None and name in self._named and not self._closed:
+                return self._named[name]
         with self._read() as session:
             return self._model(found(session.get(ModelRow, name), "model", name))
 
@@ -125,26 +130,37 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             with self._write() as session:
                 session.merge(row)
             # Not read anew: parsing some thousands takes more than a second.
+            if None in known:
+                known.setdefault(profile.model, ())
             self._profiles = {
                 model: _with_profile(profile, kept, here=model in (None, profile.model))
                 for model, kept in known.items()
             }
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest measurement first; the same object as long as none was added."""
+        """Newest measurement first; the same object as long as none was added.
+
+        Once all were read, no model's are read from the file again.
+        """
+        with self._lock:
+            known = self._profiles
+            if not self._closed and (model in known or None in known):
+                return known.get(model, ())
         query = select(ProfileRow).order_by(
             col(ProfileRow.started_at).desc(), col(ProfileRow.id).desc()
         )
         if model is not None:
             query = query.where(ProfileRow.model == model)
         with self._read() as session:
-            if model not in self._profiles:
-                rows = session.exec(query).all()
-                if not rows:  # names that nothing has are not kept
-                    return ()
-                bodies = ((row.body, f"profile {row.id}") for row in rows)
-                self._profiles[model] = tuple(self._readable(Profile, bodies))
-            return self._profiles[model]
+            rows = session.exec(query).all()
+            if not rows:  # names that nothing has are not kept
+                return ()
+            bodies = ((row.body, f"profile {row.id}") for row in rows)
+            found = tuple(self._readable(Profile, bodies))
+            self._profiles = (
+                {**self._profiles, model: found} if model is not None else _by_model(found)
+            )
+            return found
 
     def profile(self, profile_id: str) -> Profile:
         """Raises NotFoundError."""
@@ -154,10 +170,16 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
         """Delete those of them that are there."""
-        with self._write() as session:
-            self._profiles.clear()
-            for profile_id in profile_ids:  # one by one: a statement takes so many values only
-                session.exec(delete(ProfileRow).where(col(ProfileRow.id) == profile_id))
+        gone = frozenset(profile_ids)
+        with self._lock:
+            known, self._profiles = self._profiles, {}  # as above
+            with self._write() as session:
+                for profile_id in gone:  # one by one: a statement takes so many values only
+                    session.exec(delete(ProfileRow).where(col(ProfileRow.id) == profile_id))
+            self._profiles = {
+                model: tuple(profile for profile in kept if profile.id not in gone)
+                for model, kept in known.items()
+            }
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -320,6 +342,14 @@ def _profile_row(profile: Profile) -> ProfileRow:
         started_at=profile.provenance.started_at,
         body=serde.to_stored_json(profile),
     )
+
+
+def _by_model(profiles: tuple[Profile, ...]) -> dict[str | None, tuple[Profile, ...]]:
+    """All of them under None, and those of each model under its name, in their order."""
+    own: dict[str, list[Profile]] = {}
+    for profile in profiles:
+        own.setdefault(profile.model, []).append(profile)
+    return {None: profiles, **{model: tuple(kept) for model, kept in own.items()}}
 
 
 def _with_profile(

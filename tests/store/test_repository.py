@@ -262,3 +262,38 @@ def test_a_mark_is_taken_off_and_that_again_is_no_error(store: Store) -> None:
     for _ in range(2):
         store.set_mark("cordon", "GPU-a", None)
     assert dict(store.marks("cordon")) == {}
+
+
+def test_a_model_that_was_read_with_all_others_is_as_if_read_anew(
+    store: Store, make_record: MakeRecord
+) -> None:
+    for name in ("a", "b"):
+        store.add_model(make_record(name))
+    store.models()
+    newer = dataclasses.replace(make_record("a"), version=2, updated_at="later")
+    store.update_model(newer, expected_version=1)
+    assert store.model("a") == newer
+    store.models()
+    assert store.model("a") == newer
+    store.remove_model("b")
+    with pytest.raises(NotFoundError):
+        store.model("b")
+    store.models()
+    with pytest.raises(NotFoundError):
+        store.model("b")
+
+
+def test_profiles_of_models_are_known_once_all_were_read(
+    store: Store, make_profile: MakeProfile
+) -> None:
+    store.add_profile(make_profile("p1", model="a"))
+    store.add_profile(make_profile("p2", model="b"))
+    everything = store.profiles()
+    assert store.profiles("a") == (everything[0],) or store.profiles("a") == (everything[1],)
+    assert store.profiles("c") == ()
+    store.add_profile(make_profile("p3", model="c"))
+    assert [profile.id for profile in store.profiles("c")] == ["p3"]
+    store.remove_profiles(["p1"])
+    assert store.profiles("a") == ()
+    assert {profile.id for profile in store.profiles()} == {"p2", "p3"}
+    assert [profile.id for profile in store.profiles("b")] == ["p2"]
