@@ -80,6 +80,9 @@ async def test_nothing_is_deleted_before_somebody_says_so() -> None:
     first = {p.id for p in store.profiles()}
     (one,) = here.service.prune_profiles(delete=False)
     assert {p.id for p in store.profiles()} == first
+    store.set_plan(plan(using(one.id), plan_id="plan-8"))
+    assert here.service.prune_profiles(delete=True) == ()
+    store.set_plan(plan(plan_id="plan-9"))
     assert here.service.prune_profiles(delete=True) == (one,)
     assert {p.id for p in store.profiles()} == first - {one.id}
     assert "profile-deleted" in here.kinds()
