@@ -1,4 +1,4 @@
-"""Connections of clients and engines: leaving, pipelining, trailers, heads, files."""
+"""Answers of engines as they come: trailers."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Recovery beside profile jobs, the chain, solves, jobs, pruning."""
+"""The chain beside profile jobs, leases, jobs, pruning."""
 
 from typing import Final
 

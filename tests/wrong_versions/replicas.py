@@ -1,4 +1,4 @@
-"""Replicas that nobody listens on, retries, sessions, desks, waiting in vain, bodies."""
+"""Sessions, and who waited in vain."""
 
 from typing import Final
 
