@@ -240,8 +240,8 @@ CHARGING: Final[tuple[Rule, ...]] = (
             ),
             (
                 _REQUESTS,
-                '    if limit is None:\n        limit = _tokens(body.max_tokens, "max_tokens")\n',
-                "",
+                'return _tokens(body.max_tokens, "max_tokens") if limit is None else limit',
+                "return limit",
             ),
             (
                 _REQUESTS,
@@ -296,8 +296,8 @@ CHARGING: Final[tuple[Rule, ...]] = (
             ),
             (
                 _REQUESTS,
-                "        body.messages, body.system, body.tools,",
-                "        body.messages,",
+                "return _bytes_of(body.messages) + _size_beside_messages(body)",
+                "return _bytes_of(body.messages)",
             ),
         ),
     ),

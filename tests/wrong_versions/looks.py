@@ -152,9 +152,8 @@ LOOKS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _ASSEMBLY,
-                "if self.devices.is_silent(placement.device_id) and placement.replica_id not in "
-                "live",
-                "if self.devices.is_silent(placement.device_id)",
+                "if placement.device_id in silent and placement.replica_id not in live",
+                "if placement.device_id in silent",
             ),
         ),
     ),

@@ -235,18 +235,18 @@ RECOVERY: Final[tuple[Rule, ...]] = (
             (
                 _PLANS,
                 "        async with self._asked.turn():\n"
-                "            await self._devices.refresh(0.0)\n"
+                "            await self._devices.look()\n"
                 "            situation = change",
                 "        if self._asked:\n"
-                "            await self._devices.refresh(0.0)\n"
+                "            await self._devices.look()\n"
                 "            situation = change",
             ),
             (
                 _PLANS,
                 "        async with self._asked.turn():\n"
-                "            await self._devices.refresh(0.0)\n"
+                "            await self._devices.look()\n"
                 "            preview = await self._preview(question, on_progress)\n",
-                "        await self._devices.refresh(0.0)\n"
+                "        await self._devices.look()\n"
                 "        preview = await self._preview(question, on_progress)\n",
             ),
         ),
