@@ -82,7 +82,8 @@ async def test_everything_at_once_on_one_core(
     for point in profile.points:
         assert point.output_tokens_per_s > 0
         assert point.prompt_tokens_per_s > 0
-        assert point.attainment == 1.0
+        # Where the machine is held up, no request may end inside a window of a second.
+        assert point.attainment == (1.0 if point.e2el.mean > 0 else None)
         assert point.kv_usage_max is not None
         assert point.telemetry is not None
         assert point.telemetry.cores_used is not None
