@@ -1,14 +1,21 @@
 """A run folder belongs to one state folder: nobody else adopts or ends what runs there."""
 
 import asyncio
+import dataclasses
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from partitiond import serde
+from partitiond.devices.mps import record
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle
-from partitiond.process_identity import is_alive
+from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
+from partitiond.proxy.process import PID_FILE, own_identity
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings import Settings, load_settings
 from partitiond.store.lock import lock_holder
@@ -59,6 +66,42 @@ def test_what_a_daemon_left_running_is_only_for_its_own_state_folder(short_dir: 
     finally:
         ended(short_dir, handle)
     with owned_run_folder(two):
+        pass
+
+
+def left_mps_daemon(settings: Settings, process: ProcessId) -> None:
+    folder = record.folder_of(settings.run_dir, "GPU-12345678-0000")
+    record.make(folder)
+    record.write(folder, record.Record("GPU-12345678-0000", process))
+
+
+def left_endpoint(settings: Settings, process: ProcessId) -> None:
+    identity = dataclasses.replace(
+        own_identity("127.0.0.1", 8000, settings.state_dir / "control", ""),
+        pid=process.pid,
+        start_ticks=process.start_ticks,
+    )
+    folder = settings.state_dir / "proxy"
+    folder.mkdir()
+    (folder / PID_FILE).write_text(serde.to_json(identity))
+
+
+@pytest.mark.parametrize(
+    ("leave", "named"),
+    [(left_mps_daemon, "the MPS daemon of GPU-12345678-0000"), (left_endpoint, "the endpoint")],
+)
+def test_an_mps_daemon_or_an_endpoint_counts_as_well(
+    short_dir: Path, leave: Callable[[Settings, ProcessId], None], named: str
+) -> None:
+    one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as left:
+        with owned_run_folder(one):
+            leave(one, ProcessId(left.pid, start_ticks(left.pid) or 0, boot_id()))
+        with pytest.raises(RunFolderBusyError, match=f"has {named} running.*{short_dir}/one"):
+            with owned_run_folder(two):
+                pass
+        left.kill()
+    with owned_run_folder(two):  # it has ended
         pass
 
 

@@ -165,7 +165,7 @@ class RunFolder:
         return None if launch is None else self._handle(launch)
 
     def unread_handle(self) -> EngineHandle | None:
-        """The living engine of this folder whose launch.json cannot be read; None for any other."""
+        """The engine of this folder, alive or not, whose launch.json cannot be read; else None."""
         try:
             serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
         except OSError as error:
@@ -174,9 +174,7 @@ class RunFolder:
             problem = error.message
         else:
             return None
-        handle = self._handle(_stand_in(self.path.name, self._read("launch.json")), problem)
-        living = handle is not None and process.is_alive(handle)
-        return handle if living else None
+        return self._handle(_stand_in(self.path.name, self._read("launch.json")), problem)
 
     def _handle(self, launch: EngineLaunch, unread: str = "") -> EngineHandle | None:
         process = self.process()

@@ -16,6 +16,7 @@ from partitiond.controller.routes import RoutePolicy
 from partitiond.controller.views import PlacedView, placed_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import EngineError, EngineUnavailableError
+from partitiond.core.hardware import Device
 from partitiond.core.plan import Placement
 from partitiond.core.replica import ReplicaState
 from partitiond.core.routing import ModelAvailability
@@ -49,13 +50,14 @@ class Bench:
         journal = Journal(store, self.clock)
         self.resolver = FakeResolver()
         self.files = ModelFiles(self.resolver, self.clock, wake.set, 30.0)
+        self.watch = DeviceWatch(self.devices, self.clock)
         self.controller = Controller(
             store=store,
             runner=self.runner,
             endpoint=Endpoint(
                 self.proxy, store=store, clock=self.clock, journal=journal, wake=wake.set
             ),
-            devices=DeviceWatch(self.devices, self.clock),
+            devices=self.watch,
             files=self.files,
             clock=self.clock,
             journal=journal,
@@ -85,6 +87,10 @@ class Bench:
         model = self.files.get(self.store.model(wanted.model).spec)
         assert model is not None
         return launch_for(wanted, model, cpu(), name=name or wanted.replica_id)
+
+    def planned_devices(self) -> tuple[Device, ...]:
+        plan = self.controller.plan
+        return () if plan is None else plan.devices
 
     def placed(self) -> tuple[PlacedView, ...]:
         here = self.controller
@@ -338,6 +344,10 @@ async def test_of_a_plan_that_cannot_be_read_what_runs_stays(tmp_path: Path) -> 
     moved = placement("a-1", (1,))
     bench.runner.add(bench.launch(moved, "a-1.2"))
     await bench.controller.adopt()
+    assert bench.planned_devices() == ()  # nobody has looked at them yet
+    await bench.watch.refresh(0.0)
+    bench.controller.name_devices()
+    assert bench.planned_devices() == (cpu(),)
     await bench.passes()
     assert bench.routed() == {"a-1": False}  # one engine of each replica
     assert bench.runner.stopped == ["a-1.2"]

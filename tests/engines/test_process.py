@@ -83,6 +83,23 @@ async def test_processes_of_another_replica_are_let_alone(
     assert sleeper.poll() is None
 
 
+def test_the_leader_of_a_replica_leads_a_session(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """And not the oldest of its processes: what started it may have its mark, too."""
+    assert process.leader_of(tmp_path) is None
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", "import time; print(flush=True); time.sleep(600)"],
+        env={REPLICA_DIR_VARIABLE: str(tmp_path)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        assert process.leader_of(tmp_path) == identity(leader.pid)
+        leader.kill()
+
+
 def test_whoever_looks_into_the_run_folder_is_not_an_engine(tmp_path: Path) -> None:
     """A shell that stands in the folder has another session."""
     with subprocess.Popen(

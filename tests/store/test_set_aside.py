@@ -1,6 +1,7 @@
 """A body that cannot be read is set aside: it harms no other, and stays in its row."""
 
 import json
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_who_asks_for_it_by_name_is_told(path: Path) -> None:
     with pytest.raises(ConflictError):  # it is not overwritten either
         store.add_model(record("a"))
     store.close()
+
+
+def test_it_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "partitiond.store.sessions")
+    change(path, LOST[0], "{}")
+    store = open_store(path)
+    for _ in range(3):
+        assert [one.spec.name for one in store.models()] == ["b"]
+    store.close()
+    (told,) = [one for one in caplog.messages if "cannot be read" in one]
+    assert "model" in told
 
 
 def test_a_plan_that_is_set_aside_gives_way_to_the_next_one(path: Path) -> None:

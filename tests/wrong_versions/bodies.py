@@ -146,6 +146,7 @@ BODIES: Final[tuple[Rule, ...]] = (
         f"{_TEST_RUNNER}test_a_supervisor_that_cannot_be_read_is_found_by_its_mark",
         f"{_TEST_RUNNER}test_a_name_that_only_a_shortened_folder_tells_is_not_the_engines",
         f"{_TEST_RUNNER}test_of_a_dead_engine_that_cannot_be_read_nothing_is_left",
+        "tests/engines/test_process.py::test_the_leader_of_a_replica_leads_a_session",
         wrong=(
             (
                 _RUNNER,
@@ -170,9 +171,9 @@ BODIES: Final[tuple[Rule, ...]] = (
                 "named=True,",
             ),
             (
-                _JOURNAL,
-                "        return handle if living else None\n",
-                "        return handle\n",
+                _RUNNER,
+                "if handle is not None and process.is_alive(_identity(handle)):",
+                "if handle is not None:",
             ),
             (
                 _PROCESS,

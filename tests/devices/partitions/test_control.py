@@ -405,6 +405,7 @@ async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
     assert world.gpus[GPU].daemon
     assert bool(world.gpus["GPU-1"].instances) == (not device_id or not journalled)
     await here.release(lost)
+    assert "a-1" not in {user for entry in read_entries(path) for user in entry.users}
     await partitions(world, path).settle([])
     assert not world.gpus[GPU].daemon
 
