@@ -305,7 +305,7 @@ CHARGING: Final[tuple[Rule, ...]] = (
         "A boolean of a stream's options means here what it means at the engine.",
         "tests/proxy/test_request_fields.py",
         wrong=(
-            (_REQUESTS, 'given.get("include_usage") is True', 'bool(given.get("include_usage"))'),
+            (_REQUESTS, 'given.get("include_usage") is True', '"include_usage" in given'),
             (
                 _REQUESTS,
                 "if value is not None and value is not True and value is not False:",
