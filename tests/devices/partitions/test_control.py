@@ -378,12 +378,14 @@ async def test_mps_and_mig_mode_of_an_earlier_boot_are_still_undone(path: Path) 
 async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(path: Path) -> None:
     world = World()
     await partitions(world, path).prepare(launch("a-1", mps()))
+    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
     written = add_entry(path, device_id=GPU, kind="nvlink", what="", state="done")
     here = partitions(world, path)
     said = await here.settle([handle(launch("a-1", mps()))])
     assert "nvlink" in said[0] or "kind" in said[0]
     assert read_text(path.with_suffix(".broken")) == written
     assert world.gpus[GPU].daemon
+    assert not world.gpus["GPU-1"].instances  # left over: its engine has gone
 
 
 @pytest.mark.parametrize("device_id", [GPU, ""])
