@@ -102,6 +102,8 @@ async def test_the_engine_gets_its_own_name_for_the_model_and_the_clients_bytes_
         (b'{"model":"m","prompt":["x","y","z"],"n":100}', "invalid_value", "n"),
         (b'{"model":"m","prompt":"x","max_tokens":-1}', "invalid_value", "max_tokens"),
         (b'{"model":"m","prompt":"x","max_tokens":1e99}', "invalid_value", "max_tokens"),
+        (b'{"model":"m","prompt":"x","max_tokens":1.5}', "invalid_value", "max_tokens"),
+        (b'{"model":"m","prompt":"x","max_tokens":true}', "invalid_value", "max_tokens"),
         (b'{"model":"m","prompt":"x","stream":"yes"}', "invalid_value", "stream"),
         (json.dumps({"model": "m", "prompt": ["x"] * 999}).encode(), "invalid_value", "prompt"),
     ],

@@ -82,8 +82,8 @@ EDGE: Final[tuple[Rule, ...]] = (
             ),
             (
                 _LANE,
-                "        self._line.clear()\n        if not self._lingering",
-                "        if not self._lingering",
+                "        for one, _ in self._line:\n",
+                "        for one, _ in list(self._line)[1:]:\n",
             ),
         ),
     ),

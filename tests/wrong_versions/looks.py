@@ -9,6 +9,7 @@ _WATCHING: Final = "partitiond/controller/watching.py"
 _DISCOVERY: Final = "partitiond/devices/nvml/discovery.py"
 _GAUGES: Final = "partitiond/devices/gauges.py"
 _ASSEMBLY: Final = "partitiond/controller/assembly.py"
+_PLANNING: Final = "partitiond/controller/planning.py"
 _LOOP: Final = "partitiond/controller/loop.py"
 _SERVICE: Final = "partitiond/controller/service.py"
 _KEYS: Final = "partitiond/controller/keys.py"
@@ -145,10 +146,9 @@ LOOKS: Final[tuple[Rule, ...]] = (
                 "",
             ),
             (
-                _ASSEMBLY,
-                "return self.obstacles.withheld(placement) or placement.replica_id in "
-                "self._cut_off()",
-                "return self.obstacles.withheld(placement)",
+                _PLANNING,
+                "device = dataclasses.replace(device, cordoned=False, max_replicas=most)",
+                "device = dataclasses.replace(device, cordoned=False)",
             ),
             (
                 _ASSEMBLY,
@@ -229,11 +229,6 @@ LOOKS: Final[tuple[Rule, ...]] = (
                 _DISCOVERY,
                 "        if QUIET.changing:\n            return found\n",
                 "",
-            ),
-            (
-                _DISCOVERY,
-                "self._looks.begin(OWN_PROCESSES, lambda: frozenset(self._own_pids()))",
-                "self._looks.begin(OWN_PROCESSES, lambda: frozenset())",
             ),
             (_GAUGES, "        except SilentError:", "        except ZeroDivisionError:"),
         ),
