@@ -181,7 +181,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         start_deadline_seconds=settings.engine.start_deadline_seconds,
         stop_grace_seconds=settings.engine.stop_grace_seconds,
         device_used_bytes=lambda uuid: host.devices.looks.ask(uuid, lambda: used_bytes(uuid)),
-        telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
+        telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url, looks=host.devices.looks),
         cpu_figures=cpu_speed,
     )
     return Service(

@@ -28,6 +28,7 @@ from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.capabilities import capabilities_of
 from partitiond.engines.environment import EngineEnvironment, read_environment
+from partitiond.looks import Looks
 
 if TYPE_CHECKING:
     from partitiond.simulated_gpus import SimulatedHost
@@ -143,10 +144,11 @@ def prepared(
             device_index=0,
             on_start=functools.partial(host.add_process, device.id) if host is not None else None,
         )
+        looks = Looks()
         tools = Tools(
             runner=runner,
-            telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url),
-            used_bytes=lambda: used_bytes(device.id),
+            telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),
+            used_bytes=lambda: looks.ask(device.id, lambda: used_bytes(device.id)),
             mps_program=mps_of(arguments, device, Path(short)),
             engine_kind="vllm" if host is None else "simulated",
             engine_args=args,

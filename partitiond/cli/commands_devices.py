@@ -135,7 +135,11 @@ def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | No
         if _asked_another():
             raise
         say(WITHOUT_DAEMON)
-        return host_devices(settings), None
+        provider = host_provider(settings)
+        found = list(provider.discover())
+        if provider.unseen:
+            say(f"GPUs may be missing here: the driver is {provider.unseen} (see `dmesg`).")
+        return found, None
 
 
 def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":

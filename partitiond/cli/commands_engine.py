@@ -40,17 +40,23 @@ def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
 
 
 def has_gpu() -> bool:
-    """Whether NVML shows a GPU."""
+    """Whether NVML shows a GPU; a driver that hangs has one."""
     import pynvml
 
+    from partitiond.core.errors import SilentError
+    from partitiond.devices.nvml.session import session
+    from partitiond.looks import Looks
+
+    def count() -> int:
+        with session():
+            return int(pynvml.nvmlDeviceGetCount())
+
     try:
-        pynvml.nvmlInit()
+        return Looks().ask("the NVIDIA driver", count) > 0
+    except SilentError:
+        return True
     except pynvml.NVMLError:
         return False
-    try:
-        return bool(pynvml.nvmlDeviceGetCount() > 0)
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironment":

@@ -14,13 +14,14 @@ from partitiond.cli.doctor_leftovers import EngineFolder, check_engines, engine_
 from partitiond.cli.doctor_limits import Ulimits, check_limits, ulimits
 from partitiond.cli.doctor_mig import check_mig
 from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
-from partitiond.core.errors import InputError, PartitiondError
+from partitiond.core.errors import InputError, PartitiondError, SilentError
 from partitiond.core.hardware import DeviceDetails, DeviceKind
 from partitiond.core.health import Health
 from partitiond.core.obstacles import Obstacle
 
 if TYPE_CHECKING:
     from partitiond.devices.partitions.journal import Entry
+    from partitiond.looks import Looks
     from partitiond.settings import Settings
 
 JOURNAL = "devices.json"
@@ -33,7 +34,7 @@ class GpuFacts:
     Attributes:
         gpus: as it shows them; empty where it does not start.
         refused: its code where it does not start, or refuses altogether.
-        words: what it said then.
+        words: what it said then, or that it does not answer.
     """
 
     gpus: tuple[DeviceDetails, ...] = ()
@@ -113,6 +114,13 @@ def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Find
         found[0] = dataclasses.replace(
             found[0], message=f"{found[0].message} (NVML: {facts.gpu.words})"
         )
+    elif facts.gpu.words:
+        found[0] = fail(
+            found[0].check,
+            facts.gpu.words.rstrip("."),
+            "look into the kernel's log for NVRM and Xid lines",
+            "sudo dmesg | grep -iE 'NVRM|Xid' | tail -20",
+        )
     found += check_nodes(facts.host, gpus)
     found += check_gpus(facts.host, gpus)
     found += _from_daemon(facts)
@@ -157,13 +165,24 @@ def _from_daemon(facts: Facts) -> list[Finding]:
 # -- each source -----------------------------------------------------------------------------
 
 
-def gpu_facts(settings: "Settings") -> GpuFacts:
-    """What NVML shows, or why it shows nothing."""
+def gpu_facts(settings: "Settings", looks: "Looks | None" = None) -> GpuFacts:
+    """What NVML shows, or why it shows nothing.
+
+    Args:
+        settings: everything that can be set.
+        looks: makes the calls, each with a deadline; None has the usual one.
+    """
     import pynvml
 
     from partitiond.cli.commands_devices import own_pids
     from partitiond.devices.host import HostDevices
+    from partitiond.devices.nvml.discovery import DRIVER
+    from partitiond.devices.nvml.session import session
     from partitiond.gpu_host import gpu_cores
+
+    def starts() -> None:
+        with session():
+            pass
 
     if not settings.gpu.enabled:
         return GpuFacts()
@@ -175,19 +194,23 @@ def gpu_facts(settings: "Settings") -> GpuFacts:
             simulated_host=settings.gpu.simulated_host,
             gpu_cores=gpu_cores(settings),
             own_pids=lambda: own_pids(settings),
+            looks=looks,
         )
         found = [d for d in devices.discover() if d.kind is DeviceKind.GPU]
         details = tuple(devices.inspect(device.id) for device in found)
     except PartitiondError as error:
         code = error.facts.get("nvml_code")
         return GpuFacts((), code if isinstance(code, int) else None, error.message)
+    if devices.unseen:
+        return GpuFacts(details, None, f"the driver is {devices.unseen}: a call into it hangs")
     if details:
         return GpuFacts(details)
     try:
-        pynvml.nvmlInit()
-        pynvml.nvmlShutdown()
+        devices.looks.ask(DRIVER, starts)
     except pynvml.NVMLError as error:
         return GpuFacts((), int(error.value))
+    except SilentError as error:
+        return GpuFacts((), None, error.message)
     return GpuFacts()
 
 
@@ -238,13 +261,19 @@ def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
     """Whether instances could be made here; None where no GPU has MIG on, or the mode is asked."""
     from partitiond.devices.nvml import gpu as handle_of
     from partitiond.devices.nvml.mig import may_change_instances
+    from partitiond.looks import Looks
 
     able = [g for g in gpu.gpus if g.mig_mode]
     if not able:
         return None
-    try:
-        with handle_of(able[0].device.id, "tell who may change MIG") as handle:
+    uuid = able[0].device.id
+
+    def may() -> bool:
+        with handle_of(uuid, "tell who may change MIG") as handle:
             return may_change_instances(handle, settings.gpu.mig_helper)
+
+    try:
+        return Looks().ask(uuid, may)
     except PartitiondError:
         return None
 

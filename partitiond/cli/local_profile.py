@@ -283,12 +283,13 @@ class _Work:
         from partitiond.devices.telemetry import HostTelemetry
         from partitiond.profiler.runner import Profiler
 
+        looks = engines.host.devices.looks
         return Profiler(
             engines.runner,
             start_deadline_seconds=self._settings.engine.start_deadline_seconds,
             stop_grace_seconds=self._settings.engine.stop_grace_seconds,
-            device_used_bytes=used_bytes,
-            telemetry=HostTelemetry(dcgm_url=self._settings.gpu.dcgm_url),
+            device_used_bytes=lambda uuid: looks.ask(uuid, lambda: used_bytes(uuid)),
+            telemetry=HostTelemetry(dcgm_url=self._settings.gpu.dcgm_url, looks=looks),
             cpu_figures=CpuSpeed(self._settings.state_dir),
         )
 

@@ -314,7 +314,9 @@ class _Desk:
             engines=engines.runner,
             clock=SystemClock(),
             device=self._device,
-            telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url),
+            telemetry=HostTelemetry(
+                dcgm_url=settings.gpu.dcgm_url, looks=engines.host.devices.looks
+            ),
             start_deadline_seconds=settings.engine.start_deadline_seconds,
             stop_grace_seconds=settings.engine.stop_grace_seconds,
             device_used_bytes=None,

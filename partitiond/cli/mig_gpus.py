@@ -183,6 +183,15 @@ def _daemon(settings: Settings) -> str:
 
 def _listed() -> list[tuple[int, str, str, int]]:
     """Index, UUID, name and PCI device id of all GPUs. Raises DeviceError."""
+    from partitiond.looks import Looks
+
+    found = Looks().ask("the NVIDIA driver", _listed_by_driver)
+    if not found:
+        raise DeviceError("there is no GPU.", hint="Check with nvidia-smi.")
+    return found
+
+
+def _listed_by_driver() -> list[tuple[int, str, str, int]]:
     import pynvml
 
     from partitiond.devices.nvml.session import asking, session, text_of
@@ -195,8 +204,6 @@ def _listed() -> list[tuple[int, str, str, int]]:
             uuid = text_of(pynvml.nvmlDeviceGetUUID(handle))
             name = text_of(pynvml.nvmlDeviceGetName(handle))
             found.append((index, uuid, name, int(pci.pciDeviceId)))
-    if not found:
-        raise DeviceError("there is no GPU.", hint="Check with nvidia-smi.")
     return found
 
 

@@ -6,6 +6,7 @@ command (`commands`).
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -271,13 +272,18 @@ class ProcessEngineRunner:
         it has not sampled yet, and for an engine that is being profiled, whose footprint rests
         on it, what is now counts, too; that looks at every process of the host (call it in a
         thread).
+
+        Raises:
+            SilentError: /proc does not answer, as for a process that is stuck in the kernel.
         """
         peak = max(
             RunFolder(Path(handle.run_dir)).peak_pss_bytes(),
             self._peaks.get(handle.generation, 0),
         )
         if peak == 0 or handle.launch.placement is None:
-            peak = max(peak, process.pss_bytes(Path(handle.run_dir), _identity(handle)))
+            run_dir, leader = Path(handle.run_dir), _identity(handle)
+            look = functools.partial(process.pss_bytes, run_dir, leader)
+            peak = max(peak, process.PROC.ask(f"memory of {run_dir.name}", look))
         self._peaks[handle.generation] = peak
         return peak
 

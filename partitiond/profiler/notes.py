@@ -38,6 +38,7 @@ def sweep_notes(
     if busiest > BUSY_INSTRUMENT:
         notes.append(f"the load generator used {busiest:.0%} of a core")
     notes += saturation_note(trials)
+    notes += telemetry_note(trials)
     spread = largest_spread(trials)
     if spread > UNQUIET_SPREAD:
         notes.append(
@@ -54,6 +55,21 @@ def saturation_note(trials: Sequence[Trial]) -> list[str]:
     batches = ", ".join(map(str, sorted({trial.batch for trial in bad})))
     return [f"the load generator was saturated, so do not trust batch {batches}: "
             f"{bad[-1].saturated[0]}"]  # fmt: skip
+
+
+def telemetry_note(trials: Sequence[Trial]) -> list[str]:
+    """How many windows have less telemetry than others: a source that answered fell silent."""
+    sources: list[set[str]] = [
+        set(trial.telemetry.source.split("+")) if trial.telemetry is not None else set()
+        for trial in trials
+    ]
+    known = {source for found in sources for source in found}
+    less = [found for found in sources if found != known]
+    if not less:
+        return []
+    names = ", ".join(sorted(name for name in known if any(name not in found for found in less)))
+    return [f"in {len(less)} of {len(trials)} windows the device did not tell what it told in "
+            f"others ({names})"]  # fmt: skip
 
 
 def died_note(died: Collection[int], points: Sequence[OperatingPoint]) -> list[str]:

@@ -10,6 +10,9 @@ from typing import Any
 import pynvml
 import pytest
 
+from partitiond.cli.doctor_facts import HostFacts
+from partitiond.cli.doctor_findings import Verdict
+from partitiond.cli.doctor_gather import Facts, gpu_facts, judge
 from partitiond.cli.local_engines import local_engines
 from partitiond.core.partition import MpsShare
 from partitiond.core.units import GIB, Bytes
@@ -18,6 +21,7 @@ from partitiond.devices.mps.record import Record, write
 from partitiond.devices.partitions.journal import read_entries
 from partitiond.engines.journal import RunFolder, run_folders
 from partitiond.gpu_host import mps_program
+from partitiond.looks import Looks
 from partitiond.process_identity import ProcessId
 from partitiond.settings import Settings, load_settings
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
@@ -87,6 +91,17 @@ def test_nvml_that_refuses_is_explained(cli: Cli, host: SimulatedHost) -> None:
     assert driver["verdict"] == "fail"
     assert "not loaded anew" in driver["message"]
     assert "modprobe" in driver["command"]
+
+
+@pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetMemoryInfo_v2"])
+def test_nvml_that_hangs_is_said(home: Path, host: SimulatedHost, function: str) -> None:
+    host.hang(function)
+    facts = gpu_facts(settings(), Looks(0.1))
+    host.heal()
+    assert facts.gpus == ()
+    driver = judge(Facts(HostFacts(), facts), settings(), daemon_runs=False)[0]
+    assert (driver.check, driver.verdict) == ("gpu driver", Verdict.FAIL)
+    assert "silent for 0.1 s" in driver.message
 
 
 def test_mig_instances_of_others_are_shown(

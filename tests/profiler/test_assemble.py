@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from partitiond.core.operating_points import named_point
-from partitiond.core.profile import LimitedBy, Profile
+from partitiond.core.profile import LimitedBy, Profile, Telemetry
 from partitiond.core.spec import PointName
 from partitiond.ports import EngineReport, ProfileRequest
 from partitiond.profiler.assemble import Measured, build_profile
@@ -82,6 +82,16 @@ def test_a_point_is_wide_by_the_interval_of_all_its_windows(
     one = built(request_of(), trials).point(1)
     assert one is not None
     assert one.wide is wide
+
+
+def test_windows_in_which_the_device_fell_silent_are_counted(request_of: RequestOf) -> None:
+    told, less = Telemetry("nvml+procfs", power_watts=9.0), Telemetry("procfs", cores_used=1.0)
+    steps = [trial_of(batch, 100 * batch, telemetry=told) for batch in (1, 2)]
+    assert "did not tell" not in " ".join(built(request_of(), steps).provenance.notes)
+    assert "did not tell" not in " ".join(built(request_of(), [trial_of(1, 1)]).provenance.notes)
+    steps += [trial_of(4, 300, telemetry=less), trial_of(8, 400)]
+    notes = " ".join(built(request_of(), steps).provenance.notes)
+    assert "in 2 of 4 windows the device did not tell what it told in others (nvml" in notes
 
 
 def test_batches_measured_with_a_saturated_instrument_are_named(request_of: RequestOf) -> None:

@@ -7,6 +7,8 @@ from tests.wrong_versions.rule import Rule, rule
 _LOOKS: Final = "partitiond/looks.py"
 _WATCHING: Final = "partitiond/controller/watching.py"
 _DISCOVERY: Final = "partitiond/devices/nvml/discovery.py"
+_TELEMETRY: Final = "partitiond/devices/telemetry/gpu.py"
+_DOCTOR: Final = "partitiond/cli/doctor_gather.py"
 _GAUGES: Final = "partitiond/devices/gauges.py"
 _ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _PLANNING: Final = "partitiond/controller/planning.py"
@@ -57,6 +59,33 @@ LOOKS: Final[tuple[Rule, ...]] = (
                 "self._lanes.setdefault(subject, _Lane())",
                 'self._lanes.setdefault("", _Lane())',
             ),
+        ),
+    ),
+    rule(
+        "A window of telemetry ends though the driver hangs, and its GPU is silent to all.",
+        "tests/devices/telemetry/test_hanging.py",
+        wrong=(
+            (_TELEMETRY, "            self._looks.begin(self._uuid, self._thread.join)\n", ""),
+            (
+                _TELEMETRY,
+                "            self._looks.ask(self._uuid, lambda: None)\n",
+                "            pass\n",
+            ),
+            (_TELEMETRY, "missing=dict.fromkeys(_FIGURES, self._silence)", ""),
+            (
+                "partitiond/devices/telemetry/host.py",
+                "        return GpuFigures(missing=dict.fromkeys(CPU_FIGURES, silence))\n",
+                "        return GpuFigures()\n",
+            ),
+        ),
+    ),
+    rule(
+        "The doctor says that the driver hangs.",
+        "tests/cli/test_simulated_gpu.py::test_nvml_that_hangs_is_said",
+        wrong=(
+            (_DOCTOR, "            looks=looks,\n", ""),
+            (_DOCTOR, "    if devices.unseen:\n", "    if details and devices.unseen:\n"),
+            (_DOCTOR, "    elif facts.gpu.words:\n", "    elif gpus:\n"),
         ),
     ),
     rule(

@@ -12,6 +12,7 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import Device
 from partitiond.devices.nvml import discover_gpus, gpu, processes
 from partitiond.devices.telemetry.gpu import GpuSampler
+from partitiond.looks import Looks
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})  # noqa: S104
 
@@ -34,6 +35,7 @@ class GpuWatch:
         self._cores = cores
         self._parents = parents or _parents
         self._listeners = listeners or _listeners
+        self._looks = Looks()
         self._devices: tuple[Device, ...] = ()
         self._samplers: dict[str, GpuSampler] = {}
 
@@ -41,7 +43,7 @@ class GpuWatch:
         """Begin; the GPUs there are, none without NVIDIA's driver. Raises DeviceError."""
         self._devices = discover_gpus(self._cores)
         for device in self._devices:
-            sampler = GpuSampler(device.id)
+            sampler = GpuSampler(device.id, self._looks)
             sampler.open()
             self._samplers[device.id] = sampler
         return self._devices
@@ -55,16 +57,21 @@ class GpuWatch:
             if share is not None:
                 busy[device] = share
         self._samplers.clear()
-        on_gpu = {device.id: processes_on(device.id) for device in self._devices}
+        on_gpu = {device.id: processes_on(device.id, self._looks) for device in self._devices}
         on, foreign = placed(on_gpu, tuple(addresses), self._listeners(), self._parents)
         devices = emptied(self._devices, foreign)
         return Today(devices, on, busy, foreign_note(foreign))
 
 
-def processes_on(uuid: str) -> tuple[GpuProcess, ...]:
+def processes_on(uuid: str, looks: Looks) -> tuple[GpuProcess, ...]:
     """Processes with a context on a GPU; empty where the driver does not tell."""
-    with contextlib.suppress(DeviceError), gpu(uuid, f"list the processes on {uuid}") as handle:
-        return processes.processes_on(handle)
+
+    def listed() -> tuple[GpuProcess, ...]:
+        with gpu(uuid, f"list the processes on {uuid}") as handle:
+            return processes.processes_on(handle)
+
+    with contextlib.suppress(DeviceError):
+        return looks.ask(uuid, listed)
     return ()
 
 

@@ -12,7 +12,7 @@ from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers, lifecycle, record
 from partitiond.devices.mps.asking import ask
 from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env, daemon_env
-from partitiond.devices.mps.processes import MpsProcess, control_of, servers_of
+from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, servers_of
 from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
 TERMINATE_SECONDS: Final = 20.0
@@ -223,7 +223,7 @@ class MpsDaemon:
         known = record.read(self.folder)
         if known is None:
             return ""
-        found = await asyncio.to_thread(self.servers)  # all of /proc is read
+        found = await PROC.look(f"MPS servers of {self.uuid}", self.servers)
         servers = {server.identity: server for server in found}
         self._remember_broken(servers)
         if not self.alive():

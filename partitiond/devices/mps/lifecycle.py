@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from typing import Final
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers
 from partitiond.devices.mps.asking import INSTALL_HINT, ask, program_path
-from partitiond.devices.mps.processes import MpsProcess, control_of, servers_of
+from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, servers_of
 from partitiond.process_identity import Identified, ProcessId, is_alive
 
 START_SECONDS: Final = 20.0
@@ -121,7 +122,8 @@ async def _until_it_answers(
 ) -> ProcessId:
     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
         while True:
-            found = await asyncio.to_thread(control_of, folder / "pipe")
+            look = functools.partial(control_of, folder / "pipe")
+            found = await PROC.look(f"the MPS daemon of {folder.name}", look)
             if found is not None:
                 with contextlib.suppress(DeviceError):
                     await ask(program, env, ("get_server_list",))
@@ -149,9 +151,17 @@ async def quit_daemon(program: str, env: Mapping[str, str], control: ProcessId) 
 
 
 async def end_leftovers(pipe_dir: Path) -> None:
-    """End daemon and servers that still have this pipe folder. It must be one of ours."""
-    control = await asyncio.to_thread(control_of, pipe_dir)
-    servers = await asyncio.to_thread(servers_of, pipe_dir, control.pid if control else None)
+    """End daemon and servers that still have this pipe folder. It must be one of ours.
+
+    Raises:
+        SilentError: /proc does not answer.
+        DeviceError: one outlives being killed: it hangs inside the driver.
+    """
+    subject = f"the MPS daemon of {pipe_dir.parent.name}"
+    control = await PROC.look(subject, functools.partial(control_of, pipe_dir))
+    servers = await PROC.look(
+        subject, functools.partial(servers_of, pipe_dir, control.pid if control else None)
+    )
     left: tuple[MpsProcess, ...] = (*((control,) if control else ()), *servers)
     await end(tuple(process.identity for process in left))
 

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.devices.mps.environment import PIPE
+from partitiond.looks import Looks
 from partitiond.process_identity import ProcessId, boot_id, start_ticks
 
 CONTROL_NAME: Final = "nvidia-cuda-mps-control"
 SERVER_NAME: Final = "nvidia-cuda-mps-server"
 PID_FILE: Final = f"{CONTROL_NAME}.pid"
 """What the control daemon writes into its pipe folder; drivers before 470 write none."""
+
+
+PROC: Final = Looks()
+"""All of /proc is read to find them, and a process that is stuck in the kernel may hold up whoever
+reads its environment."""
 
 
 class Program(enum.Enum):

@@ -1,22 +1,32 @@
 """What one GPU says between two moments, through NVML.
 
 GPM counts in hardware between two samples, so one at each end gives the mean of the whole window
-(NVML wants at least 100 ms between them). Utilisation and power are gauges and are sampled by a
-thread. Energy is the GPU's own counter where it has one (Volta and newer), else power x time.
+(NVML wants at least 100 ms between them). Utilisation and power are gauges and are sampled. Energy
+is the GPU's own counter where it has one (Volta and newer), else power x time.
+
+A window has a thread, which makes all of its calls of the driver. One that hangs is left behind:
+the window then has no figures, and the GPU is silent to every other look until the call ends.
 """
 
 import contextlib
 import dataclasses
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
 import pynvml
 
-from partitiond.core.errors import DeviceError
+from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.telemetry import dcgm
+from partitiond.looks import Look, Looks
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS: Final = 0.25
 """Utilisation is a mean over 1/6 to 1 s in the driver; sampling faster tells nothing new."""
@@ -29,6 +39,10 @@ _GPM: Final[Mapping[str, int]] = {
     "sm_occupancy": pynvml.NVML_GPM_METRIC_SM_OCCUPANCY,
     "dram_activity": pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
 }
+
+_FIGURES: Final = (
+    "gpu_util", "sm_activity", "sm_occupancy", "dram_activity", "power_watts", "energy_joules",
+)  # fmt: skip
 
 _REASONS: Final[Mapping[int, str]] = {
     pynvml.NVML_ERROR_NOT_SUPPORTED: "this GPU does not offer it",
@@ -71,10 +85,12 @@ class GpuFigures:
 
 
 class GpuSampler:
-    """One window on one GPU. Methods block for some milliseconds: call them in a thread.
+    """One window on one GPU. Methods block for some milliseconds, and while the driver hangs until
+    the deadline of looks: call them in a thread.
 
     Args:
         uuid: the GPU's.
+        looks: makes the other looks at this GPU; its deadline is that of opening and of closing.
         dcgm_url: a DCGM exporter for what NVML does not tell, or None.
         period_seconds: between two samples of the gauges.
         clock: seconds that only grow.
@@ -83,12 +99,14 @@ class GpuSampler:
     def __init__(
         self,
         uuid: str,
+        looks: Looks,
         *,
         dcgm_url: str | None = None,
         period_seconds: float = SAMPLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._uuid = uuid
+        self._looks = looks
         self._dcgm_url = dcgm_url
         self._period = period_seconds
         self._clock = clock
@@ -96,16 +114,77 @@ class GpuSampler:
         self._gauges: dict[str, list[float]] = {}
         self._exported: dict[str, list[float]] = {}
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="gpu-telemetry", daemon=True)
+        self._begun: Future[None] = Future()
+        self._told: Future[GpuFigures] = Future()
+        for answer in (self._begun, self._told):
+            answer.set_running_or_notify_cancel()  # the thread answers, whoever gave it up
+        self._silent = False
         self._handle: Any = None
         self._gpm: Any = None
         self._energy: float | None = None
         self._opened = 0.0
 
     def open(self) -> None:
-        """Begin."""
-        with self._reasons("gpu_util", "sm_activity", "sm_occupancy", "dram_activity",
-                           "power_watts", "energy_joules"):  # fmt: skip
+        """Begin. Where the GPU is silent already no thread is started."""
+        try:
+            self._looks.ask(self._uuid, lambda: None)
+        except SilentError as error:
+            self._give_up(error)
+            return
+        self._thread.start()
+        self._wait_for(self._begun)
+
+    def close(self) -> GpuFigures:
+        """End, and say what was seen: nothing where the driver hung."""
+        self._stop.set()
+        told = None if self._silent else self._wait_for(self._told)
+        if told is None:
+            return GpuFigures(missing=dict.fromkeys(_FIGURES, self._silence))
+        self._thread.join()
+        return told
+
+    def _wait_for(self, answer: "Future[T]") -> T | None:
+        """What the thread says; None where it does not in time.
+
+        Whoever looks at the GPU waits behind the thread then: so the GPU is silent to all, and no
+        second thread comes into the call that hangs.
+        """
+        seconds = self._looks.seconds
+        try:
+            return Look(self._uuid, answer, seconds, time.monotonic() + seconds).wait()
+        except SilentError as error:
+            self._give_up(error)
+            self._looks.begin(self._uuid, self._thread.join)
+            return None
+
+    def _give_up(self, error: SilentError) -> None:
+        self._silent = True
+        self._stop.set()
+        log.warning("measuring goes on without telemetry: %s", error)
+
+    @property
+    def _silence(self) -> str:
+        return f"silent for {self._looks.seconds:g} s"
+
+    # --- the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        figures = GpuFigures(missing=self._missing)
+        try:
+            try:
+                self._begin()
+            finally:
+                self._begun.set_result(None)
+            self._sample()
+            self._end(figures)
+        except Exception as error:  # noqa: BLE001 - whoever closes the window gets it
+            self._told.set_exception(error)
+        else:
+            self._told.set_result(figures)
+
+    def _begin(self) -> None:
+        with self._reasons(*_FIGURES):
             pynvml.nvmlInit()
             try:
                 self._handle = pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
@@ -116,17 +195,10 @@ class GpuSampler:
             self._gpm = self._gpm_sample(*_GPM)
             self._energy = self._energy_joules()
         self._opened = self._clock()
-        self._thread = threading.Thread(target=self._sample, name="gpu-telemetry", daemon=True)
-        self._thread.start()
 
-    def close(self) -> GpuFigures:
-        """End, and say what was seen."""
+    def _end(self, figures: GpuFigures) -> None:
         closed = self._clock()
         energy = self._energy_joules() if self._handle is not None else None
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        figures = GpuFigures(missing=self._missing)
         try:
             figures.add("nvml-gpm", self._gpm_means(closed))
             figures.add("nvml", self._nvml_means(energy, closed - self._opened))
@@ -135,7 +207,6 @@ class GpuSampler:
             if self._handle is not None:
                 with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
                     pynvml.nvmlShutdown()
-        return figures
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -149,7 +220,7 @@ class GpuSampler:
                 self._missing.setdefault(figure, reason_of(error))
 
     def _sample(self) -> None:
-        """The thread: gauges every period, the exporter every second."""
+        """Gauges every period, the exporter every second, until the window is closed."""
         ask_exporter = self._clock()
         while True:
             self._sample_gauges()

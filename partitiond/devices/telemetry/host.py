@@ -2,22 +2,29 @@
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from partitiond.core.errors import SilentError
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.profile import Telemetry
 from partitiond.devices.telemetry.cpu_time import cpu_seconds
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
 from partitiond.devices.telemetry.exposure import CPU_FIGURES, FIGURES, Exposure
 from partitiond.devices.telemetry.gpu import SAMPLE_SECONDS, GpuFigures, GpuSampler
+from partitiond.looks import Looks
+
+log = logging.getLogger(__name__)
 
 METER_SECONDS: Final = 20.0
 """Between readings of the energy counters: the smallest wrap around after about a minute."""
 NO_ENGINES: Final = "no engine was named"
+PROCESSES: Final = "CPU time and energy of the host"
+"""Subject of looks at /proc and the energy counters."""
 
 
 class _CpuFigures:
@@ -35,6 +42,9 @@ class _CpuFigures:
         self._cpu = cpu_seconds(pids, root)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Keep up with counters that wrap around, until `close`."""
         if self._meter is not None and self._counters and self._counters.counters:
             self._thread = threading.Thread(
                 target=self._keep_up, args=(self._meter,), name="cpu-energy", daemon=True
@@ -47,8 +57,8 @@ class _CpuFigures:
 
     def close(self) -> GpuFigures:
         """Figures and reasons, in the same form as a GPU's."""
-        cpu, closed = cpu_seconds(self._pids, self._root), self._clock()
         self._stop.set()
+        cpu, closed = cpu_seconds(self._pids, self._root), self._clock()
         if self._thread is not None:
             self._thread.join()
         figures, seconds = GpuFigures(), max(closed - self._opened, 1e-9)
@@ -72,7 +82,8 @@ class _CpuFigures:
 class HostWindow:
     """A window of `HostTelemetry`."""
 
-    def __init__(self, gpu: GpuSampler | None, cpu: _CpuFigures) -> None:
+    def __init__(self, looks: Looks, gpu: GpuSampler | None, cpu: _CpuFigures | None) -> None:
+        self._looks = looks
         self._gpu = gpu
         self._cpu = cpu
 
@@ -85,7 +96,7 @@ class HostWindow:
 
     async def close_with_reasons(self) -> GpuFigures:
         """End it; also why something is missing."""
-        cpu_task = asyncio.to_thread(self._cpu.close)
+        cpu_task = self._close_cpu()
         if self._gpu is None:
             return await cpu_task
         gpu, cpu = await asyncio.gather(asyncio.to_thread(self._gpu.close), cpu_task)
@@ -94,6 +105,15 @@ class HostWindow:
         gpu.missing.update({k: v for k, v in cpu.missing.items() if k not in gpu.values})
         return gpu
 
+    async def _close_cpu(self) -> GpuFigures:
+        try:
+            if self._cpu is not None:
+                return await self._looks.look(PROCESSES, self._cpu.close)
+        except SilentError as error:
+            log.warning("measuring goes on without the host's telemetry: %s", error)
+        silence = f"silent for {self._looks.seconds:g} s"
+        return GpuFigures(missing=dict.fromkeys(CPU_FIGURES, silence))
+
 
 class HostTelemetry:
     """Telemetry of this host's devices. Implements `ports.TelemetrySource`.
@@ -101,6 +121,7 @@ class HostTelemetry:
     Args:
         dcgm_url: metrics address of a DCGM exporter, for GPUs without GPM
             ("http://127.0.0.1:9400/metrics").
+        looks: makes the other looks at this host's GPUs; None has the usual deadline.
         period_seconds: between samples of a GPU's gauges.
         root: where `proc` and `sys` are, for tests of foreign hosts.
         clock: seconds that only grow.
@@ -112,17 +133,21 @@ class HostTelemetry:
         self,
         *,
         dcgm_url: str | None = None,
+        looks: Looks | None = None,
         period_seconds: float = SAMPLE_SECONDS,
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dcgm_url = dcgm_url
+        self._looks = looks or Looks()
         self._period = period_seconds
         self._root = root
         self._clock = clock
 
     async def open(self, device: Device, pids: tuple[int, ...]) -> HostWindow:
-        """Begin a window. Never fails for want of a source: what is missing is None."""
+        """Begin a window. Never fails for want of a source: what is missing, or does not answer
+        within the deadline of looks, is None.
+        """
         opening = asyncio.ensure_future(asyncio.to_thread(self._open, device, pids))
         try:
             return await asyncio.shield(opening)
@@ -137,14 +162,23 @@ class HostTelemetry:
         if device.kind is DeviceKind.GPU:
             gpu = GpuSampler(
                 device.id,
+                self._looks,
                 dcgm_url=self._dcgm_url,
                 period_seconds=self._period,
                 clock=self._clock,
             )
             gpu.open()
         energy = device.kind is DeviceKind.CPU
-        cpu = _CpuFigures(pids, energy=energy, root=self._root, clock=self._clock)
-        return HostWindow(gpu, cpu)
+        cpu: _CpuFigures | None = None
+        try:
+            cpu = self._looks.ask(
+                PROCESSES,
+                lambda: _CpuFigures(pids, energy=energy, root=self._root, clock=self._clock),
+            )
+            cpu.start()
+        except SilentError as error:
+            log.warning("measuring goes on without the host's telemetry: %s", error)
+        return HostWindow(self._looks, gpu, cpu)
 
     async def exposure(self, device: Device) -> Exposure:
         """What this device exposes, and why not the rest; takes a moment of sampling.
