@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 
 from partitiond.controller.convergence import ConvergenceDesk
 from partitiond.controller.cordons import MARK as CORDON
@@ -365,8 +365,16 @@ class Parts:
             devices=self.devices,
             files=self.files,
             engine_version=self._given.engine_version,
+            placements=self._may_run,
             changed=self.plan_again,
         )
+
+    def _may_run(self) -> Iterator[Placement]:
+        """What the applied plan, one that waits or a roll-back places."""
+        applied = self.controller.plan
+        for plan in (*self.plans.remembered(), *(() if applied is None else (applied,))):
+            yield from plan.wanted
+        yield from self.releases.earlier_places()
 
     def _make_scaling(self) -> Scaling:
         return Scaling(

@@ -358,11 +358,15 @@ class PlanDesk:
         A plan is what it places under an objective: the applied one, the one that waits and the
         one that is shown have one number as long as they place the same.
         """
-        known = [*(r.preview.plan for r in self._remembered.values()), applied]
+        known = [*self.plans(), applied]
         for plan in reversed(known):
             if plan is not None and _places_the_same(plan, made):
                 return dataclasses.replace(made, id=plan.id)
         return made
+
+    def plans(self) -> tuple[Plan, ...]:
+        """All that it remembers, oldest first."""
+        return tuple(one.preview.plan for one in self._remembered.values())
 
     def remembers(self, plan_id: str, fingerprint: str = "") -> PlanPreview | None:
         """The plan of an id, made before; with a fingerprint, only if that is its own."""

@@ -132,6 +132,10 @@ class Plans:
         """The plan that waits for `apply`, and what it changes."""
         return self._desk.remembers(self.chain.waiting)
 
+    def remembered(self) -> tuple[Plan, ...]:
+        """Plans that were made and may be applied by their ids, the one that waits among them."""
+        return self._desk.plans()
+
     async def _preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:

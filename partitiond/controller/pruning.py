@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from partitiond.controller.targets import best_profiles, speaks_for
-from partitiond.core.plan import Plan
+from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import PrunableProfile
@@ -14,7 +14,7 @@ SUPERSEDED = "superseded: plans use another profile of the same model, hardware 
 def prunable(
     profiles: Iterable[Profile],
     specs: Mapping[str, Sequence[ModelSpec]],
-    plans: Iterable[Plan],
+    placements: Iterable[Placement],
     stale: Callable[[Profile], tuple[str, ...]],
 ) -> tuple[PrunableProfile, ...]:
     """The superseded and stale profiles that no plan uses, and that none would use if made now.
@@ -26,11 +26,11 @@ def prunable(
     Args:
         profiles: all that are kept, newest first.
         specs: of each registered model as it is and as it was in releases that may come back.
-        plans: the applied one, those that wait, and those that can be gone back to.
+        placements: of the applied plan, of those that wait, and those that can be gone back to.
         stale: why a profile no longer speaks for what runs now; empty where it does.
     """
     kept = list(profiles)
-    used = _used(plans)
+    used = _used(placements)
     for name, forms in specs.items():
         own = [profile for profile in kept if profile.model == name]
         used |= {profile.id for spec in forms for profile in best_profiles(spec, own)}
@@ -46,7 +46,7 @@ def prunable(
     return tuple(found)
 
 
-def _used(plans: Iterable[Plan]) -> set[str]:
+def _used(placements: Iterable[Placement]) -> set[str]:
     """Profiles that plans rest on; that of a derived size rests on the one before its "@"."""
-    ids: Collection[str] = {p.candidate.profile_id for plan in plans for p in plan.wanted}
+    ids: Collection[str] = {placement.candidate.profile_id for placement in placements}
     return {*ids, *(profile_id.partition("@")[0] for profile_id in ids)}

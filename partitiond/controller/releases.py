@@ -181,19 +181,23 @@ class ReleaseDesk:
         self._registry.restore(record, gone_back(record.spec, target.spec))
         self._plans.chain.changed()
         plan = self._controller.plan
-        before = self._plan_with(target)
+        before = _plan_with(target, self._store.applied_plans(PLANS_LOOKED_AT))
         if plan is not None and before is not None and _has_room(plan, before, target.model):
             self._plans.take_places(target.model, before, f"version {target.version}")
         self._controller.wake()
 
-    def _plan_with(self, release: Release) -> Plan | None:
-        """The last applied plan in which the model was of that release."""
-        digests = releases_of(release.spec)
-        for plan in self._store.applied_plans(PLANS_LOOKED_AT):
-            own = [p for p in plan.placements if p.model == release.model]
-            if own and all(_is_of(p, digests) for p in own):
-                return plan
-        return None
+    def earlier_places(self) -> tuple[Placement, ...]:
+        """Places that releases had in applied plans, which a roll-back may give them again."""
+        plans = self._store.applied_plans(PLANS_LOOKED_AT)
+        releases = [release for rows in self._known.values() for release in rows]
+        found = ((release, _plan_with(release, plans)) for release in releases)
+        return tuple(
+            placement
+            for release, plan in found
+            if plan is not None
+            for placement in plan.placements
+            if placement.model == release.model
+        )
 
     # -- what people ask -------------------------------------------------------------------
 
@@ -270,6 +274,16 @@ def _left_as(state: ReleaseState) -> ReleaseState:
 
 def _coming(record: ModelRecord, at: str) -> Release:
     return Release(record.spec.name, record.version, at, ReleaseState.COMING, record.spec)
+
+
+def _plan_with(release: Release, plans: Sequence[Plan]) -> Plan | None:
+    """The last of these plans, newest first, in which the model was of that release."""
+    digests = releases_of(release.spec)
+    for plan in plans:
+        own = [p for p in plan.placements if p.model == release.model]
+        if own and all(_is_of(p, digests) for p in own):
+            return plan
+    return None
 
 
 def _is_of(placement: Placement, digests: Mapping[str, str]) -> bool:

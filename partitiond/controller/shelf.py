@@ -1,12 +1,13 @@
 """The profiles that are kept: what was measured, estimated or brought from elsewhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.pruning import prunable
 from partitiond.controller.staleness import Staleness
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.ports import ProfileView, PrunableProfile, Store
@@ -18,6 +19,7 @@ class ProfileShelf:
 
     Args:
         engine_version: of the installed engine; empty where there is none or it is not known yet.
+        placements: of plans that are applied or may yet be.
         changed: called when a plan may use another profile from now on.
 
     Attributes:
@@ -32,10 +34,12 @@ class ProfileShelf:
         devices: DeviceWatch,
         files: ModelFiles,
         engine_version: Callable[[], str],
+        placements: Callable[[], Iterable[Placement]],
         changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._journal = journal
+        self._placements = placements
         self._changed = changed
         self.staleness = Staleness(
             spec_of=self._spec_of,
@@ -102,13 +106,7 @@ class ProfileShelf:
             ]
             for record in self._store.models()
         }
-        applied = self._store.plan()
-        found = prunable(
-            self._store.profiles(),
-            specs,
-            () if applied is None else (applied,),
-            self.staleness.reasons,
-        )
+        found = prunable(self._store.profiles(), specs, self._placements(), self.staleness.reasons)
         if delete and found:
             self._store.remove_profiles([one.id for one in found])
             for one in found:

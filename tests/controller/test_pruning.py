@@ -5,11 +5,12 @@ import dataclasses
 from partitiond.controller.pruning import SUPERSEDED, prunable
 from partitiond.core.plan import Placement, Plan
 from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.spec import ModelSpec
+from partitiond.core.spec import Demand, ModelSource, ModelSpec
 from partitiond.core.workload import Workload
 from partitiond.store import open_store
+from tests.controller.fakes import until
 from tests.controller.samples import measured_profile, placement, plan, spec
-from tests.controller.test_service import Host
+from tests.controller.test_service import Host, serving
 
 NEW, OLD = (measured_profile("a", profile_id=name) for name in ("new", "old"))
 OTHER_LENGTHS = dataclasses.replace(NEW, id="long", workload=Workload(4096, 16))
@@ -23,7 +24,8 @@ def found(
 ) -> dict[str, tuple[str, ...]]:
     """Reasons by id; profiles are given newest first, and `stale` names ids."""
     by_name = {"a": specs} if specs else {}
-    pruned = prunable(profiles, by_name, plans, lambda p: ("old driver",) * (p.id in stale))
+    placements = [placement for one in plans for placement in one.wanted]
+    pruned = prunable(profiles, by_name, placements, lambda p: ("old driver",) * (p.id in stale))
     return {one.id: one.reasons for one in pruned}
 
 
@@ -69,20 +71,53 @@ def test_profiles_of_models_that_are_not_registered_stay() -> None:
     assert found(NEW, OLD, specs=(), stale=("old",)) == {}
 
 
+def dated(profile_id: str, day: int) -> Profile:
+    profile = measured_profile("a", profile_id=profile_id)
+    at = dataclasses.replace(profile.provenance, started_at=f"2026-01-0{day}")
+    return dataclasses.replace(profile, provenance=at)
+
+
+async def test_what_a_plan_that_waits_or_an_earlier_release_rests_on_stays() -> None:
+    async with serving() as here:
+        store = here.store
+        asked = spec("a", auto=False, demand=Demand(req_per_s=0.5))
+
+        def pruned() -> set[str]:
+            return {one.id for one in here.service.prune_profiles(delete=False)}
+
+        def rests_on(plan: Plan) -> set[str]:
+            return {p.candidate.profile_id.partition("@")[0] for p in plan.wanted}
+
+        store.add_profile(dated("first", 1))
+        await here.service.register(asked)
+        await here.service.apply()
+        await here.serves("a")
+        store.add_profile(dated("second", 2))
+        assert rests_on((await here.service.plan()).plan) == {"second"}
+        store.add_profile(dated("third", 3))
+        assert pruned() == set(), "the first is in use, and a plan made before may be applied"
+        await here.restart()
+        assert pruned() == {"second"}, "plans do not outlive the daemon"
+        source = ModelSource(asked.source.kind, asked.source.ref, "r2")
+        await here.service.update(dataclasses.replace(asked, source=source), None)
+        await here.service.apply()
+        await until(lambda: len(here.runner.running()) == 1 and here.serving("a") == 1)
+        applied = store.plan()
+        assert applied is not None
+        assert rests_on(applied) == {"third"}
+        assert pruned() == {"second"}, "a roll-back would give the first its places again"
+
+
 async def test_nothing_is_deleted_before_somebody_says_so() -> None:
     store = open_store(":memory:")
     here = Host(store)
-    for profile in (OLD, NEW):
-        at = dataclasses.replace(profile.provenance, started_at=f"2026-01-0{len(profile.id)}")
-        store.add_profile(dataclasses.replace(profile, provenance=at))
+    for day, name in enumerate(("old", "new"), 1):
+        store.add_profile(dated(name, day))
     await here.service.start()
     await here.service.register(spec("a", auto=False))
     first = {p.id for p in store.profiles()}
     (one,) = here.service.prune_profiles(delete=False)
     assert {p.id for p in store.profiles()} == first
-    store.set_plan(plan(using(one.id), plan_id="plan-8"))
-    assert here.service.prune_profiles(delete=True) == ()
-    store.set_plan(plan(plan_id="plan-9"))
     assert here.service.prune_profiles(delete=True) == (one,)
     assert {p.id for p in store.profiles()} == first - {one.id}
     assert "profile-deleted" in here.kinds()

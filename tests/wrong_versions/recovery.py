@@ -350,7 +350,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
         "tests/controller/test_pruning.py",
         _TEST_STORE + "test_removed_profiles_are_gone_and_the_others_stay",
         wrong=(
-            (_PRUNING, "    used = _used(plans)\n", "    used = set[str]()\n"),
+            (_PRUNING, "    used = _used(placements)\n", "    used = set[str]()\n"),
             (
                 _PRUNING,
                 'return {*ids, *(profile_id.partition("@")[0] for profile_id in ids)}',
@@ -373,11 +373,9 @@ RECOVERY: Final[tuple[Rule, ...]] = (
                 "        used |= {profile.id for profile in best_profiles(forms[0], own)}\n",
             ),
             (_SHELF, "        if delete and found:\n", "        if found:\n"),
-            (
-                _SHELF,
-                "            () if applied is None else (applied,),\n",
-                "            (),\n",
-            ),
+            (_ASSEMBLY, "*(() if applied is None else (applied,))", ""),
+            (_ASSEMBLY, "*self.plans.remembered(), ", "*(), "),
+            (_ASSEMBLY, "        yield from self.releases.earlier_places()\n", ""),
         ),
     ),
 )
