@@ -63,6 +63,18 @@ def test_an_engine_that_a_profile_job_starts_counts_among_those_that_start() -> 
     assert [action.placement.replica_id for action in begun] == ["a-1"]
 
 
+@pytest.mark.parametrize(("measuring", "begun"), [((), 2), (("d0",), 1), (("d0", "d0"), 0)])
+def test_each_engine_that_a_profile_job_starts_takes_one_of_several_places(
+    measuring: tuple[str, ...], begun: int
+) -> None:
+    here = SimulatedHost({"d0": 1000})
+    here.measuring = measuring
+    wanted = tuple(placement(f"{m}-1", [n], device_id="d0") for n, m in enumerate("abc"))
+    two = dataclasses.replace(POLICY, max_starting=2)
+    actions = reconcile(wanted, here.observe(), two)
+    assert [type(action) for action in actions] == [StartEngine] * begun
+
+
 def test_devices_start_side_by_side() -> None:
     here = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000})
     wanted = (placement("a-1", device_id="gpu-0"), placement("a-2", device_id="gpu-1"))
