@@ -35,12 +35,14 @@ class GpuUse:
         reserved_bytes: what the driver keeps.
         free_bytes: what an allocation could get.
         processes: who holds what, as far as they can be told apart from here.
+        all_told: no process on it is missing from them.
     """
 
     total_bytes: int
     reserved_bytes: int
     free_bytes: int
     processes: tuple[GpuProcess, ...] = ()
+    all_told: bool = True
 
     @property
     def used_bytes(self) -> int:

@@ -100,4 +100,24 @@ MEMORY: Final[tuple[Rule, ...]] = (
             ),
         ),
     ),
+    rule(
+        "A whole GPU is empty when nobody computes on it, whatever the host's pages take.",
+        "tests/devices/partitions/test_control.py",
+        "tests/devices/nvml/test_discovery.py::test_only_outside_of_containers_all_processes_are_told",
+        wrong=(
+            (_HOLDERS, "(use.all_told or use.used_bytes <= SLACK_BYTES)", "use.all_told"),
+            (
+                _HOLDERS,
+                "(use.all_told or use.used_bytes <= SLACK_BYTES)",
+                "use.used_bytes <= SLACK_BYTES",
+            ),
+            (_HOLDERS, "if not there and (use.all_told", "if (use.all_told"),
+            (_HOLDERS, "    if not there and (use.all_told", "    if True or (use.all_told"),
+            (
+                "partitiond/devices/partitions/gpus.py",
+                "            all_told=self._host_pids,\n",
+                "",
+            ),
+        ),
+    ),
 )

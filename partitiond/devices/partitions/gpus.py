@@ -91,6 +91,7 @@ class NvmlGpus:
             reserved_bytes=memory.reserved_bytes,
             free_bytes=memory.total_bytes - memory.reserved_bytes - memory.used_bytes,
             processes=processes,
+            all_told=self._host_pids,
         )
 
     def mig_mode(self, device_id: str) -> tuple[bool, bool]:

@@ -197,9 +197,14 @@ class Holders:
 
 
 def _require_empty(device_id: str, use: GpuUse, own: Collection[int]) -> None:
-    """Raises DeviceError where somebody computes on the GPU."""
+    """Raises DeviceError where somebody computes on the GPU.
+
+    Only where processes cannot be told does memory in use mean one: of a GPU whose memory is
+    coherent with its host's (Grace), the host's own pages are part of what is in use. Whether what
+    is left is enough is looked at in any case.
+    """
     there = [p for p in use.processes if p.used_bytes is None or p.used_bytes > DISPLAY_BYTES]
-    if not there and use.used_bytes <= SLACK_BYTES:
+    if not there and (use.all_told or use.used_bytes <= SLACK_BYTES):
         return
     named = ", ".join(f"{p.pid}{' (an engine of ours)' if p.pid in own else ''}" for p in there)
     raise DeviceError(

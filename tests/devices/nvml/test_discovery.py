@@ -14,6 +14,7 @@ from partitiond.core.hardware import HARDWARE, SharingMode
 from partitiond.core.health import Health
 from partitiond.core.units import GIB
 from partitiond.devices.nvml.discovery import GpuDiscovery
+from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.simulated_gpus.description import GpuDescription
 from tests.devices.nvml.conftest import MakeHost
 
@@ -306,3 +307,15 @@ def test_a_helper_that_is_not_there_is_not_asked(make_host: MakeHost, tmp_path: 
     host.privileged(False)
     gpus = GpuDiscovery(mig_changes="instances", mig_helper=tmp_path / "none.sock")
     assert gpus.discover(CORES)[0].device.mig_fixed
+
+
+@pytest.mark.parametrize("host_pids", [True, False])
+def test_only_outside_of_containers_all_processes_are_told(
+    make_host: MakeHost, host_pids: bool
+) -> None:
+    host = make_host()
+    host.add_process(host.uuids()[0], os.getpid(), GIB)
+    use = NvmlGpus(host_pids=host_pids).use(host.uuids()[0])
+    assert use.all_told is host_pids
+    assert len(use.processes) == int(host_pids)
+    assert use.used_bytes >= GIB

@@ -185,6 +185,24 @@ async def test_a_whole_device_is_an_empty_one(path: Path) -> None:
     await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(GIB))))
 
 
+async def test_the_host_s_own_pages_in_coherent_memory_are_nobody_s_work(path: Path) -> None:
+    world = World()
+    gpu, here = world.gpus[GPU], partitions(world, path)
+    gpu.host_bytes = 20 * GIB
+    await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+    await here.release(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+    with pytest.raises(DeviceError, match="59 GiB are free"):  # they may not give way in time
+        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(60 * GIB))))
+    gpu.use = {4711: 100 * MIB}
+    with pytest.raises(DeviceError, match="process 4711"):
+        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+    gpu.all_told, gpu.use = False, {}  # whose memory it is cannot be told from within a container
+    with pytest.raises(DeviceError, match="cannot be seen from here"):
+        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+    gpu.host_bytes = 200 * MIB
+    await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+
+
 async def test_with_mig_on_only_slices_run(path: Path) -> None:
     world = World()
     world.gpus[GPU].mig = True

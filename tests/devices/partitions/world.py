@@ -30,6 +30,8 @@ class Gpu:
         pending: MIG is to be on after the next reset.
         reset_due: it is not turned on without one.
         clients: of its MPS daemon.
+        host_bytes: in use by the host's own pages, as where its memory is coherent with the host's.
+        all_told: processes can be told apart from here; else none is.
     """
 
     mig: bool = False
@@ -42,6 +44,8 @@ class Gpu:
     use: dict[int, int] = dataclasses.field(default_factory=dict)
     told: bool = True
     clients: list[int] = dataclasses.field(default_factory=list)
+    host_bytes: int = 0
+    all_told: bool = True
 
 
 class World:
@@ -83,8 +87,9 @@ class World:
             raise DeviceError("no answer.")
         gpu = self.gpus[device_id]
         processes = [GpuProcess(pid, used if gpu.told else None) for pid, used in gpu.use.items()]
-        free = TOTAL - RESERVED - sum(gpu.use.values())
-        return GpuUse(TOTAL, RESERVED, free, tuple(processes))
+        free = TOTAL - RESERVED - sum(gpu.use.values()) - gpu.host_bytes
+        told = tuple(processes) if gpu.all_told else ()
+        return GpuUse(TOTAL, RESERVED, free, told, gpu.all_told)
 
     def mig_mode(self, device_id: str) -> tuple[bool, bool]:
         gpu = self.gpus[device_id]
