@@ -40,7 +40,10 @@ The rules, in the order in which they are asked:
    plan is made and applied while jobs run, too. It speaks only of models that were planned before
    or are under-served, and places nothing on what a running job holds. No job begins before that
    plan is made and what it starts serves; when a running job ends, its room is planned for first.
-11. A plan that cannot be made, or breaks while it is applied, is tried again after a while that
+11. While replicas have lost their devices, the plan moves what runs only where nothing else
+    serves what was asked (`MAX_MOVE_PRICE`): what was lost is placed beside it, by itself, though
+    a move would save a device. The next plan may save it, and waits for `apply`.
+12. A plan that cannot be made, or breaks while it is applied, is tried again after a while that
    doubles; readiness says so meanwhile.
 """
 

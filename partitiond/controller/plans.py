@@ -33,7 +33,14 @@ from partitiond.core.errors import ConflictError, InputError, NotReadyError
 from partitiond.core.hardware import Device
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.partition import Partition
-from partitiond.core.plan import EMPTY_PLAN_ID, Placement, Plan, PlanDiff, diff_plans
+from partitiond.core.plan import (
+    EMPTY_PLAN_ID,
+    MAX_MOVE_PRICE,
+    Placement,
+    Plan,
+    PlanDiff,
+    diff_plans,
+)
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.core.sleep import Sleeper, sleepers
@@ -324,11 +331,23 @@ class Plans:
             asleep=self._controller.sleep.levels,
             obstacles={**self._failed_profiles(), **self.obstacles()},
         )
+        # What was lost is placed beside what runs, though a move would save a device: a plan that
+        # moves what runs waits for somebody, and what was lost would wait with it.
+        question = PlanQuestion(move_price=MAX_MOVE_PRICE) if self._lost() else None
         return await self._desk.preview(
             situation,
             self._controller.plan,
+            question,
             may_search=not stranded(desired, self._devices.devices),
         )
+
+    def _lost(self) -> bool:
+        """Whether replicas of the applied plan have lost their devices: gone, failed or silent."""
+        desired = self._controller.desired
+        cut_off = (
+            self._devices.is_silent(p.device_id) and self._controller.withheld(p) for p in desired
+        )
+        return stranded(desired, self._devices.devices) or any(cut_off)
 
     def _best(self, name: str) -> tuple[Profile, ...]:
         return best_profiles(self._store.model(name).spec, self._store.profiles(name))

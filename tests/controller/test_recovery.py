@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from partitiond.controller.planning import PlanDesk, PlanOptions
-from partitiond.core.hardware import SharingMode
+from partitiond.core.errors import StartFailedError
+from partitiond.core.hardware import SharingMode, silent_device
 from partitiond.core.health import Health
 from partitiond.core.partition import CpuCores, PartitionSize
 from partitiond.core.plan import Infeasible, Plan
@@ -203,3 +204,66 @@ async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
     without = desk.situation(devices=[cpu()], running=running)
     assert desk.recall(preview.plan.id, without, None) == preview  # the job is over
     store.close()
+
+
+@pytest.mark.parametrize("lost", ["gone", "silent"])
+async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_device(
+    lost: str,
+) -> None:
+    """The model that is lost needs both cores of a device: beside "b" it would fit on the large
+    one, and one device would do for both."""
+    first = cpu(2)
+    second = dataclasses.replace(first, id="cpu-2", cores=(2, 3))
+    large = dataclasses.replace(first, id="cpu-3", cores=(4, 5, 6, 7))
+    store = open_store(":memory:")
+    host = Host(store)
+    host.devices.become([first, second])
+    store.add_profile(measured_profile("a", cores=2))
+    store.add_profile(measured_profile("b", cores=1))
+    await host.service.start()
+    for name in ("a", "b"):
+        one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
+        await host.service.register(one)
+    await host.service.apply()
+    for name in ("a", "b"):
+        await host.serves(name)
+    before = {view.model: view.device_id for view in host.service.replicas()}
+    (kept,) = (d for d in (first, second) if d.id == before["b"])
+    (running,) = (name for name in host.runner.running() if name.startswith("b-"))
+    (other,) = (d for d in (first, second) if d.id != before["b"])
+    left = (silent_device(other, "silent"),) if lost == "silent" else ()
+    dead = next(name for name in host.runner.running() if name.startswith("a-"))
+    if left:  # what ends on a device that is known to be silent does not start there again
+        host.devices.become([kept, large, *left])
+        await until(lambda: _waited(host, lambda: "device-silent" in host.kinds()))
+        host.runner.die(dead)
+    else:
+        host.runner.refuse_start = StartFailedError("its device is lost.")
+        host.runner.die(dead)
+        await until(lambda: "engine-failed" in host.kinds())
+        host.devices.become([kept, large])
+        await until(
+            lambda: _waited(
+                host,
+                lambda: (
+                    len(host.service.devices()) == 2 and host.service.devices()[1].id == large.id
+                ),
+            )
+        )
+        host.runner.refuse_start = None
+
+    def places() -> dict[str, str]:
+        return {v.model: v.device_id for v in host.service.replicas() if v.state == "serving"}
+
+    await until(lambda: _waited(host, lambda: places() == {"a": large.id, "b": kept.id}))
+    assert running in host.runner.running()
+    # Asked for by a person the plan saves the device, and says what that moves.
+    asked = await host.service.plan()
+    assert [old.model for old, _ in asked.diff.move] == ["b"]
+    await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def _waited(host: Host, condition: Callable[[], bool]) -> bool:
+    host.clock.now += 1.0
+    return condition()

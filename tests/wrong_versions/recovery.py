@@ -378,4 +378,23 @@ RECOVERY: Final[tuple[Rule, ...]] = (
             (_ASSEMBLY, "        yield from self.releases.earlier_places()\n", ""),
         ),
     ),
+    rule(
+        "What was lost is replaced beside what runs.",
+        "tests/controller/test_recovery.py::"
+        "test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_device",
+        wrong=(
+            (_PLANS, "if self._lost() else None", "if not self._lost() else None"),
+            (
+                _PLANS,
+                "        return stranded(desired, self._devices.devices) or any(cut_off)\n",
+                "        return stranded(desired, self._devices.devices)\n",
+            ),
+            (
+                _PLANS,
+                "        return stranded(desired, self._devices.devices) or any(cut_off)\n",
+                "        return any(cut_off)\n",
+            ),
+            (_PLANS, "PlanQuestion(move_price=MAX_MOVE_PRICE)", "PlanQuestion(move_price=0.0)"),
+        ),
+    ),
 )
