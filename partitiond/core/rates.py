@@ -101,11 +101,6 @@ class Usage:
             self.requests, self.tokens, self.in_flight, self.budget_start, self.budget_tokens
         )  # fmt: skip
 
-    @classmethod
-    def from_row(cls, row: tuple[float, float, float, float, float]) -> "Usage":
-        """The opposite of `as_row`."""
-        return cls(*row)
-
 
 NO_USAGE: Final = Usage()
 

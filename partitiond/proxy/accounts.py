@@ -122,10 +122,6 @@ class Accounts:
             if self.tell is not None:
                 self.tell(receipt.key_id, meter.usage)
 
-    def rows(self) -> dict[str, Usage]:
-        """Rows of this process's meters, for the other workers."""
-        return {key_id: meter.usage for key_id, meter in self._meters.items()}
-
     def uses(self) -> dict[str, dict[str, float]]:
         """What each key has used, for those who ask the proxy."""
         found: dict[str, dict[str, float]] = {}

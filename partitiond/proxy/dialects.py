@@ -44,11 +44,6 @@ class Dialect(Protocol):
         """See the module."""
         ...
 
-    @property
-    def ends_with_error(self) -> bool:
-        """Whether an error event is itself the end (else `end_event` follows it)."""
-        ...
-
     def kind_of(self, event: bytes) -> Kind:
         """What an event is, given without its final empty line; before content, parsed."""
         ...
@@ -88,7 +83,6 @@ class ChatDialect:
     """completions and chat completions."""
 
     markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
-    ends_with_error: Final = False
 
     def kind_of(self, event: bytes) -> Kind:
         """See `Dialect`."""
@@ -170,7 +164,6 @@ class MessagesDialect:
     markers: Final = (
         b"event: message_", b"event: error", b"event: content_block_s", b"event: ping",
     )  # fmt: skip
-    ends_with_error: Final = True
     _frames: Final = (b"message_start", b"content_block_start", b"content_block_stop", b"ping")
 
     def kind_of(self, event: bytes) -> Kind:
@@ -214,7 +207,6 @@ class ResponsesDialect:
 
     # Names that end so (created, completed, failed, added, done) are of events without output.
     markers: Final = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
-    ends_with_error: Final = True
     _ends: Final = (b"response.completed", b"response.incomplete")
     _errors: Final = (b"error", b"response.failed")
     _begins: Final = (b"response.created", b"response.queued", b"response.in_progress")

@@ -227,7 +227,7 @@ def test_a_damaged_file_of_budgets_is_no_budget(data: object) -> None:
 
 def test_rows_are_plain_numbers_and_only_the_current_period_is_added() -> None:
     one, two = Usage(1, 2, 3, 0.0, 40), Usage(10, 20, 30, 3600.0, 50)
-    assert Usage.from_row(one.as_row()) == one
+    assert Usage(*one.as_row()) == one
     assert one + two == Usage(11, 22, 33, 3600.0, 50)
     assert budgets_to_dict({"k": BudgetUse(BudgetPeriod.DAY, 0.0, 5.0)}) == {
         "k": {"period": "day", "start": 0.0, "tokens": 5.0}
