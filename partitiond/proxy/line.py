@@ -71,7 +71,11 @@ class Line:
         ints[self._kv_at + at] += cost.kv_tokens
 
     def gave(self, seat: int, cost: Cost) -> None:
-        """It has left. In this order: who sees that something was given sees it free."""
+        """It has left. In this order: who sees that something was given sees it free.
+
+        A processor that shows writes out of order (ARM) may show the place as taken for a moment
+        more. Who looked in that moment looks again within TICK_SECONDS while somebody waits there.
+        """
         ints, at = self._ints, seat * ROWS
         ints[self._kv_at + at] -= cost.kv_tokens
         ints[self._sequences_at + at] -= cost.sequences

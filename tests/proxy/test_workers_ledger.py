@@ -367,6 +367,31 @@ def test_a_worker_that_is_stopped_costs_one_place_for_one_tick(places: int) -> N
     run(story)
 
 
+def test_who_saw_a_place_as_taken_that_was_given_back_looks_again() -> None:
+    """As where a processor shows the count of what was given back before the place itself."""
+
+    async def story() -> None:
+        host = Host(1, [1])
+        ledger, cost = host.file.ledger, Cost(1, 1)
+        ledger.open_row(1)
+        at = ledger.lines.find(line_key("m"))
+        seat = host.seat(host.table.replicas[0])
+        other = Line(ledger, 1, at)
+        other.took(seat, cost)
+        waits = host.arrive(0, cost)
+        ledger.ints[ledger.given + at * ROWS + 1] += 1
+        host.workers[0].model.dispatch()  # rung for
+        assert waits.at is None
+        given = sum(ledger.ints[ledger.given + at * ROWS :][:ROWS])
+        assert ledger.ints[ledger.looked + at * ROWS] == given, "nobody rings for it again"
+        other.gave(seat, cost)
+        ledger.ints[ledger.given + at * ROWS + 1] -= 1
+        await asyncio.sleep(TICK)
+        assert waits.at is not None
+
+    run(story)
+
+
 def test_a_large_request_is_not_overtaken_for_ever_by_small_ones_elsewhere() -> None:
     async def story() -> None:
         host = Host(2, [4])
