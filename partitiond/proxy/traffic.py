@@ -19,7 +19,7 @@ from partitiond.proxy.counters import ModelMetrics, Use, Work
 from partitiond.proxy.live import LiveModel
 from partitiond.proxy.replicas import LiveReplica
 from partitiond.proxy.table_file import write_atomically
-from partitiond.serde import from_stored_json
+from partitiond.serde import BODY_VERSION, VERSION_FIELD, from_stored_json
 
 Json = dict[str, Any]
 LAST_FILE: Final = "traffic.json"
@@ -29,7 +29,8 @@ LAST_FILE: Final = "traffic.json"
 def leave_behind(state_dir: Path, sample: Json) -> None:
     """Keep the last counts for whoever books them; a full disk loses them, never the shutdown."""
     with contextlib.suppress(OSError):
-        write_atomically(state_dir / LAST_FILE, json.dumps(sample).encode())
+        body = {VERSION_FIELD: BODY_VERSION, **sample}
+        write_atomically(state_dir / LAST_FILE, json.dumps(body).encode())
 
 
 def last_sample(state_dir: Path) -> TrafficSample | None:

@@ -16,11 +16,20 @@ import tempfile
 from pathlib import Path
 
 from partitiond.core.keys import KeyTerms
+from partitiond.core.rates import BudgetUse
+from partitiond.core.routing import BudgetPeriod
+from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
+from partitiond.devices.mps.record import RECORD, Record, write
 from partitiond.devices.partitions.journal import DeviceJournal, EntryKind
 from partitiond.engines.journal import RunFolder
+from partitiond.process_identity import ProcessId
+from partitiond.proxy.budgets_file import BUDGETS_FILE, BudgetsFile
+from partitiond.proxy.traffic import LAST_FILE, leave_behind
 from partitiond.run_folder import RunFolderOwner
-from partitiond.serde import to_stored_json
+from partitiond.serde import to_jsonable, to_stored_json
 from partitiond.store import open_store
+from partitiond.store.lock import LockHolder
+from tests.api.fake_drift import CORRECTION, ENTRY
 from tests.controller.test_real_processes import RealHost, make, simulated
 from tests.devices.partitions.test_control import mig, mps
 from tests.devices.partitions.world import launch
@@ -41,7 +50,7 @@ def freeze(target: Path) -> None:
         folder = Path(name)
         asyncio.run(_serve(folder))
         found = _run_folders(folder) | _rows(folder) | _devices(folder)
-        found["owner"] = to_stored_json(RunFolderOwner("/var/lib/partitiond"))
+        found |= _others(folder)
         for body, text in found.items():
             neutral = re.sub(re.escape(name) + r"|/tmp/[^\"]*", "/var/lib/partitiond", text)
             indented = json.dumps(json.loads(neutral), indent=1, ensure_ascii=False)
@@ -96,6 +105,35 @@ def _devices(folder: Path) -> dict[str, str]:
     journal.use("GPU-1", EntryKind.MIG_MODE, "on", "")
     journal.done(journal.use("GPU-1", EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "b-1"))
     return {"devices": path.read_text()}
+
+
+def _others(folder: Path) -> dict[str, str]:
+    """What no run of a daemon leaves behind by itself, as it is written where it is."""
+    count = TrafficSample(
+        12.5,
+        "0c1d",
+        {"one": ModelCount(arrived=9, turned_away=2)},
+        {"one-1": ReplicaCount("one", "1", ok=7)},
+        {"key-1": {"one": UsageCount(7, 0, 70, 140, 3.5)}},
+    )
+    leave_behind(folder, to_jsonable(count))
+    mps_folder = folder / "mps"
+    mps_folder.mkdir()
+    write(mps_folder, Record("GPU-0", ProcessId(4711, 1234567, "b0071d")))
+    budgets = BudgetsFile(folder / BUDGETS_FILE)
+    budgets.save({"key-1": BudgetUse(BudgetPeriod.DAY, 86_400.0, 1234.5)})
+    written = {
+        "owner": RunFolderOwner("/var/lib/partitiond"),
+        "lock": LockHolder(4711, 1_800_000_000.25),
+        "ledger": ENTRY,
+        "correction": CORRECTION,
+        "release": simulated("one", "opt-125m"),
+    }
+    return {name: to_stored_json(body) for name, body in written.items()} | {
+        "traffic": (folder / LAST_FILE).read_text(),
+        "mps": (mps_folder / RECORD).read_text(),
+        "budgets": (folder / BUDGETS_FILE).read_text(),
+    }
 
 
 if __name__ == "__main__":

@@ -13,17 +13,25 @@ from typing import Any
 import pytest
 
 from partitiond import serde
+from partitiond.core.drift import LedgerEntry
+from partitiond.core.drift_follow import Correction
 from partitiond.core.errors import InputError
 from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
-from partitiond.core.routing import RoutingTable
+from partitiond.core.rates import BudgetUse
+from partitiond.core.routing import BudgetPeriod, RoutingTable
 from partitiond.core.spec import ModelSpec
+from partitiond.core.traffic import TrafficSample
+from partitiond.devices.mps.record import Record
+from partitiond.devices.mps.record import read as read_record
 from partitiond.devices.partitions.journal import EntryKind, read_entries
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.process import ProcessId
 from partitiond.ports import EngineLaunch, Job, KeyRecord
+from partitiond.proxy.budgets_file import BudgetsFile
 from partitiond.proxy.process import ProxyIdentity
 from partitiond.run_folder import RunFolderOwner
+from partitiond.store.lock import LockHolder
 
 FROZEN = Path(__file__).parent / "frozen"
 KINDS = {
@@ -38,8 +46,14 @@ KINDS = {
     "proxy": ProxyIdentity,
     "process": ProcessId,
     "owner": RunFolderOwner,
+    "lock": LockHolder,
+    "ledger": LedgerEntry,
+    "correction": Correction,
+    "traffic": TrafficSample,
 }
-FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem != "devices")
+OTHERWISE = {"devices", "mps", "budgets"}
+"""Bodies that have readers of their own."""
+FILES = sorted(path.stem for path in FROZEN.glob("*.json") if path.stem not in OTHERWISE)
 
 TELLS_KINDS_APART = "mode"
 """Of a partition. It is never dropped: without it one kind could be read as another."""
@@ -89,7 +103,7 @@ def is_optional(field: dataclasses.Field[Any]) -> bool:
 
 
 def test_every_kind_of_body_is_frozen() -> None:
-    assert {file.partition("-")[0] for file in FILES} == set(KINDS) - {"release"}
+    assert {file.partition("-")[0] for file in FILES} == set(KINDS)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -169,6 +183,29 @@ def test_the_device_journal_is_read(tmp_path: Path) -> None:
             ("GPU-1", EntryKind.MIG_MODE, "on", ()),
             ("GPU-1", EntryKind.MIG_INSTANCE, "1g.10gb@0+1", ("b-1",)),
         ]
+
+
+def test_the_record_of_an_mps_daemon_is_read(tmp_path: Path) -> None:
+    body = body_of("mps")
+    for changed in (body, body | {"colour": 1}, {k: body[k] for k in ("uuid", "process")}):
+        (tmp_path / "daemon.json").write_text(json.dumps(changed))
+        wanted = Record("GPU-0", ProcessId(4711, 1234567, "b0071d"))
+        assert read_record(tmp_path) == wanted
+    for needed in ("uuid", "process"):
+        (tmp_path / "daemon.json").write_text(json.dumps({k: body[k] for k in body if k != needed}))
+        assert read_record(tmp_path) is None
+
+
+def test_budgets_are_read(tmp_path: Path) -> None:
+    """Their keys are those of users: no version may stand among them."""
+    body = body_of("budgets")
+    later = {key: one | {"colour": 1} for key, one in body.items()}
+    for changed in (body, later):
+        path = tmp_path / "budgets.json"
+        path.write_text(json.dumps(changed))
+        found = BudgetsFile(path).load()
+        assert found == {"key-1": BudgetUse(BudgetPeriod.DAY, 86_400.0, 1234.5)}
+        assert path.exists()
 
 
 def test_no_path_of_a_machine_is_frozen() -> None:

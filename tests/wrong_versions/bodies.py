@@ -292,4 +292,26 @@ BODIES: Final[tuple[Rule, ...]] = (
             ),
         ),
     ),
+    rule(
+        "Records of MPS daemons and budgets are read as every release writes them.",
+        "tests/bodies/test_bodies.py",
+        wrong=(
+            (
+                "partitiond/devices/mps/record.py",
+                '        process = found["process"]\n',
+                '        process = found.get("process")\n',
+            ),
+            (
+                "partitiond/devices/mps/record.py",
+                '        process = found["process"]\n',
+                '        process = found["process"]\n        int(found["body_version"])\n',
+            ),
+            (
+                "partitiond/core/rates.py",
+                'use = BudgetUse(BudgetPeriod(one["period"]), float(one["start"]), '
+                'float(one["tokens"]))',
+                "use = BudgetUse(**one)",
+            ),
+        ),
+    ),
 )

@@ -22,6 +22,7 @@ from typing import Final
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps.environment import SOCKET_PATH_LIMIT
 from partitiond.process_identity import ProcessId
+from partitiond.serde import to_stored_json
 
 RECORD: Final = "daemon.json"
 _LONGEST_SOCKET: Final = "pipe/control_privileged"
@@ -87,7 +88,7 @@ def write(folder: Path, record: Record) -> None:
         DeviceError: the folder cannot be written.
     """
     temporary = folder / f"{RECORD}.new"
-    text = json.dumps(dataclasses.asdict(record), indent=1)
+    text = to_stored_json(record, indent=1)
     with translated(folder):
         with temporary.open("w") as file:
             file.write(text)
