@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from partitiond.core.places import EVERYBODY, Share
 from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits, RouteKind
 from partitiond.proxy.errors import BAD_KEY, NO_KEY, ApiError
-from partitiond.proxy.flights import EVERYBODY, Share
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

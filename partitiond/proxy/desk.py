@@ -4,11 +4,9 @@ They cost the device nothing, but they pass the process of the engine that reads
 Without a bound a flood of them would stand there before prompts that have a slot.
 """
 
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from partitiond.core.admission import Cost, has_slot
-from partitiond.core.balance import choose_replica
+from partitiond.core.admission import Cost
 
 if TYPE_CHECKING:
     from partitiond.proxy.replicas import LiveReplica
@@ -48,12 +46,3 @@ class Desk:
     def ejected(self) -> bool:
         """The replica is left out for now."""
         return self.replica.ejected
-
-
-def choose_desk(
-    desks: Iterable[Desk], tried: frozenset[str], draw: Callable[[], float]
-) -> "LiveReplica | None":
-    """The replica with the least at its desk that has room there, or None."""
-    room = [desk for desk in desks if has_slot(desk)]
-    chosen = choose_replica(room, tried, (draw(), draw()))
-    return None if chosen is None else chosen.replica

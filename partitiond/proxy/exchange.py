@@ -186,7 +186,7 @@ class Exchange(Incoming):
         request, model = read
         caller = self._caller
         cost, self.estimate = estimates_of(request, model, caller.key_id)
-        admitted = state.accounts.admit(caller.key_id, cost.kv_tokens, model.service.seconds)
+        admitted = state.accounts.admit(caller.key_id, cost.kv_tokens, model.slots.service.seconds)
         if isinstance(admitted, Rejected):
             self._refuse(from_rejected(admitted))
             return
@@ -492,7 +492,7 @@ class Exchange(Incoming):
             record.charge = charge(ending, record.usage, record.seen, self.estimate)
         used = float(record.charge.tokens)
         if flight.attempts:
-            self.model.queue.settle(flight.share.key, flight.cost.kv_tokens, used)
+            self.model.slots.settle(flight, used)
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self._state.accounts.settle(receipt, used)

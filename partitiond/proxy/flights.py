@@ -1,11 +1,11 @@
 """Requests between admission and their end, as replicas and queues see them."""
 
 import asyncio
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
-from partitiond.core.admission import Cost, Rejected, Waiting
+from partitiond.core.admission import Cost, Rejected
+from partitiond.core.places import Request
 from partitiond.core.quarantine import Exposure
 
 if TYPE_CHECKING:
@@ -59,36 +59,18 @@ class Nobody:
 NOBODY: Final = Nobody()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Share:
-    """Whose a request is, for fairness: an API key's id, weight and priority."""
-
-    key: str = ""
-    weight: float = 1.0
-    priority: int = 0
-
-
-EVERYBODY: Final = Share()
-
-
-class Flight:
+class Flight(Request):
     """One request of a client, from admission to its end.
 
     Attributes:
-        cost: what it takes from a replica; never changes.
         started_at: when its last byte had come, by `time.monotonic` (the same clock as the event
             loop's, of which uvloop shows whole milliseconds only).
-        max_wait_seconds: longest wait the client allows; infinite where it says nothing.
         placed_at: when it got its replica, by the same clock.
         replica: where it is in flight, or None.
-        entry: its place in the queue, or None.
+        timer: of its deadline in the queue, or None.
         attempts: made so far, the first included.
         unreached: of them, those on a replica that nobody listened on: nothing was sent.
         engine_seconds: spent in engines so far, times its sequences; of attempts that are over.
-        tried: replicas that failed it.
-        held: it came while its model slept, and waits whatever becomes of that.
-        share: whose it is.
-        prefer: replicas it would rather have, best first.
         session: name of its session, scoped by its key; or empty.
         blocks: digests of how its prompt begins (see `core.affinity`).
     """
@@ -96,21 +78,14 @@ class Flight:
     __slots__ = (
         "attempts",
         "blocks",
-        "cost",
         "engine_seconds",
-        "entry",
-        "held",
-        "max_wait_seconds",
         "owner",
         "placed_at",
-        "prefer",
         "replica",
         "request_id",
         "session",
-        "share",
         "started_at",
         "timer",
-        "tried",
         "unreached",
     )  # fmt: skip
 
@@ -122,22 +97,16 @@ class Flight:
         started_at: float,
         max_wait_seconds: float = math.inf,
     ) -> None:
+        super().__init__(cost, max_wait_seconds=max_wait_seconds)
         self.owner = owner
         self.request_id = request_id
-        self.cost = cost
         self.started_at = started_at
-        self.max_wait_seconds = max_wait_seconds
         self.placed_at = started_at
         self.replica: LiveReplica | None = None
-        self.entry: Waiting[Flight] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
         self.unreached = 0
         self.engine_seconds = 0.0
-        self.tried: frozenset[str] = frozenset()
-        self.held = False
-        self.share = EVERYBODY
-        self.prefer: tuple[str, ...] = ()
         self.session = ""
         self.blocks: tuple[bytes, ...] = ()
 

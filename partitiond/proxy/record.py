@@ -145,12 +145,10 @@ class Record:
             model.output_p90 = model.output_p90.observe(self.output_tokens() // request.sequences)
             seconds = self.service_seconds
             if seconds is not None:
-                model.service = model.service.observe(seconds)
                 replica = model.replicas.get(self.replica_id)
-                if replica is not None and len(model.replicas) > 1:
-                    planned = replica.route.service_seconds
-                    tokens = float(self.output_tokens())
-                    model.slowness.observe(self.replica_id, seconds, tokens, planned, now)
+                planned = 0.0 if replica is None else replica.route.service_seconds
+                tokens = float(self.output_tokens())
+                model.slots.learn(self.replica_id, seconds, tokens, planned, now)
 
     def write(self, log: LogFile, seconds: float) -> None:
         """One line, without bodies and without keys.

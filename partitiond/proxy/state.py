@@ -141,7 +141,7 @@ class ProxyState:
     def look_again(self) -> None:
         """Another worker has left a place to somebody who waits here."""
         for model in self.models.values():
-            if model.queue:
+            if model.slots.queue:
                 model.dispatch()
 
     def replicas(self) -> Iterator[LiveReplica]:

@@ -1,31 +1,27 @@
 """The proxy's part of a simulation: one model's queue in front of its replicas.
 
-Every decision is `core.admission`'s or `core.balance`'s, asked in the order in which the proxy's
-live side (`proxy.live.LiveModel`) asks them; only the waiting itself is an event here instead of
-a future there. Nothing fails in a simulation, so there are no retries and no ejections.
+Every decision is `core.dispatch`'s, which the proxy's live side (`proxy.live.LiveModel`) drives,
+too; only a deadline is an event of the simulation here and a timer there. Nothing fails in a
+simulation, so there are no retries and no ejections.
 """
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from partitiond.core.admission import (
     Cost,
     OutputP90,
     PromptRatios,
-    QueueLimits,
     Rejected,
     ServiceTime,
     Waiting,
-    admits,
     estimate_cost,
-    refuse_full,
-    refuse_too_late,
 )
 from partitiond.core.affinity import Prefixes, Sessions, prefix_blocks
-from partitiond.core.balance import NO_SLOWNESS, Slowness, choose_replica
-from partitiond.core.fair_queue import FairQueue, expire
+from partitiond.core.dispatch import Dispatcher
+from partitiond.core.places import Places, Request, Share
 from partitiond.core.routing import ModelRoute, ReplicaRoute
 from partitiond.simulation import batch
 from partitiond.simulation.engine import SimulatedEngine
@@ -36,19 +32,14 @@ BYTES_PER_TOKEN: Final = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Share):
     """Whose a request is, and what it continues.
 
     Attributes:
-        key: API key.
-        weight, priority: the key's.
         session: conversation it belongs to, or "".
         prompt: what stands for the text of its prompt, for prefixes; or nothing.
     """
 
-    key: str = ""
-    weight: float = 1.0
-    priority: int = 0
     session: str = ""
     prompt: bytes = b""
 
@@ -56,7 +47,7 @@ class Caller:
 ANYBODY: Final = Caller()
 
 
-class Flight:
+class Flight(Request):
     """One request, from its arrival to its end. Times are seconds of the simulation.
 
     Attributes:
@@ -69,19 +60,19 @@ class Flight:
     """
 
     __slots__ = (
-        "arrived", "cached_tokens", "caller", "cost", "ended", "first", "output_tokens", "placed",
+        "arrived", "cached_tokens", "caller", "ended", "first", "output_tokens", "placed",
         "prompt_tokens", "rejected", "replica",
     )  # fmt: skip
 
     def __init__(
         self, arrived: float, prompt_tokens: int, output_tokens: int, caller: Caller = ANYBODY
     ) -> None:
+        super().__init__(Cost(1, 0), caller)
         self.arrived = arrived
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.caller = caller
         self.cached_tokens = 0
-        self.cost = Cost(1, 0)
         self.placed: float | None = None
         self.first: float | None = None
         self.ended: float | None = None
@@ -118,9 +109,17 @@ class SimulatedReplica:
 
     def start(self, flight: Flight, now: float) -> None:
         """The request gets its place and goes to the engine."""
-        flight.placed, flight.replica = now, self
+        self.take(flight)
+        self.run(flight, now)
+
+    def take(self, flight: Flight) -> None:
+        """The request gets its place."""
         self.sequences += flight.cost.sequences
         self.kv_tokens += flight.cost.kv_tokens
+
+    def run(self, flight: Flight, now: float) -> None:
+        """A request that has its place goes to the engine."""
+        flight.placed, flight.replica = now, self
         to_read = max(1, flight.prompt_tokens - flight.cached_tokens)
         sequence = batch.Sequence(to_read, flight.output_tokens)
         self._flights[sequence] = flight
@@ -139,17 +138,16 @@ class SimulatedReplica:
 
 
 class Learned:
-    """What the proxy learns of a model's requests, to estimate costs and waits with.
+    """What the proxy learns of a model's requests, to estimate their costs with.
 
     Attributes:
-        service: how long a sequence stays in an engine.
+        max_model_len: longest context any replica has; 0 where unknown.
     """
 
-    def __init__(self, routes: Sequence[ReplicaRoute]) -> None:
-        self.service = ServiceTime(routes[0].service_seconds) if routes else ServiceTime()
+    def __init__(self) -> None:
+        self.max_model_len = 0
         self._ratios = PromptRatios()
         self._output_p90 = OutputP90()
-        self._max_model_len = max((route.max_model_len for route in routes), default=0)
 
     def cost(self, flight: Flight) -> Cost:
         """Clients are taken to ask for what they get, as the load generator does."""
@@ -159,7 +157,7 @@ class Learned:
             prompt_tokens=text * self._ratios.value(flight.caller.key),
             max_tokens=flight.output_tokens,
             output_p90=self._output_p90.value,
-            max_model_len=self._max_model_len,
+            max_model_len=self.max_model_len,
         )
 
     def observe(self, flight: Flight) -> None:
@@ -167,8 +165,6 @@ class Learned:
         prompt_bytes = flight.prompt_tokens * BYTES_PER_TOKEN
         self._ratios.observe(flight.caller.key, prompt_bytes, flight.prompt_tokens)
         self._output_p90 = self._output_p90.observe(flight.output_tokens)
-        if flight.placed is not None and flight.ended is not None:
-            self.service = self.service.observe(flight.ended - flight.placed)
 
 
 class Cache(Protocol):
@@ -199,11 +195,20 @@ class DispatchOptions:
 DEFAULT_DISPATCH: Final = DispatchOptions()
 
 
+class SimulatedPlaces(Places[Flight, SimulatedReplica]):
+    """The replicas' slots."""
+
+    def add(self, load: SimulatedReplica, request: Flight) -> None:
+        """The request takes its place there."""
+        load.take(request)
+
+
 class SimulatedModel:
     """One model: its replicas, its queue and what was learned of its requests.
 
     Attributes:
         on_done: called with every request that ended or was refused.
+        dispatcher: decides.
     """
 
     def __init__(
@@ -214,81 +219,79 @@ class SimulatedModel:
         seed: int = 0,
         options: DispatchOptions = DEFAULT_DISPATCH,
     ) -> None:
-        self.route = route
-        self.replicas = tuple(replicas)
         self.on_done: Callable[[Flight], None] = ignore
         self._clock = clock
         self._options = options
-        self._queue: FairQueue[Flight] = FairQueue(route.max_queue)
-        self._slowness = Slowness()
         self._sessions = Sessions(options.affinity_seconds)
         self._prefixes = Prefixes()
-        self._draws = random.Random(seed)  # noqa: S311 -- balance, no secret
-        self._learned = Learned([replica.route for replica in self.replicas])
-        listen(clock, self.replicas, self._ended)
+        self._replicas: list[SimulatedReplica] = []
+        draws = random.Random(seed)  # noqa: S311 -- balance, no secret
+        self._learned = Learned()
+        self.dispatcher = Dispatcher(route, SimulatedPlaces(self._replicas, draws.random))
+        self.apply(route, replicas)
+
+    @property
+    def route(self) -> ModelRoute:
+        """As the proxy has it."""
+        return self.dispatcher.route
+
+    @property
+    def replicas(self) -> tuple[SimulatedReplica, ...]:
+        """Those of the last table."""
+        return tuple(self._replicas)
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._queue)
+        return len(self.dispatcher.queue)
+
+    def apply(self, route: ModelRoute, replicas: Sequence[SimulatedReplica]) -> None:
+        """Take over a newer table; what runs on replicas that left it ends there."""
+        known = set(self._replicas)
+        listen(self._clock, [one for one in replicas if one not in known], self._ended)
+        for gone in known.difference(replicas):
+            self.dispatcher.slowness.forget(gone.replica_id)
+        if not self._replicas:
+            self.dispatcher.service = first_guess(replicas)
+        self._replicas[:] = replicas
+        self._learned.max_model_len = longest_context(replicas)
+        self.dispatcher.changed(self._clock.now, route=route)
+        self._go_on()
 
     def arrive(self, flight: Flight) -> None:
-        """A request is there: it starts, waits, or is refused."""
+        """A request is there, with a cost by what was learned."""
         flight.cost = self._learned.cost(flight)
-        if not self._queue and self._start_at_once(flight):
-            return
-        now, caller = self._clock.now, flight.caller
-        entry = Waiting(
-            flight,
-            flight.cost,
-            now,
-            now + self.route.max_wait_seconds,
-            key=caller.key,
-            weight=caller.weight,
-            priority=caller.priority,
-            prefer=self._preference(flight),
-        )
-        ahead = self._queue.ahead(
-            key=entry.key, weight=entry.weight, priority=entry.priority, deadline=entry.deadline
-        )
-        limits = self._limits()
-        late = refuse_too_late(ahead, limits.max_wait_seconds, limits)
-        if late is not None:
-            self._refuse(flight, late)
-            return
-        gone = self._queue.push(entry)
-        if gone is not None:
-            self._refuse(gone.item, refuse_full(len(self._queue), ahead, limits))
-        if gone is not entry:
-            self._clock.at(entry.deadline, lambda: self._expire(entry))
-            self._dispatch()
+        self.place(flight)
 
-    def _start_at_once(self, flight: Flight) -> bool:
-        slowness = self._slow_replicas()
-        room = [
-            replica
-            for replica in self.replicas
-            if admits(replica, flight.cost, slowness.get(replica.replica_id, 1.0))
-        ]
-        draws = (self._draws.random(), self._draws.random())
-        prefer = self._preference(flight)
-        chosen = choose_replica(room, (), draws, prefer=prefer, slowness=slowness)
-        if chosen is None:
-            return False
-        caller = flight.caller
-        self._queue.charge(
-            caller.key, flight.cost.kv_tokens, weight=caller.weight, priority=caller.priority
-        )
-        self._start(flight, chosen)
-        return True
+    def place(self, flight: Flight) -> None:
+        """It starts, waits, or is refused."""
+        flight.prefer = self._preference(flight)
+        outcome = self.dispatcher.arrives(flight, self._clock.now)
+        self._carry_out(flight, outcome)
+        if isinstance(outcome, Waiting):
+            self._go_on()
 
-    def _dispatch(self) -> None:
-        """Start whoever may start now, in order."""
-        while self._queue:
-            taken = self._queue.take(self.replicas, self._draws.random, self._slow_replicas())
-            if taken is None:
-                return
-            self._start(taken[0].item, taken[1])
+    def leave(self, flight: Flight) -> None:
+        """The client of one that waits is gone."""
+        if self.dispatcher.leaves(flight):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Carry out what is decided now."""
+        now = self._clock.now
+        while (decided := self.dispatcher.next_decision(now)) is not None:
+            self._carry_out(*decided)
+
+    def _carry_out(
+        self, flight: Flight, outcome: SimulatedReplica | Rejected | Waiting[Flight]
+    ) -> None:
+        if isinstance(outcome, SimulatedReplica):
+            self._start(flight, outcome)
+        elif isinstance(outcome, Waiting):
+            self._clock.at(outcome.deadline, lambda: self._expire(outcome))
+        else:
+            flight.rejected = outcome
+            self.on_done(flight)
 
     def _start(self, flight: Flight, replica: SimulatedReplica) -> None:
         name, caller, options = replica.replica_id, flight.caller, self._options
@@ -298,7 +301,7 @@ class SimulatedModel:
             self._prefixes.remember(prefix_blocks(caller.prompt), name)
         if options.cache is not None:
             flight.cached_tokens = options.cache(flight, name)
-        replica.start(flight, self._clock.now)
+        replica.run(flight, self._clock.now)
 
     def _preference(self, flight: Flight) -> tuple[str, ...]:
         caller = flight.caller
@@ -310,46 +313,35 @@ class SimulatedModel:
             return self._prefixes.prefer(prefix_blocks(caller.prompt))
         return ()
 
-    def _slow_replicas(self) -> Mapping[str, float]:
-        on = self._options.learns_slowness
-        return self._slowness.factors(self._clock.now) if on else NO_SLOWNESS
-
     def _expire(self, entry: Waiting[Flight]) -> None:
-        if entry in self._queue:
-            rejected = expire(self._queue, entry, self._clock.now, self._limits())
-            self._refuse(entry.item, rejected)
-            self._dispatch()
-
-    def _refuse(self, flight: Flight, rejected: Rejected) -> None:
-        flight.rejected = rejected
-        self.on_done(flight)
+        self.dispatcher.expires(entry, self._clock.now)
+        self._go_on()
 
     def _ended(self, flight: Flight, replica: SimulatedReplica) -> None:
-        actual = flight.prompt_tokens + flight.output_tokens
-        self._queue.settle(flight.caller.key, flight.cost.kv_tokens, actual)
-        self._learn(flight, replica)
-        self._dispatch()
-        self.on_done(flight)
-
-    def _learn(self, flight: Flight, replica: SimulatedReplica) -> None:
-        """Correct the estimates by what the engine reported, as the proxy does."""
+        """Its place is free; then the estimates are corrected by what its engine reported."""
+        self._go_on()
+        self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
         self._learned.observe(flight)
         if flight.placed is not None and flight.ended is not None:
-            self._slowness.observe(
+            on = self._options.learns_slowness
+            self.dispatcher.learn(
                 replica.replica_id,
                 flight.ended - flight.placed,
                 flight.output_tokens,
-                replica.route.service_seconds,
+                replica.route.service_seconds if on else 0.0,
                 flight.ended,
             )
+        self.on_done(flight)
 
-    def _limits(self) -> QueueLimits:
-        return QueueLimits(
-            max_queue=self.route.max_queue,
-            max_wait_seconds=self.route.max_wait_seconds,
-            sequences_in_flight=sum(replica.sequences for replica in self.replicas),
-            service_seconds=self._learned.service.seconds,
-        )
+
+def longest_context(replicas: Sequence[SimulatedReplica]) -> int:
+    """In tokens; 0 without a replica."""
+    return max((replica.route.max_model_len for replica in replicas), default=0)
+
+
+def first_guess(replicas: Sequence[SimulatedReplica]) -> ServiceTime:
+    """How long a sequence stays in an engine, as planned."""
+    return ServiceTime(replicas[0].route.service_seconds) if replicas else ServiceTime()
 
 
 def listen(

@@ -17,7 +17,15 @@ from partitiond.core.admission import (
     refuse_to_wait,
 )
 from partitiond.core.routing import ModelRoute
-from partitiond.simulation.dispatch import Flight, Learned, SimulatedReplica, ignore, listen
+from partitiond.simulation.dispatch import (
+    Flight,
+    Learned,
+    SimulatedReplica,
+    first_guess,
+    ignore,
+    listen,
+    longest_context,
+)
 from partitiond.simulation.events import Clock
 
 
@@ -60,7 +68,9 @@ class BaselineModel:
         self._limited = limited
         self._turn = 0
         self._queue: collections.OrderedDict[Flight, float] = collections.OrderedDict()
-        self._learned = Learned([replica.route for replica in self.replicas])
+        self._learned = Learned()
+        self._learned.max_model_len = longest_context(self.replicas)
+        self._service = first_guess(self.replicas)
         listen(clock, self.replicas, self._ended)
 
     def arrive(self, flight: Flight) -> None:
@@ -97,6 +107,8 @@ class BaselineModel:
 
     def _ended(self, flight: Flight, _replica: SimulatedReplica) -> None:
         self._learned.observe(flight)
+        if flight.placed is not None and flight.ended is not None:
+            self._service = self._service.observe(flight.ended - flight.placed)
         while self._queue and self._start(next(iter(self._queue))):
             self._queue.popitem(last=False)
         self.on_done(flight)
@@ -113,5 +125,5 @@ class BaselineModel:
             self.route.max_queue,
             self.route.max_wait_seconds,
             sum(replica.sequences for replica in self.replicas),
-            self._learned.service.seconds,
+            self._service.seconds,
         )

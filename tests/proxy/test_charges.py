@@ -90,7 +90,7 @@ def charged(proxy: Proxy, name: str = "k1") -> dict[str, float]:
     """What each book says that the key used."""
     meter = proxy.state.accounts._meters[name]
     uses = proxy.state.accounts.uses()[name]
-    share = proxy.state.models["m"].queue._keys._accounts.get(name)
+    share = proxy.state.models["m"].slots.queue._keys._accounts.get(name)
     told = proxy.state.traffic()["usage"].get(name, {}).get("m", {})
     return {
         "budget": meter.usage.budget_tokens,
@@ -285,8 +285,8 @@ async def test_whose_time_in_the_queue_runs_out_pays_nothing(
 ) -> None:
     proxy, engine = await started(make_proxy, make_engine, "hold", max_wait_seconds=0.02)
     proxy.state.models["m"].replicas["m-1"].max_sequences = 1
-    proxy.state.models["m"].service = dataclasses.replace(
-        proxy.state.models["m"].service, seconds=1e-6
+    proxy.state.models["m"].slots.service = dataclasses.replace(
+        proxy.state.models["m"].slots.service, seconds=1e-6
     )
     async with asking(proxy, COMPLETIONS, streams=True, name="k2"):
         await engine.until(lambda: len(engine.received) == 1)
@@ -436,7 +436,7 @@ async def test_what_runs_is_reserved_by_estimate(
     async with asking(proxy, COMPLETIONS, streams=False):
         await engine.until(lambda: len(engine.received) == 1)
         assert proxy.state.accounts._meters["k1"].usage.tokens == ESTIMATE + LIMIT
-        assert proxy.state.models["m"].queue._keys._accounts["k1"].tag == ESTIMATE + LIMIT
+        assert proxy.state.models["m"].slots.queue._keys._accounts["k1"].tag == ESTIMATE + LIMIT
         assert await ask(proxy, COMPLETIONS, streams=False) == 429
         assert len(engine.received) == 1
 

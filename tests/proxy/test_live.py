@@ -496,18 +496,18 @@ async def test_what_a_request_kept_for_itself_is_free_when_it_waited_in_vain(
     running = [asyncio.create_task(proxy.complete(prompt="runs"))]
     await engine.until(lambda: len(engine.received) == 1)
     large = asyncio.create_task(proxy.complete(n=4, max_tokens=1))
-    await proxy.until(lambda: len(model.queue) == 1)
-    (entry,) = model.queue
-    while model.queue._lane[entry] > 0:
+    await proxy.until(lambda: len(model.slots.queue) == 1)
+    (entry,) = model.slots.queue
+    while model.slots.queue._lane[entry] > 0:
         running.append(asyncio.create_task(proxy.complete(prompt="overtakes", max_tokens=1)))
         await engine.until(lambda: len(engine.received) == len(running))
         gate.events[-1].set()
         await running[-1]
     waiting = asyncio.create_task(proxy.complete(prompt="waits", max_tokens=1))
-    await proxy.until(lambda: len(model.queue) == 2)
+    await proxy.until(lambda: len(model.slots.queue) == 2)
     model._expire(entry)  # what its timer calls
     assert (await large).json()["error"]["code"] == "queue_timeout"
-    await proxy.until(lambda: not model.queue)
+    await proxy.until(lambda: not model.slots.queue)
     await engine.until(lambda: engine.received[-1].body["prompt"] == "waits")
     await gate.release_all()
     assert {one.status_code for one in await asyncio.gather(waiting, *running)} == {200}

@@ -55,7 +55,7 @@ async def test_a_flood_reaches_an_engine_a_few_at_a_time(
     engine = await make_engine(slow)
     routes = table(replica(engine, max_sequences=1), max_queue=36, max_wait_seconds=600)
     proxy = await make_proxy(routes)
-    proxy.state.models["m"]._desk_time = ServiceTime(10.0)
+    proxy.state.models["m"].desks.service = ServiceTime(10.0)
     text = "x" * 100_000
     requests = [
         asyncio.create_task(post(proxy, ROUTES[n % len(ROUTES)], prompt=text)) for n in range(300)
@@ -194,4 +194,4 @@ async def test_workers_share_it(
     proxy = await make_proxy(table(replica(engine), max_queue=100), workers=workers)
     model = proxy.state.models["m"]
     assert model.replicas["m-1"].desk.max_sequences == each
-    assert model.desk_queue.max_entries == 100 // workers
+    assert model.desks.queue.max_entries == 100 // workers

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.admission import KV_SHARE, Cost, Rejected
 from partitiond.core.errors import InputError
+from partitiond.core.places import Share
 from partitiond.core.quarantine import Exposure
 from partitiond.core.rates import Usage
 from partitiond.core.routing import (
@@ -30,7 +31,7 @@ from partitiond.core.routing import (
     RoutingTable,
 )
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.flights import Flight, Share
+from partitiond.proxy.flights import Flight
 from partitiond.proxy.ledger import (
     METERS,
     ROWS,
@@ -197,7 +198,7 @@ class Host:
         for request in dead.requests:
             if request.flight.timer is not None:
                 request.flight.timer.cancel()
-        dead.model.queue = type(dead.model.queue)()  # its timers find nobody
+        dead.model.slots.queue = type(dead.model.slots.queue)()  # its timers find nobody
         self.workers[row] = Worker(self, row)
         for other in self.workers.values():
             asyncio.get_running_loop().call_soon(other.model.dispatch)

@@ -20,13 +20,7 @@ from partitiond.simulation.events import Clock
 from tests.simulation.samples import ConstantSteps, candidate
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "FairQueue", "OutputP90", "PromptRatios", "QueueLimits", "ServiceTime", "Slowness",
-        "Waiting", "admits", "choose_replica", "expire", "refuse_full", "refuse_too_late",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["Dispatcher", "OutputP90", "PromptRatios", "ServiceTime"])
 def test_the_proxys_own_functions_decide(name: str) -> None:
     assert getattr(dispatch, name) is getattr(live, name)
 
@@ -91,7 +85,7 @@ def test_beyond_the_limits_they_wait_and_beyond_the_queue_they_are_refused() -> 
 def test_who_cannot_start_in_time_is_refused() -> None:
     clock = Clock()
     fleet = model(clock, (1,), wait=5.0)
-    fleet._learned.service = ServiceTime(1.0)  # it believes that a slot comes free in time
+    fleet.dispatcher.service = ServiceTime(1.0)  # it believes that a slot comes free in time
     flights = send(clock, fleet, 2, output=50)
     clock.run(100.0)
     rejected = flights[1].rejected

@@ -75,7 +75,7 @@ def in_proxy(slots: list[int], waiting: int, seconds: float) -> list[Told]:
         model.apply(ROUTE, routes(slots, seconds), ProxyOptions())
         for number in range(sum(slots) + waiting):
             model.place(Flight(Owner(refusals), str(number), Cost(1, 1), 0.0))
-        for entry in list(model.queue):
+        for entry in list(model.slots.queue):
             model._expire(entry)  # what its timer calls
 
     asyncio.run(run())

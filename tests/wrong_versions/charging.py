@@ -59,8 +59,8 @@ CHARGING: Final[tuple[Rule, ...]] = (
             (_EXCHANGE, "settle(receipt, used)", "settle(receipt, 0.0)"),
             (
                 _EXCHANGE,
-                "settle(flight.share.key, flight.cost.kv_tokens, used)",
-                "settle(flight.share.key, flight.cost.kv_tokens, 0.0)",
+                "slots.settle(flight, used)",
+                "slots.settle(flight, 0.0)",
             ),
             (
                 _EXCHANGE,
@@ -80,8 +80,8 @@ CHARGING: Final[tuple[Rule, ...]] = (
             ),
             (
                 _EXCHANGE,
-                "admit(caller.key_id, cost.kv_tokens, model.service.seconds)",
-                "admit(caller.key_id, 0, model.service.seconds)",
+                "admit(caller.key_id, cost.kv_tokens, model.slots.service.seconds)",
+                "admit(caller.key_id, 0, model.slots.service.seconds)",
             ),
             (
                 _RECORD,

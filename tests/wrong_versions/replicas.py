@@ -7,6 +7,7 @@ from tests.wrong_versions.rule import Rule, rule
 _REPLICAS: Final = "partitiond/proxy/replicas.py"
 _EXCHANGE: Final = "partitiond/proxy/exchange.py"
 _LIVE: Final = "partitiond/proxy/live.py"
+_DISPATCH: Final = "partitiond/core/dispatch.py"
 _BALANCE: Final = "partitiond/core/balance.py"
 _AFFINITY: Final = "partitiond/core/affinity.py"
 _DESK: Final = "partitiond/proxy/desk.py"
@@ -134,15 +135,15 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         f"{_TOKENISING}test_a_key_that_floods_does_not_hold_up_another",
         f"{_TOKENISING}test_workers_share_it",
         wrong=(
-            (_DESK, "room = [desk for desk in desks if has_slot(desk)]", "room = list(desks)"),
+            (_DESK, "PLACE: Final = Cost(1, 0)", "PLACE: Final = Cost(0, 0)"),
             (_DESK, "max(1, TOKENISING_AT_ONCE // workers)", "TOKENISING_AT_ONCE"),
             (_DESK, "max(1, TOKENISING_AT_ONCE // workers)", "TOKENISING_AT_ONCE // workers"),
             (_DESK, "        return self.replica.ejected\n", "        return False\n"),
             (_DESK, "        return self.replica.draining\n", "        return False\n"),
             (
                 _LIVE,
-                "return self.queue if flight.cost.sequences else self.desk_queue",
-                "return self.queue",
+                "        if flight.cost.sequences:\n            found =",
+                "        if flight:\n            found =",
             ),
             (
                 _REPLICAS,
@@ -150,9 +151,9 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 "                pass\n",
             ),
             (
-                _LIVE,
-                "                        flight.cost.kv_tokens or 1,\n",
-                "                        flight.cost.kv_tokens,\n",
+                _DISPATCH,
+                "                        cost.kv_tokens or 1,\n",
+                "                        cost.kv_tokens,\n",
             ),
         ),
     ),
@@ -180,10 +181,11 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 "now - entry.since, ahead, limits",
             ),
             (
-                _LIVE,
-                "        rejected = expire(self._queue_of(flight), entry, now, "
-                "self._limits(flight), elsewhere)\n",
-                "        rejected = self._refuse_full(flight, 0, self._limits(flight))\n",
+                _DISPATCH,
+                "            self._told.append((entry, expire(self.queue, entry, now, limits, "
+                "elsewhere)))\n",
+                "            self.queue.discard(entry)\n"
+                "            self._told.append((entry, self._refuse_full(elsewhere, limits)))\n",
             ),
         ),
     ),

@@ -1,0 +1,327 @@
+"""One model's dispatch: who starts where, who waits, who is refused, and with which answer.
+
+The proxy and both simulators drive this one class, which knows no socket, clock or timer. A driver
+says what happened (`arrives`, `leaves`, `expires`, `changed`) and then asks for the next decision
+until there is none. A decision is a request and what became of it: a replica, where it has its
+place from now on; a refusal; or its entry in the queue, whose deadline the driver watches. What is
+decided by is in `core.admission`, `core.balance` and `core.fair_queue`; where places are is in
+`core.places`.
+
+A place that came free needs no word of its own: the driver asks for the next decision.
+"""
+
+import collections
+from typing import Generic
+
+from partitiond.core.admission import (
+    Cost,
+    QueueLimits,
+    Rejected,
+    ServiceTime,
+    Waiting,
+    refuse_full,
+    refuse_too_late,
+    refuse_unreachable,
+    refuse_without_replica,
+    waits_for_replica,
+)
+from partitiond.core.balance import LoadT, Slowness
+from partitiond.core.fair_queue import FairQueue, expire
+from partitiond.core.places import Places, RequestT
+from partitiond.core.routing import ModelAvailability, ModelRoute
+
+
+class Dispatcher(Generic[RequestT, LoadT]):
+    """See the module.
+
+    Attributes:
+        route: of the model, as of the last table.
+        places: where its requests run.
+        queue: who waits.
+        service: how long a sequence stays in an engine.
+        slowness: which replicas are slower than the others.
+        held: requests that waited while a change or a wake-up left the model without a replica.
+        turned_away: requests refused at once because of such an outage.
+    """
+
+    def __init__(
+        self,
+        route: ModelRoute,
+        places: Places[RequestT, LoadT],
+        service: ServiceTime | None = None,
+        each: Cost | None = None,
+    ) -> None:
+        """
+        Args:
+            route: of the model.
+            places: see above; looked at with the first `changed`.
+            service: the first guess.
+            each: what each request takes of a place; None for its own cost.
+        """
+        self.route = route
+        self.places = places
+        self.queue: FairQueue[RequestT] = FairQueue(route.max_queue)
+        self.service = service or ServiceTime()
+        self.slowness = Slowness()
+        self.held = 0
+        self.turned_away = 0
+        self._each = each
+        self._most = route.max_queue
+        self._removed = False
+        self._serves = False
+        # Decided already: entries with their refusal, or with themselves for "waits longer".
+        self._told: collections.deque[tuple[Waiting[RequestT], Rejected | Waiting[RequestT]]] = (
+            collections.deque()
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody waits, and nothing is left to be decided."""
+        return not self.queue and not self._told
+
+    # Requests
+
+    def arrives(
+        self, request: RequestT, now: float, *, again: bool = False
+    ) -> LoadT | Rejected | Waiting[RequestT]:
+        """A request is there: its replica, why not, or its entry. After an entry, go on deciding.
+
+        Args:
+            request: it.
+            now: monotonic seconds.
+            again: it was admitted before (a retry): it goes to the front, and is not refused for
+                the queue's length.
+        """
+        if not self._serves:
+            self._hold(request, 0.0, now)
+        if not self._anyone_for(request):
+            self.turned_away += int(self._holds)
+            return self._without_replica(now)
+        if again or not self.queue:
+            each = self._each
+            cost = request.cost if each is None else each
+            chosen = self.places.start(request, cost, self.slowness, now, again=again)
+            if chosen is not None:
+                if not again:
+                    share = request.share
+                    self.queue.charge(
+                        share.key,
+                        cost.kv_tokens or 1,
+                        weight=share.weight,
+                        priority=share.priority,
+                    )
+                return chosen
+        return self._wait(request, now, again=again)
+
+    def leaves(self, request: RequestT) -> bool:
+        """Its client is gone; whether it waited (then others may start: go on deciding)."""
+        entry = request.entry
+        if entry is None:
+            return False
+        request.entry = None
+        return self.queue.discard(entry)
+
+    def expires(self, entry: Waiting[RequestT], now: float) -> None:
+        """A deadline has come; harmless once the entry does not wait any more."""
+        if entry not in self.queue:
+            return
+        if self._serves:
+            elsewhere = self.places.waiting_elsewhere()[1]
+            limits = self._limits(entry.item)
+            self._told.append((entry, expire(self.queue, entry, now, limits, elsewhere)))
+        else:
+            self.queue.discard(entry)
+            self._told.append((entry, self._without_replica(now)))
+
+    def next_decision(
+        self, now: float
+    ) -> tuple[RequestT, LoadT | Rejected | Waiting[RequestT]] | None:
+        """What is to be done next; None when that is all for now.
+
+        One at a time, so that what the driver does about one may change the next.
+        """
+        while self._told:
+            entry, outcome = self._told.popleft()
+            request = entry.item
+            if request.entry is entry:  # it has not left meanwhile
+                if outcome is not entry:
+                    request.entry = None
+                return request, outcome
+        if not self.queue:
+            return None
+        taken = self.places.take(self.queue, self.slowness, now)
+        if taken is None:
+            return None
+        started, chosen = taken
+        started.item.entry = None
+        return started.item, chosen
+
+    # What is learned
+
+    def settle(self, request: RequestT, used: float) -> None:
+        """Correct what its key was charged with by what it used."""
+        self.queue.settle(request.share.key, float(request.cost.kv_tokens), used)
+
+    def learn(
+        self, replica_id: str, seconds: float, tokens: float, planned_seconds: float, now: float
+    ) -> None:
+        """A request ended well.
+
+        Args:
+            replica_id: where.
+            seconds: from being sent to its end.
+            tokens: it generated.
+            planned_seconds: the replica's expected time of one request; 0 where it is gone.
+            now: monotonic seconds.
+        """
+        self.service = self.service.observe(seconds)
+        if len(self.places.loads()) > 1:
+            self.slowness.observe(replica_id, seconds, tokens, planned_seconds, now)
+
+    # Who serves
+
+    def changed(
+        self,
+        now: float,
+        *,
+        route: ModelRoute | None = None,
+        most: int | None = None,
+        removed: bool = False,
+    ) -> None:
+        """Replicas came, went, were left out or came back; or the route is another one.
+
+        Args:
+            now: monotonic seconds.
+            route: the new one.
+            most: requests that may wait; else the route says it.
+            removed: the model is in no table any more.
+        """
+        if route is not None:
+            self.route = route
+            self._most = self.queue.max_entries = route.max_queue if most is None else most
+        self._removed = self._removed or removed
+        self._serves = self.places.serve()
+        if self.queue:
+            self._look_at_hopeless(now)
+
+    def _look_at_hopeless(self, now: float) -> None:
+        """Answer those who wait for replicas that are all gone; or let them wait for the next."""
+        held: list[Waiting[RequestT]] = []
+        for entry in [entry for entry in self.queue if not self._anyone_for(entry.item)]:
+            self.queue.discard(entry)
+            if self._hold(entry.item, now - entry.since, now):
+                held.append(entry)
+            else:
+                self.turned_away += int(self._holds)
+                self._told.append((entry, self._without_replica(now)))
+        for entry in reversed(held):  # each goes to the front
+            # For a place it may wait less long than for a replica.
+            longer = self._wait(entry.item, now, again=True)
+            if isinstance(longer, Waiting):
+                self._told.append((longer, longer))
+            else:
+                self._told.append((entry, longer))
+
+    def _hold(self, request: RequestT, waited_seconds: float, now: float) -> bool:
+        """Whether it may wait for a replica that is coming, from now on or already."""
+        if not request.held and self._holds and not request.tried:
+            longest = min(self.route.max_wait_seconds, request.max_wait_seconds) - waited_seconds
+            request.held = waits_for_replica(self._ready_in(now), longest)
+            self.held += int(request.held)
+        return request.held and not request.tried and self._comes_back
+
+    def _anyone_for(self, request: RequestT) -> bool:
+        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept, and
+        nobody knows when one comes back that nobody listens on.
+
+        A request that came while the model slept, or is held while a replica starts, waits although
+        none is there; also when that takes longer than the request has.
+        """
+        if request.tried:
+            return self.places.has_another_for(request)
+        return self._serves or (request.held and self._comes_back)
+
+    @property
+    def _holds(self) -> bool:
+        """Whether requests wait for it to wake, or for a replica that starts."""
+        availability = self.route.availability
+        coming = (
+            availability is ModelAvailability.SLEEPING or availability is ModelAvailability.STARTING
+        )
+        return coming and self.route.holds and not self._removed
+
+    @property
+    def _comes_back(self) -> bool:
+        starting = self.route.availability is ModelAvailability.STARTING
+        # A table may still say "serving" with all its replicas draining: the next one is coming.
+        serving = self.route.availability is ModelAvailability.SERVING
+        return self._holds or ((starting or serving) and not self._removed)
+
+    def _ready_in(self, now: float) -> float:
+        """Seconds until a replica should serve; not positive where it is due, or not known."""
+        at = self.route.ready_at
+        return at - now if at > 0 else 0.0
+
+    def _without_replica(self, now: float) -> Rejected:
+        # A table may say "serving" while its last replica drains for the next one to come.
+        availability = self.route.availability
+        if self._removed:
+            availability = ModelAvailability.UNAVAILABLE
+        elif any(not load.draining for load in self.places.loads()):
+            return refuse_unreachable(self.route.name)
+        soon = self._ready_in(now)
+        retry_after = soon if soon > 0 else self.route.retry_after_seconds
+        return refuse_without_replica(self.route.name, availability, retry_after)
+
+    # The queue
+
+    def _wait(self, request: RequestT, now: float, *, again: bool) -> Rejected | Waiting[RequestT]:
+        """Into the queue, from where it may start at once; or why not."""
+        limits = self._limits(request)
+        share = request.share
+        entry = Waiting(
+            request,
+            request.cost if self._each is None else self._each,
+            now,
+            now + limits.max_wait_seconds,
+            request.tried,
+            key=share.key,
+            weight=share.weight,
+            priority=share.priority,
+            prefer=request.prefer,
+        )
+        ahead = 0
+        if not again:
+            ahead = self._ahead(entry)
+            late = refuse_too_late(ahead, limits.max_wait_seconds, limits)
+            if late is not None:
+                return late
+        displaced = self.places.join(self.queue, entry, self._most, again=again)
+        if displaced is entry:
+            return self._refuse_full(ahead, limits)
+        request.entry = entry
+        if displaced is not None:
+            self._told.append((displaced, self._refuse_full(ahead, limits)))
+        return entry
+
+    def _refuse_full(self, ahead: int, limits: QueueLimits) -> Rejected:
+        elsewhere = self.places.waiting_elsewhere()[0]
+        return refuse_full(len(self.queue) + elsewhere, ahead, limits)
+
+    def _ahead(self, entry: Waiting[RequestT]) -> int:
+        return self.places.waiting_elsewhere()[1] + self.queue.ahead(
+            key=entry.key,
+            weight=entry.weight,
+            priority=entry.priority,
+            deadline=entry.deadline,
+        )
+
+    def _limits(self, request: RequestT) -> QueueLimits:
+        # While nobody serves, how fast the queue will move is not known: only its length counts.
+        moves = not self._holds or self._serves
+        return QueueLimits(
+            max_queue=self.queue.max_entries,
+            max_wait_seconds=min(self.route.max_wait_seconds, request.max_wait_seconds),
+            sequences_in_flight=self.places.sequences_in_flight(),
+            service_seconds=self.service.seconds if moves else 0.0,
+        )
