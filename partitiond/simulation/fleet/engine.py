@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from partitiond.core import places
 from partitiond.core.admission import Cost
 from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import DEFAULT, Interference, sigma
@@ -25,11 +26,10 @@ MOST_SIGMAS: Final = 4096
 ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
 
 
-class Request:
+class Request(places.Request):
     """One request, from its arrival to its end. Times are seconds of the simulation.
 
     Attributes:
-        cost: what admission counts it with.
         placed, first, ended: when it got its replica, its first and its last token; -1 before.
         generated, read, number, last_step: the engine's: tokens so far and prompt tokens read
             while it does not decode, its place in the order of admission (0 while it waits), and
@@ -37,15 +37,15 @@ class Request:
     """
 
     __slots__ = (
-        "arrived", "cost", "ended", "first", "generated", "last_step", "number", "output_tokens",
+        "arrived", "ended", "first", "generated", "last_step", "number", "output_tokens",
         "placed", "prompt_tokens", "read",
     )  # fmt: skip
 
     def __init__(self, arrived: float, prompt_tokens: int, output_tokens: int, cost: Cost) -> None:
+        super().__init__(cost)
         self.arrived = arrived
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
-        self.cost = cost
         self.placed = -1.0
         self.first = -1.0
         self.ended = -1.0

@@ -29,7 +29,7 @@ from partitiond.core.reconcile import reconcile
 from partitiond.core.replica import ReplicaState
 from partitiond.core.start_order import Stakes
 from partitiond.simulation.fleet.clock import Due, FleetClock
-from partitiond.simulation.fleet.dispatch import FleetReplica
+from partitiond.simulation.fleet.places import FleetReplica
 
 STOP_SECONDS: Final = 3.0
 """From the end of the last request to the partition being free again."""

@@ -19,9 +19,10 @@ from partitiond.core.routing import (
 from partitiond.core.spec import ModelSpec
 from partitiond.simulation.fleet.arrivals import Arrival, Stream, all_over
 from partitiond.simulation.fleet.clock import FleetClock
-from partitiond.simulation.fleet.dispatch import FleetModel, FleetReplica
+from partitiond.simulation.fleet.dispatch import FleetModel
 from partitiond.simulation.fleet.engine import FleetDevice, FleetEngine
 from partitiond.simulation.fleet.hosts import Fleet, Host
+from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulation.fleet.scaling import Scaler
 from partitiond.simulation.fleet.tally import Tally, together

@@ -17,8 +17,9 @@ from partitiond.simulation.batch import Batch
 from partitiond.simulation.engine import SharedDevice, SimulatedEngine
 from partitiond.simulation.events import Clock
 from partitiond.simulation.fleet.clock import FleetClock
-from partitiond.simulation.fleet.dispatch import Finished, FleetModel, FleetReplica
+from partitiond.simulation.fleet.dispatch import Finished, FleetModel
 from partitiond.simulation.fleet.engine import FleetDevice, FleetEngine, Request
+from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.models import EngineModel
 from partitiond.simulation.steps import FittedSteps
 from tests.simulation.samples import candidate
