@@ -121,10 +121,10 @@ class Dispatcher(Generic[RequestT, LoadT]):
         request.entry = None
         return self.queue.discard(entry)
 
-    def expires(self, entry: Waiting[RequestT], now: float) -> None:
-        """A deadline has come; harmless once the entry does not wait any more."""
+    def expires(self, entry: Waiting[RequestT], now: float) -> bool:
+        """A deadline has come; whether the entry still waited (then go on deciding)."""
         if entry not in self.queue:
-            return
+            return False
         if self._serves:
             elsewhere = self.places.waiting_elsewhere()[1]
             limits = self._limits(entry.item)
@@ -132,6 +132,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         else:
             self.queue.discard(entry)
             self._told.append((entry, self._without_replica(now)))
+        return True
 
     def next_decision(
         self, now: float

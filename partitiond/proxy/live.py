@@ -162,8 +162,9 @@ class LiveModel:
         entry.item.timer = loop.call_at(entry.deadline, self._expire, entry)
 
     def _expire(self, entry: Waiting[Flight]) -> None:
-        self._dispatcher_of(entry.item).expires(entry, asyncio.get_running_loop().time())
-        self.dispatch()  # it may have kept a replica for itself
+        now = asyncio.get_running_loop().time()
+        if self._dispatcher_of(entry.item).expires(entry, now):
+            self.dispatch()  # it may have kept a replica for itself
 
     def _dispatcher_of(
         self, flight: Flight

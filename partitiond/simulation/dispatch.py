@@ -314,8 +314,8 @@ class SimulatedModel:
         return ()
 
     def _expire(self, entry: Waiting[Flight]) -> None:
-        self.dispatcher.expires(entry, self._clock.now)
-        self._go_on()
+        if self.dispatcher.expires(entry, self._clock.now):
+            self._go_on()
 
     def _ended(self, flight: Flight, replica: SimulatedReplica) -> None:
         """Its place is free; then the estimates are corrected by what its engine reported."""

@@ -102,25 +102,25 @@ class FleetModel:
 
     def add(self, replica: FleetReplica) -> None:
         """A replica serves from now on."""
-        if not self.replicas:
+        if not self._places.loads():
             self.dispatcher.service = ServiceTime(replica.route.service_seconds)
         self._places.enter(replica)
         self._changed()
 
     def drain(self, replica: FleetReplica) -> None:
         """It gets nothing new."""
-        if self._places.drain(replica):
-            self.dispatcher.slowness.forget(replica.replica_id)
-            self._changed()
+        self._places.drain(replica)
+        self._changed()
 
     def lose(self, replica: FleetReplica) -> tuple[Request, ...]:
         """Its engine is gone; the requests that were in it."""
-        self.drain(replica)
         engine = replica.engine
         lost = () if engine is None else engine.requests
         if engine is not None:
             engine.halt()
         self._places.lose(replica)
+        self.dispatcher.slowness.forget(replica.replica_id)
+        self._changed()
         return lost
 
     def _changed(self) -> None:
@@ -165,8 +165,8 @@ class FleetModel:
 
     def expire(self, entry: Waiting[Request]) -> None:
         """A deadline has come."""
-        self.dispatcher.expires(entry, self.clock.now)
-        self._go_on()
+        if self.dispatcher.expires(entry, self.clock.now):
+            self._go_on()
 
     def _go_on(self) -> None:
         """Carry out what is decided now."""

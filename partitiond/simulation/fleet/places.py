@@ -73,13 +73,14 @@ class FleetPlaces(Places[Request, Place]):
 
     Attributes:
         replicas: those that may get requests, in order; changed by `enter` and `drain`.
-        in_flight: sequences in all of them, draining ones included.
+        in_flight: sequences in all replicas, draining ones included.
         max_model_len: longest context any replica has; 0 where unknown.
     """
 
     def __init__(self, draw: Callable[[], float]) -> None:
         super().__init__((), draw)
         self.replicas: list[FleetReplica] = []
+        self._everyone: list[FleetReplica] = []
         self.in_flight = 0
         self.max_model_len = 0
         # Places by occupancy, of those that do not drain; the occupancies in order.
@@ -91,8 +92,8 @@ class FleetPlaces(Places[Request, Place]):
     # What the dispatcher asks
 
     def loads(self) -> Collection[Place]:
-        """All that do not drain."""
-        return self.replicas
+        """All until they are lost."""
+        return self._everyone
 
     def add(self, load: Place, request: Request) -> None:
         """The request takes its place there."""
@@ -146,19 +147,22 @@ class FleetPlaces(Places[Request, Place]):
     def enter(self, replica: FleetReplica) -> None:
         """A replica serves from now on."""
         self.replicas.append(replica)
+        self._everyone.append(replica)
         self._sort()
 
-    def drain(self, replica: FleetReplica) -> bool:
-        """It gets nothing new; whether it did."""
+    def drain(self, replica: FleetReplica) -> None:
+        """It gets nothing new."""
         replica.draining = True
-        if replica not in self.replicas:
-            return False
-        self.replicas.remove(replica)
-        self._sort()
-        return True
+        if replica in self.replicas:
+            self.replicas.remove(replica)
+            self._sort()
 
     def lose(self, replica: FleetReplica) -> None:
-        """A drained one is gone, with what it had."""
+        """It is gone, with what it had."""
+        self.drain(replica)
+        if replica in self._everyone:
+            self._everyone.remove(replica)
+            self._sort()
         self.in_flight -= replica.sequences
         replica.sequences = replica.kv_tokens = 0
 
@@ -191,12 +195,11 @@ class FleetPlaces(Places[Request, Place]):
         self._levels.clear()
         self._free_slots.clear()
         self._slots = 0
-        self.max_model_len = 0
+        self.max_model_len = max((r.route.max_model_len for r in self._everyone), default=0)
         for place, replica in enumerate(self.replicas):
             replica.place = place
             self._levels.setdefault(occupancy(replica), []).append(place)
             self._slots += replica.max_sequences
-            self.max_model_len = max(self.max_model_len, replica.route.max_model_len)
             if replica.sequences < replica.max_sequences or replica.sequences == 0:
                 self._free_slots.append(place)
         self._order = sorted(self._levels)
