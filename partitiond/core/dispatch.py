@@ -10,7 +10,6 @@ decided by is in `core.admission`, `core.balance` and `core.fair_queue`; where p
 A place that came free needs no word of its own: the driver asks for the next decision.
 """
 
-import collections
 from typing import Generic
 
 from partitiond.core.admission import (
@@ -70,9 +69,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self._removed = False
         self._serves = False
         # Decided already: entries with their refusal, or with themselves for "waits longer".
-        self._told: collections.deque[tuple[Waiting[RequestT], Rejected | Waiting[RequestT]]] = (
-            collections.deque()
-        )
+        self._told: list[tuple[Waiting[RequestT], Rejected | Waiting[RequestT]]] = []
 
     @property
     def is_idle(self) -> bool:
@@ -142,7 +139,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         One at a time, so that what the driver does about one may change the next.
         """
         while self._told:
-            entry, outcome = self._told.popleft()
+            entry, outcome = self._told.pop(0)
             request = entry.item
             if request.entry is entry:  # it has not left meanwhile
                 if outcome is not entry:

@@ -7,7 +7,7 @@ All decisions are `core.dispatch`'s: what stands here carries them out, with cal
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from partitiond.core.admission import OutputP90, PromptRatios, Rejected, ServiceTime, Waiting
 from partitiond.core.balance import RetryBudget
@@ -40,6 +40,8 @@ class LiveModel:
         self.peers = peers
         self.line: PeerLine | None = None if peers is None else peers.line(route.name)
         self._tick_timer: asyncio.TimerHandle | None = None
+        # The loop's, since deadlines are its timers'. Not known before there is one.
+        self._clock: Callable[[], float] | None = None
         self.replicas: dict[str, LiveReplica] = {}
         self.retired: list[LiveReplica] = []
         self._shared: SharedPlaces | None = None
@@ -89,7 +91,7 @@ class LiveModel:
             again: it was admitted before (a retry): it goes to the front, and is not refused for
                 the queue's length.
         """
-        self.busy_at = now = asyncio.get_running_loop().time()
+        self.busy_at = now = self._now()
         if flight.cost.sequences:
             found = self.slots.arrives(flight, now, again=again)
             if isinstance(found, LiveReplica):
@@ -122,12 +124,18 @@ class LiveModel:
         """A request that took no slot has left its replica."""
         self.desks.service = self.desks.service.observe(seconds)
 
+    def _now(self) -> float:
+        clock = self._clock
+        if clock is None:
+            clock = self._clock = asyncio.get_running_loop().time
+        return clock()
+
     # What was decided
 
     def dispatch(self) -> None:
         """Carry out what is decided now: start whoever may start, in order, and tell the others."""
         if not (self.desks.is_idle and self.slots.is_idle):
-            now = asyncio.get_running_loop().time()
+            now = self._now()
             while (at_desk := self.desks.next_decision(now)) is not None:
                 self._carry_out(at_desk[0], at_desk[1])
             while (decided := self.slots.next_decision(now)) is not None:
@@ -162,7 +170,7 @@ class LiveModel:
         entry.item.timer = loop.call_at(entry.deadline, self._expire, entry)
 
     def _expire(self, entry: Waiting[Flight]) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if self._dispatcher_of(entry.item).expires(entry, now):
             self.dispatch()  # it may have kept a replica for itself
 
@@ -180,7 +188,7 @@ class LiveModel:
 
     def replicas_changed(self) -> None:
         """A replica was left out or came back: look at who waits for it."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         self.slots.changed(now)
         self.desks.changed(now)
         self.dispatch()
@@ -229,7 +237,7 @@ class LiveModel:
         current = self.replicas.values()
         self.max_model_len = max((r.route.max_model_len for r in current), default=0)
         # Who waits does so in an event loop; the first table may come before there is one.
-        now = asyncio.get_running_loop().time() if self.waiting else 0.0
+        now = self._now() if self.waiting else 0.0
         self.slots.changed(now, route=route, removed=removed)
         most_at_desks = max(1, route.max_queue // options.workers)
         self.desks.changed(now, route=route, most=most_at_desks, removed=removed)

@@ -7,6 +7,7 @@ from tests.wrong_versions.bodies import BODIES
 from tests.wrong_versions.charging import CHARGING
 from tests.wrong_versions.control import CONTROL
 from tests.wrong_versions.dispatch import DISPATCH
+from tests.wrong_versions.dispatcher import DISPATCHER
 from tests.wrong_versions.edge import EDGE
 from tests.wrong_versions.looks import LOOKS
 from tests.wrong_versions.memory import MEMORY
@@ -20,6 +21,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *CHARGING,
     *CONTROL,
     *DISPATCH,
+    *DISPATCHER,
     *EDGE,
     *LOOKS,
     *MEMORY,
