@@ -550,3 +550,22 @@ def test_who_waited_in_vain_is_told_to_come_after_those_that_still_wait(
     assert len(told) == 100
     assert told[0] == ("queue_timeout", 50)
     assert told[-1] == ("queue_timeout", 1), "nobody waits any more"
+
+
+@pytest.mark.parametrize("make", SIDES)
+def test_the_queue_knows_of_all_slots_also_of_those_that_are_taken(
+    make: Callable[[ModelRoute], Side],
+) -> None:
+    """They set the credit of keys that used less than their share."""
+    side = make(ROUTE)
+    side.apply(
+        ROUTE,
+        [ReplicaRoute(f"m-{n}", "m", f"/none/{n}", "", n, 0, 1000) for n in (2, 3)],
+    )
+    for name in range(5):
+        side.arrive(Ask(name, Cost(1, 1)))
+    side.arrive(Ask(5, Cost(2, 1)))
+    assert side.dispatcher.queue._keys.slots == 5
+    side.end(4)
+    assert len(side.dispatcher.queue) == 1
+    assert side.dispatcher.queue._keys.slots == 5

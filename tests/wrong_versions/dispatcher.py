@@ -190,7 +190,6 @@ DISPATCHER: Final[tuple[Rule, ...]] = (
                 "            if share >= 1.0:\n                break\n",
                 "            if share > 0.0:\n                return replicas\n",
             ),
-            (_INDEX, "        if slowness.factors(now):\n", "        if not self.replicas:\n"),
             (_FLEET, "        self.dispatcher.slowness.forget(replica.replica_id)\n", ""),
             (
                 _FLEET,
