@@ -92,8 +92,19 @@ def test_it_waits_for_a_place_and_gets_the_first() -> None:
     assert model.decided() == []
     model.replicas[0].sequences = 0
     assert model.decided() == [(waits, model.replicas[0])]
+    assert model.replicas[0].sequences == 1
     assert model.dispatcher.is_idle
     assert waits.entry is None
+
+
+def test_it_waits_for_an_ejected_replica_that_comes_back() -> None:
+    model = Model(1)
+    model.replicas[0].ejected = True
+    waits = ask()
+    assert isinstance(model.come(waits), Waiting)
+    assert model.decided() == []
+    model.replicas[0].ejected = False
+    assert model.decided() == [(waits, model.replicas[0])]
 
 
 def test_one_that_cannot_start_in_time_is_told_of_what_is_before_it() -> None:

@@ -240,9 +240,6 @@ DISPATCHER: Final[tuple[Rule, ...]] = (
     rule(
         "A place is taken where there is room, of replicas that may be chosen.",
         _TESTS,
-        _SAME,
-        "tests/proxy/test_tokenising.py",
-        "tests/proxy/test_live.py",
         wrong=(
             (
                 _PLACES,
