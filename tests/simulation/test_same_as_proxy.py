@@ -569,3 +569,18 @@ def test_the_queue_knows_of_all_slots_also_of_those_that_are_taken(
     side.end(4)
     assert len(side.dispatcher.queue) == 1
     assert side.dispatcher.queue._keys.slots == 5
+
+
+@pytest.mark.parametrize("make", SIDES)
+def test_a_change_of_the_route_reaches_those_who_wait(
+    make: Callable[[ModelRoute], Side],
+) -> None:
+    starting = dataclasses.replace(ROUTE, availability=ModelAvailability.STARTING, holds=True)
+    side = make(starting)
+    side.apply(starting, [])
+    side.arrive(Ask(0, Cost(1, 1)))
+    assert side.decisions == []
+    side.apply(dataclasses.replace(ROUTE, availability=ModelAvailability.UNAVAILABLE), [])
+    ((_, refused),) = side.decisions
+    assert isinstance(refused, Rejected)
+    assert refused.code == "model_unavailable"

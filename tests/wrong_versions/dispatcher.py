@@ -6,8 +6,6 @@ from tests.wrong_versions.rule import Rule, rule
 
 _DISPATCH: Final = "partitiond/core/dispatch.py"
 _PLACES: Final = "partitiond/core/places.py"
-_LIVE: Final = "partitiond/proxy/live.py"
-_SIMULATION: Final = "partitiond/simulation/dispatch.py"
 _FLEET: Final = "partitiond/simulation/fleet/dispatch.py"
 _INDEX: Final = "partitiond/simulation/fleet/places.py"
 _TESTS: Final = "tests/core/test_dispatch.py"
@@ -197,44 +195,6 @@ DISPATCHER: Final[tuple[Rule, ...]] = (
                 "        self._go_on()\n",
                 "        self.dispatcher.changed(self.clock.now, route=route)\n",
             ),
-            (
-                _FLEET,
-                "        if self.dispatcher.expires(entry, self.clock.now):\n"
-                "            self._go_on()\n",
-                "        self.dispatcher.expires(entry, self.clock.now)\n        self._go_on()\n",
-            ),
-            (
-                _SIMULATION,
-                "        if self.dispatcher.expires(entry, self._clock.now):\n"
-                "            self._go_on()\n",
-                "        self.dispatcher.expires(entry, self._clock.now)\n",
-            ),
-            (
-                _SIMULATION,
-                "        self._go_on()\n        self.dispatcher.settle(flight, ",
-                "        self.dispatcher.settle(flight, ",
-            ),
-            (
-                _SIMULATION,
-                "            self.dispatcher.service = first_guess(replicas)\n",
-                "            pass\n",
-            ),
-            (
-                _LIVE,
-                "            self.dispatch()  # it may have kept a replica for itself\n",
-                "            pass\n",
-            ),
-            (
-                _LIVE,
-                "        self._watch(outcome)\n        self.dispatch()\n",
-                "        self._watch(outcome)\n",
-            ),
-            (
-                _LIVE,
-                "self.slots.service = ServiceTime(new.service_seconds)",
-                "self.slots.service = ServiceTime()",
-            ),
-            (_LIVE, "                self.slots.slowness.forget(replica_id)\n", ""),
         ),
     ),
     rule(
