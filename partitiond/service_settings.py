@@ -75,7 +75,8 @@ def service_options(settings: Settings) -> ServiceOptions:
             min_window_seconds=profiling.min_window_seconds,
             max_window_seconds=profiling.max_window_seconds,
             cpu_partition_cores=profiling.cpu_partition_cores,
-            jobs_at_once=settings.profiling.jobs_at_once,
+            jobs_at_once=profiling.jobs_at_once,
+            jobs_on_host=profiling.jobs_on_host,
             checkpoint_dir=settings.checkpoint_dir,
         ),
     )

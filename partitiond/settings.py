@@ -143,9 +143,16 @@ class ProfilingSettings(Table):
         1,
         ge=1,
         le=64,
-        description="Profile jobs that run at the same time, as far as each finds a GPU, or cores "
-        "and memory of the CPU device, that nobody holds. Jobs on one device share its memory "
-        "bandwidth, and their profiles say so.",
+        description="Profile jobs that run at the same time on each device, as far as each finds "
+        "room that nobody holds. Jobs on one device share its memory bandwidth, and their profiles "
+        "say so.",
+    )
+    jobs_on_host: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Profile jobs that run at the same time on all devices together: one process "
+        "makes the load of all.",
     )
 
     @model_validator(mode="after")

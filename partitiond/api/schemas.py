@@ -348,6 +348,9 @@ class ProfileBody(Body):
     )
 
     device_id: str | None = Field(None, description="Device to measure on; null lets us choose.")
+    any_like_it: bool = Field(
+        False, description="Any other device of the same hardware does as well as that one."
+    )
     cores: int | None = Field(None, ge=1, description="Cores of the partition (CPU device).")
     max_batch: int | None = Field(None, ge=1, le=4096, description="Largest batch, in requests.")
     time_limit_seconds: float | None = Field(

@@ -13,7 +13,7 @@ from partitiond.core.hardware import short_device
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.spec import ModelSpec, Variant
 from partitiond.core.units import format_bytes, format_duration
-from partitiond.ports import Event, Job, ModelRecord, ModelView, ReplicaView
+from partitiond.ports import Event, Job, JobState, ModelRecord, ModelView, ReplicaView
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -271,9 +271,10 @@ def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
 
 
 def job_line(job: Job) -> str:
-    """Phase, message and time left in one line."""
+    """Device, phase, message and time left in one line."""
     progress = job.progress
-    text = ": ".join(part for part in (progress.phase, progress.message) if part)
+    where = short_device(job.device_id) if job.state is JobState.RUNNING else ""
+    text = ": ".join(part for part in (where, progress.phase, progress.message) if part)
     if progress.seconds_left is not None and progress.seconds_left > 0:
         text += f" ({format_duration(progress.seconds_left)} left)"
     return text

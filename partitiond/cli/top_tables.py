@@ -11,7 +11,7 @@ from partitiond.cli.plan_devices import Mark
 from partitiond.cli.render import duration, partition_text, rate, state_text
 from partitiond.core.hardware import short_device
 from partitiond.core.traffic import ModelTraffic
-from partitiond.ports import Event, Job, ModelOverview, ReplicaOverview
+from partitiond.ports import Event, Job, JobState, ModelOverview, ReplicaOverview
 
 Row = TypeVar("Row")
 GAP: Final = 2
@@ -152,12 +152,19 @@ REPLICA_COLUMNS: Final[tuple[Column[ReplicaOverview], ...]] = (
     Column("drift", lambda r: Text(plain(r.drift), style="yellow"), 7, right=False, most=60),
 )
 
+
+def _where(job: Job) -> str:
+    """Where a job runs or ran; one that waits may go on elsewhere."""
+    return short_device("" if job.state is JobState.QUEUED else job.device_id) or "-"
+
+
 JOB_COLUMNS: Final[tuple[Column[Job], ...]] = (
     Column("job", lambda j: j.id, right=False),
     Column("kind", lambda j: j.kind, 2, right=False),
     Column("model", lambda j: j.subject, right=False),
     Column("state", lambda j: state_text(j.state.value), right=False),
     Column("done", lambda j: "-" if j.progress.fraction is None else f"{j.progress.fraction:.0%}"),
+    Column("device", _where, 3, right=False),
     Column("now", lambda j: j.error or j.progress.message or j.reason, 1, right=False, most=60),
 )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
 from partitiond.controller.convergence import ConvergenceDesk
 from partitiond.controller.cordons import MARK as CORDON
@@ -12,10 +12,11 @@ from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed
 from partitiond.controller.fit import FitDesk
 from partitiond.controller.holdings import first_starts
+from partitiond.controller.job_room import JobHost, Lent, host_bytes_left, turn_of
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.keys import Keys
-from partitiond.controller.leases import Lease, Waits, lease_of
+from partitiond.controller.leases import Lease
 from partitiond.controller.loop import Controller
 from partitiond.controller.making_room import RoomMaker
 from partitiond.controller.obstacles import ObstacleDesk
@@ -35,6 +36,7 @@ from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
 from partitiond.controller.views import PlacedView, placed_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.job_slots import Slots, Turn
 from partitiond.core.plan import Placement
 from partitiond.core.spec import ModelSpec
 from partitiond.core.usage import ReplicaShare
@@ -263,15 +265,26 @@ class Parts:
         starting = first_starts(self.controller.engines)
         return f"waits until {' and '.join(starting)} serves" if starting else ""
 
-    def _lease(self, job: Job) -> Lease | Waits:
-        not_yet = self.drift.remeasures.waits(job)
-        if not_yet:
-            return Waits(not_yet)
-        device_id = dict(job.params)["device_id"]
-        watch, plan = self.devices, self.controller.plan
-        room = dict(room_on(watch.devices, plan, watch.problem)).get(device_id)
-        held = (*self.controller.held(), *self.jobs.lent())
-        return lease_of(job, watch.find(device_id), room, held, self._busy_cores())
+    def _job_turn(
+        self, queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
+    ) -> Turn[Lease]:
+        watch, controller, profiling = self.devices, self.controller, self._options.profiling
+        live = {engine.name: engine.placement for engine in controller.engines if engine.live}
+        placed = {p.replica_id: p for p in controller.desired} | live
+        stated = self._options.planning.host_memory_bytes
+        host = JobHost(
+            devices=watch.devices,
+            room=dict(room_on(watch.devices, controller.plan, watch.problem)),
+            held=controller.held(),
+            busy_cores=self._busy_cores(),
+            host_bytes=host_bytes_left(watch.devices, stated, placed.values()),
+            slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
+        )
+        return turn_of(queue, running, passed, host, self.drift.remeasures.waits)
+
+    def _hardware_of(self, device_id: str) -> str:
+        device = self.devices.find(device_id)
+        return device.hardware if device is not None else ""
 
     def _busy_cores(self) -> frozenset[int]:
         """Host cores of engines that run."""
@@ -308,10 +321,10 @@ class Parts:
             store=given.store,
             clock=given.clock,
             journal=self.journal,
-            lease=self._lease,
+            turn=self._job_turn,
             execute=work,
             ended=self._job_ended,
-            at_once=self._options.profiling.jobs_at_once,
+            hardware_of=self._hardware_of,
         )
 
     def _job_ended(self, job: Job) -> None:

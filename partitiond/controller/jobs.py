@@ -1,21 +1,24 @@
-"""The job queue: profile jobs, each on a leased partition, one at a time unless more are allowed.
+"""The job queue: profile jobs, each on a leased partition, side by side on different devices.
 
-A job waits visibly: its progress says what for. The first queued job whose lease can be had runs
-next, so a job that waits for a busy device does not hold up one for a free device.
+A job waits visibly: its progress says what for. Which job begins next, and where, is decided in
+`core.job_slots`.
 """
 
 import asyncio
 import dataclasses
-import itertools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.diagnosis import explain, first_line
+from partitiond.controller.job_room import Lent, same_request
 from partitiond.controller.journal import Journal
-from partitiond.controller.leases import Lease, Waits
+from partitiond.controller.leases import Lease
+from partitiond.controller.unfinished import CUT_SHORT, INTERRUPTED
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware import short_device
+from partitiond.core.job_slots import Turn
 from partitiond.core.partition import Partition
 from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import ENDED, Clock, Job, JobState, Progress, Store
@@ -29,15 +32,6 @@ Neighbours = Callable[[], tuple[str, ...]]
 Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
-_CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
-INTERRUPTED: Final = (
-    f"{_CUT_SHORT} Ask for it again: it resumes with the trials that it had finished."
-)
-"""For a job that is not queued again by itself (`auto` off, or interrupted too often): its finished
-trials are in its checkpoint, and an equal request goes on from there."""
-REPEATS: Final = 2
-"""How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
-each time must not do so for ever."""
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Progress comes several times a second; the store needs it only now and then."""
 
@@ -63,7 +57,9 @@ class JobQueue:
     """Owns the jobs.
 
     Args:
-        at_once: how many may run at the same time, where their leases can be had together.
+        turn: decides which job begins next, by what waits, what runs and how often each was passed
+            over.
+        hardware_of: the hardware of a device; empty where there is no such device.
 
     Attributes:
         paused: why no job begins now; empty where one may.
@@ -75,19 +71,20 @@ class JobQueue:
         store: Store,
         clock: Clock,
         journal: Journal,
-        lease: Callable[[Job], Lease | Waits],
+        turn: Callable[[Sequence[Job], Sequence[Lent], Mapping[str, int]], Turn[Lease]],
         execute: Execute,
         ended: Callable[[Job], None],
-        at_once: int = 1,
+        hardware_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._store = store
         self._clock = clock
         self._journal = journal
-        self._lease = lease
+        self._turn = turn
         self._execute = execute
         self._ended = ended
-        self._at_once = at_once
+        self._hardware_of = hardware_of
         self._queued: dict[str, Job] = {}
+        self._passed: dict[str, int] = {}
         self._running: dict[str, _Running] = {}
         self._watchers = Watchers()
         self._closed = False
@@ -115,10 +112,6 @@ class JobQueue:
             if lent.job.progress.phase == "starting"
         )
 
-    def lent(self) -> tuple[tuple[str, Partition], ...]:
-        """The same, each with the id of its job."""
-        return tuple((name, lent.lease.partition) for name, lent in self._running.items())
-
     def recover(self) -> None:
         """Take up the queue of the daemon before: what ran has failed, what waited waits on."""
         for job in reversed(self._store.jobs(limit=None)):
@@ -136,12 +129,44 @@ class JobQueue:
             reason: why it is queued without being asked for; it may be withdrawn when the reason
                 vanishes. Empty where somebody asked.
         """
-        for job in self.open_jobs(subject):
-            if (job.kind, job.params) == (kind, tuple(params)):
-                return self._asked_for(job) if job.reason and not reason else job
+        hardware = self._hardware_of(dict(params).get("device_id", ""))
+        job = self._queue_up(kind, subject, params, reason=reason, hardware=hardware)
+        self.poke()
+        return self.job(job.id)
+
+    def go_on(self, interrupted: Sequence[Job]) -> None:
+        """Queue interrupted jobs again, before all others: they have measured something.
+
+        Args:
+            interrupted: the one to go on first comes first.
+        """
+        for old in interrupted:
+            new = self._queue_up(
+                old.kind,
+                old.subject,
+                old.params,
+                reason=old.reason,
+                hardware=old.hardware,
+                device_id=old.device_id,
+            )
+            error = f"{CUT_SHORT} {new.id} was queued in its place."
+            self._store.put_job(dataclasses.replace(old, error=error))
+            self._watchers.changed(old.id)
+        self.poke()
+
+    def _queue_up(
+        self,
+        kind: str,
+        subject: str,
+        params: Sequence[tuple[str, str]],
+        *,
+        reason: str,
+        hardware: str,
+        device_id: str = "",
+    ) -> Job:
         now = self._clock.utc_iso()
         job = Job(
-            id=f"job-{self._store.next_counter('job')}",
+            id="",
             kind=kind,
             subject=subject,
             state=JobState.QUEUED,
@@ -150,14 +175,19 @@ class JobQueue:
             progress=Progress("queued", "waits for its turn"),
             params=tuple(params),
             reason=reason,
+            device_id=device_id,
+            hardware=hardware,
         )
+        for same in self.open_jobs(subject):
+            if same_request(same, job):
+                return self._asked_for(same) if same.reason and not reason else same
+        job = dataclasses.replace(job, id=f"job-{self._store.next_counter('job')}")
         self._queued[job.id] = job
         self._store.put_job(job)
         reached(FaultPoint.JOB_QUEUED)
         why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
         self._journal.note("job-queued", job.id, why)
-        self.poke()
-        return self.job(job.id)
+        return job
 
     def jobs(self) -> tuple[Job, ...]:
         """The newest and all open ones, newest first, with the latest progress."""
@@ -183,12 +213,6 @@ class JobQueue:
         return self._watchers.watch(
             job_id, lambda: self.job(job_id), lambda job: job.state in ENDED
         )
-
-    def replaced(self, old: Job, new: Job) -> None:
-        """Say of an interrupted job which one was queued in its place."""
-        error = f"{_CUT_SHORT} {new.id} was queued in its place."
-        self._store.put_job(dataclasses.replace(old, error=error))
-        self._watchers.changed(old.id)
 
     def withdraw(self, job: Job, reason: str) -> None:
         """Take a waiting job out of the queue because nothing needs it any more."""
@@ -221,23 +245,25 @@ class JobQueue:
         return self.job(job_id)
 
     def poke(self) -> None:
-        """Start the next job if its lease can be had; say of the others what they wait for."""
+        """Start the jobs that may begin; say of the others what they wait for."""
         if self._closed:
             return
         paused = self.paused() if self._queued else ""
-        for job in tuple(self._queued.values()):
-            if paused:
-                self._say_waiting(job, paused)
-                continue
-            if len(self._running) >= self._at_once:
-                self._say_waiting(job, f"waits for {' or '.join(self._running)}")
-                continue
-            lease = self._lease(job)
-            if isinstance(lease, Waits):
-                self._say_waiting(job, lease.reason)
-            else:
-                del self._queued[job.id]
-                self._start(job, lease)
+        if paused:
+            self._say_waiting(dict.fromkeys(self._queued, paused))
+            return
+        while self._queued:
+            self._passed = {name: self._passed.get(name, 0) for name in self._queued}
+            running = [(one.job, one.lease) for one in self._running.values()]
+            # Those that go on come first: what they have measured is worth most while it is young.
+            queue = sorted(self._queued.values(), key=lambda job: not job.device_id)
+            turn = self._turn(queue, running, self._passed)
+            if turn.begins is None or turn.lease is None:
+                self._say_waiting(turn.waits)
+                return
+            for name in turn.passed:
+                self._passed[name] += 1
+            self._start(self._queued.pop(turn.begins), turn.lease)
 
     async def close(self) -> None:
         """End the running job; queued ones stay queued for the next daemon."""
@@ -264,12 +290,14 @@ class JobQueue:
             return running.job
         return self._queued.get(job.id, job)
 
-    def _say_waiting(self, job: Job, reason: str) -> None:
-        if job.progress.message != reason:
-            job = dataclasses.replace(job, progress=Progress("queued", reason))
-            self._queued[job.id] = job
-            self._store.put_job(job)
-            self._watchers.changed(job.id)
+    def _say_waiting(self, reasons: Mapping[str, str]) -> None:
+        for name, reason in reasons.items():
+            job = self._queued[name]
+            if job.progress.message != reason:
+                job = dataclasses.replace(job, progress=Progress("queued", reason))
+                self._queued[name] = job
+                self._store.put_job(job)
+                self._watchers.changed(name)
 
     def _start(self, job: Job, lease: Lease) -> None:
         job = dataclasses.replace(
@@ -277,6 +305,7 @@ class JobQueue:
             state=JobState.RUNNING,
             updated_at=self._clock.utc_iso(),
             progress=Progress("starting", "starts"),
+            device_id=lease.partition.device_id,
         )
         self._store.put_job(job)
         reached(FaultPoint.JOB_STARTED)
@@ -286,7 +315,7 @@ class JobQueue:
                 running.neighbours.append(name)
                 other.neighbours.append(job.id)
         self._running[job.id] = running
-        self._journal.note("job-started", job.id, f"{job.kind} of {job.subject}.")
+        self._journal.note("job-started", job.id, f"{_what(job)}.")
         # What the job leads to is nobody's request, whoever is being served at this moment.
         running.task = asyncio.create_task(self._run(running), name=job.id, context=alone())
         self._watchers.changed(job.id)
@@ -350,7 +379,7 @@ class JobQueue:
         )
         self._store.put_job(job)
         reached(FaultPoint.JOB_FINISHED)
-        what = f"{job.kind} of {job.subject}"
+        what = _what(job)
         self._journal.note(
             f"job-{state.value}", job.id, f"{what}: {first_line(error)}" if error else what
         )
@@ -358,32 +387,13 @@ class JobQueue:
         return job
 
 
+def _what(job: Job) -> str:
+    where = f" on {short_device(job.device_id)}" if job.device_id else ""
+    return f"{job.kind} of {job.subject}{where}"
+
+
 def _cut_short(running: _Running) -> tuple[JobState, str]:
     """How a job ends whose task was cancelled: by somebody, or with the daemon."""
     if running.cancelled:
         return JobState.CANCELLED, ""
     return JobState.FAILED, INTERRUPTED
-
-
-def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """The jobs to queue again after a restart, oldest first.
-
-    Of each piece of work the newest job counts: it was interrupted, and that happened no more than
-    `REPEATS` times in a row.
-
-    Args:
-        jobs: of all daemons, newest first.
-    """
-    works: dict[object, list[Job]] = {}
-    for job in jobs:
-        works.setdefault((job.kind, job.subject, job.params), []).append(job)
-    again = []
-    for same in works.values():
-        in_a_row = list(itertools.takewhile(_was_interrupted, same))
-        if 1 <= len(in_a_row) <= REPEATS:
-            again.append(same[0])
-    return tuple(reversed(again))
-
-
-def _was_interrupted(job: Job) -> bool:
-    return job.state is JobState.FAILED and job.error.startswith(_CUT_SHORT)

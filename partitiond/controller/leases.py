@@ -7,7 +7,8 @@ under MPS may be lent beside other MPS shares, and a MIG slice beside other slic
 
 import collections
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
@@ -20,7 +21,6 @@ from partitiond.core.mig import (
     place_of,
     usable_instances,
 )
-from partitiond.core.observation import Unknown
 from partitiond.core.partition import (
     CpuCores,
     MemoryShare,
@@ -34,9 +34,13 @@ from partitiond.ports import Job
 
 LEAST_BYTES: Final = 1 * GIB
 """Below it no engine starts at all; waiting says more than its out-of-memory would."""
+LEAST_HOST_CORES: Final = 2
+"""Of an engine on a GPU that is measured beside jobs on other devices: one feeds the GPU, and one
+takes requests in."""
 
 Held = Sequence[tuple[str, Partition]]
 """Who holds which partition."""
+_NOBODY: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ def lease_for(
     room_bytes: int,
     held: Held,
     busy_cores: Collection[int] = (),
+    lent_cores: Mapping[int, str] = _NOBODY,
+    most_cores: int | None = None,
 ) -> Lease | Waits:
     """A lease on the device, or what it waits for. It never evicts a replica.
 
@@ -101,11 +107,15 @@ def lease_for(
         held: (name, partition) of running engines and of wanted ones that are still to start;
             what the plan has given away is not lent again.
         busy_cores: host cores of engines that run on any device.
+        lent_cores: host cores of jobs on other devices, with their ids: they are not shared.
+        most_cores: host cores for the engine beside a GPU; None for all that are idle.
     """
     beside = [(name, partition) for name, partition in held if partition.device_id == device.id]
     if device.kind is DeviceKind.CPU:
-        return _cores(device, wish, room_bytes, beside)
-    cores = _host_cores(device, busy_cores)
+        return _cores(device, wish, room_bytes, beside, lent_cores)
+    cores = _host_cores(device, busy_cores, lent_cores, most_cores)
+    if isinstance(cores, Waits):
+        return cores
     if wish.mig_profile:
         return _mig(device, wish, beside, cores)
     if wish.sm_percent is not None:
@@ -113,34 +123,16 @@ def lease_for(
     return _alone(device, wish, room_bytes, beside, cores)
 
 
-def lease_of(
-    job: Job,
-    device: Device | None,
-    room: int | Unknown | None,
-    held: Held,
-    busy_cores: Collection[int] = (),
-) -> Lease | Waits:
-    """What a job runs on, by what it was asked with, or what it waits for.
-
-    Args:
-        job: a profile job.
-        device: the one it names, or None where it is not there.
-        room: memory there that nobody holds, in bytes.
-        held: who holds which partition.
-        busy_cores: host cores of engines that run.
-    """
+def wish_of_job(job: Job) -> Wish:
+    """The partition that a profile job was asked with."""
     params = dict(job.params)
-    if device is None or room is None or isinstance(room, Unknown):
-        reason = room.reason if isinstance(room, Unknown) else "it is not there"
-        return Waits(f"waits for the device {params['device_id']}: {reason}")
 
     def whole(name: str) -> int | None:
         return int(params[name]) if name in params else None
 
-    wish = Wish(
+    return Wish(
         whole("cores"), whole("memory_bytes"), whole("sm_percent"), params.get("mig_profile", "")
     )
-    return lease_for(device, wish, room_bytes=room, held=held, busy_cores=busy_cores)
 
 
 def devices_beside_leases(
@@ -193,8 +185,11 @@ def _without(cores: Sequence[int], lease: CpuCores) -> tuple[int, ...]:
 # -- the CPU ---------------------------------------------------------------------------------
 
 
-def _cores(device: Device, wish: Wish, room_bytes: int, beside: Held) -> Lease | Waits:
+def _cores(
+    device: Device, wish: Wish, room_bytes: int, beside: Held, lent_cores: Mapping[int, str]
+) -> Lease | Waits:
     taken = {core: name for name, p in beside if isinstance(p, CpuCores) for core in p.cores}
+    taken |= {core: name for core, name in lent_cores.items() if core in device.cores}
     free = tuple(core for core in device.cores if core not in taken)
     wanted = len(device.cores) if wish.cores is None else min(wish.cores, len(device.cores))
     if len(free) < wanted:
@@ -224,10 +219,30 @@ def _budget(device: Device, wish: Wish, room_bytes: int, beside: Held) -> int | 
 # -- GPUs ------------------------------------------------------------------------------------
 
 
-def _host_cores(device: Device, busy_cores: Collection[int]) -> tuple[int, ...]:
-    """Host cores that no engine uses; all of the device's where none is left over."""
-    busy = set(busy_cores)
-    return tuple(core for core in device.cores if core not in busy) or device.cores
+def _host_cores(
+    device: Device,
+    busy_cores: Collection[int],
+    lent_cores: Mapping[int, str],
+    most_cores: int | None,
+) -> tuple[int, ...] | Waits:
+    """Host cores that no engine uses, of one NUMA node where that has enough.
+
+    Where none is left over, all of the device's, shared with engines that serve; never with another
+    job: each would measure the other.
+    """
+    busy = {*busy_cores, *lent_cores}
+    idle = [core for core in device.cores if core not in busy]
+    jobs = sorted({lent_cores[core] for core in device.cores if core in lent_cores})
+    if jobs and len(idle) < LEAST_HOST_CORES:
+        return Waits(
+            f"waits for {LEAST_HOST_CORES} idle host cores near {device.short_id}: "
+            f"others are lent to {' and '.join(jobs)}"
+        )
+    if not idle:
+        return device.cores
+    wanted = min(len(idle), most_cores or len(idle))
+    nodes = ([core for core in node if core in idle] for node in device.core_nodes)
+    return tuple(next((node for node in nodes if len(node) >= wanted), idle)[:wanted])
 
 
 def _alone(

@@ -31,6 +31,7 @@ from partitiond.ports import (
     DeviceGauges,
     DeviceReading,
     Job,
+    JobState,
     ModelRecord,
     ModelView,
     Overview,
@@ -44,7 +45,7 @@ GAUGE_SECONDS: Final = 1.0
 PROFILE_SECONDS: Final = 5.0
 """Profiles are read from the store at most so often: a measurement takes minutes."""
 JOBS_SHOWN: Final = 40
-"""Newest first; `GET /jobs` has them all."""
+"""Those that run come first, then the newest; `GET /jobs` has them all."""
 
 Words = Callable[[str], str]
 
@@ -126,7 +127,7 @@ class OverviewDesk:
                 for view in models
             ),
             replicas=tuple(placed),
-            jobs=tuple(given.jobs()[:JOBS_SHOWN]),
+            jobs=tuple(sorted(given.jobs(), key=_waits_or_ended)[:JOBS_SHOWN]),
             plan_id=plan.id if plan is not None else "",
             waiting_plan_id=given.waiting_plan(),
             problems=tuple(sorted(self.problems().items())),
@@ -205,6 +206,10 @@ class OverviewDesk:
             return own  # the plot of a partition is missing; everything else is shown
         derived = dict(wider.profiles).get(name, ())
         return (*own, *(profile for profile in derived if profile.id in used))
+
+
+def _waits_or_ended(job: Job) -> bool:
+    return job.state is not JobState.RUNNING
 
 
 def _levels(plan: Plan | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from partitiond.controller.job_room import ONLY_THERE
 from partitiond.controller.profile_partition import check_partition, device_for
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware import Device, DeviceKind
@@ -28,7 +29,8 @@ class ProfilingOptions:
     """Defaults of a profile job, from the settings.
 
     Attributes:
-        jobs_at_once: how many jobs may run at the same time.
+        jobs_at_once: how many jobs may run on one device at the same time.
+        jobs_on_host: how many on all devices together.
         checkpoint_dir: where interrupted profiles are kept; None keeps none.
     """
 
@@ -38,6 +40,7 @@ class ProfilingOptions:
     max_window_seconds: float = 60.0
     cpu_partition_cores: tuple[int, ...] = ()
     jobs_at_once: int = 1
+    jobs_on_host: int = 4
     checkpoint_dir: Path | None = None
 
 
@@ -46,7 +49,8 @@ def params_of(
 ) -> Params:
     """What a job is stored with: every choice made, so that the job can be read and repeated.
 
-    Without a device the first GPU is taken, or the CPU where there is none; without a number of
+    Without a device the first GPU is named, or the CPU where there is none; any device of the same
+    hardware does, unless one was asked for and there are others like it. Without a number of
     cores, the smallest size the settings name, or all of them where they name none. What was not
     asked for and has no default of its own is left out.
 
@@ -74,6 +78,9 @@ def params_of(
     }
     if device.kind is DeviceKind.CPU:
         params["cores"] = str(cores)
+    if options.device_id is not None and not options.any_like_it:
+        others = (d for d in devices if d.id != device.id and d.hardware == device.hardware)
+        params |= {ONLY_THERE: "yes"} if any(others) else {}
     return tuple(sorted((params | _axes(options)).items()))
 
 
@@ -105,6 +112,7 @@ def options_of(params: Params) -> ProfileOptions:
 
     return ProfileOptions(
         device_id=found["device_id"],
+        any_like_it=ONLY_THERE not in found,
         cores=whole("cores"),
         max_batch=whole("max_batch"),
         time_limit_seconds=float(found["time_limit_seconds"]),
@@ -187,7 +195,11 @@ def profile_request(
     path = None
     if defaults.checkpoint_dir is not None:
         # What is free differs from run to run: only memory that was asked for tells them apart.
-        asked = command_of(request, options, options.memory_bytes)
+        # So does the device: what was measured on one goes on on another of the same hardware.
+        named = dataclasses.replace(device, id=options.device_id or device.id)
+        asked = command_of(
+            dataclasses.replace(request, device=named), options, options.memory_bytes
+        )
         path = checkpoint_path(defaults.checkpoint_dir, model.spec.name, asked + options.fresh)
     command = command_of(request, options, memory_bytes)
     return dataclasses.replace(request, checkpoint=path, command=command)

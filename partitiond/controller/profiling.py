@@ -48,6 +48,7 @@ def options_for(target: Target) -> ProfileOptions:
     on_cpu, size = target.device.kind is DeviceKind.CPU, target.size
     return ProfileOptions(
         device_id=target.device.id,
+        any_like_it=True,
         cores=size.cores if on_cpu else None,
         sm_percent=size.sm_percent if size.mode is SharingMode.MPS else None,
         mig_profile=size.mig_profile,
@@ -80,10 +81,10 @@ class ProfileWork:
         """
         options = options_of(job.params)
         spec = self._store.model(job.subject).spec
-        device = self._find_device(options.device_id or "")
+        device = self._find_device(lease.partition.device_id)
         if device is None:
             raise NotFoundError(
-                f"the device {short_device(options.device_id or '')} is gone.",
+                f"the device {short_device(lease.partition.device_id)} is gone.",
                 hint="`partitiond devices` lists them.",
             )
 

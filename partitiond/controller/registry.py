@@ -7,7 +7,7 @@ from typing import Final
 
 from partitiond.controller.endpoint import Endpoint
 from partitiond.controller.figures import CpuSpeed, Figures, figures_for
-from partitiond.controller.jobs import JobQueue, interrupted_jobs
+from partitiond.controller.jobs import JobQueue
 from partitiond.controller.journal import Journal
 from partitiond.controller.loop import Controller
 from partitiond.controller.obstacles import ObstacleDesk, failed_profiles
@@ -15,7 +15,7 @@ from partitiond.controller.plans import Plans
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
 from partitiond.controller.staleness import Staleness, stale_note
 from partitiond.controller.targets import Target, best_profiles, profile_targets, unmeasured
-from partitiond.controller.unfinished import removed_models, unbegun
+from partitiond.controller.unfinished import interrupted_jobs, removed_models, unbegun
 from partitiond.controller.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.views import model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
@@ -363,11 +363,14 @@ class Registry:
         for name in removed_models(self._controller.desired, records):
             self._plans.drop_model(name)
         begun = {r.spec.name: r.created_at for r in records if r.spec.auto}
-        for job in interrupted_jobs(self._store.jobs(limit=None)):
-            # A name may have come back with another model since.
-            if job.subject in begun and job.created_at >= begun[job.subject]:
-                again = self._jobs.submit(job.kind, job.subject, job.params, reason=job.reason)
-                self._jobs.replaced(job, again)
+        self._jobs.go_on(
+            [
+                job
+                for job in interrupted_jobs(self._store.jobs(limit=None))
+                # A name may have come back with another model since.
+                if job.subject in begun and job.created_at >= begun[job.subject]
+            ]
+        )
         self._plans.chain.changed()
 
     async def begin_again(self) -> None:

@@ -8,6 +8,7 @@ from partitiond.controller.engines import Engine
 from partitiond.controller.holdings import own_engine
 from partitiond.controller.targets import best_kind
 from partitiond.core.device_room import holds
+from partitiond.core.hardware import short_device
 from partitiond.core.observation import HOPELESS_FAILURES, LIVE
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.partition import Partition
@@ -168,7 +169,8 @@ def model_note(
     own = [job for job in jobs if job.subject == name]
     for job in own:
         if job.state is JobState.RUNNING:
-            return f"is being profiled ({job.id}): {job.progress.message}"
+            where = f" on {short_device(job.device_id)}" if job.device_id else ""
+            return f"is being profiled ({job.id}{where}): {job.progress.message}"
     if obstacle is not None:
         return str(obstacle)
     broken = [

@@ -133,6 +133,8 @@ class ProfileOptions:
     """What a user may ask of a profile job; None takes the setting.
 
     Attributes:
+        device_id: device to measure on; None for any of the hardware of the first that does.
+        any_like_it: any other device of the same hardware does as well as the one that is named.
         cores: number of cores of the partition to measure on (CPU device).
         memory_bytes: of the partition; on a GPU alone it asks for a memory share.
         sm_percent: measure in an MPS share with that much of the SMs, in percent (GPU).
@@ -162,6 +164,7 @@ class ProfileOptions:
     fresh: str = ""
     sm_percent: int | None = None
     mig_profile: str = ""
+    any_like_it: bool = False
 
 
 class ControlService(Protocol):

@@ -57,6 +57,10 @@ class Job:
         error: message and hint when it failed.
         reason: why the chain queued it by itself; it takes it back when the reason vanishes while
             the job waits. Empty where somebody asked for it.
+        device_id: where it runs or ran; of a job that waits, where the interrupted one ran that it
+            goes on from. Empty where it never ran.
+        hardware: of the device that was asked for; any other of it does as well, unless the params
+            say otherwise. Empty where that was not known.
     """
 
     id: str
@@ -70,6 +74,8 @@ class Job:
     result: str | None = None
     error: str = ""
     reason: str = ""
+    device_id: str = ""
+    hardware: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

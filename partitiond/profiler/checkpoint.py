@@ -17,7 +17,7 @@ from typing import Any, Final
 from loadgen import Samples
 from partitiond import __version__
 from partitiond.core.errors import InputError
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware import DeviceKind, SharingMode
 from partitiond.core.profile import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import ProfileRequest
@@ -59,6 +59,7 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Everything that would make two trials incomparable, as plain data."""
     spec, device = request.model.spec, request.device
+    on_cpu = device.kind is DeviceKind.CPU
     return {
         "model": spec.name,
         "variant": request.variant,
@@ -67,7 +68,8 @@ def fingerprint(
         "weights": "dummy" if request.model.dummy_weights else "real",
         "hardware": device.hardware,
         "driver": device.driver,
-        "cores": list(request.cores),
+        # Beside a GPU any other cores do: it may go on beside another GPU of the same hardware.
+        "cores": list(request.cores if on_cpu else range(len(request.cores))),
         "workload": to_jsonable(spec.workload),
         "slo": None if spec.slo is None else to_jsonable(spec.slo),
         "engine": [spec.engine_kind, engine_version],

@@ -134,6 +134,7 @@ def overview() -> Overview:
         created_at="",
         updated_at="",
         progress=Progress("sweep", "batch 16", 0.4, 30.0),
+        device_id=GPUS[0],
     )
     return Overview(
         at="2026-11-21T03:04:05+00:00",

@@ -24,7 +24,7 @@ from partitiond.core.profile import (
 )
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
-from partitiond.ports import Event, ProfileView, ReplicaView
+from partitiond.ports import Event, Job, JobState, ProfileView, Progress, ReplicaView
 from tests.planner.build import gpu
 
 
@@ -194,3 +194,12 @@ def test_an_id_is_never_broken_at_80_columns() -> None:
 def test_the_time_of_an_event_is_never_broken() -> None:
     event = Event(12345, "2026-01-01T00:00:00+00:00", "model-registered", "m" * 60, "word " * 40)
     assert "2026-01-01T00:00:00" in text_of(render.events_table([event]))
+
+
+def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> None:
+    job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("sweep", "batch 4"))
+    there = dataclasses.replace(job, device_id="GPU-12345678-9abc")
+    assert render.job_line(there) == "GPU-12345678: sweep: batch 4"
+    assert render.job_line(job) == "sweep: batch 4"
+    waits = dataclasses.replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
+    assert render.job_line(waits) == "queued: waits"

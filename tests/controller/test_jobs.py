@@ -1,21 +1,17 @@
-"""The job queue: one at a time, visibly waiting, cancellable, honest after a restart."""
+"""The job queue: side by side on devices, visibly waiting, cancellable, honest after a restart."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 
 import pytest
 
-from partitiond.controller.jobs import (
-    INTERRUPTED,
-    REPEATS,
-    JobQueue,
-    Neighbours,
-    Tell,
-    interrupted_jobs,
-)
+from partitiond.controller.job_room import Lent
+from partitiond.controller.jobs import JobQueue, Neighbours, Tell
 from partitiond.controller.journal import Journal
-from partitiond.controller.leases import Lease, Waits
+from partitiond.controller.leases import Lease
+from partitiond.controller.unfinished import INTERRUPTED, REPEATS, interrupted_jobs
 from partitiond.core.errors import StartFailedError
+from partitiond.core.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
 from partitiond.core.partition import CpuCores, WholeDevice
 from partitiond.core.units import GIB, Bytes
 from partitiond.ports import Job, JobState, Progress, Store
@@ -23,35 +19,53 @@ from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, a_moment
 
 LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
+ELSEWHERE = Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
+
+
+def device_of(job: Job) -> str:
+    return "gpu" if job.subject == "elsewhere" else "cpu"
 
 
 class Desk:
     """A queue whose jobs end when told to."""
 
-    def __init__(self, store: Store, at_once: int = 1) -> None:
+    def __init__(self, store: Store, slots: Slots | None = None) -> None:
         self.store = store
+        self.slots = slots or Slots()
         self.beside: dict[str, Neighbours] = {}
         self.blocked: dict[str, str] = {}
         self.running: dict[str, asyncio.Future[str]] = {}
         self.ended: list[tuple[str, JobState]] = []
+        self.seen: list[list[str]] = []
         clock = FakeClock()
         self.queue = JobQueue(
             store=store,
             clock=clock,
             journal=Journal(store, clock),
-            lease=self._lease,
+            turn=self._turn,
             execute=self._execute,
             ended=lambda job: self.ended.append((job.id, job.state)),
-            at_once=at_once,
         )
 
-    def _lease(self, job: Job) -> Lease | Waits:
-        reason = self.blocked.get(job.subject)
-        if reason:
-            return Waits(reason)
-        if job.subject == "elsewhere":
-            return Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
-        return LEASE
+    def _turn(
+        self, queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
+    ) -> Turn[Lease]:
+        self.seen.append([job.subject for job in queue])
+        waiting = [
+            WaitingJob(
+                job.id, job.id, job.subject, (device_of(job),), job.device_id, passed=passed[job.id]
+            )
+            for job in queue
+        ]
+        measuring = [MeasuringJob(job.id, job.id, device_of(job)) for job, _ in running]
+        return next_job(waiting, measuring, self.slots, self)
+
+    def lease(self, needs: Hashable, device_id: str) -> Lease | str:
+        blocked = self.blocked.get(str(needs), "")
+        return blocked or (ELSEWHERE if device_id == "gpu" else LEASE)
+
+    def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
+        return False
 
     async def _execute(self, job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
         tell(Progress("measuring", f"on cores {lease.cores}", 0.25))
@@ -115,13 +129,13 @@ async def test_jobs_run_one_after_the_other(desk: Desk) -> None:
 
 async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_it() -> None:
     store = open_store(":memory:")
-    desk = Desk(store, at_once=3)
+    desk = Desk(store, Slots(per_device=2, per_host=3))
     first, second = await desk.submit("a"), await desk.submit("b")
     elsewhere, waiting = await desk.submit("elsewhere"), await desk.submit("c")
     assert {job.state for job in (first, second, elsewhere)} == {JobState.RUNNING}
     assert waiting.progress.message == f"waits for {first.id} or {second.id} or {elsewhere.id}"
     assert desk.queue.running == first.id
-    assert [name for name, _ in desk.queue.lent()] == [first.id, second.id, elsewhere.id]
+    assert desk.queue.leases() == (LEASE.partition, LEASE.partition, ELSEWHERE.partition)
     desk.running["b"].set_result("x")
     await a_moment()
     assert desk.queue.job(second.id).state is JobState.SUCCEEDED
@@ -137,6 +151,75 @@ async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_
     assert not desk.queue.busy
     states = {job.subject: job.state for job in desk.queue.jobs()}
     assert states["c"] is states["elsewhere"] is JobState.FAILED
+    store.close()
+
+
+async def test_a_job_and_its_events_say_on_which_device_it_runs(desk: Desk) -> None:
+    job = await desk.submit("elsewhere")
+    waiting = await desk.submit("elsewhere 2")
+    assert (job.device_id, waiting.device_id) == ("gpu", "cpu")
+    blocked = desk.queue.submit("profile", "elsewhere", [("cores", "2")])
+    assert blocked.device_id == ""
+    desk.running["elsewhere"].set_exception(StartFailedError("it exited."))
+    await a_moment()
+    told = {e.kind: e.message for e in desk.store.events() if e.subject == job.id}
+    assert told["job-queued"] == "profile of elsewhere."
+    assert told["job-started"] == "profile of elsewhere on gpu."
+    assert told["job-failed"] == "profile of elsewhere on gpu: it exited."
+    assert desk.queue.job(job.id).device_id == "gpu"
+
+
+async def test_jobs_that_were_interrupted_together_go_on_before_all_that_wait() -> None:
+    store = open_store(":memory:")
+    desk = Desk(store)
+    await desk.submit("a")
+    await desk.submit("elsewhere")
+    for name in ("b", "c"):
+        assert (await desk.submit(name)).state is JobState.QUEUED
+    after = Desk(store)
+    after.queue.recover()
+    lost = interrupted_jobs(store.jobs(limit=None))
+    assert [(job.subject, job.device_id) for job in lost] == [("a", "cpu"), ("elsewhere", "gpu")]
+    after.queue.go_on(lost)
+    await a_moment()
+    assert set(after.running) == {"a", "elsewhere"}
+    assert after.seen[0] == ["a", "elsewhere", "b", "c"]
+    again = Desk(store)  # the same once more, before anything ended
+    again.queue.recover()
+    again.queue.go_on(interrupted_jobs(store.jobs(limit=None)))
+    await a_moment()
+    assert set(again.running) == {"a", "elsewhere"}
+    for one in (desk, after, again):
+        await one.queue.close()
+    store.close()
+
+
+async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins() -> None:
+    store = open_store(":memory:")
+    desk = Desk(store)
+    counts: list[dict[str, int]] = []
+    begin: list[str] = []
+
+    def turn(
+        queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
+    ) -> Turn[Lease]:
+        counts.append(dict(passed))
+        first, last = queue[0], queue[-1]
+        if len(queue) > 1 and begin:
+            begin.pop()
+            return Turn(last.id, LEASE, {}, (first.id,))
+        return Turn(None, None, {job.id: "waits" for job in queue})
+
+    desk.queue._turn = turn
+    slow = await desk.submit("slow")
+    for name in ("b", "c"):
+        begin.append(name)
+        await desk.submit(name)
+    assert counts[-1] == {slow.id: 2}
+    await desk.queue.cancel(slow.id)
+    assert (await desk.submit("slow")).id != slow.id
+    assert set(counts[-1].values()) == {0}
+    await desk.queue.close()
     store.close()
 
 
@@ -319,8 +402,8 @@ async def test_an_interrupted_job_names_the_one_in_its_place_and_still_counts(de
     after = Desk(desk.store)
     after.queue.recover()
     (old,) = interrupted_jobs(desk.store.jobs())
-    new = after.queue.submit(old.kind, old.subject, old.params)
-    after.queue.replaced(old, new)
+    after.queue.go_on([old])
+    (new,) = after.queue.open_jobs("a")
     error = after.queue.job(lost.id).error
     assert error.startswith("interrupted:")
     assert new.id in error

@@ -12,7 +12,7 @@ from partitiond.controller.leases import (
     devices_beside_leases,
     free_place,
     lease_for,
-    lease_of,
+    wish_of_job,
 )
 from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.hardware.kinds import MigInstance
@@ -275,17 +275,61 @@ def job(**params: str) -> Job:
 
 
 def test_a_stored_job_asks_for_its_partition() -> None:
-    def leased(**params: str) -> Lease | Waits:
-        return lease_of(job(device_id=GPU.id, **params), GPU, GPU_ROOM, ())
+    assert wish_of_job(job(device_id=GPU.id)) == Wish()
+    assert wish_of_job(job(device_id=GPU.id, sm_percent="30")) == Wish(sm_percent=30)
+    assert wish_of_job(job(device_id=GPU.id, mig_profile="1g.10gb")) == Wish(mig_profile="1g.10gb")
+    cores = wish_of_job(job(device_id="cpu", cores="2", memory_bytes=str(GIB)))
+    assert cores == Wish(cores=2, memory_bytes=GIB)
 
-    percent, profile = leased(sm_percent="30"), leased(mig_profile="1g.10gb")
-    assert isinstance(percent, Lease)
-    assert isinstance(percent.partition, MpsShare)
-    assert isinstance(profile, Lease)
-    assert isinstance(profile.partition, MigSlice)
-    assert lease_of(job(device_id="gone"), None, None, ()) == Waits(
-        "waits for the device gone: it is not there"
+
+def test_host_cores_of_one_job_are_never_those_of_another() -> None:
+    first = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), most_cores=4)
+    assert isinstance(first, Lease)
+    assert first.cores == GPU.cores[:4]
+    lent = dict.fromkeys(first.cores, "job-1")
+    second = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), lent_cores=lent, most_cores=4)
+    assert isinstance(second, Lease)
+    assert second.cores == GPU.cores[4:8]
+    # Engines that serve share theirs where nothing else is left; jobs do not.
+    for left in (GPU.cores[15:], ()):
+        busy = [core for core in GPU.cores[4:] if core not in left]
+        third = lease_for(
+            GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=busy, lent_cores=lent
+        )
+        assert third == Waits(
+            f"waits for 2 idle host cores near {GPU.id}: others are lent to job-1"
+        )
+    far = dict.fromkeys((70, 71), "job-2")
+    alone = lease_for(
+        GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores, lent_cores=far
     )
+    assert isinstance(alone, Lease)
+    assert alone.cores == GPU.cores
+
+
+def test_host_cores_are_of_one_node_where_it_has_enough() -> None:
+    nodes = (GPU.cores[:8], GPU.cores[8:])
+    there = dataclasses.replace(GPU, core_nodes=nodes)
+
+    def cores(busy: tuple[int, ...], most: int) -> tuple[int, ...]:
+        lease = lease_for(
+            there, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=busy, most_cores=most
+        )
+        assert isinstance(lease, Lease)
+        return lease.cores
+
+    assert cores((), 6) == GPU.cores[:6]
+    assert cores((0, 1, 2), 6) == GPU.cores[8:14]
+    assert cores((0, 1, 2, 8, 9, 10), 6) == (3, 4, 5, 6, 7, 11)
+
+
+def test_cores_of_the_cpu_that_a_job_beside_a_gpu_has_are_waited_for() -> None:
+    lent = {0: "job-1", 9: "job-1"}
+    lease = lease_for(cpu(4), Wish(cores=3), room_bytes=ROOM, held=(), lent_cores=lent)
+    assert isinstance(lease, Lease)
+    assert lease.cores == (1, 2, 3)
+    wait = lease_for(cpu(4), Wish(cores=4), room_bytes=ROOM, held=(), lent_cores=lent)
+    assert wait == Waits("waits for 4 free cores of cpu: job-1 holds core 0")
 
 
 def test_what_a_job_holds_is_not_free_for_replicas() -> None:

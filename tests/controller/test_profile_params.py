@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.controller.job_room import ONLY_THERE
 from partitiond.controller.profile_params import (
     ProfilingOptions,
     measured_spec,
@@ -17,6 +18,7 @@ from partitiond.controller.profile_params import (
 )
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.hardware import Device
 from partitiond.core.spec import (
     EngineOptions,
     ModelSource,
@@ -28,7 +30,7 @@ from partitiond.core.spec import (
 )
 from partitiond.core.units import parse_bytes
 from partitiond.core.workload import Workload
-from partitiond.devices.fake import fake_cpu
+from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
 
 MODEL = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
@@ -99,6 +101,7 @@ WORKLOADS = st.one_of(
         confirm=st.booleans(),
         paper_requests=st.integers(0, 10_000),
         fresh=st.sampled_from(["", "abc"]),
+        any_like_it=st.just(True),
     )
 )
 def test_a_stored_job_is_read_back_as_it_was_asked(options: ProfileOptions) -> None:
@@ -110,6 +113,20 @@ def test_a_stored_job_is_read_back_as_it_was_asked(options: ProfileOptions) -> N
 def test_a_job_without_wishes_says_nothing_of_them() -> None:
     stored = dict(params_of(ProfileOptions(), [fake_cpu(cores=4)], ProfilingOptions()))
     assert set(stored) == {"device_id", "cores", "max_batch", "time_limit_seconds", "seed"}
+
+
+def test_only_a_device_that_somebody_named_among_others_like_it_is_the_only_one() -> None:
+    two, other = fake_gpus("a100-80gb", 2), fake_gpus("h100-80gb")
+
+    def only(options: ProfileOptions, *devices: Device) -> bool:
+        stored = params_of(options, devices, ProfilingOptions())
+        assert options_of(stored).any_like_it == (ONLY_THERE not in dict(stored))
+        return ONLY_THERE in dict(stored)
+
+    assert only(ProfileOptions(device_id=two[1].id), *two)
+    assert not only(ProfileOptions(device_id=two[1].id, any_like_it=True), *two)
+    assert not only(ProfileOptions(), *two)
+    assert not only(ProfileOptions(device_id=two[0].id), two[0], *other)
 
 
 def test_a_variant_is_measured_with_its_own_engine() -> None:

@@ -22,7 +22,7 @@ from tests.controller.fakes import FakeClock, FakeRunner, until
 from tests.controller.samples import cpu, measured_profile, placement, record, spec
 from tests.controller.test_service import Host, solved
 
-GPUS = fake_gpus("a100-80gb", 3, cores=range(4))
+GPUS = fake_gpus("a100-80gb", 3, cores=range(12))
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
 
 

@@ -8,6 +8,7 @@ _CHAIN: Final = "partitiond/controller/chain.py"
 _PLANS: Final = "partitiond/controller/plans.py"
 _SOLVES: Final = "partitiond/controller/solves.py"
 _JOBS: Final = "partitiond/controller/jobs.py"
+_JOB_ROOM: Final = "partitiond/controller/job_room.py"
 _LEASES: Final = "partitiond/controller/leases.py"
 _SITUATION: Final = "partitiond/controller/situation.py"
 _HOLDINGS: Final = "partitiond/controller/holdings.py"
@@ -274,9 +275,9 @@ RECOVERY: Final[tuple[Rule, ...]] = (
                 "last = (col(JobRow.updated_at), col(JobRow.sequence))",
             ),
             (
-                _JOBS,
-                "            if (job.kind, job.params) == (kind, tuple(params)):\n",
-                "            if job.kind == kind:\n",
+                _JOB_ROOM,
+                "        return one.params == other.params\n",
+                "        return True\n",
             ),
             (
                 _JOBS,
@@ -340,8 +341,9 @@ RECOVERY: Final[tuple[Rule, ...]] = (
             ),
             (
                 _JOBS,
-                "                self._say_waiting(job, paused)\n                continue\n",
-                "                self._say_waiting(job, paused)\n",
+                "            self._say_waiting(dict.fromkeys(self._queued, paused))\n"
+                "            return\n",
+                "            self._say_waiting(dict.fromkeys(self._queued, paused))\n",
             ),
         ),
     ),

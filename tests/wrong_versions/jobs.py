@@ -1,0 +1,170 @@
+"""Which profile job begins, where, beside what, and how it goes on."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_JOBS: Final = "partitiond/controller/jobs.py"
+_JOB_ROOM: Final = "partitiond/controller/job_room.py"
+_LEASES: Final = "partitiond/controller/leases.py"
+_SLOTS: Final = "partitiond/core/job_slots.py"
+_TEST_JOBS: Final = "tests/controller/test_jobs.py::"
+_TEST_MANY: Final = "tests/controller/test_many_jobs.py::"
+
+JOBS: Final[tuple[Rule, ...]] = (
+    rule(
+        "Jobs run side by side on different devices, so many on each and on a host.",
+        "tests/core/test_job_slots.py",
+        wrong=(
+            (
+                _SLOTS,
+                "if self._jobs[device_id] < self._slots.per_device and device_id not in",
+                "if len(self._running) < self._slots.per_device and device_id not in",
+            ),
+            (
+                _SLOTS,
+                "if self._jobs[device_id] < self._slots.per_device and device_id not in",
+                "if self._jobs[device_id] <= self._slots.per_device and device_id not in",
+            ),
+            (
+                _SLOTS,
+                "    if len(running) >= slots.per_host:\n",
+                "    if len(running) > slots.per_host:\n",
+            ),
+            (
+                _SLOTS,
+                "if other.work == job.work), None)",
+                "if other.id == job.id), None)",
+            ),
+            (
+                _SLOTS,
+                "key=lambda device_id: (device_id != job.first, self._jobs[device_id])",
+                "key=lambda device_id: device_id != job.first",
+            ),
+            (
+                _SLOTS,
+                "key=lambda device_id: (device_id != job.first, self._jobs[device_id])",
+                "key=lambda device_id: self._jobs[device_id]",
+            ),
+            (
+                _SLOTS,
+                "        if key not in self._known:\n",
+                "        if key:\n",
+            ),
+            (
+                _SLOTS,
+                "        waits[job.id] = found.reason\n",
+                "        waits[job.id] = found.reason\n        break\n",
+            ),
+        ),
+    ),
+    rule(
+        "A job is passed over a few times at most, and bars only what jobs keep it from.",
+        "tests/core/test_job_slots.py",
+        f"{_TEST_JOBS}test_how_often_a_job_was_passed_over_is_counted_until_it_begins",
+        wrong=(
+            (_SLOTS, "if job.passed >= MOST_PASSED:", "if job.passed > MOST_PASSED:"),
+            (_SLOTS, "            if job.passed >= MOST_PASSED:\n", "            if False:\n"),
+            (
+                _SLOTS,
+                "            if self._room.fits_without_jobs(job.needs, device_id)\n",
+                "",
+            ),
+            (
+                _SLOTS,
+                "return frozenset(places | set(job.also)) if places else frozenset()",
+                "return frozenset(places)",
+            ),
+            (
+                _SLOTS,
+                "for name, could in passed if found.device_id in could)",
+                "for name, could in passed)",
+            ),
+            (_SLOTS, "        self._known.clear()\n", ""),
+            (_JOBS, "                self._passed[name] += 1\n", "                pass\n"),
+            (
+                _JOBS,
+                "{name: self._passed.get(name, 0) for name in self._queued}",
+                "dict.fromkeys(self._queued, 0)",
+            ),
+        ),
+    ),
+    rule(
+        "A job takes any device of its hardware that it may, and cores and memory of its own.",
+        "tests/controller/test_job_room.py",
+        "tests/controller/test_leases.py",
+        wrong=(
+            (_JOB_ROOM, "return named if ONLY_THERE in params else", "return"),
+            (_JOB_ROOM, "            if not device.cordoned:\n", "            if True:\n"),
+            (
+                _JOB_ROOM,
+                "        return job.hardware or self._hardware.get(",
+                "        return self._hardware.get(",
+            ),
+            (
+                _JOB_ROOM,
+                "if pair[0] not in _HOW)",
+                'if pair[0] != "device_id")',
+            ),
+            (
+                _JOB_ROOM,
+                "        return job.kind, job.subject, where, what\n",
+                "        return job.kind, job.subject, what\n",
+            ),
+            (
+                _JOB_ROOM,
+                "    return alike and mine == its and ONLY_THERE not in mine\n",
+                "    return alike and mine == its\n",
+            ),
+            (
+                _JOB_ROOM,
+                "            return self._host_memory(running) or lease\n",
+                "            return lease\n",
+            ),
+            (
+                _JOB_ROOM,
+                "        slots = max(1, sharing) * self._host.slots.per_device\n",
+                "        slots = max(1, sharing)\n",
+            ),
+            (_LEASES, "    busy = {*busy_cores, *lent_cores}\n", "    busy = {*busy_cores}\n"),
+            (
+                _LEASES,
+                "    if jobs and len(idle) < LEAST_HOST_CORES:\n",
+                "    if len(idle) < LEAST_HOST_CORES:\n",
+            ),
+        ),
+    ),
+    rule(
+        "Jobs that ran side by side go on side by side, each where it was.",
+        f"{_TEST_MANY}test_a_daemon_that_begins_again_goes_on_with_all_jobs_where_they_were",
+        f"{_TEST_JOBS}test_jobs_that_were_interrupted_together_go_on_before_all_that_wait",
+        f"{_TEST_JOBS}test_a_job_and_its_events_say_on_which_device_it_runs",
+        wrong=(
+            (
+                _JOBS,
+                "key=lambda job: not job.device_id)",
+                "key=lambda job: job.id)",
+            ),
+            (
+                _JOBS,
+                "            device_id=lease.partition.device_id,\n",
+                "",
+            ),
+            (
+                _JOBS,
+                "                device_id=old.device_id,\n",
+                "",
+            ),
+            (
+                _JOBS,
+                '        self._journal.note("job-queued", job.id, why)\n',
+                '        self._journal.note("job-queued", job.id, why)\n        self.poke()\n',
+            ),
+            (
+                _JOB_ROOM,
+                "                first=job.device_id,\n",
+                "",
+            ),
+        ),
+    ),
+)
