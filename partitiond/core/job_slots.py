@@ -164,7 +164,6 @@ class _Search(Generic[L]):
     def bar(self, job_id: str, devices: frozenset[str]) -> None:
         """Keep jobs behind this one from its devices."""
         self._barred = dict.fromkeys(devices, job_id) | self._barred
-        self._known.clear()
 
     def place(self, job: WaitingJob) -> _Found[L] | _Waits:
         """Where a job begins, or why it waits."""
@@ -173,7 +172,8 @@ class _Search(Generic[L]):
         same = next((other for other in self._running if other.work == job.work), None)
         if same is not None:
             return _Waits(f"waits for {same.id}, which measures the same")
-        # Hundreds of models ask for the same of the same devices: one answer does for all.
+        # Hundreds of models ask for the same of the same devices: one answer does for all. It is
+        # always to wait, as the first that begins ends the turn; so bars put up since change none.
         key = job.needs, job.devices, job.first, job.also
         if key not in self._known:
             self._known[key] = self._look(job)

@@ -28,6 +28,9 @@ from partitiond.serde import from_stored, to_jsonable
 FORMAT: Final = 1
 INSTRUMENT: Final = 2
 """Raised whenever the load generator or the window's rule changes what is measured."""
+ENOUGH_HOST_CORES: Final = 4
+"""A guess: beside a GPU an engine keeps one core busy to feed it and one or two with requests. From
+so many on, trials with more compare."""
 SET_ASIDE: Final = ".old"
 _MICROSECONDS: Final = 1e6
 
@@ -69,7 +72,7 @@ def fingerprint(
         "hardware": device.hardware,
         "driver": device.driver,
         # Beside a GPU any other cores do: it may go on beside another GPU of the same hardware.
-        "cores": list(request.cores if on_cpu else range(len(request.cores))),
+        "cores": list(request.cores) if on_cpu else min(len(request.cores), ENOUGH_HOST_CORES),
         "workload": to_jsonable(spec.workload),
         "slo": None if spec.slo is None else to_jsonable(spec.slo),
         "engine": [spec.engine_kind, engine_version],

@@ -230,3 +230,21 @@ def test_other_free_memory_goes_on_from_the_same_checkpoint() -> None:
     assert path(ProfileOptions(), 2**33) == path(ProfileOptions(), 2**33 - 4096)
     asked = {path(ProfileOptions(memory_bytes=size), size) for size in (2**33, 2**32)}
     assert len(asked) == 2
+
+
+def test_a_job_goes_on_from_its_checkpoint_on_another_gpu_like_the_one_it_names() -> None:
+    model = ResolvedModel(
+        measured_spec(SPEC, ProfileOptions()), Path("/m"), None, MODEL, dummy_weights=True
+    )
+    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"))
+    first, second = fake_gpus("a100-80gb", 2)
+    named = ProfileOptions(device_id=first.id)
+
+    def asked(device: Device, options: ProfileOptions) -> ProfileRequest:
+        return profile_request(model, device, options, defaults, cores=(0,), memory_bytes=2**33)
+
+    there = asked(second, named)
+    assert there.checkpoint == asked(first, named).checkpoint
+    assert there.checkpoint == asked(first, ProfileOptions()).checkpoint
+    assert there.checkpoint != asked(second, ProfileOptions(device_id=second.id)).checkpoint
+    assert f"--device {second.id}" in there.command

@@ -180,6 +180,15 @@ def test_a_job_that_is_passed_over_no_more_keeps_only_its_own_devices() -> None:
     )
 
 
+def test_a_job_is_passed_over_only_by_those_that_take_what_it_could_have() -> None:
+    here, slots = shop(3), Slots(per_device=2)
+    here.begin_all([job("s0", "g0", needs=1)], slots)
+    queue = [job("large", "g0"), dataclasses.replace(job("core", "g0"), also=("g1",))]
+    assert here.turn([*queue, job("s1", "g2", needs=1)], slots).passed == ()
+    assert here.turn([*queue, job("s1", "g1", needs=1)], slots).passed == ("core",)
+    assert here.turn([*queue, job("s1", "g0", needs=1)], slots).passed == ("large", "core")
+
+
 def test_a_job_that_waits_for_replicas_bars_nobody() -> None:
     here, slots = shop(1, g0=2), Slots(per_device=2)
     here.begin_all([job("s0", "g0", needs=1)], slots)

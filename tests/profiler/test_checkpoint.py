@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.hardware import Device
 from partitiond.core.profile import CapacityTrial, FrontierMemory, PaperMode, Telemetry
 from partitiond.core.spec import Slo
 from partitiond.core.units import Bytes
 from partitiond.core.workload import Workload
+from partitiond.devices.fake import fake_gpus
 from partitiond.profiler.checkpoint import Checkpoint, Step, fingerprint
 from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.search import Purpose
@@ -163,3 +165,17 @@ def test_the_fingerprint_tells_apart_what_cannot_be_compared(request_of: Any) ->
     assert len(set(different)) == len(different)
     # More memory than is needed, another name of the run or another time limit change nothing.
     assert made(memory_bytes=9 * 2**30) == made(time_limit_seconds=99) == made()
+
+
+def test_beside_a_gpu_any_cores_compare_where_there_are_enough(request_of: Any) -> None:
+    first, second = fake_gpus("a100-80gb", 2)
+    (other,) = fake_gpus("h100-80gb")
+
+    def made(device: Device, *cores: int) -> str:
+        request = request_of(device=device, cores=cores)
+        return json.dumps(fingerprint(request, plan_launch(request, "profile-x"), "1"))
+
+    there = made(first, 0, 1, 2, 3)
+    assert there == made(second, 8, 9, 10, 11) == made(first, *range(16))
+    assert there != made(first, 0)
+    assert there != made(other, 0, 1, 2, 3)

@@ -80,7 +80,6 @@ JOBS: Final[tuple[Rule, ...]] = (
                 "for name, could in passed if found.device_id in could)",
                 "for name, could in passed)",
             ),
-            (_SLOTS, "        self._known.clear()\n", ""),
             (_JOBS, "                self._passed[name] += 1\n", "                pass\n"),
             (
                 _JOBS,
