@@ -12,7 +12,12 @@ CoresOption = Annotated[
     int | None,
     typer.Option("--cores", min=1, metavar="N", help="Cores of the partition (CPU device)."),
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Device id.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="DEVICE", help="Id of the device; no other like it will do [any]."
+    ),
+]
 MaxBatchOption = Annotated[
     int | None,
     typer.Option("--max-batch", min=1, metavar="N", help="Largest batch of the sweep."),
