@@ -3,14 +3,16 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import DeviceError
+from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace
 from partitiond.devices.mps import record as records
+from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.process_identity import start_ticks
 from partitiond.simulated_gpus.mps_control import write_program
 from tests.devices.mps.clients import client
@@ -226,6 +228,30 @@ async def test_a_server_that_dies_breaks_its_clients_until_they_are_gone(
         assert "ended under its clients" in reason
         assert str(engine.pid) in reason
     await eventually(lambda: _well(daemon))
+
+
+async def test_a_proc_that_does_not_answer_is_left_behind(
+    control: MpsControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon, answers = control.daemon(GPU), threading.Event()
+    await daemon.ensure()
+    servers = daemon.servers
+
+    def hangs() -> tuple[MpsProcess, ...]:
+        answers.wait()
+        return servers()
+
+    with monkeypatch.context() as change:
+        change.setattr(PROC, "seconds", 0.05)
+        change.setattr(daemon, "servers", hangs)
+        with pytest.raises(SilentError, match="MPS servers"):
+            await daemon._look_for_fault()
+        before = threading.active_count()
+        with pytest.raises(SilentError):
+            await daemon._look_for_fault()
+        assert threading.active_count() <= before, "no second thread waits for it"
+        answers.set()
+    assert await daemon._look_for_fault() == ""
 
 
 async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(control: MpsControl) -> None:
