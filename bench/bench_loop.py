@@ -11,17 +11,19 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
 from bench.loop_cpu import LoopCpu, counted_callbacks
 from partitiond.api.app import create_app
+from partitiond.api.replies import ANSWERS
+from partitiond.controller import planning
+from partitiond.controller.engines import Engine
 from partitiond.controller.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.service import Service, ServiceOptions
@@ -32,9 +34,13 @@ from partitiond.core.partition import SM_PERCENTS, MpsShare, PartitionSize
 from partitiond.core.plan import Certificate, Infeasible, Objective, Placement, Plan, Status
 from partitiond.core.profile import Profile
 from partitiond.core.spec import Demand, ModelSpec
+from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
+from partitiond.daemon import settle_heap
 from partitiond.devices.fake import FakeDevices, fake_gpus
+from partitiond.planner.check import check_plan
 from partitiond.planner.instance import PlanRequest
 from partitiond.ports import EngineHandle, KeyRecord
+from partitiond.serde import prepare, to_stored_json
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import (
     FakeClock,
@@ -61,6 +67,9 @@ READS: Final = (
     "/jobs",
     "/events",
     "/plan",
+    "/plan/convergence",
+    "/drift",
+    "/usage",
     "/keys",
     "/readyz",
 )
@@ -105,11 +114,12 @@ async def everything(size: Size, folder: Path, counted: LoopCpu) -> None:
     fakes = Fakes(size)
     service = fakes.service(store)
     api = create_app(service, admin_token=TOKEN)
-    gc.collect()
+    prepare(ANSWERS)
     await asyncio.sleep(0)
     try:
         counted.step = "start"
         await service.start()
+        settle_heap()
         async with asking(api) as http:
             await steps(service, http, fakes, counted)
         counted.step = "end"
@@ -149,9 +159,18 @@ async def steps(
     await more_passes()
     await begin("plan asked for")
     (await http.post("/plan", json={})).raise_for_status()
-    await begin("plan applied")
+    await begin("POST /plan again, with a plan")
+    fakes.finds = True
+    planning.check_plan = accepted  # type: ignore[attr-defined]
+    shown = await http.post("/plan", json={})
+    shown.raise_for_status()
     plan = by_hand(fakes.asked[-1])
-    service._controller.apply(plan)
+    await begin("POST /plan/apply")
+    applied = await http.post(
+        "/plan/apply", json={"plan_id": shown.json()["plan"]["id"], "allow_outage": True}
+    )
+    applied.raise_for_status()
+    fakes.finds = False
     await begin("engines start")
 
     def all_serve() -> bool:
@@ -164,6 +183,18 @@ async def steps(
     await until(all_serve)
     await begin("passes of the loop")
     await more_passes()
+    await begin("traffic: drift and scaling")
+    for turn in (1, 2, 3):
+        fakes.clock.now += 60.0
+        fakes.proxy.sampled = sample(service._controller.engines, fakes.clock.now, turn)
+        await service._traffic.look()
+        await asyncio.sleep(0)
+    await begin("usage booked")
+    usage: Any = service.usage
+    usage.look()
+    usage.book()
+    await begin("routing table as JSON")
+    to_stored_json(fakes.proxy.table)
     for path in READS:
         await begin(f"GET {path}")
         (await http.get(path)).raise_for_status()
@@ -218,11 +249,14 @@ class Fakes:
         self.resolver, self.proxy = NoArchitectures(), FakeProxy()
         self.profiler, self.clock = FakeProfiler(), FakeClock()
         self.asked: list[PlanRequest] = []
+        self.finds = False
         self.devices = FakeDevices(fake_gpus(HARDWARE, size.gpus, cores=range(64)))
 
-    async def solve(self, request: PlanRequest, **_: object) -> Infeasible:
-        """Find nothing: the planner works in a process of its own."""
+    async def solve(self, request: PlanRequest, **_: object) -> Plan | Infeasible:
+        """Find nothing, or a plan by hand: the planner works in a process of its own."""
         self.asked.append(request)
+        if self.finds:
+            return by_hand(request)
         return Infeasible(("nothing is searched for.",), ())
 
     def service(self, store: SqlStore) -> Service:
@@ -243,13 +277,19 @@ class Fakes:
         )
 
 
+def accepted(*given: Any, **more: Any) -> tuple[str, ...]:
+    """Check a plan, and accept it: one by hand has no certificate."""
+    check_plan(*given, **more)
+    return ()
+
+
 def by_hand(request: PlanRequest) -> Plan:
     """A replica of each model on an MPS share, in turns on all GPUs: nothing is searched for."""
     placements = []
     for number, model in enumerate(request.models):
         device = request.devices[number % len(request.devices)]
-        candidate = model.candidates[0]
-        share = MpsShare(device.id, candidate.memory_bytes, 10)
+        candidate = next(c for c in model.candidates if c.size.mode is SharingMode.MPS)
+        share = MpsShare(device.id, candidate.memory_bytes, candidate.size.sm_percent)
         placements.append(Placement(f"{model.model}-1", model.model, device.id, share, candidate))
     certificate = Certificate(
         Objective.MIN_DEVICES, 1.0, 1.0, 0.0, Status.FEASIBLE, "by hand", seconds=0.0
@@ -263,6 +303,33 @@ def by_hand(request: PlanRequest) -> Plan:
         certificate=certificate,
         explanation=(),
         created_at=NOW,
+    )
+
+
+def sample(engines: Sequence[Engine], at: float, turn: int) -> TrafficSample:
+    """What the proxy counts while all engines work."""
+    return TrafficSample(
+        at,
+        "one proxy",
+        {e.placement.model: ModelCount(arrived=100 * turn) for e in engines},
+        {
+            e.name: ReplicaCount(
+                e.placement.model,
+                e.generation,
+                ok=100 * turn,
+                prompt_tokens=6400 * turn,
+                output_tokens=3200 * turn,
+                service_seconds=40.0 * turn,
+                first_seconds=10.0 * turn,
+                first_count=100 * turn,
+                rest_seconds=30.0 * turn,
+                rest_tokens=3100 * turn,
+                sequence_seconds=40.0 * turn,
+                busy_seconds=30.0 * turn,
+            )
+            for e in engines
+        },
+        {f"key-{n:05d}": {f"{OLD}000": UsageCount(requests=turn)} for n in range(0, 1000, 5)},
     )
 
 

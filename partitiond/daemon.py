@@ -11,6 +11,7 @@ daemon adopts both.
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ import uvicorn
 
 from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
+from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
 from partitiond.clock import SystemClock
 from partitiond.controller.planning import Solve
@@ -51,6 +53,7 @@ from partitiond.ports import DeviceProvider, EngineRunner, Store
 from partitiond.profiler.runner import Profiler
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.run_folder import owned_run_folder
+from partitiond.serde import prepare
 from partitiond.service_settings import (
     Reloading,
     proxy_options,
@@ -59,8 +62,9 @@ from partitiond.service_settings import (
     traced,
 )
 from partitiond.settings import Settings
-from partitiond.store import open_store
+from partitiond.store import SqlStore, open_store
 from partitiond.store.lock import StateLock
+from partitiond.store.opening import BUSY_TIMEOUT_SECONDS
 from partitiond.systemd import keep_informed, stopping
 
 log = logging.getLogger(__name__)
@@ -74,6 +78,9 @@ VARIANT_SECONDS: Final = 2.0
 """How long the start waits for the driver, to know which engine this host takes."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
+STORE_PATIENCE_SECONDS: Final = 0.02
+"""How long a call of the store waits for another process's lock, and the event loop with it. Our
+own transactions elsewhere take microseconds; requests that write wait before, in a thread."""
 SOCKET_NAME: Final = "proxy.sock"
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -107,9 +114,16 @@ def run_daemon(
         held.enter_context(owned_run_folder(settings))
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
-        store = held.enter_context(contextlib.closing(open_store(settings.store_path)))
+        store = held.enter_context(contextlib.closing(_open_store(settings)))
         given = Reloading(settings, reread or (lambda: settings))
         asyncio.run(_run(given, store, listener, tokens=tokens, on_ready=ready_callback))
+
+
+def _open_store(settings: Settings) -> SqlStore:
+    """The store, once no other process holds its lock. Its calls are made in the event loop."""
+    store = open_store(settings.store_path, patience_seconds=STORE_PATIENCE_SECONDS)
+    store.wait_until_writable(BUSY_TIMEOUT_SECONDS)
+    return store
 
 
 def _set_up_logging() -> None:
@@ -167,6 +181,16 @@ def _cannot_listen(host: str, port: int, error: OSError) -> PartitiondError:
         hint="Set [control] host to an address of this machine, and port to one above 1023.",
         facts=facts,
     )
+
+
+def settle_heap() -> None:
+    """Spare the event loop collections of what was read at the start and stays.
+
+    One collection of everything takes more than a tenth of a second with some thousands of
+    profiles, whichever callback it falls into. What ends without a circle is freed as ever.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
@@ -316,6 +340,7 @@ async def _run(
             timeout_graceful_shutdown=API_GRACE_SECONDS,
         )
         server = _ApiServer(config)
+        settle_heap()
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="control API")
         telling = asyncio.create_task(
             keep_informed(
@@ -326,6 +351,7 @@ async def _run(
             ),
             name="service manager",
         )
+        preparing = asyncio.create_task(asyncio.to_thread(prepare, ANSWERS), name="prepare answers")
         compiling = asyncio.create_task(compile_ahead(), name="compile the planner's search")
         try:
             await _until_the_end(
@@ -340,7 +366,7 @@ async def _run(
             telling.cancel()
             compiling.cancel()
             server.should_exit = True
-            await asyncio.gather(telling, compiling, serving, return_exceptions=True)
+            await asyncio.gather(telling, compiling, preparing, serving, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

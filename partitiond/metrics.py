@@ -1,5 +1,6 @@
 """Prometheus metrics of the control plane; the proxy's own figures are appended as they come."""
 
+import threading
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -41,6 +42,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._telling = threading.Lock()
         self._replicas = self._gauge(REPLICAS)
         self._jobs = self._gauge(JOBS)
         self._starts = self._counter(STARTS)
@@ -80,7 +82,7 @@ class Metrics:
         proxy: str,
         shown: Shown | None = None,
     ) -> str:
-        """Prometheus text.
+        """Prometheus text. May be called from any thread: some thousand samples take a while.
 
         Args:
             replicas: as they are now.
@@ -88,12 +90,13 @@ class Metrics:
             proxy: the endpoint's own text; empty where it cannot say.
             shown: everything else.
         """
-        self._set_replicas(replicas)
-        states = Tally(job.state for job in jobs)
-        for state in JobState:
-            self._jobs.labels(state.value).set(states[state])
-        self._shown.shown = shown
-        own = generate_latest(self._registry).decode()
+        with self._telling:
+            self._set_replicas(replicas)
+            states = Tally(job.state for job in jobs)
+            for state in JobState:
+                self._jobs.labels(state.value).set(states[state])
+            self._shown.shown = shown
+            own = generate_latest(self._registry).decode()
         return own + proxy + ("\n" if proxy and not proxy.endswith("\n") else "")
 
     def _set_replicas(self, replicas: Iterable[ReplicaView]) -> None:

@@ -2,14 +2,16 @@
 
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from partitiond import __version__
 from partitiond.api import errors, openapi
 from partitiond.api.actor import ActorScope
 from partitiond.api.auth import AdminAuth
 from partitiond.api.limits import BodyLimit
-from partitiond.api.routes import ROUTERS
+from partitiond.api.profile_rows import ProfileRows
+from partitiond.api.replies import until_writable
+from partitiond.api.routes import ROUTERS, health, ui
 from partitiond.api.schemas import ApiOptions
 from partitiond.api.sessions import Sessions
 from partitiond.ports import ControlService
@@ -48,8 +50,10 @@ def create_app(
     app.state.service = service
     app.state.options = options or ApiOptions()
     app.state.sessions = Sessions(admin_token)
+    app.state.profile_rows = ProfileRows()
     for router in ROUTERS:
-        app.include_router(router)
+        changes = router not in (health.router, ui.router)  # the daemon ends, store or not
+        app.include_router(router, dependencies=[Depends(until_writable)] if changes else [])
     errors.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(ActorScope, sessions=app.state.sessions)

@@ -13,6 +13,8 @@ from partitiond.core import errors as e
 from partitiond.core.replica import IllegalTransitionError
 
 MEDIA_TYPE: Final = "application/problem+json"
+LOCKED_RETRY_SECONDS: Final = 5
+"""Told while another process holds the store's lock; nobody knows how long it will."""
 
 
 class BodyTooLargeError(e.InputError):
@@ -39,6 +41,7 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     BodyTooLargeError: 413,
     e.UnauthorizedError: 401,
     e.StoreError: 503,
+    e.StoreBusyError: 503,
     e.DeviceError: 503,
     e.SilentError: 503,
     e.NotReadyError: 503,
@@ -90,6 +93,8 @@ def problem_response(error: e.PartitiondError, path: str) -> JSONResponse:
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="partitiond"'
+    if isinstance(error, e.StoreBusyError):
+        headers["Retry-After"] = str(LOCKED_RETRY_SECONDS)
     return _response(status, body | {"instance": path}, headers)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, Request, Response
-from fastapi.responses import JSONResponse
 
 from partitiond.api.answers import NewKey
 from partitiond.api.schemas import ApiOptions
@@ -20,15 +19,19 @@ from partitiond.ports import (
     KeyView,
     ModelRecord,
     ModelView,
+    Overview,
     PlanPreview,
     ProfileView,
     PrunableProfile,
     ReplicaView,
 )
-from partitiond.serde import closed, to_jsonable
+from partitiond.serde import closed, to_json_bytes
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 """Answers show the present; none may be kept by a cache."""
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+JSON_TYPE: Final = "application/json"
 
 _VERSION_DIGITS: Final = 18
 """No version has more, and Python refuses to read numbers of thousands of digits."""
@@ -51,6 +54,7 @@ ANSWERS: Final = tuple(
         KeyRecord,
         KeyView,
         NewKey,
+        Overview,
     )
 )
 """What routes answer with. Closed here, before a route's schema is made from them."""
@@ -66,20 +70,30 @@ def _options(request: Request) -> ApiOptions:
     return options
 
 
+async def until_writable(request: Request) -> None:
+    """Let what changes something wait for a store that another process has locked.
+
+    Raises:
+        StoreBusyError: it is locked for too long; nothing was changed.
+    """
+    if request.method not in SAFE_METHODS:
+        await _service(request).until_writable()
+
+
 Service = Annotated[ControlService, Depends(_service)]
 Options = Annotated[ApiOptions, Depends(_options)]
 
 
-def reply(
-    value: object, status: int = 200, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A core value (or a list of them) as JSON."""
-    content = (
-        [to_jsonable(item) for item in value]
-        if isinstance(value, list | tuple)
-        else to_jsonable(value)
-    )
-    return JSONResponse(content, status, {**NO_STORE, **(headers or {})})
+    return reply_bytes(to_json_bytes(value), status, headers)
+
+
+def reply_bytes(
+    body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """What is JSON already."""
+    return Response(body, status, {**NO_STORE, **(headers or {})}, JSON_TYPE)
 
 
 def no_content() -> Response:

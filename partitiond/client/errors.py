@@ -21,6 +21,7 @@ BY_CODE: Final[dict[str, type[e.PartitiondError]]] = {
         e.UnauthorizedError,
         e.NotReadyError,
         e.StoreError,
+        e.StoreBusyError,
         e.DeviceError,
         e.ModelSourceError,
         e.EngineError,

@@ -31,6 +31,7 @@ from partitiond.controller.remeasure import Remeasures
 from partitiond.controller.routes import RoutePolicy
 from partitiond.controller.scaling import Scaling, ScalingOptions
 from partitiond.controller.shelf import ProfileShelf
+from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.traffic import TrafficWatch
 from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
 from partitiond.controller.views import PlacedView, placed_views
@@ -112,6 +113,7 @@ class Parts:
 
     def __init__(self, adapters: Adapters, options: ServiceOptions) -> None:
         self._given = adapters
+        self.store_waits = StoreWaits(adapters.store)
         self._options = options
         self.metrics = Metrics()
         self._known_cut_off: frozenset[str] = frozenset()
@@ -211,7 +213,7 @@ class Parts:
         return placed_views(
             controller.desired,
             controller.engines,
-            name_for=controller.name_for,
+            name_for=controller.names(),
             asleep=controller.sleep.levels,
             fetching={p.model: self.files.progress(p.model) for p in controller.desired},
         )
@@ -316,9 +318,11 @@ class Parts:
             profiler=given.profiler,
             find_device=self.devices.find,
             options=self._options.profiling,
+            until_kept=self.store_waits.to_keep,
         )
         return JobQueue(
             store=given.store,
+            until_kept=self.store_waits.to_keep,
             clock=given.clock,
             journal=self.journal,
             turn=self._job_turn,

@@ -210,12 +210,14 @@ class Derivations:
         best = dict(situation.profiles)
         stale = dict(situation.stale)
         notes: list[str] = []
+        kinds = frozenset((gpu.hardware, gpu.modes, slices_of(gpu)) for gpu in gpus)
+        hardware = {gpu.hardware for gpu in gpus}
         for record in situation.records:
             spec = record.spec
             own = best.get(spec.name, ())
-            if not any(p.hardware == gpu.hardware for p in own for gpu in gpus):
+            if not any(p.hardware in hardware for p in own):
                 continue
-            found = await self._derived(spec, own, gpus, now)
+            found = await self._derived(spec, own, gpus, kinds, now)
             best[spec.name] = (*own, *found.profiles)
             stale |= {new: stale[old] for new, old in found.sources if old in stale}
             notes += found.notes
@@ -229,9 +231,13 @@ class Derivations:
         return wider, tuple(notes)
 
     async def _derived(
-        self, spec: ModelSpec, own: Sequence[Profile], gpus: Sequence[Device], now: str
+        self,
+        spec: ModelSpec,
+        own: Sequence[Profile],
+        gpus: Sequence[Device],
+        kinds: frozenset[object],
+        now: str,
     ) -> Derived:
-        kinds = frozenset((gpu.hardware, gpu.modes, slices_of(gpu)) for gpu in gpus)
         key = (spec, tuple((p.id, p.sharing) for p in own), kinds)
         if key not in self._remembered:
             architectures = await self._architectures(spec, own)

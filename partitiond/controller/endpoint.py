@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from partitiond.controller.journal import Journal
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys import KeyUse
 from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ProxyControl, Store
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.2
 """Pause after the first start that failed; it doubles with each further one. A proxy that is killed
@@ -93,7 +96,7 @@ class Endpoint:
         if self.table is not None and _same_content(self.table, content):
             return
         # After a store was lost its counter starts anew, below what the proxy has seen.
-        self._version = max(self._store.next_counter("routing-version"), self._version + 1)
+        self._version = max(self._counted(), self._version + 1)
         table = dataclasses.replace(content, version=self._version)
         reached(FaultPoint.TABLE_NUMBERED)
         try:
@@ -111,6 +114,17 @@ class Endpoint:
             reached(FaultPoint.TABLE_PUBLISHED)
             self._published.set()
             self._published = asyncio.Event()
+
+    def _counted(self) -> int:
+        """The store's next number; 0 where it cannot be written: a route must be withdrawn, too.
+
+        The proxy says which number it has seen where the next one is too low.
+        """
+        try:
+            return self._store.next_counter("routing-version")
+        except StoreError as error:
+            log.warning("the routing table is numbered without the store: %s", error)
+            return 0
 
     async def told(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
         """Wait until the proxy has a table of which this holds; False when it has not in time."""

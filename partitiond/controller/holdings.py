@@ -1,11 +1,12 @@
 """Which engine is whose, and who holds what. Pure."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from partitiond.controller.engines import Engine
 from partitiond.controller.routes import RoutedEngine
 from partitiond.core.device_room import holds
+from partitiond.core.grouping import grouped
 from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, same_engine
@@ -26,14 +27,20 @@ def held(
     A sleeper holds what it holds asleep; it is promised nothing until it is to wake.
     """
     live = [(engine.name, holds(engine.observed())) for engine in engines if engine.live]
+    running = by_replica(engine for engine in engines if engine.live)
     # A replica that moves holds two: what it runs on, and where it goes.
     coming = [
         (name_for(p), p.partition)
         for p in desired
         if p.model not in asleep
-        and not any(is_engine_of(engine, p) and engine.live for engine in engines)
+        and not any(is_engine_of(engine, p) for engine in running.get(p.replica_id, ()))
     ]
     return (*live, *coming)
+
+
+def by_replica(engines: Iterable[Engine]) -> dict[str, list[Engine]]:
+    """Engines by the id of the replica that they run, in their order."""
+    return grouped(engines, lambda engine: engine.placement.replica_id)
 
 
 def first_starts(engines: Sequence[Engine]) -> tuple[str, ...]:

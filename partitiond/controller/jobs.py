@@ -5,6 +5,7 @@ A job waits visibly: its progress says what for. Which job begins next, and wher
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease
 from partitiond.controller.unfinished import CUT_SHORT, INTERRUPTED
 from partitiond.controller.watchers import Watchers
-from partitiond.core.errors import PartitiondError
+from partitiond.core.errors import PartitiondError, StoreError
 from partitiond.core.hardware import short_device
 from partitiond.core.job_slots import Turn
 from partitiond.core.partition import Partition
@@ -31,6 +32,9 @@ Neighbours = Callable[[], tuple[str, ...]]
 """Jobs that have run on the same device meanwhile, by id; asked when the work is done."""
 Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
+
+UntilKept = Callable[[], Awaitable[None]]
+"""Waits while another process has locked the store, before what must not be lost is written."""
 
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Progress comes several times a second; the store needs it only now and then."""
@@ -74,6 +78,7 @@ class JobQueue:
         turn: Callable[[Sequence[Job], Sequence[Lent], Mapping[str, int]], Turn[Lease]],
         execute: Execute,
         ended: Callable[[Job], None],
+        until_kept: UntilKept,
         hardware_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._store = store
@@ -82,6 +87,7 @@ class JobQueue:
         self._turn = turn
         self._execute = execute
         self._ended = ended
+        self._until_kept = until_kept
         self._hardware_of = hardware_of
         self._queued: dict[str, Job] = {}
         self._passed: dict[str, int] = {}
@@ -261,9 +267,10 @@ class JobQueue:
             if turn.begins is None or turn.lease is None:
                 self._say_waiting(turn.waits)
                 return
+            self._start(self._queued[turn.begins], turn.lease)
+            del self._queued[turn.begins]
             for name in turn.passed:
                 self._passed[name] += 1
-            self._start(self._queued.pop(turn.begins), turn.lease)
 
     async def close(self) -> None:
         """End the running job; queued ones stay queued for the next daemon."""
@@ -296,8 +303,15 @@ class JobQueue:
             if job.progress.message != reason:
                 job = dataclasses.replace(job, progress=Progress("queued", reason))
                 self._queued[name] = job
-                self._store.put_job(job)
+                self._keep_progress(job)
                 self._watchers.changed(name)
+
+    def _keep_progress(self, job: Job) -> None:
+        """How far a job is; a store that cannot be written must end neither job nor pass."""
+        try:
+            self._store.put_job(job)
+        except StoreError as error:
+            log.warning("the progress of %s is not kept: %s", job.id, error)
 
     def _start(self, job: Job, lease: Lease) -> None:
         job = dataclasses.replace(
@@ -339,6 +353,9 @@ class JobQueue:
             # A defect in one job must end that job, not the queue.
             log.exception("job %s broke", running.job.id)
             error = f"{type(broke).__name__}: {broke}"
+        if not self._closed:
+            with contextlib.suppress(asyncio.CancelledError):  # then it ends now, kept or not
+                await self._until_kept()
         self._end(running, state, error, result)
 
     def _end(self, running: _Running, state: JobState, error: str, result: str | None) -> None:
@@ -360,7 +377,7 @@ class JobQueue:
         now = self._clock.monotonic()
         if now - running.kept_at >= KEEP_PROGRESS_SECONDS:
             running.kept_at = now
-            self._store.put_job(running.job)
+            self._keep_progress(running.job)
         self._watchers.changed(running.job.id)
 
     def _finish(

@@ -1,9 +1,10 @@
 """What happened, why, and who asked for it: written to the store from anywhere."""
 
 import collections
-import dataclasses
+import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
@@ -16,20 +17,13 @@ from partitiond.ports.actor import current_actor
 log = logging.getLogger("partitiond.events")
 
 MOST_CHANGES_TOLD: Final = 200
-"""Of one plan; each is a write of its own, and nobody reads a thousand of them."""
+"""Of one plan; nobody reads a thousand of them."""
 
 
+MOST_AT_ONCE: Final = 250
+"""Events of one transaction, some tens of milliseconds."""
 MOST_UNSAVED: Final = 1000
 """Kept in memory while the store cannot be written; the oldest go first, and are in the log."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Unsaved:
-    at: str
-    kind: str
-    subject: str
-    message: str
-    actor: str
 
 
 class Journal:
@@ -41,7 +35,8 @@ class Journal:
         self._happened = happened
         self._store = store
         self._clock = clock
-        self._unsaved: collections.deque[_Unsaved] = collections.deque(maxlen=MOST_UNSAVED)
+        self._unsaved: collections.deque[Event] = collections.deque(maxlen=MOST_UNSAVED)
+        self._together = False
         self.problem = ""
 
     def note(self, kind: str, subject: str, message: str) -> None:
@@ -51,19 +46,31 @@ class Journal:
         """
         actor = current_actor()
         log.info("%s %s: %s%s", kind, subject, message, f" ({actor})" if actor else "")
-        self._unsaved.append(_Unsaved(self._clock.utc_iso(), kind, subject, message, actor))
-        self.save()
+        self._unsaved.append(Event(0, self._clock.utc_iso(), kind, subject, message, actor))
+        if not self._together:
+            self.save()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Store what is noted meanwhile at its end, in one transaction: each takes a millisecond.
+
+        Nothing is awaited meanwhile: what was begun in it goes on once its events are stored.
+        """
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            self.save()
 
     def save(self) -> None:
         """Store what could not be stored before, in its order; called after each pass, too."""
         try:
             while self._unsaved:
-                one = self._unsaved[0]
-                event = self._store.add_event(
-                    one.at, one.kind, one.subject, one.message, actor=one.actor
-                )
-                self._unsaved.popleft()
-                self._happened(event)
+                stored = self._store.add_events([*itertools.islice(self._unsaved, MOST_AT_ONCE)])
+                for event in stored:
+                    self._unsaved.popleft()
+                    self._happened(event)
         except PartitiondError as error:
             if str(error) != self.problem:
                 log.error("events cannot be stored: %s", error)
@@ -76,12 +83,14 @@ class Journal:
     ) -> None:
         """One event for each replica that a plan changes, with the plan's id and the reason."""
         changes = replica_changes(new, old, devices=devices, registered=registered)
-        for change in changes[:MOST_CHANGES_TOLD]:
-            self.note(
-                change.kind.value,
-                change.replica_id,
-                f"{new.id}: {change.what}; {change.why.rstrip('.')}.",
-            )
         left = len(changes) - MOST_CHANGES_TOLD
-        if left > 0:
-            self.note("replicas-change", new.id, f"{left} further replicas start, move or stop.")
+        with self.together():
+            for change in changes[:MOST_CHANGES_TOLD]:
+                self.note(
+                    change.kind.value,
+                    change.replica_id,
+                    f"{new.id}: {change.what}; {change.why.rstrip('.')}.",
+                )
+            if left > 0:
+                told = f"{left} further replicas start, move or stop."
+                self.note("replicas-change", new.id, told)

@@ -1,5 +1,6 @@
 """From a placement to what an engine is started with. Pure."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -65,7 +66,7 @@ def cores_for(
     """
     if isinstance(placement.partition, CpuCores):
         return placement.partition.cores
-    uses = {core: sum(core in launch.cores for launch in others) for core in device.cores}
+    uses = Counter(core for launch in others for core in launch.cores)
     wanted = max(1, placement.candidate.size.cores)
 
     def least_used(cores: Sequence[int]) -> list[int]:

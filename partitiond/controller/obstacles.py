@@ -97,6 +97,7 @@ class ObstacleDesk:
         self._unstarted: tuple[FailedStarts, ...] = ()
         self._started_at: dict[str, float] = {}
         self.present: Mapping[str, Obstacle] = {}
+        self._releases: dict[tuple[str, str], tuple[ModelSpec, str]] = {}
         self.planned_before: frozenset[str] = frozenset()
 
     @property
@@ -154,7 +155,7 @@ class ObstacleDesk:
             listed = spec is not None and (
                 not variant or any(v.name == variant for v in spec.variants)
             )
-            return release_of(spec.as_variant(variant)) if spec is not None and listed else None
+            return self._release(spec, variant) if spec is not None and listed else None
 
         engines = [engine.observed() for engine in self._controller.engines]
         now = self._clock.utc_iso()
@@ -175,6 +176,14 @@ class ObstacleDesk:
         kept = (self.planned_before - ready.keys()) & specs.keys()
         self.planned_before = kept | (planned & found.keys())
         self._take(found, specs)
+
+    def _release(self, spec: ModelSpec, variant: str) -> str:
+        """Digest of a listed form, made anew only of another specification."""
+        key = spec.name, variant
+        known = self._releases.get(key)
+        if known is None or known[0] is not spec:
+            known = self._releases[key] = spec, release_of(spec.as_variant(variant))
+        return known[1]
 
     def _obstacle(self, spec: ModelSpec, ready: frozenset[str], now: str) -> Obstacle | None:
         facts = Facts(

@@ -10,12 +10,11 @@ from partitiond import __version__
 from partitiond.controller.derived import ArchitectureOf, Derivations
 from partitiond.controller.overview_parts import (
     device_overviews,
-    frontier_views,
-    model_overview,
+    model_overviews,
     replica_overview,
 )
 from partitiond.controller.situation import Situation
-from partitiond.controller.targets import best_profiles
+from partitiond.controller.targets import BestProfiles
 from partitiond.controller.views import PlacedView
 from partitiond.core.convergence import NOTHING_APPLIED, Convergence
 from partitiond.core.errors import PartitiondError
@@ -95,6 +94,7 @@ class OverviewDesk:
         self._read_at = float("-inf")
         self._profiles: dict[str, tuple[int, str, float, tuple[Profile, ...]]] = {}
         self._reading = asyncio.Lock()
+        self._own = BestProfiles(sources.store.profiles)
 
     async def overview(self, window_seconds: float = WINDOW_SECONDS) -> Overview:
         """Everything at this moment, rates and means over the last `window_seconds`."""
@@ -103,29 +103,14 @@ class OverviewDesk:
         models = given.models()
         plan, devices = given.plan(), tuple(given.devices())
         profiles = await self._best([view.record for view in models], devices, plan)
-        window, expected = given.window(window_seconds), given.forecasts()
+        window, expected = given.window(window_seconds), dict(given.forecasts())
         placed = self._replicas(devices, plan, window)
-        return Overview(
+        shown = Overview(
             at=given.clock.utc_iso(),
             version=__version__,
             window_seconds=window.seconds,
             devices=device_overviews(devices, placed, readings),
-            models=tuple(
-                model_overview(
-                    view,
-                    plan=plan,
-                    replicas=placed,
-                    traffic=window.models.get(view.record.spec.name),
-                    frontiers=frontier_views(
-                        view.record.spec.name,
-                        profiles.get(view.record.spec.name, ()),
-                        plan,
-                        placed,
-                    ),
-                    forecast=expected.get(view.record.spec.name),
-                )
-                for view in models
-            ),
+            models=(),
             replicas=tuple(placed),
             jobs=tuple(sorted(given.jobs(), key=_waits_or_ended)[:JOBS_SHOWN]),
             plan_id=plan.id if plan is not None else "",
@@ -134,6 +119,17 @@ class OverviewDesk:
             last_event=max((event.id for event in given.store.events(0, 1)), default=0),
             convergence=given.convergence(),
         )
+        # The figures of some hundred models with their frontiers: of values that do not change.
+        overviews = await asyncio.to_thread(
+            model_overviews,
+            models,
+            plan=plan,
+            replicas=placed,
+            window=window,
+            profiles=profiles,
+            expected=expected,
+        )
+        return dataclasses.replace(shown, models=overviews)
 
     def _replicas(
         self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow
@@ -179,7 +175,7 @@ class OverviewDesk:
             version, of_plan, at, profiles = self._profiles.get(name, (0, "", 0.0, ()))
             fresh = version == record.version and of_plan == plan_id
             if not fresh or now - at >= PROFILE_SECONDS:
-                own = best_profiles(record.spec, self.sources.store.profiles(name))
+                own = self._own.of(record.spec)
                 profiles = await self._with_derived(record, own, devices, plan)
                 self._profiles[name] = (record.version, plan_id, now, profiles)
             found[name] = profiles

@@ -6,12 +6,13 @@ from typing import Final
 
 from partitiond.controller.views import PlacedView
 from partitiond.controller.watching import engine_bytes
+from partitiond.core.grouping import grouped
 from partitiond.core.hardware import HARDWARE, Device, MigProfile, SharingMode
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES
 from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
-from partitiond.core.plan import Plan
+from partitiond.core.plan import ModelForecast, Plan
 from partitiond.core.profile import Profile
-from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.traffic import ModelTraffic, ReplicaTraffic, TrafficWindow
 from partitiond.ports import (
     DeviceOverview,
     DeviceReading,
@@ -145,7 +146,7 @@ def frontier_views(
         model: its name.
         profiles: the best of each hardware and size, derived ones that are planned with included.
         plan: the applied plan.
-        replicas: of all models.
+        replicas: of this model, or of more.
     """
     placements = [p for p in (plan.wanted if plan is not None else ()) if p.model == model]
     of_replica = {p.replica_id: p.candidate.profile_id for p in placements}
@@ -205,10 +206,45 @@ def size_in_words(profile: Profile) -> str:
             return "whole device"
 
 
+def model_overviews(
+    models: Sequence[ModelView],
+    *,
+    plan: Plan | None,
+    replicas: Sequence[ReplicaOverview],
+    window: TrafficWindow,
+    profiles: Mapping[str, Sequence[Profile]],
+    expected: Mapping[str, float | None],
+) -> tuple[ModelOverview, ...]:
+    """All models.
+
+    Args:
+        models: as people see them.
+        plan: the applied plan.
+        replicas: of all models.
+        window: what they did.
+        profiles: the best ones by model.
+        expected: requests/s that autoscaling expects, by model; absent where it does not look.
+    """
+    own = grouped(replicas, lambda replica: replica.model)
+    forecasts = {one.model: one for one in (plan.forecasts if plan is not None else ())}
+    return tuple(
+        model_overview(
+            view,
+            planned=forecasts.get(name),
+            replicas=own.get(name, ()),
+            traffic=window.models.get(name),
+            frontiers=frontier_views(name, profiles.get(name, ()), plan, own.get(name, ())),
+            forecast=expected.get(name),
+        )
+        for view in models
+        for name in [view.record.spec.name]
+    )
+
+
 def model_overview(
     view: ModelView,
     *,
-    plan: Plan | None,
+    planned: ModelForecast | None,
     replicas: Sequence[ReplicaOverview],
     traffic: ModelTraffic | None,
     frontiers: tuple[FrontierView, ...],
@@ -218,15 +254,14 @@ def model_overview(
 
     Args:
         view: as people see it.
-        plan: the applied plan.
-        replicas: of all models.
+        planned: what the applied plan predicts for it.
+        replicas: its own.
         traffic: over the window.
         frontiers: of its best profiles.
         forecast: requests/s that autoscaling expects; None where it does not look.
     """
     name = view.record.spec.name
-    serving = [r for r in replicas if r.model == name and r.state == _SERVING]
-    planned = next((f for f in (plan.forecasts if plan else ()) if f.model == name), None)
+    serving = [replica for replica in replicas if replica.state == _SERVING]
     return ModelOverview(
         name=name,
         availability=view.availability,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from partitiond.controller.demands import KnownDemands
 from partitiond.controller.derived import Derivations
 from partitiond.controller.engines import Engine
 from partitiond.controller.expectations import stakes_of
@@ -16,11 +17,10 @@ from partitiond.controller.plan_worlds import (
     demands_of,
     proven_impossible,
     told,
-    usable,
 )
 from partitiond.controller.situation import Situation
 from partitiond.controller.start_times import StartTimes
-from partitiond.controller.targets import best_profiles
+from partitiond.controller.targets import BestProfiles
 from partitiond.core.beside import beside_what_runs
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
@@ -32,6 +32,7 @@ from partitiond.core.plan import (
     MOVE_PRICE,
     Certificate,
     Infeasible,
+    ModelDemand,
     ModelForecast,
     Objective,
     Placement,
@@ -49,7 +50,6 @@ from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import Sleeper, host_memory
 from partitiond.core.spec import ModelSpec
 from partitiond.core.units import Bytes
-from partitiond.planner.candidates import candidates_for
 from partitiond.planner.changes import parse_changes
 from partitiond.planner.check import check_plan
 from partitiond.planner.flow import Solving, run_flow_async
@@ -192,6 +192,8 @@ class PlanDesk:
         self.effective: Callable[[ModelSpec], ModelSpec] = lambda spec: spec
         self._architecture_of = architecture_of
         self._derivations = Derivations(architecture_of)
+        self.best = BestProfiles(store.profiles)
+        self._demands = KnownDemands()
         self._store = store
         self._clock = clock
         self._solve = solve
@@ -236,9 +238,7 @@ class PlanDesk:
             else record
             for record in self._store.models()
         )
-        best = {
-            r.spec.name: best_profiles(r.spec, self._store.profiles(r.spec.name)) for r in records
-        }
+        best = {r.spec.name: self.best.of(r.spec) for r in records}
         # Where only plans made by themselves heed it, a plan rests on the same profiles either way.
         asked = {name for name, obstacle in obstacles.items() if obstacle.only_by_itself}
         profiles = tuple(
@@ -292,7 +292,8 @@ class PlanDesk:
         check_asked_models(asked, situation)
         fingerprint_of = situation.fingerprint
         situation, notes = await self._derivations.widened(situation, self._clock.utc_iso())
-        request = self._request(situation, asked, may_search=may_search)
+        models = await self._demands.of(situation)
+        request = self._request(situation, models, asked, may_search=may_search)
         specs = tuple(r.spec for r in situation.planned)
         world = World(specs, situation.free_devices, request.objective)
         demands = await demands_of(situation, asked, self._architecture_of, self._clock.utc_iso())
@@ -338,7 +339,8 @@ class PlanDesk:
         if isinstance(outcome, Infeasible):
             return outcome
         request = step.request
-        violations = check_plan(
+        violations = await asyncio.to_thread(
+            check_plan,
             outcome,
             request.models,
             host_memory_bytes=request.host_memory_bytes,
@@ -408,23 +410,16 @@ class PlanDesk:
         return f"plan-{self._store.next_counter('plan')}"
 
     def _request(
-        self, situation: Situation, asked: PlanQuestion, *, may_search: bool
+        self,
+        situation: Situation,
+        models: tuple[ModelDemand, ...],
+        asked: PlanQuestion,
+        *,
+        may_search: bool,
     ) -> PlanRequest:
-        hardware = tuple(sorted({device.hardware for device in situation.devices}))
-        profiles, stale = dict(situation.profiles), dict(situation.stale)
-        corrections = dict(situation.corrections)
         return PlanRequest(
             devices=situation.free_devices,
-            models=tuple(
-                candidates_for(
-                    record.spec,
-                    usable(profiles[record.spec.name], record, situation),
-                    hardware,
-                    stale,
-                    corrections,
-                )
-                for record in situation.planned
-            ),
+            models=models,
             running=situation.running,
             objective=asked.objective or self._options.objective,
             time_limit_seconds=self._options.time_limit_seconds,

@@ -27,7 +27,6 @@ from partitiond.controller.planning import (
 )
 from partitiond.controller.situation import Situation
 from partitiond.controller.solves import AskedPlans
-from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, InputError, NotReadyError
 from partitiond.core.hardware import Device
@@ -350,7 +349,7 @@ class Plans:
         return stranded(desired, self._devices.devices) or any(cut_off)
 
     def _best(self, name: str) -> tuple[Profile, ...]:
-        return best_profiles(self._store.model(name).spec, self._store.profiles(name))
+        return self._desk.best.of(self._store.model(name).spec)
 
     def _touches_running(self, preview: PlanPreview) -> bool:
         """Against what has a process: a replica that is wanted but not started moves freely.

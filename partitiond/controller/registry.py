@@ -14,10 +14,10 @@ from partitiond.controller.obstacles import ObstacleDesk, failed_profiles
 from partitiond.controller.plans import Plans
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
 from partitiond.controller.staleness import Staleness, stale_note
-from partitiond.controller.targets import Target, best_profiles, profile_targets, unmeasured
+from partitiond.controller.targets import BestProfiles, Target, profile_targets, unmeasured
 from partitiond.controller.unfinished import interrupted_jobs, removed_models, unbegun
 from partitiond.controller.variants import form_architectures, form_estimates, other_form
-from partitiond.controller.views import model_note, model_view
+from partitiond.controller.views import SeenModels, model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.architecture import Architecture
 from partitiond.core.drift_follow import REASON
@@ -25,7 +25,6 @@ from partitiond.core.engine_task import EngineTask, require_measurable
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.obstacles import Obstacle, ObstacleKind
 from partitiond.core.profile import Profile
-from partitiond.core.routing import ModelAvailability
 from partitiond.core.sleep import said_asleep
 from partitiond.core.spec import ModelSpec
 from partitiond.core.spec_changes import changes
@@ -81,6 +80,7 @@ class Registry:
     ) -> None:
         self._obstacles = obstacles
         self._store = store
+        self._best_profiles = BestProfiles(store.profiles)
         self._resolver = resolver
         self._clock = clock
         self._journal = journal
@@ -172,7 +172,7 @@ class Registry:
             for target in unmeasured(spec.as_variant(name), targets, own):
                 wanted[self._params(target, name)] = NOT_MEASURED
         done = {(job.params, job.reason) for job in self._jobs.ended(spec.name)}
-        for stale in self._staleness.to_measure_again(best_profiles(spec, profiles)):
+        for stale in self._staleness.to_measure_again(self._best(spec)):
             for target in targets:
                 if (target.device.hardware, target.size) == (stale.hardware, stale.size):
                     params = self._params(target, stale.variant)
@@ -197,27 +197,38 @@ class Registry:
                 self._measure(spec, targets)
 
     def _best(self, spec: ModelSpec) -> Sequence[Profile]:
-        return best_profiles(spec, self._store.profiles(spec.name))
+        return self._best_profiles.of(spec)
 
     def models(self) -> Sequence[ModelView]:
         """All models."""
-        jobs = self._jobs.jobs()
-        return [self._model_view(record, jobs) for record in self._store.models()]
+        seen = self._seen_now()
+        return [self._model_view(record, seen) for record in self._store.models()]
 
     def model(self, name: str) -> ModelView:
         """Raises NotFoundError."""
-        return self._model_view(self._store.model(name), self._jobs.jobs())
+        return self._model_view(self._store.model(name), self._seen_now())
 
-    def _model_view(self, record: ModelRecord, jobs: Sequence[Job]) -> ModelView:
+    def _seen_now(self) -> SeenModels:
+        table = self._endpoint.table
+        return SeenModels.of(
+            self._jobs.jobs(),
+            self._controller.plan,
+            self._controller.engines,
+            table.models if table is not None else (),
+        )
+
+    def _model_view(self, record: ModelRecord, seen: SeenModels) -> ModelView:
         name = record.spec.name
-        engines, plan = self._controller.engines, self._controller.plan
+        jobs, planned = seen.jobs.get(name, ()), seen.planned.get(name, ())
+        engines = seen.engines.get(name, ())
         best = self._best(record.spec)
         level = self._controller.sleep.levels.get(name, 0)
         obstacle = self._obstacle(record, jobs)
         note = model_note(
             name,
             jobs=jobs,
-            plan=plan,
+            plan=self._controller.plan,
+            planned=planned,
             engines=engines,
             chain_note=self._plans.chain.note,
             fetching=self._files.progress(name),
@@ -226,8 +237,8 @@ class Registry:
         )
         return model_view(
             record,
-            availability=self._availability(name),
-            plan=plan,
+            availability=seen.availability(name),
+            planned=planned,
             engines=engines,
             profiles=best,
             note=f"{said_asleep(level)} {note}".strip(),
@@ -242,14 +253,6 @@ class Registry:
         desired = self._controller.desired
         failed = failed_profiles((record,), lambda _: self._best(record.spec), jobs, desired)
         return failed.get(name)
-
-    def _availability(self, name: str) -> ModelAvailability:
-        table = self._endpoint.table
-        routes = table.models if table is not None else ()
-        return next(
-            (route.availability for route in routes if route.name == name),
-            ModelAvailability.UNAVAILABLE,
-        )
 
     async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
         """Replace the spec of a model; a changed workload or demand goes through the chain again.

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from partitiond.core import routing
+from partitiond.core.grouping import grouped
 from partitiond.core.instants import unix_seconds
 from partitiond.core.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.plan import Placement
@@ -144,21 +145,25 @@ def routing_from(
         ending: the daemon ends, and all engines with it.
     """
     specs = {record.spec.name: record.spec for record in models}
+    # Made at each pass: every model is shown its own engines and places, and no other's.
+    placed = grouped(desired, lambda placement: placement.model)
+    running = grouped(engines, lambda engine: engine.observed.placement.model)
+
+    def route(record: ModelRecord) -> ModelRoute:
+        name = record.spec.name
+        wanted, own = placed.get(name, ()), running.get(name, ())
+        return _model_route(
+            record,
+            availability_of(name, wanted, own, asleep, waited_for, ending=ending),
+            name in asleep,
+            _patient(policy) if name in waited_for else policy,
+            [e.observed.placement for e in own if _serves(e)],
+            ready_at=ready_at.get(name, 0.0),
+        )
+
     return RoutingTable(
         version=version,
-        models=tuple(
-            _model_route(
-                record,
-                availability_of(
-                    record.spec.name, desired, engines, asleep, waited_for, ending=ending
-                ),
-                record.spec.name in asleep,
-                _patient(policy) if record.spec.name in waited_for else policy,
-                [e.observed.placement for e in engines if _serves(e)],
-                ready_at=ready_at.get(record.spec.name, 0.0),
-            )
-            for record in models
-        ),
+        models=tuple(route(record) for record in models),
         replicas=tuple(
             _replica_route(engine, specs.get(engine.observed.placement.model))
             for engine in engines

@@ -111,6 +111,7 @@ class Service:
         self._plans, self._registry, self._cordons = parts.plans, parts.registry, parts.cordons
         self._keys, self._background = parts.keys, Background(parts.background)
         self._traffic, self._obstacles = parts.traffic, parts.obstacles
+        self._store_waits = parts.store_waits
         self._placed, self._look_for_cut_off = parts.placed, parts.look_for_cut_off
         self._controller.after_pass = self._after_pass
         self.overview: Overviews = parts.overview
@@ -143,6 +144,7 @@ class Service:
             self._controller.name_devices()
             # Read once, here: parsing some thousands of profiles takes seconds of the loop.
             await asyncio.to_thread(self._store.profiles)
+            await asyncio.to_thread(self._store.keys)
             self._jobs.recover()
             self._registry.resume()
         except Exception:
@@ -232,6 +234,14 @@ class Service:
         self._jobs.poke()
         if self._devices.looked:  # a plan without devices would end what is only not seen yet
             self._plans.chain.consider()
+
+    async def until_writable(self) -> None:
+        """Wait, for some seconds, for a store that another process has locked.
+
+        Raises:
+            StoreBusyError: it is locked for longer; nothing was changed.
+        """
+        await self._store_waits.until_writable()
 
     # -- models ----------------------------------------------------------------------------
 
@@ -420,7 +430,8 @@ class Service:
             scaling=tuple(self.scaling.views()),
         )
         text = await self._endpoint.metrics_text()
-        return self._metrics.text(self.replicas(), self.jobs(), text, shown)
+        seen = self.replicas(), self.jobs()
+        return await asyncio.to_thread(self._metrics.text, *seen, text, shown)
 
     # -- keys ------------------------------------------------------------------------------
 

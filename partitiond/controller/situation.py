@@ -1,6 +1,7 @@
 """What a plan is made from, at one moment, and when a plan made from it is outdated."""
 
 import dataclasses
+import functools
 import hashlib
 
 from partitiond.controller.leases import devices_beside_leases
@@ -106,6 +107,7 @@ class Situation:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+@functools.lru_cache(maxsize=1024)
 def _version_of_spec(spec: ModelSpec) -> str:
     """A model without what only the proxy looks at: a plan made before fits a new alias, too.
 

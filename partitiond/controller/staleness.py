@@ -87,6 +87,8 @@ class Staleness:
         self._fetched_revision = fetched_revision
         self._engine_version = engine_version
         self._devices = devices
+        self._known: dict[str, tuple[object, dict[str, tuple[Profile, tuple[str, ...]]]]] = {}
+        self._drivers: tuple[Sequence[Device], dict[str, str]] = ((), {})
 
     def current_of(self, profile: Profile) -> Current:
         """What runs now where this profile was measured."""
@@ -100,13 +102,36 @@ class Staleness:
 
     def reasons(self, profile: Profile) -> tuple[str, ...]:
         """Why it is stale; empty where it is not, or nothing is known to compare it with."""
-        now = self.current_of(profile)
-        return stale_reasons(
-            profile,
-            model_revision=now.model_revision,
-            engine_version=now.engine_version,
-            driver=now.driver,
-        )
+        # Asked of every profile for each plan and list: compared anew only once anything changed.
+        basis = self._basis(profile.model)
+        known = self._known.get(profile.model)
+        if known is None or known[0] != basis:
+            known = self._known[profile.model] = basis, {}
+        found = known[1].get(profile.id)
+        if found is None or found[0] is not profile:
+            now = self.current_of(profile)
+            reasons = stale_reasons(
+                profile,
+                model_revision=now.model_revision,
+                engine_version=now.engine_version,
+                driver=now.driver,
+            )
+            found = known[1][profile.id] = profile, reasons
+        return found[1]
+
+    def _basis(self, model: str) -> tuple[object, ...]:
+        """What the staleness of a model's profiles rests on."""
+        devices = self._devices()
+        if self._drivers[0] is not devices:
+            drivers: dict[str, str] = {}
+            for device in devices:  # the first one of its kind counts
+                drivers.setdefault(device.hardware, device.driver)
+            if drivers != self._drivers[1]:
+                self._drivers = devices, drivers
+            else:
+                self._drivers = devices, self._drivers[1]
+        revision, version = self._fetched_revision(model), self._engine_version()
+        return self._spec_of(model), revision, version, self._drivers[1]
 
     def to_measure_again(self, profiles: Iterable[Profile]) -> tuple[StaleTarget, ...]:
         """Of these profiles, the measured ones whose model or engine changed since."""

@@ -1,7 +1,7 @@
 """What a model is profiled on, and which profiles speak for it. Pure."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from partitiond.controller.profile_partition import slices_of
@@ -130,6 +130,26 @@ def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile
         for profile in best.values()
         if profile.kind is not ProfileKind.ESTIMATED or profile.hardware not in real
     )
+
+
+class BestProfiles:
+    """`best_profiles` of models, looked for anew where the model or its profiles changed.
+
+    Args:
+        profiles: of a model, newest first; the same object as long as there are no others.
+    """
+
+    def __init__(self, profiles: Callable[[str], Sequence[Profile]]) -> None:
+        self._profiles = profiles
+        self._known: dict[str, tuple[ModelSpec, Sequence[Profile], tuple[Profile, ...]]] = {}
+
+    def of(self, spec: ModelSpec) -> tuple[Profile, ...]:
+        """The best of a model as it is given."""
+        kept = self._profiles(spec.name)
+        known = self._known.get(spec.name)
+        if known is None or known[1] is not kept or known[0] != spec:
+            known = self._known[spec.name] = spec, kept, best_profiles(spec, kept)
+        return known[2]
 
 
 def best_kind(profiles: Collection[Profile]) -> ProfileKind | None:

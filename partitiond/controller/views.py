@@ -1,13 +1,15 @@
 """What people see of models and replicas. Pure."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Self
 
 from partitiond.controller.diagnosis import first_line
 from partitiond.controller.engines import Engine
-from partitiond.controller.holdings import own_engine
+from partitiond.controller.holdings import by_replica, own_engine
 from partitiond.controller.targets import best_kind
 from partitiond.core.device_room import holds
+from partitiond.core.grouping import grouped
 from partitiond.core.hardware import short_device
 from partitiond.core.observation import HOPELESS_FAILURES, LIVE
 from partitiond.core.obstacles import Obstacle
@@ -15,7 +17,7 @@ from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, Plan
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.replica import ReplicaState
-from partitiond.core.routing import ModelAvailability
+from partitiond.core.routing import ModelAvailability, ModelRoute
 from partitiond.ports import Job, JobState, ModelRecord, ModelView, ReplicaView
 
 
@@ -30,6 +32,42 @@ class PlacedView:
     view: ReplicaView
     placement: Placement
     holds: Partition | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SeenModels:
+    """What lists of all models look up for each of them, by its name.
+
+    Attributes:
+        jobs: newest first.
+        planned: places of the applied plan.
+    """
+
+    jobs: Mapping[str, Sequence[Job]]
+    planned: Mapping[str, Sequence[Placement]]
+    engines: Mapping[str, Sequence[Engine]]
+    routes: Mapping[str, ModelRoute]
+
+    @classmethod
+    def of(
+        cls,
+        jobs: Iterable[Job],
+        plan: Plan | None,
+        engines: Iterable[Engine],
+        routes: Iterable[ModelRoute],
+    ) -> Self:
+        """All of it, gone through once."""
+        return cls(
+            grouped(jobs, lambda job: job.subject),
+            grouped(plan.wanted if plan is not None else (), lambda placement: placement.model),
+            grouped(engines, lambda engine: engine.placement.model),
+            {route.name: route for route in routes},
+        )
+
+    def availability(self, model: str) -> ModelAvailability:
+        """As the endpoint was told last."""
+        route = self.routes.get(model)
+        return route.availability if route is not None else ModelAvailability.UNAVAILABLE
 
 
 def placed_views(
@@ -49,9 +87,10 @@ def placed_views(
         asleep: models that are to sleep: nothing of theirs is started.
         fetching: what the fetch of a model's files says, by model name.
     """
-    owns = {p.replica_id: own_engine(p, engines) for p in desired}
-    again = [owns[p.replica_id] for p in desired if p.model not in asleep]
-    found = [_engine_view(engine, engine in again) for engine in engines]
+    of_replica = by_replica(engines)
+    owns = {p.replica_id: own_engine(p, of_replica.get(p.replica_id, ())) for p in desired}
+    again = {id(owns[p.replica_id]) for p in desired if p.model not in asleep}
+    found = [_engine_view(engine, id(engine) in again) for engine in engines]
     found += [
         _coming_view(p, name_for(p), p.model in asleep, fetching.get(p.model, ""))
         for p in desired
@@ -115,21 +154,15 @@ def model_view(
     record: ModelRecord,
     *,
     availability: ModelAvailability,
-    plan: Plan | None,
+    planned: Sequence[Placement],
     engines: Sequence[Engine],
     profiles: Sequence[Profile],
     note: str,
     asleep: int = 0,
     obstacle: Obstacle | None = None,
 ) -> ModelView:
-    """One model; `profiles` are the best ones that speak for it."""
-    name = record.spec.name
-    planned = [p for p in (plan.wanted if plan is not None else ()) if p.model == name]
-    serving = [
-        engine
-        for engine in engines
-        if engine.placement.model == name and engine.state is ReplicaState.SERVING
-    ]
+    """One model; places and engines are its own, `profiles` the best ones that speak for it."""
+    serving = [engine for engine in engines if engine.state is ReplicaState.SERVING]
     return ModelView(
         record=record,
         availability=availability.value,
@@ -148,6 +181,7 @@ def model_note(
     *,
     jobs: Sequence[Job],
     plan: Plan | None,
+    planned: Sequence[Placement],
     engines: Sequence[Engine],
     chain_note: str,
     fetching: str,
@@ -160,7 +194,8 @@ def model_note(
         name: the model.
         jobs: all jobs, newest first.
         plan: the applied plan.
-        engines: all engines.
+        planned: its places in that plan.
+        engines: its own.
         chain_note: what the chain last said.
         fetching: what the fetch of its files says.
         stale: what is stale about its profiles, and what to do.
@@ -174,18 +209,13 @@ def model_note(
     if obstacle is not None:
         return str(obstacle)
     broken = [
-        e
-        for e in engines
-        if e.placement.model == name
-        and e.state is ReplicaState.FAILED
-        and e.failures >= HOPELESS_FAILURES
+        e for e in engines if e.state is ReplicaState.FAILED and e.failures >= HOPELESS_FAILURES
     ]
     if broken:
         engine = broken[0]
         return f"{engine.name} failed {engine.failures} times: {first_line(engine.last_error)}"
-    planned = plan is not None and any(p.model == name for p in plan.wanted)
     if planned:
-        failed = any(e.placement.model == name and e.state is ReplicaState.FAILED for e in engines)
+        failed = any(e.state is ReplicaState.FAILED for e in engines)
         return fetching or _measured_again(own) or stale or (chain_note if failed else "")
     return _why_unplanned(name, own, plan, chain_note)
 

@@ -11,7 +11,7 @@ from partitiond.core.errors import NotReadyError, PartitiondError, SilentError
 from partitiond.core.hardware import Device, DeviceDetails, headroom_bytes, silent_device
 from partitiond.core.health import Health
 from partitiond.core.observation import Unknown
-from partitiond.core.plan import Plan
+from partitiond.core.plan import Plan, model_of
 from partitiond.core.spec import ModelSpec
 from partitiond.looks import SILENT_SECONDS, Looks
 from partitiond.ports import (
@@ -265,6 +265,7 @@ class ModelFiles:
         self._wake = wake
         self._retry_seconds = retry_seconds
         self._fetches: dict[str, _Fetch] = {}
+        self._keys_of: dict[str, dict[str, None]] = {}  # of fetches, by model, in their order
         self.problems: dict[str, str] = {}
         self.failures: dict[str, int] = {}
 
@@ -317,12 +318,13 @@ class ModelFiles:
             self._drop(key)
 
     def _keys(self, name: str) -> list[str]:
-        return [key for key in self._fetches if key.partition(":")[0] == name]
+        return list(self._keys_of.get(name, ()))
 
     def _drop(self, key: str) -> None:
         fetch = self._fetches.pop(key, None)
         if fetch is not None:
             fetch.task.cancel()
+            self._keys_of.get(model_of(key), {}).pop(key, None)
         self.problems.pop(key, None)
         self.failures.pop(key, None)
 
@@ -341,6 +343,7 @@ class ModelFiles:
         task = asyncio.ensure_future(self._resolver.resolve(spec, tell))
         fetch = _Fetch(spec, task)
         self._fetches[key] = fetch
+        self._keys_of.setdefault(model_of(key), {})[key] = None
         task.add_done_callback(lambda _: self._wake())
 
     def _after_failure(self, fetch: _Fetch, spec: ModelSpec, key: str) -> None:

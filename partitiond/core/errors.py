@@ -13,6 +13,7 @@
     ├ DaemonTimeoutError        the daemon is there and does not answer in time
     ├ NotReadyError             the daemon answers but cannot do its work yet
     ├ StoreError                the store is locked, corrupted or of a newer version
+    │ └ StoreBusyError          another process holds its lock; nothing was written
     ├ DeviceError               NVML, MPS, MIG or the host refused
     │ └ SilentError             it neither answered nor refused in time
     ├ ModelSourceError          weights or config cannot be fetched
@@ -123,6 +124,12 @@ class StoreError(PartitiondError):
     """The store is locked, corrupted or of a newer version; it was not written."""
 
     code = "store"
+
+
+class StoreBusyError(StoreError):
+    """Another process holds the store's lock; nothing was written."""
+
+    code = "store_busy"
 
 
 class DeviceError(PartitiondError):

@@ -181,6 +181,11 @@ def form_key(model: str, variant: str) -> str:
     return f"{model}:{variant}" if variant else model
 
 
+def model_of(form: str) -> str:
+    """The model that a form, named by `form_key`, is of."""
+    return form.partition(":")[0]
+
+
 class Status(enum.StrEnum):
     """The four outcomes of a solve, kept apart."""
 

@@ -352,7 +352,7 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
 
 def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
     """Whether its place is held by an engine that takes more than the place has."""
-    return any(
+    return bool(here.seen.outgrown) and any(
         replica.replica_id == placement.replica_id
         and replica.placement.device_id == placement.device_id
         and replica.state in LIVE
@@ -400,16 +400,21 @@ def _yielding(
     """Engines that start after too many failed starts while others, that failed less, wait for
     nothing but their turn: a start that hangs until its deadline must not keep them.
     """
+    hopeless = [
+        replica
+        for replica in here.seen.replicas
+        if replica.state is ReplicaState.STARTING and replica.failed_starts >= HOPELESS_FAILURES
+    ]
     found: set[tuple[str, str]] = set()
+    if not hopeless:
+        return found
     waiting = [p for p in missing if _failed_starts(p, here) < HOPELESS_FAILURES]
     for room in rooms:
         if any(room.waits_for_its_turn(placement) for placement in waiting):
             found.update(
                 key_of(replica)
-                for replica in here.seen.replicas
-                if replica.state is ReplicaState.STARTING
-                and replica.placement.device_id == room.device_id
-                and replica.failed_starts >= HOPELESS_FAILURES
+                for replica in hopeless
+                if replica.placement.device_id == room.device_id
             )
     return found
 

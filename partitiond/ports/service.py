@@ -178,6 +178,10 @@ class ControlService(Protocol):
     releases: Releases
     convergence: Convergences
 
+    async def until_writable(self) -> None:
+        """Wait for a store that another process has locked. Raises StoreBusyError."""
+        ...
+
     async def register(self, spec: ModelSpec) -> ModelRecord:
         """Register and (with `auto`) start the chain. Raises ConflictError, SpecError."""
         ...

@@ -139,6 +139,14 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         """What was found that cannot be read since the store was opened, each once."""
         ...
 
+    def wait_until_writable(self, seconds: float) -> None:
+        """Wait in this thread until no other process holds the store's lock.
+
+        Raises:
+            StoreBusyError: it is held for so many seconds.
+        """
+        ...
+
     def add_model(self, record: ModelRecord) -> None:
         """Raises ConflictError when the name is taken."""
         ...
@@ -199,6 +207,10 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
     ) -> Event:
         """Append."""
+        ...
+
+    def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Append all of them, or none; returns them with their ids, which are 0 in `events`."""
         ...
 
     def events(

@@ -12,6 +12,9 @@ APPLICATION_ID: Final = 0x50415254
 IMMEDIATE: Final = "partitiond_immediate"
 """Execution option of an engine whose transactions take the write lock at once: a transaction
 that reads first and writes later could otherwise fail half-way, without waiting."""
+PATIENCE: Final = "partitiond_patience"
+"""Execution option of an engine: a function that says how many milliseconds its next transaction
+waits for another process's lock."""
 DURABLE: Final = "partitiond_durable"
 """Execution option of an engine whose transactions are on the disk when they are committed."""
 
@@ -44,6 +47,8 @@ def _on_connect(connection: Any, _record: object) -> None:
 def _on_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     immediate = options.get(IMMEDIATE, False)
+    if PATIENCE in options:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {options[PATIENCE]()}")
     # WAL with NORMAL loses no committed transaction when a process dies, only the last ones when
     # the power does; FULL waits for the disk at each commit. SQLite refuses to change the level
     # inside a transaction, so that each one begins by naming its own.

@@ -3,18 +3,18 @@
 import sqlite3
 from typing import Final
 
-from partitiond.core.errors import StoreError
+from partitiond.core.errors import StoreBusyError, StoreError
 
+_LOCKED: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
-    (
-        "SQLITE_BUSY",
-        "is locked by another process",
-        "End the other process that uses it (a second daemon, a backup, an sqlite3 shell).",
-    ),
-    (
-        "SQLITE_LOCKED",
-        "is locked by another process",
-        "End the other process that uses it (a second daemon, a backup, an sqlite3 shell).",
+    *(
+        (
+            code,
+            "is locked by another process",
+            "End the other process that uses it (a second daemon, a backup, an sqlite3 shell), "
+            "and ask again: nothing was changed.",
+        )
+        for code in _LOCKED
     ),
     (
         "SQLITE_NOTADB",
@@ -58,7 +58,8 @@ def store_error(path: object, error: BaseException) -> StoreError:
     facts = {"path": str(path), "sqlite": name, "cause": str(original)}
     for prefix, message, hint in _TABLE:
         if name.startswith(prefix):
-            return StoreError(f"the store {path} {message}.", hint=hint, facts=facts)
+            kind = StoreBusyError if prefix in _LOCKED else StoreError
+            return kind(f"the store {path} {message}.", hint=hint, facts=facts)
     return StoreError(
         f"the store {path} cannot be used: {original}.",
         hint="Restore a copy, or move the file away to start with an empty store.",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, delete, func, or_
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from partitiond.ports import Event
 from partitiond.ports.event_filter import ANY, EVERY_EVENT, EventFilter
@@ -26,18 +26,32 @@ class EventRepository(Sessions):
     def add_event(
         self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
     ) -> Event:
-        """Append. What somebody asked for survives a power loss: who removed a key, and when."""
-        with self._write(durable=bool(actor)) as session:
-            row = EventRow(at=at, kind=kind, subject=subject, message=message, actor=actor)
-            session.add(row)
+        """Append."""
+        return self.add_events([Event(0, at, kind, subject, message, actor)])[0]
+
+    def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Append all of them or none; returns them with their ids.
+
+        What somebody asked for survives a power loss: who removed a key, and when.
+        """
+        with self._write(durable=any(event.actor for event in events)) as session:
+            rows = [
+                EventRow(
+                    at=one.at,
+                    kind=one.kind,
+                    subject=one.subject,
+                    message=one.message,
+                    actor=one.actor,
+                )
+                for one in events
+            ]
+            session.add_all(rows)
             session.flush()
-            number = row.id or 0
-            if number % DROP_EVERY == 0:
-                by_itself = col(EventRow.actor) == ""
-                older = col(EventRow.id) <= number - MAX_EVENTS
-                session.exec(delete(EventRow).where(older, by_itself))
-                session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_AUDIT_EVENTS))
-            return _event(row)
+            stored = [_event(row) for row in rows]
+            due = [event.id for event in stored if event.id % DROP_EVERY == 0]
+            if due:
+                _drop_old(session, due[-1])
+            return stored
 
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
@@ -51,6 +65,13 @@ class EventRepository(Sessions):
         with self._read() as session:
             events = [_event(row) for row in session.exec(query).all()]
         return events if from_the_begin else events[::-1]
+
+
+def _drop_old(session: Session, number: int) -> None:
+    """Drop what is too old once the event of this number is there."""
+    by_itself = col(EventRow.actor) == ""
+    session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_EVENTS, by_itself))
+    session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_AUDIT_EVENTS))
 
 
 def _conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:

@@ -14,10 +14,9 @@ from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.errors import store_error
 from partitiond.store.migrate import MIGRATIONS, back_up, create, pending, upgrade
 from partitiond.store.repository import SqlStore
+from partitiond.store.sessions import IN_MEMORY, PATIENCE_SECONDS
 
-BUSY_TIMEOUT_SECONDS: Final = 5.0
-"""Our own transactions take milliseconds; who holds the lock longer is someone else."""
-IN_MEMORY: Final = ":memory:"
+BUSY_TIMEOUT_SECONDS: Final = PATIENCE_SECONDS
 _MAGIC: Final = b"SQLite format 3\x00"
 
 
@@ -25,13 +24,15 @@ def open_store(
     path: Path | str,
     *,
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+    patience_seconds: float | None = None,
     migrations: Path = MIGRATIONS,
 ) -> SqlStore:
     """Open the store, making it or bringing its schema up to date first.
 
     Args:
         path: the file, or ":memory:" for one that vanishes with the process.
-        busy_timeout_seconds: how long a call waits for another process's lock.
+        busy_timeout_seconds: how long the opening waits for another process's lock.
+        patience_seconds: how long each call waits for it afterwards; None as long.
         migrations: folder of the revisions.
 
     Raises:
@@ -48,7 +49,12 @@ def open_store(
             _create(file, busy_timeout_seconds, migrations)
         else:
             _check_and_migrate(file, busy_timeout_seconds, migrations)
-        return SqlStore(make_engine(file, busy_timeout_seconds), str(file))
+        engine = make_engine(file, busy_timeout_seconds)
+        return SqlStore(
+            engine,
+            str(file),
+            busy_timeout_seconds if patience_seconds is None else patience_seconds,
+        )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from partitiond.ports import ENDED, Job, KeyRecord, ModelRecord
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
 from partitiond.store.release_repository import ReleaseRepository
-from partitiond.store.sessions import Sessions, found
+from partitiond.store.sessions import PATIENCE_SECONDS, Sessions, found
 from partitiond.store.tables import (
     CounterRow,
     JobRow,
@@ -41,8 +41,10 @@ MAX_PLANS: Final = 50
 class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseRepository, Sessions):
     """`ports.Store` on one SQLite file. Made by `open_store`; safe to call from any thread."""
 
-    def __init__(self, engine: Engine, path: str) -> None:
-        super().__init__(engine, path)
+    def __init__(
+        self, engine: Engine, path: str, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        super().__init__(engine, path, patience_seconds)
         # Read at every pass of the loop, and there may be thousands. Set under the lock alone.
         self._keys: tuple[KeyRecord, ...] | None = None
         self._models: tuple[ModelRecord, ...] | None = None
@@ -234,9 +236,12 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Raises ConflictError when the id (or the key itself) is taken."""
         row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_stored_json(key))
         try:
-            with self._write(durable=True) as session:
-                self._keys = None
-                session.add(row)
+            with self._lock:
+                known, self._keys = self._keys, None  # none is right if the write fails halfway
+                with self._write(durable=True) as session:
+                    session.add(row)
+                # Not read anew: parsing a thousand takes a tenth of a second.
+                self._keys = None if known is None else (*known, key)
         except IntegrityError as error:
             raise ConflictError(
                 f"a key with id {key.id} exists already.",
@@ -261,17 +266,23 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def update_key(self, key: KeyRecord) -> None:
         """Replace by id. Raises NotFoundError."""
-        with self._write(durable=True) as session:
-            self._keys = None
-            row = _key_row(session, key.id)
-            row.sha256, row.body = key.sha256, serde.to_stored_json(key)
-            session.add(row)
+        with self._lock:
+            known, self._keys = self._keys, None
+            with self._write(durable=True) as session:
+                row = _key_row(session, key.id)
+                row.sha256, row.body = key.sha256, serde.to_stored_json(key)
+                session.add(row)
+            if known is not None:
+                self._keys = tuple(key if one.id == key.id else one for one in known)
 
     def remove_key(self, key_id: str) -> None:
         """Raises NotFoundError."""
-        with self._write(durable=True) as session:
-            self._keys = None
-            session.delete(_key_row(session, key_id))
+        with self._lock:
+            known, self._keys = self._keys, None
+            with self._write(durable=True) as session:
+                session.delete(_key_row(session, key_id))
+            if known is not None:
+                self._keys = tuple(one for one in known if one.id != key_id)
 
     # --- marks -------------------------------------------------------------------------------
 

@@ -2,22 +2,31 @@
 
 import contextlib
 import logging
+import math
+import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import Session
 
 from partitiond import serde
-from partitiond.core.errors import InputError, NotFoundError, StoreError
+from partitiond.core.errors import InputError, NotFoundError, StoreBusyError, StoreError
 from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import UnreadBody
-from partitiond.store.connection import DURABLE, IMMEDIATE
+from partitiond.store.connection import DURABLE, IMMEDIATE, PATIENCE
 from partitiond.store.errors import store_error
 
 T = TypeVar("T")
+
+IN_MEMORY: Final = ":memory:"
+PATIENCE_SECONDS: Final = 5.0
+"""Our own transactions take milliseconds; who holds the lock longer is someone else."""
+LOCKED_SECONDS: Final = 0.5
+"""How long after a wait that was in vain nobody waits again."""
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +34,13 @@ log = logging.getLogger(__name__)
 class Sessions:
     """One SQLite file, opened; each repository adds the calls of its tables."""
 
-    def __init__(self, engine: Engine, path: str) -> None:
+    def __init__(
+        self, engine: Engine, path: str, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self.path = path
+        self._patience_seconds = patience_seconds
+        self._locked_at = -math.inf
+        engine = engine.execution_options(**{PATIENCE: self._patience_ms})
         self._engine = engine
         self._writing = engine.execution_options(**{IMMEDIATE: True})
         self._writing_durably = engine.execution_options(**{IMMEDIATE: True, DURABLE: True})
@@ -46,7 +60,38 @@ class Sessions:
         except IntegrityError:
             raise
         except (DBAPIError, UnicodeDecodeError) as error:  # the latter: see opening.py
+            found = store_error(self.path, error)
+            if isinstance(found, StoreBusyError):
+                self._locked_at = time.monotonic()
+            raise found from error
+
+    def _patience_ms(self) -> int:
+        """How long a transaction waits for another process's lock.
+
+        Whoever waits holds up the event loop. So a lock is waited for once; while it is held, the
+        writes that follow only try.
+        """
+        if time.monotonic() - self._locked_at < LOCKED_SECONDS:
+            return 0
+        return round(self._patience_seconds * 1000)
+
+    def wait_until_writable(self, seconds: float) -> None:
+        """Wait until no other process holds the lock; for a thread other than the event loop's.
+
+        Raises:
+            StoreBusyError: it is held for so many seconds.
+            StoreError: the store cannot be written for another reason.
+        """
+        if self.path == IN_MEMORY or self._closed:
+            return
+        try:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=seconds)) as connection:
+                connection.isolation_level = None
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
             raise store_error(self.path, error) from error
+        self._locked_at = -math.inf
 
     def _read(self) -> contextlib.AbstractContextManager[Session]:
         return self._session(self._engine)

@@ -102,6 +102,9 @@ class FakeService:
             store=self.store, clock=self.clock, shares=dict, latest=lambda: None, keep_days=0
         )
 
+    async def until_writable(self) -> None:
+        self.store.wait_until_writable(0.0)
+
     def close(self) -> None:
         self.store.close()
 

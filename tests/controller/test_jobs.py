@@ -9,6 +9,7 @@ from partitiond.controller.job_room import Lent
 from partitiond.controller.jobs import JobQueue, Neighbours, Tell
 from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease
+from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.unfinished import INTERRUPTED, REPEATS, interrupted_jobs
 from partitiond.core.errors import StartFailedError
 from partitiond.core.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
@@ -45,6 +46,7 @@ class Desk:
             turn=self._turn,
             execute=self._execute,
             ended=lambda job: self.ended.append((job.id, job.state)),
+            until_kept=StoreWaits(store).to_keep,
         )
 
     def _turn(

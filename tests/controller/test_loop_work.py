@@ -1,77 +1,294 @@
-"""What the event loop asks of the store does not grow with the number of models and profiles."""
+"""What the event loop does at fleet size: it grows with what there is, and nothing is done twice.
 
-import asyncio
-import threading
+Counted are calls, not seconds: each of these was once made for every pair of things, or anew for
+all of them whenever anything was asked.
+"""
 
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
 import pytest
-from sqlalchemy import event
 
-from partitiond.core.profile import Profile
-from partitiond.store import SqlStore, open_store
-from tests.controller.samples import measured_profile, spec
+from partitiond import serde
+from partitiond.api import profile_rows
+from partitiond.api.app import create_app
+from partitiond.controller import demands, holdings, launches, routes, staleness, targets, views
+from partitiond.controller.journal import MOST_AT_ONCE, Journal
+from partitiond.controller.loop import STARTS_PER_PASS, of_one_pass
+from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.core.observation import Action, ObservedReplica, StartEngine, StopEngine, StopReason
+from partitiond.core.partition import MpsShare
+from partitiond.core.plan import Infeasible
+from partitiond.core.replica import ReplicaState
+from partitiond.core.routing import ModelAvailability
+from partitiond.core.units import Bytes
+from partitiond.devices.fake import fake_gpus
+from partitiond.planner.instance import PlanRequest
+from partitiond.ports import Event, KeyRecord, Store
+from partitiond.store import open_store
+from tests.controller.fakes import FakeClock
+from tests.controller.samples import NOW, measured_profile, placement, plan, record, spec
 from tests.controller.test_service import Host
 
+MANY = 40
+TOKEN = "token-of-these-tests"
 
-async def queries(models: int) -> list[int]:
-    """Statements for one list of models, of profiles, and for one plan."""
-    store, found = open_store(":memory:"), []
-    here = Host(store)
-    await here.service.start()
-    for number in range(models):
-        await here.service.register(spec(f"m-{number}", auto=False))
-        here.service.import_profile(measured_profile(f"m-{number}"))
-    here.service.models()
-    loop = here.service._loop
-    assert loop is not None
-    loop.cancel()
-    await asyncio.wait([loop])
-    asked: list[str] = []
 
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("SELECT"):
-            asked.append(statement)
+class Counted:
+    """Counts the calls of functions."""
 
-    event.listen(store._engine, "before_cursor_execute", note)
-    for act in (
-        here.service.models,
-        here.service.profile_views,
-        here.service._plans._situation,
-    ):
-        asked.clear()
-        act()
-        found.append(len(asked))
-    event.remove(store._engine, "before_cursor_execute", note)
-    await here.service.shutdown(stop_engines=True)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: Counter[str] = Counter()
+        self._monkeypatch = monkeypatch
+
+    def count(
+        self, where: Any, name: str, which: Callable[..., bool] = lambda *_, **__: True
+    ) -> None:
+        """Count a function where it is used, by its name, or those calls of which this holds."""
+        plain = getattr(where, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += which(*args, **kwargs)
+            return plain(*args, **kwargs)
+
+        self._monkeypatch.setattr(where, name, counted)
+
+    def taken(self) -> dict[str, int]:
+        """The calls since the last time."""
+        found = dict(self.calls)
+        self.calls.clear()
+        return found
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+def names() -> list[str]:
+    return [f"m{number:02d}" for number in range(MANY)]
+
+
+def engine(model: str) -> RoutedEngine:
+    state, place = ReplicaState.SERVING, placement(f"{model}-1")
+    observed = ObservedReplica(f"{model}-1", f"g-{model}", place, state, 0, state_since=0.0)
+    return RoutedEngine(observed, f"{model}-1", f"/run/{model}.sock", 4096, 256)
+
+
+def test_each_model_is_routed_by_its_own_engines_alone(counted: Counted) -> None:
+    counted.count(routes, "_serves")
+    table = routing_from(
+        desired=[placement(f"{name}-1") for name in names()],
+        engines=[engine(name) for name in names()],
+        models=[record(name) for name in names()],
+        keys=[],
+        policy=RoutePolicy(),
+        version=1,
+    )
+    assert counted.taken()["_serves"] <= 6 * MANY
+    assert {route.availability for route in table.models} == {ModelAvailability.SERVING}
+    assert [route.replica_id for route in table.replicas] == [f"{name}-1" for name in names()]
+
+
+def test_each_place_is_compared_with_its_own_replicas_engines_alone(counted: Counted) -> None:
+    counted.count(holdings, "is_engine_of")
+    places = [placement(f"{name}-1") for name in names()]
+    found = holdings.held(places, [], (), lambda place: place.replica_id)
+    assert [name for name, _ in found] == [f"{name}-1" for name in names()]
+    seen = views.placed_views(
+        places, [], name_for=lambda place: place.replica_id, asleep=(), fetching={}
+    )
+    assert len(seen) == MANY
+    assert counted.taken().get("is_engine_of", 0) <= 2 * MANY
+
+
+def test_the_cores_of_other_engines_are_gone_through_once() -> None:
+    class Launch:
+        looks = 0
+
+        @property
+        def cores(self) -> tuple[int, ...]:
+            Launch.looks += 1
+            return (0, 1)
+
+    (device,) = fake_gpus("a100-80gb", 1, cores=range(64))
+    others: Sequence[Any] = [Launch() for _ in range(MANY)]
+    share = MpsShare(device.id, Bytes(2**30), 10)
+    place = dataclasses.replace(placement("a-1"), device_id=device.id, partition=share)
+    cores = launches.cores_for(place, device, others)
+    assert Launch.looks == MANY
+    assert not {0, 1} & set(cores)
+
+
+def test_a_pass_starts_so_many_engines_and_does_all_else() -> None:
+    starts: list[Action] = [StartEngine(placement(f"{name}-1"), 60.0) for name in names()]
+    stop = StopEngine("z-1", "g", StopReason.NOT_WANTED, 1.0)
+    decided = (stop, *starts, stop)
+    done = of_one_pass(decided)
+    assert done == (stop, *starts[:STARTS_PER_PASS], stop)
+    assert of_one_pass(done) == done
+    assert STARTS_PER_PASS < MANY
+
+
+class FewCalls:
+    """A store of events, which counts how often it is written."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+
+    def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
+        self.written.append(len(events))
+        return events
+
+
+def test_what_one_plan_changes_is_written_at_once() -> None:
+    store = FewCalls()
+    journal = Journal(store, FakeClock())  # type: ignore[arg-type]
+    new = plan(*(placement(f"{name}-1") for name in names()))
+    journal.plan_applied(new, None, new.devices, names())
+    assert store.written == [MANY]
+    with journal.together():
+        journal.note("one", "s", "m")
+        journal.note("two", "s", "m")
+        assert store.written == [MANY]
+    assert store.written == [MANY, 2]
+    journal.note("three", "s", "m")
+    assert store.written == [MANY, 2, 1]
+
+
+def test_no_transaction_holds_more_events_than_take_some_tens_of_milliseconds() -> None:
+    store = FewCalls()
+    journal = Journal(store, FakeClock())  # type: ignore[arg-type]
+    with journal.together():
+        for number in range(MOST_AT_ONCE + 1):
+            journal.note("k", str(number), "m")
+    assert store.written == [MOST_AT_ONCE, 1]
+
+
+def test_what_is_noted_in_a_block_that_breaks_is_written_as_well() -> None:
+    store = FewCalls()
+    journal = Journal(store, FakeClock())  # type: ignore[arg-type]
+    with contextlib.suppress(ZeroDivisionError), journal.together():
+        journal.note("one", "s", "m")
+        raise ZeroDivisionError
+    assert store.written == [1]
+
+
+def test_a_key_that_changes_has_no_other_key_read_again(tmp_path: Path, counted: Counted) -> None:
+    store = open_store(tmp_path / "s.sqlite3")
+    keys = [KeyRecord(id=f"k{n}", sha256=f"{n:064x}", created_at=NOW) for n in range(MANY)]
+    for key in keys:
+        store.add_key(key)
+    assert list(store.keys()) == keys
+    counted.count(serde, "from_stored_json", lambda kind, _: kind is KeyRecord)
+    before = store.keys()
+    assert store.keys() is before
+    store.add_key(KeyRecord(id="new", sha256="f" * 64, created_at=NOW))
+    store.update_key(KeyRecord(id="k1", sha256="e" * 64, created_at=NOW, label="changed"))
+    store.remove_key("k0")
+    found = store.keys()
+    assert counted.taken().get("from_stored_json", 0) == 0
     store.close()
-    return found
+    again = open_store(tmp_path / "s.sqlite3")
+    assert list(again.keys()) == list(found)
+    assert [key.id for key in found] == [*(key.id for key in keys[1:]), "new"]
+    again.close()
 
 
-async def test_lists_and_plans_query_the_store_as_often_for_many_models_as_for_one() -> None:
-    assert await queries(6) == await queries(1)
+def filled(store: Store) -> Host:
+    """Models with two profiles each, which nobody has planned."""
+    for name in names():
+        store.add_model(record(name, auto=False))
+        for cores in (1, 2):
+            store.add_profile(measured_profile(name, cores=cores))
+    return Host(store, solve=nothing_found)
 
 
-async def test_kept_profiles_are_parsed_once_at_the_start_and_not_by_the_loop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def nothing_found(_: PlanRequest, **__: object) -> Infeasible:
+    return Infeasible(("nothing is searched for.",), ())
+
+
+async def test_what_did_not_change_is_made_once_for_all_plans(counted: Counted) -> None:
     store = open_store(":memory:")
-    assert isinstance(store, SqlStore)
-    for number in range(3):
-        store.add_profile(measured_profile(f"m-{number}"))
-    parse, parsed = store._parse, []
-
-    def noted(kind: type[object], text: str, what: str) -> object:
-        if kind is Profile:
-            parsed.append((what, threading.current_thread()))
-        return parse(kind, text, what)
-
-    monkeypatch.setattr(store, "_parse", noted)
-    here = Host(store)
-    await here.service.start()
-    for number in range(3):
-        await here.service.register(spec(f"m-{number}", auto=False))
-    assert len(here.service.profiles("m-1")) >= 1
-    assert len(here.service.profiles()) >= 3
-    await here.service.shutdown(stop_engines=True)
+    host = filled(store)
+    await host.service.start()
+    await host.service.plan()
+    counted.count(demands, "candidates_for")
+    counted.count(targets, "best_profiles")
+    counted.count(staleness, "stale_reasons")
+    await host.service.plan()
+    assert counted.taken() == {}
+    host.service.import_profile(measured_profile("m07", cores=1, profile_id="z-newest"))
+    await host.service.plan()
+    made = counted.taken()
+    assert made["candidates_for"] == 1
+    assert made["best_profiles"] <= 2  # for plans, and for what is shown
+    assert made["stale_reasons"] <= 2
+    await host.service.shutdown(stop_engines=True)
     store.close()
-    assert len(parsed) == 3
-    assert all(thread is not threading.main_thread() for _, thread in parsed)
+
+
+async def test_a_profile_is_serialised_once_for_all_lists(counted: Counted) -> None:
+    store = open_store(":memory:")
+    host = filled(store)
+    await host.service.start()
+    counted.count(profile_rows, "to_json_bytes", lambda value: not isinstance(value, tuple))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    app = create_app(host.service, admin_token=TOKEN)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://daemon", headers=headers
+    ) as http:
+
+        async def listed(**params: str) -> bytes:
+            answer = await http.get("/profiles", params=params)
+            views = host.service.profile_views(params.get("model"))
+            assert answer.json() == [serde.to_jsonable(view) for view in views]
+            return answer.content
+
+        first = await listed()
+        assert counted.taken()["to_json_bytes"] == 2 * MANY
+        assert await listed() == first
+        await listed(model="m03")
+        assert counted.taken().get("to_json_bytes", 0) == 0
+        # Another one under an id that is known is another one.
+        known = host.service.profiles("m03")[0]
+        changed = dataclasses.replace(known, dtype="float16")
+        host.service.import_profile(changed, replace=True)
+        await listed(model="m03")
+        assert await listed() != first
+        assert counted.taken()["to_json_bytes"] == 1
+        host.service.prune_profiles(delete=True)
+        await listed()
+        assert counted.taken().get("to_json_bytes", 0) == 0
+    await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def test_what_is_stale_is_compared_again_once_anything_has_changed() -> None:
+    profile, other = measured_profile("a"), measured_profile("b")
+    version, revision = ["1.0.0"], ["r1"]
+    known = staleness.Staleness(
+        spec_of=spec,
+        fetched_revision=lambda _: revision[0],
+        engine_version=lambda: version[0],
+        devices=tuple,
+    )
+    made = profile.provenance
+    assert made.engine_version != "9.9.9"
+    before = known.reasons(profile), known.reasons(other)
+    assert (known.reasons(profile), known.reasons(other)) == before
+    version[0] = "9.9.9"
+    assert known.reasons(profile) != before[0]
+    version[0] = "1.0.0"
+    assert known.reasons(profile) == before[0]
+    # Another profile under the same id is another one.
+    now = dataclasses.replace(made, engine_version="9.9.9")
+    replaced = dataclasses.replace(profile, provenance=now)
+    version[0] = "9.9.9"
+    assert known.reasons(profile)
+    assert known.reasons(replaced) == ()

@@ -1,5 +1,7 @@
 """What a daemon that was killed left half done is found by the next one, and finished."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from partitiond.controller.journal import Journal
@@ -67,13 +69,11 @@ class MovingStore:
         self.full = False
         self.said: list[str] = []
 
-    def add_event(
-        self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
-    ) -> Event:
+    def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
         if self.full:
             raise StoreError("the disk is full.", hint="Free some space.")
-        self.said.append(kind)
-        return Event(len(self.said), at, kind, subject, message, actor)
+        self.said += [event.kind for event in events]
+        return events
 
 
 def test_events_of_a_full_disk_are_kept_and_stored_in_their_order() -> None:

@@ -16,12 +16,10 @@ CONTROL: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _REPOSITORY,
-                "        with self._write(durable=True) as session:\n"
-                "            self._keys = None\n"
-                "            session.delete(",
-                "        with self._write() as session:\n"
-                "            self._keys = None\n"
-                "            session.delete(",
+                "            with self._write(durable=True) as session:\n"
+                "                session.delete(_key_row(",
+                "            with self._write() as session:\n"
+                "                session.delete(_key_row(",
             ),
             (
                 _CONNECTION,
@@ -36,7 +34,11 @@ CONTROL: Final[tuple[Rule, ...]] = (
                 '    if level == "FULL":\n'
                 '        connection.exec_driver_sql(f"PRAGMA synchronous = {level}")\n',
             ),
-            ("partitiond/store/event_repository.py", "durable=bool(actor)", "durable=False"),
+            (
+                "partitiond/store/event_repository.py",
+                "durable=any(event.actor for event in events)",
+                "durable=False",
+            ),
         ),
     ),
     rule(

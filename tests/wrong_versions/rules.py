@@ -11,6 +11,7 @@ from tests.wrong_versions.dispatcher import DISPATCHER
 from tests.wrong_versions.edge import EDGE
 from tests.wrong_versions.jobs import JOBS
 from tests.wrong_versions.looks import LOOKS
+from tests.wrong_versions.loop import LOOP
 from tests.wrong_versions.memory import MEMORY
 from tests.wrong_versions.recovery import RECOVERY
 from tests.wrong_versions.replicas import REPLICAS
@@ -26,6 +27,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *EDGE,
     *JOBS,
     *LOOKS,
+    *LOOP,
     *MEMORY,
     *RECOVERY,
     *REPLICAS,

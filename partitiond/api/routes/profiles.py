@@ -3,10 +3,11 @@
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BeforeValidator
 
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.profile_rows import ProfileRows
+from partitiond.api.replies import Service, problems, reply, reply_bytes
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile import Profile
 from partitiond.ports import ProfileView, PrunableProfile
@@ -29,6 +30,7 @@ ProfileJson = Annotated[
 )
 async def list_profiles(
     service: Service,
+    request: Request,
     model: Annotated[str | None, Query(description="Only profiles of this model.")] = None,
     profile_id: Annotated[str | None, Query(alias="id", description="Only this profile.")] = None,
 ) -> Response:
@@ -38,7 +40,9 @@ async def list_profiles(
     and the driver as they are now, or where these are not known.
     """
     if profile_id is None:
-        return reply(list(service.profile_views(model)))
+        rows: ProfileRows = request.app.state.profile_rows
+        views = service.profile_views(model)
+        return reply_bytes(await rows.of(views, complete=model is None))
     try:
         view = service.profile_view(profile_id)
     except NotFoundError:

@@ -1,0 +1,106 @@
+"""While another process has locked the store the loop goes on, and nothing is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from partitiond.api.app import create_app
+from partitiond.controller.store_waits import StoreWaits
+from partitiond.core.errors import StoreBusyError
+from partitiond.core.profile import ProfileKind
+from partitiond.ports import JobState, ProfileOptions
+from partitiond.store import SqlStore, open_store
+from tests.controller.fakes import until
+from tests.controller.samples import spec
+from tests.controller.test_service import Host
+from tests.store.holder import locked
+
+TOKEN = "token-of-these-tests"
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
+    here = Host(store)
+    here.service._store_waits._seconds = 0.05
+    await here.service.start()
+    yield here
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def path(host: Host) -> str:
+    assert isinstance(host.store, SqlStore)
+    return host.store.path
+
+
+async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Host) -> None:
+    await host.service.register(spec("a", max_replicas=1))
+    await host.serves("a")
+    (old,) = [route.generation for route in host.proxy.table.replicas]
+    told = len(host.kinds())
+    with locked(path(host)):
+        host.runner.die(next(iter(host.runner.running())))
+        await until(lambda: host.proxy.table.replicas == ())
+
+        def another() -> bool:
+            host.clock.now += 1.0
+            return any(route.generation != old for route in host.proxy.table.replicas)
+
+        await until(another)
+        assert "store" in host.service.readiness()
+        assert len(host.kinds()) == told
+    await until(lambda: "store" not in host.service.readiness())
+    kinds = host.kinds()[told:]
+    assert kinds.index("engine-failed") < kinds.index("engine-starting")
+    versions = [table.version for table in host.proxy.tables]
+    assert versions == sorted(set(versions))
+
+
+async def test_what_was_measured_is_kept_once_the_lock_is_gone(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a", auto=False))
+    job = await host.service.profile("a", ProfileOptions())
+    await until(lambda: bool(host.profiler.requests), 60.0)
+    with locked(path(host)):
+        host.profiler.gate.set()
+        with pytest.raises(StoreBusyError):
+            await host.service.until_writable()
+        assert host.service.job(job.id).state is not JobState.FAILED
+    await until(lambda: host.service.job(job.id).state is JobState.SUCCEEDED, 60.0)
+    assert any(p.kind is ProfileKind.MEASURED for p in host.store.profiles("a"))
+
+
+async def test_whoever_changes_something_is_told_to_ask_again(host: Host) -> None:
+    transport = httpx.ASGITransport(create_app(host.service, admin_token=TOKEN))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://daemon", headers=headers
+    ) as http:
+        with locked(path(host)):
+            refused = await http.post("/keys", json={"label": "one"})
+            assert refused.status_code == 503
+            assert refused.json()["code"] == "store_busy"
+            assert int(refused.headers["Retry-After"]) > 0
+            assert "ask again" in refused.json()["hint"]
+            assert (await http.get("/models")).status_code == 200
+            assert (await http.get("/keys")).json() == []
+        assert (await http.post("/keys", json={"label": "one"})).status_code < 300
+        assert len((await http.get("/keys")).json()) == 1
+
+
+async def test_many_wait_in_one_thread(tmp_path: Path) -> None:
+    waited = []
+
+    class Store:
+        def wait_until_writable(self, seconds: float) -> None:
+            waited.append(seconds)
+
+    waits = StoreWaits(Store())  # type: ignore[arg-type]
+    await asyncio.gather(*(waits.until_writable() for _ in range(20)))
+    assert len(waited) == 1
+    await waits.until_writable()
+    assert len(waited) == 2

@@ -1,0 +1,69 @@
+"""A store whose lock another process holds: nobody waits for it in the event loop."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import StoreBusyError
+from partitiond.ports import Event, ModelRecord
+from partitiond.store import SqlStore, open_store
+from tests.store.holder import locked
+
+MakeRecord = Callable[..., ModelRecord]
+PATIENCE_SECONDS = 0.4
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    made = open_store(tmp_path / "s.sqlite3", patience_seconds=PATIENCE_SECONDS)
+    yield made
+    made.close()
+
+
+def test_a_lock_is_waited_for_once_and_the_next_writes_only_try(store: SqlStore) -> None:
+    writes = 50
+    with locked(store.path):
+        began = time.monotonic()
+        for _ in range(writes):
+            with pytest.raises(StoreBusyError, match="locked by another process"):
+                store.add_event("t", "k", "s", "m")
+        assert time.monotonic() - began < writes * PATIENCE_SECONDS * 0.75
+        assert store.events() == []  # readers are not stopped
+    store.add_event("t", "k", "s", "m")
+    assert len(store.events()) == 1
+
+
+def test_whoever_waits_is_told_that_it_is_still_locked(store: SqlStore) -> None:
+    with locked(store.path), pytest.raises(StoreBusyError) as caught:
+        store.wait_until_writable(0.01)
+    assert "nothing was changed" in caught.value.hint
+    store.wait_until_writable(0.0)
+
+
+def test_after_a_wait_that_ended_well_calls_are_patient_again(
+    store: SqlStore, make_record: MakeRecord
+) -> None:
+    with locked(store.path), pytest.raises(StoreBusyError):
+        store.add_model(make_record())
+    store.wait_until_writable(5.0)
+    assert store._patience_ms() == PATIENCE_SECONDS * 1000
+    store.add_model(make_record())
+
+
+def test_a_store_in_memory_is_nobody_elses() -> None:
+    store = open_store(":memory:")
+    store.wait_until_writable(0.0)
+    store.close()
+
+
+def test_events_are_stored_together_or_not_at_all(store: SqlStore) -> None:
+    events = [Event(0, "t", "k", str(number), "m") for number in range(5)]
+    with locked(store.path), pytest.raises(StoreBusyError):
+        store.add_events(events)
+    assert store.events() == []
+    stored = store.add_events(events)
+    assert [event.subject for event in stored] == ["0", "1", "2", "3", "4"]
+    assert [event.id for event in stored] == sorted(event.id for event in stored)
+    assert list(store.events()) == list(stored)

@@ -1,0 +1,136 @@
+"""What the event loop does again and again, and what it does while the store is locked."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_DEMANDS: Final = "partitiond/controller/demands.py"
+_ROWS: Final = "partitiond/api/profile_rows.py"
+_STALENESS: Final = "partitiond/controller/staleness.py"
+_TARGETS: Final = "partitiond/controller/targets.py"
+_ROUTES: Final = "partitiond/controller/routes.py"
+_HOLDINGS: Final = "partitiond/controller/holdings.py"
+_LOOP: Final = "partitiond/controller/loop.py"
+_JOURNAL: Final = "partitiond/controller/journal.py"
+_STORE: Final = "partitiond/store/repository.py"
+_SESSIONS: Final = "partitiond/store/sessions.py"
+_WAITS: Final = "partitiond/controller/store_waits.py"
+_ENDPOINT: Final = "partitiond/controller/endpoint.py"
+_JOBS: Final = "partitiond/controller/jobs.py"
+_PROFILING: Final = "partitiond/controller/profiling.py"
+_REPLIES: Final = "partitiond/api/replies.py"
+_WORK: Final = "tests/controller/test_loop_work.py::"
+_LOCKED: Final = "tests/controller/test_locked_store.py::"
+
+LOOP: Final[tuple[Rule, ...]] = (
+    rule(
+        "What plans are made from is made anew only where it has changed, and always there.",
+        f"{_WORK}test_what_did_not_change_is_made_once_for_all_plans",
+        f"{_WORK}test_what_is_stale_is_compared_again_once_anything_has_changed",
+        wrong=(
+            (_DEMANDS, ".made_from != one", ".made_from is not one"),
+            (
+                _DEMANDS,
+                "for name, one in known.items() if name in registered",
+                "for name, one in ()",
+            ),
+            (_DEMANDS, " or known[one.spec.name].made_from != one", ""),
+            (_TARGETS, "known[1] is not kept or known[0] != spec", "True"),
+            (_TARGETS, " or known[1] is not kept or known[0] != spec", ""),
+            (_STALENESS, "known is None or known[0] != basis", "known is None"),
+            (_STALENESS, "found is None or found[0] is not profile", "found is None"),
+            (_STALENESS, "found is None or found[0] is not profile", "True"),
+        ),
+    ),
+    rule(
+        "A profile is serialised once, and again when there is another under its id.",
+        f"{_WORK}test_a_profile_is_serialised_once_for_all_lists",
+        wrong=(
+            (_ROWS, "found is not None and found[0] is profile", "False"),
+            (_ROWS, "found is not None and found[0] is profile", "found is not None"),
+            (_ROWS, "{} if complete else dict(self._known)", "{}"),
+        ),
+    ),
+    rule(
+        "Each model and each place is shown its own engines alone.",
+        f"{_WORK}test_each_model_is_routed_by_its_own_engines_alone",
+        f"{_WORK}test_each_place_is_compared_with_its_own_replicas_engines_alone",
+        "tests/controller/test_routes.py",
+        wrong=(
+            (_ROUTES, "running.get(name, ())", "engines"),
+            (
+                _ROUTES,
+                "lambda engine: engine.observed.placement.model)",
+                "lambda engine: engine.name)",
+            ),
+            (
+                _ROUTES,
+                "[e.observed.placement for e in own if",
+                "[e.observed.placement for e in engines if",
+            ),
+        ),
+    ),
+    rule(
+        "A pass starts so many engines, does all else, and writes its events at once.",
+        f"{_WORK}test_a_pass_starts_so_many_engines_and_does_all_else",
+        f"{_WORK}test_what_one_plan_changes_is_written_at_once",
+        f"{_WORK}test_what_is_noted_in_a_block_that_breaks_is_written_as_well",
+        f"{_WORK}test_no_transaction_holds_more_events_than_take_some_tens_of_milliseconds",
+        wrong=(
+            (_LOOP, "starts[STARTS_PER_PASS:]", "starts[STARTS_PER_PASS + 1 :]"),
+            (_LOOP, "starts[STARTS_PER_PASS:]", "actions[STARTS_PER_PASS:]"),
+            (_JOURNAL, "if not self._together:", "if True:"),
+            (
+                _JOURNAL,
+                "        finally:\n            self._together = False\n            self.save()\n",
+                "        finally:\n            self._together = False\n",
+            ),
+            (_JOURNAL, "itertools.islice(self._unsaved, MOST_AT_ONCE)", "self._unsaved"),
+        ),
+    ),
+    rule(
+        "Keys that did not change are not read again, and lists are what the file holds.",
+        f"{_WORK}test_a_key_that_changes_has_no_other_key_read_again",
+        wrong=(
+            (_STORE, "None if known is None else (*known, key)", "None"),
+            (_STORE, "tuple(one for one in known if one.id != key_id)", "known"),
+            (_STORE, "tuple(key if one.id == key.id else one for one in known)", "known"),
+        ),
+    ),
+    rule(
+        "Nobody waits in the event loop for a store that another process has locked.",
+        "tests/store/test_locked.py",
+        f"{_LOCKED}test_many_wait_in_one_thread",
+        wrong=(
+            (
+                _SESSIONS,
+                "                self._locked_at = time.monotonic()\n",
+                "                pass\n",
+            ),
+            (
+                _SESSIONS,
+                "            raise store_error(self.path, error) from error\n"
+                "        self._locked_at = -math.inf\n",
+                "            raise store_error(self.path, error) from error\n",
+            ),
+            (_WAITS, "self._waiting is None or self._waiting.done()", "True"),
+            (_WAITS, "self._waiting is None or self._waiting.done()", "self._waiting is None"),
+        ),
+    ),
+    rule(
+        "While the store is locked routes are withdrawn, and nothing measured or noted is lost.",
+        f"{_LOCKED}test_an_engine_that_dies_is_replaced_and_its_route_withdrawn",
+        f"{_LOCKED}test_what_was_measured_is_kept_once_the_lock_is_gone",
+        f"{_LOCKED}test_whoever_changes_something_is_told_to_ask_again",
+        wrong=(
+            (
+                _ENDPOINT,
+                "        except StoreError as error:\n",
+                "        except KeyError as error:\n",
+            ),
+            (_PROFILING, "        await self._until_kept()", "        "),
+            (_JOBS, "                await self._until_kept()\n", "                pass\n"),
+            (_REPLIES, "request.method not in SAFE_METHODS", "request.method in SAFE_METHODS"),
+        ),
+    ),
+)
