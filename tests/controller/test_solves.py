@@ -73,6 +73,8 @@ async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_dae
     await until(lambda: running == ASKED_AT_ONCE)
     with pytest.raises(NotReadyError):
         await here.service.plan()
+    with pytest.raises(NotReadyError):
+        await here.service._plans.imagine(lambda situation: situation)
     await here.service.register(spec("a"))
     await until(lambda: running == ASKED_AT_ONCE + 1)  # the chain's own
     applied = asyncio.create_task(here.service.apply())

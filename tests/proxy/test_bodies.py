@@ -162,6 +162,8 @@ async def test_a_body_that_is_only_read_to_be_dropped_is_not_held(make_proxy: Ma
     await proxy.until(lambda: proxy.state.body_bytes == 0)
     assert proxy.state.reading, "the rest of it is awaited"
     writer.transport.abort()
+    await proxy.until(lambda: not proxy.state.reading)
+    assert proxy.state.body_bytes == 0, "it is let go of once"
 
 
 async def test_a_body_that_is_not_awaited_any_more_is_not_held(make_proxy: MakeProxy) -> None:
@@ -172,3 +174,5 @@ async def test_a_body_that_is_not_awaited_any_more_is_not_held(make_proxy: MakeP
     proxy.state.stop_admitting()
     assert proxy.state.body_bytes == 0
     writer.transport.abort()
+    await proxy.until(lambda: not proxy.state.reading)
+    assert proxy.state.body_bytes == 0, "it is let go of once"

@@ -276,6 +276,17 @@ async def test_a_dead_replica_that_left_the_table_is_not_looked_at_any_more(
             there.accept()
 
 
+async def test_a_socket_that_an_engine_left_behind_is_nobody(folder: Path) -> None:
+    path = str(folder / "left.sock")
+    assert not listens(path)
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(path)
+        assert not listens(path)
+        engine.listen()
+        assert listens(path)
+    assert not listens(path)
+
+
 async def test_an_engine_with_no_room_for_another_connection_is_not_dead(folder: Path) -> None:
     path = str(folder / "full.sock")
     with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as filler:

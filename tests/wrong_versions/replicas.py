@@ -29,6 +29,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         f"{_DEAD}test_another_process_behind_the_socket_starts_without_a_past",
         f"{_DEAD}test_a_dead_replica_that_left_the_table_is_not_looked_at_any_more",
         f"{_DEAD}test_an_engine_with_no_room_for_another_connection_is_not_dead",
+        f"{_DEAD}test_a_socket_that_an_engine_left_behind_is_nobody",
         wrong=(
             (
                 _REPLICAS,
