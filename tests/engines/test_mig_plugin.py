@@ -142,7 +142,7 @@ async def said(python: Path, script: str, env: dict[str, str]) -> dict[str, Any]
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 100)
+    out, err = await asyncio.wait_for(process.communicate(), 400)
     assert process.returncode == 0, err.decode()[-2000:]
     found = json.loads(out.decode().strip().splitlines()[-1])
     assert isinstance(found, dict)
