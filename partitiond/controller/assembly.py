@@ -318,11 +318,11 @@ class Parts:
             profiler=given.profiler,
             find_device=self.devices.find,
             options=self._options.profiling,
-            until_kept=self.store_waits.to_keep,
+            write=self.store_waits.write,
         )
         return JobQueue(
             store=given.store,
-            until_kept=self.store_waits.to_keep,
+            write=self.store_waits.write,
             clock=given.clock,
             journal=self.journal,
             turn=self._job_turn,

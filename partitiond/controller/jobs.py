@@ -33,8 +33,11 @@ Neighbours = Callable[[], tuple[str, ...]]
 Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
-UntilKept = Callable[[], Awaitable[None]]
-"""Waits while another process has locked the store, before what must not be lost is written."""
+Write = Callable[[Callable[[], None]], Awaitable[None]]
+"""Writes what must not be lost, and waits while another process has locked the store."""
+
+WRITE_AGAIN_SECONDS: Final = 5.0
+"""How soon the end of a job is written again to a store that cannot be written."""
 
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Progress comes several times a second; the store needs it only now and then."""
@@ -78,7 +81,7 @@ class JobQueue:
         turn: Callable[[Sequence[Job], Sequence[Lent], Mapping[str, int]], Turn[Lease]],
         execute: Execute,
         ended: Callable[[Job], None],
-        until_kept: UntilKept,
+        write: Write,
         hardware_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._store = store
@@ -87,7 +90,7 @@ class JobQueue:
         self._turn = turn
         self._execute = execute
         self._ended = ended
-        self._until_kept = until_kept
+        self._write = write
         self._hardware_of = hardware_of
         self._queued: dict[str, Job] = {}
         self._passed: dict[str, int] = {}
@@ -353,14 +356,33 @@ class JobQueue:
             # A defect in one job must end that job, not the queue.
             log.exception("job %s broke", running.job.id)
             error = f"{type(broke).__name__}: {broke}"
-        if not self._closed:
-            with contextlib.suppress(asyncio.CancelledError):  # then it ends now, kept or not
-                await self._until_kept()
-        self._end(running, state, error, result)
+        await self._end(running, state, error, result)
 
-    def _end(self, running: _Running, state: JobState, error: str, result: str | None) -> None:
-        del self._running[running.job.id]
-        self._ended(self._finish(running.job, state, error=error, result=result))
+    async def _end(
+        self, running: _Running, state: JobState, error: str, result: str | None
+    ) -> None:
+        """Write how a job ended, as soon as the store takes it; then its slot is free."""
+        name = running.job.id
+        ended: list[Job] = []
+
+        def end() -> None:
+            ended.append(self._finish(running.job, state, error=error, result=result))
+
+        while not (ended or self._closed):
+            with contextlib.suppress(asyncio.CancelledError):  # whoever cancels waits for the end
+                try:
+                    await self._write(end)
+                except StoreError as broke:
+                    log.warning("the end of %s is not written yet: %s", name, broke)
+                    await asyncio.sleep(WRITE_AGAIN_SECONDS)
+        try:
+            if not ended:
+                end()
+        except StoreError as broke:
+            log.warning("the end of %s is not written; the next daemon says it: %s", name, broke)
+        del self._running[name]
+        for job in ended:
+            self._ended(job)
         self.poke()
 
     async def _stop(self, running: _Running) -> None:
@@ -370,7 +392,7 @@ class JobQueue:
         running.task.cancel()
         await asyncio.wait([running.task])
         if running.job.id in self._running:  # cancelled before its first step: nobody has ended it
-            self._end(running, *_cut_short(running), result=None)
+            await self._end(running, *_cut_short(running), result=None)
 
     def _tell(self, running: _Running, progress: Progress) -> None:
         running.job = dataclasses.replace(running.job, progress=progress)

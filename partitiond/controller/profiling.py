@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from partitiond import __version__
 from partitiond.controller.figures import ASSUMED, Figures
-from partitiond.controller.jobs import Neighbours, Tell, UntilKept
+from partitiond.controller.jobs import Neighbours, Tell, Write
 from partitiond.controller.leases import Lease
 from partitiond.controller.profile_params import (
     ProfilingOptions,
@@ -66,9 +66,9 @@ class ProfileWork:
         profiler: ProfileRunner,
         find_device: Callable[[str], Device | None],
         options: ProfilingOptions,
-        until_kept: UntilKept,
+        write: Write,
     ) -> None:
-        self._until_kept = until_kept
+        self._write = write
         self._store = store
         self._resolver = resolver
         self._profiler = profiler
@@ -105,8 +105,8 @@ class ProfileWork:
         )
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec, *_beside(lease, neighbours()))
-        await self._until_kept()  # what took minutes to measure is not lost to a locked store
-        self._store.add_profile(profile)
+        # What took minutes to measure is not lost to a locked store.
+        await self._write(lambda: self._store.add_profile(profile))
         reached(FaultPoint.PROFILE_STORED)
         request.forget()
         return profile.id

@@ -1,6 +1,8 @@
 """Waiting for a store that another process has locked, without holding up the event loop."""
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from partitiond.core.errors import StoreBusyError
@@ -29,10 +31,15 @@ class StoreWaits:
             self._waiting = asyncio.create_task(wait, name="wait for the store")
         await asyncio.shield(self._waiting)
 
-    async def to_keep(self) -> None:
-        """The same for what must not be lost, however long the lock is held."""
+    async def write(self, what: Callable[[], None]) -> None:
+        """Write what must not be lost, however long another process holds the lock.
+
+        Raises:
+            StoreError: the store cannot be written for another reason.
+        """
         while True:
             try:
-                return await self.until_writable()
+                return what()
             except StoreBusyError:
-                continue
+                with contextlib.suppress(StoreBusyError):
+                    await self.until_writable()

@@ -16,8 +16,8 @@ from partitiond.core.job_slots import MeasuringJob, Slots, Turn, WaitingJob, nex
 from partitiond.core.partition import CpuCores, WholeDevice
 from partitiond.core.units import GIB, Bytes
 from partitiond.ports import Job, JobState, Progress, Store
-from partitiond.store import open_store
-from tests.controller.fakes import FakeClock, a_moment
+from partitiond.store import SqlStore, open_store
+from tests.controller.fakes import FakeClock, a_moment, until
 
 LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
 ELSEWHERE = Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
@@ -46,7 +46,7 @@ class Desk:
             turn=self._turn,
             execute=self._execute,
             ended=lambda job: self.ended.append((job.id, job.state)),
-            until_kept=StoreWaits(store).to_keep,
+            write=StoreWaits(store).write,
         )
 
     def _turn(
@@ -287,6 +287,43 @@ async def test_all_waiting_jobs_are_taken_up_after_a_restart(
     after.queue.poke()
     await a_moment()
     assert after.queue.job(first.id).state is JobState.RUNNING
+    await after.queue.close()
+
+
+def fill(store: Store, *, full: bool) -> None:
+    """Let the store be full, by SQLite's own limit, or no longer."""
+    assert isinstance(store, SqlStore)
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        limit = pages if full else 1_000_000
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
+
+
+async def test_a_job_that_ends_while_the_store_is_full_has_ended_once_there_is_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.controller.jobs.WRITE_AGAIN_SECONDS", 0.01)
+    job, waiting = await desk.submit("a"), await desk.submit("b")
+    fill(desk.store, full=True)
+    desk.running["a"].set_result("p" * 100_000)  # so long that it needs a page
+    await asyncio.sleep(0.05)
+    assert (desk.queue.leases(), desk.ended) == ((LEASE.partition,), [])
+    fill(desk.store, full=False)
+    await until(lambda: desk.queue.job(job.id).state is JobState.SUCCEEDED)
+    await until(lambda: desk.queue.job(waiting.id).state is JobState.RUNNING)
+    assert desk.ended == [(job.id, JobState.SUCCEEDED)]
+
+
+async def test_a_queue_ends_at_once_though_the_store_is_full(desk: Desk) -> None:
+    job = await desk.submit("a")
+    fill(desk.store, full=True)
+    desk.running["a"].set_result("p" * 100_000)
+    await a_moment()
+    await desk.queue.close()
+    fill(desk.store, full=False)
+    after = Desk(desk.store)
+    after.queue.recover()
+    assert after.queue.job(job.id).error == INTERRUPTED
     await after.queue.close()
 
 
