@@ -14,6 +14,8 @@ the report of usage, once per request however often it was tried.
     engine died in the middle of a stream              prompt + output events seen
     engine refused it (4xx)                            0
 
+An event is taken to hold one token, or as many as the request asked events to hold.
+
 A request may be tried on two engines: the last attempt decides. Where the proxy itself ends a
 stream (its grace is over, or a bug of its own), that is as if the engine had died.
 """
@@ -63,10 +65,14 @@ class Estimate:
     Attributes:
         prompt_tokens: of all its prompts.
         output_limit: tokens that all its sequences together may write.
+        sequences: that write.
+        stream_interval: tokens in each event of a sequence but its first, which has one.
     """
 
     prompt_tokens: int
     output_limit: int
+    sequences: int = 1
+    stream_interval: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,11 +126,17 @@ def charge(ending: Ending, usage: Usage | None, seen: Seen, estimate: Estimate) 
     if ending is Ending.ANSWERED:
         if usage is not None:
             return Charge(*usage)
-        output = max(seen.output_events, estimate.output_limit)
+        output = max(_output_seen(seen, estimate), estimate.output_limit)
         return Charge(estimate.prompt_tokens, output, untold=True)
     if ending is Ending.LEFT or ending is Ending.DIED_MIDWAY:
         prompt = seen.prompt_tokens
         if prompt is None:
             prompt = estimate.prompt_tokens
-        return Charge(prompt, seen.output_events)
+        return Charge(prompt, _output_seen(seen, estimate))
     return NO_CHARGE
+
+
+def _output_seen(seen: Seen, estimate: Estimate) -> int:
+    """Tokens: an event is one, unless the client asked for fewer and larger ones."""
+    firsts = min(seen.output_events, estimate.sequences)
+    return firsts + (seen.output_events - firsts) * estimate.stream_interval

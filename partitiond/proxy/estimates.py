@@ -28,4 +28,12 @@ def estimates_of(request: ParsedRequest, model: LiveModel, key_id: str) -> tuple
     if longest > 0:
         prompt_tokens = min(prompt_tokens, float(prompts * longest))
         output = min(output, longest - prompt_tokens / prompts)
-    return cost, Estimate(math.ceil(prompt_tokens), math.ceil(output) * request.sequences)
+    sequences = request.sequences
+    # Nothing that a sequence writes is longer than its limit, however much an event may hold.
+    most = longest if size.max_tokens is None else size.max_tokens
+    return cost, Estimate(
+        math.ceil(prompt_tokens),
+        math.ceil(output) * sequences,
+        sequences,
+        max(1, min(request.stream_interval, most or request.stream_interval)),
+    )

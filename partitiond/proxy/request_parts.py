@@ -17,6 +17,7 @@ class Body(msgspec.Struct):
     model: Any = None
     stream: Any = None
     stream_options: Any = None
+    stream_interval: Any = None
     n: Any = None
     best_of: Any = None
     max_tokens: Any = None
@@ -79,6 +80,7 @@ class ParsedRequest(msgspec.Struct):
         stream_options: as given.
         sequences: prompts x n.
         user: session by which its replica may be chosen, or empty.
+        stream_interval: tokens that it asks each event of its stream to hold.
     """
 
     model: str
@@ -88,3 +90,4 @@ class ParsedRequest(msgspec.Struct):
     sequences: int
     size: Size
     user: str
+    stream_interval: int = 1

@@ -53,6 +53,9 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     if isinstance(size, ApiError):
         return size
+    interval = _interval(parsed.stream_interval) if size.has_choices else 1
+    if isinstance(interval, ApiError):
+        return interval
     choices = 1
     if size.has_choices and (parsed.n is not None or parsed.best_of is not None):
         counted = _choices(parsed, options.max_choices)
@@ -75,6 +78,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         sequences,
         size,
         user if isinstance(user, str) and len(user) <= 256 else "",
+        interval,
     )
 
 
@@ -225,6 +229,18 @@ def _choices(body: Body, limit: int) -> int | ApiError:
             return invalid(f"'{name}' must be a whole number between 1 and {limit}.", name)
         most = max(most, value)
     return most
+
+
+def _interval(value: Any) -> int | ApiError:
+    """Of a stream; who leaves pays by its events, so what one holds must be right here, too."""
+    if value is None:
+        return 1
+    if type(value) is not int or not 1 <= value <= MAX_TOKENS_LIMIT:
+        return invalid(
+            f"'stream_interval' must be a whole number between 1 and {MAX_TOKENS_LIMIT}.",
+            "stream_interval",
+        )
+    return value
 
 
 def _tokens(value: Any, name: str) -> int | ApiError | None:

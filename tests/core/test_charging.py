@@ -39,6 +39,17 @@ def test_an_answer_cut_short_costs_its_prompt_and_what_was_seen(
         assert charge(ending, usage, Seen(0, told), ESTIMATE) == Charge(prompt, 0)
 
 
+@pytest.mark.parametrize(("events", "output"), [(0, 0), (1, 1), (2, 2), (3, 12), (5, 32)])
+def test_larger_events_count_for_what_they_hold_but_the_first_of_each_sequence(
+    events: int, output: int
+) -> None:
+    large = Estimate(30, 20, sequences=2, stream_interval=10)
+    assert charge(Ending.LEFT, None, Seen(events), large) == Charge(30, output)
+    assert charge(Ending.DIED_MIDWAY, None, Seen(events), large) == Charge(30, output)
+    answered = charge(Ending.ANSWERED, None, Seen(events), large)
+    assert answered == Charge(30, max(20, output), untold=True)
+
+
 @pytest.mark.parametrize(
     ("outcome", "at_work", "streamed", "ending"),
     [

@@ -219,6 +219,18 @@ async def test_who_leaves_in_the_middle_pays_what_was_seen(
     assert report(proxy) == (prompt, OUTPUT_EVENTS)
 
 
+@pytest.mark.parametrize("api", [COMPLETIONS, CHATS], ids=["completions", "chats"])
+async def test_who_asks_for_larger_events_pays_for_what_they_hold(
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
+) -> None:
+    """The first one comes with the first token, whatever was asked."""
+    proxy, _ = await started(make_proxy, make_engine, *begun(api, "hold"))
+    large = dataclasses.replace(api, body={**api.body, "stream_interval": 7})
+    async with asking(proxy, large, streams=True) as reader:
+        await until_third(reader)
+    assert charged(proxy) == everywhere(ESTIMATE + 1 + 2 * 7)
+
+
 @by_stream
 async def test_what_is_relayed_without_a_look_is_seen_too(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api

@@ -24,8 +24,8 @@ CHARGING: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _RULE,
-                "max(seen.output_events, estimate.output_limit)",
-                "min(seen.output_events, estimate.output_limit)",
+                "max(_output_seen(seen, estimate), estimate.output_limit)",
+                "min(_output_seen(seen, estimate), estimate.output_limit)",
             ),
             (_RULE, "output, untold=True)", "output)"),
             (_RULE, "if prompt is None:", "if not prompt:"),
@@ -40,7 +40,10 @@ CHARGING: Final[tuple[Rule, ...]] = (
                 "return Ending.LEFT if at_work else Ending.DIED_EARLY",
                 "return Ending.DIED_EARLY",
             ),
-            (_RULE, "return Charge(prompt, seen.output_events)", "return Charge(0, 0)"),
+            (_RULE, "return Charge(prompt, _output_seen(seen, estimate))", "return Charge(0, 0)"),
+            (_RULE, "- firsts) * estimate.stream_interval", "- firsts)"),
+            (_RULE, "min(seen.output_events, estimate.sequences)", "0"),
+            (_RULE, "min(seen.output_events, estimate.sequences)", "min(seen.output_events, 1)"),
         ),
     ),
     rule(
