@@ -204,18 +204,21 @@ class Dispatcher(Generic[RequestT, LoadT]):
 
     def _look_at_hopeless(self, now: float) -> None:
         """Answer those who wait for replicas that are all gone; or let them wait for the next."""
-        held: list[Waiting[RequestT]] = []
+        held: list[tuple[Waiting[RequestT], bool]] = []
         for entry in [entry for entry in self.queue if not self._anyone_for(entry.item)]:
+            has_paid = self.queue.has_paid(entry)
             self.queue.discard(entry)
             if self._hold(entry.item, now - entry.since, now):
-                held.append(entry)
+                held.append((entry, has_paid))
             else:
                 self.turned_away += int(self._holds)
                 self._told.append((entry, self._without_replica(now)))
-        for entry in reversed(held):  # each goes to the front
+        for entry, has_paid in reversed(held):  # each goes to the front
             # For a place it may wait less long than for a replica.
             longer = self._wait(entry.item, now, again=True)
             if isinstance(longer, Waiting):
+                if not has_paid:
+                    self.queue.let_owe(longer)
                 self._told.append((longer, longer))
             else:
                 self._told.append((entry, longer))

@@ -74,6 +74,8 @@ class FairQueue(Generic[ItemT]):
         # Retries, and what was set aside: entry -> tokens that may still overtake it.
         self._lane: collections.OrderedDict[Waiting[ItemT], float] = collections.OrderedDict()
         self._aside: set[Waiting[ItemT]] = set()
+        # In the lane without having been admitted before: they pay when they start.
+        self._owing: set[Waiting[ItemT]] = set()
         self._reserved: dict[Waiting[ItemT], str] = {}
 
     def __len__(self) -> int:
@@ -120,6 +122,14 @@ class FairQueue(Generic[ItemT]):
         self._forget(entry)
         return True
 
+    def has_paid(self, entry: Waiting[ItemT]) -> bool:
+        """Whether it was admitted before, and so gets nothing back when it leaves."""
+        return not (entry in self._keys or entry in self._aside or entry in self._owing)
+
+    def let_owe(self, entry: Waiting[ItemT]) -> None:
+        """One that goes first although it was never admitted: its key pays when it starts."""
+        self._owing.add(entry)
+
     def take(
         self,
         loads: Iterable[LoadT],
@@ -152,6 +162,10 @@ class FairQueue(Generic[ItemT]):
             if chosen is not None:
                 for other in passed:
                     self._lane[other] -= entry.charge
+                if entry in self._owing:
+                    self.charge(
+                        entry.key, entry.charge, weight=entry.weight, priority=entry.priority
+                    )
                 self._forget(entry)
                 return entry, chosen
             passed.append(entry)
@@ -247,6 +261,7 @@ class FairQueue(Generic[ItemT]):
         del self._members[entry]
         self._lane.pop(entry, None)
         self._aside.discard(entry)
+        self._owing.discard(entry)
         self._reserved.pop(entry, None)
         self.sequences -= entry.cost.sequences
 

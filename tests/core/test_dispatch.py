@@ -274,6 +274,76 @@ def test_who_waits_when_the_last_replica_goes_is_held_in_order_or_told() -> None
     assert [request for request, _ in model.decided(9.0)] == [patient, last]
 
 
+def paid(model: Model, key: str) -> float:
+    """Tokens of the queue that the key has had, per weight."""
+    account = model.dispatcher.queue._keys._accounts.get(key)
+    return 0.0 if account is None else max(0.0, account.tag)
+
+
+def hold(model: Model, now: float = 4.0) -> None:
+    """Its replicas go, and another is promised."""
+    for replica in model.replicas:
+        replica.draining = True
+    model.dispatcher.changed(now, route=STARTING)
+    model.decided(now)
+
+
+def test_who_is_held_pays_when_it_starts() -> None:
+    model = Model(1)
+    model.fill()
+    waits = ask("a")
+    model.come(waits)
+    hold(model)
+    assert paid(model, "a") == 0
+    model.replicas.append(Replica("new", 1))
+    model.dispatcher.changed(9.0, route=ROUTE)
+    assert model.decided(9.0) == [(waits, model.replicas[1])]
+    assert paid(model, "a") == 100
+    model.dispatcher.settle(waits, 60.0)
+    assert paid(model, "a") == 60
+
+
+def test_who_is_held_twice_pays_once() -> None:
+    model = Model(1)
+    model.fill()
+    waits = ask("a")
+    model.come(waits)
+    hold(model)
+    model.replicas.append(Replica("full", 1, sequences=1))
+    model.dispatcher.changed(5.0, route=ROUTE)
+    assert model.decided(5.0) == []
+    hold(model, 6.0)
+    model.replicas.append(Replica("new", 1))
+    model.dispatcher.changed(9.0, route=ROUTE)
+    assert [request for request, _ in model.decided(9.0)] == [waits]
+    assert paid(model, "a") == 100
+
+
+def test_who_is_held_after_it_was_admitted_has_paid() -> None:
+    """As one that found nobody listening where it was sent."""
+    model = Model(1)
+    sent = ask("a")
+    assert model.come(sent) is model.replicas[0]
+    assert paid(model, "a") == 100
+    assert isinstance(model.come(sent, 1.0, again=True), Waiting)
+    hold(model)
+    model.replicas.append(Replica("new", 1))
+    model.dispatcher.changed(9.0, route=ROUTE)
+    assert [request for request, _ in model.decided(9.0)] == [sent]
+    assert paid(model, "a") == 100
+
+
+def test_who_is_held_and_leaves_pays_nothing() -> None:
+    model = Model(1)
+    model.fill()
+    waits = ask("a")
+    model.come(waits)
+    hold(model)
+    assert model.dispatcher.leaves(waits)
+    assert paid(model, "a") == 0
+    assert not model.dispatcher.queue._owing
+
+
 def test_who_is_held_may_leave() -> None:
     model = Model(1)
     model.fill()

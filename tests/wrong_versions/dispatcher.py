@@ -6,6 +6,7 @@ from tests.wrong_versions.rule import Rule, rule
 
 _DISPATCH: Final = "partitiond/core/dispatch.py"
 _PLACES: Final = "partitiond/core/places.py"
+_QUEUE: Final = "partitiond/core/fair_queue.py"
 _FLEET: Final = "partitiond/simulation/fleet/dispatch.py"
 _INDEX: Final = "partitiond/simulation/fleet/places.py"
 _TESTS: Final = "tests/core/test_dispatch.py"
@@ -47,6 +48,16 @@ DISPATCHER: Final[tuple[Rule, ...]] = (
                 "            elsewhere = self.places.waiting_elsewhere()[1]\n",
                 "            elsewhere = 0\n",
             ),
+        ),
+    ),
+    rule(
+        "Who is held for a replica that is coming pays when it starts, and once.",
+        _TESTS,
+        wrong=(
+            (_DISPATCH, "                if not has_paid:\n", "                if False:\n"),
+            (_DISPATCH, "                if not has_paid:\n", "                if True:\n"),
+            (_QUEUE, "entry in self._aside or entry in self._owing)", "entry in self._aside)"),
+            (_QUEUE, "        self._owing.discard(entry)\n", ""),
         ),
     ),
     rule(
