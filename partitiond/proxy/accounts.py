@@ -32,11 +32,13 @@ class Receipt:
     Attributes:
         tokens: estimated.
         allowed: its key's meter has debited it; None where the key has no limits.
+        meter: that one; a key that lost its limits and got others has another.
     """
 
     key_id: str
     tokens: float
     allowed: Allowed | None
+    meter: KeyMeter | None = None
 
 
 @dataclasses.dataclass
@@ -108,7 +110,7 @@ class Accounts:
         if counts is not None:
             counts.requests += 1
             counts.in_flight += 1
-        return Receipt(key_id, tokens, allowed)
+        return Receipt(key_id, tokens, allowed, meter)
 
     def settle(self, receipt: Receipt, actual_tokens: float) -> None:
         """A request ended, however; exactly once for each receipt."""
@@ -117,7 +119,8 @@ class Accounts:
             counts.tokens += actual_tokens
             counts.in_flight = max(0, counts.in_flight - 1)
         meter = self._meters.get(receipt.key_id)
-        if meter is not None and receipt.allowed is not None:
+        # Another one has not debited it, and must not give back what it never took.
+        if meter is not None and meter is receipt.meter and receipt.allowed is not None:
             meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
             if self.tell is not None:
                 self.tell(receipt.key_id, meter.usage)

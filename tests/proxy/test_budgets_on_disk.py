@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.routing import BudgetPeriod, KeyRates, KeyRoute
-from partitiond.proxy.accounts import Accounts
+from partitiond.proxy.accounts import Accounts, Receipt
 
 
 def test_a_disk_that_is_full_is_said_once_and_nothing_is_lost(
@@ -85,3 +85,21 @@ def test_what_can_be_read_is_not_moved(tmp_path: Path) -> None:
     path.write_text(json.dumps({"k1": KNOWN}))
     assert Accounts(path).budgets()["k1"].tokens == 30
     assert [one.name for one in tmp_path.iterdir()] == ["budgets.json"]
+
+
+def test_a_key_gets_nothing_back_from_limits_that_never_debited_it() -> None:
+    """It lost its limits and got them again while a request ran."""
+    accounts = Accounts(None)
+    limited, free = KeyRoute("k1", "ab" * 32, rates=RATES), KeyRoute("k1", "ab" * 32)
+    accounts.apply((limited,))
+    before = accounts.admit("k1", 300, 1.0)
+    assert isinstance(before, Receipt)
+    accounts.apply((free,))
+    accounts.apply((limited,))
+    after = accounts.admit("k1", 100, 1.0)
+    assert isinstance(after, Receipt)
+    accounts.settle(before, 5)
+    assert accounts.uses()["k1"]["budget_used"] == 100
+    accounts.settle(after, 7)
+    assert accounts.uses()["k1"]["budget_used"] == 7
+    assert accounts._meters["k1"].usage.in_flight == 0
