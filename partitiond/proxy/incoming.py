@@ -30,7 +30,8 @@ DROPPED_BODIES: Final = 4
 """A refused body is read and dropped up to so many times the allowed size."""
 SMALL_BODY_BYTES: Final = 16 * KIB
 """Smaller bodies are not counted together: most prompts are, and so large ones, of whomever, keep
-nobody's prompts out. With 10,000 connections they take 160 MiB at most."""
+nobody's prompts out. With 10,000 connections they take 160 MiB at most: those that wait behind
+another request of their connection are counted, since one read may bring several."""
 DRAINING_SECONDS: Final = 0.5
 """While shutting down, a refused body may take so long: enough for one that is on its way."""
 
@@ -104,12 +105,16 @@ class Incoming:
             self._parts.append(data)
             if self._size > self._state.options.max_body_bytes:
                 self._refuse_unread(errors.body_too_large(self._state.options.max_body_bytes))
-            elif self._size > SMALL_BODY_BYTES and not self._state.hold_body(self, self._size):
+            elif self._counts() and not self._state.hold_body(self, self._size):
                 self._refuse_unread(errors.BODIES_FULL)
         elif self.phase is Phase.REFUSING and self._refusal is not None:
             limit = DROPPED_BODIES * self._state.options.max_body_bytes
             if self._size > limit:
                 self._refuse_and_linger(self._refusal)
+
+    def _counts(self) -> bool:
+        """Whether its body is counted together with others."""
+        return self._size > SMALL_BODY_BYTES or not self.client.is_answering(self)
 
     def received_all(self) -> None:
         """The body is complete."""

@@ -176,3 +176,26 @@ async def test_a_body_that_is_not_awaited_any_more_is_not_held(make_proxy: MakeP
     writer.transport.abort()
     await proxy.until(lambda: not proxy.state.reading)
     assert proxy.state.body_bytes == 0, "it is let go of once"
+
+
+async def test_small_bodies_that_wait_behind_another_are_held_too(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """Else each connection could hold as many as one read brings."""
+    go_on = asyncio.Event()
+    engine = await make_engine(held(go_on))
+    proxy = await make_proxy(table(replica(engine)), max_body_bytes=LIMIT, max_bodies_bytes=LIMIT)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    small = body(10_000)
+    writer.write(request(body(10_000, held=True)))
+    await engine.until(lambda: len(engine.received) == 1)
+    assert proxy.state.body_bytes == 0
+    writer.write(request(small) * 3)
+    await proxy.until(lambda: proxy.state.body_bytes == 30_000)
+    check_full(await post(proxy, body(80_000)))
+    go_on.set()
+    for _ in range(4):
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"}}")
+    assert proxy.state.body_bytes == 0
+    writer.close()

@@ -218,9 +218,10 @@ REPLICAS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _INCOMING,
-                "elif self._size > SMALL_BODY_BYTES and not",
-                "elif self._size > 0 and not",
+                "return self._size > SMALL_BODY_BYTES or",
+                "return self._size > 0 or",
             ),
+            (_INCOMING, " or not self.client.is_answering(self)", ""),
             (
                 _INCOMING,
                 "            self._parts = []\n            self._state.release_body(self)\n"
