@@ -155,8 +155,13 @@ CHARGING: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _ESTIMATES,
-                "math.ceil(output) * request.sequences",
-                "math.ceil(output)",
+                "math.ceil(output) * sequences,",
+                "math.ceil(output),",
+            ),
+            (
+                _ESTIMATES,
+                "min(request.stream_interval, most or request.stream_interval)",
+                "request.stream_interval",
             ),
             (
                 _ESTIMATES,

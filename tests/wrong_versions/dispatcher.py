@@ -102,7 +102,7 @@ DISPATCHER: Final[tuple[Rule, ...]] = (
                 "request.max_wait_seconds) - waited_seconds",
                 "request.max_wait_seconds)",
             ),
-            (_DISPATCH, "for entry in reversed(held):", "for entry in held:"),
+            (_DISPATCH, "for entry, has_paid in reversed(held):", "for entry, has_paid in held:"),
             (
                 _DISPATCH,
                 "return request.held and not request.tried and self._comes_back",
