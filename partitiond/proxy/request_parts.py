@@ -35,7 +35,9 @@ class Body(msgspec.Struct):
     chat_template_kwargs: msgspec.Raw = NOT_GIVEN
     instructions: msgspec.Raw = NOT_GIVEN
     input: msgspec.Raw = NOT_GIVEN
+    previous_input_messages: msgspec.Raw = NOT_GIVEN
     query: msgspec.Raw = NOT_GIVEN
+    instruction: msgspec.Raw = NOT_GIVEN
     text_1: msgspec.Raw = NOT_GIVEN
     text_2: msgspec.Raw = NOT_GIVEN
     data_1: msgspec.Raw = NOT_GIVEN

@@ -342,7 +342,8 @@ def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # 
     given = body.input
     if _bytes_of(given) and _first(given) not in b'["':
         return invalid("'input' must be a string or a list.", "input")
-    return Size(1, _bytes_of(given, body.instructions, body.tools), 0, limit)
+    before = body.previous_input_messages
+    return Size(1, _bytes_of(given, before, body.instructions, body.tools), 0, limit)
 
 
 def measure_embedding(body: Body, options: ProxyOptions) -> Size | ApiError:
@@ -367,7 +368,9 @@ def measure_pairs(body: Body, options: ProxyOptions) -> Size | ApiError:
             pairs = max(pairs, len(_list.decode(side)))
     if pairs > options.max_prompts:
         return invalid(f"At most {options.max_prompts} pairs are allowed in one request.")
-    return Size(pairs, _bytes_of(body.query, *sides))
+    # What templates put before each pair is said once.
+    each = _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
+    return Size(pairs, _bytes_of(body.query, *sides) + pairs * each)
 
 
 def _first(field: msgspec.Raw) -> bytes:

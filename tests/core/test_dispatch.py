@@ -319,6 +319,22 @@ def test_who_is_held_twice_pays_once() -> None:
     assert paid(model, "a") == 100
 
 
+def test_who_is_held_after_it_was_set_aside_pays_once() -> None:
+    """It had its turn, and did not fit; leaving the queue it got back what it had paid."""
+    model = Model(2)
+    assert isinstance(model.come(ask()), Replica)
+    large = ask("a", sequences=2)
+    model.come(large)
+    model.decided()
+    assert paid(model, "a") == 200
+    hold(model)
+    assert paid(model, "a") == 0
+    model.replicas.append(Replica("new", 2))
+    model.dispatcher.changed(9.0, route=ROUTE)
+    assert [request for request, _ in model.decided(9.0)] == [large]
+    assert paid(model, "a") == 200
+
+
 def test_who_is_held_after_it_was_admitted_has_paid() -> None:
     """As one that found nobody listening where it was sent."""
     model = Model(1)

@@ -211,7 +211,7 @@ async def test_what_is_no_prompt_counts_nowhere(
     [
         (CHATS, ("tools", "documents", "chat_template_kwargs")),
         (MESSAGES, ("system", "tools")),
-        (RESPONSES, ("instructions", "tools")),
+        (RESPONSES, ("instructions", "tools", "previous_input_messages")),
     ],
 )
 async def test_what_becomes_prompt_counts(
@@ -224,6 +224,18 @@ async def test_what_becomes_prompt_counts(
         status, told = await post(proxy, api.path, {**body, field: ["x" * 97]})
         assert (status, told["error"]["code"]) == (400, "prompt_too_long")
         assert (await post(proxy, api.path, {**unlimited(api), field: None}))[0] == 200
+
+
+@pytest.mark.parametrize("field", ["instruction", "chat_template", "chat_template_kwargs"])
+async def test_what_comes_before_each_pair_counts_in_each(
+    make_proxy: MakeProxy, make_engine: MakeEngine, field: str
+) -> None:
+    proxy, _ = await made(make_proxy, make_engine, max_prompt_bytes=212)
+    body = {"model": "m", "query": "q", "documents": ["a", "b"]}  # 3 and 9 bytes
+    for count, expected in ((98, 200), (99, 400)):
+        status, _ = await post(proxy, "/v1/rerank", {**body, field: "x" * count})
+        assert status == expected
+    assert (await post(proxy, "/v1/rerank", {**body, field: None}))[0] == 200
 
 
 async def test_what_a_batch_says_once_counts_in_each_conversation(

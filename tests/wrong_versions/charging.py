@@ -280,6 +280,7 @@ CHARGING: Final[tuple[Rule, ...]] = (
         "Token ids are prompt, too: four bytes each.",
         "tests/proxy/test_request_fields.py::test_a_token_id_counts_as_four_bytes",
         "tests/proxy/test_request_fields.py::test_what_becomes_prompt_counts",
+        "tests/proxy/test_request_fields.py::test_what_comes_before_each_pair_counts_in_each",
         "tests/proxy/test_request_fields.py::test_what_is_no_prompt_counts_nowhere",
         wrong=(
             (
@@ -307,6 +308,9 @@ CHARGING: Final[tuple[Rule, ...]] = (
                 "return _bytes_of(body.messages) + _size_beside_messages(body)",
                 "return _bytes_of(body.messages)",
             ),
+            (_REQUESTS, "*sides) + pairs * each)", "*sides) + each)"),
+            (_REQUESTS, "*sides) + pairs * each)", "*sides))"),
+            (_REQUESTS, "_bytes_of(given, before, body", "_bytes_of(given, body"),
         ),
     ),
     rule(

@@ -56,7 +56,8 @@ DISPATCHER: Final[tuple[Rule, ...]] = (
         wrong=(
             (_DISPATCH, "                if not has_paid:\n", "                if False:\n"),
             (_DISPATCH, "                if not has_paid:\n", "                if True:\n"),
-            (_QUEUE, "entry in self._aside or entry in self._owing)", "entry in self._aside)"),
+            (_QUEUE, "entry in self._aside or entry in self._owing)", "entry in self._owing)"),
+            (_QUEUE, "                if entry in self._owing:\n", "                if False:\n"),
             (_QUEUE, "        self._owing.discard(entry)\n", ""),
         ),
     ),
