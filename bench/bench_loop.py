@@ -113,7 +113,7 @@ async def everything(size: Size, folder: Path, counted: LoopCpu) -> None:
     store = open_store(folder / "store.sqlite3")
     fakes = Fakes(size)
     service = fakes.service(store)
-    api = create_app(service, admin_token=TOKEN)
+    api = await asyncio.to_thread(create_app, service, admin_token=TOKEN)
     prepare(ANSWERS)
     await asyncio.sleep(0)
     try:

@@ -332,8 +332,12 @@ async def _run(
             raise
         admin, metrics = tokens
         api = ApiOptions(hub=settings.models.hub, allow_folders=settings.models.allow_folders)
+        # In a thread: engines are looked after already.
+        app = await asyncio.to_thread(
+            create_app, service, admin_token=admin, metrics_token=metrics, options=api
+        )
         config = uvicorn.Config(
-            create_app(service, admin_token=admin, metrics_token=metrics, options=api),
+            app,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -36,6 +36,8 @@ def create_app(
         admin_token: what requests must carry, as made by `auth.ensure_token`.
         metrics_token: opens `GET /metrics` alone; without it that takes the admin token.
         options: what follows from the settings; the defaults of ApiOptions when absent.
+
+    It takes some tenths of a second, and may be called in a thread.
     """
     if not admin_token:
         raise ValueError("an empty admin token would open the API to everyone")
@@ -68,4 +70,16 @@ def create_app(
         return app.openapi_schema
 
     setattr(app, "openapi", cached_document)  # noqa: B010 - FastAPI's documented way
+    _build_routes(app)
     return app
+
+
+def _build_routes(app: FastAPI) -> None:
+    """Build what requests are read with, of all routes.
+
+    FastAPI does it when the first request looks for its route; in the event loop that would hold up
+    everything else for a fifth of a second.
+    """
+    nowhere = {"type": "http", "method": "GET", "path": "/ ", "root_path": "", "headers": []}
+    for route in app.routes:
+        route.matches(nowhere)

@@ -31,7 +31,7 @@ from partitiond.core.drift_window import LONGEST_LOOKS, FullWindow, Gathered
 from partitiond.core.errors import NotFoundError, PartitiondError
 from partitiond.core.hardware import short_device
 from partitiond.core.partition import Partition
-from partitiond.core.plan import Placement
+from partitiond.core.plan import Candidate, Placement
 from partitiond.core.profile import Profile
 from partitiond.core.replica import ReplicaState
 from partitiond.core.traffic import ReplicaCount, TrafficSample
@@ -41,6 +41,11 @@ from partitiond.ports.drift import DriftOptions, DriftReport, ReplicaDrift
 log = logging.getLogger(__name__)
 
 _OFF: Final = (Verdict.SLOWER, Verdict.FASTER)
+JUDGED_PER_LOOK: Final = 16
+"""Windows that one look at the counts compares, each some milliseconds of the event loop: all
+replicas of a busy host fill theirs at once. Those that have to wait go on growing meanwhile."""
+REMEMBERED_PER_LOOK: Final = 16
+"""Engines that one look begins to watch: what the ledger says of each is read."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -192,26 +197,36 @@ class DriftDesk:
             del self._watched[name]
         for name, engine in serving.items():
             self._watch(name, engine)
+        unknown = [name for name in serving if name not in self._watched]
+        for name in unknown[:REMEMBERED_PER_LOOK]:
+            self._watched[name] = self._remembered(serving[name])
         self._busy = self._busy_shares(sample)
         disturbed = self._disturbed()
+        beside: dict[str, list[tuple[str, Candidate]]] = {}
+        for name, engine in serving.items():  # those that are not watched yet slow down others, too
+            mine = engine.placement
+            beside.setdefault(mine.device_id, []).append((name, mine.candidate))
         if self._sample is not None and self._sample.epoch != sample.epoch:
             # Another proxy counts from nothing; it may have passed the former's counts already.
             for watched in self._watched.values():
                 watched.gathered = None
-        for name, engine in serving.items():
-            count = sample.replicas.get(name)
-            if count is None or engine.placement.device_id in disturbed:
-                self._watched[name].gathered = None
+        for name, watched in self._watched.items():
+            count, device_id = sample.replicas.get(name), watched.placement.device_id
+            if count is None or device_id in disturbed:
+                watched.gathered = None
             else:
-                self._grow(name, count, sample.at)
+                self._grow(name, watched, count, sample.at, beside[device_id])
         self._sample = sample
+        self._judge(sample.at)
         self.remeasures.tend(self._drifting(), sample, self._clock.utc_iso())
 
     def _watch(self, name: str, engine: Engine) -> None:
-        """Begin to watch an engine, or take note that it is another process or runs otherwise."""
+        """Take note that a watched engine is another process; forget one that runs otherwise."""
         watched = self._watched.get(name)
-        if watched is None or _subject(watched.placement) != _subject(engine.placement):
-            self._watched[name] = self._remembered(engine)
+        if watched is None:
+            return
+        if _subject(watched.placement) != _subject(engine.placement):
+            del self._watched[name]
             return
         if watched.generation != engine.generation:
             watched.generation, watched.gathered = engine.generation, None
@@ -255,34 +270,58 @@ class DriftDesk:
         }
         return starting | {partition.device_id for partition in self._leases()}
 
-    def _grow(self, name: str, count: ReplicaCount, at: float) -> None:
-        watched = self._watched[name]
+    def _grow(
+        self,
+        name: str,
+        watched: _Watched,
+        count: ReplicaCount,
+        at: float,
+        on_device: Sequence[tuple[str, Candidate]],
+    ) -> None:
         before = watched.gathered
         if before is None or not before.goes_on(count) or len(before.looks) >= LONGEST_LOOKS:
             watched.gathered = Gathered(at, count, count)
             return
-        gathered = before.after(count, self._sharing(name))
-        full = gathered.full(at, self._options.window_requests, self._options.window_seconds)
-        watched.gathered = gathered if full is None else Gathered(at, count, count)
-        if full is not None:
-            self._compare(name, full)
-
-    def _sharing(self, name: str) -> float:
-        own = self._watched[name].placement
-        beside = [
-            (other.placement.candidate, self._busy.get(other_name, 0.0))
-            for other_name, other in self._watched.items()
-            if other_name != name and other.placement.device_id == own.device_id
-        ]
-        return sharing_factor(own.partition.mode, own.candidate, beside)
+        own = watched.placement
+        others = [(c, self._busy.get(other, 0.0)) for other, c in on_device if other != name]
+        sharing = sharing_factor(own.partition.mode, own.candidate, others)
+        watched.gathered = before.after(count, sharing)
 
     # -- judging -----------------------------------------------------------------------------
 
-    def _compare(self, name: str, full: FullWindow) -> None:
-        watched = self._watched[name]
+    def _judge(self, at: float) -> None:
+        """Compare the windows that are full, those first that began first."""
+        full: list[tuple[Gathered, str, FullWindow]] = []
+        for name, watched in self._watched.items():
+            gathered = watched.gathered
+            if gathered is None:
+                continue
+            window = gathered.full(at, self._options.window_requests, self._options.window_seconds)
+            if window is not None:
+                full.append((gathered, name, window))
+        full.sort(key=lambda one: one[0].began_at)
+        seen: list[tuple[str, LedgerEntry, Verdict]] = []
+        for gathered, name, window in full[:JUDGED_PER_LOOK]:
+            watched = self._watched[name]
+            watched.gathered = Gathered(at, gathered.last, gathered.last)
+            before = verdict_of(watched.tracks)
+            entry = self._compare(watched, window)
+            if entry is not None:
+                seen.append((name, entry, before))
+        if not seen:
+            return
+        self._keep([entry for _, entry, _ in seen])
+        with self._journal.together():
+            for name, entry, before in seen:
+                self._tell(name, self._watched[name], entry, before)
+        for profile_id in dict.fromkeys(entry.profile_id for _, entry, _ in seen if entry.findings):
+            self._correct(profile_id)
+
+    def _compare(self, watched: _Watched, full: FullWindow) -> LedgerEntry | None:
+        """With what its profile says of the window; None where it says nothing."""
         profile, scale = self._predictor(watched.placement)
         if profile is None:
-            return
+            return None
         wanted = expected(
             profile,
             full.looks,
@@ -291,8 +330,8 @@ class DriftDesk:
             scale=scale,
         )
         if wanted is None:
-            return
-        placement, before = watched.placement, verdict_of(watched.tracks)
+            return None
+        placement = watched.placement
         seen = () if wanted.other_lengths else full.comparisons(wanted, tolerated(profile))
         watched.tracks, findings = compared(watched.tracks, seen)
         entry = LedgerEntry(
@@ -315,17 +354,15 @@ class DriftDesk:
         watched.last = entry
         if findings:
             watched.judged = entry
-        self._keep(entry)
-        self._tell(name, watched, entry, before)
-        if findings:
-            self._correct(entry.profile_id)
+        return entry
 
-    def _keep(self, entry: LedgerEntry) -> None:
-        """A store that cannot be written must not keep the verdict from being told."""
+    def _keep(self, entries: Sequence[LedgerEntry]) -> None:
+        """A store that cannot be written must not keep the verdicts from being told."""
         try:
-            self._store.add_ledger_entry(entry)
+            self._store.add_ledger_entries(entries)
         except PartitiondError as error:
-            log.error("a window of %s is not in the ledger: %s", entry.replica_id, error)
+            names = ", ".join(entry.replica_id for entry in entries)
+            log.error("windows are not in the ledger, of %s: %s", names, error)
 
     def _predictor(self, placement: Placement) -> tuple[Profile | None, float]:
         """The profile that predicts a replica, and what its times are multiplied with.
@@ -393,8 +430,11 @@ class DriftDesk:
     def _drifting(self) -> dict[str, str]:
         """Profiles whose replicas disagree with them together, and how."""
         found = {}
-        for profile_id in {w.placement.candidate.profile_id for w in self._watched.values()}:
-            entries = self._on_profile(profile_id)
+        judged: dict[str, list[LedgerEntry]] = {}
+        for watched in self._watched.values():
+            if watched.judged is not None:
+                judged.setdefault(watched.judged.profile_id, []).append(watched.judged)
+        for profile_id, entries in judged.items():
             together = pooled(entries)
             if together in _OFF:
                 pace = [f for e in entries if (f := e.finding(Figure.PACE))]

@@ -178,6 +178,10 @@ class _Room:
     def __init__(self, host: JobHost, running: Sequence[Lent]) -> None:
         self._host = host
         self._devices = {device.id: device for device in host.devices}
+        # Many GPUs are near the same cores; each is asked about for each job.
+        self._gpus_near = collections.Counter(
+            device.cores for device in host.devices if device.kind is DeviceKind.GPU
+        )
         self._running = running
         self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
         for holder in host.held:
@@ -254,9 +258,7 @@ class _Room:
         """
         near = set(device.cores)
         sharing = sum(
-            1
-            for other in self._host.devices
-            if other.kind is DeviceKind.GPU and not near.isdisjoint(other.cores)
+            gpus for cores, gpus in self._gpus_near.items() if not near.isdisjoint(cores)
         )
         slots = max(1, sharing) * self._host.slots.per_device
         return max(LEAST_HOST_CORES, len(device.cores) // slots)

@@ -11,8 +11,10 @@ from partitiond.core.drift_follow import Correction
 class Ledger(Protocol):
     """What was predicted and what was measured, kept on disk."""
 
-    def add_ledger_entry(self, entry: LedgerEntry) -> None:
-        """Append. The oldest of the replica, and the oldest of all, are dropped beyond bounds."""
+    def add_ledger_entries(self, entries: Sequence[LedgerEntry]) -> None:
+        """Append all of them or none. The oldest of a replica, and the oldest of all, are dropped
+        beyond bounds.
+        """
         ...
 
     def ledger(

@@ -22,22 +22,25 @@ MAX_OF_REPLICA: Final = 200
 class LedgerRepository(Sessions):
     """What was predicted of replicas and what was measured."""
 
-    def add_ledger_entry(self, entry: LedgerEntry) -> None:
-        """Append; what is beyond the bounds goes, the oldest first."""
+    def add_ledger_entries(self, entries: Sequence[LedgerEntry]) -> None:
+        """Append all of them or none; what is beyond the bounds goes, the oldest first."""
         with self._write() as session:
-            row = LedgerRow(
-                at=entry.at,
-                model=entry.model,
-                replica_id=entry.replica_id,
-                body=serde.to_stored_json(entry),
-            )
-            session.add(row)
+            rows = [
+                LedgerRow(
+                    at=entry.at,
+                    model=entry.model,
+                    replica_id=entry.replica_id,
+                    body=serde.to_stored_json(entry),
+                )
+                for entry in entries
+            ]
+            session.add_all(rows)
             session.flush()
-            own = col(LedgerRow.replica_id) == entry.replica_id
-            of_model = col(LedgerRow.model) == entry.model
-            _drop_beyond(session, MAX_OF_REPLICA, of_model, own)
+            for model, replica_id in {(entry.model, entry.replica_id) for entry in entries}:
+                own = col(LedgerRow.replica_id) == replica_id
+                _drop_beyond(session, MAX_OF_REPLICA, col(LedgerRow.model) == model, own)
             # By number, not by age: a busy replica uses up sequences, and keeps few of them.
-            if (row.sequence or 0) % DROP_EVERY == 0:
+            if any((row.sequence or 0) % DROP_EVERY == 0 for row in rows):
                 _drop_beyond(session, MAX_ENTRIES)
 
     def ledger(

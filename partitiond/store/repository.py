@@ -165,7 +165,12 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return found
 
     def profile(self, profile_id: str) -> Profile:
-        """Raises NotFoundError."""
+        """The same object as in `profiles`, once all were read. Raises NotFoundError."""
+        with self._lock:
+            kept = () if self._closed else self._profiles.get(None, ())
+        known = next((one for one in kept if one.id == profile_id), None)
+        if known is not None:
+            return known
         with self._read() as session:
             row = found(session.get(ProfileRow, profile_id), "profile", profile_id)
             return self._parse(Profile, row.body, f"profile {profile_id}")

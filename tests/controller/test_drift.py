@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from partitiond.controller import drift
 from partitiond.controller.drift import DriftDesk
-from partitiond.core.drift import LedgerEntry
+from partitiond.core.drift import LedgerEntry, Verdict
 from partitiond.core.errors import NotFoundError, StoreError
 from partitiond.core.hardware import DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores, PartitionSize
@@ -335,13 +337,52 @@ async def test_plans_that_take_no_corrections_show_none() -> None:
         assert len(desk.report().remeasures) == 1
 
 
+async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_them_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drift, "JUDGED_PER_LOOK", 2)
+    monkeypatch.setattr(drift, "REMEMBERED_PER_LOOK", 3)
+    written: list[list[str]] = []
+    async with serving(5) as host:
+        desk, names = desk_of(host), replicas(host)
+        plain = host.store.add_ledger_entries
+
+        def counted(entries: Sequence[LedgerEntry]) -> None:
+            written.append([entry.replica_id for entry in entries])
+            plain(entries)
+
+        monkeypatch.setattr(host.store, "add_ledger_entries", counted)
+        traffic = Traffic(desk)
+        traffic.flow(1, dict.fromkeys(names, 1.0))
+        assert len(desk.report().replicas) == 3
+        traffic.flow(1, dict.fromkeys(names, 1.0))
+        assert len(desk.report().replicas) == 5
+        traffic.flow(11, dict.fromkeys(names, 1.0))
+        assert [len(one) for one in written] == [2, 2, 1]
+        assert sorted(name for one in written for name in one) == sorted(names)
+        entries = [host.store.ledger(replica_id=name)[0] for one in written for name in one]
+        # Who waits loses nothing of its window. Of the five two were watched one look later.
+        assert [entry.seconds for entry in entries] == [20.0, 20.0, 22.0, 20.0, 22.0]
+        # Who is not watched yet slows down the others all the same.
+        assert len({entry.sharing for entry in entries}) == 1
+        assert all(entry.verdict is Verdict.LEARNING for entry in entries)
+        # Each has its turn, also where all are full in each look.
+        desk._options = dataclasses.replace(desk._options, window_seconds=0.0, window_requests=1)
+        written.clear()
+        traffic.flow(10, dict.fromkeys(names, 1.0))
+        assert [len(one) for one in written] == [2] * 10
+        turns = Counter(name for one in written for name in one)
+        assert set(turns) == set(names)
+        assert min(turns.values()) >= 3
+
+
 async def test_a_ledger_that_cannot_be_written_does_not_hide_a_drift(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: LedgerEntry) -> None:
+    def full(_: Sequence[LedgerEntry]) -> None:
         raise StoreError("the disk is full.")
 
-    monkeypatch.setattr(host.store, "add_ledger_entry", full)
+    monkeypatch.setattr(host.store, "add_ledger_entries", full)
     Traffic(desk_of(host)).flow(80, dict.fromkeys(replicas(host), 1.5))
     assert host.kinds().count("drift") == 1
 

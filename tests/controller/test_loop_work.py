@@ -13,24 +13,30 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import TypeAdapter
+from sqlalchemy import event
 
 from partitiond import serde
 from partitiond.api import profile_rows
 from partitiond.api.app import create_app
+from partitiond.api.replies import ANSWERS
 from partitiond.controller import demands, holdings, launches, routes, staleness, targets, views
 from partitiond.controller.journal import MOST_AT_ONCE, Journal
 from partitiond.controller.loop import STARTS_PER_PASS, of_one_pass
 from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.core.errors import NotFoundError
 from partitiond.core.observation import Action, ObservedReplica, StartEngine, StopEngine, StopReason
 from partitiond.core.partition import MpsShare
 from partitiond.core.plan import Infeasible
 from partitiond.core.replica import ReplicaState
 from partitiond.core.routing import ModelAvailability
+from partitiond.core.traffic import UsageCount
 from partitiond.core.units import Bytes
+from partitiond.core.usage import UsagePosition, Used
 from partitiond.devices.fake import fake_gpus
 from partitiond.planner.instance import PlanRequest
 from partitiond.ports import Event, KeyRecord, Store
-from partitiond.store import open_store
+from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock
 from tests.controller.samples import NOW, measured_profile, placement, plan, record, spec
 from tests.controller.test_service import Host
@@ -230,6 +236,88 @@ async def test_what_did_not_change_is_made_once_for_all_plans(counted: Counted) 
     assert made["best_profiles"] <= 2  # for plans, and for what is shown
     assert made["stale_reasons"] <= 2
     await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
+async def test_no_request_waits_for_what_reads_requests_to_be_built(counted: Counted) -> None:
+    store = open_store(":memory:")
+    host = filled(store)
+    await host.service.start()
+    app = create_app(host.service, admin_token=TOKEN)
+    serde.prepare(ANSWERS)
+    counted.count(TypeAdapter, "__init__")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://daemon", headers=headers
+    ) as http:
+        (await http.post("/plan", json={})).raise_for_status()
+        (await http.get("/models")).raise_for_status()
+    assert counted.taken().get("__init__", 0) == 0
+    await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def test_what_is_kept_of_a_profile_is_not_read_again(counted: Counted) -> None:
+    store = open_store(":memory:")
+    for name in names():
+        store.add_profile(measured_profile(name, profile_id=f"p-{name}"))
+    known = {profile.id: profile for profile in store.profiles()}
+    counted.count(serde, "from_stored_json")
+    assert all(store.profile(key) is profile for key, profile in known.items())
+    assert counted.taken().get("from_stored_json", 0) == 0
+    changed = dataclasses.replace(known["p-m03"], dtype="float16")
+    store.add_profile(changed)
+    store.remove_profiles(["p-m04"])
+    assert store.profile("p-m03") == changed
+    with pytest.raises(NotFoundError):
+        store.profile("p-m04")
+    store.close()
+
+
+def statements(store: SqlStore) -> list[str]:
+    """The statements that a store runs from now on; one that is run with many values is one."""
+    seen: list[str] = []
+    event.listen(
+        store._engine,
+        "before_cursor_execute",
+        lambda _conn, _cursor, statement, *_: seen.append(statement),
+    )
+    return seen
+
+
+def test_what_many_keys_used_is_booked_in_as_many_statements_as_of_one() -> None:
+    store = open_store(":memory:")
+
+    def book(used: dict[str, int], epoch: str) -> None:
+        counts = {key: {"a": UsageCount(requests=many)} for key, many in used.items()}
+        position = UsagePosition(epoch, counts, {})
+        store.add_usage(
+            "2030-01-31T17", {(key, "a"): Used(requests=n) for key, n in used.items()}, position
+        )
+        assert store.usage_position() == position
+
+    seen = statements(store)
+    book({"k": 1}, "one")
+    few = len(seen)
+    book(dict.fromkeys(names(), 2), "one")
+    del seen[:]
+    book({**dict.fromkeys(names(), 3), "k": 1}, "two")
+    assert len(seen) - 1 <= few + 1  # the position is read back; keys that are gone are deleted
+    hours = {one.key_id: one.used.requests for one in store.usage("2030-01-31T17", "2030-01-31T17")}
+    assert hours == {**dict.fromkeys(names(), 5), "k": 2}
+    store.close()
+
+
+def test_many_events_are_written_in_one_statement_and_keep_their_order() -> None:
+    store = open_store(":memory:")
+    given = [Event(0, NOW, "k", name, f"of {name}", "") for name in names()]
+    seen = statements(store)
+    stored = store.add_events(given)
+    assert sum(one.startswith("INSERT") for one in seen) == 1
+    assert [one.subject for one in stored] == names()
+    assert [one.id for one in stored] == list(range(1, MANY + 1))
+    assert list(store.events()) == list(stored)
+    assert not store.add_events([])
     store.close()
 
 

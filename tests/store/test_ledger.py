@@ -19,8 +19,8 @@ def store() -> Iterator[Store]:
 
 def test_entries_read_back_newest_first(store: Store) -> None:
     for number in range(3):
-        store.add_ledger_entry(dataclasses.replace(ENTRY, requests=number))
-    store.add_ledger_entry(dataclasses.replace(ENTRY, model="b", replica_id="b-1"))
+        store.add_ledger_entries([dataclasses.replace(ENTRY, requests=number)])
+    store.add_ledger_entries([dataclasses.replace(ENTRY, model="b", replica_id="b-1")])
     assert [e.requests for e in store.ledger(model="a")] == [2, 1, 0]
     assert [e.requests for e in store.ledger(replica_id="a-1", limit=1)] == [2]
     assert store.ledger(model="b")[0].findings == ENTRY.findings
@@ -33,9 +33,9 @@ def test_a_busy_replica_does_not_push_out_the_others(
     monkeypatch.setattr(ledger_repository, "MAX_OF_REPLICA", 3)
     monkeypatch.setattr(ledger_repository, "MAX_ENTRIES", 5)
     monkeypatch.setattr(ledger_repository, "DROP_EVERY", 1)
-    store.add_ledger_entry(dataclasses.replace(ENTRY, replica_id="a-2"))
+    store.add_ledger_entries([dataclasses.replace(ENTRY, replica_id="a-2")])
     for number in range(20):
-        store.add_ledger_entry(dataclasses.replace(ENTRY, requests=number))
+        store.add_ledger_entries([dataclasses.replace(ENTRY, requests=number)])
     assert [e.requests for e in store.ledger(replica_id="a-1")] == [19, 18, 17]
     assert len(store.ledger(replica_id="a-2")) == 1
 
@@ -44,5 +44,5 @@ def test_all_together_have_a_bound(store: Store, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ledger_repository, "MAX_ENTRIES", 4)
     monkeypatch.setattr(ledger_repository, "DROP_EVERY", 1)
     for number in range(10):
-        store.add_ledger_entry(dataclasses.replace(ENTRY, replica_id=f"a-{number}"))
+        store.add_ledger_entries([dataclasses.replace(ENTRY, replica_id=f"a-{number}")])
     assert [e.replica_id for e in store.ledger()] == ["a-9", "a-8", "a-7", "a-6"]
