@@ -257,8 +257,6 @@ class _Room:
         Each slot's part of the cores that the GPU shares with others, and at least two.
         """
         near = set(device.cores)
-        sharing = sum(
-            gpus for cores, gpus in self._gpus_near.items() if not near.isdisjoint(cores)
-        )
+        sharing = sum(gpus for cores, gpus in self._gpus_near.items() if not near.isdisjoint(cores))
         slots = max(1, sharing) * self._host.slots.per_device
         return max(LEAST_HOST_CORES, len(device.cores) // slots)

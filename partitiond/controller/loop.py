@@ -65,7 +65,7 @@ _FINISHING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.DROWSY})
 """States of an engine that gets nothing new and is waited for."""
 
 
-STARTS_PER_PASS: Final = 16
+STARTS_PER_PASS: Final = 8
 """Engines begun in one pass. Each takes a millisecond of CPU, during which nobody is answered."""
 
 

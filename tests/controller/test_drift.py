@@ -14,6 +14,7 @@ from partitiond.core.drift import LedgerEntry, Verdict
 from partitiond.core.errors import NotFoundError, StoreError
 from partitiond.core.hardware import DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores, PartitionSize
+from partitiond.core.plan import Candidate
 from partitiond.core.spec import Demand
 from partitiond.core.traffic import ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.units import GIB, Bytes
@@ -351,7 +352,17 @@ async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_the
             written.append([entry.replica_id for entry in entries])
             plain(entries)
 
+        beside: list[int] = []
+        sharing = drift.sharing_factor
+
+        def shared(
+            mode: SharingMode, own: Candidate, others: list[tuple[Candidate, float]]
+        ) -> float:
+            beside.append(len(others))
+            return sharing(mode, own, others)
+
         monkeypatch.setattr(host.store, "add_ledger_entries", counted)
+        monkeypatch.setattr(drift, "sharing_factor", shared)
         traffic = Traffic(desk)
         traffic.flow(1, dict.fromkeys(names, 1.0))
         assert len(desk.report().replicas) == 3
@@ -363,8 +374,7 @@ async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_the
         entries = [host.store.ledger(replica_id=name)[0] for one in written for name in one]
         # Who waits loses nothing of its window. Of the five two were watched one look later.
         assert [entry.seconds for entry in entries] == [20.0, 20.0, 22.0, 20.0, 22.0]
-        # Who is not watched yet slows down the others all the same.
-        assert len({entry.sharing for entry in entries}) == 1
+        assert set(beside) == {4}  # who is not watched yet slows down the others all the same
         assert all(entry.verdict is Verdict.LEARNING for entry in entries)
         # Each has its turn, also where all are full in each look.
         desk._options = dataclasses.replace(desk._options, window_seconds=0.0, window_requests=1)

@@ -316,7 +316,11 @@ def test_many_events_are_written_in_one_statement_and_keep_their_order() -> None
     assert sum(one.startswith("INSERT") for one in seen) == 1
     assert [one.subject for one in stored] == names()
     assert [one.id for one in stored] == list(range(1, MANY + 1))
-    assert list(store.events()) == list(stored)
+    later = store.add_events(
+        [Event(0, NOW, "k", "late", "m", ""), Event(0, NOW, "k", "z", "m", "")]
+    )
+    assert [one.id for one in later] == [MANY + 1, MANY + 2]
+    assert list(store.events()) == [*stored, *later]
     assert not store.add_events([])
     store.close()
 

@@ -19,6 +19,10 @@ _ENDPOINT: Final = "partitiond/controller/endpoint.py"
 _JOBS: Final = "partitiond/controller/jobs.py"
 _PROFILING: Final = "partitiond/controller/profiling.py"
 _REPLIES: Final = "partitiond/api/replies.py"
+_APP: Final = "partitiond/api/app.py"
+_DRIFT: Final = "partitiond/controller/drift.py"
+_EVENTS: Final = "partitiond/store/event_repository.py"
+_USAGE: Final = "partitiond/store/usage_repository.py"
 _WORK: Final = "tests/controller/test_loop_work.py::"
 _LOCKED: Final = "tests/controller/test_locked_store.py::"
 
@@ -95,6 +99,65 @@ LOOP: Final[tuple[Rule, ...]] = (
             (_STORE, "None if known is None else (*known, key)", "None"),
             (_STORE, "tuple(one for one in known if one.id != key_id)", "known"),
             (_STORE, "tuple(key if one.id == key.id else one for one in known)", "known"),
+        ),
+    ),
+    rule(
+        "Windows that fill at once are judged so many per look, each in its turn and as a whole.",
+        "tests/controller/test_drift.py::"
+        "test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_them_together",
+        wrong=(
+            (_DRIFT, "in full[:JUDGED_PER_LOOK]", "in full"),
+            (_DRIFT, "in unknown[:REMEMBERED_PER_LOOK]", "in unknown"),
+            (_DRIFT, "        full.sort(key=lambda one: one[0].began_at)\n", ""),
+            (
+                _DRIFT,
+                "                full.append((gathered, name, window))\n",
+                "                full.append((gathered, name, window))\n"
+                "                watched.gathered = Gathered(at, gathered.last, gathered.last)\n",
+            ),
+            (
+                _DRIFT,
+                "        self._keep([entry for _, entry, _ in seen])\n",
+                "        for _, entry, _ in seen:\n            self._keep([entry])\n",
+            ),
+            (
+                _DRIFT,
+                "in serving.items():  # those that",
+                "in [one for one in serving.items() if one[0] in self._watched]:  # those that",
+            ),
+        ),
+    ),
+    rule(
+        "Hundreds of keys and events are written in a few statements, as one by one.",
+        f"{_WORK}test_what_many_keys_used_is_booked_in_as_many_statements_as_of_one",
+        f"{_WORK}test_many_events_are_written_in_one_statement_and_keep_their_order",
+        wrong=(
+            (_USAGE, "getattr(UsageRow, field.name) + getattr(", "getattr("),
+            (_USAGE, "        if known.get(subject) != value\n", "        if subject in known\n"),
+            (_USAGE, "known.keys() - wanted.keys()", "()"),
+            (
+                _USAGE,
+                "                session.connection().execute(_ADD_USAGE, rows)\n",
+                "                for row in rows:\n"
+                "                    session.connection().execute(_ADD_USAGE, row)\n",
+            ),
+            (_EVENTS, "enumerate(events, 1)", "enumerate(events)"),
+            (_EVENTS, "last - len(events) + number", "number"),
+        ),
+    ),
+    rule(
+        "What requests and windows are read with is there before they come.",
+        f"{_WORK}test_no_request_waits_for_what_reads_requests_to_be_built",
+        f"{_WORK}test_what_is_kept_of_a_profile_is_not_read_again",
+        wrong=(
+            (_APP, "    _build_routes(app)\n    return app\n", "    return app\n"),
+            (_APP, "    for route in app.routes:\n", "    for route in app.routes[:1]:\n"),
+            (
+                _STORE,
+                "        if known is not None:\n            return known\n        with",
+                "        with",
+            ),
+            (_STORE, "one.id == profile_id", "one.id <= profile_id"),
         ),
     ),
     rule(
