@@ -11,6 +11,7 @@ import pytest
 from partitiond.controller import drift
 from partitiond.controller.drift import DriftDesk
 from partitiond.core.drift import LedgerEntry, Verdict
+from partitiond.core.drift_load import sharing_factor
 from partitiond.core.errors import NotFoundError, StoreError
 from partitiond.core.hardware import DeviceKind, SharingMode
 from partitiond.core.partition import CpuCores, PartitionSize
@@ -353,13 +354,12 @@ async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_the
             plain(entries)
 
         beside: list[int] = []
-        sharing = drift.sharing_factor
 
         def shared(
             mode: SharingMode, own: Candidate, others: list[tuple[Candidate, float]]
         ) -> float:
             beside.append(len(others))
-            return sharing(mode, own, others)
+            return sharing_factor(mode, own, others)
 
         monkeypatch.setattr(host.store, "add_ledger_entries", counted)
         monkeypatch.setattr(drift, "sharing_factor", shared)
