@@ -312,11 +312,11 @@ class PlanDesk:
         running, devices = situation.running, outcome.devices
         placements = beside_what_runs(outcome.placements, running, situation.free_devices)
         outcome = dataclasses.replace(outcome, placements=placements)
-        diff, took = diff_plans(running, placements), self._start_times.seconds()
-        takes = await asyncio.to_thread(
-            diff_cost, diff, devices, took, stakes_of(situation.records, {})
-        )
         outcome = self._numbered(outcome, applied)
+        diff = diff_plans(running, placements)
+        takes = diff_cost(
+            diff, devices, self._start_times.seconds(), stakes_of(situation.records, {})
+        )
         preview = PlanPreview(outcome, diff, answers=dataclasses.replace(answers, diff=takes))
         if not remember:
             return preview
