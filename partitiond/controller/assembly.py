@@ -38,6 +38,7 @@ from partitiond.controller.views import PlacedView, placed_views
 from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.job_slots import Slots, Turn
+from partitiond.core.lost import cut_off
 from partitiond.core.plan import Placement
 from partitiond.core.spec import ModelSpec
 from partitiond.core.usage import ReplicaShare
@@ -226,23 +227,18 @@ class Parts:
     def _withheld(self, placement: Placement) -> bool:
         """Whether no engine of a placement is to be started: its model cannot run, or nothing is
         known of its device, and nothing of it runs there."""
-        return self.obstacles.withheld(placement) or placement.replica_id in self._cut_off()
-
-    def _cut_off(self) -> frozenset[str]:
-        """Replicas of which nothing runs, and whose device is silent: another one has to do."""
-        silent = self.devices.silent
-        if not silent:  # asked of each replica in each pass
-            return frozenset()
-        live = {e.placement.replica_id for e in self.controller.engines if e.live}
-        return frozenset(
-            placement.replica_id
-            for placement in self.controller.desired
-            if placement.device_id in silent and placement.replica_id not in live
+        return self.obstacles.withheld(placement) or (
+            self.devices.is_silent(placement.device_id) and bool(self._cut_off((placement,)))
         )
 
+    def _cut_off(self, placements: Sequence[Placement]) -> frozenset[str]:
+        live = {e.placement.replica_id for e in self.controller.engines if e.live}
+        asleep = self.controller.sleep.levels
+        return cut_off(placements, self.devices.devices, live, asleep)
+
     def look_for_cut_off(self) -> None:
-        """After a pass of the loop: plan again where an engine of a silent device has ended."""
-        before, self._known_cut_off = self._known_cut_off, self._cut_off()
+        """After a pass of the loop: plan again where an engine of a lost device has ended."""
+        before, self._known_cut_off = self._known_cut_off, self._cut_off(self.controller.desired)
         if self._known_cut_off - before:
             self.plan_again()
 

@@ -35,11 +35,12 @@ The rules, in the order in which they are asked:
 9. While replicas of the applied plan have no device to run on, the plan is made without the
    compiled search (`PlanRequest.may_search`): what runs stays, and nobody waits until it is
    compiled, which may take minutes on a busy machine.
-10. A model is under-served while a replica of it has lost its device, while it scales and is to
-   get another number of replicas, or while it is awake and asked for and has no place. Then a
-   plan is made and applied while jobs run, too. It speaks only of models that were planned before
-   or are under-served, and places nothing on what a running job holds. No job begins before that
-   plan is made and what it starts serves; when a running job ends, its room is planned for first.
+10. A model is under-served while a replica of it has lost its device (on a silent device: once its
+   engine has ended, too), while it scales and is to get another number of replicas, or while it
+   is awake and asked for and has no place. Then a plan is made and applied while jobs run, too.
+   It speaks only of models that were planned before or are under-served, and places nothing on
+   what a running job holds. No job begins before that plan is made and what it starts serves;
+   when a running job ends, its room is planned for first.
 11. While replicas have lost their devices, the plan moves what runs only where nothing else
     serves what was asked (`MAX_MOVE_PRICE`): what was lost is placed beside it, by itself, though
     a move would save a device. The next plan may save it, and waits for `apply`.
@@ -56,8 +57,6 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.core.engine_task import EngineTask
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import Device
-from partitiond.core.health import Health
 from partitiond.core.plan import Placement, Plan
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.sleep import scales_to_zero
@@ -143,12 +142,6 @@ def left_out(
         for r in records
         if not r.spec.auto and r.spec.name not in planned and not scales_to_zero(r.spec)
     )
-
-
-def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
-    """Whether replicas of the applied plan have no device to run on until there is another plan."""
-    works = {device.id for device in devices if device.health is not Health.FAILED}
-    return any(placement.device_id not in works for placement in applied)
 
 
 class Chain:

@@ -9,7 +9,6 @@ from partitiond.controller.chain import (
     held_back,
     left_out,
     not_yet_planned,
-    stranded,
     woken_without_place,
 )
 from partitiond.controller.jobs import JobQueue
@@ -30,6 +29,7 @@ from partitiond.controller.solves import AskedPlans
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, InputError, NotReadyError
 from partitiond.core.hardware import Device
+from partitiond.core.lost import stranded
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.partition import Partition
 from partitiond.core.plan import (
@@ -301,8 +301,7 @@ class Plans:
 
     def _pressing(self) -> bool:
         """Whether a model is under-served: its plan waits for no profile job."""
-        lost = stranded(self._controller.desired, self._devices.devices)
-        return lost or bool(self._under_served())
+        return self._lost() or bool(self._under_served())
 
     def _under_served(self) -> frozenset[str]:
         """Models that are asked for and miss replicas, those apart that lost their devices."""

@@ -121,11 +121,6 @@ class DeviceWatch:
         """Know devices of earlier: what cannot be seen of them is silent, and not gone."""
         self._remembered = tuple(devices)
 
-    @property
-    def silent(self) -> frozenset[str]:
-        """Ids of the devices of which nothing is known now."""
-        return frozenset(d.id for d in self.devices if d.health is Health.SILENT)
-
     def is_silent(self, device_id: str) -> bool:
         """Whether nothing is known of a device now, since its driver does not answer."""
         device = self.find(device_id)

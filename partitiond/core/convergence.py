@@ -203,7 +203,6 @@ _ORDER: Final = (
     Standing.LEAVING,
     Standing.STAYING,
 )
-_WAITS_FOR_ROOM: Final = "waits for the room of"
 _DONE: Final = {Standing.STARTING: 0.5, Standing.WAITING: 0.0, Standing.FAILED: 0.0}
 """How much of its way a replica of the plan has behind it."""
 _LEFT: Final = {ReplicaState.DRAINING: 1 / 3, ReplicaState.STOPPING: 2 / 3}
@@ -251,9 +250,14 @@ def convergence(
     wanted = plan.wanted if plan is not None else ()
     current = current_engines(wanted, seen.replicas, asleep)
     here = _Look(wanted, seen, policy, asleep, told, current, dict(seen.devices))
-    placed = [_progress(placement, here) for placement in wanted]
-    failed = {p.model for p in placed if p.standing is Standing.FAILED}
-    placed = [_without_hope(p, failed, here) for p in placed]
+    found = [_standing(p, current.get(p.replica_id), here) for p in wanted]
+    failed = {
+        p.model for p, at in zip(wanted, found, strict=True) if at.standing is Standing.FAILED
+    }
+    placed = [
+        _progress(p, _without_hope(p, at, failed, here), here)
+        for p, at in zip(wanted, found, strict=True)
+    ]
     leaving = [
         (replica, _leaves(replica, here, stays=replica.placement.model in failed))
         for replica in here.outgoing()
@@ -327,6 +331,20 @@ def _why(rest: Sequence[ReplicaProgress], state: PlanState) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _At:
+    """Where one replica of the plan is, and what for.
+
+    Attributes:
+        for_room: it waits for the room of engines on its device that the plan does not want.
+    """
+
+    standing: Standing
+    why: str
+    cause: Cause = Cause.NONE
+    for_room: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Look:
     """What one call looks at.
 
@@ -345,48 +363,55 @@ class _Look:
 
     def outgoing(self) -> Iterator[ObservedReplica]:
         """Engines that hold something, and that the plan does not want."""
+        return iter(self.unwanted(r for r in self.seen.replicas if r.state in LIVE))
+
+    def live_on(self, device_id: str) -> list[ObservedReplica]:
+        """Engines that hold something of a device."""
+        return [
+            r for r in self.seen.replicas if r.state in LIVE and r.placement.device_id == device_id
+        ]
+
+    def unwanted(self, replicas: Iterable[ObservedReplica]) -> list[ObservedReplica]:
+        """Those of them that fulfil no placement of the plan."""
         kept = {key_of(replica) for replica in self.current.values()}
-        return (r for r in self.seen.replicas if r.state in LIVE and key_of(r) not in kept)
+        return [r for r in replicas if key_of(r) not in kept]
 
     def age(self, replica: ObservedReplica) -> int:
         """Whole seconds in its state."""
         return max(0, int(self.seen.now - replica.state_since))
 
 
-def _progress(placement: Placement, here: _Look) -> ReplicaProgress:
-    """Where one replica of the plan is."""
+def _progress(placement: Placement, at: _At, here: _Look) -> ReplicaProgress:
+    """Where one replica of the plan is, for everybody else."""
     engine = here.current.get(placement.replica_id)
-    standing, why, cause = _standing(placement, engine, here)
     return ReplicaProgress(
         placement.replica_id,
         placement.model,
         placement.device_id,
-        standing,
-        why,
+        at.standing,
+        at.why,
         here.age(engine) if engine is not None else None,
-        cause,
+        at.cause,
     )
 
 
-def _standing(
-    placement: Placement, engine: ObservedReplica | None, here: _Look
-) -> tuple[Standing, str, Cause]:
+def _standing(placement: Placement, engine: ObservedReplica | None, here: _Look) -> _At:
     if placement.model in here.asleep:
-        return Standing.ASLEEP, "sleeps", Cause.NONE
+        return _At(Standing.ASLEEP, "sleeps")
     serves = engine is not None and engine.state is ReplicaState.SERVING and not engine.ending
     if serves and placement.device_id not in here.seen.faulted:  # there it is about to be ended
-        return Standing.SERVING, "serves", Cause.NONE
+        return _At(Standing.SERVING, "serves")
     failed = _failed(placement, engine, here)
     if failed is not None:
-        return Standing.FAILED, *failed
+        return _At(Standing.FAILED, *failed)
     if engine is None:
-        return Standing.WAITING, _waits_for(placement, here), Cause.NONE
+        return _waits(placement, here)
     if engine.ending:
-        return Standing.WAITING, "starts again once what is left of it is gone", Cause.NONE
+        return _At(Standing.WAITING, "starts again once what is left of it is gone")
     if engine.state is ReplicaState.STARTING:
         line = here.told.progress.get(key_of(engine), "")
-        return Standing.STARTING, f"starts: {line}" if line else "starts", Cause.NONE
-    return Standing.STARTING, "wakes", Cause.NONE
+        return _At(Standing.STARTING, f"starts: {line}" if line else "starts")
+    return _At(Standing.STARTING, "wakes")
 
 
 def _failed(
@@ -425,65 +450,55 @@ def _reason(replica: ObservedReplica) -> str:
     return " ".join(lines) or "nobody knows why"
 
 
-def _waits_for(placement: Placement, here: _Look) -> str:
+def _waits(placement: Placement, here: _Look) -> _At:
     """Why a replica has no engine yet."""
-    seen = here.seen
+    seen, waiting = here.seen, Standing.WAITING
     if placement.form in seen.not_ready:
         progress = here.told.files.get(placement.form, _NO_FILES).progress
-        return f"waits for its files: {progress}" if progress else "waits for its files"
+        return _At(
+            waiting, f"waits for its files: {progress}" if progress else "waits for its files"
+        )
     free = here.room[placement.device_id]
     if isinstance(free, Unknown):
-        return f"waits until its device can be seen: {free.reason}"
+        return _At(waiting, f"waits until its device can be seen: {free.reason}")
     record = awaiting_restart(placement, seen.replicas)
     if record is not None and record.state is ReplicaState.FAILED:
-        return f"failed and is started again soon: {_reason(record)}"
+        return _At(waiting, f"failed and is started again soon: {_reason(record)}")
     return _waits_for_room(placement, free, here)
 
 
-def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> str:
-    there = [
-        r
-        for r in here.seen.replicas
-        if r.state in LIVE and r.placement.device_id == placement.device_id
-    ]
+def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> _At:
+    waiting, there = Standing.WAITING, here.live_on(placement.device_id)
     leases = [lease for lease in here.seen.leases if lease.device_id == placement.device_id]
     if not fits(placement.partition, leases, free_bytes):
-        return "waits until a profile job gives its place back"
+        return _At(waiting, "waits until a profile job gives its place back")
     busy = [r.replica_id for r in there if r.state in ALLOCATING]
     measuring = here.seen.measuring.count(placement.device_id)
     if len(busy) + measuring >= here.policy.max_starting:
-        return f"starts after {', '.join(busy) or 'the engine of a profile job'}"
+        return _At(waiting, f"starts after {', '.join(busy) or 'the engine of a profile job'}")
     if not fits(placement.partition, [*leases, *(holds(r) for r in there)], free_bytes):
-        kept = {key_of(replica) for replica in here.current.values()}
-        old = _names(r.replica_id for r in there if key_of(r) not in kept)
-        return f"{_WAITS_FOR_ROOM} {old}" if old else "waits for room on its device"
-    return "waits for its turn to start"
+        old = _names(r.replica_id for r in here.unwanted(there))
+        if old:
+            return _At(waiting, f"waits for the room of {old}", for_room=True)
+        return _At(waiting, "waits for room on its device")
+    return _At(waiting, "waits for its turn to start")
 
 
-def _without_hope(
-    progress: ReplicaProgress, failed: Container[str], here: _Look
-) -> ReplicaProgress:
+def _without_hope(placement: Placement, at: _At, failed: Container[str], here: _Look) -> _At:
     """A replica that waits for the room of engines that stay has failed as well: another replica of
     their model failed, and they are the last that serve it.
     """
-    if progress.standing is not Standing.WAITING:
-        return progress
-    there = [
-        r
-        for r in here.seen.replicas
-        if r.state in LIVE and r.placement.device_id == progress.device_id
-    ]
-    kept = {key_of(replica) for replica in here.current.values()}
-    olds = [r for r in there if key_of(r) not in kept]
-    if (
-        not progress.why.startswith(_WAITS_FOR_ROOM)
-        or not all(r.placement.model in failed and r.state is ReplicaState.SERVING for r in olds)
-        or any(r.ending or r.state in ALLOCATING for r in there)
-    ):
-        return progress
+    if not at.for_room:
+        return at
+    there = here.live_on(placement.device_id)
+    olds = here.unwanted(there)
+    if not all(
+        r.placement.model in failed and r.state is ReplicaState.SERVING for r in olds
+    ) or any(r.ending or r.state in ALLOCATING for r in there):
+        return at
     names = _names(r.replica_id for r in olds)
     why = f"has no room: {names} serves on there, because a replica of its model failed"
-    return dataclasses.replace(progress, standing=Standing.FAILED, why=why, cause=Cause.ENGINE)
+    return _At(Standing.FAILED, why, Cause.ENGINE)
 
 
 def _names(replica_ids: Iterable[str]) -> str:

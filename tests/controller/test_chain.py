@@ -13,19 +13,17 @@ from partitiond.controller.chain import (
     may_be_provisional,
     not_yet_planned,
     retry_seconds,
-    stranded,
     woken_without_place,
 )
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
-from partitiond.core.health import Health
 from partitiond.core.plan import Infeasible, Placement, Unplaced, diff_plans
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import EngineOptions
 from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, a_moment
-from tests.controller.samples import NOW, cpu, measured_profile, placement, plan, record
+from tests.controller.samples import NOW, measured_profile, placement, plan, record
 
 
 def job(state: JobState, subject: str = "a") -> Job:
@@ -73,19 +71,6 @@ def test_models_outside_the_chain_are_never_started_by_it() -> None:
     records = [record("a"), record("by-hand", auto=False), record("applied", auto=False)]
     applied = [dataclasses.replace(placement("applied-1"), model="applied")]
     assert left_out(records, applied) == {"by-hand"}
-
-
-def test_replicas_are_stranded_on_a_device_that_failed_or_is_gone() -> None:
-    there = cpu(2)
-    failed = dataclasses.replace(there, cordoned=True, health=Health.FAILED)
-    cordoned = dataclasses.replace(there, cordoned=True)
-    degraded = dataclasses.replace(there, health=Health.DEGRADED)
-    applied = [dataclasses.replace(placement("a-1"), device_id=there.id)]
-    found = [stranded(applied, devices) for devices in ([failed], [], [there, failed])]
-    assert found == [True, True, False]
-    # What runs on a device under a cordon goes on, and a plan of nothing misses nothing.
-    assert not any(stranded(applied, [device]) for device in (there, cordoned, degraded))
-    assert not stranded([], [failed])
 
 
 class Situation:

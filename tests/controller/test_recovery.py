@@ -81,6 +81,18 @@ class GpuHost(Host):
                 self.runner.die(engine.replica_id)
         await self.service._devices.refresh(0.0)
 
+    async def becomes(self, device_id: str, left: str) -> None:
+        """It is gone, failed or silent, and the engines on it go on."""
+        (lost,) = (gpu for gpu in GPUS if gpu.id == device_id)
+        states = {
+            "gone": (),
+            "failed": (dataclasses.replace(lost, cordoned=True, health=Health.FAILED),),
+            "silent": (silent_device(lost, "silent for 30 s"),),
+        }
+        self.devices.become([*(gpu for gpu in GPUS if gpu != lost), *states[left]])
+        seen = [Health.FINE] * 2 + [gpu.health for gpu in states[left]]
+        await self.comes(lambda: [device.health for device in self.service.devices()] == seen)
+
     async def comes(self, condition: Callable[[], bool]) -> None:
         """It comes true while time passes: a look at the devices that began before may end last."""
 
@@ -89,6 +101,9 @@ class GpuHost(Host):
             return condition()
 
         await until(later)
+
+
+LEFT = ["gone", "failed", "silent"]
 
 
 @pytest.fixture
@@ -120,6 +135,38 @@ async def test_what_a_device_took_along_is_replaced_while_a_job_runs(host: GpuHo
     host.profiler.gate.set()
     await host.serves("new")
     assert host.device_of("a") == free
+
+
+@pytest.mark.parametrize("left", LEFT)
+async def test_what_ends_on_a_device_that_was_lost_before_is_planned_again(
+    host: GpuHost, left: str
+) -> None:
+    """While its engine ran, the plan that moves it had to wait for somebody."""
+    lost = await host.serve("a")
+    await host.becomes(lost, left)
+    await host.comes(lambda: left == "silent" or "plan-waits" in host.kinds())
+    await host.comes(lambda: not host.service._plans.chain.planning)
+    assert host.device_of("a") == lost
+    (engine,) = host.runner.running()
+    host.runner.die(engine)
+    await until(lambda: host.device_of("a") != lost)
+    await host.serves("a")
+
+
+@pytest.mark.parametrize("left", LEFT)
+async def test_it_is_planned_again_while_a_job_runs(host: GpuHost, left: str) -> None:
+    lost = await host.serve("a")
+    measured, free = others(lost)
+    await host.register("b")
+    job = await host.measure("b", measured)
+    await host.becomes(lost, left)
+    await host.comes(lambda: left == "silent" or "plan-waits" in host.kinds())
+    await host.comes(lambda: not host.service._plans.chain.urgent)
+    (engine,) = host.runner.running()
+    host.runner.die(engine)
+    await until(lambda: host.device_of("a") == free)
+    await host.serves("a")
+    assert host.service.job(job).state is JobState.RUNNING
 
 
 async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_first(

@@ -72,6 +72,35 @@ def test_who_waits_for_an_engine_that_stays_has_failed_too(host: SimulatedHost) 
     assert asked(host, elsewhere, placement("b-1", [1])).state is PlanState.CONVERGING
 
 
+def test_who_waits_for_anything_else_may_still_come(host: SimulatedHost) -> None:
+    """Though a replica of its model failed, and beside an engine that stays for it."""
+    elsewhere = placement("a-1", [0], device_id="gpu")
+    host.withheld = ("a-1",)
+    host.leases = (placement("x-1", [2]).partition,)  # type: ignore[assignment]
+    host.add(OLD, SERVING)
+    for wanted in (placement("b-1", [2]), placement("b-1", [3])):  # a job's place, and its own turn
+        now = asked(host, elsewhere, wanted)
+        assert standings(now)[1] == ("b-1", Standing.WAITING)
+        assert now.state is PlanState.CONVERGING
+
+
+def test_who_waits_for_room_that_the_plan_gave_to_others_has_not_failed(
+    host: SimulatedHost,
+) -> None:
+    host.memory_mib["cpu"] = 150
+    host.add(NEW, SERVING)
+    now = asked(host, NEW, placement("b-1", [1]))
+    assert now.why == "b-1 waits for room on its device"
+    assert now.state is PlanState.CONVERGING
+
+
+def test_who_waits_for_an_engine_that_leaves_may_still_come(host: SimulatedHost) -> None:
+    host.add(OLD, ReplicaState.DRAINING)
+    host.withheld = ("a-1",)
+    now = asked(host, placement("a-1", [0], device_id="gpu"), placement("b-1", [1]))
+    assert ("b-1", Standing.WAITING) in standings(now)
+
+
 def test_old_engines_are_waited_for(host: SimulatedHost) -> None:
     host.add(NEW, SERVING)
     old = host.add(OLD, ReplicaState.DRAINING, in_flight=2)

@@ -181,8 +181,8 @@ LOOKS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _ASSEMBLY,
-                "if placement.device_id in silent and placement.replica_id not in live",
-                "if placement.device_id in silent",
+                "        return cut_off(placements, self.devices.devices, live, asleep)\n",
+                "        return cut_off(placements, self.devices.devices, (), asleep)\n",
             ),
         ),
     ),

@@ -16,6 +16,7 @@ _EVICTING: Final = "partitiond/controller/evicting.py"
 _ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _STORE: Final = "partitiond/store/repository.py"
 _ROOM: Final = "partitiond/core/device_room.py"
+_LOST: Final = "partitiond/core/lost.py"
 _CONVERGENCE: Final = "partitiond/core/convergence.py"
 _PRUNING: Final = "partitiond/controller/pruning.py"
 _SHELF: Final = "partitiond/controller/shelf.py"
@@ -105,7 +106,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
             ),
             (
                 _PLANS,
-                "return lost or bool(self._under_served())",
+                "return self._lost() or bool(self._under_served())",
                 "return bool(self._under_served())",
             ),
             (
@@ -378,6 +379,71 @@ RECOVERY: Final[tuple[Rule, ...]] = (
             (_ASSEMBLY, "*(() if applied is None else (applied,))", ""),
             (_ASSEMBLY, "*self.plans.remembered(), ", "*(), "),
             (_ASSEMBLY, "        yield from self.releases.earlier_places()\n", ""),
+        ),
+    ),
+    rule(
+        "A replica without an engine is cut off from a device that is gone, failed or silent.",
+        "tests/core/test_lost.py",
+        wrong=(
+            (
+                _LOST,
+                "if d.health not in (Health.FAILED, Health.SILENT)}",
+                "if d.health is not Health.SILENT}",
+            ),
+            (
+                _LOST,
+                "if d.health not in (Health.FAILED, Health.SILENT)}",
+                "if d.health is not Health.FAILED}",
+            ),
+            (
+                _LOST,
+                "if p.device_id not in answers and",
+                "if p.device_id in {d.id for d in devices} - answers and",
+            ),
+            (_LOST, " and p.replica_id not in live and", " and"),
+            (_LOST, " and p.model not in asleep\n", "\n"),
+            (_LOST, "    if not devices:\n        return frozenset()\n", ""),
+        ),
+    ),
+    rule(
+        "What ends on a device that was lost before is planned again, while jobs run, too.",
+        f"{_TEST_RECOVERY}test_what_ends_on_a_device_that_was_lost_before_is_planned_again",
+        f"{_TEST_RECOVERY}test_it_is_planned_again_while_a_job_runs",
+        wrong=(
+            (
+                _ASSEMBLY,
+                "        if self._known_cut_off - before:\n            self.plan_again()\n",
+                "",
+            ),
+            (
+                _ASSEMBLY,
+                "        return cut_off(placements, self.devices.devices, live, asleep)\n",
+                "        silent = [d for d in self.devices.devices if d.cordoned]\n"
+                "        return cut_off(placements, silent, live, asleep)\n",
+            ),
+            (
+                _PLANS,
+                "return self._lost() or bool(self._under_served())",
+                "return stranded(self._controller.desired, self._devices.devices)",
+            ),
+        ),
+    ),
+    rule(
+        "A replica that waits for the room of engines that stay has failed, and no other.",
+        "tests/core/test_convergence.py",
+        wrong=(
+            (_CONVERGENCE, "    if not at.for_room:\n        return at\n", ""),
+            (
+                _CONVERGENCE,
+                'return _At(waiting, "waits for room on its device")',
+                'return _At(waiting, "waits for room on its device", for_room=True)',
+            ),
+            (_CONVERGENCE, '{old}", for_room=True)', '{old}")'),
+            (
+                _CONVERGENCE,
+                "r.placement.model in failed and r.state is ReplicaState.SERVING for r in olds",
+                "r.placement.model in failed for r in olds",
+            ),
         ),
     ),
     rule(
