@@ -143,6 +143,7 @@ class Parts:
         self.controller = self._make_controller()
         self.jobs = self._make_jobs()
         self.controller.leases = self.jobs.leases
+        self.controller.lent = self.jobs.lent
         self.controller.measuring = self.jobs.starting
         self.drift = self._make_drift()
         self.traffic.after_look.append(self.drift.looked)

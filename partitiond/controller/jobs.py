@@ -113,6 +113,10 @@ class JobQueue:
         """Partitions lent out now."""
         return tuple(lent.lease.partition for lent in self._running.values())
 
+    def lent(self) -> tuple[Lease, ...]:
+        """All that is lent to jobs now: partitions, and host cores beside GPUs."""
+        return tuple(running.lease for running in self._running.values())
+
     def starting(self) -> tuple[str, ...]:
         """Devices on which a job starts its engine now, once for each such job."""
         return tuple(

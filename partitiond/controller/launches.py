@@ -55,7 +55,10 @@ def form_of(spec: ModelSpec, placement: Placement) -> ModelSpec:
 
 
 def cores_for(
-    placement: Placement, device: Device, others: Sequence[EngineLaunch]
+    placement: Placement,
+    device: Device,
+    others: Sequence[EngineLaunch],
+    lent: Collection[int] = (),
 ) -> tuple[int, ...]:
     """Host cores for the engine's processes.
 
@@ -63,10 +66,16 @@ def cores_for(
     taken, as many as the candidate was profiled with; of the NUMA nodes, where they are known and
     large enough, the one whose cores are used least. No core is shared while enough are free, even
     where that takes cores of two nodes: sharing costs more than distance does.
+
+    Args:
+        placement: from the plan.
+        device: the device the placement is on.
+        others: launches of the engines that run now.
+        lent: cores of the engines of profile jobs.
     """
     if isinstance(placement.partition, CpuCores):
         return placement.partition.cores
-    uses = Counter(core for launch in others for core in launch.cores)
+    uses = Counter([*lent, *(core for launch in others for core in launch.cores)])
     wanted = max(1, placement.candidate.size.cores)
 
     def least_used(cores: Sequence[int]) -> list[int]:
@@ -90,6 +99,7 @@ def launch_for(
     *,
     name: str,
     others: Sequence[EngineLaunch] = (),
+    lent: Collection[int] = (),
 ) -> EngineLaunch:
     """What the engine of a placement is started with.
 
@@ -99,6 +109,7 @@ def launch_for(
         device: the device the placement is on.
         name: unique among running engines.
         others: launches of the engines that run now, for the choice of host cores on a GPU.
+        lent: cores of the engines of profile jobs, for the same.
     """
     spec, candidate = model.spec, placement.candidate
     return EngineLaunch(
@@ -108,7 +119,7 @@ def launch_for(
         placement=placement,
         device_id=device.id,
         visible_device=device.id if device.kind is DeviceKind.GPU else "",
-        cores=cores_for(placement, device, others),
+        cores=cores_for(placement, device, others, lent),
         memory_bytes=placement.partition.memory_bytes,
         device_memory_bytes=device.memory_bytes,
         kv_cache_bytes=candidate.kv_cache_bytes,

@@ -69,11 +69,13 @@ class Lease:
         partition: what nobody else may start on meanwhile.
         cores: host cores for the engine.
         beside: replicas that run on the same device meanwhile, which a profile's notes name.
+        shares_cores: engines that serve use these host cores, too, since none was idle.
     """
 
     partition: Partition
     cores: tuple[int, ...]
     beside: tuple[str, ...] = ()
+    shares_cores: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -117,10 +119,14 @@ def lease_for(
     if isinstance(cores, Waits):
         return cores
     if wish.mig_profile:
-        return _mig(device, wish, beside, cores)
-    if wish.sm_percent is not None:
-        return _mps(device, wish, room_bytes, beside, cores)
-    return _alone(device, wish, room_bytes, beside, cores)
+        lease = _mig(device, wish, beside, cores)
+    elif wish.sm_percent is not None:
+        lease = _mps(device, wish, room_bytes, beside, cores)
+    else:
+        lease = _alone(device, wish, room_bytes, beside, cores)
+    if isinstance(lease, Waits) or set(cores).isdisjoint(busy_cores):
+        return lease
+    return dataclasses.replace(lease, shares_cores=True)
 
 
 def wish_of_job(job: Job) -> Wish:
@@ -154,12 +160,14 @@ def _beside_lease(device: Device, lease: Partition) -> Device:
     left = Bytes(max(0, device.free_bytes - lease.memory_bytes))
     match lease:
         case CpuCores():
-            return dataclasses.replace(
-                device,
-                free_bytes=left,
-                cores=_without(device.cores, lease),
-                core_nodes=tuple(_without(node, lease) for node in device.core_nodes),
-            )
+            cores = _without(device.cores, lease)
+            if not cores:  # a device that lists none would count as one without a limit
+                why = "a profile is being measured on its cores"
+                return dataclasses.replace(
+                    device, free_bytes=left, cordoned=True, cordon_reason=why
+                )
+            nodes = tuple(_without(node, lease) for node in device.core_nodes)
+            return dataclasses.replace(device, free_bytes=left, cores=cores, core_nodes=nodes)
         case MpsShare():
             clients = device.max_replicas
             return dataclasses.replace(

@@ -19,6 +19,7 @@ from partitiond.controller.faults import FaultWatch
 from partitiond.controller.holdings import by_replica, held, is_record_of, own_engine, routed
 from partitiond.controller.journal import Journal
 from partitiond.controller.launches import engine_name, form_of, launch_for, lists_form
+from partitiond.controller.leases import Lease
 from partitiond.controller.memory_watch import MemoryWatch
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.routes import KeyRoutes, RoutePolicy, routing_from
@@ -166,6 +167,7 @@ class Controller:
         self._told_unread = 0
         self._devices.remember(self.plan.devices if self.plan is not None else ())
         self.leases: Callable[[], Sequence[Partition]] = tuple
+        self.lent: Callable[[], Sequence[Lease]] = tuple
         self.measuring: Callable[[], Sequence[str]] = tuple
         self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
         self.withheld: Callable[[Placement], bool] = lambda _: False
@@ -483,7 +485,8 @@ class Controller:
         engine = self._engine(name, placement, old)
         others = [e.launch for e in self.engines if e.live and e.launch is not None]
         self.engines.append(engine)
-        engine.begin(launch_for(placement, model, device, name=name, others=others))
+        lent = [core for lease in self.lent() for core in lease.cores]
+        engine.begin(launch_for(placement, model, device, name=name, others=others, lent=lent))
         self._starts[placement.replica_id] = engine.starts
 
     def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from partitiond.controller.beside_jobs import host_memory_beside_jobs
 from partitiond.controller.demands import KnownDemands
 from partitiond.controller.derived import Derivations
 from partitiond.controller.engines import Engine
 from partitiond.controller.expectations import stakes_of
+from partitiond.controller.leases import Lease
 from partitiond.controller.plan_sleepers import beside_sleepers
 from partitiond.controller.plan_worlds import (
     ArchitectureOf,
@@ -26,7 +28,6 @@ from partitiond.core.errors import ConflictError, InputError, NotFoundError, Par
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.health import Health
 from partitiond.core.obstacles import Obstacle
-from partitiond.core.partition import Partition
 from partitiond.core.plan import (
     EMPTY_PLAN_ID,
     MOVE_PRICE,
@@ -212,7 +213,7 @@ class PlanDesk:
         running: Sequence[Placement],
         without_estimates: Collection[str] = (),
         left_out: Collection[str] = (),
-        leases: Sequence[Partition] = (),
+        leases: Sequence[Lease] = (),
         sleepers: Collection[Sleeper] = (),
         asleep: Mapping[str, int] = _NOBODY,
         obstacles: Mapping[str, Obstacle] = _NOTHING,
@@ -225,7 +226,7 @@ class PlanDesk:
             running: see `running_placements`.
             without_estimates: models for which only what was measured may be used.
             left_out: models that are not planned at all.
-            leases: what running profile jobs hold: nothing is placed there.
+            leases: what is lent to running profile jobs: nothing is placed there.
             sleepers: replicas of models that sleep: they stay where they are.
             asleep: level by model that sleeps; they are not planned either.
             obstacles: what keeps models from running, by name; one that still can in some form on
@@ -417,6 +418,7 @@ class PlanDesk:
         *,
         may_search: bool,
     ) -> PlanRequest:
+        told = host_memory(situation.devices, situation.sleepers, self._options.host_memory_bytes)
         return PlanRequest(
             devices=situation.free_devices,
             models=models,
@@ -428,8 +430,8 @@ class PlanDesk:
             created_at=self._clock.utc_iso(),
             deterministic=self._options.deterministic,
             workers=self._options.workers,
-            host_memory_bytes=host_memory(
-                situation.devices, situation.sleepers, self._options.host_memory_bytes
+            host_memory_bytes=host_memory_beside_jobs(
+                told, situation.devices, situation.leases, situation.running
             ),
             move_budget=usual_budget(self._options.move_budget, len(situation.running)),
             move_price=self._options.move_price if asked.move_price is None else asked.move_price,

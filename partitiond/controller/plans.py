@@ -324,7 +324,7 @@ class Plans:
             running=self._running(),
             without_estimates=held_back(records, self._best, self._jobs.jobs(), desired),
             left_out=absent,
-            leases=leases,
+            leases=self._jobs.lent(),
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,
             obstacles={**self._failed_profiles(), **self.obstacles()},

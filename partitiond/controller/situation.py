@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import hashlib
 
-from partitiond.controller.leases import devices_beside_leases
+from partitiond.controller.beside_jobs import devices_beside_jobs
+from partitiond.controller.leases import Lease
 from partitiond.core.hardware import Device
 from partitiond.core.health import Health
 from partitiond.core.obstacles import Obstacle
-from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
 from partitiond.core.sleep import Sleeper, devices_beside
@@ -28,7 +28,7 @@ class Situation:
         without_estimates: models for which only what was measured may be used.
         left_out: models that are not planned at all.
         stale: why profiles among them no longer speak for what runs now, by profile id.
-        leases: what running profile jobs hold.
+        leases: what is lent to running profile jobs.
         sleepers: replicas of models that sleep.
         asleep: level by model that sleeps.
         corrections: factor on the rates of profiles whose replicas are slower, by profile id.
@@ -43,7 +43,7 @@ class Situation:
     without_estimates: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     stale: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    leases: tuple[Partition, ...] = ()
+    leases: tuple[Lease, ...] = ()
     sleepers: tuple[Sleeper, ...] = ()
     asleep: tuple[tuple[str, int], ...] = ()
     corrections: tuple[tuple[str, float], ...] = ()
@@ -82,7 +82,8 @@ class Situation:
     @property
     def free_devices(self) -> tuple[Device, ...]:
         """The devices as they are for the planned models, beside what sleepers and jobs hold."""
-        return devices_beside_leases(devices_beside(self.devices, self.sleepers), self.leases)
+        there = devices_beside(self.devices, self.sleepers)
+        return devices_beside_jobs(there, self.leases, self.running)
 
     def fingerprint(self, applied_plan_id: str) -> str:
         """Changes when a plan made of it would no longer fit: not with every free byte.

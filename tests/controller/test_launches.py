@@ -48,6 +48,8 @@ def test_beside_a_gpu_the_least_used_host_cores_are_taken() -> None:
     first = launch_for(wanted, resolved(), gpu, name="a-1")
     assert (first.cores, first.visible_device) == ((0,), gpu.id)
     assert cores_for(wanted, gpu, [first]) == (1,)
+    assert cores_for(wanted, gpu, [], lent=[0]) == (1,)
+    assert cores_for(wanted, gpu, [first, first], lent=[0, 1]) == (1,)
 
 
 def test_the_host_cores_of_an_engine_are_of_one_node() -> None:

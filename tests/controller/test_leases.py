@@ -143,10 +143,10 @@ def test_a_gpu_in_mig_mode_is_not_lent_whole() -> None:
 def test_cores_of_other_engines_are_left_to_them_where_there_are_others() -> None:
     lease = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores={0, 1})
     assert isinstance(lease, Lease)
-    assert lease.cores == GPU.cores[2:]
+    assert (lease.cores, lease.shares_cores) == (GPU.cores[2:], False)
     everything = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores)
     assert isinstance(everything, Lease)
-    assert everything.cores == GPU.cores
+    assert (everything.cores, everything.shares_cores) == (GPU.cores, True)
 
 
 # -- GPUs: MPS -------------------------------------------------------------------------------
@@ -339,6 +339,10 @@ def test_what_a_job_holds_is_not_free_for_replicas() -> None:
     assert (beside.cores, beside.core_nodes) == ((0, 3), ((0,), (3,)))
     assert beside.free_bytes == there.free_bytes - 4 * GIB
     assert devices_beside_leases([GPU], [lease]) == (GPU,)
+    all_cores = dataclasses.replace(lease, cores=(0, 1, 2, 3))
+    (beside,) = devices_beside_leases([there], [all_cores])
+    assert beside.cordoned  # without cores it would have no limit
+    assert beside.free_bytes == there.free_bytes - 4 * GIB
     for alone in (WholeDevice(GPU.id, Bytes(GIB)), MemoryShare(GPU.id, Bytes(GIB))):
         (beside,) = devices_beside_leases([GPU], [alone])
         assert beside.cordoned

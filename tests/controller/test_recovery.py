@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from partitiond.controller.leases import Lease
 from partitiond.controller.planning import PlanDesk, PlanOptions
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware import SharingMode, silent_device
@@ -190,6 +191,19 @@ async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_f
     assert host.service.job(waiting.id).state is JobState.QUEUED
 
 
+async def test_an_engine_that_starts_beside_a_job_has_other_host_cores(host: GpuHost) -> None:
+    await host.register("a")
+    await host.register("b")
+    preview = await host.service.plan()
+    free, *_ = others(*(p.device_id for p in preview.plan.placements))
+    await host.measure("b", free)
+    await host.service.apply(preview.plan.id)
+    await host.serves("a")
+    lent = set(host.profiler.requests[-1].cores)
+    assert lent
+    assert all(lent.isdisjoint(launch.cores) for launch in host.runner.launches)
+
+
 async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost) -> None:
     lost = await host.serve("a")
     measured, free = others(lost)
@@ -239,7 +253,7 @@ async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
     store.add_model(record("a", min_replicas=1, max_replicas=1))
     store.add_profile(measured_profile("a"))
     desk = PlanDesk(store=store, clock=FakeClock(), solve=solved, options=PlanOptions())
-    lease = CpuCores("cpu", Bytes(GIB), (0,))
+    lease = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
     # What runs is to be replaced: beside a free core it would get that, and beside a job its own.
     running = [placement("a-1", (1,), batch=1)]
     beside = desk.situation(devices=[cpu()], running=running, leases=[lease])

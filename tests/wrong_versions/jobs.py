@@ -7,7 +7,13 @@ from tests.wrong_versions.rule import Rule, rule
 _JOBS: Final = "partitiond/controller/jobs.py"
 _JOB_ROOM: Final = "partitiond/controller/job_room.py"
 _LEASES: Final = "partitiond/controller/leases.py"
+_BESIDE: Final = "partitiond/controller/beside_jobs.py"
+_LAUNCHES: Final = "partitiond/controller/launches.py"
+_LOOP: Final = "partitiond/controller/loop.py"
+_PLANNING: Final = "partitiond/controller/planning.py"
+_SITUATION: Final = "partitiond/controller/situation.py"
 _SLOTS: Final = "partitiond/core/job_slots.py"
+_TEST_RECOVERY: Final = "tests/controller/test_recovery.py::"
 _TEST_JOBS: Final = "tests/controller/test_jobs.py::"
 _TEST_MANY: Final = "tests/controller/test_many_jobs.py::"
 
@@ -130,6 +136,78 @@ JOBS: Final[tuple[Rule, ...]] = (
                 _LEASES,
                 "    if jobs and len(idle) < LEAST_HOST_CORES:\n",
                 "    if len(idle) < LEAST_HOST_CORES:\n",
+            ),
+        ),
+    ),
+    rule(
+        "A plan beside a job takes no host cores or host memory that its engine needs.",
+        "tests/controller/test_beside_jobs.py",
+        "tests/controller/test_leases.py",
+        wrong=(
+            (_BESIDE, "lease.cores if on_cpu else lease.cores[:LEAST_HOST_CORES]", "lease.cores"),
+            (_BESIDE, "            lent = more\n", "            pass\n"),
+            (
+                _BESIDE,
+                "        if more.isdisjoint(pinned) and _leaves_enough(host, more, needs):\n",
+                "        if more.isdisjoint(pinned):\n",
+            ),
+            (
+                _BESIDE,
+                "        if more.isdisjoint(pinned) and _leaves_enough(host, more, needs):\n",
+                "        if _leaves_enough(host, more, needs):\n",
+            ),
+            (_BESIDE, "        if lease.shares_cores:\n            continue\n", ""),
+            (_BESIDE, "len(cores) >= max(1, needs[name])", "len(cores) >= needs[name]"),
+            (_BESIDE, "        together >= sum(needs[name] for name in left)\n", "        True\n"),
+            (_BESIDE, "max(0, total - used))", "total)"),
+            (_BESIDE, "max(0, total - used))", "total - used)"),
+            (
+                _BESIDE,
+                "on_gpus = sum(not on_cpu[lease.partition.device_id] for lease in jobs)",
+                "on_gpus = sum(1 for lease in jobs)",
+            ),
+            (
+                _BESIDE,
+                "usable = min(cpu.memory_bytes - cpu.reserved_bytes, cpu.free_bytes)",
+                "usable = cpu.free_bytes",
+            ),
+            (
+                _SITUATION,
+                "return devices_beside_jobs(there, self.leases, self.running)",
+                "return devices_beside_jobs(there, (), self.running)",
+            ),
+            (
+                _PLANNING,
+                "told, situation.devices, situation.leases, situation.running",
+                "told, situation.devices, (), situation.running",
+            ),
+            (_LEASES, "cordoned=True, cordon_reason=why", "cordoned=False"),
+            (
+                _LEASES,
+                "    return dataclasses.replace(lease, shares_cores=True)\n",
+                "    return lease\n",
+            ),
+        ),
+    ),
+    rule(
+        "An engine that starts beside a job has other host cores while enough are free.",
+        "tests/controller/test_launches.py",
+        f"{_TEST_RECOVERY}test_an_engine_that_starts_beside_a_job_has_other_host_cores",
+        wrong=(
+            (
+                _LAUNCHES,
+                "uses = Counter([*lent, *(core",
+                "uses = Counter([*(core",
+            ),
+            (
+                _LAUNCHES,
+                "cores=cores_for(placement, device, others, lent),",
+                "cores=cores_for(placement, device, others),",
+            ),
+            (
+                _LOOP,
+                "lent = [core for lease in self.lent() for core in lease.cores]",
+                "lent: list[int] = []",
             ),
         ),
     ),

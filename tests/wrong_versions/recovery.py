@@ -90,14 +90,13 @@ RECOVERY: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _PLANS,
-                "            leases=leases,\n",
+                "            leases=self._jobs.lent(),\n",
                 "",
             ),
             (
                 _SITUATION,
-                "return devices_beside_leases(devices_beside(self.devices, self.sleepers), "
-                "self.leases)",
-                "return devices_beside(self.devices, self.sleepers)",
+                "return devices_beside_jobs(there, self.leases, self.running)",
+                "return there",
             ),
             (
                 _PLANS,

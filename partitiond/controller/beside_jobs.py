@@ -1,0 +1,138 @@
+"""What devices and hosts have for replicas while profile jobs run. Pure.
+
+A job holds its partition, and on a GPU its engine takes host cores and host memory, too: as many
+cores as an engine needs. Whatever else of the cores was idle when the job began may be shared with
+replicas that are missed now. A job begins even where nothing of the host is idle: then it takes no
+more than what runs leaves, so that a plan beside it stops nothing for its sake.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from partitiond.controller.leases import LEAST_HOST_CORES, Lease, devices_beside_leases
+from partitiond.controller.watching import engine_bytes
+from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.partition import CpuCores
+from partitiond.core.plan import Placement
+from partitiond.core.units import Bytes
+from partitiond.planner.draw import ENGINE_HOST_BYTES
+
+
+def devices_beside_jobs(
+    devices: Sequence[Device], leases: Sequence[Lease], running: Sequence[Placement]
+) -> tuple[Device, ...]:
+    """The devices without what is lent, and without what jobs take of the hosts.
+
+    Args:
+        devices: all, what runs counted as free.
+        leases: of the jobs that run.
+        running: what runs or is to.
+    """
+    there = devices_beside_leases(devices, [lease.partition for lease in leases])
+    return tuple(
+        _beside_jobs(d, [other for other in there if other.host == d.host], leases, running)
+        for d in there
+    )
+
+
+def _beside_jobs(
+    device: Device, host: Sequence[Device], leases: Sequence[Lease], running: Sequence[Placement]
+) -> Device:
+    jobs = _jobs_on(host, leases)
+    if not jobs:
+        return device
+    left = _without_cores(device, _lent_cores(host, jobs, running))
+    on_cpu = device.kind is DeviceKind.CPU
+    return _without_memory(left, host, jobs, running) if on_cpu else left
+
+
+def host_memory_beside_jobs(
+    told: Sequence[tuple[str, int]],
+    devices: Sequence[Device],
+    leases: Sequence[Lease],
+    running: Sequence[Placement],
+) -> tuple[tuple[str, int], ...]:
+    """Memory for engines by host, in bytes, without what jobs on its GPUs take.
+
+    Args:
+        told: how much there is, of hosts without a CPU device.
+        devices: all.
+        leases: of the jobs that run.
+        running: what runs or is to.
+    """
+    found = []
+    for name, total in told:
+        host = [device for device in devices if device.host == name]
+        taken = _host_bytes(_jobs_on(host, leases), host, total, running)
+        found.append((name, total - taken))
+    return tuple(found)
+
+
+def _jobs_on(host: Collection[Device], leases: Iterable[Lease]) -> list[Lease]:
+    ids = {device.id for device in host}
+    return [lease for lease in leases if lease.partition.device_id in ids]
+
+
+def _host_bytes(
+    jobs: Iterable[Lease], host: Iterable[Device], total: int, running: Iterable[Placement]
+) -> int:
+    """Host memory that engines of jobs on GPUs take: at most what is left of the total."""
+    on_cpu = {device.id: device.kind is DeviceKind.CPU for device in host}
+    used = sum(
+        p.partition.memory_bytes if on_cpu[p.device_id] else p.candidate.host_memory_bytes
+        for p in running
+        if p.device_id in on_cpu
+    )
+    on_gpus = sum(not on_cpu[lease.partition.device_id] for lease in jobs)
+    return min(ENGINE_HOST_BYTES * on_gpus, max(0, total - used))
+
+
+def _without_memory(
+    cpu: Device, host: Iterable[Device], jobs: Iterable[Lease], running: Iterable[Placement]
+) -> Device:
+    taken = _host_bytes(jobs, host, engine_bytes(cpu), running)
+    usable = min(cpu.memory_bytes - cpu.reserved_bytes, cpu.free_bytes)
+    return dataclasses.replace(cpu, free_bytes=Bytes(usable - taken)) if taken else cpu
+
+
+def _without_cores(device: Device, lent: Collection[int]) -> Device:
+    def left(cores: Iterable[int]) -> tuple[int, ...]:
+        return tuple(core for core in cores if core not in lent)
+
+    nodes = tuple(left(node) for node in device.core_nodes)
+    return dataclasses.replace(device, cores=left(device.cores), core_nodes=nodes)
+
+
+def _lent_cores(
+    host: Sequence[Device], jobs: Iterable[Lease], running: Sequence[Placement]
+) -> frozenset[int]:
+    """Cores of the host that its jobs have for themselves, as far as what runs leaves them."""
+    on_host = {device.id for device in host}
+    needs = collections.Counter[str]()
+    for placement in running:
+        needs[placement.device_id] += placement.candidate.size.cores
+    pinned = {
+        core
+        for p in running
+        if p.device_id in on_host and isinstance(p.partition, CpuCores)
+        for core in p.partition.cores
+    }
+    lent: frozenset[int] = frozenset()
+    for lease in jobs:
+        if lease.shares_cores:
+            continue
+        on_cpu = isinstance(lease.partition, CpuCores)
+        more = lent | frozenset(lease.cores if on_cpu else lease.cores[:LEAST_HOST_CORES])
+        if more.isdisjoint(pinned) and _leaves_enough(host, more, needs):
+            lent = more
+    return lent
+
+
+def _leaves_enough(host: Iterable[Device], lent: Collection[int], needs: Mapping[str, int]) -> bool:
+    """Whether devices that have cores now keep some without these, and enough for what runs."""
+    left = {d.id: {*d.cores}.difference(lent) for d in host if d.cores}
+    together = len(set().union(*left.values()))
+    return all(len(cores) >= max(1, needs[name]) for name, cores in left.items()) and (
+        together >= sum(needs[name] for name in left)
+    )
