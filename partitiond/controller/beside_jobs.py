@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from partitiond.controller.leases import LEAST_HOST_CORES, Lease, devices_beside_leases
 from partitiond.controller.watching import engine_bytes
+from partitiond.core.grouping import grouped
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Placement
@@ -29,22 +30,15 @@ def devices_beside_jobs(
         leases: of the jobs that run.
         running: what runs or is to.
     """
+    if not leases:
+        return tuple(devices)
     there = devices_beside_leases(devices, [lease.partition for lease in leases])
-    return tuple(
-        _beside_jobs(d, [other for other in there if other.host == d.host], leases, running)
-        for d in there
-    )
-
-
-def _beside_jobs(
-    device: Device, host: Sequence[Device], leases: Sequence[Lease], running: Sequence[Placement]
-) -> Device:
-    jobs = _jobs_on(host, leases)
-    if not jobs:
-        return device
-    left = _without_cores(device, _lent_cores(host, jobs, running))
-    on_cpu = device.kind is DeviceKind.CPU
-    return _without_memory(left, host, jobs, running) if on_cpu else left
+    left: dict[str, Device] = {}
+    for host in grouped(there, lambda device: device.host).values():
+        jobs = _jobs_on(host, leases)
+        lent = _lent_cores(host, jobs, running)
+        left |= {d.id: _without_memory(_without_cores(d, lent), host, jobs, running) for d in host}
+    return tuple(left[device.id] for device in there)
 
 
 def host_memory_beside_jobs(
@@ -89,14 +83,20 @@ def _host_bytes(
 
 
 def _without_memory(
-    cpu: Device, host: Iterable[Device], jobs: Iterable[Lease], running: Iterable[Placement]
+    device: Device, host: Iterable[Device], jobs: Iterable[Lease], running: Iterable[Placement]
 ) -> Device:
-    taken = _host_bytes(jobs, host, engine_bytes(cpu), running)
-    usable = min(cpu.memory_bytes - cpu.reserved_bytes, cpu.free_bytes)
-    return dataclasses.replace(cpu, free_bytes=Bytes(usable - taken)) if taken else cpu
+    """The CPU device, which speaks for the memory of its host, without what jobs on GPUs take."""
+    if device.kind is not DeviceKind.CPU:
+        return device
+    taken = _host_bytes(jobs, host, engine_bytes(device), running)
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    return dataclasses.replace(device, free_bytes=Bytes(usable - taken)) if taken else device
 
 
 def _without_cores(device: Device, lent: Collection[int]) -> Device:
+    if not lent:
+        return device
+
     def left(cores: Iterable[int]) -> tuple[int, ...]:
         return tuple(core for core in cores if core not in lent)
 

@@ -168,8 +168,8 @@ JOBS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _BESIDE,
-                "usable = min(cpu.memory_bytes - cpu.reserved_bytes, cpu.free_bytes)",
-                "usable = cpu.free_bytes",
+                "usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)",
+                "usable = device.free_bytes",
             ),
             (
                 _SITUATION,
