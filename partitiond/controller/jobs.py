@@ -192,11 +192,11 @@ class JobQueue:
             hardware=hardware,
         )
         for same in self.open_jobs(subject):
-            if same_request(same, job):
+            if same_request(same, job) and not self._is_being_cancelled(same.id):
                 return self._asked_for(same) if same.reason and not reason else same
         job = dataclasses.replace(job, id=f"job-{self._store.next_counter('job')}")
+        self._store.put_job(job)  # first: one that the store refuses is not queued
         self._queued[job.id] = job
-        self._store.put_job(job)
         reached(FaultPoint.JOB_QUEUED)
         why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
         self._journal.note("job-queued", job.id, why)
@@ -229,9 +229,8 @@ class JobQueue:
 
     def withdraw(self, job: Job, reason: str) -> None:
         """Take a waiting job out of the queue because nothing needs it any more."""
-        queued = self._queued.pop(job.id, None)
-        if queued is not None:
-            self._ended(self._finish(queued, JobState.CANCELLED, error=f"withdrawn: {reason}"))
+        if job.id in self._queued:
+            self._take_out(job.id, f"withdrawn: {reason}")
 
     def open_jobs(self, subject: str) -> tuple[Job, ...]:
         """Jobs of a model that wait or run, the running ones last: cancelled in this order, none
@@ -247,9 +246,8 @@ class JobQueue:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel; returns once nothing of it runs. A job that has ended stays as it is."""
-        queued = self._queued.pop(job_id, None)
-        if queued is not None:
-            self._ended(self._finish(queued, JobState.CANCELLED))
+        if job_id in self._queued:
+            self._take_out(job_id)
         running = self._running.get(job_id)
         if running is not None:
             self._journal.note("job-cancel-asked", job_id, "it is ended.")
@@ -285,6 +283,15 @@ class JobQueue:
         for running in tuple(self._running.values()):
             await self._stop(running)
         self._watchers.close()
+
+    def _take_out(self, job_id: str, error: str = "") -> None:
+        """End a waiting job; one whose end the store refuses waits on."""
+        ended = self._finish(self._queued[job_id], JobState.CANCELLED, error=error)
+        del self._queued[job_id]
+        self._ended(ended)
+
+    def _is_being_cancelled(self, job_id: str) -> bool:
+        return job_id in self._running and self._running[job_id].cancelled
 
     def _asked_for(self, job: Job) -> Job:
         """Somebody asked for what was queued by itself: it stays whatever changes."""

@@ -190,11 +190,11 @@ class Registry:
         seen = self._staleness.seen(spec.name for spec in models)
         if seen == self._seen:
             return
-        self._seen = seen
         targets = self._targets()
         for spec in models:
             if self._staleness.to_measure_again(self._best(spec)):
                 self._measure(spec, targets)
+        self._seen = seen  # last: where the store refuses a job, the next pass queues it
 
     def _best(self, spec: ModelSpec) -> Sequence[Profile]:
         return self._best_profiles.of(spec)
@@ -340,11 +340,10 @@ class Registry:
             NotFoundError: there is no such model.
             ConflictError: it changed meanwhile.
         """
-        record = self._store.model(name)
-        if expected_version is not None and expected_version != record.version:
-            raise _outdated(record, expected_version)
-        for job in self._jobs.open_jobs(name):
-            await self._jobs.cancel(job.id)
+        self._refuse_outdated(name, expected_version)
+        while jobs := self._jobs.open_jobs(name):  # others may be queued while one ends
+            await self._jobs.cancel(jobs[0].id)
+        self._refuse_outdated(name, expected_version)
         # First: a mark that outlives its model would put to sleep the next one of that name.
         self._controller.sleep.forget(name)
         self._store.remove_model(name)
@@ -355,6 +354,11 @@ class Registry:
         self._plans.drop_model(name)
         self._plans.chain.changed()
         self._controller.wake()
+
+    def _refuse_outdated(self, name: str, expected_version: int | None) -> None:
+        record = self._store.model(name)
+        if expected_version is not None and expected_version != record.version:
+            raise _outdated(record, expected_version)
 
     def resume(self) -> None:
         """Finish what the end of the daemon before interrupted.

@@ -25,6 +25,7 @@ from partitiond.core.routing import RoutingTable
 from partitiond.core.sleep import Traffic
 from partitiond.core.spec import ModelSpec
 from partitiond.core.traffic import TrafficSample
+from partitiond.engines.spawn import to_end
 from partitiond.ports import (
     EngineExit,
     EngineHandle,
@@ -308,12 +309,18 @@ class FakeResolver:
 
 
 class FakeProfiler:
-    """Measures when told to; `gate` closed keeps the job running."""
+    """Measures when told to; `gate` closed keeps the job running.
+
+    Attributes:
+        stops: closed keeps a cancelled job from ending, as an engine that takes long to end does.
+    """
 
     def __init__(self) -> None:
         self.requests: list[ProfileRequest] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.stops = asyncio.Event()
+        self.stops.set()
         self.breaks_with: Exception | None = None
         self.cancelled = 0
 
@@ -324,6 +331,8 @@ class FakeProfiler:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            if not self.stops.is_set():
+                await to_end(self.stops.wait())
             raise
         if self.breaks_with is not None:
             raise self.breaks_with

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +12,15 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.leases import Lease
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.unfinished import INTERRUPTED, REPEATS, interrupted_jobs
-from partitiond.core.errors import StartFailedError
+from partitiond.core.errors import StartFailedError, StoreBusyError, StoreError
 from partitiond.core.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
 from partitiond.core.partition import CpuCores, WholeDevice
 from partitiond.core.units import GIB, Bytes
+from partitiond.engines.spawn import to_end
 from partitiond.ports import Job, JobState, Progress, Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock, a_moment, until
+from tests.store.holder import locked
 
 LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
 ELSEWHERE = Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
@@ -474,3 +477,68 @@ async def test_a_job_cancelled_before_its_first_step_has_ended_too(desk: Desk) -
     assert job.state is JobState.RUNNING
     assert (await desk.queue.cancel(job.id)).state is JobState.CANCELLED
     assert not desk.queue.busy
+
+
+async def test_a_waiting_job_that_cannot_be_written_as_ended_goes_on_waiting(desk: Desk) -> None:
+    running = await desk.submit("a")
+    jobs = [await desk.submit(name) for name in ("b", "c")]
+    fill(desk.store, full=True)
+    with pytest.raises(StoreError):
+        desk.queue.withdraw(jobs[0], "p" * 100_000)
+    assert desk.ended == []
+    assert desk.queue.open_jobs("b") == (desk.queue.job(jobs[0].id),)
+    fill(desk.store, full=False)
+    assert (await desk.queue.cancel(jobs[0].id)).state is JobState.CANCELLED
+    await desk.queue.cancel(running.id)
+    await a_moment()
+    assert desk.queue.job(jobs[1].id).state is JobState.RUNNING
+
+
+async def test_a_cancel_that_the_store_refuses_changes_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
+    desk = Desk(store)
+    running, waiting = await desk.submit("a"), await desk.submit("b")
+    with locked(store.path):
+        with pytest.raises(StoreBusyError, match="locked"):
+            await desk.queue.cancel(waiting.id)
+    assert desk.ended == []
+    desk.running["a"].set_result("x")
+    await until(lambda: desk.queue.job(running.id).state is JobState.SUCCEEDED)
+    await until(lambda: desk.queue.job(waiting.id).state is JobState.RUNNING)
+    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
+    await desk.queue.close()
+    store.close()
+
+
+async def test_a_job_that_cannot_be_stored_is_not_queued(desk: Desk) -> None:
+    await desk.submit("a")
+    fill(desk.store, full=True)
+    with pytest.raises(StoreError, match="full"):
+        desk.queue.submit("profile", "b", [("trace", "p" * 100_000)])
+    fill(desk.store, full=False)
+    assert desk.queue.open_jobs("b") == ()
+    assert [job.subject for job in desk.queue.jobs()] == ["a"]
+
+
+async def test_what_is_being_cancelled_does_not_stand_for_who_asks_again(desk: Desk) -> None:
+    stopped = asyncio.Event()
+
+    async def slow_to_end(job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
+        measured: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        try:
+            return await measured
+        finally:
+            await to_end(stopped.wait())
+
+    execute, desk.queue._execute = desk.queue._execute, slow_to_end
+    first = await desk.submit("a")
+    cancelling = [asyncio.create_task(desk.queue.cancel(first.id)) for _ in range(2)]
+    await a_moment()
+    desk.queue._execute = execute
+    again = await desk.submit("a")
+    assert (again.id != first.id, again.state) == (True, JobState.QUEUED)
+    assert (await desk.submit("a")).id == again.id
+    stopped.set()
+    assert [(await one).state for one in cancelling] == [JobState.CANCELLED] * 2
+    assert desk.ended == [(first.id, JobState.CANCELLED)]
+    await until(lambda: desk.queue.job(again.id).state is JobState.RUNNING)

@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.core.errors import ConflictError, NotReadyError, PartitiondError
+from partitiond.core.errors import (
+    ConflictError,
+    NotReadyError,
+    PartitiondError,
+)
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import Demand, EngineOptions
 from partitiond.planner.api import solve
@@ -196,3 +200,34 @@ async def test_a_start_that_fails_leaves_no_endpoint_of_its_own(there_before: bo
     await host.service.shutdown(stop_engines=False)
     assert host.proxy.alive is there_before
     store.close()
+
+
+async def removing(host: Host, version: int | None = None) -> "asyncio.Task[None]":
+    """A removal that waits for the engine of the model's profile job to end."""
+    host.profiler.gate.clear()
+    host.profiler.stops.clear()
+    await host.service.register(spec("a", auto=False))
+    await host.service.profile("a", ProfileOptions(cores=1))
+    await until(lambda: len(host.profiler.requests) == 1, 60.0)
+    task = asyncio.create_task(host.service.remove("a", version))
+    await until(lambda: host.profiler.cancelled == 1, 60.0)
+    return task
+
+
+async def test_a_profile_asked_for_while_its_model_is_removed_goes_with_it(host: Host) -> None:
+    task = await removing(host)
+    late = [await host.service.profile("a", ProfileOptions(cores=cores)) for cores in (1, 2)]
+    host.profiler.stops.set()
+    await task
+    assert {host.service.job(job.id).state for job in late} == {JobState.CANCELLED}
+    await a_moment()
+    assert host.service._jobs.leases() == ()
+
+
+async def test_a_model_that_changes_while_it_is_removed_stays(host: Host) -> None:
+    task = await removing(host, version=1)
+    await host.service.update(spec("a", auto=False, aliases=("b",)), None)
+    host.profiler.stops.set()
+    with pytest.raises(ConflictError, match="version 2, not 1"):
+        await task
+    assert host.service.model("a").record.version == 2

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from partitiond.store import open_store
 from tests.controller.fakes import POLICY, a_moment, until
 from tests.controller.samples import cpu, measured_profile, spec
 from tests.controller.test_service import Host
+from tests.store.holder import locked
 
 
 class AgedHost(Host):
@@ -195,3 +197,19 @@ async def test_an_import_never_replaces_another_profile_unasked(host: AgedHost) 
     assert host.service.profile_by_id("p") == one
     assert host.service.import_profile(other, replace=True) == other
     assert host.service.profile_by_id("p") == other
+
+
+async def test_what_became_stale_while_the_store_was_locked_is_measured_again(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
+    host = AgedHost(store)
+    await host.service.start()
+    await host.service.register(spec("a"))
+    await host.serves("a")
+    with locked(store.path):
+        host.engine_version = "1.0"
+        await until(lambda: "locked" in host.service.readiness().get("loop", ""), 60.0)
+    await until(lambda: bool(of_kind(list(host.service.jobs()), "stale")), 60.0)
+    await host.service.shutdown(stop_engines=True)
+    store.close()

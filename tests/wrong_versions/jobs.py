@@ -19,6 +19,41 @@ _TEST_MANY: Final = "tests/controller/test_many_jobs.py::"
 
 JOBS: Final[tuple[Rule, ...]] = (
     rule(
+        "A waiting job is in the queue and in the store, or in neither, also where writing fails.",
+        f"{_TEST_JOBS}test_a_waiting_job_that_cannot_be_written_as_ended_goes_on_waiting",
+        f"{_TEST_JOBS}test_a_cancel_that_the_store_refuses_changes_nothing",
+        f"{_TEST_JOBS}test_a_job_that_cannot_be_stored_is_not_queued",
+        f"{_TEST_JOBS}test_what_is_being_cancelled_does_not_stand_for_who_asks_again",
+        wrong=(
+            (
+                _JOBS,
+                "self._finish(self._queued[job_id], JobState.CANCELLED, error=error)\n"
+                "        del self._queued[job_id]\n",
+                "self._finish(self._queued.pop(job_id), JobState.CANCELLED)\n",
+            ),
+            (
+                _JOBS,
+                "        del self._queued[job_id]\n        self._ended(ended)\n",
+                "        self._ended(ended)\n",
+            ),
+            (
+                _JOBS,
+                "        self._store.put_job(job)  # first",
+                "        self._queued[job.id] = job\n        self._store.put_job(job)  # first",
+            ),
+            (
+                _JOBS,
+                "if same_request(same, job) and not self._is_being_cancelled(same.id):",
+                "if same_request(same, job):",
+            ),
+            (
+                _JOBS,
+                "if same_request(same, job) and not self._is_being_cancelled(same.id):",
+                "if same_request(same, job) and same.id not in self._running:",
+            ),
+        ),
+    ),
+    rule(
         "Jobs run side by side on different devices, so many on each and on a host.",
         "tests/core/test_job_slots.py",
         wrong=(
