@@ -46,7 +46,8 @@ class Journal:
         """
         actor = current_actor()
         log.info("%s %s: %s%s", kind, subject, message, f" ({actor})" if actor else "")
-        self._unsaved.append(Event(0, self._clock.utc_iso(), kind, subject, message, actor))
+        texts = (_storable(text) for text in (kind, subject, message, actor))
+        self._unsaved.append(Event(0, self._clock.utc_iso(), *texts))
         if not self._together:
             self.save()
 
@@ -94,3 +95,11 @@ class Journal:
             if left > 0:
                 told = f"{left} further replicas start, move or stop."
                 self.note("replicas-change", new.id, told)
+
+
+def _storable(text: str) -> str:
+    """A text that the store takes: what is no Unicode, as from a damaged file, is written out.
+
+    An event that it refuses would hold up all that come after it.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -90,3 +90,17 @@ def test_events_of_a_full_disk_are_kept_and_stored_in_their_order() -> None:
     assert journal.problem == ""
     journal.save()
     assert store.said == ["one", "two", "three"]
+
+
+def test_an_event_whose_text_is_no_unicode_is_stored_and_holds_up_no_other() -> None:
+    store = open_store(":memory:")
+    journal = Journal(store, FakeClock())
+    journal.note("engine-unreadable", "sim-\ud800", "a field has \udcff in it.")
+    journal.note("next", "s", "m")
+    assert journal.problem == ""
+    told = [(event.kind, event.subject, event.message) for event in store.events()]
+    assert told == [
+        ("engine-unreadable", "sim-\\ud800", "a field has \\udcff in it."),
+        ("next", "s", "m"),
+    ]
+    store.close()
