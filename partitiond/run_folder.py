@@ -46,29 +46,33 @@ def owned_run_folder(settings: Settings) -> Iterator[None]:
 
     Raises:
         RunFolderBusyError: a daemon of another state folder runs on it, or left something running
-            there that is its own to adopt.
+            there that is its own to adopt; or something runs there, and whose cannot be read.
         StoreError: the folder cannot be written or has no locks.
     """
     folder, mine = settings.run_dir, str(settings.state_dir.resolve())
     try:
         lock = StateLock.acquire(folder / LOCK)
     except StateFolderBusyError as error:
-        raise _busy(folder, f"is in use by process {error.facts['pid']}", _owner(folder)) from error
+        owner = _owner(folder) or ""
+        raise _busy(folder, f"is in use by process {error.facts['pid']}", owner) from error
     with lock:
         other = _owner(folder)
-        if other not in ("", mine) and Path(other).is_dir():
-            running = _what_runs(folder, Path(other))
-            if running:
-                raise _busy(folder, f"has {', '.join(running)} running", other)
+        running = [] if other in ("", mine) else _what_runs(folder, other)
+        if running:
+            what = f"has {', '.join(running)} running"
+            raise _unknown(folder, what) if other is None else _busy(folder, what, other)
         _write(folder, mine)
         yield
 
 
-def _owner(folder: Path) -> str:
-    """The owner's state folder; empty where there is none, or it cannot be read."""
-    with contextlib.suppress(OSError, InputError):
+def _owner(folder: Path) -> str | None:
+    """The owner's state folder; empty where there is none, None where it cannot be read."""
+    try:
         return serde.from_stored_json(RunFolderOwner, (folder / OWNER).read_bytes()).state_dir
-    return ""
+    except FileNotFoundError:
+        return ""
+    except (OSError, InputError):
+        return None
 
 
 def _write(folder: Path, mine: str) -> None:
@@ -84,8 +88,11 @@ def _write(folder: Path, mine: str) -> None:
         ) from error
 
 
-def _what_runs(folder: Path, state_dir: Path) -> list[str]:
-    """Names of the engines, MPS daemons and the endpoint of the folder that live."""
+def _what_runs(folder: Path, owner: str | None) -> list[str]:
+    """Names of the engines, MPS daemons and the endpoint of the folder that live, and of the state
+    folder that owns it (None: it is not known); nothing where that is gone."""
+    if owner is not None and not Path(owner).is_dir():
+        return []
     engines = [
         found.path.name
         for found in run_folders(folder)
@@ -96,7 +103,7 @@ def _what_runs(folder: Path, state_dir: Path) -> list[str]:
         for _, left in record.records(folder)
         if left.process is not None and is_alive(left.process)
     ]
-    proxy = read_identity(state_dir / "proxy")
+    proxy = None if owner is None else read_identity(Path(owner) / "proxy")
     endpoint = ["the endpoint"] if proxy is not None and is_alive(proxy) else []
     return engines + daemons + endpoint
 
@@ -108,4 +115,13 @@ def _busy(folder: Path, what: str, owner: str) -> RunFolderBusyError:
         hint="Set run_dir to a folder of its own for each state_dir, or end that daemon and its "
         "engines first (`partitiond down` with its settings).",
         facts={"path": str(folder), "state_dir": owner},
+    )
+
+
+def _unknown(folder: Path, what: str) -> RunFolderBusyError:
+    return RunFolderBusyError(
+        f"the run folder {folder} {what}, and whose it is cannot be read.",
+        hint=f"Remove {folder / OWNER} if it is this state folder's; else set run_dir to another "
+        "folder.",
+        facts={"path": str(folder)},
     )

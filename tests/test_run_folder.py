@@ -128,3 +128,29 @@ def test_an_owner_of_another_release_is_read(short_dir: Path) -> None:
             pass
     finally:
         ended(short_dir, handle)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "/one"}'])
+def test_what_runs_where_the_owner_cannot_be_read_is_nobodys_to_end(
+    short_dir: Path, content: str
+) -> None:
+    one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
+    with owned_run_folder(one):
+        handle = started(short_dir)
+    owner = short_dir / "r" / ".owner.json"
+    owner.write_text(content)
+    try:
+        for settings in (two, one):
+            with pytest.raises(RunFolderBusyError, match="has sim-0 running, and whose") as no:
+                with owned_run_folder(settings):
+                    pass
+            assert str(owner) in no.value.hint
+        assert owner.read_text() == content
+        owner.unlink()  # as the hint says
+        with owned_run_folder(one):
+            assert is_alive(handle)
+        owner.write_text(content)
+    finally:
+        ended(short_dir, handle)
+    with owned_run_folder(two):  # nothing runs
+        pass

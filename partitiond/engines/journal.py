@@ -265,7 +265,13 @@ def run_folders(run_dir: Path) -> list[RunFolder]:
     if not run_dir.is_dir():
         return []
     return [
-        RunFolder(entry)
-        for entry in sorted(run_dir.resolve().iterdir())
-        if entry.is_dir() and not entry.name.startswith(".") and (entry / "launch.json").exists()
+        RunFolder(entry) for entry in sorted(run_dir.resolve().iterdir()) if _is_replicas(entry)
     ]
+
+
+def _is_replicas(entry: Path) -> bool:
+    try:
+        hidden = entry.name.startswith(".")
+        return entry.is_dir() and not hidden and (entry / "launch.json").exists()
+    except PermissionError:  # another user's: nothing in it is ours
+        return False

@@ -1,5 +1,7 @@
+import contextlib
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,23 @@ def test_last_logs_are_bounded_by_number_and_by_size(tmp_path: Path) -> None:
         large.truncate(LAST_LOGS_BYTES)
     prune_logs(kept)
     assert [log.name for log in kept.iterdir()] == ["large.log"]
+
+
+def test_a_folder_that_nobody_but_another_user_can_look_into_is_no_replicas(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        run_dir = Path(name)
+        run_dir.chmod(0o755)
+        for folder, mode in (("a-1", 0o755), ("closed", 0o000)):
+            (run_dir / folder).mkdir()
+            (run_dir / folder / "launch.json").write_text("{}")
+            (run_dir / folder).chmod(mode)
+        child = os.fork()
+        if child == 0:  # root may look into any folder
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            with contextlib.suppress(BaseException):
+                os._exit(0 if [f.path.name for f in run_folders(run_dir)] == ["a-1"] else 1)
+            os._exit(2)
+        told = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        (run_dir / "closed").chmod(0o700)
+        assert told == 0

@@ -188,18 +188,33 @@ BODIES: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _FOLDER,
-                "            if running:\n                raise _busy",
-                "            if not running:\n                raise _busy",
+                "        if running:\n            what",
+                "        if not running:\n            what",
             ),
             (
                 _FOLDER,
-                'if other not in ("", mine) and Path(other).is_dir():',
-                'if other not in ("", mine):',
+                "    if owner is not None and not Path(owner).is_dir():\n        return []\n",
+                "",
             ),
             (
                 _FOLDER,
-                'if other not in ("", mine) and Path(other).is_dir():',
-                "if other == mine and Path(other).is_dir():",
+                'running = [] if other in ("", mine) else',
+                "running = [] if other != mine else",
+            ),
+            (
+                _FOLDER,
+                'running = [] if other in ("", mine) else',
+                'running = [] if other in (None, "", mine) else',
+            ),
+            (
+                _FOLDER,
+                "    except (OSError, InputError):\n        return None\n",
+                "    except (OSError, InputError):\n        return str(folder.parent)\n",
+            ),
+            (
+                _FOLDER,
+                '    except FileNotFoundError:\n        return ""\n',
+                "",
             ),
             (_FOLDER, "        _write(folder, mine)\n        yield", "        yield"),
             (
