@@ -142,15 +142,21 @@ class UsageDesk:
             return True
         try:
             self._store.add_usage(self._hour, self._pending, self._position)
-            if self._keep_days:
-                oldest = unix_seconds(self._clock.utc_iso()) - self._keep_days * 86400
-                self._store.drop_usage(utc_iso(oldest)[:HOUR])
         except PartitiondError as error:
             log.warning("the usage cannot be booked: %s", error)
             return False
         self._pending.clear()
         self._booked_at = self._clock.monotonic()
+        self._drop_old()
         return True
+
+    def _drop_old(self) -> None:
+        try:
+            if self._keep_days:
+                oldest = unix_seconds(self._clock.utc_iso()) - self._keep_days * 86400
+                self._store.drop_usage(utc_iso(oldest)[:HOUR])
+        except PartitiondError as error:
+            log.warning("old usage cannot be dropped: %s", error)
 
     def report(
         self,

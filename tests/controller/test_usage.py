@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,3 +209,25 @@ def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:
     assert books.desk.report("2030-01-01", "2030-01-31T16:59").lines == ()
     with pytest.raises(InputError, match="until is no time"):
         books.desk.report("2030-01-01", "2030-02-31")
+
+
+def test_what_is_booked_is_not_booked_again_where_what_is_too_old_cannot_be_dropped(
+    books: Books,
+) -> None:
+    class Undroppable:
+        def __init__(self, store: Store) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def drop_usage(self, before: str) -> None:
+            raise StoreError("the disk is full.", hint="Free some space.")
+
+    books.keep_days = 1
+    books.store = Undroppable(books.store)  # type: ignore[assignment]
+    books.restart()
+    books.count(2)
+    books.count(5)
+    assert books.desk.book()
+    assert books.requests() == [("", "k1", "", "5")]
