@@ -89,6 +89,11 @@ def turn_of(
     every = tuple(device.id for device in host.devices)
     waiting = []
     for job in queue:
+        problem = _unreadable(job)
+        if problem:
+            why = f"waits for the release that queued it: this one cannot read {problem}"
+            waiting.append(WaitingJob(job.id, job.id, None, (), held_back=why))
+            continue
         devices = alike.devices(job)
         waiting.append(
             WaitingJob(
@@ -107,6 +112,17 @@ def turn_of(
         MeasuringJob(job.id, alike.work(job), lease.partition.device_id) for job, lease in running
     ]
     return next_job(waiting, measuring, host.slots, _Room(host, running))
+
+
+def _unreadable(job: Job) -> str:
+    """What keeps this release from doing a job, as one that a later release queued; or empty."""
+    if job.kind != "profile":
+        return f"jobs of the kind {job.kind}"
+    try:
+        wish_of_job(job)
+        return "" if dict(job.params)["device_id"] else "which device it is for"
+    except (KeyError, ValueError) as error:
+        return f"what it asks for ({error})"
 
 
 class Alike:
@@ -167,7 +183,8 @@ def same_request(one: Job, other: Job) -> bool:
     if one.params == other.params or not one.hardware:
         return one.params == other.params
     mine, its = dict(one.params), dict(other.params)
-    del mine["device_id"], its["device_id"]
+    if not (mine.pop("device_id", "") and its.pop("device_id", "")):
+        return False
     alike = one.hardware == other.hardware != ""
     return alike and mine == its and ONLY_THERE not in mine
 

@@ -181,3 +181,33 @@ def test_requests_are_the_same_on_any_device_of_one_hardware() -> None:
     pinned = [dataclasses.replace(one, hardware="a100-80gb") for one in only]
     assert not same_request(*pinned)
     assert not same_request(alike[0], pinned[0])
+
+
+def later(name: str, kind: str = "profile", **params: str) -> Job:
+    """A job that another release queued in its own way."""
+    return dataclasses.replace(job(name), kind=kind, params=tuple(sorted(params.items())))
+
+
+def test_a_job_of_another_release_waits_and_holds_up_nobody() -> None:
+    strange = [
+        later("j1", devices=f"{FIRST},{SECOND}"),
+        later("j2", device_id=FIRST, cores="all"),
+        later("j3", device_id=FIRST, memory_bytes="1e9"),
+        later("j4", kind="convert", device_id=FIRST),
+        dataclasses.replace(later("j5", devices=FIRST), hardware="a100-80gb"),
+    ]
+    found = turn(host(), *strange, job("j6"))
+    assert found.begins == "j6"
+    assert found.passed == ()
+    assert set(found.waits) == {one.id for one in strange}
+    for reason in found.waits.values():
+        assert reason.startswith("waits for the release that queued it: this one cannot read ")
+    assert "convert" in found.waits["j4"]
+
+
+def test_a_job_of_another_release_is_compared_by_what_it_was_asked_with() -> None:
+    here = dataclasses.replace(job("j1", subject="a"), hardware="a100-80gb")
+    strange = dataclasses.replace(here, params=(("devices", FIRST),))
+    assert not same_request(here, strange)
+    assert not same_request(strange, here)
+    assert same_request(strange, strange)

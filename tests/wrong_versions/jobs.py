@@ -19,6 +19,28 @@ _TEST_MANY: Final = "tests/controller/test_many_jobs.py::"
 
 JOBS: Final[tuple[Rule, ...]] = (
     rule(
+        "A job that another release queued in its own way waits, and holds up no other.",
+        "tests/controller/test_job_room.py",
+        wrong=(
+            (
+                _JOB_ROOM,
+                "        if problem:\n            why",
+                "        if False:\n            why",
+            ),
+            (_JOB_ROOM, '    if job.kind != "profile":\n', "    if not job.kind:\n"),
+            (
+                _JOB_ROOM,
+                "    except (KeyError, ValueError) as error:\n",
+                "    except KeyError as error:\n",
+            ),
+            (
+                _JOB_ROOM,
+                'if not (mine.pop("device_id", "") and its.pop("device_id", "")):',
+                'if mine.pop("device_id", "") == its.pop("device_id", "") == "":',
+            ),
+        ),
+    ),
+    rule(
         "A waiting job is in the queue and in the store, or in neither, also where writing fails.",
         f"{_TEST_JOBS}test_a_waiting_job_that_cannot_be_written_as_ended_goes_on_waiting",
         f"{_TEST_JOBS}test_a_cancel_that_the_store_refuses_changes_nothing",
