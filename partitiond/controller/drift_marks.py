@@ -1,12 +1,15 @@
 """What drift leaves in the store beside its ledger: corrections, and when one was lifted."""
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
 from partitiond import serde
 from partitiond.core.drift_follow import Correction
-from partitiond.core.errors import NotFoundError
+from partitiond.core.errors import InputError, NotFoundError, StoreError
 from partitiond.ports import Clock, Store
+
+log = logging.getLogger(__name__)
 
 MARK: Final = "drift"
 """Kind of the marks that corrections are kept as, by profile id."""
@@ -21,8 +24,9 @@ class DriftMarks:
         self._store = store
         self._clock = clock
         self._corrections = {
-            profile_id: serde.from_stored_json(Correction, text)
+            profile_id: correction
             for profile_id, text in store.marks(MARK).items()
+            if (correction := _readable(profile_id, text)) is not None
         }
         self._lifted = dict(store.marks(LIFTED))
         self._drop_lifts()
@@ -60,3 +64,14 @@ class DriftMarks:
             except NotFoundError:
                 self._store.set_mark(LIFTED, profile_id, None)
                 del self._lifted[profile_id]
+            except StoreError as error:  # it cannot be read, and may be by another release
+                log.warning("%s", error)
+
+
+def _readable(profile_id: str, text: str) -> Correction | None:
+    """A stored correction; None for one that cannot be read: its mark stays as it is."""
+    try:
+        return serde.from_stored_json(Correction, text)
+    except InputError as error:
+        log.error("the figures of %s are not corrected: %s", profile_id, error)
+        return None

@@ -6,7 +6,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.pruning import prunable
 from partitiond.controller.staleness import Staleness
 from partitiond.controller.watching import DeviceWatch, ModelFiles
-from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.errors import ConflictError, NotFoundError, StoreError
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
@@ -51,7 +51,7 @@ class ProfileShelf:
     def _spec_of(self, model: str) -> ModelSpec | None:
         try:
             return self._store.model(model).spec
-        except NotFoundError:
+        except (NotFoundError, StoreError):  # the latter: of a release that reads it
             return None
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:

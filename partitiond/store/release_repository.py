@@ -7,6 +7,7 @@ from sqlalchemy import delete
 from sqlmodel import col, select
 
 from partitiond import serde
+from partitiond.core.errors import StoreError
 from partitiond.core.plan import Plan
 from partitiond.core.releases import Release, ReleaseState
 from partitiond.core.spec import ModelSpec
@@ -49,8 +50,14 @@ class ReleaseRepository(Sessions):
 
     def _release(self, row: ReleaseRow) -> Sequence[Release]:
         """It, or nothing where it cannot be read."""
-        specs = self._readable(ModelSpec, [(row.spec, f"release {row.version} of {row.model}")])
-        state = ReleaseState(row.state)  # a column of its own: its words are the schema's
+        what = f"release {row.version} of {row.model}"
+        try:
+            state = ReleaseState(row.state)
+        except ValueError as error:
+            problem = f"the store {self.path} holds a {what} that cannot be read: {error}."
+            self._set_aside(what, StoreError(problem))
+            return []
+        specs = self._readable(ModelSpec, [(row.spec, what)])
         return [Release(row.model, row.version, row.at, state, spec) for spec in specs]
 
     def forget_releases(self, model: str) -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from partitiond import serde
+from partitiond.controller.drift_marks import LIFTED
+from partitiond.controller.drift_marks import MARK as DRIFT
 from partitiond.core.errors import ConflictError, StoreError
+from partitiond.core.releases import Release, ReleaseState
 from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Progress
 from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store
+from tests.api.fake_drift import CORRECTION
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
+from tests.controller.test_service import Host
 
 LOST = [
     ("model", "spec", "name", "a"),
@@ -136,3 +142,41 @@ def test_a_plan_that_is_set_aside_gives_way_to_the_next_one(path: Path) -> None:
     store.set_plan(third)
     assert store.plan() == third
     store.close()
+
+
+A_PROFILE = measured_profile("a").id
+STRANGE = {
+    "a model": "UPDATE model SET spec = '{}' WHERE name = 'a'",
+    "a profile": "UPDATE profile SET body = '{}' WHERE model = 'a'",
+    "a correction": "UPDATE mark SET value = '{}' WHERE kind = 'drift'",
+    "the state of a release": "UPDATE release SET state = 'paused'",
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+async def test_a_daemon_starts_and_lists_the_others(path: Path, strange: str) -> None:
+    before = open_store(path)
+    before.set_mark(DRIFT, CORRECTION.profile_id, serde.to_stored_json(CORRECTION), NOW)
+    before.set_mark(LIFTED, A_PROFILE, NOW, NOW)
+    before.put_release(Release("a", 1, NOW, ReleaseState.SERVING, record("a").spec))
+    before.close()
+    with sqlite3.connect(path) as here:
+        here.execute(STRANGE[strange])
+    here.close()
+    store = open_store(path)
+    host = Host(store)
+    host.profiler.gate.clear()
+    await host.service.start()
+    assert "b" in {view.record.spec.name for view in host.service.models()}
+    assert measured_profile("b").id in {v.profile.id for v in host.service.profile_views()}
+    assert host.service.prune_profiles(delete=False) is not None
+    corrections = host.service.drift.report().corrections
+    assert len(corrections) == (0 if strange == "a correction" else 1)
+    await host.service.shutdown(stop_engines=True)
+    states = store.releases("a")
+    assert len(states) == (0 if strange == "the state of a release" else 1)
+    store.close()
+    with sqlite3.connect(path) as here:
+        kept = here.execute("SELECT count(*) FROM mark WHERE kind IN ('drift', 'drift-lifted')")
+        assert kept.fetchone() == (2,)
+    here.close()

@@ -183,6 +183,37 @@ BODIES: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "Corrections, releases and models that cannot be read keep no daemon from starting.",
+        "tests/store/test_set_aside.py::test_a_daemon_starts_and_lists_the_others",
+        wrong=(
+            (
+                "partitiond/controller/drift_marks.py",
+                "    except InputError as error:\n",
+                "    except NotFoundError as error:\n",
+            ),
+            (
+                "partitiond/controller/drift_marks.py",
+                "            except NotFoundError:\n",
+                "            except (NotFoundError, StoreError):\n",
+            ),
+            (
+                "partitiond/controller/drift_marks.py",
+                "            except StoreError as error:",
+                "            except InputError as error:",
+            ),
+            (
+                "partitiond/controller/shelf.py",
+                "        except (NotFoundError, StoreError):  # the latter",
+                "        except NotFoundError:  # the latter",
+            ),
+            (
+                "partitiond/store/release_repository.py",
+                "        except ValueError as error:\n",
+                "        except KeyError as error:\n",
+            ),
+        ),
+    ),
+    rule(
         "A run folder is its owner's: another daemon neither adopts nor ends what runs there.",
         "tests/test_run_folder.py",
         wrong=(
