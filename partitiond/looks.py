@@ -116,7 +116,7 @@ class Looks:
             if not lane.works:
                 lane.works, lane.since = True, now
                 threading.Thread(
-                    target=self._work, args=(lane,), name=f"look at {subject}", daemon=True
+                    target=self._work, args=(subject, lane), name=f"look at {subject}", daemon=True
                 ).start()
         return Look(subject, future, seconds, now + seconds)
 
@@ -136,11 +136,11 @@ class Looks:
         """
         return await self.begin(subject, call, seconds).answer()
 
-    def _work(self, lane: _Lane) -> None:
+    def _work(self, subject: str, lane: _Lane) -> None:
         while True:
             with self._lock:
                 if not lane.waiting:
-                    lane.works, lane.since = False, None
+                    del self._lanes[subject]  # engines come and go, each with a name of its own
                     return
                 future, call = lane.waiting.popleft()
             if future.set_running_or_notify_cancel():

@@ -105,3 +105,14 @@ async def test_a_look_whose_asker_is_cancelled_goes_on_alone() -> None:
         await asking
     release.set()
     assert await looks.look("GPU 0", lambda: 4) == 4
+
+
+def test_nothing_is_kept_of_subjects_that_are_looked_at_no_more() -> None:
+    looks = Looks(60)
+    for number in range(20):
+        assert looks.ask(f"engine {number}", lambda: "well") == "well"
+    for thread in threading.enumerate():
+        if thread.name.startswith("look at engine "):
+            thread.join(60)
+    assert looks._lanes == {}
+    assert looks.ask("engine 0", lambda: "again") == "again"

@@ -46,6 +46,7 @@ JOBS: Final[tuple[Rule, ...]] = (
         f"{_TEST_JOBS}test_a_cancel_that_the_store_refuses_changes_nothing",
         f"{_TEST_JOBS}test_a_job_that_cannot_be_stored_is_not_queued",
         f"{_TEST_JOBS}test_what_is_being_cancelled_does_not_stand_for_who_asks_again",
+        f"{_TEST_JOBS}test_the_same_job_is_not_queued_twice",
         wrong=(
             (
                 _JOBS,

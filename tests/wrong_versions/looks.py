@@ -46,8 +46,8 @@ LOOKS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _LOOKS,
-                "                    lane.works, lane.since = False, None\n",
-                "                    lane.since = None\n",
+                "                    del self._lanes[subject]  # engines",
+                "                    lane.since = None  # engines",
             ),
             (
                 _LOOKS,
