@@ -124,13 +124,16 @@ def test_who_asks_for_it_by_name_is_told(path: Path) -> None:
 
 def test_it_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "partitiond.store.sessions")
-    change(path, LOST[0], "{}")
+    for lost in (LOST[0], LOST[2]):
+        change(path, lost, "{}")
     store = open_store(path)
-    for _ in range(3):
+    for _ in range(3):  # jobs are read anew each time, models are not
         assert [one.spec.name for one in store.models()] == ["b"]
+        assert [one.id for one in store.jobs()] == ["job-b"]
     store.close()
-    (told,) = [one for one in caplog.messages if "cannot be read" in one]
-    assert "model" in told
+    model, job = [one for one in caplog.messages if "cannot be read" in one]
+    assert "model a" in model
+    assert "job-a" in job
 
 
 def test_a_plan_that_is_set_aside_gives_way_to_the_next_one(path: Path) -> None:
