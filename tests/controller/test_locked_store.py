@@ -13,8 +13,9 @@ from partitiond.core.errors import StoreBusyError
 from partitiond.core.profile import ProfileKind
 from partitiond.ports import JobState, ProfileOptions
 from partitiond.store import SqlStore, open_store
-from tests.controller.fakes import until
+from tests.controller.fakes import a_moment, until
 from tests.controller.samples import spec
+from tests.controller.test_jobs import Desk
 from tests.controller.test_service import Host
 from tests.store.holder import locked
 
@@ -72,6 +73,24 @@ async def test_what_was_measured_is_kept_once_the_lock_is_gone(host: Host) -> No
         assert host.service.job(job.id).state is not JobState.FAILED
     await until(lambda: host.service.job(job.id).state is JobState.SUCCEEDED, 60.0)
     assert any(p.kind is ProfileKind.MEASURED for p in host.store.profiles("a"))
+
+
+async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("partitiond.controller.jobs.WRITE_AGAIN_SECONDS", 3600.0)
+    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
+    desk = Desk(store)
+    job = await desk.submit("a")
+    with locked(store.path):
+        desk.running["a"].set_result("x")
+        await a_moment()
+        assert desk.queue.busy
+        assert "not written" not in caplog.text  # which would be tried again much later
+    await until(lambda: not desk.queue.busy, 60.0)
+    assert desk.ended == [(job.id, JobState.SUCCEEDED)]
+    await desk.queue.close()
+    store.close()
 
 
 async def test_whoever_changes_something_is_told_to_ask_again(host: Host) -> None:

@@ -184,6 +184,7 @@ LOOP: Final[tuple[Rule, ...]] = (
         "While the store is locked routes are withdrawn, and nothing measured or noted is lost.",
         f"{_LOCKED}test_an_engine_that_dies_is_replaced_and_its_route_withdrawn",
         f"{_LOCKED}test_what_was_measured_is_kept_once_the_lock_is_gone",
+        f"{_LOCKED}test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone",
         f"{_LOCKED}test_whoever_changes_something_is_told_to_ask_again",
         wrong=(
             (
