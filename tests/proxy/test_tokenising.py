@@ -117,6 +117,19 @@ async def test_a_dead_replica_tokenises_nothing(
     assert not proxy.state.metrics.upstream_failures
 
 
+async def test_a_draining_replica_tokenises_nothing_new(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    old, new = [await make_engine(lambda _: answer(TOKENS), name) for name in ("old", "new")]
+    drains = replica(old, "m-1", draining=True)
+    proxy = await make_proxy(table(drains))
+    assert (await post(proxy)).status_code == 503
+    proxy.state.apply(table(drains, replica(new, "m-2"), version=2))
+    for _ in range(8):
+        assert told(await post(proxy)) == (200, "")
+    assert (len(old.received), len(new.received)) == (0, 8)
+
+
 async def test_a_full_replica_tokenises_at_once(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:

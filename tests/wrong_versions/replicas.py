@@ -131,6 +131,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         f"{_TOKENISING}test_a_flood_reaches_an_engine_a_few_at_a_time",
         f"{_TOKENISING}test_each_replica_has_its_own_bound_and_needs_no_slot",
         f"{_TOKENISING}test_a_dead_replica_tokenises_nothing",
+        f"{_TOKENISING}test_a_draining_replica_tokenises_nothing_new",
         f"{_TOKENISING}test_a_full_replica_tokenises_at_once",
         f"{_TOKENISING}test_who_waits_too_long_or_for_nobody_is_told",
         f"{_TOKENISING}test_a_key_that_floods_does_not_hold_up_another",
