@@ -5,6 +5,7 @@ command (`commands`).
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import os
@@ -16,6 +17,7 @@ from typing import Final
 from partitiond.core.errors import (
     EngineError,
     EngineUnavailableError,
+    SilentError,
     StartFailedError,
     StartTimedOutError,
 )
@@ -31,6 +33,7 @@ from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.unix_http import Answer, ExchangeError, NotListeningError, exchange
 from partitiond.fault_points import FaultPoint, reached
+from partitiond.looks import Look
 from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
 
 POLL_SECONDS: Final = 0.1
@@ -40,6 +43,9 @@ FIRST_ANSWER_SECONDS: Final = 60.0
 KILL_SECONDS: Final = 8.0
 """From SIGQUIT to the shim having killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
+FIRST_WEIGHT_SECONDS: Final = 2.0
+"""How long the event loop waits once for what a new engine takes. /proc answers in milliseconds; a
+process that is stuck in a driver may keep it from answering at all."""
 KEEP_FAILED_SECONDS: Final = 3600.0
 """How long the folder of a profile that failed stays where its error said; its log stays longer,
 among the last logs."""
@@ -81,6 +87,7 @@ class ProcessEngineRunner:
         self._cache_dir = (cache_dir or run_dir / ".cache").absolute()
         self._allow_unknown_version = allow_unknown_version
         self._peaks: dict[str, int] = {}
+        self._weighing: dict[str, Look[int]] = {}
         self._starting: set[Path] = set()
         self._reap_seconds = reap_seconds
         self._simulated_host = simulated_host
@@ -269,23 +276,37 @@ class ProcessEngineRunner:
         """Peak proportional set size of its processes, the shim's included, in bytes.
 
         What the shim saw while sampling, at most ten seconds old: one small file to read. Where
-        it has not sampled yet, and for an engine that is being profiled, whose footprint rests
-        on it, what is now counts, too; that looks at every process of the host (call it in a
-        thread).
+        it has not sampled yet, what is now counts: 0 where /proc does not tell soon, as for a
+        process that is stuck in the kernel. For an engine that is being profiled, whose footprint
+        rests on it, what is now counts always; call it in a thread.
 
         Raises:
-            SilentError: /proc does not answer, as for a process that is stuck in the kernel.
+            SilentError: /proc does not answer, of an engine that is being profiled.
         """
         peak = max(
             RunFolder(Path(handle.run_dir)).peak_pss_bytes(),
             self._peaks.get(handle.generation, 0),
         )
-        if peak == 0 or handle.launch.placement is None:
-            run_dir, leader = Path(handle.run_dir), _identity(handle)
-            look = functools.partial(process.pss_bytes, run_dir, leader)
-            peak = max(peak, process.PROC.ask(f"memory of {run_dir.name}", look))
+        if handle.launch.placement is None:
+            peak = max(peak, _begin_to_weigh(handle).wait())
+        elif peak == 0:
+            peak = self._first_weight(handle)
         self._peaks[handle.generation] = peak
         return peak
+
+    def _first_weight(self, handle: EngineHandle) -> int:
+        """What a new engine takes in bytes, waited for briefly and once; 0 until that is known."""
+        look = self._weighing.get(handle.generation)
+        if look is None:
+            look = self._weighing[handle.generation] = _begin_to_weigh(handle)
+            concurrent.futures.wait([look.future], FIRST_WEIGHT_SECONDS)
+        if not look.future.done():
+            return 0
+        del self._weighing[handle.generation]
+        try:
+            return look.wait()
+        except SilentError:  # another look at the same is overdue
+            return 0
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
         if launch.engine_kind == "simulated":
@@ -347,6 +368,7 @@ class ProcessEngineRunner:
         self._lifelines.close(folder)
         self._cgroups.tidy(folder.path.name)
         self._peaks.pop(handle.generation, None)
+        self._weighing.pop(handle.generation, None)
         record = folder.exit()
         found = self._diagnose(handle, record, asked=asked)
         await asyncio.to_thread(folder.remove_leftovers)
@@ -377,6 +399,12 @@ class ProcessEngineRunner:
                 "code": _exit_code(record),
             },
         )
+
+
+def _begin_to_weigh(handle: EngineHandle) -> Look[int]:
+    run_dir, leader = Path(handle.run_dir), _identity(handle)
+    look = functools.partial(process.pss_bytes, run_dir, leader)
+    return process.PROC.begin(f"memory of {run_dir.name}", look)
 
 
 def _identity(handle: EngineHandle) -> ProcessId:

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -269,6 +271,29 @@ def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: P
     assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
     write_json(str(folder.path / "memory.json"), {"peak_pss_bytes": 5})
     assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
+
+
+def test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.engines.runner.FIRST_WEIGHT_SECONDS", 0.01)
+    runner = ProcessEngineRunner(short_dir, None)
+    placed = dataclasses.replace(simulated_launch(), placement=placement("sim-0"))
+    folder = RunFolder.of(short_dir, "sim-0")
+    folder.prepare(placed, {})
+    write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
+    handle = folder.handle()
+    assert handle is not None
+    answers = threading.Event()
+    process.PROC.begin("memory of sim-0", answers.wait)
+    try:
+        assert [runner.peak_memory_bytes(handle) for _ in range(3)] == [0, 0, 0]
+        assert len(process.PROC._lanes["memory of sim-0"].waiting) == 1
+    finally:
+        answers.set()
+    while runner.peak_memory_bytes(handle) == 0:
+        time.sleep(0.01)
+    assert runner._weighing == {}
 
 
 def rewrite(handle: EngineHandle, **changed: object) -> None:

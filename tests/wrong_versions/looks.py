@@ -4,6 +4,7 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
+_RUNNER: Final = "partitiond/engines/runner.py"
 _LOOKS: Final = "partitiond/looks.py"
 _WATCHING: Final = "partitiond/controller/watching.py"
 _DISCOVERY: Final = "partitiond/devices/nvml/discovery.py"
@@ -19,6 +20,20 @@ _HANGING: Final = "tests/controller/test_hanging.py::"
 _NVML: Final = "tests/devices/nvml/test_hanging.py::"
 
 LOOKS: Final[tuple[Rule, ...]] = (
+    rule(
+        "A /proc that hangs stops no plan.",
+        "tests/engines/test_runner.py::"
+        "test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs",
+        wrong=(
+            (_RUNNER, "        if not look.future.done():\n            return 0\n", ""),
+            (
+                _RUNNER,
+                "        if look is None:\n            look = self._weighing",
+                "        if True:\n            look = self._weighing",
+            ),
+            (_RUNNER, "        del self._weighing[handle.generation]\n", ""),
+        ),
+    ),
     rule(
         "A look has a deadline, and each subject one thread.",
         "tests/test_looks.py",
