@@ -391,10 +391,10 @@ class JobQueue:
                 end()
         except StoreError as broke:
             log.warning("the end of %s is not written; the next daemon says it: %s", name, broke)
-        del self._running[name]
-        for job in ended:
-            self._ended(job)
-        self.poke()
+        if self._running.pop(name, None) is not None:  # two may cancel it before its first step
+            for job in ended:
+                self._ended(job)
+            self.poke()
 
     async def _stop(self, running: _Running) -> None:
         """Cancel the running job; returns once nothing of it runs."""
