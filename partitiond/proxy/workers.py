@@ -301,6 +301,9 @@ class Workers:
             await worker.ask({"do": "hello"}, START_SECONDS)
             async with self._changing:
                 await worker.ask(_table_message(self._table))
+                if self._stop.is_set():  # all are told to end at this moment, and it would not be
+                    worker.kill()
+                    return None
                 self._workers.append(worker)
             await worker.ask({"do": "serve", "family": int(self._family)})
         except WorkerError:

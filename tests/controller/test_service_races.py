@@ -91,7 +91,7 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile(
     solver.meanwhile = [another]
     preview = await host.service.apply()
     assert {p.model for p in preview.plan.placements} == {"a", "b"}
-    assert solver.solves == 2
+    assert solver.solves in {2, 3}  # what is found out of b by itself may be one more change
 
 
 async def test_applying_gives_up_when_things_never_rest(host: Host, solver: Solver) -> None:

@@ -425,6 +425,39 @@ async def test_stopping_lets_requests_of_all_workers_finish(
             assert "error" not in done.text
 
 
+async def test_a_worker_that_comes_while_the_others_are_told_to_end_ends_as_well(
+    make_process: MakeProcess, folder: Path
+) -> None:
+    process = make_process()
+    await process.ensure_running()
+    first, second = await all_up(process)
+    log = folder / "s" / "log"
+    assert process.identity is not None
+    pid = process.identity.pid
+
+    def children() -> set[int]:
+        with contextlib.suppress(OSError):
+            return {*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())}
+        return set()
+
+    def started() -> int:
+        return sum(path.read_text().count('"worker_started"') for path in log.iterdir())
+
+    os.kill(second, signal.SIGKILL)
+    async with asyncio.timeout(240):
+        while children() <= {first, second}:  # noqa: ASYNC110 -- another one starts in its place
+            await asyncio.sleep(0)
+    os.kill(first, signal.SIGSTOP)  # it does not answer that it is told to end
+    ending = asyncio.create_task(process.stop(60))
+    async with asyncio.timeout(240):
+        while started() < 3 and children() - {first}:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(first, signal.SIGCONT)
+    async with asyncio.timeout(50):  # the grace is for requests, and there is none
+        await ending
+
+
 @pytest.mark.slow
 async def test_a_worker_that_hangs_is_replaced(
     make_process: MakeProcess, make_engine: MakeEngine
