@@ -11,9 +11,33 @@ _FRAMING: Final = "partitiond/proxy/framing.py"
 _REQUESTS: Final = "partitiond/proxy/requests.py"
 _ACCEPTOR: Final = "partitiond/proxy/acceptor.py"
 _ATTEMPT: Final = "partitiond/proxy/attempt.py"
+_WORKERS: Final = "partitiond/proxy/workers.py"
 _LEAVING: Final = "tests/proxy/test_leaving.py::"
 
 EDGE: Final[tuple[Rule, ...]] = (
+    rule(
+        "A worker that comes while the others are told to end ends as well.",
+        "tests/proxy/test_workers.py::"
+        "test_a_worker_that_comes_while_the_others_are_told_to_end_ends_as_well",
+        wrong=(
+            (
+                _WORKERS,
+                "                    worker.kill()\n                    return None\n"
+                "                self._workers.append(worker)\n",
+                "                    pass\n                self._workers.append(worker)\n",
+            ),
+            (
+                _WORKERS,
+                "                if self._stop.is_set():  # all",
+                "                if worker.leaving:  # all",
+            ),
+            (
+                _WORKERS,
+                "                if self._stop.is_set():  # all",
+                "                if not self._stop.is_set():  # all",
+            ),
+        ),
+    ),
     rule(
         "A client that leaves is seen in every phase, also behind a request that runs.",
         f"{_LEAVING}test_while_another_request_waits_behind_the_one_that_runs",
