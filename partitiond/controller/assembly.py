@@ -142,7 +142,6 @@ class Parts:
         self.background = [self.traffic.run]
         self.controller = self._make_controller()
         self.jobs = self._make_jobs()
-        self.controller.leases = self.jobs.leases
         self.controller.lent = self.jobs.lent
         self.controller.measuring = self.jobs.starting
         self.drift = self._make_drift()

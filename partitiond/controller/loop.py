@@ -166,7 +166,6 @@ class Controller:
         self._lost_plan = lost[-1] if self.plan is None and lost else ""
         self._told_unread = 0
         self._devices.remember(self.plan.devices if self.plan is not None else ())
-        self.leases: Callable[[], Sequence[Partition]] = tuple
         self.lent: Callable[[], Sequence[Lease]] = tuple
         self.measuring: Callable[[], Sequence[str]] = tuple
         self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
@@ -216,6 +215,10 @@ class Controller:
         names = [record.spec.name for record in self._store.models()]
         self._journal.plan_applied(plan, before, self._devices.devices, names)
         self.wake()
+
+    def leases(self) -> tuple[Partition, ...]:
+        """Partitions that are lent to profile jobs now."""
+        return tuple(lease.partition for lease in self.lent())
 
     def held(self) -> tuple[tuple[str, Partition], ...]:
         """Who holds, or was promised, which partition: live engines and wanted placements."""
@@ -435,7 +438,7 @@ class Controller:
                 self.engines, room_on(self._devices.devices, self.plan, self._devices.problem)
             ),
             now=self._clock.monotonic(),
-            leases=tuple(self.leases()),
+            leases=self.leases(),
             measuring=tuple(self.measuring()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
             faulted=tuple(sorted(self.faults.reasons)),

@@ -259,17 +259,22 @@ async def test_folders_of_profiles_that_failed_long_ago_are_cleared(short_dir: P
     assert (short_dir / LAST_LOGS / "profile-1.log").exists()
 
 
-def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: Path) -> None:
-    """It is asked on the daemon's loop, which must not look through all of /proc."""
-    runner = ProcessEngineRunner(short_dir, None)
-    placed = dataclasses.replace(simulated_launch(), placement=placement("sim-0"))
-    folder = RunFolder.of(short_dir, "sim-0")
-    folder.prepare(placed, {})
+def placed_handle(run_dir: Path) -> EngineHandle:
+    """Of a placed engine whose process is this very one."""
+    folder = RunFolder.of(run_dir, "sim-0")
+    folder.prepare(dataclasses.replace(simulated_launch(), placement=placement("sim-0")), {})
     write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
     handle = folder.handle()
     assert handle is not None
+    return handle
+
+
+def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: Path) -> None:
+    """It is asked on the daemon's loop, which must not look through all of /proc."""
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = placed_handle(short_dir)
     assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
-    write_json(str(folder.path / "memory.json"), {"peak_pss_bytes": 5})
+    write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
     assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
 
 
@@ -278,12 +283,7 @@ def test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs(
 ) -> None:
     monkeypatch.setattr("partitiond.engines.runner.FIRST_WEIGHT_SECONDS", 0.01)
     runner = ProcessEngineRunner(short_dir, None)
-    placed = dataclasses.replace(simulated_launch(), placement=placement("sim-0"))
-    folder = RunFolder.of(short_dir, "sim-0")
-    folder.prepare(placed, {})
-    write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
-    handle = folder.handle()
-    assert handle is not None
+    handle = placed_handle(short_dir)
     answers = threading.Event()
     process.PROC.begin("memory of sim-0", answers.wait)
     try:
