@@ -10,7 +10,12 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from partitiond.controller.leases import LEAST_HOST_CORES, Lease, devices_beside_leases
+from partitiond.controller.leases import (
+    LEAST_HOST_CORES,
+    Lease,
+    cores_without,
+    devices_beside_leases,
+)
 from partitiond.controller.watching import engine_bytes
 from partitiond.core.grouping import grouped
 from partitiond.core.hardware import Device, DeviceKind
@@ -96,12 +101,9 @@ def _without_memory(
 def _without_cores(device: Device, lent: Collection[int]) -> Device:
     if not lent:
         return device
-
-    def left(cores: Iterable[int]) -> tuple[int, ...]:
-        return tuple(core for core in cores if core not in lent)
-
-    nodes = tuple(left(node) for node in device.core_nodes)
-    return dataclasses.replace(device, cores=left(device.cores), core_nodes=nodes)
+    nodes = tuple(cores_without(node, lent) for node in device.core_nodes)
+    cores = cores_without(device.cores, lent)
+    return dataclasses.replace(device, cores=cores, core_nodes=nodes)
 
 
 def _lent_cores(

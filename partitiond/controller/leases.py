@@ -160,13 +160,13 @@ def _beside_lease(device: Device, lease: Partition) -> Device:
     left = Bytes(max(0, device.free_bytes - lease.memory_bytes))
     match lease:
         case CpuCores():
-            cores = _without(device.cores, lease)
+            cores = cores_without(device.cores, lease.cores)
             if not cores:  # a device that lists none would count as one without a limit
                 why = "a profile is being measured on its cores"
                 return dataclasses.replace(
                     device, free_bytes=left, cordoned=True, cordon_reason=why
                 )
-            nodes = tuple(_without(node, lease) for node in device.core_nodes)
+            nodes = tuple(cores_without(node, lease.cores) for node in device.core_nodes)
             return dataclasses.replace(device, free_bytes=left, cores=cores, core_nodes=nodes)
         case MpsShare():
             clients = device.max_replicas
@@ -186,8 +186,9 @@ def _beside_lease(device: Device, lease: Partition) -> Device:
             )
 
 
-def _without(cores: Sequence[int], lease: CpuCores) -> tuple[int, ...]:
-    return tuple(core for core in cores if core not in lease.cores)
+def cores_without(cores: Sequence[int], lent: Collection[int]) -> tuple[int, ...]:
+    """The cores that are not lent, in their order."""
+    return tuple(core for core in cores if core not in lent)
 
 
 # -- the CPU ---------------------------------------------------------------------------------

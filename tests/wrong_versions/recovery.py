@@ -130,7 +130,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _LEASES,
-                "return tuple(core for core in cores if core not in lease.cores)",
+                "return tuple(core for core in cores if core not in lent)",
                 "return tuple(cores)",
             ),
             (
