@@ -1,107 +1,242 @@
 """The fleet simulator against the real system: the same plan, the same requests, both ways.
 
-    python -m bench.bench_simulator_agreement [--models 2] [--factors 0.5 0.9 1.3] [--pairs 3]
-        [--seconds 60] [--kind burst] [--engine vllm] [--folder .bench-mixed] [--json FILE]
+    python -m bench.bench_simulator_agreement [--models 2] [--factors 0.3 0.6 0.9 1.2]
+        [--fit-factors 0.45 0.75 1.05] [--pairs 2] [--seconds 300] [--kind burst] [--engine vllm]
+        [--folder .bench-agreement] [--traces FOLDER] [--json FILE]
+    python -m bench.bench_simulator_agreement --from FOLDER [--json FILE]
 
-Models are measured first (what an earlier run on the folder measured is used again), planned and
-applied by a real daemon. Then requests are sent through the real proxy to the real engines by the
-load generator, open loop, at each factor of what the plan says it serves; and the very same
-requests, times and lengths, go to the fleet simulator, whose engines step by the measured profiles.
-Compared are throughput, goodput, TTFT and TPOT: medians of the rounds, the error is
-(simulated - measured) / measured. On a machine that does something else the real side is slower,
-and the errors say that instead.
+One command is the whole protocol. Models are measured first (what an earlier run on the folder
+measured is used again), planned and applied by a real daemon. Then requests of mixed lengths are
+sent through the real proxy to the real engines by the load generator, open loop: once at each
+`--fit-factors` of what the plan says it serves, then `--pairs` times the very same requests at each
+of `--factors`. What came back is stored in `--traces`. Step times and host costs are fitted to the
+first (`simulation.fitting`); the simulator gets the requests of the second, times and lengths, once
+with the measured profiles alone and once with what was fitted.
+
+Compared are requests that were admitted: (simulated - measured) / measured, the mean of the runs,
+beside how much the runs differ from each other, which no prediction can beat. With `--from` all
+but the measuring is done again, on what an earlier run stored. On a machine that does something
+else the real side is slower, and the errors say that instead.
 """
 
+import argparse
 import asyncio
 import dataclasses
 import json
-import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.bench_mixed_plan import LENGTHS, make_plan, measured_profiles
-from bench.demo_fleet import DemoFleet, demo_fleet, options_parser
-from bench.mixed_load import load_of
-from loadgen import OpenLoopResult, Outcome, open_loop
+from bench.agreement_table import FIGURES, Row, table
+from bench.agreement_traces import (
+    Purpose,
+    RunHead,
+    Setup,
+    Trace,
+    load,
+    measured,
+    repeated,
+    store,
+    store_setup,
+)
+from bench.bench_mixed_plan import make_plan, measured_profiles
+from bench.demo_fleet import demo_fleet, options_parser
+from loadgen import Outcome
 from loadgen import Slo as Bounds
+from loadgen.records import Record
 from loadgen.statistics import is_good, percentile
-from partitiond.core.plan import Objective, Plan
-from partitiond.core.profile import Profile
+from partitiond.core.plan import Objective, Placement, Plan
 from partitiond.core.spec import ModelSpec
-from partitiond.simulation.fleet.arrivals import Arrival, Kind, Made, offsets, requests
+from partitiond.core.workload import Workload
+from partitiond.simulation.fitting import EngineTrace, FittedHost, HostTrace, fit
+from partitiond.simulation.fleet.arrivals import Arrival, Kind, Made
 from partitiond.simulation.fleet.report import ModelReport
 from partitiond.simulation.fleet.run import FleetOptions, FleetRun
-from partitiond.simulation.models import best_known
+from partitiond.simulation.host import cores_of
+from partitiond.simulation.models import EngineModel, EngineOf, best_known
 from partitiond.simulation.promise import promises
+from partitiond.simulation.seen import Observed
 
-WARM_UP_SECONDS: Final = 10.0
-REQUEST_SECONDS: Final = 120.0
-FIGURES: Final = (
-    "output tokens/s", "goodput/s", "refused", "TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95"
-)  # fmt: skip
+LENGTHS: Final = (Workload.lognormal(160, 16, 0.7, 0.7), Workload.lognormal(64, 32, 0.7, 0.7))
+"""Of the first and the second model: much to read and little to say, and more to say."""
 Figures = dict[str, float]
 SEEDS_APART: Final = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """One load: what is sent to each model.
-
-    Attributes:
-        rates: requests/s by model.
-        seed: of times and lengths; each model's is its own.
-    """
-
-    rates: Mapping[str, float]
-    made: Made
-    seed: int
-    seconds: float
-
-    def seed_of(self, model: str) -> int:
-        """Its own."""
-        return self.seed + list(self.rates).index(model)
-
-    def times(self, model: str) -> Iterator[float]:
-        """When its requests are due."""
-        return offsets(self.made, self.rates[model], self.seed_of(model))
+# --- the real side -------------------------------------------------------------------------------
 
 
-async def measured(
-    url: str, specs: Mapping[str, ModelSpec], sent: Round
-) -> dict[str, OpenLoopResult]:
-    """All models at once, through the real proxy."""
-    results = await asyncio.gather(
-        *(
-            open_loop(
-                url,
-                load_of(specs[name], sent.seed_of(name)),
-                arrivals=sent.times(name),
-                seconds=sent.seconds,
-                warmup_seconds=WARM_UP_SECONDS,
-                timeout_seconds=REQUEST_SECONDS,
-            )
-            for name in sent.rates
+def measure(given: argparse.Namespace, folder: Path) -> None:
+    """Run every load for real, and store what came."""
+    given.overrides = [*given.overrides, "proxy.debug_headers=always"]
+    made = Made(Kind(given.kind))
+    with demo_fleet(given, models=given.models) as fleet:
+        chosen = [
+            dataclasses.replace(spec, workload=workload, engine_kind=given.engine)
+            for spec, workload in zip(fleet.specs, LENGTHS, strict=False)
+        ]
+        profiles = measured_profiles(fleet, chosen)
+        plan = make_plan(fleet, Objective.MAX_GOODPUT)
+        limits = fleet.settings.proxy
+        setup = Setup(
+            plan,
+            tuple(chosen),
+            tuple(profiles.values()),
+            limits.max_queue,
+            limits.max_wait_seconds,
         )
-    )
-    return dict(zip(sent.rates, results, strict=True))
+        store_setup(folder, setup)
+        served = {one.model: one.served_req_per_s for one in promises(plan)}
+        for number, (purpose, factor, turn) in enumerate(schedule(given)):
+            rates = {name: factor * rate for name, rate in served.items()}
+            seed = SEEDS_APART * round(100 * factor)
+            head = RunHead(purpose, factor, turn, rates, seed, given.seconds)
+            store(folder, asyncio.run(measured(fleet, setup, head, made)))
+            print(f"run {number + 1}: {purpose} at {factor:g}, turn {turn + 1}", flush=True)
 
 
-def figures_of(result: OpenLoopResult, spec: ModelSpec, seconds: float) -> Figures:
+def schedule(given: argparse.Namespace) -> Iterator[tuple[Purpose, float, int]]:
+    """Every run: what it is for, its load, and which of as many alike it is.
+
+    Runs that are alike are as far apart as they can be, so that what drifts shows in them.
+    """
+    yield from ((Purpose.FIT, factor, 0) for factor in given.fit_factors)
+    for turn in range(given.pairs):
+        yield from ((Purpose.TEST, factor, turn) for factor in given.factors)
+
+
+def admitted(trace: Trace, model: str) -> list[Record]:
+    """Requests of the window that were answered."""
+    run = trace.runs[model]
+    return [
+        record
+        for record in run.records
+        if record.outcome is Outcome.OK
+        and record.scheduled is not None
+        and run.opened <= record.scheduled < run.closed
+    ]
+
+
+def figures_of(trace: Trace, spec: ModelSpec) -> Figures:
     """What was measured, in `FIGURES`."""
-    ended = [r for r in result.arrivals if r.outcome is Outcome.OK]
-    slo = spec.slo
+    run, slo, seconds = trace.runs[spec.name], spec.slo, trace.head.seconds
+    ended = admitted(trace, spec.name)
+    due = [r for r in run.records if run.opened <= (r.scheduled or 0.0) < run.closed]
     bounds = None if slo is None else Bounds(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
     good = len(ended) if bounds is None else sum(is_good(record, bounds) for record in ended)
-    ttft, tpot = sorted(result.samples.ttft), sorted(result.samples.tpot)
-    tokens = sum(record.output_tokens for record in ended)
+    ttft = sorted(record.ttft for record in ended if record.ttft is not None)
+    tpot = sorted(record.tpot for record in ended if record.tpot is not None)
     return _figures(
-        tokens / seconds,
+        sum(record.output_tokens for record in ended) / seconds,
         good / seconds,
-        result.count(Outcome.REFUSED) / max(1, len(result.arrivals)),
+        sum(record.outcome is Outcome.REFUSED for record in due) / max(1, len(due)),
         [percentile(values, p) for values in (ttft, tpot) for p in (0.5, 0.95) if values],
     )
+
+
+def _figures(tokens: float, good: float, refused: float, latencies: Sequence[float]) -> Figures:
+    return dict(zip(FIGURES, (tokens, good, refused, *latencies), strict=False))
+
+
+# --- the fit -------------------------------------------------------------------------------------
+
+
+def host_trace(setup: Setup, trace: Trace) -> HostTrace:
+    """A run as the fit wants it."""
+    return HostTrace(
+        tuple(_engine_trace(placement, trace) for placement in setup.plan.placements),
+        cores_of(setup.plan.devices),
+        trace.head.cpu.seconds,
+        trace.head.cpu.client + trace.head.cpu.proxy,
+    )
+
+
+def _engine_trace(placement: Placement, trace: Trace) -> EngineTrace:
+    candidate = placement.candidate
+    return EngineTrace(
+        placement.model,
+        candidate.size.cores,
+        candidate.batch,
+        tuple(
+            Observed(record.scheduled or 0.0, _prompt_tokens(record), tuple(_token_times(record)))
+            for record in trace.runs[placement.model].records
+            if record.outcome is Outcome.OK
+            and record.replica == placement.replica_id
+            and record.chunk_times
+        ),
+    )
+
+
+def _token_times(record: Record) -> Iterator[float]:
+    chunks = zip(record.chunk_times, record.chunk_tokens, strict=True)
+    return (at for at, tokens in chunks for _ in range(tokens))
+
+
+def _prompt_tokens(record: Record) -> int:
+    return record.prompt_tokens or record.wanted_prompt_tokens
+
+
+# --- the simulated side --------------------------------------------------------------------------
+
+
+def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str, Figures]:
+    """The same requests in simulated time, by the profiles alone or by what was fitted."""
+    plan, specs = setup.plan, {spec.name: spec for spec in setup.specs}
+    engine_of = best_known(
+        specs,
+        {device.id: device for device in plan.devices},
+        profiles={profile.id: profile for profile in setup.profiles},
+    )
+    head = trace.head
+    options = FleetOptions(
+        head.seconds,
+        head.warm_up_seconds,
+        seed=head.seed,
+        max_queue=setup.max_queue,
+        max_wait_seconds=setup.max_wait_seconds,
+    )
+    if fitted is not None:
+        plan = slowed(plan, fitted.kappa)
+        engine_of = with_costs(engine_of, fitted)
+    arrivals = {name: iter(arrivals_of(trace, name)) for name in head.rates}
+    report = FleetRun(plan, specs, engine_of, options).run(arrivals)
+    return {one.model: simulated_figures(one, head.seconds) for one in report.models}
+
+
+def arrivals_of(trace: Trace, model: str) -> list[Arrival]:
+    """The requests that were sent, from the beginning of the warm-up."""
+    return sorted(
+        (
+            (record.scheduled or 0.0) + trace.head.warm_up_seconds,
+            _prompt_tokens(record),
+            record.output_tokens if record.outcome is Outcome.OK else record.wanted_output_tokens,
+        )
+        for record in trace.runs[model].records
+    )
+
+
+def slowed(plan: Plan, kappa: float) -> Plan:
+    """The plan whose replicas slow each other down as was fitted, whatever was known before."""
+
+    def alike(placement: Placement) -> Placement:
+        candidate = dataclasses.replace(placement.candidate, busy=0.0, kappa=kappa)
+        return dataclasses.replace(placement, candidate=candidate)
+
+    return dataclasses.replace(plan, placements=tuple(alike(one) for one in plan.placements))
+
+
+def with_costs(engine_of: EngineOf, fitted: FittedHost) -> EngineOf:
+    """Engines with step times and host costs as fitted, and else as they are."""
+
+    def found(placement: Placement) -> EngineModel:
+        return dataclasses.replace(
+            engine_of(placement),
+            steps=fitted.steps_of(placement.model),
+            costs=fitted.costs[placement.model],
+        )
+
+    return found
 
 
 def simulated_figures(report: ModelReport, seconds: float) -> Figures:
@@ -116,71 +251,63 @@ def simulated_figures(report: ModelReport, seconds: float) -> Figures:
     )
 
 
-def _figures(tokens: float, good: float, refused: float, latencies: Sequence[float]) -> Figures:
-    return dict(zip(FIGURES, (tokens, good, refused, *latencies), strict=False))
+# --- the comparison ------------------------------------------------------------------------------
 
 
-def simulated(
-    fleet: DemoFleet,
-    plan: Plan,
-    specs: Mapping[str, ModelSpec],
-    profiles: Mapping[str, Profile],
-    sent: Round,
-) -> dict[str, Figures]:
-    """The same requests, in simulated time."""
-    engine_of = best_known(specs, {d.id: d for d in plan.devices}, profiles=profiles)
-    limits = fleet.settings.proxy
-    options = FleetOptions(
-        sent.seconds,
-        WARM_UP_SECONDS,
-        seed=sent.seed,
-        max_queue=limits.max_queue,
-        max_wait_seconds=limits.max_wait_seconds,
-    )
-    arrivals: dict[str, Iterator[Arrival]] = {
-        name: requests(sent.times(name), specs[name].workload, sent.seed_of(name))
-        for name in sent.rates
-    }
-    report = FleetRun(plan, specs, engine_of, options).run(arrivals)
-    return {one.model: simulated_figures(one, sent.seconds) for one in report.models}
+def compare(setup: Setup, traces: Sequence[Trace], fitted: FittedHost) -> Iterator[Row]:
+    """Every figure of every model at every load that was tested."""
+    for runs in repeated(traces):
+        profile, best = (simulated(setup, runs[0], how) for how in (None, fitted))
+        for spec in setup.specs:
+            real = [figures_of(trace, spec) for trace in runs]
+            for figure in FIGURES:
+                found = (*real, profile[spec.name], best[spec.name])
+                if all(figure in one for one in found):
+                    yield Row(
+                        runs[0].head.load,
+                        spec.name,
+                        figure,
+                        tuple(one[figure] for one in real),
+                        profile[spec.name][figure],
+                        best[spec.name][figure],
+                    )
 
 
-def table(rows: Sequence[tuple[float, str, str, float, float, float]]) -> Iterator[str]:
-    """One line for each figure, then the errors by figure."""
-    yield (
-        f"{'load':>5} {'model':<16} {'figure':<16} {'measured':>9} {'spread':>7} "
-        f"{'simulated':>9} {'error':>7}"
-    )
-    errors: dict[str, list[float]] = {}
-    for factor, model, figure, real, spread, made in rows:
-        error = made - real if figure == "refused" else made / real - 1 if real else 0.0
-        errors.setdefault(figure, []).append(abs(error))
+def parameters(fitted: FittedHost) -> Iterator[str]:
+    """What was fitted, in milliseconds."""
+    yield f"kappa {fitted.kappa:.3f}, client and proxy idle {fitted.cpu_share:.3f} of a core"
+    for model, steps in fitted.steps.items():
+        costs = fitted.costs[model]
         yield (
-            f"{factor:>5.2f} {model:<16} {figure:<16} {real:>9.4g} {spread:>6.0%} {made:>9.4g} "
-            f"{error:>+7.1%}"
+            f"{model}: step {1e3 * steps.base_seconds:.2f} ms + {1e3 * steps.per_token_seconds:.4f}"
+            f" a token + {1e3 * steps.per_sequence_seconds:.3f} a sequence + "
+            f"{1e3 * steps.per_kv_token_seconds:.5f} a KV token + {1e3 * costs.admit_seconds:.2f} "
+            f"a request; way {1e3 * costs.way_seconds:.1f} ms, crowded "
+            f"{1e3 * costs.way(crowded=True):.1f}; CPU {1e3 * costs.request_cpu_seconds:.2f} ms a "
+            f"request, {1e3 * costs.token_cpu_seconds:.3f} a token ({steps.points} steps)"
         )
-    yield "\nabsolute errors (of refused: difference in share)"
-    for figure, found in errors.items():
-        yield f"  {figure:<16} median {statistics.median(found):>6.1%}  worst {max(found):>6.1%}"
 
 
-def compared(
-    factor: float, real: Sequence[Mapping[str, Figures]], made: Sequence[Mapping[str, Figures]]
-) -> Iterator[tuple[float, str, str, float, float, float]]:
-    """Medians of the rounds, with what the real ones differ by."""
-    for model in real[0]:
-        for figure in FIGURES:
-            measured_ones = [one[model][figure] for one in real if figure in one[model]]
-            simulated_ones = [one[model][figure] for one in made if figure in one[model]]
-            if measured_ones and simulated_ones:
-                middle = statistics.median(measured_ones)
-                spread = (max(measured_ones) - min(measured_ones)) / middle if middle else 0.0
-                yield factor, model, figure, middle, spread, statistics.median(simulated_ones)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, fit, simulate, compare."""
+    given = _parser().parse_args(argv)
+    if set(given.factors) & set(given.fit_factors):
+        raise SystemExit("a load that parameters are fitted to cannot be one that tests them")
+    folder = given.stored or given.traces or given.folder / "traces"
+    if given.stored is None:
+        measure(given, folder)
+    setup, traces = load(folder)
+    fitted = fit([host_trace(setup, t) for t in traces if t.head.purpose is Purpose.FIT])
+    rows = list(compare(setup, traces, fitted))
+    print("\n".join([*parameters(fitted), "", *table(rows)]))
+    if given.json is not None:
+        plain = [dataclasses.asdict(row) for row in rows]
+        given.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
-def main() -> int:
-    """Measure, simulate, compare."""
-    parser = options_parser(__doc__ or "", pairs=3, seconds=60.0, folder=".bench-mixed")
+def _parser() -> argparse.ArgumentParser:
+    parser = options_parser(__doc__ or "", pairs=2, seconds=300.0, folder=".bench-agreement")
     parser.add_argument("--models", type=int, choices=(1, 2), default=2)
     parser.add_argument(
         "--engine",
@@ -188,39 +315,15 @@ def main() -> int:
         default="vllm",
         help="simulated: the daemon's stand-in for an engine, which computes nothing",
     )
-    parser.add_argument("--factors", type=float, nargs="*", default=[0.5, 0.9, 1.3])
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.3, 0.6, 0.9, 1.2])
+    parser.add_argument("--fit-factors", type=float, nargs="+", default=[0.45, 0.75, 1.05])
     parser.add_argument("--kind", choices=[kind.value for kind in Kind], default="burst")
+    parser.add_argument("--traces", type=Path, default=None, help="what was measured, kept here")
+    parser.add_argument(
+        "--from", type=Path, default=None, dest="stored", help="what an earlier run kept; no engine"
+    )
     parser.add_argument("--json", type=Path, default=None, help="every figure, into this file")
-    given = parser.parse_args()
-    rows: list[tuple[float, str, str, float, float, float]] = []
-    with demo_fleet(given, models=given.models) as fleet:
-        chosen = [
-            dataclasses.replace(spec, workload=workload, engine_kind=given.engine)
-            for spec, workload in zip(fleet.specs, LENGTHS, strict=False)
-        ]
-        specs = {spec.name: spec for spec in chosen}
-        profiles = measured_profiles(fleet, chosen)
-        plan = make_plan(fleet, Objective.MAX_GOODPUT)
-        served = {one.model: one.served_req_per_s for one in promises(plan)}
-        for factor in given.factors:
-            real, made = [], []
-            for turn in range(given.pairs):
-                rates = {name: factor * rate for name, rate in served.items()}
-                sent = Round(rates, Made(Kind(given.kind)), SEEDS_APART * turn, given.seconds)
-                found = asyncio.run(measured(fleet.settings.proxy_url, specs, sent))
-                real.append(
-                    {
-                        name: figures_of(one, specs[name], sent.seconds)
-                        for name, one in found.items()
-                    }
-                )
-                made.append(simulated(fleet, plan, specs, profiles, sent))
-                print(f"factor {factor:g}, round {turn + 1} of {given.pairs}", flush=True)
-            rows += compared(factor, real, made)
-    print("\n".join(table(rows)))
-    if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

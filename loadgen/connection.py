@@ -125,6 +125,7 @@ class Connection(asyncio.Protocol):
         assert record is not None
         record.status = answer.status
         record.retry_after = answer.headers.get(b"retry-after", b"").decode("latin-1")
+        record.replica = answer.headers.get(b"x-partitiond-replica", b"").decode("latin-1")
         kind = answer.headers.get(b"content-type", b"").lower()
         self._is_stream = answer.status == 200 and kind.startswith(b"text/event-stream")
 

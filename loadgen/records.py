@@ -51,6 +51,8 @@ class Record:
         error: what went wrong, for people.
         wanted_prompt_tokens, wanted_output_tokens: lengths asked for; 0 where not stated.
         stream: which stream of a mix it belongs to; empty where there is only one.
+        replica: which of the servers behind the address answered, by the answer's header
+            `x-partitiond-replica`; empty where it has none.
     """
 
     index: int
@@ -67,6 +69,7 @@ class Record:
     wanted_prompt_tokens: int = 0
     wanted_output_tokens: int = 0
     stream: str = ""
+    replica: str = ""
     chunk_times: "array[float]" = dataclasses.field(default_factory=_doubles)
     chunk_tokens: "array[int]" = dataclasses.field(default_factory=_integers)
 

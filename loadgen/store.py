@@ -22,7 +22,7 @@ from loadgen.traces import open_text
 VERSION: Final = 1
 _PLAIN: Final = (
     "index", "status", "error", "retry_after", "output_tokens", "usage_tokens", "prompt_tokens",
-    "wanted_prompt_tokens", "wanted_output_tokens", "stream",
+    "wanted_prompt_tokens", "wanted_output_tokens", "stream", "replica",
 )  # fmt: skip
 _EMPTY: Final = Record(0)
 

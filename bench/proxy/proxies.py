@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from partitiond.core.routing import (
     ReplicaRoute,
     RoutingTable,
 )
+from partitiond.proxy.replicas import listens
 from partitiond.serde import to_json
 
 KEY: Final = "sk-bench-0123456789abcdef0123456789abcdef"
@@ -304,19 +304,13 @@ def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
 def publish(control: Path, setting: Setting, child: "subprocess.Popen[bytes]") -> None:
     """Hand the routing table over as soon as the proxy takes it."""
     deadline = time.monotonic() + START_SECONDS
-    while not listens(control):
+    while not listens(str(control)):
         if time.monotonic() > deadline or child.poll() is not None:
             return  # the one who waits for its first answer says why
         time.sleep(0.05)
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(control)), timeout=10) as client:
         answer = client.put("http://proxy/routing", content=to_json(routing_table(setting)))
         answer.raise_for_status()
-
-
-def listens(path: Path) -> bool:
-    """Whether anybody listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 Start = Callable[[Setting], contextlib.AbstractContextManager[Proxy]]

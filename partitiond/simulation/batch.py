@@ -39,12 +39,14 @@ class Step:
         prefill_tokens: prompt tokens read.
         emitting: sequences that get a token in this step (decodes, and prompts read to the end).
         kv_tokens: tokens in the KV cache that the decodes read.
+        admitted: sequences that begin to run in it.
     """
 
     decoding: int
     prefill_tokens: int
     emitting: tuple[Sequence, ...]
     kv_tokens: int = 0
+    admitted: int = 0
 
 
 class Batch:
@@ -103,11 +105,11 @@ class Batch:
         emitting = [s for s in self._running if s not in self._reading]
         decoding = len(emitting)
         kv_tokens = sum(s.read for s in emitting) if self._reading else self._held
-        self._admit()
+        admitted = self._admit()
         prefill_tokens = self._read_prompts(max(0, self._max_step_tokens - decoding), emitting)
         if not emitting and prefill_tokens == 0:
             return None
-        return Step(decoding, prefill_tokens, tuple(emitting), kv_tokens)
+        return Step(decoding, prefill_tokens, tuple(emitting), kv_tokens, admitted)
 
     def steps_alike(self, step: Step) -> int:
         """How many steps in a row, from this one on, do the same unless something is added.
@@ -145,8 +147,9 @@ class Batch:
                 self._leave(sequence)
         return tuple(emitted)
 
-    def _admit(self) -> None:
-        """Let as many waiting ones run as there is room for."""
+    def _admit(self) -> int:
+        """Let as many waiting ones run as there is room for, and say how many."""
+        before = self.running
         while self._waiting and self.running < self._max_sequences:
             need = self._waiting[0].to_read + 1
             if self._running and self._held + need > self._kv_tokens:
@@ -155,6 +158,7 @@ class Batch:
             self._running[sequence] = None
             self._reading[sequence] = None
             self._held += sequence.read + sequence.to_read
+        return self.running - before
 
     def _read_prompts(self, budget: int, emitting: list[Sequence]) -> int:
         """Read prompts within a budget of tokens, and how many; those read to the end emit."""

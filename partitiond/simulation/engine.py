@@ -13,6 +13,7 @@ from partitiond.core.interference import DEFAULT, Interference, sigma
 from partitiond.core.plan import Candidate
 from partitiond.simulation.batch import Batch, Sequence, Step
 from partitiond.simulation.events import Clock
+from partitiond.simulation.host import NO_COSTS, Host, HostCosts
 from partitiond.simulation.steps import Steps
 
 Emitted = Callable[[Sequence], None]
@@ -25,11 +26,15 @@ class SharedDevice:
     """What the engines of one device do to each other.
 
     Attributes:
+        host: whose cores its engines keep busy; by default one that is never crowded.
         sigma: slow-down of those that work now; 1 for one alone.
     """
 
-    def __init__(self, mode: SharingMode, interference: Interference = DEFAULT) -> None:
+    def __init__(
+        self, mode: SharingMode, interference: Interference = DEFAULT, host: Host | None = None
+    ) -> None:
         self.mode = mode
+        self.host = host or Host()
         self._interference = interference
         self._working: dict[SimulatedEngine, None] = {}
         self.sigma = 1.0
@@ -37,11 +42,13 @@ class SharedDevice:
     def began(self, engine: "SimulatedEngine") -> None:
         """An engine has work again."""
         self._working[engine] = None
+        self.host.began(engine)
         self._changed(engine)
 
     def rested(self, engine: "SimulatedEngine") -> None:
         """An engine has nothing to do any more."""
         self._working.pop(engine, None)
+        self.host.rested(engine)
         self._changed(engine)
 
     def _changed(self, by: "SimulatedEngine") -> None:
@@ -63,6 +70,8 @@ class SharedDevice:
 class SimulatedEngine:
     """One engine process: takes sequences, and says when each got its first and last token.
 
+    What the host does for its requests (`simulation.host`) is on their way, and in its steps.
+
     The next step begins the moment one ends, before whoever got a token can answer: a request
     that follows an ended one finds the next step under way and waits for its end, as it does in
     an engine whose scheduler never pauses.
@@ -75,8 +84,11 @@ class SimulatedEngine:
         candidate: Candidate,
         batch: Batch,
         steps: Steps,
+        *,
+        costs: HostCosts = NO_COSTS,
     ) -> None:
         self.candidate = candidate
+        self.cores = candidate.size.cores
         self.batch = batch
         self.on_first: Emitted = _ignore
         self.on_ended: Emitted = _ignore
@@ -84,6 +96,13 @@ class SimulatedEngine:
         self._clock = clock
         self._device = device
         self._steps = steps
+        self.costs = costs
+        # Where steps are chosen ahead: what arrived during the step under way, and what the step
+        # after it does not know of yet.
+        self._arrived: list[Sequence] = []
+        self._unseen: list[Sequence] = []
+        # Seconds that others have used of its cores; the next step pays them.
+        self._owed = 0.0
         self._step: Step | None = None
         # A leap of `_count` steps since `_began`: the first takes `_first` seconds, each further
         # one `_growth` more (their KV cache grows). `_leap` tells a planned end from a later one.
@@ -94,13 +113,26 @@ class SimulatedEngine:
         self._leap = 0
 
     def add(self, sequence: Sequence) -> None:
-        """A request arrives."""
-        self.batch.add(sequence)
+        """A request is sent to it."""
+        way = self.costs.way(self._device.host.crowded)
+        if way > 0:
+            self._clock.at(self._clock.now + way, lambda: self._take(sequence))
+        else:
+            self._take(sequence)
+
+    def _take(self, sequence: Sequence) -> None:
+        """A request has come to its scheduler."""
+        self._owed += self.costs.lost_to_request(self._device.host.crowded)
         if self._step is None:
+            self.batch.add(sequence)
             self._device.began(self)
             self._begin()
+            return
+        if self.costs.schedules_ahead:
+            self._arrived.append(sequence)
         else:
-            self.cut()
+            self.batch.add(sequence)
+        self.cut()
 
     def cut(self) -> None:
         """End the leap with the step that is under way."""
@@ -109,17 +141,32 @@ class SimulatedEngine:
             self._plan_end(done)
 
     def _begin(self) -> None:
+        if self.costs.schedules_ahead:
+            self._look()
         self._step = step = self.batch.next_step()
         if step is None:
             self._device.rested(self)
             return
-        slow = self._device.sigma
-        count = self.batch.steps_alike(step)
+        slow, crowded = self._device.sigma, self._device.host.crowded
+        count = 1 if self._owed or self._unseen else self.batch.steps_alike(step)
         self._began, self._growth = self._clock.now, 0.0
         self._first = slow * self._seconds(step, 0)
         if count > 1:
             self._growth = (slow * self._seconds(step, count - 1) - self._first) / (count - 1)
+        beside = self.costs.step_seconds(len(step.emitting), step.admitted, crowded)
+        self._first += beside + self._owed
+        self._owed = 0.0
         self._plan_end(count)
+
+    def _look(self) -> None:
+        """See what arrived before the step that has ended, and all where nothing else is to do."""
+        for sequence in self._unseen:
+            self.batch.add(sequence)
+        self._unseen, self._arrived = self._arrived, []
+        if not self.batch.running and not self.batch.waiting:
+            for sequence in self._unseen:
+                self.batch.add(sequence)
+            self._unseen = []
 
     def _seconds(self, step: Step, earlier: int) -> float:
         """Seconds of a step after `earlier` ones like it, alone on the device."""

@@ -16,6 +16,7 @@ from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.roofline import rates
 from partitiond.core.spec import ModelSpec, Slo
 from partitiond.core.workload import Workload
+from partitiond.simulation.host import NO_COSTS, HostCosts
 from partitiond.simulation.steps import Steps, candidate_steps, profile_steps, roofline_steps
 
 
@@ -43,12 +44,14 @@ class EngineModel:
         kv_cache_tokens: what its KV cache holds.
         max_model_len: longest context, in tokens.
         max_step_tokens: tokens of one step.
+        costs: what the host costs its requests beside the steps.
     """
 
     steps: Steps
     kv_cache_tokens: int
     max_model_len: int
     max_step_tokens: int = MAX_NUM_BATCHED_TOKENS
+    costs: HostCosts = NO_COSTS
 
 
 EngineOf = Callable[[Placement], EngineModel]

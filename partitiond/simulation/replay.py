@@ -25,6 +25,7 @@ from partitiond.simulation.batch import Batch
 from partitiond.simulation.dispatch import Flight, SimulatedModel, SimulatedReplica
 from partitiond.simulation.engine import SharedDevice, SimulatedEngine
 from partitiond.simulation.events import Clock
+from partitiond.simulation.host import Host, cores_of
 from partitiond.simulation.models import EngineModel, EngineOf, ModelTraffic
 from partitiond.simulation.outcome import Observer, Outcome
 from partitiond.simulation.promise import Promise, promises
@@ -205,19 +206,26 @@ def _replicas(
 ) -> dict[str, list[SimulatedReplica]]:
     """Every replica of the plan on its device, by model."""
     load, interference = under
+    host_of = {device.id: device.host for device in plan.devices}
+    hosts = {
+        name: Host(cores_of(device for device in plan.devices if device.host == name))
+        for name in dict.fromkeys(host_of.values())
+    }
     devices: dict[str, SharedDevice] = {}
     found: dict[str, list[SimulatedReplica]] = collections.defaultdict(list)
     for placement in plan.placements:
-        device = devices.setdefault(
-            placement.device_id, SharedDevice(placement.partition.mode, interference)
-        )
+        # Of a device that the plan does not list, the host is not known.
+        mode, host = placement.partition.mode, hosts.get(host_of.get(placement.device_id, ""))
+        device = devices.setdefault(placement.device_id, SharedDevice(mode, interference, host))
         behaves = engine_of(placement)
         batch = Batch(
             placement.candidate.batch,
             max(behaves.max_step_tokens, placement.candidate.batch),
             behaves.kv_cache_tokens,
         )
-        engine = SimulatedEngine(clock, device, placement.candidate, batch, behaves.steps)
+        engine = SimulatedEngine(
+            clock, device, placement.candidate, batch, behaves.steps, costs=behaves.costs
+        )
         route = _route(placement, behaves, told[placement.model])
         if load is Load.FULL:
             route = dataclasses.replace(route, kv_cache_tokens=0)

@@ -29,6 +29,7 @@ class Behaviour:
     split_bytes: int = 0
     line_end: bytes = b"\n"
     hang: bool = False
+    replica: str = ""
 
 
 class SseServer:
@@ -92,7 +93,8 @@ class SseServer:
             return not does.close_after_answer
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n"
+            + (f"X-Partitiond-Replica: {does.replica}\r\n".encode() if does.replica else b"")
+            + b"Transfer-Encoding: chunked\r\n\r\n"
         )
         wanted = body["max_tokens"]
         assert isinstance(wanted, int)

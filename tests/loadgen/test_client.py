@@ -42,6 +42,12 @@ async def test_latencies_follow_their_definitions(server: Any) -> None:
     assert record.ttft + sum(record.itl) <= record.e2el
 
 
+async def test_a_proxy_may_say_which_replica_answered(server: Any) -> None:
+    assert (await send(server)).replica == ""
+    server.behaviour.replica = "m-2"
+    assert (await send(server)).replica == "m-2"
+
+
 async def test_several_tokens_in_one_chunk_are_all_counted(server: Any) -> None:
     server.behaviour.tokens_per_chunk = 4
     record = await send(server, tokens=10)

@@ -92,6 +92,7 @@ def records(draw: st.DrawFn) -> Record:
         output_tokens=sum(tokens),
         usage_tokens=draw(st.none() | st.integers(0, 50)),
         stream=draw(st.sampled_from(["", "a"])),
+        replica=draw(st.sampled_from(["", "m-1"])),
         chunk_times=array("d", chunks),
         chunk_tokens=array("I", tokens),
     )

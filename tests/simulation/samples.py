@@ -1,5 +1,7 @@
 """Small plans and engines for the tests of the simulation."""
 
+from hypothesis import strategies as st
+
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.partition import MemoryShare, PartitionSize, WholeDevice
@@ -15,6 +17,7 @@ from partitiond.core.plan import (
 from partitiond.core.profile import ProfileKind
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
+from partitiond.simulation.host import HostCosts
 from partitiond.simulation.models import EngineModel
 
 WORKLOAD = Workload(prompt_tokens=32, output_tokens=16)
@@ -50,6 +53,19 @@ def candidate(
         ttft_p95_seconds=2 * STEP_SECONDS,
         tpot_p95_seconds=STEP_SECONDS,
         busy=busy,
+    )
+
+
+def host_costs() -> st.SearchStrategy[HostCosts]:
+    """Costs of the size of a step, each of them or none."""
+    return st.builds(
+        HostCosts,
+        way_seconds=st.floats(0.0, 0.05),
+        crowded_seconds=st.floats(0.0, 0.05),
+        admit_seconds=st.floats(0.0, 0.01),
+        request_cpu_seconds=st.floats(0.0, 0.02),
+        token_cpu_seconds=st.floats(0.0, 0.002),
+        schedules_ahead=st.booleans(),
     )
 
 

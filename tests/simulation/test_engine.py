@@ -10,8 +10,9 @@ from partitiond.core.profile import StepTime
 from partitiond.simulation.batch import Batch, Sequence, Step
 from partitiond.simulation.engine import SharedDevice, SimulatedEngine
 from partitiond.simulation.events import Clock
+from partitiond.simulation.host import NO_COSTS, Host, HostCosts
 from partitiond.simulation.steps import FittedSteps, StepModel, Steps
-from tests.simulation.samples import STEP_SECONDS, ConstantSteps, candidate
+from tests.simulation.samples import STEP_SECONDS, ConstantSteps, candidate, host_costs
 
 
 class StepByStep(Batch):
@@ -25,17 +26,19 @@ Times = list[tuple[float, float]]
 Arrivals = list[tuple[float, int, int, int]]
 
 
-def run(arrivals: Arrivals, kind: type[Batch], busy: float) -> Times:
-    """(first token, last token) of each request on two engines that share a device."""
+def run(
+    arrivals: Arrivals, kind: type[Batch], busy: float, costs: HostCosts = NO_COSTS, cores: int = 0
+) -> Times:
+    """(first token, last token) of each request on two engines that share a device and a host."""
     clock = Clock()
-    device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.1))
+    device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.1), Host(cores))
     steps = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
     first: dict[Sequence, float] = {}
     last: dict[Sequence, float] = {}
     engines = []
     for _ in range(2):
         made = candidate("m", mode=SharingMode.MEMORY, busy=busy)
-        engine = SimulatedEngine(clock, device, made, kind(4, 32, 200), steps)
+        engine = SimulatedEngine(clock, device, made, kind(4, 32, 200), steps, costs=costs)
         engine.on_first = lambda s: first.__setitem__(s, clock.now)
         engine.on_ended = lambda s: last.__setitem__(s, clock.now)
         engines.append(engine)
@@ -54,9 +57,13 @@ def run(arrivals: Arrivals, kind: type[Batch], busy: float) -> Times:
         max_size=15,
     ),
     st.floats(0.0, 1.0),
+    st.just(NO_COSTS) | host_costs(),
+    st.integers(0, 3),
 )
-def test_leaps_change_nothing(arrivals: Arrivals, busy: float) -> None:
-    leaping, single = run(arrivals, Batch, busy), run(arrivals, StepByStep, busy)
+def test_leaps_change_nothing(
+    arrivals: Arrivals, busy: float, costs: HostCosts, cores: int
+) -> None:
+    leaping, single = (run(arrivals, kind, busy, costs, cores) for kind in (Batch, StepByStep))
     assert len(leaping) == len(single)
     for one, other in zip(leaping, single, strict=True):
         assert one == pytest.approx(other, abs=1e-6)

@@ -3,11 +3,22 @@ import dataclasses
 import pytest
 
 from partitiond.core.hardware import SharingMode
+from partitiond.core.plan import Placement
 from partitiond.core.spec import Slo
-from partitiond.simulation.models import ModelTraffic
+from partitiond.simulation.host import HostCosts
+from partitiond.simulation.models import EngineModel, ModelTraffic
 from partitiond.simulation.promise import promises
 from partitiond.simulation.replay import Load, ReplayOptions, replay_plan
-from tests.simulation.samples import NO_LOSS, STEP_SECONDS, WORKLOAD, X, candidate, engine, plan
+from tests.simulation.samples import (
+    BATCH,
+    NO_LOSS,
+    STEP_SECONDS,
+    WORKLOAD,
+    X,
+    candidate,
+    engine,
+    plan,
+)
 
 MEMORY = SharingMode.MEMORY
 OPTIONS = ReplayOptions(seconds=60.0, interference=NO_LOSS)
@@ -33,6 +44,23 @@ def test_replicas_that_share_a_device_get_what_sigma_leaves_them() -> None:
         assert one.promise.output_tokens_per_s == pytest.approx(X / 1.5)
         assert one.promise.alone[0] == pytest.approx(X)
         assert one.outcome.tpot_p95_seconds == pytest.approx(1.5 * STEP_SECONDS)
+
+
+def test_what_a_host_costs_is_in_a_replay() -> None:
+    def costly(placement: Placement) -> EngineModel:
+        costs = HostCosts(way_seconds=0.05, token_cpu_seconds=STEP_SECONDS / BATCH)
+        return dataclasses.replace(engine(placement), costs=costs)
+
+    made = plan({"one": [candidate("m")], "two": [candidate("n")]}, {"m": None, "n": None})
+    traffic = [ModelTraffic("m", WORKLOAD), ModelTraffic("n", WORKLOAD)]
+    for cores, factor in (((0, 1), 2), ((0, 1, 2), 1)):
+        devices = tuple(dataclasses.replace(one, cores=cores) for one in made.devices)
+        beside = dataclasses.replace(made, devices=devices)
+        for one in replay_plan(beside, traffic, costly, Load.FULL, OPTIONS).models:
+            # Two engines of one core each crowd a host of two: full steps take twice as long.
+            assert one.outcome.tpot_p95_seconds == pytest.approx(factor * STEP_SECONDS, rel=0.15)
+            assert one.outcome.ttft_p50_seconds is not None
+            assert 0.05 < one.outcome.ttft_p50_seconds < 0.05 + 3 * factor * STEP_SECONDS
 
 
 def test_the_demand_is_served_within_the_slo() -> None:

@@ -29,8 +29,9 @@ from partitiond.simulation.batch import Sequence as BatchSequence
 from partitiond.simulation.engine import SharedDevice, SimulatedEngine
 from partitiond.simulation.events import Clock
 from partitiond.simulation.fleet.clock import FleetClock
+from partitiond.simulation.fleet.device import FleetDevice
 from partitiond.simulation.fleet.dispatch import Finished, FleetModel
-from partitiond.simulation.fleet.engine import FleetDevice, FleetEngine, Request
+from partitiond.simulation.fleet.engine import FleetEngine, Request
 from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.models import EngineModel
 from tests.simulation.samples import ConstantSteps, candidate

@@ -9,21 +9,15 @@ come follows from how many steps were made.
 import collections
 import heapq
 import math
-from collections.abc import Sequence
-from typing import Final
 
 from partitiond.core import places
 from partitiond.core.admission import Cost
-from partitiond.core.hardware import SharingMode
-from partitiond.core.interference import DEFAULT, Interference, sigma
 from partitiond.core.plan import Candidate
 from partitiond.simulation.fleet.clock import Due, FleetClock
+from partitiond.simulation.fleet.device import FleetDevice
+from partitiond.simulation.host import NO_COSTS
 from partitiond.simulation.models import EngineModel
 from partitiond.simulation.steps import Steps
-
-MOST_SIGMAS: Final = 4096
-"""Kept of a device, by which of its engines work."""
-ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
 
 
 class Request(places.Request):
@@ -67,82 +61,21 @@ class Served:
         raise NotImplementedError
 
 
-class FleetDevice:
-    """What the engines of one device do to each other; see `simulation.engine.SharedDevice`.
+class _Coming(Due):
+    """A request on its way to an engine."""
 
-    Attributes:
-        sigma: slow-down of those that work now.
-        working: how many those are.
-        busy_seconds: time with at least one at work, up to `since`.
-    """
+    def __init__(self, engine: "FleetEngine", request: Request) -> None:
+        self._engine = engine
+        self._request = request
 
-    def __init__(
-        self, clock: FleetClock, mode: SharingMode, interference: Interference = DEFAULT
-    ) -> None:
-        self.sigma = 1.0
-        self.working = 0
-        self.busy_seconds = 0.0
-        self.since = 0.0
-        self._clock = clock
-        self._mode = mode
-        self._interference = interference
-        self._alone = mode in ALWAYS_ALONE
-        self._at_work: dict[FleetEngine, None] = {}
-        self._mask = 0
-        self._numbers = 0
-        self._known: dict[int, float] = {}
-
-    def join(self) -> int:
-        """A bit that stands for one more engine."""
-        self._numbers += 1
-        return 1 << (self._numbers - 1)
-
-    def began(self, engine: "FleetEngine") -> None:
-        """An engine has work again."""
-        if not self.working:
-            self.since = self._clock.now
-        self.working += 1
-        if not self._alone:
-            self._at_work[engine] = None
-            self._mask |= engine.bit
-            self._changed(engine)
-
-    def rested(self, engine: "FleetEngine") -> None:
-        """An engine has nothing to do any more."""
-        self.working -= 1
-        if not self.working:
-            self.busy_seconds += self._clock.now - self.since
-        if not self._alone:
-            del self._at_work[engine]
-            self._mask &= ~engine.bit
-            self._changed(engine)
-
-    def _changed(self, by: "FleetEngine") -> None:
-        new = self._known.get(self._mask)
-        if new is None:
-            new = self._sigma()
-        if new != self.sigma:
-            self.sigma = new
-            for engine in self._at_work:
-                if engine is not by:
-                    engine.cut()
-
-    def _sigma(self) -> float:
-        candidates = [engine.candidate for engine in self._at_work]
-        found = sigma(
-            self._mode,
-            [c.busy for c in candidates],
-            self._interference,
-            [c.kappa for c in candidates],
-        )
-        if len(self._known) >= MOST_SIGMAS:
-            self._known.clear()
-        self._known[self._mask] = found
-        return found
+    def due(self, number: int) -> None:
+        """It has come."""
+        del number
+        self._engine.came(self._request)
 
 
 class FleetEngine(Due):
-    """One engine process.
+    """One engine process; how it behaves is told at `simulation.engine.SimulatedEngine`.
 
     Attributes:
         tokens: it has generated.
@@ -167,12 +100,19 @@ class FleetEngine(Due):
             served: told of first and last tokens.
         """
         self.candidate = candidate
+        self.cores = candidate.size.cores
+        self.costs = behaves.costs
         self.tokens = 0
         self.preemptions = 0
         self.bit = device.join()
         self._clock = clock
         self._device = device
         self._steps: Steps = behaves.steps
+        self._has_costs = behaves.costs != NO_COSTS
+        self._coming: dict[Request, None] = {}
+        self._arrived: list[Request] = []
+        self._unseen: list[Request] = []
+        self._owed = 0.0
         self._served = served
         self._max_sequences = candidate.batch
         self._max_step_tokens = max(behaves.max_step_tokens, candidate.batch)
@@ -200,11 +140,36 @@ class FleetEngine(Due):
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """All it has, running and waiting."""
-        return (*self._running, *self._waiting)
+        """All it has, running, waiting and on the way."""
+        return (
+            *self._running, *self._waiting, *self._unseen, *self._arrived, *self._coming
+        )  # fmt: skip
 
     def add(self, request: Request) -> None:
-        """A request arrives."""
+        """A request is sent to it."""
+        if not self._has_costs:
+            self._take(request)
+            return
+        self._coming[request] = None
+        way = self.costs.way(self._device.host.crowded)
+        if way > 0:
+            self._clock.plan(self._clock.now + way, _Coming(self, request))
+        else:
+            self.came(request)
+
+    def came(self, request: Request) -> None:
+        """A request has come to its scheduler, unless the engine ended meanwhile."""
+        if request not in self._coming:
+            return
+        del self._coming[request]
+        self._owed += self.costs.lost_to_request(self._device.host.crowded)
+        if self._at_work and self.costs.schedules_ahead:
+            self._arrived.append(request)
+            self.cut()
+        else:
+            self._take(request)
+
+    def _take(self, request: Request) -> None:
         self._waiting.append(request)
         if self._at_work:
             self.cut()
@@ -217,6 +182,10 @@ class FleetEngine(Due):
         """The process is gone, with what it was doing."""
         self._leap += 1
         self._waiting.clear()
+        self._coming.clear()
+        self._arrived.clear()
+        self._unseen.clear()
+        self._owed = 0.0
         self._running.clear()
         self._reading.clear()
         self._ends.clear()
@@ -288,6 +257,9 @@ class FleetEngine(Due):
         while len(running) > 1 and self._held + len(running) > self._kv_tokens:
             self._preempt(next(reversed(running)))
         decoding, context = self._decoding, self._context
+        if self._unseen or self._arrived:
+            self._look()
+        before = self._admitted
         if self._waiting:
             self._admit()
         prefill_tokens = 0
@@ -299,14 +271,27 @@ class FleetEngine(Due):
             self._device.rested(self)
             return
         slow = self._device.sigma
-        count = 1 if prefill_tokens else self._steps_alike()
+        count = 1 if prefill_tokens or self._owed or self._unseen else self._steps_alike()
         self._began, self._growth = self._clock.now, 0.0
         steps = self._steps
         self._first = slow * steps.step_seconds(decoding, prefill_tokens, context)
         if count > 1:
             last = steps.step_seconds(decoding, prefill_tokens, context + (count - 1) * decoding)
             self._growth = (slow * last - self._first) / (count - 1)
+        if self._has_costs:
+            emitting, admitted = decoding + len(self._read_now), self._admitted - before
+            crowded = self._device.host.crowded
+            self._first += self.costs.step_seconds(emitting, admitted, crowded) + self._owed
+            self._owed = 0.0
         self._plan_end(count)
+
+    def _look(self) -> None:
+        """See what arrived before the step that has ended, and all where nothing else is to do."""
+        self._waiting.extend(self._unseen)
+        self._unseen, self._arrived = self._arrived, []
+        if not self._running and not self._waiting:
+            self._waiting.extend(self._unseen)
+            self._unseen = []
 
     def _admit(self) -> None:
         waiting, running = self._waiting, self._running
@@ -378,8 +363,3 @@ class FleetEngine(Due):
         middle = self._first - self._growth / 2
         root = math.sqrt(max(0.0, middle * middle + 2 * self._growth * elapsed))
         return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))
-
-
-def devices_busy_seconds(devices: Sequence[FleetDevice], now: float) -> float:
-    """Time with at least one engine at work, summed over devices."""
-    return math.fsum(d.busy_seconds + (now - d.since if d.working else 0.0) for d in devices)

@@ -19,13 +19,16 @@ from partitiond.core.routing import (
 from partitiond.core.spec import ModelSpec
 from partitiond.simulation.fleet.arrivals import Arrival, Stream, all_over
 from partitiond.simulation.fleet.clock import FleetClock
+from partitiond.simulation.fleet.device import FleetDevice
 from partitiond.simulation.fleet.dispatch import FleetModel
-from partitiond.simulation.fleet.engine import FleetDevice, FleetEngine
+from partitiond.simulation.fleet.engine import FleetEngine
 from partitiond.simulation.fleet.hosts import Fleet, Host
 from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulation.fleet.scaling import Scaler
 from partitiond.simulation.fleet.tally import Tally, together
+from partitiond.simulation.host import Host as HostCores
+from partitiond.simulation.host import cores_of
 from partitiond.simulation.models import EngineModel, EngineOf
 from partitiond.simulation.steps import lean_steps
 
@@ -115,6 +118,10 @@ class FleetRun(Fleet):
             name: Host(self, [devices[one] for one in ids]) for name, ids in by_host.items()
         }
         self._host_of = {one: self.hosts[name] for name, ids in by_host.items() for one in ids}
+        cores = {
+            name: HostCores(cores_of(devices[one] for one in ids)) for name, ids in by_host.items()
+        }
+        self._cores_of = {one: cores[name] for name, ids in by_host.items() for one in ids}
         self._scaler = scaler
         self._tell_demands()
         for host, placements in self._by_host(plan.placements):
@@ -194,7 +201,8 @@ class FleetRun(Fleet):
         model = self.models[placement.model]
         device = self._devices.get(placement.device_id)
         if device is None:
-            device = FleetDevice(self.clock, placement.partition.mode, self.options.interference)
+            mode, cores = placement.partition.mode, self._cores_of[placement.device_id]
+            device = FleetDevice(self.clock, mode, self.options.interference, cores)
             self._devices[placement.device_id] = device
         output_tokens = self.specs[placement.model].workload.output_tokens
         route = ReplicaRoute(

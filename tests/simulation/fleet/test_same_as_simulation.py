@@ -17,12 +17,14 @@ from partitiond.simulation.batch import Batch
 from partitiond.simulation.engine import SharedDevice, SimulatedEngine
 from partitiond.simulation.events import Clock
 from partitiond.simulation.fleet.clock import FleetClock
+from partitiond.simulation.fleet.device import FleetDevice
 from partitiond.simulation.fleet.dispatch import Finished, FleetModel
-from partitiond.simulation.fleet.engine import FleetDevice, FleetEngine, Request
+from partitiond.simulation.fleet.engine import FleetEngine, Request
 from partitiond.simulation.fleet.places import FleetReplica
+from partitiond.simulation.host import NO_COSTS, Host, HostCosts
 from partitiond.simulation.models import EngineModel
 from partitiond.simulation.steps import FittedSteps
-from tests.simulation.samples import candidate
+from tests.simulation.samples import candidate, host_costs
 
 STEPS = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
 INTERFERENCE = Interference(kappa_memory=0.1)
@@ -40,6 +42,8 @@ class Shape:
     max_queue: int
     max_wait_seconds: float
     busy: float
+    costs: HostCosts = NO_COSTS
+    cores: int = 0
 
     @property
     def route(self) -> ModelRoute:
@@ -54,13 +58,14 @@ class Shape:
 
 
 def in_simulation(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
-    clock = Clock()
+    clock, host = Clock(), Host(shape.cores)
     devices: dict[int, SharedDevice] = {}
     replicas = []
     for number, (where, slots, tokens) in enumerate(shape.replicas):
-        device = devices.setdefault(where, SharedDevice(SharingMode.MEMORY, INTERFERENCE))
+        device = devices.setdefault(where, SharedDevice(SharingMode.MEMORY, INTERFERENCE, host))
         made = candidate("m", mode=SharingMode.MEMORY, busy=shape.busy)
-        engine = SimulatedEngine(clock, device, made, Batch(slots, STEP_TOKENS, tokens), STEPS)
+        batch = Batch(slots, STEP_TOKENS, tokens)
+        engine = SimulatedEngine(clock, device, made, batch, STEPS, costs=shape.costs)
         replicas.append(dispatch.SimulatedReplica(shape.replica(number), engine))
     model = dispatch.SimulatedModel(clock, shape.route, replicas, seed=3)
     flights = [dispatch.Flight(when, prompt, output) for when, prompt, output in arrivals]
@@ -90,15 +95,16 @@ class Notes(Finished):
 
 
 def in_fleet(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
-    clock, notes = FleetClock(), Notes()
+    clock, notes, host = FleetClock(), Notes(), Host(shape.cores)
     model = FleetModel(clock, shape.route, notes, seed=3)
     devices: dict[int, FleetDevice] = {}
     for number, (where, slots, tokens) in enumerate(shape.replicas):
-        device = devices.setdefault(where, FleetDevice(clock, SharingMode.MEMORY, INTERFERENCE))
+        shared = FleetDevice(clock, SharingMode.MEMORY, INTERFERENCE, host)
+        device = devices.setdefault(where, shared)
         made = candidate("m", mode=SharingMode.MEMORY, busy=shape.busy)
         made = dataclasses.replace(made, batch=slots)
         replica = FleetReplica(model, shape.replica(number))
-        behaves = EngineModel(STEPS, tokens, 200, STEP_TOKENS)
+        behaves = EngineModel(STEPS, tokens, 200, STEP_TOKENS, shape.costs)
         replica.engine = FleetEngine(clock, device, made, behaves, replica)
         model.add(replica)
     for when, prompt, output in arrivals:
@@ -118,6 +124,21 @@ def distinct(arrival: Arrival) -> float:
     return arrival[0]
 
 
+SHAPES = st.builds(
+    Shape,
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(1, 6), st.integers(150, 400)),
+        min_size=1,
+        max_size=5,
+    ).map(tuple),
+    st.integers(0, 12),
+    st.floats(0.05, 5.0),
+    st.floats(0.0, 1.0),
+    st.just(NO_COSTS) | host_costs(),
+    st.integers(0, 5),
+)
+
+
 @settings(max_examples=150)
 @given(
     st.lists(
@@ -125,23 +146,9 @@ def distinct(arrival: Arrival) -> float:
         max_size=60,
         unique_by=distinct,
     ),
-    st.lists(
-        st.tuples(st.integers(0, 1), st.integers(1, 6), st.integers(150, 400)),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(0, 12),
-    st.floats(0.05, 5.0),
-    st.floats(0.0, 1.0),
+    SHAPES,
 )
-def test_every_request_has_the_same_times(
-    arrivals: list[Arrival],
-    replicas: list[tuple[int, int, int]],
-    max_queue: int,
-    wait: float,
-    busy: float,
-) -> None:
-    shape = Shape(tuple(replicas), max_queue, wait, busy)
+def test_every_request_has_the_same_times(arrivals: list[Arrival], shape: Shape) -> None:
     expected = in_simulation(shape, arrivals)
     found = in_fleet(shape, arrivals)
     for one, other in zip(found, expected, strict=True):

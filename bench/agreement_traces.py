@@ -1,0 +1,234 @@
+"""What a run on real engines leaves for a comparison: its requests, and the CPU time it took.
+
+A folder holds the set-up once (`setup.json`: plan, models, profiles) and for each run a line in
+`runs.jsonl` and a file for each model, as `loadgen --save` writes them. All that is compared and
+fitted later is made from these files, so that nothing has to be measured twice.
+"""
+
+import asyncio
+import dataclasses
+import enum
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from bench.demo_fleet import DemoFleet
+from bench.mixed_load import load_of
+from loadgen import OpenLoopResult, open_loop
+from loadgen.runs import OPEN, Run
+from loadgen.store import load_run, save_run
+from partitiond.cli.doctor import processes_of
+from partitiond.core.plan import Plan
+from partitiond.core.profile import Profile
+from partitiond.core.spec import ModelSpec
+from partitiond.serde import from_stored_json, to_jsonable, to_stored_json
+from partitiond.simulation.fleet.arrivals import Made, offsets
+
+WARM_UP_SECONDS: Final = 10.0
+REQUEST_SECONDS: Final = 120.0
+
+
+class Purpose(enum.StrEnum):
+    """What a run is for: parameters are never tested on the loads that they were fitted to."""
+
+    FIT = "fit"
+    TEST = "test"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setup:
+    """What ran.
+
+    Attributes:
+        specs, profiles: of the plan's models.
+        max_queue, max_wait_seconds: of the proxy.
+    """
+
+    plan: Plan
+    specs: tuple[ModelSpec, ...]
+    profiles: tuple[Profile, ...]
+    max_queue: int
+    max_wait_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cpu:
+    """CPU seconds in a run.
+
+    Attributes:
+        seconds: of the clock that they were used in: up to the end of the last request.
+        client, proxy: of the load generator and of the proxy's processes.
+        servers, engines: by replica: of the engine's own API server, and of its other processes.
+    """
+
+    seconds: float = 0.0
+    client: float = 0.0
+    proxy: float = 0.0
+    servers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    engines: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def since(self, before: "Cpu") -> "Cpu":
+        """What was used since then."""
+        return Cpu(
+            self.seconds - before.seconds,
+            self.client - before.client,
+            self.proxy - before.proxy,
+            {name: at - before.servers.get(name, 0.0) for name, at in self.servers.items()},
+            {name: at - before.engines.get(name, 0.0) for name, at in self.engines.items()},
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunHead:
+    """What a run was.
+
+    Attributes:
+        load: of what the plan says it serves.
+        turn: runs of one purpose and load differ in it, and send the very same requests.
+        rates: requests/s by model.
+        seed: of times and lengths.
+        seconds: of the window; the warm-up comes before it.
+        cpu: of all processes.
+    """
+
+    purpose: Purpose
+    load: float
+    turn: int
+    rates: Mapping[str, float]
+    seed: int
+    seconds: float
+    warm_up_seconds: float = WARM_UP_SECONDS
+    cpu: Cpu = dataclasses.field(default_factory=Cpu)
+
+    def file_of(self, model: str) -> str:
+        """Name of the file with its requests."""
+        return f"{self.purpose.value}-{self.load:g}-{self.turn}-{model}.jsonl"
+
+    def seed_of(self, model: str) -> int:
+        """Its own."""
+        return self.seed + list(self.rates).index(model)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """A run with its requests, by model; times count from the window's opening."""
+
+    head: RunHead
+    runs: Mapping[str, Run]
+
+
+def store_setup(folder: Path, setup: Setup) -> None:
+    """Begin a folder; what an earlier run left in it goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in [folder / "runs.jsonl", *folder.glob("fit-*.jsonl"), *folder.glob("test-*.jsonl")]:
+        old.unlink(missing_ok=True)
+    (folder / "setup.json").write_text(to_stored_json(setup) + "\n", encoding="utf-8")
+
+
+def store(folder: Path, trace: Trace) -> None:
+    """Add a run; its line comes last, so that a run that is listed is whole."""
+    for model, run in trace.runs.items():
+        save_run(run, folder / trace.head.file_of(model))
+    with (folder / "runs.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(to_jsonable(trace.head)) + "\n")
+
+
+def load(folder: Path) -> tuple[Setup, list[Trace]]:
+    """All of a folder.
+
+    Raises:
+        InputError: a file is missing or not one of ours.
+    """
+    setup = from_stored_json(Setup, (folder / "setup.json").read_bytes())
+    lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    heads = [from_stored_json(RunHead, line) for line in lines]
+    return setup, [
+        Trace(head, {model: load_run(folder / head.file_of(model)) for model in head.rates})
+        for head in heads
+    ]
+
+
+async def measured(fleet: DemoFleet, setup: Setup, head: RunHead, made: Made) -> Trace:
+    """Send to all models at once, through the real proxy to the real engines."""
+    specs = {spec.name: spec for spec in setup.specs}
+    before, began = cpu_of(fleet), time.time()
+    results = await asyncio.gather(
+        *(
+            open_loop(
+                fleet.settings.proxy_url,
+                load_of(specs[name], head.seed_of(name)),
+                arrivals=offsets(made, rate, head.seed_of(name)),
+                seconds=head.seconds,
+                warmup_seconds=head.warm_up_seconds,
+                timeout_seconds=REQUEST_SECONDS,
+            )
+            for name, rate in head.rates.items()
+        )
+    )
+    used = cpu_of(fleet).since(before)
+    runs = {
+        name: _run(result, head, began) for name, result in zip(head.rates, results, strict=True)
+    }
+    return Trace(dataclasses.replace(head, cpu=used), runs)
+
+
+def _run(result: OpenLoopResult, head: RunHead, began: float) -> Run:
+    return Run(
+        OPEN,
+        f"{head.load:g} of the plan",
+        result.records,
+        result.opened,
+        result.closed,
+        instrument=result.instrument,
+        started_unix=began,
+    )
+
+
+def cpu_of(fleet: DemoFleet) -> Cpu:
+    """CPU seconds so far: of this process, the proxy, and every replica's engine."""
+    proxies = [
+        pid for pid, _ in processes_of(fleet.settings.run_dir) if "partitiond.proxy" in _line(pid)
+    ]
+    servers: dict[str, float] = {}
+    engines: dict[str, float] = {}
+    for view in fleet.client.replicas():
+        if view.pid is not None:
+            servers[view.replica_id] = _seconds([view.pid])
+            engines[view.replica_id] = _seconds(_children(view.pid))
+    return Cpu(time.monotonic(), time.process_time(), _seconds(proxies), servers, engines)
+
+
+def _line(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _seconds(pids: Sequence[int]) -> float:
+    total = 0.0
+    for pid in pids:
+        try:
+            used = psutil.Process(pid).cpu_times()
+        except psutil.Error:  # gone meanwhile
+            continue
+        total += used.user + used.system
+    return total
+
+
+def repeated(traces: Sequence[Trace]) -> Iterator[tuple[Trace, ...]]:
+    """Test runs that sent the same, in the order of their loads."""
+    tests = [trace for trace in traces if trace.head.purpose is Purpose.TEST]
+    for factor in sorted({trace.head.load for trace in tests}):
+        yield tuple(trace for trace in tests if trace.head.load == factor)
