@@ -134,7 +134,8 @@ browser: ## get Chromium, which the tests of the dashboard need
 	command -v apt-get >/dev/null && $$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 
-hunt: $(STAMP) ## the property tests with new examples instead of the fixed ones
+hunt: $(STAMP) ## the planner against a brute force, and the property tests with new examples
+	$(BIN)/python -m tests.oracle --questions 10000
 	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py tests/security/test_fuzz.py \
 		-m "not engine and not gpu" $(PYTEST_ARGS)
 

@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.planner import instances, shipped
 from bench.planner.baselines import greedy, plain_cp_sat
-from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS, request
+from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS
 from partitiond.core.plan import Infeasible, Objective
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
@@ -26,6 +27,8 @@ from partitiond.planner.instance import build_instance
 from partitiond.planner.progress import Progress
 
 KINDS = ("over", "slack")
+SETS = {"shipped": shipped.request, "plain": instances.request}
+"""As the product meets them, and without interference, in one mode, on one kind of GPU."""
 SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}
 """Time limits that the goals speak of."""
 BEST_KNOWN = Path(__file__).with_name("best_known.json")
@@ -35,6 +38,7 @@ BEST_KNOWN = Path(__file__).with_name("best_known.json")
 class Row:
     """One instance."""
 
+    set: str
     kind: str
     size: str
     seed: int
@@ -81,6 +85,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [f"{models}x{gpus}" for models, gpus in SIZES]
+    parser.add_argument("--set", choices=tuple(SETS), default="shipped", help="of instances")
     parser.add_argument("--sizes", default=",".join(names), help="as 10x4,100x64")
     parser.add_argument("--kinds", default=",".join(KINDS), help="over, slack or both")
     parser.add_argument("--seeds", type=int, default=10, help="instances of each kind and size")
@@ -111,11 +116,11 @@ def _run(options: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
     seconds = options.seconds or SECONDS.get(size, 60.0)
     for seed in seeds:
         if options.best_known is not None:
-            row = measure(kind, size, seed, options.best_known, options.workers)
+            row = measure(options.set, kind, size, seed, options.best_known, options.workers)
             keep_best(row)
             print(f"{kind} {size} seed {seed}: {row.value:g}, bound {row.bound:.6g}", flush=True)
             continue
-        row = measure(kind, size, seed, seconds, options.workers)
+        row = measure(options.set, kind, size, seed, seconds, options.workers)
         if not options.no_baselines:
             limit = seconds if options.cp_sat is None else options.cp_sat
             row = with_baselines(row, limit, options.workers)
@@ -127,10 +132,12 @@ def _run(options: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
         yield row
 
 
-def measure(kind: str, size: str, seed: int, seconds: float, workers: int) -> Row:
+def measure(  # noqa: PLR0917 - the words of the command
+    name: str, kind: str, size: str, seed: int, seconds: float, workers: int
+) -> Row:
     """Our plan for one instance."""
     models, gpus = (int(part) for part in size.split("x"))
-    asked = dataclasses.replace(request(kind, models, gpus, seed, seconds), workers=workers)
+    asked = dataclasses.replace(SETS[name](kind, models, gpus, seed, seconds), workers=workers)
     seen: list[Progress] = []
     began = time.perf_counter()
     plan = solve(asked, seen.append)
@@ -144,10 +151,11 @@ def measure(kind: str, size: str, seed: int, seconds: float, workers: int) -> Ro
     # Some of the smallest that are meant to fit do not: there goodput is what counts.
     by_goodput = proof.objective is Objective.MAX_GOODPUT
     certified = next((p for p in seen if p.value is not None and p.bound is not None), None)
-    known = _known().get(f"{kind} {size} {seed}")
+    known = _known().get(f"{name} {kind} {size} {seed}")
     best = proof.value if known is None else known
     best = max(best, proof.value) if by_goodput else min(best, proof.value)
     return Row(
+        set=name,
         kind=kind,
         size=size,
         seed=seed,
@@ -169,7 +177,7 @@ def measure(kind: str, size: str, seed: int, seconds: float, workers: int) -> Ro
 def with_baselines(row: Row, seconds: float, workers: int) -> Row:
     """The same with the baselines on the question that was answered."""
     models, gpus = (int(part) for part in row.size.split("x"))
-    asked = request(row.kind, models, gpus, row.seed, seconds)
+    asked = SETS[row.set](row.kind, models, gpus, row.seed, seconds)
     if row.by_goodput:
         asked = dataclasses.replace(asked, objective=Objective.MAX_GOODPUT)
     instance = build_instance(asked)
@@ -190,7 +198,7 @@ def _known() -> dict[str, float]:
 
 def keep_best(row: Row) -> None:
     """Write the best plan's value down where it is better than what is there."""
-    known, key = _known(), f"{row.kind} {row.size} {row.seed}"
+    known, key = _known(), f"{row.set} {row.kind} {row.size} {row.seed}"
     known[key] = row.best_known
     BEST_KNOWN.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 

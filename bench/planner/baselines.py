@@ -1,16 +1,24 @@
-"""What the planner is measured against: two greedy rules, and CP-SAT as one would write it down."""
+"""What the planner is measured against: two greedy rules, and CP-SAT as one would write it down.
+
+All of them know interference: a replica goes where nobody falls below its demand or its SLO by it.
+"""
 
 import dataclasses
+import math
 import time
-from typing import Any
-
-from ortools.sat.python import cp_model
+from typing import Final
 
 from partitiond.core.plan import Objective
-from partitiond.planner.bound import make_entries
-from partitiond.planner.greedy import first_fit
-from partitiond.planner.instance import RATE_SCALE, Instance
+from partitiond.planner.exact import Goal, solve_exact, variable_count
+from partitiond.planner.instance import Instance, Need
 from partitiond.planner.packing import Packing
+from partitiond.planner.share import add_if_harmless
+from partitiond.planner.sites import build_sites, usual_prices
+
+MOST_VARIABLES: Final = 200_000
+"""Beyond, plain CP-SAT has no answer: building the model alone takes longer than its time."""
+SIZES: Final = 6
+"""Sizes of a model that a greedy rule tries, those with the least price for their rate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,10 +35,46 @@ class Baseline:
 
 
 def greedy(instance: Instance, *, best: bool) -> Baseline:
-    """First-fit or best-fit decreasing."""
+    """First-fit or best-fit decreasing: the models of largest demand first."""
     began = time.perf_counter()
-    packing = first_fit(instance, make_entries(instance), best=best)
+    sizes = _sizes(instance)
+    packing = Packing(instance)
+    for need in sorted(instance.needs, key=lambda n: -sizes[n.model][0][0] * max(1, n.rate)):
+        while _lacks(packing, need) and _place(packing, [i for _, i in sizes[need.model]], best):
+            pass
     return Baseline(value_of(packing), time.perf_counter() - began)
+
+
+def _sizes(instance: Instance) -> dict[int, list[tuple[float, int]]]:
+    """Price for a unit of rate, and item, of each model, the least first."""
+    sites = build_sites(instance)
+    each = usual_prices(sites) / [max(1, int(rate)) for rate in sites.rates[:, 0]]
+    found: dict[int, dict[int, float]] = {n.model: {} for n in instance.needs}
+    for e, item in enumerate(sites.entry_item.tolist()):
+        mine = found[instance.items[item].model]
+        mine[item] = min(float(each[e]), mine.get(item, math.inf))
+    return {
+        model: sorted((price, item) for item, price in mine.items())[:SIZES]
+        for model, mine in found.items()
+    }
+
+
+def _lacks(packing: Packing, need: Need) -> bool:
+    short = packing.rates[need.model] < need.rate or packing.counts[need.model] < need.min_replicas
+    return short and packing.counts[need.model] < need.max_replicas
+
+
+def _place(packing: Packing, items: list[int], best: bool) -> bool:
+    """Add one replica; False where no device takes any of the sizes."""
+    order = list(range(len(packing.loads)))
+    if best:
+        order.sort(key=lambda d: (not packing.loads[d].items, -_fullness(packing, d)))
+    return any(add_if_harmless(packing, d, item) for item in items for d in order)
+
+
+def _fullness(packing: Packing, index: int) -> float:
+    load, group = packing.loads[index], packing.group(index)
+    return load.memory / max(1, group.memory_bytes) + load.sm / 100 + load.code
 
 
 def value_of(packing: Packing) -> float | None:
@@ -41,61 +85,23 @@ def value_of(packing: Packing) -> float | None:
 
 
 def plain_cp_sat(instance: Instance, seconds: float, workers: int) -> Baseline:
-    """One integer variable for each model, size and GPU, and one boolean for each GPU.
-
-    For the instances of `bench.planner.instances`: one kind of device, one way to run it.
-    """
+    """The exact model of every device, size, level and kappa, from nothing."""
     began = time.perf_counter()
-    model = cp_model.CpModel()
-    group = instance.groups[0]
-    option = next(k for k, o in enumerate(group.options) if o.mode is not None)
-    limit, fit = group.options[option].max_items, group.fits[option]
-    used = [model.new_bool_var(f"used_{d}") for d in group.bins]
-    count = {(d, i): model.new_int_var(0, limit, f"count_{d}_{i}") for d in group.bins for i in fit}
-    memory = instance.memory(group, group.options[option])
-    for d, here in zip(group.bins, used, strict=True):
-        mine = [(count[d, i], instance.items[i]) for i in fit]
-        model.add(sum(x * it.memory_mib for x, it in mine) <= memory * here)
-        model.add(sum(x * it.sm for x, it in mine) <= group.sm_percent * here)
-        model.add(sum(x for x, _ in mine) <= limit * here)
+    devices = list(range(len(instance.group_of)))
+    if variable_count(instance, devices) > MOST_VARIABLES:
+        return Baseline(None, 0.0)
     by_cost = instance.request.objective is not Objective.MAX_GOODPUT
-    served = _demands(model, instance, count, option, by_cost=by_cost)
-    if by_cost:
-        model.minimize(sum(used))
-    else:
-        model.maximize(sum(served))
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = workers
-    solver.parameters.max_time_in_seconds = seconds
-    outcome = solver.solve(model)
-    value = None
-    if outcome in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        value = solver.objective_value / (1 if by_cost else RATE_SCALE)
+    found = solve_exact(
+        instance,
+        Goal.COST if by_cost else Goal.GOODPUT,
+        devices,
+        None,
+        deterministic_seconds=math.inf,
+        wall_seconds=seconds,
+        workers=workers,
+    )
+    value = None if found.packing is None else value_of(found.packing)
     return Baseline(value, time.perf_counter() - began)
-
-
-def _demands(
-    model: cp_model.CpModel,
-    instance: Instance,
-    count: dict[tuple[int, int], Any],
-    option: int,
-    *,
-    by_cost: bool,
-) -> list[Any]:
-    """Rates at least the needs, or variables for what is served of them."""
-    how, rates = instance.groups[0].options[option], dict[int, list[Any]]()
-    for (_, i), x in count.items():
-        rates.setdefault(instance.items[i].model, []).append(x * instance.rate(i, how))
-    served = []
-    for need in instance.needs:
-        total = sum(rates.get(need.model, []))
-        if by_cost:
-            model.add(total >= need.rate)
-            continue
-        got = model.new_int_var(0, need.rate, f"served_{need.model}")
-        model.add(got <= total)
-        served.append(got)
-    return served
 
 
 __all__ = ["Baseline", "greedy", "plain_cp_sat", "value_of"]

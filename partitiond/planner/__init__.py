@@ -1,25 +1,29 @@
 """The planner: which replica of which model runs on which partition of which device.
 
-The question is a bin packing with choices: a device takes one sharing mode and one level of
-interference (`core.interference`); at a given mode and level all its limits are linear, and a
-model's demand is covered by any mix of its candidates. The parts:
+The question is a bin packing with choices: a device takes one sharing mode, and its level of
+interference (`core.interference`) follows from what it holds. At a given mode and level all limits
+of a device are linear, and a model's demand is covered by any mix of its candidates. The parts:
 
 The question, as integers:
 
     candidates   profiles to candidates: operating points with margins
-    instance     footprints round up, capacities down, here only (types: what it is made of;
-                 needs, options, pools: its models, ways to run a device, and what is shared)
+    instance     floats rounded outwards, here only (figures: how; types: what it is made of;
+                 needs, options, pools: its models, ways to run a device, and what is shared;
+                 dominated: sizes that another size beats)
     costs, draw  the objectives by name: devices and replicas in the solver's integers, a plan's
                  value in its true figures; power, host cores and host memory of a replica
     ties         what placement rules tie together; rules: what they ask of a packing
-    arrays       the instance as flat arrays; kernels: compiled loops over them, and all of numba
+    sites        the instance as flat arrays by class of device and sharing mode, for the compiled
+                 search and the market
+    arrays       the same by group and option, for linear programs (classes: alike hosts together)
+    kernels      compiled loops, and all of numba (loads: what devices hold, and at which level;
+                 anneal: the search; branch, covers, duals, pricing: the market's)
 
 What no plan can beat:
 
     weighted     all devices of one kind poured together; bound: the prices and bound it gives
-    columns      the same from whole replicas on whole devices (columns_rows, columns_master,
-                 columns_value: its parts; columns_dive: plans from it)
-    proof        goodput proven by trying covering sets, on small instances
+    market       column generation over whole replicas on whole devices: models buy replicas, and
+                 devices sell them, at prices that are functions of a rate
     scale_bound  the largest common factor, relaxed
 
 Plans:
@@ -29,11 +33,16 @@ Plans:
     covers       each model's cheapest covering set at those prices, packed device by device
     ruled        models whose rules go beyond one device
     exact        the same question as CP-SAT, hinted with the best so far, where it is small
-    improve      ruin and recreate in compiled code (neighbourhood: its arrays; searching: its time)
+    improve      ruin and recreate in compiled code, by simulated annealing (annealing: its arrays;
+                 searching: its time)
+    market       the same sets as an integer program, solved again and again beside the search
+    rule_search  CP-SAT over a few devices at a time, for rules that go beyond one device
     running      what runs now as a packing; repair: the same with what is missing placed, improved
-                 within a budget of moves (repair_search: the compiled part)
+                 within a budget of moves
     scale        the largest common factor, for max-min and max-headroom
-    portfolio    runs the members, keeps the best (members, pricer, progress, found: its parts)
+    priorities   what is better and what is proven by priority (by_class: one after the other)
+    portfolio    runs the members, keeps the best (members, progress, found: its parts; vast: the
+                 same for fleets whose places are too many to be listed)
 
 From a packing to a plan:
 

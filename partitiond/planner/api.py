@@ -152,7 +152,13 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
     )
     tidied = dataclasses.replace(found, packing=_tidied(instance, found.packing, may))
     placements = assign(instance, tidied.packing)
-    return _Made(instance, tidied, unplaced(instance, tidied), placements, placements)
+    levels = _levels(request, placements)
+    rates: dict[str, float] = {}
+    for p in placements:
+        each = p.candidate.capacity_req_per_s / levels[p.device_id]
+        rates[p.model] = rates.get(p.model, 0.0) + each
+    missing = unplaced(instance, tidied, rates)
+    return _Made(instance, tidied, missing, placements, placements)
 
 
 def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made | None:
@@ -203,6 +209,7 @@ def _as_asked(made: _Made, beside: _Made) -> _Made | None:
     found = dataclasses.replace(
         made.found,
         packing=packing,
+        seen=(),  # they were compared with the answer that had an outage
         value=packing.cost() if objective.is_cost else value,
         status=Status.FEASIBLE,
         method=f"{beside.found.method.split(';')[0]}, beside what runs; "
@@ -238,11 +245,7 @@ def _tidied(instance: Instance, packing: Packing, may: May) -> Packing:
 
 
 def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str, float]:
-    """Level of interference of each device in use, by id, from what is on it.
-
-    The packing's level is never lower, and may be higher: its integers are rounded to the safe
-    side.
-    """
+    """Level of interference of each device in use, by id, from what is on it."""
     here: dict[str, list[Placement]] = {}
     for p in placements:
         here.setdefault(p.device_id, []).append(p)

@@ -1,25 +1,28 @@
-"""The instance as flat arrays, for the compiled kernels.
+"""The instance as flat arrays, for the linear programs of the weighted bound.
 
 A *place* is one way to run a device of one kind: (group, option). An *entry* is one replica of
 one item at one place. All amounts are the instance's integers, so what fits here fits there.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from partitiond.planner.types import Group, Instance, Item, Option
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bits = NDArray[np.uint8]
-
-RESOURCES: Final = ("memory", "sm", "cores", "memory slices", "compute slices")
-"""Linear resources of a device, by column. Load and number are limits of their own."""
-NO_LIMIT: Final = 1 << 60
+from partitiond.planner.sites import (
+    NO_LIMIT,
+    RESOURCES,
+    Bits,
+    Floats,
+    Ints,
+    capacity_of,
+    code_of,
+    ints,
+    pools_of_devices,
+    tables_of,
+    use_of,
+    who_avoids,
+)
+from partitiond.planner.types import Instance, Option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,90 +115,41 @@ def _build(instance: Instance) -> Problem:
         for index in g.fits[k]
         if instance.items[index].model in position
     ]
-    counts = np.bincount(_ints([p for p, _, _, _ in rows]), minlength=len(places))
-    tables, offsets, sizes = _tables(places)
+    counts = np.bincount(ints([p for p, _, _, _ in rows]), minlength=len(places))
+    tables, offsets, sizes = tables_of([g.options[k] for g, k in places])
     needs = instance.needs
     return Problem(
         instance=instance,
-        place_group=_ints([g.index for g, _ in places]),
-        place_option=_ints([k for _, k in places]),
+        place_group=ints([g.index for g, _ in places]),
+        place_option=ints([k for _, k in places]),
         place_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        capacity=_ints([_capacity(instance, g, g.options[k]) for g, k in places], len(RESOURCES)),
-        max_items=_ints([g.options[k].max_items for g, k in places]),
+        capacity=ints([capacity_of(instance, g, g.options[k]) for g, k in places], len(RESOURCES)),
+        max_items=ints([g.options[k].max_items for g, k in places]),
         busy_limit=_busy_limits([g.options[k] for g, k in places]),
         geometry=offsets,
         geometry_size=sizes,
         tables=tables,
-        entry_item=_ints([index for _, index, _, _ in rows]),
-        entry_model=_ints([position[item.model] for _, _, item, _ in rows]),
-        entry_place=_ints([p for p, _, _, _ in rows]),
-        entry_rate=_ints([instance.rate(index, option) for _, index, _, option in rows]),
-        entry_use=_ints([_use(item, option) for _, _, item, option in rows], len(RESOURCES)),
-        entry_busy=_ints([item.busy for _, _, item, _ in rows]),
-        entry_code=_ints([_code(item, option) for _, _, item, option in rows]),
-        entry_cost=_ints([item.cost for _, _, item, _ in rows]),
-        entry_pool=_pool_use(instance, _ints([index for _, index, _, _ in rows])),
-        need_rate=_ints([n.rate for n in needs]),
-        need_min=_ints([n.min_replicas for n in needs]),
-        need_max=_ints([n.max_replicas for n in needs]),
-        need_weight=np.array([n.weight for n in needs], dtype=np.float64),
+        entry_item=ints([index for _, index, _, _ in rows]),
+        entry_model=ints([position[item.model] for _, _, item, _ in rows]),
+        entry_place=ints([p for p, _, _, _ in rows]),
+        entry_rate=ints([instance.rate(index, option) for _, index, _, option in rows]),
+        entry_use=ints([use_of(item, option) for _, _, item, option in rows], len(RESOURCES)),
+        entry_busy=ints([item.busy for _, _, item, _ in rows]),
+        entry_code=ints([code_of(item, option) for _, _, item, option in rows]),
+        entry_cost=ints([item.cost for _, _, item, _ in rows]),
+        entry_pool=_pool_use(instance, ints([index for _, index, _, _ in rows])),
+        need_rate=ints([n.rate for n in needs]),
+        need_min=ints([n.min_replicas for n in needs]),
+        need_max=ints([n.max_replicas for n in needs]),
+        need_weight=np.array([n.worth for n in needs], dtype=np.float64),
         need_rated=np.array([n.rated for n in needs], dtype=np.uint8),
-        avoid=_avoid(instance),
-        group_count=_ints([len(g.bins) for g in instance.groups]),
-        group_cost=_ints([g.price for g in instance.groups]),
-        device_group=_ints(list(instance.group_of)),
-        pool_capacity=_ints([p.capacity for p in instance.pools]),
-        pool_of_device=_pool_of_device(instance),
+        avoid=who_avoids(instance),
+        group_count=ints([len(g.bins) for g in instance.groups]),
+        group_cost=ints([g.price for g in instance.groups]),
+        device_group=ints(list(instance.group_of)),
+        pool_capacity=ints([p.capacity for p in instance.pools]),
+        pool_of_device=pools_of_devices(instance),
     )
-
-
-def _ints(values: Sequence[object], columns: int | None = None) -> Ints:
-    found = np.array(values, dtype=np.int64)
-    # Without rows numpy cannot know the columns, and without columns not the rows.
-    return found if columns is None else found.reshape(len(values), columns)
-
-
-def _capacity(instance: Instance, group: Group, option: Option) -> list[int]:
-    if option.geometry is not None:
-        return [NO_LIMIT, NO_LIMIT, group.cores or NO_LIMIT, 8, 7]
-    memory = instance.memory(group, option)
-    return [memory, group.sm_percent, group.cores or NO_LIMIT, NO_LIMIT, NO_LIMIT]
-
-
-def _use(item: Item, option: Option) -> list[int]:
-    if option.geometry is not None:
-        index = option.geometry.index(item.mig_profile)
-        assert index is not None, "an item of another geometry is not among what fits"
-        profile = option.geometry.profiles[index]
-        return [0, 0, item.cores, profile.memory_slices, profile.compute_slices]
-    return [item.memory_mib, item.sm, item.cores, 0, 0]
-
-
-def _code(item: Item, option: Option) -> int:
-    if option.geometry is None:
-        return 0
-    index = option.geometry.index(item.mig_profile)
-    assert index is not None, "an item of another geometry is not among what fits"
-    return option.geometry.radix[index]
-
-
-def _tables(places: list[tuple[Group, int]]) -> tuple[Bits, Ints, Ints]:
-    """Every distinct table once, and where each place finds its own."""
-    start_of: dict[bytes, int] = {}
-    length, offsets, sizes = 0, [], []
-    for group, k in places:
-        geometry = group.options[k].geometry
-        if geometry is None:
-            offsets.append(-1)
-            sizes.append(0)
-            continue
-        if geometry.feasible not in start_of:
-            start_of[geometry.feasible] = length
-            length += len(geometry.feasible)
-        offsets.append(start_of[geometry.feasible])
-        sizes.append(len(geometry.feasible))
-    flat = np.frombuffer(b"".join(start_of) or b"\0", dtype=np.uint8).copy()
-    return flat, _ints(offsets), _ints(sizes)
 
 
 def _busy_limits(options: list[Option]) -> Ints:
@@ -207,17 +161,6 @@ def _busy_limits(options: list[Option]) -> Ints:
     return found
 
 
-def _avoid(instance: Instance) -> Bits:
-    size = len(instance.needs)
-    found = np.zeros((size, size), dtype=np.uint8)
-    position = {need.name: n for n, need in enumerate(instance.needs)}
-    for n, need in enumerate(instance.needs):
-        for other in need.avoid:
-            if other in position:
-                found[n, position[other]] = found[position[other], n] = 1
-    return found
-
-
 def _pool_use(instance: Instance, entry_item: Ints) -> Ints:
     """(E, L) as `Instance.pool_use`, which does not depend on the pool but for its kind."""
     found = np.zeros((len(entry_item), len(instance.pools)), dtype=np.int64)
@@ -225,13 +168,6 @@ def _pool_use(instance: Instance, entry_item: Ints) -> Ints:
     for pool in instance.pools:
         if pool.kind not in by_kind:
             items = range(len(instance.items))
-            by_kind[pool.kind] = _ints([instance.pool_use(pool, i) for i in items])[entry_item]
+            by_kind[pool.kind] = ints([instance.pool_use(pool, i) for i in items])[entry_item]
         found[:, pool.index] = by_kind[pool.kind]
-    return found
-
-
-def _pool_of_device(instance: Instance) -> Bits:
-    found = np.zeros((len(instance.group_of), len(instance.pools)), dtype=np.uint8)
-    for pool in instance.pools:
-        found[sorted(pool.bins), pool.index] = 1
     return found

@@ -8,7 +8,7 @@ goodput in the same way: what models gain beyond the prices, plus the worth of a
 best prices are the duals of the linear relaxation in which all devices of one kind are poured
 together (`weighted`); given the prices, each model's best set is found over whole replicas, which
 is stronger than the relaxation. The bound holds for any prices, so a solver's rounding cannot
-make it wrong. `columns` starts from these prices and goes on.
+make it wrong. What whole replicas on whole devices prove beyond that, `market` finds.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ from typing import Final
 
 import numpy as np
 
-from partitiond.planner.arrays import RESOURCES as DEVICE_RESOURCES
-from partitiond.planner.arrays import Floats, Problem, build_problem
-from partitiond.planner.columns_rows import make_classes
+from partitiond.planner.arrays import Problem, build_problem
+from partitiond.planner.classes import make_classes
 from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance
+from partitiond.planner.sites import RESOURCES as DEVICE_RESOURCES
+from partitiond.planner.sites import Floats, Ints, Sites, survival_needs
 from partitiond.planner.weighted import (
     SAFETY,
     Weighted,
@@ -92,33 +93,16 @@ def bound_goodput(instance: Instance, problem: Problem | None = None) -> Bound:
 
 
 def with_survival(problem: Problem) -> Problem:
-    """The problem with what surviving a loss asks for at least, where all demand is served.
-
-    Without any one of n fault domains at least S is left of the rate. In sum over the domains that
-    is (n - 1) times the rate on the one side and n S on the other, so the rate is at least
-    S n / (n - 1), in at least two replicas. Only domains that can hold the model count.
-    """
-    instance = problem.instance
-    if not instance.ties.spread:
+    """The same with what surviving a loss asks for at least, where all demand is served."""
+    if not problem.instance.ties.spread:
         return problem
-    rate, least = problem.need_rate.copy(), problem.need_min.copy()
-    for position, need in enumerate(instance.needs):
-        if not need.domain_of or not (need.survive_rate or need.survive_replicas):
-            continue
+
+    def holding(position: int) -> Ints:
         mine = problem.entry_place[problem.entry_model == position]
-        groups = {int(g) for g in problem.place_group[mine]}
-        domains = {need.domain_of[b] for g in groups for b in instance.groups[g].bins}
-        least[position] = max(int(least[position]), 2)
-        if len(domains) > 1 and need.survive_rate:
-            implied = -(-need.survive_rate * len(domains) // (len(domains) - 1))
-            rate[position] = max(int(rate[position]), implied)
+        return np.unique(problem.place_group[mine])
+
+    rate, least = survival_needs(problem.instance, problem.need_rate, problem.need_min, holding)
     return dataclasses.replace(problem, need_rate=rate, need_min=least)
-
-
-def make_entries(instance: Instance) -> dict[int, tuple[Entry, ...]]:
-    """All ways to place one replica, by model."""
-    problem = build_problem(instance)
-    return _entries(problem, np.zeros(len(problem.entry_item)))
 
 
 def _bound(instance: Instance, problem: Problem, *, as_cost: bool) -> Bound:
@@ -282,7 +266,7 @@ def most_gain(ways: list[tuple[float, int]], rate: int, weight: float) -> float:
     return max(weight * min(int(rate), n * step) - price for n, price in enumerate(least))
 
 
-def round_up(problem: Problem, bound: float) -> float:
+def round_up(problem: Problem | Sites, bound: float) -> float:
     """The least cost of a plan that is not below the bound.
 
     Costs are multiples of their common divisor; and n devices cost from n times the cheapest to

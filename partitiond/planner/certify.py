@@ -1,8 +1,10 @@
 """The certificate: what is proven of a plan, in its true figures rather than the integers."""
 
 import math
+from typing import Final
 
-from partitiond.core.plan import Certificate, Objective, Placement, Status
+from partitiond.core.plan import Certificate, Objective, Placement, PriorityProof, Status
+from partitiond.core.plan_choices import Choice, bound_within, trade_off
 from partitiond.core.profile import ProfileKind
 from partitiond.planner.costs import (
     cost_of,
@@ -14,10 +16,12 @@ from partitiond.planner.costs import (
 )
 from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance
-from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
+from partitiond.planner.moves import moves_made, price_of_a_move, unit_of_a_move, with_moves
 
-PROVEN = 1e-6
+PROVEN: Final = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
+GRAIN: Final = 2e-8
+"""Relative error of the integers' rates, and of sums of floats."""
 
 
 def certify(
@@ -37,16 +41,17 @@ def certify(
         seconds: the solve took.
     """
     own = plan_value(instance, found.objective, placements, levels)
-    own_bound, best = _bound(instance, found, own), _best(instance, found, own)
+    own_bound, best = _bound(instance, found), _best(instance, found, own)
     price, moves = price_of_a_move(instance.request, found.objective), 0
     value, bound = own, own_bound
     if price:
         moves = moves_made(instance, placements)
         value = with_moves(found.objective, own, moves, price)
         # Prices are not negative: what no plan reaches without them none reaches with them.
-        bound = _priced_bound(instance, found, own_bound, value)
+        bound = _priced_bound(instance, found, own_bound)
     gap = abs(bound - value) / max(abs(value), 1e-9)
-    proven = gap <= PROVEN
+    by_priority = _by_priority(instance, found, placements, levels)
+    proven = gap <= PROVEN and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)
     kept = found.status if found.status is not Status.OPTIMAL else Status.FEASIBLE
     return Certificate(
         objective=found.objective,
@@ -64,14 +69,59 @@ def certify(
         value_without_moves=own if price else None,
         bound_without_moves=own_bound if price else None,
         for_estimates=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in placements),
+        choices=_choices(instance, found, placements, own, own_bound),
+        by_priority=by_priority,
     )
 
 
-def _priced_bound(instance: Instance, found: Found, own_bound: float, value: float) -> float:
+def _by_priority(
+    instance: Instance, found: Found, placements: tuple[Placement, ...], levels: dict[str, float]
+) -> tuple[PriorityProof, ...]:
+    models, rates = instance.request.models, _rates(instance, placements, levels)
+    if _counts_nothing(instance, found):
+        return ()
+    return tuple(
+        PriorityProof(priority, goodput_of(models, rates, priority), bound * (1 + GRAIN))
+        for priority, bound in found.class_bounds
+    )
+
+
+def _choices(
+    instance: Instance,
+    found: Found,
+    placements: tuple[Placement, ...],
+    own: float,
+    own_bound: float,
+) -> tuple[Choice, ...]:
+    """The plans found between which the price of a move decides, with a bound for each.
+
+    A bound without that price holds for any number of moves, and one with it is tighter for few.
+    """
+    # By several priorities a price does not decide alone, and where nothing counts nothing does.
+    if not found.seen or len(found.class_bounds) > 1 or _counts_nothing(instance, found):
+        return ()
+    request, objective = instance.request, found.objective
+    price = price_of_a_move(request, objective)
+    priced = _priced_bound(instance, found, own_bound) if price else own_bound
+    whole = objective is Objective.MIN_DEVICES
+
+    def bound(moves: int) -> float:
+        if not objective.is_cost:
+            return own_bound
+        return bound_within(moves, own_bound, priced, price, whole=whole)
+
+    others = (Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen)
+    moves = moves_made(instance, placements)
+    mine = Choice(own, bound(moves), moves, chosen=True)
+    unit = unit_of_a_move(request, objective)
+    told = trade_off((mine, *others), is_cost=objective.is_cost, unit=unit)
+    return told if len(told) > 1 else ()
+
+
+def _priced_bound(instance: Instance, found: Found, own_bound: float) -> float:
     if found.priced_bound is None or not found.objective.is_cost:
         return own_bound
-    proven = true_priced_bound(instance.request, found.priced_bound)
-    return min(max(own_bound, proven), value)
+    return max(own_bound, true_priced_bound(instance.request, found.priced_bound))
 
 
 def plan_value(
@@ -87,20 +137,24 @@ def plan_value(
     request = instance.request
     if objective.is_cost:
         return cost_of(request, objective, placements)
+    sums = _rates(instance, placements, levels)
+    if objective is Objective.MAX_GOODPUT:
+        return goodput_of(request.models, sums)
+    return scale_of(objective, request.models, sums, _left(instance, placements, levels))
+
+
+def _rates(
+    instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
+) -> dict[str, float]:
+    """Planned requests/s by model."""
     rates = {need.name: [0.0] for need in instance.needs}
     for p in placements:
         rates[p.model].append(p.candidate.capacity_req_per_s / levels[p.device_id])
-    sums = {name: math.fsum(parts) for name, parts in rates.items()}
-    if objective is Objective.MAX_GOODPUT:
-        return goodput_of(request.models, sums)
-    return scale_of(objective, request.models, sums, _left(instance, sums, placements, levels))
+    return {name: math.fsum(parts) for name, parts in rates.items()}
 
 
 def _left(
-    instance: Instance,
-    rates: dict[str, float],
-    placements: tuple[Placement, ...],
-    levels: dict[str, float],
+    instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
 ) -> dict[str, float]:
     """Requests/s without the fault domain that gives most, of models that have to survive it."""
     number = {device.id: i for i, device in enumerate(instance.request.devices)}
@@ -111,18 +165,28 @@ def _left(
             domain = need.domain_of[number[p.device_id]]
             rate = p.candidate.capacity_req_per_s / levels[p.device_id]
             given[domain] = given.get(domain, 0.0) + rate
-        found[need.name] = rates[need.name] - max(given.values(), default=0.0)
+        # Summed afresh: a difference of sums is a trifle where nothing is left.
+        found[need.name] = min(
+            (math.fsum(r for d, r in given.items() if d != lost) for lost in given), default=0.0
+        )
     return found
 
 
-def _bound(instance: Instance, found: Found, value: float) -> float:
-    """No plan is better; at most the plan's value itself where it is proven optimal."""
-    if found.status is Status.OPTIMAL:
-        return value
+def _bound(instance: Instance, found: Found) -> float:
+    """No plan is better. It is not held to the plan's value: a plan beyond it is a defect."""
     if found.objective.is_cost:
-        return min(true_bound(instance.request, found.bound), value)
-    # The solver rounds every rate down; the certificate speaks of the rates themselves.
-    return max(found.bound, value)
+        return true_bound(instance.request, found.bound)
+    if _counts_nothing(instance, found):
+        return 0.0
+    # Demands are rounded down, to limit what is counted of a model as well.
+    return found.bound * (1 + GRAIN)
+
+
+def _counts_nothing(instance: Instance, found: Found) -> bool:
+    """Whether what counts under MAX_GOODPUT fits nowhere."""
+    asked = any(m.demand.planned_req_per_s is not None for m in instance.request.models)
+    rated = any(n.rated for n in instance.needs)
+    return found.objective is Objective.MAX_GOODPUT and asked and not rated
 
 
 def _first_fit(instance: Instance, found: Found) -> float | None:
@@ -134,6 +198,8 @@ def _first_fit(instance: Instance, found: Found) -> float | None:
 def _best(instance: Instance, found: Found, value: float) -> float | None:
     """The best value of any plan found; None where it is the plan's own."""
     if found.best_value is None or found.status is Status.OPTIMAL:
+        return None
+    if _counts_nothing(instance, found):
         return None
     if found.objective.is_cost:
         best = true_value(instance.request, found.best_value)

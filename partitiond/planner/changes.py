@@ -22,6 +22,7 @@ from typing import Final
 
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import SharingMode
+from partitiond.core.objectives import objectives_told
 from partitiond.core.plan import Objective
 from partitiond.core.spec import MAX_DEMAND_REQ_PER_S
 
@@ -244,8 +245,8 @@ def _objective(text: str, rest: str) -> Change:
     try:
         return SetObjective(Objective(rest.lower()))
     except ValueError as error:
-        names = ", ".join(o.value for o in Objective)
-        raise InputError(f"{text!r}: {rest!r} is no objective.", hint=f"Use {names}.") from error
+        hint = f"Use one of these: {objectives_told()}."
+        raise InputError(f"{text!r}: {rest!r} is no objective.", hint=hint) from error
 
 
 def _without(text: str, rest: str) -> Change:

@@ -160,12 +160,23 @@ def scale_of(
     return min(found, default=0.0)
 
 
-def goodput_of(models: tuple[ModelDemand, ...], rates: Mapping[str, float]) -> float:
-    """Weighted planned requests/s; models without a rate count only where none has one."""
+def goodput_of(
+    models: tuple[ModelDemand, ...], rates: Mapping[str, float], priority: int | None = None
+) -> float:
+    """Weighted planned requests/s; models without a rate count only where none has one.
+
+    Args:
+        models: what is wanted.
+        rates: planned requests/s by model.
+        priority: of the models that count, by their weight alone; None for all, each priority
+            counting a hundred times the one below.
+    """
     rated = [m for m in models if m.demand.planned_req_per_s is not None]
     return math.fsum(
-        m.planned_weight * min(rates.get(m.model, 0.0), m.demand.planned_req_per_s or math.inf)
+        (m.planned_weight if priority is None else m.demand.weight)
+        * min(rates.get(m.model, 0.0), m.demand.planned_req_per_s or math.inf)
         for m in rated or models
+        if priority is None or m.rules.priority == priority
     )
 
 

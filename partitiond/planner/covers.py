@@ -81,7 +81,7 @@ def pack_goodput(
         entries = cheapest_set(guide, need, _allowed(guide, need, places), noise, rng)
         worth = sum(guide.of(e) for e in entries)
         if worth > 0:
-            merit = need.weight * min(need.rate, sum(e.rate for e in entries)) / worth
+            merit = need.worth * min(need.rate, sum(e.rate for e in entries)) / worth
             sets.append((-merit * (1 + noise * rng.uniform(-1, 1)), need.model, entries))
     used, chosen = [0.0] * len(RESOURCES), list[Entry]()
     for _, _, entries in sorted(sets, key=lambda s: (s[0], s[1])):

@@ -1,11 +1,12 @@
 """Leaves out sizes that another size of the same model beats wherever they could be used.
 
-Within one way to run a device, what an item takes and gives there is all that counts. An item that
-takes no less of anything than another one of its model and gives no more can be replaced by that
-one in every plan, so without it the best plan is as good, and there is far less to try.
+In one sharing mode, what an item takes and gives is all that counts. An item that takes no less of
+anything than another one of its model, gives no more and bears no higher level can be replaced by
+that one in every plan, so without it the best plan is as good, and there is far less to try.
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from partitiond.core.hardware import SharingMode
@@ -13,10 +14,8 @@ from partitiond.core.plan import Objective
 from partitiond.planner.types import (
     Item,
     Need,
-    Option,
     PlanRequest,
     engine_key,
-    rate_at,
 )
 
 Row = tuple[float, ...]
@@ -55,51 +54,42 @@ def most_useful(request: PlanRequest, needs: Iterable[Need]) -> dict[int, int]:
     return {n.model: max(n.rate, n.survive_rate) for n in needs if n.rated and n.rate}
 
 
-def without_dominated(
-    options: Sequence[Option],
-    fits: Sequence[tuple[int, ...]],
-    items: Sequence[Item],
-    spare: Spare,
-) -> tuple[Fits, Fits]:
-    """What each way to run a device can hold, less the items that others of their model beat.
+def without_beaten(
+    fit: Mapping[int, float], mode: SharingMode | None, items: Sequence[Item], spare: Spare
+) -> dict[int, float]:
+    """What a device can hold in one sharing mode, less the items that others of their model beat.
 
     Args:
-        options: the ways to run the device, levels ascending.
-        fits: what each can hold.
+        fit: the highest level that each item bears there.
+        mode: None where a replica has the device to itself.
         items: of the instance.
         spare: what counts.
-
-    Returns:
-        What is needed at some level and with it at all lower ones, as what is on a device counts
-        at the lowest level that holds it; and what is needed at that very level.
     """
-    needed: dict[SharingMode | None, set[int]] = {}
-    found: list[tuple[int, ...]] = []
-    here: list[tuple[int, ...]] = []
-    for option, fit in zip(reversed(options), reversed(fits), strict=True):
-        higher = needed.setdefault(option.mode, set(spare.keep))
-        best = _needed(option, [items[i] for i in fit], spare)
-        higher |= best
-        found.append(tuple(i for i in fit if i in higher))
-        here.append(tuple(i for i in fit if i in best or i in spare.keep))
-    return tuple(reversed(found)), tuple(reversed(here))
-
-
-def _needed(option: Option, fit: list[Item], spare: Spare) -> set[int]:
-    """Items that no other one of the same model beats on a device run one way."""
     alike: dict[tuple[int, str], list[Item]] = {}
-    for it in fit:
-        profile = it.mig_profile if option.geometry is not None else ""
+    highest = max(fit.values(), default=1.0)
+    for index in fit:
+        it = items[index]
+        profile = it.mig_profile if mode is SharingMode.MIG else ""
         alike.setdefault((it.model, profile), []).append(it)
-    best = (_best(option, mine, spare) if len(mine) > 1 else mine for mine in alike.values())
-    return {it.index for mine in best for it in mine}
+    best = {
+        it.index
+        for mine in alike.values()
+        for it in (_best(mine, mode, fit, highest, spare) if len(mine) > 1 else mine)
+    }
+    return {i: level for i, level in fit.items() if i in best or i in spare.keep}
 
 
-def _best(option: Option, mine: list[Item], spare: Spare) -> list[Item]:
+def _best(
+    mine: list[Item],
+    mode: SharingMode | None,
+    fit: Mapping[int, float],
+    highest: float,
+    spare: Spare,
+) -> list[Item]:
     """Of items of one model those that none of the others beats; of equals the first."""
     import numpy as np  # not above: a daemon loads this module, and solves elsewhere
 
-    rows = {it.index: _row(option, it, spare) for it in mine}
+    rows = {it.index: (*_row(mode, it, highest, spare), -fit[it.index]) for it in mine}
     # Whatever beats an item comes before it in this order.
     mine = sorted(mine, key=lambda it: (rows[it.index], _taste(it)))
     table = np.array([rows[it.index] for it in mine])
@@ -108,17 +98,19 @@ def _best(option: Option, mine: list[Item], spare: Spare) -> list[Item]:
     return [it for it, out in zip(mine, beaten, strict=True) if not out]
 
 
-def _row(option: Option, it: Item, spare: Spare) -> Row:
-    """What an item takes and lacks, each the less the better."""
-    rate = rate_at(it, option)
-    crowded = option.max_items > 1
+def _row(mode: SharingMode | None, it: Item, highest: float, spare: Spare) -> Row:
+    """What an item takes and lacks, each the less the better, whatever level its device has."""
+    rate = it.candidate.capacity_req_per_s * it.units
+    most = spare.useful.get(it.model, math.inf) * highest
+    crowded = mode is not None
     return (
-        -min(rate, spare.useful.get(it.model, rate)),
-        it.memory_mib if crowded and option.geometry is None else 0,
+        -min(rate, most),
+        it.memory_bytes if crowded and mode is not SharingMode.MIG else 0,
         it.sm if crowded else 0,
-        it.busy if crowded else max(0, it.busy - option.busy_limit[1]),
+        it.busy if crowded else 0,
+        it.kappa if crowded else 0,
         it.cores if "cores" in spare.shared else 0,
-        it.host_mib if "host" in spare.shared else 0,
+        it.host_bytes if "host" in spare.shared else 0,
         it.cost,
     )
 

@@ -2,9 +2,10 @@
 
 import collections
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.interference import mode_overhead_bytes
 from partitiond.core.plan import (
     Candidate,
     Certificate,
@@ -15,20 +16,22 @@ from partitiond.core.plan import (
     Status,
     Unplaced,
 )
+from partitiond.core.plan_choices import prices_told, runner_up
 from partitiond.core.profile import RATE_MARGIN, ProfileKind
 from partitiond.core.units import format_bytes
 from partitiond.planner.bound import bound_cost
+from partitiond.planner.certify import PROVEN
 from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
-from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.exact import reference_rates
 from partitiond.planner.explain_sizes import Sizes
 from partitiond.planner.explain_slices import why_no_instance
 from partitiond.planner.found import IMPOSSIBLE, Found
-from partitiond.planner.instance import RATE_SCALE, Instance, Need, build_instance
+from partitiond.planner.instance import Instance, Need, build_instance
+from partitiond.planner.next_best import next_best_told
 from partitiond.planner.options import open_modes
 from partitiond.planner.packing import Packing
-from partitiond.planner.pools import usable_mib
+from partitiond.planner.pools import usable_bytes
 from partitiond.planner.rules import missing as what_is_missing
 from partitiond.planner.rules_text import (
     how_to_survive,
@@ -49,9 +52,9 @@ def explain(
     instance: Instance, found: Found, placements: tuple[Placement, ...], proof: Certificate
 ) -> tuple[str, ...]:
     """Sentences for a reader, the summary first."""
-    proven = found.status is Status.OPTIMAL or proof.status is Status.OPTIMAL
-    words = proof.optimal_words if proven else "not proven optimal"
-    lines = [_summary(instance, found, words), *_why_partial(instance, found)]
+    lines = [_summary(instance, found, proof), *_priorities(proof)]
+    lines.extend(_why_partial(instance, found))
+    lines.extend(_next_best(instance, found, proof))
     by_model: dict[str, list[Placement]] = collections.defaultdict(list)
     for p in placements:
         by_model[p.model].append(p)
@@ -77,24 +80,36 @@ def _number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def _summary(instance: Instance, found: Found, words: str) -> str:
+def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
+    own, bound = proof.own_value, proof.own_bound
+    proven = proof.status is Status.OPTIMAL or abs(bound - own) <= PROVEN * abs(own)
+    words = proof.optimal_words if proven else "not proven optimal"
     used, total = len(found.packing.used()), len(instance.group_of)
     replicas = sum(found.packing.counts.values())
     head = (
         f"{_count(replicas, 'replica')} of {_count(len(instance.needs), 'model')} "
         f"on {used} of {_count(total, 'device')}"
     )
-    return f"{head}: {_worth(instance, found)} ({words})."
+    return f"{head}: {_worth(proof)} ({words})."
 
 
-def _worth(instance: Instance, found: Found) -> str:
-    """The value and the bound in the objective's own words."""
-    value, bound = found.value, found.bound
-    if found.objective.is_cost:
-        request = instance.request
-        value, bound = true_value(request, value), min(true_bound(request, bound), value)
-    of, most = _number(value, 4), _number(bound, 4)
-    match found.objective:
+def _priorities(proof: Certificate) -> Iterator[str]:
+    """What each priority gets, where several count."""
+    if proof.by_priority:
+        parts = [
+            f"{p.priority} gets {_number(p.value, 4)} of at most {_number(p.bound, 4)}"
+            for p in proof.by_priority
+        ]
+        yield (
+            f"Weighted requests/s by priority, the first counting before all others: priority "
+            f"{', '.join(parts)}."
+        )
+
+
+def _worth(proof: Certificate) -> str:
+    """The certificate's value and bound, without the price of moves, in the objective's words."""
+    of, most = _number(proof.own_value, 4), _number(proof.own_bound, 4)
+    match proof.objective:
         case Objective.MIN_DEVICES:
             return f"no plan needs fewer than {most}"
         case Objective.MIN_PRICE:
@@ -112,6 +127,41 @@ def _worth(instance: Instance, found: Found) -> str:
             )
         case Objective.MAX_HEADROOM:
             return f"it serves {of} times the demand, no plan serves more than {most} times"
+
+
+def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator[str]:
+    """The plan that would be made at another price of a move or of a device, and at which."""
+    cost = proof.objective.is_cost
+    other = runner_up(proof.choices, proof.move_price, is_cost=cost)
+    if other is None:
+        elsewhere = next_best_told(instance, found.packing, found.elsewhere)
+        if elsewhere is not None and not instance.request.running:
+            yield elsewhere
+        return
+    mine = next(c for c in proof.choices if c.chosen)
+    both = "instead of".join(
+        f" {_amount(proof.objective, c.value)} with {_moves(c.moves)} " for c in (other, mine)
+    )
+    yield (
+        f"Next best of the plans found:{both.rstrip()}; it wins where planner.move_price is "
+        f"{prices_told(other)} (now {_number(instance.request.move_price)})."
+    )
+
+
+def _moves(number: int) -> str:
+    return _count(number, "move") if number else "no move"
+
+
+def _amount(objective: Objective, value: float) -> str:
+    match objective:
+        case Objective.MIN_DEVICES:
+            return _count(round(value), "device")
+        case Objective.MIN_PRICE:
+            return f"{_number(value, 4)} per hour"
+        case Objective.MIN_POWER | Objective.MIN_ENERGY:
+            return f"{_number(value, 4)} W"
+        case _:
+            return f"{_number(value, 4)} weighted requests/s"
 
 
 def proven_not_all(instance: Instance) -> bool:
@@ -168,11 +218,10 @@ def _model_lines(packing: Packing, by_model: dict[str, list[Placement]]) -> Iter
 
 def _served(packing: Packing, need: Need) -> str:
     request = packing.instance.request
-    rate = packing.rates[need.model] / RATE_SCALE
+    rate = packing.rates[need.model] / need.units
     if not need.rated:
         return f"{_number(rate)} requests/s, as much as there is"
-    # As asked, not as counted: the least demands round to nothing in 1 / RATE_SCALE.
-    wanted = request.models[need.model].demand.planned_req_per_s or 1 / RATE_SCALE
+    wanted = request.models[need.model].demand.planned_req_per_s or 1 / need.units
     spare = rate / wanted - 1
     fit = f"{_number(rate)} requests/s for {_number(wanted)} wanted"
     fit += f" ({spare:,.0%} to spare)" if 0.005 <= spare < MUCH else ""
@@ -227,8 +276,8 @@ def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
         )
 
 
-def unplaced(instance: Instance, found: Found) -> tuple[Unplaced, ...]:
-    """Models, or parts of their demand, that have no place."""
+def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tuple[Unplaced, ...]:
+    """Models, or parts of their demand, that have no place; `rates` is what the plan gives each."""
     result = [_hopeless(instance, instance.request.models[m]) for m in instance.hopeless]
     lacking = found.packing.lacking()
     full = _full_resources(found.packing) if lacking else []
@@ -236,16 +285,21 @@ def unplaced(instance: Instance, found: Found) -> tuple[Unplaced, ...]:
     for position in lacking:
         need = instance.needs[position]
         count = found.packing.counts[need.model]
-        missing = max(0, need.rate - found.packing.rates[need.model]) / RATE_SCALE
+        missing = max(0, need.rate - found.packing.rates[need.model]) / need.units
         result.append(
             Unplaced(
                 model=need.name,
                 reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
-                missing_req_per_s=missing if need.rated else None,
+                missing_req_per_s=_missing(instance, need, rates) if need.rated else None,
                 remedy=_remedy(instance, need, missing, count, most[need.model]),
             )
         )
     return tuple(result)
+
+
+def _missing(instance: Instance, need: Need, rates: Mapping[str, float]) -> float:
+    wanted = instance.request.models[need.model].demand.planned_req_per_s or 0.0
+    return max(0.0, wanted - rates.get(need.name, 0.0))
 
 
 def _what_short(found: Found, need: Need) -> str:
@@ -253,7 +307,7 @@ def _what_short(found: Found, need: Need) -> str:
     parts = []
     if rate < need.rate:
         parts.append(
-            f"gets {_number(rate / RATE_SCALE)} of {_number(need.rate / RATE_SCALE)} requests/s"
+            f"gets {_number(rate / need.units)} of {_number(need.rate / need.units)} requests/s"
         )
     if count < need.min_replicas and need.min_replicas > 1:
         fit = f"only {count} {'fits' if count == 1 else 'fit'}" if count else "none fits"
@@ -285,7 +339,7 @@ def _full_resources(packing: Packing) -> list[str]:
     memory = memory_of = sm = sm_of = cores_left = cores_of = 0
     for index, load in enumerate(packing.loads):
         group = packing.group(index)
-        memory, memory_of = memory + load.memory, memory_of + group.memory_mib
+        memory, memory_of = memory + load.memory, memory_of + group.memory_bytes
         if load.option is None:
             sm_of += group.sm_percent if _offers_mps(group) else 0
         elif packing.option(index).mode is SharingMode.MPS:
@@ -313,7 +367,7 @@ def _pooled_cores_left(packing: Packing, pools: Sequence[int]) -> list[int]:
 
 
 def _remedy(instance: Instance, need: Need, missing: float, count: int, most: int) -> str:
-    each = most / RATE_SCALE
+    each = most / need.units
     few = count < need.min_replicas and need.min_replicas > 1
     if few and missing <= 0:
         return "Lower min_replicas or add devices."
@@ -356,8 +410,8 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
     ruled = why_kept_out(instance, demand)
     if ruled is not None:
         return ruled
-    least = min(c.memory_bytes for c in here)
-    room = max(usable_mib(d) for d in devices if d.hardware in {c.hardware for c in here}) * 2**20
+    least = min(c.memory_bytes + mode_overhead_bytes(c.size.mode) for c in here)
+    room = max(usable_bytes(d) for d in devices if d.hardware in {c.hardware for c in here})
     if least > room:
         return (
             f"{name} needs {format_bytes(least)} and the largest device has {format_bytes(room)} "
@@ -384,6 +438,12 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
             f"{name} fits no device with its {_count(cores, 'core')} and "
             f"{format_bytes(least)}, or misses its SLO on every one.",
             "Loosen the SLO, or profile it on fewer cores.",
+        )
+    if demand.slo is None:
+        return (
+            f"{name} fits no device: of its sizes each takes more memory, cores or SMs than one of "
+            f"them has, or disturbs itself beyond all levels of interference.",
+            "Profile a smaller size, or use a larger device.",
         )
     return f"{name} misses its SLO on every device.", "Loosen the SLO or use a faster device."
 

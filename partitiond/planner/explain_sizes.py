@@ -1,7 +1,7 @@
 """What speaks for the size that a model was given."""
 
 from partitiond.core.plan import Candidate, Placement
-from partitiond.planner.instance import RATE_SCALE, Instance, Need
+from partitiond.planner.instance import Instance, Need
 
 
 class Sizes:
@@ -23,7 +23,7 @@ class Sizes:
             return "it has one size only"
         if per_device.get(chosen, 0.0) >= 0.98 * max(per_device.values()):
             return f"none of its {sizes} sizes serves more per device"
-        wanted = need.rate / RATE_SCALE
+        wanted = need.rate / need.units
         if need.rated and len(placements) == 1 and chosen.capacity_req_per_s >= wanted:
             smaller = [
                 c
@@ -42,7 +42,7 @@ def _most_per_device(instance: Instance) -> list[float]:
         for option, fit in zip(group.options, group.fits, strict=True):
             for index in fit:
                 item = instance.items[index]
-                limits = [option.max_items, group.memory_mib // max(1, item.memory_mib)]
+                limits = [option.max_items, group.memory_bytes // max(1, item.memory_bytes)]
                 limits += [100 // item.sm] if item.sm else []
                 limits += [group.cores // item.cores] if group.cores and item.cores else []
                 most[index] = max(most[index], min(limits) * instance.rate(index, option))

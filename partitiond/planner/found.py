@@ -1,12 +1,48 @@
 """What the portfolio found."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from partitiond.core.plan import Objective, Status
+from partitiond.core.plan_choices import Against
 from partitiond.planner.packing import Packing
 
 IMPOSSIBLE = "Serving everything is proven impossible on these devices; this serves the most."
 """Part of the explanation of a plan that leaves something out."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OnKinds:
+    """What a plan takes.
+
+    Attributes:
+        kinds: devices by hardware.
+        price_per_hour: of them all.
+    """
+
+    kinds: Mapping[str, int]
+    price_per_hour: float
+
+    @property
+    def devices(self) -> int:
+        """All of them."""
+        return sum(self.kinds.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """A plan that could have been taken, by what it is worth and what it moves.
+
+    Attributes:
+        value: by itself, in the objective's own unit.
+        moves: as `moves.count_of_moves` counts them.
+        against: why it is not taken at any price of a move.
+    """
+
+    packing: Packing
+    value: float
+    moves: int
+    against: Against | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +59,11 @@ class Found:
         compile_seconds: went into compiling the search first, once on a machine.
         priced_bound: no plan costs less with the price of its moves, in the unit of `bound`; None
             where nothing better than `bound` is proven of that.
+        seen: plans that could have been taken, where something runs: none is worse than another
+            one and moves more.
+        elsewhere: the next best plan on other kinds of device; None where none was found.
+        class_bounds: where models of several priorities count, each priority that does and the
+            most weighted requests/s that the best plan gives it (`priorities.bounds_of`).
 
     `value`, `bound`, `status` and `best_value` are without that price.
     """
@@ -38,3 +79,6 @@ class Found:
     best_value: float | None = None
     compile_seconds: float = 0.0
     priced_bound: float | None = None
+    seen: tuple[Seen, ...] = ()
+    elsewhere: OnKinds | None = None
+    class_bounds: tuple[tuple[int, float], ...] = ()

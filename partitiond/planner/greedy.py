@@ -8,7 +8,7 @@ are tried; how many follows from the instance's size and the time limit, never f
 
 import dataclasses
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.plan import Objective
@@ -59,7 +59,7 @@ class Guide:
         self.instance = instance
         self.price = {g.index: max(1e-6, g.price / PRICE_SCALE) for g in instance.groups}
         self.worth: dict[tuple[int, int, int], float] = {}
-        self.entries = bound.entries
+        self.entries: Mapping[int, Sequence[Entry]] = bound.entries
         for entry in (e for mine in bound.entries.values() for e in mine):
             # A resource that is plentiful in the relaxation has price 0 and is scarce on single
             # devices all the same: a tenth of a device's price is spread over what is used.
@@ -127,7 +127,7 @@ def _best_fit(packing: Packing, open_devices: Iterable[int], entry: Entry) -> in
         load = packing.loads[index]
         if packing.fits(index, entry.item, entry.option):
             group = packing.instance.groups[entry.group]
-            left = (group.memory_mib - load.memory) / max(1, group.memory_mib)
+            left = (group.memory_bytes - load.memory) / max(1, group.memory_bytes)
             left += (100 - load.sm) / 100
             if best is None or left < best_left:
                 best, best_left = index, left
@@ -181,7 +181,7 @@ def drop_surplus(packing: Packing, *, rated_only: bool = False) -> None:
     instance = packing.instance
     needs = {need.model: need for need in instance.needs}
     placed = [(index, item) for index, load in enumerate(packing.loads) for item in load.items]
-    placed.sort(key=lambda p: (-instance.items[p[1]].memory_mib, p))
+    placed.sort(key=lambda p: (-instance.items[p[1]].memory_bytes, p))
     for index, item in placed:
         need = needs[instance.items[item].model]
         rate = instance.rate(item, packing.option(index))
@@ -223,7 +223,7 @@ def empty_devices(packing: Packing, guide: Guide, order: list[Need]) -> bool:
 
 def _fill(packing: Packing, index: int) -> float:
     load, group = packing.loads[index], packing.group(index)
-    return load.memory / max(1, group.memory_mib) + load.sm / 100
+    return load.memory / max(1, group.memory_bytes) + load.sm / 100
 
 
 def most_goodput(
@@ -262,7 +262,7 @@ def _merit(packing: Packing, guide: Guide, need: Need) -> float:
     if remaining <= 0:
         return 0.0
     return max(
-        need.weight * min(entry.rate, remaining) / guide.of(entry)
+        need.worth * min(entry.rate, remaining) / guide.of(entry)
         for entry in guide.entries[need.model]
     )
 
@@ -305,7 +305,7 @@ def _first_fit_at(
         count = min(count, need.max_replicas, 100_000)
         share = max(chosen[0].use)
         by_value = instance.request.objective is Objective.MAX_GOODPUT
-        key = need.weight * chosen[0].rate / share if by_value else share
+        key = need.worth * chosen[0].rate / share if by_value else share
         queue.extend((key, need.model, chosen) for _ in range(count))
     queue.sort(key=lambda q: (-q[0], q[1]))
     for _, _, chosen in queue:

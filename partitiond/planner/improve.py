@@ -1,31 +1,33 @@
 """The compiled search with its schedule: from a packing, or none, to a better one.
 
 Simulated annealing needs to know how long it has. A first, cold stretch gives a good plan soon;
-then the temperature falls from `HOT` to `COLD` over what is left of the time. Prices come from a
-bound, and from the column generation as soon as it knows better ones.
+then the temperature falls from `HOT` to `COLD` over what is left of the time. The price of a
+replica is what it takes of a device (`sites.usual_prices`). Plans that the column generation finds
+are taken over where they are better.
 """
 
+import collections
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 
-from partitiond.planner.arrays import NO_LIMIT, Floats, Problem
-from partitiond.planner.bound import Bound
-from partitiond.planner.kernels.search import Rules, construct, revalue, search
-from partitiond.planner.kernels.state import Data, State, copy_state
-from partitiond.planner.neighbourhood import (
+from partitiond.planner.annealing import (
     NO_BUDGET,
     empty_state,
     load_packing,
     make_data,
+    make_here,
     make_space,
     to_packing,
 )
+from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
+from partitiond.planner.kernels.loads import Data, State, copy_state
 from partitiond.planner.packing import Packing
+from partitiond.planner.sites import Floats, Sites, usual_prices
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE
 
 HOT: Final = 0.05
@@ -35,36 +37,14 @@ where it is."""
 COLD: Final = 0.005
 COLD_SHARE: Final = 0.15
 """Share of the time that goes to the first, cold stretch."""
-NOISE: Final = 0.1
-WANTING: Final = 10
-OUTSIDE: Final = 10
+NOISE: Final = 0.3
+WANTING: Final = 5
+OUTSIDE: Final = 16
 ALL_OUTSIDE: Final = 1 << 30
-FLOOR: Final = 0.1
-"""A resource that is plentiful in a bound has price 0 and is scarce on single devices all the
-same: so much of a device's price is spread over what an entry takes most of."""
 SLICE_SECONDS: Final = 0.05
 FIRST_STEPS: Final = 200
 FIXED_STEPS_PER_SECOND: Final = 10_000
 """Steps per second of the time limit where the answer may not depend on the clock."""
-
-
-def prices_of(problem: Problem, bound: Bound) -> Floats:
-    """(E,) what an entry takes at the bound's prices, in devices' cost, above 0."""
-    entries = {(e.item, e.group, e.option): e for mine in bound.entries.values() for e in mine}
-    found = np.zeros(len(problem.entry_item))
-    for i, (item, p) in enumerate(zip(problem.entry_item, problem.entry_place, strict=True)):
-        place = (int(problem.place_group[p]), int(problem.place_option[p]))
-        found[i] = bound.worth(entries[int(item), *place])
-    return with_floor(problem, found)
-
-
-def with_floor(problem: Problem, price: Floats) -> Floats:
-    """Prices, and a little for what an entry takes most of."""
-    limits = np.where(problem.capacity < NO_LIMIT, np.maximum(problem.capacity, 1), NO_LIMIT)
-    share = (problem.entry_use / limits[problem.entry_place]).max(axis=1, initial=0.0)
-    share = np.maximum(share, 1.0 / np.maximum(1, problem.max_items[problem.entry_place]))
-    usual = float(price.sum() / max(1e-12, share.sum()))
-    return np.asarray(price + FLOOR * max(usual, 1e-9) * share)
 
 
 @dataclasses.dataclass(slots=True)
@@ -94,17 +74,27 @@ class Improver:
     """One search.
 
     Args:
-        problem: the instance as arrays.
-        price: (E,) what entries take of devices.
+        sites: the instance as arrays.
         by_cost: whether everything is to be served for less and less, or goodput counts.
         seed: of all random choices.
+        runs: items that run on each device and could stay; load i of a packing is device i then.
+        most_gone: replicas of these that may leave their device; None for no limit.
     """
 
-    def __init__(self, problem: Problem, price: Floats, *, by_cost: bool, seed: int) -> None:
-        self.problem, self.by_cost = problem, by_cost
-        self.data = _data(problem, price, by_cost=by_cost)
+    def __init__(
+        self,
+        sites: Sites,
+        *,
+        by_cost: bool,
+        seed: int,
+        runs: Mapping[int, collections.Counter[int]] = {},
+        most_gone: int | None = None,
+    ) -> None:
+        self.sites, self.by_cost = sites, by_cost
+        self.here = make_here(sites, runs, most_gone)
+        self.data = make_data(sites, usual_prices(sites), by_cost=by_cost)
         self.space = make_space(self.data, seed)
-        self.unit = _unit(self.data, problem, by_cost=by_cost)
+        self.unit = _unit(self.data, self.sites, by_cost=by_cost)
         self.found = False
         """Whether `best` is an answer: in a search by cost, one that lacks nothing."""
         self.steps = 0
@@ -114,7 +104,7 @@ class Improver:
         """Begin at a packing, and complete it; frozen models have to be in it."""
         fresh = empty_state(self.data)
         if packing is not None:
-            load_packing(self.problem, self.data, packing, fresh)
+            load_packing(self.sites, self.data, packing, fresh)
         copy_state(fresh, self.space.state)
         space = self.space
         construct(
@@ -145,19 +135,12 @@ class Improver:
             self.found = True
 
     def adopt(self, packing: Packing | None) -> None:
-        """Go on from a plan, if it is better than the best one here."""
+        """Go on from a plan, if it is better than the best one here; what it lacks is added."""
         if packing is None:
             return
         value = packing.cost() if self.by_cost else packing.goodput()
         if not self.found or (value < self.value() if self.by_cost else value > self.value()):
             self.start(packing)
-
-    def reprice(self, price: Floats) -> None:
-        """Search on with other prices."""
-        self.data = _data(self.problem, price, by_cost=self.by_cost)
-        self.unit = _unit(self.data, self.problem, by_cost=self.by_cost)
-        revalue(self.data, self.space.state)
-        revalue(self.data, self.space.best)
 
     def run(
         self,
@@ -165,7 +148,6 @@ class Improver:
         *,
         halt: Callable[[], bool],
         tell: Callable[[float], None],
-        prices: Callable[[], Floats | None],
         plans: Callable[[], Packing | None] = lambda: None,
     ) -> None:
         """Search until the schedule is over or `halt` says so.
@@ -174,15 +156,11 @@ class Improver:
             schedule: temperatures and the end.
             halt: asked after every slice of about 0.05 s.
             tell: told the value of every better answer.
-            prices: better prices since it was last asked, or None.
             plans: a plan from elsewhere since it was last asked, or None; a better one is gone on
                 from.
         """
         while schedule.share() < 1.0 and not halt():
             self.adopt(plans())
-            better = prices()
-            if better is not None:
-                self.reprice(better)
             began = time.monotonic()
             count = self._search(schedule.temperature())
             schedule.done += self._slice
@@ -207,6 +185,7 @@ class Improver:
             space.rng,
             self._rules(temperature),
             space.budget,
+            self.here,
             self._slice,
         )
         self.found = self.found or count > 0
@@ -226,31 +205,26 @@ class Improver:
 
     def best(self) -> Packing:
         """The best answer; in a search by cost only where `found`."""
-        return to_packing(self.problem, self.space.best)
+        return to_packing(self.sites, self.space.best)
 
 
-def _data(problem: Problem, price: Floats, *, by_cost: bool) -> Data:
-    limits = np.where(problem.capacity < NO_LIMIT, np.maximum(problem.capacity, 1), NO_LIMIT)
-    return make_data(problem, price, 1.0 / limits, by_cost=by_cost)
-
-
-def _unit(data: Data, problem: Problem, *, by_cost: bool) -> float:
+def _unit(data: Data, sites: Sites, *, by_cost: bool) -> float:
     """What a usual device costs at the prices, or what a usual replica gives."""
     if by_cost:
-        limits = np.maximum(1, data.places[problem.entry_place, 1])
-        worth = data.price * np.minimum(limits, _copies(problem))
+        limits = np.maximum(1, sites.max_items[sites.entry_site])
+        worth = data.price * np.minimum(limits, _copies(sites))
         return max(1e-12, float(np.median(worth))) if len(worth) else 1.0
-    gains = data.values[problem.entry_model, 0] * np.minimum(
-        problem.entry_rate, data.models[problem.entry_model, 3]
+    gains = data.values[sites.entry_model, 0] * np.minimum(
+        sites.rates[:, 0], data.models[sites.entry_model, 3]
     )
     return max(1e-12, float(np.median(gains[gains > 0]))) if (gains > 0).any() else 1.0
 
 
-def _copies(problem: Problem) -> Floats:
+def _copies(sites: Sites) -> Floats:
     """(E,) copies of an entry on one device, by its resources alone."""
-    limits = problem.capacity[problem.entry_place]
+    limits = sites.capacity[sites.entry_site]
     with np.errstate(divide="ignore"):
-        each = np.where(problem.entry_use > 0, limits / np.maximum(1, problem.entry_use), np.inf)
+        each = np.where(sites.entry_use > 0, limits / np.maximum(1, sites.entry_use), np.inf)
     return np.asarray(np.maximum(1.0, each.min(axis=1, initial=np.inf)))
 
 
@@ -260,6 +234,4 @@ __all__ = [
     "RATE_SCALE",
     "Improver",
     "Schedule",
-    "prices_of",
-    "with_floor",
 ]

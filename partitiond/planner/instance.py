@@ -6,16 +6,21 @@ import math
 from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.interference import TOLERANCE, device_kappa, mode_overhead_bytes
+from partitiond.core.interference import (
+    MODE_OVERHEAD_BYTES,
+    TOLERANCE,
+    device_kappa,
+    mode_overhead_bytes,
+)
 from partitiond.core.mig import geometry_on, instance_bytes, place_of
 from partitiond.core.plan import weights_of
 from partitiond.core.spec import Isolation, PlacementRules
-from partitiond.core.units import MIB
 from partitiond.planner.costs import device_units, item_units
-from partitiond.planner.dominated import Fits, Spare, in_use, most_useful, without_dominated
-from partitiond.planner.needs import needs_of
+from partitiond.planner.dominated import Fits, Spare, in_use, most_useful, without_beaten
+from partitiond.planner.figures import down
+from partitiond.planner.needs import needs_of, units_of, with_lifts
 from partitiond.planner.options import open_modes, options_of
-from partitiond.planner.pools import Pool, mib_up, shared_limits, usable_mib
+from partitiond.planner.pools import Pool, shared_limits, usable_bytes
 from partitiond.planner.ties import names_of, ties_of, unreachable
 from partitiond.planner.types import (
     PRICE_SCALE,
@@ -46,8 +51,13 @@ __all__ = [
 ]
 
 
+Holds = dict[SharingMode | None, dict[int, float]]
+Ways = tuple[tuple[Option, ...], Fits, Holds]
+"""Options of a device, what each can hold, and the same by mode with the level each item bears."""
+
+
 def build_instance(request: PlanRequest) -> Instance:
-    """Round everything to the safe side and sort out what fits where."""
+    """The request as integers, and what fits where."""
     items = tuple(_items(request))
     pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
     needs = needs_of(request)
@@ -56,9 +66,10 @@ def build_instance(request: PlanRequest) -> Instance:
     group_of = {b: g.index for g in groups for b in g.bins}
     fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
     placeable = fitting - unreachable(needs, fitting)
-    planned = tuple(n for n in needs if n.model in placeable)
+    planned = with_lifts(request, [n for n in needs if n.model in placeable])
     if placeable != fitting:
-        groups = tuple(_without(g, items, placeable) for g in groups)
+        alike: dict[int, Group] = {}
+        groups = tuple(_without(g, items, placeable, alike) for g in groups)
     return Instance(
         request=request,
         items=items,
@@ -71,20 +82,27 @@ def build_instance(request: PlanRequest) -> Instance:
     )
 
 
-def _without(group: Group, items: tuple[Item, ...], placeable: Collection[int]) -> Group:
-    """The group without the models that rules keep out altogether, and options only they had."""
+def _without(
+    group: Group, items: tuple[Item, ...], placeable: Collection[int], alike: dict[int, Group]
+) -> Group:
+    """The group without the models that rules keep out altogether, and options only they had.
 
-    def left(fits: Fits) -> list[tuple[int, ...]]:
-        return [tuple(i for i in fit if items[i].model in placeable) for fit in fits]
-
-    found = zip(group.options, left(group.fits), left(group.needed), strict=True)
-    ways = [(option, fit, needed) for option, fit, needed in found if fit]
-    return dataclasses.replace(
-        group,
-        options=tuple(option for option, _, _ in ways),
-        fits=tuple(fit for _, fit, _ in ways),
-        needed=tuple(needed for _, _, needed in ways),
-    )
+    Groups that hold the same share what they hold; `alike` knows one of each, by what it held.
+    """
+    known = alike.get(id(group.held))
+    if known is None:
+        left = [tuple(i for i in fit if items[i].model in placeable) for fit in group.fits]
+        ways = [(option, fit) for option, fit in zip(group.options, left, strict=True) if fit]
+        known = alike[id(group.held)] = dataclasses.replace(
+            group,
+            options=tuple(option for option, _ in ways),
+            fits=tuple(fit for _, fit in ways),
+            held={
+                mode: {i: level for i, level in fit.items() if items[i].model in placeable}
+                for mode, fit in group.held.items()
+            },
+        )
+    return dataclasses.replace(group, options=known.options, fits=known.fits, held=known.held)
 
 
 def allowed_on(rules: PlacementRules, device: Device) -> bool:
@@ -96,10 +114,10 @@ def _items(request: PlanRequest) -> Iterable[Item]:
     kinds = {d.hardware: d.kind for d in request.devices}
     index = itertools.count()
     for model, demand in enumerate(request.models):
+        units = units_of(demand)
         for c in demand.candidates:
             if c.hardware not in kinds:
                 continue
-            memory = mib_up(c.memory_bytes)
             on_cpu = kinds[c.hardware] is DeviceKind.CPU
             mode = c.size.mode
             # An instance computes with its own SMs and memory: it takes no share of the others'.
@@ -108,15 +126,16 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 index=next(index),
                 model=model,
                 candidate=c,
-                memory_mib=memory,
+                memory_bytes=c.memory_bytes,
                 sm=c.size.sm_percent if mode is SharingMode.MPS else 0,
-                busy=0 if in_mig else math.ceil(c.busy * SHARE_SCALE - 1e-3),
+                busy=0 if in_mig else down(c.busy, SHARE_SCALE),
                 cores=c.size.cores,
-                host_mib=memory if on_cpu else mib_up(c.host_memory_bytes),
+                host_bytes=c.memory_bytes if on_cpu else c.host_memory_bytes,
                 load_bytes=max(1, weights_of(c)),
                 kappa=0.0 if in_mig else device_kappa(mode, (c.kappa,), request.interference),
                 mig_profile=c.size.mig_profile if in_mig else "",
                 cost=item_units(request, demand, c),
+                units=units,
             )
 
 
@@ -127,11 +146,12 @@ def _groups(
     alike: dict[tuple[object, ...], list[int]] = {}
     prices = device_units(request)
     bound_to = [model.rules for model in request.models if model.rules.only_on]
+    room = _rooms(request.devices, items)
     for index, device in enumerate(request.devices):
         allowed = tuple(allowed_on(rules, device) for rules in bound_to)
-        kind = (_limits(device), _pools_of(index, pools), prices[index], allowed)
+        kind = (_limits(device, room[index]), _pools_of(index, pools), prices[index], allowed)
         alike.setdefault(kind, []).append(index)
-    ways: dict[object, tuple[tuple[Option, ...], Fits, Fits]] = {}
+    ways: dict[object, Ways] = {}
     for index, ((limits, _, _, allowing), bins) in enumerate(alike.items()):
         device = request.devices[bins[0]]
         drawn = _pools_of(bins[0], pools)
@@ -140,27 +160,42 @@ def _groups(
         same = (limits, allowing, frozenset(shared))
         if same not in ways:
             ways[same] = _ways(request, device, items, dataclasses.replace(spare, shared=shared))
-        options, fits, needed = ways[same]
+        options, fits, held = ways[same]
         yield Group(
             index=index,
             bins=tuple(bins),
             hardware=device.hardware,
-            memory_mib=usable_mib(device),
+            memory_bytes=room[bins[0]],
             cores=len(device.cores),
             price=prices[bins[0]],
             pools=drawn,
             options=options,
             fits=fits,
-            needed=needed,
             sm_percent=max(0, 100 - device.occupied_sm_percent),
+            held=held,
         )
 
 
-def _limits(device: Device) -> object:
+def _rooms(devices: tuple[Device, ...], items: tuple[Item, ...]) -> list[int]:
+    """Memory of each device, down to the common divisor of all that can be there.
+
+    No sum of footprints is in between, so that devices whose free memory differs by a trifle stay
+    interchangeable.
+    """
+    grains: dict[str, int] = {}
+    for it in items:
+        grain = grains.get(it.candidate.hardware, math.gcd(*MODE_OVERHEAD_BYTES.values()))
+        grains[it.candidate.hardware] = math.gcd(grain, it.memory_bytes)
+    return [
+        usable_bytes(d) // grain * grain for d in devices for grain in (grains.get(d.hardware, 1),)
+    ]
+
+
+def _limits(device: Device, room: int) -> object:
     """What decides what a device can hold, itself and now."""
     return (
         device.hardware,
-        usable_mib(device),
+        room,
         len(device.cores),
         tuple(sorted(open_modes(device))),
         device.max_replicas,
@@ -184,27 +219,39 @@ def _mig_limits(device: Device) -> tuple[object, ...]:
     return (occupied, instances, device.mig_fixed, device.mig_profiles)
 
 
-def _ways(
-    request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare
-) -> tuple[tuple[Option, ...], Fits, Fits]:
-    """The options of a device, what each can hold, and what of that is needed there."""
+def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare) -> Ways:
+    """The options of a device, and what each can hold."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = [item for item in _fitting(device, items) if allowed[item.model]]
+    by_mode: dict[SharingMode | None, list[Option]] = {}
+    for option in options_of(device, request.interference, fitting):
+        by_mode.setdefault(option.mode, []).append(option)
     options: list[Option] = []
     fits: list[tuple[int, ...]] = []
-    by_mode: dict[SharingMode | None, list[Item]] = {None: fitting}
-    for item in fitting:
-        by_mode.setdefault(item.candidate.size.mode, []).append(item)
-    for option in options_of(device, request.interference, fitting):
-        fit = tuple(i.index for i in by_mode[option.mode] if _may(i, option, request))
-        if fit and not (options and _same_at_less(options[-1], option) and fits[-1] == fit):
-            options.append(option)
-            fits.append(fit)
-    return tuple(options), *without_dominated(options, fits, items, spare)
+    holds: Holds = {}
+    for mode, ways in by_mode.items():
+        mine = [item for item in fitting if _may_be(item, mode, request)]
+        levels = sorted({option.level for option in ways})
+        bears = {item.index: _bears(item, levels, request) for item in mine}
+        held = without_beaten({i: x for i, x in bears.items() if x}, mode, items, spare)
+        ordered = sorted(held)
+        holds[mode] = held
+        for option in ways:
+            fit = tuple(i for i in ordered if held[i] >= option.level and _at(items[i], option))
+            # Of those that hold the same items the one with the least kappa is enough.
+            same = fits and _same_at_less(options[-1], option) and fits[-1] == fit
+            if fit and not same:
+                options.append(option)
+                fits.append(fit)
+    return tuple(options), tuple(fits), holds
+
+
+def _at(item: Item, option: Option) -> bool:
+    return option.mode is None or (item.kappa <= option.kappa and item.busy <= option.busy_limit[1])
 
 
 def _same_at_less(lower: Option, option: Option) -> bool:
-    """Whether the two differ in kappa alone: of those that hold the same items one is enough."""
+    """Whether the two differ in kappa alone."""
     return (lower.mode, lower.level) == (option.mode, option.level)
 
 
@@ -235,42 +282,53 @@ def _has_memory(device: Device, item: Item) -> bool:
     """Whether the device, or the MIG instance the item asks for, has memory for it."""
     mode = item.candidate.size.mode
     if mode is not SharingMode.MIG:
-        return item.memory_mib + mib_up(mode_overhead_bytes(mode)) <= usable_mib(device)
+        return item.memory_bytes + mode_overhead_bytes(mode) <= usable_bytes(device)
     geometry = geometry_on(device)
     position = None if geometry is None else geometry.index(item.mig_profile)
     if geometry is None or position is None:
         return False
-    room = instance_bytes(geometry.profiles[position]) // MIB
-    return item.memory_mib <= room and geometry.holds(geometry.radix[position])
+    room = instance_bytes(geometry.profiles[position])
+    return item.memory_bytes <= room and geometry.holds(geometry.radix[position])
 
 
 def _redundant(item: Item, shares: list[Item]) -> bool:
     """A whole device is no better than one of its model's memory shares that nobody else shares."""
     return item.candidate.size.mode is SharingMode.WHOLE and any(
-        share.memory_mib <= item.memory_mib
-        and share.candidate.capacity_req_per_s >= item.candidate.capacity_req_per_s
-        and share.cost <= item.cost
-        for share in shares
+        all(x <= y for x, y in zip(_alone(share), _alone(item), strict=True)) for share in shares
     )
 
 
-def _may(item: Item, option: Option, request: PlanRequest) -> bool:
-    """Whether the item may be on a device that is run this way, everything else aside."""
-    mode, demand = item.candidate.size.mode, request.models[item.model]
-    isolation = demand.isolation
-    if option.mode is None:
-        allowed = isolation is not Isolation.SHARED or mode is SharingMode.WHOLE
+def _alone(it: Item) -> tuple[float, ...]:
+    """What a replica takes and lacks that has its device to itself, each the less the better."""
+    c = it.candidate
+    return (
+        -c.capacity_req_per_s, it.memory_bytes, it.busy, it.cores, it.host_bytes, it.cost,
+        c.ttft_p95_seconds, c.tpot_p95_seconds,
+    )  # fmt: skip
+
+
+def _may_be(item: Item, mode: SharingMode | None, request: PlanRequest) -> bool:
+    """Whether the item may be on a device in this mode, alone for None, by how it is isolated."""
+    own, isolation = item.candidate.size.mode, request.models[item.model].isolation
+    if mode is None:
         # In mode MIG an instance is as isolated as hardware makes it, whoever is beside it.
-        allowed = allowed and not (isolation is Isolation.HARDWARE and mode is SharingMode.MIG)
-    else:
-        walled = isolation is Isolation.HARDWARE and option.mode is SharingMode.MIG
-        allowed = option.mode is mode and (isolation is Isolation.SHARED or walled)
-        allowed = allowed and item.busy <= option.busy_limit[1] and item.kappa <= option.kappa_limit
-    slo, c = demand.slo, item.candidate
-    return allowed and (
-        slo is None
-        or (
-            c.ttft_p95_seconds * option.level <= slo.ttft_seconds * (1 + TOLERANCE)
-            and c.tpot_p95_seconds * option.level <= slo.tpot_seconds * (1 + TOLERANCE)
-        )
+        walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
+        return not walled and (isolation is not Isolation.SHARED or own is SharingMode.WHOLE)
+    walled = isolation is Isolation.HARDWARE and mode is SharingMode.MIG
+    return own is mode and (isolation is Isolation.SHARED or walled)
+
+
+def _bears(item: Item, levels: list[float], request: PlanRequest) -> float:
+    """The highest of the levels at which it holds its model's SLO; 0 where it never does."""
+    slo, c = request.models[item.model].slo, item.candidate
+    if slo is None:
+        return levels[-1]
+    return max(
+        (
+            level
+            for level in levels
+            if c.ttft_p95_seconds * level <= slo.ttft_seconds * (1 + TOLERANCE)
+            and c.tpot_p95_seconds * level <= slo.tpot_seconds * (1 + TOLERANCE)
+        ),
+        default=0.0,
     )

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import Placement
-from partitiond.core.units import MIB
 from partitiond.planner.packing import Packing
-from partitiond.planner.pools import usable_mib
+from partitiond.planner.pools import usable_bytes
 from partitiond.planner.types import Instance
 
 
@@ -56,7 +55,7 @@ def in_the_way(
             running[placement.device_id].append(placement)
     held = [_held(*pair) for pair in zip(staying, running.values(), strict=True)]
     loads = [tuple(sorted(packing.loads[b].items)) for b in bins]
-    room = usable_mib(instance.request.devices[bins[0]]) * MIB
+    room = usable_bytes(instance.request.devices[bins[0]])
     rows, columns = list(dict.fromkeys(loads)), list(dict.fromkeys(held))
     kinds = np.array(
         [[not _fits_beside(instance, load, there, room) for there in columns] for load in rows],

@@ -19,6 +19,7 @@ from partitiond.planner.greedy import (
 )
 from partitiond.planner.instance import Instance
 from partitiond.planner.packing import Packing
+from partitiond.planner.progress import Stop, never
 
 LEAST_USED: Final = 0.3
 """Devices run a way in the relaxation, from which on a start uses that way alone."""
@@ -58,9 +59,9 @@ def baselines(instance: Instance, entries: dict[int, tuple[Entry, ...]]) -> list
 
 
 def greedy_cost(
-    instance: Instance, guide: Guide, bound: Bound, most: int = MOST_STARTS
+    instance: Instance, guide: Guide, bound: Bound, most: int = MOST_STARTS, stop: Stop = never
 ) -> list[Member]:
-    """Both greedy packers from `most` starts at most, until one reaches the bound."""
+    """Both greedy packers from `most` starts at most, until one reaches the bound or a stop."""
     found: list[Member] = []
     least = bound.value or 0.0
     for number, strategy, places, noise in itertools.islice(_starts(bound, instance), most):
@@ -70,18 +71,22 @@ def greedy_cost(
         for name, packing in (("greedy by covers", by_set), ("greedy by prices", by_model)):
             if packing is not None:
                 found.append(member(name, packing))
-        if any(m.packing.cost() <= least + EPSILON for m in found[-2:]):
+        if stop() or any(m.packing.cost() <= least + EPSILON for m in found[-2:]):
             break
     return found
 
 
-def greedy_goodput(instance: Instance, guide: Guide, bound: Bound) -> list[Member]:
+def greedy_goodput(
+    instance: Instance, guide: Guide, bound: Bound, stop: Stop = never
+) -> list[Member]:
     """The same for the most goodput."""
-    found = []
+    found: list[Member] = []
     for number, strategy, places, noise in _starts(bound, instance):
         rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
         packing = pack_goodput(instance, guide, places=places, noise=noise, rng=rng)
         found.append(member("greedy by covers", packing))
+        if stop():
+            break
         packing = most_goodput(instance, guide, Packing(instance), strategy, rng)
         found.append(member("greedy by prices", packing))
     return found

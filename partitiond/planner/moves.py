@@ -11,6 +11,7 @@ of a device, or 0.25 % of the value.
 """
 
 import collections
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -41,12 +42,22 @@ def with_moves(objective: Objective, value: float, moves: int, price: float) -> 
     return value + moves * price if objective.is_cost else value * (1 - moves * price)
 
 
+def unit_of_a_move(request: PlanRequest, objective: Objective) -> float:
+    """What a move costs where `move_price` is 1, as `price_of_a_move` says it."""
+    return price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
+
+
+def count_of_moves(instance: Instance, done: Applied) -> int:
+    """How many replicas move or restart that run and could stay, as a packing is applied."""
+    return _count(instance, done.kept, done.placed) if instance.request.running else 0
+
+
 def with_price(instance: Instance, objective: Objective, value: float, done: Applied) -> float:
     """The value of a packing with the price of what applying it moves."""
     price = price_of_a_move(instance.request, objective)
     if not price:
         return value
-    return with_moves(objective, value, _count(instance, done.kept, done.placed), price)
+    return with_moves(objective, value, count_of_moves(instance, done), price)
 
 
 def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:

@@ -3,25 +3,30 @@
 Of plans as good the one that loads the fewest weights is taken.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from partitiond.core.plan import Objective
+from partitiond.core.plan_choices import Against
 from partitiond.planner.assign import applied, replicas_kept
 from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
+from partitiond.planner.found import Seen
 from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Instance
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.moves import with_price
+from partitiond.planner.moves import count_of_moves, with_price
 from partitiond.planner.packing import Packing
+from partitiond.planner.priorities import lexicographic, values_of
 from partitiond.planner.progress import Stop, never
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
+from partitiond.planner.without_outage import OUTAGE
 
 May = Callable[[Packing], int]
-"""What speaks against a packing as the answer: 0 nothing, more is worse."""
+"""What speaks against a packing as the answer: 0 nothing, more is worse, `OUTAGE` most."""
 MOST_AFRESH: Final = 4
 """Plans that were made without looking at what runs, of which moves are counted: of a large fleet
 that takes a part of a second each, and they move most of it."""
@@ -32,6 +37,20 @@ NEAR_SHARE: Final = 0.05
 """The same for the shares of models without a rate, which are worth less than a restart."""
 SHARE_SHARE: Final = 0.1
 """Deterministic seconds for the shares per second of the time limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nearest:
+    """The plan that is taken, and what it was chosen from.
+
+    Attributes:
+        against: what speaks against it.
+        seen: all that were looked at for it, each with what speaks against it, where that is known.
+    """
+
+    chosen: Member
+    against: int
+    seen: tuple[tuple[Seen, int | None], ...]
 
 
 def within_moves(instance: Instance, members: list[Member], most: int | None) -> list[Member]:
@@ -63,7 +82,7 @@ def nearest_cost(
     *,
     may: May = anything,
     stop: Stop = never,
-) -> Member:
+) -> Nearest:
     """Fill what is left over; then the least cost with moves, then the fewest bytes to load.
 
     Args:
@@ -88,9 +107,11 @@ def nearest_cost(
     )
     if shared is not None:
         filled.append(shared)
-    ranks = []
+    ranks, seen = [], []
     for one in filled:
         done = applied(instance, one.packing)
+        value = true_value(instance.request, one.packing.cost())
+        seen.append(Seen(one.packing, value, count_of_moves(instance, done)))
         # Ties by the devices' prices are part of the cost, and no reason to load anything.
         cost = true_value(instance.request, one.packing.cost()) if staying else one.packing.cost()
         cost = with_price(instance, instance.request.objective, cost, done)
@@ -107,7 +128,7 @@ def nearest_cost(
             -share_value(rank[2].packing),
         )
     )
-    return ranks[first_that_may([one.packing for _, _, one in ranks], may)][2]
+    return _taken([one for _, _, one in ranks], seen, may)
 
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:
@@ -124,14 +145,66 @@ def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) 
 
 def first_that_may(ranked: Sequence[Packing], may: May) -> int:
     """The place in the list of the best packing against which least speaks."""
-    worst, chosen = math.inf, 0
-    for place, packing in enumerate(ranked):
-        against = may(packing)
-        if against < worst:
-            worst, chosen = against, place
-        if not against:
+    told = _asked(ranked, may)
+    return told.index(min(told))
+
+
+def _asked(ranked: Sequence[Packing], may: May) -> list[int]:
+    """What speaks against each, up to the first against which nothing does."""
+    told = []
+    for packing in ranked:
+        told.append(may(packing))
+        if not told[-1]:
             break
-    return chosen
+    return told
+
+
+def _taken(ranked: Sequence[Member], seen: Sequence[Seen], may: May) -> Nearest:
+    """The first of those against which least speaks, with what is known of the others."""
+    told = _asked([one.packing for one in ranked], may)
+    chosen = ranked[told.index(min(told))]
+    known = {id(one.packing): against for one, against in zip(ranked, told, strict=False)}
+    against = tuple(known.get(id(one.packing)) for one in seen)
+    return Nearest(chosen, min(told), tuple(zip(seen, against, strict=True)))
+
+
+def worth_telling(
+    instance: Instance, near: Nearest, best: Member, may: May, stop: Stop, *, cost: bool
+) -> tuple[Seen, ...]:
+    """Plans between which only the price of a move decides, the best by themselves first.
+
+    None is among them that is no better than another one and moves as much, or that has an outage.
+    To ask for outages takes a while for large fleets: where the time is over, those are left out of
+    which it is not known.
+
+    Args:
+        instance: the question.
+        near: the plan that is taken, and those that were looked at for it.
+        best: the best plan by itself; it may move more than is allowed.
+        may: what speaks against a packing.
+        stop: says when the time is over.
+        cost: whether less of the value is better.
+    """
+    if not staying_items(instance):
+        return ()
+    sign, seen = 1 if cost else -1, [*near.seen]
+    value = true_value(instance.request, best.packing.cost()) if cost else best.packing.goodput()
+    if sign * value < min(sign * one.value for one, _ in seen) - EQUAL * abs(value) and not stop():
+        moves = count_of_moves(instance, applied(instance, best.packing))
+        seen.append((Seen(best.packing, value, moves, Against.MOVE_BUDGET), None))
+    found: list[Seen] = []
+    fewest: dict[bool, float] = {True: math.inf, False: math.inf}
+    for one, known in sorted(seen, key=lambda s: (sign * s[0].value, s[0].moves)):
+        if one.moves >= fewest[False] or (known is None and stop()):
+            continue
+        speaks = may(one.packing) if known is None else known
+        if speaks >= OUTAGE:
+            continue
+        against = one.against or (Against.NEEDLESS_STOP if speaks > near.against else None)
+        if against is None or one.moves < fewest[True]:
+            found.append(dataclasses.replace(one, against=against))
+        fewest[against is not None] = min(fewest[against is not None], one.moves)
+    return tuple(found)
 
 
 def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -> Member | None:
@@ -152,9 +225,10 @@ def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -
     return None if found.packing is None else member(best.name, found.packing)
 
 
-def goodput_key(one: Member) -> tuple[int, float]:
+def goodput_key(one: Member) -> tuple[int, object, float]:
     """What is better of two answers for the most goodput: larger."""
-    return (-one.packing.short_replicas(), one.packing.goodput())
+    packing = one.packing
+    return (-packing.short_replicas(), lexicographic(values_of(packing)), packing.goodput())
 
 
 def nearest_goodput(
@@ -164,14 +238,14 @@ def nearest_goodput(
     *,
     may: May = anything,
     stop: Stop = never,
-) -> Member:
+) -> Nearest:
     """As `nearest_cost`, with goodput as the value and all devices to fill."""
     staying = staying_items(instance)
     short = min(m.packing.short_replicas() for m in members)
     close = [m for m in members if m.packing.short_replicas() == short]
     close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
     mixed = len({need.rated for need in instance.needs}) > 1
-    ranks = []
+    ranks, seen = [], []
     for one in close:
         packing = one.packing.copy()
         if mixed:
@@ -180,8 +254,12 @@ def nearest_goodput(
         full = member(one.name, packing)
         done = applied(instance, full.packing)
         goodput = full.packing.goodput()
-        worth = -with_price(instance, Objective.MAX_GOODPUT, goodput, done)
-        ranks.append((worth, done.load_bytes if staying else 0, -goodput, full))
-    best = min(rank[0] for rank in ranks)
-    ranks.sort(key=lambda r: (best if r[0] <= best + EQUAL * abs(best) else r[0], *r[1:3]))
-    return ranks[first_that_may([rank[3].packing for rank in ranks], may)][3]
+        seen.append(Seen(full.packing, goodput, count_of_moves(instance, done)))
+        worth = [
+            -with_price(instance, Objective.MAX_GOODPUT, value, done)
+            for value in values_of(full.packing)
+        ]
+        load = done.load_bytes if staying else 0
+        ranks.append((lexicographic(worth), load, -goodput, full))
+    ranks.sort(key=lambda rank: rank[:3])
+    return _taken([rank[3] for rank in ranks], seen, may)

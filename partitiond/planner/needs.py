@@ -1,16 +1,28 @@
 """What models need, as integers."""
 
+import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from partitiond.core.hardware import Device
-from partitiond.core.interference import TOLERANCE
+from partitiond.core.placement_rules import PRIORITY_FACTOR
 from partitiond.core.plan import ModelDemand
 from partitiond.core.spec import FaultDomain, Isolation
+from partitiond.planner.figures import down
 from partitiond.planner.types import RATE_SCALE, Need, PlanRequest
 
 ANY_NUMBER = 1_000_000
 """More replicas than any plan holds: no limit."""
+LEAST: Final = 10**8
+"""Replicas at the highest levels have a few times fewer, and 1 is still a few parts in 10^8."""
+MOST_UNITS: Final = 10**15
+CLEARLY: Final = 10.0
+"""Times that one replica outweighs all lower priorities: at a high level it gives a part only."""
+MOST_LIFT: Final = 1e12
+"""Of the highest priority over the lowest: beyond it floats would not see the lowest any more."""
+GUESS: Final = 8
+"""Replicas on a device, where it is guessed how much a model without a rate may get."""
 
 
 def needs_of(request: PlanRequest) -> list[Need]:
@@ -33,7 +45,7 @@ def need_of(
     avoided: Collection[str] = (),
     domains: Mapping[FaultDomain, tuple[int, ...]] | None = None,
 ) -> Need:
-    """The demand of one model, rounded to the safe side.
+    """The demand of one model, rounded outwards.
 
     Args:
         index: of the model in the request.
@@ -42,7 +54,7 @@ def need_of(
         avoided: names of models that it never shares a device with, said by either.
         domains: fault domain of every device, for each kind that is asked for.
     """
-    rate = demand.demand.planned_req_per_s
+    rate, units = demand.demand.planned_req_per_s, units_of(demand)
     rules = demand.rules
     # Only where all demand need not be served may a model with a rate be left out altogether.
     optional = rate is not None and not request.objective.is_cost
@@ -52,7 +64,7 @@ def need_of(
     return Need(
         model=index,
         name=demand.model,
-        rate=0 if rate is None else max(1, _rate_up(rate)),
+        rate=0 if rate is None else max(1, down(rate, units)),
         min_replicas=least,
         max_replicas=demand.max_replicas if demand.max_replicas is not None else ANY_NUMBER,
         rated=rate is not None,
@@ -61,13 +73,57 @@ def need_of(
         avoid=tuple(sorted(set(avoided) - {demand.model})),
         near=tuple(sorted(set(rules.near) - {demand.model})),
         domain_of=_domains(request, rules.survive, domains),
-        survive_rate=_rate_up(rate * share) if survive and rate is not None else 0,
+        survive_rate=max(1, down(rate * share, units)) if survive and rate is not None else 0,
         survive_replicas=1 if survive and rate is None else 0,
+        units=units,
+        planned=0.0 if rate is None else rate * units,
+        priority=rules.priority,
     )
 
 
-def _rate_up(req_per_s: float) -> int:
-    return math.ceil(req_per_s * RATE_SCALE - TOLERANCE)
+def units_of(demand: ModelDemand) -> int:
+    """Integers per request/s of a model: so many that its least rate is `LEAST` of them."""
+    rates = [c.capacity_req_per_s for c in demand.candidates]
+    planned = demand.demand.planned_req_per_s
+    rates += [] if planned is None else [planned * demand.rules.survive_share]
+    least, units = min(rates, default=1.0), RATE_SCALE
+    while least * units < LEAST and units < MOST_UNITS:
+        units *= 10
+    return units
+
+
+def with_lifts(request: PlanRequest, needs: Sequence[Need]) -> tuple[Need, ...]:
+    """The needs; a replica of a priority counts more in sums than all that lower ones ask for.
+
+    As far as floats reach: `planner.priorities` says what is proven of priorities, and how.
+    """
+    rated = any(n.rated for n in needs)
+    counted = [n for n in needs if n.rated == rated]
+    lift: dict[int, float] = {}
+    below, lowest = 0.0, 0.0
+    for priority in sorted({n.priority for n in counted}):
+        mine = [n for n in counted if n.priority == priority]
+        usual = float(PRIORITY_FACTOR) ** priority
+        lowest = lowest or usual
+        step = min(_least(request, n) for n in mine) / usual
+        factor = min(max(usual, CLEARLY * below / step), MOST_LIFT * lowest)
+        lift[priority] = factor / usual
+        below += factor / usual * math.fsum(_most(request, n) for n in mine)
+    return tuple(dataclasses.replace(n, lift=lift.get(n.priority, 1.0)) for n in needs)
+
+
+def _least(request: PlanRequest, need: Need) -> float:
+    """Weighted requests/s that one replica gives alone, or all that are asked for."""
+    rates = [c.capacity_req_per_s for c in request.models[need.model].candidates]
+    each = min((rate for rate in rates if rate > 0), default=1.0)
+    return need.weight * (min(each, need.planned / need.units) if need.rated else each)
+
+
+def _most(request: PlanRequest, need: Need) -> float:
+    if need.rated:
+        return need.weight * need.planned / need.units
+    rates = [c.capacity_req_per_s for c in request.models[need.model].candidates]
+    return need.weight * max(rates, default=0.0) * GUESS * len(request.devices)
 
 
 def _domains(

@@ -12,7 +12,7 @@ from partitiond.core.interference import (
     mode_overhead_bytes,
 )
 from partitiond.core.mig import Geometry, geometry_on
-from partitiond.planner.pools import mib_up
+from partitiond.planner.figures import at_most
 from partitiond.planner.types import SHARE_SCALE, Item, Option
 
 
@@ -51,12 +51,12 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
     modes = open_modes(device)
     found = []
     if modes and not has_others(device):
-        found.append(Option(0, None, 1.0, 1, (0, SHARE_SCALE), 0, 0, math.inf))
+        found.append(Option(0, None, 1.0, 1, (0, SHARE_SCALE), math.inf, 0))
     for mode in modes:
         mine = [item for item in there if item.candidate.size.mode is mode]
         if mode is SharingMode.WHOLE or not mine:
             continue
-        limit = _most_replicas(device, mode)
+        limit = _most_replicas(device, mode, min(item.cores for item in mine))
         geometry = geometry_on(device) if mode is SharingMode.MIG else None
         limit = limit if geometry is None else min(limit, geometry.most)
         kappas = sorted({item.kappa for item in mine})
@@ -67,9 +67,9 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
     return [option for option in found if option.max_items > 0]
 
 
-def _most_replicas(device: Device, mode: SharingMode) -> int:
+def _most_replicas(device: Device, mode: SharingMode, cores: int) -> int:
     limits = [MAX_REPLICAS_PER_DEVICE[mode]]
-    limits += [len(device.cores)] if device.cores else []
+    limits += [len(device.cores) // cores] if device.cores and cores else []
     limits += [device.max_replicas] if device.max_replicas is not None else []
     return min(limits)
 
@@ -90,12 +90,11 @@ def _option(
         level=level,
         max_items=count,
         busy_limit=tuple(_busy_limit(level, kappa, n) for n in range(count + 1)),
-        kappa=math.ceil(kappa * SHARE_SCALE),
-        overhead_mib=mib_up(mode_overhead_bytes(mode)),
-        kappa_limit=kappa,
+        kappa=kappa,
+        overhead_bytes=mode_overhead_bytes(mode),
         geometry=geometry,
     )
 
 
 def _busy_limit(level: float, kappa: float, count: int) -> int:
-    return math.floor(level / (1 + kappa * max(0, count - 1)) * SHARE_SCALE + 1e-3)
+    return math.ceil(at_most(level, kappa, count) * SHARE_SCALE)

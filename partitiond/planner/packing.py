@@ -38,7 +38,7 @@ class Load:
 
 def _count(load: Load, it: Item, how: Option, sign: int) -> None:
     """Add an item to a load's sums, or take it off."""
-    load.memory += sign * it.memory_mib
+    load.memory += sign * it.memory_bytes
     load.sm += sign * it.sm
     load.busy += sign * it.busy
     load.cores += sign * it.cores
@@ -107,7 +107,7 @@ class Packing:
         if how.geometry is not None:
             return how.geometry.holds(load.code + how.geometry.step(it.mig_profile))
         return (
-            load.memory + it.memory_mib <= group.memory_mib - how.overhead_mib
+            load.memory + it.memory_bytes <= group.memory_bytes - how.overhead_bytes
             and load.sm + it.sm <= group.sm_percent
         )
 
@@ -165,10 +165,19 @@ class Packing:
     def best_option(self, index: int, items: list[int]) -> int | None:
         """The lowest level at which the device holds exactly `items`; None where none does."""
         group = self.group(index)
-        for option, (how, fit) in enumerate(zip(group.options, group.fits, strict=True)):
-            if set(items) <= set(fit) and self._holds_all(group, how, items):
+        for option, how in enumerate(group.options):
+            if self._may_be(group, how, items) and self._holds_all(group, how, items):
                 return option
         return None
+
+    def _may_be(self, group: Group, how: Option, items: list[int]) -> bool:
+        """Whether each item by itself may be on a device that is run so: as `Group.fits`."""
+        bears = group.held[how.mode]
+        return all(
+            bears.get(item, 0.0) >= how.level
+            and (how.mode is None or self.instance.items[item].kappa <= how.kappa)
+            for item in items
+        )
 
     def _holds_all(self, group: Group, how: Option, items: list[int]) -> bool:
         load = Load(group.index)
@@ -219,6 +228,6 @@ class Packing:
         needs = self.instance.needs
         rated = [n for n in needs if n.rated]
         return math.fsum(
-            n.weight * (min(self.rates[n.model], n.rate) if n.rated else self.rates[n.model])
+            n.worth * (min(self.rates[n.model], n.rate) if n.rated else self.rates[n.model])
             for n in rated or needs
         ) / (RATE_SCALE)

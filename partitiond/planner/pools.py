@@ -1,4 +1,4 @@
-"""Memory of one device in whole MiB, and limits that devices of one host share."""
+"""Memory of one device, and limits that devices of one host share."""
 
 import dataclasses
 import itertools
@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
-from partitiond.core.units import MIB
 
-GRAIN_MIB: Final = 64
 MAX_CORE_SETS: Final = 6
 """Distinct core lists on one host for which every union is constrained; hosts have one per NUMA
 node and one for the CPU device."""
@@ -16,7 +14,7 @@ node and one for the CPU device."""
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pool:
-    """A limit that devices of one host share: its cores, or its memory in MiB."""
+    """A limit that devices of one host share: its cores, or its memory in bytes."""
 
     index: int
     kind: str
@@ -24,19 +22,10 @@ class Pool:
     capacity: int
 
 
-def usable_mib(device: Device) -> int:
-    """Memory for footprints: total less reserved, foreign use and headroom, rounded down.
-
-    To whole grains, so that devices whose free memory differs by a trifle stay interchangeable.
-    """
+def usable_bytes(device: Device) -> int:
+    """Memory for footprints: total less reserved, foreign use and headroom."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-    mib = (usable - headroom_bytes(device.memory_bytes)) // MIB
-    return max(0, mib // GRAIN_MIB * GRAIN_MIB)
-
-
-def mib_up(count: int) -> int:
-    """Bytes as whole MiB, rounded up."""
-    return -(-count // MIB)
+    return max(0, usable - headroom_bytes(device.memory_bytes))
 
 
 def shared_limits(
@@ -84,7 +73,7 @@ def _core_pools(
 def _memory_pool(
     devices: list[Device], bins: list[int], stated: int | None
 ) -> Iterable[tuple[str, frozenset[int], int]]:
-    budgets = [] if stated is None else [stated // MIB]
-    budgets += [usable_mib(d) for d in devices if d.kind is DeviceKind.CPU]
+    budgets = [] if stated is None else [stated]
+    budgets += [usable_bytes(d) for d in devices if d.kind is DeviceKind.CPU]
     if budgets and (len(bins) > 1 or stated is not None):
         yield "host", frozenset(bins), min(budgets)

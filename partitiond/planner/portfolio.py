@@ -4,10 +4,12 @@ Always: the weighted-resource bound and what runs, repaired. Then the greedy pac
 take a small part of the time, and the two baselines. A plan that meets the bound ends it there, and
 no compiled code is loaded. Small instances: CP-SAT, which proves. The others: the compiled search
 from a constructed plan until the time is over or the bound is met, with the column generation
-beside it for bounds and prices. The search is compiled where that was never done on this machine,
-while the clock of the solve stands still. Where rules go beyond one device, a search a few devices
-at a time has most of the time. Whatever is found is told to the watch; the best of it is the
-answer, whenever it ends.
+beside it for bounds and further plans. The search is compiled where that was never done on this
+machine, while the clock of the solve stands still. Where rules go beyond one device, a search a few
+devices at a time has most of the time. Where the places of all sizes are too many to be listed, the
+compiled search and the column generation have all of the time (`vast`), without the weighted bound,
+greedy packers and CP-SAT. Whatever is found is told to the watch; the best of it is the answer,
+whenever it ends.
 """
 
 import contextlib
@@ -18,10 +20,11 @@ from typing import Final
 
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.bound import Bound, bound_cost, bound_goodput
-from partitiond.planner.exact import Exact, Goal, Moves, solve_exact, variable_count
+from partitiond.planner.by_class import class_by_class, exact_classes
+from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
 from partitiond.planner.found import Found
 from partitiond.planner.greedy import Guide, start_seconds
-from partitiond.planner.instance import PRICE_SCALE, Instance
+from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.members import (
     EPSILON,
     EXACT_WITH_MOVES,
@@ -42,13 +45,16 @@ from partitiond.planner.nearest import (
     nearest_goodput,
     priced_cost,
     within_moves,
+    worth_telling,
 )
+from partitiond.planner.next_best import on_other_kinds, without_each_kind
 from partitiond.planner.packing import Packing
+from partitiond.planner.priorities import classes_of
 from partitiond.planner.progress import CompilingStopped, OnProgress, Stop, Watch, never
 from partitiond.planner.repair import allowed_moves, improve_within, moves_of, repair_start
 from partitiond.planner.rule_search import RuleSearch
 from partitiond.planner.running import staying_items
-from partitiond.planner.scale import largest_factor
+from partitiond.planner.scale import Means, largest_factor, usual_means
 
 COST_SHARE: Final = 0.2
 """Deterministic seconds for CP-SAT per second of the time limit: it needs up to three wall-clock
@@ -60,6 +66,9 @@ HOPE_SHARE: Final = 0.3
 SMALL: Final = 2_500
 """Variables up to which CP-SAT is asked: beyond, the compiled search is better in a second than it
 is in a minute. 100 models on 64 devices have 8,000."""
+VAST: Final = 20_000
+"""Places of items, by group, level and kappa, from which on they are not listed: a linear program
+over so many takes longer than the column generation does."""
 TINY: Final = 60
 """Variables up to which CP-SAT is done before compiled code is loaded."""
 GREEDY_SHARE: Final = 0.1
@@ -74,7 +83,6 @@ BUDGET_SHARE: Final = 0.8
 the rest is for the bound, and for what the best plan would be."""
 RULES_SHARE: Final = 0.65
 """Share of the time for models whose rules go beyond one device, where there are any."""
-GOODPUT_PROVEN: Final = 1e-4
 
 
 def solve_portfolio(
@@ -98,14 +106,24 @@ def solve_portfolio(
 
 def _solve(watch: Watch, may: May) -> Found:
     instance, objective = watch.instance, watch.objective
+    if not objective.is_cost and objective is not Objective.MAX_GOODPUT:
+        return _solve_scaled(watch, may)
+    if _is_vast(instance):
+        return _solve_vast(watch, may)
     if objective is Objective.MAX_GOODPUT:
         return _solve_goodput(watch, None, may)
-    if not objective.is_cost:
-        return _solve_scaled(watch, may)
     bound = bound_cost(instance)
     if bound.value is None:
         return _solve_goodput(watch, True, may)
     return _solve_cost(watch, bound, may)
+
+
+def _solve_vast(watch: Watch, may: May) -> Found:
+    # Where something runs it can be completed without the search, while that is compiled.
+    searches = _compiled(watch, needed=not staying_items(watch.instance))
+    from partitiond.planner.vast import solve_vast
+
+    return solve_vast(watch, may, searches=searches)
 
 
 def _compiled(watch: Watch, *, needed: bool = False) -> bool:
@@ -134,10 +152,9 @@ def _compiled(watch: Watch, *, needed: bool = False) -> bool:
 def _solve_scaled(watch: Watch, may: May) -> Found:
     """The largest common factor (`planner.scale`); the most goodput where there is none at all."""
     instance = watch.instance
-    searches = _is_large(instance) and _compiled(watch, needed=True)
     found = largest_factor(
         instance,
-        _serve if searches else None,
+        _means(watch),
         stop=lambda: watch.stopped,
         tell=watch.found,
         proved=watch.proved,
@@ -145,11 +162,12 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
     )
     if found.packing is None:
         served = _solve_goodput(watch, found.bound < 0, may)
-        if not found.optimal:
+        # A plan that misses least numbers is no plan of this objective, whatever is proven of it.
+        if not found.optimal or served.packing.short_replicas():
             return served
         # Not everybody can have a replica: the smallest share is 0, and the rest is goodput.
         objective = instance.request.objective
-        proof = dataclasses.replace(served, value=0.0, bound=0.0, best_value=None)
+        proof = dataclasses.replace(served, value=0.0, bound=0.0, best_value=None, seen=())
         return dataclasses.replace(
             proof, objective=objective, status=Status.OPTIMAL, first_fit=0.0, proven_impossible=None
         )
@@ -166,14 +184,30 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
     )
 
 
-def _serve(instance: Instance, seconds: float) -> Packing | None:
-    from partitiond.planner.searching import serve_everything
+def _means(watch: Watch) -> Means:
+    """What is asked for a factor: by the size of the instance."""
 
-    return serve_everything(instance, seconds)
+    def stop() -> bool:
+        return watch.stopped
+
+    if not _is_large(watch.instance):
+        return usual_means()
+    _compiled(watch, needed=True)
+    from partitiond.planner.searching import serve_everything
+    from partitiond.planner.vast_scale import means
+
+    if _is_vast(watch.instance):
+        return means(stop)
+    return usual_means(lambda instance, seconds: serve_everything(instance, seconds, stop))
 
 
 def _is_large(instance: Instance) -> bool:
     return variable_count(instance, list(range(len(instance.group_of)))) > SMALL
+
+
+def _is_vast(instance: Instance) -> bool:
+    places = {id(g.held): sum(map(len, g.fits)) for g in instance.groups}
+    return sum(places[id(g.held)] for g in instance.groups) > VAST
 
 
 def _is_tiny(instance: Instance) -> bool:
@@ -188,14 +222,8 @@ def _solve_cost(watch: Watch, bound: Bound, may: May) -> Found:
     members += _greedy(watch, guide, bound)
     exact = None
     if not _is_large(instance):
-        if not watch.done and not _is_tiny(instance):
-            members += _serving(_short_search(watch, bound, _cheapest(members)))
-        if not members and not _is_tiny(instance):
-            packing, impossible = _serve_or_disprove(watch)
-            if impossible:
-                return _solve_goodput(watch, True, may)
-            members += [] if packing is None else [member("all combinations", packing)]
-            _tell(watch, members)
+        if not watch.done and not _is_tiny(instance) and not watch.stopped:
+            members += _serving(_short_search(watch, _cheapest(members), by_cost=True))
         members += _with_rules(watch, _cheapest(members), Goal.COST)
         exact = None if watch.done else _exact_cost(watch, _cheapest(members))
         # With a plan in hand it would be no proof: devices dearer than that plan were left out.
@@ -203,32 +231,37 @@ def _solve_cost(watch: Watch, bound: Bound, may: May) -> Found:
             return _solve_goodput(watch, True, may)
         members += _taken(watch, exact)
     by_columns = False
-    if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
+    ended = watch.done or watch.stopped
+    if not ended and not (exact is not None and exact.status is Status.OPTIMAL):
         with _time_for_rules(watch):
-            searched, by_columns = _search(watch, bound, _cheapest(members), by_cost=True)
+            searched, by_columns = _search(watch, _cheapest(members), by_cost=True)
         members += _serving(searched)
         members += _with_rules(watch, _cheapest(members), Goal.COST, share=1.0)
     if not members:
-        return _solve_goodput(watch, False, may)
+        return _solve_goodput(watch, watch.impossible, may)
     priced_bound = _exact_with_moves(watch, members, least)
-    best = min(m.packing.cost() for m in members)
+    best = min(members, key=lambda m: m.packing.cost())
     allowed = within_moves(instance, members, most_moves)
     seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
     until = watch.finish()
-    chosen = nearest_cost(instance, allowed, guide, seconds, may=may, stop=until)
+    near = nearest_cost(instance, allowed, guide, seconds, may=may, stop=until)
+    chosen = near.chosen
+    others = [] if until() else without_each_kind(instance, guide, bound, chosen.packing)
     value, least = chosen.packing.cost(), watch.bound if watch.bound is not None else least
     first = [m for m in members if m.name == "first-fit decreasing"]
     return Found(
         packing=chosen.packing,
         objective=instance.request.objective,
         value=value,
-        bound=min(least, value),
+        bound=least,
         status=Status.OPTIMAL if value <= least + EPSILON else Status.FEASIBLE,
         method=f"{chosen.name}; bound: {_bound_name(exact, least, by_columns=by_columns)}",
         proven_impossible=None,
         first_fit=first[0].packing.cost() if first else None,
-        best_value=best,
+        best_value=best.packing.cost(),
         priced_bound=priced_bound,
+        seen=worth_telling(instance, near, best, may, until, cost=True),
+        elsewhere=on_other_kinds(instance, [*members, *others], chosen.packing),
     )
 
 
@@ -241,8 +274,10 @@ def _greedy(watch: Watch, guide: Guide, bound: Bound) -> list[Member]:
         most = 0 if watch.done else min(MOST_STARTS, int(tenth / start_seconds(bound)))
     if most < 1:
         return []
-    found = greedy_cost(instance, guide, bound, most)
-    members = _serving([*found, *baselines(instance, bound.entries)])
+    found = greedy_cost(instance, guide, bound, most, lambda: watch.stopped)
+    if not watch.stopped:
+        found += baselines(instance, bound.entries)
+    members = _serving(found)
     _tell(watch, members)
     return members
 
@@ -323,7 +358,8 @@ def _move_limits(
         worth = (1 - repaired.goodput() / max(bound.value, EPSILON)) / price
     paying = min(math.floor(worth + EPSILON), len(instance.request.running))
     there = moves_of(instance, repaired)
-    limits: list[int | None] = []
+    # None at first: what moves nothing has no outage either, which a better one may have.
+    limits: list[int | None] = [there] if paying > 0 else []
     tried = FEW_MOVES
     while paying > 0:
         most = there + min(tried, paying)
@@ -334,24 +370,22 @@ def _move_limits(
     return limits
 
 
-def _search(
-    watch: Watch, bound: Bound, best: Member | None, *, by_cost: bool
-) -> tuple[list[Member], bool]:
+def _search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Member], bool]:
     """The compiled search; whether the column generation gave a better bound."""
     # It takes a second to load, and a minute to compile once: not for what is proven already.
     if not _compiled(watch, needed=best is None):
         return [], False
     from partitiond.planner.searching import search
 
-    return search(watch, bound, best, by_cost=by_cost)
+    return search(watch, best, by_cost=by_cost)
 
 
-def _short_search(watch: Watch, bound: Bound, best: Member | None) -> list[Member]:
+def _short_search(watch: Watch, best: Member | None, *, by_cost: bool) -> list[Member]:
     if not _compiled(watch):
         return []
     from partitiond.planner.searching import short_search
 
-    return short_search(watch, bound, best)
+    return short_search(watch, best, by_cost=by_cost)
 
 
 def _with_rules(
@@ -372,14 +406,6 @@ def _time_for_rules(watch: Watch) -> Iterator[None]:
         watch.deadline -= RULES_SHARE * watch.left()
     yield
     watch.deadline = deadline
-
-
-def _serve_or_disprove(watch: Watch) -> tuple[Packing | None, bool]:
-    if not _compiled(watch):
-        return None, False
-    from partitiond.planner.searching import serve_or_disprove
-
-    return serve_or_disprove(watch)
 
 
 def _serving(members: list[Member]) -> list[Member]:
@@ -404,8 +430,7 @@ def _taken(watch: Watch, exact: Exact | None) -> list[Member]:
     if exact is None:
         return []
     members = [] if exact.packing is None else [member("exact (CP-SAT)", exact.packing)]
-    complete = exact.packing is not None and exact.packing.short_replicas() == 0
-    if exact.bound is not None and complete:
+    if exact.bound is not None:
         watch.proved(exact.bound)
     _tell(watch, members)
     return members
@@ -430,12 +455,20 @@ def _exact_cost(watch: Watch, best: Member | None) -> Exact | None:
     return _exact(watch, Goal.COST, devices, hint)
 
 
-def _exact(watch: Watch, goal: Goal, devices: list[int], hint: Packing | None) -> Exact | None:
+def _exact(
+    watch: Watch,
+    goal: Goal,
+    devices: list[int],
+    hint: Packing | None,
+    *,
+    stage: Stage | None = None,
+    share: float = 1.0,
+) -> Exact | None:
     instance, left = watch.instance, watch.left()
     if left <= 0:
         return None
-    seconds = COST_SHARE * instance.request.time_limit_seconds
-    wall = float("inf") if watch.fixed else (EXACT_SHARE if hint else HOPE_SHARE) * left
+    seconds = share * COST_SHARE * instance.request.time_limit_seconds
+    wall = float("inf") if watch.fixed else share * (EXACT_SHARE if hint else HOPE_SHARE) * left
     return solve_exact(
         instance,
         goal,
@@ -444,6 +477,7 @@ def _exact(watch: Watch, goal: Goal, devices: list[int], hint: Packing | None) -
         deterministic_seconds=seconds,
         wall_seconds=wall,
         stop=lambda: watch.stopped,
+        stage=stage,
     )
 
 
@@ -454,58 +488,75 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
     guide = Guide(instance, bound)
     if bound.value is not None:
         watch.proved(bound.value)
+    classes = classes_of(instance)
+    if len(classes) > 1 and any(need.rated for need in instance.needs):
+        watch.proved(math.fsum(n.worth * n.rate for c in classes for n in c.needs) / RATE_SCALE)
+    by_class: dict[int, float] = {}
     members, most_moves = _kept(watch, bound, by_cost=False)
     exact = None
     if not _is_large(instance):
-        members += greedy_goodput(instance, guide, bound)
-        members += baselines(instance, bound.entries)
+        members += greedy_goodput(instance, guide, bound, lambda: watch.stopped)
+        members += [] if watch.stopped else baselines(instance, bound.entries)
         _tell(watch, members)
         members += _with_rules(watch, max(members, key=goodput_key), Goal.GOODPUT)
-        exact = None if watch.done else _exact_goodput(watch, bound, members)
+        if len(classes) > 1 and not watch.done:
+            exact = exact_classes(
+                classes,
+                members,
+                by_class,
+                lambda hint, stage, share: _exact(
+                    watch,
+                    Goal.GOODPUT,
+                    list(range(len(instance.group_of))),
+                    hint,
+                    stage=stage,
+                    share=share,
+                ),
+            )
+            _tell(watch, members)
+        elif not watch.done:
+            exact = _exact_goodput(watch, members)
         members += _taken(watch, exact)
     by_columns = False
-    if not watch.done and not (exact is not None and exact.status is Status.OPTIMAL):
+    ended = watch.done or (watch.stopped and members)
+    if not ended and not (exact is not None and exact.status is Status.OPTIMAL):
         best = max(members, key=goodput_key, default=None)
         with _time_for_rules(watch):
-            searched, by_columns = _search(watch, bound, best, by_cost=False)
+            searched, by_columns = _search(watch, best, by_cost=False)
         members += searched
         best = max(members, key=goodput_key, default=None)
         members += _with_rules(watch, best, Goal.GOODPUT, share=1.0)
-    return _best_goodput(
+    found = _best_goodput(
         watch,
         guide,
+        bound,
         members,
-        most_moves,
-        exact,
+        most_moves=most_moves,
+        exact=exact,
         proven_impossible=proven_impossible,
         by_columns=by_columns,
         may=may,
     )
+    return found if len(classes) < 2 else class_by_class(watch, classes, members, found, by_class)
 
 
-def _exact_goodput(watch: Watch, bound: Bound, members: list[Member]) -> Exact | None:
-    """The smallest by CP-SAT; the others by a proof over sets where one is at hand, else by it."""
+def _exact_goodput(watch: Watch, members: list[Member]) -> Exact | None:
+    """CP-SAT from the best plan, after a short search where that is at hand."""
+    if not _is_tiny(watch.instance) and not watch.stopped:
+        best = max(members, key=goodput_key)
+        members += _short_search(watch, best, by_cost=False)
     best = max(members, key=goodput_key)
-    devices = list(range(len(watch.instance.group_of)))
-    if not _is_tiny(watch.instance) and _compiled(watch):
-        from partitiond.planner.searching import search_and_prove
-
-        searched, proven = search_and_prove(watch, bound, best)
-        if proven is not None:
-            return proven
-        if searched is not None:
-            members.append(searched)
-            best = max(members, key=goodput_key)
-    return _exact(watch, Goal.GOODPUT, devices, best.packing)
+    return _exact(watch, Goal.GOODPUT, list(range(len(watch.instance.group_of))), best.packing)
 
 
 def _best_goodput(
     watch: Watch,
     guide: Guide,
+    bound: Bound,
     members: list[Member],
+    *,
     most_moves: int | None,
     exact: Exact | None,
-    *,
     proven_impossible: bool | None,
     by_columns: bool,
     may: May,
@@ -513,21 +564,28 @@ def _best_goodput(
     instance, most = watch.instance, watch.bound
     best = max(members, key=goodput_key)
     allowed = within_moves(instance, members, most_moves)
-    chosen = nearest_goodput(instance, allowed, guide, may=may, stop=watch.finish())
+    until = watch.finish()
+    near = nearest_goodput(instance, allowed, guide, may=may, stop=until)
+    chosen = near.chosen
     value = chosen.packing.goodput()
-    proven = most is not None and best.packing.goodput() >= most * (1 - GOODPUT_PROVEN)
+    proven = most is not None and best.packing.goodput() >= most * (1 - EPSILON)
     proven = proven and best.packing.short_replicas() == 0
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
-    optimal = optimal and value >= best.packing.goodput() * (1 - GOODPUT_PROVEN)
+    optimal = optimal and value >= best.packing.goodput() * (1 - EPSILON)
+    if chosen.packing.short_replicas() > best.packing.short_replicas():
+        # A budget of moves left no plan with as many of the least replicas. It may give more than
+        # any plan that has them, which is what an exact solver proves.
+        best, exact, most, optimal = chosen, None, bound.value, False
     first = [m for m in members if m.name == "first-fit decreasing"]
     return Found(
         packing=chosen.packing,
         objective=Objective.MAX_GOODPUT,
         value=value,
-        bound=value if optimal or most is None else max(value, most),
+        bound=math.inf if most is None else most,
         status=Status.OPTIMAL if optimal else Status.FEASIBLE,
         method=f"{chosen.name}; bound: {_bound_name(exact, most, by_columns=by_columns)}",
         proven_impossible=proven_impossible,
         first_fit=first[0].packing.goodput() if first else None,
         best_value=best.packing.goodput(),
+        seen=worth_telling(instance, near, best, may, until, cost=False),
     )

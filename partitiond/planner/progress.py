@@ -15,6 +15,8 @@ from partitiond.planner.types import RATE_SCALE, Instance
 TELL_SECONDS: Final = 0.2
 """Least time between two reports of the same solve, but for the first."""
 ROUNDING: Final = 1e-9
+TRIFLE: Final = 1e-12
+"""Relative difference of values that comes of the order of sums."""
 FINISH_SHARE: Final = 0.04
 FINISH_LEAST_SECONDS: Final = 0.05
 FINISH_MORE: Final = 0.2
@@ -59,7 +61,7 @@ def never() -> bool:
 def goodput_unit(instance: Instance) -> float:
     """What weighted requests/s of plans are multiples of, as far as the integers tell; or 0."""
     counted = [n for n in instance.needs if n.rated]
-    weights = {n.weight for n in counted}
+    weights = {n.worth for n in counted}
     if len(weights) != 1 or not all(n.rate for n in counted):
         return 0.0
     rates = {
@@ -101,7 +103,11 @@ class Watch:
         """Whether a plan with a bound was told of, which is always told at once."""
         self.value: float | None = None
         self.bound: float | None = None
+        self.impossible = False
+        """Whether it is proven that not all can be served."""
         self._unit = goodput_unit(instance)
+        ranked = {n.priority: n.lift for n in instance.needs}
+        self._by_class, self._lift = len(ranked) > 1, ranked[max(ranked)] if ranked else 1.0
         limit = instance.request.time_limit_seconds
         size = len(instance.needs) * len(instance.group_of)
         finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
@@ -168,13 +174,28 @@ class Watch:
     def found(self, value: float, method: str) -> None:
         """A plan has this value."""
         with self._lock:
-            if self.value is not None and not self._better(value, self.value):
+            # Sums of floats in another order are no better plan.
+            known = self.value
+            if known is not None and not self._better(value, known + self._trifle(known)):
                 return
             self.value, self._method = value, method
         self._report()
 
+    def found_by(self, value: float) -> str | None:
+        """What found the best plan, if that has this value and nothing has found a better one."""
+        with self._lock:
+            best = self.value
+            same = best is not None and abs(value - best) <= abs(self._trifle(best))
+            return self._method if same else None
+
     def proved(self, bound: float) -> bool:
-        """No plan is better than this; False where that was known."""
+        """No plan is better than this; False where that was known.
+
+        An infinite cost is a proof that not all can be served.
+        """
+        if self.objective.is_cost and math.isinf(bound):
+            self.impossible = True
+            return True
         if self.objective is Objective.MAX_GOODPUT and self._unit > 0:
             whole = math.floor(bound / self._unit * (1 + ROUNDING) + ROUNDING)
             bound = min(bound, whole * self._unit)
@@ -185,6 +206,9 @@ class Watch:
         self._report()
         return True
 
+    def _trifle(self, value: float) -> float:
+        return (-TRIFLE if self.objective.is_cost else TRIFLE) * abs(value)
+
     def _better(self, one: float, other: float) -> bool:
         return one < other if self.objective.is_cost else one > other
 
@@ -192,7 +216,9 @@ class Watch:
     def done(self) -> bool:
         """Whether the best plan reaches the bound, as far as the objective's own unit tells."""
         now = self.now()
-        return now.gap is not None and now.gap <= 1e-9
+        # What a lower priority lacks is next to nothing of the sum, and counts.
+        by_class = self._by_class and self.objective is Objective.MAX_GOODPUT
+        return now.gap is not None and now.gap <= (0.0 if by_class else 1e-9)
 
     def now(self) -> Progress:
         """The state at this moment."""
@@ -202,6 +228,9 @@ class Watch:
         if self.objective.is_cost:
             value = None if value is None else true_value(request, value)
             bound = None if bound is None else true_bound(request, bound)
+        elif self.objective is Objective.MAX_GOODPUT:
+            value = None if value is None else value / self._lift
+            bound = None if bound is None else bound / self._lift
         gap = None
         if value is not None and bound is not None:
             worse = bound - value if not self.objective.is_cost else value - bound

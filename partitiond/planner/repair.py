@@ -34,8 +34,6 @@ from partitiond.planner.running import put_back, running_packing, staying_items
 SMALL: Final = 64
 """Devices up to which emptying them one after the other takes a tenth of a second; the search does
 the same with more."""
-STEPS: Final = 2_000
-"""Steps of the search between two looks at the clock."""
 FIXED_STEPS: Final = 40_000
 """Steps where the answer may not depend on the clock."""
 
@@ -165,7 +163,7 @@ def improve_within(
     guide = Guide(instance, bound)
     if by_cost and len(start.used()) <= SMALL:
         start = _emptied(instance, guide, start, most_moves)
-    return _searched(instance, guide, start, most_moves, seconds, by_cost=by_cost)
+    return _searched(instance, start, most_moves, seconds, by_cost=by_cost)
 
 
 def _emptied(instance: Instance, guide: Guide, packing: Packing, most_moves: int | None) -> Packing:
@@ -180,7 +178,6 @@ def _emptied(instance: Instance, guide: Guide, packing: Packing, most_moves: int
 
 def _searched(
     instance: Instance,
-    guide: Guide,
     packing: Packing,
     most_moves: int | None,
     seconds: float,
@@ -188,22 +185,30 @@ def _searched(
     by_cost: bool,
 ) -> Packing:
     # The compiled search takes a second to load: not for nothing.
-    from partitiond.planner.repair_search import RepairSearch
+    from partitiond.planner.improve import Improver, Schedule
+    from partitiond.planner.sites import build_sites
 
-    if seconds <= 0 and not instance.request.deterministic:
+    request = instance.request
+    if seconds <= 0 and not request.deterministic:
         return packing
-    search = RepairSearch(instance, guide, packing, _runs(instance), by_cost=by_cost)
-    gone = len(instance.request.running) - sum(
-        sum(items.values()) for items in _runs(instance).values()
+    runs = _runs(instance)
+    gone = len(request.running) - sum(items.total() for items in runs.values())
+    most = len(request.running) if most_moves is None else most_moves
+    improver = Improver(
+        build_sites(instance),
+        by_cost=by_cost,
+        seed=request.seed,
+        runs=runs,
+        most_gone=max(0, most - gone),
     )
-    most = 1 << 40 if most_moves is None else most_moves - gone
-    end, steps = time.monotonic() + seconds, 0
-    while (
-        steps < FIXED_STEPS if instance.request.deterministic else time.monotonic() < end
-    ) and not search.stuck:
-        search.run(most, STEPS)
-        steps += STEPS
-    found = search.packing()
+    improver.start(packing)
+    began = time.monotonic()
+    improver.run(
+        Schedule(began, seconds, FIXED_STEPS if request.deterministic else None),
+        halt=lambda: False,
+        tell=lambda _: None,
+    )
+    found = improver.best() if improver.found else None
     if found is None or (by_cost and found.lacking()):
         return packing
     better = (

@@ -25,7 +25,7 @@ ROUND_SECONDS: Final = 1.0
 ROUNDS_PER_SECOND: Final = 1.0
 """Neighbourhoods per second of the time limit where the clock may not count."""
 SIZES: Final = 4
-"""Sizes of a model that are tried in one way to run a device, of those that are needed."""
+"""Sizes of a model that are tried in one way to run a device, of those that fit."""
 WAYS_SHARE: Final = 0.6
 """Share of the ways to run a device that are tried."""
 EMPTY_ONES: Final = 1
@@ -125,7 +125,7 @@ def _thinned(
     found: dict[tuple[int, int], list[int]] = {}
     for number in sorted({instance.group_of[index] for index in devices}):
         group = instance.groups[number]
-        for k, fit in enumerate(group.needed or group.fits):
+        for k, fit in enumerate(group.fits):
             if rng.random() > WAYS_SHARE:
                 continue
             sizes: dict[int, list[int]] = {}
@@ -165,7 +165,7 @@ def _emptiest(packing: Packing, used: list[int], rng: random.Random) -> list[int
 
     def filled(index: int) -> float:
         group, load = packing.group(index), packing.loads[index]
-        share = max(load.memory / max(1, group.memory_mib), load.sm / 100)
+        share = max(load.memory / max(1, group.memory_bytes), load.sm / 100)
         return share / max(1, group.price) * rng.uniform(0.7, 1.4)
 
     ordered = sorted(used, key=filled)

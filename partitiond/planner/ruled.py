@@ -145,7 +145,7 @@ def _spots(
             gain = min(_gain(packing, index, item, option), wanted) / wanted
             if gain <= 0:
                 continue
-            share = max(it.memory_mib / max(1, group.memory_mib), it.sm / 100)
+            share = max(it.memory_bytes / max(1, group.memory_bytes), it.sm / 100)
             takes = share * price + (price if load.option is None else 0.0)
             yield (not useful, takes / max(gain, 1e-9)), (index, item, option)
 

@@ -8,7 +8,7 @@ from partitiond.core.spec import FaultDomain
 from partitiond.planner.needs import domain_name
 from partitiond.planner.rules import Missing
 from partitiond.planner.ties import names_of, unknown_places
-from partitiond.planner.types import RATE_SCALE, Instance, Need, PlanRequest
+from partitiond.planner.types import Instance, Need, PlanRequest
 
 
 def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | None:
@@ -54,9 +54,9 @@ def what_is_lost(instance: Instance, need: Need, lack: Missing) -> str:
         return ""
     where = lost_name(instance, need, lack.domain, kind)
     if need.rated:
-        left = (need.survive_rate - lack.rate_if_lost) / RATE_SCALE
+        left = (need.survive_rate - lack.rate_if_lost) / need.units
         return (
-            f"keeps {left:.4g} of {need.survive_rate / RATE_SCALE:.4g} requests/s "
+            f"keeps {left:.4g} of {need.survive_rate / need.units:.4g} requests/s "
             f"when {where} is lost"
         )
     return f"has no replica left when {where} is lost"

@@ -30,7 +30,7 @@ from partitiond.planner.bound import bound_cost, bound_goodput
 from partitiond.planner.covers import pack_covers
 from partitiond.planner.exact import MAX_VARIABLES, Goal, Scale, solve_exact, variable_count
 from partitiond.planner.greedy import Guide, Strategy, first_fit, most_goodput, serve_all
-from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance, Need
+from partitiond.planner.instance import PRICE_SCALE, Instance, Need
 from partitiond.planner.moves import with_price
 from partitiond.planner.nearest import May, anything, first_that_may
 from partitiond.planner.packing import Packing
@@ -54,7 +54,9 @@ HALVINGS: Final = 7
 PROOFS: Final = 6
 EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
-PROVEN: Final = 1e-4
+REST_SHARE: Final = 0.1
+"""Share of the time limit that is kept for giving away what is left."""
+PROVEN: Final = 1e-6
 """A plan this close to the proven best is called optimal; one that moves less may not be."""
 KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
 """Shares of the best factor below which what runs is repaired: with fewer moves each."""
@@ -85,14 +87,18 @@ class Scaled:
 
 
 def targets_of(instance: Instance) -> dict[int, float]:
-    """Rate of each model at factor 1, in 1 / RATE_SCALE; models that do not count are not in it."""
+    """Rate of each model at factor 1, in 1 / its units; models that do not count are not in it."""
     any_rated = any(need.rated for need in instance.needs)
     weighted = instance.request.objective is Objective.MAX_MIN
     return {
-        need.model: (need.rate if need.rated else RATE_SCALE) * (need.weight if weighted else 1.0)
+        need.model: _target(need) * (need.weight if weighted else 1.0)
         for need in instance.needs
         if need.rated == any_rated
     }
+
+
+def _target(need: Need) -> float:
+    return need.planned if need.rated else float(need.units)
 
 
 def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> Instance:
@@ -107,7 +113,9 @@ def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> In
 
 
 def _scaled_need(need: Need, target: float, factor: float, objective: Objective) -> Need:
-    rate = math.ceil(target * factor * (1 - SLACK) - SLACK)
+    # However little a part is, it takes a replica.
+    least = 1 if target * factor > 0 else 0
+    rate = max(least, math.ceil(target * factor * (1 - SLACK) - SLACK))
     if objective is Objective.MAX_MIN and need.rated:
         rate = min(rate, need.rate)
     least = max(need.min_replicas, 1 if rate else 0)
@@ -139,7 +147,7 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
     ]
     capped = instance.request.objective is Objective.MAX_MIN
     rates = {
-        n.model: min(packing.rates[n.model], n.rate)
+        n.model: min(packing.rates[n.model], n.planned)
         if capped and n.rated
         else packing.rates[n.model]
         for n in instance.needs
@@ -149,9 +157,34 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
     return min([*shares, *left], default=0.0)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Means:
+    """What is asked for bounds and plans.
+
+    Attributes:
+        serve: finds plans that serve everything.
+        relaxed: a bound on the factor; below 0 where least numbers of replicas cannot be met.
+        repaired: what runs, with what is missing at an instance's needs.
+        rest: gives what a plan leaves to whoever gains goodput by it; (instance, target, packing,
+            seconds it may take, stop).
+        weighted: the weighted-resource bound and its packers are asked as well.
+    """
+
+    serve: Serve
+    relaxed: Callable[[Instance, Mapping[int, float]], float]
+    repaired: Callable[[Instance], Packing]
+    rest: Callable[[Instance, Mapping[int, float], Packing, float, Callable[[], bool]], Packing]
+    weighted: bool = True
+
+
+def usual_means(serve: Serve | None = None) -> Means:
+    """Of fleets whose places can be listed; `serve` is the greedy packers' unless given."""
+    return Means(serve or greedy_serve, relaxed_factor, repair_start, spread_rest)
+
+
 def largest_factor(
     instance: Instance,
-    serve: Serve | None = None,
+    means: Means,
     *,
     stop: Callable[[], bool] = lambda: False,
     tell: Callable[[float, str], object] = lambda _value, _name: None,
@@ -162,17 +195,17 @@ def largest_factor(
 
     Args:
         instance: the question, with objective MAX_MIN or MAX_HEADROOM.
-        serve: what finds plans that serve everything; None for the greedy packers.
+        means: what is asked.
         stop: asked now and then whether to end with the best so far.
         tell: told of each better factor, and of what found it.
         proved: told of each lower bound on the factor.
         may: what speaks against a packing: of those with least, the best is taken.
     """
     target = targets_of(instance)
-    search = _Search(instance, target, serve or greedy_serve, (stop, tell, proved))
+    search = _Search(instance, target, means, (stop, tell, proved))
     search.may = may
-    relaxed = relaxed_factor(instance, target)
-    if relaxed is None:
+    relaxed = means.relaxed(instance, target)
+    if relaxed < 0:
         return Scaled(None, 0.0, -1.0, 0.0, "none; bound: relaxation")
     if relaxed <= NOTHING:
         return Scaled(None, 0.0, 0.0, 0.0, "none; bound: relaxation", optimal=True)
@@ -180,8 +213,9 @@ def largest_factor(
     search.probe()
     search.halve()
     search.solve_small()
-    search.prove()
-    search.try_baselines()
+    if means.weighted:
+        search.prove()
+        search.try_baselines()
     return search.answer()
 
 
@@ -193,9 +227,9 @@ class _Search:
     """What is known of the largest factor so far."""
 
     def __init__(
-        self, instance: Instance, target: Mapping[int, float], serve: Serve, watchers: Watchers
+        self, instance: Instance, target: Mapping[int, float], means: Means, watchers: Watchers
     ) -> None:
-        self.instance, self.target, self.serve = instance, target, serve
+        self.instance, self.target, self.means = instance, target, means
         self.stop, self.tell, self.proved = watchers
         self.first_fit: float | None = None
         self.bound, self.bound_by = math.inf, "relaxation"
@@ -214,6 +248,12 @@ class _Search:
         left = self.end - time.monotonic()
         return not self.instance.request.deterministic and left < (1 - share) * 0.9 * self.limit
 
+    def left(self, more: float = 0.0) -> float:
+        """Seconds that a solver may take, and a share of the limit more; without a clock any."""
+        if self.instance.request.deterministic:
+            return math.inf
+        return max(0.0, self.end + more * self.limit - time.monotonic())
+
     def done(self) -> bool:
         """Whether the bound is reached."""
         return self.best is not None and self.value >= self.bound * (1 - 1e-5)
@@ -226,7 +266,7 @@ class _Search:
 
     def ask(self, factor: float) -> bool:
         """Look for a plan with at least this factor."""
-        found = self.serve(scaled(self.instance, self.target, factor), self.limit / 10)
+        found = self.means.serve(scaled(self.instance, self.target, factor), self.limit / 10)
         if found is None:
             self.failed = min(self.failed, factor)
             return False
@@ -246,7 +286,7 @@ class _Search:
     def probe(self) -> None:
         """From the bound down until a plan is found."""
         for share in PROBES:
-            if self.ask(self.bound * share) or (self.late() and self.best is not None):
+            if self.stop() or self.ask(self.bound * share) or (self.late() and self.best):
                 return
 
     def halve(self) -> None:
@@ -260,7 +300,7 @@ class _Search:
     def solve_small(self) -> None:
         """Exactly, where the instance is small."""
         devices = list(range(len(self.instance.group_of)))
-        if self.done() or variable_count(self.instance, devices) > MAX_VARIABLES:
+        if self.done() or self.late() or variable_count(self.instance, devices) > MAX_VARIABLES:
             return
         grows = self.instance.request.objective is Objective.MAX_HEADROOM
         survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
@@ -271,6 +311,8 @@ class _Search:
             self.best,
             deterministic_seconds=EXACT_SHARE * self.limit,
             scale=Scale(self.target, self.bound, survive),
+            wall_seconds=self.left(),
+            stop=self.stop,
         )
         if exact.packing is None:
             if exact.status is Status.INFEASIBLE and self.best is None:
@@ -278,7 +320,7 @@ class _Search:
             return
         self.keep(exact.packing, "exact (CP-SAT)")
         if exact.bound is not None:
-            self.lower(max(exact.bound, self.value), "exact (CP-SAT)")
+            self.lower(exact.bound, "exact (CP-SAT)")
         self.optimal = exact.status.value == "optimal"
 
     def prove(self) -> None:
@@ -295,7 +337,7 @@ class _Search:
 
     def try_baselines(self) -> None:
         """First-fit and best-fit, so that no plan is worse than they are."""
-        if self.best is not None and self.late():
+        if self.stop() or (self.best is not None and self.late()):
             return
         entries = bound_goodput(self.instance).entries
         near = scaled(self.instance, self.target, self.value or self.bound)
@@ -308,7 +350,7 @@ class _Search:
     def answer(self) -> Scaled:
         """The best, or one as good that moves less, with what is left given away."""
         method = f"{self.name}; bound: {self.bound_by}"
-        bound = max(self.bound, self.value)
+        bound = self.bound
         if self.best is None:
             bound = 0.0 if self.optimal else self.bound
             return Scaled(None, 0.0, bound, 0.0, method, self.optimal)
@@ -323,9 +365,12 @@ class _Search:
         instance = self.instance
         assert self.best is not None, "something was found"
         tried = [self.best, *self._kept()] if instance.request.running else [self.best]
-        ranks = []
+        ranks: list[tuple[float, int, Packing]] = []
         for packing in tried:
-            full = spread_rest(instance, self.target, packing)
+            if ranks and self.stop():
+                break
+            seconds = self.left(REST_SHARE) / len(tried)
+            full = self.means.rest(instance, self.target, packing, seconds, self.stop)
             value = factor_of(full, self.target)
             done = applied(instance, full)
             worth = with_price(instance, instance.request.objective, value, done)
@@ -341,7 +386,7 @@ class _Search:
         if not as_it_is.short_replicas():
             yield as_it_is
         for less in KEPT_BELOW:
-            kept = repair_start(scaled(self.instance, self.target, self.value * (1 - less)))
+            kept = self.means.repaired(scaled(self.instance, self.target, self.value * (1 - less)))
             if not kept.lacking():
                 kept.instance = self.instance
                 yield kept
@@ -377,8 +422,16 @@ def cannot_serve(instance: Instance) -> bool:
     return most > 0 and bound.value > most * (1 + SLACK) + SLACK
 
 
-def spread_rest(instance: Instance, target: Mapping[int, float], packing: Packing) -> Packing:
+def spread_rest(
+    instance: Instance,
+    target: Mapping[int, float],
+    packing: Packing,
+    seconds: float,
+    stop: Callable[[], bool],
+) -> Packing:
     """Give what is left to whoever gains goodput by it; nobody falls below the factor."""
+    if stop():
+        return packing
     value = factor_of(packing, target)
     floor = scaled(instance, target, value)
     guide = Guide(instance, bound_goodput(instance))
@@ -387,7 +440,10 @@ def spread_rest(instance: Instance, target: Mapping[int, float], packing: Packin
     if any(grown.rates[n.model] < n.rate for n in instance.needs if n.rated):
         rng = random.Random(instance.request.seed)  # noqa: S311
         grown = most_goodput(instance, guide, grown, Strategy(0.0, 0.0), rng)
-        grown = _exact_rest(instance, floor, grown) or grown
+        if grown.short_replicas():  # rules that go beyond one device may cost somebody a replica
+            grown = packing.copy()
+            grown.instance = instance
+        grown = _exact_rest(instance, floor, grown, seconds, stop) or grown
     if any(not need.rated for need in instance.needs):
         # Held to the factor: no device goes to a level at which somebody falls below it.
         grown.instance = floor if any(n.rated for n in instance.needs) else instance
@@ -397,9 +453,11 @@ def spread_rest(instance: Instance, target: Mapping[int, float], packing: Packin
     return grown if factor_of(grown, target) >= value * (1 - SLACK) else packing
 
 
-def _exact_rest(instance: Instance, floor: Instance, hint: Packing) -> Packing | None:
+def _exact_rest(
+    instance: Instance, floor: Instance, hint: Packing, seconds: float, stop: Callable[[], bool]
+) -> Packing | None:
     devices = list(range(len(instance.group_of)))
-    if variable_count(instance, devices) > MAX_VARIABLES:
+    if stop() or seconds <= 0 or variable_count(instance, devices) > MAX_VARIABLES:
         return None
     found = solve_exact(
         instance,
@@ -408,6 +466,8 @@ def _exact_rest(instance: Instance, floor: Instance, hint: Packing) -> Packing |
         hint,
         deterministic_seconds=EXACT_SHARE / 2 * instance.request.time_limit_seconds,
         floors={n.model: n.rate for n in floor.needs if n.rate},
+        wall_seconds=seconds,
+        stop=stop,
     )
     if found.packing is None or found.packing.short_replicas() > hint.short_replicas():
         return None

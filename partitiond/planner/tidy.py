@@ -21,7 +21,7 @@ def free_squares(packing: Packing) -> float:
     """Sum of the squares of the free shares of memory; larger is tidier."""
     total = 0.0
     for index, load in enumerate(packing.loads):
-        memory = packing.group(index).memory_mib
+        memory = packing.group(index).memory_bytes
         if memory > 0:
             total += ((memory - load.memory) / memory) ** 2
     return total
@@ -67,7 +67,7 @@ def _to_be_started(instance: Instance, packing: Packing) -> list[tuple[int, int]
 def _move_to_fuller(packing: Packing, index: int, item: int, others: list[int]) -> None:
     """To the fullest device that holds it, if that leaves the free memory in larger pieces."""
     instance, load = packing.instance, packing.loads[index]
-    memory, option = instance.items[item].memory_mib, load.option
+    memory, option = instance.items[item].memory_bytes, load.option
     if not memory or option is None or not may_leave(packing, index, item):
         return
     model = instance.items[item].model

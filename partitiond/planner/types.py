@@ -1,28 +1,29 @@
-"""The request, and the same as integers: footprints round up, capacities down, here only.
+"""The request, and the same as integers.
 
-Memory is in whole MiB, rates in 0.0001 requests/s, shares of a resource in millionths. What the
-integers allow the true figures allow, so a packing found here passes `check`.
+Memory is in bytes, as given. Rates and shares are floats: their integers are rounded outwards, a
+replica's rate up and its share down, a demand down and a limit up (`figures`). So every plan of the
+true figures is one of the integers, and what bounds those bounds these. The grain is so fine that a
+packing of the integers misses no true limit by more than one part in a million, which `check` and
+docs/planning.md allow.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.interference import (
-    DEFAULT,
-    TOLERANCE,
-    Interference,
-)
+from partitiond.core.interference import DEFAULT, Interference
 from partitiond.core.mig import Geometry
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
 from partitiond.planner.check.changes import Before
+from partitiond.planner.figures import up
 from partitiond.planner.pools import Pool
 
-RATE_SCALE: Final = 10_000
-SHARE_SCALE: Final = 1_000_000
-PRICE_SCALE: Final = 1_000_000
+RATE_SCALE: Final = 10**9
+"""Integers per request/s of most models; those of tiny rates have more (`Need.units`)."""
+SHARE_SCALE: Final = 10**12
+"""Hundreds of replicas of a device are out by less than `core.interference.TOLERANCE` together."""
+PRICE_SCALE: Final = 10**9
 """Fine enough that under `min-devices` a device can cost 1 and a trifle by its price, too."""
 
 
@@ -101,7 +102,8 @@ class Item:
     """One candidate of one model as integers.
 
     Attributes:
-        host_mib: what it takes of the host's memory (on a CPU device: its whole footprint).
+        units: integers per request/s, as `Need.units` of its model.
+        host_bytes: what it takes of the host's memory (on a CPU device: its whole footprint).
         load_bytes: what a start has to load, as the measure of a move.
         kappa: loss per further replica, the mode's default where none was measured.
         mig_profile: the MIG profile it needs, or empty.
@@ -111,15 +113,16 @@ class Item:
     index: int
     model: int
     candidate: Candidate
-    memory_mib: int
+    memory_bytes: int
     sm: int
     busy: int
     cores: int
-    host_mib: int
+    host_bytes: int
     load_bytes: int
     kappa: float = 0.0
     mig_profile: str = ""
     cost: int = 0
+    units: int = RATE_SCALE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,10 +137,9 @@ class Option:
         mode: None for "alone", where the replica brings its mode.
         max_items: replicas the level allows.
         busy_limit: largest sum of `busy` for n replicas, at index n.
-        kappa: loss per further replica, in millionths.
-        kappa_limit: the same as it was given; replicas with more do not fit.
+        kappa: loss per further replica, as it was given; replicas with more do not fit.
         geometry: in mode MIG, which sets of instances can be placed; memory does not limit then.
-        overhead_mib: memory the mode takes by itself.
+        overhead_bytes: memory the mode takes by itself.
     """
 
     index: int
@@ -145,15 +147,14 @@ class Option:
     level: float
     max_items: int
     busy_limit: tuple[int, ...]
-    kappa: int
-    overhead_mib: int
-    kappa_limit: float = 0.0
+    kappa: float
+    overhead_bytes: int
     geometry: Geometry | None = None
 
 
 def rate_at(item: Item, option: Option) -> int:
-    """Planned rate of an item at an option's level, rounded down."""
-    return math.floor(item.candidate.capacity_req_per_s / option.level * RATE_SCALE + TOLERANCE)
+    """Planned rate of an item at an option's level, rounded up."""
+    return up(item.candidate.capacity_req_per_s, item.units, option.level)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,21 +168,21 @@ class Group:
         options: the ways to run one of its devices.
         fits: for each option, in step with `options`, the items it can hold.
         sm_percent: SMs to give away under MPS.
-        needed: the same as `fits` without what others beat at that very level; empty where that
-            is not known.
+        held: for each sharing mode (None: alone) the items it can hold, with the highest level of
+            interference that each bears.
     """
 
     index: int
     bins: tuple[int, ...]
     hardware: str
-    memory_mib: int
+    memory_bytes: int
     cores: int
     price: int
     pools: tuple[int, ...]
     options: tuple[Option, ...]
     fits: tuple[tuple[int, ...], ...]
     sm_percent: int = 100
-    needed: tuple[tuple[int, ...], ...] = ()
+    held: Mapping[SharingMode | None, Mapping[int, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ class Need:
     """What one model needs, as integers.
 
     Attributes:
-        rate: requests/s to cover, rounded up; 0 where it has no rate.
+        rate: requests/s to cover, rounded down; 0 where it has no rate.
         min_replicas: at least one, but for a model with a rate under MAX_GOODPUT.
         max_replicas: or a number no plan reaches.
         isolated: a replica shares its device with nothing (in mode MIG: its slice is its own).
@@ -199,6 +200,10 @@ class Need:
         domain_of: for each device the number of its fault domain; empty without `survive`.
         survive_rate: what has to be left when any one fault domain is lost.
         survive_replicas: the same in replicas: one for a model without a rate.
+        units: of its rates, integers per request/s.
+        planned: its rate as it was given, in them; `rate` is 1 at least.
+        priority: of the model; `planner.priorities` says what it means.
+        lift: how much more than its weight it counts in sums of goodput, for its priority.
     """
 
     model: int
@@ -214,6 +219,15 @@ class Need:
     domain_of: tuple[int, ...] = ()
     survive_rate: int = 0
     survive_replicas: int = 0
+    units: int = RATE_SCALE
+    planned: float = 0.0
+    priority: int = 0
+    lift: float = 1.0
+
+    @property
+    def worth(self) -> float:
+        """What `RATE_SCALE` of its integers count under MAX_GOODPUT."""
+        return self.weight * self.lift * RATE_SCALE / self.units
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -265,16 +279,16 @@ class Instance:
     ties: Ties = NO_TIES
 
     def rate(self, item: int, option: Option) -> int:
-        """Planned rate of an item at an option's level, rounded down."""
+        """Planned rate of an item at an option's level, rounded up."""
         return rate_at(self.items[item], option)
 
     def memory(self, group: Group, option: Option) -> int:
-        """Memory of one device for footprints, in MiB."""
-        return group.memory_mib - option.overhead_mib
+        """Memory of one device for footprints, in bytes."""
+        return group.memory_bytes - option.overhead_bytes
 
     def pool_use(self, pool: Pool, item: int) -> int:
         """What an item takes from a shared limit."""
-        return self.items[item].cores if pool.kind == "cores" else self.items[item].host_mib
+        return self.items[item].cores if pool.kind == "cores" else self.items[item].host_bytes
 
 
 EngineKey = tuple[object, ...]

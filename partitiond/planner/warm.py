@@ -32,7 +32,7 @@ HARDWARE: Final = "warm"
 _UNDER_WAY: Final = threading.Event()
 _DONE_HERE: Final = threading.Event()
 """This process has compiled them, wherever they are kept, if at all."""
-FUNCTIONS: Final = 190
+FUNCTIONS: Final = 205
 """About so many functions numba compiles for all kernels, its own ones included."""
 LOOK_SECONDS: Final = 0.5
 NICE: Final = 15
@@ -115,7 +115,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _use_all() -> None:
-    """Plans that need every kernel: by cost, by goodput, from what runs, and a proof."""
+    """Plans that need every kernel: by cost, by goodput, from what runs, and of few models."""
     from partitiond.planner.api import solve
     from partitiond.planner.types import PlanRequest
 

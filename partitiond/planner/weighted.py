@@ -11,7 +11,8 @@ from typing import Final, NamedTuple, cast
 import numpy as np
 from ortools.math_opt.python import mathopt
 
-from partitiond.planner.arrays import NO_LIMIT, Floats, Ints, Problem
+from partitiond.planner.arrays import Problem
+from partitiond.planner.sites import NO_LIMIT, Floats, Ints
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE
 
 LOAD: Final = -2
@@ -73,10 +74,24 @@ def _line(problem: Problem, place: int) -> tuple[float, float]:
 
 
 def solve_weighted(problem: Problem, as_cost: bool) -> Weighted | None:
-    """Solve the relaxation; None where it is proven that the devices cannot serve all needs."""
-    if as_cost and bool((problem.need_min > problem.need_max).any()):
-        return None  # as a model that has to survive a loss and may have one replica only
+    """Solve the relaxation; None where some need contradicts itself, so that it cannot be met.
+
+    Where the devices cannot serve all needs, prices are those of the largest part of them that can
+    be served: what all of it takes at these is more than there is, which is a proof.
+    """
+    if as_cost and _contradict(problem):
+        return None
     return _Program(problem, as_cost).solve()
+
+
+def _contradict(problem: Problem) -> bool:
+    """Whether a least number or a rate takes more replicas than there may be."""
+    best = np.zeros(len(problem.need_rate), dtype=np.int64)
+    np.maximum.at(best, problem.entry_model, problem.entry_rate)
+    limited = problem.need_max < MANY
+    most = np.where(limited, problem.need_max, 0).astype(np.float64) * best
+    few = (problem.need_min > problem.need_max).any()
+    return bool(few or (limited & (problem.need_rate > most * (1 + SAFETY))).any())
 
 
 def solve_sampled(problem: Problem, as_cost: bool, entries: int = SAMPLE) -> Weighted | None:
@@ -130,6 +145,8 @@ class _Program:
         self.amount = [self.model.add_variable(lb=0.0) for _ in problem.entry_item]
         self.used = [self.model.add_variable(lb=0.0) for _ in problem.place_group]
         self.rows: dict[tuple[int, int], mathopt.LinearConstraint] = {}
+        self.wanted: list[tuple[mathopt.LinearConstraint, float]] = []
+        """What has to be reached at least, and how much that is."""
         self._devices()
         self._pools()
         if as_cost:
@@ -177,6 +194,7 @@ class _Program:
             need = int(problem.need_rate[model])
             if need > 0:
                 row = self.model.add_linear_constraint(lb=1.0)
+                self.wanted.append((row, 1.0))
                 for entry in mine:
                     rate = min(int(problem.entry_rate[entry]), need)
                     row.set_coefficient(self.amount[entry], rate / need)
@@ -206,14 +224,16 @@ class _Program:
         row = self.model.add_linear_constraint(
             lb=least, ub=float(most) if most < MANY else math.inf
         )
+        if least > 0:
+            self.wanted.append((row, least))
         for entry in mine:
             row.set_coefficient(self.amount[entry], 1.0)
 
-    def solve(self) -> Weighted | None:
+    def solve(self) -> Weighted:
         result = mathopt.solve(self.model, mathopt.SolverType.GLOP)
         reason = mathopt.TerminationReason
-        if result.termination.reason is reason.INFEASIBLE and self._still_infeasible():
-            return None
+        if result.termination.reason is reason.INFEASIBLE:
+            result = self._largest_part()
         if result.termination.reason is not reason.OPTIMAL:
             return self._nothing()
         price = np.zeros((len(self.used), self.share.shape[1]))
@@ -226,12 +246,13 @@ class _Program:
             used=np.array(result.variable_values(self.used), dtype=np.float64),
         )
 
-    def _still_infeasible(self) -> bool:
-        """Whether a trifle more of everything would not change it: then it is no rounding."""
-        for row in (*self.counts, *self.pools):
-            row.upper_bound = row.upper_bound * (1 + PROOF) + PROOF
-        again = mathopt.solve(self.model, mathopt.SolverType.GLOP)
-        return again.termination.reason is mathopt.TerminationReason.INFEASIBLE
+    def _largest_part(self) -> mathopt.SolveResult:
+        """The same part of all that is wanted, as large as can be: that has a solution."""
+        lacking = self.model.add_variable(lb=0.0, ub=1.0)
+        for row, least in self.wanted:
+            row.set_coefficient(lacking, least)
+        self.model.minimize(lacking)
+        return mathopt.solve(self.model, mathopt.SolverType.GLOP)
 
     def _nothing(self) -> Weighted:
         """Prices without a solution: all resources alike. Bounds from them are valid."""

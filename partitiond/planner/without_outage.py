@@ -31,6 +31,10 @@ AS_IT_RUNS: Final = " as it runs"
 """Ends the name of what stands for a model's running replicas; no model's name has a space."""
 
 
+OUTAGE: Final = 2
+"""Speaks most against a plan: a model has no replica for a while, and nobody has allowed that."""
+
+
 def forbidden_outages(
     request: PlanRequest, placements: tuple[Placement, ...]
 ) -> tuple[Outage, ...]:
@@ -49,13 +53,13 @@ def forbidden_outages(
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
-    """What speaks against a plan: 2 an outage, 1 a needless stop; 0 is nothing.
+    """What speaks against a plan: OUTAGE, 1 a needless stop; 0 is nothing.
 
     A stop is needless where a replica has to end before what takes its place can start, and a
     device of that kind is idle before and after.
     """
     if not all_stay(request, placements) or forbidden_outages(request, placements):
-        return 2
+        return OUTAGE
     if not request.move_price:
         return 0  # the best plan is asked for, whatever it moves
     busy = {p.device_id for p in (*request.running, *placements)}

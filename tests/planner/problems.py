@@ -6,18 +6,20 @@ import math
 import random
 from collections.abc import Iterator
 
+import numpy as np
+
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import Candidate, ModelDemand, Objective
 from partitiond.core.spec import Isolation, PlacementRules
-from partitiond.planner.arrays import Problem, build_problem
 from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, PlanRequest, build_instance
+from partitiond.planner.sites import Sites, build_sites
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
 
 MIG = (SharingMode.MIG,)
 SLICES = ("1g.10gb", "2g.20gb", "3g.40gb")
 
 
-def random_problem(seed: int, objective: Objective) -> Problem:
+def random_sites(seed: int, objective: Objective) -> Sites:
     """Up to three devices of up to three kinds, up to three models; every kind of partition."""
     rng = random.Random(f"{seed}-{objective}")
     kinds = rng.sample(["gpu", "gpu", "mig", "small", "cpu"], rng.randint(1, 3))
@@ -41,7 +43,7 @@ def random_problem(seed: int, objective: Objective) -> Problem:
         objective=objective,
         host_memory_bytes=(("host-0", 24 << 30),) if rng.random() < 0.3 else (),
     )
-    return build_problem(build_instance(request))
+    return build_sites(build_instance(request))
 
 
 def _model(name: str, rng: random.Random) -> ModelDemand:
@@ -74,59 +76,66 @@ def _model(name: str, rng: random.Random) -> ModelDemand:
     )
 
 
-def sets_of(problem: Problem, place: int) -> Iterator[tuple[int, ...]]:
-    """Everything that one device run as `place` can hold, as entries with repetitions."""
-    start, end = int(problem.place_start[place]), int(problem.place_start[place + 1])
+def sets_of(sites: Sites, site: int) -> Iterator[tuple[int, ...]]:
+    """Everything that one device at a site can hold, as entries with repetitions."""
+    mine = np.flatnonzero(sites.entry_site == site).tolist()
 
     def grow(chosen: tuple[int, ...], first: int) -> Iterator[tuple[int, ...]]:
         yield chosen
-        for entry in range(first, end):
-            if holds(problem, place, (*chosen, entry)):
-                yield from grow((*chosen, entry), entry)
+        for at in range(first, len(mine)):
+            longer = (*chosen, mine[at])
+            if level_of(sites, site, longer) is not None:
+                yield from grow(longer, at)
 
-    return grow((), start)
+    return grow((), 0)
 
 
-def holds(problem: Problem, place: int, chosen: tuple[int, ...]) -> bool:
-    """Whether one device run as `place` can hold these entries."""
-    if len(chosen) > problem.max_items[place]:
-        return False
-    if (problem.entry_use[list(chosen)].sum(axis=0) > problem.capacity[place]).any():
-        return False
-    if sum(int(problem.entry_busy[e]) for e in chosen) > problem.busy_limit[place, len(chosen)]:
-        return False
-    if problem.geometry[place] >= 0:
-        code = sum(int(problem.entry_code[e]) for e in chosen)
-        table = problem.tables[int(problem.geometry[place]) :][: int(problem.geometry_size[place])]
+def level_of(sites: Sites, site: int, chosen: tuple[int, ...]) -> int | None:
+    """The level at which one device at a site holds these entries; None where it does not."""
+    rows = list(chosen)
+    if (sites.entry_use[rows].sum(axis=0) > sites.capacity[site]).any():
+        return None
+    if sites.table[site] >= 0:
+        code = int(sites.entry_code[rows].sum())
+        table = sites.tables[int(sites.table[site]) :][: int(sites.table_size[site])]
         if code >= len(table) or not table[code]:
-            return False
-    models = {int(problem.entry_model[e]) for e in chosen}
-    return not any(problem.avoid[a, b] for a, b in itertools.combinations(models, 2))
+            return None
+    models = {int(sites.entry_model[e]) for e in rows}
+    if any(sites.avoid[a, b] for a, b in itertools.combinations(models, 2)):
+        return None
+    load, kappa = int(sites.entry_busy[rows].sum()), int(sites.entry_kappa[rows].max(initial=0))
+    for level in range(int(sites.entry_top[rows].min(initial=99)) + 1):
+        row = int(sites.limit_of[site, level, kappa])
+        if row < 0 or len(rows) >= sites.busy_limit.shape[1]:
+            continue
+        if load <= sites.busy_limit[row, len(rows)]:
+            return level
+    return None
 
 
 State = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Rates, replicas and pools used."""
 
 
-def states(problem: Problem) -> dict[State, int]:
+def states(sites: Sites) -> dict[State, int]:
     """What all devices together can give, and the least cost at which they do."""
-    models, pools = len(problem.need_rate), len(problem.pool_capacity)
+    models, pools = len(sites.need_rate), len(sites.pool_capacity)
     found: dict[State, int] = {((0,) * models, (0,) * models, (0,) * pools): 0}
-    for device, group in enumerate(problem.device_group):
-        ways = _device_states(problem, int(group), device)
+    for device, group in enumerate(sites.device_group):
+        ways = _device_states(sites, int(group), device)
         following: dict[State, int] = {}
         for (rates, counts, used), cost in found.items():
             for (more_rates, more_counts, more_used), more_cost in ways.items():
                 state = (
                     tuple(
-                        min(a + b, _cap(problem, m))
+                        min(a + b, _cap(sites, m))
                         for m, (a, b) in enumerate(zip(rates, more_rates, strict=True))
                     ),
                     tuple(a + b for a, b in zip(counts, more_counts, strict=True)),
                     tuple(a + b for a, b in zip(used, more_used, strict=True)),
                 )
-                over = any(u > c for u, c in zip(state[2], problem.pool_capacity, strict=True))
-                many = any(n > m for n, m in zip(state[1], problem.need_max, strict=True))
+                over = any(u > c for u, c in zip(state[2], sites.pool_capacity, strict=True))
+                many = any(n > m for n, m in zip(state[1], sites.need_max, strict=True))
                 if not over and not many:
                     total = cost + more_cost
                     following[state] = min(total, following.get(state, total))
@@ -134,52 +143,56 @@ def states(problem: Problem) -> dict[State, int]:
     return found
 
 
-def _cap(problem: Problem, model: int) -> int:
+def _cap(sites: Sites, model: int) -> int:
     """A rate beyond which it does not matter; models without a rate have none."""
-    return int(problem.need_rate[model]) if problem.need_rated[model] else 1 << 60
+    return int(sites.need_rate[model]) if sites.need_rated[model] else 1 << 60
 
 
-def _device_states(problem: Problem, group: int, device: int) -> dict[State, int]:
-    models = len(problem.need_rate)
+def _device_states(sites: Sites, group: int, device: int) -> dict[State, int]:
+    models, pools = len(sites.need_rate), len(sites.pool_capacity)
     found: dict[State, int] = {}
-    for place in range(len(problem.place_group)):
-        if problem.place_group[place] != group:
-            continue
-        for chosen in sets_of(problem, place):
+    for site in np.flatnonzero(sites.site_class == sites.class_of[group]):
+        for chosen in sets_of(sites, int(site)):
+            level = level_of(sites, int(site), chosen) if chosen else 0
+            assert level is not None
             rates, counts = [0] * models, [0] * models
             for e in chosen:
-                rates[problem.entry_model[e]] += int(problem.entry_rate[e])
-                counts[problem.entry_model[e]] += 1
-            drawn = problem.entry_pool[list(chosen)].sum(axis=0) * problem.pool_of_device[device]
-            cost = int(problem.group_cost[group]) if chosen else 0
-            cost += sum(int(problem.entry_cost[e]) for e in chosen)
-            state = (tuple(rates), tuple(counts), tuple(int(d) for d in drawn))
+                rates[sites.entry_model[e]] += int(sites.rates[e, level])
+                counts[sites.entry_model[e]] += 1
+            taken = sites.entry_pool[list(chosen)].sum(axis=0)
+            drawn = [
+                int(taken[sites.pool_kind[p]]) * int(sites.pool_of_device[device, p])
+                for p in range(pools)
+            ]
+            cost = int(sites.group_cost[group]) if chosen else 0
+            cost += sum(int(sites.entry_cost[e]) for e in chosen)
+            state = (tuple(rates), tuple(counts), tuple(drawn))
             found[state] = min(cost, found.get(state, cost))
-    return found or {((0,) * models, (0,) * models, (0,) * len(problem.pool_capacity)): 0}
+    return found or {((0,) * models, (0,) * models, (0,) * pools): 0}
 
 
-def least_cost(problem: Problem) -> float | None:
+def least_cost(sites: Sites) -> float | None:
     """The least cost that serves everything; None where nothing does."""
     best = None
-    for (rates, counts, _), cost in states(problem).items():
-        served = all(r >= n for r, n in zip(rates, problem.need_rate, strict=True))
-        there = all(c >= n for c, n in zip(counts, problem.need_min, strict=True))
+    for (rates, counts, _), cost in states(sites).items():
+        served = all(r >= n for r, n in zip(rates, sites.need_rate, strict=True))
+        there = all(c >= n for c, n in zip(counts, sites.need_min, strict=True))
         if served and there:
             best = cost if best is None else min(best, cost)
     return None if best is None else best / PRICE_SCALE
 
 
-def most_goodput(problem: Problem) -> float:
+def most_goodput(sites: Sites) -> float:
     """The most weighted requests/s, least numbers of replicas aside."""
-    rated = problem.need_rated.any()
+    rated = sites.need_rated.any()
     return (
         max(
             math.fsum(
                 float(w) * r
-                for w, r, counts in zip(problem.need_weight, rates, problem.need_rated, strict=True)
+                for w, r, counts in zip(sites.need_weight, rates, sites.need_rated, strict=True)
                 if counts or not rated
             )
-            for rates, _, _ in states(problem)
+            for rates, _, _ in states(sites)
         )
         / RATE_SCALE
     )

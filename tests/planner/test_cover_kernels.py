@@ -67,3 +67,13 @@ def test_the_best_served(ways: list[tuple[float, int]], need: int, most: int) ->
         2.0 * min(rate, need) - price for price, rate, number in _sets(ways, 12) if number <= most
     )
     assert covers.value[0] == pytest.approx(best)
+
+
+def test_an_entry_that_wastes_more_than_many_others_may_cover_alone() -> None:
+    """Thirty waste next to nothing, and nine cover 60 cells; the last one covers just 60."""
+    ways = [(7.0 + n / 1000, 7) for n in range(30)] + [(60.5, 60)]
+    grid, price = _grid(ways, 60, 0, 1_000_000), np.array([p for p, _ in ways])
+    cheapest, served = cheapest_covers(grid, price), best_served(grid, price, 99)
+    assert cheapest.value[0] == pytest.approx(60.5)
+    assert served.value[0] == pytest.approx(2.0 * 60 - 60.5)
+    assert cheapest.entries.tolist() == served.entries.tolist() == [30]

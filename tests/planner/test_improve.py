@@ -9,30 +9,26 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective
-from partitiond.core.spec import PlacementRules
-from partitiond.planner.arrays import build_problem
-from partitiond.planner.bound import bound_cost, bound_goodput
-from partitiond.planner.improve import Improver, Schedule, prices_of
+from partitiond.core.spec import FaultDomain, PlacementRules
+from partitiond.planner.bound import bound_cost
+from partitiond.planner.improve import Improver, Schedule
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.packing import Packing
+from partitiond.planner.sites import build_sites
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 ALONE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
 
 
 def searched(instance: Instance, *, by_cost: bool, steps: int = 2000, seed: int = 1) -> Improver:
-    problem = build_problem(instance)
-    bound = bound_cost(instance) if by_cost else bound_goodput(instance)
-    improver = Improver(problem, prices_of(problem, bound), by_cost=by_cost, seed=seed)
+    improver = Improver(build_sites(instance), by_cost=by_cost, seed=seed)
     improver.start(None)
     run(improver, steps)
     return improver
 
 
 def run(improver: Improver, steps: int) -> None:
-    improver.run(
-        Schedule(0.0, 0.0, steps), halt=lambda: False, tell=lambda _: None, prices=lambda: None
-    )
+    improver.run(Schedule(0.0, 0.0, steps), halt=lambda: False, tell=lambda _: None)
 
 
 def rebuilt(packing: Packing) -> Packing:
@@ -145,24 +141,52 @@ def test_the_same_seed_gives_the_same_answer() -> None:
     assert np.array_equal(one.space.best.items, other.space.best.items)
 
 
-def test_models_with_rules_beyond_one_device_stay_where_they_are() -> None:
+def test_models_that_have_to_be_near_others_stay_where_they_are() -> None:
     models = (
         want("a", point("a", 5, 20, sm=20), rate=5, rules=PlacementRules(near=("b",))),
         want("b", point("b", 5, 20, sm=20), rate=5),
         want("c", point("c", 5, 20, sm=20), rate=10),
     )
-    instance = build_instance(PlanRequest((gpu("g0"), gpu("g1")), models))
+    instance = build_instance(PlanRequest((gpu("g0"), gpu("g1")), models, interference=ALONE))
     start = Packing(instance)
     option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is SharingMode.MPS)
     by_model = {item.model: item.index for item in instance.items}
     for model in (0, 1):
         start.add(1, by_model[model], option)
-    problem = build_problem(instance)
-    bound = bound_cost(instance)
-    improver = Improver(problem, prices_of(problem, bound), by_cost=True, seed=1)
+    improver = Improver(build_sites(instance), by_cost=True, seed=1)
     improver.start(start)
     run(improver, 2000)
     assert improver.found
     packing = improver.best()
     assert {by_model[0], by_model[1]} <= set(packing.loads[1].items)
     assert not packing.lacking()
+
+
+def test_enough_is_left_when_a_host_is_lost() -> None:
+    rules = PlacementRules(survive=FaultDomain.HOST, survive_share=0.5)
+    models = (
+        want("a", point("a", 5, 20, sm=20), rate=10, rules=rules),
+        want("b", point("b", 5, 30, sm=30), rate=5),
+    )
+    devices = tuple(gpu(f"g{n}", host=f"h{n // 2}") for n in range(4))
+    instance = build_instance(PlanRequest(devices, models, interference=ALONE))
+    improver = searched(instance, by_cost=True, steps=2000)
+    assert improver.found
+    packing = improver.best()
+    assert packing.lacking() == []
+    assert len(packing.used()) == 2
+
+
+def test_a_replica_that_slows_others_down_is_worth_what_all_gain_together() -> None:
+    """Two alone serve 20, both on one device 2 x 10 / 1.5: with one device the first is enough."""
+    levels = Interference((1.0, 1.5, 2.5), (1.0, 1.5, 2.5), 0.0, 0.0, 0.0)
+    models = (
+        want("a", point("a", 10, 20, sm=20, busy=0.75), rate=10),
+        want("b", point("b", 1, 20, sm=20, busy=0.75), rate=1),
+    )
+    instance = build_instance(
+        PlanRequest((gpu(),), models, objective=Objective.MAX_GOODPUT, interference=levels)
+    )
+    packing = searched(instance, by_cost=False).best()
+    assert packing.goodput() == 10
+    assert [len(load.items) for load in packing.loads] == [1]

@@ -15,6 +15,7 @@ from partitiond.core.plan import (
     Status,
     diff_plans,
 )
+from partitiond.core.plan_choices import Against
 from partitiond.core.plan_diff import DiffCost, diff_cost
 from partitiond.core.profile import ProfileKind
 from partitiond.fleet import load_fleet
@@ -69,6 +70,90 @@ def test_a_saved_device_must_be_worth_more_than_its_moves(moves: int, devices: i
     assert proof.bound <= proof.value
     # The price of fewer moves than these is proven, too: CP-SAT counts them.
     assert proof.status is Status.OPTIMAL
+
+
+@pytest.mark.parametrize(("moves", "chosen"), [(3, 1), (5, 0)])
+def test_the_plan_tells_what_moves_buy_and_what_is_next_best(moves: int, chosen: int) -> None:
+    """A bound for few moves is tighter: 1.75 with the price proves that no move needs 2 devices."""
+    made = plan(spread(moves))
+    shown = made.certificate.choices
+    assert [(c.moves, c.value, c.bound) for c in shown] == [(0, 2, 2), (moves, 1, 1)]
+    assert [c.chosen for c in shown].index(True) == chosen
+    assert [c.wins_from for c in shown] == pytest.approx([1 / moves, 0])
+    (line,) = [line for line in made.explanation if line.startswith("Next best")]
+    other = f"2 devices with no move instead of 1 device with {moves} moves"
+    if chosen == 0:
+        other = f"1 device with {moves} moves instead of 2 devices with no move"
+    side = "or more" if chosen else "or less"
+    assert line == (
+        f"Next best of the plans found: {other}; it wins where planner.move_price is "
+        f"{1 / moves:.3g} {side} (now 0.25)."
+    )
+
+
+@pytest.mark.parametrize(("more", "moves"), [(0.001, 0), (-0.001, 5)])
+def test_at_the_price_that_is_told_the_other_plan_wins(more: float, moves: int) -> None:
+    """On both sides of 0.2: the plan that is told to win there is made."""
+    made = plan(dataclasses.replace(spread(5), move_price=0.2 + more))
+    assert made.certificate.moves == moves
+
+
+def test_nothing_is_told_of_moves_where_nothing_runs_or_nothing_is_to_be_gained() -> None:
+    fresh = plan(dataclasses.replace(spread(5), running=()))
+    assert fresh.certificate.choices == ()
+    again = plan(dataclasses.replace(spread(5), running=fresh.placements))
+    assert again.certificate.choices == ()
+    assert not [line for line in (*fresh.explanation, *again.explanation) if "Next best" in line]
+
+
+def test_with_moves_for_nothing_it_is_told_what_they_would_have_bought() -> None:
+    shown = plan(dataclasses.replace(spread(5), move_price=0.0)).certificate.choices
+    assert [(c.moves, c.value, c.chosen) for c in shown] == [(0, 2, False), (5, 1, True)]
+    assert [c.bound for c in shown] == [1, 1], "nothing is proven of few moves without a price"
+
+
+@pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
+def test_where_somebody_gets_nothing_plans_are_not_compared_by_their_goodput(
+    objective: Objective,
+) -> None:
+    """Two of three models fit, and what runs is not the best of them."""
+    sizes = (("a", 5.0), ("b", 10.0), ("c", 4.0))
+    models = tuple(want(name, point(name, rate, 60), rate=rate) for name, rate in sizes)
+    running = runs_on(TWO, (models[0], models[2]))
+    made = plan(PlanRequest(TWO, models, running=running, objective=objective, move_price=0.25))
+    assert (made.certificate.value, made.certificate.choices) == (0, ())
+
+
+def test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price() -> None:
+    request = dataclasses.replace(spread(3), move_budget=0.1)
+    shown = plan(request).certificate.choices
+    assert [(c.moves, c.value, c.chosen, c.against) for c in shown] == [
+        (0, 2, True, None),
+        (3, 1, False, Against.MOVE_BUDGET),
+    ]
+    assert [c.wins_from for c in shown] == [0, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"value": 1.0}, "not one of the choices is the plan"),
+        ({"chosen": False}, "not one of the choices is the plan"),
+        ({"moves": 1}, "the plan moves 1"),
+        ({"bound": 2.5}, "is better than the bound for 0 moves"),
+        ({"bound": 0.5}, "looser than the one for any number"),
+    ],
+)
+def test_the_checker_refuses_wrong_choices(change: dict[str, object], says: str) -> None:
+    request = spread(5)
+    made = plan(request)
+    first, *others = made.certificate.choices
+    wrong = dataclasses.replace(first, **change)  # type: ignore[arg-type]
+    proof = dataclasses.replace(made.certificate, choices=(wrong, *others))
+    found = check_plan(
+        dataclasses.replace(made, certificate=proof), request.models, before=request.before
+    )
+    assert any(says in line for line in found), found
 
 
 def test_without_a_price_the_best_plan_is_made_whatever_it_moves() -> None:
@@ -130,6 +215,15 @@ def changed(second: Device | None) -> PlanRequest:
     running = runs_on(TWO[:1], (a, b))
     now = want("a", point("a", 10, 39, batch=4), rate=5)
     return PlanRequest(devices, (now, b), running=running, move_price=0.25, allow_outage=False)
+
+
+def test_a_plan_with_an_outage_is_not_among_those_that_moves_buy() -> None:
+    """One device would do, without a move: but model a would have no replica for a while."""
+    request = changed(TWO[1])
+    assert used(plan(dataclasses.replace(request, allow_outage=True, move_price=0.0))) == 1
+    made = plan(request)
+    assert used(made) == 2
+    assert made.certificate.choices == ()
 
 
 def test_an_idle_device_takes_what_has_no_room_beside_what_runs() -> None:
@@ -260,3 +354,19 @@ def test_optimal_is_said_of_estimates_where_figures_are_estimated() -> None:
     made = plan(dataclasses.replace(request, models=(guessed, *others)))
     assert made.certificate.optimal_words == "optimal for these estimates"
     assert "(optimal for these estimates)" in made.explanation[0]
+
+
+def test_a_plan_that_a_budget_keeps_from_least_replicas_has_a_bound_of_its_own() -> None:
+    b = want("b", point("b", 14, 10), rate=27)
+    running = runs_on(TWO[:1], (b,))
+    # Models that cannot be beside what runs; with them and without `b` less is served.
+    a = want("a", point("a", 19, 38, sm=33), rate=0.7)
+    e = want("e", point("e", 14, 38, sm=10), rate=5)
+    request = PlanRequest(
+        TWO[:1], (a, b, e), running=running, objective=Objective.MIN_PRICE, move_budget=0.0
+    )
+    made, free = plan(request), plan(dataclasses.replace(request, move_budget=None))
+    assert {p.model for p in made.placements} == {"b"}
+    assert {p.model for p in free.placements} == {"a", "e"}
+    assert free.certificate.bound < made.certificate.value <= made.certificate.bound
+    assert made.certificate.status is Status.FEASIBLE

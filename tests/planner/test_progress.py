@@ -1,6 +1,7 @@
 """What a solve tells of itself."""
 
 import dataclasses
+import math
 import time
 
 import pytest
@@ -81,3 +82,23 @@ def test_a_stopped_solve_ends_at_once_with_a_plan() -> None:
     assert isinstance(plan, Plan)
     assert plan.placements
     assert time.process_time() - began < 60, "computed on"
+
+
+def test_an_infinite_cost_is_a_proof_that_not_all_can_be_served() -> None:
+    seen = watch(Objective.MIN_DEVICES)
+    seen.proved(1.0)
+    seen.proved(math.inf)
+    assert seen.impossible
+    assert seen.now().bound == 1.0
+
+
+@pytest.mark.parametrize("objective", [Objective.MIN_DEVICES, Objective.MAX_GOODPUT])
+def test_a_plan_is_of_what_found_it_first(objective: Objective) -> None:
+    seen, better = watch(objective), -1 if objective.is_cost else 1
+    seen.found(50.0, "a choice")
+    seen.found(50.0 * (1 + better * 1e-15), "a search that went on from it")
+    assert seen.found_by(50.0 * (1 - better * 1e-15)) == "a choice"
+    assert seen.found_by(50.0 - better) is None
+    seen.found(50.0 + better, "a search")
+    assert seen.found_by(50.0 + better) == "a search"
+    assert seen.found_by(50.0) is None

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from bench.planner.instances import request as benchmark
 from partitiond.core.plan import ModelDemand, Objective, Placement, Plan, diff_plans
+from partitiond.planner.annealing import to_packing
 from partitiond.planner.api import solve
 from partitiond.planner.assign import replicas_kept
 from partitiond.planner.bound import bound_cost, bound_goodput
-from partitiond.planner.greedy import Guide
+from partitiond.planner.improve import Improver, Schedule
 from partitiond.planner.instance import PlanRequest, build_instance
-from partitiond.planner.kernels.repair import count_gone
-from partitiond.planner.neighbourhood import to_packing
+from partitiond.planner.kernels.anneal import count_gone
 from partitiond.planner.packing import Packing
 from partitiond.planner.repair import allowed_moves, improve_within, moves_of, repair_start
-from partitiond.planner.repair_search import RepairSearch
 from partitiond.planner.running import staying_items
+from partitiond.planner.sites import build_sites
 from partitiond.planner.tidy import free_squares, tidy
 from tests.planner.build import gpu, point, want
 
@@ -169,17 +169,18 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
     runs = plan(asked)
     now = dataclasses.replace(changed(asked, seed, 0.5), running=runs.placements)
     instance = build_instance(now)
-    bound = bound_cost(instance)
-    repaired = repair_start(instance, bound)
+    repaired = repair_start(instance, bound_cost(instance))
     if repaired.lacking():
         return
     items = [collections.Counter[int]() for _ in now.devices]
     for index, item, _ in staying_items(instance):
         items[index][item] += 1
     there = {index: counter for index, counter in enumerate(items) if counter}
-    search = RepairSearch(instance, Guide(instance, bound), repaired, there, by_cost=True)
-    search.run(1 << 30, steps)
-    now_at = to_packing(search.problem, search.space.state)
+    most = len(runs.placements)
+    search = Improver(build_sites(instance), by_cost=True, seed=1, runs=there, most_gone=most)
+    search.start(repaired)
+    search.run(Schedule(0.0, 0.0, steps), halt=lambda: False, tell=lambda _: None)
+    now_at = to_packing(search.sites, search.space.state)
     assert count_gone(search.space.state, search.here) == moves_of(instance, now_at)
 
 

@@ -77,7 +77,8 @@ async def test_progress_comes_from_the_other_process() -> None:
     costs = [sign * p.value for p in told if p.objective is objective and p.value is not None]
     assert costs, "nothing was told of what was solved"
     assert costs == sorted(costs, reverse=True), "a later plan is never worse"
-    assert costs[-1] >= sign * plan.certificate.value
+    # Told by whole units of rates, certified by the rates themselves.
+    assert costs[-1] >= sign * plan.certificate.value - 1e-6
 
 
 async def test_asked_to_stop_it_answers_with_the_best_so_far() -> None:

@@ -28,9 +28,6 @@ def test_sizes_that_others_beat_are_not_missed(
     question = data.draw(questions(kind, rated=False, limits=True, ruled=True))
     best = try_everything(*question, objective)
     instance = _instance(question, objective)
-    for group in instance.groups:
-        for fit, needed in zip(group.fits, group.needed, strict=True):
-            assert set(needed) <= set(fit)
     if best is None or instance.hopeless:
         return
     every = list(range(len(question[0])))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,10 @@ TIMES: Final = 4.0
 LEAST_SECONDS: Final = 20.0
 """A wrong version may make a test wait for minutes, or for ever. It counts as refused once the
 tests have taken so many times as long as on the tree as it is, and no less than that."""
+KERNELS: Final = "partitiond/planner/kernels/"
+"""Compiled code is kept by the file of the function that is called. It does not see that another
+file has changed from which that function calls, so that a wrong version needs a cache of its own.
+"""
 END_SECONDS: Final = 30.0
 """For tests that are interrupted to end what they started."""
 FAILED: Final = 1
@@ -46,7 +50,8 @@ def main(words: Sequence[str]) -> int:
             print(rule.says, flush=True)
             tests = sorted({test for wrong in rule.wrong for test in wrong.tests})
             began = time.monotonic()
-            status = _run(tree, tests, SECONDS)
+            fresh = any(wrong.file.startswith(KERNELS) for wrong in rule.wrong)
+            status = _run(tree, tests, SECONDS, fresh=fresh)
             seconds = max(LEAST_SECONDS, TIMES * (time.monotonic() - began))
             if status != 0:
                 print(f"  the tests do not pass as it is (pytest says {status}): {' '.join(tests)}")
@@ -67,7 +72,7 @@ def _refuses(tree: Path, wrong: Wrong, number: int, seconds: float) -> bool:
     right = file.read_text(encoding="utf-8")
     _write(file, right.replace(wrong.old, wrong.new), 2 * number)
     try:
-        status = _run(tree, wrong.tests, seconds)
+        status = _run(tree, wrong.tests, seconds, fresh=wrong.file.startswith(KERNELS))
     finally:
         _write(file, right, 2 * number + 1)
     if status not in (0, FAILED):
@@ -83,9 +88,17 @@ def _write(file: Path, text: str, age_seconds: int) -> None:
     os.utime(file, (1_600_000_000 + age_seconds,) * 2)
 
 
-def _run(tree: Path, tests: Sequence[str], seconds: float) -> int:
-    """pytest's status in the tree; FAILED where it does not come to an end."""
-    environment = dict(os.environ) | {"PYTHONPATH": str(tree)}
+def _run(tree: Path, tests: Sequence[str], seconds: float, *, fresh: bool) -> int:
+    """pytest's status in the tree, with nothing compiled before where `fresh`."""
+    if not fresh:
+        return _pytest(tree, tests, seconds, {})
+    with tempfile.TemporaryDirectory(prefix="pd-kernels-") as folder:
+        return _pytest(tree, tests, seconds, {"NUMBA_CACHE_DIR": folder})
+
+
+def _pytest(tree: Path, tests: Sequence[str], seconds: float, more: Mapping[str, str]) -> int:
+    """pytest's status with more of an environment; FAILED where it does not come to an end."""
+    environment = dict(os.environ) | {"PYTHONPATH": str(tree)} | dict(more)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     running = subprocess.Popen(
         [*command, "-m", "not slow and not engine and not gpu"],

@@ -159,7 +159,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
                 "        if lease.device_id:\n            device =",
             ),
             (_EVICTING, "        return _ALL\n", "        return room_of(lease)\n"),
-            (_EVICTING, "return room_of(lease) + Room(GRAIN_MIB * MIB)", "return room_of(lease)"),
+            (_EVICTING, "    return room_of(lease)\n", "    return Room(0)\n"),
         ),
     ),
     rule(

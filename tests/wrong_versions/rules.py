@@ -13,9 +13,11 @@ from tests.wrong_versions.jobs import JOBS
 from tests.wrong_versions.looks import LOOKS
 from tests.wrong_versions.loop import LOOP
 from tests.wrong_versions.memory import MEMORY
+from tests.wrong_versions.pages import PAGES
 from tests.wrong_versions.recovery import RECOVERY
 from tests.wrong_versions.replicas import REPLICAS
 from tests.wrong_versions.rule import Rule
+from tests.wrong_versions.truth import TRUTH
 
 RULES: Final[tuple[Rule, ...]] = (
     *BATCHES,
@@ -29,6 +31,8 @@ RULES: Final[tuple[Rule, ...]] = (
     *LOOKS,
     *LOOP,
     *MEMORY,
+    *PAGES,
     *RECOVERY,
     *REPLICAS,
+    *TRUTH,
 )

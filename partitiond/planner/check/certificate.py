@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 
 from partitiond.core.costs import idle_watts, max_watts
 from partitiond.core.hardware import Device, headroom_bytes
+from partitiond.core.placement_rules import PRIORITY_FACTOR
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan, Status
-from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+from partitiond.planner.check.figures import RELATIVE
 from partitiond.planner.check.rules import rate_if_lost
 
 Levels = Mapping[str, float | None]
@@ -34,7 +35,7 @@ def check_certificate(
     if value is None:
         yield f"the certificate speaks of {proof.objective}, but the power of a device is not known"
         return
-    slack = ABSOLUTE + RELATIVE * abs(value)
+    slack = RELATIVE * abs(value)
     smallest = proof.objective.is_cost
     if abs(value - proof.own_value) > slack:
         yield f"the certificate's value is {proof.own_value:.6g}, the plan's is {value:.6g}"
@@ -49,14 +50,17 @@ def check_certificate(
     gap = abs(proof.bound - proof.value) / max(abs(proof.value), 1e-9)
     if abs(gap - proof.gap) > 1e-6 * max(1.0, gap):
         yield f"the certificate's gap is {proof.gap:.6g}, its figures give {gap:.6g}"
-    if proof.status is Status.OPTIMAL and gap > 1e-4:
+    if proof.status is Status.OPTIMAL and gap > RELATIVE:
         yield f"the certificate says optimal with a gap of {gap:.2%}"
     if (proof.own_bound - proof.bound if smallest else proof.bound - proof.own_bound) > slack:
         yield "the bound with moves is looser than the one without them"
     yield from _check_best(plan, slack)
+    yield from _check_choices(plan, slack)
+    yield from _check_priorities(plan, demands, rates)
     if smallest:
         yield from _check_served(plan, demands, rates)
-    if proof.objective in {Objective.MAX_MIN, Objective.MAX_HEADROOM} and own > 0:
+    shares = {Objective.MAX_MIN, Objective.MAX_HEADROOM}
+    if smallest or (proof.objective in shares and own > 0):
         yield from _check_left_out(plan, demands)
 
 
@@ -71,6 +75,28 @@ def _check_best(plan: Plan, slack: float) -> Iterator[str]:
         yield f"the best value known is {proof.best_value:.6g}, the plan's own {own:.6g}"
     if sign * (proof.own_bound - proof.best_value) > slack:
         yield f"the best value known {proof.best_value:.6g} is better than the bound"
+
+
+def _check_choices(plan: Plan, slack: float) -> Iterator[str]:
+    """One of the choices is the plan, and none is better than a bound that it falls under."""
+    proof = plan.certificate
+    if not proof.choices:
+        return
+    mine = [c for c in proof.choices if c.chosen]
+    if len(mine) != 1 or abs(mine[0].value - proof.own_value) > slack:
+        yield "not one of the choices is the plan"
+    elif proof.move_price and mine[0].moves != proof.moves:
+        yield f"of the choices the plan moves {mine[0].moves}, it moves {proof.moves}"
+    sign = 1 if proof.objective.is_cost else -1
+    for one in proof.choices:
+        if sign * (proof.own_bound - one.bound) > slack:
+            yield f"the bound for {one.moves} moves is looser than the one for any number"
+        for other in proof.choices:
+            if other.moves <= one.moves and sign * (one.bound - other.value) > slack:
+                yield (
+                    f"the plan with {other.moves} moves, {other.value:.6g}, is better than the "
+                    f"bound for {one.moves} moves, {one.bound:.6g}"
+                )
 
 
 def _value(
@@ -114,12 +140,51 @@ def _charge(c: Candidate, demand: ModelDemand) -> float | None:
 
 
 def _goodput(demands: Mapping[str, ModelDemand], rates: Mapping[str, float]) -> float:
-    """Weighted planned requests/s; models without a rate count only where none has one."""
+    """Weighted planned requests/s, a priority a hundred times those of the one below."""
+    return math.fsum(d.planned_weight * _planned(d, rates) for d in _counted(demands))
+
+
+def _counted(demands: Mapping[str, ModelDemand]) -> list[ModelDemand]:
+    """Models that count under max-goodput: those without a rate only where none has one."""
     rated = [d for d in demands.values() if d.demand.planned_req_per_s is not None]
-    return math.fsum(
-        d.planned_weight * min(rates.get(d.model, 0.0), d.demand.planned_req_per_s or math.inf)
-        for d in rated or demands.values()
-    )
+    return rated or list(demands.values())
+
+
+def _planned(demand: ModelDemand, rates: Mapping[str, float]) -> float:
+    return min(rates.get(demand.model, 0.0), demand.demand.planned_req_per_s or math.inf)
+
+
+def _check_priorities(
+    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
+) -> Iterator[str]:
+    """What is claimed of each priority is so, and optimal is what all of them are."""
+    proof = plan.certificate
+    if proof.objective is not Objective.MAX_GOODPUT:
+        return
+    served: dict[int, list[float]] = {}
+    for d in _counted(demands):
+        if rates.get(d.model, 0.0) > 0:
+            served.setdefault(d.rules.priority, []).append(d.demand.weight * _planned(d, rates))
+    said = [p.priority for p in proof.by_priority]
+    if len(served) > 1 and not set(served) <= set(said):
+        yield "the certificate does not speak of each priority that is served"
+    if said != sorted(set(said), reverse=True):
+        yield f"the certificate lists priorities as {said}"
+    behind = False  # a higher priority gets less than it may: lower ones then may get more
+    for p in proof.by_priority:
+        value = math.fsum(served.get(p.priority, ()))
+        slack = RELATIVE * value
+        if abs(value - p.value) > slack:
+            yield f"priority {p.priority} gets {value:.6g}, the certificate says {p.value:.6g}"
+        if value - p.bound > slack and not behind:
+            yield f"priority {p.priority} gets {value:.6g}, more than its bound {p.bound:.6g}"
+        if proof.status is Status.OPTIMAL and p.bound - value > slack:
+            yield f"the certificate says optimal, priority {p.priority} may get {p.bound:.6g}"
+        behind = behind or p.bound - value > slack
+    if proof.by_priority:
+        most = math.fsum(PRIORITY_FACTOR**p.priority * p.bound for p in proof.by_priority)
+        if abs(most - proof.own_bound) > RELATIVE * most:
+            yield f"the bound is {proof.own_bound:.6g}, those of priorities make {most:.6g}"
 
 
 def _smallest_share(
@@ -155,7 +220,8 @@ def _check_served(
     """A cost is that of serving everything that fits any device at all."""
     for u in plan.unplaced:
         demand = demands[u.model]
-        if rates.get(u.model, 0.0) > 0 and (u.missing_req_per_s or 0.0) > ABSOLUTE:
+        wanted = demand.demand.planned_req_per_s or 0.0
+        if rates.get(u.model, 0.0) > 0 and (u.missing_req_per_s or 0.0) > RELATIVE * wanted:
             yield (
                 f"the certificate speaks of {plan.certificate.objective}, but "
                 f"{demand.model} is served in part only"
@@ -163,12 +229,13 @@ def _check_served(
 
 
 def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
-    """A model may be left out of the smallest share only where it fits no device at all.
+    """A model may be left out of a cost, or of a share, only where it fits no device at all.
 
-    One without a rate beside rated ones has no share, so that it is no part of that.
+    Of the shares one without a rate beside rated ones is no part.
     """
     placed = {p.model for p in plan.placements}
     rated = any(demands[name].demand.planned_req_per_s is not None for name in placed)
+    rated = rated and not plan.certificate.objective.is_cost
     for d in demands.values():
         if d.model in placed or (rated and d.demand.planned_req_per_s is None):
             continue

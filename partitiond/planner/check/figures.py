@@ -9,8 +9,7 @@ from partitiond.core.interference import Interference, level_of, sigma
 from partitiond.core.plan import Plan
 
 RELATIVE = 1e-6
-"""Relative slack when figures are compared; the solver rounds to 0.0001 requests/s."""
-ABSOLUTE = 1e-3
+"""Slack when sums of floats are compared: the solver rounds them outwards, to a hundredth of it."""
 
 
 def device_level(plan: Plan, device: Device, interference: Interference) -> float | None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from partitiond.core.plan import ModelDemand, Plan
-from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+from partitiond.planner.check.figures import RELATIVE
 
 
 def check_model(plan: Plan, demand: ModelDemand, rate: float) -> Iterator[str]:
@@ -17,15 +17,15 @@ def check_model(plan: Plan, demand: ModelDemand, rate: float) -> Iterator[str]:
         yield f"{demand.model} has {replicas} replicas and is not listed as unplaced"
     wanted = demand.demand.planned_req_per_s
     missing = 0.0 if wanted is None else wanted - rate
-    if excuse is None and wanted is not None and missing > ABSOLUTE + RELATIVE * wanted:
+    if excuse is None and wanted is not None and missing > RELATIVE * wanted:
         yield f"{demand.model} gets {rate:.4g} of {wanted:.4g} requests/s and is not unplaced"
     claim = None if excuse is None else excuse.missing_req_per_s
-    if claim is not None and abs(claim - max(0.0, missing)) > ABSOLUTE + 0.01 * abs(missing):
+    if claim is not None and abs(claim - max(0.0, missing)) > RELATIVE * (wanted or 0.0):
         yield f"{demand.model} lacks {missing:.4g} requests/s, the plan says otherwise"
     forecast = next((f for f in plan.forecasts if f.model == demand.model), None)
     if forecast is None or forecast.replicas != replicas:
         yield f"{demand.model} has {replicas} replicas, its forecast says otherwise"
-    elif abs(forecast.capacity_req_per_s - rate) > ABSOLUTE + RELATIVE * rate:
+    elif abs(forecast.capacity_req_per_s - rate) > RELATIVE * rate:
         yield f"{demand.model} gets {rate:.4g} requests/s, its forecast says otherwise"
 
 

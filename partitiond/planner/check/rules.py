@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from partitiond.core.hardware import Device
 from partitiond.core.plan import ModelDemand, Placement, Plan
 from partitiond.core.spec import FaultDomain
-from partitiond.planner.check.figures import ABSOLUTE, RELATIVE
+from partitiond.planner.check.figures import RELATIVE
 
 
 def check_rules(
@@ -73,7 +73,7 @@ def _check_survival(
             p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf) for p in left
         )
         wanted = planned * demand.rules.survive_share
-        if rate < wanted * (1 - RELATIVE) - ABSOLUTE:
+        if rate < wanted * (1 - RELATIVE):
             yield (
                 f"{demand.model} keeps {rate:.4g} of {wanted:.4g} requests/s when {lost} is lost"
             )

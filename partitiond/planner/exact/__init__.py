@@ -16,6 +16,7 @@ from partitiond.planner.exact.devices import add_device_limits, add_order, add_p
 from partitiond.planner.exact.moves import Moves, moves_cost
 from partitiond.planner.exact.objectives import (
     Goal,
+    Stage,
     maximise_goodput,
     maximise_share,
     reference_rates,
@@ -35,6 +36,7 @@ __all__ = [
     "Goal",
     "Moves",
     "Scale",
+    "Stage",
     "reference_rates",
     "solve_exact",
     "variable_count",
@@ -51,8 +53,8 @@ class Exact:
     Attributes:
         status: optimal, feasible, infeasible or out of time (nothing known).
         packing: the packing, where there is one.
-        bound: proven bound on the cost, or on the weighted requests/s of plans that hold the
-            least numbers of replicas; None where nothing is proven and for `Goal.SHARE`.
+        bound: proven bound on the cost, or on the weighted requests/s of plans that are short of
+            no more replicas than the packing; None where nothing is proven and for `Goal.SHARE`.
     """
 
     status: Status
@@ -77,6 +79,7 @@ def solve_exact(
     seed: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     moves: Moves | None = None,
+    stage: Stage | None = None,
 ) -> Exact:
     """Solve for one goal on some of the devices.
 
@@ -96,9 +99,10 @@ def solve_exact(
         allowed: items that are tried on the devices, by group and option; None for all.
         workers: threads; more than one, and the answer is not the same every time.
         seed: of the solver; None for the request's.
+        stage: for `Goal.GOODPUT`: which models count; None for all.
         moves: for `Goal.COST`: what moves of what runs cost; load i of a hint is device i then.
     """
-    model, unit = cp_model.CpModel(), 1.0 / PRICE_SCALE
+    model, unit, replica = cp_model.CpModel(), 1.0 / PRICE_SCALE, 0
     variables = make_variables(model, instance, devices, hint=hint, rest=rest, allowed=allowed)
     for index in devices:
         add_device_limits(model, instance, variables, index)
@@ -107,7 +111,7 @@ def solve_exact(
         add_order(model, instance, variables)
     add_rules(model, instance, variables)
     if goal is Goal.GOODPUT:
-        unit = maximise_goodput(model, instance, variables, floors)
+        unit, replica = maximise_goodput(model, instance, variables, floors, stage)
     elif scale is not None:
         unit = maximise_scale(model, instance, variables, scale)
     else:
@@ -123,12 +127,17 @@ def solve_exact(
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = instance.request.seed if seed is None else seed
     solver.parameters.max_deterministic_time = deterministic_seconds
+    # It loses solutions in OR-Tools 9.15, see github.com/google/or-tools/issues/5293.
+    solver.parameters.presolve_inclusion_work_limit = 0
     solver.parameters.max_time_in_seconds = min(6 * deterministic_seconds, wall_seconds)
     outcome = solve_stoppable(solver, model, stop)
     packing, status = _read(instance, variables, solver, outcome)
-    bound = solver.best_objective_bound * unit if packing and goal is not Goal.SHARE else None
-    if bound is not None and goal is Goal.SCALE:
-        bound += unit  # the factor is cut into steps: the next one is out of reach
+    bound = None
+    if packing is not None and goal is not Goal.SHARE:
+        # The factor is cut into steps: the next one is out of reach.
+        more = 1 if goal is Goal.SCALE else replica * packing.short_replicas()
+        # Whole by its terms; what is told of it is a float.
+        bound = (round(solver.best_objective_bound) + more) * unit
     return Exact(status, packing, bound)
 
 

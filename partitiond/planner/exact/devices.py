@@ -34,7 +34,7 @@ def add_device_limits(
         model.add(number >= run)
         if option.geometry is None:
             memory = instance.memory(group, option)
-            model.add(sum(count * it.memory_mib for count, it in here) <= memory * run)
+            model.add(sum(count * it.memory_bytes for count, it in here) <= memory * run)
         else:
             _add_geometry(model, option.geometry, here, run)
         if any(it.sm for _, it in here):

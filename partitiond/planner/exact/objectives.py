@@ -1,6 +1,8 @@
 """What one solve is for."""
 
+import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,8 +12,22 @@ from partitiond.planner.exact.variables import Variables, by_model, most_copies
 from partitiond.planner.instance import RATE_SCALE, Instance
 
 SHARE_UNITS: Final = 10_000
-OBJECTIVE_LIMIT: Final = 10**15
-"""Largest objective; CP-SAT sums in 64 bits."""
+OBJECTIVE_STEPS: Final = 10**8
+"""Of the most that can be served: a hundred replicas are out by less than a millionth together.
+With a hundred times as many CP-SAT found no optimum of three models any more, and claimed one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """Which models count under `Goal.GOODPUT`, and what others keep.
+
+    Attributes:
+        counts: models whose weighted requests/s are the objective.
+        kept: sets of models with the least weighted requests/s that each gets together.
+    """
+
+    counts: frozenset[int]
+    kept: tuple[tuple[frozenset[int], float], ...] = ()
 
 
 class Goal(enum.Enum):
@@ -44,31 +60,33 @@ def maximise_goodput(
     instance: Instance,
     variables: Variables,
     floors: Mapping[int, int] | None = None,
-) -> float:
+    stage: Stage | None = None,
+) -> tuple[float, int]:
     """One replica of a least number is worth more than all requests together.
+
+    Each replica counts in whole steps of the most that can be served, rounded up: what bounds their
+    sum bounds the goodput.
 
     Args:
         model: to build in.
         instance: the question.
         variables: of the model.
-        floors: rates that models get at least, in 1 / RATE_SCALE.
+        floors: rates that models get at least, in 1 / their units.
+        stage: which models count; None for all.
 
-    Returns what one unit of the objective is at most, in weighted requests/s.
+    Returns:
+        What one step is, in weighted requests/s, and how many of them a replica counts that lacks.
     """
     replicas = by_model(instance, variables)
     rated = any(need.rated for need in instance.needs)
-    heaviest = max(need.weight for need in instance.needs)
-    devices = len(variables.used)
-    alone = reference_rates(instance)
-    most = {
-        need.model: need.rate if need.rated else alone[need.model] * devices
-        for need in instance.needs
-        if need.rated == rated
-    }
-    scale = max(1, min(10_000, OBJECTIVE_LIMIT // max(1, sum(most.values()))))
-    weight = {n.model: max(1, round(scale * n.weight / heaviest)) for n in instance.needs}
-    replica = 1 + sum(weight[m] * limit for m, limit in most.items())
-    terms = []
+    counted = frozenset(n.model for n in instance.needs if n.rated == rated)
+    step, terms, most = _served(
+        model, instance, variables, counted if stage is None else stage.counts & counted
+    )
+    replica = 1 + most
+    for models, least in () if stage is None else stage.kept:
+        unit, given, _ = _served(model, instance, variables, models)
+        model.add(sum(given) >= math.floor(least / unit))
     for need in instance.needs:
         mine = replicas.get(need.model, [])
         number = sum(count for count, _ in mine)
@@ -80,14 +98,49 @@ def maximise_goodput(
         floor = (floors or {}).get(need.model, 0)
         if floor:
             model.add(sum(count * min(rate, floor) for count, rate in mine) >= floor)
-        if need.model in most:
-            served = model.new_int_var(0, most[need.model], f"served_{need.model}")
-            model.add(served <= sum(count * rate for count, rate in mine))
-            terms.append(weight[need.model] * served)
     model.maximize(sum(terms))
-    # Weights are rounded to whole numbers: the bound is widened by the largest relative error.
-    true = {n.model: n.weight for n in instance.needs}
-    return max(true[m] / weight[m] for m in most) / RATE_SCALE
+    return step, replica
+
+
+def _served(
+    model: cp_model.CpModel, instance: Instance, variables: Variables, models: frozenset[int]
+) -> tuple[float, list[Any], int]:
+    """What models get, in steps of the most that they can: a step, their steps, the most of all."""
+    replicas = by_model(instance, variables)
+    mine = [n for n in instance.needs if n.model in models]
+    most = {}
+    for need in mine:
+        full = most_served(instance, variables, need.model)
+        most[need.model] = min(need.rate, full) if need.rated else full
+    total = math.fsum(n.worth / RATE_SCALE * most[n.model] for n in mine)
+    step = max(total, 1e-300) / OBJECTIVE_STEPS
+    terms, together = list[Any](), 0
+    for need in mine:
+        each = need.worth / RATE_SCALE / step
+        steps = math.ceil(each * most[need.model])
+        served = model.new_int_var(0, steps, f"served_{need.model}")
+        pairs = replicas.get(need.model, [])
+        given = sum(count * math.ceil(rate * each) for count, rate in pairs)
+        model.add(served <= given)
+        if pairs:
+            # By that alone the solver may begin with few steps, and add one at a time.
+            full = model.new_bool_var(f"full_{need.model}")
+            model.add(served >= steps).only_enforce_if(full)
+            model.add(served >= given).only_enforce_if(~full)
+        terms.append(served)
+        together += steps
+    return step, terms, together
+
+
+def most_served(instance: Instance, variables: Variables, model: int) -> int:
+    """No plan gives a model more: every device is full of its best size, however it is run."""
+    best: dict[int, int] = {}
+    for index, k, item in variables.count:
+        if instance.items[item].model == model:
+            option = instance.groups[instance.group_of[index]].options[k]
+            full = option.max_items * instance.rate(item, option)
+            best[index] = max(best.get(index, 0), full)
+    return sum(best.values())
 
 
 def maximise_share(

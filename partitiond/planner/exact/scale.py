@@ -11,8 +11,10 @@ from partitiond.planner.exact.variables import Variables, by_model
 from partitiond.planner.instance import Instance, Need
 from partitiond.planner.needs import ANY_NUMBER
 
-STEPS: Final = 100_000
+STEPS: Final = 10_000_000
 """Steps into which the factor is cut; what is proven is proven to one of them."""
+MOST_TIMES: Final = 1 << 40
+"""For rates next to nothing: CP-SAT takes whole numbers of 64 bits."""
 PRECISION: Final = 1_000_000
 """Rates per step are rounded down to one in so many, so that the optimum is a bound."""
 
@@ -58,7 +60,7 @@ def _cover(model: cp_model.CpModel, mine: list[tuple[Any, int]], rate: float, fa
     if rate <= 0:
         return
     step = rate / STEPS
-    times = max(1, math.ceil(PRECISION / step))
+    times = max(1, math.ceil(min(PRECISION / step, MOST_TIMES)))
     most = math.ceil(rate)
     given = sum(count * (min(each, most) * times) for count, each in mine)
     model.add(given >= math.floor(step * times) * factor)

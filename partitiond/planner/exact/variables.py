@@ -31,7 +31,7 @@ class Variables:
 
 def variable_count(instance: Instance, devices: list[int]) -> int:
     """Integer variables that the instance takes with these devices."""
-    sizes = [sum(len(fit) for fit in g.needed or g.fits) for g in instance.groups]
+    sizes = [sum(len(fit) for fit in g.fits) for g in instance.groups]
     return sum(sizes[instance.group_of[index]] for index in devices)
 
 
@@ -52,14 +52,14 @@ def make_variables(
         devices: what is on them is decided.
         hint: items that it holds can be held, also where others beat them.
         rest: what is on the other devices; None for nothing.
-        allowed: items that are tried, by group and option; None for all that are needed.
+        allowed: items that are tried, by group and option; None for all that fit.
     """
     found = Variables({}, {}, {}, tuple(devices))
     held = _held(hint, range(len(instance.group_of)) if rest is None else devices)
     for index in devices:
         group = instance.groups[instance.group_of[index]]
         found.used[index] = model.new_bool_var(f"used_{index}")
-        needed = group.needed or group.fits
+        needed = group.fits
         for k, option in enumerate(group.options):
             found.run[index, k] = model.new_bool_var(f"run_{index}_{k}")
             here = found.here.setdefault((index, k), [])
@@ -102,7 +102,7 @@ def most_copies(instance: Instance, group: Group, item: int) -> int:
     if geometry is not None and position is not None:
         limits = [geometry.profiles[position].max_instances]
     else:
-        limits = [group.memory_mib // max(1, it.memory_mib)]
+        limits = [group.memory_bytes // max(1, it.memory_bytes)]
     limits += [group.sm_percent // it.sm] if it.sm else []
     limits += [group.cores // it.cores] if group.cores and it.cores else []
     return min(limits)

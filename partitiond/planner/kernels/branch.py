@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from partitiond.planner.arrays import Bits, Floats, Ints
 from partitiond.planner.kernels import plain
+from partitiond.planner.sites import Bits, Floats, Ints
 
 SLACK = 1e-9
 """Relative room for the rounding of floating-point sums; bounds are raised by it."""
@@ -84,12 +84,15 @@ def fits(place: Place, room: Room, entry: int, held: int) -> bool:
 
 @plain
 def branch(
-    place: Place, room: Room, choices: Choices, work: Work, node_limit: int
+    place: Place, room: Room, choices: Choices, work: Work, floor: float, node_limit: int
 ) -> tuple[int, float, float]:
-    """Depth-first search; the best set goes to `work.found`. Its size, value and upper bound."""
+    """Depth-first search; the best set goes to `work.found`. Its size, value and upper bound.
+
+    A set worth no more than `floor` is not looked for.
+    """
     n = len(choices.fit)
     work.load[0], work.code[0], work.rest[0] = room.busy, room.code, choices.whole
-    best, size, depth, nodes = 0.0, 0, 0, 0
+    best, size, depth, nodes = max(0.0, floor), 0, 0, 0
     slack = 0.5 * SLACK * (1.0 + choices.whole + choices.gain[0])
     while depth >= 0:
         k = work.at[depth]

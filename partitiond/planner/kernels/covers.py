@@ -3,24 +3,20 @@
 For a cost: the cheapest multiset of entries whose rates reach the need and whose number is
 within its limits. For goodput: the multiset with the most weight * min(rate, need) - price.
 Rates are counted in cells, rounded up, so cells cover at least what replicas cover: a cost found
-here is never above the true one, a worth never below. Where the rates have a common divisor that
-is coarse enough, as rates in whole requests/s have, the cells are exact.
+here is never above the true one, a worth never below.
 """
 
 import dataclasses
-import functools
-import math
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from partitiond.planner.arrays import Floats, Ints, Problem
 from partitiond.planner.kernels import kernel
+from partitiond.planner.sites import Floats, Ints
 
-CELLS: Final = 1_000
-"""Cells into which a need is cut where its rates have no coarse common divisor."""
-EXACT_CELLS: Final = 4_000
-"""Up to so many cells a common divisor is taken as it is."""
+PROBE = 24
+"""Entries from which a first set is made."""
+ROUNDING = 1e-12
 COUNTED_CELLS = 2_000_000
 """Largest table of (number, cells); beyond it the limits of the number are relaxed."""
 
@@ -64,50 +60,6 @@ class Covers:
     value: Floats
     start: Ints
     entries: Ints
-
-
-def make_grid(problem: Problem, rate_scale: int) -> Grid:
-    """Sort the entries by model and cut needs into cells.
-
-    Args:
-        rate_scale: `entry_rate` of one request/s.
-    """
-    models = len(problem.need_rate)
-    entry = np.argsort(problem.entry_model, kind="stable")
-    start = np.searchsorted(problem.entry_model[entry], np.arange(models + 1))
-    rate = problem.entry_rate[entry]
-    cell = np.zeros(len(entry), dtype=np.int64)
-    cells = np.zeros(models, dtype=np.int64)
-    reward = np.zeros(models)
-    for m in range(models):
-        need = int(problem.need_rate[m])
-        mine = slice(int(start[m]), int(start[m + 1]))
-        if need > 0:
-            step = _step([int(r) for r in rate[mine]], need)
-            cells[m] = -(-need // step)
-            cell[mine] = np.minimum(cells[m], -(-rate[mine] // step))
-            reward[m] = problem.need_weight[m] * step / rate_scale
-    any_rated = bool(problem.need_rated.any())
-    weights = problem.need_weight[problem.entry_model[entry]]
-    flat = np.zeros(len(entry)) if any_rated else weights * rate / rate_scale
-    return Grid(
-        start=start.astype(np.int64),
-        entry=entry.astype(np.int64),
-        cell=cell,
-        flat=np.asarray(flat, dtype=np.float64),
-        cells=cells,
-        least=problem.need_min.copy(),
-        most=problem.need_max.copy(),
-        reward=reward,
-        full=problem.need_weight * problem.need_rate / rate_scale,
-    )
-
-
-def _step(rates: list[int], need: int) -> int:
-    divisor = functools.reduce(math.gcd, (r for r in rates if r > 0), 0)
-    if divisor > 0 and need <= divisor * EXACT_CELLS:
-        return divisor
-    return max(1, -(-need // CELLS))
 
 
 def cheapest_covers(grid: Grid, price: Floats) -> Covers:
@@ -203,6 +155,49 @@ def _table(price: Floats, cell: Ints, cells: int) -> tuple[Floats, Ints]:
 
 
 @kernel
+def _useful(price: Floats, cell: Ints, cells: int, each: float, as_cost: bool) -> Ints:
+    """Entries that some best set may hold, whatever its number.
+
+    A few that waste least give a set. Any set costs at least the least price of a cell for all
+    cells, and what its entries cost beyond that price; so entries that waste more than that set
+    are in none that is better.
+
+    Args:
+        each: worth of a cell.
+    """
+    unit = np.inf
+    for i in range(len(price)):
+        if cell[i] > 0:
+            unit = min(unit, price[i] / cell[i])
+    if unit == np.inf:
+        return np.arange(len(price))
+    order = np.argsort(price - unit * cell)
+    probe = order[:PROBE]
+    cost, _ = _table(price[probe], cell[probe], cells)
+    if as_cost:
+        known = cost[cells]
+    else:
+        known = 0.0
+        for c in range(1, cells + 1):
+            known = max(known, each * c - cost[c])
+    slack = ROUNDING * (abs(known) + unit * cells)
+    size = len(probe)
+    for k in range(len(probe), len(price)):
+        i = order[k]
+        waste = price[i] - unit * cell[i]
+        if as_cost:
+            good = unit * cells + waste <= known + slack
+        elif each >= unit:
+            good = (each - unit) * cells - waste >= known - slack
+        else:
+            good = each * cell[i] - price[i] >= known - slack
+        if good:
+            order[size] = i
+            size += 1
+    return order[:size].copy()
+
+
+@kernel
 def _walk(take: Ints, cell: Ints, amount: int) -> Ints:
     size, left = 0, amount
     while left > 0:
@@ -226,13 +221,14 @@ def _serve(
         reward: worth of a cell, and of all that is needed.
     """
     each, full = reward
-    cost, take = _table(price, cell, cells)
+    few = _useful(price, cell, cells, each, False)
+    cost, take = _table(price[few], cell[few], cells)
     best, amount = 0.0, 0
     for c in range(1, cells + 1):
         worth = min(full, each * c) - cost[c]
         if worth > best:
             best, amount = worth, c
-    chosen = _walk(take, cell, amount)
+    chosen = few[_walk(take, cell[few], amount)]
     if len(chosen) <= most:
         return best, chosen
     if (most + 1) * (cells + 1) > COUNTED_CELLS:
@@ -255,10 +251,11 @@ def _cover(price: Floats, cell: Ints, cells: int, least: int, most: int) -> tupl
         return 0.0, none
     if least > most or len(price) == 0:
         return np.inf, none
-    cost, take = _table(price, cell, cells)
+    few = _useful(price, cell, cells, 0.0, True)
+    cost, take = _table(price[few], cell[few], cells)
     if cost[cells] == np.inf:
         return np.inf, none
-    chosen = _walk(take, cell, cells)
+    chosen = few[_walk(take, cell[few], cells)]
     if least <= len(chosen) <= most:
         return cost[cells], chosen
     if cells <= 0:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from partitiond.planner.arrays import Floats, Ints
 from partitiond.planner.kernels import kernel, plain
+from partitiond.planner.sites import Floats, Ints
 
 AT_ZERO, AT_MOST, BASIC = 0, 1, 2
 PIVOT = 1e-11

@@ -17,37 +17,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.planner.kernels import plain
-from partitiond.planner.kernels.state import (
+from partitiond.planner.kernels.loads import (
     CAPACITY,
     COST,
     COUNT,
     EMPTY,
-    END,
-    FIRST,
     FROZEN,
     GETS,
     HELD_AS,
+    LARGEST,
     LEAST,
+    LEVEL,
     LIMIT,
+    MERIT,
     MODEL,
     MOST,
+    MOST_ITEMS,
     NEED,
     NUMBER,
-    PLACE,
     SLOPE,
+    SPREAD,
     USED,
     Data,
     Journal,
     State,
     add,
     below,
+    clear,
     copy_state,
+    falls_short,
     fits,
-    gain_of,
     note,
     remove,
     undo,
     uniform,
+    worth_beside,
     worth_of,
 )
 
@@ -64,6 +68,10 @@ FIXED = 1e15
 """Beyond what any device holds is worth: for what cannot be given up."""
 ATTEMPTS = 10_000
 """Devices that are given up at once, or not found, before it is left at that."""
+FULLER = 0.05
+"""Share of its gain that a replica gives away for a device with one resource less free."""
+PICKS = 6
+"""Devices of which the one is emptied that keeps least of what runs there."""
 BLINK = 0.01
 """Probability that a device is overlooked, so that equal steps end differently."""
 
@@ -85,6 +93,15 @@ class Scratch(NamedTuple):
     counter: Ints
 
 
+class Best(NamedTuple):
+    """A replica, where it would be, its merit, and the level of its device; -1 for none."""
+
+    merit: float
+    entry: int
+    device: int
+    level: int
+
+
 class Rules(NamedTuple):
     """How to search.
 
@@ -104,6 +121,61 @@ class Rules(NamedTuple):
     outside: int
 
 
+class Here(NamedTuple):
+    """What runs where, and how much of it may leave.
+
+    Attributes:
+        item: (E,) item of each entry: what an engine is, whatever the level it runs at.
+        runs: (D, most) items that run on each device, the first `number` of a row.
+        number: (D,)
+        gone: (D,) replicas that have left each device; kept by the search.
+        most_gone: replicas that may have left their device, in sum; -1 for no limit.
+    """
+
+    item: Ints
+    runs: Ints
+    number: Ints
+    gone: Ints
+    most_gone: int
+
+
+@plain
+def gone_from(state: State, here: Here, d: int) -> int:
+    """Replicas that run on device d and are not on it in this answer."""
+    runs, number, stays = here.runs, here.number[d], 0
+    for i in range(number):
+        # Equal replicas are matched one by one: the k-th of a kind with the k-th.
+        rank = 0
+        for j in range(i):
+            rank += runs[d, j] == runs[d, i]
+        for j in range(state.devices[d, COUNT]):
+            if here.item[state.items[d, j]] == runs[d, i]:
+                if rank == 0:
+                    stays += 1
+                    break
+                rank -= 1
+    return int(number - stays)
+
+
+@plain
+def count_gone(state: State, here: Here) -> int:
+    """Fill `gone` for all devices; returns the sum."""
+    total = 0
+    for d in range(here.number.shape[0]):
+        here.gone[d] = gone_from(state, here, d)
+        total += here.gone[d]
+    return total
+
+
+@plain
+def _gone_now(state: State, journal: Journal, here: Here, total: int) -> int:
+    """How many have left after a step, which changed the devices of the journal."""
+    for at in range(journal.size[0]):
+        d = journal.devices[at]
+        total += gone_from(state, here, d) - here.gone[d]
+    return total
+
+
 @plain
 def search(
     data: Data,
@@ -114,6 +186,7 @@ def search(
     rng: Words,
     rules: Rules,
     budget: Ints,
+    here: Here,
     steps: int,
 ) -> int:
     """Take some steps; returns how often `best` became better.
@@ -127,29 +200,50 @@ def search(
         rng: state of the random numbers.
         rules: how to search.
         budget: (1,) what devices may cost; goes below the cost of each complete answer.
+        here: what runs where.
         steps: how many.
     """
     found = 0
+    limited = here.most_gone >= 0
+    total = count_gone(state, here) if limited else 0
     for _ in range(steps):
         scratch.counter[0] += 1
         step = scratch.counter[0]
         journal.size[0] = 0
-        before = state.worth[0]
-        listed = _ruin(data, state, journal, scratch, rng, step)
+        before, cost = state.worth[0], state.cost[0]
+        listed = _ruin(data, state, journal, scratch, rng, here, step)
         listed = _list_wanting(data, state, scratch, rng, rules.wanting, step, listed)
-        _order(data, state, scratch, rng, listed)
-        for i in range(listed):
-            serve(data, state, journal, scratch, rng, rules, budget[0], scratch.models[i], step)
+        _order(data, scratch, rng, listed)
+        at = 0
+        while at < listed:
+            m = scratch.models[at]
+            listed = serve(data, state, journal, scratch, rng, rules, budget[0], m, step, listed)
+            at += 1
         loss = before - state.worth[0]
-        if loss > TINY and -rules.temperature * np.log(uniform(rng) + 1e-300) < loss:
+        worse = loss > TINY
+        after = _gone_now(state, journal, here, total) if limited else 0
+        if limited:
+            # Where nothing is gained, what moves less, or costs less, is better.
+            worse = worse or (loss >= -TINY and (after > total or state.cost[0] > cost))
+        if (limited and after > max(here.most_gone, total)) or (
+            worse and -rules.temperature * np.log(uniform(rng) + 1e-300) < max(loss, TINY)
+        ):
             undo(data, state, journal)
             continue
+        if limited:
+            for at in range(journal.size[0]):
+                d = journal.devices[at]
+                here.gone[d] = gone_from(state, here, d)
+            total = after
+            if total > here.most_gone:
+                continue
         if rules.by_cost:
             if state.worth[0] >= -TINY and state.cost[0] <= budget[0]:
                 copy_state(state, best)
                 found += 1
                 budget[0] = state.cost[0] - 1
                 shrink(data, state, rng, budget[0])
+                total = count_gone(state, here) if limited else 0
         elif state.worth[0] > best.worth[0] + TINY:
             copy_state(state, best)
             found += 1
@@ -158,7 +252,7 @@ def search(
 
 @plain
 def _ruin(
-    data: Data, state: State, journal: Journal, scratch: Scratch, rng: Words, step: int
+    data: Data, state: State, journal: Journal, scratch: Scratch, rng: Words, here: Here, step: int
 ) -> int:
     """Empty a few devices, or take some replicas from more; returns how many models are listed."""
     devices = state.devices.shape[0]
@@ -168,7 +262,7 @@ def _ruin(
     for _ in range(3 * count):
         if journal.size[0] == count:
             break
-        d = below(rng, devices)
+        d = below(rng, devices) if here.most_gone < 0 else _least_kept(state, here, rng)
         if journal.mark[d] == step:
             continue
         note(state, journal, d, step)
@@ -181,6 +275,18 @@ def _ruin(
                 i = below(rng, state.devices[d, COUNT])
                 listed = _take(data, state, scratch, d, i, step, listed)
     return listed
+
+
+@plain
+def _least_kept(state: State, here: Here, rng: Words) -> int:
+    """Of a few devices the one that keeps least of what runs there."""
+    chosen, least = 0, 1 << 60
+    for _ in range(PICKS):
+        d = below(rng, state.devices.shape[0])
+        stays = state.devices[d, COUNT] - here.gone[d] + below(rng, 3)
+        if stays < least:
+            chosen, least = d, stays
+    return chosen
 
 
 @plain
@@ -197,7 +303,7 @@ def _take(
 
 @plain
 def _list(scratch: Scratch, m: int, step: int, listed: int) -> int:
-    if scratch.mark[m] == step:
+    if scratch.mark[m] == step or listed >= scratch.models.shape[0]:
         return listed
     scratch.mark[m] = step
     scratch.models[listed] = m
@@ -228,22 +334,19 @@ def lacks(data: Data, state: State, m: int) -> bool:
     if (
         state.models[m, NUMBER] < data.models[m, LEAST]
         or state.models[m, GETS] < data.models[m, NEED]
+        or (data.models[m, SPREAD] >= 0 and falls_short(data, state, m))
     ):
         return True
     return bool(data.values[m, SLOPE] > 0 and state.models[m, GETS] < data.models[m, LIMIT])
 
 
 @plain
-def _order(data: Data, state: State, scratch: Scratch, rng: Words, listed: int) -> None:
+def _order(data: Data, scratch: Scratch, rng: Words, listed: int) -> None:
     """Sort the listed models: by merit, by size, or at random."""
     how = below(rng, 4)
     for i in range(listed):
         m = scratch.models[i]
-        merit, largest = 0.0, 0.0
-        for k in range(data.models[m, FIRST], data.models[m, END]):
-            e = data.model_entry[k]
-            merit = max(merit, gain_of(data, state, e) / data.price[e])
-            largest = max(largest, data.price[e])
+        merit, largest = data.values[m, MERIT], data.values[m, LARGEST]
         key = uniform(rng)
         if how == 0:
             key = merit * (1 + 0.3 * key)
@@ -277,28 +380,29 @@ def serve(
     budget: int,
     m: int,
     step: int,
-) -> None:
-    """Give model m replicas as long as it gains by them and one fits."""
+    listed: int,
+) -> int:
+    """Give model m replicas as long as all together gain by them and one fits.
+
+    Models that lose by it are listed to be served as well; returns how many are listed then.
+    """
     while lacks(data, state, m):
-        merit, chosen, where = 0.0, -1, -1
-        for k in range(data.models[m, FIRST], data.models[m, END]):
-            e = data.model_entry[k]
-            gain = gain_of(data, state, e)
-            if gain <= TINY:
-                continue
-            mine = gain / data.price[e] * (1 + rules.noise * uniform(rng))
-            if mine > merit:
-                d = _best_device(data, state, journal, scratch, rng, rules, budget, e)
-                if d >= 0:
-                    merit, chosen, where = mine, e, d
-        if chosen < 0:
-            return
-        note(state, journal, where, step)
-        add(data, state, where, chosen)
+        e, d, level = _best_way(data, state, journal, scratch, rng, rules, budget, m)
+        if d < 0:
+            return listed
+        note(state, journal, d, step)
+        slower = state.devices[d, COUNT] > 0 and state.devices[d, LEVEL] != level
+        add(data, state, d, e, level)
+        if slower:
+            for i in range(state.devices[d, COUNT] - 1):
+                n = data.entries[state.items[d, i], MODEL]
+                if n != m and not data.models[n, FROZEN] and lacks(data, state, n):
+                    listed = _list(scratch, n, step, listed)
+    return listed
 
 
 @plain
-def _best_device(
+def _best_way(
     data: Data,
     state: State,
     journal: Journal,
@@ -306,37 +410,83 @@ def _best_device(
     rng: Words,
     rules: Rules,
     budget: int,
-    e: int,
-) -> int:
-    """The device that entry e leaves least room on; -1 where none holds it."""
+    m: int,
+) -> tuple[int, int, int]:
+    """Entry, device and level of the replica of model m with the most gain for its price.
+
+    Looks at the devices of this step and some others. A device on which less room is left counts a
+    little more. -1 where no device holds one from which all together gain.
+    """
     scratch.counter[1] += 1
     devices = state.devices.shape[0]
-    outside = min(devices, rules.outside)
     start = below(rng, devices)
-    best, least = -1, np.inf
-    room = budget - state.cost[0] - data.entries[e, COST]
-    if room < 0:
-        return -1
-    p = data.entries[e, PLACE]
-    for k in range(-journal.size[0], outside):
+    room = budget - state.cost[0]
+    best = Best(0.0, -1, -1, 0)
+    for k in range(-journal.size[0], min(devices, rules.outside)):
         d = journal.devices[-k - 1] if k < 0 else start + k
         d = d if d < devices else d - devices
-        if state.devices[d, HELD_AS] == EMPTY:
-            group = data.device_group[d]
-            # Empty devices of a group are alike, and each costs what the first one does.
-            if scratch.seen[group] == scratch.counter[1] or data.group_cost[group] > room:
-                continue
-            scratch.seen[group] = scratch.counter[1]
-        elif state.devices[d, HELD_AS] != p:
+        q = state.devices[d, HELD_AS]
+        if q != EMPTY:
+            best = _best_on(data, state, rng, rules.noise, room, m, d, q, best)
             continue
-        if not fits(data, state, d, e) or uniform(rng) < BLINK:
+        group = data.device_group[d]
+        # Empty devices of a group are alike, and each costs what the first one does.
+        if scratch.seen[group] == scratch.counter[1] or data.group_cost[group] > room:
             continue
-        left = 0.0
-        for r in range(data.pull.shape[1]):
-            left += data.pull[p, r] * (data.places[p, CAPACITY + r] - state.devices[d, USED + r])
-        if left < least:
-            best, least = d, left
-    return best
+        scratch.seen[group] = scratch.counter[1]
+        c = data.device_class[d]
+        for empty in range(data.first_site[c], data.first_site[c + 1]):
+            left = room - data.group_cost[group]
+            best = _best_on(data, state, rng, rules.noise, left, m, d, empty, best)
+    return best.entry, best.device, best.level
+
+
+@plain
+def _best_on(
+    data: Data,
+    state: State,
+    rng: Words,
+    noise: float,
+    room: int,
+    m: int,
+    d: int,
+    q: int,
+    best: Best,
+) -> Best:
+    """The best so far, or a replica of model m on device d at site q."""
+    first, end = data.model_site[m, q], data.model_site[m, q + 1]
+    if first == end or not _has_room(data, state, m, d, q):
+        return best
+    now = worth_of(data, state, m, d, 0, 0)
+    lowest = state.devices[d, LEVEL] if state.devices[d, COUNT] else 0
+    left = 0.0
+    for r in range(data.pull.shape[1]):
+        left += data.pull[q, r] * (data.sites[q, CAPACITY + r] - state.devices[d, USED + r])
+    merit, entry, device, level = best.merit, best.entry, best.device, best.level
+    for k in range(first, end):
+        e = data.model_entry[k]
+        hope = worth_of(data, state, m, d, data.rates[e, lowest], 1) - now
+        share = (1 + noise * uniform(rng)) * (1 - FULLER * left) / data.price[e]
+        if hope <= TINY or hope * share <= merit or data.entries[e, COST] > room:
+            continue
+        there = fits(data, state, d, e)
+        if there < 0 or uniform(rng) < BLINK:
+            continue
+        gain = worth_beside(data, state, d, e, there)
+        if gain > TINY and gain * share > merit:
+            merit, entry, device, level = gain * share, e, d, there
+    return Best(merit, entry, device, level)
+
+
+@plain
+def _has_room(data: Data, state: State, m: int, d: int, q: int) -> bool:
+    """Whether device d has room for the least that an entry of model m takes at site q."""
+    if state.devices[d, COUNT] >= data.sites[q, MOST_ITEMS]:
+        return False
+    for r in range(data.pull.shape[1]):
+        if state.devices[d, USED + r] + data.least_use[m, q, r] > data.sites[q, CAPACITY + r]:
+            return False
+    return True
 
 
 @plain
@@ -356,8 +506,7 @@ def shrink(data: Data, state: State, rng: Words, budget: int) -> None:
             if worth < least:
                 chosen, least = d, worth
         if chosen >= 0:
-            while state.devices[chosen, COUNT] > 0:
-                remove(data, state, chosen, state.devices[chosen, COUNT] - 1)
+            clear(data, state, chosen)
         if state.cost[0] <= budget:
             return
 
@@ -367,7 +516,7 @@ def revalue(data: Data, state: State) -> None:
     """Sum the worth anew: after prices have changed, and against rounding."""
     state.worth[0] = 0.0
     for m in range(state.models.shape[0]):
-        state.worth[0] += worth_of(data, m, state.models[m, GETS], state.models[m, NUMBER])
+        state.worth[0] += worth_of(data, state, m, 0, 0, 0)
 
 
 @plain
@@ -387,14 +536,10 @@ def construct(
     listed = _list_wanting(data, state, scratch, rng, state.models.shape[0], step, 0)
     for i in range(listed):
         m = scratch.models[i]
-        merit, largest = 0.0, 0.0
-        for k in range(data.models[m, FIRST], data.models[m, END]):
-            e = data.model_entry[k]
-            merit = max(merit, gain_of(data, state, e) / data.price[e])
-            largest = max(largest, data.price[e])
-        scratch.key[i] = largest if rules.by_cost else merit
+        scratch.key[i] = data.values[m, LARGEST if rules.by_cost else MERIT]
     _sort(scratch, listed)
     for i in range(listed):
         journal.size[0] = 0
-        serve(data, state, journal, scratch, rng, rules, budget, scratch.models[i], -1 - i)
+        m = scratch.models[i]
+        serve(data, state, journal, scratch, rng, rules, budget, m, -1 - i, listed)
     journal.size[0] = 0

@@ -1,13 +1,8 @@
-"""The problem as the column generation sees it: alike devices together, alike entries together.
+"""The problem as linear programs see it: alike devices together.
 
-Two reductions, neither of which loosens the bound where devices and hosts are alike:
-
-- *Classes.* Groups that differ only in the host whose pools they draw from become one class, and
-  the pools of hosts with the same devices and capacities one pool with the sum of theirs.
-- *Slots.* Entries of a place that take the same of everything are one slot: a device that holds
-  one can hold any other of it instead. A slot also holds whatever takes no more (`exchange`),
-  which ties the prices of slots together and is why few rounds suffice. Models that avoid others
-  have slots of their own.
+Groups that differ only in the host whose pools they draw from become one class, and the pools of
+hosts with the same devices and capacities one pool with the sum of theirs. Where devices and hosts
+are alike, that does not loosen a bound.
 """
 
 import dataclasses
@@ -16,8 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from partitiond.planner.arrays import Floats, Ints, Problem
-from partitiond.planner.types import PRICE_SCALE
+from partitiond.planner.arrays import Problem
+from partitiond.planner.sites import Ints
 
 MANY: Final = 1_000_000
 """`need_max` from here on does not limit."""
@@ -40,56 +35,6 @@ class Classes:
     entry_of: Ints
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Classes and slots; "entries" are those of one group of each class.
-
-    Attributes:
-        problem: what was reduced.
-        classes: alike groups together.
-        entries: `classes.entries`.
-        slots: as `entries`, but what is placed are slots.
-        slot_of: (E',) the slot of each entry.
-        exchange: (A, 2) pairs (larger, smaller): a slot of the first holds one of the second.
-        most: (S,) copies of each slot that one device needs to hold at most.
-        cost: (C,) of one device; `entry_cost` (E',) of one replica beyond it.
-    """
-
-    problem: Problem
-    classes: Classes
-    entries: Problem
-    slots: Problem
-    slot_of: Ints
-    exchange: Ints
-    most: Ints
-    cost: Floats
-    entry_cost: Floats
-
-
-def useful_copies(problem: Problem, as_cost: bool) -> Ints:
-    """(E,) copies of an entry in a set of replicas from which none can be taken away.
-
-    Some best plan has no more of it on a device, as taking surplus away costs nothing. Models
-    whose rules go beyond one device are not limited: their surplus may serve a rule.
-    """
-    model = problem.entry_model
-    need, rate = problem.need_rate[model], problem.entry_rate
-    covering = np.where(rate > 0, -(-need // np.maximum(rate, 1)), 0)
-    most = np.maximum(covering, problem.need_min[model])
-    if not as_cost:
-        # A plan for goodput may give up least numbers of replicas, and with them any reason for
-        # a replica of a model that does not count.
-        if not problem.need_rated.any():
-            most = np.full_like(most, MANY)
-        most = np.maximum(most, 1)
-    beyond = problem.instance.ties.beyond_device
-    if beyond:
-        free = np.array([need.model in beyond for need in problem.instance.needs], dtype=bool)
-        most = np.where(free[model], MANY, most)
-    most = np.minimum(most, problem.need_max[model])
-    return np.minimum(most, problem.max_items[problem.entry_place]).astype(np.int64)
-
-
 def make_classes(problem: Problem) -> Classes:
     """Put alike groups together."""
     bare = [_group_key(problem, g) for g in range(len(problem.group_count))]
@@ -102,27 +47,6 @@ def make_classes(problem: Problem) -> Classes:
     place_of = np.flatnonzero(np.isin(problem.place_group, stands))
     entries = _entries(problem, pools, stands, class_of, place_of)
     return Classes(entries, class_of, place_of, _entry_of(problem, class_of, place_of))
-
-
-def make_rows(problem: Problem, as_cost: bool) -> Rows:
-    """Reduce the problem."""
-    classes = make_classes(problem)
-    entries = classes.entries
-    slot_of, first = _slots(entries)
-    slots = _pick(entries, first)
-    most = np.zeros(len(first), dtype=np.int64)
-    np.add.at(most, slot_of, useful_copies(entries, as_cost))
-    return Rows(
-        problem=problem,
-        classes=classes,
-        entries=entries,
-        slots=slots,
-        slot_of=slot_of,
-        exchange=_exchange(slots),
-        most=np.minimum(most, slots.max_items[slots.entry_place]),
-        cost=entries.group_cost / PRICE_SCALE,
-        entry_cost=entries.entry_cost / PRICE_SCALE,
-    )
 
 
 def _alike(problem: Problem, bare: list[bytes], pools: list[str]) -> list[list[int]]:
@@ -244,29 +168,3 @@ def _pick(
         entry_cost=problem.entry_cost[picked],
         entry_pool=problem.entry_pool[picked],
     )
-
-
-def _slots(entries: Problem) -> tuple[Ints, Ints]:
-    """The slot of each entry, and one entry of each slot, both in order of places."""
-    shy = np.asarray(entries.avoid.any(axis=1))
-    own = np.where(shy[entries.entry_model], entries.entry_model + 1, 0)
-    table = np.column_stack(
-        [entries.entry_place, own, entries.entry_use, entries.entry_busy, entries.entry_code,
-         entries.entry_pool]
-    )  # fmt: skip
-    if not len(table):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    _, first, slot_of = np.unique(table, axis=0, return_index=True, return_inverse=True)
-    # Unique sorts by place first, so slots are in order of places as entries are.
-    return slot_of.reshape(-1).astype(np.int64), first.astype(np.int64)
-
-
-def _exchange(slots: Problem) -> Ints:
-    """For each slot the largest ones that take no more of anything, as pairs."""
-    # Here, as what needs no column generation needs no compiled code either.
-    from partitiond.planner.kernels.order import next_smaller
-
-    shy = np.asarray(slots.avoid.any(axis=1))
-    takes = np.column_stack([slots.entry_use, slots.entry_busy, slots.entry_pool])
-    free = (~shy[slots.entry_model]).astype(np.uint8)
-    return next_smaller(takes, slots.entry_code, free, slots.place_start)

@@ -1,0 +1,22 @@
+"""What each objective buys, in one line: the only place where that is said to people."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.core.plan import Objective
+
+BUYS: Final = {
+    Objective.MIN_DEVICES: "all demand on the fewest devices, the cheaper ones among as many",
+    Objective.MIN_PRICE: "all demand at the least price per hour",
+    Objective.MIN_POWER: "all demand with the least power to provide, by the devices' limits",
+    Objective.MIN_ENERGY: "all demand with the least predicted draw",
+    Objective.MAX_GOODPUT: "the most weighted requests/s from the devices there are",
+    Objective.MAX_MIN: "the worst served model as well served as can be, then the most goodput",
+    Objective.MAX_HEADROOM: "the largest factor by which all demands could grow at once",
+}
+"""By objective: what a plan gives that is made for it."""
+
+
+def objectives_told(objectives: Iterable[Objective] = tuple(Objective)) -> str:
+    """Names of objectives, each with what it buys, as one line of a help text or an error."""
+    return "; ".join(f"{objective.value}: {BUYS[objective]}" for objective in objectives)

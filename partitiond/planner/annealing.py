@@ -1,0 +1,290 @@
+"""Makes the arrays of the compiled search from an instance, and packings from its answers."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from partitiond.planner.kernels.anneal import Here, Scratch, revalue
+from partitiond.planner.kernels.loads import (
+    COUNT,
+    CROWD,
+    EMPTY,
+    HELD_AS,
+    LEVEL,
+    MOST_ITEMS,
+    USED,
+    Data,
+    Journal,
+    State,
+    add,
+    fits,
+)
+from partitiond.planner.packing import Packing
+from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites
+
+CELLS: Final = 128
+"""Steps into which a demand is cut, at most, when what it lacks is priced."""
+NO_BUDGET: Final = 1 << 62
+LEAST_PRICE: Final = 1e-9
+
+
+def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
+    """The question of one search.
+
+    Args:
+        sites: the instance.
+        price: (E,) what an entry takes of devices, in devices' cost; above 0.
+        by_cost: whether everything is to be served, or the weighted rates count.
+    """
+    models = len(sites.need_rate)
+    limits = np.where(sites.capacity < NO_LIMIT, np.maximum(sites.capacity, 1), NO_LIMIT)
+    # Entries come by site.
+    order = np.argsort(sites.entry_model, kind="stable").astype(np.int64)
+    starts = np.searchsorted(sites.entry_model[order], np.arange(models + 1)).astype(np.int64)
+    cell, lacking, short = _prices_of_lack(sites, price, order, starts, by_cost=by_cost)
+    slope, limit = _slopes(sites, by_cost=by_cost)
+    if not by_cost:
+        short[:] = 1.0 + float(np.sum(slope * np.minimum(limit, sites.need_rate)))
+    pools = [np.flatnonzero(row) for row in sites.pool_of_device]
+    rows = [sites.site_class, sites.max_items, sites.table, sites.table_size]
+    entries = [sites.entry_model, sites.entry_site, sites.entry_busy, sites.entry_kappa]
+    entries += [sites.entry_top, sites.entry_code, sites.entry_cost]
+    needs = [sites.need_rate, sites.need_min, sites.need_max, limit]
+    spread, left, left_number, domain_of = _survival(sites, by_cost=by_cost)
+    needs += [frozen_models(sites), starts[:-1], starts[1:], spread, left, left_number]
+    return Data(
+        sites=np.column_stack([*rows, sites.capacity]),
+        limit_of=sites.limit_of,
+        busy_limit=sites.busy_limit,
+        tables=sites.tables,
+        entries=np.column_stack([*entries, sites.entry_use]),
+        rates=sites.rates,
+        entry_pool=sites.entry_pool,
+        models=np.column_stack(needs),
+        model_entry=order,
+        model_site=_by_site(sites, order, models),
+        least_use=_least_use(sites, models),
+        first_site=np.searchsorted(
+            sites.site_class, np.arange(sites.class_of.max(initial=-1) + 2)
+        ).astype(np.int64),
+        values=np.column_stack([slope, short, 1.0 / cell, *_merits(sites, price)]),
+        lacking=lacking,
+        price=np.maximum(price, LEAST_PRICE),
+        pull=np.where(sites.capacity < NO_LIMIT, 1.0 / limits, 0.0),
+        avoid=sites.avoid,
+        device_class=sites.device_class,
+        device_group=sites.device_group,
+        group_cost=sites.group_cost,
+        pool_capacity=sites.pool_capacity,
+        pool_kind=sites.pool_kind,
+        pool_start=np.cumsum([0, *(len(p) for p in pools)], dtype=np.int64),
+        pool_list=np.concatenate([*pools, np.zeros(0, dtype=np.int64)]).astype(np.int64),
+        has_avoid=int(sites.avoid.any()),
+        domain_of=domain_of,
+    )
+
+
+def _merits(sites: Sites, price: Floats) -> tuple[Floats, Floats]:
+    """(M,) the most weighted rate for its price, and the largest price, of each model's entries."""
+    merit, largest = np.zeros((2, len(sites.need_rate)))
+    model = sites.entry_model
+    need = np.where(sites.need_rate > 0, sites.need_rate, NO_LIMIT)[model]
+    rate = sites.need_weight[model] * np.minimum(sites.rates[:, 0], need)
+    np.maximum.at(merit, model, rate / np.maximum(price, LEAST_PRICE))
+    np.maximum.at(largest, model, price)
+    return merit, largest
+
+
+def _by_site(sites: Sites, order: Ints, models: int) -> Ints:
+    """(M, Q + 1) where the entries of a model at a site begin in `order`."""
+    count = len(sites.site_class)
+    key = sites.entry_model[order] * count + sites.entry_site[order]
+    wanted = np.arange(models)[:, None] * count + np.arange(count + 1)[None, :]
+    return np.searchsorted(key, wanted).astype(np.int64)
+
+
+def _least_use(sites: Sites, models: int) -> Ints:
+    """(M, Q, R) the least an entry takes; more than there is where there is none."""
+    found = np.full(
+        (models, len(sites.site_class), sites.entry_use.shape[1]), NO_LIMIT, dtype=np.int64
+    )
+    np.minimum.at(found, (sites.entry_model, sites.entry_site), sites.entry_use)
+    return found
+
+
+def frozen_models(sites: Sites) -> Ints:
+    """Models that have to be near others, or others to them: the search leaves them in place."""
+    needs = sites.instance.needs
+    tied = {name for need in needs for name in need.near}
+    return np.array([bool(need.near or need.name in tied) for need in needs], dtype=np.int64)
+
+
+def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:
+    """(M,) row, rate and replicas of models that have to survive a loss; (S, D) fault domains.
+
+    Where goodput counts, what a loss would leave counts for nothing.
+    """
+    needs = sites.instance.needs
+    row, rate, number = (
+        np.full(len(needs), -1, dtype=np.int64),
+        *np.zeros((2, len(needs)), np.int64),
+    )
+    domains: list[tuple[int, ...]] = []
+    for m, need in enumerate(needs):
+        if by_cost and need.domain_of and (need.survive_rate or need.survive_replicas):
+            row[m], rate[m], number[m] = len(domains), need.survive_rate, need.survive_replicas
+            domains.append(need.domain_of)
+    devices = len(sites.device_group)
+    return row, rate, number, np.array(domains, dtype=np.int64).reshape(len(domains), devices)
+
+
+def _slopes(sites: Sites, *, by_cost: bool) -> tuple[Floats, Ints]:
+    """Worth of one unit of rate, and up to which rate; models without one count only alone."""
+    rated = sites.need_rated.astype(bool)
+    if by_cost:
+        return np.zeros(len(rated)), sites.need_rate.copy()
+    counts = rated if rated.any() else ~rated
+    slope = np.where(counts, sites.need_weight, 0.0)
+    return slope, np.where(rated, sites.need_rate, NO_LIMIT).astype(np.int64)
+
+
+def _prices_of_lack(
+    sites: Sites, price: Floats, order: Ints, starts: Ints, *, by_cost: bool
+) -> tuple[Ints, Floats, Floats]:
+    """Width of a cell of rate, price of lacking so many cells, price of lacking a replica."""
+    models = len(sites.need_rate)
+    cell = np.ones(models, dtype=np.int64)
+    lacking = np.zeros((models, CELLS + 2))
+    short = np.zeros(models)
+    for m in range(models):
+        mine = order[starts[m] : starts[m + 1]]
+        if not len(mine):
+            continue
+        short[m] = max(LEAST_PRICE, float(price[mine].min()))
+        rate = int(sites.need_rate[m])
+        rates = np.minimum(sites.rates[mine, 0], rate)
+        unit = math.gcd(rate, *(int(r) for r in rates)) or 1
+        cell[m] = unit if rate // unit <= CELLS else max(1, -(-rate // CELLS))
+        if by_cost and rate:
+            _fill_row(lacking[m], price[mine], rates // cell[m], -(-rate // int(cell[m])))
+    return cell, lacking, short
+
+
+def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
+    """Cheapest cover of 1, 2, ... cells by whole replicas; beyond the last as the last."""
+    useful = steps > 0
+    if not useful.any():
+        row[1:] = float(price.max()) * (1 + np.arange(len(row) - 1))
+        return
+    price, steps = price[useful], steps[useful]
+    for amount in range(1, cells + 1):
+        row[amount] = float(np.min(price + row[np.maximum(0, amount - steps)]))
+    row[cells + 1 :] = row[cells]
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What a search writes to: where it is, the best so far, and scratch."""
+
+    state: State
+    best: State
+    journal: Journal
+    scratch: Scratch
+    budget: Ints
+    rng: np.ndarray[tuple[int], np.dtype[np.uint64]]
+
+
+def make_here(
+    sites: Sites, runs: Mapping[int, collections.Counter[int]], most_gone: int | None
+) -> Here:
+    """What runs on each device and could stay, and how much of it may leave."""
+    devices = len(sites.device_group)
+    most = max([1, *(items.total() for items in runs.values())])
+    here = Here(
+        item=sites.entry_item,
+        runs=np.zeros((devices, most), dtype=np.int64),
+        number=np.zeros(devices, dtype=np.int64),
+        gone=np.zeros(devices, dtype=np.int64),
+        most_gone=-1 if most_gone is None else most_gone,
+    )
+    for index, items in runs.items():
+        row = sorted(items.elements())
+        here.runs[index, : len(row)] = row
+        here.number[index] = len(row)
+    return here
+
+
+def make_space(data: Data, seed: int) -> Space:
+    """Space for one search; devices are empty."""
+    devices, models = len(data.device_group), len(data.models)
+    most = int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
+    return Space(
+        empty_state(data),
+        empty_state(data),
+        Journal(
+            mark=np.zeros(devices, dtype=np.int64),
+            devices=np.zeros(devices, dtype=np.int64),
+            size=np.zeros(1, dtype=np.int64),
+            held=np.zeros(devices, dtype=np.int64),
+            items=np.zeros((devices, most), dtype=np.int64),
+        ),
+        Scratch(
+            models=np.zeros(models, dtype=np.int64),
+            key=np.zeros(models),
+            mark=np.zeros(models, dtype=np.int64),
+            seen=np.zeros(len(data.group_cost), dtype=np.int64),
+            counter=np.zeros(2, dtype=np.int64),
+        ),
+        np.full(1, NO_BUDGET, dtype=np.int64),
+        np.array([(seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 or 1], dtype=np.uint64),
+    )
+
+
+def empty_state(data: Data) -> State:
+    """All devices empty."""
+    devices, models = len(data.device_group), len(data.models)
+    most = int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
+    state = State(
+        devices=np.zeros((devices, USED + data.pull.shape[1]), dtype=np.int64),
+        items=np.zeros((devices, most), dtype=np.int64),
+        models=np.zeros((models, 3), dtype=np.int64),
+        pool=np.zeros(len(data.pool_capacity), dtype=np.int64),
+        cost=np.zeros(1, dtype=np.int64),
+        worth=np.zeros(1),
+        by_domain=np.zeros(
+            (len(data.domain_of), int(data.domain_of.max(initial=-1)) + 1, 2), dtype=np.int64
+        ),
+    )
+    state.devices[:, HELD_AS] = EMPTY
+    revalue(data, state)
+    return state
+
+
+def load_packing(sites: Sites, data: Data, packing: Packing, state: State) -> None:
+    """Put what a packing holds into an empty state."""
+    entry = {
+        (int(q), int(i)): e
+        for e, (q, i) in enumerate(zip(sites.entry_site, sites.entry_item, strict=True))
+    }
+    for d, load in enumerate(packing.loads):
+        for item in load.items:
+            assert load.option is not None
+            e = entry[sites.site_of[load.group, load.option], item]
+            level = fits(data, state, d, e)
+            assert level >= 0, "a packing holds what fits"
+            add(data, state, d, e, level)
+
+
+def to_packing(sites: Sites, state: State) -> Packing:
+    """What a state holds as a packing."""
+    packing = Packing(sites.instance)
+    for d in np.flatnonzero(state.devices[:, COUNT]):
+        row = state.devices[d]
+        option = int(sites.option_of[row[HELD_AS], row[LEVEL], row[CROWD]])
+        for e in state.items[d, : row[COUNT]]:
+            packing.add(int(d), int(sites.entry_item[e]), option)
+    return packing

@@ -1,0 +1,174 @@
+"""The column generation beside the search: in a thread of its own, or for a while before it.
+
+It gives bounds, and from time to time a plan chosen among the sets known by then; the search tells
+it the plans that it has found. Both spend nearly all of their time where the interpreter's lock is
+not held.
+"""
+
+import math
+import threading
+import time
+from typing import Final
+
+from partitiond.planner.market.choose import choose
+from partitiond.planner.market.rounds import Columns
+from partitiond.planner.market.value import HaltedError
+from partitiond.planner.packing import Packing
+from partitiond.planner.progress import Watch
+from partitiond.planner.sites import Sites, with_survival
+
+NAME: Final = "choice of columns"
+FIRST_SHARE: Final = 0.2
+"""Share of the time after which a plan is chosen for the first time."""
+EVERY_SHARE: Final = 0.2
+CHOICE_SHARE: Final = 0.1
+"""Share of the time that one choice may take."""
+SLICE_SECONDS: Final = 0.5
+"""Time of one choice, which nobody can end early; the next one begins with what it found."""
+LOOK_SECONDS: Final = 0.1
+ALL_ROUNDS: Final = 1 << 30
+FIXED_NODES: Final = 1_000
+"""Branches of a choice where the answer may not depend on the clock."""
+
+
+class Beside:
+    """Bounds for the watch and plans for the search, better from time to time.
+
+    Args:
+        sites: the instance.
+        watch: told of bounds and plans.
+        by_cost: what is bounded.
+    """
+
+    def __init__(self, sites: Sites, watch: Watch, *, by_cost: bool) -> None:
+        self.sites, self.watch, self.by_cost = sites, watch, by_cost
+        self.improved = False
+        """Whether it gave a better bound than was known."""
+        self._lock, self._news = threading.Lock(), threading.Event()
+        self._learn: Packing | None = None
+        self._plan: Packing | None = None
+        self._chosen: Packing | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def work(self, seconds: float, *, rounds: int | None = None) -> None:
+        """Generate columns and choose among them, here and now.
+
+        Args:
+            seconds: the clock's limit.
+            rounds: a limit in work instead, where the answer may not depend on the clock.
+        """
+        try:
+            columns = Columns(
+                with_survival(self.sites) if self.by_cost else self.sites,
+                as_cost=self.by_cost,
+                on_bound=self._proved,
+                halt=self._enough,
+            )
+            if rounds is not None:
+                columns.run(math.inf, rounds)
+                self._choose(columns, math.inf)
+            else:
+                self._by_the_clock(columns, seconds)
+        except HaltedError:
+            return
+
+    def _by_the_clock(self, columns: Columns, seconds: float) -> None:
+        began = time.monotonic()
+        end = began + seconds
+        due = began + FIRST_SHARE * seconds
+        while not self._enough():
+            learned = self._take_learned(columns)
+            columns.run(min(due, end), ALL_ROUNDS)
+            if columns.converged and not learned and columns.rounds and self._chosen is not None:
+                # Nothing is new until the search has a better plan.
+                self._news.wait(LOOK_SECONDS)
+                continue
+            stuck = time.monotonic() < due and not columns.converged
+            self._take_learned(columns)
+            until = min(end, time.monotonic() + CHOICE_SHARE * seconds)
+            while time.monotonic() < until and not self._enough():
+                if not self._choose(columns, min(SLICE_SECONDS, until - time.monotonic())):
+                    break
+            if stuck:
+                return  # the linear program gave up
+            due = time.monotonic() + EVERY_SHARE * seconds
+
+    def _choose(self, columns: Columns, seconds: float) -> bool:
+        """Choose once; whether the plan is better than those chosen before."""
+        with self._lock:
+            known = self._learn
+        packing = choose(
+            columns.market,
+            columns.program.patterns,
+            known,
+            seconds=seconds,
+            nodes=FIXED_NODES if math.isinf(seconds) else None,
+            hint=self._better_of(known, self._chosen),
+        )
+        if packing is None or self._better_of(packing, self._chosen) is self._chosen:
+            return False
+        with self._lock:
+            self._chosen = self._plan = packing
+        if not (packing.lacking() if self.by_cost else packing.short_replicas()):
+            self.watch.found(packing.cost() if self.by_cost else packing.goodput(), NAME)
+        return True
+
+    def _better_of(self, one: Packing | None, other: Packing | None) -> Packing | None:
+        """The one that is worth more; the other where they are worth the same."""
+        if one is None or other is None:
+            return other if one is None else one
+        if self.by_cost:
+            return one if one.cost() < other.cost() else other
+        return one if one.goodput() > other.goodput() else other
+
+    def start(self, seconds: float) -> None:
+        """The same in a thread."""
+        self._thread = threading.Thread(target=self._run, args=(seconds,), daemon=True)
+        self._thread.start()
+
+    def _run(self, seconds: float) -> None:
+        try:
+            self.work(seconds)
+        except BaseException as error:  # noqa: BLE001 - raised again by `end`
+            self._error = error
+
+    def end(self) -> None:
+        """End the thread with its present step, so that none runs beside the next solve.
+
+        Raises what it raised.
+        """
+        self._ended = True
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def learn(self, packing: Packing) -> None:
+        """A plan of the search; of several the last one counts."""
+        with self._lock:
+            self._learn = packing
+        self._news.set()
+
+    def _take_learned(self, columns: Columns) -> int:
+        self._news.clear()
+        with self._lock:
+            packing = self._learn
+        return 0 if packing is None else columns.learn(packing)
+
+    def _proved(self, bound: float) -> None:
+        if self.watch.proved(bound):
+            self.improved = True
+
+    def _enough(self) -> bool:
+        """Whether the plan is proven, or nobody waits any more."""
+        watch = self.watch
+        return self._ended or watch.done or watch.impossible or watch.left() <= 0
+
+    def plan(self) -> Packing | None:
+        """The best plan, if it was not taken yet."""
+        with self._lock:
+            plan, self._plan = self._plan, None
+        return plan

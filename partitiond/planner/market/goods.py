@@ -1,0 +1,161 @@
+"""What devices can hold: classes of alike devices, and the ways to run one of them."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from partitiond.planner.kernels.branch import Place
+from partitiond.planner.sites import Floats, Ints, Sites
+from partitiond.planner.types import PRICE_SCALE
+
+
+class Draw(NamedTuple):
+    """A pool from which devices of a class draw.
+
+    Attributes:
+        pool: its number among the merged ones.
+        column: of `Sites.entry_pool`, what a replica takes of it.
+        whole: all of it. Bytes and cores differ by ten orders, so programs count in parts of it.
+    """
+
+    pool: int
+    column: int
+    whole: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """Devices that hold the same and draw from pools that are alike, taken together.
+
+    Pools of hosts with the same devices and capacities become one pool with the sum of theirs.
+
+    Attributes:
+        of_group: (G,) the class of each group.
+        site_class: (C,) what a device can hold, as a class of `Sites`.
+        count, cost: (C,) devices, and the cost of one.
+        draws: (C,) the pools of each.
+        pools: how many there are.
+    """
+
+    of_group: Ints
+    site_class: Ints
+    count: Ints
+    cost: Floats
+    draws: tuple[tuple[Draw, ...], ...]
+    pools: int
+
+
+def make_classes(sites: Sites) -> Classes:
+    """Put alike groups together."""
+    instance = sites.instance
+    keys = [
+        (pool.kind, pool.capacity, tuple(sorted(sites.device_class[list(pool.bins)].tolist())))
+        for pool in instance.pools
+    ]
+    alike: dict[tuple[int, tuple[object, ...]], list[int]] = {}
+    for group in instance.groups:
+        drawn = tuple(sorted(keys[p] for p in group.pools))
+        alike.setdefault((int(sites.class_of[group.index]), drawn), []).append(group.index)
+    merged = sorted(set(keys))
+    whole = [float(sum(key[1] for key in keys if key == one)) for one in merged]
+    of_group = np.zeros(len(instance.groups), dtype=np.int64)
+    for cls, groups in enumerate(alike.values()):
+        of_group[groups] = cls
+    first = [groups[0] for groups in alike.values()]
+    return Classes(
+        of_group=of_group,
+        site_class=np.array([cls for cls, _ in alike], dtype=np.int64),
+        count=np.bincount(of_group, sites.group_count, len(alike)).astype(np.int64),
+        cost=np.asarray(sites.group_cost[first] / PRICE_SCALE, dtype=np.float64),
+        draws=tuple(
+            tuple(
+                Draw(merged.index(key), 0 if key[0] == "cores" else 1, whole[merged.index(key)])
+                for key in sorted(keys[p] for p in instance.groups[g].pools)
+            )
+            for g in first
+        ),
+        pools=len(merged),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """A site at one level and largest kappa.
+
+    Attributes:
+        cls: the class of `Sites` that has the site.
+        entries: what it can hold.
+        place: what it asks of sets of them.
+        most: copies of each in a set from which none can be taken away.
+        duals: of its limits when it was last looked at closely; all 0 before.
+    """
+
+    cls: int
+    site: int
+    level: int
+    entries: Ints
+    place: Place
+    most: Ints
+    duals: Floats
+
+
+def make_ways(sites: Sites, *, as_cost: bool) -> list[Way]:
+    """All ways to run devices, of each limit on the load the one that holds most."""
+    return [
+        _way(sites, site, level, row, entries, as_cost=as_cost)
+        for site in range(len(sites.site_class))
+        for level in range(sites.limit_of.shape[1])
+        for row, entries in _limits(sites, site, level)
+        if len(entries)
+    ]
+
+
+def _limits(sites: Sites, site: int, level: int) -> Iterator[tuple[int, Ints]]:
+    """Rows of limits on the load at a level, and the entries that may be there with each."""
+    mine = np.flatnonzero((sites.entry_site == site) & (sites.entry_top >= level))
+    rows = sites.limit_of[site, level]
+    for row in dict.fromkeys(rows[rows >= 0].tolist()):
+        largest = int(np.flatnonzero(rows == row).max())
+        yield row, mine[sites.entry_kappa[mine] <= largest]
+
+
+def _way(sites: Sites, site: int, level: int, row: int, entries: Ints, *, as_cost: bool) -> Way:
+    limit = sites.busy_limit[row]
+    most = int(np.flatnonzero(limit >= 0).max())
+    offset, size = int(sites.table[site]), int(sites.table_size[site])
+    place = Place(
+        use=sites.entry_use[entries],
+        busy=sites.entry_busy[entries],
+        code=sites.entry_code[entries],
+        model=sites.entry_model[entries],
+        capacity=sites.capacity[site],
+        max_items=most,
+        busy_limit=limit,
+        table=sites.tables[offset : offset + size] if offset >= 0 else sites.tables[:0],
+        avoid=sites.avoid,
+    )
+    copies = _copies(sites, entries, level, most, as_cost=as_cost)
+    duals = np.zeros(sites.entry_use.shape[1] + 2)
+    return Way(int(sites.site_class[site]), site, level, entries, place, copies, duals)
+
+
+def _copies(sites: Sites, entries: Ints, level: int, most: int, *, as_cost: bool) -> Ints:
+    """Copies of each entry on a device from which no replica can be taken away.
+
+    Some best plan has no more, as taking surplus away costs nothing. Models whose rules go beyond
+    one device are not limited: their surplus may serve a rule.
+    """
+    model, rate = sites.entry_model[entries], sites.rates[entries, level]
+    copies = np.where(rate > 0, -(-sites.need_rate[model] // np.maximum(rate, 1)), 0)
+    copies = np.maximum(copies, sites.need_min[model])
+    if not as_cost:
+        # A plan for goodput may give up least numbers of replicas, and with them any reason for
+        # a replica of a model that does not count.
+        copies = np.maximum(copies, 1 if sites.need_rated.any() else most)
+    beyond = sites.instance.ties.beyond_device
+    if beyond:
+        tied = np.array([n.model in beyond for n in sites.instance.needs], dtype=bool)
+        copies = np.where(tied[model], most, copies)
+    return np.minimum(np.minimum(copies, sites.need_max[model]), most).astype(np.int64)

@@ -1,0 +1,408 @@
+"""The instance as flat arrays, for the compiled search and the market.
+
+A *class* is the devices that hold the same, whatever hosts they are on. A *site* is one sharing
+mode of a class, or one replica alone on a device of it. An *entry* is one item at one site; its
+rate depends on the level of interference that its device reaches. All amounts are the instance's
+integers, so what fits here fits there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partitiond.core.hardware import SharingMode
+from partitiond.planner.types import Group, Instance, Item, Option, rate_at
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bits = NDArray[np.uint8]
+
+RESOURCES: Final = ("memory", "sm", "cores", "memory slices", "compute slices")
+"""Linear resources of a device, by column. Load and number are limits of their own."""
+NO_LIMIT: Final = 1 << 60
+POOLS: Final = ("cores", "host")
+"""What devices of a host share, by column of `entry_pool`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sites:
+    """The instance without its rules that go beyond one device.
+
+    C classes, Q sites (sorted by class), E entries (sorted by site), L levels, K kappas,
+    R resources, M models (positions in `instance.needs`), G groups, D devices, P pools.
+
+    Attributes:
+        class_of: (G,) class of a group.
+        site_class: (Q,)
+        capacity: (Q, R) amounts one device has; NO_LIMIT where it does not limit.
+        max_items: (Q,) replicas one device holds at its highest level.
+        level: (Q, L) levels, ascending; the highest again where there are fewer.
+        limit_of: (Q, L, K) row of `busy_limit` at a level and a largest kappa; -1 without one.
+        option_of: (Q, L, K) the option of the groups of that class.
+        busy_limit: (B, N + 1) largest sum of loads for n replicas, at index n; -1 beyond.
+        table: (Q,) offset of the site's MIG table in `tables`, -1 without one.
+        table_size: (Q,) its length.
+        tables: MIG tables end to end; 1 where the set with that code can be placed.
+        entry_item, entry_model, entry_site: (E,).
+        entry_top: (E,) position of the highest level it bears.
+        entry_kappa: (E,) position of its kappa among all.
+        entry_busy: (E,) load, in 1 / SHARE_SCALE.
+        entry_code: (E,) what it adds to the code of a MIG set; 0 without MIG.
+        entry_cost: (E,) what it costs beyond the device, in 1 / PRICE_SCALE.
+        entry_use: (E, R)
+        entry_pool: (E, 2) cores and host memory it takes.
+        rates: (E, L) requests/s at each level that it bears, in units of its need; 0 above.
+        need_rate, need_min, need_max: (M,) rate (0 without one) and replicas.
+        need_weight: (M,) what `RATE_SCALE` units count for.
+        need_rated: (M,).
+        avoid: (M, M) 1 where two models never share a device.
+        group_count, group_cost: (G,) devices, and cost of one in 1 / PRICE_SCALE.
+        device_group, device_class: (D,).
+        pool_capacity, pool_kind: (P,) amount, and column of `entry_pool`.
+        pool_of_device: (D, P) 1 where the device draws from the pool.
+        site_of: the site of each (group, option).
+    """
+
+    instance: Instance
+    class_of: Ints
+    site_class: Ints
+    capacity: Ints
+    max_items: Ints
+    level: Floats
+    limit_of: Ints
+    option_of: Ints
+    busy_limit: Ints
+    table: Ints
+    table_size: Ints
+    tables: Bits
+    entry_item: Ints
+    entry_model: Ints
+    entry_site: Ints
+    entry_top: Ints
+    entry_kappa: Ints
+    entry_busy: Ints
+    entry_code: Ints
+    entry_cost: Ints
+    entry_use: Ints
+    entry_pool: Ints
+    rates: Ints
+    need_rate: Ints
+    need_min: Ints
+    need_max: Ints
+    need_weight: Floats
+    need_rated: Bits
+    avoid: Bits
+    group_count: Ints
+    group_cost: Ints
+    device_group: Ints
+    device_class: Ints
+    pool_capacity: Ints
+    pool_kind: Ints
+    pool_of_device: Bits
+    site_of: dict[tuple[int, int], int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Site:
+    """One site of the first group of a class; `options` are positions in the group's."""
+
+    cls: int
+    group: Group
+    mode: SharingMode | None
+    options: tuple[int, ...]
+
+
+_last: list[Sites] = []
+"""The sites made last: one solve asks for them several times. Nobody writes into the arrays."""
+
+
+def build_sites(instance: Instance) -> Sites:
+    """Flatten the instance."""
+    for known in _last[:1]:
+        if known.instance is instance:
+            return known
+    made = _build(instance)
+    _last[:] = [made]
+    return made
+
+
+def _build(instance: Instance) -> Sites:
+    class_of, sites = _classes(instance)
+    site_of = {
+        (group.index, k): q
+        for group, cls in zip(instance.groups, class_of, strict=True)
+        for q, site in enumerate(sites)
+        if site.cls == cls
+        for k in site.options
+    }
+    needs, position = instance.needs, {n.model: k for k, n in enumerate(instance.needs)}
+    entries = [
+        (q, instance.items[index], bears)
+        for q, site in enumerate(sites)
+        for index, bears in sorted(site.group.held[site.mode].items())
+        if instance.items[index].model in position
+    ]
+    levels = _levels(sites)
+    of_site = ints([q for q, _, _ in entries])
+    tops = np.array([bears for _, _, bears in entries], dtype=np.float64)
+    top = (levels[of_site] <= tops[:, None]).sum(axis=1) - 1
+    # The last level stands for all that a mode does not have.
+    count = ints([len({s.group.options[k].level for k in s.options}) for s in sites])
+    top = np.minimum(top, count[of_site] - 1) if entries else top
+    kappas = sorted({o.kappa for g in instance.groups for o in g.options if o.mode is not None})
+    limit_of, option_of, busy_limit = _limits(sites, levels, kappas)
+    firsts = [site.group.options[site.options[0]] for site in sites]
+    tables, table, table_size = tables_of(firsts)
+    device_group = ints(list(instance.group_of))
+    return Sites(
+        instance=instance,
+        class_of=ints(class_of),
+        site_class=ints([site.cls for site in sites]),
+        capacity=ints(
+            [capacity_of(instance, s.group, o) for s, o in zip(sites, firsts, strict=True)],
+            len(RESOURCES),
+        ),
+        max_items=ints([max(s.group.options[k].max_items for k in s.options) for s in sites]),
+        level=levels,
+        limit_of=limit_of,
+        option_of=option_of,
+        busy_limit=busy_limit,
+        table=table,
+        table_size=table_size,
+        tables=tables,
+        entry_item=ints([it.index for _, it, _ in entries]),
+        entry_model=ints([position[it.model] for _, it, _ in entries]),
+        entry_site=of_site,
+        entry_top=ints(top),
+        entry_kappa=ints(
+            [0 if sites[q].mode is None else kappas.index(it.kappa) for q, it, _ in entries]
+        ),
+        entry_busy=ints([0 if sites[q].mode is None else it.busy for q, it, _ in entries]),
+        entry_code=ints([code_of(it, firsts[q]) for q, it, _ in entries]),
+        entry_cost=ints([it.cost for _, it, _ in entries]),
+        entry_use=ints([use_of(it, firsts[q]) for q, it, _ in entries], len(RESOURCES)),
+        entry_pool=ints([(it.cores, it.host_bytes) for _, it, _ in entries], len(POOLS)),
+        rates=_rates(sites, entries, levels, ints(top)),
+        need_rate=ints([n.rate for n in needs]),
+        need_min=ints([n.min_replicas for n in needs]),
+        need_max=ints([n.max_replicas for n in needs]),
+        need_weight=np.array([n.worth for n in needs], dtype=np.float64),
+        need_rated=np.array([n.rated for n in needs], dtype=np.uint8),
+        avoid=who_avoids(instance),
+        group_count=ints([len(g.bins) for g in instance.groups]),
+        group_cost=ints([g.price for g in instance.groups]),
+        device_group=device_group,
+        device_class=ints(class_of)[device_group],
+        pool_capacity=ints([p.capacity for p in instance.pools]),
+        pool_kind=ints([0 if p.kind == "cores" else 1 for p in instance.pools]),
+        pool_of_device=pools_of_devices(instance),
+        site_of=site_of,
+    )
+
+
+def ints(values: Sequence[object] | Ints, columns: int | None = None) -> Ints:
+    """An array of whole numbers, with so many columns."""
+    found = np.array(values, dtype=np.int64)
+    # Without rows numpy cannot know the columns, and without columns not the rows.
+    return found if columns is None else found.reshape(len(values), columns)
+
+
+def _classes(instance: Instance) -> tuple[list[int], list[_Site]]:
+    """The class of each group, and all sites."""
+    known: dict[tuple[object, ...], int] = {}
+    class_of, sites = [], list[_Site]()
+    for group in instance.groups:
+        # Groups that hold the same share what says so.
+        key = (id(group.held), group.memory_bytes, group.cores, group.sm_percent, group.price)
+        if key not in known:
+            known[key] = len(known)
+            by_mode: dict[SharingMode | None, list[int]] = {}
+            for k, option in enumerate(group.options):
+                by_mode.setdefault(option.mode, []).append(k)
+            sites += [_Site(known[key], group, m, tuple(ks)) for m, ks in by_mode.items()]
+        class_of.append(known[key])
+    return class_of, sites
+
+
+def _levels(sites: Sequence[_Site]) -> Floats:
+    each = [sorted({s.group.options[k].level for k in s.options}) for s in sites]
+    longest = max((len(mine) for mine in each), default=1)
+    rows = [[*mine, *[mine[-1]] * (longest - len(mine))] for mine in each]
+    return np.array(rows, dtype=np.float64).reshape(len(sites), longest)
+
+
+def _limits(
+    sites: Sequence[_Site], levels: Floats, kappas: Sequence[float]
+) -> tuple[Ints, Ints, Ints]:
+    """Rows of loads by site, level and kappa, the options they are of, and the rows."""
+    limit_of = np.full((*levels.shape, max(1, len(kappas))), -1, dtype=np.int64)
+    option_of = limit_of.copy()
+    known: dict[tuple[int, ...], int] = {}
+    for q, site in enumerate(sites):
+        steps = sorted({site.group.options[k].level for k in site.options})
+        for k in site.options:
+            option = site.group.options[k]
+            limits = option.busy_limit if option.mode is not None else (0, NO_LIMIT)
+            crowd = kappas.index(option.kappa) if option.mode is not None else 0
+            at = (q, steps.index(option.level), crowd)
+            limit_of[at], option_of[at] = known.setdefault(limits, len(known)), k
+    # Where no option has a kappa, what has less is held as by the next larger one.
+    for crowd in range(limit_of.shape[2] - 2, -1, -1):
+        missing = limit_of[:, :, crowd] < 0
+        limit_of[missing, crowd] = limit_of[missing, crowd + 1]
+        option_of[missing, crowd] = option_of[missing, crowd + 1]
+    rows = np.full((len(known), max(map(len, known), default=1)), -1, dtype=np.int64)
+    for row, at_row in known.items():
+        rows[at_row, : len(row)] = row
+    return limit_of, option_of, rows
+
+
+def tables_of(options: Sequence[Option]) -> tuple[Bits, Ints, Ints]:
+    """Every distinct MIG table once, and where each option finds its own."""
+    start_of: dict[bytes, int] = {}
+    length, offsets, sizes = 0, [], []
+    for option in options:
+        geometry = option.geometry
+        if geometry is None:
+            offsets.append(-1)
+            sizes.append(0)
+            continue
+        if geometry.feasible not in start_of:
+            start_of[geometry.feasible] = length
+            length += len(geometry.feasible)
+        offsets.append(start_of[geometry.feasible])
+        sizes.append(len(geometry.feasible))
+    flat = np.frombuffer(b"".join(start_of) or b"\0", dtype=np.uint8).copy()
+    return flat, ints(offsets), ints(sizes)
+
+
+def _rates(
+    sites: Sequence[_Site],
+    entries: Sequence[tuple[int, Item, float]],
+    levels: Floats,
+    top: Ints,
+) -> Ints:
+    found = np.zeros((len(entries), levels.shape[1]), dtype=np.int64)
+    by_level = [{o.level: o for o in (s.group.options[k] for k in s.options)} for s in sites]
+    for e, (q, it, _) in enumerate(entries):
+        for at in range(top[e] + 1):
+            found[e, at] = rate_at(it, by_level[q][float(levels[q, at])])
+    return found
+
+
+def capacity_of(instance: Instance, group: Group, option: Option) -> list[int]:
+    """What one device of a group has of each resource, run as an option; NO_LIMIT where it does not
+    limit."""
+    if option.geometry is not None:
+        return [NO_LIMIT, NO_LIMIT, group.cores or NO_LIMIT, 8, 7]
+    memory = instance.memory(group, option)
+    return [memory, group.sm_percent, group.cores or NO_LIMIT, NO_LIMIT, NO_LIMIT]
+
+
+def use_of(item: Item, option: Option) -> list[int]:
+    """What an item takes of each resource of a device that is run as an option."""
+    if option.geometry is not None:
+        index = option.geometry.index(item.mig_profile)
+        assert index is not None, "an item of another geometry is not among what fits"
+        profile = option.geometry.profiles[index]
+        return [0, 0, item.cores, profile.memory_slices, profile.compute_slices]
+    return [item.memory_bytes, item.sm, item.cores, 0, 0]
+
+
+def code_of(item: Item, option: Option) -> int:
+    """What an item adds to the code of a MIG set; 0 without MIG."""
+    if option.geometry is None:
+        return 0
+    index = option.geometry.index(item.mig_profile)
+    assert index is not None, "an item of another geometry is not among what fits"
+    return option.geometry.radix[index]
+
+
+def who_avoids(instance: Instance) -> Bits:
+    """(M, M) 1 where two models never share a device."""
+    size = len(instance.needs)
+    found = np.zeros((size, size), dtype=np.uint8)
+    position = {need.name: n for n, need in enumerate(instance.needs)}
+    for n, need in enumerate(instance.needs):
+        for other in need.avoid:
+            if other in position:
+                found[n, position[other]] = found[position[other], n] = 1
+    return found
+
+
+def pools_of_devices(instance: Instance) -> Bits:
+    """(D, P) 1 where the device draws from the pool."""
+    found = np.zeros((len(instance.group_of), len(instance.pools)), dtype=np.uint8)
+    for pool in instance.pools:
+        found[sorted(pool.bins), pool.index] = 1
+    return found
+
+
+def with_survival(sites: Sites) -> Sites:
+    """The same with what surviving a loss asks for at least, where all demand is served."""
+    if not sites.instance.ties.spread:
+        return sites
+
+    def holding(position: int) -> Ints:
+        mine = sites.entry_site[sites.entry_model == position]
+        return np.flatnonzero(np.isin(sites.class_of, sites.site_class[mine]))
+
+    rate, least = survival_needs(sites.instance, sites.need_rate, sites.need_min, holding)
+    return dataclasses.replace(sites, need_rate=rate, need_min=least)
+
+
+def survival_needs(
+    instance: Instance, rate: Ints, least: Ints, holding: Callable[[int], Ints]
+) -> tuple[Ints, Ints]:
+    """(M,) rates and least numbers of replicas, with what surviving a loss asks for at least.
+
+    Without any one of n fault domains at least S is left of the rate. In sum over the domains that
+    is (n - 1) times the rate on the one side and n S on the other, so the rate is at least
+    S n / (n - 1), in at least two replicas. Only domains that can hold the model count.
+
+    Args:
+        instance: the question.
+        rate, least: (M,) without that; they are left as they are.
+        holding: groups that can hold the model at a position.
+    """
+    rate, least = rate.copy(), least.copy()
+    for position, need in enumerate(instance.needs):
+        if not need.domain_of or not (need.survive_rate or need.survive_replicas):
+            continue
+        groups = holding(position).tolist()
+        domains = {need.domain_of[b] for g in groups for b in instance.groups[g].bins}
+        least[position] = max(int(least[position]), 2)
+        if len(domains) > 1 and need.survive_rate:
+            implied = -(-need.survive_rate * len(domains) // (len(domains) - 1))
+            rate[position] = max(int(rate[position]), implied)
+    return rate, least
+
+
+def usual_prices(sites: Sites) -> Floats:
+    """(E,) what an entry takes of a device, in devices' cost: the norm of its shares.
+
+    A mean between the largest share, where one resource is scarce, and the sum, where all are.
+    """
+    limits = np.where(sites.capacity < NO_LIMIT, np.maximum(sites.capacity, 1), NO_LIMIT)
+    share = sites.entry_use / limits[sites.entry_site]
+    busy = sites.entry_busy / np.maximum(1, _usual_load(sites))[sites.entry_site]
+    number = 1.0 / np.maximum(1, sites.max_items)[sites.entry_site]
+    squares = (share**2).sum(axis=1) + busy**2 + number**2
+    cost = np.zeros(int(sites.class_of.max(initial=-1)) + 1)
+    cost[sites.class_of] = np.maximum(1, sites.group_cost)
+    usual = max(1.0, float(cost.max(initial=1.0)))
+    return np.asarray(np.sqrt(squares) * cost[sites.site_class[sites.entry_site]] / usual)
+
+
+def _usual_load(sites: Sites) -> Ints:
+    """(Q,) the load of a device in the middle of its levels, where it holds one replica."""
+    found = np.full(len(sites.site_class), NO_LIMIT, dtype=np.int64)
+    for q in range(len(found)):
+        rows = sites.limit_of[q, sites.limit_of.shape[1] // 2]
+        there = rows[rows >= 0]
+        if len(there) and sites.busy_limit.shape[1] > 1:
+            found[q] = sites.busy_limit[there[-1], 1]
+    return found

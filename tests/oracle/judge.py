@@ -1,0 +1,196 @@
+"""What is wrong with the planner's answer to a question, by the brute force."""
+
+import dataclasses
+import itertools
+from collections import defaultdict
+from fractions import Fraction
+from typing import Final
+
+from partitiond.core.plan import (
+    Certificate,
+    Infeasible,
+    ModelDemand,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+)
+from partitiond.planner.api import PlanRefusedError, solve
+from partitiond.planner.found import IMPOSSIBLE
+from partitiond.planner.instance import PlanRequest
+from tests.oracle.truth import (
+    MOST_LOADS,
+    Load,
+    Question,
+    Value,
+    able,
+    all_loads,
+    best,
+    counted,
+    load_of,
+    priorities,
+    value_of,
+)
+
+SLACK: Final = Fraction(1, 10**6)
+"""By which a plan may miss a limit on a sum of floats."""
+ROUNDING: Final = Fraction(1, 10**9)
+"""Of sums of floats in a certificate."""
+SECONDS: Final = 1.0
+"""For one question; nearly all are proven optimal in a tenth of it."""
+
+
+def ask(question: Question) -> Plan | Infeasible | str:
+    """The planner's answer, or why it refused its own plan."""
+    request = PlanRequest(
+        question.devices,
+        question.models,
+        objective=question.objective,
+        time_limit_seconds=SECONDS,
+        host_memory_bytes=question.host_memory_bytes,
+        interference=question.interference,
+        deterministic=True,
+        may_search=False,
+    )
+    try:
+        return solve(request)
+    except PlanRefusedError as error:
+        return f"{error}"
+
+
+def wrong(question: Question) -> list[str]:
+    """Everything that the answer claims and the brute force does not bear out."""
+    answer = ask(question)
+    loads = all_loads(question)
+    assert loads is not None, "questions are tiny"
+    if isinstance(answer, str):
+        return [f"refused: {answer}"]
+    there = able(question, loads)
+    if isinstance(answer, Infeasible):
+        goodput = dataclasses.replace(question, objective=Objective.MAX_GOODPUT)
+        asked, most = best(question, loads), best(goodput, loads)
+        some = bool(there) and asked is not None and (question.objective.is_cost or any(asked))
+        lost = some or (most is not None and any(most))
+        return [f"impossible: nothing is placed, {sorted(there)} fit"] if lost else []
+    return list(_of_plan(question, loads, there, answer))
+
+
+def _of_plan(
+    question: Question, loads: list[list[Load]], there: frozenset[str], plan: Plan
+) -> list[str]:
+    proof, found = plan.certificate, _unplaced(question, plan)
+    asked = best(question, loads)
+    if proof.objective is not question.objective:
+        proven = IMPOSSIBLE in plan.explanation
+        if asked is not None:
+            word = "impossible" if proven else "not found"
+            found.append(f"{word}: {question.objective} of {_said(asked)}, not {proof.objective}")
+        return found
+    loose = dataclasses.replace(question, slack=SLACK)
+    held = _held(loose, plan)
+    value = None if held is None else value_of(loose, held, there)
+    # Least numbers that nothing holds: as much as there is, and nothing is claimed of them.
+    short = not question.objective.is_cost and asked is None
+    if value is None:
+        return found if short else [*found, "plan: it breaks a rule or serves too little"]
+    claimed, bound = _claims(question, proof)
+    if any(
+        abs(c - v) > ROUNDING * max(v, Fraction(1, 10**6))
+        for c, v in zip(claimed, value, strict=True)
+    ):
+        found.append(f"value: {_said(claimed)} is claimed, it is {_said(value)}")
+    if asked is None:
+        return found
+    sign = 1 if question.objective.is_cost else -1
+    pairs = [*zip(claimed, bound, asked, strict=True)]
+    # A bound of a priority is of plans as good for those above, which slack may have made better.
+    same = itertools.takewhile(lambda p: p[2] >= p[0] * (1 - SLACK), pairs[:-1])
+    spoken_of = pairs[: 1 + len([*same])]
+    if any(sign * (b - best) > ROUNDING * best for _, b, best in spoken_of):
+        found.append(f"bound: {_said(bound)}, the best is {_said(asked)}")
+    if any(sign * (b - c) > ROUNDING * c for c, b, _ in pairs):
+        found.append(f"bound: {_said(bound)} is worse than the plan's {_said(claimed)}")
+    if proof.status is Status.OPTIMAL:
+        count = question.objective is Objective.MIN_DEVICES
+        near = Fraction(0) if count else SLACK
+        if _better(sign, asked, value, near) or any(abs(b - c) > SLACK * c for c, b, _ in pairs):
+            found.append(
+                f"optimal: {_said(value)}, the best is {_said(asked)}, the bound {_said(bound)}"
+            )
+    if _better(sign, value, asked, ROUNDING):
+        # Slack lets devices hold a little more, which multiplies.
+        most = best(loose, all_loads(loose, 100 * MOST_LOADS) or loads)
+        if most is None or _better(sign, value, most, ROUNDING):
+            found.append(f"value: {_said(value)} is better than the best {_said(asked)}")
+    return found
+
+
+def _claims(question: Question, proof: Certificate) -> tuple[Value, Value]:
+    """Value and bound that a certificate claims, in step with `Value`."""
+    one = (Fraction(proof.own_value),), (Fraction(proof.own_bound),)
+    if proof.objective is not Objective.MAX_GOODPUT:
+        return one
+    asked = priorities(question.models)
+    by = {p.priority: (Fraction(p.value), Fraction(p.bound)) for p in proof.by_priority}
+    if not by:  # of one of them at most there is a model that fits
+        there = [p for p in asked if _fits_somewhere(question, p)]
+        scale = Fraction(100) ** there[0] if there else Fraction(1)
+        by = dict.fromkeys(there[:1], (one[0][0] / scale, one[1][0] / scale))
+        assert len(there) < 2, "several priorities, and nothing is said of each"
+    nothing = Fraction(0), Fraction(0)
+    pairs = [by.get(p, nothing) for p in asked]
+    return tuple(v for v, _ in pairs), tuple(b for _, b in pairs)
+
+
+def _fits_somewhere(question: Question, priority: int) -> bool:
+    there = able(question, all_loads(question) or [])
+    mine = (m for m in counted(question.models) if m.rules.priority == priority)
+    return any(m.model in there for m in mine)
+
+
+def _better(sign: int, one: Value, other: Value, near: Fraction) -> bool:
+    """Whether the first difference by more than a share `near` is for the one."""
+    for a, b in zip(one, other, strict=True):
+        if abs(a - b) > near * max(abs(a), abs(b)):
+            return sign * (b - a) > 0
+    return False
+
+
+def _said(value: Value) -> str:
+    return " then ".join(f"{float(v):.12g}" for v in value)
+
+
+def _held(question: Question, plan: Plan) -> tuple[Load, ...] | None:
+    """What the devices hold; None where one of them may not."""
+    by_name = {m.model: m for m in question.models}
+    here: dict[str, list[Placement]] = defaultdict(list)
+    for p in plan.placements:
+        here[p.device_id].append(p)
+    found = []
+    for device in question.devices:
+        chosen = tuple((by_name[p.model], p.candidate) for p in here[device.id])
+        load = load_of(question, device, chosen)
+        if load is None:
+            return None
+        found.append(load)
+    return tuple(found)
+
+
+def _unplaced(question: Question, plan: Plan) -> list[str]:
+    """What is said to be missing is what is missing."""
+    said = {u.model: u for u in plan.unplaced}
+    found = []
+    for m in question.models:
+        got = next(f.capacity_req_per_s for f in plan.forecasts if f.model == m.model)
+        missing = _missing(m, got)
+        claim = said[m.model].missing_req_per_s if m.model in said else 0.0
+        if missing is None or claim is None:
+            continue
+        if abs(claim - max(0.0, missing)) > 1e-6 * (m.demand.planned_req_per_s or 0.0):
+            found.append(f"unplaced: {m.model} lacks {missing:.9g}, {claim:.9g} is said")
+    return found
+
+
+def _missing(m: ModelDemand, got: float) -> float | None:
+    planned = m.demand.planned_req_per_s
+    return None if planned is None else planned - got

@@ -1,0 +1,217 @@
+"""No plan beats the bound, whatever the problem; and the sets and plans make sense."""
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import pytest
+
+from bench.planner.instances import NO_INTERFERENCE, request
+from partitiond.core.plan import Objective
+from partitiond.planner.bound import bound_cost
+from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.market.choose import choose
+from partitiond.planner.market.rounds import Columns
+from partitiond.planner.market.value import HaltedError, Prices
+from partitiond.planner.sites import Sites, build_sites
+from tests.planner.build import gpu, point, want
+from tests.planner.problems import least_cost, level_of, most_goodput, random_sites
+
+COSTS = (Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MIN_ENERGY)
+
+
+def run(sites: Sites, *, as_cost: bool) -> Columns:
+    columns = Columns(sites, as_cost=as_cost)
+    columns.run(time.monotonic() + 60, 400)
+    return columns
+
+
+def benchmark(kind: str) -> Sites:
+    return build_sites(build_instance(request(kind, 30, 16, 3, 10.0)))
+
+
+@pytest.mark.parametrize("objective", COSTS)
+@pytest.mark.parametrize("seed", range(80))
+def test_no_plan_costs_less(seed: int, objective: Objective) -> None:
+    sites = random_sites(seed, objective)
+    least = least_cost(sites)
+    found, quick = run(sites, as_cost=True), bound_cost(sites.instance)
+    if least is None:
+        # Whole devices may make it impossible where shares of them would not.
+        return
+    assert found.bound() <= least + 1e-6
+    assert quick.value is not None
+    assert quick.value <= least + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_no_plan_serves_more(seed: int) -> None:
+    sites = random_sites(seed, Objective.MAX_GOODPUT)
+    assert run(sites, as_cost=False).bound() >= most_goodput(sites) - 1e-6
+
+
+@pytest.mark.parametrize("objective", [Objective.MIN_PRICE, Objective.MAX_GOODPUT])
+@pytest.mark.parametrize("seed", range(40))
+def test_any_prices_give_a_bound(seed: int, objective: Objective) -> None:
+    sites, rng = random_sites(seed, objective), np.random.default_rng(seed)
+    as_cost = objective.is_cost
+    market = Columns(sites, as_cost=as_cost).market
+    best = least_cost(sites) if as_cost else most_goodput(sites)
+    for _ in range(5):
+        knot = rng.exponential(1.0, len(market.demand.knot_rate)) * rng.choice([0.0, 0.3, 3.0])
+        pool = rng.exponential(1.0, market.classes.pools) * rng.choice([0.0, 1.0])
+        bound = market.evaluate(Prices(knot, pool)).bound
+        if as_cost:
+            assert best is None or bound <= best + 1e-6
+        else:
+            assert best is not None
+            assert bound >= best - 1e-6
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bounds_are_close_on_small_problems(seed: int) -> None:
+    """Not a proof of anything but that the bound is no triviality."""
+    sites = random_sites(seed, Objective.MAX_GOODPUT)
+    assert run(sites, as_cost=False).bound() <= 1.5 * most_goodput(sites) + 1e-6
+
+
+def test_every_bound_on_the_way_is_told_and_they_get_better() -> None:
+    told: list[float] = []
+    columns = Columns(benchmark("slack"), as_cost=True, on_bound=told.append)
+    columns.run(time.monotonic() + 60, 400)
+    assert columns.converged
+    assert told == sorted(told)
+    assert columns.bound() == told[-1]
+
+
+def test_a_passed_deadline_still_gives_a_bound() -> None:
+    sites = benchmark("over")
+    hasty = Columns(sites, as_cost=False)
+    hasty.run(time.monotonic(), 400)
+    assert hasty.rounds == 0
+    assert run(sites, as_cost=False).bound() <= hasty.bound() < math.inf
+
+
+def test_work_limits_give_the_same_on_every_run() -> None:
+    sites = benchmark("over")
+    once, again = Columns(sites, as_cost=False), Columns(sites, as_cost=False)
+    for columns in (once, again):
+        columns.run(math.inf, 5)
+    assert once.bound() == again.bound()
+
+
+def test_who_is_asked_to_end_ends_in_the_middle_of_an_evaluation() -> None:
+    looks: list[None] = []
+
+    def halt() -> bool:
+        looks.append(None)
+        return True
+
+    with pytest.raises(HaltedError):
+        Columns(benchmark("over"), as_cost=False, halt=halt)
+    assert len(looks) == 1
+
+
+def test_patterns_are_sets_that_devices_hold() -> None:
+    sites = benchmark("slack")
+    columns = run(sites, as_cost=True)
+    assert columns.program.patterns
+    for pattern in columns.program.patterns:
+        own = level_of(sites, pattern.site, tuple(pattern.entries.tolist()))
+        assert own is not None
+        assert own <= pattern.level
+
+
+@pytest.mark.parametrize("kind", ["over", "slack"])
+def test_a_plan_is_chosen_among_the_sets(kind: str) -> None:
+    sites = benchmark(kind)
+    columns = run(sites, as_cost=kind == "slack")
+    packing = choose(columns.market, columns.program.patterns, None, seconds=math.inf, nodes=50)
+    assert packing is not None
+    if kind == "slack":
+        assert not packing.lacking()
+        assert columns.bound() <= packing.cost() <= columns.bound() + 3
+    else:
+        assert 0.9 * columns.bound() <= packing.goodput() <= columns.bound() + 1e-6
+
+
+def test_a_plan_told_of_is_among_the_sets_chosen_from() -> None:
+    sites = benchmark("over")
+    columns = run(sites, as_cost=False)
+    first = choose(columns.market, columns.program.patterns, None, seconds=math.inf, nodes=5)
+    assert first is not None
+    fresh = Columns(sites, as_cost=False)
+    assert fresh.learn(first) > 0
+    assert fresh.learn(first) == 0
+    again = choose(fresh.market, fresh.program.patterns, None, seconds=math.inf, nodes=50)
+    assert again is not None
+    assert again.goodput() >= first.goodput() * (1 - 1e-9)
+
+
+def test_alike_hosts_are_one_class() -> None:
+    """Groups of every host apart, but as few rows as for one host, and the bound of all."""
+    devices = tuple(
+        gpu(f"g{h}-{i}", host=f"h{h}", price_per_hour=1.0) for h in range(6) for i in range(2)
+    )
+    models = tuple(
+        want(f"m{i}", point(f"m{i}", 5, 30, sm=10, host_gib=10), rate=5) for i in range(9)
+    )
+    asked = PlanRequest(
+        devices,
+        models,
+        objective=Objective.MIN_PRICE,
+        host_memory_bytes=tuple((f"h{h}", 35 << 30) for h in range(6)),
+        interference=NO_INTERFERENCE,
+    )
+    sites = build_sites(build_instance(asked))
+    columns = run(sites, as_cost=True)
+    assert len(sites.instance.groups) == 6
+    assert columns.market.classes.count.tolist() == [12]
+    assert columns.market.classes.pools == 1
+    # Two replicas fit a device.
+    assert columns.bound() == pytest.approx(5.0)
+    # Nine of 10 GiB are more than the hosts have together.
+    short = dataclasses.replace(
+        asked, host_memory_bytes=tuple((f"h{h}", 14 << 30) for h in range(6))
+    )
+    assert math.isinf(run(build_sites(build_instance(short)), as_cost=True).bound())
+
+
+@pytest.mark.parametrize("gib", [35, 25])
+def test_a_chosen_plan_takes_no_more_of_a_host_than_it_has(gib: int) -> None:
+    """Pools of alike hosts are one pool of the choice, each host its own of the plan."""
+    devices = tuple(gpu(f"g{h}-{i}", host=f"h{h}") for h in range(3) for i in range(2))
+    models = tuple(
+        want(f"m{i}", point(f"m{i}", 5, 30, sm=10, host_gib=10), rate=5) for i in range(6)
+    )
+    asked = PlanRequest(
+        devices,
+        models,
+        host_memory_bytes=tuple((f"h{h}", gib << 30) for h in range(3)),
+        interference=NO_INTERFERENCE,
+    )
+    columns = run(build_sites(build_instance(asked)), as_cost=True)
+    packing = choose(columns.market, columns.program.patterns, None, seconds=math.inf, nodes=50)
+    assert packing is not None
+    # Three sets of two replicas, one for each host.
+    assert not packing.lacking()
+    instance = packing.instance
+    for pool in instance.pools:
+        items = [instance.items[item] for b in pool.bins for item in packing.loads[b].items]
+        taken = sum(it.cores if pool.kind == "cores" else it.host_bytes for it in items)
+        assert taken <= pool.capacity
+
+
+def test_more_than_the_devices_hold_is_proven_impossible() -> None:
+    models = tuple(want(f"m{i}", point(f"m{i}", 5, 41, sm=10), rate=5) for i in range(3))
+    devices = (gpu("a", price_per_hour=1.0), gpu("b", price_per_hour=1.0))
+    sites = build_sites(build_instance(PlanRequest(devices, models)))
+    assert bound_cost(sites.instance).value is not None
+    assert math.isinf(run(sites, as_cost=True).bound())
+
+
+def test_without_models_or_devices_there_is_nothing_to_pay() -> None:
+    sites = build_sites(build_instance(PlanRequest((gpu(),), ())))
+    assert run(sites, as_cost=True).bound() == 0.0
+    assert run(sites, as_cost=False).bound() == 0.0

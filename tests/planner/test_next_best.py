@@ -1,0 +1,89 @@
+"""The next best plan on other kinds of device, and the price at which it would win."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware import Device
+from partitiond.core.plan import Objective, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.instance import PlanRequest
+from partitiond.planner.next_best import price_to_win
+from tests.planner.build import gpu, point, want
+
+
+def priced(name: str, hardware: str, price: float) -> Device:
+    """A GPU of a kind at a price per hour."""
+    return gpu(name, hardware=hardware, price_per_hour=price)
+
+
+def request(large: float, objective: Objective = Objective.MIN_PRICE) -> PlanRequest:
+    """A model that one large GPU serves, or two small ones of 1 per hour each."""
+    devices = (priced("l", "large", large), priced("s0", "small", 1), priced("s1", "small", 1))
+    sizes = (
+        point("a", 10, 60, hardware="large"),
+        dataclasses.replace(point("a", 5, 60, hardware="small"), profile_id="small"),
+    )
+    return PlanRequest(devices, (want("a", *sizes, rate=10),), objective=objective)
+
+
+def told(asked: PlanRequest) -> list[str]:
+    """What the plan says of the next best one."""
+    plan = solve(asked)
+    assert isinstance(plan, Plan)
+    return [line for line in plan.explanation if line.startswith("Next best")]
+
+
+def test_the_next_best_names_the_price_at_which_it_wins() -> None:
+    assert told(request(1.5)) == [
+        "Next best of the plans found: 2x small for 2 per hour instead of 1x large for 1.5; it "
+        "wins where one small costs below 0.75 per hour (now 1)."
+    ]
+    assert told(request(3.0)) == [
+        "Next best of the plans found: 1x large for 3 per hour instead of 2x small for 2; it wins "
+        "where one large costs below 2 per hour (now 3)."
+    ]
+
+
+@pytest.mark.parametrize(("large", "wins"), [(1.99, "large"), (2.01, "small")])
+def test_at_that_price_it_is_the_plan(large: float, wins: str) -> None:
+    plan = solve(request(large))
+    assert isinstance(plan, Plan)
+    assert {p.candidate.hardware for p in plan.placements} == {wins}
+
+
+def test_fewest_devices_name_the_plan_that_is_cheaper() -> None:
+    assert told(request(3.0, Objective.MIN_DEVICES)) == [
+        "Next best of the plans found: 2x small for 2 per hour instead of 1x large for 3; it wins "
+        "under --objective min-price."
+    ]
+    assert told(request(1.5, Objective.MIN_DEVICES)) == [], "no plan is cheaper"
+
+
+def test_with_one_kind_of_device_there_is_no_next_best() -> None:
+    asked = request(1.5)
+    assert told(dataclasses.replace(asked, devices=asked.devices[:1])) == []
+    assert told(PlanRequest(asked.devices, (), objective=Objective.MIN_PRICE)) == []
+
+
+KINDS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 5))
+
+
+@given(KINDS, KINDS, st.fixed_dictionaries(dict.fromkeys("abc", st.floats(0.01, 50))))
+def test_at_the_price_to_win_both_cost_the_same(
+    mine: dict[str, int], other: dict[str, int], prices: dict[str, float]
+) -> None:
+    def cost(plan: dict[str, int], at: dict[str, float]) -> float:
+        return math.fsum(count * at[kind] for kind, count in plan.items())
+
+    lead = cost(other, prices) - cost(mine, prices)
+    found = price_to_win(mine, other, prices, lead)
+    if found is None:
+        return
+    kind, price = found
+    changed = {**prices, kind: price}
+    assert price > 0
+    assert cost(other, changed) == pytest.approx(cost(mine, changed), rel=1e-6, abs=1e-9)

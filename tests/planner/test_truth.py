@@ -1,0 +1,251 @@
+"""Certificates are of the figures as given: bytes, floats, and no grid."""
+
+import dataclasses
+import threading
+
+import pytest
+
+from partitiond.core.hardware import SharingMode
+from partitiond.core.interference import Interference
+from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
+from partitiond.core.spec import FaultDomain, PlacementRules, Slo
+from partitiond.core.units import MIB, Bytes
+from partitiond.planner.api import solve
+from partitiond.planner.bound import bound_cost
+from partitiond.planner.certify import certify
+from partitiond.planner.check import check_plan
+from partitiond.planner.figures import down, up
+from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.market.beside import Beside
+from partitiond.planner.portfolio import solve_portfolio
+from partitiond.planner.progress import Watch
+from partitiond.planner.scale import targets_of
+from partitiond.planner.scale_bound import relaxed_factor
+from partitiond.planner.sites import build_sites
+from tests.planner.build import gpu, point, want
+
+LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)
+FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+
+
+def planned(request: PlanRequest) -> Plan:
+    """The answer, which is a plan."""
+    answer = solve(request)
+    assert isinstance(answer, Plan), answer
+    return answer
+
+
+def gpus(count: int, **more: object) -> tuple[object, ...]:
+    """Devices that are alike."""
+    return tuple(gpu(f"g{n}", **more) for n in range(count))  # type: ignore[arg-type]
+
+
+def asked(devices: tuple[object, ...], *models: ModelDemand, **more: object) -> PlanRequest:
+    """A question that is answered at once."""
+    values: dict[str, object] = {"time_limit_seconds": 5, "interference": LEVELS, **more}
+    return PlanRequest(devices, models, may_search=False, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("spare", "devices"), [(1, 1), (0, 1), (-1, 2)])
+def test_memory_counts_to_the_byte(spare: int, devices: int) -> None:
+    one = dataclasses.replace(point("a", 1.0, 1), memory_bytes=Bytes(20_542 * MIB))
+    # Free memory as given, in mode MPS or not: what is usable is two replicas and the rest.
+    room = gpu(gib=80)
+    over = room.memory_bytes - room.free_bytes
+    assert over == 0
+    usable = 2 * 20_542 * MIB + spare
+    free = Bytes(room.free_bytes - (80 * 1024 + 256) * MIB + usable)
+    there = tuple(dataclasses.replace(room, id=f"g{n}", free_bytes=free) for n in range(2))
+    plan = planned(asked(there, want("a", one, rate=2.0), interference=FREE))
+    assert plan.certificate.value == plan.certificate.bound == devices
+    assert plan.certificate.status is Status.OPTIMAL
+
+
+def test_shares_that_reach_a_level_exactly_do_not_exceed_it() -> None:
+    one = point("a", 1.1, 5, busy=1 / 3)
+    plan = planned(asked(gpus(2), want("a", one, rate=3.0)))
+    assert plan.certificate.value == plan.certificate.bound == 1
+
+
+@pytest.mark.parametrize(("rate", "times"), [(0.50004, 2), (0.00019, 4), (1234.567, 3), (1 / 3, 3)])
+def test_a_demand_of_whole_replicas_takes_so_many(rate: float, times: int) -> None:
+    model = want("a", point("a", rate, 60), rate=rate * times)
+    plan = planned(asked(gpus(5), model, interference=FREE))
+    assert plan.certificate.value == plan.certificate.bound == times
+    assert plan.unplaced == ()
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.50004, 1000.1])
+def test_a_demand_that_is_a_trifle_more_takes_one_more(rate: float) -> None:
+    model = want("a", point("a", rate, 60), rate=rate * 2.00004)
+    assert planned(asked(gpus(5), model, interference=FREE)).certificate.value == 3
+
+
+def test_what_is_missing_is_told_in_true_figures() -> None:
+    model = want("a", point("a", 0.0003, 60, busy=1 / 3), rate=0.001)
+    plan = planned(asked(gpus(2), model, objective=Objective.MAX_GOODPUT))
+    assert plan.unplaced[0].missing_req_per_s == pytest.approx(0.0004, rel=1e-6)
+    assert plan.certificate.status is Status.OPTIMAL
+
+
+def test_sizes_of_a_model_without_a_rate_are_mixed_where_that_gives_more() -> None:
+    sizes = point("a", 6.4, 52, sm=50), point("a", 1.2, 23, sm=50)
+    levels = Interference((1.0,), (1.0, 1.04), 0.0, 0.02, 0.0)
+    plan = planned(
+        asked(gpus(1), want("a", *sizes), objective=Objective.MAX_GOODPUT, interference=levels)
+    )
+    assert plan.certificate.value == pytest.approx(7.6 / 1.04)
+    assert plan.certificate.bound == pytest.approx(7.6 / 1.04)
+
+
+def test_a_lower_priority_is_not_rounded_away() -> None:
+    def of(name: str, rate: float, priority: int, gib: float) -> ModelDemand:
+        rules = PlacementRules(priority=priority)
+        return want(name, point(name, rate, gib), rate=rate, rules=rules)
+
+    models = of("top", 1.0, 2, 40), of("mid", 1.0, 0, 40), of("low", 3.0, -2, 40)
+    plan = planned(asked(gpus(1), *models, objective=Objective.MAX_GOODPUT, interference=FREE))
+    assert plan.certificate.value == pytest.approx(10_001, rel=1e-9)
+    assert plan.certificate.bound == pytest.approx(10_001, rel=1e-6)
+
+
+@pytest.mark.parametrize("worse", ["slo", "cores", "host"])
+def test_a_whole_device_stays_where_a_share_does_not_do(worse: str) -> None:
+    whole = point("a", 5, 40, mode=SharingMode.WHOLE)
+    share = point("a", 5, 40)
+    if worse == "slo":
+        share = dataclasses.replace(share, ttft_p95_seconds=9.0)
+    elif worse == "cores":
+        share = dataclasses.replace(share, size=dataclasses.replace(share.size, cores=9))
+    else:
+        share = dataclasses.replace(share, host_memory_bytes=Bytes(100 * MIB))
+    model = want("a", whole, share, rate=5, slo=Slo(1.0, 1.0))
+    more = {"host_memory_bytes": (("host", 50 * MIB),)} if worse == "host" else {}
+    plan = planned(asked(gpus(1, cores=(0, 1)), model, **more))
+    assert [p.candidate for p in plan.placements] == [whole]
+
+
+@pytest.mark.parametrize("objective", [o for o in Objective if o.is_cost])
+def test_a_cost_without_one_of_the_models_is_refused(objective: Objective) -> None:
+    models = tuple(
+        want(n, dataclasses.replace(point(n, 5, 30, sm=40), watts=80.0), rate=5) for n in "ab"
+    )
+    alone = planned(asked(gpus(2), models[0], objective=objective))
+    left = dataclasses.replace(alone, unplaced=())
+    said = check_plan(_with_forecast(left, "b"), models, LEVELS)
+    assert any("left out" in line for line in said)
+
+
+def _with_forecast(plan: Plan, model: str) -> Plan:
+    """The plan that lists a model as unplaced, as if it fitted nowhere."""
+    from partitiond.core.plan import ModelForecast, Unplaced
+
+    nothing = ModelForecast(model, 0, 0.0, 5.0, None, None, None)
+    return dataclasses.replace(
+        plan,
+        forecasts=(*plan.forecasts, nothing),
+        unplaced=(Unplaced(model, "fits nowhere", 5.0),),
+    )
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_a_plan_better_than_its_bound_is_not_hidden(objective: Objective) -> None:
+    models = tuple(
+        want(n, dataclasses.replace(point(n, 5, 30, sm=40), watts=80.0), rate=7) for n in "ab"
+    )
+    request = asked(gpus(3), *models, objective=objective)
+    plan = planned(request)
+    instance = build_instance(request)
+    found = solve_portfolio(instance)
+    better = found.bound * 1.9 + 1 if objective.is_cost else found.bound * 0.9
+    wrong = dataclasses.replace(found, bound=better)
+    levels = {d.id: _level(plan, d.id) for d in plan.devices}
+    proof = certify(instance, wrong, plan.placements, levels, 1.0)
+    assert proof.status is not Status.OPTIMAL
+    said = check_plan(dataclasses.replace(plan, certificate=proof), models, LEVELS)
+    assert any("better than its bound" in line for line in said)
+
+
+def _level(plan: Plan, device: str) -> float:
+    here = plan.on_device(device)
+    crowd = 1 + 0.02 * (len(here) - 1)
+    return next(x for x in LEVELS.levels_mps if x >= crowd)
+
+
+@pytest.mark.parametrize(("share", "devices"), [(1.0, 3), (0.5, 2)])
+def test_what_has_to_survive_asks_for_no_more_than_that(share: float, devices: int) -> None:
+    rules = PlacementRules(survive=FaultDomain.DEVICE, survive_share=share)
+    request = asked(gpus(3), want("a", point("a", 1.0, 60), rate=2.0, rules=rules))
+    plan = planned(request)
+    assert plan.certificate.value == plan.certificate.bound == devices
+    value = bound_cost(build_instance(request)).value
+    assert value is not None
+    assert value <= devices
+
+
+@pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
+def test_the_relaxed_factor_is_no_smaller_than_the_best(objective: Objective) -> None:
+    models = want("a", point("a", 1.0, 80), rate=8.0), want("b", point("b", 1.0, 80), rate=8.0)
+    request = asked(gpus(8), *models, objective=objective, interference=FREE)
+    instance = build_instance(request)
+    assert relaxed_factor(instance, targets_of(instance)) >= 0.5
+    proof = planned(request).certificate
+    assert proof.value == pytest.approx(0.5)
+    assert proof.status is Status.OPTIMAL
+
+
+def test_what_fits_by_no_byte_is_impossible() -> None:
+    one = dataclasses.replace(point("a", 1.0, 1), memory_bytes=Bytes(gpu().memory_bytes))
+    assert isinstance(solve(asked(gpus(1), want("a", one, rate=1.0))), Infeasible)
+
+
+def test_a_model_without_an_slo_is_not_said_to_miss_it() -> None:
+    """Under MPS the device lacks the byte that the mode takes."""
+    one = point("a", 1.0, 1, sm=50)
+    one = dataclasses.replace(one, memory_bytes=Bytes(80 * 1024 * MIB + 1))
+    answer = solve(asked(gpus(1), want("a", one, rate=1.0)))
+    assert isinstance(answer, Infeasible)
+    assert "largest device has" in answer.reasons[0]
+    busy = solve(asked(gpus(1), want("a", point("a", 1.0, 1, busy=1.6), rate=1.0)))
+    assert isinstance(busy, Infeasible)
+    assert "SLO" not in busy.reasons[0]
+
+
+@pytest.mark.parametrize("value", [1 / 3, 0.1, 1e-4, 0.50004, 1234.567])
+def test_floats_are_rounded_outwards_and_whole_numbers_kept(value: float) -> None:
+    assert down(value, 10**9) <= value * 10**9 * (1 + 1e-12) <= up(value, 10**9) * (1 + 1e-9)
+    assert up(value, 10**9) - down(value, 10**9) <= 1
+    assert up(10.45, 10**9, 1.1) == down(10.45, 10**9, 1.1) == 9_500_000_000
+
+
+def test_a_solve_that_is_stopped_ends_although_its_time_is_not_over() -> None:
+    rates = [0.3 + 0.071 * n for n in range(40)]
+    models = tuple(
+        want(f"m{n}", point(f"m{n}", r, 7 + n % 13, busy=0.1 + n % 7 / 10), rate=3.3 * r)
+        for n, r in enumerate(rates)
+    )
+    stopped = threading.Event()
+    request = asked(gpus(14), *models, objective=Objective.MAX_MIN, time_limit_seconds=90)
+    answer = solve(request, lambda _: stopped.set(), stopped.is_set)
+    assert isinstance(answer, Plan)
+    assert answer.certificate.seconds < 45
+
+
+def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
+    main, broke = threading.current_thread(), threading.Event()
+
+    def stop() -> bool:
+        if threading.current_thread() is not main:
+            broke.set()
+            raise RuntimeError("broke in the thread")
+        return False
+
+    model = want("a", point("a", 1.0, 30), rate=9.0)
+    instance = build_instance(asked(gpus(4), model, objective=Objective.MAX_GOODPUT))
+    beside = Beside(build_sites(instance), Watch(instance, None, stop), by_cost=False)
+    before = threading.active_count()
+    beside.start(5.0)
+    broke.wait()
+    with pytest.raises(RuntimeError, match="broke in the thread"):
+        beside.end()
+    assert threading.active_count() == before

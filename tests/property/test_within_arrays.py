@@ -1,0 +1,36 @@
+"""Compiled code reads and writes within its arrays, whatever is asked: elsewhere nobody looks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ASKED = (
+    "tests/planner/test_loads.py",
+    "tests/planner/test_improve.py",
+    "tests/planner/test_kernels.py",
+    "tests/planner/test_cover_kernels.py",
+    "tests/planner/test_market.py",
+    "tests/property/test_dominated.py",
+    "tests/property/test_replanning_properties.py",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
+    """The same tests with the checks that Numba leaves out by default; it compiles afresh."""
+    checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-m", "not slow", *ASKED],
+        cwd=ROOT,
+        env=os.environ | checked,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
