@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from partitiond.api.parts import Body
+from partitiond.core.objectives import objectives_told
 from partitiond.core.plan import MAX_MOVE_PRICE, Objective
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.planner.changes import parse_changes
@@ -31,7 +32,11 @@ class PlanBody(Body):
         }
     )
 
-    objective: Objective | None = Field(None, description="null takes the daemon's setting.")
+    objective: Objective | None = Field(
+        None,
+        description="What the plan is good at; null takes the daemon's setting. "
+        f"{objectives_told()}.",
+    )
     what_if: Annotated[list[WhatIf], Field(max_length=MAX_WHAT_IF)] = Field(
         [],
         description="Changes to plan for as well, each beside the plan of what is: "

@@ -13,6 +13,7 @@ from partitiond.cli.groups import ADVISE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, check_time_limit
 from partitiond.cli.output import out, print_json
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.objectives import objectives_told
 from partitiond.core.plan import Objective
 from partitiond.core.spec import FaultDomain
 
@@ -192,9 +193,10 @@ def _survive(text: str | None) -> FaultDomain | None:
 
 
 def _objective(text: str) -> Objective:
-    costs = [objective.value for objective in Objective if objective.is_cost]
+    costs = [objective for objective in Objective if objective.is_cost]
     if text not in costs:
         raise SpecError(
-            f"{text!r} is no objective that frees devices.", hint=f"Use {', '.join(costs)}."
+            f"{text!r} is no objective that frees devices.",
+            hint=f"Use one of these: {objectives_told(costs)}.",
         )
     return Objective(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from partitiond.cli.options import JsonOption, client_of, settings_of
+from partitiond.cli.options import AllOption, JsonOption, client_of, settings_of
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
 from partitiond.core.hardware import short_device
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DOWN_DEADLINE_SECONDS: Final = 180.0
 """Draining may take 120 s by default, stopping engines and proxy some more."""
+MAX_NAMES: Final = 8
+"""Of cordoned devices."""
 
 
 def register(app: typer.Typer) -> None:
@@ -104,7 +106,7 @@ def lock_is_held(path: Path) -> bool:
     return False
 
 
-def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False) -> None:
     """Show models, replicas and the plan that is applied."""
     with client_of(ctx) as client:
         plan, waiting = client.current_plan(), client.waiting_plan()
@@ -121,7 +123,7 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
         print_json(shown)
         return
     from partitiond.cli.plan_words import converging_words, waiting_words
-    from partitiond.cli.render import models_table, replicas_table
+    from partitiond.cli.render import HALF_PAGE_ROWS, models_table, replicas_table
 
     settings = settings_of(ctx)
     console = out()
@@ -135,13 +137,16 @@ def status(ctx: typer.Context, as_json: JsonOption = False) -> None:
         console.print(f"waiting   {waiting_words(waiting)}", markup=False, soft_wrap=True)
     cordoned = [short_device(device.id) for device in devices if device.cordoned]
     if cordoned:
-        names = ", ".join(cordoned)
+        names = ", ".join(cordoned if everything else cordoned[:MAX_NAMES])
+        more = len(cordoned) - MAX_NAMES
+        names += f" and {more} more" if more > 0 and not everything else ""
         console.print(
             f"devices   {len(devices)}, of which cordoned: {names} (see `partitiond devices`)",
             markup=False,
         )
-    console.print(models_table(shown["models"]))
-    console.print(replicas_table(shown["replicas"]))
+    page = None if everything else HALF_PAGE_ROWS
+    console.print(models_table(shown["models"], page))
+    console.print(replicas_table(shown["replicas"], page))
 
 
 def host_devices(settings: "Settings") -> "list[Device]":

@@ -7,7 +7,7 @@ import typer
 
 from partitiond.cli.groups import Lists
 from partitiond.cli.ids import DeviceArgument
-from partitiond.cli.options import JsonOption, client_of, connected, settings_of
+from partitiond.cli.options import AllOption, JsonOption, client_of, connected, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
 
@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> typer.Typer:
     return group
 
 
-def list_devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def list_devices(
+    ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
+) -> None:
     """Show the devices of this host, their health and sharing.
 
     The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
@@ -42,7 +44,7 @@ def list_devices(ctx: typer.Context, as_json: JsonOption = False) -> None:
     from partitiond.cli.render_devices import devices_table
 
     found, engines = _listed(settings_of(ctx))
-    emit(found, as_json=as_json, render=lambda: devices_table(found, engines))
+    emit(found, as_json=as_json, render=lambda: devices_table(found, engines, whole=everything))
 
 
 def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:

@@ -12,7 +12,7 @@ from partitiond.cli import request_options as requests
 from partitiond.cli import scaling_options as scaled
 from partitiond.cli.groups import MODEL_OPTIONS, Lists, headed
 from partitiond.cli.ids import ModelArgument
-from partitiond.cli.options import JsonOption, NoWaitOption, client_of
+from partitiond.cli.options import AllOption, JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
 
 
@@ -170,13 +170,16 @@ def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> Non
         say(f"Next: partitiond profile {record.spec.name}, then partitiond plan")
 
 
-def list_models(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def list_models(
+    ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
+) -> None:
     """List registered models and what they get."""
-    from partitiond.cli.render import models_table
+    from partitiond.cli.render import PAGE_ROWS, models_table
 
     with client_of(ctx) as client:
         models = client.models()
-    emit(models, as_json=as_json, render=lambda: models_table(models))
+    page = None if everything else PAGE_ROWS
+    emit(models, as_json=as_json, render=lambda: models_table(models, page))
 
 
 def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:

@@ -12,6 +12,7 @@ from partitiond.cli.exits import Exit
 from partitiond.cli.groups import PLAN_OPTIONS, headed
 from partitiond.cli.ids import PlanArgument, with_id
 from partitiond.cli.options import (
+    AllOption,
     JsonOption,
     NoWaitOption,
     check_time_limit,
@@ -20,6 +21,7 @@ from partitiond.cli.options import (
 )
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, SpecError
+from partitiond.core.objectives import objectives_told
 from partitiond.core.plan import Infeasible, Objective, Plan, PlanDiff
 from partitiond.core.plan_answers import NO_ANSWERS, PlanAnswers, PlanQuestion
 from partitiond.ports import PlanPreview
@@ -38,24 +40,13 @@ def register(app: typer.Typer) -> None:
     app.command("apply")(apply)
 
 
-BUYS: Final = {
-    Objective.MIN_DEVICES: "all demand on the fewest devices (take this one first)",
-    Objective.MIN_PRICE: "all demand at the least price per hour",
-    Objective.MIN_POWER: "all demand with the least power to provide",
-    Objective.MIN_ENERGY: "all demand with the least energy per token",
-    Objective.MAX_GOODPUT: "the most requests/s from all devices",
-    Objective.MAX_MIN: "the worst served model as well served as can be",
-    Objective.MAX_HEADROOM: "the most growth of all demands at once",
-}
-"""What each objective buys, in the words of the help."""
-
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(
         "--objective",
         metavar="NAME",
-        help="; ".join(f"{name}: {buys}" for name, buys in BUYS.items())
-        + ". Default: the setting planner.objective, min-devices where it is not set.",
+        help=f"{objectives_told()}. Take {Objective.MIN_DEVICES} first. Default: the setting "
+        "planner.objective, min-devices where it is not set.",
     ),
 ]
 WHAT_IF_HELP = (
@@ -93,8 +84,8 @@ def parse_objective(text: str | None) -> Objective | None:
     try:
         return Objective(text)
     except ValueError as error:
-        names = " or ".join(objective.value for objective in Objective)
-        raise SpecError(f"{text!r} is no objective.", hint=f"Use {names}.") from error
+        hint = f"Use one of these: {objectives_told()}."
+        raise SpecError(f"{text!r} is no objective.", hint=hint) from error
 
 
 def plan(
@@ -149,6 +140,7 @@ def plan(
             "--deterministic", help="One seed gives one plan on any machine (with --from)."
         ),
     ] = False,
+    everything: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what would run where, and how good that provably is.
@@ -163,7 +155,6 @@ def plan(
         constraints=constraints,
         explain=explain,
         relax=relax,
-        fewest=True,
         move_price=move_price,
         allow_outage=allow_outage,
     )
@@ -171,7 +162,7 @@ def plan(
     check_time_limit(time_limit)
     if source is None:
         only_offline(against=against, time_limit=time_limit, seed=seed, deterministic=deterministic)
-        ask_daemon(ctx, question, full=diff, as_json=as_json)
+        ask_daemon(ctx, question, full=diff, everything=everything, as_json=as_json)
         return
     from partitiond.cli.offline_plan import OfflineOptions, plan_file
 
@@ -185,7 +176,7 @@ def plan(
     with progress_shown(time_limit or settings.planner.time_limit_seconds) as show:
         found = plan_file(source, settings, question, options, show)
     shown = Shown(found.plan, found.diff, found.infeasible, found.answers)
-    show_plan(shown, full=True, as_json=as_json)
+    show_plan(shown, full=True, everything=everything, as_json=as_json)
     raise typer.Exit(exit_of(found.plan, found.infeasible))
 
 
@@ -208,11 +199,13 @@ def only_offline(**given: object) -> None:
             )
 
 
-def ask_daemon(ctx: typer.Context, question: PlanQuestion, *, full: bool, as_json: bool) -> None:
+def ask_daemon(
+    ctx: typer.Context, question: PlanQuestion, *, full: bool, everything: bool, as_json: bool
+) -> None:
     """Ask the daemon, show its answer, and exit."""
     with client_of(ctx) as client, progress_shown(None) as show:
         preview = client.plan(question, show)
-    show_preview(preview, full=full, as_json=as_json)
+    show_preview(preview, full=full, everything=everything, as_json=as_json)
     if not as_json and not preview.infeasible and not preview.diff.is_empty:
         more = "" if full else " (partitiond plan --diff says what it takes)"
         say(f"Nothing is changed yet: partitiond apply {preview.plan.id}{more}")
@@ -295,31 +288,35 @@ class Shown:
     answers: PlanAnswers = NO_ANSWERS
 
 
-def show_preview(preview: PlanPreview, *, full: bool = False, as_json: bool) -> None:
+def show_preview(
+    preview: PlanPreview, *, full: bool = False, everything: bool = False, as_json: bool
+) -> None:
     """A plan with what it changes."""
     plan = None if preview.infeasible is not None else preview.plan
     shown = Shown(plan, preview.diff, preview.infeasible, preview.answers)
-    show_plan(shown, full=full, as_json=as_json)
+    show_plan(shown, full=full, everything=everything, as_json=as_json)
 
 
-def show_plan(shown: Shown, *, full: bool, as_json: bool) -> None:
+def show_plan(shown: Shown, *, full: bool, everything: bool = False, as_json: bool) -> None:
     """The plan drawn with what else was asked, or why there is none.
 
     Args:
         full: changes with the time and memory they take.
+        everything: also of a large fleet.
     """
     if as_json:
         print_json(fields_of(shown))
         return
     from partitiond.cli.plan_answers import render_answers
-    from partitiond.cli.plan_steps import outage_lines
+    from partitiond.cli.plan_steps import MAX_STEPS, outage_lines
     from partitiond.cli.plan_view import render_plan
 
     if shown.plan is not None:
         takes = shown.answers.diff if full else None
-        out().print(render_plan(shown.plan, shown.diff, takes))
+        out().print(render_plan(shown.plan, shown.diff, takes, everything=everything))
         if takes is None and shown.answers.diff is not None:
-            for line in outage_lines(shown.answers.diff):
+            most = None if everything else MAX_STEPS
+            for line in outage_lines(shown.answers.diff, most=most):
                 out().print(line)
     out().print(render_answers(shown.plan, shown.infeasible, shown.answers))
 

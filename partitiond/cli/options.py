@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from partitiond.settings import LoadedSettings, Settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AllOption = Annotated[
+    bool,
+    typer.Option("--all", help="Print all of a large fleet, which else is shown as a page."),
+]
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return at once instead of showing progress to the end.")
 ]

@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.text import Text
 
 from partitiond.cli.plan_compare import (
     constraints_view,
@@ -14,30 +12,8 @@ from partitiond.cli.plan_compare import (
     what_if_view,
 )
 from partitiond.cli.plan_explained import explained_view
-from partitiond.cli.plan_words import number
-from partitiond.core.plan import Infeasible, Objective, Plan
-from partitiond.core.plan_answers import Alternative, PlanAnswers
-
-_BEST: Final = {
-    Objective.MIN_DEVICES: "Fewest devices",
-    Objective.MIN_PRICE: "Least price",
-    Objective.MIN_POWER: "Least power",
-    Objective.MIN_ENERGY: "Least energy",
-}
-
-
-def fewest_line(plan: Plan, other: Alternative) -> Text:
-    """What the best plan would be, and what it would move."""
-    if other.figures is None:
-        return Text("")
-    mine, objective = plan.certificate.own_value, plan.certificate.objective
-    counts = (("move", other.moves), ("start", other.starts), ("stop", other.stops))
-    words = [f"{n} {word}" + ("" if n == 1 else "s") for word, n in counts if n]
-    with_them = ", ".join(words) or "no change"
-    return Text(
-        f"{_BEST.get(objective, 'Best value')}: {number(other.figures.value)} instead of "
-        f"{number(mine)}, with {with_them}: partitiond plan --move-price 0"
-    )
+from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan_answers import PlanAnswers
 
 
 def render_answers(
@@ -60,8 +36,6 @@ class _Answers:
         width, answers = min(options.max_width, 140), self.answers
         if self.infeasible is not None:
             yield from infeasible_view(self.infeasible)
-        if answers.fewest is not None and self.plan is not None:
-            yield fewest_line(self.plan, answers.fewest)
         if answers.explanation is not None:
             yield from explained_view(self.plan, answers.explanation, width)
         if answers.what_if:

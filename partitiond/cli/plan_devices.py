@@ -43,8 +43,15 @@ def marks_of(plan: Plan) -> dict[str, Mark]:
     }
 
 
-def draw_devices(plan: Plan, marks: dict[str, Mark], width: int) -> Iterator[RenderableType]:
-    """Every device in use, or, of many, one of each kind of content; then what stays empty."""
+def draw_devices(
+    plan: Plan, marks: dict[str, Mark], width: int, *, most: int | None = MAX_DRAWN_DEVICES
+) -> Iterator[RenderableType]:
+    """Every device in use, or, of many, one of each kind of content; then what stays empty.
+
+    Args:
+        plan, marks, width: what is drawn, how models are marked, and the columns there are.
+        most: drawings; None for as many as there are kinds of content.
+    """
     here: dict[str, list[Placement]] = collections.defaultdict(list)
     for placement in plan.placements:
         here[placement.device_id].append(placement)
@@ -56,24 +63,27 @@ def draw_devices(plan: Plan, marks: dict[str, Mark], width: int) -> Iterator[Ren
         key: object = device.id if len(used) <= MAX_DRAWN_DEVICES else (device.hardware, content)
         alike.setdefault(key, []).append(device)
     drawn = sorted(alike.values(), key=len, reverse=len(used) > MAX_DRAWN_DEVICES)
-    for devices in drawn[:MAX_DRAWN_DEVICES]:
+    shown = drawn if most is None else drawn[:most]
+    for devices in shown:
         yield from _device(devices, tuple(here[devices[0].id]), marks, width)
-    left = sum(len(devices) for devices in drawn[MAX_DRAWN_DEVICES:])
+    left = sum(len(devices) for devices in drawn[len(shown) :])
     if left > 0:
-        yield Text(f"... and {left} more in use (--json lists them all)\n", style="dim")
-    yield from _empty(plan, used)
+        yield Text(f"... and {left} more in use (plan --all draws them)\n", style="dim")
+    if line := empty_line(plan):
+        yield Text(line, style="dim")
 
 
-def _empty(plan: Plan, used: Sequence[Device]) -> Iterator[RenderableType]:
-    empty = [d for d in plan.devices if d not in used]
+def empty_line(plan: Plan) -> str:
+    """How many devices of which kind hold nothing, as a line; empty where all are used."""
+    used = {p.device_id for p in plan.placements}
+    empty = [d for d in plan.devices if d.id not in used]
     if not empty or not plan.placements:
-        return
+        return ""
     kinds = collections.Counter(d.hardware for d in empty)
     which = ", ".join(f"{count}x {kind}" for kind, count in kinds.items())
     cordoned = sum(d.cordoned for d in empty)
     more = f"; {cordoned} of them cordoned" if cordoned else ""
-    text = f"{len(empty)} of {len(plan.devices)} devices stay empty: {which}{more}\n"
-    yield Text(text, style="dim")
+    return f"{len(empty)} of {len(plan.devices)} devices stay empty: {which}{more}\n"
 
 
 def _device(

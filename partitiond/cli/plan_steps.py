@@ -14,6 +14,8 @@ from partitiond.core.plan_diff import DeviceChange, DiffCost, DiffStep, StepKind
 from partitiond.core.units import format_bytes, format_duration
 
 MAX_STEPS = 40
+FEW_STEPS = 6
+"""Of a plan that is shown as a page."""
 MAX_DEVICES = 12
 SIGNS = {
     StepKind.START: ("+", "green"),
@@ -22,8 +24,8 @@ SIGNS = {
 }
 
 
-def brief_changes(diff: PlanDiff) -> Iterator[RenderableType]:
-    """One line for each replica that changes."""
+def brief_changes(diff: PlanDiff, *, most: int | None = MAX_STEPS) -> Iterator[RenderableType]:
+    """One line for each replica that changes, `most` of them at most."""
     if diff.is_empty:
         yield _nothing()
         return
@@ -31,12 +33,11 @@ def brief_changes(diff: PlanDiff) -> Iterator[RenderableType]:
     rows = [("+", "start", p, "green") for p in diff.start]
     rows += [("~", "move", new, "yellow") for _, new in diff.move]
     rows += [("-", "stop", p, "red") for p in diff.stop]
-    for sign, word, p, style in rows[:MAX_STEPS]:
+    for sign, word, p, style in rows[:most]:
         yield Text(f"  {sign} {word} ", style=style).append(
             f"{p.replica_id} on {short_device(p.device_id)} ({_details(p)})", style=""
         )
-    if len(rows) > MAX_STEPS:
-        yield Text(f"  ... and {len(rows) - MAX_STEPS} more", style="dim")
+    yield from _left(diff, len(rows), most)
     yield from _kept(diff)
 
 
@@ -55,20 +56,28 @@ def _details(placement: Placement) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def changes_view(diff: PlanDiff, takes: DiffCost, width: int) -> Iterator[RenderableType]:
-    """Every start, move and stop with what it takes; then the devices on the way."""
+def changes_view(
+    diff: PlanDiff, takes: DiffCost, width: int, *, most: int | None = MAX_STEPS
+) -> Iterator[RenderableType]:
+    """Every start, move and stop with what it takes, `most` of them; then devices on the way."""
     if diff.is_empty:
         yield _nothing()
         return
     yield Text("Changes", style="bold")
-    yield _steps(diff, takes, wide=width >= 100)
-    if len(takes.steps) > MAX_STEPS:
-        yield Text(f"  ... and {len(takes.steps) - MAX_STEPS} more", style="dim")
+    yield _steps(diff, takes, most, wide=width >= 100)
+    yield from _left(diff, len(takes.steps), most)
     yield from _kept(diff)
-    yield from _on_the_way(takes)
+    yield from _on_the_way(takes, most)
 
 
-def _steps(diff: PlanDiff, takes: DiffCost, *, wide: bool) -> Table:
+def _left(diff: PlanDiff, there: int, most: int | None) -> Iterator[RenderableType]:
+    """How many changes are not shown, and of how many of each kind."""
+    if most is not None and there > most:
+        counts = f"{len(diff.start)} starts, {len(diff.move)} moves, {len(diff.stop)} stops"
+        yield Text(f"  ... and {there - most} more: in all {counts} (plan --all)", style="dim")
+
+
+def _steps(diff: PlanDiff, takes: DiffCost, most: int | None, *, wide: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("replica", overflow="fold")
@@ -79,7 +88,7 @@ def _steps(diff: PlanDiff, takes: DiffCost, *, wide: bool) -> Table:
         table.add_column("loads", justify="right", no_wrap=True)
     table.add_column("takes", justify="right", no_wrap=True)
     new = {p.replica_id: p for p in (*diff.start, *(p for _, p in diff.move))}
-    for step in takes.steps[:MAX_STEPS]:
+    for step in takes.steps[:most]:
         table.add_row(*_step_cells(step, new.get(step.replica_id), wide=wide))
     return table
 
@@ -102,7 +111,7 @@ def _step_cells(step: DiffStep, placement: Placement | None, *, wide: bool) -> l
     return cells
 
 
-def _on_the_way(takes: DiffCost) -> Iterator[RenderableType]:
+def _on_the_way(takes: DiffCost, most: int | None) -> Iterator[RenderableType]:
     starts = [s for s in takes.steps if s.kind is not StepKind.STOP]
     measured = sum(s.measured for s in starts)
     if starts:
@@ -120,21 +129,23 @@ def _on_the_way(takes: DiffCost) -> Iterator[RenderableType]:
             "(makes way): its model serves less meanwhile.",
             style="yellow",
         )
-    yield from outage_lines(takes)
+    yield from outage_lines(takes, most=most)
     tight = sorted((d for d in takes.devices if d.extra_bytes), key=lambda d: -d.extra_bytes)
     if not tight:
         yield Text("No device needs more memory on the way than before or after.")
         return
     yield Text("Memory on the way, while old and new replicas both exist:")
-    for device in tight[:MAX_DEVICES]:
+    shown = tight if most is None else tight[: min(MAX_DEVICES, most)]
+    for device in shown:
         yield Text(f"  {_device(device)}")
-    if len(tight) > MAX_DEVICES:
-        yield Text(f"  ... and {len(tight) - MAX_DEVICES} devices more", style="dim")
+    if len(tight) > len(shown):
+        yield Text(f"  ... and {len(tight) - len(shown)} devices more (plan --all)", style="dim")
 
 
-def outage_lines(takes: DiffCost) -> Iterator[RenderableType]:
+def outage_lines(takes: DiffCost, *, most: int | None = MAX_STEPS) -> Iterator[RenderableType]:
     """One line for each model that serves nothing for a while."""
-    for outage in takes.outages[:MAX_STEPS]:
+    shown = takes.outages[:most]
+    for outage in shown:
         later = f", beginning after about {format_duration(outage.from_seconds)}"
         yield Text(
             f"{outage.model} has no replica for about {format_duration(outage.seconds)}"
@@ -142,8 +153,10 @@ def outage_lines(takes: DiffCost) -> Iterator[RenderableType]:
             "Requests that can wait so long are held, the others get 503 with Retry-After.",
             style="red",
         )
-    if len(takes.outages) > MAX_STEPS:
-        yield Text(f"... and {len(takes.outages) - MAX_STEPS} models more", style="red")
+    if len(takes.outages) > len(shown):
+        yield Text(
+            f"... and {len(takes.outages) - len(shown)} models more (plan --all)", style="red"
+        )
 
 
 def _device(change: DeviceChange) -> str:

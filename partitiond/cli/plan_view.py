@@ -10,8 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.plan_choices import choices_view
 from partitiond.cli.plan_devices import Mark, draw_devices, marks_of, replicas
-from partitiond.cli.plan_steps import brief_changes, changes_view
+from partitiond.cli.plan_page import page_of
+from partitiond.cli.plan_steps import FEW_STEPS, MAX_STEPS, brief_changes, changes_view
 from partitiond.cli.plan_words import (
     milliseconds,
     number,
@@ -22,6 +24,7 @@ from partitiond.cli.plan_words import (
     unit_of,
     watts,
 )
+from partitiond.core.fleet_page import is_large
 from partitiond.core.plan import (
     Certificate,
     ModelForecast,
@@ -37,9 +40,8 @@ from partitiond.core.units import format_bytes
 
 NARROW = 100
 """Columns below which the model table leaves out what the devices below show as well."""
-MAX_ROWS = 100
-"""Models in the table, and sentences of the explanation; a larger plan is for --json."""
 MAX_LINES = 40
+"""Sentences of the explanation, and models that are not served in full."""
 KIND_MARK = {
     ProfileKind.ESTIMATED: ("estimated", "yellow"),
     ProfileKind.TRANSFERRED: ("transferred", "yellow"),
@@ -49,7 +51,11 @@ SHORT_KIND = {"estimated": "est.", "transferred": "transf.", "measured": "meas."
 
 
 def render_plan(
-    plan: Plan, diff: PlanDiff | None = None, takes: DiffCost | None = None
+    plan: Plan,
+    diff: PlanDiff | None = None,
+    takes: DiffCost | None = None,
+    *,
+    everything: bool = False,
 ) -> RenderableType:
     """The plan as something rich can print, at any width from 60 columns.
 
@@ -57,8 +63,9 @@ def render_plan(
         plan: the plan.
         diff: what applying it changes, shown at the end.
         takes: how long that lasts and what memory it needs; then shown in full.
+        everything: all models, devices, sentences and changes, where that is more than a page.
     """
-    return _PlanView(plan, diff, takes)
+    return _PlanView(plan, diff, takes, everything)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class _PlanView:
     plan: Plan
     diff: PlanDiff | None
     takes: DiffCost | None
+    everything: bool
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -77,15 +85,28 @@ class _PlanView:
             f"  {self.plan.certificate.objective.value}", style="dim"
         )
         yield Padding(_summary(self.plan, width), (1, 0))
+        page = is_large(self.plan) and not self.everything
+        if page:
+            yield from page_of(self.plan)
+        else:
+            yield from self._whole(marks, width)
+        yield from choices_view(self.plan.certificate)
+        most = None if self.everything else FEW_STEPS if page else MAX_STEPS
+        if self.diff is not None and self.takes is not None:
+            yield from changes_view(self.diff, self.takes, width, most=most)
+        elif self.diff is not None:
+            yield from brief_changes(self.diff, most=most)
+
+    def _whole(self, marks: dict[str, Mark], width: int) -> Iterator[RenderableType]:
+        most = None if self.everything else MAX_LINES
         if self.plan.forecasts:
             yield _model_table(self.plan, marks, wide=width >= NARROW)
-        yield from draw_devices(self.plan, marks, width)
-        yield from _unplaced(self.plan)
-        yield from _explanation(self.plan)
-        if self.diff is not None and self.takes is not None:
-            yield from changes_view(self.diff, self.takes, width)
-        elif self.diff is not None:
-            yield from brief_changes(self.diff)
+        if self.everything:
+            yield from draw_devices(self.plan, marks, width, most=None)
+        else:
+            yield from draw_devices(self.plan, marks, width)
+        yield from _unplaced(self.plan, most)
+        yield from _explanation(self.plan, most)
 
 
 def _summary(plan: Plan, width: int) -> RenderableType:
@@ -183,26 +204,15 @@ def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool) -> Table:
     mine: dict[str, list[Placement]] = collections.defaultdict(list)
     for placement in plan.placements:
         mine[placement.model].append(placement)
-    shown = _most_telling(plan)
-    for forecast in shown:
+    for forecast in plan.forecasts:
         mark = marks[forecast.model]
         table.add_row(*_cells(forecast, mine[forecast.model], mark, wide=wide, power=power))
-    left = len(plan.forecasts) - len(shown)
-    more = f"\n... and {left} more models (--json lists them all)" if left else ""
     table.caption = (
         "replicas: count x partition /batch variant; spare: capacity beyond what is wanted; "
-        f"TTFT and TPOT at p95 as planned{more}"
+        "TTFT and TPOT at p95 as planned"
     )
     table.caption_justify = "left"
     return table
-
-
-def _most_telling(plan: Plan) -> Sequence[ModelForecast]:
-    """All of them, or of many those that lack something and then the first ones."""
-    lacking = {u.model for u in plan.unplaced}
-    if len(plan.forecasts) <= MAX_ROWS:
-        return plan.forecasts
-    return sorted(plan.forecasts, key=lambda f: f.model not in lacking)[:MAX_ROWS]
 
 
 def _cells(
@@ -250,28 +260,28 @@ def _spare(forecast: ModelForecast) -> str:
     return f"{spare:+.0%}" if abs(spare) < 10 else f"x{spare + 1:.0f}"
 
 
-def _unplaced(plan: Plan) -> Iterator[RenderableType]:
-    for missing in plan.unplaced[:MAX_LINES]:
+def _unplaced(plan: Plan, most: int | None) -> Iterator[RenderableType]:
+    for missing in plan.unplaced[:most]:
         yield Text("not served in full: ", style="bold red").append(missing.reason, style="")
         if missing.remedy:
             yield Text(f"  what would help: {missing.remedy}", style="yellow")
-    left = len(plan.unplaced) - MAX_LINES
+    left = len(plan.unplaced[most:]) if most is not None else 0
     if left > 0:
-        yield Text(f"... and {left} more models that lack something (--json)", style="red")
+        yield Text(f"... and {left} more models that lack something (plan --all)", style="red")
     if plan.unplaced:
         yield Text()
 
 
-def _explanation(plan: Plan) -> Iterator[RenderableType]:
+def _explanation(plan: Plan, most: int | None) -> Iterator[RenderableType]:
     told = {u.reason for u in plan.unplaced}
     lines = [line for line in plan.explanation if line not in told]
     if not lines:
         return
     yield Text("Why", style="bold")
     grid = Table.grid(padding=(0, 1))
-    for line in lines[:MAX_LINES]:
+    for line in lines[:most]:
         grid.add_row("  -", Text(line))
-    if len(lines) > MAX_LINES:
-        grid.add_row("  -", Text(f"... and {len(lines) - MAX_LINES} more sentences (--json)"))
+    if most is not None and len(lines) > most:
+        grid.add_row("  -", Text(f"... and {len(lines) - most} more sentences (plan --all)"))
     yield grid
     yield Text()

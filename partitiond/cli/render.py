@@ -1,7 +1,8 @@
 """Tables for people: models, replicas, devices, jobs, events. They fit 80 columns."""
 
+import collections
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rich import box
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from partitiond.cli.placement_options import demand_text, placement_text
 from partitiond.cli.request_options import defaults_text, limits_text
+from partitiond.core.fleet_page import first_of
 from partitiond.core.hardware import short_device
 from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.spec import ModelSpec, Variant
@@ -17,6 +19,8 @@ from partitiond.ports import Event, Job, JobState, ModelRecord, ModelView, Repli
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+T = TypeVar("T")
 
 STATE_STYLES = {
     "serving": "green",
@@ -38,6 +42,12 @@ STATE_STYLES = {
     "fail": "red",
 }
 
+MANY_ROWS: Final = 50
+"""Rows up to which a table is printed whole, as a page has about as many lines."""
+PAGE_ROWS: Final = 20
+"""Rows of a longer one, where it stands alone."""
+HALF_PAGE_ROWS: Final = 12
+"""The same where another one stands below it."""
 UNBOUNDED: Final = 10_000
 """Wider than any terminal, in columns."""
 
@@ -112,14 +122,50 @@ def partition_text(partition: Partition) -> str:
             return partition.mode.value
 
 
-def models_table(models: Sequence[ModelView]) -> "RenderableType":
-    """Registered models; what to do next where there is none."""
+def page_of_rows(items: Sequence[T], unusual: Sequence[bool], page: int | None) -> Sequence[T]:
+    """All items, or, where they are more than a page, `page` of them, the unusual ones first."""
+    few = page is None or len(items) <= MANY_ROWS
+    return items if few or page is None else first_of(items, unusual, page)
+
+
+def with_left(
+    table: "RenderableType", shown: Sequence[object], states: Sequence[str]
+) -> "RenderableType":
+    """A table, and below it how many rows were left out, with all there are by their state.
+
+    Args:
+        table: the table.
+        shown: what stands in it.
+        states: of everything, in a word.
+    """
+    from rich.console import Group
+
+    left = len(states) - len(shown)
+    if not left:
+        return table
+    counts = collections.Counter(states).most_common()
+    words = ", ".join(f"{count} {state}" for state, count in counts)
+    return Group(table, Text(f"... and {left} more (--all); of {len(states)} {words}"))
+
+
+def models_table(models: Sequence[ModelView], page: int | None = None) -> "RenderableType":
+    """Registered models; what to do next where there is none.
+
+    Args:
+        models: all of them.
+        page: rows at most where there are very many, those that somebody should look at first.
+    """
     if not models:
         return "No models yet. Add one: partitiond models add smollm2-135m"
     table = new_table(
         "model", "state", ">replicas", "profile", ">workload", ">demand", whole=("model",)
     )
-    for view in models:
+    unusual = [
+        not _is_fine(m.availability) or m.replicas_serving < m.replicas_planned or bool(m.note)
+        for m in models
+    ]
+    shown = page_of_rows(models, unusual, page)
+    for view in shown:
         spec = view.record.spec
         demand = spec.demand.req_per_s
         table.add_row(
@@ -130,7 +176,12 @@ def models_table(models: Sequence[ModelView]) -> "RenderableType":
             spec.workload.key,
             "all" if demand is None else f"{rate(demand)}/s",
         )
-    return with_notes(table, [(view.record.spec.name, view.note) for view in models])
+    noted = with_notes(table, [(view.record.spec.name, view.note) for view in shown])
+    return with_left(noted, shown, [view.availability for view in models])
+
+
+def _is_fine(state: str) -> bool:
+    return STATE_STYLES.get(state) in ("green", "cyan")  # asleep is as asked
 
 
 def _profile_word(view: ModelView) -> str:
@@ -201,16 +252,27 @@ def _variant_text(variant: Variant) -> str:
     return f"{variant.name} ({', '.join(parts)})" if parts else variant.name
 
 
-def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
-    """Engines, those to come included; a failed one shows its diagnosis."""
+def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> "RenderableType":
+    """Engines, those to come included; a failed one shows its diagnosis.
+
+    Args:
+        replicas: all of them.
+        page: rows at most where there are very many: those that do not serve, then the fullest.
+    """
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
     whole = ("engine", "device")
     headers = ("engine", "state", "device", "partition", ">in use", ">memory", ">pid")
-    remarks = [replica_note(view) for view in replicas]
+    if page is not None and len(replicas) > MANY_ROWS:
+        full = sorted(replicas, key=lambda r: -(r.in_flight or 0) / max(1, r.limit))
+        odd = [not _is_fine(r.state) or bool(r.last_error) for r in full]
+        shown: Sequence[ReplicaView] = first_of(full, odd, page)
+    else:
+        shown = replicas
+    remarks = [replica_note(view) for view in shown]
     remarked = any(remarks)
     table = new_table(*headers, *([""] if remarked else []), whole=whole)
-    for view, remark in zip(replicas, remarks, strict=True):
+    for view, remark in zip(shown, remarks, strict=True):
         table.add_row(
             view.engine,
             state_text(view.state),
@@ -221,8 +283,8 @@ def replicas_table(replicas: Sequence[ReplicaView]) -> "RenderableType":
             "-" if view.pid is None else str(view.pid),
             *([remark] if remarked else []),
         )
-    errors = [(view.engine, view.last_error) for view in replicas]
-    return with_notes(table, errors)
+    errors = [(view.engine, view.last_error) for view in shown]
+    return with_left(with_notes(table, errors), shown, [view.state for view in replicas])
 
 
 def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableType":

@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.render import core_list, new_table
+from partitiond.cli.render import HALF_PAGE_ROWS, MANY_ROWS, core_list, new_table
 from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, short_device
 from partitiond.core.health import xid_meaning
 from partitiond.core.units import Bytes, format_bytes
@@ -20,13 +20,17 @@ _STYLES = {"fine": "green", "degraded": "yellow", "failed": "red", "cordoned": "
 
 
 def devices_table(
-    devices: Sequence[Device], engines: Sequence[ReplicaView] | None = None
+    devices: Sequence[Device],
+    engines: Sequence[ReplicaView] | None = None,
+    *,
+    whole: bool = False,
 ) -> RenderableType:
     """Devices of the host; below the table what is to be known of those that are not fine.
 
     Args:
         devices: all of them.
         engines: what runs on them, and is to come; None where that is not known.
+        whole: one line for each; else very many have one line for all that are equal.
     """
     if not devices:
         return "No devices: enable the CPU ([cpu] enabled = true) or install an NVIDIA driver."
@@ -40,26 +44,48 @@ def devices_table(
         )
     heads = ("device", "hardware", ">memory", ">free", *(head for head, _ in memory))
     table = new_table(*heads, "cores", "sharing", "state", whole=("device",))
-    for device in devices:
+    shown = [(d,) for d in devices] if whole else equal_devices(devices)
+    for alike in shown:
+        device, ids = alike[0], [d.id for d in alike]
+        more = f" and {len(alike) - 1} alike" if len(alike) > 1 else ""
         table.add_row(
-            short_device(device.id),
+            short_device(device.id) + more,
             device.hardware,
             format_bytes(device.memory_bytes),
-            format_bytes(device.free_bytes),
-            *(format_bytes(Bytes(count(device.id))) for _, count in memory),
-            core_list(device.cores),
+            _range([d.free_bytes for d in alike]),
+            *(_range([count(device_id) for device_id in ids]) for _, count in memory),
+            "" if more else core_list(device.cores),
             sharing_text(device),
             device_state(device),
         )
-    notes = [
-        Text(f"{short_device(device.id)}: {note}")
-        for device in devices
-        for note in notes_on(device)
-    ]
+    told = [(short_device(d.id), note) for d in devices for note in notes_on(d)]
+    most = len(told) if whole or len(devices) <= MANY_ROWS else HALF_PAGE_ROWS
+    notes = [Text(f"{name}: {note}") for name, note in told[:most]]
+    if len(told) > most:
+        notes.append(Text(f"... and {len(told) - most} more notes (--all)"))
     cordoned = [short_device(device.id) for device in devices if device.cordoned]
     if cordoned:
         notes.append(Text(UNCORDON.format(device=cordoned[0])))
     return Group(table, *notes) if notes else table
+
+
+def equal_devices(devices: Sequence[Device]) -> list[tuple[Device, ...]]:
+    """Each device alone, or, of more than a page, those together that are of one kind and state.
+
+    Those that are not as the most come first.
+    """
+    if len(devices) <= MANY_ROWS:
+        return [(device,) for device in devices]
+    groups: dict[object, list[Device]] = {}
+    for device in devices:
+        what = (device.hardware, device.memory_bytes, sharing_text(device))
+        groups.setdefault((*what, str(device_state(device))), []).append(device)
+    return sorted((tuple(group) for group in groups.values()), key=len)
+
+
+def _range(sizes: Sequence[int]) -> str:
+    least, most = format_bytes(Bytes(min(sizes))), format_bytes(Bytes(max(sizes)))
+    return least if least == most else f"{least} to {most}"
 
 
 def sharing_text(device: Device) -> str:

@@ -21,8 +21,6 @@ from partitiond.core.plan import Candidate, Placement
 from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import STOPPED
 from partitiond.core.sleep import held as held_asleep
-from partitiond.core.units import MIB
-from partitiond.planner.pools import GRAIN_MIB
 
 SM_UNITS = 100
 """SM percent of a GPU."""
@@ -109,8 +107,7 @@ def _lent(lease: Partition) -> Room:
     """What a profile job keeps from replicas: a GPU where it measures alone, as a whole."""
     if isinstance(lease, WholeDevice | MemoryShare):
         return _ALL
-    # What a job leaves of the memory is planned in whole grains, rounded down.
-    return room_of(lease) + Room(GRAIN_MIB * MIB)
+    return room_of(lease)
 
 
 def free_room(

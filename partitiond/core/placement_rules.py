@@ -29,7 +29,8 @@ MAX_PRIORITY: Final = 2
 MAX_NAME: Final = 256
 """Characters of a name in a rule; host names have at most 253."""
 PRIORITY_FACTOR: Final = 100
-"""Where not everything fits, one request/s of a priority counts as so many of the one below."""
+"""In sums over priorities, one request/s counts as so many of the priority below. Which plan is
+better where not everything fits does not follow from sums: the highest priority decides first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

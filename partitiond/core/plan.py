@@ -6,6 +6,7 @@ from typing import Final
 
 from partitiond.core.hardware import Device
 from partitiond.core.partition import Partition, PartitionSize
+from partitiond.core.plan_choices import Choice
 from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import (
     NO_RULES,
@@ -196,6 +197,19 @@ class Status(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PriorityProof:
+    """What is proven of the models of one priority, in weighted requests/s.
+
+    Attributes:
+        bound: no plan that is as good for higher priorities gives them more.
+    """
+
+    priority: int
+    value: float
+    bound: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Certificate:
     """What is proven about a plan, at one objective level.
 
@@ -218,6 +232,13 @@ class Certificate:
         value_without_moves, bound_without_moves: the same without that price; None where they are
             `value` and `bound`.
         for_estimates: some replica's figures are estimated: what is proven is proven for those.
+        choices: this plan and others that were found, where something runs: between them the price
+            of a move decides (`core.plan_choices`). The fewest moves come first. None where the
+            plan moves least and is the best by itself, under `max-min` and `max-headroom`, and
+            where models of several priorities count.
+        by_priority: under max-goodput, where models of several priorities count: each of them,
+            the highest first. `value` and `bound` are their sums, each counting a hundred times
+            the one below; optimal means that every one of them is.
     """
 
     objective: Objective
@@ -235,6 +256,8 @@ class Certificate:
     value_without_moves: float | None = None
     bound_without_moves: float | None = None
     for_estimates: bool = False
+    choices: tuple[Choice, ...] = ()
+    by_priority: tuple[PriorityProof, ...] = ()
 
     @property
     def optimal_words(self) -> str:

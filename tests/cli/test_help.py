@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from partitiond.cli.main import app
+from partitiond.core.objectives import BUYS
 from partitiond.core.plan import Objective
 from partitiond.settings import Settings
 from tests.cli.conftest import Cli
@@ -58,7 +59,8 @@ def test_no_command_shows_the_overview(cli: Cli) -> None:
 def test_the_help_of_plan_says_what_each_objective_buys_and_which_to_take(cli: Cli) -> None:
     shown = " ".join(cli("plan", "--help").out.split())
     for objective in Objective:
-        assert f"{objective.value}: " in shown
+        assert f"{objective.value}: {BUYS[objective]}" in shown
+    assert "Take min-devices first" in shown
     assert "planner.objective, min-devices where it is not set" in shown
     assert Settings().planner.objective is Objective.MIN_DEVICES
 

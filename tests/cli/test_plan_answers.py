@@ -102,7 +102,7 @@ def test_json_holds_every_answer(cli: Cli, fleet: Path) -> None:
         (["--what-if", "demand opt-125=5"], "no model 'opt-125'", "Did you mean opt-125m"),
         (["--what-if", "without rule opt-125m.avoid"], "no rule avoid", "--constraints"),
         (["--explain", "phi"], "no model 'phi'", "opt-125m"),
-        (["--objective", "best"], "no objective", "min-price"),
+        (["--objective", "best"], "no objective", "min-price: all demand at the least price"),
         (["--diff"], "needs a plan to compare with", "--against"),
         (["--against", "nowhere.json"], "cannot be read", "Check the path"),
         (["--time-limit", "0"], "above 0", ""),

@@ -37,4 +37,4 @@ def test_one_that_begins_later_says_when_and_very_many_are_counted() -> None:
     outages = tuple(Outage(f"m{n}", 60.0, 90.0) for n in range(MAX_STEPS + 3))
     lines = [str(line) for line in outage_lines(DiffCost((), (), 0.0, 0, 0, outages))]
     assert "m0 has no replica for about 30 s, beginning after about 1 min" in lines[0]
-    assert lines[-1] == "... and 3 models more"
+    assert lines[-1] == "... and 3 models more (plan --all)"

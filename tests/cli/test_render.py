@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -22,9 +23,19 @@ from partitiond.core.profile import (
     ProfileKind,
     Provenance,
 )
+from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
-from partitiond.ports import Event, Job, JobState, ProfileView, Progress, ReplicaView
+from partitiond.ports import (
+    Event,
+    Job,
+    JobState,
+    ModelRecord,
+    ModelView,
+    ProfileView,
+    Progress,
+    ReplicaView,
+)
 from tests.planner.build import gpu
 
 
@@ -203,3 +214,67 @@ def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> Non
     assert render.job_line(job) == "sweep: batch 4"
     waits = dataclasses.replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
     assert render.job_line(waits) == "queued: waits"
+
+
+def model(name: str, state: str = "serving", **changes: Any) -> ModelView:
+    spec = ModelSpec(name, ModelSource(SourceKind.FOLDER, "/m"))
+    view = ModelView(ModelRecord(spec, 1, "", ""), state, 1, 1, None, provisional=False)
+    return dataclasses.replace(view, **changes)
+
+
+def replica(name: str, state: str = "serving", in_flight: int = 1, **changes: Any) -> ReplicaView:
+    share = MpsShare("gpu-0", Bytes(GIB), sm_percent=10)
+    view = ReplicaView(
+        name, name, "m", "gpu-0", share, state, 1, in_flight, 100, GIB, 1, adopted=False
+    )
+    return dataclasses.replace(view, **changes)
+
+
+def test_of_three_hundred_models_those_to_look_at_come_first() -> None:
+    models = [model(f"fine-{n:03d}") for n in range(296)]
+    models += [model("asleep", "sleeping"), model("gone", "unavailable")]
+    models += [model("short", replicas_planned=2), model("noted", note="waits for a profile")]
+    page = text_of(render.models_table(models, render.PAGE_ROWS))
+    assert len(page.splitlines()) <= 30
+    rows = [line.split()[0] for line in page.splitlines() if line.strip()]
+    assert rows[2:6] == ["gone", "short", "noted", "fine-000"]
+    assert "noted: waits for a profile" in page
+    assert "... and 280 more (--all); of 300 298 serving, 1 sleeping, 1 unavailable" in page
+    whole = text_of(render.models_table(models))
+    assert all(view.record.spec.name in whole for view in models)
+    assert "--all" not in whole
+
+
+def test_of_six_hundred_replicas_the_broken_and_the_fullest_come_first() -> None:
+    replicas = [replica(f"fine-{n:03d}", in_flight=n % 50) for n in range(598)]
+    replicas += [replica("full", in_flight=99), replica("bad", "failed", last_error="no memory")]
+    page = text_of(render.replicas_table(replicas, 12))
+    rows = [line.split()[0] for line in page.splitlines() if line.strip()]
+    assert rows[2:5] == ["bad", "full", "fine-049"]
+    assert "bad: no memory" in page
+    assert "... and 588 more (--all); of 600 599 serving, 1 failed" in page
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_tables_of_a_page_are_whole_and_in_their_order(count: int) -> None:
+    models = [model(f"m-{n:02d}", "serving" if n % 2 else "unavailable") for n in range(count)]
+    assert text_of(render.models_table(models, 12)) == text_of(render.models_table(models))
+    replicas = [replica(f"r-{n:02d}", in_flight=n) for n in range(count)]
+    assert text_of(render.replicas_table(replicas, 12)) == text_of(render.replicas_table(replicas))
+    devices = [gpu(f"gpu-{n}") for n in range(count)]
+    assert text_of(devices_table(devices)) == text_of(devices_table(devices, whole=True))
+
+
+def test_of_many_devices_equal_ones_are_a_line_and_others_stand_out() -> None:
+    devices = [gpu(f"gpu-{n}") for n in range(120)]
+    devices[7] = gpu("gpu-7", cordoned=True, cordon_reason="fan")
+    devices[9] = dataclasses.replace(devices[9], free_bytes=Bytes(GIB))
+    devices += [dataclasses.replace(gpu(f"h-{n}"), hardware="h100-80gb") for n in range(8)]
+    page = text_of(devices_table(devices), 140)
+    rows = [line for line in page.splitlines() if "00-80gb" in line]
+    assert [" ".join(row.split()[:4]) for row in rows] == [
+        "gpu-7 a100-80gb 82.7 GiB", "h-0 and 7 alike", "gpu-0 and 118 alike",
+    ]  # fmt: skip
+    assert "1 GiB to 8" in rows[2], "one of them is nearly full"
+    assert "gpu-7: cordoned: fan" in page
+    assert "gpu-119" in text_of(devices_table(devices, whole=True), 140)

@@ -8,7 +8,7 @@ from partitiond.controller.evicting import free_room, level_to_go_to
 from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.plan import Placement, SleepingFootprint
 from partitiond.core.sleep import STOPPED
-from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import cpu, placement
 
@@ -46,10 +46,10 @@ def test_a_profile_job_leaves_what_a_plan_could_place_beside_it() -> None:
     room = {gpu.id: 70 * GIB, "cpu": 20 * GIB}
     cores = CpuCores("cpu", Bytes(4 * GIB), (0,))
     free = free_room([gpu, cpu(4)], room, [], [cores])
-    assert (free("cpu").memory_bytes, free("cpu").units) == (16 * GIB - 64 * MIB, 3)
+    assert (free("cpu").memory_bytes, free("cpu").units) == (16 * GIB, 3)
     assert free(gpu.id).memory_bytes == 70 * GIB
     alone = MemoryShare(gpu.id, Bytes(GIB))
     assert free_room([gpu], room, [], [alone])(gpu.id).memory_bytes < 0
     share = MpsShare(gpu.id, Bytes(10 * GIB), 30)
     beside = free_room([gpu], room, [], [share])(gpu.id)
-    assert (beside.memory_bytes, beside.units) == (60 * GIB - 64 * MIB, 70)
+    assert (beside.memory_bytes, beside.units) == (60 * GIB, 70)

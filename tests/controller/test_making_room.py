@@ -13,7 +13,8 @@ from partitiond.core.spec import Demand
 from partitiond.core.units import GIB
 from partitiond.ports import EngineHandle, EngineLaunch, JobState, ProfileOptions
 from tests.controller.fakes import until
-from tests.controller.test_scaling import ZERO, ScalingHost, scaling_host
+from tests.controller.samples import measured_profile
+from tests.controller.test_scaling import ZERO, ScalingHost, scaling_host, spec_of
 
 
 @pytest.fixture
@@ -130,11 +131,14 @@ async def test_a_wait_for_room_does_not_read_the_store_ten_times_a_second(
 
 
 async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) -> None:
-    for name in "abc":
+    for name in "ab":
         await host.register(name, autoscale=ZERO, max_replicas=1)
+    # It needs both cores, and the job holds the one that `a` does not.
+    host.store.add_profile(measured_profile("c", cores=2))
+    await host.service.register(spec_of("c", autoscale=ZERO, max_replicas=1))
     await host.asked("a")
     host.profiler.gate.clear()
-    await host.service.profile("b", ProfileOptions(cores=1))  # holds all memory that is left
+    await host.service.profile("b", ProfileOptions(cores=1))  # holds the other core
     await until(lambda: bool(host.profiler.requests))
     host.idle(a=50.0)
     host.proxy.waiting = {"c": 1}

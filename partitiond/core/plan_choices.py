@@ -1,0 +1,200 @@
+"""What a plan is worth against what it moves: the plans found, and the price at which each wins.
+
+Where something runs already, a better plan mostly moves more. How much better it has to be for that
+is the price of a move, which is a matter of taste: so all of the plans are told between which only
+that price decides.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Iterable, Sequence
+
+EQUAL = 1e-6
+"""Values this close, as a share of the larger one, count as equal."""
+MOST_CHOICES = 5
+"""Choices that are told: more of them differ too little to choose between."""
+
+
+class Against(enum.StrEnum):
+    """Why a plan is not made at any price of a move."""
+
+    NEEDLESS_STOP = "needless-stop"
+    """It ends a replica before the one in its place can start, though a device is idle. Only where
+    moves cost nothing does that not matter."""
+    MOVE_BUDGET = "move-budget"
+    """It moves more than `planner.move_budget` allows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the plans that were found, by what it is worth and what it moves.
+
+    Attributes:
+        value: by itself, without the price of its moves, in the objective's unit.
+        bound: no plan that moves no more is worth more by itself.
+        moves: running replicas that move or restart and would not have to.
+        chosen: whether it is the plan.
+        wins_from, wins_to: of the plans found it is the best while `planner.move_price` lies
+            between these. `wins_from` is None where it is the best at no price, `wins_to` where it
+            is the best at all higher ones.
+        against: why it is not made at any price; None where the price alone decides.
+    """
+
+    value: float
+    bound: float
+    moves: int
+    chosen: bool = False
+    wins_from: float | None = None
+    wins_to: float | None = None
+    against: Against | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether no plan that moves no more is worth more."""
+        return math.isclose(self.value, self.bound, rel_tol=EQUAL, abs_tol=1e-9)
+
+
+def worth(choice: Choice, price: float, *, is_cost: bool) -> float:
+    """What a choice is worth where a move costs so much: more is better.
+
+    Args:
+        choice: the plan.
+        price: of one move, in the objective's unit where that is a cost, else a share of the value.
+        is_cost: whether less of the value is better.
+    """
+    if is_cost:
+        return -(choice.value + price * choice.moves)
+    return choice.value * (1 - price * choice.moves)
+
+
+def trade_off(found: Iterable[Choice], *, is_cost: bool, unit: float) -> tuple[Choice, ...]:
+    """The choices of which none is both better and moves less, the fewest moves first.
+
+    The chosen one always is among them. Of more than `MOST_CHOICES` those stay that win at some
+    price, and of these the ones at both ends and next to the chosen one.
+
+    Args:
+        found: all plans that were found, one of them chosen.
+        is_cost: whether less of the value is better.
+        unit: what a move costs where `planner.move_price` is 1, as `price` of `worth`.
+    """
+    sign = -1.0 if is_cost else 1.0
+    ordered = sorted(found, key=lambda c: (c.moves, -sign * c.value, not c.chosen))
+    front: list[Choice] = []
+    best = best_allowed = -math.inf
+    for one in ordered:
+        value = one.value * sign
+        most = best if one.against else best_allowed
+        if one.chosen or not front or value > most + EQUAL * max(1.0, abs(value)):
+            front.append(one)
+        best = max(best, value)
+        best_allowed = best_allowed if one.against else max(best_allowed, value)
+    mine = next((c for c in front if c.chosen), None)
+    if mine is not None:
+        front = [c for c in front if c is mine or not _same(c, mine)]
+    allowed = [c for c in front if c.against is None]
+    told = [
+        one if one.against else _with_prices(one, allowed, is_cost=is_cost, unit=unit)
+        for one in front
+    ]
+    return tuple(_few(told))
+
+
+def _same(one: Choice, other: Choice) -> bool:
+    return one.moves == other.moves and math.isclose(one.value, other.value, rel_tol=EQUAL)
+
+
+def _with_prices(one: Choice, front: Sequence[Choice], *, is_cost: bool, unit: float) -> Choice:
+    """The choice with the prices between which no other is worth more; they are straight lines."""
+    low, high = 0.0, math.inf
+    lost = False
+    for other in front:
+        more = worth(other, 0.0, is_cost=is_cost) - worth(one, 0.0, is_cost=is_cost)
+        steeper = _slope(other, is_cost=is_cost) - _slope(one, is_cost=is_cost)
+        if steeper > 0:  # the other one loses more by the price
+            low = max(low, more / steeper)
+        elif steeper < 0:
+            high = min(high, more / steeper)
+        else:
+            lost = lost or more > 0
+    if lost or low > high or unit <= 0:
+        return dataclasses.replace(one, wins_from=None, wins_to=None)
+    top = None if math.isinf(high) else high / unit
+    return dataclasses.replace(one, wins_from=low / unit, wins_to=top)
+
+
+def _slope(one: Choice, *, is_cost: bool) -> float:
+    """What a choice loses as a move costs 1."""
+    return one.moves * (1.0 if is_cost else one.value)
+
+
+def _few(front: Sequence[Choice]) -> list[Choice]:
+    if len(front) <= MOST_CHOICES:
+        return list(front)
+    ends = {0, len(front) - 1}
+    mine = [n for n, c in enumerate(front) if c.chosen]
+    # Those that win come first, and of them those next to the chosen one.
+    order = sorted(
+        range(len(front)),
+        key=lambda n: (
+            n not in mine,
+            n not in ends,
+            front[n].wins_from is None,
+            min((abs(n - m) for m in mine), default=0),
+            n,
+        ),
+    )
+    return [front[n] for n in sorted(order[:MOST_CHOICES])]
+
+
+def runner_up(choices: Sequence[Choice], price: float, *, is_cost: bool) -> Choice | None:
+    """The best of the others that would win at another price; None where there is none.
+
+    Args:
+        choices: as `trade_off` tells them.
+        price, is_cost: as for `worth`.
+    """
+    mine = next((c for c in choices if c.chosen), None)
+    others = [c for c in choices if c is not mine and c.wins_from is not None]
+    if mine is None or not others:
+        return None
+    return max(others, key=lambda c: (worth(c, price, is_cost=is_cost), -c.moves))
+
+
+def prices_told(choice: Choice) -> str:
+    """Between which prices of a move a choice is the best of those found, in words."""
+    low, high = choice.wins_from, choice.wins_to
+    if low is None:
+        return "nothing"
+    if high is None:
+        return f"{low:.3g} or more"
+    return f"{high:.3g} or less" if low <= 0 else f"between {low:.3g} and {high:.3g}"
+
+
+def price_between(choice: Choice) -> float | None:
+    """A price of a move at which a choice is the best of those found, and mostly the only one."""
+    low, high = choice.wins_from, choice.wins_to
+    if low is None:
+        return None
+    if low <= 0:
+        return 0.0
+    return float(f"{2 * low if high is None else (low + high) / 2:.3g}")
+
+
+def bound_within(moves: int, own: float, priced: float, price: float, *, whole: bool) -> float:
+    """No plan of so many moves at most costs less by itself.
+
+    What holds with the price of moves holds for few moves nearly without it.
+
+    Args:
+        moves: at most.
+        own: no plan costs less by itself, whatever it moves.
+        priced: no plan costs less with the price of its moves.
+        price: of one move.
+        whole: whether costs are whole numbers, as devices are.
+    """
+    few = priced - price * moves
+    if whole:
+        few = math.ceil(few - EQUAL * max(1.0, abs(few)))
+    return max(own, few)

@@ -1,0 +1,112 @@
+"""What moves buy, as it is shown: which plan it is, why, and how to get another one."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from partitiond.cli.plan_choices import choices_told, choices_view
+from partitiond.core.plan import Certificate, Objective, Status
+from partitiond.core.plan_choices import Against, Choice, trade_off
+
+
+def proof(
+    *found: Choice, price: float = 0.25, objective: Objective = Objective.MIN_DEVICES
+) -> Certificate:
+    """A certificate of the chosen one, with the choices that are told."""
+    mine = next(c for c in found if c.chosen)
+    told = trade_off(found, is_cost=objective.is_cost, unit=1.0 if objective.is_cost else 0.01)
+    return Certificate(
+        objective, mine.value, 1.0, 0.0, Status.FEASIBLE, "", 0.0, move_price=price, choices=told
+    )
+
+
+def shown(certificate: Certificate, width: int = 80) -> str:
+    """As it is printed."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    for part in choices_view(certificate):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+STAYS = Choice(31, 31, 0, chosen=True)
+MOVES = Choice(30, 29, 4)
+
+
+def test_the_table_names_the_plan_bounds_prices_and_what_is_proven() -> None:
+    rows = [line.split() for line in shown(proof(STAYS, MOVES, price=0.3)).splitlines()]
+    assert ["this", "plan", "0", "31", "31", "(proven)", "0.25", "or", "more"] in rows
+    assert ["4", "30", "29", "0.25", "or", "less"] in rows
+    assert [
+        "moves",
+        "devices",
+        "at",
+        "least",
+        "best",
+        "of",
+        "these",
+        "while",
+        "a",
+        "move",
+        "costs",
+    ] in rows
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_it_fits_the_width(width: int) -> None:
+    text = shown(proof(STAYS, MOVES, Choice(28, 28, 999, against=Against.MOVE_BUDGET)), width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+
+
+def test_nothing_is_shown_where_nothing_is_to_choose() -> None:
+    assert shown(Certificate(Objective.MIN_DEVICES, 1, 1, 0, Status.OPTIMAL, "", 0)) == ""
+
+
+def test_why_it_is_proposed_and_how_to_get_the_others() -> None:
+    far = Choice(20, 20, 900)
+    assert list(choices_told(proof(STAYS, MOVES, far, price=0.3))) == [
+        "This plan is proposed because a saved device has to be worth more than 3.33 moves "
+        "(planner.move_price).",
+        "The next best: partitiond plan --move-price 0.131",
+        "The best whatever it moves: partitiond plan --move-price 0",
+    ]
+
+
+def test_the_next_best_is_told_once_where_it_is_the_best_whatever_it_moves() -> None:
+    told = list(choices_told(proof(STAYS, MOVES, price=0.3)))
+    assert told[1:] == ["The next best: partitiond plan --move-price 0"]
+
+
+def test_with_moves_for_nothing_the_plan_that_moves_less_is_offered() -> None:
+    mine = Choice(30, 29, 4, chosen=True)
+    told = list(choices_told(proof(Choice(31, 31, 0), mine, price=0.0)))
+    assert told == [
+        "This plan is proposed because moves cost nothing (planner.move_price).",
+        "The next best: partitiond plan --move-price 0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("against", "why"),
+    [(Against.NEEDLESS_STOP, "before others take"), (Against.MOVE_BUDGET, "planner.move_budget")],
+)
+def test_a_better_plan_that_is_not_made_is_shown_with_the_reason(
+    against: Against, why: str
+) -> None:
+    certificate = proof(STAYS, Choice(20, 20, 1, against=against))
+    assert any(why in line for line in choices_told(certificate))
+    free = any("--move-price 0" in line for line in choices_told(certificate))
+    assert free == (against is Against.NEEDLESS_STOP), "no price buys what the budget forbids"
+    worse = proof(STAYS, Choice(30, 20, 5, against=against))
+    assert not any(why in line for line in choices_told(worse)), "it costs more than it saves"
+
+
+def test_goodput_is_told_with_the_most_there_is_and_a_share() -> None:
+    stays = Choice(100, 120, 0)
+    mine = Choice(110, 120, 4, chosen=True)
+    certificate = proof(stays, mine, price=0.0025, objective=Objective.MAX_GOODPUT)
+    assert "at most" in shown(certificate)
+    assert next(choices_told(certificate)) == (
+        "This plan is proposed because a move costs 0.25 % (planner.move_price)."
+    )
