@@ -97,6 +97,15 @@ def fields_of(file: str) -> Iterator[tuple[dataclasses.Field[Any], dict[str, Any
                 yield field, own, body
 
 
+def as_far_as(body: Any, again: Any) -> Any:
+    """What is written again, without the fields that this release has added."""
+    if isinstance(body, dict) and isinstance(again, dict):
+        return {name: as_far_as(body[name], again[name]) for name in body if name in again}
+    if isinstance(body, list) and isinstance(again, list) and len(body) == len(again):
+        return [as_far_as(one, other) for one, other in zip(body, again, strict=True)]
+    return again
+
+
 def is_optional(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
@@ -110,8 +119,7 @@ def test_every_kind_of_body_is_frozen() -> None:
 def test_a_frozen_body_says_what_it_said(file: str) -> None:
     body = body_of(file)
     again = serde.to_jsonable(read(file, body))
-    told = body | again
-    assert {name: told[name] for name in body} == body
+    assert as_far_as(body, body | again) == body
     assert set(body) - set(again) <= {serde.VERSION_FIELD, "main_pid"}
 
 

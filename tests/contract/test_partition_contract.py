@@ -31,6 +31,8 @@ from tests.devices.partitions.world import handle, launch
 
 IDLE_BYTES = 64 * MIB
 """A GPU on which more is in use is not ours to test on."""
+UNDONE_SECONDS = 300.0
+"""For what a crash left over to be undone: longer than any slow machine takes."""
 REPORT = EngineReport(0, "1", {})
 MIG_VARIABLE = "PARTITIOND_TEST_MIG"
 """Set, a real GPU's MIG geometry may be changed by these tests; its MIG mode has to be on."""
@@ -81,6 +83,7 @@ class Host:
             owners=owners,
             kv_tokens=lambda _: 0,
             outside_env=without_mps_env(self.folder / "r"),
+            settle_seconds=UNDONE_SECONDS,
         )
 
     @contextlib.asynccontextmanager

@@ -310,9 +310,9 @@ class Load:
             if outcome.ended != "done":
                 await asyncio.sleep(0.2)
 
-    def is_streaming(self, model: str) -> bool:
-        """Whether a stream has begun and is far from its end."""
-        return any(0 < o.tokens < self._tokens / 2 for o in tuple(self._running[model]))
+    def streaming(self, model: str) -> list[Outcome]:
+        """The streams that have begun and are far from their ends."""
+        return [o for o in tuple(self._running[model]) if 0 < o.tokens < self._tokens / 2]
 
     def of(self, model: str) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.model == model]

@@ -6,6 +6,7 @@ It ends when what it says is true; whatever else happens it ends, too, and says 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from partitiond.core.convergence import Convergence, PlanState
+from partitiond.core.obstacles import HOPELESS_FAILURES
 from partitiond.ports import ReplicaView
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
@@ -187,10 +189,16 @@ def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> N
 def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFleet) -> None:
     fleet.register("good", 1, engine={"extra_args": ["--load-seconds", "2"]})
     fleet.register("bad", 1, engine={"extra_args": ["--fail-start", "no-luck"]})
-    said = ended(fleet, "apply", code=6).stderr
-    assert "bad-1 failed 3 times in a row: it exited with exit code 1: no-luck." in said
-    assert len(serving(fleet, "good")) == 1
-    remove(fleet, "bad")
+    try:
+        said = ended(fleet, "apply", code=6).stderr
+        found = re.search(
+            r"bad-1 failed (\d+) times in a row: it exited with exit code 1: no-luck.", said
+        )
+        assert found is not None, said
+        assert int(found[1]) >= HOPELESS_FAILURES, "a slow machine may see one more"
+        assert len(serving(fleet, "good")) == 1
+    finally:
+        remove(fleet, "bad")
 
 
 def test_engines_that_die_meanwhile_are_waited_for_again(fleet: GpuFleet) -> None:

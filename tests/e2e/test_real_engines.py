@@ -162,9 +162,10 @@ def test_a_killed_engine_comes_back_and_others_are_unharmed(fleet: Fleet) -> Non
     with load.running():
         wait_for("streams on both", lambda: len(load.of(REAL)) and len(load.of(DUMMY)), seconds=90)
         engine = fleet.process_with("api_server", f"/{DUMMY}")
-        wait_for("a stream under way", lambda: load.is_streaming(DUMMY), seconds=90, pause=0.01)
+        under_way = wait_for(
+            "a stream under way", lambda: load.streaming(DUMMY), seconds=90, pause=0.01
+        )
         os.kill(engine, signal.SIGKILL)
-        harmed = time.monotonic()
 
         def back() -> bool:
             with fleet.client() as client:
@@ -181,11 +182,8 @@ def test_a_killed_engine_comes_back_and_others_are_unharmed(fleet: Fleet) -> Non
     assert all(o.ended == "done" for o in load.of(REAL)), [
         o for o in load.of(REAL) if o.ended != "done"
     ]
-    broken = [o for o in load.of(DUMMY) if o.started < harmed < o.finished]
-    assert broken, "the kill came while streams ran"
-    for outcome in broken:
-        assert outcome.ended in {"error-event", "refused"}, outcome
-    assert any(o.ended == "error-event" for o in broken)
+    for outcome in under_way:  # one that was nearly done may have had all its tokens on the way
+        assert outcome.ended == "error-event", outcome
     assert not [o for o in load.outcomes if o.ended == "broken"]
 
 

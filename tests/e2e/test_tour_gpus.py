@@ -32,9 +32,9 @@ def test_the_tour_runs_unattended_and_leaves_nothing_behind(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = " ".join(done.stdout.split())  # lines break where the width says
+    assert re.search(r"All \d+ replicas serve", said), done.stdout
     for words in (
         "no plan needs fewer than 3 (optimal for these estimates)",
-        "All 12 replicas serve",
         "MIG 3g.40gb@",
         "MPS 10 %",
         "GPU is lost",

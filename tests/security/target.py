@@ -22,6 +22,7 @@ from partitiond.core.routing import (
     ReplicaRoute,
     RoutingTable,
 )
+from partitiond.proxy.replicas import listens
 from partitiond.serde import to_json
 from tests.security.recorder import Recorder, recording
 from tests.security.wire import wait_until
@@ -147,10 +148,10 @@ def start(folder: Path, **options: Any) -> Target:
     deadline = time.monotonic() + START_SECONDS
     while True:
         assert target.alive(), (folder / "start.log").read_text()
-        if control.exists():
-            with contextlib.suppress(httpx.TransportError):
-                target.port = int(target.state()["port"])
-                return target
+        # Between `bind` and `listen` a connection is refused, and httpcore leaves its socket open.
+        if listens(str(control)):
+            target.port = int(target.state()["port"])
+            return target
         assert time.monotonic() < deadline, "the proxy did not start"
         time.sleep(0.02)
 
