@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import platformdirs
 from pydantic import Field, model_validator
 
+from partitiond.core.objectives import objectives_told
 from partitiond.core.plan import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
 from partitiond.settings_drift import DriftSettings
@@ -167,7 +168,7 @@ class PlannerSettings(Table):
 
     objective: Objective = Field(
         Objective.MIN_DEVICES,
-        description=f"What plans are good at: {', '.join(o.value for o in Objective)}.",
+        description=f"What plans are good at. {objectives_told()}.",
     )
     time_limit_seconds: Seconds = Field(10.0, description="Longest time of a solve, in seconds.")
     seed: int = Field(0, ge=0, description="Seed of the solver's random choices.")
