@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from partitiond.core.convergence import Convergence, PlanState
-from partitiond.core.obstacles import HOPELESS_FAILURES
+from partitiond.core.observation import HOPELESS_FAILURES
 from partitiond.ports import ReplicaView
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
