@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from partitiond.controller.situation import Situation
 from partitiond.core.architecture import Architecture
@@ -12,11 +13,14 @@ from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.planner.candidates import candidates_for
-from partitiond.planner.flow import SolverProgress, Solving, progress_of
+from partitiond.planner.flow import Solving, progress_of
 from partitiond.planner.questions import adds_devices
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import Demands, World
 from partitiond.ports import ModelRecord
+
+if TYPE_CHECKING:
+    from partitiond.planner.progress import Progress
 
 OnProgress = Callable[[PlanProgress], None]
 ArchitectureOf = Callable[[ModelSpec], Awaitable[Architecture]]
@@ -87,7 +91,7 @@ def _estimated(
             yield estimate(spec, architecture, device, size, now)
 
 
-def told(step: Solving, on_progress: OnProgress) -> Callable[[SolverProgress], None]:
+def told(step: Solving, on_progress: OnProgress) -> Callable[["Progress"], None]:
     """Passes the solver's progress on as part of the whole answer's."""
     return lambda progress: on_progress(progress_of(step, progress))
 

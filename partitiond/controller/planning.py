@@ -51,7 +51,7 @@ from partitiond.core.replica import ReplicaState
 from partitiond.core.sleep import Sleeper, host_memory
 from partitiond.core.spec import ModelSpec
 from partitiond.core.units import Bytes
-from partitiond.planner.changes import parse_changes
+from partitiond.planner.changes import models_named
 from partitiond.planner.check import check_plan
 from partitiond.planner.flow import Solving, run_flow_async
 from partitiond.planner.instance import PlanRequest, usual_budget
@@ -466,9 +466,8 @@ class PlanDesk:
 
 def check_asked_models(asked: PlanQuestion, situation: Situation) -> None:
     """Raises InputError for a question about a model that is in no plan, with the reason."""
-    changes = [change for text in asked.what_if for change in parse_changes(text)]
-    named = [asked.explain, *(getattr(change, "model", None) for change in changes)]
-    for name in named:
+    in_what_ifs = (name for text in asked.what_if for name in models_named(text))
+    for name in (asked.explain, *in_what_ifs):
         why = situation.why_absent(name) if name else None
         if why is not None:
             raise InputError(why[0], hint=why[1], facts={"model": name})

@@ -9,9 +9,10 @@ from partitiond.core.plan import (
     Infeasible,
     ModelForecast,
     Objective,
+    Placement,
     Plan,
-    PlanDiff,
     Status,
+    diff_plans,
 )
 from partitiond.core.plan_diff import DiffCost
 
@@ -274,32 +275,31 @@ def alternative(
     change: str,
     base: Plan | None,
     outcome: Plan | Infeasible,
-    diff: PlanDiff | None,
+    running: tuple[Placement, ...],
     *,
     with_plan: bool,
-    note: str = "",
 ) -> Alternative:
     """A plan under a change, beside the plan of what is.
 
     Args:
         base: None where there is no plan of what is.
         outcome: of the change.
-        diff: from `base` to it.
+        running: what starts, moves and stops is counted against.
         with_plan: keep the whole plan.
     """
     if isinstance(outcome, Infeasible):
-        return Alternative(change, None, infeasible=outcome, note=note)
+        return Alternative(change, None, infeasible=outcome)
     gain, most = _gain(base, outcome)
+    diff = diff_plans(running, outcome.placements)
     return Alternative(
         change=change,
         figures=figures_of(outcome),
         gain=gain,
         gain_at_most=most,
-        starts=len(diff.start) if diff else 0,
-        moves=len(diff.move) if diff else 0,
-        stops=len(diff.stop) if diff else 0,
+        starts=len(diff.start),
+        moves=len(diff.move),
+        stops=len(diff.stop),
         plan=outcome if with_plan else None,
-        note=note,
     )
 
 

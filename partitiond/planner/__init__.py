@@ -13,40 +13,36 @@ The question, as integers:
     costs, draw  the objectives by name: devices and replicas in the solver's integers, a plan's
                  value in its true figures; power, host cores and host memory of a replica
     ties         what placement rules tie together; rules: what they ask of a packing
-    sites        the instance as flat arrays by class of device and sharing mode, for the compiled
-                 search and the market
-    arrays       the same by group and option, for linear programs (classes: alike hosts together)
+    sites        the instance as flat arrays by class of device and sharing mode
     kernels      compiled loops, and all of numba (loads: what devices hold, and at which level;
                  anneal: the search; branch, covers, duals, pricing: the market's)
 
 What no plan can beat:
 
-    weighted     all devices of one kind poured together; bound: the prices and bound it gives
+    prices       a linear program with all devices of one class poured together (pours: its
+                 columns), and the bound that follows from its prices
     market       column generation over whole replicas on whole devices: models buy replicas, and
                  devices sell them, at prices that are functions of a rate
-    scale_bound  the largest common factor, relaxed
 
 Plans:
 
-    packing      which items are on which abstract device: the state all packers work on
-    greedy       one replica after the other by prices; the first-fit and best-fit baselines
-    covers       each model's cheapest covering set at those prices, packed device by device
-    ruled        models whose rules go beyond one device
+    packing      which items are on which abstract device: the state all members work on
+    adding       where one more replica goes, with every rule kept
+    complete     greedy plans by it: what is missing is added, devices are emptied and filled anew
+    keeping      what runs (running), completed, and improved within a budget of moves
+    baselines    first-fit and best-fit decreasing, to compare with
     exact        the same question as CP-SAT, hinted with the best so far, where it is small
     improve      ruin and recreate in compiled code, by simulated annealing (annealing: its arrays;
                  searching: its time)
     market       the same sets as an integer program, solved again and again beside the search
     rule_search  CP-SAT over a few devices at a time, for rules that go beyond one device
-    running      what runs now as a packing; repair: the same with what is missing placed, improved
-                 within a budget of moves
     scale        the largest common factor, for max-min and max-headroom
     priorities   what is better and what is proven by priority (by_class: one after the other)
-    portfolio    runs the members, keeps the best (members, progress, found: its parts; vast: the
-                 same for fleets whose places are too many to be listed)
+    portfolio    runs the members, keeps the best (members, progress, found: its parts)
 
 From a packing to a plan:
 
-    share, tidy  what is left over, by weight; free memory in large pieces
+    share        what is left over, by weight
     nearest      of plans as good, the one near what runs
     assign       abstract devices to real ones with the fewest moves; replica ids (slices: where MIG
                  instances start; cores: which core goes to which engine)

@@ -192,10 +192,8 @@ class Space:
 
     state: State
     best: State
-    journal: Journal
     scratch: Scratch
     budget: Ints
-    rng: np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
 def make_here(
@@ -222,17 +220,19 @@ def make_space(data: Data, seed: int) -> Space:
     """Space for one search; devices are empty."""
     devices, models = len(data.device_group), len(data.models)
     most = int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
+    mixed = (seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64
     return Space(
         empty_state(data),
         empty_state(data),
-        Journal(
-            mark=np.zeros(devices, dtype=np.int64),
-            devices=np.zeros(devices, dtype=np.int64),
-            size=np.zeros(1, dtype=np.int64),
-            held=np.zeros(devices, dtype=np.int64),
-            items=np.zeros((devices, most), dtype=np.int64),
-        ),
         Scratch(
+            journal=Journal(
+                mark=np.zeros(devices, dtype=np.int64),
+                devices=np.zeros(devices, dtype=np.int64),
+                size=np.zeros(1, dtype=np.int64),
+                held=np.zeros(devices, dtype=np.int64),
+                items=np.zeros((devices, most), dtype=np.int64),
+            ),
+            rng=np.array([mixed or 1], dtype=np.uint64),
             models=np.zeros(models, dtype=np.int64),
             key=np.zeros(models),
             mark=np.zeros(models, dtype=np.int64),
@@ -240,7 +240,6 @@ def make_space(data: Data, seed: int) -> Space:
             counter=np.zeros(2, dtype=np.int64),
         ),
         np.full(1, NO_BUDGET, dtype=np.int64),
-        np.array([(seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 or 1], dtype=np.uint64),
     )
 
 

@@ -18,19 +18,17 @@ from partitiond.core.plan import (
     Status,
     Unplaced,
 )
-from partitiond.planner.assign import assign, bytes_to_load
-from partitiond.planner.certify import certify
+from partitiond.planner.assign import assign
+from partitiond.planner.certify import certify, rates_of
 from partitiond.planner.check import check_plan
 from partitiond.planner.costs import drawn_watts, usable_request
 from partitiond.planner.explain import explain, infeasible, unplaced
 from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
-from partitiond.planner.nearest import May
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.progress import OnProgress, Stop, never
 from partitiond.planner.running import running_packing, staying_items
-from partitiond.planner.tidy import free_squares, tidy
 from partitiond.planner.without_outage import (
     all_stay,
     forbidden_outages,
@@ -150,15 +148,13 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
     found = (
         solve_portfolio(instance, on_progress, stop, may) if instance.needs else _nothing(instance)
     )
-    tidied = dataclasses.replace(found, packing=_tidied(instance, found.packing, may))
-    placements = assign(instance, tidied.packing)
+    packing = found.packing.copy()
+    packing.settle()  # whatever made it, its rates are those of what is on devices
+    found = dataclasses.replace(found, packing=packing)
+    placements = assign(instance, found.packing)
     levels = _levels(request, placements)
-    rates: dict[str, float] = {}
-    for p in placements:
-        each = p.candidate.capacity_req_per_s / levels[p.device_id]
-        rates[p.model] = rates.get(p.model, 0.0) + each
-    missing = unplaced(instance, tidied, rates)
-    return _Made(instance, tidied, missing, placements, placements)
+    missing = unplaced(instance, found, rates_of(instance, placements, levels))
+    return _Made(instance, found, missing, placements, placements)
 
 
 def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made | None:
@@ -229,19 +225,6 @@ def _nothing(instance: Instance) -> Found:
     packing = Packing(instance)
     objective = instance.request.objective
     return Found(packing, objective, 0.0, 0.0, Status.OPTIMAL, "nothing to place", None, None)
-
-
-def _tidied(instance: Instance, packing: Packing, may: May) -> Packing:
-    """Free memory in larger pieces, where that loads nothing more."""
-    packing = packing.copy()
-    packing.settle()  # the last step: whatever made it, its rates are those of what is on devices
-    tidied = tidy(instance, packing)
-    if free_squares(tidied) <= free_squares(packing):
-        return packing
-    if not instance.request.running:
-        return tidied
-    more = bytes_to_load(instance, tidied) > bytes_to_load(instance, packing)
-    return packing if more or may(packing) < may(tidied) else tidied
 
 
 def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str, float]:

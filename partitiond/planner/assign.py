@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from ortools.graph.python import linear_sum_assignment
@@ -87,11 +87,6 @@ def applied(instance: Instance, packing: Packing) -> Applied:
         placed=collections.Counter(items[slot.item].candidate.model for slot in slots),
         load_bytes=sum(items[slot.item].load_bytes for slot in slots if slot.kept is None),
     )
-
-
-def bytes_to_load(instance: Instance, packing: Packing) -> int:
-    """Weights that applying the packing has to load, in bytes."""
-    return applied(instance, packing).load_bytes
 
 
 def replicas_kept(instance: Instance, packing: Packing) -> int:
@@ -220,14 +215,11 @@ def _cores(instance: Instance, slots: list[_Slot]) -> dict[str, tuple[int, ...]]
     """Cores of the replicas on CPU devices, such that engines on GPUs find theirs, too."""
     found: dict[str, tuple[int, ...]] = {}
     for host in sorted({d.host for d in instance.request.devices}):
-        wishes = [_wish(instance, slot) for slot in _on_host(instance, slots, host)]
+        here = (s for s in slots if instance.request.devices[s.index].host == host)
+        wishes = [_wish(instance, slot) for slot in here]
         if any(wish.exclusive for wish in wishes):
             found |= choose_cores(wishes)
     return found
-
-
-def _on_host(instance: Instance, slots: list[_Slot], host: str) -> Iterable[_Slot]:
-    return (s for s in slots if instance.request.devices[s.index].host == host)
 
 
 def _wish(instance: Instance, slot: _Slot) -> CoreWish:

@@ -157,20 +157,13 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
     chosen = named_point(profile, spec.operating_point, spec.slo)
     if chosen is None:
         return
-    release = release_of(spec.as_variant(profile.variant))
     for point in _spread(profile, chosen, spec):
         capacity = _planned_req_per_s(profile, point, spec)
         if capacity <= 0:
             continue
         planned = dataclasses.replace(profile.size, cores=host_cores(profile, point))
         for size in _sizes(planned):
-            found = _candidate(profile, point, size, capacity, stale)
-            yield dataclasses.replace(
-                found,
-                host_memory_bytes=host_memory(profile, spec),
-                asleep=asleep(profile, spec),
-                release=release,
-            )
+            yield _candidate(spec, profile, point, size, capacity, stale)
 
 
 def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
@@ -224,7 +217,8 @@ def _sizes(size: PartitionSize) -> tuple[PartitionSize, ...]:
     return (size,)
 
 
-def _candidate(
+def _candidate(  # noqa: PLR0917 - what a candidate is made of
+    spec: ModelSpec,
     profile: Profile,
     point: OperatingPoint,
     size: PartitionSize,
@@ -254,6 +248,9 @@ def _candidate(
         stale=stale,
         watts=planned_watts(profile, point),
         weights_bytes=profile.footprint.weights_bytes,
+        host_memory_bytes=host_memory(profile, spec),
+        asleep=asleep(profile, spec),
+        release=release_of(spec.as_variant(profile.variant)),
     )
 
 
@@ -313,18 +310,23 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
 
 
 def _undominated(found: list[Candidate]) -> list[Candidate]:
-    """Candidates that none of the others beats; of equals the first one stays."""
-    alike: dict[object, list[tuple[int, Candidate]]] = {}
+    """Candidates that need no more and give no less than others; of equals the first one stays."""
+    alike: dict[object, list[int]] = {}
     for n, c in enumerate(found):
-        alike.setdefault((c.hardware, c.size.mode, c.size.mig_profile), []).append((n, c))
-    kept: list[int] = []
-    for mine in alike.values():
-        rows = [(_needs(c), c.kappa is None, c.watts is None) for _, c in mine]
-        kept += [
-            n
-            for (n, _), row in zip(mine, rows, strict=True)
-            if not any(_beats(other, row, m < n) for (m, _), other in zip(mine, rows, strict=True))
-        ]
+        # A measured kappa (or power) and one that is not known are compared by the planner.
+        known = (c.kappa is None, c.watts is None)
+        alike.setdefault((c.hardware, c.size.mode, c.size.mig_profile, known), []).append(n)
+    rows = [_needs(c) for c in found]
+    kept = [
+        n
+        for mine in alike.values()
+        for n in mine
+        if not any(
+            all(map(operator.le, rows[m], rows[n])) and (m < n or rows[m] != rows[n])
+            for m in mine
+            if m != n
+        )
+    ]
     return [found[n] for n in sorted(kept)]
 
 
@@ -335,17 +337,6 @@ def _needs(c: Candidate) -> tuple[float, ...]:
         c.kappa or 0.0, c.host_memory_bytes, c.watts or 0.0,
         c.ttft_p95_seconds, c.tpot_p95_seconds,
     )  # fmt: skip
-
-
-_Row = tuple[tuple[float, ...], bool, bool]
-
-
-def _beats(one: _Row, other: _Row, first: bool) -> bool:
-    """Whether `one` needs no more and gives no less; `first`: and comes first, or is not equal."""
-    # A measured kappa (or power) and one that is not known are compared by the planner, not here.
-    if one[1:] != other[1:]:
-        return False
-    return (first or one[0] != other[0]) and all(map(operator.le, one[0], other[0]))
 
 
 def _reason(

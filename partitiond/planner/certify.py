@@ -43,6 +43,9 @@ def certify(
     own = plan_value(instance, found.objective, placements, levels)
     own_bound, best = _bound(instance, found), _best(instance, found, own)
     price, moves = price_of_a_move(instance.request, found.objective), 0
+    first_fit = found.first_fit
+    if first_fit is not None and found.objective.is_cost:
+        first_fit = true_value(instance.request, first_fit)
     value, bound = own, own_bound
     if price:
         moves = moves_made(instance, placements)
@@ -62,7 +65,7 @@ def certify(
         method=found.method,
         seconds=seconds,
         baseline_one_model_per_device=_one_model_per_device(instance),
-        baseline_first_fit=_first_fit(instance, found),
+        baseline_first_fit=first_fit,
         best_value=best,
         moves=moves,
         move_price=price,
@@ -77,7 +80,7 @@ def certify(
 def _by_priority(
     instance: Instance, found: Found, placements: tuple[Placement, ...], levels: dict[str, float]
 ) -> tuple[PriorityProof, ...]:
-    models, rates = instance.request.models, _rates(instance, placements, levels)
+    models, rates = instance.request.models, rates_of(instance, placements, levels)
     if _counts_nothing(instance, found):
         return ()
     return tuple(
@@ -137,13 +140,13 @@ def plan_value(
     request = instance.request
     if objective.is_cost:
         return cost_of(request, objective, placements)
-    sums = _rates(instance, placements, levels)
+    sums = rates_of(instance, placements, levels)
     if objective is Objective.MAX_GOODPUT:
         return goodput_of(request.models, sums)
     return scale_of(objective, request.models, sums, _left(instance, placements, levels))
 
 
-def _rates(
+def rates_of(
     instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
 ) -> dict[str, float]:
     """Planned requests/s by model."""
@@ -189,17 +192,10 @@ def _counts_nothing(instance: Instance, found: Found) -> bool:
     return found.objective is Objective.MAX_GOODPUT and asked and not rated
 
 
-def _first_fit(instance: Instance, found: Found) -> float | None:
-    if found.first_fit is None or not found.objective.is_cost:
-        return found.first_fit
-    return true_value(instance.request, found.first_fit)
-
-
 def _best(instance: Instance, found: Found, value: float) -> float | None:
     """The best value of any plan found; None where it is the plan's own."""
-    if found.best_value is None or found.status is Status.OPTIMAL:
-        return None
-    if _counts_nothing(instance, found):
+    proven = found.best_value is None or found.status is Status.OPTIMAL
+    if found.best_value is None or proven or _counts_nothing(instance, found):
         return None
     if found.objective.is_cost:
         best = true_value(instance.request, found.best_value)

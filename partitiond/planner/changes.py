@@ -13,122 +13,63 @@
 Several at once are separated by ";".
 """
 
-import dataclasses
 import difflib
+import functools
 import math
 import re
-from collections.abc import Collection
 from typing import Final
 
-from partitiond.core.errors import InputError
+from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware import SharingMode
 from partitiond.core.objectives import objectives_told
-from partitiond.core.plan import Objective
+from partitiond.core.plan import Objective, Plan
 from partitiond.core.spec import MAX_DEMAND_REQ_PER_S
+from partitiond.planner.whatif import (
+    ALL,
+    RULES,
+    Change,
+    World,
+    add_devices,
+    changed,
+    drop_model,
+    drop_rule,
+    limit_modes,
+    lose,
+    remove_devices,
+    scale_demand,
+    set_demand,
+    set_objective,
+)
 
 FORMS: Final = (
     '"+2 a100-80gb", "-1 h100-80gb", "lose gpu-3", "lose host node-1", "demand NAME=50/s", '
     '"demand NAME*2", "no mig", "only mps", "objective max-min", "without rule NAME.slo", '
     '"without model NAME"'
 )
-RULES: Final = (
-    "slo",
-    "isolation",
-    "min_replicas",
-    "max_replicas",
-    "avoid",
-    "near",
-    "only_on",
-    "survive",
-    "burst",
-)
-"""What `without rule` can drop. `burst` is the demand's burst factor or percentile."""
-ALL: Final = "*"
 MAX_ADDED: Final = 4096
 _MODES: Final = tuple(m for m in SharingMode if m is not SharingMode.CORES)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AddDevices:
-    """More devices of one kind."""
-
-    count: int
-    hardware: str
+def models_named(text: str) -> list[str]:
+    """The models that a what-if speaks of, "*" for all. Raises InputError: it cannot be read."""
+    about_models = (set_demand, scale_demand, drop_rule, drop_model)
+    return [change.args[0] for change in parse_changes(text) if change.func in about_models]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RemoveDevices:
-    """Fewer devices of one kind."""
+def world_under(text: str, world: World, plan: Plan | None = None) -> World:
+    """The world under a what-if as it was written; `whatif.changed` says what `plan` is for.
 
-    count: int
-    hardware: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Lose:
-    """A device, host or rack that is gone."""
-
-    kind: str
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SetDemand:
-    """Another demand of one model; None for as much as there is."""
-
-    model: str
-    req_per_s: float | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ScaleDemand:
-    """A multiple of the demand of one model, or of all of them."""
-
-    model: str
-    factor: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Modes:
-    """Sharing modes that the GPUs may not, or alone may, take."""
-
-    modes: tuple[SharingMode, ...]
-    only: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SetObjective:
-    """Another objective."""
-
-    objective: Objective
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DropRule:
-    """A rule of one model, or of all, that does not hold."""
-
-    model: str
-    rule: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DropModel:
-    """A model that is not wanted."""
-
-    model: str
-
-
-Change = (
-    AddDevices
-    | RemoveDevices
-    | Lose
-    | SetDemand
-    | ScaleDemand
-    | Modes
-    | SetObjective
-    | DropRule
-    | DropModel
-)
+    Raises:
+        InputError: it cannot be read, names what is not there, or gives a model a value that no
+            model can have; the message names the what-if.
+    """
+    changes = parse_changes(text)
+    try:
+        return changed(world, changes, plan)
+    except PartitiondError as error:
+        raise InputError(
+            f"the what-if {text!r}: {error.message}", hint=error.hint, facts=error.facts
+        ) from error
 
 
 def parse_changes(text: str) -> tuple[Change, ...]:
@@ -178,20 +119,20 @@ def _devices(text: str) -> Change:
             f"{text!r}: the number of devices must lie between 1 and {MAX_ADDED}.",
             hint='Write "+2 a100-80gb".',
         )
-    kind = AddDevices if match.group(1) == "+" else RemoveDevices
-    return kind(count, match.group(3).lower())
+    change = add_devices if match.group(1) == "+" else remove_devices
+    return functools.partial(change, count, match.group(3).lower())
 
 
 def _lose(text: str, rest: str) -> Change:
     first, _, name = rest.partition(" ")
     if first in {"device", "host", "rack"} and name.strip():
-        return Lose(first, name.strip())
+        return functools.partial(lose, first, name.strip())
     if " " in rest:
         raise InputError(
             f"{text!r} names no one thing that is lost.",
             hint='Write "lose gpu-3", "lose host node-1" or "lose rack r1".',
         )
-    return Lose("device", rest)
+    return functools.partial(lose, "device", rest)
 
 
 _SCALE = re.compile(r"^(?P<model>\*|all|[^\s=*]*)\s*\*\s*(?P<number>\S+)$")
@@ -207,16 +148,17 @@ def _demand(text: str, rest: str) -> Change:
         if not model:
             raise InputError(f"{text!r} names no model.", hint=hint)
         if amount in {"max", "all"}:
-            return SetDemand(model, None)
+            return functools.partial(set_demand, model, None)
         for unit in ("req/s", "rps", "/s"):
             amount = amount.removesuffix(unit).strip()
-        return SetDemand(model, _number(text, amount, MAX_DEMAND_REQ_PER_S, "requests/s", hint))
+        rate = _number(text, amount, MAX_DEMAND_REQ_PER_S, "requests/s", hint)
+        return functools.partial(set_demand, model, rate)
     match = _SCALE.match(rest)
     if match is None:
         raise InputError(f"{text!r} gives no demand.", hint=hint)
-    model = match.group("model")
     factor = _number(text, match.group("number"), 1e6, "times", hint)
-    return ScaleDemand(ALL if model in {"", ALL, "all"} else model, factor)
+    model = ALL if match.group("model") in {"", "all"} else match.group("model")
+    return functools.partial(scale_demand, model, factor)
 
 
 def _number(text: str, given: str, most: float, unit: str, hint: str) -> float:
@@ -238,12 +180,13 @@ def _modes(text: str, rest: str) -> Change:
             f"{text!r}: {wrong or rest!r} is no sharing mode of GPUs.",
             hint=f"Use {', '.join(sorted(names))}.",
         )
-    return Modes(tuple(SharingMode(word) for word in words), text.lower().startswith("only"))
+    modes = tuple(SharingMode(word) for word in words)
+    return functools.partial(limit_modes, modes, text.lower().startswith("only"))
 
 
 def _objective(text: str, rest: str) -> Change:
     try:
-        return SetObjective(Objective(rest.lower()))
+        return functools.partial(set_objective, Objective(rest.lower()))
     except ValueError as error:
         hint = f"Use one of these: {objectives_told()}."
         raise InputError(f"{text!r}: {rest!r} is no objective.", hint=hint) from error
@@ -252,7 +195,7 @@ def _objective(text: str, rest: str) -> Change:
 def _without(text: str, rest: str) -> Change:
     first, _, name = rest.partition(" ")
     if first.lower() == "model" and name.strip():
-        return DropModel(name.strip())
+        return functools.partial(drop_model, name.strip())
     target = name.strip() if first.lower() == "rule" else rest
     model, dot, rule = target.rpartition(".")
     rule = rule.lower().replace("-", "_")
@@ -262,16 +205,4 @@ def _without(text: str, rest: str) -> Change:
             hint=f'Write "without rule NAME.RULE", where RULE is one of {", ".join(RULES)}; or '
             '"without model NAME".',
         )
-    return DropRule(model, rule)
-
-
-def suggestion(name: str, known: Collection[str], most: int = 8) -> str:
-    """A hint for a name that is not known: the closest ones, or the first few there are."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    shown = sorted(known)
-    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
-    if len(shown) <= 1:
-        return f"There is only {shown[0]}." if shown else "There are none."
-    return f"There are {', '.join(shown[:most])}{rest}."
+    return functools.partial(drop_rule, model, rule)

@@ -1,109 +1,229 @@
-"""What runs, completed without compiled code, where a fleet is too large to list all places.
+"""Plans without compiled code: what is missing is added, and devices are emptied.
 
-Only for the first minute on a new machine: when a device is lost while the search is still being
-compiled, what it held is placed beside the rest and nobody waits. It looks at one replica after
-the other, so it is no way to plan a whole fleet.
+They start from nothing or from what runs. From nothing, several orders of the models and several
+levels at which devices are opened are tried.
 """
 
-import collections
-from collections.abc import Iterator
+import itertools
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final
 
-from partitiond.planner.members import KEPT, Member, member
+import numpy as np
+
+from partitiond.planner.adding import Adding
+from partitiond.planner.members import EPSILON, Member, drop_surplus, member
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Stop, Watch, never
-from partitiond.planner.ruled import place_ruled
-from partitiond.planner.rules import lonely
-from partitiond.planner.running import running_packing, staying_items
-from partitiond.planner.sites import Ints, Sites, build_sites, usual_prices
-from partitiond.planner.types import Need
+from partitiond.planner.prices import Prices
+from partitiond.planner.progress import Stop, never
+from partitiond.planner.rules import may_leave, missing
+from partitiond.planner.sites import Floats, Ints
+from partitiond.planner.types import Instance, Need
+
+NAME: Final = "greedy by prices"
+PASSES: Final = 3
+"""A replica that has its device run at a higher level may leave another model short: it gets its
+turn again."""
+SHAKES: Final = 3
+"""Orders of the models that are tried at each level."""
+NOISE: Final = 0.3
+MOST_RUINED: Final = 3
+"""Devices that are emptied at once."""
+MOST_STARTS: Final = 12
+FEW_STARTS: Final = 3
+"""The same where they take longer."""
+TIGHTENED: Final = 12
+"""Plans from nothing, and what became of them, up to which one more is tightened."""
+QUICK: Final = 500
+"""Models times devices up to which a plan is tightened in a fifth of a second."""
+PATIENCE: Final = 40
+"""Times that nothing better was found, after which no more is tried."""
+MUCH: Final = 0.3
+"""Devices that are run a way at the prices, from which on a start opens devices that way alone."""
 
 
-def complete(sites: Sites, start: Packing, stop: Stop = never) -> Packing:
-    """`start` with replicas added until nothing is wanted, or what is wanted fits nowhere.
+def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
+    """Add what models lack until nothing is missing, or what is missing fits nowhere.
+
+    Models whose rules go beyond one device are first: what comes later keeps their rules.
+    """
+    ties, needs = adding.instance.ties, [*order]
+    needs.sort(key=lambda n: (n.model not in ties.beyond_device, n.model not in ties.near))
+    for _ in range(PASSES):
+        short = [need for need in needs if missing(adding.packing, need) is not None]
+        placed = [_complete(adding, need, stop) for need in short]
+        adding.packing.settle()  # devices may have been opened for more than there was
+        if not any(placed):
+            return
+
+
+def _complete(adding: Adding, need: Need, stop: Stop) -> bool:
+    """Add what one model lacks; whether anything was added."""
+    changed = False
+    while missing(adding.packing, need) is not None and not stop() and adding.one(need):
+        changed = True
+    return changed
+
+
+def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
+    """Add least numbers of replicas first, then what adds most weighted requests/s per worth."""
+    packing, needs = adding.packing, [*order]
+    for need in needs:
+        while packing.counts[need.model] < need.min_replicas and not stop():
+            if not adding.one(need):
+                break
+    rated = any(need.rated for need in needs)
+    open_needs = {need.model: need for need in needs if need.rated == rated}
+    merits = {model: adding.merit(need) for model, need in open_needs.items()}
+    while merits and not stop():
+        model = max(merits, key=lambda m: (merits[m], -m))
+        need = open_needs[model]
+        if merits[model] <= 0 or not adding.one(need):
+            del merits[model]
+        else:
+            merits[model] = adding.merit(need)
+    tied = adding.instance.ties.beyond_device
+    complete(adding, [need for need in needs if need.model in tied], stop)
+
+
+def in_order(adding: Adding, noise: float = 0.0, rng: random.Random | None = None) -> list[Need]:
+    """Models by the worth of their cheapest replica and of all they need, the largest first."""
+
+    def size(need: Need) -> float:
+        shaken = 1.0 if rng is None else 1 + noise * rng.uniform(-1, 1)
+        return -adding.size(need) * shaken
+
+    keyed = [(size(need), need.model, need) for need in adding.instance.needs]
+    return [need for _, _, need in sorted(keyed, key=lambda k: k[:2])]
+
+
+def tightened(
+    packing: Packing,
+    worth: Floats,
+    *,
+    by_cost: bool,
+    seed: int,
+    may: Callable[[Packing], bool] = lambda _: True,
+    stop: Stop = never,
+) -> Packing:
+    """A packing that is as good or better: a few devices at a time are emptied, the emptiest more
+    often, and what is missing then is placed anew (ruin and recreate, Schrimpf et al. 2000).
 
     Args:
-        sites: the instance as arrays.
-        start: it is left as it is.
-        stop: asked after each replica whether to end with what is there.
+        packing: it is left as it is.
+        worth: (E,) what one replica of each site's entry takes; it is shaken each time.
+        by_cost: whether all that is wanted stays served and less cost is better, or more goodput.
+        seed: of all random choices.
+        may: whether a packing may be the answer.
+        stop: asked whether to end with what was found.
     """
-    packing, price = start.copy(), usual_prices(sites)
-    place_ruled(packing)
-    most = sites.rates.max(axis=1, initial=0)
-    for position, need in enumerate(sites.instance.needs):
-        mine = (sites.entry_model == position).nonzero()[0]
-        while _wanted(packing, need) and not stop():
-            left = need.rate - packing.rates[need.model]
-            gain = [min(1.0, float(most[e]) / left) if left > 0 else 1.0 for e in mine]
-            merit = {int(e): float(price[e]) / g for e, g in zip(mine, gain, strict=True) if g > 0}
-            ranked = sorted(merit, key=lambda e: (merit[e], e))
-            if not any(_placed(packing, sites, e) for e in ranked):
-                break
-    return packing
+    rng, noise = random.Random(f"tight-{seed}"), np.random.default_rng(seed)  # noqa: S311
+    found, idle = packing, 0
+    while idle < PATIENCE and not stop():
+        trial = found.copy()
+        ranked = sorted(found.used(), key=lambda i: _fill(found, i) * rng.uniform(0.5, 1.0))
+        for index in ranked[: rng.randint(1, MOST_RUINED)]:
+            for item in [*trial.loads[index].items]:
+                if may_leave(trial, index, item):
+                    trial.remove(index, item)
+        adding = Adding(trial, worth * noise.uniform(1 - NOISE, 1 + NOISE, len(worth)))
+        order = in_order(adding, NOISE, rng)
+        if by_cost:
+            complete(adding, order, stop)
+        else:
+            most_goodput(adding, order, stop)
+        drop_surplus(trial, rated_only=True)
+        idle += 1
+        before, after = _key(found, by_cost=by_cost), _key(trial, by_cost=by_cost)
+        if after <= before and may(trial):
+            idle = 0 if after < before else idle
+            found = trial
+    return found
 
 
-def _wanted(packing: Packing, need: Need) -> bool:
-    there = packing.counts[need.model]
-    lacks = packing.rates[need.model] < need.rate or there < need.min_replicas
-    return lacks and there < need.max_replicas
+def _key(packing: Packing, *, by_cost: bool) -> tuple[float, ...]:
+    """What is better of two packings: less."""
+    if by_cost:
+        return (len(packing.lacking()), packing.cost_units())
+    return (packing.short_replicas(), -packing.goodput())
 
 
-def _placed(packing: Packing, sites: Sites, entry: int) -> bool:
-    """One more of an entry, on the fullest device that holds it; False where none does."""
-    item, model = int(sites.entry_item[entry]), int(sites.entry_model[entry])
-    alone = sites.instance.needs[model].model
-    devices = [*_devices(packing, sites, entry)]
-    for index in sorted(devices, key=lambda i: (-packing.loads[i].memory, i)):
-        load = packing.loads[index]
-        if not packing.pools_allow(index, item) or lonely(packing, index, alone):
-            continue
-        option = packing.best_option(index, [*load.items, item])
-        if option is None or not _keeps(packing, index, option):
-            continue
-        if load.items and option != load.option:
-            packing.rerun(index, option)
-        packing.add(index, item, option)
-        return True
-    return False
+def _fill(packing: Packing, index: int) -> float:
+    load, group = packing.loads[index], packing.group(index)
+    return load.memory / max(1, group.memory_bytes) + load.sm / 100
 
 
-def _devices(packing: Packing, sites: Sites, entry: int) -> Iterator[int]:
-    """Devices of the entry's class that run as it does, and an empty one of each group."""
-    site, fresh = int(sites.entry_site[entry]), set[int]()
-    there: Ints = (sites.device_class == sites.site_class[site]).nonzero()[0]
-    for index in there.tolist():
-        load = packing.loads[index]
-        if load.option is None and load.group not in fresh:
-            fresh.add(load.group)
-            yield index
-        elif load.option is not None and sites.site_of[load.group, load.option] == site:
-            yield index
+def from_nothing(
+    instance: Instance,
+    prices: Prices,
+    *,
+    by_cost: bool,
+    devices: Collection[int] | None = None,
+    stop: Stop = never,
+) -> Iterator[Member]:
+    """One plan from each start, those by cost only where they lack nothing; one even after a stop.
+
+    Args:
+        instance: the question.
+        prices: of what a replica takes, and the ways to run devices that are used at these.
+        by_cost: whether everything is to be served, or goodput counts.
+        devices: that may be used; None for all.
+        stop: asked whether to end.
+    """
+    for shake, steps in itertools.product(range(SHAKES), _ways(prices.used)):
+        adding = Adding(Packing(instance), prices.entry, steps, devices)
+        rng = random.Random(f"{instance.request.seed}-{shake}")  # noqa: S311
+        order = in_order(adding, NOISE if shake else 0.0, rng)
+        packing = adding.packing
+        if not by_cost:
+            most_goodput(adding, order)
+            yield member(NAME, packing)
+        else:
+            complete(adding, order, stop)
+            if not packing.lacking():
+                drop_surplus(packing)
+                yield member(NAME, packing)
+        if stop():
+            return
 
 
-def _keeps(packing: Packing, index: int, option: int) -> bool:
-    """Whether models on the device still get what they got, or want, when it is run so."""
-    load, instance = packing.loads[index], packing.instance
-    if not load.items or option == load.option:
-        return True
-    how, lost = instance.groups[load.group].options[option], collections.Counter[int]()
-    for item in load.items:
-        less = instance.rate(item, packing.option(index)) - instance.rate(item, how)
-        lost[instance.items[item].model] += less
-    wanted = {need.model: need.rate for need in instance.needs if need.rated}
-    return all(less <= 0 or packing.rates[m] - less >= wanted.get(m, 0) for m, less in lost.items())
+def _ways(used: Floats) -> list[Ints]:
+    """(Q,) the level at which a device is opened as each site, -1 where none is, for each start.
+
+    All sites at the level that is used most, each of the ways that are used much, and those.
+    """
+    middle = used.shape[1] // 2
+    most = np.where(used.max(axis=1) > 0, used.argmax(axis=1), middle)
+    found = [most]
+    much = [(int(q), int(at)) for q, at in np.argwhere(used >= MUCH)]
+    for site, at in sorted(much, key=lambda way: -used[way]):
+        found.append(np.full(len(used), -1))
+        found[-1][site] = at
+    if len(much) > 1:
+        found.append(np.where(used.max(axis=1) >= MUCH, most, -1))
+    return found
 
 
-def completed(watch: Watch, *, by_cost: bool) -> Member:
-    """What runs, with what is missing placed beside it, and nothing moved."""
-    start = running_packing(watch.instance, staying_items(watch.instance))
-    start.settle()
-    made = complete(build_sites(watch.instance), start, lambda: watch.stopped)
-    one = member(KEPT, made)
-    tell_of(watch, one, by_cost=by_cost)
-    return one
+def greedy(
+    instance: Instance, prices: Prices, *, by_cost: bool, least: float | None, stop: Stop = never
+) -> list[Member]:
+    """The plans from nothing, and what the first of them become, until one reaches a bound.
 
-
-def tell_of(watch: Watch, one: Member, *, by_cost: bool) -> None:
-    """Tell of a plan that is an answer."""
-    packing = one.packing
-    if not (packing.lacking() if by_cost else packing.short_replicas()):
-        watch.found(packing.cost() if by_cost else packing.goodput(), one.name)
+    After a stop there is one plan of the most goodput all the same.
+    """
+    found, seed = [], instance.request.seed
+    quick = len(instance.needs) * len(instance.group_of) <= QUICK
+    starts = from_nothing(instance, prices, by_cost=by_cost, stop=stop)
+    for one in itertools.islice(starts, MOST_STARTS if quick else FEW_STARTS):
+        found.append(one)
+        if by_cost and quick and len(found) <= TIGHTENED and not stop():
+            better = tightened(
+                one.packing, prices.entry, by_cost=by_cost, seed=seed + len(found), stop=stop
+            )
+            found.append(member(NAME, better))
+        value = found[-1].packing.cost() if by_cost else -found[-1].packing.goodput()
+        aim = math.inf if least is None else least if by_cost else -least
+        if value <= aim + EPSILON < math.inf:
+            break
+    return found

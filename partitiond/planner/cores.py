@@ -79,38 +79,34 @@ def _on_one_node(wishes: list[CoreWish], *, keep: bool) -> list[CoreWish]:
 
 def core_notes(devices: Iterable[Device], placements: Iterable[Placement]) -> Iterator[str]:
     """What a plan should say of NUMA nodes: who spans two, and where nobody knows them."""
-    there = {device.id: device for device in devices}
-    spread = [p for p in placements if isinstance(p.partition, CpuCores)]
-    for p in spread:
-        cores = set(p.partition.cores) if isinstance(p.partition, CpuCores) else set[int]()
-        nodes = there[p.device_id].core_nodes if p.device_id in there else ()
-        touched = [node for node in nodes if cores & set(node)]
+    there, unknown = {device.id: device for device in devices}, set[str]()
+    for p in placements:
+        if not isinstance(p.partition, CpuCores) or p.device_id not in there:
+            continue
+        nodes = there[p.device_id].core_nodes
+        touched = [node for node in nodes if not set(node).isdisjoint(p.partition.cores)]
         if len(touched) > 1:
             yield (
                 f"{p.replica_id} has cores of {len(touched)} NUMA nodes of "
-                f"{short_device(p.device_id)}: "
-                "no node has as many free"
+                f"{short_device(p.device_id)}: no node has as many free"
             )
-    for device_id in sorted({p.device_id for p in spread if p.candidate.size.cores > 1}):
-        if device_id in there and not there[device_id].core_nodes:
-            yield (
-                f"the NUMA nodes of {short_device(device_id)} are not known: cores of one "
-                "replica may be of "
-                "several nodes"
-            )
+        if not nodes and p.candidate.size.cores > 1:
+            unknown.add(p.device_id)
+    for device_id in sorted(unknown):
+        yield (
+            f"the NUMA nodes of {short_device(device_id)} are not known: cores of one replica may "
+            "be of several nodes"
+        )
 
 
 def _match(wishes: list[CoreWish], *, keep: bool) -> dict[int, int] | None:
     """Owner of each core by augmenting paths; None where some wish cannot be met."""
     owner: dict[int, int] = {}
-    fixed: set[int] = set()
-    if keep:
-        for position, wish in enumerate(wishes):
-            owner |= dict.fromkeys(wish.kept, position)
-            fixed |= set(wish.kept)
+    for position, wish in enumerate(wishes if keep else []):
+        owner |= dict.fromkeys(wish.kept, position)
     contested = {core for wish in wishes if not wish.exclusive for core in wish.allowed}
     order = [
-        sorted((c for c in wish.allowed if c not in fixed), key=lambda c: (c in contested, c))
+        sorted((c for c in wish.allowed if c not in owner), key=lambda c: (c in contested, c))
         for wish in wishes
     ]
     for position, wish in enumerate(wishes):

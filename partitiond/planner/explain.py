@@ -2,10 +2,10 @@
 
 import collections
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.interference import mode_overhead_bytes
+from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import (
     Candidate,
     Certificate,
@@ -16,22 +16,18 @@ from partitiond.core.plan import (
     Status,
     Unplaced,
 )
-from partitiond.core.plan_choices import prices_told, runner_up
+from partitiond.core.plan_choices import Choice, prices_told, runner_up
 from partitiond.core.profile import RATE_MARGIN, ProfileKind
-from partitiond.core.units import format_bytes
-from partitiond.planner.bound import bound_cost
 from partitiond.planner.certify import PROVEN
 from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
-from partitiond.planner.exact import reference_rates
-from partitiond.planner.explain_sizes import Sizes
-from partitiond.planner.explain_slices import why_no_instance
+from partitiond.planner.exact import rates_alone, reference_rates
 from partitiond.planner.found import IMPOSSIBLE, Found
 from partitiond.planner.instance import Instance, Need, build_instance
 from partitiond.planner.next_best import next_best_told
-from partitiond.planner.options import open_modes
 from partitiond.planner.packing import Packing
-from partitiond.planner.pools import usable_bytes
+from partitiond.planner.prices import bound_of
+from partitiond.planner.room_for import CLOSE, KINDS, alone, closest, counted, figure
 from partitiond.planner.rules import missing as what_is_missing
 from partitiond.planner.rules_text import (
     how_to_survive,
@@ -40,12 +36,32 @@ from partitiond.planner.rules_text import (
     why_kept_out,
     why_not_spread,
 )
-from partitiond.planner.types import Group, PlanRequest
+from partitiond.planner.types import PlanRequest
 
 MUCH = 1000.0
 """Spare capacity from here on is not worth a number."""
 FULL = 0.9
 """A device's resource counts as full from here on."""
+
+WORTH: Final = {
+    Objective.MIN_DEVICES: "no plan needs fewer than {most}",
+    Objective.MIN_PRICE: "the price is {of} per hour, no plan's is below {most}",
+    Objective.MIN_POWER: "the devices' power limits add up to {of} W, no plan's to less than "
+    "{most}",
+    Objective.MIN_ENERGY: "it draws {of} W as predicted, no plan draws less than {most}",
+    Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan gives more than {most}",
+    Objective.MAX_MIN: "the worst served model gets {of} of its demand over its weight, no plan "
+    "gives it more than {most}",
+    Objective.MAX_HEADROOM: "it serves {of} times the demand, no plan serves more than {most} "
+    "times",
+}
+"""The certificate's value and bound, without the price of moves, in the objective's words."""
+UNITS: Final = {
+    Objective.MIN_PRICE: "per hour",
+    Objective.MIN_POWER: "W",
+    Objective.MIN_ENERGY: "W",
+}
+"""Of values of plans; under other objectives weighted requests/s, or devices."""
 
 
 def explain(
@@ -69,17 +85,6 @@ def explain(
     return tuple(lines)
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
-def _number(value: float, digits: int = 3) -> str:
-    """So many significant digits, but large numbers whole and grouped, never as 1e+05."""
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
-
-
 def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
     own, bound = proof.own_value, proof.own_bound
     proven = proof.status is Status.OPTIMAL or abs(bound - own) <= PROVEN * abs(own)
@@ -87,46 +92,24 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
     used, total = len(found.packing.used()), len(instance.group_of)
     replicas = sum(found.packing.counts.values())
     head = (
-        f"{_count(replicas, 'replica')} of {_count(len(instance.needs), 'model')} "
-        f"on {used} of {_count(total, 'device')}"
+        f"{counted(replicas, 'replica')} of {counted(len(instance.needs), 'model')} "
+        f"on {used} of {counted(total, 'device')}"
     )
-    return f"{head}: {_worth(proof)} ({words})."
+    worth = WORTH[proof.objective].format(of=figure(own, 4), most=figure(bound, 4))
+    return f"{head}: {worth} ({words})."
 
 
 def _priorities(proof: Certificate) -> Iterator[str]:
     """What each priority gets, where several count."""
     if proof.by_priority:
         parts = [
-            f"{p.priority} gets {_number(p.value, 4)} of at most {_number(p.bound, 4)}"
+            f"{p.priority} gets {figure(p.value, 4)} of at most {figure(p.bound, 4)}"
             for p in proof.by_priority
         ]
         yield (
             f"Weighted requests/s by priority, the first counting before all others: priority "
             f"{', '.join(parts)}."
         )
-
-
-def _worth(proof: Certificate) -> str:
-    """The certificate's value and bound, without the price of moves, in the objective's words."""
-    of, most = _number(proof.own_value, 4), _number(proof.own_bound, 4)
-    match proof.objective:
-        case Objective.MIN_DEVICES:
-            return f"no plan needs fewer than {most}"
-        case Objective.MIN_PRICE:
-            return f"the price is {of} per hour, no plan's is below {most}"
-        case Objective.MIN_POWER:
-            return f"the devices' power limits add up to {of} W, no plan's to less than {most}"
-        case Objective.MIN_ENERGY:
-            return f"it draws {of} W as predicted, no plan draws less than {most}"
-        case Objective.MAX_GOODPUT:
-            return f"{of} weighted requests/s, no plan gives more than {most}"
-        case Objective.MAX_MIN:
-            return (
-                f"the worst served model gets {of} of its demand over its weight, no plan gives "
-                f"it more than {most}"
-            )
-        case Objective.MAX_HEADROOM:
-            return f"it serves {of} times the demand, no plan serves more than {most} times"
 
 
 def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator[str]:
@@ -139,29 +122,19 @@ def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator
             yield elsewhere
         return
     mine = next(c for c in proof.choices if c.chosen)
-    both = "instead of".join(
-        f" {_amount(proof.objective, c.value)} with {_moves(c.moves)} " for c in (other, mine)
-    )
+    both = " instead of ".join(_choice_told(proof.objective, c) for c in (other, mine))
     yield (
-        f"Next best of the plans found:{both.rstrip()}; it wins where planner.move_price is "
-        f"{prices_told(other)} (now {_number(instance.request.move_price)})."
+        f"Next best of the plans found: {both}; it wins where planner.move_price is "
+        f"{prices_told(other)} (now {figure(instance.request.move_price)})."
     )
 
 
-def _moves(number: int) -> str:
-    return _count(number, "move") if number else "no move"
-
-
-def _amount(objective: Objective, value: float) -> str:
-    match objective:
-        case Objective.MIN_DEVICES:
-            return _count(round(value), "device")
-        case Objective.MIN_PRICE:
-            return f"{_number(value, 4)} per hour"
-        case Objective.MIN_POWER | Objective.MIN_ENERGY:
-            return f"{_number(value, 4)} W"
-        case _:
-            return f"{_number(value, 4)} weighted requests/s"
+def _choice_told(objective: Objective, choice: Choice) -> str:
+    moves = counted(choice.moves, "move") if choice.moves else "no move"
+    if objective is Objective.MIN_DEVICES:
+        return f"{counted(round(choice.value), 'device')} with {moves}"
+    unit = UNITS.get(objective, "weighted requests/s")
+    return f"{figure(choice.value, 4)} {unit} with {moves}"
 
 
 def proven_not_all(instance: Instance) -> bool:
@@ -176,7 +149,7 @@ def proven_not_all(instance: Instance) -> bool:
 def proven_impossible(request: PlanRequest) -> bool:
     """Whether it is proven fast that not all can be served: by one model alone, or the bound."""
     instance = build_instance(request)
-    return proven_not_all(instance) or bound_cost(instance).value is None
+    return proven_not_all(instance) or bound_of(instance, as_cost=True) is None
 
 
 def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
@@ -198,32 +171,53 @@ def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
 
 def _model_lines(packing: Packing, by_model: dict[str, list[Placement]]) -> Iterator[str]:
     """Each model's reason for its sizes, where it has one of its own; the others are counted."""
-    sizes, fitted = Sizes(packing.instance), 0
-    for need in packing.instance.needs:
+    instance, fitted = packing.instance, 0
+    sizes: dict[int, dict[Candidate, int]] = collections.defaultdict(dict)
+    for item, most in zip(instance.items, rates_alone(instance), strict=True):
+        sizes[item.model][item.candidate] = most
+    for need in instance.needs:
         if not by_model[need.name]:
             continue
-        why = sizes.why(need, by_model[need.name])
+        why = _why_size(need, by_model[need.name], sizes[need.model])
         if why is None:
             fitted += 1
         else:
             served = _served(packing, need)
-            replicas = _count(len(by_model[need.name]), "replica")
+            replicas = counted(len(by_model[need.name]), "replica")
             yield f"{need.name}: {replicas}, {served}; {why}."
     if fitted:
         yield (
-            f"{_count(fitted, 'model')} {'has' if fitted == 1 else 'have'} sizes that fit beside "
+            f"{counted(fitted, 'model')} {'has' if fitted == 1 else 'have'} sizes that fit beside "
             "the others; `partitiond plan --explain MODEL` tells what each size would give."
         )
+
+
+def _why_size(
+    need: Need, placements: list[Placement], per_device: Mapping[Candidate, int]
+) -> str | None:
+    """That a size gives the most per device, or that less would not do; None where it was chosen
+    to fit beside the others, as most are."""
+    chosen, sizes = placements[0].candidate, len(per_device)
+    if sizes <= 1:
+        return "it has one size only"
+    if per_device.get(chosen, 0) >= CLOSE * max(per_device.values()):
+        return f"none of its {sizes} sizes serves more per device"
+    wanted = need.rate / need.units
+    enough = [c for c in per_device if c.capacity_req_per_s >= wanted]
+    single = need.rated and len(placements) == 1 and chosen in enough
+    if single and chosen.memory_bytes <= min(c.memory_bytes for c in enough):
+        return f"no smaller one of its {sizes} sizes covers the demand alone"
+    return None
 
 
 def _served(packing: Packing, need: Need) -> str:
     request = packing.instance.request
     rate = packing.rates[need.model] / need.units
     if not need.rated:
-        return f"{_number(rate)} requests/s, as much as there is"
+        return f"{figure(rate)} requests/s, as much as there is"
     wanted = request.models[need.model].demand.planned_req_per_s or 1 / need.units
     spare = rate / wanted - 1
-    fit = f"{_number(rate)} requests/s for {_number(wanted)} wanted"
+    fit = f"{figure(rate)} requests/s for {figure(wanted)} wanted"
     fit += f" ({spare:,.0%} to spare)" if 0.005 <= spare < MUCH else ""
     fit += " (many times over)" if spare >= MUCH else ""
     fit += f" ({-spare:.0%} short)" if spare <= -0.005 else ""
@@ -278,7 +272,8 @@ def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
 
 def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tuple[Unplaced, ...]:
     """Models, or parts of their demand, that have no place; `rates` is what the plan gives each."""
-    result = [_hopeless(instance, instance.request.models[m]) for m in instance.hopeless]
+    models = instance.request.models
+    result = [_hopeless(instance, models[m]) for m in instance.hopeless]
     lacking = found.packing.lacking()
     full = _full_resources(found.packing) if lacking else []
     most = reference_rates(instance) if lacking else {}
@@ -286,20 +281,17 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
         need = instance.needs[position]
         count = found.packing.counts[need.model]
         missing = max(0, need.rate - found.packing.rates[need.model]) / need.units
+        wanted = models[need.model].demand.planned_req_per_s
+        lacks = None if wanted is None else max(0.0, wanted - rates.get(need.name, 0.0))
         result.append(
             Unplaced(
                 model=need.name,
                 reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
-                missing_req_per_s=_missing(instance, need, rates) if need.rated else None,
+                missing_req_per_s=lacks,
                 remedy=_remedy(instance, need, missing, count, most[need.model]),
             )
         )
     return tuple(result)
-
-
-def _missing(instance: Instance, need: Need, rates: Mapping[str, float]) -> float:
-    wanted = instance.request.models[need.model].demand.planned_req_per_s or 0.0
-    return max(0.0, wanted - rates.get(need.name, 0.0))
 
 
 def _what_short(found: Found, need: Need) -> str:
@@ -307,13 +299,13 @@ def _what_short(found: Found, need: Need) -> str:
     parts = []
     if rate < need.rate:
         parts.append(
-            f"gets {_number(rate / need.units)} of {_number(need.rate / need.units)} requests/s"
+            f"gets {figure(rate / need.units)} of {figure(need.rate / need.units)} requests/s"
         )
     if count < need.min_replicas and need.min_replicas > 1:
         fit = f"only {count} {'fits' if count == 1 else 'fit'}" if count else "none fits"
         parts.append(f"has min_replicas {need.min_replicas}, {fit}")
     elif count < need.min_replicas and not parts:
-        parts.append(f"gets {count} of {_count(need.min_replicas, 'replica')}")
+        parts.append(f"gets {count} of {counted(need.min_replicas, 'replica')}")
     lack = what_is_missing(found.packing, need)
     if not parts and lack is not None:
         parts.append(what_is_lost(found.packing.instance, need, lack))
@@ -322,7 +314,7 @@ def _what_short(found: Found, need: Need) -> str:
 
 def _why_short(found: Found, need: Need, full: list[str]) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
-        return f"it may have at most {_count(need.max_replicas, 'replica')}"
+        return f"it may have at most {counted(need.max_replicas, 'replica')}"
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
@@ -336,34 +328,17 @@ def _why_short(found: Found, need: Need, full: list[str]) -> str:
 
 def _full_resources(packing: Packing) -> list[str]:
     """What is used up over all devices; a device that runs nothing has all of its SMs left."""
-    memory = memory_of = sm = sm_of = cores_left = cores_of = 0
+    used, total = collections.Counter[str](), collections.Counter[str]()
     for index, load in enumerate(packing.loads):
-        group = packing.group(index)
-        memory, memory_of = memory + load.memory, memory_of + group.memory_bytes
-        if load.option is None:
-            sm_of += group.sm_percent if _offers_mps(group) else 0
-        elif packing.option(index).mode is SharingMode.MPS:
-            sm, sm_of = sm + load.sm, sm_of + 100
-        cores_left += min([group.cores - load.cores, *_pooled_cores_left(packing, group.pools)])
-        cores_of += group.cores
-    shares = {
-        "memory": (memory, memory_of),
-        "SMs": (sm, sm_of),
-        "cores": (cores_of - cores_left, cores_of),
-    }
-    return [name for name, (used, total) in shares.items() if total and used >= FULL * total]
-
-
-def _offers_mps(group: Group) -> bool:
-    return any(option.mode is SharingMode.MPS for option in group.options)
-
-
-def _pooled_cores_left(packing: Packing, pools: Sequence[int]) -> list[int]:
-    """What is left of the cores that a device shares with others of its host."""
-    limits = [packing.instance.pools[p] for p in pools]
-    return [
-        pool.capacity - packing.pool_used[pool.index] for pool in limits if pool.kind == "cores"
-    ]
+        group, pools = packing.group(index), packing.instance.pools
+        options = group.options if load.option is None else [packing.option(index)]
+        sm = group.sm_percent if any(o.mode is SharingMode.MPS for o in options) else 0
+        shared = [p for p in group.pools if pools[p].kind == "cores"]
+        cores = [pools[p].capacity - packing.pool_used[p] for p in shared]
+        left = min([group.cores - load.cores, *cores])
+        total.update({"memory": group.memory_bytes, "SMs": sm, "cores": group.cores})
+        used.update({"memory": load.memory, "SMs": load.sm, "cores": group.cores - left})
+    return [name for name in total if total[name] and used[name] >= FULL * total[name]]
 
 
 def _remedy(instance: Instance, need: Need, missing: float, count: int, most: int) -> str:
@@ -376,12 +351,12 @@ def _remedy(instance: Instance, need: Need, missing: float, count: int, most: in
     if missing <= 0:
         return "Add a device, stop another model, or ask for fewer replicas."
     if count >= need.max_replicas:
-        return f"Raise max_replicas, or lower the demand by {_number(missing)} requests/s."
+        return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s."
     more = math.ceil(missing / each) if each > 0 else 1
     also = " Lower min_replicas too, unless devices are added." if few else ""
     return (
-        f"Lower its demand by {_number(missing)} requests/s, loosen its SLO, or add about "
-        f"{_count(more, 'device')} (one gives it up to {_number(each)} requests/s).{also}"
+        f"Lower its demand by {figure(missing)} requests/s, loosen its SLO, or add about "
+        f"{counted(more, 'device')} (one gives it up to {figure(each)} requests/s).{also}"
     )
 
 
@@ -410,67 +385,11 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
     ruled = why_kept_out(instance, demand)
     if ruled is not None:
         return ruled
-    least = min(c.memory_bytes + mode_overhead_bytes(c.size.mode) for c in here)
-    room = max(usable_bytes(d) for d in devices if d.hardware in {c.hardware for c in here})
-    if least > room:
-        return (
-            f"{name} needs {format_bytes(least)} and the largest device has {format_bytes(room)} "
-            f"after headroom, reserved and foreign use.",
-            "Use a larger device, a shorter context or a smaller model.",
-        )
-    closed = _closed(here, devices, name)
-    if closed is not None:
-        return closed
-    wanted = {c.size.mode for c in here}
-    allowed = {m for d in devices for m in d.modes}
-    if not wanted & allowed:
-        return (
-            f"{name} is profiled for {', '.join(sorted(wanted))}, the devices allow "
-            f"{', '.join(sorted(allowed))}.",
-            "Allow the mode on a device, or profile the model in another one.",
-        )
-    in_slices = why_no_instance(here, devices, name)
-    if in_slices is not None:
-        return in_slices
-    if any(d.kind is DeviceKind.CPU for d in devices):
-        cores = min(c.size.cores for c in here)
-        return (
-            f"{name} fits no device with its {_count(cores, 'core')} and "
-            f"{format_bytes(least)}, or misses its SLO on every one.",
-            "Loosen the SLO, or profile it on fewer cores.",
-        )
-    if demand.slo is None:
-        return (
-            f"{name} fits no device: of its sizes each takes more memory, cores or SMs than one of "
-            f"them has, or disturbs itself beyond all levels of interference.",
-            "Profile a smaller size, or use a larger device.",
-        )
-    return f"{name} misses its SLO on every device.", "Loosen the SLO or use a faster device."
-
-
-def _closed(
-    here: list[Candidate], devices: tuple[Device, ...], name: str
-) -> tuple[str, str] | None:
-    """Where each device that could hold the model is cordoned, or held by others."""
-    kinds = {c.hardware for c in here}
-    mine = [device for device in devices if device.hardware in kinds]
-    if all(device.cordoned for device in mine):
-        return (
-            f"{name}: each device that could hold it is cordoned.",
-            "Take the cordon off one of them, or add a device.",
-        )
-    if not any(open_modes(d) for d in mine):
-        return (
-            f"{name}: each device that could hold it is cordoned, or in others' use in a mode "
-            f"that is not among its `modes`.",
-            "Free one of them, allow that mode, or add a device.",
-        )
-    if all(device.cordoned or device.occupied_sm_percent >= 100 for device in mine):
-        return (
-            f"{name}: others hold all SMs of each device that could hold it.",
-            "Lower occupied_sm_percent, or add a device.",
-        )
-    return None
+    alike = [devices[group.bins[0]] for group in instance.groups]
+    stop = closest(alike, demand, alone(demand, instance.request.interference))
+    if stop is None:
+        return f"{name} fits no device with what its host has.", "Add memory or cores to a host."
+    return f"{name} fits no device. The closest: {stop.what}.", KINDS[stop.kind][1]
 
 
 def infeasible(missing: tuple[Unplaced, ...]) -> Infeasible:

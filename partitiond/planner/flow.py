@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Generator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.plan import Infeasible, Objective, Plan
+from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.plan_answers import PlanAnswers, PlanProgress
 from partitiond.planner.types import PlanRequest
+
+if TYPE_CHECKING:  # it loads the solver's libraries, which are large
+    from partitiond.planner.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,59 +45,10 @@ Flow = Generator[Solving | Proving, Outcome | bool, Answered]
 Plans = Generator[Solving | Proving, Outcome | bool, Outcome]
 
 
-class SolverProgress(Protocol):
-    """What the solver tells while it works: best value and bound so far."""
-
-    @property
-    def seconds(self) -> float:
-        """Since the solve was begun."""
-        ...
-
-    @property
-    def objective(self) -> Objective:
-        """What value and bound speak of."""
-        ...
-
-    @property
-    def value(self) -> float | None:
-        """Of the best plan so far."""
-        ...
-
-    @property
-    def bound(self) -> float | None:
-        """No plan is better."""
-        ...
-
-    @property
-    def gap(self) -> float | None:
-        """Between the two, as a share of the value."""
-        ...
-
-    @property
-    def method(self) -> str:
-        """What found the plan."""
-        ...
-
-    @property
-    def compiled(self) -> float | None:
-        """Share of the search that is compiled, while that is done; None otherwise."""
-        ...
-
-
-def progress_of(step: Solving, progress: SolverProgress) -> PlanProgress:
+def progress_of(step: Solving, progress: "Progress") -> PlanProgress:
     """The solver's progress as part of the whole answer's."""
-    return PlanProgress(
-        title=step.title,
-        step=step.step,
-        steps=step.steps,
-        seconds=progress.seconds,
-        objective=progress.objective,
-        value=progress.value,
-        bound=progress.bound,
-        gap=progress.gap,
-        method=progress.method,
-        compiled=progress.compiled,
-    )
+    told = dataclasses.asdict(progress)
+    return PlanProgress(title=step.title, step=step.step, steps=step.steps, **told)
 
 
 def run_flow(
@@ -109,25 +63,20 @@ def run_flow(
         enough: asked after every step; once it says so the flow ends with what is answered.
     """
     step = next(flow)
-    while True:
-        try:
-            step = flow.send(solve(step) if isinstance(step, Solving) else prove(step.request))
-        except PartitiondError as error:
-            step = flow.throw(error)
-        except StopIteration as end:
-            answered: Answered = end.value
-            return answered
-        if enough():
-            return _last(flow, Enough())
-
-
-def _last(flow: Flow, enough: Enough) -> Answered:
     try:
-        flow.throw(enough)
+        while True:
+            try:
+                outcome = solve(step) if isinstance(step, Solving) else prove(step.request)
+            except PartitiondError as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(outcome)
+            if enough():
+                flow.throw(Enough())
+                raise RuntimeError("a flow went on after it was ended")
     except StopIteration as end:
         answered: Answered = end.value
         return answered
-    raise RuntimeError("a flow went on after it was ended")
 
 
 async def run_flow_async(
@@ -137,14 +86,17 @@ async def run_flow_async(
 ) -> Answered:
     """As `run_flow`, beside an event loop."""
     step = next(flow)
-    while True:
-        try:
-            if isinstance(step, Solving):
-                step = flow.send(await solve(step))
+    try:
+        while True:
+            try:
+                if isinstance(step, Solving):
+                    outcome: Outcome | bool = await solve(step)
+                else:
+                    outcome = await prove(step.request)
+            except PartitiondError as error:
+                step = flow.throw(error)
             else:
-                step = flow.send(await prove(step.request))
-        except PartitiondError as error:
-            step = flow.throw(error)
-        except StopIteration as end:
-            answered: Answered = end.value
-            return answered
+                step = flow.send(outcome)
+    except StopIteration as end:
+        answered: Answered = end.value
+        return answered

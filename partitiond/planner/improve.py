@@ -2,7 +2,7 @@
 
 Simulated annealing needs to know how long it has. A first, cold stretch gives a good plan soon;
 then the temperature falls from `HOT` to `COLD` over what is left of the time. The price of a
-replica is what it takes of a device (`sites.usual_prices`). Plans that the column generation finds
+replica is what it takes of a device (`prices.usual_prices`). Plans that the column generation finds
 are taken over where they are better.
 """
 
@@ -27,7 +27,8 @@ from partitiond.planner.annealing import (
 from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
 from partitiond.planner.kernels.loads import Data, State, copy_state
 from partitiond.planner.packing import Packing
-from partitiond.planner.sites import Floats, Sites, usual_prices
+from partitiond.planner.prices import usual_prices
+from partitiond.planner.sites import Floats, Sites
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE
 
 HOT: Final = 0.05
@@ -110,9 +111,7 @@ class Improver:
         construct(
             self.data,
             space.state,
-            space.journal,
             space.scratch,
-            space.rng,
             self._rules(0.0),
             self._allowed(),
         )
@@ -180,9 +179,7 @@ class Improver:
             self.data,
             space.state,
             space.best,
-            space.journal,
             space.scratch,
-            space.rng,
             self._rules(temperature),
             space.budget,
             self.here,

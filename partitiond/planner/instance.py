@@ -78,7 +78,7 @@ def build_instance(request: PlanRequest) -> Instance:
         pools=pools,
         needs=planned,
         hopeless=tuple(n.model for n in needs if n.model not in placeable),
-        ties=ties_of(request, planned, groups, items),
+        ties=ties_of(request, planned),
     )
 
 
@@ -238,9 +238,9 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
         holds[mode] = held
         for option in ways:
             fit = tuple(i for i in ordered if held[i] >= option.level and _at(items[i], option))
-            # Of those that hold the same items the one with the least kappa is enough.
-            same = fits and _same_at_less(options[-1], option) and fits[-1] == fit
-            if fit and not same:
+            # Of those that hold the same items at a level the one with the least kappa is enough.
+            last = (options[-1].mode, options[-1].level, fits[-1]) if fits else None
+            if fit and last != (mode, option.level, fit):
                 options.append(option)
                 fits.append(fit)
     return tuple(options), tuple(fits), holds
@@ -248,11 +248,6 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
 
 def _at(item: Item, option: Option) -> bool:
     return option.mode is None or (item.kappa <= option.kappa and item.busy <= option.busy_limit[1])
-
-
-def _same_at_less(lower: Option, option: Option) -> bool:
-    """Whether the two differ in kappa alone."""
-    return (lower.mode, lower.level) == (option.mode, option.level)
 
 
 def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:

@@ -1,96 +1,229 @@
-"""What runs in a vast fleet, completed and improved by the compiled search."""
+"""What runs, completed and then improved while few replicas leave their devices.
+
+A fresh plan is a little better and reloads four replicas in five. What runs and still fits stays,
+what no demand needs any more is stopped, and what is missing is placed beside it; what was on a
+device that is gone or cordoned is among that. Then a search tries to come closer to the best plan
+while at most so many replicas leave their device. Load i of every packing here is device i of the
+request, so that leaving a device means a move.
+"""
 
 import collections
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Final
 
-from partitiond.planner.assign import replicas_kept
-from partitiond.planner.complete import tell_of
-from partitiond.planner.greedy import drop_surplus
-from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
-from partitiond.planner.members import KEPT, Member, member
+from partitiond.planner.adding import Adding
+from partitiond.planner.complete import complete, in_order, most_goodput, tightened
+from partitiond.planner.members import EPSILON, KEPT, Member, drop_surplus, member
 from partitiond.planner.moves import price_of_a_move
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Watch
-from partitiond.planner.running import running_packing, staying_items
-from partitiond.planner.sites import build_sites
+from partitiond.planner.progress import Stop, Watch, never
+from partitiond.planner.running import put_back, running_packing, staying_items
+from partitiond.planner.sites import Floats, build_sites
+from partitiond.planner.types import Instance
 
-REPAIR_SHARE: Final = 0.4
+KEPT_SHARE: Final = 0.4
 """Share of the time for improving what runs, where something does."""
 BUDGET_SHARE: Final = 0.8
-"""The same where moves are limited: what is found afresh hardly ever keeps to the limit."""
+"""The same where moves are limited: what is found afresh hardly ever keeps to the limit, so that
+the rest is for the bound, and for what the best plan would be."""
 FEW_MOVES: Final = 3
 """So many moves are less than a device, at the usual price."""
 MOVED_SHARE: Final = 0.03
-"""Share of what runs that a second search may move."""
+"""Share of what runs that a search in a large fleet may move."""
+FEW_DEVICES: Final = 64
+"""Devices up to which emptying them one after the other takes a tenth of a second, and up to which
+several limits of moves are tried; a search does the same with more."""
 
 
-def kept(watch: Watch, *, by_cost: bool) -> tuple[list[Member], int | None]:
-    """What runs, completed and improved, and how much a plan may move."""
-    instance = watch.instance
-    staying = staying_items(instance)
-    if not staying:
+def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = never) -> Packing:
+    """What runs, without what is not needed and with what is missing, moving next to nothing.
+
+    Where the devices cannot hold it all that way, models without a rate give back what they hold
+    beyond their least number; what is lacking after that is left lacking (`Packing.lacking`).
+
+    Args:
+        instance: the question, with what runs in its request.
+        worth: (E,) what one replica of each site's entry takes.
+        by_cost: whether everything is to be served, or goodput counts.
+        stop: asked whether to leave it at what was added.
+    """
+    packing = _added(running_packing(instance, staying_items(instance)), worth, by_cost, stop)
+    # With rates only, both starts are the same but for what the first one drops anyway.
+    if not packing.lacking() or (not by_cost and all(n.rated for n in instance.needs)):
+        return packing
+    other = _added(_what_is_needed(instance), worth, by_cost, stop)
+    return min(packing, other, key=lambda p: _key(p, by_cost=by_cost))
+
+
+def _what_is_needed(instance: Instance) -> Packing:
+    """Of what runs only what demands and least numbers ask for."""
+    packing = Packing(instance)
+    needs = {need.model: need for need in instance.needs}
+    most = {need.model: need.max_replicas for need in instance.needs}
+    for index, item, _ in staying_items(instance):
+        need = needs.get(instance.items[item].model)
+        if need is None or (
+            packing.counts[need.model] >= need.min_replicas
+            and packing.rates[need.model] >= need.rate
+        ):
+            continue
+        put_back(packing, index, item, most)
+    return packing
+
+
+def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packing:
+    drop_surplus(packing, rated_only=True)
+    packing.settle()
+    adding = Adding(packing, worth)
+    if by_cost:
+        complete(adding, in_order(adding), stop)
+        drop_surplus(packing, rated_only=True)
+    else:
+        most_goodput(adding, in_order(adding), stop)
+    return packing
+
+
+def _key(packing: Packing, *, by_cost: bool) -> tuple[float, ...]:
+    """What is better of two completions: less."""
+    lacking = len(packing.lacking()) if by_cost else 0
+    return (packing.short_replicas(), lacking, -packing.goodput())
+
+
+def kept(
+    watch: Watch, worth: Floats, *, by_cost: bool, searches: Callable[[], bool]
+) -> tuple[list[Member], int | None]:
+    """What runs, completed and improved, and how many replicas a plan may move.
+
+    Args:
+        watch: the question, the clock, and who is told.
+        worth: (E,) what one replica of each site's entry takes.
+        by_cost: whether everything is to be served, or goodput counts.
+        searches: asked whether compiled code may improve it.
+    """
+    instance, request = watch.instance, watch.instance.request
+    if not staying_items(instance):
         return [], None
-    runs = collections.defaultdict[int, collections.Counter[int]](collections.Counter)
-    for index, item, _ in staying:
-        runs[index][item] += 1
-    start = running_packing(instance, staying)
-    drop_surplus(start, rated_only=True)
-    start.settle()
-    repaired = _searched(watch, start, runs, most_gone=0, seconds=0.0, by_cost=by_cost)
-    if repaired is None:
+    start = completed(instance, worth, by_cost=by_cost, stop=lambda: watch.stopped)
+    if by_cost and start.lacking():
         return [], None
-    there = len(instance.request.running) - replicas_kept(instance, repaired)
-    share = instance.request.move_budget
-    budget = None if share is None else there + math.floor(share * len(instance.request.running))
-    members = [member(KEPT, repaired.copy())]
-    tell_of(watch, members[-1], by_cost=by_cost)
-    limits = _limits(watch, there, budget)
-    share_of_time = REPAIR_SHARE if budget is None else BUDGET_SHARE
-    seconds = share_of_time * watch.left() / max(1, len(limits))
-    must = len(instance.request.running) - len(staying)
+    there = moves_of(instance, start)
+    share = request.move_budget
+    budget = None if share is None else there + math.floor(share * len(request.running))
+    members = [member(KEPT, start.copy())]
+    watch.take(members)
+    limits = _limits(watch, members[0].packing, there, budget, by_cost=by_cost)
+    if limits and not searches():
+        limits = []
+    seconds = (KEPT_SHARE if budget is None else BUDGET_SHARE) * watch.left() / max(1, len(limits))
     for most in limits:
-        better = _searched(
-            watch, repaired, runs, most_gone=max(0, most - must), seconds=seconds, by_cost=by_cost
-        )
-        if better is not None:
-            members.append(member(f"{KEPT}, improved", better))
-            tell_of(watch, members[-1], by_cost=by_cost)
+        if watch.done or watch.stopped:
+            break
+        better = improved(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
+        members.append(member(f"{KEPT}, improved", better))
+        watch.take(members[-1:])
     return members, budget
 
 
-def _limits(watch: Watch, there: int, budget: int | None) -> list[int]:
-    """How many replicas may leave their device in each search from the repair."""
+def moves_of(instance: Instance, packing: Packing) -> int:
+    """Running replicas that are not where they run: stopped, moved, or started anew elsewhere."""
+    stays = sum(
+        (collections.Counter(packing.loads[index].items) & items).total()
+        for index, items in _runs(instance).items()
+    )
+    return len(instance.request.running) - stays
+
+
+def _runs(instance: Instance) -> dict[int, collections.Counter[int]]:
+    """Items that run on each device and could stay."""
+    found = collections.defaultdict[int, collections.Counter[int]](collections.Counter)
+    for index, item, _ in staying_items(instance):
+        found[index][item] += 1
+    return found
+
+
+def _limits(
+    watch: Watch, start: Packing, there: int, budget: int | None, *, by_cost: bool
+) -> list[int | None]:
+    """How many replicas may leave their device in each search that starts from the completion.
+
+    Where moves have a price, more of them than the bound leaves to be gained cannot pay; of fewer,
+    a handful is tried first, because what one device costs a search that may move much saves it by
+    moving much.
+    """
     if watch.done:
         return []
-    if budget is not None:
+    running, bound = len(watch.instance.request.running), watch.bound
+    price = price_of_a_move(watch.instance.request, watch.objective)
+    if not price:
         return [budget]
-    request = watch.instance.request
-    if not price_of_a_move(request, watch.objective):
+    few = len(watch.instance.group_of) <= FEW_DEVICES
+    paying = running if few else math.ceil(MOVED_SHARE * running)
+    if bound is not None:
+        gain = start.cost() - bound if by_cost else 1 - start.goodput() / max(bound, EPSILON)
+        paying = min(math.floor(gain / price + EPSILON), paying)
+    if paying <= 0:
         return []
-    return [there + FEW_MOVES, there + math.ceil(MOVED_SHARE * len(request.running))]
+    # None at first: what moves nothing has no outage either, which a better one may have.
+    tried = [0, *(FEW_MOVES << k for k in range(running.bit_length()) if FEW_MOVES << k < paying)]
+    tried = [*tried, paying] if few else [min(FEW_MOVES, paying), paying]
+    limits = [there + n if budget is None else min(there + n, budget) for n in tried]
+    return [*dict.fromkeys(limits)]
 
 
-def _searched(
+def improved(
     watch: Watch,
     start: Packing,
-    runs: Mapping[int, collections.Counter[int]],
+    worth: Floats,
     *,
-    most_gone: int,
+    most_moves: int | None,
     seconds: float,
     by_cost: bool,
-) -> Packing | None:
-    """What is found from a packing while so many running replicas leave their device."""
-    sites, seed = build_sites(watch.instance), watch.instance.request.seed
-    improver = Improver(sites, by_cost=by_cost, seed=seed, runs=runs, most_gone=most_gone)
+) -> Packing:
+    """The packing, or a better one in which at most `most_moves` replicas leave their device.
+
+    Better is cheaper where everything is served, else worth more. Models whose rules go beyond
+    one device stay where the packing has them.
+
+    Args:
+        watch: the question and the clock.
+        start: where to start; where everything is to be served one that lacks nothing.
+        worth: (E,) what one replica of each site's entry takes.
+        most_moves: None for no limit.
+        seconds: of search; a deterministic request takes so many steps as stand for them.
+        by_cost: whether everything is to be served, or goodput counts.
+    """
+    # They load compiled code.
+    from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
+
+    instance, runs = watch.instance, _runs(watch.instance)
+    if len(start.used()) <= FEW_DEVICES:
+        start = tightened(
+            start,
+            worth,
+            by_cost=by_cost,
+            seed=instance.request.seed,
+            may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
+            stop=lambda: watch.stopped or watch.left() <= 0,
+        )
+    gone = len(instance.request.running) - sum(items.total() for items in runs.values())
+    most = None if most_moves is None else max(0, most_moves - gone)
+    improver = Improver(
+        build_sites(instance),
+        by_cost=by_cost,
+        seed=instance.request.seed,
+        runs=runs,
+        most_gone=most,
+    )
     improver.start(start)
     steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
-    if seconds > 0:
-        improver.run(
-            Schedule(time.monotonic(), seconds, steps),
-            halt=lambda: watch.done or watch.left() <= 0,
-            tell=lambda _: None,
-        )
-    return improver.best() if improver.found else None
+    improver.run(
+        Schedule(time.monotonic(), seconds, steps),
+        halt=lambda: watch.done or watch.left() <= 0,
+        tell=lambda _: None,
+    )
+    found = improver.best() if improver.found else start
+    if by_cost:
+        return start if found.lacking() else min(start, found, key=Packing.cost_units)
+    return max(start, found, key=lambda p: (-p.short_replicas(), p.goodput()))

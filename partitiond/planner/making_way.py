@@ -1,34 +1,20 @@
 """Where engines can start beside those they replace: the choice between devices that are alike."""
 
 import collections
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.core.hardware import SharingMode
-from partitiond.core.plan import Placement
 from partitiond.planner.packing import Packing
 from partitiond.planner.pools import usable_bytes
 from partitiond.planner.types import Instance
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Held:
-    """What runs on a device; equal for devices on which the answer is the same.
-
-    Attributes:
-        staying: (item, how many) that could stay as they are.
-        count: of all replicas.
-        modes, sm_percent, memory_bytes: of all replicas together.
-    """
-
-    staying: frozenset[tuple[int, int]]
-    count: int
-    modes: frozenset[SharingMode]
-    sm_percent: int
-    memory_bytes: int
+Size = tuple[SharingMode, int, int]
+"""Mode, SM percentage and bytes of a replica."""
+Held = tuple[frozenset[tuple[int, int]], tuple[Size, ...]]
+"""What runs on a device: how many of which items could stay as they are, and all sizes."""
 
 
 def in_the_way(
@@ -49,41 +35,36 @@ def in_the_way(
     Returns:
         1 where it has to, else 0.
     """
-    running: dict[str, list[Placement]] = {instance.request.devices[b].id: [] for b in bins}
-    for placement in instance.request.running:
-        if placement.device_id in running:
-            running[placement.device_id].append(placement)
-    held = [_held(*pair) for pair in zip(staying, running.values(), strict=True)]
+    running: dict[str, list[Size]] = {instance.request.devices[b].id: [] for b in bins}
+    for p in instance.request.running:
+        if p.device_id in running:
+            size = (p.partition.mode, p.candidate.size.sm_percent, p.partition.memory_bytes)
+            running[p.device_id].append(size)
+    held = [
+        (frozenset(stay.items()), tuple(sorted(sizes)))
+        for stay, sizes in zip(staying, running.values(), strict=True)
+    ]
     loads = [tuple(sorted(packing.loads[b].items)) for b in bins]
     room = usable_bytes(instance.request.devices[bins[0]])
-    rows, columns = list(dict.fromkeys(loads)), list(dict.fromkeys(held))
+    # Most loads and devices are alike: the answer is looked for once for each kind of them.
+    row_of = {load: n for n, load in enumerate(dict.fromkeys(loads))}
+    column_of = {there: n for n, there in enumerate(dict.fromkeys(held))}
     kinds = np.array(
-        [[not _fits_beside(instance, load, there, room) for there in columns] for load in rows],
+        [[not _fits_beside(instance, load, there, room) for there in column_of] for load in row_of],
         dtype=np.int64,
     )
-    row_of, column_of = {r: n for n, r in enumerate(rows)}, {c: n for n, c in enumerate(columns)}
-    return kinds[np.ix_([row_of[load] for load in loads], [column_of[one] for one in held])]
+    return kinds[np.ix_([row_of[load] for load in loads], [column_of[there] for there in held])]
 
 
-def _held(staying: collections.Counter[int], running: Sequence[Placement]) -> _Held:
-    sizes = [placement.candidate.size for placement in running]
-    return _Held(
-        frozenset(staying.items()),
-        len(running),
-        frozenset(placement.partition.mode for placement in running),
-        sum(size.sm_percent for size in sizes if size.mode is SharingMode.MPS),
-        sum(placement.partition.memory_bytes for placement in running),
-    )
-
-
-def _fits_beside(instance: Instance, load: Sequence[int], there: _Held, room: int) -> bool:
-    fresh = list((collections.Counter(load) - collections.Counter(dict(there.staying))).elements())
-    if not fresh or there.count == len(load) - len(fresh):
+def _fits_beside(instance: Instance, load: Sequence[int], there: Held, room: int) -> bool:
+    staying, sizes = there
+    fresh = list((collections.Counter(load) - collections.Counter(dict(staying))).elements())
+    if not fresh or len(sizes) == len(load) - len(fresh):
         return True  # nothing starts, or nothing leaves
-    candidates = [instance.items[item].candidate for item in fresh]
-    modes = there.modes | {candidate.size.mode for candidate in candidates}
+    starting = (instance.items[item].candidate for item in fresh)
+    together = [*sizes, *((c.size.mode, c.size.sm_percent, c.memory_bytes) for c in starting)]
+    modes = {mode for mode, _, _ in together}
     if len(modes) > 1 or modes <= {SharingMode.MIG, SharingMode.WHOLE}:
         return False
-    shares = sum(c.size.sm_percent for c in candidates if c.size.mode is SharingMode.MPS)
-    asked = sum(candidate.memory_bytes for candidate in candidates)
-    return there.sm_percent + shares <= 100 and there.memory_bytes + asked <= room
+    shares = sum(percent for mode, percent, _ in together if mode is SharingMode.MPS)
+    return shares <= 100 and sum(memory for _, _, memory in together) <= room

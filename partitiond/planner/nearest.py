@@ -14,7 +14,6 @@ from partitiond.planner.assign import applied, replicas_kept
 from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.found import Seen
-from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import Instance
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.moves import count_of_moves, with_price
@@ -77,7 +76,6 @@ def priced_cost(instance: Instance, packing: Packing) -> float:
 def nearest_cost(
     instance: Instance,
     members: list[Member],
-    guide: Guide,
     seconds: float,
     *,
     may: May = anything,
@@ -88,7 +86,6 @@ def nearest_cost(
     Args:
         instance: the question.
         members: plans that may be taken; all serve everything.
-        guide: prices.
         seconds: for sharing out what is left over.
         may: what speaks against a packing: of those with least, the best is taken.
         stop: says when enough was filled.
@@ -100,7 +97,7 @@ def nearest_cost(
         packing = one.packing.copy()
         if unrated:
             restore(packing, staying, may_open=False)
-            fill(packing, guide, packing.used(), stop)
+            fill(packing, packing.used(), stop)
         filled.append(member(one.name, packing))
     shared = _exact_share(
         instance, max(filled, key=lambda m: share_value(m.packing)), seconds, stop
@@ -234,7 +231,6 @@ def goodput_key(one: Member) -> tuple[int, object, float]:
 def nearest_goodput(
     instance: Instance,
     members: list[Member],
-    guide: Guide,
     *,
     may: May = anything,
     stop: Stop = never,
@@ -250,7 +246,7 @@ def nearest_goodput(
         packing = one.packing.copy()
         if mixed:
             restore(packing, staying, may_open=True)
-            fill(packing, guide, range(len(packing.loads)), stop)
+            fill(packing, range(len(packing.loads)), stop)
         full = member(one.name, packing)
         done = applied(instance, full.packing)
         goodput = full.packing.goodput()

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.hardware import Device
 from partitiond.core.placement_rules import PRIORITY_FACTOR
 from partitiond.core.plan import ModelDemand
-from partitiond.core.spec import FaultDomain, Isolation
+from partitiond.core.spec import FaultDomain
 from partitiond.planner.figures import down
 from partitiond.planner.types import RATE_SCALE, Need, PlanRequest
 
@@ -26,54 +26,49 @@ GUESS: Final = 8
 
 
 def needs_of(request: PlanRequest) -> list[Need]:
-    """The needs of all models, in the request's order."""
-    avoided = avoided_names(request.models)
-    domains = {
-        kind: domain_numbers(request.devices, kind)
-        for kind in {m.rules.survive for m in request.models if m.rules.survive is not None}
-    }
+    """The needs of all models, in the request's order, rounded outwards."""
+    avoided = _avoided_names(request.models)
+    kinds: dict[FaultDomain | None, tuple[int, ...]] = {None: ()}
+    kinds |= {kind: _domains(request.devices, kind) for kind in FaultDomain}
     return [
-        need_of(index, demand, request, avoided.get(demand.model, ()), domains)
+        _need_of(
+            index,
+            demand,
+            avoided.get(demand.model, set()),
+            kinds[demand.rules.survive],
+            may_lack=not request.objective.is_cost,
+        )
         for index, demand in enumerate(request.models)
     ]
 
 
-def need_of(
+def _need_of(
     index: int,
     demand: ModelDemand,
-    request: PlanRequest,
-    avoided: Collection[str] = (),
-    domains: Mapping[FaultDomain, tuple[int, ...]] | None = None,
+    avoided: set[str],
+    domain_of: tuple[int, ...],
+    *,
+    may_lack: bool,
 ) -> Need:
-    """The demand of one model, rounded outwards.
-
-    Args:
-        index: of the model in the request.
-        demand: what is asked for it.
-        request: where it is asked.
-        avoided: names of models that it never shares a device with, said by either.
-        domains: fault domain of every device, for each kind that is asked for.
-    """
     rate, units = demand.demand.planned_req_per_s, units_of(demand)
     rules = demand.rules
     # Only where all demand need not be served may a model with a rate be left out altogether.
-    optional = rate is not None and not request.objective.is_cost
-    least = max(0 if optional else 1, demand.min_replicas)
+    optional = rate is not None and may_lack
     survive = rules.survive is not None
-    share = rules.survive_share
     return Need(
         model=index,
         name=demand.model,
         rate=0 if rate is None else max(1, down(rate, units)),
-        min_replicas=least,
+        min_replicas=max(0 if optional else 1, demand.min_replicas),
         max_replicas=demand.max_replicas if demand.max_replicas is not None else ANY_NUMBER,
         rated=rate is not None,
-        isolated=demand.isolation is not Isolation.SHARED,
         weight=demand.planned_weight,
-        avoid=tuple(sorted(set(avoided) - {demand.model})),
+        avoid=tuple(sorted(avoided - {demand.model})),
         near=tuple(sorted(set(rules.near) - {demand.model})),
-        domain_of=_domains(request, rules.survive, domains),
-        survive_rate=max(1, down(rate * share, units)) if survive and rate is not None else 0,
+        domain_of=domain_of,
+        survive_rate=(
+            max(1, down(rate * rules.survive_share, units)) if survive and rate is not None else 0
+        ),
         survive_replicas=1 if survive and rate is None else 0,
         units=units,
         planned=0.0 if rate is None else rate * units,
@@ -126,19 +121,7 @@ def _most(request: PlanRequest, need: Need) -> float:
     return need.weight * max(rates, default=0.0) * GUESS * len(request.devices)
 
 
-def _domains(
-    request: PlanRequest,
-    kind: FaultDomain | None,
-    known: Mapping[FaultDomain, tuple[int, ...]] | None,
-) -> tuple[int, ...]:
-    if kind is None:
-        return ()
-    if known is not None and kind in known:
-        return known[kind]
-    return domain_numbers(request.devices, kind)
-
-
-def avoided_names(models: tuple[ModelDemand, ...]) -> dict[str, set[str]]:
+def _avoided_names(models: tuple[ModelDemand, ...]) -> dict[str, set[str]]:
     """Who never shares a device with whom: both ways, whoever says it; known models only."""
     known = {m.model for m in models}
     found: dict[str, set[str]] = {}
@@ -150,7 +133,7 @@ def avoided_names(models: tuple[ModelDemand, ...]) -> dict[str, set[str]]:
     return found
 
 
-def domain_numbers(devices: tuple[Device, ...], kind: FaultDomain) -> tuple[int, ...]:
+def _domains(devices: tuple[Device, ...], kind: FaultDomain) -> tuple[int, ...]:
     """The fault domain of every device, numbered from 0 in order of appearance."""
     numbers: dict[object, int] = {}
     return tuple(numbers.setdefault(domain_name(device, kind), len(numbers)) for device in devices)

@@ -6,22 +6,22 @@ other kinds is told, with the price at which it would win, or the objective unde
 """
 
 import collections
+import itertools
 import math
-import random
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from partitiond.core.plan import Objective
-from partitiond.planner.bound import Bound
-from partitiond.planner.covers import pack_covers
+from partitiond.planner.complete import from_nothing
 from partitiond.planner.found import OnKinds
-from partitiond.planner.greedy import Guide, start_seconds
-from partitiond.planner.members import EPSILON, Member, member
+from partitiond.planner.members import EPSILON, Member
 from partitiond.planner.packing import Packing
+from partitiond.planner.prices import linear_prices
+from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Instance
 
-PART: Final = 0.02
-"""Of the time limit, what one more greedy start may take."""
+FEW: Final = 2_000
+"""Models times devices up to which a greedy plan is made in a part of a second."""
 
 
 def taken(instance: Instance, packing: Packing) -> OnKinds:
@@ -31,32 +31,22 @@ def taken(instance: Instance, packing: Packing) -> OnKinds:
     return OnKinds(collections.Counter(device.hardware for device in used), price)
 
 
-def without_each_kind(
-    instance: Instance, guide: Guide, bound: Bound, chosen: Packing
-) -> list[Member]:
+def without_each_kind(instance: Instance, chosen: Packing) -> list[Member]:
     """A greedy plan without each kind of device that the chosen one uses, where that is quick.
 
     The search mostly keeps to the kinds that win. Nothing is tried where only one kind is there,
-    or something runs, or a start takes more than a small part of the time.
+    or something runs.
     """
     request = instance.request
-    kind_of = {g.index: request.devices[g.bins[0]].hardware for g in instance.groups}
-    quick = start_seconds(bound) <= PART * request.time_limit_seconds
-    if len(set(kind_of.values())) < 2 or request.running or not quick:
+    kinds = {device.hardware for device in request.devices}
+    if len(kinds) < 2 or request.running or len(instance.needs) * len(request.devices) > FEW:
         return []
-    found = []
+    prices, found = linear_prices(build_sites(instance), as_cost=True), list[Member]()
     for kind in sorted(taken(instance, chosen).kinds):
-        places = {
-            (group.index, option)
-            for group in instance.groups
-            if kind_of[group.index] != kind
-            for option in range(len(group.options))
-        }
-        rng = random.Random(request.seed)  # noqa: S311
-        packing = pack_covers(instance, guide, places=places, noise=0.0, rng=rng)
-        if packing is not None:
-            found.append(member(f"without {kind}", packing))
-    return [one for one in found if not one.packing.lacking()]
+        others = [i for i, d in enumerate(request.devices) if d.hardware != kind]
+        plans = from_nothing(instance, prices, by_cost=True, devices=others)
+        found += [Member(f"without {kind}", one.packing) for one in itertools.islice(plans, 1)]
+    return found
 
 
 def on_other_kinds(

@@ -56,22 +56,18 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
         mine = [item for item in there if item.candidate.size.mode is mode]
         if mode is SharingMode.WHOLE or not mine:
             continue
-        limit = _most_replicas(device, mode, min(item.cores for item in mine))
         geometry = geometry_on(device) if mode is SharingMode.MIG else None
-        limit = limit if geometry is None else min(limit, geometry.most)
+        cores = min(item.cores for item in mine)
+        limits = [MAX_REPLICAS_PER_DEVICE[mode]]
+        limits += [len(device.cores) // cores] if device.cores and cores else []
+        limits += [device.max_replicas] if device.max_replicas is not None else []
+        limits += [geometry.most] if geometry is not None else []
         kappas = sorted({item.kappa for item in mine})
         free = max(kappas) == 0 and not any(item.busy for item in mine)
         levels = (1.0,) if free else interference.levels_of(mode)
         for strain in itertools.product(levels, kappas):
-            found.append(_option(len(found), mode, strain, limit, geometry))
+            found.append(_option(len(found), mode, strain, min(limits), geometry))
     return [option for option in found if option.max_items > 0]
-
-
-def _most_replicas(device: Device, mode: SharingMode, cores: int) -> int:
-    limits = [MAX_REPLICAS_PER_DEVICE[mode]]
-    limits += [len(device.cores) // cores] if device.cores and cores else []
-    limits += [device.max_replicas] if device.max_replicas is not None else []
-    return min(limits)
 
 
 def _option(
@@ -89,12 +85,10 @@ def _option(
         mode=mode,
         level=level,
         max_items=count,
-        busy_limit=tuple(_busy_limit(level, kappa, n) for n in range(count + 1)),
+        busy_limit=tuple(
+            math.ceil(at_most(level, kappa, n) * SHARE_SCALE) for n in range(count + 1)
+        ),
         kappa=kappa,
         overhead_bytes=mode_overhead_bytes(mode),
         geometry=geometry,
     )
-
-
-def _busy_limit(level: float, kappa: float, count: int) -> int:
-    return math.ceil(at_most(level, kappa, count) * SHARE_SCALE)

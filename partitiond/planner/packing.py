@@ -11,7 +11,7 @@ from partitiond.planner.instance import (
     Item,
     Option,
 )
-from partitiond.planner.rules import lonely, missing
+from partitiond.planner.rules import lonely, missing, shunned
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,10 +30,7 @@ class Load:
 
     def copy(self) -> "Load":
         """An independent copy."""
-        found = Load(self.group, self.option, [*self.items])
-        found.memory, found.sm, found.busy = self.memory, self.sm, self.busy
-        found.cores, found.code = self.cores, self.code
-        return found
+        return dataclasses.replace(self, items=[*self.items])
 
 
 def _count(load: Load, it: Item, how: Option, sign: int) -> None:
@@ -101,7 +98,7 @@ class Packing:
             count > how.max_items
             or load.busy + it.busy > how.busy_limit[count]
             or (group.cores and load.cores + it.cores > group.cores)
-            or not self._may_be_beside(load, it.model)
+            or shunned(self.instance, load, it.model)
         ):
             return False
         if how.geometry is not None:
@@ -110,12 +107,6 @@ class Packing:
             load.memory + it.memory_bytes <= group.memory_bytes - how.overhead_bytes
             and load.sm + it.sm <= group.sm_percent
         )
-
-    def _may_be_beside(self, load: Load, model: int) -> bool:
-        """Whether no model that has to stay apart from this one is on the device."""
-        apart = self.instance.ties.avoided.get(model)
-        items = self.instance.items
-        return not apart or not any(items[other].model in apart for other in load.items)
 
     def pools_allow(self, index: int, item: int) -> bool:
         """Whether what devices of one host share has room for the item."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.placement_rules import PRIORITY_FACTOR
-from partitiond.planner.bound import bound_goodput
 from partitiond.planner.packing import Packing
+from partitiond.planner.prices import bound_of
 from partitiond.planner.types import RATE_SCALE, Instance, Need
 
 EQUAL: Final = 1e-6
@@ -133,7 +133,7 @@ def _alone(instance: Instance, mine: Class) -> float:
         dataclasses.replace(n, lift=n.lift / mine.factor if n.model in there else 0.0)
         for n in instance.needs
     )
-    bound = bound_goodput(dataclasses.replace(instance, needs=needs)).value
+    bound = bound_of(dataclasses.replace(instance, needs=needs), as_cost=False)
     return math.inf if bound is None else bound
 
 

@@ -5,12 +5,15 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from partitiond.core.plan import Objective
 from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.types import RATE_SCALE, Instance
+
+if TYPE_CHECKING:
+    from partitiond.planner.members import Member
 
 TELL_SECONDS: Final = 0.2
 """Least time between two reports of the same solve, but for the first."""
@@ -160,16 +163,18 @@ class Watch:
         """Whether somebody asked to end."""
         return self._stop()
 
-    def apart(self, objective: Objective) -> "Watch":
-        """For a question on the way, with another objective: the same clock, and nobody is told."""
-        other = Watch(self.instance, None, self._stop)
-        other.began, other.deadline, other.objective = self.began, self.deadline, objective
-        return other
-
     def restart(self, objective: Objective) -> None:
         """The values told from now on speak of another objective."""
         with self._lock:
-            self.objective, self.value, self.bound = objective, None, None
+            self.objective, self.value, self.bound, self.impossible = objective, None, None, False
+
+    def take(self, members: "Iterable[Member]") -> None:
+        """Of plans those that are answers are found."""
+        for one in members:
+            packing = one.packing
+            if not (packing.lacking() if self.objective.is_cost else packing.short_replicas()):
+                cost = self.objective.is_cost
+                self.found(packing.cost() if cost else packing.goodput(), one.name)
 
     def found(self, value: float, method: str) -> None:
         """A plan has this value."""

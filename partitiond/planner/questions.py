@@ -6,30 +6,28 @@ outcome, so that the daemon runs it beside its event loop and the command line w
 
 import contextlib
 import dataclasses
-from collections.abc import Generator
 from typing import Any
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Certificate, Infeasible, Plan, diff_plans
+from partitiond.core.plan import Certificate, Infeasible, Plan
 from partitiond.core.plan_answers import (
-    NO_ANSWERS,
     Alternative,
     PlanAnswers,
     PlanQuestion,
     alternative,
 )
-from partitiond.planner.changes import ALL, AddDevices, Change, parse_changes
+from partitiond.planner.changes import parse_changes, world_under
 from partitiond.planner.explain_model import (
     check_model,
     explain_model,
     explain_none,
     next_best,
 )
-from partitiond.planner.flow import Enough, Flow, Outcome, Proving, Solving
+from partitiond.planner.flow import Enough, Flow, Outcome
 from partitiond.planner.relax import relaxations
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.variations import VARIATION_SHARE, Variations, rules_of
-from partitiond.planner.whatif import Demands, World, world_under
+from partitiond.planner.variations import VARIATION_SHARE, Steps, Variations
+from partitiond.planner.whatif import ALL, Demands, World, add_devices, rules_of
 
 MAX_SINGLE_RULES = 24
 """Rules tried one by one; a kind of rule that costs nothing at all is not."""
@@ -56,47 +54,31 @@ def answer(question: PlanQuestion, world: World, base: PlanRequest, demands: Dem
     outcome = yield from here.solve("the plan", base)
     if isinstance(outcome, Plan):
         here.plan = outcome
-    found = _Found()
+    found: dict[str, Any] = {}
     with contextlib.suppress(Enough):
         yield from _beside(question, here, outcome, found)
-    return outcome, found.answers
-
-
-@dataclasses.dataclass(slots=True)
-class _Found:
-    """What is answered so far."""
-
-    answers: PlanAnswers = NO_ANSWERS
-
-    def add(self, **answers: Any) -> None:
-        self.answers = dataclasses.replace(self.answers, **answers)
+    return outcome, PlanAnswers(**found)
 
 
 def _beside(
-    question: PlanQuestion,
-    here: Variations,
-    outcome: Outcome,
-    found: _Found,
-) -> Generator[Solving | Proving, Outcome | bool, None]:
-    """Everything that is asked beside the plan."""
+    question: PlanQuestion, here: Variations, outcome: Outcome, found: dict[str, Any]
+) -> Steps[None]:
+    """Adds each answer that is asked for beside the plan, by its name in `PlanAnswers`."""
     if question.fewest and here.plan is not None and _may_be_better(here.plan.certificate):
-        found.add(fewest=(yield from _fewest(here, here.plan)))
+        found["fewest"] = yield from _fewest(here, here.plan)
     if question.explain is not None and here.plan is not None:
-        explained = explain_model(here.base, here.plan, question.explain)
-        found.add(explanation=explained)
+        found["explanation"] = explain_model(here.base, here.plan, question.explain)
         others = yield from _next_best(here, here.plan, question.explain)
-        found.add(explanation=dataclasses.replace(explained, alternatives=others))
+        found["explanation"] = dataclasses.replace(found["explanation"], alternatives=others)
     elif question.explain is not None and isinstance(outcome, Infeasible):
-        found.add(explanation=explain_none(here.base, outcome, question.explain))
+        found["explanation"] = explain_none(here.base, outcome, question.explain)
     for text in question.what_if:
-        request = here.request(world_under(text, here.world, here.plan), priced=True)
-        other = yield from here.solve(text, request)
-        one = here.compared(text, other, with_plan=True)
-        found.add(what_if=(*found.answers.what_if, one))
+        one = yield from here.tried(text, priced=True, with_plan=True)
+        found["what_if"] = (*found.get("what_if", ()), one)
     if question.constraints:
-        found.add(constraints=(yield from _constraints(here)))
+        found["constraints"] = yield from _constraints(here)
     if question.relax and (here.plan is None or here.plan.unplaced):
-        found.add(relaxations=(yield from relaxations(here, outcome)))
+        found["relaxations"] = yield from relaxations(here, outcome)
 
 
 def _may_be_better(proof: Certificate) -> bool:
@@ -105,9 +87,7 @@ def _may_be_better(proof: Certificate) -> bool:
     return bool(proof.move_price) and gap > GAIN * max(1.0, abs(proof.own_value))
 
 
-def _fewest(
-    here: Variations, plan: Plan
-) -> Generator[Solving | Proving, Outcome | bool, Alternative | None]:
+def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
     """The best plan whatever it moves, against what runs; None where it gains nothing."""
     seconds = here.base.time_limit_seconds * VARIATION_SHARE
     request = dataclasses.replace(
@@ -120,15 +100,11 @@ def _fewest(
     other = yield from here.solve("the same with moves for nothing", request)
     if isinstance(other, Infeasible) or len(other.unplaced) > len(plan.unplaced):
         return None
-    diff = diff_plans(here.base.running, other.placements)
-    one = alternative("move price 0", plan, other, diff, with_plan=False)
+    one = alternative("move price 0", plan, other, here.base.running, with_plan=False)
     return one if one.gain is not None and one.gain > GAIN else None
 
 
-Answers = Generator[Solving | Proving, Outcome | bool, tuple[Alternative, ...]]
-
-
-def _next_best(here: Variations, plan: Plan, name: str) -> Answers:
+def _next_best(here: Variations, plan: Plan, name: str) -> Steps[tuple[Alternative, ...]]:
     found = []
     choices = next_best(check_model(here.base, name), plan)
     here.steps += len(choices)
@@ -143,7 +119,7 @@ def _next_best(here: Variations, plan: Plan, name: str) -> Answers:
 # --- what constraints cost ---------------------------------------------------------------------
 
 
-def _constraints(here: Variations) -> Answers:
+def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
     """Each kind of rule dropped for all models; then one by one those of kinds that cost."""
     by_kind: dict[str, list[str]] = {}
     for spec in here.world.specs:
@@ -154,25 +130,18 @@ def _constraints(here: Variations) -> Answers:
     single: list[str] = []
     for rule, models in by_kind.items():
         target = models[0] if len(models) == 1 else ALL
-        costs = yield from _dropped(here, f"without rule {target}.{rule}")
+        costs = yield from here.tried(f"without rule {target}.{rule}")
         found.append(costs)
         if len(models) > 1 and _costs(here, costs):
             single += [f"without rule {name}.{rule}" for name in models]
     here.steps += min(len(single), MAX_SINGLE_RULES)
     for text in single[:MAX_SINGLE_RULES]:
-        found.append((yield from _dropped(here, text)))
+        found.append((yield from here.tried(text)))
     if len(single) > MAX_SINGLE_RULES:
         left = len(single) - MAX_SINGLE_RULES
         note = f"{left} more rules of these kinds were not tried one by one"
         found[-1] = dataclasses.replace(found[-1], note=note)
     return tuple(sorted(found, key=lambda a: (not _costs(here, a), -(a.gain or 0.0))))
-
-
-def _dropped(
-    here: Variations, text: str
-) -> Generator[Solving | Proving, Outcome | bool, Alternative]:
-    request = here.request(world_under(text, here.world))
-    return here.compared(text, (yield from here.solve(text, request)))
 
 
 def _costs(here: Variations, without: Alternative) -> bool:
@@ -184,15 +153,12 @@ def _costs(here: Variations, without: Alternative) -> bool:
 
 
 def adds_devices(question: PlanQuestion) -> bool:
-    """Whether a what-if asks for more devices: they may be of a kind that is not here."""
-    return any(
-        isinstance(change, AddDevices) for text in question.what_if for change in _read(text)
-    )
+    """Whether a what-if asks for more devices: they may be of a kind that is not here.
 
-
-def _read(text: str) -> tuple[Change, ...]:
-    """As `parse_changes`; nothing for what cannot be read, which `answer` then refuses."""
-    try:
-        return parse_changes(text)
-    except InputError:
-        return ()
+    What cannot be read is passed over: `answer` refuses it.
+    """
+    for text in question.what_if:
+        with contextlib.suppress(InputError):
+            if any(change.func is add_devices for change in parse_changes(text)):
+                return True
+    return False

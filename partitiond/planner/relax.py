@@ -1,18 +1,17 @@
 """Where not everything fits: which demands conflict, and the smallest changes that make all fit."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Generator
+from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
+from partitiond.core.plan import Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import Alternative, Relaxations, figures_of
-from partitiond.planner.changes import parse_changes
-from partitiond.planner.flow import Outcome, Proving, Solving
+from partitiond.planner.changes import world_under
+from partitiond.planner.flow import Outcome
 from partitiond.planner.found import IMPOSSIBLE
-from partitiond.planner.variations import Variations, rules_of
-from partitiond.planner.whatif import changed
+from partitiond.planner.variations import Steps, Variations
+from partitiond.planner.whatif import rules_of
 
 MAX_PROOFS = 60
 """Fast proofs for the conflict; each takes between a millisecond and a fifth of a second."""
@@ -32,12 +31,8 @@ SLACK = 0.999
 SLACK_SCALE = 0.99
 LEAST_SCALE = 0.01
 
-Found = Generator[Solving | Proving, Outcome | bool, Relaxations]
-Proof = Generator[Solving | Proving, Outcome | bool, bool]
-Changes = Generator[Solving | Proving, Outcome | bool, list[Alternative]]
 
-
-def relaxations(here: Variations, outcome: Outcome) -> Found:
+def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
     """What a plan that leaves something out could be helped with.
 
     Args:
@@ -49,7 +44,7 @@ def relaxations(here: Variations, outcome: Outcome) -> Found:
     cheapest: list[Alternative] = []
     if isinstance(outcome, Plan):
         cheapest += _lowered(outcome)
-    cheapest += yield from _rules(here, outcome)
+    cheapest += yield from _rules(here, _lacking(here, outcome), conflict)
     cheapest += yield from _devices(here, outcome)
     cheapest += yield from _scaled(here, outcome)
     if here.late():
@@ -60,30 +55,7 @@ def relaxations(here: Variations, outcome: Outcome) -> Found:
 # --- conflict ----------------------------------------------------------------------------------
 
 
-class _Proofs:
-    """Asks for proofs until there were enough."""
-
-    def __init__(self, here: Variations) -> None:
-        self._here = here
-        self._request = dataclasses.replace(here.base, objective=Objective.MIN_DEVICES, running=())
-        self.asked = 0
-
-    def enough(self) -> bool:
-        """Whether no more is asked: there were enough, or the time is over."""
-        return self.asked >= MAX_PROOFS or self._here.late()
-
-    def impossible(self, models: tuple[ModelDemand, ...]) -> Proof:
-        """Whether these models alone are proven not to fit."""
-        if self.enough() or not models:
-            return False
-        self.asked += 1
-        proven = yield Proving(dataclasses.replace(self._request, models=models))
-        return proven is True
-
-
-def _conflict(
-    here: Variations, outcome: Outcome
-) -> Generator[Solving | Proving, Outcome | bool, tuple[tuple[str, ...], str]]:
+def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...], str]]:
     """Models that are proven not to fit together, and of which none could be left out.
 
     The smallest by leaving out, largest footprints last: that keeps the fewest. A model without
@@ -94,23 +66,22 @@ def _conflict(
         more = f"; nor can {len(unable) - 1} more" if len(unable) > 1 else ""
         return (unable[0],), f"it cannot be placed on any device here{more}"
     models = tuple(sorted(here.base.models, key=_weight))
-    proofs = _Proofs(here)
-    if not (yield from proofs.impossible(models)):
+    if not models or not (yield from here.impossible(here.base)):
         if isinstance(outcome, Plan) and IMPOSSIBLE in outcome.explanation:
             return (), "all of it together is proven impossible; no smaller conflict was looked for"
         return (), "it is not proven that no plan serves everything"
-    chunk = max(1, len(models) // 4)
-    while chunk:
-        start = 0
-        while start < len(models) and not proofs.enough():
-            rest = models[:start] + models[start + chunk :]
-            if (yield from proofs.impossible(rest)):
-                models = rest
-            else:
-                start += chunk
-        chunk //= 2
+    asked, chunk, start = 1, max(1, len(models) // 4), 0
+    while chunk and asked < MAX_PROOFS and not here.late():
+        rest = models[:start] + models[start + chunk :]
+        asked += 1
+        if rest and (yield from here.impossible(dataclasses.replace(here.base, models=rest))):
+            models = rest
+        else:
+            start += chunk
+        if start >= len(models):
+            chunk, start = chunk // 2, 0
     names = tuple(m.model for m in models)
-    more = "; more of them might be left out" if proofs.enough() else ""
+    more = "; more of them might be left out" if chunk else ""
     if len(names) == 1:
         return names, f"what it wants cannot be served here even alone{more}"
     if len(names) > NAMED:
@@ -150,30 +121,30 @@ def _down(value: float) -> str:
     return f"{math.floor(value * SLACK / unit) * unit:.3g}"
 
 
-def _try(here: Variations, text: str) -> Generator[Solving | Proving, Outcome | bool, Alternative]:
-    request = here.request(changed(here.world, parse_changes(text), here.plan), share=RELAX_SHARE)
-    return here.compared(text, (yield from here.solve(text, request)))
+def _serving(here: Variations, texts: Iterable[str], most: int = 1) -> Steps[list[Alternative]]:
+    """Those of the what-ifs that serve everything, tried in turn, the first so many."""
+    found: list[Alternative] = []
+    for text in texts:
+        if here.late() or len(found) == most:
+            break
+        tried = yield from here.tried(text, share=RELAX_SHARE)
+        found += [tried] if tried.serves_all else []
+    return found
 
 
-def _rules(here: Variations, outcome: Outcome) -> Changes:
-    """Rules of the models that lack something, dropped in turn."""
-    lacking = _lacking(here, outcome)
+def _rules(
+    here: Variations, lacking: set[str], conflict: Collection[str]
+) -> Steps[list[Alternative]]:
+    """Rules dropped in turn, of the models that lack something and of those they conflict with."""
+    specs = [spec for spec in here.world.specs if spec.name in lacking.union(conflict)]
     tries = [
         f"without rule {spec.name}.{rule}"
-        for spec in here.world.specs
-        if spec.name in lacking
+        for spec in sorted(specs, key=lambda spec: spec.name not in lacking)
         for rule in rules_of(spec)
-        if rule != "max_replicas" or len(lacking) == 1
+        if rule != "max_replicas" or lacking == {spec.name}
     ][:MAX_RULES]
     here.steps += len(tries)
-    found = []
-    for text in tries:
-        if here.late():
-            break
-        tried = yield from _try(here, text)
-        if tried.serves_all:
-            found.append(tried)
-    return found
+    return (yield from _serving(here, tries, most=MAX_RULES))
 
 
 def _lacking(here: Variations, outcome: Outcome) -> set[str]:
@@ -182,68 +153,43 @@ def _lacking(here: Variations, outcome: Outcome) -> set[str]:
     return {u.model for u in outcome.unplaced}
 
 
-def _devices(here: Variations, outcome: Outcome) -> Changes:
-    """The least number of further devices of each kind, cheapest kind first.
-
-    Numbers that are proven too few are passed over without a plan.
+def _devices(here: Variations, outcome: Outcome) -> Steps[list[Alternative]]:
+    """The least number of further devices of each kind on which all that lack something could be,
+    the cheapest kind first. Numbers that are proven too few are passed over without a plan.
     """
     prices: dict[str, float] = {}
     for device in here.world.devices:
         if device.kind is DeviceKind.GPU:
             prices.setdefault(device.hardware, device.price_per_hour)
-    found = []
+    names = _lacking(here, outcome)
+    lacking = [m for m in here.base.models if m.model in names]
+    found: list[Alternative] = []
     for kind in sorted(prices, key=lambda k: (prices[k], k))[:MAX_KINDS]:
-        if here.late() or not _could_help(here, outcome, kind):
-            continue
-        added = yield from _least_added(here, kind)
-        found += [added] if added is not None else []
+        helps = all(any(c.hardware == kind for c in model.candidates) for model in lacking)
+        if helps and not here.late():
+            found += yield from _least_added(here, kind)
     return found
 
 
-def _could_help(here: Variations, outcome: Outcome, kind: str) -> bool:
-    """Whether each model that lacks something has a candidate there."""
-    models = {m.model: m for m in here.base.models}
-    return all(
-        any(c.hardware == kind for c in models[name].candidates)
-        for name in _lacking(here, outcome)
-        if name in models
-    )
-
-
-def _least_added(
-    here: Variations, kind: str
-) -> Generator[Solving | Proving, Outcome | bool, Alternative | None]:
-    def too_few(count: int) -> Proof:
-        world = changed(here.world, parse_changes(f"+{count} {kind}"))
-        request = here.request(world, share=RELAX_SHARE)
-        proven = yield Proving(
-            dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
-        )
-        return proven is True
+def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
+    def too_few(count: int) -> Steps[bool]:
+        return here.impossible(here.request(world_under(f"+{count} {kind}", here.world)))
 
     high = 1
     while high <= MAX_ADDED and not here.late() and (yield from too_few(high)):
         high *= 2
     if high > MAX_ADDED or here.late():
-        return None
+        return []
     low = high // 2
     while high - low > 1 and not here.late():
         middle = (low + high) // 2
-        if (yield from too_few(middle)):
-            low = middle
-        else:
-            high = middle
+        few = yield from too_few(middle)
+        low, high = (middle, high) if few else (low, middle)
     here.steps += 1
-    for extra in itertools.chain((0, 1, 2), (4, 8, 16)):
-        if here.late():
-            break
-        tried = yield from _try(here, f"+{high + extra} {kind}")
-        if tried.serves_all:
-            return tried
-    return None
+    return (yield from _serving(here, [f"+{high + more} {kind}" for more in (0, 1, 2, 4, 8, 16)]))
 
 
-def _scaled(here: Variations, outcome: Outcome) -> Changes:
+def _scaled(here: Variations, outcome: Outcome) -> Steps[list[Alternative]]:
     """The largest common share of all demands that is found to be served.
 
     Proofs narrow it from above first: they are faster than plans.
@@ -257,28 +203,18 @@ def _scaled(here: Variations, outcome: Outcome) -> Changes:
         if here.late():
             break
         factor = (proven_low + high) / 2
-        world = changed(here.world, parse_changes(f"demand *{factor:.4g}"))
-        request = dataclasses.replace(
-            here.request(world), objective=Objective.MIN_DEVICES, running=()
-        )
-        if (yield Proving(request)) is True:
-            high = factor
-        else:
-            proven_low = factor
-    best, least, most = None, low, high
+        world = world_under(f"demand *{factor:.4g}", here.world)
+        few = yield from here.impossible(here.request(world))
+        proven_low, high = (proven_low, factor) if few else (factor, high)
     here.steps += SCALE_STEPS
-    for number in range(SCALE_STEPS):
-        if here.late():
-            break
-        factor = most * SLACK_SCALE if number == 0 else (least + most) / 2
-        tried = yield from _try(here, f"demand *{factor:.3g}")
-        if tried.serves_all:
-            best, least = tried, factor
-        else:
-            most = factor
-        if best is not None and number == 0:
-            break
-    if best is None and low > LEAST_SCALE and not here.late():
-        tried = yield from _try(here, f"demand *{_down(low)}")
-        best = tried if tried.serves_all else None
-    return [] if best is None else [best]
+    most = high * SLACK_SCALE
+    found = yield from _serving(here, [f"demand *{most:.3g}"])
+    least = low
+    for _ in range(0 if found else SCALE_STEPS - 1):
+        factor = (least + most) / 2
+        tried = yield from _serving(here, [f"demand *{factor:.3g}"])
+        found = tried or found
+        least, most = (factor, most) if tried else (least, factor)
+    if not found and low > LEAST_SCALE:
+        found = yield from _serving(here, [f"demand *{_down(low)}"])
+    return found

@@ -7,7 +7,7 @@ explanation that repeats the solver's arithmetic would repeat its mistakes.
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
@@ -19,12 +19,44 @@ from partitiond.core.interference import (
     sigma,
 )
 from partitiond.core.mig import geometry_on, instance_bytes, usable_instances
-from partitiond.core.partition import CpuCores
-from partitiond.core.plan import Candidate, ModelDemand, Placement
+from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.spec import Isolation
 from partitiond.core.units import format_bytes
 
 TOLERANCE: Final = 1e-6
+CLOSE: Final = 0.98
+"""Sizes that serve so much of what the best one serves per device count as as good."""
+KINDS: Final = {
+    "hardware": ("No profile for the hardware", "Profile the model on this hardware."),
+    "cordoned": ("Cordoned", "Take the cordon off, or add a device."),
+    "only_on": ("A rule (only_on)", "Widen only_on."),
+    "avoid": ("A rule (avoid)", "Take the other model out of avoid."),
+    "isolation": ("Isolation", "Free a device that others use, add one, or lower the isolation."),
+    "mode": (
+        "Another sharing mode",
+        "Allow the mode on a device, free one that others use, or profile another mode.",
+    ),
+    "replicas": ("The device's own limit", "Raise max_replicas of the device, or add a device."),
+    "slices": (
+        "No MIG slice left",
+        "Profile it in another size, or free the memory slices that others hold.",
+    ),
+    "fixed": (
+        "No MIG slice left",
+        "Make such an instance (`partitiond devices mig apply`), or let plans make it: set "
+        "gpu.mig_changes to instances.",
+    ),
+    "memory": (
+        "Too little memory",
+        "Use a larger device or slice, a shorter context or a smaller model.",
+    ),
+    "SMs": ("Too few SMs", "Profile a smaller size, lower occupied_sm_percent, or add a device."),
+    "cores": ("Too few cores", "Profile it on fewer cores, or use a larger device."),
+    "interference": ("Too much interference", "Profile a smaller size, or use a larger device."),
+    "SLO": ("Too much interference", "Loosen the SLO or use a faster device."),
+}
+"""What can stop a replica, in the order in which it is asked: the opening of a sentence about it,
+and what would help where it stops a model on every device."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +64,7 @@ class Blocker:
     """What stops a replica on one device.
 
     Attributes:
-        kind: one word, to count by: memory, SMs, cores, slices, mode, ...
+        kind: one of `KINDS`, to count by.
         what: in words, with figures.
         lacking: how far it is from fitting, as a share of what it needs; to name the nearest.
     """
@@ -47,11 +79,12 @@ class Neighbours:
     """Devices with what they hold, and the demands behind it.
 
     Attributes:
+        held: the sizes of the replicas on a device, by its id.
         demands: by model name.
         spare: capacity beyond its demand in requests/s, by model; infinite without a rate.
     """
 
-    held: Mapping[str, tuple[Placement, ...]]
+    held: Mapping[str, Sequence[Candidate]]
     demands: Mapping[str, ModelDemand]
     spare: Mapping[str, float]
     interference: Interference
@@ -78,32 +111,30 @@ def blocker(device: Device, candidate: Candidate, around: Neighbours) -> Blocker
 
 def _place(device: Device, candidate: Candidate, around: Neighbours) -> Blocker | None:
     only = around.demands[candidate.model].rules.only_on
-    if device.cordoned:
-        return Blocker("cordoned", f"{device.short_id} is cordoned")
     if candidate.hardware != device.hardware:
         return Blocker("hardware", f"{device.short_id} is another kind of device")
-    if only and not set(only) & {device.id, device.host, device.rack, device.hardware}:
+    if device.cordoned:
+        return Blocker("cordoned", f"{device.short_id} is cordoned")
+    if only and not set(only) & _names(device):
         return Blocker("only_on", f"{device.short_id} is not among {', '.join(only)}")
     return None
 
 
+def _names(device: Device) -> set[str]:
+    return {device.id, device.host, device.rack, device.hardware}
+
+
 def _company(
-    device: Device, here: Sequence[Placement], candidate: Candidate, around: Neighbours
+    device: Device, here: Sequence[Candidate], candidate: Candidate, around: Neighbours
 ) -> Blocker | None:
-    mine = around.demands[candidate.model]
-    others = device.occupied_slices or device.occupied_sm_percent
-    if others and _alone(mine.isolation, mig=candidate.size.mode is SharingMode.MIG):
+    mine, mig = around.demands[candidate.model], candidate.size.mode is SharingMode.MIG
+    if (device.occupied_slices or device.occupied_sm_percent) and _alone(mine.isolation, mig=mig):
         return Blocker("isolation", f"others use a part of {device.short_id}")
-    for p in here:
-        other = around.demands.get(p.model)
-        avoids = p.model in mine.rules.avoid or (
-            other is not None and candidate.model in other.rules.avoid
-        )
-        if avoids:
-            return Blocker(
-                "avoid", f"{device.short_id} holds {p.model}, and the two avoid each other"
-            )
-        mig = candidate.size.mode is SharingMode.MIG
+    for model in dict.fromkeys(c.model for c in here):
+        other = around.demands.get(model)
+        if model in mine.rules.avoid or (other and candidate.model in other.rules.avoid):
+            what = f"{device.short_id} holds {model}, and the two avoid each other"
+            return Blocker("avoid", what)
         for demand in (mine, other):
             if demand is not None and _alone(demand.isolation, mig=mig):
                 return Blocker("isolation", f"{demand.model} shares its device with nobody")
@@ -114,29 +145,27 @@ def _alone(isolation: Isolation, *, mig: bool) -> bool:
     return isolation is Isolation.DEVICE or (isolation is Isolation.HARDWARE and not mig)
 
 
-def _mode(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
-    mode = candidate.size.mode
+def _mode(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Blocker | None:
+    mode, name = candidate.size.mode, device.short_id
     if mode not in device.modes:
-        return Blocker("mode", f"{device.short_id} does not allow {mode}")
+        return Blocker("mode", f"{name} allows {', '.join(device.modes) or 'no mode'}, not {mode}")
     if device.occupied_slices and mode is not SharingMode.MIG:
-        return Blocker("mode", f"{device.short_id} is cut by MIG for others")
+        return Blocker("mode", f"{name} is in others' use, cut by MIG")
     if device.occupied_sm_percent and mode is not SharingMode.MPS:
-        return Blocker("mode", f"{device.short_id} is used by others under MPS")
-    if here and (here[0].partition.mode is not mode or mode is SharingMode.WHOLE):
-        return Blocker("mode", f"{device.short_id} is run in mode {here[0].partition.mode}")
+        return Blocker("mode", f"{name} is in others' use, under MPS")
+    if here and (here[0].size.mode is not mode or mode is SharingMode.WHOLE):
+        return Blocker("mode", f"{name} is run in mode {here[0].size.mode}")
     most = MAX_REPLICAS_PER_DEVICE[mode]
     most = most if device.max_replicas is None else min(most, device.max_replicas)
     if len(here) >= most:
-        return Blocker(
-            "replicas", f"{device.short_id} holds {len(here)} replicas and allows no more"
-        )
+        return Blocker("replicas", f"{name} holds {len(here)} replicas and allows no more")
     return None
 
 
-def _memory(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
+def _memory(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Blocker | None:
     if candidate.size.mode is SharingMode.MIG:
-        return slices_blocker(device, here, candidate)
-    free = room_bytes(device, candidate.size.mode) - sum(p.partition.memory_bytes for p in here)
+        return _slices(device, here, candidate)
+    free = room_bytes(device, candidate.size.mode) - sum(c.memory_bytes for c in here)
     if candidate.memory_bytes <= free:
         return None
     need, left = candidate.memory_bytes, max(0, free)
@@ -144,10 +173,7 @@ def _memory(device: Device, here: Sequence[Placement], candidate: Candidate) -> 
     return Blocker("memory", what, 1 - left / need)
 
 
-def slices_blocker(
-    device: Device, here: Sequence[Placement], candidate: Candidate
-) -> Blocker | None:
-    """What stops one more GPU instance on a device, beside those it holds."""
+def _slices(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Blocker | None:
     geometry = geometry_on(device)
     wanted = candidate.size.mig_profile
     if device.mig_fixed:
@@ -163,7 +189,7 @@ def slices_blocker(
             f"{wanted} on {device.short_id} has {format_bytes(room)}, it needs {format_bytes(need)}"
         )
         return Blocker("memory", what, 1 - room / need)
-    counts = collections.Counter(p.candidate.size.mig_profile for p in here)
+    counts = collections.Counter(c.size.mig_profile for c in here)
     counts[wanted] += 1
     code = geometry.code(counts)
     if code is not None and geometry.holds(code):
@@ -174,68 +200,64 @@ def slices_blocker(
     )
 
 
-def _instances_left(device: Device, here: Sequence[Placement], wanted: str) -> Blocker | None:
+def _instances_left(device: Device, here: Sequence[Candidate], wanted: str) -> Blocker | None:
     """Where the geometry is fixed, an instance has to exist, and to have nobody in it."""
     made = sum(i.mig_profile == wanted for i in device.mig_instances)
     idle = sum(i.mig_profile == wanted for i in usable_instances(device))
-    taken = sum(p.candidate.size.mig_profile == wanted for p in here)
+    taken = sum(c.size.mig_profile == wanted for c in here)
     if taken < idle:
         return None
     fixed = f"{device.short_id} may not be cut anew"
     if made == 0:
-        return Blocker("slices", f"{fixed} and has no instance of {wanted}")
+        return Blocker("fixed", f"{fixed} and has no instance of {wanted}")
     if idle == 0:
-        return Blocker("slices", f"{fixed}, and others use its instances of {wanted}")
-    return Blocker("slices", f"{fixed}, and its {made} of {wanted} are taken")
+        return Blocker("fixed", f"{fixed}, and others use its instances of {wanted}")
+    return Blocker("fixed", f"{fixed}, and its {made} of {wanted} are taken")
 
 
-def _compute(device: Device, here: Sequence[Placement], candidate: Candidate) -> Blocker | None:
-    if candidate.size.mode is SharingMode.MPS:
-        taken = device.occupied_sm_percent + sum(p.candidate.size.sm_percent for p in here)
-        need, free = candidate.size.sm_percent, max(0, 100 - taken)
+def _compute(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Blocker | None:
+    name, size = device.short_id, candidate.size
+    if size.mode is SharingMode.MPS:
+        taken = device.occupied_sm_percent + sum(c.size.sm_percent for c in here)
+        need, free = size.sm_percent, max(0, 100 - taken)
+        if device.occupied_sm_percent >= 100:
+            return Blocker("SMs", f"others hold all SMs of {name}", 1.0)
         if need > free:
-            what = f"{device.short_id} has {free} % of its SMs free, it needs {need} %"
+            what = f"{name} has {free} % of its SMs free, it needs {need} %"
             return Blocker("SMs", what, 1 - free / need)
     if device.kind is DeviceKind.CPU or device.cores:
-        used = sum(
-            len(p.partition.cores) if isinstance(p.partition, CpuCores) else p.candidate.size.cores
-            for p in here
-        )
-        need, free = candidate.size.cores, max(0, len(device.cores) - used)
+        need, free = size.cores, max(0, len(device.cores) - sum(c.size.cores for c in here))
         if need > free:
-            what = f"{device.short_id} has {free} cores free, it needs {need}"
-            return Blocker("cores", what, 1 - free / need)
+            return Blocker(
+                "cores", f"{name} has {free} cores free, it needs {need}", 1 - free / need
+            )
     return None
 
 
 def _crowd(
-    device: Device, here: Sequence[Placement], candidate: Candidate, around: Neighbours
+    device: Device, here: Sequence[Candidate], candidate: Candidate, around: Neighbours
 ) -> Blocker | None:
     """Whether everyone there still holds its SLO and its demand when slowed by one more."""
-    together = [*(p.candidate for p in here), candidate]
-    before = _level([p.candidate for p in here], around.interference) or 1.0
+    together, name = [*here, candidate], device.short_id
+    before = _level(here, around.interference) or 1.0
     level = _level(together, around.interference)
     if level is None:
-        return Blocker("interference", f"{device.short_id} would be shared by too many")
+        return Blocker("interference", f"{name} would be slowed beyond all levels of interference")
     for c in together:
         slo = around.demands[c.model].slo if c.model in around.demands else None
         if slo is not None and (
             c.ttft_p95_seconds * level > slo.ttft_seconds * (1 + TOLERANCE)
             or c.tpot_p95_seconds * level > slo.tpot_seconds * (1 + TOLERANCE)
         ):
-            return Blocker(
-                "interference",
-                f"{c.model} on {device.short_id} would miss its SLO, slowed x{level:g}",
-            )
+            how = f"would miss its SLO, slowed x{level:g}" if here else "misses its SLO even alone"
+            return Blocker("SLO", f"{c.model} on {name} {how}")
     lost: dict[str, float] = collections.defaultdict(float)
-    for p in here:
-        lost[p.model] += p.candidate.capacity_req_per_s * (1 / before - 1 / level)
+    for c in here:
+        lost[c.model] += c.capacity_req_per_s * (1 / before - 1 / level)
     for model, rate in lost.items():
         if model != candidate.model and rate > around.spare.get(model, 0.0) + TOLERANCE:
-            return Blocker(
-                "interference",
-                f"{model} on {device.short_id} would fall below its demand, slowed x{level:g}",
-            )
+            what = f"{model} on {name} would fall below its demand, slowed x{level:g}"
+            return Blocker("interference", what)
     return None
 
 
@@ -251,48 +273,59 @@ def most_alone(
     device: Device, demand: ModelDemand, candidate: Candidate, interference: Interference
 ) -> tuple[int, float]:
     """Replicas and requests/s of one size that an empty device serves at best, all else aside."""
-    around = Neighbours({}, {demand.model: demand}, {}, interference)
     held: list[Candidate] = []
+    around = Neighbours({device.id: held}, {demand.model: demand}, {}, interference)
     best = (0, 0.0)
-    while len(held) < MAX_REPLICAS_PER_DEVICE[candidate.size.mode]:
-        if not _fits_alone(device, held, candidate, around):
-            break
+    while blocker(device, candidate, around) is None:
         held.append(candidate)
-        level = _level(held, around.interference)
-        slo = demand.slo
-        if level is None or (
-            slo is not None and candidate.tpot_p95_seconds * level > slo.tpot_seconds
-        ):
-            break
-        if slo is not None and candidate.ttft_p95_seconds * level > slo.ttft_seconds:
-            break
-        rate = len(held) * candidate.capacity_req_per_s / level
+        rate = len(held) * candidate.capacity_req_per_s / (_level(held, interference) or math.inf)
         if rate > best[1] * (1 + TOLERANCE):
             best = (len(held), rate)
-        if _alone(demand.isolation, mig=candidate.size.mode is SharingMode.MIG):
-            break
     return best
 
 
-def _fits_alone(
-    device: Device, held: Sequence[Candidate], candidate: Candidate, around: Neighbours
-) -> bool:
-    size, count = candidate.size, len(held) + 1
-    stop = _place(device, candidate, around) or _company(device, (), candidate, around)
-    if stop is not None or _mode(device, (), candidate) is not None:
-        return False
-    if device.max_replicas is not None and count > device.max_replicas:
-        return False
-    if size.mode is SharingMode.WHOLE and count > 1:
-        return False
-    if size.mode is SharingMode.MIG:
-        geometry = geometry_on(device)
-        code = None if geometry is None else geometry.code({size.mig_profile: count})
-        if geometry is None or code is None or not geometry.holds(code):
-            return False
-    elif count * candidate.memory_bytes > room_bytes(device, size.mode):
-        return False
-    sm_free = 100 - device.occupied_sm_percent
-    if size.mode is SharingMode.MPS and count * size.sm_percent > sm_free:
-        return False
-    return not device.cores or count * size.cores <= len(device.cores)
+def alone(demand: ModelDemand, interference: Interference) -> Neighbours:
+    """Empty devices, for one model."""
+    return Neighbours({}, {demand.model: demand}, {}, interference)
+
+
+def closest(devices: Iterable[Device], demand: ModelDemand, around: Neighbours) -> Blocker | None:
+    """What stops one more replica of a model where one of its sizes comes closest to fitting.
+
+    None where one of them fits one of the devices.
+    """
+    order = [*KINDS]
+    nearest = Blocker("hardware", f"{demand.model} has no size that could be used there")
+    for device in devices:
+        for candidate in demand.candidates:
+            stop = blocker(device, candidate, around)
+            if stop is None:
+                return None
+            rank = (order.index(stop.kind), -stop.lacking)
+            if rank > (order.index(nearest.kind), -nearest.lacking):
+                nearest = stop
+    return nearest
+
+
+def different(devices: Iterable[Device], demand: ModelDemand) -> list[Device]:
+    """One of each set of devices that are the same to a model while they are empty."""
+    only = set(demand.rules.only_on)
+    found: dict[object, Device] = {}
+    for d in devices:
+        size = (d.hardware, d.memory_bytes, d.reserved_bytes, d.free_bytes, len(d.cores), d.modes)
+        state = (d.cordoned, d.max_replicas, d.occupied_sm_percent, d.occupied_slices)
+        mig = (d.mig_profiles, d.mig_instances, d.mig_fixed)
+        found.setdefault((size, state, mig, only.isdisjoint(_names(d))), d)
+    return list(found.values())
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word in the singular or plural."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """So many significant digits, but large numbers whole and grouped, never as 1e+05."""
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"

@@ -8,22 +8,19 @@ objectives that serve all of it fulfil it, the others say what is missing, as fo
 import dataclasses
 from typing import TYPE_CHECKING
 
-from partitiond.planner.types import Need
+from partitiond.planner.types import Instance, Need
 
 if TYPE_CHECKING:
-    from partitiond.planner.packing import Packing
+    from partitiond.planner.packing import Load, Packing
 
 
 # --- what may be added and taken away --------------------------------------------------------
 
 
-def shunned(packing: "Packing", index: int, model: int) -> bool:
-    """Whether a model on the device and this one avoid each other."""
-    others = packing.instance.ties.avoided.get(model)
-    items = packing.instance.items
-    if not others:
-        return False
-    return any(items[i].model in others for i in packing.loads[index].items)
+def shunned(instance: Instance, load: "Load", model: int) -> bool:
+    """Whether a model on a device and this one avoid each other."""
+    others = instance.ties.avoided.get(model)
+    return others is not None and any(instance.items[i].model in others for i in load.items)
 
 
 def lonely(packing: "Packing", index: int, model: int) -> bool:
@@ -74,7 +71,6 @@ class Missing:
         replicas: to its least number.
         rate: to its rate, in 1 / RATE_SCALE.
         rate_if_lost: what is missing when the worst fault domain is lost, in 1 / RATE_SCALE.
-        replicas_if_lost: the same in replicas.
         domain: number of that fault domain; None where losing any one leaves enough.
         hosts: hosts on which a replica has to be, because one that must be near to it is there.
     """
@@ -82,7 +78,6 @@ class Missing:
     replicas: int
     rate: int
     rate_if_lost: int = 0
-    replicas_if_lost: int = 0
     domain: int | None = None
     hosts: tuple[int, ...] = ()
 
@@ -103,7 +98,7 @@ def missing(packing: "Packing", need: Need) -> Missing | None:
         return None
     if worst is None:
         return Missing(replicas, rate, hosts=hosts)
-    return Missing(replicas, rate, *worst[1:], worst[0], hosts)
+    return Missing(replicas, rate, worst[1], worst[0], hosts)
 
 
 def helps(packing: "Packing", need: Need, lack: Missing, index: int) -> bool:
@@ -129,15 +124,15 @@ def _worst(
         counts[domain] -= 1
         rate, count = rate - without[1], count - 1
     short = [
-        (max(0, need.survive_rate - (rate - rates[d])), _short(need, count - counts[d]), -d)
+        (
+            max(0, need.survive_rate - (rate - rates[d])),
+            max(0, need.survive_replicas - (count - counts[d])),
+            -d,
+        )
         for d in sorted(rates)
     ] or [(need.survive_rate, need.survive_replicas, 0)]
     rate_short, replicas_short, domain = max(short)
     return (-domain, rate_short, replicas_short) if rate_short or replicas_short else None
-
-
-def _short(need: Need, left: int) -> int:
-    return max(0, need.survive_replicas - left)
 
 
 def rate_if_lost(packing: "Packing", need: Need) -> int:
@@ -163,12 +158,9 @@ def _by_domain(packing: "Packing", need: Need) -> tuple[dict[int, int], dict[int
 
 def _hosts_to_join(packing: "Packing", model: int) -> tuple[int, ...]:
     ties = packing.instance.ties
-    held: dict[int, set[int]] = {}
-    for index, load in enumerate(packing.loads):
-        models = {packing.instance.items[item].model for item in load.items}
-        held.setdefault(ties.host_of[index], set()).update(models)
+    held = [on_host(packing, host) for host in range(len(ties.devices_on))]
     return tuple(
         host
-        for host, models in sorted(held.items())
+        for host, models in enumerate(held)
         if model not in models and not ties.near_to[model].isdisjoint(models)
     )

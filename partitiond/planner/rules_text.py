@@ -1,8 +1,5 @@
 """Placement rules in words: why they keep a model out, what a loss takes, what names nothing."""
 
-from collections.abc import Iterable
-
-from partitiond.core.hardware import Device
 from partitiond.core.plan import ModelDemand
 from partitiond.core.spec import FaultDomain
 from partitiond.planner.needs import domain_name
@@ -17,42 +14,43 @@ def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | N
     if rules.only_on:
         unknown = unknown_places(instance.request, demand)
         if len(unknown) == len(rules.only_on):
+            known = sorted(set().union(*(names_of(device) for device in devices)))
             return (
-                f"{name} may only be on {_list(rules.only_on)}, and no device, host, rack or "
+                f"{name} may only be on {', '.join(rules.only_on)}, and no device, host, rack or "
                 f"hardware is called that.",
-                f"Name one of {_list(_some(sorted(_all_names(devices))))} in only_on.",
+                f"Name one of {', '.join(known[:8])}{', ...' * (len(known) > 8)} in only_on.",
             )
         kinds = {c.hardware for c in demand.candidates}
         allowed = [d for d in devices if not names_of(d).isdisjoint(rules.only_on)]
         if kinds and not kinds & {d.hardware for d in allowed}:
             return (
-                f"{name} may only be on {_list(rules.only_on)}, and is profiled for "
-                f"{_list(sorted(kinds))}, which is not there.",
-                f"Profile {name} on {_list(sorted({d.hardware for d in allowed}))}, "
+                f"{name} may only be on {', '.join(rules.only_on)}, and is profiled for "
+                f"{', '.join(sorted(kinds))}, which is not there.",
+                f"Profile {name} on {', '.join(sorted({d.hardware for d in allowed}))}, "
                 f"or widen only_on.",
             )
     planned = {need.name for need in instance.needs}
     absent = [other for other in rules.near if other not in planned]
-    if absent:
-        asked = {m.model for m in instance.request.models}
-        what = "is not among the models" if absent[0] not in asked else "has no place itself"
+    if absent and absent[0] in {m.model for m in instance.request.models}:
         return (
-            f"{name} must be near {absent[0]}, which {what}.",
-            f"Register {absent[0]}, or take it out of near."
-            if absent[0] not in asked
-            else f"See to {absent[0]} first, or take it out of near.",
+            f"{name} must be near {absent[0]}, which has no place itself.",
+            f"See to {absent[0]} first, or take it out of near.",
+        )
+    if absent:
+        return (
+            f"{name} must be near {absent[0]}, which is not among the models.",
+            f"Register {absent[0]}, or take it out of near.",
         )
     return None
 
 
 def what_is_lost(instance: Instance, need: Need, lack: Missing) -> str:
     """A part of a sentence: what is missing when the worst fault domain is lost; may be empty."""
-    if lack.domain is None:
-        return ""
     kind = instance.request.models[need.model].rules.survive
-    if kind is None:
+    if lack.domain is None or kind is None:
         return ""
-    where = lost_name(instance, need, lack.domain, kind)
+    index = need.domain_of.index(lack.domain)
+    where = " ".join(domain_name(instance.request.devices[index], kind))
     if need.rated:
         left = (need.survive_rate - lack.rate_if_lost) / need.units
         return (
@@ -60,12 +58,6 @@ def what_is_lost(instance: Instance, need: Need, lack: Missing) -> str:
             f"when {where} is lost"
         )
     return f"has no replica left when {where} is lost"
-
-
-def lost_name(instance: Instance, need: Need, domain: int, kind: FaultDomain) -> str:
-    """A fault domain in words, as "host node-1"."""
-    index = need.domain_of.index(domain)
-    return " ".join(domain_name(instance.request.devices[index], kind))
 
 
 def why_not_spread(instance: Instance, need: Need) -> str | None:
@@ -81,11 +73,8 @@ def why_not_spread(instance: Instance, need: Need) -> str | None:
     kind = instance.request.models[need.model].rules.survive
     if len(domains) > 1 or kind is None:
         return None
-    return (
-        f"it is to survive the loss of a {kind}, and only one {kind} could hold it"
-        if domains
-        else f"it is to survive the loss of a {kind}, and none could hold it"
-    )
+    able = f"only one {kind}" if domains else "none"
+    return f"it is to survive the loss of a {kind}, and {able} could hold it"
 
 
 def how_to_survive(instance: Instance, need: Need) -> str:
@@ -103,20 +92,8 @@ def warnings(request: PlanRequest) -> tuple[str, ...]:
     for model in request.models:
         unknown = unknown_places(request, model)
         if unknown and len(unknown) < len(model.rules.only_on):
-            found.append(f"{model.model}: only_on names {_list(unknown)}, which is not there.")
+            found.append(f"{model.model}: only_on names {', '.join(unknown)}, which is not there.")
         gone = [other for other in model.rules.avoid if other not in asked]
         if gone:
-            found.append(f"{model.model}: avoid names {_list(gone)}, which is not registered.")
+            found.append(f"{model.model}: avoid names {', '.join(gone)}, which is not registered.")
     return tuple(found)
-
-
-def _all_names(devices: tuple[Device, ...]) -> set[str]:
-    return set().union(*(names_of(d) for d in devices))
-
-
-def _some(names: list[str], most: int = 8) -> list[str]:
-    return names if len(names) <= most else [*names[:most], "..."]
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)

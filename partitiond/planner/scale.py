@@ -5,61 +5,85 @@ target: under `max-headroom` its demand, under `max-min` its demand times its we
 more than its demand. (Where no model has a rate, 1 request/s takes the demand's place.) What of a
 demand has to survive a loss grows with it under `max-headroom`; under `max-min` it is reported
 only. At a given factor this is the question of the cost objectives, "is there a plan that serves
-everything", without the cost. So everything that answers that is used as it is, on an instance
-whose needs are scaled:
+everything", without the cost, on an instance whose needs are scaled:
 
-- the linear relaxation has the factor as a variable: one solve bounds it;
-- greedy packers and whatever else the portfolio has are asked at some factors, each answer being
-  good for its own smallest share, which is at least the factor asked for;
-- the weighted-resource bound, with its whole replicas, proves further factors impossible;
+- the compiled search is asked for a little more than it has, from the plan that it has, by half as
+  much where it fails; an answer is good for its own smallest share, which is at least that;
+- prices of rates bound the factor (`market.factor`), and linear prices prove further factors
+  impossible, because replicas are whole;
 - small instances are solved exactly.
 
 What is left goes to the models that gain most goodput by it.
 """
 
+import contextlib
 import dataclasses
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+import numpy as np
+
 from partitiond.core.plan import Objective, Status
+from partitiond.planner.adding import Adding
 from partitiond.planner.assign import applied
-from partitiond.planner.bound import bound_cost, bound_goodput
-from partitiond.planner.covers import pack_covers
-from partitiond.planner.exact import MAX_VARIABLES, Goal, Scale, solve_exact, variable_count
-from partitiond.planner.greedy import Guide, Strategy, first_fit, most_goodput, serve_all
+from partitiond.planner.baselines import FIRST_FIT, first_fit
+from partitiond.planner.complete import NAME as GREEDY
+from partitiond.planner.complete import from_nothing, most_goodput
+from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.instance import PRICE_SCALE, Instance, Need
+from partitiond.planner.keeping import completed
 from partitiond.planner.moves import with_price
 from partitiond.planner.nearest import May, anything, first_that_may
 from partitiond.planner.packing import Packing
-from partitiond.planner.repair import repair_start
+from partitiond.planner.prices import bound_of, linear_prices, usual_prices
+from partitiond.planner.progress import Stop, never
 from partitiond.planner.rules import rate_if_lost
 from partitiond.planner.running import running_packing, staying_items
-from partitiond.planner.scale_bound import relaxed_factor
 from partitiond.planner.share import fill
-
-Serve = Callable[[Instance, float], Packing | None]
-"""A plan that serves every need of an instance, or None: (instance, seconds it may take)."""
+from partitiond.planner.sites import build_sites, ints
 
 SLACK: Final = 1e-6
+SAFETY: Final = 1e-9
+"""Relative slack given away for floating-point sums: some million terms are out by less."""
+BEYOND: Final = 1 + 1e-5
+"""For the bound needs are scaled to so much more than any plan's factor: they are rounded down, and
+what is beyond a need counts for nothing."""
+ROUNDED: Final = 1 + 1e-7
+"""Demands are rounded down as well, by a part in 10^8."""
+SEARCH_SHARE: Final = 0.9
+"""Share of the time limit for bound and plans; the rest is for giving away what is left."""
+EXACT: Final = "exact (CP-SAT)"
+LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
-"""A factor that is 0 but for the linear solver's rounding."""
+"""A factor at which every model needs one replica: rates are at least one unit."""
+BOUND_SHARE: Final = 0.4
+"""Share of it for the bound, which comes before any plan."""
+ROUNDS: Final = 60
+"""Rounds for it where the clock may not count."""
+FIRST_STEP: Final = 0.5
+"""A first factor is asked for at half the bound, and then so much more, as long as it is found."""
 CLOSE: Final = 0.002
-"""A factor this close to the least one that failed is not improved any further."""
-PROBES: Final = (1.0, 0.97, 0.93, 0.87, 0.75, 0.6, 0.4, 0.2, 0.05, 0.01)
-"""Factors asked for, of the bound, until one is met."""
-HALVINGS: Final = 7
-PROOFS: Final = 6
+"""Least step by which a factor is raised."""
+ASKS: Final = 16
+"""Factors asked for where the clock may not count."""
+FEW: Final = 6
+"""Factors asked for before CP-SAT is."""
+ASK_SHARE: Final = 0.1
+"""Share of the time limit that the search for one factor may take."""
 EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
+PASSES: Final = 3
+"""CP-SAT cuts the factor into steps of what is known to be the most: it is asked again where that
+was far from what it found."""
 REST_SHARE: Final = 0.1
-"""Share of the time limit that is kept for giving away what is left."""
 PROVEN: Final = 1e-6
 """A plan this close to the proven best is called optimal; one that moves less may not be."""
+MET: Final = 1e-5
+"""A plan this close to the bound is not improved any further."""
 KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
-"""Shares of the best factor below which what runs is repaired: with fewer moves each."""
+"""Shares of the best factor below which what runs is completed: with fewer moves each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +130,7 @@ def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> In
     needs = tuple(
         _scaled_need(need, target[need.model], factor, instance.request.objective)
         if need.model in target
-        else need
+        else dataclasses.replace(need, survive_rate=0, survive_replicas=0)
         for need in instance.needs
     )
     return dataclasses.replace(instance, needs=needs)
@@ -157,36 +181,13 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
     return min([*shares, *left], default=0.0)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Means:
-    """What is asked for bounds and plans.
-
-    Attributes:
-        serve: finds plans that serve everything.
-        relaxed: a bound on the factor; below 0 where least numbers of replicas cannot be met.
-        repaired: what runs, with what is missing at an instance's needs.
-        rest: gives what a plan leaves to whoever gains goodput by it; (instance, target, packing,
-            seconds it may take, stop).
-        weighted: the weighted-resource bound and its packers are asked as well.
-    """
-
-    serve: Serve
-    relaxed: Callable[[Instance, Mapping[int, float]], float]
-    repaired: Callable[[Instance], Packing]
-    rest: Callable[[Instance, Mapping[int, float], Packing, float, Callable[[], bool]], Packing]
-    weighted: bool = True
-
-
-def usual_means(serve: Serve | None = None) -> Means:
-    """Of fleets whose places can be listed; `serve` is the greedy packers' unless given."""
-    return Means(serve or greedy_serve, relaxed_factor, repair_start, spread_rest)
-
-
 def largest_factor(
     instance: Instance,
-    means: Means,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    searches: bool,
+    exact: bool,
+    linear: bool,
+    stop: Stop = never,
     tell: Callable[[float, str], object] = lambda _value, _name: None,
     proved: Callable[[float], object] = lambda _bound: None,
     may: May = anything,
@@ -195,68 +196,61 @@ def largest_factor(
 
     Args:
         instance: the question, with objective MAX_MIN or MAX_HEADROOM.
-        means: what is asked.
+        searches: the compiled search and the market are asked.
+        exact: CP-SAT and first-fit are asked: the instance is small.
+        linear: linear prices are asked for proofs: the instance is not too large.
         stop: asked now and then whether to end with the best so far.
         tell: told of each better factor, and of what found it.
         proved: told of each lower bound on the factor.
         may: what speaks against a packing: of those with least, the best is taken.
     """
-    target = targets_of(instance)
-    search = _Search(instance, target, means, (stop, tell, proved))
-    search.may = may
-    relaxed = means.relaxed(instance, target)
-    if relaxed < 0:
-        return Scaled(None, 0.0, -1.0, 0.0, "none; bound: relaxation")
-    if relaxed <= NOTHING:
-        return Scaled(None, 0.0, 0.0, 0.0, "none; bound: relaxation", optimal=True)
-    search.lower(relaxed, "relaxation")
-    search.probe()
-    search.halve()
-    search.solve_small()
-    if means.weighted:
-        search.prove()
-        search.try_baselines()
-    return search.answer()
+    raising = Raising(instance, searches, (stop, tell, proved))
+    raising.lower(raising.alone(), "each model alone")
+    if raising.bound <= 0:
+        bound = raising.bound
+        return Scaled(None, 0.0, bound, 0.0, "none; bound: each model alone", optimal=bound == 0)
+    if searches:
+        raising.lower(raising.market_bound(), "columns")
+    most = ASKS if raising.fixed or not searches else math.inf
+    raising.ask_for_more(FEW if exact else most)
+    if linear:
+        raising.prove()
+    if exact:
+        raising.try_first_fit()
+        raising.solve()
+        raising.ask_for_more(most)
+    return raising.answer(may)
 
 
-Watchers = tuple[Callable[[], bool], Callable[[float, str], object], Callable[[float], object]]
+Watchers = tuple[Stop, Callable[[float, str], object], Callable[[float], object]]
 """Whether to end; told of a better factor; told of a lower bound."""
 
 
-class _Search:
+class Raising:
     """What is known of the largest factor so far."""
 
-    def __init__(
-        self, instance: Instance, target: Mapping[int, float], means: Means, watchers: Watchers
-    ) -> None:
-        self.instance, self.target, self.means = instance, target, means
+    def __init__(self, instance: Instance, searches: bool, watchers: Watchers) -> None:
+        self.instance, self.target = instance, targets_of(instance)
+        self.sites, self.searches = build_sites(instance), searches
         self.stop, self.tell, self.proved = watchers
-        self.first_fit: float | None = None
-        self.bound, self.bound_by = math.inf, "relaxation"
+        self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
-        self.value, self.name = 0.0, "greedy"
-        self.failed = math.inf
-        self.optimal = False
-        self.may: May = anything
-        self.limit = instance.request.time_limit_seconds
-        self.end = time.monotonic() + 0.9 * self.limit
-
-    def late(self, share: float = 1.0) -> bool:
-        """Whether to end, or a share of the time has gone where the answer may depend on that."""
-        if self.stop():
-            return True
-        left = self.end - time.monotonic()
-        return not self.instance.request.deterministic and left < (1 - share) * 0.9 * self.limit
+        self.value, self.name = 0.0, "none"
+        self.first_fit: float | None = None
+        self.optimal, self.step, self.asked = False, FIRST_STEP, 0
+        self.limit, self.fixed = instance.request.time_limit_seconds, instance.request.deterministic
+        self.end = time.monotonic() + SEARCH_SHARE * self.limit
 
     def left(self, more: float = 0.0) -> float:
-        """Seconds that a solver may take, and a share of the limit more; without a clock any."""
-        if self.instance.request.deterministic:
-            return math.inf
-        return max(0.0, self.end + more * self.limit - time.monotonic())
+        """Seconds that are left, and a share of the limit more; without a clock any."""
+        if self.stop():
+            return 0.0
+        return math.inf if self.fixed else self.end + more * self.limit - time.monotonic()
 
     def done(self) -> bool:
-        """Whether the bound is reached."""
-        return self.best is not None and self.value >= self.bound * (1 - 1e-5)
+        """Whether the bound is reached, or nobody waits for more."""
+        met = self.optimal or (self.best is not None and self.value >= self.bound * (1 - MET))
+        return met or self.bound < 0 or self.left() <= 0
 
     def lower(self, bound: float, name: str) -> None:
         """No plan has a larger factor."""
@@ -264,113 +258,177 @@ class _Search:
             self.bound, self.bound_by = bound, name
             self.proved(bound)
 
-    def ask(self, factor: float) -> bool:
-        """Look for a plan with at least this factor."""
-        found = self.means.serve(scaled(self.instance, self.target, factor), self.limit / 10)
-        if found is None:
-            self.failed = min(self.failed, factor)
-            return False
-        self.keep(found, "greedy")
-        return True
-
-    def keep(self, packing: Packing, name: str) -> None:
+    def keep(self, packing: Packing, name: str) -> bool:
         """Take a packing if it is the best so far."""
         mine = packing.copy()
         mine.instance = self.instance
         mine.settle()
         value = factor_of(mine, self.target)
-        if value > self.value * (1 + SLACK) and not mine.short_replicas():
-            self.best, self.value, self.name = mine, value, name
-            self.tell(value, name)
+        if value <= self.value * (1 + SLACK) or mine.short_replicas():
+            return False
+        self.best, self.value, self.name = mine, value, name
+        self.tell(value, name)
+        return True
 
-    def probe(self) -> None:
-        """From the bound down until a plan is found."""
-        for share in PROBES:
-            if self.stop() or self.ask(self.bound * share) or (self.late() and self.best):
-                return
-
-    def halve(self) -> None:
-        """Between what was found and what failed."""
-        for _ in range(HALVINGS):
-            high = min(self.failed, self.bound)
-            if self.best is None or high <= self.value * (1 + CLOSE) or self.late(0.5):
-                return
-            self.ask((self.value + high) / 2)
-
-    def solve_small(self) -> None:
-        """Exactly, where the instance is small."""
-        devices = list(range(len(self.instance.group_of)))
-        if self.done() or self.late() or variable_count(self.instance, devices) > MAX_VARIABLES:
-            return
-        grows = self.instance.request.objective is Objective.MAX_HEADROOM
-        survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
-        exact = solve_exact(
-            self.instance,
-            Goal.SCALE,
-            devices,
-            self.best,
-            deterministic_seconds=EXACT_SHARE * self.limit,
-            scale=Scale(self.target, self.bound, survive),
-            wall_seconds=self.left(),
-            stop=self.stop,
+    def alone(self) -> float:
+        """No plan has a larger factor than the model that gets least when each has every device to
+        itself; below 0 where least numbers of replicas are beyond the largest."""
+        sites, needs = self.sites, self.instance.needs
+        if any(need.max_replicas < need.min_replicas for need in needs):
+            return -1.0
+        count = np.bincount(
+            sites.class_of, sites.group_count, int(sites.class_of.max(initial=-1)) + 1
         )
-        if exact.packing is None:
-            if exact.status is Status.INFEASIBLE and self.best is None:
-                self.lower(-1.0, "exact (CP-SAT)")  # least numbers cannot be met together
-            return
-        self.keep(exact.packing, "exact (CP-SAT)")
-        if exact.bound is not None:
-            self.lower(exact.bound, "exact (CP-SAT)")
-        self.optimal = exact.status.value == "optimal"
+        most, largest = np.zeros((len(needs), len(count))), np.zeros(len(needs))
+        full = sites.rates[:, 0].astype(np.float64) * sites.max_items[sites.entry_site]
+        np.maximum.at(most, (sites.entry_model, sites.site_class[sites.entry_site]), full)
+        np.maximum.at(largest, sites.entry_model, sites.rates[:, 0])
+        rate = np.minimum(most @ count, largest * [need.max_replicas for need in needs])
+        shares = [
+            rate[m] / self.target[n.model] for m, n in enumerate(needs) if n.model in self.target
+        ]
+        if self.instance.request.objective is Objective.MAX_MIN:
+            # Beyond its demand no share counts for more.
+            shares += [
+                n.planned / self.target[n.model]
+                for n in needs
+                if n.rated and n.model in self.target
+            ]
+        return float(min(shares, default=0.0)) * (1 + SAFETY)
+
+    def market_bound(self) -> float:
+        """No plan has a larger factor, by prices of rates; infinite where time was over at once."""
+        from partitiond.planner.market.factor import Factor
+        from partitiond.planner.market.value import HaltedError
+
+        end = math.inf if self.fixed else time.monotonic() + BOUND_SHARE * self.limit
+        sites = build_sites(scaled(self.instance, self.target, self.bound * BEYOND))
+        with contextlib.suppress(HaltedError):
+            found = Factor(sites, self.target, halt=lambda: self.stop() or time.monotonic() > end)
+            with contextlib.suppress(HaltedError):
+                found.run(end, ROUNDS if self.fixed else 1 << 30)
+            return found.bound * ROUNDED
+        return math.inf
+
+    def ask_for_more(self, most: float) -> None:
+        """Ask for factors, larger and larger ones, so often at most."""
+        asked, first = 0, self.bound / 2
+        while asked < most and not self.done():
+            factor = first if self.best is None else self.value * (1 + self.step)
+            if not self._ask(min(factor, self.bound)):
+                first /= 2
+                self.step = max(CLOSE, self.step / 2)
+            asked += 1
+
+    def _ask(self, factor: float) -> bool:
+        """Look for a plan with at least this factor, from the best so far."""
+        asked = scaled(self.instance, self.target, factor)
+        if not self.searches:
+            prices = linear_prices(build_sites(asked), as_cost=True)
+            plans = from_nothing(asked, prices, by_cost=True, stop=self.stop)
+            return any(self.keep(one.packing, GREEDY) for one in plans)
+        from partitiond.planner.searching import serve_everything
+
+        self.asked += 1
+        sites = dataclasses.replace(
+            self.sites,
+            instance=asked,
+            need_rate=ints([n.rate for n in asked.needs]),
+            need_min=ints([n.min_replicas for n in asked.needs]),
+            need_rated=np.array([n.rated for n in asked.needs], dtype=np.uint8),
+        )
+        seconds = ASK_SHARE * self.limit
+        seconds = seconds if self.fixed else min(seconds, self.left())
+        answer = serve_everything(sites, seconds, self.stop, self.best, self.asked)
+        return answer is not None and self.keep(answer, "ruin and recreate")
 
     def prove(self) -> None:
         """Lower the bound: factors at which the devices cannot hold the cheapest covers."""
-        low = self.value
-        for _ in range(PROOFS):
-            if self.optimal or self.done() or self.late(0.9) or self.bound <= low * (1 + CLOSE):
-                return
-            middle = (low + self.bound) / 2
-            if cannot_serve(scaled(self.instance, self.target, middle)):
-                self.lower(middle, "weighted resources")
+        if self.best is None and not self.done():
+            if self._cannot_serve(0.0):
+                self.lower(-1.0, LINEAR)  # least numbers cannot be met together
+            elif self._cannot_serve(NOTHING):
+                self.lower(0.0, LINEAR)
+                self.optimal = True
+        low, asked = self.value, self.bound * (1 - CLOSE / 2)
+        while not self.done() and low * (1 + CLOSE) < self.bound and low < asked:
+            if self._cannot_serve(asked):
+                self.lower(asked, LINEAR)
+            elif self.bound_by != LINEAR:
+                return  # what is less is not proven either
             else:
-                low = middle
+                low = asked
+            asked = (low + self.bound) / 2
 
-    def try_baselines(self) -> None:
+    def _cannot_serve(self, factor: float) -> bool:
+        """Whether it is proven that no plan has so large a factor."""
+        asked = scaled(self.instance, self.target, factor)
+        least = bound_of(asked, as_cost=True)
+        # A bound beyond what all devices cost together is a proof as well.
+        most = math.fsum(g.price * len(g.bins) for g in asked.groups) / PRICE_SCALE
+        return least is None or 0 < most < (least - SLACK) / (1 + SLACK)
+
+    def try_first_fit(self) -> None:
         """First-fit and best-fit, so that no plan is worse than they are."""
-        if self.stop() or (self.best is not None and self.late()):
-            return
-        entries = bound_goodput(self.instance).entries
         near = scaled(self.instance, self.target, self.value or self.bound)
-        for best, name in ((False, "first-fit decreasing"), (True, "best-fit decreasing")):
-            packing = first_fit(near, entries, best=best)
+        for best, name in ((False, FIRST_FIT), (True, "best-fit decreasing")):
+            if self.stop() or (best and self.done()):
+                return
+            packing = first_fit(near, best=best)
             if not best:
                 self.first_fit = factor_of(packing, self.target)
             self.keep(packing, name)
 
-    def answer(self) -> Scaled:
+    def solve(self) -> None:
+        """Exactly, from the best so far."""
+        grows = self.instance.request.objective is Objective.MAX_HEADROOM
+        survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
+        for _ in range(PASSES):
+            if self.done():
+                return
+            found = solve_exact(
+                self.instance,
+                Goal.SCALE,
+                list(range(len(self.instance.group_of))),
+                self.best,
+                deterministic_seconds=EXACT_SHARE * self.limit,
+                scale=Scale(self.target, self.bound, survive),
+                wall_seconds=self.left(),
+                stop=self.stop,
+            )
+            if found.packing is None or found.bound is None:
+                if found.status is Status.INFEASIBLE and self.best is None:
+                    self.lower(-1.0, EXACT)  # least numbers cannot be met together
+                return
+            self.keep(found.packing, EXACT)
+            self.lower(found.bound, EXACT)
+            proven = found.status is Status.OPTIMAL
+            if not proven or self.bound <= self.value * (1 + PROVEN):
+                break
+        self.optimal = proven
+
+    def answer(self, may: May) -> Scaled:
         """The best, or one as good that moves less, with what is left given away."""
         method = f"{self.name}; bound: {self.bound_by}"
-        bound = self.bound
         if self.best is None:
             bound = 0.0 if self.optimal else self.bound
             return Scaled(None, 0.0, bound, 0.0, method, self.optimal)
-        chosen = self._near()
+        chosen = self._near(self.best, may)
         value = factor_of(chosen, self.target)
         best = max(value, self.value)
-        optimal = (self.optimal or self.done()) and value >= best * (1 - PROVEN)
-        return Scaled(chosen, value, bound, best, method, optimal, self.first_fit)
+        met = self.optimal or self.value >= self.bound * (1 - MET)
+        optimal = met and value >= best * (1 - PROVEN)
+        return Scaled(chosen, value, self.bound, best, method, optimal, self.first_fit)
 
-    def _near(self) -> Packing:
-        """The best with the price of its moves, of this one and of repairs of what runs."""
+    def _near(self, best: Packing, may: May) -> Packing:
+        """The best with the price of its moves, of this one and of what runs, completed."""
         instance = self.instance
-        assert self.best is not None, "something was found"
-        tried = [self.best, *self._kept()] if instance.request.running else [self.best]
+        tried = [best, *self._kept()] if instance.request.running else [best]
         ranks: list[tuple[float, int, Packing]] = []
         for packing in tried:
             if ranks and self.stop():
                 break
-            seconds = self.left(REST_SHARE) / len(tried)
-            full = self.means.rest(instance, self.target, packing, seconds, self.stop)
+            full = self.given_away(packing, self.left(REST_SHARE) / len(tried))
             value = factor_of(full, self.target)
             done = applied(instance, full)
             worth = with_price(instance, instance.request.objective, value, done)
@@ -378,97 +436,32 @@ class _Search:
         most = max(rank[0] for rank in ranks)
         close = most - SLACK * abs(most)
         ranks.sort(key=lambda rank: (-most if rank[0] >= close else -rank[0], rank[1]))
-        return ranks[first_that_may([full for _, _, full in ranks], self.may)][2]
+        return ranks[first_that_may([full for _, _, full in ranks], may)][2]
 
     def _kept(self) -> Iterator[Packing]:
-        """What runs as it is, and repaired to factors near the best."""
+        """What runs as it is, and completed to factors near the best."""
         as_it_is = running_packing(self.instance, staying_items(self.instance))
         if not as_it_is.short_replicas():
             yield as_it_is
         for less in KEPT_BELOW:
-            kept = self.means.repaired(scaled(self.instance, self.target, self.value * (1 - less)))
+            near = scaled(self.instance, self.target, self.value * (1 - less))
+            kept = completed(near, usual_prices(self.sites), by_cost=True, stop=self.stop)
             if not kept.lacking():
                 kept.instance = self.instance
                 yield kept
 
-
-def greedy_serve(instance: Instance, seconds: float) -> Packing | None:
-    """The first plan that greedy packers find which serves everything; None where none does."""
-    del seconds  # a few starts: bounded by the instance's size
-    bound = bound_cost(instance)
-    if bound.value is None:
-        return None
-    guide = Guide(instance, bound)
-    for number in range(3):
-        rng = random.Random(f"{instance.request.seed}-{number}")  # noqa: S311
-        noise = 0.15 * number
-        packing = pack_covers(instance, guide, places=None, noise=noise, rng=rng)
-        if packing is None:
-            strategy = Strategy(0.0, 2 * noise)
-            packing = serve_all(instance, guide, Packing(instance), strategy, rng)
-        if packing is not None:
-            return packing
-    return None
-
-
-def cannot_serve(instance: Instance) -> bool:
-    """Whether the weighted-resource bound proves that the devices cannot serve everything."""
-    bound = bound_cost(instance)
-    there = math.fsum(g.price * len(g.bins) for g in instance.groups)
-    if bound.value is None:
-        return True
-    # A bound beyond what all devices cost together is a proof as well.
-    most = there / PRICE_SCALE
-    return most > 0 and bound.value > most * (1 + SLACK) + SLACK
-
-
-def spread_rest(
-    instance: Instance,
-    target: Mapping[int, float],
-    packing: Packing,
-    seconds: float,
-    stop: Callable[[], bool],
-) -> Packing:
-    """Give what is left to whoever gains goodput by it; nobody falls below the factor."""
-    if stop():
-        return packing
-    value = factor_of(packing, target)
-    floor = scaled(instance, target, value)
-    guide = Guide(instance, bound_goodput(instance))
-    grown = packing.copy()
-    grown.instance = instance
-    if any(grown.rates[n.model] < n.rate for n in instance.needs if n.rated):
-        rng = random.Random(instance.request.seed)  # noqa: S311
-        grown = most_goodput(instance, guide, grown, Strategy(0.0, 0.0), rng)
-        if grown.short_replicas():  # rules that go beyond one device may cost somebody a replica
-            grown = packing.copy()
+    def given_away(self, packing: Packing, seconds: float) -> Packing:
+        """What is left goes to whoever gains goodput by it; nobody falls below the factor."""
+        instance, end = self.instance, time.monotonic() + seconds
+        value, grown = factor_of(packing, self.target), packing.copy()
+        grown.instance = instance
+        adding = Adding(grown, usual_prices(self.sites))
+        most_goodput(adding, instance.needs, lambda: self.stop() or time.monotonic() > end)
+        if any(not need.rated for need in instance.needs):
+            # Held to the factor: no device goes to a level at which somebody falls below it.
+            rated = any(need.rated for need in instance.needs)
+            grown.instance = scaled(instance, self.target, value) if rated else instance
+            fill(grown, range(len(grown.loads)), self.stop)
             grown.instance = instance
-        grown = _exact_rest(instance, floor, grown, seconds, stop) or grown
-    if any(not need.rated for need in instance.needs):
-        # Held to the factor: no device goes to a level at which somebody falls below it.
-        grown.instance = floor if any(n.rated for n in instance.needs) else instance
-        fill(grown, guide, range(len(grown.loads)))
-    grown.instance = instance
-    grown.settle()
-    return grown if factor_of(grown, target) >= value * (1 - SLACK) else packing
-
-
-def _exact_rest(
-    instance: Instance, floor: Instance, hint: Packing, seconds: float, stop: Callable[[], bool]
-) -> Packing | None:
-    devices = list(range(len(instance.group_of)))
-    if stop() or seconds <= 0 or variable_count(instance, devices) > MAX_VARIABLES:
-        return None
-    found = solve_exact(
-        instance,
-        Goal.GOODPUT,
-        devices,
-        hint,
-        deterministic_seconds=EXACT_SHARE / 2 * instance.request.time_limit_seconds,
-        floors={n.model: n.rate for n in floor.needs if n.rate},
-        wall_seconds=seconds,
-        stop=stop,
-    )
-    if found.packing is None or found.packing.short_replicas() > hint.short_replicas():
-        return None
-    return found.packing if found.packing.goodput() > hint.goodput() * (1 + SLACK) else None
+        grown.settle()
+        return grown if factor_of(grown, self.target) >= value * (1 - SLACK) else packing

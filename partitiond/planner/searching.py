@@ -7,15 +7,17 @@ thread beside it; both spend nearly all of their time where the interpreter's lo
 import time
 from typing import Final
 
+from partitiond.planner.adding import Adding
+from partitiond.planner.complete import complete
 from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
 from partitiond.planner.instance import Instance
 from partitiond.planner.market.beside import NAME as CHOICE
 from partitiond.planner.market.beside import Beside
 from partitiond.planner.members import Member, member
 from partitiond.planner.packing import Packing
+from partitiond.planner.prices import usual_prices
 from partitiond.planner.progress import Stop, Watch
-from partitiond.planner.ruled import place_ruled
-from partitiond.planner.sites import build_sites
+from partitiond.planner.sites import Sites, build_sites
 
 NAME: Final = "ruin and recreate"
 COLUMNS_SHARE: Final = 0.5
@@ -92,7 +94,8 @@ def _begin(instance: Instance, improver: Improver, best: Member | None) -> None:
     ruled = Packing(instance)
     near = bool(instance.ties.near)
     if near:
-        place_ruled(ruled)
+        adding = Adding(ruled, usual_prices(build_sites(instance)))
+        complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
     improver.start(ruled if near else None)
     if best is not None:
         improver.start(best.packing)
@@ -147,12 +150,25 @@ def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
     improver.adopt(beside.plan())
 
 
-def serve_everything(instance: Instance, seconds: float, stop: Stop) -> Packing | None:
-    """Any packing that lacks nothing; None where none is found in time, or before a stop."""
-    seed, fixed = instance.request.seed, instance.request.deterministic
-    improver = Improver(build_sites(instance), by_cost=True, seed=seed)
-    _begin(instance, improver, None)
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if fixed else None
+def serve_everything(
+    sites: Sites, seconds: float, stop: Stop, start: Packing | None, number: int
+) -> Packing | None:
+    """Any packing that lacks nothing; None where none is found in time, or before a stop.
+
+    Args:
+        sites: the question.
+        seconds: the clock's limit, or that of as many steps.
+        stop: says when to end without.
+        start: a packing to go on from; None for an empty one.
+        number: of the search, of several for the same request.
+    """
+    request = sites.instance.request
+    improver = Improver(sites, by_cost=True, seed=request.seed + number)
+    if start is None:
+        _begin(sites.instance, improver, None)
+    else:
+        improver.start(start)
+    steps = round(FIXED_STEPS_PER_SECOND * seconds) if request.deterministic else None
     improver.run(
         Schedule(time.monotonic(), seconds, steps),
         halt=lambda: improver.found or stop(),

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from partitiond.planner.exact.objectives import reference_rates
-from partitiond.planner.greedy import Guide
-from partitiond.planner.instance import Need
 from partitiond.planner.packing import Packing
+from partitiond.planner.prices import usual_prices
 from partitiond.planner.rules import lonely
+from partitiond.planner.sites import build_sites
+from partitiond.planner.types import Need
 
 
 def share_value(packing: Packing) -> float:
@@ -23,7 +26,7 @@ def share_value(packing: Packing) -> float:
 
 
 def fill(
-    packing: Packing, guide: Guide, devices: Iterable[int], stop: Callable[[], bool] = lambda: False
+    packing: Packing, devices: Iterable[int], stop: Callable[[], bool] = lambda: False
 ) -> None:
     """Add replicas of models without a rate until none fits.
 
@@ -32,20 +35,33 @@ def fill(
 
     Args:
         packing: is changed.
-        guide: prices.
         devices: that may be filled.
         stop: says when to leave it at what was added.
     """
     allowed = list(devices)
     needs = [need for need in packing.instance.needs if not need.rated]
     units = reference_rates(packing.instance) if needs else {}
+    ranked = _ranked(packing, needs)
     failed: Failed = set()
     while needs and not stop():
         need = min(
             needs, key=lambda n: (packing.rates[n.model] / units[n.model] / n.weight, n.model)
         )
-        if not _add_best(packing, guide, need, allowed, failed, stop=stop):
+        if not _add_best(packing, need, ranked[need.model], allowed, failed, stop=stop):
             needs.remove(need)
+
+
+def _ranked(packing: Packing, needs: Iterable[Need]) -> dict[int, list[tuple[int, int]]]:
+    """For each model the class of device and item of its entries, most rate per worth first."""
+    sites = build_sites(packing.instance)
+    merit = -sites.rates.max(axis=1, initial=0) / np.maximum(usual_prices(sites), 1e-12)
+    found = {}
+    for need in needs:
+        mine = np.flatnonzero(sites.entry_model == packing.instance.needs.index(need))
+        ranked = mine[np.lexsort((sites.entry_item[mine], merit[mine]))]
+        classes = sites.site_class[sites.entry_site[ranked]]
+        found[need.model] = [*zip(classes.tolist(), sites.entry_item[ranked].tolist(), strict=True)]
+    return found
 
 
 Failed = set[tuple[int, int, int]]
@@ -56,8 +72,8 @@ then that demand may have more to spare."""
 
 def _add_best(
     packing: Packing,
-    guide: Guide,
     need: Need,
+    ranked: list[tuple[int, int]],
     allowed: list[int],
     failed: Failed,
     *,
@@ -68,22 +84,17 @@ def _add_best(
         return False
     # Who has to be near another model may find it there later: nothing is remembered then.
     remember = not packing.instance.ties.near
-    entries = sorted(
-        guide.entries[need.model], key=lambda e: (-e.rate / guide.of(e), e.item, e.group)
-    )
+    class_of = build_sites(packing.instance).device_class
     tried: set[tuple[int, int]] = set()
-    for entry in entries:
+    for group_class, item in ranked:
         if stop():
             return False
         for index in allowed:
-            load = packing.loads[index]
-            if load.group != entry.group or (index, entry.item) in tried:
+            key = (index, len(packing.loads[index].items), item)
+            if class_of[index] != group_class or (index, item) in tried or key in failed:
                 continue
-            tried.add((index, entry.item))
-            key = (index, len(load.items), entry.item)
-            if key in failed:
-                continue
-            if add_if_harmless(packing, index, entry.item):
+            tried.add((index, item))
+            if add_if_harmless(packing, index, item):
                 return True
             if remember:
                 failed.add(key)

@@ -379,30 +379,3 @@ def survival_needs(
             implied = -(-need.survive_rate * len(domains) // (len(domains) - 1))
             rate[position] = max(int(rate[position]), implied)
     return rate, least
-
-
-def usual_prices(sites: Sites) -> Floats:
-    """(E,) what an entry takes of a device, in devices' cost: the norm of its shares.
-
-    A mean between the largest share, where one resource is scarce, and the sum, where all are.
-    """
-    limits = np.where(sites.capacity < NO_LIMIT, np.maximum(sites.capacity, 1), NO_LIMIT)
-    share = sites.entry_use / limits[sites.entry_site]
-    busy = sites.entry_busy / np.maximum(1, _usual_load(sites))[sites.entry_site]
-    number = 1.0 / np.maximum(1, sites.max_items)[sites.entry_site]
-    squares = (share**2).sum(axis=1) + busy**2 + number**2
-    cost = np.zeros(int(sites.class_of.max(initial=-1)) + 1)
-    cost[sites.class_of] = np.maximum(1, sites.group_cost)
-    usual = max(1.0, float(cost.max(initial=1.0)))
-    return np.asarray(np.sqrt(squares) * cost[sites.site_class[sites.entry_site]] / usual)
-
-
-def _usual_load(sites: Sites) -> Ints:
-    """(Q,) the load of a device in the middle of its levels, where it holds one replica."""
-    found = np.full(len(sites.site_class), NO_LIMIT, dtype=np.int64)
-    for q in range(len(found)):
-        rows = sites.limit_of[q, sites.limit_of.shape[1] // 2]
-        there = rows[rows >= 0]
-        if len(there) and sites.busy_limit.shape[1] > 1:
-            found[q] = sites.busy_limit[there[-1], 1]
-    return found

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable
 
 from partitiond.core.mig import Geometry, Place
 
@@ -31,37 +30,26 @@ def choose_slices(geometry: Geometry, wishes: list[SliceWish]) -> list[Place]:
     """
     counts = collections.Counter(wish.mig_profile for wish in wishes)
     running = [n for n, wish in enumerate(wishes) if wish.kept is not None]
-    for staying in _subsets(running, wishes):
-        kept = tuple(place for n in staying if (place := wishes[n].kept) is not None)
-        places = geometry.places(counts, kept)
+    # All sets of those that may stay, the one with most bytes first. A GPU holds seven.
+    sizes = range(len(running) + 1)
+    subsets = [chosen for size in sizes for chosen in itertools.combinations(running, size)]
+    subsets.sort(key=lambda chosen: (-sum(1 + wishes[n].load_bytes for n in chosen), chosen))
+    for staying in subsets:
+        kept = {n: place for n in staying if (place := wishes[n].kept) is not None}
+        places = geometry.places(counts, tuple(kept.values()))
         if places is not None:
-            return _hand_out(wishes, staying, places)
+            return _hand_out(wishes, kept, places)
     raise ValueError(f"the set {dict(counts)} cannot be placed")
 
 
-def _subsets(running: list[int], wishes: list[SliceWish]) -> Iterable[tuple[int, ...]]:
-    """All sets of those that may stay, the one with most bytes first. A GPU holds seven."""
-    every = [
-        chosen
-        for size in range(len(running) + 1)
-        for chosen in itertools.combinations(running, size)
-    ]
-    every.sort(key=lambda chosen: (-sum(1 + wishes[n].load_bytes for n in chosen), chosen))
-    return every
-
-
-def _hand_out(
-    wishes: list[SliceWish], staying: tuple[int, ...], places: list[Place]
-) -> list[Place]:
-    found: dict[int, Place] = {}
+def _hand_out(wishes: list[SliceWish], kept: dict[int, Place], places: list[Place]) -> list[Place]:
     free = list(places)
-    for n in staying:
-        kept = wishes[n].kept
-        assert kept is not None
-        found[n] = kept
-        free.remove(kept)
+    for place in kept.values():
+        free.remove(place)
+    found = []
     for n, wish in enumerate(wishes):
-        if n not in found:
-            found[n] = next(place for place in free if place[0] == wish.mig_profile)
-            free.remove(found[n])
-    return [found[n] for n in range(len(wishes))]
+        place = kept.get(n) or next(one for one in free if one[0] == wish.mig_profile)
+        if n not in kept:
+            free.remove(place)
+        found.append(place)
+    return found

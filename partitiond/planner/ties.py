@@ -1,11 +1,11 @@
 """What placement rules tie together in an instance, before anything is packed."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from partitiond.core.hardware import Device
 from partitiond.core.plan import ModelDemand
 from partitiond.core.spec import FaultDomain
-from partitiond.planner.types import Group, Instance, Item, Need, PlanRequest, Ties
+from partitiond.planner.types import Instance, Need, PlanRequest, Ties
 
 
 def names_of(device: Device) -> frozenset[str]:
@@ -21,23 +21,17 @@ def unknown_places(request: PlanRequest, model: ModelDemand) -> tuple[str, ...]:
     return tuple(name for name in model.rules.only_on if name not in known)
 
 
-def ties_of(
-    request: PlanRequest, needs: Sequence[Need], groups: Sequence[Group], items: Sequence[Item]
-) -> Ties:
+def ties_of(request: PlanRequest, needs: Sequence[Need]) -> Ties:
     """The rules between replicas; what names models that are not planned is left out of them."""
     if not any(n.avoid or n.near or n.domain_of for n in needs):
         return Ties()
     position = {need.name: need.model for need in needs}
-    avoided = {
-        n.model: frozenset(position[name] for name in n.avoid if name in position)
-        for n in needs
-        if n.avoid
-    }
-    near = {
-        n.model: frozenset(position[name] for name in n.near if name in position)
-        for n in needs
-        if n.near
-    }
+
+    def known(names: Iterable[str]) -> frozenset[int]:
+        return frozenset(position[name] for name in names if name in position)
+
+    avoided = {n.model: known(n.avoid) for n in needs if n.avoid}
+    near = {n.model: known(n.near) for n in needs if n.near}
     near_to: dict[int, frozenset[int]] = {}
     for model, others in near.items():
         for other in others:
@@ -47,7 +41,6 @@ def ties_of(
         hosts.setdefault(device.host, []).append(index)
     number = {host: n for n, host in enumerate(hosts)}
     spread = frozenset(n.model for n in needs if n.domain_of)
-    beyond = spread | frozenset(near) | frozenset(near_to)
     kinds = {request.models[n.model].rules.survive for n in needs}
     return Ties(
         avoided=avoided,
@@ -56,21 +49,8 @@ def ties_of(
         spread=spread,
         host_of=tuple(number[d.host] for d in request.devices),
         devices_on=tuple(tuple(bins) for bins in hosts.values()),
-        ways=_ways_of(beyond, groups, items),
         by_host=bool(near) or bool(kinds & {FaultDomain.HOST, FaultDomain.RACK}),
     )
-
-
-def _ways_of(
-    models: Collection[int], groups: Sequence[Group], items: Sequence[Item]
-) -> dict[tuple[int, int], tuple[tuple[int, int], ...]]:
-    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for group in groups:
-        for option, fit in enumerate(group.fits):
-            for item in fit:
-                if items[item].model in models:
-                    found.setdefault((group.index, items[item].model), []).append((option, item))
-    return {key: tuple(ways) for key, ways in found.items()}
 
 
 def unreachable(needs: Sequence[Need], placeable: Collection[int]) -> frozenset[int]:

@@ -193,7 +193,6 @@ class Need:
         rate: requests/s to cover, rounded down; 0 where it has no rate.
         min_replicas: at least one, but for a model with a rate under MAX_GOODPUT.
         max_replicas: or a number no plan reaches.
-        isolated: a replica shares its device with nothing (in mode MIG: its slice is its own).
         weight: of the demand, with priority applied.
         avoid: names of models that never share a device with it, said by either.
         near: names of models of which every host that holds one of it holds one.
@@ -212,7 +211,6 @@ class Need:
     min_replicas: int
     max_replicas: int
     rated: bool
-    isolated: bool
     weight: float
     avoid: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
@@ -241,7 +239,6 @@ class Ties:
         spread: models that have to survive the loss of a fault domain.
         host_of: for each device the number of its host.
         devices_on: for each host its devices.
-        ways: for a group and a model of `beyond_device`, the (option, item) pairs it fits as.
         by_host: a rule speaks of hosts or racks, so devices are interchangeable within a host only.
     """
 
@@ -251,9 +248,6 @@ class Ties:
     spread: frozenset[int] = frozenset()
     host_of: tuple[int, ...] = ()
     devices_on: tuple[tuple[int, ...], ...] = ()
-    ways: Mapping[tuple[int, int], tuple[tuple[int, int], ...]] = dataclasses.field(
-        default_factory=dict
-    )
     by_host: bool = False
 
     @property

@@ -3,15 +3,21 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import TypeVar
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.plan import Infeasible, ModelDemand, Plan, diff_plans
+from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.plan_answers import Alternative, alternative
-from partitiond.core.spec import Isolation, ModelSpec
-from partitiond.planner.flow import Outcome, Plans, Solving
+from partitiond.core.spec import ModelSpec
+from partitiond.planner.changes import world_under
+from partitiond.planner.flow import Outcome, Plans, Proving, Solving
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.whatif import Demands, World, without_rule
+from partitiond.planner.whatif import Demands, World
+
+T = TypeVar("T")
+Steps = Generator[Solving | Proving, Outcome | bool, T]
+"""A part of a flow, and what comes of it."""
 
 VARIATION_SHARE = 0.5
 """Of the time limit, for each further plan: it starts from the plan of what is."""
@@ -61,6 +67,24 @@ class Variations:
             raise TypeError("a plan was asked for, and a proof was sent")
         return outcome
 
+    def impossible(self, request: PlanRequest) -> Steps[bool]:
+        """Whether it is proven, fast, that not everything in the request can be served."""
+        asked = dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
+        return (yield Proving(asked)) is True
+
+    def tried(
+        self,
+        text: str,
+        *,
+        share: float = VARIATION_SHARE,
+        priced: bool = False,
+        with_plan: bool = False,
+    ) -> Steps[Alternative]:
+        """The plan under a what-if beside the plan of what is; as for `request` and `compared`."""
+        world = world_under(text, self.world, self.plan)
+        outcome = yield from self.solve(text, self.request(world, share=share, priced=priced))
+        return self.compared(text, outcome, with_plan=with_plan)
+
     def request(
         self, world: World, *, share: float = VARIATION_SHARE, priced: bool = False
     ) -> PlanRequest:
@@ -91,7 +115,8 @@ class Variations:
         old = {m.model: m for m in self.base.models}
         specs = {spec.name: spec for spec in self.world.specs}
         same = _kinds(world) == _kinds(self.world)
-        anew = [s for s in world.specs if not same or not _same_sizes(s, specs[s.name])]
+        # Specs that are equal once they are asked the same have the same candidates.
+        anew = [s for s in world.specs if not same or s.asked_as(specs[s.name]) != specs[s.name]]
         made = {
             demand.model: demand
             for demand in self._demands(dataclasses.replace(world, specs=tuple(anew)))
@@ -102,23 +127,15 @@ class Variations:
             if spec.name in made or spec.name in old
         )
 
-    def compared(
-        self, change: str, outcome: Outcome, *, with_plan: bool = False, note: str = ""
-    ) -> Alternative:
+    def compared(self, change: str, outcome: Outcome, *, with_plan: bool = False) -> Alternative:
         """The outcome beside the plan of what is."""
         placed = () if self.plan is None else self.plan.placements
-        diff = None if isinstance(outcome, Infeasible) else diff_plans(placed, outcome.placements)
-        return alternative(change, self.plan, outcome, diff, with_plan=with_plan, note=note)
+        return alternative(change, self.plan, outcome, placed, with_plan=with_plan)
 
 
 def _kinds(world: World) -> set[object]:
     """What candidates are made for."""
     return {(d.hardware, d.memory_bytes, d.modes, len(d.cores)) for d in world.devices}
-
-
-def _same_sizes(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether both have the same candidates: they differ at most in how much and where."""
-    return one.asked_as(other) == other
 
 
 def _asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
@@ -132,20 +149,3 @@ def _asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
         rules=spec.rules,
         allow_outage=spec.allow_outage,
     )
-
-
-def rules_of(spec: ModelSpec) -> Iterator[str]:
-    """The rules a model has, by the names that `without rule` takes."""
-    rules = spec.rules
-    held = {
-        "slo": spec.slo is not None,
-        "isolation": spec.isolation is not Isolation.SHARED,
-        "min_replicas": spec.min_replicas > 0,
-        "max_replicas": spec.max_replicas is not None,
-        "avoid": bool(rules.avoid),
-        "near": bool(rules.near),
-        "only_on": bool(rules.only_on),
-        "survive": rules.survive is not None,
-        "burst": without_rule(spec, "burst").demand != spec.demand,
-    }
-    return (name for name, there in held.items() if there)

@@ -10,6 +10,7 @@ at a time: others wait for it.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib
 import os
@@ -119,35 +120,19 @@ def _use_all() -> None:
     from partitiond.planner.api import solve
     from partitiond.planner.types import PlanRequest
 
-    models = tuple(_model(n) for n in range(80))
-    devices = tuple(_device(n) for n in range(24))
-    first = solve(
-        PlanRequest(devices, models, time_limit_seconds=SECONDS, deterministic=True, seed=1)
+    devices, models = tuple(map(_device, range(24))), tuple(map(_model, range(80)))
+    usual = PlanRequest(
+        devices[:-2], models, time_limit_seconds=SECONDS, deterministic=True, seed=1
     )
+    first = solve(dataclasses.replace(usual, devices=devices))
     running = first.placements if isinstance(first, Plan) else ()
-    for objective in (Objective.MIN_DEVICES, Objective.MAX_GOODPUT):
-        for before in (running, ()):
-            solve(
-                PlanRequest(
-                    devices[:-2],
-                    models,
-                    running=before,
-                    objective=objective,
-                    time_limit_seconds=SECONDS,
-                    deterministic=True,
-                    move_budget=0.2 if before else None,
-                )
-            )
-    few = tuple(_model(n) for n in range(10))
-    solve(
-        PlanRequest(
-            devices[:4],
-            few,
-            objective=Objective.MAX_GOODPUT,
-            time_limit_seconds=SECONDS,
-            deterministic=True,
-        )
-    )
+    replanned = dataclasses.replace(usual, running=running, move_budget=0.2)
+    most = Objective.MAX_GOODPUT
+    few = dataclasses.replace(usual, devices=devices[:4], models=models[:10])
+    for asked in (replanned, usual):
+        solve(asked)
+        solve(dataclasses.replace(asked, objective=most))
+    solve(dataclasses.replace(few, objective=most))
 
 
 def _device(number: int) -> Device:

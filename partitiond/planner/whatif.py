@@ -5,31 +5,20 @@ not there gets estimates, with the same code that the plan itself is made with.
 """
 
 import dataclasses
+import difflib
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
-from partitiond.core.errors import InputError, PartitiondError
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, find_hardware
+from partitiond.core.errors import InputError
+from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode, find_hardware
 from partitiond.core.plan import ModelDemand, Objective, Plan
 from partitiond.core.spec import Demand, Isolation, ModelSpec
 from partitiond.core.units import Bytes
-from partitiond.planner.changes import (
-    ALL,
-    AddDevices,
-    Change,
-    DropModel,
-    DropRule,
-    Lose,
-    Modes,
-    RemoveDevices,
-    ScaleDemand,
-    SetDemand,
-    SetObjective,
-    parse_changes,
-    suggestion,
-)
 
+ALL: Final = "*"
+"""Stands for all models."""
 ADDED_CORES: Final = 16
 """Host cores for the engines of a GPU of a kind that was not there, as in fleet files."""
 ADDED_PER_HOST: Final = 8
@@ -43,9 +32,29 @@ class World:
     devices: tuple[Device, ...]
     objective: Objective
 
+    def without(self, gone: Collection[str]) -> "World":
+        """The same without the devices of these ids."""
+        left = tuple(device for device in self.devices if device.id not in gone)
+        return dataclasses.replace(self, devices=left)
+
+    def respecified(self, model: str, respec: Callable[[ModelSpec], ModelSpec]) -> "World":
+        """The same with one model, or all of them, asked for otherwise."""
+        if model != ALL:
+            self.check_model(model)
+        specs = tuple(respec(s) if model in (ALL, s.name) else s for s in self.specs)
+        return dataclasses.replace(self, specs=specs)
+
+    def check_model(self, name: str) -> None:
+        """Raises InputError: there is no such model."""
+        names = [spec.name for spec in self.specs]
+        if name not in names:
+            raise InputError(f"there is no model {name!r}.", hint=suggestion(name, names))
+
 
 Demands = Callable[[World], tuple[ModelDemand, ...]]
 """Makes the candidates of a world."""
+Change = functools.partial[World]
+"""One of the functions below with what was written; it takes the world and the plan of what is."""
 
 
 def changed(world: World, changes: Sequence[Change], plan: Plan | None = None) -> World:
@@ -60,124 +69,104 @@ def changed(world: World, changes: Sequence[Change], plan: Plan | None = None) -
         InputError: a change names a model, device or rule that is not there.
     """
     for change in changes:
-        world = _changed(world, change, plan)
+        world = change(world, plan)
     return world
 
 
-def world_under(text: str, world: World, plan: Plan | None = None) -> World:
-    """The world under a what-if as it was written.
+# --- models and objective ----------------------------------------------------------------------
 
-    Raises:
-        InputError: it cannot be read, names what is not there, or gives a model a value that no
-            model can have; the message names the what-if.
+
+def set_demand(model: str, req_per_s: float | None, world: World, _plan: Plan | None) -> World:
+    """Another demand of one model, in requests/s; None for as much as there is.
+
+    What is asked for is the rate itself: a burst factor would plan for another one.
     """
-    changes = parse_changes(text)
-    try:
-        return changed(world, changes, plan)
-    except PartitiondError as error:
+    return world.respecified(model, lambda spec: _plainly(spec, req_per_s))
+
+
+def scale_demand(model: str, factor: float, world: World, _plan: Plan | None) -> World:
+    """A multiple of the demand of one model, or of all of them."""
+
+    def scaled(spec: ModelSpec) -> ModelSpec:
+        rate = spec.demand.req_per_s
+        more = dataclasses.replace(spec.demand, req_per_s=None if rate is None else rate * factor)
+        return dataclasses.replace(spec, demand=more)
+
+    found = world.respecified(model, scaled)
+    if all(s.demand.req_per_s is None for s in world.specs if model in (ALL, s.name)):
         raise InputError(
-            f"the what-if {text!r}: {error.message}", hint=error.hint, facts=error.facts
-        ) from error
-
-
-def _changed(world: World, change: Change, plan: Plan | None) -> World:
-    match change:
-        case AddDevices():
-            return dataclasses.replace(world, devices=(*world.devices, *_added(world, change)))
-        case RemoveDevices():
-            return dataclasses.replace(world, devices=_removed(world, change, plan))
-        case Lose():
-            return dataclasses.replace(world, devices=_without(world, change))
-        case Modes():
-            devices = tuple(_limited(device, change) for device in world.devices)
-            return dataclasses.replace(world, devices=devices)
-        case SetObjective(objective=objective):
-            return dataclasses.replace(world, objective=objective)
-        case DropModel(model=name):
-            _check_model(world, name)
-            return dataclasses.replace(world, specs=tuple(s for s in world.specs if s.name != name))
-        case SetDemand() | ScaleDemand() | DropRule():
-            return _respecified(world, change)
-
-
-def _respecified(world: World, change: SetDemand | ScaleDemand | DropRule) -> World:
-    if change.model != ALL:
-        _check_model(world, change.model)
-    if isinstance(change, ScaleDemand) and not _rated(world, change.model):
-        raise InputError(
-            f"{change.model} wants as much as there is; that has no multiple.",
-            hint=f'Write "demand {change.model}=50/s".',
+            f"{model} wants as much as there is; that has no multiple.",
+            hint=f'Write "demand {model}=50/s".',
         )
-    specs = tuple(
-        _respec(spec, change) if change.model in (ALL, spec.name) else spec for spec in world.specs
-    )
-    if isinstance(change, DropRule) and specs == world.specs:
-        who = "no model" if change.model == ALL else change.model
+    return found
+
+
+def drop_rule(model: str, rule: str, world: World, _plan: Plan | None) -> World:
+    """A rule of one model, or of all, that does not hold."""
+    found = world.respecified(model, lambda spec: without_rule(spec, rule))
+    if found == world:
+        who, what = ("no model", "a") if model == ALL else (model, "no")
         raise InputError(
-            f"{who} has {'a' if change.model == ALL else 'no'} rule {change.rule}.",
+            f"{who} has {what} rule {rule}.",
             hint="`partitiond plan --constraints` lists the rules there are.",
         )
-    return dataclasses.replace(world, specs=specs)
+    return found
 
 
-def _rated(world: World, model: str) -> bool:
-    return any(
-        spec.demand.planned_req_per_s is not None
-        for spec in world.specs
-        if model in (ALL, spec.name)
-    )
+def drop_model(model: str, world: World, _plan: Plan | None) -> World:
+    """A model that is not wanted."""
+    world.check_model(model)
+    left = tuple(spec for spec in world.specs if spec.name != model)
+    return dataclasses.replace(world, specs=left)
 
 
-def _check_model(world: World, name: str) -> None:
-    names = [spec.name for spec in world.specs]
-    if name not in names:
-        raise InputError(f"there is no model {name!r}.", hint=suggestion(name, names))
+def set_objective(objective: Objective, world: World, _plan: Plan | None) -> World:
+    """Another objective."""
+    return dataclasses.replace(world, objective=objective)
 
 
-def _respec(spec: ModelSpec, change: SetDemand | ScaleDemand | DropRule) -> ModelSpec:
-    match change:
-        case SetDemand(req_per_s=rate):
-            # What is asked for is the rate itself: a burst factor would plan for another one.
-            plain = Demand(rate, weight=spec.demand.weight)
-            return dataclasses.replace(spec, demand=plain)
-        case ScaleDemand(factor=factor):
-            rate = spec.demand.req_per_s
-            if rate is None:
-                return spec
-            more = dataclasses.replace(spec.demand, req_per_s=rate * factor)
-            return dataclasses.replace(spec, demand=more)
-        case DropRule(rule=rule):
-            return without_rule(spec, rule)
+_WITHOUT: Final[dict[str, dict[str, Any]]] = {
+    "slo": {"slo": None},
+    "isolation": {"isolation": Isolation.SHARED},
+    "min_replicas": {"min_replicas": 0},
+    "max_replicas": {"max_replicas": None},
+}
+_WITHOUT_PLACEMENT: Final[dict[str, dict[str, Any]]] = {
+    "avoid": {"avoid": ()},
+    "near": {"near": ()},
+    "only_on": {"only_on": ()},
+    "survive": {"survive": None},
+}
+RULES: Final = (*_WITHOUT, *_WITHOUT_PLACEMENT, "burst")
+"""What can be dropped of a model. `burst` is the demand's burst factor or percentile."""
 
 
 def without_rule(spec: ModelSpec, rule: str) -> ModelSpec:
     """The model without one of its rules; itself where it has no such rule."""
-    match rule:
-        case "slo":
-            return dataclasses.replace(spec, slo=None)
-        case "isolation":
-            return dataclasses.replace(spec, isolation=Isolation.SHARED)
-        case "min_replicas":
-            return dataclasses.replace(spec, min_replicas=0)
-        case "max_replicas":
-            return dataclasses.replace(spec, max_replicas=None)
-        case "burst":
-            plain = Demand(spec.demand.req_per_s, weight=spec.demand.weight)
-            return dataclasses.replace(spec, demand=plain)
-        case "survive":
-            rules = dataclasses.replace(spec.rules, survive=None, survive_share=1.0)
-            return dataclasses.replace(spec, rules=rules)
-        case _:
-            names: dict[str, Any] = {rule: ()}
-            return dataclasses.replace(spec, rules=dataclasses.replace(spec.rules, **names))
+    if rule == "burst":
+        return _plainly(spec, spec.demand.req_per_s)
+    if rule in _WITHOUT:
+        return dataclasses.replace(spec, **_WITHOUT[rule])
+    return dataclasses.replace(
+        spec, rules=dataclasses.replace(spec.rules, **_WITHOUT_PLACEMENT[rule])
+    )
+
+
+def rules_of(spec: ModelSpec) -> Iterator[str]:
+    """The rules a model has, by the names that `without rule` takes."""
+    return (rule for rule in RULES if without_rule(spec, rule) != spec)
+
+
+def _plainly(spec: ModelSpec, rate: float | None) -> ModelSpec:
+    return dataclasses.replace(spec, demand=Demand(rate, weight=spec.demand.weight))
 
 
 # --- devices -----------------------------------------------------------------------------------
 
 
-def _added(world: World, change: AddDevices) -> list[Device]:
-    """New devices, like those of their kind that are there, on new hosts."""
-    template = _template(world, change.hardware)
+def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> World:
+    """More devices of one kind, like those of it that are there, on new hosts."""
+    template = _template(world, hardware)
     if template.kind is DeviceKind.CPU:
         raise InputError("a CPU is no device that can be added.", hint='Add GPUs, as "+1 l4-24gb".')
     ids, hosts = {d.id for d in world.devices}, {d.host for d in world.devices}
@@ -186,17 +175,16 @@ def _added(world: World, change: AddDevices) -> list[Device]:
     new_hosts = (host for n in itertools.count() if (host := f"new-{n}") not in hosts)
     cores, host = len(template.cores), ""
     found: list[Device] = []
-    for number in range(change.count):
+    for number in range(count):
         slot = number % ADDED_PER_HOST
         host = next(new_hosts) if slot == 0 else host
-        first = slot * cores
         found.append(
             dataclasses.replace(
                 template,
                 id=next(fresh),
                 host=host,
                 rack="",
-                cores=tuple(range(first, first + cores)),
+                cores=tuple(range(slot * cores, (slot + 1) * cores)),
                 free_bytes=Bytes(template.memory_bytes - template.reserved_bytes),
                 core_nodes=(),
                 cordoned=False,
@@ -207,7 +195,57 @@ def _added(world: World, change: AddDevices) -> list[Device]:
                 mig_fixed=False,
             )
         )
-    return found
+    return dataclasses.replace(world, devices=(*world.devices, *found))
+
+
+def remove_devices(count: int, hardware: str, world: World, plan: Plan | None) -> World:
+    """Fewer devices of one kind: those that hold the least go."""
+    kind = _kind_here(world, hardware)
+    mine = [d for d in world.devices if d.hardware == kind]
+    if not mine:
+        raise InputError(
+            f"there is no device of the kind {hardware!r}.",
+            hint=suggestion(hardware, {d.hardware for d in world.devices}),
+        )
+    if count > len(mine):
+        raise InputError(
+            f"there are only {len(mine)} of {kind}.",
+            hint=f'Write "-{len(mine)} {kind}" to take them all away.',
+        )
+    held: dict[str, int] = {}
+    for p in plan.placements if plan is not None else ():
+        held[p.device_id] = held.get(p.device_id, 0) + p.partition.memory_bytes
+    # The last ones first among equals: the first ones are what people know.
+    order = sorted(enumerate(mine), key=lambda pair: (held.get(pair[1].id, 0), -pair[0]))
+    return world.without({device.id for _, device in order[:count]})
+
+
+def lose(kind: str, name: str, world: World, _plan: Plan | None) -> World:
+    """A device, host or rack that is gone."""
+    if kind == "device":
+        return world.without({_device_named(world, name).id})
+    field: dict[str, str] = {d.id: getattr(d, kind) for d in world.devices}
+    gone = {device_id for device_id, value in field.items() if value == name}
+    if not gone:
+        raise InputError(
+            f"there is no {kind} {name!r}.",
+            hint=suggestion(name, {value for value in field.values() if value}),
+        )
+    return world.without(gone)
+
+
+def limit_modes(
+    modes: Collection[SharingMode], only: bool, world: World, _plan: Plan | None
+) -> World:
+    """Sharing modes that the GPUs may not, or alone may, take."""
+
+    def limited(device: Device) -> Device:
+        if device.kind is not DeviceKind.GPU:
+            return device
+        left = tuple(m for m in device.modes if (m in modes) == only)
+        return dataclasses.replace(device, modes=left)
+
+    return dataclasses.replace(world, devices=tuple(limited(d) for d in world.devices))
 
 
 def _template(world: World, text: str) -> Device:
@@ -233,50 +271,11 @@ def _template(world: World, text: str) -> Device:
 def _kind_here(world: World, text: str) -> str | None:
     """The hardware key of devices that are there, by key, the beginning of one, or an alias."""
     kinds = sorted({d.hardware for d in world.devices})
-    if text in kinds:
-        return text
     begin = [kind for kind in kinds if kind.startswith(text)]
-    if len(begin) == 1:
-        return begin[0]
+    if text in kinds or len(begin) == 1:
+        return text if text in kinds else begin[0]
     aliases = {a: spec.key for spec in HARDWARE.values() for a in (spec.key, *spec.aliases)}
     return aliases[text] if aliases.get(text) in kinds else None
-
-
-def _removed(world: World, change: RemoveDevices, plan: Plan | None) -> tuple[Device, ...]:
-    kind = _kind_here(world, change.hardware)
-    mine = [d for d in world.devices if d.hardware == kind]
-    if not mine:
-        kinds = {d.hardware for d in world.devices}
-        raise InputError(
-            f"there is no device of the kind {change.hardware!r}.",
-            hint=suggestion(change.hardware, kinds),
-        )
-    if change.count > len(mine):
-        raise InputError(
-            f"there are only {len(mine)} of {kind}.",
-            hint=f'Write "-{len(mine)} {kind}" to take them all away.',
-        )
-    held: dict[str, int] = {}
-    for p in plan.placements if plan is not None else ():
-        held[p.device_id] = held.get(p.device_id, 0) + p.partition.memory_bytes
-    # The last ones first among equals: the first ones are what people know.
-    order = sorted(enumerate(mine), key=lambda pair: (held.get(pair[1].id, 0), -pair[0]))
-    gone = {device.id for _, device in order[: change.count]}
-    return tuple(d for d in world.devices if d.id not in gone)
-
-
-def _without(world: World, change: Lose) -> tuple[Device, ...]:
-    if change.kind == "device":
-        gone = {_device_named(world, change.name).id}
-    else:
-        field = {d.id: getattr(d, change.kind) for d in world.devices}
-        gone = {device_id for device_id, value in field.items() if value == change.name}
-        if not gone:
-            raise InputError(
-                f"there is no {change.kind} {change.name!r}.",
-                hint=suggestion(change.name, {value for value in field.values() if value}),
-            )
-    return tuple(d for d in world.devices if d.id not in gone)
 
 
 def _device_named(world: World, name: str) -> Device:
@@ -294,8 +293,13 @@ def _device_named(world: World, name: str) -> Device:
     return found[0]
 
 
-def _limited(device: Device, change: Modes) -> Device:
-    if device.kind is not DeviceKind.GPU:
-        return device
-    modes = tuple(m for m in device.modes if (m in change.modes) == change.only)
-    return dataclasses.replace(device, modes=modes)
+def suggestion(name: str, known: Collection[str], most: int = 8) -> str:
+    """A hint for a name that is not known: the closest ones, or the first few there are."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    shown = sorted(known)
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    if len(shown) <= 1:
+        return f"There is only {shown[0]}." if shown else "There are none."
+    return f"There are {', '.join(shown[:most])}{rest}."

@@ -6,7 +6,7 @@ from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, PartitionSize
 from partitiond.core.plan import Candidate, Placement, diff_plans
 from partitiond.core.spec import FaultDomain, PlacementRules
-from partitiond.planner.assign import assign, bytes_to_load
+from partitiond.planner.assign import applied, assign
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.packing import Packing
 from tests.planner.build import cpu, gpu, on_cores, point, want
@@ -70,7 +70,7 @@ def test_only_who_is_in_the_way_moves() -> None:
     packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
     diff = diff_plans(running, assign(instance, packing))
     assert (len(diff.keep), len(diff.move), len(diff.start)) == (1, 1, 1)
-    assert bytes_to_load(instance, packing) == sum(
+    assert applied(instance, packing).load_bytes == sum(
         c.memory_bytes - c.kv_cache_bytes for c in (SMALL, LARGE)
     )
 

@@ -1,18 +1,23 @@
-"""Plans of fleets whose places are too many to list, while the search is still being compiled."""
+"""What is missing is added without compiled code."""
 
 import collections
 import dataclasses
 import subprocess
 import sys
 
+import pytest
+
 from bench.planner.shipped import request
 from partitiond.core.plan import ModelDemand, Objective, Plan
+from partitiond.planner.adding import Adding
 from partitiond.planner.api import solve
-from partitiond.planner.complete import complete
+from partitiond.planner.complete import complete as complete_by
 from partitiond.planner.instance import PlanRequest, build_instance
 from partitiond.planner.members import KEPT
 from partitiond.planner.packing import Packing
+from partitiond.planner.prices import usual_prices
 from partitiond.planner.sites import Sites, build_sites
+from tests.planner.build import gpu, point, want
 
 SMALL = (20, 14, 1, 1.0)
 
@@ -29,6 +34,13 @@ def _less(model: ModelDemand) -> ModelDemand:
     rate = model.demand.req_per_s
     demand = dataclasses.replace(model.demand, req_per_s=None if rate is None else rate / 2)
     return dataclasses.replace(model, demand=demand)
+
+
+def complete(sites: Sites, start: Packing) -> Packing:
+    """A copy with what is missing."""
+    packing = start.copy()
+    complete_by(Adding(packing, usual_prices(sites)), sites.instance.needs)
+    return packing
 
 
 def without(packing: Packing, lost: int) -> Packing:
@@ -87,7 +99,7 @@ def test_a_lost_device_is_planned_again_without_the_search() -> None:
         plan = solve(dataclasses.replace(hasty, objective=objective))
         assert isinstance(plan, Plan)
         assert plan.certificate.objective is objective
-        assert plan.certificate.method == f"{KEPT}; bound: none"  # not the one of smaller fleets
+        assert plan.certificate.method.startswith(KEPT)
         assert {p.model for p in plan.placements} == {m.model for m in asked.models}
         # Surplus may end; nothing moves.
         there = {p.replica_id: p.device_id for p in plan.placements}
@@ -97,5 +109,15 @@ def test_a_lost_device_is_planned_again_without_the_search() -> None:
 
 
 def test_it_loads_no_compiler() -> None:
-    code = "import sys, partitiond.planner.vast; sys.exit('numba' in sys.modules)"
+    code = "import sys, partitiond.planner.portfolio; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("rate", "fits"), [(2.0, True), (4.9, False)])
+def test_nobody_is_slowed_down_below_what_it_wants(rate: float, fits: bool) -> None:
+    busy = tuple(want(name, point(name, 5, 20, busy=0.9), rate=rate) for name in ("a", "b"))
+    instance = build_instance(PlanRequest((gpu("g"),), busy))
+    adding = Adding(Packing(instance), usual_prices(build_sites(instance)))
+    adding.packing.add(0, 0, 0)
+    adding.packing.settle()
+    assert adding.one(instance.needs[1]) is fits

@@ -18,14 +18,12 @@ def _grid(ways: list[tuple[float, int]], need: int, least: int, most: int) -> Gr
     """One model; a cell is one unit of rate, worth 2."""
     return Grid(
         start=np.array([0, len(ways)]),
-        entry=np.arange(len(ways)),
         cell=np.array([min(rate, need) for _, rate in ways]),
-        flat=np.zeros(len(ways)),
+        flat=np.zeros(1),
         cells=np.array([need]),
         least=np.array([least]),
         most=np.array([most]),
         reward=np.array([2.0]),
-        full=np.array([2.0 * need]),
     )
 
 

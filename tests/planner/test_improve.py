@@ -10,10 +10,10 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective
 from partitiond.core.spec import FaultDomain, PlacementRules
-from partitiond.planner.bound import bound_cost
 from partitiond.planner.improve import Improver, Schedule
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.packing import Packing
+from partitiond.planner.prices import bound_of
 from partitiond.planner.sites import build_sites
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
@@ -89,7 +89,7 @@ def instances(draw: st.DrawFn) -> Instance:
 @settings(max_examples=150)
 def test_whatever_it_holds_fits_by_the_packings_own_rules(instance: Instance, seed: int) -> None:
     by_cost = instance.request.objective.is_cost
-    if not instance.needs or (by_cost and bound_cost(instance).value is None):
+    if not instance.needs or (by_cost and bound_of(instance, as_cost=True) is None):
         return
     improver = searched(instance, by_cost=by_cost, steps=300, seed=seed)
     if not improver.found:

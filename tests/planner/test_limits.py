@@ -11,15 +11,11 @@ from partitiond.core.errors import SpecError
 from partitiond.core.spec import Demand
 from partitiond.fleet import load_fleet
 from partitiond.offline import fleet_request
-from partitiond.planner.arrays import Problem, build_problem
-from partitiond.planner.bound import bound_cost, bound_goodput
 from partitiond.planner.exact.stoppable import solve_stoppable
-from partitiond.planner.greedy import Guide
 from partitiond.planner.instance import build_instance
 from partitiond.planner.lean import leaner
 from partitiond.planner.packing import Packing
 from partitiond.planner.share import fill
-from partitiond.planner.weighted import Weighted, solve_sampled, solve_weighted
 
 
 def test_a_stop_ends_the_exact_solver_with_what_it_has() -> None:
@@ -61,41 +57,14 @@ def test_filling_ends_when_it_is_told_to() -> None:
     asked = request("over", 6, 4, 1, 1.0)
     models = (dataclasses.replace(asked.models[0], demand=Demand()), *asked.models[1:])
     instance = build_instance(dataclasses.replace(asked, models=models))
-    guide = Guide(instance, bound_goodput(instance))
     packing = Packing(instance)
-    fill(packing, guide, range(4), lambda: True)
+    fill(packing, range(4), lambda: True)
     assert not packing.used()
-    fill(packing, guide, range(4))
+    fill(packing, range(4))
     filled = packing.counts[0]
     assert filled > 0
-    fill(packing, guide, range(4))
+    fill(packing, range(4))
     assert packing.counts[0] == filled, "the first time filled all there was"
-
-
-@pytest.mark.parametrize("kind", ["over", "slack"])
-def test_prices_of_a_sample_give_a_bound_that_holds_and_is_near(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    instance = build_instance(request(kind, 100, 64, 1, 1.0))
-    bound_of = bound_goodput if kind == "over" else bound_cost
-    whole = bound_of(instance).value
-    monkeypatch.setattr("partitiond.planner.bound.solve_sampled", _sampled)
-    part = bound_of(instance).value
-    assert whole is not None
-    assert part is not None
-    assert part == pytest.approx(whole, rel=0.1)
-
-
-def _sampled(problem: Problem, as_cost: bool) -> Weighted | None:
-    return solve_sampled(problem, as_cost, entries=100)
-
-
-def test_few_entries_are_not_sampled() -> None:
-    problem = build_problem(build_instance(request("over", 10, 4, 1, 1.0)))
-    whole, sampled = solve_weighted(problem, False), solve_sampled(problem, False)
-    assert whole is not None
-    assert sampled is not None
-    assert whole.value == sampled.value
 
 
 def test_a_lean_demand_keeps_what_serves_and_what_takes_least() -> None:

@@ -8,7 +8,7 @@ from partitiond.core.plan import Objective
 from partitiond.planner.annealing import empty_state, make_data
 from partitiond.planner.kernels.anneal import revalue
 from partitiond.planner.kernels.loads import COUNT, LEVEL, add, fits, remove, worth_beside
-from partitiond.planner.sites import usual_prices
+from partitiond.planner.prices import usual_prices
 from tests.planner.problems import level_of, random_sites
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import random
 
 from hypothesis import HealthCheck, given, settings
@@ -12,15 +13,15 @@ from partitiond.core.plan import ModelDemand, Objective, Placement, Plan, diff_p
 from partitiond.planner.annealing import to_packing
 from partitiond.planner.api import solve
 from partitiond.planner.assign import replicas_kept
-from partitiond.planner.bound import bound_cost, bound_goodput
 from partitiond.planner.improve import Improver, Schedule
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.keeping import completed, improved, moves_of
 from partitiond.planner.kernels.anneal import count_gone
 from partitiond.planner.packing import Packing
-from partitiond.planner.repair import allowed_moves, improve_within, moves_of, repair_start
+from partitiond.planner.prices import usual_prices
+from partitiond.planner.progress import Watch
 from partitiond.planner.running import staying_items
 from partitiond.planner.sites import build_sites
-from partitiond.planner.tidy import free_squares, tidy
 from tests.planner.build import gpu, point, want
 
 GPUS = tuple(gpu(f"g{i}") for i in range(4))
@@ -52,10 +53,21 @@ def changed(asked: PlanRequest, seed: int, share: float = 0.2) -> PlanRequest:
     return dataclasses.replace(asked, models=tuple(other(m) for m in asked.models))
 
 
+def repaired_of(instance: Instance, *, by_cost: bool = True) -> Packing:
+    """What runs, completed."""
+    return completed(instance, usual_prices(build_sites(instance)), by_cost=by_cost)
+
+
+def allowed_moves(instance: Instance, repaired: Packing) -> int:
+    """Of the running replicas those that left their device in the repair, and the budget."""
+    share = instance.request.move_budget or 0.0
+    return moves_of(instance, repaired) + math.floor(share * len(instance.request.running))
+
+
 def test_the_repair_of_what_needs_none_is_what_runs() -> None:
     asked, runs = small("slack")
     instance = build_instance(dataclasses.replace(asked, running=runs.placements))
-    repaired = repair_start(instance)
+    repaired = repaired_of(instance)
     assert moves_of(instance, repaired) == 0
     assert replicas_kept(instance, repaired) == len(runs.placements)
 
@@ -64,7 +76,7 @@ def test_a_repair_serves_everything_and_moves_nothing_that_can_stay() -> None:
     asked, runs = small("slack")
     now = dataclasses.replace(changed(asked, 3), running=runs.placements)
     instance = build_instance(now)
-    repaired = repair_start(instance)
+    repaired = repaired_of(instance)
     assert repaired.lacking() == []
     held = collections.Counter(p.model for p in runs.placements)
     for index, load in enumerate(repaired.loads):
@@ -99,19 +111,18 @@ def test_a_budget_of_nothing_moves_only_what_must() -> None:
 
 
 def test_improving_stays_within_the_moves_it_may_make() -> None:
-    for kind, bound_of in (("slack", bound_cost), ("over", bound_goodput)):
+    for kind in ("slack", "over"):
         asked, runs = small(kind)
         now = dataclasses.replace(
             changed(asked, 5), running=runs.placements, deterministic=True, move_budget=0.1
         )
         instance = build_instance(now)
-        bound = bound_of(instance)
         by_cost = kind == "slack"
-        repaired = repair_start(instance, bound, by_cost=by_cost)
+        repaired = repaired_of(instance, by_cost=by_cost)
         allowed = allowed_moves(instance, repaired)
-        assert allowed is not None
-        better = improve_within(
-            instance, repaired, bound, most_moves=allowed, seconds=0, by_cost=by_cost
+        worth = usual_prices(build_sites(instance))
+        better = improved(
+            Watch(instance), repaired, worth, most_moves=allowed, seconds=2, by_cost=by_cost
         )
         assert moves_of(instance, better) <= allowed
         assert _as_good(better, repaired)
@@ -154,12 +165,12 @@ def test_no_plan_within_a_budget_moves_more(seed: int, kind: str, budget: float)
     runs = plan(asked)
     now = dataclasses.replace(changed(asked, seed, 0.3), running=runs.placements)
     instance = build_instance(dataclasses.replace(now, move_budget=budget))
-    repaired = repair_start(instance, by_cost=kind == "slack")
+    repaired = repaired_of(instance, by_cost=kind == "slack")
     made = plan(dataclasses.replace(now, move_budget=budget))
     if repaired.lacking() and kind == "slack":
         return
     diff = diff_plans(runs.placements, made.placements)
-    assert len(diff.move) + len(diff.stop) <= (allowed_moves(instance, repaired) or 0)
+    assert len(diff.move) + len(diff.stop) <= allowed_moves(instance, repaired)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
@@ -169,7 +180,7 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
     runs = plan(asked)
     now = dataclasses.replace(changed(asked, seed, 0.5), running=runs.placements)
     instance = build_instance(now)
-    repaired = repair_start(instance, bound_cost(instance))
+    repaired = repaired_of(instance)
     if repaired.lacking():
         return
     items = [collections.Counter[int]() for _ in now.devices]
@@ -184,19 +195,7 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
     assert count_gone(search.space.state, search.here) == moves_of(instance, now_at)
 
 
-def test_tidying_makes_free_memory_lie_together_and_changes_nothing_else() -> None:
-    asked, _ = small("slack")
-    instance = build_instance(asked)
-    packing = repair_start(instance)
-    tidied = tidy(instance, packing)
-    assert free_squares(tidied) >= free_squares(packing)
-    assert tidied.cost_units() == packing.cost_units()
-    assert tidied.rates == packing.rates
-    assert tidied.counts == packing.counts
-    assert tidied.used() == packing.used()
-
-
-def test_tidying_moves_what_is_new_to_the_fuller_device() -> None:
+def test_what_is_new_goes_to_the_fuller_device() -> None:
     big = want("big", point("big", 5, 50, sm=20), rate=4)
     half = want("half", point("half", 5, 30, sm=60), rate=9)
     tiny = want("tiny", point("tiny", 5, 8, sm=10), rate=4)
@@ -208,7 +207,7 @@ def test_tidying_moves_what_is_new_to_the_fuller_device() -> None:
     assert used[0] <= 38 * 2**30
 
 
-def test_what_runs_is_not_tidied_away() -> None:
+def test_what_runs_stays_though_it_would_fit_beside_what_else_runs() -> None:
     tiny = want("tiny", point("tiny", 5, 8, sm=10), rate=4)
     big = want("big", point("big", 5, 50, sm=20), rate=4)
     runs = plan(PlanRequest(GPUS[:1], (tiny,))).placements

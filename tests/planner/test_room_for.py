@@ -30,7 +30,7 @@ def placed(candidate: Candidate, number: int, device: str = "gpu-0") -> Placemen
 
 def around(here: list[Placement], *demands: ModelDemand, spare: float = math.inf) -> Neighbours:
     known = {d.model: d for d in demands}
-    held = {"gpu-0": tuple(here)} if here else {}
+    held = {"gpu-0": [p.candidate for p in here]} if here else {}
     return Neighbours(held, known, dict.fromkeys(known, spare), DEFAULT)
 
 

@@ -7,12 +7,15 @@ import pytest
 from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.spec import FaultDomain, Isolation, PlacementRules
+from partitiond.planner.adding import Adding
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
+from partitiond.planner.complete import complete
 from partitiond.planner.instance import PlanRequest, build_instance
 from partitiond.planner.packing import Packing
-from partitiond.planner.ruled import place_ruled
+from partitiond.planner.prices import usual_prices
 from partitiond.planner.rules import may_leave, missing
+from partitiond.planner.sites import build_sites
 from partitiond.planner.ties import twins
 from tests.planner.build import gpu, in_mig, point, want
 
@@ -204,9 +207,24 @@ def test_what_is_missing_names_the_worst_loss_and_goes_when_it_is_made_good() ->
     assert lack is not None
     assert lack.only_survival
     assert lack.rate_if_lost == need.survive_rate
-    assert place_ruled(packing)
+    complete(Adding(packing, usual_prices(build_sites(instance))), instance.needs)
     assert missing(packing, need) is None
     assert not may_leave(packing, 0, 0)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(20, True), (70, False)])
+def test_company_of_company_comes_along_or_nobody_does(size: int, fits: bool) -> None:
+    chain = (
+        want("a", point("a", 5, 20), rate=4, rules=_rules(near=("b",))),
+        want("b", point("b", 5, 20), rate=4, rules=_rules(near=("c",))),
+        want("c", point("c", 5, size), rate=4),
+    )
+    instance = build_instance(PlanRequest(HOSTS[:1], chain))
+    packing = Packing(instance)
+    adding = Adding(packing, usual_prices(build_sites(instance)))
+    assert adding.one(instance.needs[0]) is fits
+    assert [*packing.counts.values()] == [int(fits)] * 3
+    assert packing.used() == ([0] if fits else [])
 
 
 def test_company_has_to_be_there_first_and_may_not_leave_first() -> None:

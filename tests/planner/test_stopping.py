@@ -2,22 +2,24 @@
 
 import collections
 import sys
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from partitiond.core.plan import Infeasible, Objective, Status
+from partitiond.planner import scale
 from partitiond.planner.api import solve
+from partitiond.planner.complete import from_nothing
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
-from partitiond.planner.packing import Packing
-from partitiond.planner.scale import greedy_serve, largest_factor, usual_means
+from partitiond.planner.members import Member
 from tests.planner.build import gpu, point, want
 
 LONG = {
-    "CpSolver.solve", "solve", "pack_covers", "pack_goodput", "serve_all", "most_goodput",
-    "first_fit", "relaxed_factor", "bound_cost", "bound_goodput", "Improver.run",
-    "Improver.__init__", "Columns.run", "Program.solve", "RuleSearch.run", "Market.evaluate",
-    "choose",
+    "CpSolver.solve", "solve", "complete", "most_goodput", "tightened", "first_fit",
+    "bound_of", "linear_prices", "Improver.run", "Improver.__init__",
+    "Columns.run", "Program.solve", "RuleSearch.run", "Market.evaluate", "choose",
 }  # fmt: skip
 """Functions that take long where there is much."""
 
@@ -74,22 +76,27 @@ def test_after_a_stop_next_to_nothing_is_begun(
     # A plan of something is made where there is none yet: a bound, and one packing by its prices.
     # The search ends at its first look, and what it had begun is read.
     most = collections.Counter(
-        {"bound_goodput": 1, "solve": 2, "pack_goodput": 1, "most_goodput": 1, "Improver.run": 0}
+        {"linear_prices": 1, "Program.solve": 1, "solve": 2, "most_goodput": 1, "complete": 2}
     )
     assert stop.calls <= most, stop.calls
 
 
 @pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_no_factor_is_asked_for_after_a_stop(objective: Objective, after: int) -> None:
+def test_no_factor_is_asked_for_after_a_stop(
+    objective: Objective, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     instance = build_instance(asked(objective, 12, 5, fits=False))
-    served: list[float] = []
+    served = list[Instance]()
 
-    def serve(scaled: Instance, seconds: float) -> Packing | None:
-        served.append(seconds)
-        return greedy_serve(scaled, seconds)
+    def serve(scaled: Instance, *rest: Any, **more: Any) -> Iterator[Member]:
+        served.append(scaled)
+        return from_nothing(scaled, *rest, **more)
 
-    found = largest_factor(instance, usual_means(serve), stop=lambda: len(served) >= after)
+    monkeypatch.setattr(scale, "from_nothing", serve)
+    found = scale.largest_factor(
+        instance, searches=False, exact=True, linear=True, stop=lambda: len(served) >= after
+    )
     assert len(served) == after
     assert not found.optimal
     assert found.bound > found.value

@@ -18,9 +18,9 @@ from partitiond.core.spec import (
     SourceKind,
 )
 from partitiond.planner.api import solve
-from partitiond.planner.changes import RULES, parse_changes
+from partitiond.planner.changes import parse_changes, world_under
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.whatif import World, changed, without_rule, world_under
+from partitiond.planner.whatif import RULES, World, changed, without_rule
 from tests.planner.build import cpu, gpu, point, want
 
 

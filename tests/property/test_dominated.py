@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.plan import Objective, Status
-from partitiond.planner.bound import bound_cost
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.prices import bound_of
 from partitiond.planner.progress import Watch
 from partitiond.planner.rule_search import RuleSearch
 from tests.planner.brute import try_everything
@@ -47,7 +47,7 @@ def test_no_plan_costs_less_than_a_bound_that_knows_what_survives(
     question = data.draw(questions(kind, rated=False, limits=True, ruled=True))
     best = try_everything(*question, Objective.MIN_PRICE)
     instance = _instance(question, Objective.MIN_PRICE)
-    bound = bound_cost(instance).value
+    bound = bound_of(instance, as_cost=True)
     if best is not None and not instance.hopeless:
         assert bound is not None
         assert bound <= best + 1e-3

@@ -5,11 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.plan import Objective, Status
+from partitiond.planner.adding import Adding
+from partitiond.planner.complete import complete
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.instance import PlanRequest, build_instance
 from partitiond.planner.packing import Packing
-from partitiond.planner.ruled import place_ruled
+from partitiond.planner.prices import usual_prices
 from partitiond.planner.rules import lonely, shunned
+from partitiond.planner.sites import build_sites
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 
@@ -51,10 +54,8 @@ def test_models_placed_by_rules_keep_them_and_so_does_whatever_fits_beside_them(
     devices, wanted = data.draw(questions(kind, rated=False, limits=True, ruled=True))
     instance = build_instance(PlanRequest(devices, wanted, objective=Objective.MIN_PRICE))
     packing = Packing(instance)
-    done = place_ruled(packing)
-    if done:
-        ruled = {n.model for n in instance.needs} & instance.ties.beyond_device
-        assert not ruled & {instance.needs[p].model for p in packing.lacking()}
+    ruled = [n for n in instance.needs if n.model in instance.ties.beyond_device]
+    complete(Adding(packing, usual_prices(build_sites(instance))), ruled)
     _assert_hard_rules(packing)
     # Whatever fits may be added without breaking a rule.
     for index in range(len(devices)):
@@ -69,5 +70,5 @@ def _assert_hard_rules(packing: Packing) -> None:
     items = packing.instance.items
     for index, load in enumerate(packing.loads):
         for item in load.items:
-            assert not shunned(packing, index, items[item].model)
+            assert not shunned(packing.instance, load, items[item].model)
             assert not lonely(packing, index, items[item].model)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.planner.api import solve
-from partitiond.planner.bound import bound_cost
+from partitiond.planner.baselines import first_fit
 from partitiond.planner.check import check_plan
-from partitiond.planner.greedy import first_fit
 from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.prices import bound_of
 from tests.planner.brute import patterns, try_everything
 from tests.planner.build import gpu, point, want
 from tests.planner.strategies import MIXED, fleets, models
@@ -178,7 +178,7 @@ def test_any_price_in_cents_is_planned_like_a_round_one(cents: int, count: int) 
     wanted = _two_thirds_each(count)
     request = PlanRequest(devices, wanted, objective=Objective.MIN_PRICE, time_limit_seconds=2)
     instance = build_instance(request)
-    packing = first_fit(instance, bound_cost(instance).entries, best=False)
+    packing = first_fit(instance, best=False)
     assert packing.cost_units() // instance.groups[0].price == count
 
     plan = solved(request)
@@ -199,7 +199,7 @@ def test_the_weighted_resource_bound_is_never_worse_than_the_optimum(
     best = try_everything(devices, wanted, objective)
     instance = build_instance(PlanRequest(devices, wanted, objective=objective))
     if best is not None and not instance.hopeless:
-        bound = bound_cost(instance).value
+        bound = bound_of(instance, as_cost=True)
         assert bound is not None
         # Under min-devices a device costs 1 and a trifle of its price.
         slack = 2e-3 * len(devices) if objective is Objective.MIN_DEVICES else 1e-3

@@ -12,8 +12,8 @@ _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
 _INSTANCE: Final = f"{_PLANNER}/instance.py"
 _TESTS: Final = "tests/planner/test_truth.py"
-_SCALE_BOUND: Final = f"{_PLANNER}/scale_bound.py"
-_WEIGHTED: Final = f"{_PLANNER}/weighted.py"
+_POURS: Final = f"{_PLANNER}/pours.py"
+_PRICES: Final = f"{_PLANNER}/prices.py"
 _PRIORITIES: Final = f"{_PLANNER}/priorities.py"
 _BY_CLASS: Final = f"{_PLANNER}/by_class.py"
 _SCALE: Final = f"{_PLANNER}/scale.py"
@@ -24,8 +24,10 @@ _PRICING: Final = f"{_PLANNER}/kernels/pricing.py"
 _COVERS: Final = f"{_PLANNER}/kernels/covers.py"
 _CHOOSE: Final = f"{_PLANNER}/market/choose.py"
 _FACTOR: Final = f"{_PLANNER}/market/factor.py"
+_ADDING: Final = f"{_PLANNER}/adding.py"
 _COMPLETE: Final = f"{_PLANNER}/complete.py"
-_MISSING: Final = "return max(0.0, wanted - rates.get(need.name, 0.0))"
+_MEMBERS: Final = f"{_PLANNER}/members.py"
+_MISSING: Final = "max(0.0, wanted - rates.get(need.name, 0.0))"
 
 TRUTH: Final[tuple[Rule, ...]] = (
     rule(
@@ -102,12 +104,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
         _TESTS,
         wrong=(
             (f"{_PLANNER}/explain.py", _MISSING, f"{_MISSING} * 1.01"),
-            (f"{_PLANNER}/explain.py", _MISSING, "return wanted"),
-            (
-                f"{_PLANNER}/explain.py",
-                _MISSING,
-                "return round(max(0.0, wanted - rates.get(need.name, 0.0)), 3)",
-            ),
+            (f"{_PLANNER}/explain.py", _MISSING, "wanted"),
+            (f"{_PLANNER}/explain.py", _MISSING, f"round({_MISSING}, 3)"),
         ),
     ),
     rule(
@@ -161,37 +159,110 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
-        "The bound on the common factor follows from prices, whatever they are.",
-        "tests/planner/test_scale_bound.py",
+        "No plan has a larger factor than is proven, and each plan is raised from the one before.",
+        "tests/planner/test_scale.py",
         wrong=(
-            (_SCALE_BOUND, "return left / cost if", "return 0.98 * left / cost if"),
-            (_SCALE_BOUND, "max(0.0, float(each.min()))", "max(0.0, float(each.max()))"),
-            (_SCALE_BOUND, "(best * problem.group_count).tolist()", "best.tolist()"),
+            (_SCALE, "* (1 + SAFETY)\n\n    def market", "* 0.9\n\n    def market"),
+            (_SCALE, "largest * [need.max_replicas", "largest * [need.min_replicas"),
             (
-                _SCALE_BOUND,
-                "number = min(float(prices.number[position]), cheapest)",
-                "number = float(prices.number[position])",
+                _SCALE,
+                "                self.lower(asked, LINEAR)\n",
+                "                low = asked\n",
             ),
+            (_SCALE, "return least is None or 0 <", "return 0 <"),
+            (_SCALE, "return least is None or 0 < most < ", "return least is None or 0 < most > "),
+            (_SCALE, "replace(need, survive_rate=0, survive_replicas=0)", "replace(need)"),
+            (_SCALE, "            self.optimal = True\n", ""),
+            (_SCALE, "BEYOND: Final = 1 + 1e-5", "BEYOND: Final = 1.0"),
+            (_SCALE, "        if value <= self.value * (1 + SLACK) or ", "        if "),
             (
-                _SCALE_BOUND,
-                "if number > 0 else need.max_replicas))",
-                "if number > 0 else 0))",
+                _SCALE,
+                "        most_goodput(adding, instance.needs",
+                "        most_goodput(adding, ()",
             ),
-            (_SCALE_BOUND, "    bound = min(bounds)\n", "    bound = min(bounds[:1])\n"),
         ),
     ),
     rule(
         "That not all can be served is proven by prices, and by no status.",
-        "tests/planner/test_scale_bound.py",
-        _TESTS,
+        "tests/planner/test_prices.py",
         wrong=(
-            (_WEIGHTED, "            result = self._largest_part()\n", "            pass\n"),
-            (_WEIGHTED, "self.wanted.append((row, 1.0))", "pass"),
+            (_PRICES, "if part and result.termination.reason in NO_SOLUTION:", "if False:"),
+            (_PRICES, "            (self.models, self.lacking, wanted),\n", ""),
             (
-                _SCALE_BOUND,
-                "        self.infeasible = status == model_builder.SolveStatus.INFEASIBLE\n",
+                _PRICES,
+                "        if result.termination.reason is not mathopt.TerminationReason.OPTIMAL:\n"
+                "            return None\n",
                 "",
             ),
+        ),
+    ),
+    rule(
+        "No plan is better than what any prices of devices prove.",
+        "tests/planner/test_prices.py",
+        wrong=(
+            (
+                _PRICES,
+                "parts = [covered, *(-excess), -t * worth.pools]",
+                "parts = [covered, *-excess]",
+            ),
+            (_PRICES, "math.fsum([*found.pool, *(found.scarce", "math.fsum([*(found.scarce"),
+            (_PRICES, "* pours.sites.need_max)])", "* pours.sites.need_min)])"),
+            (
+                _PRICES,
+                "pours.way_class, found.price.sum(axis=1)",
+                "pours.way_class, found.price.max(axis=1)",
+            ),
+            (
+                _PRICES,
+                "t * worth.value - worth.cost) * worth.devices",
+                "t * worth.value - worth.cost)",
+            ),
+            (
+                _PRICES,
+                "np.minimum(cells[model], -(-rate // step[model]))",
+                "np.minimum(cells[model], rate // step[model])",
+            ),
+            (_PRICES, "        sites = with_survival(sites)\n", ""),
+            (
+                _PRICES,
+                "    total = math.fsum([worth_of(pours, found).of_all(), *gain])",
+                "    total = math.fsum(gain)",
+            ),
+            (_PRICES, "int(held @ pours.classes.count))", "int(held.max()))"),
+        ),
+    ),
+    rule(
+        "What a replica takes of a device is never more than it takes with any others.",
+        "tests/planner/test_prices.py",
+        wrong=(
+            (_POURS, "(each + slope * np.arange(1, most + 1)).max())", "each.max())"),
+            (
+                _POURS,
+                "sites.limit_of[site, at, np.maximum(crowd, sites.entry_kappa[entry])]",
+                "sites.limit_of[site, at, -1]",
+            ),
+            (_POURS, "1.0 / np.maximum(most, 1.0)", "2.0 / np.maximum(most, 1.0)"),
+            (
+                _POURS,
+                "+= sites.entry_pool[entry[mine], draw.column]",
+                "+= 2 * sites.entry_pool[entry[mine], draw.column]",
+            ),
+            (_POURS, "(level <= sites.entry_top[:, None])", "(level < sites.entry_top[:, None])"),
+        ),
+    ),
+    rule(
+        "Prices are those of a program that counts what serves no more than is asked.",
+        "tests/planner/test_prices.py",
+        wrong=(
+            (
+                _PRICES,
+                "served = np.minimum(np.arange(GRID + 1)[None, :] * step[:, None], need[:, None])",
+                "served = np.arange(GRID + 1)[None, :] * step[:, None]",
+            ),
+            (_PRICES, "most = sites.need_rate / RATE_SCALE if rated else np.inf", "most = np.inf"),
+            (_PRICES, "upper=1.0 / self.every", "upper=math.inf"),
+            (_PRICES, "count = classes.count / self.every", "count = classes.count * 1.0"),
+            (_PRICES, "price += FLOOR * device", "price += 0 * device"),
         ),
     ),
     rule(
@@ -231,10 +302,10 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "After a stop nothing is begun that takes long.",
         "tests/planner/test_stopping.py",
         wrong=(
-            (_SCALE, "if self.stop() or self.ask(", "if self.ask("),
-            (_SCALE, "        if self.stop() or (self.best", "        if (self.best"),
-            (_SCALE, "        if self.stop():\n            return True\n", ""),
-            (f"{_PLANNER}/members.py", "        if stop():\n            break\n", ""),
+            (_SCALE, "while asked < most and not self.done():", "while asked < most:"),
+            (_SCALE, "if self.stop() or (best and self.done())", "if best and self.done()"),
+            (_SCALE, "        if self.stop():\n            return 0.0\n", ""),
+            (_COMPLETE, "        if stop():\n            return\n", ""),
         ),
     ),
     rule(
@@ -271,11 +342,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "exact = (int(self.offer_rate[offer]) * CELLS //",
             ),
             (_DEMAND, "np.minimum(found.value, self._if_split(offer))", "0.9 * found.value"),
-            (
-                _VALUE,
-                "most, best = max(most, bound), max(best, worth)",
-                "most, best = worth, worth",
-            ),
+            (_VALUE, "most = max(most, bound)", "most = worth"),
             (_VALUE, "*(value * self.classes.count), pools]", "*(value * self.classes.count)]"),
             (_VALUE, "value = value - price *", "value = value + 0 *"),
         ),
@@ -292,19 +359,19 @@ TRUTH: Final[tuple[Rule, ...]] = (
             ),
             (
                 _PRICING,
-                "            total += rest * min(most[i], room.items)",
+                "            total += rest * min(most[i], place.max_items)",
                 "            total += rest",
             ),
-            (_PRICING, "            better += most[j]", "            better += room.items"),
+            (_PRICING, "            better += most[j]", "            better += place.max_items"),
         ),
     ),
     rule(
         "The best covering set is found among the entries that waste little.",
         "tests/planner/test_cover_kernels.py",
         wrong=(
-            (_COVERS, "good = unit * cells + waste <= known + slack", "good = False"),
-            (_COVERS, "good = (each - unit) * cells - waste >= known - slack", "good = False"),
-            (_COVERS, "waste = price[i] - unit * cell[i]", "waste = price[i] + unit * cell[i]"),
+            (_COVERS, "if most - (price[i] - unit * cell[i]) >= known", "if most - 1e9 >= known"),
+            (_COVERS, "most - (price[i] - unit * cell[i])", "most - (price[i] + unit * cell[i])"),
+            (_COVERS, "max((worth.each - unit) * worth.least, ", "max(-1e9, 0 * "),
         ),
     ),
     rule(
@@ -321,8 +388,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
-        "No plan of a vast fleet has a larger factor than prices of rates prove.",
-        "tests/planner/test_vast_scale.py",
+        "No plan has a larger factor than prices of rates prove.",
+        "tests/planner/test_scale.py",
         wrong=(
             (_FACTOR, "price = np.where(self.target > 0, price, 0.0)", "price = price + 0.0"),
             (_FACTOR, "[*(value * self.market.classes.count), *pool]", "[*value, *pool]"),
@@ -331,21 +398,42 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "[*(value * self.market.classes.count), *pool]",
                 "value * self.market.classes.count",
             ),
-            (f"{_PLANNER}/vast_scale.py", "BEYOND: Final = 1 + 1e-5", "BEYOND: Final = 1.0"),
         ),
     ),
     rule(
         "While the search is compiled, what a lost device held is placed beside what stays.",
         "tests/planner/test_complete.py",
         wrong=(
-            (_COMPLETE, "if not load.items or option == load.option:", "if True:"),
-            (_COMPLETE, "option is None or not _keeps", "option is None or _keeps"),
-            (_COMPLETE, "lacks and there < need.max_replicas", "there < need.min_replicas"),
+            (_ADDING, "option != load.option and self._keeps(index, item, option)", "True"),
+            (_ADDING, "if self.packing.counts[need.model] >= need.max_replicas:", "if True:"),
+            (_MEMBERS, "(fresh[need.model] if stays else 0)", "0"),
+        ),
+    ),
+    rule(
+        "One more replica helps where something is missing, and comes with its company or not at "
+        "all.",
+        "tests/planner/test_rules.py",
+        wrong=(
             (
-                f"{_PLANNER}/portfolio.py",
-                "needed=not staying_items(watch.instance)",
-                "needed=True",
+                _ADDING,
+                "[i for i in devices if not tied or helps(",
+                "[i for i in devices if True or (",
             ),
+            (_ADDING, "            waiting |= absent(model)\n", ""),
+            (
+                _ADDING,
+                "                    self._take_back(old, before)\n",
+                "                    pass\n",
+            ),
+        ),
+    ),
+    rule(
+        "A plan that is filled anew device by device is no worse, and moves no more than it may.",
+        "tests/planner/test_repair.py",
+        wrong=(
+            (_COMPLETE, "if after <= before and may(trial):", "if may(trial):"),
+            (_COMPLETE, "if after <= before and may(trial):", "if after <= before:"),
+            (_COMPLETE, "trial = found.copy()", "trial = found"),
         ),
     ),
 )

@@ -6,11 +6,10 @@ why a plan written by hand is refused.
 """
 
 import collections
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from partitiond.core.interference import DEFAULT, Interference
-from partitiond.core.plan import ModelDemand, ModelForecast, Placement, Plan, Unplaced
+from partitiond.core.plan import ModelDemand, Placement, Plan
 from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_hosts
@@ -46,40 +45,20 @@ def check_plan(
         found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
     found.extend(check_hosts(plan, dict(host_memory_bytes)))
     rates = rates_of(plan, levels)
-    alone = _by_model(plan)
-    for demand in demands.values():
-        mine = alone(demand.model)
-        found.extend(check_model(mine, demand, rates.get(demand.model, 0.0)))
+    placed: dict[str, list[Placement]] = collections.defaultdict(list)
+    for p in plan.placements:
+        placed[p.model].append(p)
+    excuses = {u.model: u for u in reversed(plan.unplaced)}
+    forecasts = {f.model: f for f in reversed(plan.forecasts)}
+    for name, demand in demands.items():
+        mine, excuse = placed[name], excuses.get(name)
+        rate, forecast = rates.get(name, 0.0), forecasts.get(name)
+        found.extend(check_model(demand, len(mine), rate, excuse, forecast))
         found.extend(check_slo(mine, demand, levels))
-        # Rules about others need the whole plan; at thousands of models few can have them.
-        others = demand.rules.avoid or demand.rules.near
-        found.extend(check_rules(plan if others else mine, demand, levels))
+        found.extend(check_rules(plan, mine, demand, None if excuse else levels))
     found.extend(check_certificate(plan, demands, rates, levels))
     found.extend(check_changes(plan, demands, before))
     return tuple(found)
-
-
-def _by_model(plan: Plan) -> Callable[[str], Plan]:
-    """What of a plan speaks of one model; the devices stay."""
-    placements: dict[str, list[Placement]] = collections.defaultdict(list)
-    unplaced: dict[str, list[Unplaced]] = collections.defaultdict(list)
-    forecasts: dict[str, list[ModelForecast]] = collections.defaultdict(list)
-    for p in plan.placements:
-        placements[p.model].append(p)
-    for u in plan.unplaced:
-        unplaced[u.model].append(u)
-    for f in plan.forecasts:
-        forecasts[f.model].append(f)
-
-    def part(model: str) -> Plan:
-        return dataclasses.replace(
-            plan,
-            placements=tuple(placements[model]),
-            unplaced=tuple(unplaced[model]),
-            forecasts=tuple(forecasts[model]),
-        )
-
-    return part
 
 
 def _check_names(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:

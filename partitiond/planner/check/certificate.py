@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from partitiond.core.costs import idle_watts, max_watts
 from partitiond.core.hardware import Device, headroom_bytes
 from partitiond.core.placement_rules import PRIORITY_FACTOR
-from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan, Status
+from partitiond.core.plan import Candidate, Certificate, ModelDemand, Objective, Plan, Status
 from partitiond.planner.check.figures import RELATIVE
 from partitiond.planner.check.rules import rate_if_lost
 
@@ -37,25 +37,26 @@ def check_certificate(
         return
     slack = RELATIVE * abs(value)
     smallest = proof.objective.is_cost
+    sign = 1 if smallest else -1
     if abs(value - proof.own_value) > slack:
         yield f"the certificate's value is {proof.own_value:.6g}, the plan's is {value:.6g}"
-    if (proof.own_bound - value if smallest else value - proof.own_bound) > slack:
+    if sign * (proof.own_bound - value) > slack:
         yield f"the plan's value {value:.6g} is better than its bound {proof.own_bound:.6g}"
     moved = proof.moves * proof.move_price
     own, value = value, value + moved if smallest else value * (1 - moved)
     if abs(value - proof.value) > slack:
         yield f"the certificate's value is {proof.value:.6g}, with its moves it is {value:.6g}"
-    if (proof.bound - value if smallest else value - proof.bound) > slack:
+    if sign * (proof.bound - value) > slack:
         yield f"the plan's value {value:.6g} is better than its bound {proof.bound:.6g}"
     gap = abs(proof.bound - proof.value) / max(abs(proof.value), 1e-9)
     if abs(gap - proof.gap) > 1e-6 * max(1.0, gap):
         yield f"the certificate's gap is {proof.gap:.6g}, its figures give {gap:.6g}"
     if proof.status is Status.OPTIMAL and gap > RELATIVE:
         yield f"the certificate says optimal with a gap of {gap:.2%}"
-    if (proof.own_bound - proof.bound if smallest else proof.bound - proof.own_bound) > slack:
+    if sign * (proof.own_bound - proof.bound) > slack:
         yield "the bound with moves is looser than the one without them"
-    yield from _check_best(plan, slack)
-    yield from _check_choices(plan, slack)
+    yield from _check_best(proof, sign, slack)
+    yield from _check_choices(proof, sign, slack)
     yield from _check_priorities(plan, demands, rates)
     if smallest:
         yield from _check_served(plan, demands, rates)
@@ -64,12 +65,10 @@ def check_certificate(
         yield from _check_left_out(plan, demands)
 
 
-def _check_best(plan: Plan, slack: float) -> Iterator[str]:
+def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
     """The best value known lies between the plan's and the bound."""
-    proof = plan.certificate
     if proof.best_value is None:
         return
-    sign = 1 if proof.objective.is_cost else -1
     if sign * (proof.best_value - proof.own_value) > slack:
         own = proof.own_value
         yield f"the best value known is {proof.best_value:.6g}, the plan's own {own:.6g}"
@@ -77,9 +76,8 @@ def _check_best(plan: Plan, slack: float) -> Iterator[str]:
         yield f"the best value known {proof.best_value:.6g} is better than the bound"
 
 
-def _check_choices(plan: Plan, slack: float) -> Iterator[str]:
+def _check_choices(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
     """One of the choices is the plan, and none is better than a bound that it falls under."""
-    proof = plan.certificate
     if not proof.choices:
         return
     mine = [c for c in proof.choices if c.chosen]
@@ -87,7 +85,6 @@ def _check_choices(plan: Plan, slack: float) -> Iterator[str]:
         yield "not one of the choices is the plan"
     elif proof.move_price and mine[0].moves != proof.moves:
         yield f"of the choices the plan moves {mine[0].moves}, it moves {proof.moves}"
-    sign = 1 if proof.objective.is_cost else -1
     for one in proof.choices:
         if sign * (proof.own_bound - one.bound) > slack:
             yield f"the bound for {one.moves} moves is looser than the one for any number"

@@ -1,16 +1,20 @@
 """What models were promised."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from partitiond.core.plan import ModelDemand, Plan
+from partitiond.core.plan import ModelDemand, ModelForecast, Placement, Unplaced
 from partitiond.planner.check.figures import RELATIVE
 
 
-def check_model(plan: Plan, demand: ModelDemand, rate: float) -> Iterator[str]:
-    """Violations of one model's demand, numbers and excuses."""
-    replicas = sum(1 for p in plan.placements if p.model == demand.model)
-    excuse = next((u for u in plan.unplaced if u.model == demand.model), None)
+def check_model(
+    demand: ModelDemand,
+    replicas: int,
+    rate: float,
+    excuse: Unplaced | None,
+    forecast: ModelForecast | None,
+) -> Iterator[str]:
+    """Violations of one model's demand, numbers and excuses; it gets so many replicas and rate."""
     if demand.max_replicas is not None and replicas > demand.max_replicas:
         yield f"{demand.model} has {replicas} replicas, at most {demand.max_replicas} are wanted"
     if excuse is None and replicas < max(1, demand.min_replicas):
@@ -22,18 +26,19 @@ def check_model(plan: Plan, demand: ModelDemand, rate: float) -> Iterator[str]:
     claim = None if excuse is None else excuse.missing_req_per_s
     if claim is not None and abs(claim - max(0.0, missing)) > RELATIVE * (wanted or 0.0):
         yield f"{demand.model} lacks {missing:.4g} requests/s, the plan says otherwise"
-    forecast = next((f for f in plan.forecasts if f.model == demand.model), None)
     if forecast is None or forecast.replicas != replicas:
         yield f"{demand.model} has {replicas} replicas, its forecast says otherwise"
     elif abs(forecast.capacity_req_per_s - rate) > RELATIVE * rate:
         yield f"{demand.model} gets {rate:.4g} requests/s, its forecast says otherwise"
 
 
-def check_slo(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]) -> Iterator[str]:
+def check_slo(
+    mine: Sequence[Placement], demand: ModelDemand, levels: Mapping[str, float | None]
+) -> Iterator[str]:
     """Replicas that would miss the model's bounds."""
     if demand.slo is None:
         return
-    for p in (p for p in plan.placements if p.model == demand.model):
+    for p in mine:
         level = levels[p.device_id] or math.inf
         if p.candidate.ttft_p95_seconds * level > demand.slo.ttft_seconds * (1 + RELATIVE):
             yield f"{p.replica_id} would miss the TTFT bound of {demand.model} on {p.device_id}"

@@ -1,32 +1,39 @@
 """Where replicas may be, and what is left when something is lost."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from partitiond.core.hardware import Device
 from partitiond.core.plan import ModelDemand, Placement, Plan
 from partitiond.core.spec import FaultDomain
-from partitiond.planner.check.figures import RELATIVE
+from partitiond.planner.check.figures import RELATIVE, rate_of
 
 
 def check_rules(
-    plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]
+    plan: Plan,
+    mine: Sequence[Placement],
+    demand: ModelDemand,
+    levels: Mapping[str, float | None] | None,
 ) -> Iterator[str]:
     """Violations of one model's placement rules.
 
-    `survive` counts as part of the demand: a model that is listed as unplaced need not hold it.
+    Args:
+        plan: the plan.
+        mine: what it places of the model.
+        demand: of the model.
+        levels: of interference by device; None where `survive` need not hold, which counts as part
+            of the demand, because the model is listed as unplaced.
     """
     devices = {d.id: d for d in plan.devices}
-    mine = [p for p in plan.placements if p.model == demand.model]
     yield from _check_avoid(plan, demand, mine)
     yield from _check_near(plan, demand, mine, devices)
     for p in mine:
         yield from _check_place(p, demand, devices[p.device_id])
-    if not any(u.model == demand.model for u in plan.unplaced):
+    if levels is not None:
         yield from _check_survival(demand, mine, devices, levels)
 
 
-def _check_avoid(plan: Plan, demand: ModelDemand, mine: list[Placement]) -> Iterator[str]:
+def _check_avoid(plan: Plan, demand: ModelDemand, mine: Sequence[Placement]) -> Iterator[str]:
     if not demand.rules.avoid:
         return
     for device in sorted({p.device_id for p in mine}):
@@ -36,7 +43,7 @@ def _check_avoid(plan: Plan, demand: ModelDemand, mine: list[Placement]) -> Iter
 
 
 def _check_near(
-    plan: Plan, demand: ModelDemand, mine: list[Placement], devices: Mapping[str, Device]
+    plan: Plan, demand: ModelDemand, mine: Sequence[Placement], devices: Mapping[str, Device]
 ) -> Iterator[str]:
     if not demand.rules.near:
         return
@@ -55,23 +62,17 @@ def _check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[
 
 def _check_survival(
     demand: ModelDemand,
-    mine: list[Placement],
+    mine: Sequence[Placement],
     devices: Mapping[str, Device],
     levels: Mapping[str, float | None],
 ) -> Iterator[str]:
-    kind = demand.rules.survive
-    if kind is None:
-        return
-    for lost in sorted({_domain(devices[p.device_id], kind) for p in mine}):
-        left = [p for p in mine if _domain(devices[p.device_id], kind) != lost]
-        planned = demand.demand.planned_req_per_s
+    planned = demand.demand.planned_req_per_s
+    for lost, left in _left(demand, mine, devices).items():
         if planned is None:
             if not left:
                 yield f"{demand.model} has no replica left when {lost} is lost"
             continue
-        rate = math.fsum(
-            p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf) for p in left
-        )
+        rate = math.fsum(rate_of(p, levels) for p in left)
         wanted = planned * demand.rules.survive_share
         if rate < wanted * (1 - RELATIVE):
             yield (
@@ -81,14 +82,22 @@ def _check_survival(
 
 def rate_if_lost(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]) -> float:
     """Requests/s that a model with a fault domain keeps when the worst one is lost."""
-    kind, devices = demand.rules.survive, {d.id: d for d in plan.devices}
-    assert kind is not None, "asked of models that have to survive a loss only"
-    given: dict[str, float] = {}
-    for p in (p for p in plan.placements if p.model == demand.model):
-        domain = _domain(devices[p.device_id], kind)
-        rate = p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf)
-        given[domain] = given.get(domain, 0.0) + rate
-    return math.fsum(given.values()) - max(given.values(), default=0.0)
+    mine = [p for p in plan.placements if p.model == demand.model]
+    left = _left(demand, mine, {d.id: d for d in plan.devices})
+    kept = (math.fsum(rate_of(p, levels) for p in others) for others in left.values())
+    return min(kept, default=0.0)
+
+
+def _left(
+    demand: ModelDemand, mine: Sequence[Placement], devices: Mapping[str, Device]
+) -> dict[str, list[Placement]]:
+    """What is left of a model when each of its fault domains is lost."""
+    kind = demand.rules.survive
+    where = [] if kind is None else [(_domain(devices[p.device_id], kind), p) for p in mine]
+    return {
+        lost: [p for domain, p in where if domain != lost]
+        for lost in sorted({domain for domain, _ in where})
+    }
 
 
 def _domain(device: Device, kind: FaultDomain) -> str:

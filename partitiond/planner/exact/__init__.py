@@ -19,6 +19,7 @@ from partitiond.planner.exact.objectives import (
     Stage,
     maximise_goodput,
     maximise_share,
+    rates_alone,
     reference_rates,
     total_cost,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Moves",
     "Scale",
     "Stage",
+    "rates_alone",
     "reference_rates",
     "solve_exact",
     "variable_count",

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
+from partitiond.planner.exact.demands import add_numbers
 from partitiond.planner.exact.variables import Variables, by_model, most_copies
 from partitiond.planner.instance import RATE_SCALE, Instance
 
@@ -93,8 +94,7 @@ def maximise_goodput(
         short = model.new_int_var(0, need.min_replicas, f"short_{need.model}")
         model.add(short >= need.min_replicas - number)
         terms.append(-replica * short)
-        if need.max_replicas < 1_000_000:
-            model.add(number <= need.max_replicas)
+        add_numbers(model, need, mine, 0)
         floor = (floors or {}).get(need.model, 0)
         if floor:
             model.add(sum(count * min(rate, floor) for count, rate in mine) >= floor)
@@ -163,10 +163,22 @@ def maximise_share(
 def reference_rates(instance: Instance) -> dict[int, int]:
     """What one device can give each model at most when it has it to itself."""
     best = {need.model: 1 for need in instance.needs}
-    for group in instance.groups:
+    for item, most in zip(instance.items, rates_alone(instance), strict=True):
+        best[item.model] = max(best.get(item.model, 1), most)
+    return best
+
+
+def rates_alone(instance: Instance) -> list[int]:
+    """For each item what one device full of it gives at most, in the units of its model."""
+    best = [0] * len(instance.items)
+    # Groups that differ by their host only hold the same.
+    alike = {(id(g.fits), g.memory_bytes, g.cores, g.sm_percent): g for g in instance.groups}
+    for group in alike.values():
+        copies: dict[int, int] = {}
         for option, fit in zip(group.options, group.fits, strict=True):
             for item in fit:
-                model = instance.items[item].model
-                most = min(option.max_items, most_copies(instance, group, item))
-                best[model] = max(best.get(model, 1), most * instance.rate(item, option))
+                if item not in copies:
+                    copies[item] = most_copies(instance, group, item)
+                most = min(option.max_items, copies[item])
+                best[item] = max(best[item], most * instance.rate(item, option))
     return best

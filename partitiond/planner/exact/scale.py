@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
-from partitiond.planner.exact.variables import Variables, by_model
-from partitiond.planner.instance import Instance, Need
-from partitiond.planner.needs import ANY_NUMBER
+from partitiond.planner.exact.demands import add_numbers
+from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
+from partitiond.planner.instance import Instance
 
 STEPS: Final = 10_000_000
 """Steps into which the factor is cut; what is proven is proven to one of them."""
@@ -42,20 +42,17 @@ def maximise_scale(
     mine_by_model = by_model(instance, variables)
     for need in instance.needs:
         mine = mine_by_model.get(need.model, [])
-        number = sum(count for count, _ in mine)
-        model.add(number >= need.min_replicas)
-        if need.max_replicas < ANY_NUMBER:
-            model.add(number <= need.max_replicas)
+        add_numbers(model, need, mine, need.min_replicas)
         if need.model in scale.target:
             _cover(model, mine, scale.target[need.model] * scale.most, factor)
-        if need.domain_of and scale.survive.get(need.model):
-            inside = _by_domain(instance, variables, need)
-            _survive(model, inside, scale.survive[need.model] * scale.most, factor)
+        kept = scale.survive.get(need.model) if need.domain_of else None
+        for left in left_if_lost(instance, variables, need) if kept else ():
+            _cover(model, left, (kept or 0.0) * scale.most, factor)
     model.maximize(factor)
     return scale.most / STEPS
 
 
-def _cover(model: cp_model.CpModel, mine: list[tuple[Any, int]], rate: float, factor: Any) -> None:
+def _cover(model: cp_model.CpModel, mine: Terms, rate: float, factor: Any) -> None:
     """The replicas give the factor's part of a rate."""
     if rate <= 0:
         return
@@ -64,26 +61,3 @@ def _cover(model: cp_model.CpModel, mine: list[tuple[Any, int]], rate: float, fa
     most = math.ceil(rate)
     given = sum(count * (min(each, most) * times) for count, each in mine)
     model.add(given >= math.floor(step * times) * factor)
-
-
-Terms = list[tuple[Any, int]]
-"""Counts of replicas, with what each gives."""
-
-
-def _by_domain(instance: Instance, variables: Variables, need: Need) -> dict[int, Terms]:
-    inside: dict[int, Terms] = {}
-    for (index, k, item), count in variables.count.items():
-        if instance.items[item].model == need.model:
-            option = instance.groups[instance.group_of[index]].options[k]
-            each = (count, instance.rate(item, option))
-            inside.setdefault(need.domain_of[index], []).append(each)
-    return inside
-
-
-def _survive(
-    model: cp_model.CpModel, inside: Mapping[int, Terms], rate: float, factor: Any
-) -> None:
-    """Without any one fault domain the factor's part of a rate is left."""
-    for lost in inside:
-        left = [term for domain, terms in inside.items() if domain != lost for term in terms]
-        _cover(model, left, rate, factor)

@@ -2,15 +2,17 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ortools.sat.python import cp_model
 
-from partitiond.planner.instance import Group, Instance
+from partitiond.planner.instance import Group, Instance, Need
 from partitiond.planner.packing import Packing
 
 Allowed = Mapping[tuple[int, int], Sequence[int]]
+Terms = list[tuple[Any, int]]
+"""Counts of replicas, with what each gives."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -108,11 +110,23 @@ def most_copies(instance: Instance, group: Group, item: int) -> int:
     return min(limits)
 
 
-def by_model(instance: Instance, variables: Variables) -> dict[int, list[tuple[Any, int]]]:
-    """For each model the counts of its replicas, with what each gives."""
-    found: dict[int, list[tuple[Any, int]]] = {}
+def by_model(instance: Instance, variables: Variables) -> dict[int, Terms]:
+    """The replicas of each model."""
+    found: dict[int, Terms] = {}
     for (index, k, item), count in variables.count.items():
         option = instance.groups[instance.group_of[index]].options[k]
         rate = instance.rate(item, option)
         found.setdefault(instance.items[item].model, []).append((count, rate))
     return found
+
+
+def left_if_lost(instance: Instance, variables: Variables, need: Need) -> Iterator[Terms]:
+    """For each fault domain that may hold the model: its replicas in the others."""
+    inside: dict[int, Terms] = {}
+    for (index, k, item), count in variables.count.items():
+        if instance.items[item].model == need.model:
+            option = instance.groups[instance.group_of[index]].options[k]
+            each = (count, instance.rate(item, option))
+            inside.setdefault(need.domain_of[index], []).append(each)
+    for lost in inside:
+        yield [term for domain, terms in inside.items() if domain != lost for term in terms]

@@ -1,6 +1,6 @@
 """Compiled inner loops of the planner; only this package imports numba.
 
-Kernels take and give flat arrays (see `planner.arrays`), hold no lock of the interpreter while
+Kernels take and give flat arrays (see `planner.sites`), hold no lock of the interpreter while
 they run, and are kept on disk once compiled.
 """
 

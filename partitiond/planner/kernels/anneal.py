@@ -80,12 +80,16 @@ class Scratch(NamedTuple):
     """Space that a step uses.
 
     Attributes:
+        journal: for taking back.
+        rng: state of the random numbers.
         models, key: models to serve again, and by what they are ordered.
         mark: (M,) step in which a model was last put on the list.
         seen: (G,) mark of the last scan that looked at an empty device of the group.
         counter: (2,) steps and scans so far.
     """
 
+    journal: Journal
+    rng: Words
     models: Ints
     key: Floats
     mark: Ints
@@ -181,9 +185,7 @@ def search(
     data: Data,
     state: State,
     best: State,
-    journal: Journal,
     scratch: Scratch,
-    rng: Words,
     rules: Rules,
     budget: Ints,
     here: Here,
@@ -195,9 +197,7 @@ def search(
         data: the question.
         state: the answer the search is at.
         best: the best one so far; in place.
-        journal: space for taking back.
         scratch: space for a step.
-        rng: state of the random numbers.
         rules: how to search.
         budget: (1,) what devices may cost; goes below the cost of each complete answer.
         here: what runs where.
@@ -209,30 +209,30 @@ def search(
     for _ in range(steps):
         scratch.counter[0] += 1
         step = scratch.counter[0]
-        journal.size[0] = 0
+        scratch.journal.size[0] = 0
         before, cost = state.worth[0], state.cost[0]
-        listed = _ruin(data, state, journal, scratch, rng, here, step)
-        listed = _list_wanting(data, state, scratch, rng, rules.wanting, step, listed)
-        _order(data, scratch, rng, listed)
+        listed = _ruin(data, state, scratch, here, step)
+        listed = _list_wanting(data, state, scratch, rules.wanting, step, listed)
+        _order(data, scratch, listed)
         at = 0
         while at < listed:
             m = scratch.models[at]
-            listed = serve(data, state, journal, scratch, rng, rules, budget[0], m, step, listed)
+            listed = serve(data, state, scratch, rules, budget[0], m, step, listed)
             at += 1
         loss = before - state.worth[0]
         worse = loss > TINY
-        after = _gone_now(state, journal, here, total) if limited else 0
+        after = _gone_now(state, scratch.journal, here, total) if limited else 0
         if limited:
             # Where nothing is gained, what moves less, or costs less, is better.
             worse = worse or (loss >= -TINY and (after > total or state.cost[0] > cost))
         if (limited and after > max(here.most_gone, total)) or (
-            worse and -rules.temperature * np.log(uniform(rng) + 1e-300) < max(loss, TINY)
+            worse and -rules.temperature * np.log(uniform(scratch.rng) + 1e-300) < max(loss, TINY)
         ):
-            undo(data, state, journal)
+            undo(data, state, scratch.journal)
             continue
         if limited:
-            for at in range(journal.size[0]):
-                d = journal.devices[at]
+            for at in range(scratch.journal.size[0]):
+                d = scratch.journal.devices[at]
                 here.gone[d] = gone_from(state, here, d)
             total = after
             if total > here.most_gone:
@@ -242,7 +242,7 @@ def search(
                 copy_state(state, best)
                 found += 1
                 budget[0] = state.cost[0] - 1
-                shrink(data, state, rng, budget[0])
+                shrink(data, state, scratch.rng, budget[0])
                 total = count_gone(state, here) if limited else 0
         elif state.worth[0] > best.worth[0] + TINY:
             copy_state(state, best)
@@ -251,11 +251,9 @@ def search(
 
 
 @plain
-def _ruin(
-    data: Data, state: State, journal: Journal, scratch: Scratch, rng: Words, here: Here, step: int
-) -> int:
+def _ruin(data: Data, state: State, scratch: Scratch, here: Here, step: int) -> int:
     """Empty a few devices, or take some replicas from more; returns how many models are listed."""
-    devices = state.devices.shape[0]
+    journal, rng, devices = scratch.journal, scratch.rng, state.devices.shape[0]
     whole = uniform(rng) < WHOLE
     count = min(devices, 1 + below(rng, 4) if whole else 2 + below(rng, 6))
     listed = 0
@@ -312,11 +310,11 @@ def _list(scratch: Scratch, m: int, step: int, listed: int) -> int:
 
 @plain
 def _list_wanting(
-    data: Data, state: State, scratch: Scratch, rng: Words, wanting: int, step: int, listed: int
+    data: Data, state: State, scratch: Scratch, wanting: int, step: int, listed: int
 ) -> int:
     """Add some of the models that lack something, from a random one on."""
     models = state.models.shape[0]
-    start, most = below(rng, models), min(models, listed + wanting)
+    start, most = below(scratch.rng, models), min(models, listed + wanting)
     for k in range(models):
         if listed >= most:
             break
@@ -341,13 +339,13 @@ def lacks(data: Data, state: State, m: int) -> bool:
 
 
 @plain
-def _order(data: Data, scratch: Scratch, rng: Words, listed: int) -> None:
+def _order(data: Data, scratch: Scratch, listed: int) -> None:
     """Sort the listed models: by merit, by size, or at random."""
-    how = below(rng, 4)
+    how = below(scratch.rng, 4)
     for i in range(listed):
         m = scratch.models[i]
         merit, largest = data.values[m, MERIT], data.values[m, LARGEST]
-        key = uniform(rng)
+        key = uniform(scratch.rng)
         if how == 0:
             key = merit * (1 + 0.3 * key)
         elif how == 1:
@@ -373,9 +371,7 @@ def _sort(scratch: Scratch, listed: int) -> None:
 def serve(
     data: Data,
     state: State,
-    journal: Journal,
     scratch: Scratch,
-    rng: Words,
     rules: Rules,
     budget: int,
     m: int,
@@ -387,10 +383,10 @@ def serve(
     Models that lose by it are listed to be served as well; returns how many are listed then.
     """
     while lacks(data, state, m):
-        e, d, level = _best_way(data, state, journal, scratch, rng, rules, budget, m)
+        e, d, level = _best_way(data, state, scratch, rules, budget, m)
         if d < 0:
             return listed
-        note(state, journal, d, step)
+        note(state, scratch.journal, d, step)
         slower = state.devices[d, COUNT] > 0 and state.devices[d, LEVEL] != level
         add(data, state, d, e, level)
         if slower:
@@ -403,14 +399,7 @@ def serve(
 
 @plain
 def _best_way(
-    data: Data,
-    state: State,
-    journal: Journal,
-    scratch: Scratch,
-    rng: Words,
-    rules: Rules,
-    budget: int,
-    m: int,
+    data: Data, state: State, scratch: Scratch, rules: Rules, budget: int, m: int
 ) -> tuple[int, int, int]:
     """Entry, device and level of the replica of model m with the most gain for its price.
 
@@ -418,7 +407,7 @@ def _best_way(
     little more. -1 where no device holds one from which all together gain.
     """
     scratch.counter[1] += 1
-    devices = state.devices.shape[0]
+    journal, rng, devices = scratch.journal, scratch.rng, state.devices.shape[0]
     start = below(rng, devices)
     room = budget - state.cost[0]
     best = Best(0.0, -1, -1, 0)
@@ -520,26 +509,18 @@ def revalue(data: Data, state: State) -> None:
 
 
 @plain
-def construct(
-    data: Data,
-    state: State,
-    journal: Journal,
-    scratch: Scratch,
-    rng: Words,
-    rules: Rules,
-    budget: int,
-) -> None:
+def construct(data: Data, state: State, scratch: Scratch, rules: Rules, budget: int) -> None:
     """Give all models what they lack, as far as there is room, the largest first."""
     scratch.counter[0] += 1
-    journal.size[0] = 0
+    scratch.journal.size[0] = 0
     step = scratch.counter[0]
-    listed = _list_wanting(data, state, scratch, rng, state.models.shape[0], step, 0)
+    listed = _list_wanting(data, state, scratch, state.models.shape[0], step, 0)
     for i in range(listed):
         m = scratch.models[i]
         scratch.key[i] = data.values[m, LARGEST if rules.by_cost else MERIT]
     _sort(scratch, listed)
     for i in range(listed):
-        journal.size[0] = 0
+        scratch.journal.size[0] = 0
         m = scratch.models[i]
-        serve(data, state, journal, scratch, rng, rules, budget, m, -1 - i, listed)
-    journal.size[0] = 0
+        serve(data, state, scratch, rules, budget, m, -1 - i, listed)
+    scratch.journal.size[0] = 0

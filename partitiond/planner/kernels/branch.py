@@ -1,4 +1,4 @@
-"""Depth-first search for the most valuable set of replicas beside what a device holds."""
+"""Depth-first search for the most valuable set of replicas that a device can hold."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ SLACK = 1e-9
 
 
 class Place(NamedTuple):
-    """What a way to run a device asks of sets: slices of the arrays of `Problem`.
+    """What a way to run a device asks of sets: slices of the arrays of `Sites`.
 
     `table` is empty without MIG. Of `busy_limit` the rows up to `max_items` are read.
     """
@@ -26,15 +26,6 @@ class Place(NamedTuple):
     avoid: Bits
 
 
-class Room(NamedTuple):
-    """What is free of a device beside what it holds already."""
-
-    capacity: Ints
-    items: int
-    busy: int
-    code: int
-
-
 class Choices(NamedTuple):
     """Entries in order of loss, with what the branching needs of them.
 
@@ -42,7 +33,7 @@ class Choices(NamedTuple):
         fit: their positions.
         worth: p.a of each.
         gain: what the entries from here on gain at most: sum of copies times negative losses.
-        whole: p.(all that is free).
+        whole: p.(all of the device).
     """
 
     fit: Ints
@@ -69,40 +60,40 @@ class Work(NamedTuple):
 
 
 @plain
-def fits(place: Place, room: Room, entry: int, held: int) -> bool:
-    """Whether a replica fits beside what is there, `held` replicas."""
-    if room.items < 1 or room.busy + place.busy[entry] > place.busy_limit[held + 1]:
+def fits(place: Place, entry: int) -> bool:
+    """Whether a replica fits an empty device."""
+    if place.max_items < 1 or place.busy[entry] > place.busy_limit[1]:
         return False
-    for r in range(len(room.capacity)):
-        if place.use[entry, r] > room.capacity[r]:
+    for r in range(len(place.capacity)):
+        if place.use[entry, r] > place.capacity[r]:
             return False
     if len(place.table) > 0:
-        both = room.code + place.code[entry]
-        return bool(both < len(place.table) and place.table[both] == 1)
+        code = place.code[entry]
+        return bool(code < len(place.table) and place.table[code] == 1)
     return True
 
 
 @plain
 def branch(
-    place: Place, room: Room, choices: Choices, work: Work, floor: float, node_limit: int
+    place: Place, choices: Choices, work: Work, floor: float, node_limit: int
 ) -> tuple[int, float, float]:
     """Depth-first search; the best set goes to `work.found`. Its size, value and upper bound.
 
     A set worth no more than `floor` is not looked for.
     """
     n = len(choices.fit)
-    work.load[0], work.code[0], work.rest[0] = room.busy, room.code, choices.whole
+    work.rest[0] = choices.whole
     best, size, depth, nodes = max(0.0, floor), 0, 0, 0
     slack = 0.5 * SLACK * (1.0 + choices.whole + choices.gain[0])
     while depth >= 0:
         k = work.at[depth]
-        if k >= n or depth >= room.items or _most(choices, work, depth) <= best + slack:
+        if k >= n or depth >= place.max_items or _most(choices, work, depth) <= best + slack:
             depth -= 1
             continue
         nodes += 1
         if nodes > node_limit:
             break
-        addable = _may_add(place, room, choices, work, depth)
+        addable = _may_add(place, choices, work, depth)
         work.at[depth] = k + 1
         if not addable:
             continue
@@ -114,7 +105,7 @@ def branch(
                 work.found[d] = work.chosen[d]
     bound = best + 2 * slack
     for d in range(depth + 1):
-        if work.at[d] < n and d < room.items:
+        if work.at[d] < n and d < place.max_items:
             bound = max(bound, _most(choices, work, d) + slack)
     return size, best, bound
 
@@ -127,14 +118,13 @@ def _most(choices: Choices, work: Work, depth: int) -> float:
 
 
 @plain
-def _may_add(place: Place, room: Room, choices: Choices, work: Work, depth: int) -> bool:
+def _may_add(place: Place, choices: Choices, work: Work, depth: int) -> bool:
     k = work.at[depth]
     again = work.copy[depth - 1] + 1 if depth > 0 and work.chosen[depth - 1] == k else 1
     entry = choices.fit[k]
-    held = place.max_items - room.items + depth
     if again > choices.copies[k]:
         return False
-    if work.load[depth] + place.busy[entry] > place.busy_limit[held + 1]:
+    if work.load[depth] + place.busy[entry] > place.busy_limit[depth + 1]:
         return False
     for r in range(place.use.shape[1]):
         if place.use[entry, r] > work.left[depth, r]:

@@ -8,7 +8,6 @@ from partitiond.planner.sites import Floats, Ints
 AT_ZERO, AT_MOST, BASIC = 0, 1, 2
 PIVOT = 1e-11
 GAIN = 1e-9
-ENDLESS = 1e30
 
 
 @kernel
@@ -19,6 +18,10 @@ def multipliers(value: Floats, share: Floats, copies: Ints) -> Floats:
     rounding: what it returns is at least 0, and any such multipliers give a bound.
     """
     n, rows = share.shape
+    # What is left of each limit is a column of its own, worth nothing.
+    columns = np.concatenate((share, np.eye(rows)))
+    worth = np.concatenate((value, np.zeros(rows)))
+    most = np.concatenate((copies, np.full(rows, np.inf)))
     basis = np.arange(n, n + rows)
     inverse = np.eye(rows)
     level = np.ones(rows)
@@ -26,17 +29,16 @@ def multipliers(value: Floats, share: Floats, copies: Ints) -> Floats:
     state[n:] = BASIC
     dual, column, move = np.zeros(rows), np.zeros(rows), np.zeros(rows)
     for _ in range(40 + 10 * rows):
-        _set_duals(value, basis, inverse, dual)
-        enter = _entering(value, share, state, dual)
+        _set_duals(worth, basis, inverse, dual)
+        enter = _entering(worth, columns, state, dual)
         if enter < 0:
             break
         sign = 1.0 if state[enter] == AT_ZERO else -1.0
-        most = float(copies[enter]) if enter < n else ENDLESS
-        _set_column(share, inverse, enter, column)
+        _set_column(columns[enter], inverse, column)
         for k in range(rows):
             move[k] = sign * column[k]
-        leave, step, at = _leaving(copies, basis, level, move, most)
-        if step >= ENDLESS:
+        leave, step, at = _leaving(most, basis, level, move, most[enter])
+        if step == np.inf:
             break
         for k in range(rows):
             level[k] -= step * move[k]
@@ -45,7 +47,7 @@ def multipliers(value: Floats, share: Floats, copies: Ints) -> Floats:
             continue
         state[basis[leave]] = at
         basis[leave], state[enter] = enter, BASIC
-        level[leave] = step if sign > 0 else most - step
+        level[leave] = step if sign > 0 else most[enter] - step
         _pivot(inverse, column, leave)
     for r in range(rows):
         dual[r] = max(0.0, dual[r])
@@ -53,60 +55,50 @@ def multipliers(value: Floats, share: Floats, copies: Ints) -> Floats:
 
 
 @plain
-def _set_duals(value: Floats, basis: Ints, inverse: Floats, dual: Floats) -> None:
-    rows = len(basis)
-    for r in range(rows):
+def _set_duals(worth: Floats, basis: Ints, inverse: Floats, dual: Floats) -> None:
+    for r in range(len(basis)):
         dual[r] = 0.0
-        for k in range(rows):
-            if basis[k] < len(value):
-                dual[r] += value[basis[k]] * inverse[k, r]
+        for k in range(len(basis)):
+            dual[r] += worth[basis[k]] * inverse[k, r]
 
 
 @plain
-def _entering(value: Floats, share: Floats, state: Ints, dual: Floats) -> int:
+def _entering(worth: Floats, columns: Floats, state: Ints, dual: Floats) -> int:
     """The column with the largest gain; -1 where none gains anything."""
-    n, rows = share.shape
-    enter, gain = -1, GAIN
-    for r in range(rows):
-        gain += GAIN * abs(dual[r])
-    for j in range(n + rows):
+    enter, most = -1, GAIN
+    for r in range(len(dual)):
+        most += GAIN * abs(dual[r])
+    for j in range(len(worth)):
         if state[j] == BASIC:
             continue
-        if j < n:
-            worth = value[j]
-            for r in range(rows):
-                worth -= dual[r] * share[j, r]
-        else:
-            worth = -dual[j - n]
+        gain = worth[j]
+        for r in range(len(dual)):
+            gain -= dual[r] * columns[j, r]
         if state[j] == AT_MOST:
-            worth = -worth
-        if worth > gain:
-            enter, gain = j, worth
+            gain = -gain
+        if gain > most:
+            enter, most = j, gain
     return enter
 
 
 @plain
-def _set_column(share: Floats, inverse: Floats, enter: int, column: Floats) -> None:
-    n, rows = share.shape
-    for k in range(rows):
+def _set_column(entering: Floats, inverse: Floats, column: Floats) -> None:
+    for k in range(len(column)):
         column[k] = 0.0
-        if enter < n:
-            for r in range(rows):
-                column[k] += inverse[k, r] * share[enter, r]
-        else:
-            column[k] = inverse[k, enter - n]
+        for r in range(len(column)):
+            column[k] += inverse[k, r] * entering[r]
 
 
 @plain
 def _leaving(
-    copies: Ints, basis: Ints, level: Floats, move: Floats, most: float
+    copies: Floats, basis: Ints, level: Floats, move: Floats, most: float
 ) -> tuple[int, float, int]:
     """Row that limits the step, the step, and where its variable ends; -1: the entering one."""
     leave, step, at = -1, most, AT_ZERO
     for k in range(len(basis)):
         if move[k] > PIVOT and max(0.0, level[k]) < step * move[k]:
             leave, step, at = k, max(0.0, level[k]) / move[k], AT_ZERO
-        elif move[k] < -PIVOT and basis[k] < len(copies):
+        elif move[k] < -PIVOT:
             free = max(0.0, copies[basis[k]] - level[k])
             if free < -step * move[k]:
                 leave, step, at = k, free / -move[k], AT_MOST

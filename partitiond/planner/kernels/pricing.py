@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.planner.kernels import kernel, plain
-from partitiond.planner.kernels.branch import SLACK, Choices, Place, Room, Work, branch, fits
+from partitiond.planner.kernels.branch import SLACK, Choices, Place, Work, branch, fits
 from partitiond.planner.kernels.duals import multipliers
 
 Ints = NDArray[np.int64]
@@ -41,22 +41,19 @@ def price_way(
         and an upper bound of any set's.
     """
     none = np.empty(0, np.int64)
-    room = Room(place.capacity, place.max_items, 0, 0)
     if duals.sum() > 0.0:
-        bound = _quick(value, most, place, room, duals)
+        bound = _quick(value, most, place, duals)
         if bound <= floor:
             return none, 0.0, bound + SLACK * (1.0 + abs(bound))
-    fit = _useful(value, most, place, room)
-    copies = np.empty(len(fit), np.int64)
-    for i in range(len(fit)):
-        copies[i] = min(most[fit[i]], room.items)
-    share = _shares(place, room, fit)
+    fit = _useful(value, most, place)
+    copies = np.minimum(most[fit], place.max_items)
+    share = _shares(place, fit)
     duals[:] = multipliers(value[fit], share, copies)
-    bound = _quick(value, most, place, room, duals)
+    bound = _quick(value, most, place, duals)
     if bound <= floor:
         return none, 0.0, bound + SLACK * (1.0 + abs(bound))
     choices = _choices(value, duals, share, fit, copies)
-    depth = room.items + 1
+    depth = place.max_items + 1
     work = Work(
         at=np.zeros(depth, np.int64),
         chosen=np.zeros(depth, np.int64),
@@ -68,34 +65,29 @@ def price_way(
         rest=np.zeros(depth),
         found=np.zeros(depth, np.int64),
     )
-    work.left[0] = room.capacity
-    size, best, bound = branch(place, room, choices, work, floor, node_limit)
-    found = np.empty(size, np.int64)
-    for i in range(size):
-        found[i] = choices.fit[work.found[i]]
-    return found, best if size else 0.0, bound + SLACK * (1.0 + abs(bound))
+    work.left[0] = place.capacity
+    size, best, bound = branch(place, choices, work, floor, node_limit)
+    return choices.fit[work.found[:size]], best if size else 0.0, bound + SLACK * (1.0 + abs(bound))
 
 
 @kernel
-def _quick(value: Floats, most: Ints, place: Place, room: Room, duals: Floats) -> float:
+def _quick(value: Floats, most: Ints, place: Place, duals: Floats) -> float:
     """No set is worth more: the bound that any multipliers of the limits give."""
-    share = _shares(place, room, np.arange(len(value)))
-    total = 0.0
-    for r in range(len(duals)):
-        total += duals[r]
+    share = _shares(place, np.arange(len(value)))
+    total = duals.sum()
     for i in range(len(value)):
-        if value[i] <= 0.0 or not fits(place, room, i, 0):
+        if value[i] <= 0.0 or not fits(place, i):
             continue
         rest = value[i]
         for r in range(len(duals)):
             rest -= duals[r] * share[i, r]
         if rest > 0.0:
-            total += rest * min(most[i], room.items)
-    return total
+            total += rest * min(most[i], place.max_items)
+    return float(total)
 
 
 @kernel
-def _useful(value: Floats, most: Ints, place: Place, room: Room) -> Ints:
+def _useful(value: Floats, most: Ints, place: Place) -> Ints:
     """Entries worth something that fit and of which others are not better everywhere.
 
     An entry is left out where enough copies of others are worth at least as much and take no
@@ -109,9 +101,9 @@ def _useful(value: Floats, most: Ints, place: Place, room: Room) -> Ints:
         i = order[k]
         if value[i] <= 0.0:
             break
-        if most[i] < 1 or not fits(place, room, i, 0):
+        if most[i] < 1 or not fits(place, i):
             continue
-        if _outdone(place, room, most, front[:front_size], i):
+        if _outdone(place, most, front[:front_size], i):
             continue
         kept[size] = i
         size += 1
@@ -122,19 +114,19 @@ def _useful(value: Floats, most: Ints, place: Place, room: Room) -> Ints:
 
 
 @plain
-def _outdone(place: Place, room: Room, most: Ints, front: Ints, entry: int) -> bool:
+def _outdone(place: Place, most: Ints, front: Ints, entry: int) -> bool:
     """Whether enough copies of entries in `front`, all worth as much, take no more."""
     better = 0
     for j in front:
         worse = place.busy[j] > place.busy[entry]
         worse = worse or (len(place.table) > 0 and place.code[j] != place.code[entry])
-        for r in range(len(room.capacity)):
+        for r in range(len(place.capacity)):
             if place.use[j, r] > place.use[entry, r]:
                 worse = True
                 break
         if not worse:
             better += most[j]
-            if better >= room.items:
+            if better >= place.max_items:
                 return True
     return False
 
@@ -158,29 +150,27 @@ def _choices(value: Floats, price: Floats, share: Floats, fit: Ints, copies: Int
 
 
 @kernel
-def _shares(place: Place, room: Room, fit: Ints) -> Floats:
-    """What each entry takes of what is free, by resource, then load, then number.
+def _shares(place: Place, fit: Ints) -> Floats:
+    """What each entry takes of the device, by resource, then load, then number.
 
     The load of n replicas is at most busy_limit[n], which is below a line I - s n: so the sum of
     (busy + s) is at most I.
     """
     resources = place.use.shape[1]
     share = np.zeros((len(fit), resources + 2))
-    if room.items < 1:
+    if place.max_items < 1:
         return share
-    held, limit = place.max_items - room.items, place.busy_limit
-    slope = 0.0
-    if room.items > 1:
-        slope = max(0.0, (limit[held + 1] - limit[place.max_items]) / (room.items - 1))
-    level = 0.0
-    for n in range(1, room.items + 1):
-        level = max(level, limit[held + n] - room.busy + slope * n)
+    limit, slope, level = place.busy_limit, 0.0, 0.0
+    if place.max_items > 1:
+        slope = max(0.0, (limit[1] - limit[place.max_items]) / (place.max_items - 1))
+    for n in range(1, place.max_items + 1):
+        level = max(level, limit[n] + slope * n)
     for i in range(len(fit)):
         j = fit[i]
         for r in range(resources):
-            if room.capacity[r] < UNLIMITED and place.use[j, r] > 0:
-                share[i, r] = place.use[j, r] / room.capacity[r]
+            if place.capacity[r] < UNLIMITED and place.use[j, r] > 0:
+                share[i, r] = place.use[j, r] / place.capacity[r]
         if 0.0 < level < UNLIMITED:
             share[i, resources] = (place.busy[j] + slope) / level
-        share[i, resources + 1] = 1.0 / room.items
+        share[i, resources + 1] = 1.0 / place.max_items
     return share

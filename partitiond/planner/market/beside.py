@@ -1,10 +1,11 @@
 """The column generation beside the search: in a thread of its own, or for a while before it.
 
 It gives bounds, and from time to time a plan chosen among the sets known by then; the search tells
-it the plans that it has found. Both spend nearly all of their time where the interpreter's lock is
-not held.
+it the plans that it has found. Each hands the other one object at a time, so neither waits. Both
+spend nearly all of their time where the interpreter's lock is not held.
 """
 
+import collections
 import math
 import threading
 import time
@@ -44,10 +45,10 @@ class Beside:
         self.sites, self.watch, self.by_cost = sites, watch, by_cost
         self.improved = False
         """Whether it gave a better bound than was known."""
-        self._lock, self._news = threading.Lock(), threading.Event()
+        self._news = threading.Event()
         self._learn: Packing | None = None
-        self._plan: Packing | None = None
         self._chosen: Packing | None = None
+        self._plans: collections.deque[Packing] = collections.deque(maxlen=1)
         self._thread: threading.Thread | None = None
         self._ended = False
         self._error: BaseException | None = None
@@ -97,8 +98,7 @@ class Beside:
 
     def _choose(self, columns: Columns, seconds: float) -> bool:
         """Choose once; whether the plan is better than those chosen before."""
-        with self._lock:
-            known = self._learn
+        known = self._learn
         packing = choose(
             columns.market,
             columns.program.patterns,
@@ -109,8 +109,8 @@ class Beside:
         )
         if packing is None or self._better_of(packing, self._chosen) is self._chosen:
             return False
-        with self._lock:
-            self._chosen = self._plan = packing
+        self._chosen = packing
+        self._plans.append(packing)
         if not (packing.lacking() if self.by_cost else packing.short_replicas()):
             self.watch.found(packing.cost() if self.by_cost else packing.goodput(), NAME)
         return True
@@ -148,14 +148,12 @@ class Beside:
 
     def learn(self, packing: Packing) -> None:
         """A plan of the search; of several the last one counts."""
-        with self._lock:
-            self._learn = packing
+        self._learn = packing
         self._news.set()
 
     def _take_learned(self, columns: Columns) -> int:
         self._news.clear()
-        with self._lock:
-            packing = self._learn
+        packing = self._learn
         return 0 if packing is None else columns.learn(packing)
 
     def _proved(self, bound: float) -> None:
@@ -169,6 +167,4 @@ class Beside:
 
     def plan(self) -> Packing | None:
         """The best plan, if it was not taken yet."""
-        with self._lock:
-            plan, self._plan = self._plan, None
-        return plan
+        return self._plans.pop() if self._plans else None

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from ortools.math_opt.python import mathopt
 
-from partitiond.planner.market.program import LONGEST_SECONDS, cost_of
+from partitiond.planner.market.program import LONGEST_SECONDS
 from partitiond.planner.market.value import Market, Pattern, patterns_of
 from partitiond.planner.packing import Packing
 from partitiond.planner.sites import Floats, Ints
@@ -48,9 +48,9 @@ def choose(
         nodes: a limit in branches.
         hint: a plan to start from; of its sets those count that are among `patterns`.
     """
-    kept = _kept(market, known)
-    usable = [p for p in patterns if not _tied(market, p)]
-    model, held = _model(market, usable, known, kept)
+    base, tied = _kept(market, known), _near(market)
+    usable = [p for p in patterns if tied.isdisjoint(market.sites.entry_model[p.entries].tolist())]
+    model, held = _model(market, usable, base)
     limit = datetime.timedelta(seconds=min(LONGEST_SECONDS, max(0.01, seconds)))
     found = mathopt.solve(
         model,
@@ -64,7 +64,7 @@ def choose(
         return None
     values = found.variable_values()
     counts = [round(values[variable]) for variable in held]
-    return _placed(market, usable, counts, known, kept)
+    return _placed(market, usable, counts, base)
 
 
 def _hint(
@@ -83,38 +83,29 @@ def _hint(
 
 
 def _near(market: Market) -> frozenset[int]:
-    """Models that have to be near others, or others to them, by their index in the request."""
-    ties = market.sites.instance.ties
-    return frozenset(ties.near) | frozenset(ties.near_to)
+    """Models that have to be near others, or others to them, by their position in `needs`."""
+    ties, needs = market.sites.instance.ties, market.sites.instance.needs
+    return frozenset(m for m, n in enumerate(needs) if n.model in ties.near.keys() | ties.near_to)
 
 
-def _tied(market: Market, pattern: Pattern) -> bool:
-    tied, needs = _near(market), market.sites.instance.needs
-    models = market.sites.entry_model[pattern.entries]
-    return bool(tied) and any(needs[m].model in tied for m in models.tolist())
-
-
-def _kept(market: Market, known: Packing | None) -> list[int]:
-    """Devices that hold a model that is tied to others."""
-    instance, tied = market.sites.instance, _near(market)
-    if known is None or not tied:
-        return []
-    return [
-        d
-        for d, load in enumerate(known.loads)
-        if any(instance.items[item].model in tied for item in load.items)
-    ]
+def _kept(market: Market, known: Packing | None) -> Packing:
+    """What a plan has on devices that hold a model that is tied to others."""
+    instance, ties = market.sites.instance, market.sites.instance.ties
+    base, tied = Packing(instance), ties.near.keys() | ties.near_to.keys()
+    for d, load in enumerate(known.loads if known is not None and tied else ()):
+        if any(instance.items[item].model in tied for item in load.items):
+            for item in load.items:
+                assert load.option is not None
+                base.add(d, item, load.option)
+    return base
 
 
 def _model(
-    market: Market,
-    patterns: Sequence[Pattern],
-    known: Packing | None,
-    kept: Sequence[int],
+    market: Market, patterns: Sequence[Pattern], base: Packing
 ) -> tuple[mathopt.Model, list[mathopt.Variable]]:
     """The integer program, and its variables in step with the sets."""
     model = mathopt.Model()
-    free, rate, number = _left(market, known, kept)
+    free, rate, number = _left(market, base)
     held = [model.add_integer_variable(lb=0.0, ub=float(max(0, free[p.cls]))) for p in patterns]
     classes = [model.add_linear_constraint(ub=float(max(0, n))) for n in free]
     pools = [model.add_linear_constraint(ub=1.0) for _ in range(market.classes.pools)]
@@ -122,10 +113,9 @@ def _model(
     for pattern, variable in zip(patterns, held, strict=True):
         classes[pattern.cls].set_coefficient(variable, 1.0)
         if market.as_cost:
-            model.objective.set_linear_coefficient(variable, cost_of(market, pattern))
-        taken = market.sites.entry_pool[pattern.entries].sum(axis=0)
-        for draw in market.classes.draws[pattern.cls]:
-            pools[draw.pool].set_coefficient(variable, float(taken[draw.column]) / draw.whole)
+            model.objective.set_linear_coefficient(variable, market.cost_of(pattern))
+        for pool, share in market.drawn(pattern):
+            pools[pool].set_coefficient(variable, share)
         for m, (gives, copies) in _gives(market, pattern).items():
             if m in served:
                 part = gives / rate[m]
@@ -137,20 +127,14 @@ def _model(
     return model, held
 
 
-def _left(market: Market, known: Packing | None, kept: Sequence[int]) -> tuple[Ints, Floats, Ints]:
+def _left(market: Market, base: Packing) -> tuple[Ints, Floats, Ints]:
     """Devices of each class that are chosen for; the rate and replicas each model has already."""
-    sites = market.sites
-    free, rate = market.classes.count.copy(), sites.need_rate.astype(np.float64)
-    number = np.zeros(len(rate), dtype=np.int64)
-    position = {need.model: m for m, need in enumerate(sites.instance.needs)}
-    for d in kept:
-        assert known is not None
-        free[market.classes.of_group[known.loads[d].group]] -= 1
-        for item in known.loads[d].items:
-            m = position[sites.instance.items[item].model]
-            rate[m] -= sites.instance.rate(item, known.option(d))
-            number[m] += 1
-    return free, np.maximum(rate, 0.0), number
+    sites, needs = market.sites, market.sites.instance.needs
+    free = market.classes.count.copy()
+    for d in base.used():
+        free[market.classes.of_group[base.loads[d].group]] -= 1
+    rate = np.maximum(0.0, sites.need_rate - np.array([base.rates[n.model] for n in needs]))
+    return free, rate, np.array([base.counts[n.model] for n in needs], dtype=np.int64)
 
 
 def _rows(
@@ -187,21 +171,10 @@ def _gives(market: Market, pattern: Pattern) -> dict[int, tuple[float, int]]:
 
 
 def _placed(
-    market: Market,
-    patterns: Sequence[Pattern],
-    counts: Sequence[int],
-    known: Packing | None,
-    kept: Sequence[int],
+    market: Market, patterns: Sequence[Pattern], counts: Sequence[int], packing: Packing
 ) -> Packing:
-    """The sets on devices of their classes."""
+    """The sets on devices of their classes beside what the packing has; it is changed."""
     sites = market.sites
-    packing = Packing(sites.instance)
-    for d in kept:
-        assert known is not None
-        option = known.loads[d].option
-        assert option is not None
-        for item in known.loads[d].items:
-            packing.add(d, item, option)
     free: dict[int, list[int]] = collections.defaultdict(list)
     for d, load in enumerate(packing.loads):
         if not load.items:
@@ -234,14 +207,10 @@ def _lost(market: Market, packing: Packing, d: int, pattern: Pattern) -> float:
 
 def _put(market: Market, packing: Packing, d: int, pattern: Pattern) -> None:
     """As many replicas of a set as its host has room for, at the option that holds them all."""
-    items = market.sites.entry_item[pattern.entries].tolist()
-    option = _option(market, pattern)
-    for item in items:
+    sites, entries = market.sites, pattern.entries
+    option = int(
+        sites.option_of[pattern.site, pattern.level, int(sites.entry_kappa[entries].max())]
+    )
+    for item in sites.entry_item[entries].tolist():
         if packing.fits(d, item, option, company=False):
             packing.add(d, item, option)
-
-
-def _option(market: Market, pattern: Pattern) -> int:
-    sites = market.sites
-    crowd = int(sites.entry_kappa[pattern.entries].max())
-    return int(sites.option_of[pattern.site, pattern.level, crowd])

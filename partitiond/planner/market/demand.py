@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.kernels.covers import Grid, best_served, cheapest_covers
+from partitiond.planner.prices import SAFETY
 from partitiond.planner.sites import Floats, Ints, Sites
 from partitiond.planner.types import RATE_SCALE
-from partitiond.planner.weighted import SAFETY
 
 PARTS: Final = (20, 12, 8, 6, 5, 4, 3, 2, 1)
 """Knots lie at 0 and at these parts of a demand, where one replica less covers it."""
@@ -30,13 +30,13 @@ class Cover:
     Attributes:
         model: position in `instance.needs`.
         offers, amounts: how many of each; not whole for offers that may be split.
-        rate: what they serve together.
+        worth: weighted requests/s that they serve together.
     """
 
     model: int
     offers: Ints
     amounts: Floats
-    rate: float
+    worth: float
 
 
 class Demand:
@@ -108,17 +108,14 @@ class Demand:
                 # Whole numbers of any size, so that a cell is never less than what it stands for.
                 exact = -(-int(self.offer_rate[offer]) * CELLS // int(need[owner[at]]))
                 cell[at] = min(CELLS, exact)
-        full = sites.need_weight * need / RATE_SCALE
         self._grid = Grid(
             start=np.searchsorted(owner, np.arange(len(need) + 1)).astype(np.int64),
-            entry=np.arange(len(entry), dtype=np.int64),
             cell=cell,
-            flat=self._flat()[owner],
+            flat=self._flat(),
             cells=np.where(need > 0, CELLS, 0).astype(np.int64),
             least=sites.need_min.copy(),
             most=sites.need_max.copy(),
-            reward=full / CELLS,
-            full=full,
+            reward=sites.need_weight * need / RATE_SCALE / CELLS,
         )
 
     def _flat(self) -> Floats:
@@ -167,7 +164,10 @@ class Demand:
             part = counts[at] * float(self.sites.need_rate[m]) / CELLS
             offers[at] = stands[m]
             amounts[at] = part / self.offer_rate[stands[m]]
-        return Cover(m, offers, amounts, float(self.offer_rate[offers] @ amounts))
+        sites = self.sites
+        rate = min(self.offer_rate[offers] @ amounts, sites.need_rate[m])
+        worth = sites.need_weight[m] * rate / RATE_SCALE + amounts.sum() * self._grid.flat[m]
+        return Cover(m, offers, amounts, float(worth))
 
     def _if_split(self, offer: Floats) -> Floats:
         """(M,) the most worth beyond the price if replicas could be split: nothing is rounded."""
@@ -178,15 +178,6 @@ class Demand:
         gain = np.maximum(0.0, sites.need_weight / RATE_SCALE - cheapest)
         most = np.where(sites.need_rate > 0, gain * sites.need_rate, np.inf)
         return np.asarray(most * (1 + SAFETY))
-
-    def worth_of(self, cover: Cover) -> float:
-        """Weighted requests/s that a set serves."""
-        sites = self.sites
-        if not sites.need_rated.any():
-            first = int(self._grid.start[cover.model])
-            return float(cover.amounts.sum()) * float(self._grid.flat[first])
-        rate = min(cover.rate, float(sites.need_rate[cover.model]))
-        return float(sites.need_weight[cover.model]) * rate / RATE_SCALE
 
     def first_prices(self, price: Floats) -> Floats:
         """(N,) prices of knots, from (E,) what entries take of devices."""

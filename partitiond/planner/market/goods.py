@@ -1,83 +1,12 @@
-"""What devices can hold: classes of alike devices, and the ways to run one of them."""
+"""The ways to run a device, and what each can hold."""
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from partitiond.planner.kernels.branch import Place
 from partitiond.planner.sites import Floats, Ints, Sites
-from partitiond.planner.types import PRICE_SCALE
-
-
-class Draw(NamedTuple):
-    """A pool from which devices of a class draw.
-
-    Attributes:
-        pool: its number among the merged ones.
-        column: of `Sites.entry_pool`, what a replica takes of it.
-        whole: all of it. Bytes and cores differ by ten orders, so programs count in parts of it.
-    """
-
-    pool: int
-    column: int
-    whole: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Classes:
-    """Devices that hold the same and draw from pools that are alike, taken together.
-
-    Pools of hosts with the same devices and capacities become one pool with the sum of theirs.
-
-    Attributes:
-        of_group: (G,) the class of each group.
-        site_class: (C,) what a device can hold, as a class of `Sites`.
-        count, cost: (C,) devices, and the cost of one.
-        draws: (C,) the pools of each.
-        pools: how many there are.
-    """
-
-    of_group: Ints
-    site_class: Ints
-    count: Ints
-    cost: Floats
-    draws: tuple[tuple[Draw, ...], ...]
-    pools: int
-
-
-def make_classes(sites: Sites) -> Classes:
-    """Put alike groups together."""
-    instance = sites.instance
-    keys = [
-        (pool.kind, pool.capacity, tuple(sorted(sites.device_class[list(pool.bins)].tolist())))
-        for pool in instance.pools
-    ]
-    alike: dict[tuple[int, tuple[object, ...]], list[int]] = {}
-    for group in instance.groups:
-        drawn = tuple(sorted(keys[p] for p in group.pools))
-        alike.setdefault((int(sites.class_of[group.index]), drawn), []).append(group.index)
-    merged = sorted(set(keys))
-    whole = [float(sum(key[1] for key in keys if key == one)) for one in merged]
-    of_group = np.zeros(len(instance.groups), dtype=np.int64)
-    for cls, groups in enumerate(alike.values()):
-        of_group[groups] = cls
-    first = [groups[0] for groups in alike.values()]
-    return Classes(
-        of_group=of_group,
-        site_class=np.array([cls for cls, _ in alike], dtype=np.int64),
-        count=np.bincount(of_group, sites.group_count, len(alike)).astype(np.int64),
-        cost=np.asarray(sites.group_cost[first] / PRICE_SCALE, dtype=np.float64),
-        draws=tuple(
-            tuple(
-                Draw(merged.index(key), 0 if key[0] == "cores" else 1, whole[merged.index(key)])
-                for key in sorted(keys[p] for p in instance.groups[g].pools)
-            )
-            for g in first
-        ),
-        pools=len(merged),
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -7,19 +7,19 @@ Every evaluation of prices is a valid bound. Prices are smoothed towards those o
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from partitiond.planner.bound import round_up
 from partitiond.planner.market.program import Program
-from partitiond.planner.market.value import Evaluation, Market, Prices, patterns_of
+from partitiond.planner.market.value import Market, Prices, patterns_of
 from partitiond.planner.packing import Packing
-from partitiond.planner.sites import Sites, usual_prices
+from partitiond.planner.prices import round_up, usual_prices
+from partitiond.planner.sites import Sites
 
-SMOOTHING: Final = 0.5
-"""Share of the best bound's prices in those that are evaluated first."""
-RETRIES: Final = 3
+SHARES: Final = (0.5, 0.25, 0.125, 0.0)
+"""Shares of the best bound's prices in those that are evaluated, until columns are new."""
 CONVERGED: Final = 1e-6
 """Relative distance of the program's value to the bound at which nothing is left to gain."""
 UNSERVED: Final = 100.0
@@ -78,7 +78,7 @@ class Columns:
             if solution is None:
                 return
             self.rounds += 1
-            new = self._separate(solution.prices, deadline)
+            new = until_new(partial(self._evaluate, solution.prices), deadline)
             gap = abs(solution.value - self.best.bound)
             if math.isinf(self.best.bound):
                 self.converged = True
@@ -90,21 +90,25 @@ class Columns:
             else:
                 self.converged = True
 
-    def _separate(self, prices: Prices, deadline: float) -> int:
-        """Evaluate nearer and nearer to the program's own prices until columns are new."""
-        share, new = SMOOTHING, 0
-        for attempt in range(RETRIES + 1):
-            share = 0.0 if attempt == RETRIES else share
-            found = self.market.evaluate(self.best.prices.between(prices, share))
-            new = self.program.add(found)
-            self._offer(found)
-            if new or time.monotonic() > deadline:
-                break
-            share *= 0.5
-        return new
-
-    def _offer(self, found: Evaluation) -> None:
+    def _evaluate(self, prices: Prices, share: float) -> int:
+        """Evaluate prices that are smoothed so much; how many columns are new."""
+        found = self.market.evaluate(self.best.prices.between(prices, share))
         better = found.bound > self.best.bound if self.as_cost else found.bound < self.best.bound
         if better:
             self.best = found
             self._on_bound(self.bound())
+        return self.program.add(found)
+
+
+def until_new(evaluate: Callable[[float], int], deadline: float) -> int:
+    """Evaluate nearer and nearer to the program's own prices until columns are new.
+
+    Args:
+        evaluate: takes the share of the best bound's prices, and gives the number of new columns.
+        deadline: monotonic; nothing more is evaluated beyond it.
+    """
+    for share in SHARES:
+        new = evaluate(share)
+        if new or time.monotonic() > deadline:
+            return new
+    return 0

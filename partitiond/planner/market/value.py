@@ -22,16 +22,20 @@ import numpy as np
 
 from partitiond.planner.kernels.pricing import price_way
 from partitiond.planner.market.demand import Cover, Demand
-from partitiond.planner.market.goods import Way, make_classes, make_ways
+from partitiond.planner.market.goods import Way, make_ways
 from partitiond.planner.packing import Packing
+from partitiond.planner.pours import make_classes
+from partitiond.planner.prices import SAFETY, Worth, best_multiple, bound_at
 from partitiond.planner.sites import Floats, Ints, Sites
 from partitiond.planner.types import PRICE_SCALE
-from partitiond.planner.weighted import SAFETY, Worth, best_multiple, bound_at
 
 NODE_LIMIT: Final = 200_000
 """Branches for one way; some milliseconds."""
 FLOOR: Final = 0.97
 """Sets worth less than this share of the best of their class are not looked for."""
+BESIDE: Final = 12
+"""Sets of a round beside the best one, for alike devices. 100 models on 64 alike GPUs converged in
+24 to 45 rounds rather than in 250 to 330 (to 1e-4); with 24 hardly sooner."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +116,17 @@ class Market:
         most = int((held[self.classes.site_class] * self.classes.count).sum())
         self.demand = Demand(sites, as_cost=as_cost, most_replicas=most)
 
+    def cost_of(self, pattern: Pattern) -> float:
+        """What a device with such a set costs."""
+        extra = float(self.sites.entry_cost[pattern.entries].sum())
+        return float(self.classes.cost[pattern.cls]) + extra / PRICE_SCALE
+
+    def drawn(self, pattern: Pattern) -> list[tuple[int, float]]:
+        """The pools that a set draws from, and the share of all of each that it takes."""
+        taken = self.sites.entry_pool[pattern.entries].sum(axis=0)
+        draws = self.classes.draws[pattern.cls]
+        return [(draw.pool, float(taken[draw.column]) / draw.whole) for draw in draws]
+
     def evaluate(self, prices: Prices) -> Evaluation:
         """The bound at these prices; for a cost at the best multiple of them.
 
@@ -158,6 +173,7 @@ class Market:
     ) -> tuple[list[tuple[Way, Ints]], float]:
         """Valuable sets of a device, and a bound of the most valuable one's value."""
         found: list[tuple[Way, Ints]] = []
+        first: tuple[Way, Ints, Floats] | None = None
         best = most = 0.0
         # What was worth most is mostly so again, and with it little else is looked at closely.
         mine = sorted((w for w in self.ways if w.cls == held), key=lambda w: -float(w.duals.sum()))
@@ -168,10 +184,34 @@ class Market:
             chosen, worth, bound = price_way(
                 value, way.most, way.place, way.duals, best * FLOOR, NODE_LIMIT
             )
-            most, best = max(most, bound), max(best, worth)
+            most = max(most, bound)
             if len(chosen):
                 found.append((way, np.sort(way.entries[chosen])))
+            if worth > best:
+                best, first = worth, (way, chosen, value)
+        devices = int(self.classes.count[self.classes.site_class == held].sum())
+        if first is not None:
+            found += self._beside(*first, min(BESIDE, devices - 1))
         return found, most
+
+    def _beside(self, way: Way, chosen: Ints, value: Floats, most: int) -> list[tuple[Way, Ints]]:
+        """Up to `most` sets for the devices beside one that holds the best set.
+
+        Each is the best beside those before it: a replica is worth so much less as they serve of
+        its model's demand. So the sets of one round serve a fleet of alike devices together.
+        """
+        found, sites = list[tuple[Way, Ints]](), self.sites
+        model, fresh = sites.entry_model[way.entries], np.zeros_like(way.duals)
+        part = sites.rates[way.entries, way.level] / np.maximum(1, sites.need_rate[model])
+        served = np.zeros(len(sites.need_rate))
+        for _ in range(most):
+            np.add.at(served, model[chosen], part[chosen])
+            worth = value * np.maximum(0.0, 1.0 - served[model])
+            chosen, _, _ = price_way(worth, way.most, way.place, fresh.copy(), 0.0, NODE_LIMIT)
+            if not len(chosen):
+                break
+            found.append((way, np.sort(way.entries[chosen])))
+        return found
 
     def _values(self, way: Way, priced: tuple[tuple[int, float], ...], knot: Floats) -> Floats:
         """What a copy of each entry of a way is worth on a device."""

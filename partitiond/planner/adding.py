@@ -1,0 +1,255 @@
+"""Adds replicas to a packing, each where it takes least for what it gives, with every rule kept.
+
+A replica goes to a device in use that runs its way, the fullest first; else to one that holds it
+at a higher level of interference and still gives everybody what they get or want; else to an
+empty one. Companions come along: where a replica needs another model on its host, that one is
+placed with it.
+"""
+
+import collections
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
+
+import numpy as np
+
+from partitiond.planner.packing import Packing
+from partitiond.planner.rules import Missing, helps, missing, on_host
+from partitiond.planner.sites import Bits, Floats, Ints, Sites, build_sites
+from partitiond.planner.types import Need
+
+Spot = tuple[int, int, int]
+"""Device, item, and the option that the device is run as then."""
+ANY_RATE: Final = 1 << 60
+"""What a model without a rate wants."""
+
+
+class Adding:
+    """Adds replicas to one packing.
+
+    Args:
+        packing: is changed.
+        worth: (E,) what one replica of each site's entry takes, in devices' cost.
+        steps: (Q,) position of the level at which an empty device is opened as a site; -1 where
+            none is, but for models that fit no other.
+        devices: that may be used; None for all.
+    """
+
+    def __init__(
+        self,
+        packing: Packing,
+        worth: Floats,
+        steps: Ints | None = None,
+        devices: Collection[int] | None = None,
+    ) -> None:
+        self.packing, self.instance = packing, packing.instance
+        self.sites: Sites = build_sites(self.instance)
+        self.worth = worth
+        sites = self.sites
+        middle = sites.level.shape[1] // 2
+        steps = np.full(len(sites.site_class), middle) if steps is None else steps
+        self._opens = _opens(sites, steps)
+        bears = np.minimum(np.where(steps < 0, middle, steps)[sites.entry_site], sites.entry_top)
+        self._rate = sites.rates[np.arange(len(bears)), bears]
+        """(E,) rate of an entry on a device that was opened for it."""
+        self._bears = bears
+        order = np.argsort(sites.entry_model, kind="stable")
+        cuts = np.searchsorted(sites.entry_model[order], np.arange(1, len(self.instance.needs)))
+        split = np.split(order, cuts) if self.instance.needs else []
+        self._mine = {n.model: e for n, e in zip(self.instance.needs, split, strict=True)}
+        self._wanted = {n.model: n.rate for n in self.instance.needs if n.rated}
+        self._need = {n.model: n for n in self.instance.needs}
+        self._raised: dict[tuple[int, tuple[int, ...]], int | None] = {}
+        self._held: dict[tuple[int, int], frozenset[int]] = {}
+        self.devices: Collection[int] = range(len(packing.loads)) if devices is None else devices
+        self.may_open = True
+
+    # --- one replica -------------------------------------------------------------------------
+
+    def one(self, need: Need) -> bool:
+        """One more replica of a model, with its company; False where none fits."""
+        lack = missing(self.packing, need) or Missing(0, need.rate)
+        return any(self._add_with_company(spot) for spot in self._spots(need, lack, self.devices))
+
+    def merit(self, need: Need) -> float:
+        """Weighted requests/s per worth of the best next replica; 0 when the rate is covered."""
+        left = self._left(need)
+        if left <= 0 or not len(self._mine[need.model]):
+            return 0.0
+        mine = self._mine[need.model]
+        gain = need.worth * np.minimum(self._rate[mine], left)
+        return float((gain / np.maximum(self.worth[mine], 1e-12)).max())
+
+    def size(self, need: Need) -> float:
+        """What a model's cheapest replica takes, and a tenth of all it needs."""
+        ranked = self._ranked(need, need.rate)
+        if not ranked:
+            return 0.0
+        first = ranked[0]
+        gain = min(1.0, self._rate[first] / need.rate) if need.rate else 1.0
+        whole = self.worth[first] / gain * max(1, need.min_replicas)
+        return float(self.worth[first] + 0.1 * whole)
+
+    def _left(self, need: Need) -> int:
+        return need.rate - self.packing.rates[need.model] if need.rated else ANY_RATE
+
+    def _ranked(self, need: Need, rate: int) -> list[int]:
+        """Entries of a model by what they take per served share of a rate, the least first."""
+        mine = self._mine[need.model]
+        gain = np.minimum(self._rate[mine], rate) / rate if rate > 0 else np.ones(len(mine))
+        mine, gain = mine[gain > 0], gain[gain > 0]
+        order: list[int] = mine[np.lexsort((mine, self.worth[mine] / gain))].tolist()
+        return order
+
+    def _spots(self, need: Need, lack: Missing, devices: Iterable[int]) -> Iterator[Spot]:
+        """Where one more replica fits, the best first; company aside."""
+        if self.packing.counts[need.model] >= need.max_replicas:
+            return
+        tied = bool(lack.hosts) or lack.domain is not None
+        good = [i for i in devices if not tied or helps(self.packing, need, lack, i)]
+        rate = max(lack.rate, lack.rate_if_lost) if need.rated else 0
+        ranked = self._ranked(need, rate)
+        yield from self._of_all(ranked, good, need)
+        if tied and not (lack.hosts or lack.only_survival):
+            others = set(good)
+            yield from self._of_all(ranked, [i for i in devices if i not in others], need)
+
+    def _of_all(self, ranked: list[int], devices: list[int], need: Need) -> Iterator[Spot]:
+        used, empty = self._by_site(devices, need)
+        for entry in ranked:
+            item, site = int(self.sites.entry_item[entry]), int(self.sites.entry_site[entry])
+            raised = list[Spot]()
+            for index in used[site]:
+                option = self.packing.loads[index].option
+                assert option is not None
+                if self._fits(index, item, option):
+                    yield index, item, option
+                else:
+                    raised.append((index, item, option))
+            yield from self._at_higher_levels(raised)
+            if self.may_open and self._opens[entry]:
+                yield from self._opened(entry, empty[int(self.sites.site_class[site])])
+
+    def _by_site(
+        self, devices: Iterable[int], need: Need
+    ) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+        """Devices in use by site, the fullest first, and by class one of all empty ones alike."""
+        used, empty = collections.defaultdict[int, list[int]](list), dict[tuple[int, ...], int]()
+        loads, sites = self.packing.loads, self.sites
+        for index in devices:
+            load = loads[index]
+            if load.option is not None:
+                used[sites.site_of[load.group, load.option]].append(index)
+                if len(load.items) == 1:  # it may share its device in any way
+                    for site in np.flatnonzero(sites.site_class == sites.device_class[index]):
+                        if site != sites.site_of[load.group, load.option]:
+                            used[int(site)].append(index)
+                continue
+            host = self.instance.ties.host_of[index] if self.instance.ties.by_host else 0
+            domain = need.domain_of[index] if need.domain_of else 0
+            empty.setdefault((load.group, host, domain), index)
+        for mine in used.values():
+            mine.sort(key=lambda i: (-loads[i].memory, i))
+        by_class = collections.defaultdict[int, list[int]](list)
+        for index in empty.values():
+            by_class[int(sites.device_class[index])].append(index)
+        return used, by_class
+
+    def _at_higher_levels(self, spots: Iterable[Spot]) -> Iterator[Spot]:
+        """On devices that have to be run in another way for it, where nobody is short for that."""
+        for index, item, _ in spots:
+            load, group = self.packing.loads[index], self.packing.group(index)
+            if load.memory + self.instance.items[item].memory_bytes > group.memory_bytes:
+                continue
+            if not self.packing.pools_allow(index, item):
+                continue
+            key = (load.group, (*sorted(load.items), item))
+            if key not in self._raised:
+                self._raised[key] = self.packing.best_option(index, [*load.items, item])
+            option = self._raised[key]
+            if option is not None and option != load.option and self._keeps(index, item, option):
+                yield index, item, option
+
+    def _opened(self, entry: int, empty: list[int]) -> Iterator[Spot]:
+        """On empty devices, run at the level that the site is opened at."""
+        sites = self.sites
+        site, item = int(sites.entry_site[entry]), int(sites.entry_item[entry])
+        options = sites.option_of[site, self._bears[entry], sites.entry_kappa[entry] :]
+        option = int(options[options >= 0][-1])  # the largest kappa: it holds most kinds of others
+        for index in empty:
+            if self._fits(index, item, option):
+                yield index, item, option
+
+    def _fits(self, index: int, item: int, option: int) -> bool:
+        """Whether a device that is run as an option holds one more of an item; company aside."""
+        group = self.packing.group(index)
+        key = (group.index, option)
+        if key not in self._held:
+            self._held[key] = frozenset(group.fits[option])
+        return item in self._held[key] and self.packing.fits(index, item, option, company=False)
+
+    def _keeps(self, index: int, item: int, option: int) -> bool:
+        """Whether all on the device still get what they got, or want, when it is run so."""
+        load, instance = self.packing.loads[index], self.instance
+        how, lost = instance.groups[load.group].options[option], collections.Counter[int]()
+        for there in load.items:
+            less = instance.rate(there, self.packing.option(index)) - instance.rate(there, how)
+            lost[instance.items[there].model] += less
+        lost[instance.items[item].model] -= instance.rate(item, how)
+        rates = self.packing.rates
+        return all(
+            less <= 0 or (m in self._wanted and rates[m] - less >= self._wanted[m])
+            for m, less in lost.items()
+        )
+
+    # --- company -----------------------------------------------------------------------------
+
+    def _add_with_company(self, spot: Spot) -> bool:
+        """Add a replica and whoever has to be on its host with it; nothing where that fits not."""
+        near, packing = self.instance.ties.near, self.packing
+        added = [(spot, self._add(spot))]
+        if not near:
+            return True
+        host = self.instance.ties.host_of[spot[0]]
+        here = set(self.instance.ties.devices_on[host]) & set(self.devices)
+
+        def absent(model: int) -> set[int]:
+            return set(near.get(model, frozenset()) - on_host(packing, host))
+
+        waiting = absent(self.instance.items[spot[1]].model)
+        while waiting:
+            model = min(waiting)
+            waiting.discard(model)
+            found, need = None, self._need.get(model)
+            if need is not None:
+                lack = Missing(0, max(0, need.rate - packing.rates[model]))
+                found = next(self._spots(need, lack, sorted(here)), None)
+            if found is None:
+                for old, before in reversed(added):
+                    self._take_back(old, before)
+                return False
+            added.append((found, self._add(found)))
+            waiting |= absent(model)
+        return True
+
+    def _add(self, spot: Spot) -> int | None:
+        """Add a replica; the option that its device was run as before."""
+        index, item, option = spot
+        load = self.packing.loads[index]
+        before = load.option
+        if load.items and before != option:
+            self.packing.rerun(index, option)
+        self.packing.add(index, item, option)
+        return before
+
+    def _take_back(self, spot: Spot, before: int | None) -> None:
+        self.packing.remove(spot[0], spot[1])
+        if before is not None and before != self.packing.loads[spot[0]].option:
+            self.packing.rerun(spot[0], before)
+
+
+def _opens(sites: Sites, steps: Ints) -> Bits:
+    """(E,) 1 where an empty device may be opened for an entry."""
+    opens = steps[sites.entry_site] >= 0
+    some = np.zeros(len(sites.need_rate), dtype=bool)
+    np.logical_or.at(some, sites.entry_model, opens)
+    return np.asarray(opens | ~some[sites.entry_model], dtype=np.uint8)

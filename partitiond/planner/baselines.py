@@ -1,0 +1,110 @@
+"""First-fit and best-fit decreasing, the stated baselines, as they are."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.plan import Objective
+from partitiond.planner.members import Member, member
+from partitiond.planner.packing import Packing
+from partitiond.planner.sites import NO_LIMIT, capacity_of, use_of
+from partitiond.planner.types import Group, Instance, Option
+
+FIRST_FIT: Final = "first-fit decreasing"
+MOST: Final = 100_000
+"""Replicas of a model: tiny rates may ask for more than any fleet holds."""
+
+
+def baselines(instance: Instance) -> list[Member]:
+    """Both, each with its best fixed way to run devices."""
+    return [
+        member(name, first_fit(instance, best=best))
+        for best, name in ((False, FIRST_FIT), (True, "best-fit decreasing"))
+    ]
+
+
+def first_fit(instance: Instance, *, best: bool) -> Packing:
+    """First-fit (or best-fit) decreasing under its best fixed option.
+
+    Each model takes the candidate that serves most per its largest share of a device, as many
+    replicas as that needs. Replicas are packed largest share first; for the most goodput those
+    first that give most of it per share. Devices are all run the same way (one sharing mode, one
+    level); the way that leaves the least unserved, then costs the least, is kept.
+    """
+    ways = {
+        (option.mode, option.level) for g in instance.groups for option in g.options if option.mode
+    }
+    found = [
+        _packed(instance, way, best=best) for way in sorted(ways, key=lambda w: (str(w[0]), w[1]))
+    ] or [Packing(instance)]
+    return min(found, key=lambda p: (len(p.lacking()), -p.goodput(), p.cost()))
+
+
+def _packed(instance: Instance, way: tuple[object, float], *, best: bool) -> Packing:
+    packing, queue = Packing(instance), list[tuple[float, int, int]]()
+    by_value = instance.request.objective is Objective.MAX_GOODPUT
+    chosen = _most_per_share(instance, way)
+    for need in instance.needs:
+        if need.model not in chosen:
+            continue
+        _, item, rate, share = chosen[need.model]
+        count = max(need.min_replicas, -(-need.rate // rate))
+        key = need.worth * rate / share if by_value else share
+        queue.extend((-key, need.model, -item) for _ in range(min(count, need.max_replicas, MOST)))
+    for _, _, item in sorted(queue):
+        _drop_in(packing, item, way, best=best)
+    return packing
+
+
+def _most_per_share(
+    instance: Instance, way: tuple[object, float]
+) -> dict[int, tuple[float, int, int, float]]:
+    """For each model the item that serves most per its largest share of a device.
+
+    As its rate per share, the item's number below zero, its rate, and that share.
+    """
+    found: dict[int, tuple[float, int, int, float]] = {}
+    alike = {id(group.held): group for group in instance.groups}
+    for group in alike.values():
+        for option, fit in zip(group.options, group.fits, strict=True):
+            for item in fit if _runs_as(option, way) else ():
+                rate, model = instance.rate(item, option), instance.items[item].model
+                if rate > 0:
+                    share = _share(instance, group, option, item)
+                    key = (rate / share, -item, rate, share)
+                    found[model] = max(found.get(model, key), key)
+    return found
+
+
+def _share(instance: Instance, group: Group, option: Option, item: int) -> float:
+    """The largest share that an item takes of any resource of a device, of its load, its number."""
+    it = instance.items[item]
+    use, capacity = use_of(it, option), capacity_of(instance, group, option)
+    shares = [u / c for u, c in zip(use, capacity, strict=True) if 0 < c < NO_LIMIT]
+    if option.mode is not None and 0 < option.busy_limit[1] < NO_LIMIT // 2:
+        shares.append(it.busy / option.busy_limit[1])
+    return max(*shares, 1 / max(1, option.max_items))
+
+
+def _runs_as(option: Option, way: tuple[object, float]) -> bool:
+    return option.mode is None or (option.mode, option.level) == way
+
+
+def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bool) -> None:
+    """Onto the fullest device in use that holds it (best fit), else onto the first that does."""
+    devices: Sequence[int] = range(len(packing.loads))
+    if best:
+        ranked = sorted(packing.used(), key=lambda i: (_left(packing, i), i))
+        devices = [*ranked, *(i for i in devices if not packing.loads[i].items)]
+    for index in devices:
+        group = packing.group(index)
+        for k, option in enumerate(group.options):
+            fits = _runs_as(option, way) and item in group.fits[k]
+            if fits and packing.fits(index, item, k):
+                packing.add(index, item, k)
+                return
+
+
+def _left(packing: Packing, index: int) -> float:
+    load, group = packing.loads[index], packing.group(index)
+    left = (group.memory_bytes - load.memory) / max(1, group.memory_bytes)
+    return left + (100 - load.sm) / 100

@@ -1,0 +1,204 @@
+"""What linear programs over a whole fleet see: alike devices together, and ways to place a replica.
+
+Groups that differ only in the host whose pools they draw from become one class, and the pools of
+hosts with the same devices and capacities one pool with the sum of theirs. A *pour* is an entry of
+`Sites` on a class of devices at one level; what it takes are shares of a device and of pools.
+"""
+
+import dataclasses
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites
+from partitiond.planner.types import PRICE_SCALE
+
+SPLIT: Final = 4_000
+"""Pours, times kappas, up to which devices with different largest kappas are told apart."""
+
+
+class Draw(NamedTuple):
+    """A pool from which devices of a class draw.
+
+    Attributes:
+        pool: its number among the merged ones.
+        column: of `Sites.entry_pool`, what a replica takes of it.
+        whole: all of it. Bytes and cores differ by ten orders, so programs count in parts of it.
+    """
+
+    pool: int
+    column: int
+    whole: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """Devices that hold the same and draw from pools that are alike, taken together.
+
+    Pools of hosts with the same devices and capacities become one pool with the sum of theirs.
+    Where devices and hosts are alike, that does not loosen a bound.
+
+    Attributes:
+        of_group: (G,) the class of each group.
+        site_class: (C,) what a device can hold, as a class of `Sites`.
+        count, cost: (C,) devices, and the cost of one.
+        draws: (C,) the pools of each.
+        pools: how many there are.
+    """
+
+    of_group: Ints
+    site_class: Ints
+    count: Ints
+    cost: Floats
+    draws: tuple[tuple[Draw, ...], ...]
+    pools: int
+
+
+def make_classes(sites: Sites) -> Classes:
+    """Put alike groups together."""
+    instance = sites.instance
+    keys = [
+        (pool.kind, pool.capacity, tuple(sorted(sites.device_class[list(pool.bins)].tolist())))
+        for pool in instance.pools
+    ]
+    alike: dict[tuple[int, tuple[object, ...]], list[int]] = {}
+    for group in instance.groups:
+        drawn = tuple(sorted(keys[p] for p in group.pools))
+        alike.setdefault((int(sites.class_of[group.index]), drawn), []).append(group.index)
+    merged = sorted(set(keys))
+    whole = [float(sum(key[1] for key in keys if key == one)) for one in merged]
+    of_group = np.zeros(len(instance.groups), dtype=np.int64)
+    for cls, groups in enumerate(alike.values()):
+        of_group[groups] = cls
+    first = [groups[0] for groups in alike.values()]
+    return Classes(
+        of_group=of_group,
+        site_class=np.array([cls for cls, _ in alike], dtype=np.int64),
+        count=np.bincount(of_group, sites.group_count, len(alike)).astype(np.int64),
+        cost=np.asarray(sites.group_cost[first] / PRICE_SCALE, dtype=np.float64),
+        draws=tuple(
+            tuple(
+                Draw(merged.index(key), 0 if key[0] == "cores" else 1, whole[merged.index(key)])
+                for key in sorted(keys[p] for p in instance.groups[g].pools)
+            )
+            for g in first
+        ),
+        pools=len(merged),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Pours:
+    """Each way to place one replica: an entry on a class of devices at a level that it bears.
+
+    N pours, W ways to run a device: (class, site, level, and where pours are
+    few the largest kappa), sorted by class. R shares: of the
+    resources of `Sites`, of the load, of the number of replicas.
+
+    Attributes:
+        way_class, way_site, way_level: (W,)
+        entry, model, way: (N,) what is poured, and where.
+        rate: (N,) requests/s at that level, in units of the need.
+        share: (N, R) what it takes of one device.
+        pool: (N, P) what it takes of all of each merged pool.
+    """
+
+    sites: Sites
+    classes: Classes
+    way_class: Ints
+    way_site: Ints
+    way_level: Ints
+    entry: Ints
+    model: Ints
+    way: Ints
+    rate: Ints
+    share: Floats
+    pool: Floats
+
+
+def make_pours(sites: Sites) -> Pours:
+    """All ways to place one replica."""
+    classes = make_classes(sites)
+    entry, at, crowd = _places(sites)
+    site, levels, crowds = sites.entry_site[entry], *sites.limit_of.shape[1:]
+    share = _shares(
+        sites, entry, sites.limit_of[site, at, np.maximum(crowd, sites.entry_kappa[entry])]
+    )
+    # A class has the same pours as others of its site class, of ways of its own.
+    picked = [np.flatnonzero(sites.site_class[site] == held) for held in classes.site_class]
+    of_class = np.repeat(np.arange(len(picked)), [len(mine) for mine in picked])
+    every = np.concatenate([*picked, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    codes = of_class * len(sites.site_class) + site[every]
+    codes = (codes * levels + at[every]) * crowds + crowd[every]
+    ways, way = np.unique(codes, return_inverse=True)
+    entry, ways, way_level = entry[every], *np.divmod(ways // crowds, levels)
+    pool = np.zeros((len(entry), classes.pools))
+    for cls, draws in enumerate(classes.draws):
+        mine = of_class == cls
+        for draw in draws:
+            pool[mine, draw.pool] += sites.entry_pool[entry[mine], draw.column] / draw.whole
+    return Pours(
+        sites=sites,
+        classes=classes,
+        way_class=ways // max(1, len(sites.site_class)),
+        way_site=ways % max(1, len(sites.site_class)),
+        way_level=way_level,
+        entry=entry,
+        model=sites.entry_model[entry],
+        way=way.reshape(-1).astype(np.int64),
+        rate=sites.rates[entry, at[every]],
+        share=share[every],
+        pool=pool,
+    )
+
+
+def _places(sites: Sites) -> tuple[Ints, Ints, Ints]:
+    """Entries, levels that they bear, and largest kappas of what is with them on a device.
+
+    Where these are many the kappa is 0 and stands for any: that makes the bound a little looser.
+    """
+    site, kappa = sites.entry_site, sites.entry_kappa
+    levels, crowds = sites.limit_of.shape[1:]
+    level, crowd = np.arange(levels), np.arange(crowds)
+    own = sites.limit_of[site[:, None], level, kappa[:, None]]
+    alone = sites.busy_limit[:, :2].max(axis=1, initial=-1)
+    bears = (level <= sites.entry_top[:, None]) & (own >= 0)
+    bears &= alone[own] >= sites.entry_busy[:, None]
+    if np.count_nonzero(bears) * crowds > SPLIT:
+        entry, at = np.nonzero(bears)
+        return entry, at, np.zeros(len(entry), dtype=np.int64)
+    # Of kappas that limit alike the largest one is enough.
+    rows = sites.limit_of[site]
+    there = bears[:, :, None] & (rows >= 0) & (crowd >= kappa[:, None])[:, None, :]
+    there[:, :, :-1] &= rows[:, :, :-1] != rows[:, :, 1:]
+    entry, at, largest = np.nonzero(there)
+    return entry, at, largest
+
+
+def _shares(sites: Sites, entry: Ints, row: Ints) -> Floats:
+    """(N, R) what each entry takes of one device whose loads a row of `busy_limit` limits.
+
+    The load of n replicas is at most `busy_limit[n]`, which lies under a line I - s n, so the sum
+    of (busy + s) is at most I: linear whatever the interference. Where replicas of several kappas
+    are together the row of the largest one counts. By its own row a replica takes no more than by
+    that one: with kappa grows s, and with s grows (busy + s) / (limit + s).
+    """
+    capacity = sites.capacity[sites.entry_site[entry]]
+    limited = (capacity > 0) & (capacity < NO_LIMIT)
+    found = np.where(limited, sites.entry_use[entry] / np.maximum(capacity, 1), 0.0)
+    lines = np.array([_line(limit) for limit in sites.busy_limit]).reshape(-1, 3)
+    most, slope, level = lines[row].T
+    load = np.where(level > 0, (sites.entry_busy[entry] + slope) / np.maximum(level, 1.0), 0.0)
+    return np.column_stack([found, load, 1.0 / np.maximum(most, 1.0)])
+
+
+def _line(limit: Ints) -> tuple[float, float, float]:
+    """Replicas, and slope and level of the line above a row of `busy_limit`; level 0 where load
+    does not limit."""
+    most = int(np.flatnonzero(limit >= 0).max(initial=0))
+    if most < 1 or limit[1] >= NO_LIMIT / 2:
+        return float(most), 0.0, 0.0
+    each = limit[1 : most + 1].astype(np.float64)
+    slope = max(0.0, float(each[0] - each[-1]) / (most - 1)) if most > 1 else 0.0
+    level = float((each + slope * np.arange(1, most + 1)).max())
+    return float(most), slope, max(0.0, level)
