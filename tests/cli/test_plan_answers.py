@@ -174,13 +174,31 @@ def test_nothing_fits_at_all(cli: Cli, fleet: Path) -> None:
     assert "opt-13b" in shown.out
 
 
-def test_the_example_of_a_mixed_fleet_draws_slices_in_their_places(cli: Cli) -> None:
-    shown = cli("plan", "--from", EXAMPLES / "mixed-fleet.toml", "--time-limit", "3", "--json")
-    modes = {p["partition"]["mode"] for p in shown.json["plan"]["placements"]}
-    drawn = cli("plan", "--from", EXAMPLES / "mixed-fleet.toml", "--time-limit", "3")
-    assert "mig" in modes, "records is to be kept apart by hardware"
+SLICED = """
+[[devices]]
+hardware = "a100-80gb"
+modes = ["mig"]
+
+[[models]]
+model = "opt-1.3b"
+name = "records"
+demand = { req_per_s = 3 }
+isolation = "hardware"
+"""
+
+
+def test_slices_are_drawn_in_their_places(cli: Cli, tmp_path: Path) -> None:
+    fleet = tmp_path / "sliced.toml"
+    fleet.write_text(SLICED)
+    drawn = cli("plan", "--from", fleet, "--time-limit", "3")
     assert "of 8 slices" in drawn.out
+    assert widths(drawn.out) <= 80
+
+
+def test_the_example_of_a_mixed_fleet_is_priced(cli: Cli) -> None:
+    drawn = cli("plan", "--from", EXAMPLES / "mixed-fleet.toml", "--time-limit", "3")
     assert "per hour" in drawn.out
+    assert "records" in drawn.out
     assert widths(drawn.out) <= 80
 
 
