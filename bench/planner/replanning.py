@@ -27,7 +27,7 @@ from partitiond.core.plan import Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.assign import assign
 from partitiond.planner.instance import PlanRequest, build_instance
-from partitiond.planner.running import running_packing, staying_items
+from partitiond.planner.running import running_packing
 
 CHANGED = 0.1
 EVENTS = ("demands", "dead-gpu")
@@ -153,7 +153,7 @@ def _fresh(changed: PlanRequest, runs: Plan, seconds: float) -> Outcome:
     took = time.perf_counter() - began
     # The plan's packing, made again from its placements as if they ran.
     own = build_instance(dataclasses.replace(asked, running=plan.placements))
-    packing = running_packing(own, staying_items(own))
+    packing = running_packing(own)
     near = build_instance(dataclasses.replace(asked, running=runs.placements))
     packing.instance = near
     return _outcome(plan, runs, assign(near, packing), took)

@@ -15,8 +15,9 @@ from partitiond.advise.today import Today
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.profile import Profile
-from partitiond.planner.api import PlanRequest, solve
+from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
+from partitiond.planner.types import PlanRequest
 
 LEVELS: Final = ("low", "middle", "high")
 

@@ -37,7 +37,7 @@ Plans:
     market       the same sets as an integer program, solved again and again beside the search
     rule_search  CP-SAT over a few devices at a time, for rules that go beyond one device
     scale        the largest common factor, for max-min and max-headroom
-    priorities   what is better and what is proven by priority (by_class: one after the other)
+    priorities   what is better and what is proven by priority, one after the other
     portfolio    runs the members, keeps the best (members, progress, found: its parts)
 
 From a packing to a plan:

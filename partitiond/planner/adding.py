@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.packing import Packing
-from partitiond.planner.rules import Missing, helps, missing, on_host
+from partitiond.planner.rules import Missing, helps, lonely, missing, on_host
 from partitiond.planner.sites import Bits, Floats, Ints, Sites, build_sites
 from partitiond.planner.types import Need
 
@@ -61,9 +61,6 @@ class Adding:
         self._raised: dict[tuple[int, tuple[int, ...]], int | None] = {}
         self._held: dict[tuple[int, int], frozenset[int]] = {}
         self.devices: Collection[int] = range(len(packing.loads)) if devices is None else devices
-        self.may_open = True
-
-    # --- one replica -------------------------------------------------------------------------
 
     def one(self, need: Need) -> bool:
         """One more replica of a model, with its company; False where none fits."""
@@ -72,7 +69,7 @@ class Adding:
 
     def merit(self, need: Need) -> float:
         """Weighted requests/s per worth of the best next replica; 0 when the rate is covered."""
-        left = self._left(need)
+        left = need.rate - self.packing.rates[need.model] if need.rated else ANY_RATE
         if left <= 0 or not len(self._mine[need.model]):
             return 0.0
         mine = self._mine[need.model]
@@ -88,9 +85,6 @@ class Adding:
         gain = min(1.0, self._rate[first] / need.rate) if need.rate else 1.0
         whole = self.worth[first] / gain * max(1, need.min_replicas)
         return float(self.worth[first] + 0.1 * whole)
-
-    def _left(self, need: Need) -> int:
-        return need.rate - self.packing.rates[need.model] if need.rated else ANY_RATE
 
     def _ranked(self, need: Need, rate: int) -> list[int]:
         """Entries of a model by what they take per served share of a rate, the least first."""
@@ -126,7 +120,7 @@ class Adding:
                 else:
                     raised.append((index, item, option))
             yield from self._at_higher_levels(raised)
-            if self.may_open and self._opens[entry]:
+            if self._opens[entry]:
                 yield from self._opened(entry, empty[int(self.sites.site_class[site])])
 
     def _by_site(
@@ -138,17 +132,17 @@ class Adding:
         for index in devices:
             load = loads[index]
             if load.option is not None:
-                used[sites.site_of[load.group, load.option]].append(index)
+                mine = [sites.site_of[load.group, load.option]]
                 if len(load.items) == 1:  # it may share its device in any way
-                    for site in np.flatnonzero(sites.site_class == sites.device_class[index]):
-                        if site != sites.site_of[load.group, load.option]:
-                            used[int(site)].append(index)
+                    mine = np.flatnonzero(sites.site_class == sites.device_class[index]).tolist()
+                for site in mine:
+                    used[site].append(index)
                 continue
             host = self.instance.ties.host_of[index] if self.instance.ties.by_host else 0
             domain = need.domain_of[index] if need.domain_of else 0
             empty.setdefault((load.group, host, domain), index)
-        for mine in used.values():
-            mine.sort(key=lambda i: (-loads[i].memory, i))
+        for here in used.values():
+            here.sort(key=lambda i: (-loads[i].memory, i))
         by_class = collections.defaultdict[int, list[int]](list)
         for index in empty.values():
             by_class[int(sites.device_class[index])].append(index)
@@ -201,12 +195,10 @@ class Adding:
             for m, less in lost.items()
         )
 
-    # --- company -----------------------------------------------------------------------------
-
     def _add_with_company(self, spot: Spot) -> bool:
         """Add a replica and whoever has to be on its host with it; nothing where that fits not."""
         near, packing = self.instance.ties.near, self.packing
-        added = [(spot, self._add(spot))]
+        added = [(spot, put(packing, spot))]
         if not near:
             return True
         host = self.instance.ties.host_of[spot[0]]
@@ -225,26 +217,39 @@ class Adding:
                 found = next(self._spots(need, lack, sorted(here)), None)
             if found is None:
                 for old, before in reversed(added):
-                    self._take_back(old, before)
+                    take_back(packing, old, before)
                 return False
-            added.append((found, self._add(found)))
+            added.append((found, put(packing, found)))
             waiting |= absent(model)
         return True
 
-    def _add(self, spot: Spot) -> int | None:
-        """Add a replica; the option that its device was run as before."""
-        index, item, option = spot
-        load = self.packing.loads[index]
-        before = load.option
-        if load.items and before != option:
-            self.packing.rerun(index, option)
-        self.packing.add(index, item, option)
-        return before
 
-    def _take_back(self, spot: Spot, before: int | None) -> None:
-        self.packing.remove(spot[0], spot[1])
-        if before is not None and before != self.packing.loads[spot[0]].option:
-            self.packing.rerun(spot[0], before)
+def spot_on(packing: Packing, index: int, item: int) -> Spot | None:
+    """One more replica on a device, at the lowest level that holds all; None where none does, or
+    a rule forbids it."""
+    option = packing.best_option(index, [*packing.loads[index].items, item])
+    if option is None or not packing.pools_allow(index, item):
+        return None
+    if lonely(packing, index, packing.instance.items[item].model):
+        return None
+    return index, item, option
+
+
+def put(packing: Packing, spot: Spot) -> int | None:
+    """Add a replica; the option that its device was run as before, None where it was empty."""
+    index, item, option = spot
+    before = packing.loads[index].option
+    if before is not None and before != option:
+        packing.rerun(index, option)
+    packing.add(index, item, option)
+    return before
+
+
+def take_back(packing: Packing, spot: Spot, before: int | None) -> None:
+    """Undo `put`."""
+    packing.remove(spot[0], spot[1])
+    if before is not None and before != spot[2]:
+        packing.rerun(spot[0], before)
 
 
 def _opens(sites: Sites, steps: Ints) -> Bits:

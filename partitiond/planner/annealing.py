@@ -1,7 +1,6 @@
 """Makes the arrays of the compiled search from an instance, and packings from its answers."""
 
 import collections
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -28,7 +27,6 @@ from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites
 
 CELLS: Final = 128
 """Steps into which a demand is cut, at most, when what it lacks is priced."""
-NO_BUDGET: Final = 1 << 62
 LEAST_PRICE: Final = 1e-9
 
 
@@ -109,9 +107,7 @@ def _by_site(sites: Sites, order: Ints, models: int) -> Ints:
 
 def _least_use(sites: Sites, models: int) -> Ints:
     """(M, Q, R) the least an entry takes; more than there is where there is none."""
-    found = np.full(
-        (models, len(sites.site_class), sites.entry_use.shape[1]), NO_LIMIT, dtype=np.int64
-    )
+    found = _zeros(models, len(sites.site_class), sites.entry_use.shape[1]) + NO_LIMIT
     np.minimum.at(found, (sites.entry_model, sites.entry_site), sites.entry_use)
     return found
 
@@ -129,10 +125,7 @@ def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:
     Where goodput counts, what a loss would leave counts for nothing.
     """
     needs = sites.instance.needs
-    row, rate, number = (
-        np.full(len(needs), -1, dtype=np.int64),
-        *np.zeros((2, len(needs)), np.int64),
-    )
+    row, rate, number = _zeros(len(needs)) - 1, _zeros(len(needs)), _zeros(len(needs))
     domains: list[tuple[int, ...]] = []
     for m, need in enumerate(needs):
         if by_cost and need.domain_of and (need.survive_rate or need.survive_replicas):
@@ -186,16 +179,6 @@ def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
     row[cells + 1 :] = row[cells]
 
 
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """What a search writes to: where it is, the best so far, and scratch."""
-
-    state: State
-    best: State
-    scratch: Scratch
-    budget: Ints
-
-
 def make_here(
     sites: Sites, runs: Mapping[int, collections.Counter[int]], most_gone: int | None
 ) -> Here:
@@ -204,9 +187,9 @@ def make_here(
     most = max([1, *(items.total() for items in runs.values())])
     here = Here(
         item=sites.entry_item,
-        runs=np.zeros((devices, most), dtype=np.int64),
-        number=np.zeros(devices, dtype=np.int64),
-        gone=np.zeros(devices, dtype=np.int64),
+        runs=_zeros(devices, most),
+        number=_zeros(devices),
+        gone=_zeros(devices),
         most_gone=-1 if most_gone is None else most_gone,
     )
     for index, items in runs.items():
@@ -216,47 +199,47 @@ def make_here(
     return here
 
 
-def make_space(data: Data, seed: int) -> Space:
-    """Space for one search; devices are empty."""
+def make_scratch(data: Data, seed: int) -> Scratch:
+    """What a search writes to beside its states."""
     devices, models = len(data.device_group), len(data.models)
-    most = int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
     mixed = (seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64
-    return Space(
-        empty_state(data),
-        empty_state(data),
-        Scratch(
-            journal=Journal(
-                mark=np.zeros(devices, dtype=np.int64),
-                devices=np.zeros(devices, dtype=np.int64),
-                size=np.zeros(1, dtype=np.int64),
-                held=np.zeros(devices, dtype=np.int64),
-                items=np.zeros((devices, most), dtype=np.int64),
-            ),
-            rng=np.array([mixed or 1], dtype=np.uint64),
-            models=np.zeros(models, dtype=np.int64),
-            key=np.zeros(models),
-            mark=np.zeros(models, dtype=np.int64),
-            seen=np.zeros(len(data.group_cost), dtype=np.int64),
-            counter=np.zeros(2, dtype=np.int64),
+    return Scratch(
+        journal=Journal(
+            mark=_zeros(devices),
+            devices=_zeros(devices),
+            size=_zeros(1),
+            held=_zeros(devices),
+            items=_zeros(devices, _most_items(data)),
         ),
-        np.full(1, NO_BUDGET, dtype=np.int64),
+        rng=np.array([mixed or 1], dtype=np.uint64),
+        models=_zeros(models),
+        key=np.zeros(models),
+        mark=_zeros(models),
+        seen=_zeros(len(data.group_cost)),
+        counter=_zeros(2),
     )
+
+
+def _zeros(*shape: int) -> Ints:
+    return np.zeros(shape, dtype=np.int64)
+
+
+def _most_items(data: Data) -> int:
+    return int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
 
 
 def empty_state(data: Data) -> State:
     """All devices empty."""
     devices, models = len(data.device_group), len(data.models)
-    most = int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
+    domains = int(data.domain_of.max(initial=-1)) + 1
     state = State(
-        devices=np.zeros((devices, USED + data.pull.shape[1]), dtype=np.int64),
-        items=np.zeros((devices, most), dtype=np.int64),
-        models=np.zeros((models, 3), dtype=np.int64),
-        pool=np.zeros(len(data.pool_capacity), dtype=np.int64),
-        cost=np.zeros(1, dtype=np.int64),
+        devices=_zeros(devices, USED + data.pull.shape[1]),
+        items=_zeros(devices, _most_items(data)),
+        models=_zeros(models, 3),
+        pool=_zeros(len(data.pool_capacity)),
+        cost=_zeros(1),
         worth=np.zeros(1),
-        by_domain=np.zeros(
-            (len(data.domain_of), int(data.domain_of.max(initial=-1)) + 1, 2), dtype=np.int64
-        ),
+        by_domain=_zeros(len(data.domain_of), domains, 2),
     )
     state.devices[:, HELD_AS] = EMPTY
     revalue(data, state)
@@ -265,10 +248,8 @@ def empty_state(data: Data) -> State:
 
 def load_packing(sites: Sites, data: Data, packing: Packing, state: State) -> None:
     """Put what a packing holds into an empty state."""
-    entry = {
-        (int(q), int(i)): e
-        for e, (q, i) in enumerate(zip(sites.entry_site, sites.entry_item, strict=True))
-    }
+    pairs = zip(sites.entry_site.tolist(), sites.entry_item.tolist(), strict=True)
+    entry = {pair: e for e, pair in enumerate(pairs)}
     for d, load in enumerate(packing.loads):
         for item in load.items:
             assert load.option is not None

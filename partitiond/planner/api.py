@@ -1,13 +1,14 @@
 """The planner's door: a request in, a checked plan or the reasons against one out."""
 
+import collections
 import dataclasses
 import math
 import time
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.interference import level_of, sigma
 from partitiond.core.outage import Outage
 from partitiond.core.plan import (
+    Candidate,
     HeldBack,
     Infeasible,
     ModelDemand,
@@ -22,13 +23,14 @@ from partitiond.planner.assign import assign
 from partitiond.planner.certify import certify, rates_of
 from partitiond.planner.check import check_plan
 from partitiond.planner.costs import drawn_watts, usable_request
-from partitiond.planner.explain import explain, infeasible, unplaced
+from partitiond.planner.explain import explain, unplaced
 from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.progress import OnProgress, Stop, never
-from partitiond.planner.running import running_packing, staying_items
+from partitiond.planner.room_for import level_together
+from partitiond.planner.running import running_packing
 from partitiond.planner.without_outage import (
     all_stay,
     forbidden_outages,
@@ -56,7 +58,6 @@ def solve(
     `Infeasible` means that models are wanted and no replica of any can be placed.
 
     Args:
-        request: the question.
         on_progress: told of better plans and bounds, in whatever thread found them.
         stop: asked now and then whether to end with the best so far.
 
@@ -72,17 +73,20 @@ def solve(
         return not_without_outage(forbidden_outages(request, first.placements))
     placements = made.placements
     if request.models and not placements:
-        return infeasible(made.missing)
+        return Infeasible(
+            reasons=tuple(dict.fromkeys(u.reason for u in made.missing)),
+            remedies=tuple(dict.fromkeys(u.remedy for u in made.missing if u.remedy)),
+        )
     levels = _levels(request, placements)
-    of_model: dict[str, list[Placement]] = {demand.model: [] for demand in request.models}
+    of_model = collections.defaultdict[str, list[tuple[Candidate, float]]](list)
     for p in placements:
-        of_model[p.model].append(p)
-    forecasts = tuple(_forecast(d, of_model[d.model], levels) for d in request.models)
+        of_model[p.model].append((p.candidate, levels[p.device_id]))
+    forecasts = tuple(_forecast(d, of_model[d.model]) for d in request.models)
+    seconds_out = {outage.model: outage.seconds for outage in made.outages}
     held_back = tuple(
-        _held_back(outage, forecast)
-        for forecast in forecasts
-        for outage in made.outages
-        if outage.model == forecast.model
+        HeldBack(f.model, seconds_out[f.model], _short(f))
+        for f in forecasts
+        if f.model in seconds_out
     )
     compiled = first.found.compile_seconds
     if made.instance is not first.instance:
@@ -104,13 +108,8 @@ def solve(
         created_at=request.created_at,
         held_back=held_back,
     )
-    wrong = check_plan(
-        plan,
-        request.models,
-        request.interference,
-        request.host_memory_bytes,
-        request.before,
-    )
+    memory = request.host_memory_bytes
+    wrong = check_plan(plan, request.models, request.interference, memory, request.before)
     if wrong:
         raise PlanRefusedError(
             f"the planner's own plan is refused by its checker: {'; '.join(wrong[:3])}.",
@@ -145,9 +144,11 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
     def may(packing: Packing) -> int:
         return spoken_against(request, assign(instance, packing)) if request.running else 0
 
-    found = (
-        solve_portfolio(instance, on_progress, stop, may) if instance.needs else _nothing(instance)
-    )
+    if instance.needs:
+        found = solve_portfolio(instance, on_progress, stop, may)
+    else:  # no model is wanted, or none fits anywhere
+        status, method = Status.OPTIMAL, "nothing to place"
+        found = Found(Packing(instance), request.objective, 0.0, 0.0, status, method, None, None)
     packing = found.packing.copy()
     packing.settle()  # whatever made it, its rates are those of what is on devices
     found = dataclasses.replace(found, packing=packing)
@@ -195,7 +196,7 @@ def _as_asked(made: _Made, beside: _Made) -> _Made | None:
     ):
         return None
     as_if = build_instance(dataclasses.replace(request, running=placements))
-    packing = running_packing(as_if, staying_items(as_if))
+    packing = running_packing(as_if)
     packing.instance = made.instance
     if sum(packing.counts.values()) != len(placements):
         return None
@@ -214,38 +215,26 @@ def _as_asked(made: _Made, beside: _Made) -> _Made | None:
     return _Made(made.instance, found, beside.missing, placements, placements)
 
 
-def _held_back(outage: Outage, forecast: ModelForecast) -> HeldBack:
+def _short(forecast: ModelForecast) -> float | None:
+    """What it lacks, in requests/s; None where it takes as much as there is."""
     wanted = forecast.demand_req_per_s
-    missing = None if wanted is None else max(0.0, wanted - forecast.capacity_req_per_s)
-    return HeldBack(outage.model, outage.seconds, missing)
-
-
-def _nothing(instance: Instance) -> Found:
-    """The answer where no model is wanted, or none fits anywhere."""
-    packing = Packing(instance)
-    objective = instance.request.objective
-    return Found(packing, objective, 0.0, 0.0, Status.OPTIMAL, "nothing to place", None, None)
+    return None if wanted is None else max(0.0, wanted - forecast.capacity_req_per_s)
 
 
 def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str, float]:
-    """Level of interference of each device in use, by id, from what is on it."""
-    here: dict[str, list[Placement]] = {}
+    """Level of interference of each device in use, by id, from what is on it.
+
+    Infinite where no level covers it: the checker refuses such a plan.
+    """
+    here = collections.defaultdict[str, list[Candidate]](list)
     for p in placements:
-        here.setdefault(p.device_id, []).append(p)
-    return {device: _level(request, mine) for device, mine in here.items()}
+        here[p.device_id].append(p.candidate)
+    known = request.interference
+    return {device: level_together(mine, known) or math.inf for device, mine in here.items()}
 
 
-def _level(request: PlanRequest, here: list[Placement]) -> float:
-    mode, known = here[0].candidate.size.mode, request.interference
-    busy, kappas = zip(*((p.candidate.busy, p.candidate.kappa) for p in here), strict=True)
-    # Where no level covers it, the checker refuses the plan.
-    return level_of(mode, sigma(mode, busy, known, kappas), known) or math.inf
-
-
-def _forecast(
-    demand: ModelDemand, placements: list[Placement], levels: dict[str, float]
-) -> ModelForecast:
-    mine = [(p.candidate, levels[p.device_id]) for p in placements]
+def _forecast(demand: ModelDemand, mine: list[tuple[Candidate, float]]) -> ModelForecast:
+    """What a model gets from replicas at levels of interference."""
     kinds = [c.profile_kind for c, _ in mine]
     order = ("estimated", "transferred", "measured")
     return ModelForecast(
@@ -259,6 +248,3 @@ def _forecast(
         watts=drawn_watts(demand, mine),
         output_tokens_per_s=math.fsum(c.output_tokens_per_s / level for c, level in mine),
     )
-
-
-__all__ = ["PlanRefusedError", "PlanRequest", "solve"]

@@ -4,22 +4,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.plan import Objective
-from partitiond.planner.members import Member, member
+from partitiond.planner.members import Member, fullness, member
 from partitiond.planner.packing import Packing
 from partitiond.planner.sites import NO_LIMIT, capacity_of, use_of
 from partitiond.planner.types import Group, Instance, Option
 
 FIRST_FIT: Final = "first-fit decreasing"
+BASELINES: Final = ((FIRST_FIT, False), ("best-fit decreasing", True))
+"""Each with whether the fullest device is taken rather than the first."""
 MOST: Final = 100_000
 """Replicas of a model: tiny rates may ask for more than any fleet holds."""
 
 
 def baselines(instance: Instance) -> list[Member]:
     """Both, each with its best fixed way to run devices."""
-    return [
-        member(name, first_fit(instance, best=best))
-        for best, name in ((False, FIRST_FIT), (True, "best-fit decreasing"))
-    ]
+    return [member(name, first_fit(instance, best=best)) for name, best in BASELINES]
 
 
 def first_fit(instance: Instance, *, best: bool) -> Packing:
@@ -93,7 +92,7 @@ def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bo
     """Onto the fullest device in use that holds it (best fit), else onto the first that does."""
     devices: Sequence[int] = range(len(packing.loads))
     if best:
-        ranked = sorted(packing.used(), key=lambda i: (_left(packing, i), i))
+        ranked = sorted(packing.used(), key=lambda i: (-fullness(packing, i), i))
         devices = [*ranked, *(i for i in devices if not packing.loads[i].items)]
     for index in devices:
         group = packing.group(index)
@@ -102,9 +101,3 @@ def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bo
             if fits and packing.fits(index, item, k):
                 packing.add(index, item, k)
                 return
-
-
-def _left(packing: Packing, index: int) -> float:
-    load, group = packing.loads[index], packing.group(index)
-    left = (group.memory_bytes - load.memory) / max(1, group.memory_bytes)
-    return left + (100 - load.sm) / 100

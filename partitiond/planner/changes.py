@@ -24,22 +24,8 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.objectives import objectives_told
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.spec import MAX_DEMAND_REQ_PER_S
-from partitiond.planner.whatif import (
-    ALL,
-    RULES,
-    Change,
-    World,
-    add_devices,
-    changed,
-    drop_model,
-    drop_rule,
-    limit_modes,
-    lose,
-    remove_devices,
-    scale_demand,
-    set_demand,
-    set_objective,
-)
+from partitiond.planner import whatif
+from partitiond.planner.whatif import ALL, RULES, Change, World
 
 FORMS: Final = (
     '"+2 a100-80gb", "-1 h100-80gb", "lose gpu-3", "lose host node-1", "demand NAME=50/s", '
@@ -52,12 +38,12 @@ _MODES: Final = tuple(m for m in SharingMode if m is not SharingMode.CORES)
 
 def models_named(text: str) -> list[str]:
     """The models that a what-if speaks of, "*" for all. Raises InputError: it cannot be read."""
-    about_models = (set_demand, scale_demand, drop_rule, drop_model)
+    about_models = (whatif.set_demand, whatif.scale_demand, whatif.drop_rule, whatif.drop_model)
     return [change.args[0] for change in parse_changes(text) if change.func in about_models]
 
 
 def world_under(text: str, world: World, plan: Plan | None = None) -> World:
-    """The world under a what-if as it was written; `whatif.changed` says what `plan` is for.
+    """The world under a what-if as it was written; `whatif.Change` says what `plan` is for.
 
     Raises:
         InputError: it cannot be read, names what is not there, or gives a model a value that no
@@ -65,11 +51,13 @@ def world_under(text: str, world: World, plan: Plan | None = None) -> World:
     """
     changes = parse_changes(text)
     try:
-        return changed(world, changes, plan)
+        for change in changes:
+            world = change(world, plan)
     except PartitiondError as error:
         raise InputError(
             f"the what-if {text!r}: {error.message}", hint=error.hint, facts=error.facts
         ) from error
+    return world
 
 
 def parse_changes(text: str) -> tuple[Change, ...]:
@@ -119,20 +107,20 @@ def _devices(text: str) -> Change:
             f"{text!r}: the number of devices must lie between 1 and {MAX_ADDED}.",
             hint='Write "+2 a100-80gb".',
         )
-    change = add_devices if match.group(1) == "+" else remove_devices
+    change = whatif.add_devices if match.group(1) == "+" else whatif.remove_devices
     return functools.partial(change, count, match.group(3).lower())
 
 
 def _lose(text: str, rest: str) -> Change:
     first, _, name = rest.partition(" ")
     if first in {"device", "host", "rack"} and name.strip():
-        return functools.partial(lose, first, name.strip())
+        return functools.partial(whatif.lose, first, name.strip())
     if " " in rest:
         raise InputError(
             f"{text!r} names no one thing that is lost.",
             hint='Write "lose gpu-3", "lose host node-1" or "lose rack r1".',
         )
-    return functools.partial(lose, "device", rest)
+    return functools.partial(whatif.lose, "device", rest)
 
 
 _SCALE = re.compile(r"^(?P<model>\*|all|[^\s=*]*)\s*\*\s*(?P<number>\S+)$")
@@ -148,17 +136,17 @@ def _demand(text: str, rest: str) -> Change:
         if not model:
             raise InputError(f"{text!r} names no model.", hint=hint)
         if amount in {"max", "all"}:
-            return functools.partial(set_demand, model, None)
+            return functools.partial(whatif.set_demand, model, None)
         for unit in ("req/s", "rps", "/s"):
             amount = amount.removesuffix(unit).strip()
         rate = _number(text, amount, MAX_DEMAND_REQ_PER_S, "requests/s", hint)
-        return functools.partial(set_demand, model, rate)
+        return functools.partial(whatif.set_demand, model, rate)
     match = _SCALE.match(rest)
     if match is None:
         raise InputError(f"{text!r} gives no demand.", hint=hint)
     factor = _number(text, match.group("number"), 1e6, "times", hint)
     model = ALL if match.group("model") in {"", "all"} else match.group("model")
-    return functools.partial(scale_demand, model, factor)
+    return functools.partial(whatif.scale_demand, model, factor)
 
 
 def _number(text: str, given: str, most: float, unit: str, hint: str) -> float:
@@ -181,12 +169,12 @@ def _modes(text: str, rest: str) -> Change:
             hint=f"Use {', '.join(sorted(names))}.",
         )
     modes = tuple(SharingMode(word) for word in words)
-    return functools.partial(limit_modes, modes, text.lower().startswith("only"))
+    return functools.partial(whatif.limit_modes, modes, text.lower().startswith("only"))
 
 
 def _objective(text: str, rest: str) -> Change:
     try:
-        return functools.partial(set_objective, Objective(rest.lower()))
+        return functools.partial(whatif.set_objective, Objective(rest.lower()))
     except ValueError as error:
         hint = f"Use one of these: {objectives_told()}."
         raise InputError(f"{text!r}: {rest!r} is no objective.", hint=hint) from error
@@ -195,7 +183,7 @@ def _objective(text: str, rest: str) -> Change:
 def _without(text: str, rest: str) -> Change:
     first, _, name = rest.partition(" ")
     if first.lower() == "model" and name.strip():
-        return functools.partial(drop_model, name.strip())
+        return functools.partial(whatif.drop_model, name.strip())
     target = name.strip() if first.lower() == "rule" else rest
     model, dot, rule = target.rpartition(".")
     rule = rule.lower().replace("-", "_")
@@ -205,4 +193,4 @@ def _without(text: str, rest: str) -> Change:
             hint=f'Write "without rule NAME.RULE", where RULE is one of {", ".join(RULES)}; or '
             '"without model NAME".',
         )
-    return functools.partial(drop_rule, model, rule)
+    return functools.partial(whatif.drop_rule, model, rule)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.adding import Adding
-from partitiond.planner.members import EPSILON, Member, drop_surplus, member
+from partitiond.planner.members import EPSILON, Member, drop_surplus, fullness, member, rank
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import Prices
 from partitiond.planner.progress import Stop, never
@@ -51,19 +51,13 @@ def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
     ties, needs = adding.instance.ties, [*order]
     needs.sort(key=lambda n: (n.model not in ties.beyond_device, n.model not in ties.near))
     for _ in range(PASSES):
-        short = [need for need in needs if missing(adding.packing, need) is not None]
-        placed = [_complete(adding, need, stop) for need in short]
-        adding.packing.settle()  # devices may have been opened for more than there was
-        if not any(placed):
+        changed, packing = False, adding.packing
+        for need in [n for n in needs if missing(packing, n) is not None]:
+            while missing(packing, need) is not None and not stop() and adding.one(need):
+                changed = True
+        packing.settle()  # devices may have been opened for more than there was
+        if not changed:
             return
-
-
-def _complete(adding: Adding, need: Need, stop: Stop) -> bool:
-    """Add what one model lacks; whether anything was added."""
-    changed = False
-    while missing(adding.packing, need) is not None and not stop() and adding.one(need):
-        changed = True
-    return changed
 
 
 def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
@@ -94,8 +88,7 @@ def in_order(adding: Adding, noise: float = 0.0, rng: random.Random | None = Non
         shaken = 1.0 if rng is None else 1 + noise * rng.uniform(-1, 1)
         return -adding.size(need) * shaken
 
-    keyed = [(size(need), need.model, need) for need in adding.instance.needs]
-    return [need for _, _, need in sorted(keyed, key=lambda k: k[:2])]
+    return sorted(adding.instance.needs, key=lambda need: (size(need), need.model))
 
 
 def tightened(
@@ -122,7 +115,7 @@ def tightened(
     found, idle = packing, 0
     while idle < PATIENCE and not stop():
         trial = found.copy()
-        ranked = sorted(found.used(), key=lambda i: _fill(found, i) * rng.uniform(0.5, 1.0))
+        ranked = sorted(found.used(), key=lambda i: fullness(found, i) * rng.uniform(0.5, 1.0))
         for index in ranked[: rng.randint(1, MOST_RUINED)]:
             for item in [*trial.loads[index].items]:
                 if may_leave(trial, index, item):
@@ -135,23 +128,11 @@ def tightened(
             most_goodput(adding, order, stop)
         drop_surplus(trial, rated_only=True)
         idle += 1
-        before, after = _key(found, by_cost=by_cost), _key(trial, by_cost=by_cost)
+        before, after = rank(found, by_cost), rank(trial, by_cost)
         if after <= before and may(trial):
             idle = 0 if after < before else idle
             found = trial
     return found
-
-
-def _key(packing: Packing, *, by_cost: bool) -> tuple[float, ...]:
-    """What is better of two packings: less."""
-    if by_cost:
-        return (len(packing.lacking()), packing.cost_units())
-    return (packing.short_replicas(), -packing.goodput())
-
-
-def _fill(packing: Packing, index: int) -> float:
-    load, group = packing.loads[index], packing.group(index)
-    return load.memory / max(1, group.memory_bytes) + load.sm / 100
 
 
 def from_nothing(

@@ -9,7 +9,6 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import (
     Candidate,
     Certificate,
-    Infeasible,
     ModelDemand,
     Objective,
     Placement,
@@ -68,21 +67,20 @@ def explain(
     instance: Instance, found: Found, placements: tuple[Placement, ...], proof: Certificate
 ) -> tuple[str, ...]:
     """Sentences for a reader, the summary first."""
-    lines = [_summary(instance, found, proof), *_priorities(proof)]
-    lines.extend(_why_partial(instance, found))
-    lines.extend(_next_best(instance, found, proof))
-    by_model: dict[str, list[Placement]] = collections.defaultdict(list)
-    for p in placements:
-        by_model[p.model].append(p)
-    lines.extend(_model_lines(found.packing, by_model))
-    lines.extend(_device_lines(found.packing))
-    lines.extend(core_notes(instance.request.devices, placements))
-    lines.extend(_variants(placements))
-    lines.extend(_provisional(placements))
-    lines.extend(_stale(placements))
-    lines.extend(corrections_told(placements))
-    lines.extend(warnings(instance.request))
-    return tuple(lines)
+    return (
+        _summary(instance, found, proof),
+        *_priorities(proof),
+        *_why_partial(instance, found),
+        *_next_best(instance, found, proof),
+        *_model_lines(found.packing, placements),
+        *_device_lines(found.packing),
+        *core_notes(instance.request.devices, placements),
+        *_variants(placements),
+        *_provisional(placements),
+        *_stale(placements),
+        *corrections_told(placements),
+        *warnings(instance.request),
+    )
 
 
 def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
@@ -101,11 +99,11 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
 
 def _priorities(proof: Certificate) -> Iterator[str]:
     """What each priority gets, where several count."""
-    if proof.by_priority:
-        parts = [
-            f"{p.priority} gets {figure(p.value, 4)} of at most {figure(p.bound, 4)}"
-            for p in proof.by_priority
-        ]
+    parts = [
+        f"{p.priority} gets {figure(p.value, 4)} of at most {figure(p.bound, 4)}"
+        for p in proof.by_priority
+    ]
+    if parts:
         yield (
             f"Weighted requests/s by priority, the first counting before all others: priority "
             f"{', '.join(parts)}."
@@ -169,9 +167,12 @@ def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
         )
 
 
-def _model_lines(packing: Packing, by_model: dict[str, list[Placement]]) -> Iterator[str]:
+def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterator[str]:
     """Each model's reason for its sizes, where it has one of its own; the others are counted."""
     instance, fitted = packing.instance, 0
+    by_model: dict[str, list[Placement]] = collections.defaultdict(list)
+    for p in placements:
+        by_model[p.model].append(p)
     sizes: dict[int, dict[Candidate, int]] = collections.defaultdict(dict)
     for item, most in zip(instance.items, rates_alone(instance), strict=True):
         sizes[item.model][item.candidate] = most
@@ -182,9 +183,8 @@ def _model_lines(packing: Packing, by_model: dict[str, list[Placement]]) -> Iter
         if why is None:
             fitted += 1
         else:
-            served = _served(packing, need)
             replicas = counted(len(by_model[need.name]), "replica")
-            yield f"{need.name}: {replicas}, {served}; {why}."
+            yield f"{need.name}: {replicas}, {_served(packing, need)}; {why}."
     if fitted:
         yield (
             f"{counted(fitted, 'model')} {'has' if fitted == 1 else 'have'} sizes that fit beside "
@@ -235,10 +235,9 @@ def _device_lines(packing: Packing) -> Iterator[str]:
 
 
 def _provisional(placements: tuple[Placement, ...]) -> Iterator[str]:
-    kinds = {p.candidate.profile_kind for p in placements}
     for kind in (ProfileKind.ESTIMATED, ProfileKind.TRANSFERRED):
-        if kind in kinds:
-            models = sorted({p.model for p in placements if p.candidate.profile_kind is kind})
+        models = sorted({p.model for p in placements if p.candidate.profile_kind is kind})
+        if models:
             least = " at least" if kind is ProfileKind.TRANSFERRED else ""
             yield (
                 f"{kind.value.capitalize()}, not measured, and planned with a rate margin of "
@@ -273,7 +272,11 @@ def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
 def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tuple[Unplaced, ...]:
     """Models, or parts of their demand, that have no place; `rates` is what the plan gives each."""
     models = instance.request.models
-    result = [_hopeless(instance, models[m]) for m in instance.hopeless]
+    nowhere = ((models[m], _why_nowhere(instance, models[m])) for m in instance.hopeless)
+    result = [
+        Unplaced(demand.model, reason, demand.demand.planned_req_per_s, remedy)
+        for demand, (reason, remedy) in nowhere
+    ]
     lacking = found.packing.lacking()
     full = _full_resources(found.packing) if lacking else []
     most = reference_rates(instance) if lacking else {}
@@ -318,9 +321,7 @@ def _why_short(found: Found, need: Need, full: list[str]) -> str:
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
-    proof = (
-        "" if found.proven_impossible is None or found.proven_impossible else ", as far as known"
-    )
+    proof = ", as far as known" if found.proven_impossible is False else ""
     if full:
         return f"the devices have no {' and no '.join(full)} left{proof}"
     return f"no replica of it fits beside what the devices hold{proof}"
@@ -360,11 +361,6 @@ def _remedy(instance: Instance, need: Need, missing: float, count: int, most: in
     )
 
 
-def _hopeless(instance: Instance, demand: ModelDemand) -> Unplaced:
-    reason, remedy = _why_nowhere(instance, demand)
-    return Unplaced(demand.model, reason, demand.demand.planned_req_per_s, remedy)
-
-
 def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
     devices, name = instance.request.devices, demand.model
     if not devices:
@@ -390,11 +386,3 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
     if stop is None:
         return f"{name} fits no device with what its host has.", "Add memory or cores to a host."
     return f"{name} fits no device. The closest: {stop.what}.", KINDS[stop.kind][1]
-
-
-def infeasible(missing: tuple[Unplaced, ...]) -> Infeasible:
-    """Nothing can be placed at all."""
-    return Infeasible(
-        reasons=tuple(dict.fromkeys(u.reason for u in missing)),
-        remedies=tuple(dict.fromkeys(u.remedy for u in missing if u.remedy)),
-    )

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,7 +14,6 @@ from partitiond.core.units import format_bytes
 from partitiond.planner.room_for import (
     CLOSE,
     KINDS,
-    Blocker,
     Neighbours,
     alone,
     blocker,
@@ -66,9 +66,6 @@ def explain_none(request: PlanRequest, outcome: Infeasible, name: str) -> ModelE
     )
 
 
-# --- sizes -------------------------------------------------------------------------------------
-
-
 def _sizes(
     request: PlanRequest, demand: ModelDemand, chosen: "collections.Counter[Candidate]"
 ) -> dict[Candidate, SizeChoice]:
@@ -109,9 +106,6 @@ def _sizes(
     return found
 
 
-# --- why here ----------------------------------------------------------------------------------
-
-
 def _here(
     plan: Plan,
     demand: ModelDemand,
@@ -122,15 +116,13 @@ def _here(
         told = [u.reason for u in plan.unplaced if u.model == demand.model]
         yield from told or [f"{demand.model} has no replica in this plan."]
         return
-    forecast = next((f for f in plan.forecasts if f.model == demand.model), None)
-    wanted = demand.demand.planned_req_per_s
-    if forecast is not None:
-        count = chosen.total()
-        goal = "as much as there is" if wanted is None else f"{figure(wanted)} wanted"
-        yield (
-            f"{counted(count, 'replica')} {'gives' if count == 1 else 'give'} "
-            f"{figure(forecast.capacity_req_per_s)} requests/s as planned, {goal}."
-        )
+    given = next(f.capacity_req_per_s for f in plan.forecasts if f.model == demand.model)
+    wanted, count = demand.demand.planned_req_per_s, chosen.total()
+    goal = "as much as there is" if wanted is None else f"{figure(wanted)} wanted"
+    yield (
+        f"{counted(count, 'replica')} {'gives' if count == 1 else 'give'} {figure(given)} "
+        f"requests/s as planned, {goal}."
+    )
     for candidate, _ in chosen.most_common():
         yield _why_size(candidate, sizes)
     yield from _where(plan, demand.model)
@@ -159,67 +151,58 @@ def _why_size(candidate: Candidate, sizes: Mapping[Candidate, SizeChoice]) -> st
 def _where(plan: Plan, name: str) -> Iterator[str]:
     devices = [d for d in plan.devices if any(p.model == name for p in plan.on_device(d.id))]
     for device in devices[:NAMED]:
-        others = collections.Counter(p.model for p in plan.on_device(device.id))
+        here = plan.on_device(device.id)
+        others = collections.Counter(p.model for p in here)
         own = others.pop(name)
         beside = ", ".join(f"{n}x {m}" if n > 1 else m for m, n in sorted(others.items()))
         company = f"beside {beside}" if beside else "alone"
-        yield f"{device.short_id}: {own}x {company}, {_full(plan, device)}."
+        room = max(1, room_bytes(device, here[0].partition.mode))
+        full = f"memory {sum(p.partition.memory_bytes for p in here) / room:.0%} full"
+        percent = sum(p.candidate.size.sm_percent for p in here if p.partition.mode == "mps")
+        full += f", SMs {percent} % given away" if percent else ""
+        yield f"{device.short_id}: {own}x {company}, {full}."
     if len(devices) > NAMED:
         yield f"... and on {len(devices) - NAMED} more devices."
-
-
-def _full(plan: Plan, device: Device) -> str:
-    here = plan.on_device(device.id)
-    used = sum(p.partition.memory_bytes for p in here)
-    room = max(1, room_bytes(device, here[0].partition.mode))
-    text = f"memory {used / room:.0%} full"
-    percent = sum(p.candidate.size.sm_percent for p in here if p.partition.mode == "mps")
-    return f"{text}, SMs {percent} % given away" if percent else text
-
-
-# --- why not one more --------------------------------------------------------------------------
 
 
 def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator[str]:
     count = sum(p.model == demand.model for p in plan.placements)
     wanted = demand.demand.planned_req_per_s
-    forecast = next((f for f in plan.forecasts if f.model == demand.model), None)
-    given = 0.0 if forecast is None else forecast.capacity_req_per_s
+    given = next(f.capacity_req_per_s for f in plan.forecasts if f.model == demand.model)
     if wanted is not None and given >= wanted * (1 - 1e-6):
         yield "No more is needed: its planned demand is served."
     if demand.max_replicas is not None and count >= demand.max_replicas:
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."
     around = _around(request, plan)
-    used = [d for d in plan.devices if plan.on_device(d.id)]
-    free = [d for d in plan.devices if not plan.on_device(d.id) and not d.cordoned]
-    yield from _in_use(used, demand, around)
-    yield _empty(free, demand, around)
+    yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
+    free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]
+    able = sum(closest([device], demand, around) is None for device in free)
+    if able:
+        what = f"{counted(able, 'device')} in no use could take it"
+        yield f"{what}: one more replica there costs a device more."
+    elif free:
+        yield f"None of the {len(free)} devices in no use can hold it."
+    else:
+        yield "No device is empty."
 
 
 def _around(request: PlanRequest, plan: Plan) -> Neighbours:
-    spare = {
-        f.model: float("inf")
-        if f.demand_req_per_s is None
-        else max(0.0, f.capacity_req_per_s - f.demand_req_per_s)
-        for f in plan.forecasts
-    }
     return Neighbours(
         held={d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices},
         demands={m.model: m for m in request.models},
-        spare=spare,
+        spare={
+            f.model: math.inf
+            if f.demand_req_per_s is None
+            else max(0.0, f.capacity_req_per_s - f.demand_req_per_s)
+            for f in plan.forecasts
+        },
         interference=request.interference,
     )
 
 
 def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> Iterator[str]:
-    fits: list[Device] = []
-    stops: dict[str, list[Blocker]] = collections.defaultdict(list)
-    for device in used:
-        stop = closest([device], demand, around)
-        if stop is None:
-            fits.append(device)
-        else:
-            stops[stop.kind].append(stop)
+    stops = [closest([device], demand, around) for device in used]
+    fits = [device for device, stop in zip(used, stops, strict=True) if stop is None]
     if fits:
         pairs = ((c, d) for d in fits for c in demand.candidates if blocker(d, c, around) is None)
         candidate, device = max(pairs, key=lambda pair: pair[0].capacity_req_per_s)
@@ -228,33 +211,17 @@ def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> 
             f"{candidate.size.key} on {device.short_id} (+{figure(candidate.capacity_req_per_s)} "
             "requests/s alone)."
         )
-    for kind, reasons in sorted(stops.items(), key=lambda pair: -len(pair[1])):
-        nearest = min(reasons, key=lambda b: b.lacking)
-        yield f"{KINDS[kind][0]} on {counted(len(reasons), 'device')} in use: {nearest.what}."
-
-
-def _empty(free: Sequence[Device], demand: ModelDemand, around: Neighbours) -> str:
-    able = sum(closest([device], demand, around) is None for device in free)
-    if able:
-        return (
-            f"{counted(able, 'device')} in no use could take it: one more replica there costs "
-            "a device more."
-        )
-    if free:
-        return f"None of the {len(free)} devices in no use can hold it."
-    return "No device is empty."
-
-
-# --- the next best ----------------------------------------------------------------------------
+    there = [stop for stop in stops if stop is not None]
+    for kind, count in collections.Counter(stop.kind for stop in there).most_common():
+        nearest = min((s for s in there if s.kind == kind), key=lambda stop: stop.lacking)
+        yield f"{KINDS[kind][0]} on {counted(count, 'device')} in use: {nearest.what}."
 
 
 def next_best(demand: ModelDemand, plan: Plan) -> list[tuple[str, ModelDemand]]:
     """Changed demands of the model whose plans show what its place is worth, with their titles."""
     mine = [p for p in plan.placements if p.model == demand.model]
-    count = len(mine)
-    found: list[tuple[str, ModelDemand]] = []
-    chosen = {p.candidate.size.key for p in mine}
-    for key in sorted(chosen)[:NAMED]:
+    count, found = len(mine), list[tuple[str, ModelDemand]]()
+    for key in sorted({p.candidate.size.key for p in mine})[:NAMED]:
         rest = tuple(c for c in demand.candidates if c.size.key != key)
         if rest and len(rest) < len(demand.candidates):
             found.append((f"not as {key}", dataclasses.replace(demand, candidates=rest)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Plan
@@ -28,21 +28,17 @@ class Solving:
     steps: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Proving:
-    """Whether it is proven that not everything can be served: fast, and False where unknown."""
-
-    request: PlanRequest
-
-
 class Enough(Exception):  # noqa: N818 - no error: what is answered so far is the answer
     """Thrown into a flow to end it once there is a plan."""
 
 
+T = TypeVar("T")
 Outcome = Plan | Infeasible
 Answered = tuple[Outcome, PlanAnswers]
-Flow = Generator[Solving | Proving, Outcome | bool, Answered]
-Plans = Generator[Solving | Proving, Outcome | bool, Outcome]
+Steps = Generator[Solving | PlanRequest, Outcome | bool, T]
+"""A part of a flow, and what comes of it. Of a bare request it is to be proven, fast, that not
+everything can be served; the flow is sent False where that is unknown."""
+Flow = Steps[Answered]
 
 
 def progress_of(step: Solving, progress: "Progress") -> PlanProgress:
@@ -66,7 +62,7 @@ def run_flow(
     try:
         while True:
             try:
-                outcome = solve(step) if isinstance(step, Solving) else prove(step.request)
+                outcome = solve(step) if isinstance(step, Solving) else prove(step)
             except PartitiondError as error:
                 step = flow.throw(error)
             else:
@@ -92,7 +88,7 @@ async def run_flow_async(
                 if isinstance(step, Solving):
                     outcome: Outcome | bool = await solve(step)
                 else:
-                    outcome = await prove(step.request)
+                    outcome = await prove(step)
             except PartitiondError as error:
                 step = flow.throw(error)
             else:

@@ -74,8 +74,8 @@ class Found:
     bound: float
     status: Status
     method: str
-    proven_impossible: bool | None
-    first_fit: float | None
+    proven_impossible: bool | None = None
+    first_fit: float | None = None
     best_value: float | None = None
     compile_seconds: float = 0.0
     priced_bound: float | None = None

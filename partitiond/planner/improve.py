@@ -16,19 +16,18 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.annealing import (
-    NO_BUDGET,
     empty_state,
     load_packing,
     make_data,
     make_here,
-    make_space,
+    make_scratch,
     to_packing,
 )
 from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
-from partitiond.planner.kernels.loads import Data, State, copy_state
+from partitiond.planner.kernels.loads import Data, copy_state
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
-from partitiond.planner.sites import Floats, Sites
+from partitiond.planner.sites import Sites
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE
 
 HOT: Final = 0.05
@@ -38,6 +37,7 @@ where it is."""
 COLD: Final = 0.005
 COLD_SHARE: Final = 0.15
 """Share of the time that goes to the first, cold stretch."""
+NO_BUDGET: Final = 1 << 62
 NOISE: Final = 0.3
 WANTING: Final = 5
 OUTSIDE: Final = 16
@@ -52,9 +52,9 @@ FIXED_STEPS_PER_SECOND: Final = 10_000
 class Schedule:
     """When which temperature: by the clock, or by steps where the clock may not count."""
 
-    began: float
     seconds: float
     steps: int | None
+    began: float = dataclasses.field(default_factory=time.monotonic)
     done: int = 0
 
     def share(self) -> float:
@@ -94,11 +94,13 @@ class Improver:
         self.sites, self.by_cost = sites, by_cost
         self.here = make_here(sites, runs, most_gone)
         self.data = make_data(sites, usual_prices(sites), by_cost=by_cost)
-        self.space = make_space(self.data, seed)
+        self.state, self.best_state = empty_state(self.data), empty_state(self.data)
+        self.scratch = make_scratch(self.data, seed)
+        self.budget = np.full(1, NO_BUDGET, dtype=np.int64)
+        """What an answer may cost, where cost counts: less than the best one."""
         self.unit = _unit(self.data, self.sites, by_cost=by_cost)
         self.found = False
         """Whether `best` is an answer: in a search by cost, one that lacks nothing."""
-        self.steps = 0
         self._slice = FIRST_STEPS
 
     def start(self, packing: Packing | None) -> None:
@@ -106,29 +108,20 @@ class Improver:
         fresh = empty_state(self.data)
         if packing is not None:
             load_packing(self.sites, self.data, packing, fresh)
-        copy_state(fresh, self.space.state)
-        space = self.space
-        construct(
-            self.data,
-            space.state,
-            space.scratch,
-            self._rules(0.0),
-            self._allowed(),
-        )
+        copy_state(fresh, self.state)
+        rules = self._rules(0.0)
+        construct(self.data, self.state, self.scratch, rules, int(self.budget[0]))
         self._take_in()
-
-    def _allowed(self) -> int:
-        return int(self.space.budget[0])
 
     def _take_in(self) -> None:
         """Keep where the search is, if it is an answer and better."""
-        state, best = self.space.state, self.space.best
+        state, best = self.state, self.best_state
         if self.by_cost:
             complete = state.worth[0] >= -1e-9
             if complete and (not self.found or state.cost[0] < best.cost[0]):
                 copy_state(state, best)
                 self.found = True
-                self.space.budget[0] = state.cost[0] - 1
+                self.budget[0] = state.cost[0] - 1
         elif not self.found or state.worth[0] > best.worth[0]:
             copy_state(state, best)
             self.found = True
@@ -146,7 +139,7 @@ class Improver:
         schedule: Schedule,
         *,
         halt: Callable[[], bool],
-        tell: Callable[[float], None],
+        tell: Callable[[float], object] = lambda _: None,
         plans: Callable[[], Packing | None] = lambda: None,
     ) -> None:
         """Search until the schedule is over or `halt` says so.
@@ -171,17 +164,15 @@ class Improver:
                 self._slice = max(1, self._slice // 2)
 
     def _search(self, temperature: float) -> int:
-        space = self.space
         # Rounding adds up over millions of steps.
-        revalue(self.data, space.state)
-        self.steps += self._slice
+        revalue(self.data, self.state)
         count = search(
             self.data,
-            space.state,
-            space.best,
-            space.scratch,
+            self.state,
+            self.best_state,
+            self.scratch,
             self._rules(temperature),
-            space.budget,
+            self.budget,
             self.here,
             self._slice,
         )
@@ -194,7 +185,7 @@ class Improver:
 
     def value(self) -> float:
         """Cost of the best answer, or its weighted requests/s."""
-        best: State = self.space.best
+        best = self.best_state
         if self.by_cost:
             return float(best.cost[0]) / PRICE_SCALE
         worth = self.data.values[:, 0] * np.minimum(best.models[:, 0], self.data.models[:, 3])
@@ -202,33 +193,17 @@ class Improver:
 
     def best(self) -> Packing:
         """The best answer; in a search by cost only where `found`."""
-        return to_packing(self.sites, self.space.best)
+        return to_packing(self.sites, self.best_state)
 
 
 def _unit(data: Data, sites: Sites, *, by_cost: bool) -> float:
     """What a usual device costs at the prices, or what a usual replica gives."""
     if by_cost:
-        limits = np.maximum(1, sites.max_items[sites.entry_site])
-        worth = data.price * np.minimum(limits, _copies(sites))
+        use, most = sites.entry_use, np.maximum(1, sites.max_items[sites.entry_site])
+        each = np.where(use > 0, sites.capacity[sites.entry_site] / np.maximum(1, use), np.inf)
+        worth = data.price * np.clip(each.min(axis=1, initial=np.inf), 1.0, most)
         return max(1e-12, float(np.median(worth))) if len(worth) else 1.0
     gains = data.values[sites.entry_model, 0] * np.minimum(
         sites.rates[:, 0], data.models[sites.entry_model, 3]
     )
     return max(1e-12, float(np.median(gains[gains > 0]))) if (gains > 0).any() else 1.0
-
-
-def _copies(sites: Sites) -> Floats:
-    """(E,) copies of an entry on one device, by its resources alone."""
-    limits = sites.capacity[sites.entry_site]
-    with np.errstate(divide="ignore"):
-        each = np.where(sites.entry_use > 0, limits / np.maximum(1, sites.entry_use), np.inf)
-    return np.asarray(np.maximum(1.0, each.min(axis=1, initial=np.inf)))
-
-
-__all__ = [
-    "FIXED_STEPS_PER_SECOND",
-    "NO_BUDGET",
-    "RATE_SCALE",
-    "Improver",
-    "Schedule",
-]

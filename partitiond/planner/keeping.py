@@ -9,17 +9,16 @@ request, so that leaving a device means a move.
 
 import collections
 import math
-import time
 from collections.abc import Callable
 from typing import Final
 
 from partitiond.planner.adding import Adding
 from partitiond.planner.complete import complete, in_order, most_goodput, tightened
-from partitiond.planner.members import EPSILON, KEPT, Member, drop_surplus, member
+from partitiond.planner.members import EPSILON, KEPT, Member, drop_surplus, member, rank
 from partitiond.planner.moves import price_of_a_move
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Stop, Watch, never
-from partitiond.planner.running import put_back, running_packing, staying_items
+from partitiond.planner.running import running_packing, staying_items
 from partitiond.planner.sites import Floats, build_sites
 from partitiond.planner.types import Instance
 
@@ -49,28 +48,12 @@ def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = 
         by_cost: whether everything is to be served, or goodput counts.
         stop: asked whether to leave it at what was added.
     """
-    packing = _added(running_packing(instance, staying_items(instance)), worth, by_cost, stop)
+    packing = _added(running_packing(instance), worth, by_cost, stop)
     # With rates only, both starts are the same but for what the first one drops anyway.
     if not packing.lacking() or (not by_cost and all(n.rated for n in instance.needs)):
         return packing
-    other = _added(_what_is_needed(instance), worth, by_cost, stop)
-    return min(packing, other, key=lambda p: _key(p, by_cost=by_cost))
-
-
-def _what_is_needed(instance: Instance) -> Packing:
-    """Of what runs only what demands and least numbers ask for."""
-    packing = Packing(instance)
-    needs = {need.model: need for need in instance.needs}
-    most = {need.model: need.max_replicas for need in instance.needs}
-    for index, item, _ in staying_items(instance):
-        need = needs.get(instance.items[item].model)
-        if need is None or (
-            packing.counts[need.model] >= need.min_replicas
-            and packing.rates[need.model] >= need.rate
-        ):
-            continue
-        put_back(packing, index, item, most)
-    return packing
+    other = _added(running_packing(instance, needed=True), worth, by_cost, stop)
+    return min(packing, other, key=lambda p: rank(p, by_cost))
 
 
 def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packing:
@@ -83,12 +66,6 @@ def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packin
     else:
         most_goodput(adding, in_order(adding), stop)
     return packing
-
-
-def _key(packing: Packing, *, by_cost: bool) -> tuple[float, ...]:
-    """What is better of two completions: less."""
-    lacking = len(packing.lacking()) if by_cost else 0
-    return (packing.short_replicas(), lacking, -packing.goodput())
 
 
 def kept(
@@ -217,13 +194,9 @@ def improved(
         most_gone=most,
     )
     improver.start(start)
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
     improver.run(
-        Schedule(time.monotonic(), seconds, steps),
+        Schedule(seconds, round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None),
         halt=lambda: watch.done or watch.left() <= 0,
-        tell=lambda _: None,
     )
     found = improver.best() if improver.found else start
-    if by_cost:
-        return start if found.lacking() else min(start, found, key=Packing.cost_units)
-    return max(start, found, key=lambda p: (-p.short_replicas(), p.goodput()))
+    return min(start, found, key=lambda p: rank(p, by_cost))

@@ -28,7 +28,6 @@ def in_the_way(
     In mode MIG that depends on slices, which are chosen later: yes is the answer then.
 
     Args:
-        instance, packing: the problem and its answer, on abstract devices.
         bins: devices that are alike, which are rows (loads) and columns (real ones).
         staying: by position in `bins`, how many replicas of an item run that could stay.
 

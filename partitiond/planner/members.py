@@ -21,6 +21,20 @@ class Member:
     packing: Packing
 
 
+def rank(packing: Packing, by_cost: bool) -> tuple[float, ...]:
+    """What is better of two packings, by cost or for goodput: less."""
+    lacking = len(packing.lacking())
+    if by_cost:
+        return (lacking, packing.cost_units())
+    return (packing.short_replicas(), -packing.goodput(), lacking)
+
+
+def fullness(packing: Packing, index: int) -> float:
+    """The shares of its memory and of its SMs that are taken of a device, in sum."""
+    load, group = packing.loads[index], packing.group(index)
+    return load.memory / max(1, group.memory_bytes) + load.sm / 100
+
+
 def member(name: str, packing: Packing) -> Member:
     """A packing without surplus, every device at the lowest level that holds what is on it."""
     replicas = -1

@@ -72,11 +72,12 @@ def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:
 
 def staying_of(instance: Instance) -> list[tuple[int, int, Placement]]:
     """Running replicas that need not move, as `running.staying_items`."""
-    return [
-        (index, item, placement)
-        for index, item, placement in staying_items(instance)
-        if not _released(instance, item, placement)
-    ]
+    found = []
+    for index, item, placement in staying_items(instance):
+        was, now = placement.candidate.release, instance.items[item].candidate.release
+        if not (was and now) or was == now:
+            found.append((index, item, placement))
+    return found
 
 
 def _count(instance: Instance, kept: Mapping[str, int], placed: Mapping[str, int]) -> int:
@@ -88,9 +89,3 @@ def _count(instance: Instance, kept: Mapping[str, int], placed: Mapping[str, int
         must = running[model] - could
         total += max(0, min(could - kept.get(model, 0), fresh - must))
     return total
-
-
-def _released(instance: Instance, item: int, placement: Placement) -> bool:
-    """Whether the candidate is made of something else than what runs."""
-    was, now = placement.candidate.release, instance.items[item].candidate.release
-    return bool(was and now) and was != now

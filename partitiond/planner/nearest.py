@@ -18,8 +18,8 @@ from partitiond.planner.instance import Instance
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.moves import count_of_moves, with_price
 from partitiond.planner.packing import Packing
-from partitiond.planner.priorities import lexicographic, values_of
-from partitiond.planner.progress import Stop, never
+from partitiond.planner.priorities import goodput_key, lexicographic, values_of
+from partitiond.planner.progress import Stop
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
 from partitiond.planner.without_outage import OUTAGE
@@ -78,8 +78,8 @@ def nearest_cost(
     members: list[Member],
     seconds: float,
     *,
-    may: May = anything,
-    stop: Stop = never,
+    may: May,
+    stop: Stop,
 ) -> Nearest:
     """Fill what is left over; then the least cost with moves, then the fewest bytes to load.
 
@@ -90,15 +90,9 @@ def nearest_cost(
         may: what speaks against a packing: of those with least, the best is taken.
         stop: says when enough was filled.
     """
-    staying = staying_items(instance)
-    unrated = any(not need.rated for need in instance.needs)
-    filled = []
-    for one in _worth_a_look(instance, members, cost=True):
-        packing = one.packing.copy()
-        if unrated:
-            restore(packing, staying, may_open=False)
-            fill(packing, packing.used(), stop)
-        filled.append(member(one.name, packing))
+    staying = bool(staying_items(instance))
+    looks = _worth_a_look(instance, members, cost=True)
+    filled = [_filled(instance, one, stop, may_open=False) for one in looks]
     shared = _exact_share(
         instance, max(filled, key=lambda m: share_value(m.packing)), seconds, stop
     )
@@ -106,26 +100,32 @@ def nearest_cost(
         filled.append(shared)
     ranks, seen = [], []
     for one in filled:
-        done = applied(instance, one.packing)
-        value = true_value(instance.request, one.packing.cost())
+        done, own = applied(instance, one.packing), one.packing.cost()
+        value = true_value(instance.request, own)
         seen.append(Seen(one.packing, value, count_of_moves(instance, done)))
         # Ties by the devices' prices are part of the cost, and no reason to load anything.
-        cost = true_value(instance.request, one.packing.cost()) if staying else one.packing.cost()
+        cost = value if staying else own
         cost = with_price(instance, instance.request.objective, cost, done)
-        ranks.append((cost, done.load_bytes if staying else 0, one))
-    least = min(cost for cost, _, _ in ranks)
-    fair = max(share_value(m.packing) for cost, _, m in ranks if cost <= least + EQUAL)
+        ranks.append((cost, share_value(one.packing), done.load_bytes if staying else 0, own, one))
+    least = min(rank[0] for rank in ranks)
+    fair = max(share for cost, share, *_ in ranks if cost <= least + EQUAL)
     enough = fair * (1 - NEAR_SHARE) - EPSILON
-    ranks.sort(
-        key=lambda rank: (
-            0.0 if rank[0] <= least + EQUAL else rank[0],
-            share_value(rank[2].packing) < enough,
-            rank[1],
-            rank[2].packing.cost(),
-            -share_value(rank[2].packing),
-        )
-    )
-    return _taken([one for _, _, one in ranks], seen, may)
+
+    def key(rank: tuple[float, float, int, float, Member]) -> tuple[float, ...]:
+        cost, share, load_bytes, own, _ = rank
+        near = 0.0 if cost <= least + EQUAL else cost
+        return (near, share < enough, load_bytes, own, -share)
+
+    return _taken([rank[-1] for rank in sorted(ranks, key=key)], seen, may)
+
+
+def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
+    """A plan whose models without a rate run where they ran, and fill what is left over."""
+    packing = one.packing.copy()
+    if any(not need.rated for need in instance.needs):
+        restore(packing, may_open=may_open)
+        fill(packing, range(len(packing.loads)) if may_open else packing.used(), stop)
+    return member(one.name, packing)
 
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:
@@ -140,13 +140,7 @@ def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) 
     return [*near, *(afresh if few else afresh[:MOST_AFRESH])]
 
 
-def first_that_may(ranked: Sequence[Packing], may: May) -> int:
-    """The place in the list of the best packing against which least speaks."""
-    told = _asked(ranked, may)
-    return told.index(min(told))
-
-
-def _asked(ranked: Sequence[Packing], may: May) -> list[int]:
+def spoken_against(ranked: Sequence[Packing], may: May) -> list[int]:
     """What speaks against each, up to the first against which nothing does."""
     told = []
     for packing in ranked:
@@ -158,7 +152,7 @@ def _asked(ranked: Sequence[Packing], may: May) -> list[int]:
 
 def _taken(ranked: Sequence[Member], seen: Sequence[Seen], may: May) -> Nearest:
     """The first of those against which least speaks, with what is known of the others."""
-    told = _asked([one.packing for one in ranked], may)
+    told = spoken_against([one.packing for one in ranked], may)
     chosen = ranked[told.index(min(told))]
     known = {id(one.packing): against for one, against in zip(ranked, told, strict=False)}
     against = tuple(known.get(id(one.packing)) for one in seen)
@@ -222,40 +216,23 @@ def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -
     return None if found.packing is None else member(best.name, found.packing)
 
 
-def goodput_key(one: Member) -> tuple[int, object, float]:
-    """What is better of two answers for the most goodput: larger."""
-    packing = one.packing
-    return (-packing.short_replicas(), lexicographic(values_of(packing)), packing.goodput())
-
-
-def nearest_goodput(
-    instance: Instance,
-    members: list[Member],
-    *,
-    may: May = anything,
-    stop: Stop = never,
-) -> Nearest:
+def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop: Stop) -> Nearest:
     """As `nearest_cost`, with goodput as the value and all devices to fill."""
     staying = staying_items(instance)
     short = min(m.packing.short_replicas() for m in members)
     close = [m for m in members if m.packing.short_replicas() == short]
     close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
-    mixed = len({need.rated for need in instance.needs}) > 1
+    if any(need.rated for need in instance.needs):  # else all that runs is goodput already
+        close = [_filled(instance, one, stop, may_open=True) for one in close]
     ranks, seen = [], []
     for one in close:
-        packing = one.packing.copy()
-        if mixed:
-            restore(packing, staying, may_open=True)
-            fill(packing, range(len(packing.loads)), stop)
-        full = member(one.name, packing)
-        done = applied(instance, full.packing)
-        goodput = full.packing.goodput()
-        seen.append(Seen(full.packing, goodput, count_of_moves(instance, done)))
+        done, goodput = applied(instance, one.packing), one.packing.goodput()
+        seen.append(Seen(one.packing, goodput, count_of_moves(instance, done)))
         worth = [
             -with_price(instance, Objective.MAX_GOODPUT, value, done)
-            for value in values_of(full.packing)
+            for value in values_of(one.packing)
         ]
         load = done.load_bytes if staying else 0
-        ranks.append((lexicographic(worth), load, -goodput, full))
+        ranks.append((lexicographic(worth), load, -goodput, one))
     ranks.sort(key=lambda rank: rank[:3])
     return _taken([rank[3] for rank in ranks], seen, may)

@@ -9,18 +9,15 @@ stands still. Where rules go beyond one device, a search a few devices at a time
 time. Whatever is found is told to the watch; the best of it is the answer, whenever it ends.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.baselines import FIRST_FIT, baselines
-from partitiond.planner.by_class import class_by_class, exact_classes
 from partitiond.planner.complete import greedy
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
 from partitiond.planner.found import Found
@@ -31,19 +28,18 @@ from partitiond.planner.moves import price_of_a_move, staying_of
 from partitiond.planner.nearest import (
     May,
     anything,
-    goodput_key,
     nearest_cost,
     nearest_goodput,
     priced_cost,
     within_moves,
     worth_telling,
 )
-from partitiond.planner.next_best import on_other_kinds, without_each_kind
+from partitiond.planner.next_best import FEW, on_other_kinds, without_each_kind
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import Prices, linear_prices, usual_prices
-from partitiond.planner.priorities import classes_of
+from partitiond.planner.priorities import class_by_class, classes_of, exact_classes, goodput_key
 from partitiond.planner.progress import CompilingStopped, OnProgress, Stop, Watch, never
-from partitiond.planner.rule_search import RuleSearch
+from partitiond.planner.rule_search import search_rules
 from partitiond.planner.running import staying_items
 from partitiond.planner.scale import largest_factor
 from partitiond.planner.sites import build_sites
@@ -63,9 +59,6 @@ VAST: Final = 40_000
 does."""
 TINY: Final = 60
 """Variables up to which CP-SAT is done before compiled code is loaded."""
-FEW: Final = 2_000
-"""Models times devices up to which greedy plans are made: often one of them meets the bound, as
-with twelve models on sixteen GPUs in half a second."""
 GREEDY_SHARE: Final = 0.2
 """Share of the time for greedy plans at most."""
 RULES_SHARE: Final = 0.65
@@ -86,19 +79,15 @@ def solve_portfolio(
         stop: asked now and then whether to end with the best so far.
         may: what speaks against a packing: of those with least, the best is taken.
     """
-    watch = Watch(instance, on_progress, stop)
-    found = _solve(watch, may)
+    watch, objective = Watch(instance, on_progress, stop), instance.request.objective
+    if objective.is_cost:
+        served = _solve_cost(watch, may)
+        found = served or _solve_goodput(watch, watch.impossible or None, may)
+    elif objective is Objective.MAX_GOODPUT:
+        found = _solve_goodput(watch, None, may)
+    else:
+        found = _solve_scaled(watch, may)
     return dataclasses.replace(found, compile_seconds=watch.compile_seconds)
-
-
-def _solve(watch: Watch, may: May) -> Found:
-    objective = watch.objective
-    if not objective.is_cost and objective is not Objective.MAX_GOODPUT:
-        return _solve_scaled(watch, may)
-    if objective is Objective.MAX_GOODPUT:
-        return _solve_goodput(watch, None, may)
-    found = _solve_cost(watch, may)
-    return _solve_goodput(watch, watch.impossible or None, may) if found is None else found
 
 
 @dataclasses.dataclass(slots=True)
@@ -143,17 +132,18 @@ def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
         if not _is_tiny(instance) and not watch.stopped:
             found.members += _short_search(watch, _best(found.members, by_cost), by_cost=by_cost)
         found.members += _with_rules(watch, _best(found.members, by_cost), by_cost=by_cost)
-        found.exact = _asked(watch, found, by_cost=by_cost)
-        _take_exact(watch, found)
-        if found.exact is not None and found.exact.status is Status.OPTIMAL:
-            return found
-        if by_cost and not found.members and _impossible(found.exact):
+        status = _ask_exact(watch, found, by_cost=by_cost)
+        unplanned = by_cost and not found.members
+        if status is Status.OPTIMAL or (unplanned and status is Status.INFEASIBLE):
             return found
     # Of the most goodput there is always a plan, and this finds it where nothing has.
     if watch.done or (watch.stopped and (by_cost or found.members)):
         return found
-    with _time_for_rules(watch):
-        searched, found.by_columns = _search(watch, _best(found.members, by_cost), by_cost=by_cost)
+    deadline = watch.deadline
+    if instance.ties.beyond_device:
+        watch.deadline -= RULES_SHARE * watch.left()
+    searched, found.by_columns = _search(watch, _best(found.members, by_cost), by_cost=by_cost)
+    watch.deadline = deadline
     found.members += _answers(searched, by_cost)
     best = _best(found.members, by_cost)
     found.members += _with_rules(watch, best, by_cost=by_cost, share=1.0)
@@ -201,40 +191,35 @@ def _best(members: list[Member], by_cost: bool) -> Member | None:
     return max(members, key=goodput_key, default=None)
 
 
-def _asked(watch: Watch, found: _Gathered, *, by_cost: bool) -> Exact | None:
-    """What CP-SAT says, from the best plan."""
+def _ask_exact(watch: Watch, found: _Gathered, *, by_cost: bool) -> Status | None:
+    """Ask CP-SAT, from the best plan, and take what it found and proved; what it says of that."""
     if watch.done:
         return None
+    best, classes = _best(found.members, by_cost), classes_of(watch.instance)
+    hint = None if best is None else best.packing
+    every = [*range(len(watch.instance.group_of))]
     if by_cost:
-        return _exact_cost(watch, _best(found.members, by_cost))
-    classes, devices = classes_of(watch.instance), [*range(len(watch.instance.group_of))]
-    best = _best(found.members, by_cost)
-    if len(classes) < 2 or best is None:
-        return _exact(watch, Goal.GOODPUT, devices, None if best is None else best.packing)
-    return exact_classes(
-        classes,
-        found.members,
-        found.class_bounds,
-        lambda hint, stage, share: _exact(
-            watch, Goal.GOODPUT, devices, hint, stage=stage, share=share
-        ),
-    )
-
-
-def _impossible(exact: Exact | None) -> bool:
-    return exact is not None and exact.status is Status.INFEASIBLE
-
-
-def _take_exact(watch: Watch, found: _Gathered) -> None:
-    """Take what CP-SAT found and proved."""
-    exact = found.exact
+        exact = _exact(watch, Goal.COST, _devices_at_most(watch.instance, hint), hint)
+    elif len(classes) < 2 or best is None:
+        exact = _exact(watch, Goal.GOODPUT, every, hint)
+    else:
+        exact = exact_classes(
+            classes,
+            found.members,
+            found.class_bounds,
+            lambda hint, stage, share: _exact(
+                watch, Goal.GOODPUT, every, hint, stage=stage, share=share
+            ),
+        )
+    found.exact = exact
     if exact is None:
-        return
+        return None
     if exact.packing is not None:
         found.members.append(member("exact (CP-SAT)", exact.packing))
     if exact.bound is not None:
         watch.proved(exact.bound)
     watch.take(found.members)
+    return exact.status
 
 
 def _solve_cost(watch: Watch, may: May) -> Found | None:
@@ -249,7 +234,8 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
     found = _gather(watch, prices, by_cost=True)
     # With a plan in hand it would be no proof: devices dearer than that plan were left out.
     if not found.members:
-        watch.impossible |= _impossible(found.exact)
+        exact = found.exact
+        watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
         return None
     members, priced_bound = found.members, _exact_with_moves(watch, found.members, least)
     best = min(members, key=lambda m: m.packing.cost())
@@ -260,7 +246,6 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
     chosen = near.chosen
     others = [] if until() or _is_vast(instance) else without_each_kind(instance, chosen.packing)
     value, least = chosen.packing.cost(), watch.bound if watch.bound is not None else least
-    first = [m for m in members if m.name == FIRST_FIT]
     return Found(
         packing=chosen.packing,
         objective=instance.request.objective,
@@ -268,8 +253,7 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
         bound=least,
         status=Status.OPTIMAL if value <= least + EPSILON else Status.FEASIBLE,
         method=f"{chosen.name}; bound: {found.bound_name(least)}",
-        proven_impossible=None,
-        first_fit=first[0].packing.cost() if first else None,
+        first_fit=next((m.packing.cost() for m in members if m.name == FIRST_FIT), None),
         best_value=best.packing.cost(),
         priced_bound=priced_bound,
         seen=worth_telling(instance, near, best, may, until, cost=True),
@@ -286,23 +270,8 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
         watch.proved(bound)
     if len(classes) > 1 and any(need.rated for need in instance.needs):
         watch.proved(math.fsum(n.worth * n.rate for c in classes for n in c.needs) / RATE_SCALE)
-    gathered = _gather(watch, prices, by_cost=False)
-    members = gathered.members
-    found = _best_goodput(watch, gathered, bound, proven_impossible=proven_impossible, may=may)
-    if len(classes) < 2:
-        return found
-    return class_by_class(watch, classes, members, found, gathered.class_bounds)
-
-
-def _best_goodput(
-    watch: Watch,
-    found: _Gathered,
-    bound: float,
-    *,
-    proven_impossible: bool | None,
-    may: May,
-) -> Found:
-    instance, members, exact, most = watch.instance, found.members, found.exact, watch.bound
+    found = _gather(watch, prices, by_cost=False)
+    members, exact, most = found.members, found.exact, watch.bound
     best = max(members, key=goodput_key)
     allowed = within_moves(instance, members, found.most_moves)
     until = watch.finish()
@@ -317,8 +286,7 @@ def _best_goodput(
         # A budget of moves left no plan with as many of the least replicas. It may give more than
         # any plan that has them, which is what an exact solver proves.
         best, found.exact, most, optimal = chosen, None, bound, False
-    first = [m for m in members if m.name == FIRST_FIT]
-    return Found(
+    answer = Found(
         packing=chosen.packing,
         objective=Objective.MAX_GOODPUT,
         value=value,
@@ -326,10 +294,13 @@ def _best_goodput(
         status=Status.OPTIMAL if optimal else Status.FEASIBLE,
         method=f"{chosen.name}; bound: {found.bound_name(most)}",
         proven_impossible=proven_impossible,
-        first_fit=first[0].packing.goodput() if first else None,
+        first_fit=next((m.packing.goodput() for m in members if m.name == FIRST_FIT), None),
         best_value=best.packing.goodput(),
         seen=worth_telling(instance, near, best, may, until, cost=False),
     )
+    if len(classes) < 2:
+        return answer
+    return class_by_class(watch, classes, members, answer, found.class_bounds)
 
 
 def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> float | None:
@@ -367,13 +338,10 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
     instance = watch.instance
     large = _is_large(instance)
     found = largest_factor(
-        instance,
+        watch,
         searches=not _is_tiny(instance) and _compiled(watch, needed=large),
         exact=not large,
         linear=not _is_vast(instance),
-        stop=lambda: watch.stopped,
-        tell=watch.found,
-        proved=watch.proved,
         may=may,
     )
     if found.packing is None:
@@ -394,7 +362,6 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
         bound=found.bound,
         status=Status.OPTIMAL if found.optimal else Status.FEASIBLE,
         method=found.method,
-        proven_impossible=None,
         first_fit=found.first_fit,
         best_value=found.best,
     )
@@ -457,31 +424,21 @@ def _with_rules(
     watch: Watch, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
 ) -> list[Member]:
     """The search that moves models whose rules go beyond one device, where there are any."""
-    instance, goal = watch.instance, Goal.COST if by_cost else Goal.GOODPUT
+    instance = watch.instance
     if best is None or watch.done or not instance.ties.beyond_device or _is_tiny(instance):
         return []
-    return [RuleSearch(watch, best.packing, goal).run(share * watch.left())]
+    return [search_rules(watch, best.packing, by_cost=by_cost, seconds=share * watch.left())]
 
 
-@contextlib.contextmanager
-def _time_for_rules(watch: Watch) -> Iterator[None]:
-    """Ends what runs within it early enough for the search that knows rules beyond one device."""
-    deadline = watch.deadline
-    if watch.instance.ties.beyond_device:
-        watch.deadline -= RULES_SHARE * watch.left()
-    yield
-    watch.deadline = deadline
-
-
-def _exact_cost(watch: Watch, best: Member | None) -> Exact | None:
-    instance, devices = watch.instance, list[int]()
+def _devices_at_most(instance: Instance, hint: Packing | None) -> list[int]:
+    """Devices of each group, without those that cost more in sum than the plan known."""
+    devices = list[int]()
     for group in instance.groups:
         most = len(group.bins)
-        if best is not None and group.price > 0 and not instance.ties.by_host:
-            most = min(most, best.packing.cost_units() // group.price)
+        if hint is not None and group.price > 0 and not instance.ties.by_host:
+            most = min(most, hint.cost_units() // group.price)
         devices.extend(group.bins[:most])
-    hint = best.packing if best is not None else None
-    return _exact(watch, Goal.COST, devices, hint)
+    return devices
 
 
 def _exact(

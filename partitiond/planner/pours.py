@@ -35,7 +35,6 @@ class Draw(NamedTuple):
 class Classes:
     """Devices that hold the same and draw from pools that are alike, taken together.
 
-    Pools of hosts with the same devices and capacities become one pool with the sum of theirs.
     Where devices and hosts are alike, that does not loosen a bound.
 
     Attributes:
@@ -91,9 +90,9 @@ def make_classes(sites: Sites) -> Classes:
 class Pours:
     """Each way to place one replica: an entry on a class of devices at a level that it bears.
 
-    N pours, W ways to run a device: (class, site, level, and where pours are
-    few the largest kappa), sorted by class. R shares: of the
-    resources of `Sites`, of the load, of the number of replicas.
+    N pours, W ways to run a device: (class, site, level, and where pours are few the largest
+    kappa), sorted by class. R shares: of the resources of `Sites`, of the load, of the number of
+    replicas.
 
     Attributes:
         way_class, way_site, way_level: (W,)

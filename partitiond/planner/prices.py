@@ -268,12 +268,9 @@ class _Program:
             result = self._result()
         if result.termination.reason is not mathopt.TerminationReason.OPTIMAL:
             return None
-        dual = np.zeros(self.rows)
-        for row, value in result.dual_values().items():
-            dual[row.id] = value
-        amount = np.zeros(len(self.objective))
-        for column, value in result.variable_values().items():
-            amount[column.id] = value
+        # All of them, by their numbers.
+        dual = np.array([*result.dual_values().values()])
+        amount = np.array([*result.variable_values().values()])
         # Of a row with both limits, the sign says which one is met.
         scarce = np.maximum(0.0, dual[self.numbers] if self.maximize else -dual[self.numbers])
         return Duals(
@@ -346,10 +343,6 @@ class Worth(NamedTuple):
         """Of all there is."""
         return float(self.value @ self.devices) + self.pools
 
-    def exceeded(self, covered: float) -> bool:
-        """Whether covering sets surely cost more than all there is."""
-        return covered > (self.of_all() + PROOF) * (1 + PROOF)
-
 
 def best_multiple(covered: float, worth: Worth) -> tuple[float, float]:
     """The factor t for which t * prices bound the cost best, and that bound.
@@ -359,7 +352,7 @@ def best_multiple(covered: float, worth: Worth) -> tuple[float, float]:
     piecewise linear in t, so best at a break; or growing without end, which proves that not all
     can be served, and the bound is infinite.
     """
-    if worth.exceeded(covered):
+    if covered > (worth.of_all() + PROOF) * (1 + PROOF):
         return 1.0, math.inf
     breaks = {float(k / v) for k, v in zip(worth.cost, worth.value, strict=True) if v > 0}
     found = [(t, bound_at(t, t * covered, worth)) for t in sorted(breaks | {1.0})]
@@ -481,11 +474,9 @@ def round_up(sites: Sites, bound: float) -> float:
     """
     if not math.isfinite(bound) or bound <= 0.0 or not len(sites.group_cost):
         return bound
-    units = [int(c) for c in sites.group_cost]
-    extra = [int(c) for c in sites.entry_cost]
+    units, extra = sites.group_cost.tolist(), sites.entry_cost.tolist()
     low, high = min(units) / PRICE_SCALE, max(units) / PRICE_SCALE
-    slack = 1e-7 * max(1.0, bound)
-    best = bound
+    best, slack = bound, 1e-7 * max(1.0, bound)
     step = math.gcd(*units, *extra) / PRICE_SCALE
     if step > 0:
         best = max(best, math.ceil((bound - slack) / step) * step)

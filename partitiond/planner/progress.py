@@ -255,6 +255,3 @@ class Watch:
             if first or time.monotonic() - self._told >= TELL_SECONDS:
                 self._told, self._certified = time.monotonic(), certified
                 self._tell(now)
-
-
-__all__ = ["OnProgress", "Progress", "Stop", "Watch", "never"]

@@ -4,12 +4,13 @@ Decides and computes nothing else: a flow yields what is to be solved or proven 
 outcome, so that the daemon runs it beside its event loop and the command line without one.
 """
 
+import collections
 import contextlib
 import dataclasses
 from typing import Any
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Certificate, Infeasible, Plan
+from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.plan_answers import (
     Alternative,
     PlanAnswers,
@@ -23,11 +24,11 @@ from partitiond.planner.explain_model import (
     explain_none,
     next_best,
 )
-from partitiond.planner.flow import Enough, Flow, Outcome
+from partitiond.planner.flow import Enough, Flow, Outcome, Steps
 from partitiond.planner.relax import relaxations
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.variations import VARIATION_SHARE, Steps, Variations
-from partitiond.planner.whatif import ALL, Demands, World, add_devices, rules_of
+from partitiond.planner.variations import VARIATION_SHARE, Variations
+from partitiond.planner.whatif import ALL, Change, Demands, World, add_devices, rules_of
 
 MAX_SINGLE_RULES = 24
 """Rules tried one by one; a kind of rule that costs nothing at all is not."""
@@ -64,7 +65,7 @@ def _beside(
     question: PlanQuestion, here: Variations, outcome: Outcome, found: dict[str, Any]
 ) -> Steps[None]:
     """Adds each answer that is asked for beside the plan, by its name in `PlanAnswers`."""
-    if question.fewest and here.plan is not None and _may_be_better(here.plan.certificate):
+    if question.fewest and here.plan is not None:
         found["fewest"] = yield from _fewest(here, here.plan)
     if question.explain is not None and here.plan is not None:
         found["explanation"] = explain_model(here.base, here.plan, question.explain)
@@ -73,7 +74,7 @@ def _beside(
     elif question.explain is not None and isinstance(outcome, Infeasible):
         found["explanation"] = explain_none(here.base, outcome, question.explain)
     for text in question.what_if:
-        one = yield from here.tried(text, priced=True, with_plan=True)
+        one = yield from here.tried(text, asked=True)
         found["what_if"] = (*found.get("what_if", ()), one)
     if question.constraints:
         found["constraints"] = yield from _constraints(here)
@@ -81,19 +82,16 @@ def _beside(
         found["relaxations"] = yield from relaxations(here, outcome)
 
 
-def _may_be_better(proof: Certificate) -> bool:
-    """Whether a plan that moves more may be worth more by itself."""
-    gap = abs(proof.own_value - proof.own_bound)
-    return bool(proof.move_price) and gap > GAIN * max(1.0, abs(proof.own_value))
-
-
 def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
     """The best plan whatever it moves, against what runs; None where it gains nothing."""
-    seconds = here.base.time_limit_seconds * VARIATION_SHARE
+    proof = plan.certificate
+    gap = abs(proof.own_value - proof.own_bound)
+    if not proof.move_price or gap <= GAIN * max(1.0, abs(proof.own_value)):
+        return None  # no plan is worth more by itself, whatever it moves
     request = dataclasses.replace(
         here.base,
         move_price=0.0,
-        time_limit_seconds=seconds,
+        time_limit_seconds=here.base.time_limit_seconds * VARIATION_SHARE,
         plan_id=f"{here.base.plan_id}.fewest",
     )
     here.steps += 1
@@ -101,7 +99,7 @@ def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
     if isinstance(other, Infeasible) or len(other.unplaced) > len(plan.unplaced):
         return None
     one = alternative("move price 0", plan, other, here.base.running, with_plan=False)
-    return one if one.gain is not None and one.gain > GAIN else None
+    return one if (one.gain or 0.0) > GAIN else None
 
 
 def _next_best(here: Variations, plan: Plan, name: str) -> Steps[tuple[Alternative, ...]]:
@@ -116,18 +114,14 @@ def _next_best(here: Variations, plan: Plan, name: str) -> Steps[tuple[Alternati
     return tuple(found)
 
 
-# --- what constraints cost ---------------------------------------------------------------------
-
-
 def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
     """Each kind of rule dropped for all models; then one by one those of kinds that cost."""
-    by_kind: dict[str, list[str]] = {}
+    by_kind = collections.defaultdict[str, list[str]](list)
     for spec in here.world.specs:
         for rule in rules_of(spec):
-            by_kind.setdefault(rule, []).append(spec.name)
+            by_kind[rule].append(spec.name)
     here.steps += len(by_kind)
-    found: list[Alternative] = []
-    single: list[str] = []
+    found, single = list[Alternative](), list[str]()
     for rule, models in by_kind.items():
         target = models[0] if len(models) == 1 else ALL
         costs = yield from here.tried(f"without rule {target}.{rule}")
@@ -137,8 +131,8 @@ def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
     here.steps += min(len(single), MAX_SINGLE_RULES)
     for text in single[:MAX_SINGLE_RULES]:
         found.append((yield from here.tried(text)))
-    if len(single) > MAX_SINGLE_RULES:
-        left = len(single) - MAX_SINGLE_RULES
+    left = len(single) - MAX_SINGLE_RULES
+    if left > 0:
         note = f"{left} more rules of these kinds were not tried one by one"
         found[-1] = dataclasses.replace(found[-1], note=note)
     return tuple(sorted(found, key=lambda a: (not _costs(here, a), -(a.gain or 0.0))))
@@ -147,9 +141,7 @@ def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
 def _costs(here: Variations, without: Alternative) -> bool:
     """Whether the plan is better without the rule: by its value, or because all is served."""
     unserved = here.plan is None or bool(here.plan.unplaced)
-    if unserved and without.serves_all:
-        return True
-    return without.gain is not None and without.gain > GAIN
+    return (unserved and without.serves_all) or (without.gain or 0.0) > GAIN
 
 
 def adds_devices(question: PlanQuestion) -> bool:
@@ -157,8 +149,8 @@ def adds_devices(question: PlanQuestion) -> bool:
 
     What cannot be read is passed over: `answer` refuses it.
     """
+    found = list[Change]()
     for text in question.what_if:
         with contextlib.suppress(InputError):
-            if any(change.func is add_devices for change in parse_changes(text)):
-                return True
-    return False
+            found += parse_changes(text)
+    return any(change.func is add_devices for change in found)

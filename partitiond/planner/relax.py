@@ -5,12 +5,12 @@ import math
 from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.plan import Infeasible, ModelDemand, Plan
+from partitiond.core.plan import ModelDemand, Plan
 from partitiond.core.plan_answers import Alternative, Relaxations, figures_of
 from partitiond.planner.changes import world_under
-from partitiond.planner.flow import Outcome
+from partitiond.planner.flow import Outcome, Steps
 from partitiond.planner.found import IMPOSSIBLE
-from partitiond.planner.variations import Steps, Variations
+from partitiond.planner.variations import Variations
 from partitiond.planner.whatif import rules_of
 
 MAX_PROOFS = 60
@@ -33,26 +33,21 @@ LEAST_SCALE = 0.01
 
 
 def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
-    """What a plan that leaves something out could be helped with.
-
-    Args:
-        here: the plan of what is, and how to make others.
-        outcome: the plan, or why nothing can be placed.
-    """
+    """What a plan that leaves something out, or is not there at all, could be helped with."""
     here.within(FLOW_SHARE * here.base.time_limit_seconds)
     conflict, note = yield from _conflict(here, outcome)
+    lacking = {spec.name for spec in here.world.specs}
     cheapest: list[Alternative] = []
     if isinstance(outcome, Plan):
+        lacking = {u.model for u in outcome.unplaced}
         cheapest += _lowered(outcome)
-    cheapest += yield from _rules(here, _lacking(here, outcome), conflict)
-    cheapest += yield from _devices(here, outcome)
-    cheapest += yield from _scaled(here, outcome)
+    cheapest += yield from _rules(here, lacking, conflict)
+    cheapest += yield from _devices(here, lacking)
+    if isinstance(outcome, Plan):
+        cheapest += yield from _scaled(here, outcome)
     if here.late():
         note += "; there was not enough time to try every change that might help"
     return Relaxations(conflict, note, tuple(cheapest))
-
-
-# --- conflict ----------------------------------------------------------------------------------
 
 
 def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...], str]]:
@@ -98,16 +93,11 @@ def _weight(demand: ModelDemand) -> float:
     )
 
 
-# --- what would help ---------------------------------------------------------------------------
-
-
 def _lowered(plan: Plan) -> list[Alternative]:
     """The demands that lack something at what the plan gives them: served by the plan as it is."""
-    lacking = {u.model for u in plan.unplaced if u.missing_req_per_s}
+    lacking = {u.model for u in plan.unplaced}
     given = {f.model: f.capacity_req_per_s for f in plan.forecasts}
-    if not lacking or any(not given.get(name) for name in lacking):
-        return []
-    if any(u.missing_req_per_s is None or u.model not in lacking for u in plan.unplaced):
+    if not all(u.missing_req_per_s and given.get(u.model) for u in plan.unplaced):
         return []
     text = "; ".join(f"demand {name}={_down(given[name])}/s" for name in sorted(lacking))
     served = figures_of(plan)
@@ -147,25 +137,16 @@ def _rules(
     return (yield from _serving(here, tries, most=MAX_RULES))
 
 
-def _lacking(here: Variations, outcome: Outcome) -> set[str]:
-    if isinstance(outcome, Infeasible):
-        return {spec.name for spec in here.world.specs}
-    return {u.model for u in outcome.unplaced}
-
-
-def _devices(here: Variations, outcome: Outcome) -> Steps[list[Alternative]]:
+def _devices(here: Variations, lacking: set[str]) -> Steps[list[Alternative]]:
     """The least number of further devices of each kind on which all that lack something could be,
     the cheapest kind first. Numbers that are proven too few are passed over without a plan.
     """
-    prices: dict[str, float] = {}
-    for device in here.world.devices:
-        if device.kind is DeviceKind.GPU:
-            prices.setdefault(device.hardware, device.price_per_hour)
-    names = _lacking(here, outcome)
-    lacking = [m for m in here.base.models if m.model in names]
+    gpus = [d for d in here.world.devices if d.kind is DeviceKind.GPU]
+    prices = {d.hardware: d.price_per_hour for d in reversed(gpus)}
+    models = [m for m in here.base.models if m.model in lacking]
     found: list[Alternative] = []
     for kind in sorted(prices, key=lambda k: (prices[k], k))[:MAX_KINDS]:
-        helps = all(any(c.hardware == kind for c in model.candidates) for model in lacking)
+        helps = all(any(c.hardware == kind for c in model.candidates) for model in models)
         if helps and not here.late():
             found += yield from _least_added(here, kind)
     return found
@@ -189,16 +170,18 @@ def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
     return (yield from _serving(here, [f"+{high + more} {kind}" for more in (0, 1, 2, 4, 8, 16)]))
 
 
-def _scaled(here: Variations, outcome: Outcome) -> Steps[list[Alternative]]:
+def _scaled(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
     """The largest common share of all demands that is found to be served.
 
     Proofs narrow it from above first: they are faster than plans.
     """
-    if isinstance(outcome, Infeasible) or figures_of(outcome).wanted_req_per_s <= 0:
+    shares = [
+        f.capacity_req_per_s / f.demand_req_per_s for f in plan.forecasts if f.demand_req_per_s
+    ]
+    if not shares:
         return []
-    rated = [f for f in outcome.forecasts if f.demand_req_per_s]
-    low = min(min(1.0, f.capacity_req_per_s / (f.demand_req_per_s or 1.0)) for f in rated)
-    high, proven_low = 1.0, low
+    low = proven_low = min(1.0, *shares)
+    high = 1.0
     for _ in range(SCALE_PROOFS):
         if here.late():
             break

@@ -22,6 +22,7 @@ from partitiond.core.mig import geometry_on, instance_bytes, usable_instances
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.spec import Isolation
 from partitiond.core.units import format_bytes
+from partitiond.planner.ties import names_of
 
 TOLERANCE: Final = 1e-6
 CLOSE: Final = 0.98
@@ -115,13 +116,9 @@ def _place(device: Device, candidate: Candidate, around: Neighbours) -> Blocker 
         return Blocker("hardware", f"{device.short_id} is another kind of device")
     if device.cordoned:
         return Blocker("cordoned", f"{device.short_id} is cordoned")
-    if only and not set(only) & _names(device):
+    if only and names_of(device).isdisjoint(only):
         return Blocker("only_on", f"{device.short_id} is not among {', '.join(only)}")
     return None
-
-
-def _names(device: Device) -> set[str]:
-    return {device.id, device.host, device.rack, device.hardware}
 
 
 def _company(
@@ -165,10 +162,10 @@ def _mode(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Bl
 def _memory(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Blocker | None:
     if candidate.size.mode is SharingMode.MIG:
         return _slices(device, here, candidate)
-    free = room_bytes(device, candidate.size.mode) - sum(c.memory_bytes for c in here)
-    if candidate.memory_bytes <= free:
+    need, held = candidate.memory_bytes, sum(c.memory_bytes for c in here)
+    left = max(0, room_bytes(device, candidate.size.mode) - held)
+    if need <= left:
         return None
-    need, left = candidate.memory_bytes, max(0, free)
     what = f"{device.short_id} has {format_bytes(left)} free, it needs {format_bytes(need)}"
     return Blocker("memory", what, 1 - left / need)
 
@@ -185,9 +182,8 @@ def _slices(device: Device, here: Sequence[Candidate], candidate: Candidate) -> 
         return Blocker("slices", f"{device.short_id} has no MIG profile {wanted}")
     need, room = candidate.memory_bytes, instance_bytes(geometry.profiles[position])
     if need > room:
-        what = (
-            f"{wanted} on {device.short_id} has {format_bytes(room)}, it needs {format_bytes(need)}"
-        )
+        has, needs = format_bytes(room), format_bytes(need)
+        what = f"{wanted} on {device.short_id} has {has}, it needs {needs}"
         return Blocker("memory", what, 1 - room / need)
     counts = collections.Counter(c.size.mig_profile for c in here)
     counts[wanted] += 1
@@ -195,24 +191,22 @@ def _slices(device: Device, here: Sequence[Candidate], candidate: Candidate) -> 
     if code is not None and geometry.holds(code):
         return None
     beside = ", ".join(f"{n}x {name}" for name, n in sorted(counts.items()) if name != wanted)
-    return Blocker(
-        "slices", f"no {wanted} fits on {device.short_id}" + (f" beside {beside}" if beside else "")
-    )
+    what = f"no {wanted} fits on {device.short_id}" + f" beside {beside}" * bool(beside)
+    return Blocker("slices", what)
 
 
 def _instances_left(device: Device, here: Sequence[Candidate], wanted: str) -> Blocker | None:
     """Where the geometry is fixed, an instance has to exist, and to have nobody in it."""
     made = sum(i.mig_profile == wanted for i in device.mig_instances)
     idle = sum(i.mig_profile == wanted for i in usable_instances(device))
-    taken = sum(c.size.mig_profile == wanted for c in here)
-    if taken < idle:
+    if sum(c.size.mig_profile == wanted for c in here) < idle:
         return None
-    fixed = f"{device.short_id} may not be cut anew"
-    if made == 0:
-        return Blocker("fixed", f"{fixed} and has no instance of {wanted}")
+    why = f", and its {made} of {wanted} are taken"
     if idle == 0:
-        return Blocker("fixed", f"{fixed}, and others use its instances of {wanted}")
-    return Blocker("fixed", f"{fixed}, and its {made} of {wanted} are taken")
+        why = f", and others use its instances of {wanted}"
+    if made == 0:
+        why = f" and has no instance of {wanted}"
+    return Blocker("fixed", f"{device.short_id} may not be cut anew{why}")
 
 
 def _compute(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Blocker | None:
@@ -228,9 +222,8 @@ def _compute(device: Device, here: Sequence[Candidate], candidate: Candidate) ->
     if device.kind is DeviceKind.CPU or device.cores:
         need, free = size.cores, max(0, len(device.cores) - sum(c.size.cores for c in here))
         if need > free:
-            return Blocker(
-                "cores", f"{name} has {free} cores free, it needs {need}", 1 - free / need
-            )
+            what = f"{name} has {free} cores free, it needs {need}"
+            return Blocker("cores", what, 1 - free / need)
     return None
 
 
@@ -239,8 +232,8 @@ def _crowd(
 ) -> Blocker | None:
     """Whether everyone there still holds its SLO and its demand when slowed by one more."""
     together, name = [*here, candidate], device.short_id
-    before = _level(here, around.interference) or 1.0
-    level = _level(together, around.interference)
+    before = level_together(here, around.interference) or 1.0
+    level = level_together(together, around.interference)
     if level is None:
         return Blocker("interference", f"{name} would be slowed beyond all levels of interference")
     for c in together:
@@ -261,7 +254,8 @@ def _crowd(
     return None
 
 
-def _level(candidates: Sequence[Candidate], interference: Interference) -> float | None:
+def level_together(candidates: Sequence[Candidate], interference: Interference) -> float | None:
+    """The level of interference of replicas on one device; None where no level covers it."""
     if not candidates:
         return 1.0
     mode = candidates[0].size.mode
@@ -278,7 +272,8 @@ def most_alone(
     best = (0, 0.0)
     while blocker(device, candidate, around) is None:
         held.append(candidate)
-        rate = len(held) * candidate.capacity_req_per_s / (_level(held, interference) or math.inf)
+        level = level_together(held, interference) or math.inf
+        rate = len(held) * candidate.capacity_req_per_s / level
         if rate > best[1] * (1 + TOLERANCE):
             best = (len(held), rate)
     return best
@@ -295,27 +290,25 @@ def closest(devices: Iterable[Device], demand: ModelDemand, around: Neighbours) 
     None where one of them fits one of the devices.
     """
     order = [*KINDS]
-    nearest = Blocker("hardware", f"{demand.model} has no size that could be used there")
+    stops = [Blocker("hardware", f"{demand.model} has no size that could be used there")]
     for device in devices:
         for candidate in demand.candidates:
             stop = blocker(device, candidate, around)
             if stop is None:
                 return None
-            rank = (order.index(stop.kind), -stop.lacking)
-            if rank > (order.index(nearest.kind), -nearest.lacking):
-                nearest = stop
-    return nearest
+            stops.append(stop)
+    return max(stops, key=lambda stop: (order.index(stop.kind), -stop.lacking))
 
 
 def different(devices: Iterable[Device], demand: ModelDemand) -> list[Device]:
     """One of each set of devices that are the same to a model while they are empty."""
-    only = set(demand.rules.only_on)
+    only = demand.rules.only_on
     found: dict[object, Device] = {}
     for d in devices:
         size = (d.hardware, d.memory_bytes, d.reserved_bytes, d.free_bytes, len(d.cores), d.modes)
         state = (d.cordoned, d.max_replicas, d.occupied_sm_percent, d.occupied_slices)
         mig = (d.mig_profiles, d.mig_instances, d.mig_fixed)
-        found.setdefault((size, state, mig, only.isdisjoint(_names(d))), d)
+        found.setdefault((size, state, mig, names_of(d).isdisjoint(only)), d)
     return list(found.values())
 
 

@@ -5,15 +5,15 @@ stays, and CP-SAT decides them anew, exactly: which fault domains survive, who i
 and what hosts share count with what stays (a large neighbourhood search, Shaw 1998).
 """
 
-import dataclasses
+import itertools
+import math
 import random
 import time
-from collections.abc import Iterator
 from typing import Final
 
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.instance import Instance
-from partitiond.planner.members import Member, member
+from partitiond.planner.members import Member, fullness, member, rank
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
 
@@ -33,83 +33,53 @@ PATIENCE: Final = 6
 """Neighbourhoods of one size without gain until the next are larger."""
 
 
-@dataclasses.dataclass(slots=True)
-class RuleSearch:
-    """One search; `best` never gets worse.
+def search_rules(watch: Watch, best: Packing, *, by_cost: bool, seconds: float) -> Member:
+    """Search for so long, or as many rounds as stand for it; the answer is never worse.
 
     Args:
         watch: clock, and who is told.
-        best: a packing that keeps all rules.
-        goal: cost or goodput.
+        best: a packing that keeps all rules; where everything is to be served, one that does.
+        by_cost: whether everything is to be served for the least, or goodput counts.
+        seconds: of search.
     """
-
-    watch: Watch
-    best: Packing
-    goal: Goal
-    rounds: int = 0
-    size: int = LEAST_FREE
-
-    def run(self, seconds: float) -> Member:
-        """Search for so long, or as many rounds as stand for it."""
-        rng = random.Random(f"rules-{self.watch.instance.request.seed}")  # noqa: S311
-        end = time.monotonic() + seconds
-        most = max(1, round(ROUNDS_PER_SECOND * seconds)) if self.watch.fixed else None
-        idle = 0
-        while not (self.watch.done or self.watch.stopped):
-            left = end - time.monotonic()
-            if (most is None and left <= 0) or self.rounds == most:
-                break
-            self.rounds += 1
-            if self._round(rng, float("inf") if most is not None else left):
-                idle = 0
-                continue
-            idle += 1
-            if idle >= PATIENCE:
-                idle, self.size = 0, LEAST_FREE + (self.size - LEAST_FREE + 1) % _sizes(self.best)
-        return member(NAME, self.best)
-
-    def _round(self, rng: random.Random, seconds: float) -> bool:
-        """Decide some devices anew; whether that is better. As good is taken, too."""
-        instance, before = self.watch.instance, self.best
-        free = sorted(_freed(before, rng, self.size))
-        models = _on(before, free) | {instance.needs[p].model for p in before.lacking()}
-        found = solve_exact(
-            instance,
-            self.goal,
-            free,
-            before,
-            deterministic_seconds=ROUND_SECONDS,
-            wall_seconds=seconds,
-            rest=before,
-            allowed=_thinned(instance, free, models, rng),
-            seed=rng.randrange(1 << 30),
-        )
-        if found.packing is None or not self._no_worse(found.packing):
-            return False
-        self.best = found.packing
-        if self._value(self.best) <= self._value(before):
-            return False
-        self.watch.found(self._told(self.best), NAME)
-        return True
-
-    def _no_worse(self, packing: Packing) -> bool:
-        if self.goal is Goal.COST and packing.lacking():
-            return False
-        return self._value(packing) >= self._value(self.best)
-
-    def _value(self, packing: Packing) -> tuple[float, ...]:
-        if self.goal is Goal.COST:
-            return (-packing.cost_units(),)
-        lost = len(packing.lacking())
-        return (-packing.short_replicas(), packing.goodput(), -lost)
-
-    def _told(self, packing: Packing) -> float:
-        return packing.cost() if self.goal is Goal.COST else packing.goodput()
+    rng = random.Random(f"rules-{watch.instance.request.seed}")  # noqa: S311
+    end, idle, size = time.monotonic() + seconds, 0, LEAST_FREE
+    for number in itertools.count():
+        left = math.inf if watch.fixed else end - time.monotonic()
+        over = watch.fixed and number >= max(1, round(ROUNDS_PER_SECOND * seconds))
+        if over or left <= 0 or watch.done or watch.stopped:
+            break
+        before, trial = best, _decided_anew(best, size, rng, by_cost=by_cost, seconds=left)
+        # As good is taken, too.
+        best = before if trial is None else min(trial, before, key=lambda p: rank(p, by_cost))
+        idle += 1
+        if rank(best, by_cost) < rank(before, by_cost):
+            watch.take([Member(NAME, best)])
+            idle = 0
+        elif idle >= PATIENCE:
+            most = min(MOST_FREE, len(best.used()))
+            sizes = max(1, most - LEAST_FREE + 1)
+            idle, size = 0, LEAST_FREE + (size - LEAST_FREE + 1) % sizes
+    return member(NAME, best)
 
 
-def _sizes(packing: Packing) -> int:
-    most = min(MOST_FREE, len(packing.used()))
-    return max(1, most - LEAST_FREE + 1)
+def _decided_anew(
+    before: Packing, size: int, rng: random.Random, *, by_cost: bool, seconds: float
+) -> Packing | None:
+    """The packing with some of its devices decided anew; None where nothing was found in time."""
+    instance, free = before.instance, sorted(_freed(before, rng, size))
+    models = _on(before, free) | {instance.needs[p].model for p in before.lacking()}
+    return solve_exact(
+        instance,
+        Goal.COST if by_cost else Goal.GOODPUT,
+        free,
+        before,
+        deterministic_seconds=ROUND_SECONDS,
+        wall_seconds=seconds,
+        rest=before,
+        allowed=_thinned(instance, free, models, rng),
+        seed=rng.randrange(1 << 30),
+    ).packing
 
 
 def _on(packing: Packing, devices: list[int]) -> set[int]:
@@ -141,10 +111,14 @@ def _thinned(
 
 
 def _freed(packing: Packing, rng: random.Random, size: int) -> set[int]:
-    """Devices in use, chosen in one of several ways, and an empty one of every kind and place."""
+    """Devices in use, chosen in one of several ways, and some empty ones that are not alike."""
     used = packing.used()
-    chosen = set(rng.choice((_tied, _emptiest, _random))(packing, used, rng)[:size])
-    return chosen | set(_empty_ones(packing, rng))
+    chosen = rng.choice((_tied, _emptiest, _random))(packing, used, rng)[:size]
+    ties, empty = packing.instance.ties, dict[tuple[int, int], int]()
+    for index, load in enumerate(packing.loads):
+        if not load.items:
+            empty.setdefault((load.group, ties.host_of[index] if ties.by_host else 0), index)
+    return {*chosen, *rng.sample([*empty.values()], min(len(empty), EMPTY_ONES))}
 
 
 def _tied(packing: Packing, used: list[int], rng: random.Random) -> list[int]:
@@ -164,9 +138,8 @@ def _emptiest(packing: Packing, used: list[int], rng: random.Random) -> list[int
     """The dearest of those that hold least first, with a random one between them."""
 
     def filled(index: int) -> float:
-        group, load = packing.group(index), packing.loads[index]
-        share = max(load.memory / max(1, group.memory_bytes), load.sm / 100)
-        return share / max(1, group.price) * rng.uniform(0.7, 1.4)
+        price = max(1, packing.group(index).price)
+        return fullness(packing, index) / price * rng.uniform(0.7, 1.4)
 
     ordered = sorted(used, key=filled)
     half = rng.sample(ordered, len(ordered))
@@ -175,15 +148,3 @@ def _emptiest(packing: Packing, used: list[int], rng: random.Random) -> list[int
 
 def _random(_packing: Packing, used: list[int], rng: random.Random) -> list[int]:
     return rng.sample(used, len(used))
-
-
-def _empty_ones(packing: Packing, rng: random.Random) -> Iterator[int]:
-    """One of each set of devices that are alike, at most as many as are worth a look."""
-    instance: Instance = packing.instance
-    kinds: dict[tuple[int, int], int] = {}
-    for index, load in enumerate(packing.loads):
-        if not load.items:
-            host = instance.ties.host_of[index] if instance.ties.by_host else 0
-            kinds.setdefault((load.group, host), index)
-    found = list(kinds.values())
-    yield from rng.sample(found, min(len(found), EMPTY_ONES))

@@ -1,5 +1,7 @@
 """Placement rules in words: why they keep a model out, what a loss takes, what names nothing."""
 
+from collections.abc import Iterator
+
 from partitiond.core.plan import ModelDemand
 from partitiond.core.spec import FaultDomain
 from partitiond.planner.needs import domain_name
@@ -31,16 +33,12 @@ def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | N
             )
     planned = {need.name for need in instance.needs}
     absent = [other for other in rules.near if other not in planned]
-    if absent and absent[0] in {m.model for m in instance.request.models}:
-        return (
-            f"{name} must be near {absent[0]}, which has no place itself.",
-            f"See to {absent[0]} first, or take it out of near.",
-        )
     if absent:
-        return (
-            f"{name} must be near {absent[0]}, which is not among the models.",
-            f"Register {absent[0]}, or take it out of near.",
-        )
+        other = absent[0]
+        why, first = "is not among the models", f"Register {other}"
+        if other in {m.model for m in instance.request.models}:
+            why, first = "has no place itself", f"See to {other} first"
+        return f"{name} must be near {other}, which {why}.", f"{first}, or take it out of near."
     return None
 
 
@@ -85,15 +83,13 @@ def how_to_survive(instance: Instance, need: Need) -> str:
     return f"Add {where},{share} or take `survive` back."
 
 
-def warnings(request: PlanRequest) -> tuple[str, ...]:
+def warnings(request: PlanRequest) -> Iterator[str]:
     """Sentences on rules that name what is not there, where they do no harm by themselves."""
     asked = {m.model for m in request.models}
-    found = []
     for model in request.models:
         unknown = unknown_places(request, model)
         if unknown and len(unknown) < len(model.rules.only_on):
-            found.append(f"{model.model}: only_on names {', '.join(unknown)}, which is not there.")
+            yield f"{model.model}: only_on names {', '.join(unknown)}, which is not there."
         gone = [other for other in model.rules.avoid if other not in asked]
         if gone:
-            found.append(f"{model.model}: avoid names {', '.join(gone)}, which is not registered.")
-    return tuple(found)
+            yield f"{model.model}: avoid names {', '.join(gone)}, which is not registered."

@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -28,19 +28,19 @@ import numpy as np
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.adding import Adding
 from partitiond.planner.assign import applied
-from partitiond.planner.baselines import FIRST_FIT, first_fit
+from partitiond.planner.baselines import BASELINES, first_fit
 from partitiond.planner.complete import NAME as GREEDY
 from partitiond.planner.complete import from_nothing, most_goodput
 from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.instance import PRICE_SCALE, Instance, Need
 from partitiond.planner.keeping import completed
 from partitiond.planner.moves import with_price
-from partitiond.planner.nearest import May, anything, first_that_may
+from partitiond.planner.nearest import May, anything, spoken_against
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of, linear_prices, usual_prices
-from partitiond.planner.progress import Stop, never
+from partitiond.planner.progress import Watch
 from partitiond.planner.rules import rate_if_lost
-from partitiond.planner.running import running_packing, staying_items
+from partitiond.planner.running import running_packing
 from partitiond.planner.share import fill
 from partitiond.planner.sites import build_sites, ints
 
@@ -115,45 +115,42 @@ def targets_of(instance: Instance) -> dict[int, float]:
     any_rated = any(need.rated for need in instance.needs)
     weighted = instance.request.objective is Objective.MAX_MIN
     return {
-        need.model: _target(need) * (need.weight if weighted else 1.0)
+        need.model: (need.planned if any_rated else need.units) * (need.weight if weighted else 1.0)
         for need in instance.needs
         if need.rated == any_rated
     }
 
 
-def _target(need: Need) -> float:
-    return need.planned if need.rated else float(need.units)
-
-
 def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> Instance:
     """The same with needs of so many times the targets; under MAX_MIN at most the demand."""
-    needs = tuple(
-        _scaled_need(need, target[need.model], factor, instance.request.objective)
-        if need.model in target
-        else dataclasses.replace(need, survive_rate=0, survive_replicas=0)
-        for need in instance.needs
-    )
-    return dataclasses.replace(instance, needs=needs)
+    needs, objective = list[Need](), instance.request.objective
+    for need in instance.needs:
+        if need.model not in target:
+            needs.append(dataclasses.replace(need, survive_rate=0, survive_replicas=0))
+            continue
+        part = target[need.model] * factor
+        # However little a part is, it takes a replica.
+        rate = max(1 if part > 0 else 0, math.ceil(part * (1 - SLACK) - SLACK))
+        if objective is Objective.MAX_MIN and need.rated:
+            rate = min(rate, need.rate)
+        # Under max-min, what survives a loss is reported, as under max-goodput, and not asked for.
+        survive = need.survive_rate * factor if objective is Objective.MAX_HEADROOM else 0.0
+        grown = dataclasses.replace(
+            need,
+            rate=rate,
+            rated=True,
+            min_replicas=max(need.min_replicas, 1 if rate else 0),
+            survive_rate=math.ceil(survive * (1 - SLACK) - SLACK),
+            survive_replicas=0,
+        )
+        needs.append(grown)
+    return dataclasses.replace(instance, needs=tuple(needs))
 
 
-def _scaled_need(need: Need, target: float, factor: float, objective: Objective) -> Need:
-    # However little a part is, it takes a replica.
-    least = 1 if target * factor > 0 else 0
-    rate = max(least, math.ceil(target * factor * (1 - SLACK) - SLACK))
-    if objective is Objective.MAX_MIN and need.rated:
-        rate = min(rate, need.rate)
-    least = max(need.min_replicas, 1 if rate else 0)
-    # Under max-min, what survives a loss is reported, as under max-goodput, and not asked for.
-    grows = objective is Objective.MAX_HEADROOM
-    survive = math.ceil(need.survive_rate * factor * (1 - SLACK) - SLACK) if grows else 0
-    return dataclasses.replace(
-        need,
-        rate=rate,
-        rated=True,
-        min_replicas=least,
-        survive_rate=survive,
-        survive_replicas=0,
-    )
+def _most_counted(instance: Instance, need: Need) -> float:
+    """The rate beyond which a model's share counts for no more: its demand, under max-min."""
+    capped = instance.request.objective is Objective.MAX_MIN and need.rated
+    return need.planned if capped else math.inf
 
 
 def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
@@ -169,46 +166,31 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
         for n in instance.needs
         if survive and n.model in target and n.survive_rate
     ]
-    capped = instance.request.objective is Objective.MAX_MIN
-    rates = {
-        n.model: min(packing.rates[n.model], n.planned)
-        if capped and n.rated
-        else packing.rates[n.model]
+    shares = [
+        min(packing.rates[n.model], _most_counted(instance, n)) / target[n.model]
         for n in instance.needs
         if n.model in target
-    }
-    shares = [rate / target[model] for model, rate in rates.items()]
+    ]
     return min([*shares, *left], default=0.0)
 
 
 def largest_factor(
-    instance: Instance,
-    *,
-    searches: bool,
-    exact: bool,
-    linear: bool,
-    stop: Stop = never,
-    tell: Callable[[float, str], object] = lambda _value, _name: None,
-    proved: Callable[[float], object] = lambda _bound: None,
-    may: May = anything,
+    watch: Watch, *, searches: bool, exact: bool, linear: bool, may: May = anything
 ) -> Scaled:
     """The best plan by factor, then goodput, then what it has to load; any-time.
 
     Args:
-        instance: the question, with objective MAX_MIN or MAX_HEADROOM.
+        watch: the question, with objective MAX_MIN or MAX_HEADROOM, and who is told.
         searches: the compiled search and the market are asked.
         exact: CP-SAT and first-fit are asked: the instance is small.
         linear: linear prices are asked for proofs: the instance is not too large.
-        stop: asked now and then whether to end with the best so far.
-        tell: told of each better factor, and of what found it.
-        proved: told of each lower bound on the factor.
         may: what speaks against a packing: of those with least, the best is taken.
     """
-    raising = Raising(instance, searches, (stop, tell, proved))
+    raising = Raising(watch, searches)
     raising.lower(raising.alone(), "each model alone")
     if raising.bound <= 0:
-        bound = raising.bound
-        return Scaled(None, 0.0, bound, 0.0, "none; bound: each model alone", optimal=bound == 0)
+        raising.optimal = raising.bound == 0
+        return raising.answer(may)
     if searches:
         raising.lower(raising.market_bound(), "columns")
     most = ASKS if raising.fixed or not searches else math.inf
@@ -222,17 +204,13 @@ def largest_factor(
     return raising.answer(may)
 
 
-Watchers = tuple[Stop, Callable[[float, str], object], Callable[[float], object]]
-"""Whether to end; told of a better factor; told of a lower bound."""
-
-
 class Raising:
     """What is known of the largest factor so far."""
 
-    def __init__(self, instance: Instance, searches: bool, watchers: Watchers) -> None:
-        self.instance, self.target = instance, targets_of(instance)
-        self.sites, self.searches = build_sites(instance), searches
-        self.stop, self.tell, self.proved = watchers
+    def __init__(self, watch: Watch, searches: bool) -> None:
+        self.watch, self.instance, self.searches = watch, watch.instance, searches
+        instance = watch.instance
+        self.sites, self.target = build_sites(instance), targets_of(instance)
         self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
@@ -240,6 +218,10 @@ class Raising:
         self.optimal, self.step, self.asked = False, FIRST_STEP, 0
         self.limit, self.fixed = instance.request.time_limit_seconds, instance.request.deterministic
         self.end = time.monotonic() + SEARCH_SHARE * self.limit
+
+    def stop(self) -> bool:
+        """Whether somebody asked to end."""
+        return self.watch.stopped
 
     def left(self, more: float = 0.0) -> float:
         """Seconds that are left, and a share of the limit more; without a clock any."""
@@ -256,7 +238,7 @@ class Raising:
         """No plan has a larger factor."""
         if bound < self.bound:
             self.bound, self.bound_by = bound, name
-            self.proved(bound)
+            self.watch.proved(bound)
 
     def keep(self, packing: Packing, name: str) -> bool:
         """Take a packing if it is the best so far."""
@@ -267,7 +249,7 @@ class Raising:
         if value <= self.value * (1 + SLACK) or mine.short_replicas():
             return False
         self.best, self.value, self.name = mine, value, name
-        self.tell(value, name)
+        self.watch.found(value, name)
         return True
 
     def alone(self) -> float:
@@ -285,15 +267,10 @@ class Raising:
         np.maximum.at(largest, sites.entry_model, sites.rates[:, 0])
         rate = np.minimum(most @ count, largest * [need.max_replicas for need in needs])
         shares = [
-            rate[m] / self.target[n.model] for m, n in enumerate(needs) if n.model in self.target
+            min(rate[m], _most_counted(self.instance, n)) / self.target[n.model]
+            for m, n in enumerate(needs)
+            if n.model in self.target
         ]
-        if self.instance.request.objective is Objective.MAX_MIN:
-            # Beyond its demand no share counts for more.
-            shares += [
-                n.planned / self.target[n.model]
-                for n in needs
-                if n.rated and n.model in self.target
-            ]
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
     def market_bound(self) -> float:
@@ -371,7 +348,7 @@ class Raising:
     def try_first_fit(self) -> None:
         """First-fit and best-fit, so that no plan is worse than they are."""
         near = scaled(self.instance, self.target, self.value or self.bound)
-        for best, name in ((False, FIRST_FIT), (True, "best-fit decreasing")):
+        for name, best in BASELINES:
             if self.stop() or (best and self.done()):
                 return
             packing = first_fit(near, best=best)
@@ -436,11 +413,12 @@ class Raising:
         most = max(rank[0] for rank in ranks)
         close = most - SLACK * abs(most)
         ranks.sort(key=lambda rank: (-most if rank[0] >= close else -rank[0], rank[1]))
-        return ranks[first_that_may([full for _, _, full in ranks], may)][2]
+        told = spoken_against([full for _, _, full in ranks], may)
+        return ranks[told.index(min(told))][2]
 
     def _kept(self) -> Iterator[Packing]:
         """What runs as it is, and completed to factors near the best."""
-        as_it_is = running_packing(self.instance, staying_items(self.instance))
+        as_it_is = running_packing(self.instance)
         if not as_it_is.short_replicas():
             yield as_it_is
         for less in KEPT_BELOW:

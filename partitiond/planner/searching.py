@@ -48,22 +48,21 @@ def search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Me
     Returns:
         What was found, and whether the column generation gave a better bound.
     """
-    instance = watch.instance
-    sites = build_sites(instance)
-    improver = Improver(sites, by_cost=by_cost, seed=instance.request.seed)
-    _begin(instance, improver, best)
-    if improver.found:
-        watch.found(improver.value(), NAME)
+    improver, sites = _begun(watch, best, by_cost=by_cost), build_sites(watch.instance)
     beside = Beside(sites, watch, by_cost=by_cost)
     if not watch.done:
         # Something good first, for whoever looks soon.
-        _look(watch, improver)
+        _look(watch, improver, LOOK_SECONDS)
         if improver.found:
             beside.learn(improver.best())
-        if _has_thread(watch):
+        request = watch.instance.request
+        if watch.fixed:
+            rounds = max(1, round(ROUNDS_PER_SECOND * request.time_limit_seconds))
+            beside.work(0.0, rounds=rounds)
+        elif watch.left() >= COLUMNS_LEAST_SECONDS and request.workers > 1:
             beside.start(watch.left())
-        else:
-            _generate(watch, beside)
+        elif watch.left() >= COLUMNS_LEAST_SECONDS:
+            beside.work(COLUMNS_SHARE * watch.left())
         _run(watch, improver, beside)
         beside.end()
     if not improver.found:
@@ -75,61 +74,46 @@ def search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Me
 
 def short_search(watch: Watch, best: Member | None, *, by_cost: bool) -> list[Member]:
     """A fifth of a second, before a solver that proves takes longer."""
-    instance = watch.instance
-    improver = Improver(build_sites(instance), by_cost=by_cost, seed=instance.request.seed)
-    _begin(instance, improver, best)
-    if improver.found:
-        watch.found(improver.value(), NAME)
-    seconds = min(SHORT_SECONDS, SHORT_SHARE * watch.left())
-    improver.run(
-        Schedule(time.monotonic(), seconds, SHORT_STEPS if watch.fixed else None),
-        halt=lambda: watch.done or watch.left() <= 0,
-        tell=lambda value: watch.found(value, NAME),
-    )
+    improver = _begun(watch, best, by_cost=by_cost)
+    _look(watch, improver, SHORT_SECONDS)
     return [member(NAME, improver.best())] if improver.found else []
 
 
-def _begin(instance: Instance, improver: Improver, best: Member | None) -> None:
-    """From nothing but models that have to be near others, and from the best so far."""
-    ruled = Packing(instance)
-    near = bool(instance.ties.near)
-    if near:
-        adding = Adding(ruled, usual_prices(build_sites(instance)))
-        complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
-    improver.start(ruled if near else None)
+def _begun(watch: Watch, best: Member | None, *, by_cost: bool) -> Improver:
+    """A search from nothing, or from the best so far where that is better."""
+    instance = watch.instance
+    improver = Improver(build_sites(instance), by_cost=by_cost, seed=instance.request.seed)
+    _begin(instance, improver)
     if best is not None:
         improver.start(best.packing)
+    if improver.found:
+        watch.found(improver.value(), NAME)
+    return improver
 
 
-def _look(watch: Watch, improver: Improver) -> None:
+def _begin(instance: Instance, improver: Improver) -> None:
+    """From nothing but models that have to be near others."""
+    if not instance.ties.near:
+        improver.start(None)
+        return
+    adding = Adding(Packing(instance), usual_prices(build_sites(instance)))
+    complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
+    improver.start(adding.packing)
+
+
+def _look(watch: Watch, improver: Improver, seconds: float) -> None:
     """A short search, so that a good plan is there soon."""
-    seconds = min(LOOK_SECONDS, SHORT_SHARE * watch.left())
     improver.run(
-        Schedule(time.monotonic(), seconds, SHORT_STEPS if watch.fixed else None),
+        Schedule(min(seconds, SHORT_SHARE * watch.left()), SHORT_STEPS if watch.fixed else None),
         halt=lambda: watch.done or watch.left() <= 0,
         tell=lambda value: watch.found(value, NAME),
     )
-
-
-def _has_thread(watch: Watch) -> bool:
-    """Whether columns are generated in a thread of their own."""
-    long_enough = watch.left() >= COLUMNS_LEAST_SECONDS
-    return not watch.fixed and long_enough and watch.instance.request.workers > 1
-
-
-def _generate(watch: Watch, beside: Beside) -> None:
-    """Columns before the search, where they have no thread."""
-    seconds = watch.instance.request.time_limit_seconds
-    if watch.fixed:
-        beside.work(0.0, rounds=max(1, round(ROUNDS_PER_SECOND * seconds)))
-    elif watch.left() >= COLUMNS_LEAST_SECONDS:
-        beside.work(COLUMNS_SHARE * watch.left())
 
 
 def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
     seconds = watch.left()
     steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
-    schedule = Schedule(time.monotonic(), seconds, steps)
+    schedule = Schedule(seconds, steps)
 
     def halt() -> bool:
         late = schedule.share() > HOPE_SHARE or watch.impossible
@@ -165,14 +149,10 @@ def serve_everything(
     request = sites.instance.request
     improver = Improver(sites, by_cost=True, seed=request.seed + number)
     if start is None:
-        _begin(sites.instance, improver, None)
+        _begin(sites.instance, improver)
     else:
         improver.start(start)
     steps = round(FIXED_STEPS_PER_SECOND * seconds) if request.deterministic else None
-    improver.run(
-        Schedule(time.monotonic(), seconds, steps),
-        halt=lambda: improver.found or stop(),
-        tell=lambda _: None,
-    )
+    improver.run(Schedule(seconds, steps), halt=lambda: improver.found or stop())
     packing = improver.best() if improver.found else None
     return packing if packing is not None and not packing.lacking() else None

@@ -1,13 +1,15 @@
 """What is left over: models without a rate fill it, by weight."""
 
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Iterable
 
 import numpy as np
 
+from partitiond.planner.adding import put, spot_on, take_back
 from partitiond.planner.exact.objectives import reference_rates
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
-from partitiond.planner.rules import lonely
+from partitiond.planner.progress import Stop, never
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Need
 
@@ -15,19 +17,16 @@ from partitiond.planner.types import Need
 def share_value(packing: Packing) -> float:
     """How good the shares are: the smallest weighted one counts most, then their sum."""
     unrated = [need for need in packing.instance.needs if not need.rated]
-    units = reference_rates(packing.instance) if unrated else {}
+    if not unrated:
+        return 0.0
+    units = reference_rates(packing.instance)
     # Planned rate over what one device gives the model when it has it to itself.
     shares = [packing.rates[need.model] / units[need.model] for need in unrated]
-    weights = [need.weight for need in unrated]
-    if not shares:
-        return 0.0
-    lowest = min(s / w for s, w in zip(shares, weights, strict=True))
+    lowest = min(share / need.weight for share, need in zip(shares, unrated, strict=True))
     return len(shares) * lowest + sum(shares) / 100
 
 
-def fill(
-    packing: Packing, devices: Iterable[int], stop: Callable[[], bool] = lambda: False
-) -> None:
+def fill(packing: Packing, devices: Iterable[int], stop: Stop = never) -> None:
     """Add replicas of models without a rate until none fits.
 
     The model with the smallest weighted share goes first. No replica is added where it would
@@ -38,16 +37,32 @@ def fill(
         devices: that may be filled.
         stop: says when to leave it at what was added.
     """
-    allowed = list(devices)
-    needs = [need for need in packing.instance.needs if not need.rated]
-    units = reference_rates(packing.instance) if needs else {}
-    ranked = _ranked(packing, needs)
-    failed: Failed = set()
+    instance, needs = packing.instance, [n for n in packing.instance.needs if not n.rated]
+    units = reference_rates(instance) if needs else {}
+    ranked, by_class = _ranked(packing, needs), collections.defaultdict[int, list[int]](list)
+    for index in devices:
+        by_class[int(build_sites(instance).device_class[index])].append(index)
+    failed = set[tuple[int, int, int]]()
+
+    def added(index: int, item: int) -> bool:
+        # Replicas are only added, so what a device did not hold it never does. What took from
+        # somebody's demand is not tried again either, though that may have more to spare by then.
+        tried = (index, len(packing.loads[index].items), item)
+        if tried in failed or stop():
+            return False
+        done = add_if_harmless(packing, index, item)
+        # Who has to be near another model may find it there later.
+        if not (done or instance.ties.near):
+            failed.add(tried)
+        return done
+
     while needs and not stop():
         need = min(
             needs, key=lambda n: (packing.rates[n.model] / units[n.model] / n.weight, n.model)
         )
-        if not _add_best(packing, need, ranked[need.model], allowed, failed, stop=stop):
+        spots = ((d, item) for cls, item in ranked[need.model] for d in by_class[cls])
+        full = packing.counts[need.model] >= need.max_replicas
+        if full or not any(added(index, item) for index, item in spots):
             needs.remove(need)
 
 
@@ -59,64 +74,21 @@ def _ranked(packing: Packing, needs: Iterable[Need]) -> dict[int, list[tuple[int
     for need in needs:
         mine = np.flatnonzero(sites.entry_model == packing.instance.needs.index(need))
         ranked = mine[np.lexsort((sites.entry_item[mine], merit[mine]))]
-        classes = sites.site_class[sites.entry_site[ranked]]
-        found[need.model] = [*zip(classes.tolist(), sites.entry_item[ranked].tolist(), strict=True)]
+        classes = sites.site_class[sites.entry_site[ranked]].tolist()
+        pairs = zip(classes, sites.entry_item[ranked].tolist(), strict=True)
+        found[need.model] = [*dict.fromkeys(pairs)]
     return found
-
-
-Failed = set[tuple[int, int, int]]
-"""(device, replicas on it, item) that were tried in vain: replicas are only added, so what a device
-did not hold it never does. What took from somebody's demand is not tried again either, though by
-then that demand may have more to spare."""
-
-
-def _add_best(
-    packing: Packing,
-    need: Need,
-    ranked: list[tuple[int, int]],
-    allowed: list[int],
-    failed: Failed,
-    *,
-    stop: Callable[[], bool],
-) -> bool:
-    """Add the replica that gains most per worth; False where none fits or none gains."""
-    if packing.counts[need.model] >= need.max_replicas:
-        return False
-    # Who has to be near another model may find it there later: nothing is remembered then.
-    remember = not packing.instance.ties.near
-    class_of = build_sites(packing.instance).device_class
-    tried: set[tuple[int, int]] = set()
-    for group_class, item in ranked:
-        if stop():
-            return False
-        for index in allowed:
-            key = (index, len(packing.loads[index].items), item)
-            if class_of[index] != group_class or (index, item) in tried or key in failed:
-                continue
-            tried.add((index, item))
-            if add_if_harmless(packing, index, item):
-                return True
-            if remember:
-                failed.add(key)
-    return False
 
 
 def add_if_harmless(packing: Packing, index: int, item: int) -> bool:
     """Add an item, at a higher level if need be, if nobody's demand suffers and it gains."""
-    load, instance = packing.loads[index], packing.instance
-    option = packing.best_option(index, [*load.items, item])
-    if option is None or not packing.pools_allow(index, item):
+    spot = spot_on(packing, index, item)
+    if spot is None:
         return False
-    model = instance.items[item].model
-    if lonely(packing, index, model):
-        return False
-    before, lacking, old = packing.rates[model], len(packing.lacking()), load.option
-    if old is not None and old != option:
-        packing.rerun(index, option)
-    packing.add(index, item, option)
+    model = packing.instance.items[item].model
+    before, lacking = packing.rates[model], len(packing.lacking())
+    was = put(packing, spot)
     if packing.rates[model] > before and len(packing.lacking()) <= lacking:
         return True
-    packing.remove(index, item)
-    if old is not None and old != option:
-        packing.rerun(index, old)
+    take_back(packing, spot, was)
     return False

@@ -7,7 +7,8 @@ integers, so what fits here fits there.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -157,6 +158,9 @@ def _build(instance: Instance) -> Sites:
     firsts = [site.group.options[site.options[0]] for site in sites]
     tables, table, table_size = tables_of(firsts)
     device_group = ints(list(instance.group_of))
+    drawn = np.zeros((len(device_group), len(instance.pools)), dtype=np.uint8)
+    for pool in instance.pools:
+        drawn[sorted(pool.bins), pool.index] = 1
     return Sites(
         instance=instance,
         class_of=ints(class_of),
@@ -181,7 +185,9 @@ def _build(instance: Instance) -> Sites:
             [0 if sites[q].mode is None else kappas.index(it.kappa) for q, it, _ in entries]
         ),
         entry_busy=ints([0 if sites[q].mode is None else it.busy for q, it, _ in entries]),
-        entry_code=ints([code_of(it, firsts[q]) for q, it, _ in entries]),
+        entry_code=ints(
+            [g.step(it.mig_profile) if (g := firsts[q].geometry) else 0 for q, it, _ in entries]
+        ),
         entry_cost=ints([it.cost for _, it, _ in entries]),
         entry_use=ints([use_of(it, firsts[q]) for q, it, _ in entries], len(RESOURCES)),
         entry_pool=ints([(it.cores, it.host_bytes) for _, it, _ in entries], len(POOLS)),
@@ -198,7 +204,7 @@ def _build(instance: Instance) -> Sites:
         device_class=ints(class_of)[device_group],
         pool_capacity=ints([p.capacity for p in instance.pools]),
         pool_kind=ints([0 if p.kind == "cores" else 1 for p in instance.pools]),
-        pool_of_device=pools_of_devices(instance),
+        pool_of_device=drawn,
         site_of=site_of,
     )
 
@@ -262,21 +268,11 @@ def _limits(
 
 def tables_of(options: Sequence[Option]) -> tuple[Bits, Ints, Ints]:
     """Every distinct MIG table once, and where each option finds its own."""
-    start_of: dict[bytes, int] = {}
-    length, offsets, sizes = 0, [], []
-    for option in options:
-        geometry = option.geometry
-        if geometry is None:
-            offsets.append(-1)
-            sizes.append(0)
-            continue
-        if geometry.feasible not in start_of:
-            start_of[geometry.feasible] = length
-            length += len(geometry.feasible)
-        offsets.append(start_of[geometry.feasible])
-        sizes.append(len(geometry.feasible))
-    flat = np.frombuffer(b"".join(start_of) or b"\0", dtype=np.uint8).copy()
-    return flat, ints(offsets), ints(sizes)
+    of_option = [b"" if o.geometry is None else o.geometry.feasible for o in options]
+    tables = [table for table in dict.fromkeys(of_option) if table]
+    start_of = dict(zip(tables, itertools.accumulate(map(len, tables), initial=0), strict=False))
+    flat = np.frombuffer(b"".join(tables) or b"\0", dtype=np.uint8).copy()
+    return flat, ints([start_of.get(t, -1) for t in of_option]), ints([*map(len, of_option)])
 
 
 def _rates(
@@ -312,15 +308,6 @@ def use_of(item: Item, option: Option) -> list[int]:
     return [item.memory_bytes, item.sm, item.cores, 0, 0]
 
 
-def code_of(item: Item, option: Option) -> int:
-    """What an item adds to the code of a MIG set; 0 without MIG."""
-    if option.geometry is None:
-        return 0
-    index = option.geometry.index(item.mig_profile)
-    assert index is not None, "an item of another geometry is not among what fits"
-    return option.geometry.radix[index]
-
-
 def who_avoids(instance: Instance) -> Bits:
     """(M, M) 1 where two models never share a device."""
     size = len(instance.needs)
@@ -333,49 +320,22 @@ def who_avoids(instance: Instance) -> Bits:
     return found
 
 
-def pools_of_devices(instance: Instance) -> Bits:
-    """(D, P) 1 where the device draws from the pool."""
-    found = np.zeros((len(instance.group_of), len(instance.pools)), dtype=np.uint8)
-    for pool in instance.pools:
-        found[sorted(pool.bins), pool.index] = 1
-    return found
-
-
 def with_survival(sites: Sites) -> Sites:
-    """The same with what surviving a loss asks for at least, where all demand is served."""
-    if not sites.instance.ties.spread:
-        return sites
-
-    def holding(position: int) -> Ints:
-        mine = sites.entry_site[sites.entry_model == position]
-        return np.flatnonzero(np.isin(sites.class_of, sites.site_class[mine]))
-
-    rate, least = survival_needs(sites.instance, sites.need_rate, sites.need_min, holding)
-    return dataclasses.replace(sites, need_rate=rate, need_min=least)
-
-
-def survival_needs(
-    instance: Instance, rate: Ints, least: Ints, holding: Callable[[int], Ints]
-) -> tuple[Ints, Ints]:
-    """(M,) rates and least numbers of replicas, with what surviving a loss asks for at least.
+    """The same with what surviving a loss asks for at least, where all demand is served.
 
     Without any one of n fault domains at least S is left of the rate. In sum over the domains that
     is (n - 1) times the rate on the one side and n S on the other, so the rate is at least
     S n / (n - 1), in at least two replicas. Only domains that can hold the model count.
-
-    Args:
-        instance: the question.
-        rate, least: (M,) without that; they are left as they are.
-        holding: groups that can hold the model at a position.
     """
-    rate, least = rate.copy(), least.copy()
-    for position, need in enumerate(instance.needs):
+    rate, least = sites.need_rate.copy(), sites.need_min.copy()
+    for position, need in enumerate(sites.instance.needs):
         if not need.domain_of or not (need.survive_rate or need.survive_replicas):
             continue
-        groups = holding(position).tolist()
-        domains = {need.domain_of[b] for g in groups for b in instance.groups[g].bins}
+        mine = sites.entry_site[sites.entry_model == position]
+        holding = np.isin(sites.device_class, sites.site_class[mine])
+        domains = {need.domain_of[d] for d in np.flatnonzero(holding)}
         least[position] = max(int(least[position]), 2)
         if len(domains) > 1 and need.survive_rate:
             implied = -(-need.survive_rate * len(domains) // (len(domains) - 1))
             rate[position] = max(int(rate[position]), implied)
-    return rate, least
+    return dataclasses.replace(sites, need_rate=rate, need_min=least)

@@ -3,44 +3,37 @@
 import dataclasses
 import math
 import time
-from collections.abc import Generator
-from typing import TypeVar
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.plan_answers import Alternative, alternative
 from partitiond.core.spec import ModelSpec
 from partitiond.planner.changes import world_under
-from partitiond.planner.flow import Outcome, Plans, Proving, Solving
+from partitiond.planner.flow import Outcome, Solving, Steps
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import Demands, World
-
-T = TypeVar("T")
-Steps = Generator[Solving | Proving, Outcome | bool, T]
-"""A part of a flow, and what comes of it."""
 
 VARIATION_SHARE = 0.5
 """Of the time limit, for each further plan: it starts from the plan of what is."""
 LEAST_SECONDS = 0.5
 
 
+@dataclasses.dataclass(slots=True)
 class Variations:
     """Makes the requests of changed worlds, and counts the steps.
 
     Attributes:
-        world: what is.
-        base: the request of what is.
-        plan: the plan of what is, once there is one.
+        world, base: what is, and the request of it.
+        plan: of what is, once there is one.
     """
 
-    def __init__(self, world: World, base: PlanRequest, demands: Demands, steps: int) -> None:
-        self.world = world
-        self.base = base
-        self.plan: Plan | None = None
-        self.steps = steps
-        self._until = math.inf
-        self._demands = demands
-        self._step = 0
+    world: World
+    base: PlanRequest
+    demands: Demands
+    steps: int
+    plan: Plan | None = None
+    _until: float = math.inf
+    _step: int = 0
 
     def within(self, seconds: float) -> None:
         """Nothing more is to be begun after so long; without a clock, whenever it is."""
@@ -51,51 +44,45 @@ class Variations:
         """Whether that time is over."""
         return time.monotonic() > self._until
 
-    def solve(self, title: str, request: PlanRequest) -> Plans:
+    def solve(self, title: str, request: PlanRequest) -> Steps[Outcome]:
         """A step of the flow."""
         self._step += 1
         self.steps = max(self.steps, self._step)
-        first = self._step == 1
         try:
             outcome = yield Solving(request, title, self._step, self.steps)
         except PartitiondError as error:
-            if first:
+            if self._step == 1:
                 raise
             # The plan of what is stands; what cannot be planned beside it says why.
             return Infeasible((error.message,), (error.hint,) if error.hint else ())
-        if isinstance(outcome, bool):
-            raise TypeError("a plan was asked for, and a proof was sent")
+        assert not isinstance(outcome, bool)
         return outcome
 
     def impossible(self, request: PlanRequest) -> Steps[bool]:
         """Whether it is proven, fast, that not everything in the request can be served."""
         asked = dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
-        return (yield Proving(asked)) is True
+        return (yield asked) is True
 
     def tried(
-        self,
-        text: str,
-        *,
-        share: float = VARIATION_SHARE,
-        priced: bool = False,
-        with_plan: bool = False,
+        self, text: str, *, share: float = VARIATION_SHARE, asked: bool = False
     ) -> Steps[Alternative]:
-        """The plan under a what-if beside the plan of what is; as for `request` and `compared`."""
-        world = world_under(text, self.world, self.plan)
-        outcome = yield from self.solve(text, self.request(world, share=share, priced=priced))
-        return self.compared(text, outcome, with_plan=with_plan)
-
-    def request(
-        self, world: World, *, share: float = VARIATION_SHARE, priced: bool = False
-    ) -> PlanRequest:
-        """The request of a changed world, near the plan of what is.
+        """The plan under a what-if beside the plan of what is.
 
         Args:
-            world: the changed one.
             share: of the time limit.
-            priced: whether moves have their price, where something runs that may be moved. What
-                two worlds are worth is compared without it.
+            asked: whether somebody asks for this plan. Then it is kept, and moves have their price
+                where something runs that may be moved; what two worlds are worth is compared
+                without it.
         """
+        world = world_under(text, self.world, self.plan)
+        request = self.request(world, share)
+        if asked and self.base.running:
+            request = dataclasses.replace(request, move_price=self.base.move_price)
+        outcome = yield from self.solve(text, request)
+        return self.compared(text, outcome, with_plan=asked)
+
+    def request(self, world: World, share: float = VARIATION_SHARE) -> PlanRequest:
+        """The request of a changed world, near the plan of what is; `share` is of its time."""
         running = self.base.running if self.plan is None else self.plan.placements
         here = {device.id for device in world.devices}
         return dataclasses.replace(
@@ -106,7 +93,7 @@ class Variations:
             running=tuple(p for p in running if p.device_id in here),
             plan_id=f"{self.base.plan_id}.{self._step}",
             time_limit_seconds=max(LEAST_SECONDS, self.base.time_limit_seconds * share),
-            move_price=self.base.move_price if priced and self.base.running else 0.0,
+            move_price=0.0,
             allow_outage=True,
         )
 
@@ -117,10 +104,7 @@ class Variations:
         same = _kinds(world) == _kinds(self.world)
         # Specs that are equal once they are asked the same have the same candidates.
         anew = [s for s in world.specs if not same or s.asked_as(specs[s.name]) != specs[s.name]]
-        made = {
-            demand.model: demand
-            for demand in self._demands(dataclasses.replace(world, specs=tuple(anew)))
-        }
+        made = {m.model: m for m in self.demands(dataclasses.replace(world, specs=tuple(anew)))}
         return tuple(
             made[spec.name] if spec.name in made else _asked(old[spec.name], spec)
             for spec in world.specs

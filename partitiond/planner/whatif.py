@@ -4,17 +4,18 @@ That way a dropped SLO gives the operating points that it forbade, and a kind of
 not there gets estimates, with the same code that the plan itself is made with.
 """
 
+import collections
 import dataclasses
 import difflib
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 from partitiond.core.errors import InputError
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode, find_hardware
 from partitiond.core.plan import ModelDemand, Objective, Plan
-from partitiond.core.spec import Demand, Isolation, ModelSpec
+from partitiond.core.spec import NO_RULES, Demand, Isolation, ModelSpec
 from partitiond.core.units import Bytes
 
 ALL: Final = "*"
@@ -54,26 +55,9 @@ class World:
 Demands = Callable[[World], tuple[ModelDemand, ...]]
 """Makes the candidates of a world."""
 Change = functools.partial[World]
-"""One of the functions below with what was written; it takes the world and the plan of what is."""
-
-
-def changed(world: World, changes: Sequence[Change], plan: Plan | None = None) -> World:
-    """The world after the changes, one after the other.
-
-    Args:
-        world: what is.
-        changes: see `planner.changes`.
-        plan: of what is; of devices to be taken away those that hold the least are taken.
-
-    Raises:
-        InputError: a change names a model, device or rule that is not there.
-    """
-    for change in changes:
-        world = change(world, plan)
-    return world
-
-
-# --- models and objective ----------------------------------------------------------------------
+"""One of the functions below with what was written; it takes the world and the plan of what is, of
+which those devices are taken away that hold the least. Raises InputError where it names a model,
+device or rule that is not there."""
 
 
 def set_demand(model: str, req_per_s: float | None, world: World, _plan: Plan | None) -> World:
@@ -131,13 +115,7 @@ _WITHOUT: Final[dict[str, dict[str, Any]]] = {
     "min_replicas": {"min_replicas": 0},
     "max_replicas": {"max_replicas": None},
 }
-_WITHOUT_PLACEMENT: Final[dict[str, dict[str, Any]]] = {
-    "avoid": {"avoid": ()},
-    "near": {"near": ()},
-    "only_on": {"only_on": ()},
-    "survive": {"survive": None},
-}
-RULES: Final = (*_WITHOUT, *_WITHOUT_PLACEMENT, "burst")
+RULES: Final = (*_WITHOUT, "avoid", "near", "only_on", "survive", "burst")
 """What can be dropped of a model. `burst` is the demand's burst factor or percentile."""
 
 
@@ -147,9 +125,8 @@ def without_rule(spec: ModelSpec, rule: str) -> ModelSpec:
         return _plainly(spec, spec.demand.req_per_s)
     if rule in _WITHOUT:
         return dataclasses.replace(spec, **_WITHOUT[rule])
-    return dataclasses.replace(
-        spec, rules=dataclasses.replace(spec.rules, **_WITHOUT_PLACEMENT[rule])
-    )
+    rules = dataclasses.replace(spec.rules, **{rule: getattr(NO_RULES, rule)})
+    return dataclasses.replace(spec, rules=rules)
 
 
 def rules_of(spec: ModelSpec) -> Iterator[str]:
@@ -159,9 +136,6 @@ def rules_of(spec: ModelSpec) -> Iterator[str]:
 
 def _plainly(spec: ModelSpec, rate: float | None) -> ModelSpec:
     return dataclasses.replace(spec, demand=Demand(rate, weight=spec.demand.weight))
-
-
-# --- devices -----------------------------------------------------------------------------------
 
 
 def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> World:
@@ -199,9 +173,12 @@ def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> 
 
 
 def remove_devices(count: int, hardware: str, world: World, plan: Plan | None) -> World:
-    """Fewer devices of one kind: those that hold the least go."""
+    """Fewer devices of one kind: those that hold the least go, the last ones first among equals.
+
+    The first ones are what people know.
+    """
     kind = _kind_here(world, hardware)
-    mine = [d for d in world.devices if d.hardware == kind]
+    mine = [d for d in reversed(world.devices) if d.hardware == kind]
     if not mine:
         raise InputError(
             f"there is no device of the kind {hardware!r}.",
@@ -212,25 +189,21 @@ def remove_devices(count: int, hardware: str, world: World, plan: Plan | None) -
             f"there are only {len(mine)} of {kind}.",
             hint=f'Write "-{len(mine)} {kind}" to take them all away.',
         )
-    held: dict[str, int] = {}
+    held = collections.Counter[str]()
     for p in plan.placements if plan is not None else ():
-        held[p.device_id] = held.get(p.device_id, 0) + p.partition.memory_bytes
-    # The last ones first among equals: the first ones are what people know.
-    order = sorted(enumerate(mine), key=lambda pair: (held.get(pair[1].id, 0), -pair[0]))
-    return world.without({device.id for _, device in order[:count]})
+        held[p.device_id] += p.partition.memory_bytes
+    emptiest = sorted(mine, key=lambda device: held[device.id])
+    return world.without({device.id for device in emptiest[:count]})
 
 
 def lose(kind: str, name: str, world: World, _plan: Plan | None) -> World:
     """A device, host or rack that is gone."""
     if kind == "device":
         return world.without({_device_named(world, name).id})
-    field: dict[str, str] = {d.id: getattr(d, kind) for d in world.devices}
-    gone = {device_id for device_id, value in field.items() if value == name}
+    gone = {device.id for device in world.devices if getattr(device, kind) == name}
     if not gone:
-        raise InputError(
-            f"there is no {kind} {name!r}.",
-            hint=suggestion(name, {value for value in field.values() if value}),
-        )
+        known = {getattr(device, kind) for device in world.devices} - {""}
+        raise InputError(f"there is no {kind} {name!r}.", hint=suggestion(name, known))
     return world.without(gone)
 
 
@@ -238,14 +211,13 @@ def limit_modes(
     modes: Collection[SharingMode], only: bool, world: World, _plan: Plan | None
 ) -> World:
     """Sharing modes that the GPUs may not, or alone may, take."""
-
-    def limited(device: Device) -> Device:
-        if device.kind is not DeviceKind.GPU:
-            return device
-        left = tuple(m for m in device.modes if (m in modes) == only)
-        return dataclasses.replace(device, modes=left)
-
-    return dataclasses.replace(world, devices=tuple(limited(d) for d in world.devices))
+    limited = tuple(
+        dataclasses.replace(d, modes=tuple(m for m in d.modes if (m in modes) == only))
+        if d.kind is DeviceKind.GPU
+        else d
+        for d in world.devices
+    )
+    return dataclasses.replace(world, devices=limited)
 
 
 def _template(world: World, text: str) -> Device:

@@ -19,6 +19,7 @@ from partitiond.core.plan import (
     Infeasible,
     ModelDemand,
     Placement,
+    PlanDiff,
     diff_plans,
     same_engine,
 )
@@ -29,8 +30,6 @@ from partitiond.planner.types import PlanRequest
 
 AS_IT_RUNS: Final = " as it runs"
 """Ends the name of what stands for a model's running replicas; no model's name has a space."""
-
-
 OUTAGE: Final = 2
 """Speaks most against a plan: a model has no replica for a while, and nobody has allowed that."""
 
@@ -48,8 +47,7 @@ def forbidden_outages(
     replaced -= {p.model for p in diff.keep} | allowed
     if not replaced & {p.model for p in here}:
         return ()  # of every model something stays, or nothing is wanted any more
-    found = _takes(request, placements).outages
-    return tuple(outage for outage in found if outage.model in replaced)
+    return tuple(outage for outage in _takes(request, diff).outages if outage.model in replaced)
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
@@ -67,29 +65,24 @@ def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> i
     idle = {d.hardware for d in request.devices if d.id not in busy and not d.cordoned}
     if not idle:
         return 0
-    takes = _takes(request, placements)
-    return int(any(s.makes_way and kinds.get(s.device_id) in idle for s in takes.steps))
-
-
-def _takes(request: PlanRequest, placements: tuple[Placement, ...]) -> DiffCost:
     here = beside_what_runs(placements, request.running, request.devices)
-    diff = diff_plans(request.running, here)
-    return diff_cost(diff, request.devices, dict(request.start_seconds), _stakes(request))
+    steps = _takes(request, diff_plans(request.running, here)).steps
+    return int(any(s.makes_way and kinds.get(s.device_id) in idle for s in steps))
 
 
-def _stakes(request: PlanRequest) -> Stakes:
+def _takes(request: PlanRequest, diff: PlanDiff) -> DiffCost:
     planned = {m.model: m.demand.planned_req_per_s for m in request.models}
-    return Stakes(
+    stakes = Stakes(
         demands={name: rate for name, rate in planned.items() if rate is not None},
         weights={m.model: m.planned_weight for m in request.models},
     )
+    return diff_cost(diff, request.devices, dict(request.start_seconds), stakes)
 
 
 def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: bool) -> PlanRequest:
     """The request with what runs of some models as models that have to stay.
 
     Args:
-        request: the question.
         models: of which something runs.
         and_new: whether those models are asked for beside it, or are left as they run.
     """
@@ -117,10 +110,8 @@ def _renamed(placement: Placement) -> Placement:
 def _stays(running: list[Placement], isolation: Isolation) -> ModelDemand:
     """A demand for exactly what runs of a model."""
     here = [_renamed(p).candidate for p in running]
-    number = len(running)
-    return ModelDemand(
-        here[0].model, ANY_DEMAND, tuple(dict.fromkeys(here)), number, number, isolation
-    )
+    name, number, sizes = here[0].model, len(here), tuple(dict.fromkeys(here))
+    return ModelDemand(name, ANY_DEMAND, sizes, number, number, isolation)
 
 
 def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
@@ -139,13 +130,11 @@ def without_old_ones(placements: Iterable[Placement]) -> tuple[Placement, ...]:
     for p in placements:
         if p.model.endswith(AS_IT_RUNS):
             names[p.model.removesuffix(AS_IT_RUNS)].append(p.replica_id)
-    found = []
-    for p in placements:
-        if p.model.endswith(AS_IT_RUNS):
-            continue
-        left = names[p.model]
-        found.append(dataclasses.replace(p, replica_id=left.pop(0)) if left else p)
-    return tuple(found)
+    return tuple(
+        dataclasses.replace(p, replica_id=(names[p.model] or [p.replica_id]).pop(0))
+        for p in placements
+        if not p.model.endswith(AS_IT_RUNS)
+    )
 
 
 def with_own_names(
@@ -158,9 +147,8 @@ def with_own_names(
 
 def held_back_told(one: HeldBack) -> str:
     """Why a model stays as it runs, and what would be gained by letting go of that."""
-    gained = ""
-    if one.missing_req_per_s:
-        gained = f" for the {one.missing_req_per_s:.3g} requests/s that it lacks"
+    lacks = one.missing_req_per_s
+    gained = f" for the {lacks:.3g} requests/s that it lacks" if lacks else ""
     return (
         f"{one.model} stays as it runs: its new replicas have no room beside the old ones. With an "
         f"outage of about {one.seconds:.0f} s they can take their place{gained}: --allow-outage, "

@@ -7,6 +7,7 @@ each solve is forked from that one. The daemon itself never loads it.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
@@ -56,7 +57,6 @@ async def solve_in_process(
     """`solve` in a process of its own, which is killed at the time limit or when cancelled.
 
     Args:
-        request: the question.
         timeout_seconds: wall-clock limit, loading the solver (about a second, once) included.
         on_progress: told of better plans and bounds, in the caller's event loop.
         memory_limit_bytes: what the process may allocate; None for no limit. Loading the solver
@@ -164,17 +164,7 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
     process = context.Process(  # type: ignore[attr-defined]
         target=_work, args=(theirs, request, memory_limit_bytes), daemon=True, name="planner"
     )
-    solver, left = _Solver(process, ours), threading.Event()
-    loop = asyncio.get_running_loop()
-    started: asyncio.Future[None] = loop.create_future()
-
-    def tell(error: BaseException | None) -> None:
-        if started.done():
-            return
-        if error is None:
-            started.set_result(None)
-        else:
-            started.set_exception(error)
+    solver, started = _Solver(process, ours), concurrent.futures.Future[None]()
 
     def start() -> None:
         failed: BaseException | None = None
@@ -183,17 +173,19 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
         except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
             failed = error
         theirs.close()
-        if left.is_set():  # who asked is gone
+        if not started.set_running_or_notify_cancel():  # who asked is gone
             _kill(solver)
-        with contextlib.suppress(RuntimeError):  # so may its loop be
-            loop.call_soon_threadsafe(tell, failed)
+        elif failed is None:
+            started.set_result(None)
+        else:
+            started.set_exception(failed)
 
     # No thread of the loop's own: a daemon that ends waits for those.
     threading.Thread(target=start, name="planner-start", daemon=True).start()
     try:
-        await started
+        await asyncio.wrap_future(started)
     except BaseException:
-        left.set()
+        started.cancel()
         _kill(solver)
         raise
     return solver
@@ -217,25 +209,28 @@ def _discard_server() -> None:
 
 
 def _died(memory_limit_bytes: int | None) -> PlannerFailedError:
-    if memory_limit_bytes is None:
-        hint = "See the daemon's log; it may have been killed for memory."
-    else:
-        hint = (
-            f"It may use {memory_limit_bytes // 2**20} MiB: allow it more, or plan fewer models "
-            "at once."
-        )
+    hint = "See the daemon's log; it may have been killed for memory."
+    if memory_limit_bytes is not None:
+        most = f"{memory_limit_bytes // 2**20} MiB"
+        hint = f"It may use {most}: allow it more, or plan fewer models at once."
     return PlannerFailedError("the planner's process ended without an answer.", hint=hint)
 
 
 async def _answer(connection: Connection, on_progress: OnProgress | None) -> object:
-    """The first message that is no progress."""
-    while True:
-        await _readable(connection)
-        message: object = connection.recv()
-        if not isinstance(message, Progress):
-            return message
-        if on_progress is not None:
-            on_progress(message)
+    """The first message that is no progress. Raises EOFError: the other end is closed."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection.fileno(), ready.set)
+    try:
+        while True:
+            await ready.wait()
+            ready.clear()
+            message: object = connection.recv()
+            if not isinstance(message, Progress):
+                return message
+            if on_progress is not None:
+                on_progress(message)
+    finally:
+        loop.remove_reader(connection.fileno())
 
 
 async def _pass_on(stop: asyncio.Event, connection: Connection) -> None:
@@ -243,17 +238,6 @@ async def _pass_on(stop: asyncio.Event, connection: Connection) -> None:
     # It may have answered and gone in this very moment.
     with contextlib.suppress(OSError):
         connection.send(STOP)
-
-
-async def _readable(connection: Connection) -> None:
-    """Wait until the pipe has a message or its other end is closed."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(connection.fileno(), ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(connection.fileno())
 
 
 async def _end(solver: _Solver) -> None:

@@ -12,7 +12,7 @@ from partitiond.advise.traffic import traffic_of
 from partitiond.core.architecture import Architecture
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import ModelSource
-from partitiond.planner.api import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.advise.looks import window
 
 NOW = "2026-01-01T00:00:00+00:00"

@@ -28,7 +28,7 @@ def searched(instance: Instance, *, by_cost: bool, steps: int = 2000, seed: int 
 
 
 def run(improver: Improver, steps: int) -> None:
-    improver.run(Schedule(0.0, 0.0, steps), halt=lambda: False, tell=lambda _: None)
+    improver.run(Schedule(0.0, steps), halt=lambda: False)
 
 
 def rebuilt(packing: Packing) -> Packing:
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
     request = PlanRequest(tuple(gpu(f"g{i}") for i in range(6)), models)
     instance = build_instance(request)
     one, other = (searched(instance, by_cost=False, steps=3000, seed=7) for _ in range(2))
-    assert np.array_equal(one.space.best.items, other.space.best.items)
+    assert np.array_equal(one.best_state.items, other.best_state.items)
 
 
 def test_models_that_have_to_be_near_others_stay_where_they_are() -> None:

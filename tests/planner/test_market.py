@@ -12,7 +12,6 @@ from partitiond.core.plan import Objective
 from partitiond.planner.instance import PlanRequest, build_instance
 from partitiond.planner.market import value
 from partitiond.planner.market.choose import choose
-from partitiond.planner.market.program import Program
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError, Prices
 from partitiond.planner.prices import bound_of
@@ -118,8 +117,8 @@ def test_who_is_asked_to_end_ends_in_the_middle_of_an_evaluation() -> None:
 def test_patterns_are_sets_that_devices_hold() -> None:
     sites = benchmark("slack")
     columns = run(sites, as_cost=True)
-    assert columns.program.patterns
-    for pattern in columns.program.patterns:
+    assert columns.patterns
+    for pattern in columns.patterns:
         own = level_of(sites, pattern.site, tuple(pattern.entries.tolist()))
         assert own is not None
         assert own <= pattern.level
@@ -141,13 +140,13 @@ def test_a_solver_that_gives_up_begins_anew(monkeypatch: pytest.MonkeyPatch) -> 
     """GLOP loses its basis now and then; the rounds go on without one."""
     columns = Columns(benchmark("over"), as_cost=False)
     columns.run(math.inf, 5)
-    once = Program._once
+    once = Columns._once
     failures = iter([True])
 
-    def fails_once(program: Program, seconds: float) -> object:
-        return None if next(failures, False) else once(program, seconds)
+    def fails_once(columns: Columns, seconds: float) -> object:
+        return None if next(failures, False) else once(columns, seconds)
 
-    monkeypatch.setattr(Program, "_once", fails_once)
+    monkeypatch.setattr(Columns, "_once", fails_once)
     columns.run(math.inf, 1)
     assert columns.rounds == 6
 
@@ -156,7 +155,7 @@ def test_a_solver_that_gives_up_begins_anew(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_plan_is_chosen_among_the_sets(kind: str) -> None:
     sites = benchmark(kind)
     columns = run(sites, as_cost=kind == "slack")
-    packing = choose(columns.market, columns.program.patterns, None, seconds=math.inf, nodes=50)
+    packing = choose(columns.market, columns.patterns, None, seconds=math.inf, nodes=50)
     assert packing is not None
     if kind == "slack":
         assert not packing.lacking()
@@ -168,12 +167,12 @@ def test_a_plan_is_chosen_among_the_sets(kind: str) -> None:
 def test_a_plan_told_of_is_among_the_sets_chosen_from() -> None:
     sites = benchmark("over")
     columns = run(sites, as_cost=False)
-    first = choose(columns.market, columns.program.patterns, None, seconds=math.inf, nodes=5)
+    first = choose(columns.market, columns.patterns, None, seconds=math.inf, nodes=5)
     assert first is not None
     fresh = Columns(sites, as_cost=False)
     assert fresh.learn(first) > 0
     assert fresh.learn(first) == 0
-    sets = fresh.program.patterns
+    sets = fresh.patterns
     again = choose(fresh.market, sets, None, seconds=math.inf, nodes=50, hint=first)
     assert again is not None
     assert again.goodput() >= first.goodput() * (1 - 1e-9)
@@ -222,7 +221,7 @@ def test_a_chosen_plan_takes_no_more_of_a_host_than_it_has(gib: int) -> None:
         interference=NO_INTERFERENCE,
     )
     columns = run(build_sites(build_instance(asked)), as_cost=True)
-    packing = choose(columns.market, columns.program.patterns, None, seconds=math.inf, nodes=50)
+    packing = choose(columns.market, columns.patterns, None, seconds=math.inf, nodes=50)
     assert packing is not None
     # Three sets of two replicas, one for each host.
     assert not packing.lacking()

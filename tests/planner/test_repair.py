@@ -190,9 +190,9 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
     most = len(runs.placements)
     search = Improver(build_sites(instance), by_cost=True, seed=1, runs=there, most_gone=most)
     search.start(repaired)
-    search.run(Schedule(0.0, 0.0, steps), halt=lambda: False, tell=lambda _: None)
-    now_at = to_packing(search.sites, search.space.state)
-    assert count_gone(search.space.state, search.here) == moves_of(instance, now_at)
+    search.run(Schedule(0.0, steps), halt=lambda: False)
+    now_at = to_packing(search.sites, search.state)
+    assert count_gone(search.state, search.here) == moves_of(instance, now_at)
 
 
 def test_what_is_new_goes_to_the_fuller_device() -> None:

@@ -14,12 +14,13 @@ from partitiond.planner.api import solve
 from partitiond.planner.complete import from_nothing
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.members import Member
+from partitiond.planner.progress import Watch
 from tests.planner.build import gpu, point, want
 
 LONG = {
     "CpSolver.solve", "solve", "complete", "most_goodput", "tightened", "first_fit",
     "bound_of", "linear_prices", "Improver.run", "Improver.__init__",
-    "Columns.run", "Program.solve", "RuleSearch.run", "Market.evaluate", "choose",
+    "Columns.run", "Program.solve", "search_rules", "Market.evaluate", "choose",
 }  # fmt: skip
 """Functions that take long where there is much."""
 
@@ -94,9 +95,8 @@ def test_no_factor_is_asked_for_after_a_stop(
         return from_nothing(scaled, *rest, **more)
 
     monkeypatch.setattr(scale, "from_nothing", serve)
-    found = scale.largest_factor(
-        instance, searches=False, exact=True, linear=True, stop=lambda: len(served) >= after
-    )
+    watch = Watch(instance, stop=lambda: len(served) >= after)
+    found = scale.largest_factor(watch, searches=False, exact=True, linear=True)
     assert len(served) == after
     assert not found.optimal
     assert found.bound > found.value

@@ -18,9 +18,9 @@ from partitiond.core.spec import (
     SourceKind,
 )
 from partitiond.planner.api import solve
-from partitiond.planner.changes import parse_changes, world_under
+from partitiond.planner.changes import world_under
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.whatif import RULES, World, changed, without_rule
+from partitiond.planner.whatif import RULES, World, without_rule
 from tests.planner.build import cpu, gpu, point, want
 
 
@@ -35,7 +35,7 @@ def world(*devices: object, specs: tuple[ModelSpec, ...] = (spec("a"), spec("b")
 
 
 def after(text: str, there: World | None = None, plan: Plan | None = None) -> World:
-    return changed(there or world(), parse_changes(text), plan)
+    return world_under(text, there or world(), plan)
 
 
 def test_added_devices_are_like_those_there_are_and_on_hosts_of_their_own() -> None:
@@ -163,4 +163,6 @@ def test_a_value_no_model_can_have_is_told_with_the_what_if() -> None:
 
 
 def test_a_what_if_that_is_fine_changes_the_world_as_its_changes_do() -> None:
-    assert world_under("lose gpu-1; demand a*2", world()) == after("lose gpu-1; demand a*2")
+    both = after("lose gpu-1; demand a*2")
+    assert both == after("demand a*2", after("lose gpu-1"))
+    assert (len(both.devices), both.specs[0].demand.req_per_s) == (1, 10)

@@ -9,7 +9,7 @@ from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.prices import bound_of
 from partitiond.planner.progress import Watch
-from partitiond.planner.rule_search import RuleSearch
+from partitiond.planner.rule_search import search_rules
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 
@@ -69,8 +69,8 @@ def test_a_search_over_few_devices_keeps_all_rules_and_never_gets_worse(
     start = solve_exact(instance, Goal.GOODPUT, every, None, deterministic_seconds=2).packing
     if start is None or start.lacking():
         return
-    packing = RuleSearch(Watch(instance), start, Goal.COST).run(3).packing
+    packing = search_rules(Watch(instance), start, by_cost=True, seconds=3).packing
     assert packing.lacking() == []
     assert packing.cost_units() <= start.cost_units()
-    again = RuleSearch(Watch(instance), start, Goal.COST).run(3).packing
+    again = search_rules(Watch(instance), start, by_cost=True, seconds=3).packing
     assert [load.items for load in again.loads] == [load.items for load in packing.loads]

@@ -15,7 +15,6 @@ _TESTS: Final = "tests/planner/test_truth.py"
 _POURS: Final = f"{_PLANNER}/pours.py"
 _PRICES: Final = f"{_PLANNER}/prices.py"
 _PRIORITIES: Final = f"{_PLANNER}/priorities.py"
-_BY_CLASS: Final = f"{_PLANNER}/by_class.py"
 _SCALE: Final = f"{_PLANNER}/scale.py"
 _LOADS: Final = f"{_PLANNER}/kernels/loads.py"
 _DEMAND: Final = f"{_PLANNER}/market/demand.py"
@@ -276,9 +275,9 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "        if proven:\n            held",
                 "        if True:\n            held",
             ),
-            (_BY_CLASS, "        kept.append((models,", "        [].append((models,"),
+            (_PRIORITIES, "        kept.append((models,", "        [].append((models,"),
             (f"{_PLANNER}/needs.py", "lift[priority] = factor / usual", "lift[priority] = 1.0"),
-            (f"{_PLANNER}/nearest.py", "lexicographic(values_of(packing)), ", ""),
+            (_PRIORITIES, "lexicographic(values_of(packing)), ", ""),
             (
                 f"{_PLANNER}/certify.py",
                 " and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)",
@@ -422,7 +421,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_ADDING, "            waiting |= absent(model)\n", ""),
             (
                 _ADDING,
-                "                    self._take_back(old, before)\n",
+                "                    take_back(packing, old, before)\n",
                 "                    pass\n",
             ),
         ),

@@ -19,9 +19,8 @@ from partitiond.planner.progress import Watch
 from partitiond.planner.sites import Sites, with_survival
 
 NAME: Final = "choice of columns"
-FIRST_SHARE: Final = 0.2
-"""Share of the time after which a plan is chosen for the first time."""
 EVERY_SHARE: Final = 0.2
+"""Share of the time after which a plan is chosen for the first time, and then again and again."""
 CHOICE_SHARE: Final = 0.1
 """Share of the time that one choice may take."""
 SLICE_SECONDS: Final = 0.5
@@ -36,7 +35,6 @@ class Beside:
     """Bounds for the watch and plans for the search, better from time to time.
 
     Args:
-        sites: the instance.
         watch: told of bounds and plans.
         by_cost: what is bounded.
     """
@@ -76,9 +74,8 @@ class Beside:
             return
 
     def _by_the_clock(self, columns: Columns, seconds: float) -> None:
-        began = time.monotonic()
-        end = began + seconds
-        due = began + FIRST_SHARE * seconds
+        end = time.monotonic() + seconds
+        due = end - (1 - EVERY_SHARE) * seconds
         while not self._enough():
             learned = self._take_learned(columns)
             columns.run(min(due, end), ALL_ROUNDS)
@@ -101,13 +98,13 @@ class Beside:
         known = self._learn
         packing = choose(
             columns.market,
-            columns.program.patterns,
+            columns.patterns,
             known,
             seconds=seconds,
             nodes=FIXED_NODES if math.isinf(seconds) else None,
-            hint=self._better_of(known, self._chosen),
+            hint=max(self._chosen, known, key=self._worth),
         )
-        if packing is None or self._better_of(packing, self._chosen) is self._chosen:
+        if packing is None or self._worth(packing) <= self._worth(self._chosen):
             return False
         self._chosen = packing
         self._plans.append(packing)
@@ -115,13 +112,11 @@ class Beside:
             self.watch.found(packing.cost() if self.by_cost else packing.goodput(), NAME)
         return True
 
-    def _better_of(self, one: Packing | None, other: Packing | None) -> Packing | None:
-        """The one that is worth more; the other where they are worth the same."""
-        if one is None or other is None:
-            return other if one is None else one
-        if self.by_cost:
-            return one if one.cost() < other.cost() else other
-        return one if one.goodput() > other.goodput() else other
+    def _worth(self, packing: Packing | None) -> float:
+        """More is better."""
+        if packing is None:
+            return -math.inf
+        return -packing.cost() if self.by_cost else packing.goodput()
 
     def start(self, seconds: float) -> None:
         """The same in a thread."""

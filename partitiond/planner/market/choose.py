@@ -7,7 +7,7 @@ the others are chosen for. Whether enough is left when a host is lost is not ask
 
 import collections
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -41,61 +41,43 @@ def choose(
     together here, and a replica that its host has no room for is left out.
 
     Args:
-        market: prices and classes.
-        patterns: the sets.
         known: a plan that keeps models near each other that have to be; None without such models.
         seconds: the clock's limit.
         nodes: a limit in branches.
         hint: a plan to start from; of its sets those count that are among `patterns`.
     """
-    base, tied = _kept(market, known), _near(market)
-    usable = [p for p in patterns if tied.isdisjoint(market.sites.entry_model[p.entries].tolist())]
+    needs, ties = market.sites.instance.needs, market.sites.instance.ties
+    tied = frozenset(ties.near.keys() | ties.near_to.keys())
+    away = np.array([need.model not in tied for need in needs], dtype=bool)
+    usable = [p for p in patterns if away[market.sites.entry_model[p.entries]].all()]
+    base = _kept(market, known, tied)
     model, held = _model(market, usable, base)
+    hints = []
+    if hint is not None:
+        counts = collections.Counter(p.key for p in patterns_of(market, hint))
+        pairs = zip(usable, held, strict=True)
+        values = {variable: float(counts[pattern.key]) for pattern, variable in pairs}
+        hints = [mathopt.SolutionHint(variable_values=values)]
     limit = datetime.timedelta(seconds=min(LONGEST_SECONDS, max(0.01, seconds)))
     found = mathopt.solve(
         model,
         mathopt.SolverType.GSCIP,
         params=mathopt.SolveParameters(time_limit=limit, node_limit=nodes),
-        model_params=mathopt.ModelSolveParameters(
-            solution_hints=[] if hint is None else [_hint(market, usable, held, hint)]
-        ),
+        model_params=mathopt.ModelSolveParameters(solution_hints=hints),
     )
     if not found.has_primal_feasible_solution():
         return None
-    values = found.variable_values()
-    counts = [round(values[variable]) for variable in held]
-    return _placed(market, usable, counts, base)
+    numbers = [round(number) for number in found.variable_values(held)]
+    return _placed(market, usable, numbers, base)
 
 
-def _hint(
-    market: Market,
-    patterns: Sequence[Pattern],
-    held: Sequence[mathopt.Variable],
-    hint: Packing,
-) -> mathopt.SolutionHint:
-    counts = collections.Counter(p.key for p in patterns_of(market, hint))
-    return mathopt.SolutionHint(
-        variable_values={
-            variable: float(counts.get(pattern.key, 0))
-            for pattern, variable in zip(patterns, held, strict=True)
-        }
-    )
-
-
-def _near(market: Market) -> frozenset[int]:
-    """Models that have to be near others, or others to them, by their position in `needs`."""
-    ties, needs = market.sites.instance.ties, market.sites.instance.needs
-    return frozenset(m for m, n in enumerate(needs) if n.model in ties.near.keys() | ties.near_to)
-
-
-def _kept(market: Market, known: Packing | None) -> Packing:
+def _kept(market: Market, known: Packing | None, tied: Collection[int]) -> Packing:
     """What a plan has on devices that hold a model that is tied to others."""
-    instance, ties = market.sites.instance, market.sites.instance.ties
-    base, tied = Packing(instance), ties.near.keys() | ties.near_to.keys()
+    instance = market.sites.instance
+    base = Packing(instance)
     for d, load in enumerate(known.loads if known is not None and tied else ()):
-        if any(instance.items[item].model in tied for item in load.items):
+        if load.option is not None and any(instance.items[i].model in tied for i in load.items):
             for item in load.items:
-                assert load.option is not None
                 base.add(d, item, load.option)
     return base
 
@@ -103,9 +85,14 @@ def _kept(market: Market, known: Packing | None) -> Packing:
 def _model(
     market: Market, patterns: Sequence[Pattern], base: Packing
 ) -> tuple[mathopt.Model, list[mathopt.Variable]]:
-    """The integer program, and its variables in step with the sets."""
+    """The integer program beside what `base` has, and its variables in step with the sets."""
     model = mathopt.Model()
-    free, rate, number = _left(market, base)
+    sites, free = market.sites, market.classes.count.copy()
+    for d in base.used():
+        free[market.classes.of_group[base.loads[d].group]] -= 1
+    models = [need.model for need in sites.instance.needs]
+    rate = np.maximum(0.0, sites.need_rate - np.array([base.rates[m] for m in models]))
+    number = np.array([base.counts[m] for m in models], dtype=np.int64)
     held = [model.add_integer_variable(lb=0.0, ub=float(max(0, free[p.cls]))) for p in patterns]
     classes = [model.add_linear_constraint(ub=float(max(0, n))) for n in free]
     pools = [model.add_linear_constraint(ub=1.0) for _ in range(market.classes.pools)]
@@ -116,31 +103,28 @@ def _model(
             model.objective.set_linear_coefficient(variable, market.cost_of(pattern))
         for pool, share in market.drawn(pattern):
             pools[pool].set_coefficient(variable, share)
-        for m, (gives, copies) in _gives(market, pattern).items():
+        owner = sites.entry_model[pattern.entries]
+        rates = sites.rates[pattern.entries, pattern.level]
+        for m in np.unique(owner).tolist():
+            mine = owner == m
             if m in served:
-                part = gives / rate[m]
+                part = float(rates[mine].sum() / rate[m])
                 served[m].set_coefficient(variable, min(1.0, part) if market.as_cost else part)
             for rows in (least, most):
                 if m in rows:
-                    rows[m].set_coefficient(variable, float(copies))
+                    rows[m].set_coefficient(variable, float(mine.sum()))
     model.objective.is_maximize = not market.as_cost
     return model, held
-
-
-def _left(market: Market, base: Packing) -> tuple[Ints, Floats, Ints]:
-    """Devices of each class that are chosen for; the rate and replicas each model has already."""
-    sites, needs = market.sites, market.sites.instance.needs
-    free = market.classes.count.copy()
-    for d in base.used():
-        free[market.classes.of_group[base.loads[d].group]] -= 1
-    rate = np.maximum(0.0, sites.need_rate - np.array([base.rates[n.model] for n in needs]))
-    return free, rate, np.array([base.counts[n.model] for n in needs], dtype=np.int64)
 
 
 def _rows(
     market: Market, model: mathopt.Model, rate: Floats, number: Ints
 ) -> tuple[dict[int, Any], dict[int, Any], dict[int, Any]]:
-    """Rows of the models: what is served of the rest, least and most replicas."""
+    """Rows of the models: what is served of the rest, least and most replicas.
+
+    Args:
+        rate, number: (M,) what each still lacks, and the replicas that it has already.
+    """
     sites = market.sites
     served, least, most = dict[int, Any](), dict[int, Any](), dict[int, Any]()
     counted = bool(sites.need_rated.any())
@@ -160,20 +144,14 @@ def _rows(
     return served, least, most
 
 
-def _gives(market: Market, pattern: Pattern) -> dict[int, tuple[float, int]]:
-    """Rate and replicas that a set has of each model."""
-    found: dict[int, tuple[float, int]] = collections.defaultdict(lambda: (0.0, 0))
-    for e in pattern.entries.tolist():
-        m = int(market.sites.entry_model[e])
-        rate, copies = found[m]
-        found[m] = (rate + float(market.sites.rates[e, pattern.level]), copies + 1)
-    return found
-
-
 def _placed(
     market: Market, patterns: Sequence[Pattern], counts: Sequence[int], packing: Packing
 ) -> Packing:
-    """The sets on devices of their classes beside what the packing has; it is changed."""
+    """The sets on devices of their classes beside what the packing has; it is changed.
+
+    Of a set as many replicas are placed as the device's host has room for, at the option that
+    holds them all.
+    """
     sites = market.sites
     free: dict[int, list[int]] = collections.defaultdict(list)
     for d, load in enumerate(packing.loads):
@@ -184,33 +162,24 @@ def _placed(
     chosen.sort(key=lambda p: -int(sites.entry_pool[p.entries, 1].sum()))
     for pattern in chosen:
         # Room of a host may be short: the first device for which it is not, or least so.
-        at = min(free[pattern.cls], key=lambda d: _lost(market, packing, d, pattern), default=None)
-        if at is None:
+        items = sites.entry_item[pattern.entries].tolist()
+        if not free[pattern.cls]:
             continue
-        free[pattern.cls].remove(at)
-        _put(market, packing, at, pattern)
+        d = min(free[pattern.cls], key=lambda d: _lost(packing, d, items))
+        free[pattern.cls].remove(d)
+        crowd = int(sites.entry_kappa[pattern.entries].max())
+        option = int(sites.option_of[pattern.site, pattern.level, crowd])
+        for item in items:
+            if packing.fits(d, item, option, company=False):
+                packing.add(d, item, option)
     return packing
 
 
-def _lost(market: Market, packing: Packing, d: int, pattern: Pattern) -> float:
-    """What hosts have too little of for a whole set on a device, in shares of what they have."""
-    instance = packing.instance
-    items = market.sites.entry_item[pattern.entries].tolist()
+def _lost(packing: Packing, d: int, items: Sequence[int]) -> float:
+    """What hosts have too little of for all of these on a device, in shares of what they have."""
     short = 0.0
     for p in packing.group(d).pools:
-        pool = instance.pools[p]
-        drawn = sum(instance.pool_use(pool, item) for item in items)
-        over = packing.pool_used[p] + drawn - pool.capacity
-        short += max(0, over) / max(1, pool.capacity)
+        pool = packing.instance.pools[p]
+        drawn = sum(packing.instance.pool_use(pool, item) for item in items)
+        short += max(0, packing.pool_used[p] + drawn - pool.capacity) / max(1, pool.capacity)
     return short
-
-
-def _put(market: Market, packing: Packing, d: int, pattern: Pattern) -> None:
-    """As many replicas of a set as its host has room for, at the option that holds them all."""
-    sites, entries = market.sites, pattern.entries
-    option = int(
-        sites.option_of[pattern.site, pattern.level, int(sites.entry_kappa[entries].max())]
-    )
-    for item in sites.entry_item[entries].tolist():
-        if packing.fits(d, item, option, company=False):
-            packing.add(d, item, option)

@@ -5,6 +5,7 @@ between a few *knots*. An *offer* is one rate at which some replica of a model c
 """
 
 import dataclasses
+import itertools
 from typing import Final
 
 import numpy as np
@@ -108,24 +109,18 @@ class Demand:
                 # Whole numbers of any size, so that a cell is never less than what it stands for.
                 exact = -(-int(self.offer_rate[offer]) * CELLS // int(need[owner[at]]))
                 cell[at] = min(CELLS, exact)
+        flat = np.zeros(len(need))
+        if not sites.need_rated.any():  # the best replica counts where no model has a rate
+            np.maximum.at(flat, sites.entry_model, sites.rates[:, 0].astype(np.float64))
         self._grid = Grid(
             start=np.searchsorted(owner, np.arange(len(need) + 1)).astype(np.int64),
             cell=cell,
-            flat=self._flat(),
+            flat=np.asarray(flat * sites.need_weight / RATE_SCALE),
             cells=np.where(need > 0, CELLS, 0).astype(np.int64),
             least=sites.need_min.copy(),
             most=sites.need_max.copy(),
             reward=sites.need_weight * need / RATE_SCALE / CELLS,
         )
-
-    def _flat(self) -> Floats:
-        """(M,) weighted requests/s of the best replica where no model has a rate; else 0."""
-        sites = self.sites
-        most = np.zeros(len(sites.need_rate))
-        if not sites.need_rated.any():
-            rates = sites.rates[:, 0].astype(np.float64)
-            np.maximum.at(most, sites.entry_model, rates)
-        return np.asarray(most * sites.need_weight / RATE_SCALE)
 
     def price_at(self, knot: Floats, below: Ints, part: Floats) -> Floats:
         """Prices of replicas from those of knots."""
@@ -152,9 +147,7 @@ class Demand:
         else:
             found = best_served(self._grid, price, self.most_replicas)
             value = np.minimum(found.value, self._if_split(offer))
-        chosen = [
-            found.entries[found.start[m] : found.start[m + 1]] for m in range(len(found.value))
-        ]
+        chosen = [found.entries[a:b] for a, b in itertools.pairwise(found.start.tolist())]
         return value, [self._cover(m, mine, stands) for m, mine in enumerate(chosen)]
 
     def _cover(self, m: int, chosen: Ints, stands: dict[int, int]) -> Cover:

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from partitiond.planner.market.program import Sets, Terms
+from partitiond.planner.market.program import Sets, Terms, duals
 from partitiond.planner.market.rounds import until_new
 from partitiond.planner.market.value import Market, Pattern, Prices
 from partitiond.planner.prices import SAFETY, usual_prices
@@ -47,10 +47,8 @@ class Factor(Sets):
         super().__init__(Market(sites, as_cost=True, halt=halt))
         self.target: Floats = np.array([target.get(n.model, 0.0) for n in sites.instance.needs])
         self.bound, self.converged = math.inf, False
-        self.best: tuple[Floats, Floats] = (
-            self._first_prices(),
-            np.zeros(self.market.classes.pools),
-        )
+        pool = np.zeros(self.market.classes.pools)
+        self.best = self._first_prices(), pool
         self._need = [self._model.add_linear_constraint(lb=0.0) for _ in self.target]
         counted = zip(self._need, self.target, strict=True)
         self.column(-1.0, [(row, -1.0) for row, target in counted if target > 0])
@@ -84,7 +82,7 @@ class Factor(Sets):
         worth = math.fsum([*(value * self.market.classes.count), *pool])
         bound = worth / whole * (1 + SAFETY)
         if bound < self.bound:
-            self.bound, self.best = bound, (price, pool)
+            self.bound, self.best = bound, (price / whole, pool / whole)
         return self.add_patterns(patterns)
 
     def run(self, deadline: float, rounds: int) -> None:
@@ -93,39 +91,28 @@ class Factor(Sets):
             left = deadline - time.monotonic()
             if left <= 0 or self.converged:
                 return
-            found = self._solve(left)
-            if found is None:
+            result = self.optimum(left)
+            if result is None:
                 return
-            value, price, pool = found
-            new = until_new(partial(self._smoothed, price, pool), deadline)
+            price, pool = np.abs(duals(result, self._need)), np.abs(duals(result, self._pool))
+            whole = math.fsum(price)
+            if whole <= 0:
+                return
+            new = until_new(partial(self._smoothed, price / whole, pool / whole), deadline)
+            value = -result.objective_value()
             self.converged = not new or self.bound - value <= CONVERGED * self.bound
 
     def _smoothed(self, price: Floats, pool: Floats, share: float) -> int:
         """Evaluate at `share` of the best prices and the rest of these; how many sets are new."""
         kept, kept_pool = self.best
-        whole = math.fsum(kept)
         return self.evaluate(
-            share * kept / whole + (1 - share) * price,
-            share * kept_pool / whole + (1 - share) * pool,
+            share * kept + (1 - share) * price, share * kept_pool + (1 - share) * pool
         )
 
-    def _terms_of(self, pattern: Pattern) -> Terms:
+    def _column_of(self, pattern: Pattern) -> tuple[float, Terms]:
         sites, entries = self.market.sites, pattern.entries
         model = sites.entry_model[entries]
         rate = np.minimum(sites.rates[entries, pattern.level], sites.need_rate[model])
         given = np.bincount(model, rate, len(self.target))
         counted = np.flatnonzero((given > 0) & (self.target > 0)).tolist()
-        return [(self._need[m], float(given[m] / self.target[m])) for m in counted]
-
-    def _solve(self, seconds: float) -> tuple[float, Floats, Floats] | None:
-        """Optimum over the sets so far, and its prices; None where it is not found in that time."""
-        result = self.optimum(seconds)
-        if result is None:
-            return None
-        dual = result.dual_values()
-        price = np.abs([dual.get(row, 0.0) for row in self._need])
-        pool = np.abs(np.array([dual.get(row, 0.0) for row in self._pool], dtype=np.float64))
-        whole = math.fsum(price)
-        if whole <= 0:
-            return None
-        return -result.objective_value(), np.asarray(price / whole), pool / whole
+        return 0.0, [(self._need[m], float(given[m] / self.target[m])) for m in counted]

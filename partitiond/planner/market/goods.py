@@ -1,7 +1,6 @@
 """The ways to run a device, and what each can hold."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -32,22 +31,16 @@ class Way:
 
 def make_ways(sites: Sites, *, as_cost: bool) -> list[Way]:
     """All ways to run devices, of each limit on the load the one that holds most."""
-    return [
-        _way(sites, site, level, row, entries, as_cost=as_cost)
-        for site in range(len(sites.site_class))
-        for level in range(sites.limit_of.shape[1])
-        for row, entries in _limits(sites, site, level)
-        if len(entries)
-    ]
-
-
-def _limits(sites: Sites, site: int, level: int) -> Iterator[tuple[int, Ints]]:
-    """Rows of limits on the load at a level, and the entries that may be there with each."""
-    mine = np.flatnonzero((sites.entry_site == site) & (sites.entry_top >= level))
-    rows = sites.limit_of[site, level]
-    for row in dict.fromkeys(rows[rows >= 0].tolist()):
-        largest = int(np.flatnonzero(rows == row).max())
-        yield row, mine[sites.entry_kappa[mine] <= largest]
+    found = list[Way]()
+    for site, level in np.ndindex(*sites.limit_of.shape[:2]):
+        mine = np.flatnonzero((sites.entry_site == site) & (sites.entry_top >= level))
+        rows = sites.limit_of[site, level]
+        for row in dict.fromkeys(rows[rows >= 0].tolist()):
+            largest = int(np.flatnonzero(rows == row).max())
+            entries = mine[sites.entry_kappa[mine] <= largest]
+            if len(entries):
+                found.append(_way(sites, site, level, row, entries, as_cost=as_cost))
+    return found
 
 
 def _way(sites: Sites, site: int, level: int, row: int, entries: Ints, *, as_cost: bool) -> Way:

@@ -1,27 +1,42 @@
 """Rounds of the column generation: prices, what they prove, and sets that they show.
 
+The restricted master is sets of devices against covering sets of models, as one linear program:
+
+    min   sum cost[p] x[p]                                   (or max sum worth[k] y[k])
+    over  what is sold - what is bought + passed on >= 0     for each knot      -> price of it
+          sum y[k] of a model = 1                            for each model
+          sum x[p] of a class <= devices                     for each class
+          share of a pool that x[p] take <= 1                for each pool      -> price of it
+
+where x[p] counts devices that hold set p and y[k] is the share of covering set k in a model. A
+replica between two knots is sold and bought as parts of both; what serves more can be passed on as
+what serves less.
+
 Every evaluation of prices is a valid bound. Prices are smoothed towards those of the best bound
 (Wentges 1997): the program's own jump about in early rounds.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
 import numpy as np
 
-from partitiond.planner.market.program import Program
-from partitiond.planner.market.value import Market, Prices, patterns_of
+from partitiond.planner.market.demand import Cover
+from partitiond.planner.market.program import Sets, Terms, duals
+from partitiond.planner.market.value import Evaluation, Market, Pattern, Prices, patterns_of
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import round_up, usual_prices
-from partitiond.planner.sites import Sites
+from partitiond.planner.sites import Floats, Ints, Sites
 
 SHARES: Final = (0.5, 0.25, 0.125, 0.0)
 """Shares of the best bound's prices in those that are evaluated, until columns are new."""
 CONVERGED: Final = 1e-6
 """Relative distance of the program's value to the bound at which nothing is left to gain."""
+TRIFLE: Final = 1e-7
+"""Smaller coefficients are left out: they only make the program unsound."""
 UNSERVED: Final = 100.0
 """Cost of leaving a model unserved, in costs of its covering set at the first prices."""
 STEEPER: Final = 100.0
@@ -29,7 +44,7 @@ HOPELESS: Final = 1e12
 """Cost, in bounds, at which a model that is still unserved cannot be served."""
 
 
-class Columns:
+class Columns(Sets):
     """The state of a column generation; `run` goes on where the last one stopped.
 
     Args:
@@ -47,16 +62,28 @@ class Columns:
         on_bound: Callable[[float], None] = lambda _: None,
         halt: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.market = Market(sites, as_cost=as_cost, halt=halt)
+        super().__init__(Market(sites, as_cost=as_cost, halt=halt))
         self.as_cost, self._on_bound = as_cost, on_bound
         self.rounds, self.converged = 0, False
         knot = self.market.demand.first_prices(usual_prices(sites))
         self.best = self.market.evaluate(Prices(knot, np.zeros(self.market.classes.pools)))
+        self._add_rows()
+        self._add(self.best)
+        on_bound(self.bound())
+
+    def _add_rows(self) -> None:
+        """Rows of knots and models, with what is left unserved and what is passed on."""
+        add, demand = self._model.add_linear_constraint, self.market.demand
         covered = np.where(np.isfinite(self.best.covered), self.best.covered, 0.0)
         dearest = float(self.market.classes.cost.max(initial=0.0))
-        self.program = Program(self.market, UNSERVED * (covered + dearest))
-        self.program.add(self.best)
-        on_bound(self.bound())
+        penalty = UNSERVED * (covered + dearest) * self.as_cost
+        self._knot = [add(lb=0.0) for _ in demand.knot_rate]
+        self._need = [add(lb=1.0, ub=1.0) for _ in penalty]
+        priced = zip(penalty.tolist(), self._need, strict=True)
+        self._unserved = [self.column(cost, [(need, 1.0)]) for cost, need in priced]
+        for first, end in zip(demand.knot_start[:-1], demand.knot_start[1:], strict=True):
+            for k in range(int(first), int(end) - 1):
+                self.column(0.0, [(self._knot[k + 1], -1.0), (self._knot[k], 1.0)])
 
     def bound(self) -> float:
         """The best bound so far; of a cost rounded to what a plan can cost."""
@@ -65,7 +92,7 @@ class Columns:
 
     def learn(self, packing: Packing) -> int:
         """Take the sets that a plan has on its devices; how many are new."""
-        return self.program.add_patterns(patterns_of(self.market, packing))
+        return self.add_patterns(patterns_of(self.market, packing))
 
     def run(self, deadline: float, rounds: int) -> None:
         """Rounds until nothing is gained, `deadline` (monotonic) or their number."""
@@ -74,19 +101,22 @@ class Columns:
             left = deadline - time.monotonic()
             if left <= 0 or self.converged:
                 return
-            solution = self.program.solve(left)
-            if solution is None:
+            result = self.optimum(left)
+            if result is None:
                 return
             self.rounds += 1
-            new = until_new(partial(self._evaluate, solution.prices), deadline)
-            gap = abs(solution.value - self.best.bound)
+            value, chosen = abs(result.objective_value()), result.variable_values()
+            knot = np.maximum(0.0, duals(result, self._knot))
+            prices = Prices(knot, np.abs(duals(result, self._pool)))
+            new = until_new(partial(self._evaluate, prices), deadline)
+            gap = abs(value - self.best.bound)
             if math.isinf(self.best.bound):
                 self.converged = True
             elif new and gap > CONVERGED * max(1.0, abs(self.best.bound)):
                 continue
-            elif self.as_cost and solution.unserved > CONVERGED:
-                self.program.raise_penalty(STEEPER)
-                self.converged = solution.value > HOPELESS * max(1.0, self.best.bound)
+            elif self.as_cost and math.fsum(chosen.get(v, 0.0) for v in self._unserved) > CONVERGED:
+                self._raise_penalty()
+                self.converged = value > HOPELESS * max(1.0, self.best.bound)
             else:
                 self.converged = True
 
@@ -97,15 +127,51 @@ class Columns:
         if better:
             self.best = found
             self._on_bound(self.bound())
-        return self.program.add(found)
+        return self._add(found)
+
+    def _raise_penalty(self) -> None:
+        """Make it dearer to leave models unserved."""
+        for variable in self._unserved:
+            old = self._model.objective.get_linear_coefficient(variable)
+            self._model.objective.set_linear_coefficient(variable, old * STEEPER)
+
+    def _add(self, found: Evaluation) -> int:
+        """Add what an evaluation found; how many columns are new."""
+        return self.add_patterns(found.patterns) + self._add_covers(found.covers)
+
+    def _column_of(self, pattern: Pattern) -> tuple[float, Terms]:
+        at, demand = (pattern.entries, pattern.level), self.market.demand
+        sold = self._terms(demand.below[at], demand.part[at], np.ones(len(pattern.entries)))
+        return self.market.cost_of(pattern) if self.as_cost else 0.0, sold
+
+    def _add_covers(self, covers: Iterable[Cover]) -> int:
+        new, demand = 0, self.market.demand
+        for cover in covers:
+            key = (cover.model, cover.offers.tobytes(), cover.amounts.tobytes())
+            if key in self._seen or not len(cover.offers):
+                continue
+            self._seen.add(key)
+            new += 1
+            bought = demand.offer_below[cover.offers], demand.offer_part[cover.offers]
+            terms = [(self._need[cover.model], 1.0), *self._terms(*bought, -cover.amounts)]
+            self.column(0.0 if self.as_cost else -cover.worth, terms)
+        return new
+
+    def _terms(self, below: Ints, part: Floats, amount: Floats) -> Terms:
+        """Amounts of replicas between knots, as parts of both."""
+        total: dict[int, float] = {}
+        for k, p, n in zip(below.tolist(), part.tolist(), amount.tolist(), strict=True):
+            total[k] = total.get(k, 0.0) + n * (1 - p)
+            if p:
+                total[k + 1] = total.get(k + 1, 0.0) + n * p
+        return [(self._knot[k], value) for k, value in total.items() if abs(value) > TRIFLE]
 
 
 def until_new(evaluate: Callable[[float], int], deadline: float) -> int:
-    """Evaluate nearer and nearer to the program's own prices until columns are new.
+    """Evaluate nearer and nearer to the program's own prices until columns are new; how many.
 
-    Args:
-        evaluate: takes the share of the best bound's prices, and gives the number of new columns.
-        deadline: monotonic; nothing more is evaluated beyond it.
+    `evaluate` takes the share of the best bound's prices. It is not called beyond the deadline,
+    which is monotonic.
     """
     for share in SHARES:
         new = evaluate(share)

@@ -45,10 +45,6 @@ class Prices:
     knot: Floats
     pool: Floats
 
-    def scaled(self, factor: float) -> "Prices":
-        """All prices times a factor."""
-        return Prices(self.knot * factor, self.pool * factor)
-
     def between(self, other: "Prices", share: float) -> "Prices":
         """`share` of these and the rest of `other`."""
         return Prices(
@@ -128,29 +124,21 @@ class Market:
         return [(draw.pool, float(taken[draw.column]) / draw.whole) for draw in draws]
 
     def evaluate(self, prices: Prices) -> Evaluation:
-        """The bound at these prices; for a cost at the best multiple of them.
-
-        Raises:
-            HaltedError: it was asked to end.
-        """
+        """The bound at these prices; for a cost at the best multiple. Raises HaltedError."""
         covered, covers = self.demand.covers(prices.knot)
         patterns, value = self.patterns_at(prices)
-        pools = float(prices.pool.sum())
-        found = Evaluation(math.inf, prices, covered, tuple(covers), tuple(patterns))
-        total = math.fsum(covered)
+        pools, total, bound = float(prices.pool.sum()), math.fsum(covered), math.inf
+        worth = Worth(value, self.classes.cost, self.classes.count, pools)
         if not self.as_cost:
             bound = math.fsum([total, *(value * self.classes.count), pools])
-            return dataclasses.replace(found, bound=bound + SAFETY * abs(bound))
-        if not math.isfinite(total):
-            return found
-        worth = Worth(value, self.classes.cost, self.classes.count, pools)
-        if self.sites.entry_cost.any():
+            bound += SAFETY * abs(bound)
+        elif math.isfinite(total) and self.sites.entry_cost.any():
             # With costs of replicas in the values a factor would change the sets.
-            return dataclasses.replace(found, bound=bound_at(1.0, total, worth))
-        factor, bound = best_multiple(total, worth)
-        return dataclasses.replace(
-            found, bound=bound, prices=prices if factor == 1.0 else prices.scaled(factor)
-        )
+            bound = bound_at(1.0, total, worth)
+        elif math.isfinite(total):
+            factor, bound = best_multiple(total, worth)
+            prices = Prices(prices.knot * factor, prices.pool * factor)
+        return Evaluation(bound, prices, covered, tuple(covers), tuple(patterns))
 
     def patterns_at(self, prices: Prices) -> tuple[list[Pattern], Floats]:
         """Valuable sets of each class, and bounds of the most valuable ones' values."""
