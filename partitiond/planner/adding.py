@@ -32,6 +32,7 @@ class Adding:
         steps: (Q,) position of the level at which an empty device is opened as a site; -1 where
             none is, but for models that fit no other.
         devices: that may be used; None for all.
+        opens_last: only what fits on no device in use opens an empty one.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Adding:
         worth: Floats,
         steps: Ints | None = None,
         devices: Collection[int] | None = None,
+        *,
+        opens_last: bool = False,
     ) -> None:
         self.packing, self.instance = packing, packing.instance
         self.sites: Sites = build_sites(self.instance)
@@ -60,6 +63,7 @@ class Adding:
         self._need = {n.model: n for n in self.instance.needs}
         self._raised: dict[tuple[int, tuple[int, ...]], int | None] = {}
         self._held: dict[tuple[int, int], frozenset[int]] = {}
+        self.opens_last = opens_last
         self.devices: Collection[int] = range(len(packing.loads)) if devices is None else devices
 
     def one(self, need: Need) -> bool:
@@ -120,8 +124,11 @@ class Adding:
                 else:
                     raised.append((index, item, option))
             yield from self._at_higher_levels(raised)
-            if self._opens[entry]:
+            if self._opens[entry] and not self.opens_last:
                 yield from self._opened(entry, empty[int(self.sites.site_class[site])])
+        for entry in ranked if self.opens_last else ():
+            cls = int(self.sites.site_class[self.sites.entry_site[entry]])
+            yield from self._opened(entry, empty[cls])
 
     def _by_site(
         self, devices: Iterable[int], need: Need

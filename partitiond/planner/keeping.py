@@ -59,7 +59,7 @@ def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = 
 def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packing:
     drop_surplus(packing, rated_only=True)
     packing.settle()
-    adding = Adding(packing, worth)
+    adding = Adding(packing, worth, opens_last=by_cost)
     if by_cost:
         complete(adding, in_order(adding), stop)
         drop_surplus(packing, rated_only=True)

@@ -49,13 +49,11 @@ def member(name: str, packing: Packing) -> Member:
 def drop_surplus(packing: Packing, *, rated_only: bool = False) -> None:
     """Take away replicas that no demand and no least number needs, the largest first.
 
-    Where devices cost nothing, no replica that runs is taken away for one that does not.
+    No replica that runs is taken away for one that does not.
     """
     instance = packing.instance
     needs = {need.model: need for need in instance.needs}
     runs = collections.Counter((index, item) for index, item, _ in staying_items(instance))
-    if instance.request.objective.is_cost:
-        runs.clear()
     placed, fresh = list[tuple[bool, int, int, int]](), collections.Counter[int]()
     for index, load in enumerate(packing.loads):
         for item in load.items:
