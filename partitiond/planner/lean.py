@@ -10,7 +10,7 @@ SPARE: Final = 2.0
 what replicas that share a device lose to each other leaves it more than the demand."""
 KEPT: Final = 1
 """Candidates that do, kept of each kind of device and way to share it: the one that takes least of
-it, and one more whose latencies have more room."""
+it."""
 
 
 def leaner(demand: ModelDemand) -> ModelDemand:
