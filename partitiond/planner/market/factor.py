@@ -11,7 +11,6 @@ the program's solver says. Whole replicas are counted on devices, not in models.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -46,7 +45,7 @@ class Factor(Sets):
     ) -> None:
         super().__init__(Market(sites, as_cost=True, halt=halt))
         self.target: Floats = np.array([target.get(n.model, 0.0) for n in sites.instance.needs])
-        self.bound, self.converged = math.inf, False
+        self.bound = math.inf
         pool = np.zeros(self.market.classes.pools)
         self.best = self._first_prices(), pool
         self._need = [self._model.add_linear_constraint(lb=0.0) for _ in self.target]
@@ -87,13 +86,7 @@ class Factor(Sets):
 
     def run(self, deadline: float, rounds: int) -> None:
         """Rounds until little is gained, `deadline` (monotonic) or their number."""
-        for _ in range(rounds):
-            left = deadline - time.monotonic()
-            if left <= 0 or self.converged:
-                return
-            result = self.optimum(left)
-            if result is None:
-                return
+        for result in self.optima(deadline, rounds):
             price, pool = np.abs(duals(result, self._need)), np.abs(duals(result, self._pool))
             whole = math.fsum(price)
             if whole <= 0:

@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -22,10 +22,11 @@ class Sets:
     Attributes:
         market: what the sets are of.
         patterns: the sets so far; none is ever taken away.
+        converged: no more of them is worth a round.
     """
 
     def __init__(self, market: Market) -> None:
-        self.market = market
+        self.market, self.converged = market, False
         self.patterns: list[Pattern] = []
         self._seen: set[object] = set()
         self._model = mathopt.Model()
@@ -62,6 +63,16 @@ class Sets:
             terms += [(self._pool[pool], share) for pool, share in self.market.drawn(pattern)]
             self.column(cost, [(self._class[pattern.cls], 1.0), *terms])
         return len(self.patterns) - before
+
+    def optima(self, deadline: float, rounds: int) -> Iterator[mathopt.SolveResult]:
+        """The optimum over the sets of each time, until `converged`, `deadline` (monotonic), their
+        number, or none is found."""
+        for _ in range(rounds):
+            left = deadline - time.monotonic()
+            result = None if left <= 0 or self.converged else self.optimum(left)
+            if result is None:
+                return
+            yield result
 
     def optimum(self, seconds: float) -> mathopt.SolveResult | None:
         """The optimum; None where it is not found in that time."""

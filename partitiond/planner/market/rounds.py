@@ -64,7 +64,7 @@ class Columns(Sets):
     ) -> None:
         super().__init__(Market(sites, as_cost=as_cost, halt=halt))
         self.as_cost, self._on_bound = as_cost, on_bound
-        self.rounds, self.converged = 0, False
+        self.rounds = 0
         knot = self.market.demand.first_prices(usual_prices(sites))
         self.best = self.market.evaluate(Prices(knot, np.zeros(self.market.classes.pools)))
         self._add_rows()
@@ -97,13 +97,7 @@ class Columns(Sets):
     def run(self, deadline: float, rounds: int) -> None:
         """Rounds until nothing is gained, `deadline` (monotonic) or their number."""
         self.converged = self.converged or math.isinf(self.best.bound)
-        for _ in range(rounds):
-            left = deadline - time.monotonic()
-            if left <= 0 or self.converged:
-                return
-            result = self.optimum(left)
-            if result is None:
-                return
+        for result in self.optima(deadline, rounds):
             self.rounds += 1
             value, chosen = abs(result.objective_value()), result.variable_values()
             knot = np.maximum(0.0, duals(result, self._knot))
