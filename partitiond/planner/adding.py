@@ -7,7 +7,7 @@ placed with it.
 """
 
 import collections
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -24,7 +24,7 @@ ANY_RATE: Final = 1 << 60
 
 
 class Adding:
-    """Adds replicas to one packing.
+    """Adds replicas to a packing. Another one of the same instance, or other worths, may be set.
 
     Args:
         packing: is changed.
@@ -115,20 +115,19 @@ class Adding:
         used, empty = self._by_site(devices, need)
         for entry in ranked:
             item, site = int(self.sites.entry_item[entry]), int(self.sites.entry_site[entry])
-            raised = list[Spot]()
+            full = list[int]()
             for index in used[site]:
                 option = self.packing.loads[index].option
                 assert option is not None
                 if self._fits(index, item, option):
                     yield index, item, option
                 else:
-                    raised.append((index, item, option))
-            yield from self._at_higher_levels(raised)
+                    full.append(index)
+            yield from self._at_higher_levels(item, full)
             if self._opens[entry] and not self.opens_last:
-                yield from self._opened(entry, empty[int(self.sites.site_class[site])])
+                yield from self._opened(entry, empty)
         for entry in ranked if self.opens_last else ():
-            cls = int(self.sites.site_class[self.sites.entry_site[entry]])
-            yield from self._opened(entry, empty[cls])
+            yield from self._opened(entry, empty)
 
     def _by_site(
         self, devices: Iterable[int], need: Need
@@ -155,9 +154,9 @@ class Adding:
             by_class[int(sites.device_class[index])].append(index)
         return used, by_class
 
-    def _at_higher_levels(self, spots: Iterable[Spot]) -> Iterator[Spot]:
+    def _at_higher_levels(self, item: int, devices: Iterable[int]) -> Iterator[Spot]:
         """On devices that have to be run in another way for it, where nobody is short for that."""
-        for index, item, _ in spots:
+        for index in devices:
             load, group = self.packing.loads[index], self.packing.group(index)
             if load.memory + self.instance.items[item].memory_bytes > group.memory_bytes:
                 continue
@@ -170,13 +169,13 @@ class Adding:
             if option is not None and option != load.option and self._keeps(index, item, option):
                 yield index, item, option
 
-    def _opened(self, entry: int, empty: list[int]) -> Iterator[Spot]:
-        """On empty devices, run at the level that the site is opened at."""
+    def _opened(self, entry: int, empty: Mapping[int, list[int]]) -> Iterator[Spot]:
+        """On empty devices, by class, run at the level that the site is opened at."""
         sites = self.sites
         site, item = int(sites.entry_site[entry]), int(sites.entry_item[entry])
         options = sites.option_of[site, self._bears[entry], sites.entry_kappa[entry] :]
         option = int(options[options >= 0][-1])  # the largest kappa: it holds most kinds of others
-        for index in empty:
+        for index in empty.get(int(sites.site_class[site]), ()):
             if self._fits(index, item, option):
                 yield index, item, option
 

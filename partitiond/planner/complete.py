@@ -112,7 +112,7 @@ def tightened(
         stop: asked whether to end with what was found.
     """
     rng, noise = random.Random(f"tight-{seed}"), np.random.default_rng(seed)  # noqa: S311
-    found, idle = packing, 0
+    found, idle, adding = packing, 0, Adding(packing, worth)
     while idle < PATIENCE and not stop():
         trial = found.copy()
         ranked = sorted(found.used(), key=lambda i: fullness(found, i) * rng.uniform(0.5, 1.0))
@@ -120,7 +120,8 @@ def tightened(
             for item in [*trial.loads[index].items]:
                 if may_leave(trial, index, item):
                     trial.remove(index, item)
-        adding = Adding(trial, worth * noise.uniform(1 - NOISE, 1 + NOISE, len(worth)))
+        shaken = worth * noise.uniform(1 - NOISE, 1 + NOISE, len(worth))
+        adding.packing, adding.worth = trial, shaken
         order = in_order(adding, NOISE, rng)
         if by_cost:
             complete(adding, order, stop)
