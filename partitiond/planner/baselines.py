@@ -49,8 +49,10 @@ def _packed(instance: Instance, way: tuple[object, float], *, best: bool) -> Pac
         count = max(need.min_replicas, -(-need.rate // rate))
         key = need.worth * rate / share if by_value else share
         queue.extend((-key, need.model, -item) for _ in range(min(count, need.max_replicas, MOST)))
+    refused = set[int]()  # devices only fill: what no device held once, none holds later
     for _, _, item in sorted(queue):
-        _drop_in(packing, item, way, best=best)
+        if item not in refused and not _drop_in(packing, item, way, best=best):
+            refused.add(item)
     return packing
 
 
@@ -88,8 +90,11 @@ def _runs_as(option: Option, way: tuple[object, float]) -> bool:
     return option.mode is None or (option.mode, option.level) == way
 
 
-def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bool) -> None:
-    """Onto the fullest device in use that holds it (best fit), else onto the first that does."""
+def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bool) -> bool:
+    """Onto the fullest device in use that holds it (best fit), else onto the first that does.
+
+    Returns whether any does.
+    """
     devices: Sequence[int] = range(len(packing.loads))
     if best:
         ranked = sorted(packing.used(), key=lambda i: (-fullness(packing, i), i))
@@ -100,4 +105,5 @@ def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bo
             fits = _runs_as(option, way) and item in group.fits[k]
             if fits and packing.fits(index, item, k):
                 packing.add(index, item, k)
-                return
+                return True
+    return False

@@ -9,6 +9,7 @@ request, so that leaving a device means a move.
 
 import collections
 import math
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -175,6 +176,7 @@ def improved(
     from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
 
     instance, runs = watch.instance, _runs(watch.instance)
+    until = time.monotonic() + seconds
     if len(start.used()) <= FEW_DEVICES:
         start = tightened(
             start,
@@ -182,7 +184,9 @@ def improved(
             by_cost=by_cost,
             seed=instance.request.seed,
             may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
-            stop=lambda: watch.stopped or watch.left() <= 0,
+            stop=lambda: (
+                watch.stopped or (not watch.fixed and time.monotonic() > until - seconds / 2)
+            ),
         )
     gone = len(instance.request.running) - sum(items.total() for items in runs.values())
     most = None if most_moves is None else max(0, most_moves - gone)
@@ -194,8 +198,9 @@ def improved(
         most_gone=most,
     )
     improver.start(start)
+    steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
     improver.run(
-        Schedule(seconds, round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None),
+        Schedule(until - time.monotonic(), steps),
         halt=lambda: watch.done or watch.left() <= 0,
     )
     found = improver.best() if improver.found else start

@@ -442,8 +442,8 @@ def _least_prices(model: Ints, price: Floats, rate: Ints, need: Ints) -> tuple[I
 def cheapest_covers(model: Ints, price: Floats, rate: Ints, need: Ints, replicas: Ints) -> Floats:
     """(M,) least price of whole replicas that cover a rate and count at least so many.
 
-    A lower bound: rates are rounded up to the demand's grid, and the larger of the two conditions
-    is taken. Infinite where nothing covers a demand.
+    A lower bound: rates are rounded up to the demand's grid, parts of replicas count where that
+    is more, and the larger of the two conditions is taken. Infinite where nothing covers a demand.
 
     Args:
         model, price, rate: (N,) of one replica each way.
@@ -453,17 +453,30 @@ def cheapest_covers(model: Ints, price: Floats, rate: Ints, need: Ints, replicas
     single = np.full(len(need), np.inf)
     np.minimum.at(single, model, price)
     several = np.where(replicas > 0, single, 0.0) * replicas
-    return np.maximum(least[np.arange(len(need)), cells], several)
+    parts = np.where(need > 0, _least_per_unit(model, price, rate, len(need)), 0.0) * need
+    return np.maximum.reduce([least[np.arange(len(need)), cells], parts, several])
 
 
 def most_gains(model: Ints, price: Floats, rate: Ints, need: Ints, weight: Floats) -> Floats:
     """(M,) most of weight * min(rate covered, need) less the price, over whole replicas.
 
-    An upper bound: rates are rounded up to the demand's grid.
+    An upper bound: rates are rounded up to the demand's grid, or parts of replicas count.
     """
     step, _, least = _least_prices(model, price, rate, need)
     served = np.minimum(np.arange(GRID + 1)[None, :] * step[:, None], need[:, None])
-    return np.asarray((weight[:, None] * served - least).max(axis=1))
+    whole = (weight[:, None] * served - least).max(axis=1)
+    each = np.maximum(0.0, weight - _least_per_unit(model, price, rate, len(need)))
+    return np.minimum(whole, each * need)
+
+
+def _least_per_unit(model: Ints, price: Floats, rate: Ints, models: int) -> Floats:
+    """(M,) least price for a unit of rate; infinite where nothing serves a model.
+
+    A demand of more replicas than the grid has steps rounds each of them up to a step.
+    """
+    found, serves = np.full(models, np.inf), rate > 0
+    np.minimum.at(found, model[serves], price[serves] / rate[serves])
+    return found
 
 
 def round_up(sites: Sites, bound: float) -> float:

@@ -136,6 +136,22 @@ def test_goodput_is_bounded_by_what_devices_hold() -> None:
     assert bound(asked) == pytest.approx(10, rel=1e-6)
 
 
+@pytest.mark.parametrize("rate", [100, 1_001, 123_456.7, 1e6])
+def test_a_demand_far_beyond_all_devices_leaves_their_bound_as_it_is(rate: float) -> None:
+    """However many replicas it would take: more than the demand is cut into steps."""
+    models = (want("a", point("a", 5.3, 30, sm=50), rate=rate), want("b", point("b", 1, 1), rate=1))
+    asked = PlanRequest(gpus(4), models, objective=Objective.MAX_GOODPUT, interference=FREE)
+    assert bound(asked) == pytest.approx(4 * 2 * 5.3 + 1, rel=0.05)
+
+
+def test_a_demand_of_very_many_replicas_takes_as_many_devices_as_they_do() -> None:
+    """How many the devices are to be is found without having them."""
+    model, price, rate = np.array([0, 0]), np.array([1.0, 2.5]), np.array([3, 8])
+    need = np.array([1_000_003])
+    (least,) = cheapest_covers(model, price, rate, need, np.array([0]))
+    assert least == pytest.approx(1_000_003 * 2.5 / 8, rel=1e-4)
+
+
 def test_goodput_is_bounded_by_the_largest_number_of_replicas() -> None:
     model = want("a", point("a", 5, 30, sm=10), rate=100, max_replicas=3)
     asked = PlanRequest(gpus(4), (model,), objective=Objective.MAX_GOODPUT, interference=FREE)
@@ -234,7 +250,7 @@ def _some_prices(pours: Pours, rng: np.random.Generator) -> Duals:
 
 @given(
     st.lists(st.tuples(st.floats(0.1, 5), st.integers(1, 30)), min_size=1, max_size=3, unique=True),
-    st.integers(0, 90),
+    st.one_of(st.integers(0, 90), st.integers(401, 100_000)),
     st.integers(0, 3),
     st.floats(0, 2),
 )

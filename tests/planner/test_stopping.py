@@ -11,9 +11,11 @@ import pytest
 from partitiond.core.plan import Infeasible, Objective, Status
 from partitiond.planner import scale
 from partitiond.planner.api import solve
+from partitiond.planner.baselines import first_fit
 from partitiond.planner.complete import from_nothing
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.members import Member
+from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
 from tests.planner.build import gpu, point, want
 
@@ -80,6 +82,26 @@ def test_after_a_stop_next_to_nothing_is_begun(
         {"linear_prices": 1, "Program.solve": 1, "solve": 2, "most_goodput": 1, "complete": 2}
     )
     assert stop.calls <= most, stop.calls
+
+
+def test_what_no_device_holds_any_more_is_not_tried_again() -> None:
+    """However much of it is wanted."""
+    models = tuple(want(f"m{n}", point(f"m{n}", 1.0 + n, 30), rate=100_000) for n in range(3))
+    instance = build_instance(PlanRequest((gpu("a"), gpu("b")), models))
+    tried = collections.Counter[int]()
+
+    def called(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code is Packing.fits.__code__:
+            tried[frame.f_locals["item"]] += 1
+
+    sys.setprofile(called)
+    try:
+        packings = [first_fit(instance, best=best) for best in (False, True)]
+    finally:
+        sys.setprofile(None)
+    assert all(packing.counts for packing in packings)
+    assert tried
+    assert tried.total() < 200
 
 
 @pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
