@@ -25,8 +25,9 @@ from typing import Final
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.instance import PlanRequest
-from partitiond.planner.progress import OnProgress, Progress
+from partitiond.planner.progress import OnProgress
 from partitiond.planner.warm import is_warm
 
 STOP = "stop"
@@ -225,7 +226,7 @@ async def _answer(connection: Connection, on_progress: OnProgress | None) -> obj
             await ready.wait()
             ready.clear()
             message: object = connection.recv()
-            if not isinstance(message, Progress):
+            if not isinstance(message, PlanProgress):
                 return message
             if on_progress is not None:
                 on_progress(message)
