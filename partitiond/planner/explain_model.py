@@ -11,6 +11,7 @@ from partitiond.core.hardware import Device
 from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import ModelExplanation, SizeChoice
 from partitiond.core.units import format_bytes
+from partitiond.planner.flow import Outcome
 from partitiond.planner.room_for import (
     CLOSE,
     KINDS,
@@ -40,30 +41,20 @@ def check_model(request: PlanRequest, name: str) -> ModelDemand:
     return found
 
 
-def explain_model(request: PlanRequest, plan: Plan, name: str) -> ModelExplanation:
-    """Why the plan gives the model what it gives. Raises InputError for an unknown model."""
+def explain_model(request: PlanRequest, outcome: Outcome, name: str) -> ModelExplanation:
+    """Why a model gets what it gets, or nothing. Raises InputError for an unknown model."""
     demand = check_model(request, name)
-    chosen = collections.Counter(p.candidate for p in plan.placements if p.model == name)
+    if isinstance(outcome, Infeasible):
+        sizes = _sizes(request, demand, collections.Counter())
+        named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
+        own = [reason for reason in outcome.reasons if named.search(reason)]
+        here = ("It has no place: there is no plan at all.", *(own or outcome.reasons))
+        return ModelExplanation(name, here, (), tuple(sizes.values()))
+    chosen = collections.Counter(p.candidate for p in outcome.placements if p.model == name)
     sizes = _sizes(request, demand, chosen)
-    return ModelExplanation(
-        model=name,
-        here=tuple(_here(plan, demand, sizes, chosen)),
-        not_more=tuple(_not_more(request, plan, demand)),
-        sizes=tuple(sizes.values()),
-    )
-
-
-def explain_none(request: PlanRequest, outcome: Infeasible, name: str) -> ModelExplanation:
-    """Why a model has no place where nothing has one. Raises InputError for an unknown model."""
-    sizes = _sizes(request, check_model(request, name), collections.Counter())
-    named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
-    own = tuple(reason for reason in outcome.reasons if named.search(reason))
-    return ModelExplanation(
-        model=name,
-        here=("It has no place: there is no plan at all.", *(own or outcome.reasons)),
-        not_more=(),
-        sizes=tuple(sizes.values()),
-    )
+    here = tuple(_here(outcome, demand, sizes, chosen))
+    not_more = tuple(_not_more(request, outcome, demand))
+    return ModelExplanation(name, here, not_more, tuple(sizes.values()))
 
 
 def _sizes(
@@ -173,21 +164,7 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
         yield "No more is needed: its planned demand is served."
     if demand.max_replicas is not None and count >= demand.max_replicas:
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."
-    around = _around(request, plan)
-    yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
-    free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]
-    able = sum(closest([device], demand, around) is None for device in free)
-    if able:
-        what = f"{counted(able, 'device')} in no use could take it"
-        yield f"{what}: one more replica there costs a device more."
-    elif free:
-        yield f"None of the {len(free)} devices in no use can hold it."
-    else:
-        yield "No device is empty."
-
-
-def _around(request: PlanRequest, plan: Plan) -> Neighbours:
-    return Neighbours(
+    around = Neighbours(
         held={d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices},
         demands={m.model: m for m in request.models},
         spare={
@@ -198,6 +175,16 @@ def _around(request: PlanRequest, plan: Plan) -> Neighbours:
         },
         interference=request.interference,
     )
+    yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
+    free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]
+    able = sum(closest([device], demand, around) is None for device in free)
+    if able:
+        what = f"{counted(able, 'device')} in no use could take it"
+        yield f"{what}: one more replica there costs a device more."
+    elif free:
+        yield f"None of the {len(free)} devices in no use can hold it."
+    else:
+        yield "No device is empty."
 
 
 def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> Iterator[str]:

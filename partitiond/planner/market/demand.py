@@ -175,12 +175,8 @@ class Demand:
     def first_prices(self, price: Floats) -> Floats:
         """(N,) prices of knots, from (E,) what entries take of devices."""
         knot = np.zeros(len(self.knot_rate))
-        order = np.argsort(self.sites.entry_model, kind="stable")
-        starts = np.searchsorted(
-            self.sites.entry_model[order], np.arange(len(self.sites.need_rate) + 1)
-        )
         for m in range(len(self.sites.need_rate)):
-            mine = order[starts[m] : starts[m + 1]]
+            mine = np.flatnonzero(self.sites.entry_model == m)
             if not len(mine):
                 continue
             rate, each = self.sites.rates[mine, 0], price[mine]
