@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import ModelExplanation, SizeChoice
@@ -26,24 +25,14 @@ from partitiond.planner.room_for import (
     room_bytes,
 )
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.whatif import suggestion
 
 NAMED = 3
 """Devices named in a sentence; the rest is counted."""
 
 
-def check_model(request: PlanRequest, name: str) -> ModelDemand:
-    """The demand of that model. Raises InputError: there is none."""
-    found = next((m for m in request.models if m.model == name), None)
-    if found is None:
-        names = [m.model for m in request.models]
-        raise InputError(f"there is no model {name!r} to explain.", hint=suggestion(name, names))
-    return found
-
-
-def explain_model(request: PlanRequest, outcome: Outcome, name: str) -> ModelExplanation:
-    """Why a model gets what it gets, or nothing. Raises InputError for an unknown model."""
-    demand = check_model(request, name)
+def explain_model(request: PlanRequest, outcome: Outcome, demand: ModelDemand) -> ModelExplanation:
+    """Why a model gets what it gets, or nothing."""
+    name = demand.model
     if isinstance(outcome, Infeasible):
         sizes = _sizes(request, demand, collections.Counter())
         named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
@@ -68,7 +57,7 @@ def _sizes(
         on_kind[device.hardware].append(device)
     for c in demand.candidates:
         each = (most_alone(d, demand, c, request.interference) for d in on_kind[c.hardware])
-        most[c] = max((rate for _, rate in each), default=0.0)
+        most[c] = max(each, default=0.0)
         best[c.hardware] = max(best[c.hardware], most[c])
     found = {}
     for c in sorted(most, key=lambda c: (-most[c], c.memory_bytes)):
@@ -77,10 +66,9 @@ def _sizes(
             note = "best per device" if share >= CLOSE else f"{share:.0%} of the best"
             note = f"chosen {chosen[c]}x; {note}" if chosen[c] else note
         else:
-            one = dataclasses.replace(demand, candidates=(c,))
-            stop = closest(on_kind[c.hardware], one, alone(one, request.interference))
-            note = f"there is no {c.hardware}"
-            note = stop.what if stop is not None and on_kind[c.hardware] else note
+            one, there = dataclasses.replace(demand, candidates=(c,)), on_kind[c.hardware]
+            stop = closest(there, one, alone(one, request.interference)) if there else None
+            note = f"there is no {c.hardware}" if stop is None else stop.what
         found[c] = SizeChoice(
             size=c.size.key,
             hardware=c.hardware,

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan import Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import (
     Alternative,
     PlanAnswers,
@@ -18,7 +18,7 @@ from partitiond.core.plan_answers import (
     alternative,
 )
 from partitiond.planner.changes import parse_changes, world_under
-from partitiond.planner.explain_model import check_model, explain_model, next_best
+from partitiond.planner.explain_model import explain_model, next_best
 from partitiond.planner.flow import Enough, Flow, Outcome, Steps
 from partitiond.planner.relax import relaxations
 from partitiond.planner.types import PlanRequest
@@ -45,7 +45,7 @@ def answer(question: PlanQuestion, world: World, base: PlanRequest, demands: Dem
     for text in question.what_if:
         world_under(text, world)
     if question.explain is not None:
-        check_model(base, question.explain)
+        world.check_model(question.explain)
     here = Variations(world, base, demands, 1 + len(question.what_if))
     outcome = yield from here.solve("the plan", base)
     if isinstance(outcome, Plan):
@@ -63,8 +63,9 @@ def _beside(
     if question.fewest and here.plan is not None:
         found["fewest"] = yield from _fewest(here, here.plan)
     if question.explain is not None:
-        found["explanation"] = explain_model(here.base, outcome, question.explain)
-        others = yield from _next_best(here, question.explain)
+        model = next(m for m in here.base.models if m.model == question.explain)
+        found["explanation"] = explain_model(here.base, outcome, model)
+        others = yield from _next_best(here, model)
         found["explanation"] = dataclasses.replace(found["explanation"], alternatives=others)
     for text in question.what_if:
         one = yield from here.tried(text, asked=True)
@@ -95,9 +96,9 @@ def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
     return one if (one.gain or 0.0) > GAIN else None
 
 
-def _next_best(here: Variations, name: str) -> Steps[tuple[Alternative, ...]]:
-    found = []
-    choices = [] if here.plan is None else next_best(check_model(here.base, name), here.plan)
+def _next_best(here: Variations, model: ModelDemand) -> Steps[tuple[Alternative, ...]]:
+    found, name = [], model.model
+    choices = [] if here.plan is None else next_best(model, here.plan)
     here.steps += len(choices)
     for title, demand in choices:
         request = here.request(here.world)

@@ -150,19 +150,15 @@ def _devices(here: Variations, lacking: set[str]) -> Steps[list[Alternative]]:
 
 
 def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
-    def too_few(count: int) -> Steps[bool]:
-        return here.impossible(here.request(world_under(f"+{count} {kind}", here.world)))
-
-    high = 1
-    while high <= MAX_ADDED and not here.late() and (yield from too_few(high)):
-        high *= 2
+    low, high = 0, MAX_ADDED + 1
+    while high - low > 1 and not here.late():
+        # Few are mostly enough, and asked about faster.
+        middle = min((low + high) // 2, 2 * low + 1)
+        world = world_under(f"+{middle} {kind}", here.world)
+        few = yield from here.impossible(here.request(world))
+        low, high = (middle, high) if few else (low, middle)
     if high > MAX_ADDED or here.late():
         return []
-    low = high // 2
-    while high - low > 1 and not here.late():
-        middle = (low + high) // 2
-        few = yield from too_few(middle)
-        low, high = (middle, high) if few else (low, middle)
     here.steps += 1
     return (yield from _serving(here, [f"+{high + more} {kind}" for more in (0, 1, 2, 4, 8, 16)]))
 

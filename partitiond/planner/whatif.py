@@ -224,18 +224,7 @@ def _template(world: World, text: str) -> Device:
     if there is not None:
         return next(d for d in world.devices if d.hardware == there)
     spec, _ = find_hardware(text)
-    return Device(
-        id=spec.key,
-        kind=spec.kind,
-        hardware=spec.key,
-        name=spec.key,
-        host="new",
-        memory_bytes=spec.memory_bytes,
-        free_bytes=spec.memory_bytes,
-        cores=tuple(range(ADDED_CORES)),
-        sm_count=spec.sm_count,
-        modes=spec.modes,
-    )
+    return spec.device(spec.key, "new", tuple(range(ADDED_CORES)))
 
 
 def _kind_here(world: World, text: str) -> str | None:

@@ -179,10 +179,9 @@ class Demand:
             mine = np.flatnonzero(self.sites.entry_model == m)
             if not len(mine):
                 continue
-            rate, each = self.sites.rates[mine, 0], price[mine]
-            least = float((each / np.maximum(rate, 1)).min())
-            for k in range(int(self.knot_start[m]), int(self.knot_start[m + 1])):
-                enough = rate >= self.knot_rate[k]
-                whole = float(each[enough].min()) if enough.any() else np.inf
-                knot[k] = min(whole, least * float(self.knot_rate[k]) or whole)
+            knots = slice(self.knot_start[m], self.knot_start[m + 1])
+            rate, each, wanted = self.sites.rates[mine, 0], price[mine], self.knot_rate[knots]
+            whole = np.where(rate >= wanted[:, None], each, np.inf).min(axis=1)
+            share = wanted * (each / np.maximum(rate, 1)).min()
+            knot[knots] = np.where(share > 0, np.minimum(whole, share), whole)
         return knot

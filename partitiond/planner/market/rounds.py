@@ -108,7 +108,9 @@ class Columns(Sets):
             elif new and gap > CONVERGED * max(1.0, abs(self._bound)):
                 continue
             elif self.as_cost and math.fsum(chosen.get(v, 0.0) for v in self._unserved) > CONVERGED:
-                self._raise_penalty()
+                for variable in self._unserved:  # to leave a model unserved is made dearer
+                    cost = self._model.objective.get_linear_coefficient(variable)
+                    self._model.objective.set_linear_coefficient(variable, cost * STEEPER)
                 self.converged = value > HOPELESS * max(1.0, self._bound)
             else:
                 self.converged = True
@@ -120,12 +122,6 @@ class Columns(Sets):
             self.best, self._bound = found.prices, found.bound
             self._on_bound(self.bound())
         return self._add(found)
-
-    def _raise_penalty(self) -> None:
-        """Make it dearer to leave models unserved."""
-        for variable in self._unserved:
-            old = self._model.objective.get_linear_coefficient(variable)
-            self._model.objective.set_linear_coefficient(variable, old * STEEPER)
 
     def _add(self, found: Evaluation) -> int:
         """Add what an evaluation found; how many columns are new."""
