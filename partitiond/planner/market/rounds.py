@@ -24,7 +24,7 @@ import numpy as np
 
 from partitiond.planner.market.demand import Cover
 from partitiond.planner.market.program import Sets, Terms, duals
-from partitiond.planner.market.value import Evaluation, Market, Pattern, Prices, patterns_of
+from partitiond.planner.market.value import Market, Pattern, Prices, patterns_of
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import round_up, usual_prices
 from partitiond.planner.sites import Floats, Ints, Sites
@@ -65,7 +65,8 @@ class Columns(Sets):
         first = self.market.evaluate(Prices(knot, np.zeros(self.market.classes.pools)))
         self.best, self._bound = first.prices, first.bound
         self._add_rows(first.covered)
-        self._add(first)
+        self.add_patterns(first.patterns)
+        self._add_covers(first.covers)
         on_bound(self.bound())
 
     def _add_rows(self, cost: Floats) -> None:
@@ -121,10 +122,6 @@ class Columns(Sets):
         if found.bound > self._bound if self.as_cost else found.bound < self._bound:
             self.best, self._bound = found.prices, found.bound
             self._on_bound(self.bound())
-        return self._add(found)
-
-    def _add(self, found: Evaluation) -> int:
-        """Add what an evaluation found; how many columns are new."""
         return self.add_patterns(found.patterns) + self._add_covers(found.covers)
 
     def _column_of(self, pattern: Pattern) -> tuple[float, Terms]:
