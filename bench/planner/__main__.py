@@ -21,10 +21,10 @@ from bench.planner import instances, shipped
 from bench.planner.baselines import greedy, plain_cp_sat
 from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS
 from partitiond.core.plan import Infeasible, Objective
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.instance import build_instance
-from partitiond.planner.progress import Progress
 
 KINDS = ("over", "slack")
 SETS = {"shipped": shipped.request, "plain": instances.request}
@@ -138,7 +138,7 @@ def measure(  # noqa: PLR0917 - the words of the command
     """Our plan for one instance."""
     models, gpus = (int(part) for part in size.split("x"))
     asked = dataclasses.replace(SETS[name](kind, models, gpus, seed, seconds), workers=workers)
-    seen: list[Progress] = []
+    seen: list[PlanProgress] = []
     began = time.perf_counter()
     plan = solve(asked, seen.append)
     took = time.perf_counter() - began

@@ -90,17 +90,10 @@ def described(texts: Sequence[str]) -> tuple[Device, ...]:
         for _ in range(count):
             number = sum(1 for d in found if d.hardware == spec.key)
             found.append(
-                Device(
-                    id=f"{spec.key}-{number}",
-                    kind=spec.kind,
-                    hardware=spec.key,
-                    name=spec.key,
-                    host=f"{spec.key}-host-{number // DEVICES_PER_HOST}",
-                    memory_bytes=spec.memory_bytes,
-                    free_bytes=spec.memory_bytes,
-                    cores=cores_at(number),
-                    sm_count=spec.sm_count,
-                    modes=spec.modes,
+                spec.device(
+                    f"{spec.key}-{number}",
+                    f"{spec.key}-host-{number // DEVICES_PER_HOST}",
+                    cores_at(number),
                 )
             )
     return tuple(found)

@@ -20,7 +20,6 @@ from partitiond.settings import Settings
 if TYPE_CHECKING:
     from partitiond.fleet import Fleet
     from partitiond.planner.flow import Solving
-    from partitiond.planner.progress import Progress
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
 """A plan of 5,000 models on 1,000 devices has some 30 MB."""
@@ -151,7 +150,7 @@ def _solver(
     from partitiond.planner.progress import CompilingStopped
 
     def solved(step: "Solving") -> Plan | Infeasible:
-        def tell(progress: "Progress") -> None:
+        def tell(progress: PlanProgress) -> None:
             if on_progress is not None:
                 on_progress(progress_of(step, progress))
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from partitiond.controller.situation import Situation
 from partitiond.core.architecture import Architecture
@@ -18,9 +17,6 @@ from partitiond.planner.questions import adds_devices
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import Demands, World
 from partitiond.ports import ModelRecord
-
-if TYPE_CHECKING:
-    from partitiond.planner.progress import Progress
 
 OnProgress = Callable[[PlanProgress], None]
 ArchitectureOf = Callable[[ModelSpec], Awaitable[Architecture]]
@@ -91,7 +87,7 @@ def _estimated(
             yield estimate(spec, architecture, device, size, now)
 
 
-def told(step: Solving, on_progress: OnProgress) -> Callable[["Progress"], None]:
+def told(step: Solving, on_progress: OnProgress) -> OnProgress:
     """Passes the solver's progress on as part of the whole answer's."""
     return lambda progress: on_progress(progress_of(step, progress))
 

@@ -60,7 +60,7 @@ from partitiond.planner.whatif import World
 from partitiond.ports import Clock, PlanPreview, Store
 
 Solve = Callable[..., Awaitable[Plan | Infeasible]]
-"""A `PlanRequest` solved; `on_progress` may be given, and is called with `planner.Progress`."""
+"""A `PlanRequest` solved; `on_progress` may be given, and is called with `PlanProgress`."""
 _NOBODY: Final[Mapping[str, int]] = {}
 _NOTHING: Final[Mapping[str, Obstacle]] = {}
 REMEMBERED_PREVIEWS: Final = 32

@@ -61,8 +61,11 @@ class PlanProgress:
         title: what is being planned, as "+2 a100-80gb".
         step, steps: of the plans that are known to be made; the first one is the plan itself.
         seconds: since this plan was begun.
-        value, bound, gap: best so far; None before there is one.
-        method: which part of the planner found it.
+        objective: what `value` and `bound` speak of.
+        value: of the best plan so far; None before there is one.
+        bound: no plan is better; None before it is known.
+        gap: |bound - value| / max(|value|, 1e-9); None while either is missing.
+        method: what found the plan, or is at work.
         compiled: share of the search that is compiled, while that is done, once on a machine;
             `seconds` stands still meanwhile. None otherwise.
     """

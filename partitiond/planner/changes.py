@@ -33,7 +33,6 @@ FORMS: Final = (
     '"without model NAME"'
 )
 MAX_ADDED: Final = 4096
-_MODES: Final = tuple(m for m in SharingMode if m is not SharingMode.CORES)
 
 
 def models_named(text: str) -> list[str]:
@@ -161,7 +160,7 @@ def _number(text: str, given: str, most: float, unit: str, hint: str) -> float:
 
 def _modes(text: str, rest: str) -> Change:
     words = [word for word in re.split(r"[\s,]+", rest.lower()) if word not in {"", "and", "or"}]
-    names = {mode.value for mode in _MODES}
+    names = {mode.value for mode in SharingMode if mode is not SharingMode.CORES}
     wrong = next((word for word in words if word not in names), None)
     if wrong is not None or not words:
         raise InputError(

@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from partitiond.core.errors import InputError
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import ModelExplanation, SizeChoice
 from partitiond.core.units import format_bytes
+from partitiond.planner.flow import Outcome
 from partitiond.planner.room_for import (
     CLOSE,
     KINDS,
@@ -25,45 +25,25 @@ from partitiond.planner.room_for import (
     room_bytes,
 )
 from partitiond.planner.types import PlanRequest
-from partitiond.planner.whatif import suggestion
 
 NAMED = 3
 """Devices named in a sentence; the rest is counted."""
 
 
-def check_model(request: PlanRequest, name: str) -> ModelDemand:
-    """The demand of that model. Raises InputError: there is none."""
-    found = next((m for m in request.models if m.model == name), None)
-    if found is None:
-        names = [m.model for m in request.models]
-        raise InputError(f"there is no model {name!r} to explain.", hint=suggestion(name, names))
-    return found
-
-
-def explain_model(request: PlanRequest, plan: Plan, name: str) -> ModelExplanation:
-    """Why the plan gives the model what it gives. Raises InputError for an unknown model."""
-    demand = check_model(request, name)
-    chosen = collections.Counter(p.candidate for p in plan.placements if p.model == name)
+def explain_model(request: PlanRequest, outcome: Outcome, demand: ModelDemand) -> ModelExplanation:
+    """Why a model gets what it gets, or nothing."""
+    name = demand.model
+    if isinstance(outcome, Infeasible):
+        sizes = _sizes(request, demand, collections.Counter())
+        named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
+        own = [reason for reason in outcome.reasons if named.search(reason)]
+        here = ("It has no place: there is no plan at all.", *(own or outcome.reasons))
+        return ModelExplanation(name, here, (), tuple(sizes.values()))
+    chosen = collections.Counter(p.candidate for p in outcome.placements if p.model == name)
     sizes = _sizes(request, demand, chosen)
-    return ModelExplanation(
-        model=name,
-        here=tuple(_here(plan, demand, sizes, chosen)),
-        not_more=tuple(_not_more(request, plan, demand)),
-        sizes=tuple(sizes.values()),
-    )
-
-
-def explain_none(request: PlanRequest, outcome: Infeasible, name: str) -> ModelExplanation:
-    """Why a model has no place where nothing has one. Raises InputError for an unknown model."""
-    sizes = _sizes(request, check_model(request, name), collections.Counter())
-    named = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
-    own = tuple(reason for reason in outcome.reasons if named.search(reason))
-    return ModelExplanation(
-        model=name,
-        here=("It has no place: there is no plan at all.", *(own or outcome.reasons)),
-        not_more=(),
-        sizes=tuple(sizes.values()),
-    )
+    here = tuple(_here(outcome, demand, sizes, chosen))
+    not_more = tuple(_not_more(request, outcome, demand))
+    return ModelExplanation(name, here, not_more, tuple(sizes.values()))
 
 
 def _sizes(
@@ -77,7 +57,7 @@ def _sizes(
         on_kind[device.hardware].append(device)
     for c in demand.candidates:
         each = (most_alone(d, demand, c, request.interference) for d in on_kind[c.hardware])
-        most[c] = max((rate for _, rate in each), default=0.0)
+        most[c] = max(each, default=0.0)
         best[c.hardware] = max(best[c.hardware], most[c])
     found = {}
     for c in sorted(most, key=lambda c: (-most[c], c.memory_bytes)):
@@ -86,10 +66,9 @@ def _sizes(
             note = "best per device" if share >= CLOSE else f"{share:.0%} of the best"
             note = f"chosen {chosen[c]}x; {note}" if chosen[c] else note
         else:
-            one = dataclasses.replace(demand, candidates=(c,))
-            stop = closest(on_kind[c.hardware], one, alone(one, request.interference))
-            note = f"there is no {c.hardware}"
-            note = stop.what if stop is not None and on_kind[c.hardware] else note
+            one, there = dataclasses.replace(demand, candidates=(c,)), on_kind[c.hardware]
+            stop = closest(there, one, alone(one, request.interference)) if there else None
+            note = f"there is no {c.hardware}" if stop is None else stop.what
         found[c] = SizeChoice(
             size=c.size.key,
             hardware=c.hardware,
@@ -173,21 +152,7 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
         yield "No more is needed: its planned demand is served."
     if demand.max_replicas is not None and count >= demand.max_replicas:
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."
-    around = _around(request, plan)
-    yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
-    free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]
-    able = sum(closest([device], demand, around) is None for device in free)
-    if able:
-        what = f"{counted(able, 'device')} in no use could take it"
-        yield f"{what}: one more replica there costs a device more."
-    elif free:
-        yield f"None of the {len(free)} devices in no use can hold it."
-    else:
-        yield "No device is empty."
-
-
-def _around(request: PlanRequest, plan: Plan) -> Neighbours:
-    return Neighbours(
+    around = Neighbours(
         held={d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices},
         demands={m.model: m for m in request.models},
         spare={
@@ -198,6 +163,16 @@ def _around(request: PlanRequest, plan: Plan) -> Neighbours:
         },
         interference=request.interference,
     )
+    yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
+    free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]
+    able = sum(closest([device], demand, around) is None for device in free)
+    if able:
+        what = f"{counted(able, 'device')} in no use could take it"
+        yield f"{what}: one more replica there costs a device more."
+    elif free:
+        yield f"None of the {len(free)} devices in no use can hold it."
+    else:
+        yield "No device is empty."
 
 
 def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> Iterator[str]:

@@ -2,15 +2,12 @@
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.plan_answers import PlanAnswers, PlanProgress
 from partitiond.planner.types import PlanRequest
-
-if TYPE_CHECKING:  # it loads the solver's libraries, which are large
-    from partitiond.planner.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,10 +38,9 @@ everything can be served; the flow is sent False where that is unknown."""
 Flow = Steps[Answered]
 
 
-def progress_of(step: Solving, progress: "Progress") -> PlanProgress:
+def progress_of(step: Solving, progress: PlanProgress) -> PlanProgress:
     """The solver's progress as part of the whole answer's."""
-    told = dataclasses.asdict(progress)
-    return PlanProgress(title=step.title, step=step.step, steps=step.steps, **told)
+    return dataclasses.replace(progress, title=step.title, step=step.step, steps=step.steps)
 
 
 def run_flow(

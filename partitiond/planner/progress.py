@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from partitiond.core.plan import Objective
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.costs import true_bound, true_value
 from partitiond.planner.types import RATE_SCALE, Instance
 
@@ -28,31 +29,8 @@ FINISH_PER_SIZE: Final = 9e-7
 """Seconds per model and device that assigning, tidying, explaining and checking take."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Progress:
-    """The state of a solve at one moment.
-
-    Attributes:
-        seconds: since it began.
-        objective: what `value` and `bound` speak of.
-        value: of the best plan so far; None before there is one.
-        bound: no plan is better; None before it is known.
-        gap: |bound - value| / max(|value|, 1e-9); None while either is missing.
-        method: what found the plan, or is at work.
-        compiled: share of the search that is compiled, while that is done, once on a machine;
-            `seconds` stands still meanwhile. None otherwise.
-    """
-
-    seconds: float
-    objective: Objective
-    value: float | None
-    bound: float | None
-    gap: float | None
-    method: str
-    compiled: float | None = None
-
-
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[PlanProgress], None]
+"""Told of one solve, which has no title: `flow.progress_of` gives it one."""
 Stop = Callable[[], bool]
 
 
@@ -225,7 +203,7 @@ class Watch:
         by_class = self._by_class and self.objective is Objective.MAX_GOODPUT
         return now.gap is not None and now.gap <= (0.0 if by_class else 1e-9)
 
-    def now(self) -> Progress:
+    def now(self) -> PlanProgress:
         """The state at this moment."""
         with self._lock:
             value, bound, method = self.value, self.bound, self._method
@@ -242,7 +220,7 @@ class Watch:
             gap = max(0.0, worse) / max(abs(value), 1e-9)
         until = time.monotonic() if self._paused_at is None else self._paused_at
         seconds = until - self.began
-        return Progress(seconds, self.objective, value, bound, gap, method)
+        return PlanProgress("", 1, 1, seconds, self.objective, value, bound, gap, method)
 
     def _report(self) -> None:
         """Tell who watches, in one thread at a time."""

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan import Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import (
     Alternative,
     PlanAnswers,
@@ -18,17 +18,12 @@ from partitiond.core.plan_answers import (
     alternative,
 )
 from partitiond.planner.changes import parse_changes, world_under
-from partitiond.planner.explain_model import (
-    check_model,
-    explain_model,
-    explain_none,
-    next_best,
-)
+from partitiond.planner.explain_model import explain_model, next_best
 from partitiond.planner.flow import Enough, Flow, Outcome, Steps
 from partitiond.planner.relax import relaxations
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.variations import VARIATION_SHARE, Variations
-from partitiond.planner.whatif import ALL, Change, Demands, World, add_devices, rules_of
+from partitiond.planner.whatif import ALL, Demands, World, add_devices, rules_of
 
 MAX_SINGLE_RULES = 24
 """Rules tried one by one; a kind of rule that costs nothing at all is not."""
@@ -50,7 +45,7 @@ def answer(question: PlanQuestion, world: World, base: PlanRequest, demands: Dem
     for text in question.what_if:
         world_under(text, world)
     if question.explain is not None:
-        check_model(base, question.explain)
+        world.check_model(question.explain)
     here = Variations(world, base, demands, 1 + len(question.what_if))
     outcome = yield from here.solve("the plan", base)
     if isinstance(outcome, Plan):
@@ -67,12 +62,11 @@ def _beside(
     """Adds each answer that is asked for beside the plan, by its name in `PlanAnswers`."""
     if question.fewest and here.plan is not None:
         found["fewest"] = yield from _fewest(here, here.plan)
-    if question.explain is not None and here.plan is not None:
-        found["explanation"] = explain_model(here.base, here.plan, question.explain)
-        others = yield from _next_best(here, here.plan, question.explain)
+    if question.explain is not None:
+        model = next(m for m in here.base.models if m.model == question.explain)
+        found["explanation"] = explain_model(here.base, outcome, model)
+        others = yield from _next_best(here, model)
         found["explanation"] = dataclasses.replace(found["explanation"], alternatives=others)
-    elif question.explain is not None and isinstance(outcome, Infeasible):
-        found["explanation"] = explain_none(here.base, outcome, question.explain)
     for text in question.what_if:
         one = yield from here.tried(text, asked=True)
         found["what_if"] = (*found.get("what_if", ()), one)
@@ -102,9 +96,9 @@ def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
     return one if (one.gain or 0.0) > GAIN else None
 
 
-def _next_best(here: Variations, plan: Plan, name: str) -> Steps[tuple[Alternative, ...]]:
-    found = []
-    choices = next_best(check_model(here.base, name), plan)
+def _next_best(here: Variations, model: ModelDemand) -> Steps[tuple[Alternative, ...]]:
+    found, name = [], model.model
+    choices = [] if here.plan is None else next_best(model, here.plan)
     here.steps += len(choices)
     for title, demand in choices:
         request = here.request(here.world)
@@ -149,8 +143,8 @@ def adds_devices(question: PlanQuestion) -> bool:
 
     What cannot be read is passed over: `answer` refuses it.
     """
-    found = list[Change]()
     for text in question.what_if:
         with contextlib.suppress(InputError):
-            found += parse_changes(text)
-    return any(change.func is add_devices for change in found)
+            if any(change.func is add_devices for change in parse_changes(text)):
+                return True
+    return False

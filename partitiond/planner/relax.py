@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.plan import ModelDemand, Plan
+from partitiond.core.plan import ModelDemand, Objective, Plan
 from partitiond.core.plan_answers import Alternative, Relaxations, figures_of
 from partitiond.planner.changes import world_under
 from partitiond.planner.flow import Outcome, Steps
@@ -25,10 +25,7 @@ FLOW_SHARE = 3.0
 """Of the time limit, for all of it together: what is under way then is still ended."""
 NAMED = 8
 """A conflict of more models is counted, not listed."""
-SCALE_STEPS = 3
-SCALE_PROOFS = 6
 SLACK = 0.999
-SLACK_SCALE = 0.99
 LEAST_SCALE = 0.01
 
 
@@ -153,51 +150,31 @@ def _devices(here: Variations, lacking: set[str]) -> Steps[list[Alternative]]:
 
 
 def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
-    def too_few(count: int) -> Steps[bool]:
-        return here.impossible(here.request(world_under(f"+{count} {kind}", here.world)))
-
-    high = 1
-    while high <= MAX_ADDED and not here.late() and (yield from too_few(high)):
-        high *= 2
+    low, high = 0, MAX_ADDED + 1
+    while high - low > 1 and not here.late():
+        # Few are mostly enough, and asked about faster.
+        middle = min((low + high) // 2, 2 * low + 1)
+        world = world_under(f"+{middle} {kind}", here.world)
+        few = yield from here.impossible(here.request(world))
+        low, high = (middle, high) if few else (low, middle)
     if high > MAX_ADDED or here.late():
         return []
-    low = high // 2
-    while high - low > 1 and not here.late():
-        middle = (low + high) // 2
-        few = yield from too_few(middle)
-        low, high = (middle, high) if few else (low, middle)
     here.steps += 1
     return (yield from _serving(here, [f"+{high + more} {kind}" for more in (0, 1, 2, 4, 8, 16)]))
 
 
 def _scaled(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
-    """The largest common share of all demands that is found to be served.
-
-    Proofs narrow it from above first: they are faster than plans.
+    """The largest common share of all demands that is found to be served, which is the headroom of
+    a plan for it; at the least the share that the plan gives.
     """
-    shares = [
+    given = [
         f.capacity_req_per_s / f.demand_req_per_s for f in plan.forecasts if f.demand_req_per_s
     ]
-    if not shares:
+    if not given or here.late():
         return []
-    low = proven_low = min(1.0, *shares)
-    high = 1.0
-    for _ in range(SCALE_PROOFS):
-        if here.late():
-            break
-        factor = (proven_low + high) / 2
-        world = world_under(f"demand *{factor:.4g}", here.world)
-        few = yield from here.impossible(here.request(world))
-        proven_low, high = (proven_low, factor) if few else (factor, high)
-    here.steps += SCALE_STEPS
-    most = high * SLACK_SCALE
-    found = yield from _serving(here, [f"demand *{most:.3g}"])
-    least = low
-    for _ in range(0 if found else SCALE_STEPS - 1):
-        factor = (least + most) / 2
-        tried = yield from _serving(here, [f"demand *{factor:.3g}"])
-        found = tried or found
-        least, most = (factor, most) if tried else (least, factor)
-    if not found and low > LEAST_SCALE:
-        found = yield from _serving(here, [f"demand *{_down(low)}"])
-    return found
+    here.steps += 2
+    best = yield from here.tried(f"objective {Objective.MAX_HEADROOM}", share=RELAX_SHARE)
+    most = best.figures.value if best.figures is not None else 0.0
+    shares = {min(1.0, share) for share in (most, min(given)) if share > LEAST_SCALE}
+    tries = [f"demand *{_down(share)}" for share in sorted(shares, reverse=True)]
+    return (yield from _serving(here, tries))

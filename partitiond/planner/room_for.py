@@ -265,17 +265,15 @@ def level_together(candidates: Sequence[Candidate], interference: Interference) 
 
 def most_alone(
     device: Device, demand: ModelDemand, candidate: Candidate, interference: Interference
-) -> tuple[int, float]:
-    """Replicas and requests/s of one size that an empty device serves at best, all else aside."""
+) -> float:
+    """Requests/s that an empty device serves at best with one size, all else aside."""
     held: list[Candidate] = []
     around = Neighbours({device.id: held}, {demand.model: demand}, {}, interference)
-    best = (0, 0.0)
+    best = 0.0
     while blocker(device, candidate, around) is None:
         held.append(candidate)
         level = level_together(held, interference) or math.inf
-        rate = len(held) * candidate.capacity_req_per_s / level
-        if rate > best[1] * (1 + TOLERANCE):
-            best = (len(held), rate)
+        best = max(best, len(held) * candidate.capacity_req_per_s / level)
     return best
 
 

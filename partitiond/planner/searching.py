@@ -49,7 +49,7 @@ def search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Me
         What was found, and whether the column generation gave a better bound.
     """
     improver, sites = _begun(watch, best, by_cost=by_cost), build_sites(watch.instance)
-    beside = Beside(sites, watch, by_cost=by_cost)
+    beside = Beside(sites, watch)
     if not watch.done:
         # Something good first, for whoever looks soon.
         _look(watch, improver, LOOK_SECONDS)

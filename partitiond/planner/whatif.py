@@ -147,29 +147,27 @@ def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> 
     names = (f"{template.hardware}-new-{n}" for n in itertools.count())
     fresh = (name for name in names if name not in ids)
     new_hosts = (host for n in itertools.count() if (host := f"new-{n}") not in hosts)
-    cores, host = len(template.cores), ""
-    found: list[Device] = []
-    for number in range(count):
-        slot = number % ADDED_PER_HOST
-        host = next(new_hosts) if slot == 0 else host
-        found.append(
-            dataclasses.replace(
-                template,
-                id=next(fresh),
-                host=host,
-                rack="",
-                cores=tuple(range(slot * cores, (slot + 1) * cores)),
-                free_bytes=Bytes(template.memory_bytes - template.reserved_bytes),
-                core_nodes=(),
-                cordoned=False,
-                occupied_sm_percent=0,
-                occupied_slices=(),
-                foreign=(),
-                mig_instances=(),
-                mig_fixed=False,
-            )
+    slots = ((host, slot) for host in new_hosts for slot in range(ADDED_PER_HOST))
+    cores = len(template.cores)
+    added = (
+        dataclasses.replace(
+            template,
+            id=next(fresh),
+            host=host,
+            rack="",
+            cores=tuple(range(slot * cores, (slot + 1) * cores)),
+            free_bytes=Bytes(template.memory_bytes - template.reserved_bytes),
+            core_nodes=(),
+            cordoned=False,
+            occupied_sm_percent=0,
+            occupied_slices=(),
+            foreign=(),
+            mig_instances=(),
+            mig_fixed=False,
         )
-    return dataclasses.replace(world, devices=(*world.devices, *found))
+        for host, slot in itertools.islice(slots, count)
+    )
+    return dataclasses.replace(world, devices=(*world.devices, *added))
 
 
 def remove_devices(count: int, hardware: str, world: World, plan: Plan | None) -> World:
@@ -226,18 +224,7 @@ def _template(world: World, text: str) -> Device:
     if there is not None:
         return next(d for d in world.devices if d.hardware == there)
     spec, _ = find_hardware(text)
-    return Device(
-        id=spec.key,
-        kind=spec.kind,
-        hardware=spec.key,
-        name=spec.key,
-        host="new",
-        memory_bytes=spec.memory_bytes,
-        free_bytes=spec.memory_bytes,
-        cores=tuple(range(ADDED_CORES)),
-        sm_count=spec.sm_count,
-        modes=spec.modes,
-    )
+    return spec.device(spec.key, "new", tuple(range(ADDED_CORES)))
 
 
 def _kind_here(world: World, text: str) -> str | None:

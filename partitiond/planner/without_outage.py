@@ -92,8 +92,7 @@ def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: boo
         if p.model in models and p.device_id in devices:
             old[p.model].append(p)
     asked = (m for m in request.models if and_new or m.model not in old)
-    isolated = {m.model: m.isolation for m in request.models}
-    stays = (_stays(there, isolated[name]) for name, there in old.items())
+    stays = (_stays(old[m.model], m.isolation) for m in request.models if m.model in old)
     return dataclasses.replace(
         request,
         models=(*asked, *stays),

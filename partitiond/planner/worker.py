@@ -25,11 +25,11 @@ from typing import Final
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Plan
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.instance import PlanRequest
-from partitiond.planner.progress import OnProgress, Progress
+from partitiond.planner.progress import OnProgress
 from partitiond.planner.warm import is_warm
 
-STOP = "stop"
 AHEAD_SECONDS: Final = 60.0
 """A daemon compiles the search once it has run so long: starts and first plans go before it."""
 HANG_SECONDS: Final = 5.0
@@ -37,7 +37,10 @@ HANG_SECONDS: Final = 5.0
 SOLVER: Final = "partitiond.planner.api"
 COMPILER: Final = (sys.executable, "-m", "partitiond.planner.warm")
 log = logging.getLogger(__name__)
-OUT_OF_MEMORY = "out of memory"
+
+
+Answer = Plan | Infeasible | PartitiondError
+"""What a process of the planner sends in the end: what `solve` gave, or raised."""
 
 
 class PlannerFailedError(PartitiondError):
@@ -89,11 +92,7 @@ async def solve_in_process(
             await _end(solver)
     if isinstance(answer, PartitiondError):
         raise answer
-    if isinstance(answer, Plan | Infeasible):
-        return answer
-    if answer == OUT_OF_MEMORY:
-        raise _died(memory_limit_bytes)
-    raise PlannerFailedError(f"the planner's process failed: {answer}", hint="Please report this.")
+    return answer
 
 
 async def compile_ahead(after_seconds: float = AHEAD_SECONDS) -> None:
@@ -216,7 +215,7 @@ def _died(memory_limit_bytes: int | None) -> PlannerFailedError:
     return PlannerFailedError("the planner's process ended without an answer.", hint=hint)
 
 
-async def _answer(connection: Connection, on_progress: OnProgress | None) -> object:
+async def _answer(connection: Connection, on_progress: OnProgress | None) -> Answer:
     """The first message that is no progress. Raises EOFError: the other end is closed."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection.fileno(), ready.set)
@@ -224,8 +223,8 @@ async def _answer(connection: Connection, on_progress: OnProgress | None) -> obj
         while True:
             await ready.wait()
             ready.clear()
-            message: object = connection.recv()
-            if not isinstance(message, Progress):
+            message: Answer | PlanProgress = connection.recv()
+            if not isinstance(message, PlanProgress):
                 return message
             if on_progress is not None:
                 on_progress(message)
@@ -237,7 +236,7 @@ async def _pass_on(stop: asyncio.Event, connection: Connection) -> None:
     await stop.wait()
     # It may have answered and gone in this very moment.
     with contextlib.suppress(OSError):
-        connection.send(STOP)
+        connection.send("stop")
 
 
 async def _end(solver: _Solver) -> None:
@@ -254,7 +253,7 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
     if memory_limit_bytes is not None:
         # What is allocated, not what is mapped: libraries map far more than they use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
-    answer: object
+    answer: Answer
     try:
         # Here and not above: loaded already where this process was forked, never in the daemon.
         from partitiond.planner.api import solve
@@ -263,11 +262,14 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
     except PartitiondError as error:
         answer = error
     except MemoryError:
-        answer = OUT_OF_MEMORY
+        answer = _died(memory_limit_bytes)
     except Exception as error:  # noqa: BLE001 - the parent must hear of any failure
         # The dynamic loader's words where a library does not fit into what may be allocated.
-        no_room = isinstance(error, ImportError) and "failed to map segment" in str(error)
-        answer = OUT_OF_MEMORY if no_room else f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            answer = _died(memory_limit_bytes)
+        else:
+            what = f"the planner's process failed: {type(error).__name__}: {error}"
+            answer = PlannerFailedError(what, hint="Please report this.")
     # Who asked may be gone.
     with contextlib.suppress(OSError):
         connection.send(answer)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.plan import Objective
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.instance import PlanRequest, build_instance
-from partitiond.planner.progress import CompilingStopped, Progress, Watch
+from partitiond.planner.progress import CompilingStopped, Watch
 from tests.planner.build import gpu, point, want
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
@@ -122,7 +123,7 @@ def test_a_plan_that_may_not_wait_is_made_without_the_search(
 
 
 def test_the_clock_of_a_solve_stands_still_while_the_search_is_compiled() -> None:
-    told: list[Progress] = []
+    told: list[PlanProgress] = []
     models = (want("a", point("a", 5, 30, sm=20), rate=5),)
     watch = Watch(build_instance(PlanRequest((gpu("g0"),), models)), told.append)
     deadline = watch.deadline

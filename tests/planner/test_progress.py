@@ -7,9 +7,10 @@ import time
 import pytest
 
 from partitiond.core.plan import Objective, Plan
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest, build_instance
-from partitiond.planner.progress import Progress, Watch
+from partitiond.planner.progress import Watch
 from tests.planner.build import gpu, point, want
 
 MANY = PlanRequest(
@@ -22,7 +23,7 @@ MANY = PlanRequest(
 )
 
 
-def watch(objective: Objective, told: list[Progress] | None = None, **more: object) -> Watch:
+def watch(objective: Objective, told: list[PlanProgress] | None = None, **more: object) -> Watch:
     models = (want("a", point("a", 5, 30, sm=20), rate=5),)
     request = PlanRequest((gpu("g0"), gpu("g1")), models, objective=objective, **more)  # type: ignore[arg-type]
     return Watch(build_instance(request), None if told is None else told.append)
@@ -53,7 +54,7 @@ def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
 
 
 def test_reports_are_not_told_more_often_than_anyone_can_read() -> None:
-    told: list[Progress] = []
+    told: list[PlanProgress] = []
     seen = watch(Objective.MAX_GOODPUT, told)
     for value in range(1000):
         seen.found(float(value), "")
@@ -66,7 +67,7 @@ def test_a_deterministic_solve_has_no_clock() -> None:
 
 
 def test_a_solve_tells_values_that_get_better_and_bounds_that_hold() -> None:
-    told: list[Progress] = []
+    told: list[PlanProgress] = []
     plan = solve(dataclasses.replace(MANY, objective=Objective.MAX_GOODPUT), told.append)
     assert isinstance(plan, Plan)
     values = [p.value for p in told if p.value is not None]

@@ -12,7 +12,7 @@ from partitiond.core.partition import MemoryShare, MpsShare, WholeDevice
 from partitiond.core.plan import Candidate, ModelDemand, Placement
 from partitiond.core.spec import Isolation, PlacementRules, Slo
 from partitiond.planner.check.devices import check_device
-from partitiond.planner.room_for import Blocker, Neighbours, blocker, most_alone
+from partitiond.planner.room_for import Blocker, Neighbours, blocker, level_together, most_alone
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 
@@ -124,9 +124,14 @@ def _wrong(device: Device, here: list[Placement], demands: dict[str, ModelDemand
 
 
 def test_the_most_of_one_size_that_a_device_takes() -> None:
-    assert most_alone(gpu(), A, SMALL, DEFAULT)[0] == 5, "by its SMs"
+    def together(size: Candidate, count: int) -> float:
+        level = level_together([size] * count, DEFAULT)
+        assert level is not None
+        return count * size.capacity_req_per_s / level
+
+    assert most_alone(gpu(), A, SMALL, DEFAULT) == together(SMALL, 5), "by its SMs"
     large = point("a", 5, 30, sm=10)
-    assert most_alone(gpu(), want("a", large), large, DEFAULT)[0] == 2, "by memory"
+    assert most_alone(gpu(), want("a", large), large, DEFAULT) == together(large, 2), "by memory"
     alone = want("a", SMALL, isolation=Isolation.DEVICE)
-    assert most_alone(gpu(), alone, SMALL, DEFAULT) == (1, 5.0)
-    assert most_alone(gpu(cordoned=True), A, SMALL, DEFAULT) == (0, 0.0)
+    assert most_alone(gpu(), alone, SMALL, DEFAULT) == 5.0
+    assert most_alone(gpu(cordoned=True), A, SMALL, DEFAULT) == 0.0

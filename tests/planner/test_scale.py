@@ -13,6 +13,7 @@ from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.market.factor import Factor
+from partitiond.planner.market.value import Prices
 from partitiond.planner.progress import Watch
 from partitiond.planner.scale import Raising, factor_of, largest_factor, scaled, targets_of
 from partitiond.planner.sites import Sites, build_sites
@@ -67,7 +68,8 @@ def test_no_plan_has_a_larger_factor(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(5):
         pools = found.market.classes.pools
-        found.evaluate(rng.exponential(1.0, len(found.target)), rng.exponential(0.3, pools))
+        price = rng.exponential(1.0, len(found.target))
+        found.evaluate(Prices(price, rng.exponential(0.3, pools)))
         assert found.bound >= best * (1 - 1e-7)
 
 

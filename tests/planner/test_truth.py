@@ -238,7 +238,7 @@ def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
 
     model = want("a", point("a", 1.0, 30), rate=9.0)
     instance = build_instance(asked(gpus(4), model, objective=Objective.MAX_GOODPUT))
-    beside = Beside(build_sites(instance), Watch(instance, None, stop), by_cost=False)
+    beside = Beside(build_sites(instance), Watch(instance, None, stop))
     before = threading.active_count()
     beside.start(5.0)
     broke.wait()

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from partitiond.core.plan import Infeasible, Objective, Plan
+from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
 from partitiond.planner.instance import PlanRequest
-from partitiond.planner.progress import Progress
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
 from tests.e2e.harness import wait_for
 from tests.planner.build import cpu, gpu, on_cores, point, want
@@ -69,7 +69,7 @@ def many(count: int, seconds: float) -> PlanRequest:
 
 
 async def test_progress_comes_from_the_other_process() -> None:
-    told: list[Progress] = []
+    told: list[PlanProgress] = []
     plan = await solve_in_process(many(60, 6), 60, on_progress=told.append)
     assert isinstance(plan, Plan)
     objective = plan.certificate.objective  # another where time is up before demand fits

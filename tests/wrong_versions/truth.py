@@ -390,11 +390,15 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "No plan has a larger factor than prices of rates prove.",
         "tests/planner/test_scale.py",
         wrong=(
-            (_FACTOR, "price = np.where(self.target > 0, price, 0.0)", "price = price + 0.0"),
-            (_FACTOR, "[*(value * self.market.classes.count), *pool]", "[*value, *pool]"),
+            (_FACTOR, "np.where(self.target > 0, prices.rate, 0.0)", "prices.rate + 0.0"),
             (
                 _FACTOR,
-                "[*(value * self.market.classes.count), *pool]",
+                "[*(value * self.market.classes.count), *prices.pool]",
+                "[*value, *prices.pool]",
+            ),
+            (
+                _FACTOR,
+                "[*(value * self.market.classes.count), *prices.pool]",
                 "value * self.market.classes.count",
             ),
         ),

@@ -127,6 +127,21 @@ class HardwareSpec:
     cpu: CpuFigures | None = None
     cores: int = 0
 
+    def device(self, device_id: str, host: str, cores: tuple[int, ...]) -> "Device":
+        """A device of this kind as the catalog has it, all of it free."""
+        return Device(
+            id=device_id,
+            kind=self.kind,
+            hardware=self.key,
+            name=self.key,
+            host=host,
+            memory_bytes=self.memory_bytes,
+            free_bytes=self.memory_bytes,
+            cores=cores,
+            sm_count=self.sm_count,
+            modes=self.modes,
+        )
+
     @property
     def sold_bytes(self) -> Bytes:
         """Memory as it is sold."""

@@ -14,6 +14,7 @@ from typing import Final
 from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError
+from partitiond.planner.members import Member
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
 from partitiond.planner.sites import Sites, with_survival
@@ -35,12 +36,11 @@ class Beside:
     """Bounds for the watch and plans for the search, better from time to time.
 
     Args:
-        watch: told of bounds and plans.
-        by_cost: what is bounded.
+        watch: told of bounds and plans, of which its objective says what is bounded.
     """
 
-    def __init__(self, sites: Sites, watch: Watch, *, by_cost: bool) -> None:
-        self.sites, self.watch, self.by_cost = sites, watch, by_cost
+    def __init__(self, sites: Sites, watch: Watch) -> None:
+        self.sites, self.watch, self.by_cost = sites, watch, watch.objective.is_cost
         self.improved = False
         """Whether it gave a better bound than was known."""
         self._news = threading.Event()
@@ -108,8 +108,7 @@ class Beside:
             return False
         self._chosen = packing
         self._plans.append(packing)
-        if not (packing.lacking() if self.by_cost else packing.short_replicas()):
-            self.watch.found(packing.cost() if self.by_cost else packing.goodput(), NAME)
+        self.watch.take([Member(NAME, packing)])
         return True
 
     def _worth(self, packing: Packing | None) -> float:

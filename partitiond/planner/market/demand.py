@@ -175,18 +175,13 @@ class Demand:
     def first_prices(self, price: Floats) -> Floats:
         """(N,) prices of knots, from (E,) what entries take of devices."""
         knot = np.zeros(len(self.knot_rate))
-        order = np.argsort(self.sites.entry_model, kind="stable")
-        starts = np.searchsorted(
-            self.sites.entry_model[order], np.arange(len(self.sites.need_rate) + 1)
-        )
         for m in range(len(self.sites.need_rate)):
-            mine = order[starts[m] : starts[m + 1]]
+            mine = np.flatnonzero(self.sites.entry_model == m)
             if not len(mine):
                 continue
-            rate, each = self.sites.rates[mine, 0], price[mine]
-            least = float((each / np.maximum(rate, 1)).min())
-            for k in range(int(self.knot_start[m]), int(self.knot_start[m + 1])):
-                enough = rate >= self.knot_rate[k]
-                whole = float(each[enough].min()) if enough.any() else np.inf
-                knot[k] = min(whole, least * float(self.knot_rate[k]) or whole)
+            knots = slice(self.knot_start[m], self.knot_start[m + 1])
+            rate, each, wanted = self.sites.rates[mine, 0], price[mine], self.knot_rate[knots]
+            whole = np.where(rate >= wanted[:, None], each, np.inf).min(axis=1)
+            share = wanted * (each / np.maximum(rate, 1)).min()
+            knot[knots] = np.where(share > 0, np.minimum(whole, share), whole)
         return knot

@@ -12,13 +12,11 @@ the program's solver says. Whole replicas are counted on devices, not in models.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
 import numpy as np
 
 from partitiond.planner.market.program import Sets, Terms, duals
-from partitiond.planner.market.rounds import until_new
 from partitiond.planner.market.value import Market, Pattern, Prices
 from partitiond.planner.prices import SAFETY, usual_prices
 from partitiond.planner.sites import Floats, Sites
@@ -46,12 +44,11 @@ class Factor(Sets):
         super().__init__(Market(sites, as_cost=True, halt=halt))
         self.target: Floats = np.array([target.get(n.model, 0.0) for n in sites.instance.needs])
         self.bound = math.inf
-        pool = np.zeros(self.market.classes.pools)
-        self.best = self._first_prices(), pool
+        self.best = Prices(self._first_prices(), np.zeros(self.market.classes.pools))
         self._need = [self._model.add_linear_constraint(lb=0.0) for _ in self.target]
         counted = zip(self._need, self.target, strict=True)
         self.column(-1.0, [(row, -1.0) for row, target in counted if target > 0])
-        self.evaluate(*self.best)
+        self.evaluate(self.best)
 
     def _first_prices(self) -> Floats:
         """(M,) what a model's cheapest request/s takes of devices, for all of its target."""
@@ -62,26 +59,21 @@ class Factor(Sets):
         price = np.where(np.isfinite(least), least, 0.0) * self.target
         return np.asarray(price / max(1e-300, float(price.sum())))
 
-    def evaluate(self, price: Floats, pool: Floats) -> int:
-        """Keep the bound at some prices, and the sets that they show; how many are new.
-
-        Args:
-            price: (M,) for a target; not negative, not all 0.
-            pool: (P,) of all of each merged pool; not negative.
-        """
+    def evaluate(self, prices: Prices) -> int:
+        """As in `Sets`, at prices for targets that are not negative."""
         # What nobody has to get pays for nothing.
-        price = np.where(self.target > 0, price, 0.0)
+        price = np.where(self.target > 0, prices.rate, 0.0)
         demand, whole = self.market.demand, math.fsum(price)
         if whole <= 0:
             return 0
         per_rate = np.divide(price, self.target, out=np.zeros_like(price), where=self.target > 0)
         model = np.repeat(np.arange(len(price)), np.diff(demand.knot_start))
         knot: Floats = np.asarray(per_rate[model] * demand.knot_rate, dtype=np.float64)
-        patterns, value = self.market.patterns_at(Prices(knot, pool))
-        worth = math.fsum([*(value * self.market.classes.count), *pool])
+        patterns, value = self.market.patterns_at(Prices(knot, prices.pool))
+        worth = math.fsum([*(value * self.market.classes.count), *prices.pool])
         bound = worth / whole * (1 + SAFETY)
         if bound < self.bound:
-            self.bound, self.best = bound, (price / whole, pool / whole)
+            self.bound, self.best = bound, Prices(price / whole, prices.pool / whole)
         return self.add_patterns(patterns)
 
     def run(self, deadline: float, rounds: int) -> None:
@@ -91,16 +83,9 @@ class Factor(Sets):
             whole = math.fsum(price)
             if whole <= 0:
                 return
-            new = until_new(partial(self._smoothed, price / whole, pool / whole), deadline)
+            new = self.until_new(Prices(price / whole, pool / whole), deadline)
             value = -result.objective_value()
             self.converged = not new or self.bound - value <= CONVERGED * self.bound
-
-    def _smoothed(self, price: Floats, pool: Floats, share: float) -> int:
-        """Evaluate at `share` of the best prices and the rest of these; how many sets are new."""
-        kept, kept_pool = self.best
-        return self.evaluate(
-            share * kept + (1 - share) * price, share * kept_pool + (1 - share) * pool
-        )
 
     def _column_of(self, pattern: Pattern) -> tuple[float, Terms]:
         sites, entries = self.market.sites, pattern.entries

@@ -8,10 +8,12 @@ from typing import Final
 import numpy as np
 from ortools.math_opt.python import mathopt
 
-from partitiond.planner.market.value import Market, Pattern
+from partitiond.planner.market.value import Market, Pattern, Prices
 from partitiond.planner.sites import Floats
 
 LONGEST_SECONDS: Final = 86_400.0
+SHARES: Final = (0.5, 0.25, 0.125, 0.0)
+"""Shares of the best bound's prices in those that are evaluated, until columns are new."""
 
 Terms = list[tuple[mathopt.LinearConstraint, float]]
 
@@ -21,9 +23,12 @@ class Sets:
 
     Attributes:
         market: what the sets are of.
+        best: the prices of the best bound so far.
         patterns: the sets so far; none is ever taken away.
         converged: no more of them is worth a round.
     """
+
+    best: Prices
 
     def __init__(self, market: Market) -> None:
         self.market, self.converged = market, False
@@ -64,29 +69,40 @@ class Sets:
             self.column(cost, [(self._class[pattern.cls], 1.0), *terms])
         return len(self.patterns) - before
 
+    def evaluate(self, prices: Prices) -> int:
+        """Keep the bound at some prices, and what they show; how many columns are new."""
+        raise NotImplementedError
+
+    def until_new(self, prices: Prices, deadline: float) -> int:
+        """Evaluate nearer and nearer to the program's own prices until columns are new; how many.
+
+        Nothing is evaluated beyond the deadline, which is monotonic.
+        """
+        for share in SHARES:
+            new = self.evaluate(self.best.between(prices, share))
+            if new or time.monotonic() > deadline:
+                return new
+        return 0
+
     def optima(self, deadline: float, rounds: int) -> Iterator[mathopt.SolveResult]:
         """The optimum over the sets of each time, until `converged`, `deadline` (monotonic), their
         number, or none is found."""
         for _ in range(rounds):
-            left = deadline - time.monotonic()
-            result = None if left <= 0 or self.converged else self.optimum(left)
+            if self.converged or time.monotonic() >= deadline:
+                return
+            result = self._once(deadline)
+            if result is None and time.monotonic() < deadline:
+                # The basis may have become unsound: once more without one.
+                self._begin()
+                result = self._once(deadline)
             if result is None:
                 return
             yield result
 
-    def optimum(self, seconds: float) -> mathopt.SolveResult | None:
-        """The optimum; None where it is not found in that time."""
-        until = time.monotonic() + seconds
-        found = self._once(seconds)
-        if found is None and time.monotonic() < until:
-            # The basis may have become unsound: once more without one.
-            self._begin()
-            found = self._once(until - time.monotonic())
-        return found
-
-    def _once(self, seconds: float) -> mathopt.SolveResult | None:
+    def _once(self, deadline: float) -> mathopt.SolveResult | None:
         # Presolve would throw away the basis that makes the next solve short.
-        limit = datetime.timedelta(seconds=min(max(seconds, 0.01), LONGEST_SECONDS))
+        left = max(0.01, deadline - time.monotonic())
+        limit = datetime.timedelta(seconds=min(left, LONGEST_SECONDS))
         parameters = mathopt.SolveParameters(presolve=mathopt.Emphasis.OFF, time_limit=limit)
         # Reading results costs as much as solving where zeros are read as well.
         wanted = mathopt.ModelSolveParameters(

@@ -17,22 +17,18 @@ Every evaluation of prices is a valid bound. Prices are smoothed towards those o
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final
 
 import numpy as np
 
 from partitiond.planner.market.demand import Cover
 from partitiond.planner.market.program import Sets, Terms, duals
-from partitiond.planner.market.value import Evaluation, Market, Pattern, Prices, patterns_of
+from partitiond.planner.market.value import Market, Pattern, Prices, patterns_of
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import round_up, usual_prices
 from partitiond.planner.sites import Floats, Ints, Sites
 
-SHARES: Final = (0.5, 0.25, 0.125, 0.0)
-"""Shares of the best bound's prices in those that are evaluated, until columns are new."""
 CONVERGED: Final = 1e-6
 """Relative distance of the program's value to the bound at which nothing is left to gain."""
 TRIFLE: Final = 1e-7
@@ -66,15 +62,20 @@ class Columns(Sets):
         self.as_cost, self._on_bound = as_cost, on_bound
         self.rounds = 0
         knot = self.market.demand.first_prices(usual_prices(sites))
-        self.best = self.market.evaluate(Prices(knot, np.zeros(self.market.classes.pools)))
-        self._add_rows()
-        self._add(self.best)
+        first = self.market.evaluate(Prices(knot, np.zeros(self.market.classes.pools)))
+        self.best, self._bound = first.prices, first.bound
+        self._add_rows(first.covered)
+        self.add_patterns(first.patterns)
+        self._add_covers(first.covers)
         on_bound(self.bound())
 
-    def _add_rows(self) -> None:
-        """Rows of knots and models, with what is left unserved and what is passed on."""
+    def _add_rows(self, cost: Floats) -> None:
+        """Rows of knots and models, with what is left unserved and what is passed on.
+
+        `cost` is what covering each model takes.
+        """
         add, demand = self._model.add_linear_constraint, self.market.demand
-        covered = np.where(np.isfinite(self.best.covered), self.best.covered, 0.0)
+        covered = np.where(np.isfinite(cost), cost, 0.0)
         dearest = float(self.market.classes.cost.max(initial=0.0))
         penalty = UNSERVED * (covered + dearest) * self.as_cost
         self._knot = [add(lb=0.0) for _ in demand.knot_rate]
@@ -87,8 +88,7 @@ class Columns(Sets):
 
     def bound(self) -> float:
         """The best bound so far; of a cost rounded to what a plan can cost."""
-        bound = self.best.bound
-        return round_up(self.market.sites, bound) if self.as_cost else bound
+        return round_up(self.market.sites, self._bound) if self.as_cost else self._bound
 
     def learn(self, packing: Packing) -> int:
         """Take the sets that a plan has on its devices; how many are new."""
@@ -96,41 +96,32 @@ class Columns(Sets):
 
     def run(self, deadline: float, rounds: int) -> None:
         """Rounds until nothing is gained, `deadline` (monotonic) or their number."""
-        self.converged = self.converged or math.isinf(self.best.bound)
+        self.converged = self.converged or math.isinf(self._bound)
         for result in self.optima(deadline, rounds):
             self.rounds += 1
             value, chosen = abs(result.objective_value()), result.variable_values()
             knot = np.maximum(0.0, duals(result, self._knot))
             prices = Prices(knot, np.abs(duals(result, self._pool)))
-            new = until_new(partial(self._evaluate, prices), deadline)
-            gap = abs(value - self.best.bound)
-            if math.isinf(self.best.bound):
+            new = self.until_new(prices, deadline)
+            gap = abs(value - self._bound)
+            if math.isinf(self._bound):
                 self.converged = True
-            elif new and gap > CONVERGED * max(1.0, abs(self.best.bound)):
+            elif new and gap > CONVERGED * max(1.0, abs(self._bound)):
                 continue
             elif self.as_cost and math.fsum(chosen.get(v, 0.0) for v in self._unserved) > CONVERGED:
-                self._raise_penalty()
-                self.converged = value > HOPELESS * max(1.0, self.best.bound)
+                for variable in self._unserved:  # to leave a model unserved is made dearer
+                    cost = self._model.objective.get_linear_coefficient(variable)
+                    self._model.objective.set_linear_coefficient(variable, cost * STEEPER)
+                self.converged = value > HOPELESS * max(1.0, self._bound)
             else:
                 self.converged = True
 
-    def _evaluate(self, prices: Prices, share: float) -> int:
-        """Evaluate prices that are smoothed so much; how many columns are new."""
-        found = self.market.evaluate(self.best.prices.between(prices, share))
-        better = found.bound > self.best.bound if self.as_cost else found.bound < self.best.bound
-        if better:
-            self.best = found
+    def evaluate(self, prices: Prices) -> int:
+        """As in `Sets`; each better bound is told."""
+        found = self.market.evaluate(prices)
+        if found.bound > self._bound if self.as_cost else found.bound < self._bound:
+            self.best, self._bound = found.prices, found.bound
             self._on_bound(self.bound())
-        return self._add(found)
-
-    def _raise_penalty(self) -> None:
-        """Make it dearer to leave models unserved."""
-        for variable in self._unserved:
-            old = self._model.objective.get_linear_coefficient(variable)
-            self._model.objective.set_linear_coefficient(variable, old * STEEPER)
-
-    def _add(self, found: Evaluation) -> int:
-        """Add what an evaluation found; how many columns are new."""
         return self.add_patterns(found.patterns) + self._add_covers(found.covers)
 
     def _column_of(self, pattern: Pattern) -> tuple[float, Terms]:
@@ -159,16 +150,3 @@ class Columns(Sets):
             if p:
                 total[k + 1] = total.get(k + 1, 0.0) + n * p
         return [(self._knot[k], value) for k, value in total.items() if abs(value) > TRIFLE]
-
-
-def until_new(evaluate: Callable[[float], int], deadline: float) -> int:
-    """Evaluate nearer and nearer to the program's own prices until columns are new; how many.
-
-    `evaluate` takes the share of the best bound's prices. It is not called beyond the deadline,
-    which is monotonic.
-    """
-    for share in SHARES:
-        new = evaluate(share)
-        if new or time.monotonic() > deadline:
-            return new
-    return 0

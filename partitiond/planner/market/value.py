@@ -40,15 +40,16 @@ BESIDE: Final = 12
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """Of knots (N,), and of all of each merged pool."""
+    """Of rates, which are those of knots (N,) or in `factor` targets (M,); and of all of each
+    merged pool."""
 
-    knot: Floats
+    rate: Floats
     pool: Floats
 
     def between(self, other: "Prices", share: float) -> "Prices":
         """`share` of these and the rest of `other`."""
         return Prices(
-            share * self.knot + (1 - share) * other.knot,
+            share * self.rate + (1 - share) * other.rate,
             share * self.pool + (1 - share) * other.pool,
         )
 
@@ -125,7 +126,7 @@ class Market:
 
     def evaluate(self, prices: Prices) -> Evaluation:
         """The bound at these prices; for a cost at the best multiple. Raises HaltedError."""
-        covered, covers = self.demand.covers(prices.knot)
+        covered, covers = self.demand.covers(prices.rate)
         patterns, value = self.patterns_at(prices)
         pools, total, bound = float(prices.pool.sum()), math.fsum(covered), math.inf
         worth = Worth(value, self.classes.cost, self.classes.count, pools)
@@ -137,7 +138,7 @@ class Market:
             bound = bound_at(1.0, total, worth)
         elif math.isfinite(total):
             factor, bound = best_multiple(total, worth)
-            prices = Prices(prices.knot * factor, prices.pool * factor)
+            prices = Prices(prices.rate * factor, prices.pool * factor)
         return Evaluation(bound, prices, covered, tuple(covers), tuple(patterns))
 
     def patterns_at(self, prices: Prices) -> tuple[list[Pattern], Floats]:
@@ -151,7 +152,7 @@ class Market:
             priced = tuple(pair for pair in drawn if pair[1])
             known.setdefault((int(self.classes.site_class[cls]), priced), []).append(cls)
         for (held, priced), classes in known.items():
-            sets, value = self._sets(held, priced, prices.knot)
+            sets, value = self._sets(held, priced, prices.rate)
             most[classes] = value
             found += [Pattern(c, w.site, w.level, entries) for w, entries in sets for c in classes]
         return found, most
