@@ -83,7 +83,7 @@ def kept(
     instance, request = watch.instance, watch.instance.request
     if not staying_items(instance):
         return [], None
-    start = completed(instance, worth, by_cost=by_cost, stop=lambda: watch.stopped)
+    start = completed(instance, worth, by_cost=by_cost, stop=watch.stop)
     if by_cost and start.lacking():
         return [], None
     there = moves_of(instance, start)
@@ -96,7 +96,7 @@ def kept(
         limits = []
     seconds = (KEPT_SHARE if budget is None else BUDGET_SHARE) * watch.left() / max(1, len(limits))
     for most in limits:
-        if watch.done or watch.stopped:
+        if watch.done or watch.stop():
             break
         better = improved(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
         members.append(member(f"{KEPT}, improved", better))
@@ -185,7 +185,7 @@ def improved(
             seed=instance.request.seed,
             may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
             stop=lambda: (
-                watch.stopped or (not watch.fixed and time.monotonic() > until - seconds / 2)
+                watch.stop() or (not watch.fixed and time.monotonic() > until - seconds / 2)
             ),
         )
     gone = len(instance.request.running) - sum(items.total() for items in runs.values())

@@ -99,7 +99,7 @@ class Watch:
         self.began = time.monotonic()
         self.fixed = instance.request.deterministic
         self.objective = instance.request.objective
-        self._stop, self._tell = stop, on_progress
+        self.stop, self._tell = stop, on_progress
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
         self._certified = False
@@ -137,7 +137,7 @@ class Watch:
             self.deadline += seconds
 
     def _tell_compiled(self, share: float) -> None:
-        if self.stopped:
+        if self.stop():
             raise CompilingStopped
         if self._tell is not None:
             with self._telling:
@@ -145,7 +145,7 @@ class Watch:
 
     def left(self) -> float:
         """Seconds until the search has to end; without a clock all of them, always."""
-        if self.stopped:
+        if self.stop():
             return 0.0
         if self.fixed:
             return self.instance.request.time_limit_seconds
@@ -156,12 +156,7 @@ class Watch:
         kept for it, and at once where somebody asked to end. Without a clock it never does."""
         limit = self.instance.request.time_limit_seconds
         until = max(time.monotonic(), self.deadline) + max(FINISH_LEAST, FINISH_MORE * limit)
-        return lambda: self.stopped or (not self.fixed and time.monotonic() > until)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody asked to end."""
-        return self._stop()
+        return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
 
     def restart(self, objective: Objective) -> None:
         """The values told from now on speak of another objective."""
