@@ -23,7 +23,7 @@ from partitiond.planner.kernels.loads import (
     fits,
 )
 from partitiond.planner.packing import Packing
-from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites
+from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites, ints
 
 CELLS: Final = 128
 """Steps into which a demand is cut, at most, when what it lacks is priced."""
@@ -53,7 +53,7 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
     entries += [sites.entry_top, sites.entry_code, sites.entry_cost]
     needs = [sites.need_rate, sites.need_min, sites.need_max, limit]
     spread, left, left_number, domain_of = _survival(sites, by_cost=by_cost)
-    needs += [frozen_models(sites), starts[:-1], starts[1:], spread, left, left_number]
+    needs += [_frozen_models(sites), starts[:-1], starts[1:], spread, left, left_number]
     return Data(
         sites=np.column_stack([*rows, sites.capacity]),
         limit_of=sites.limit_of,
@@ -112,11 +112,10 @@ def _least_use(sites: Sites, models: int) -> Ints:
     return found
 
 
-def frozen_models(sites: Sites) -> Ints:
+def _frozen_models(sites: Sites) -> Ints:
     """Models that have to be near others, or others to them: the search leaves them in place."""
-    needs = sites.instance.needs
-    tied = {name for need in needs for name in need.near}
-    return np.array([bool(need.near or need.name in tied) for need in needs], dtype=np.int64)
+    tied = {*sites.instance.ties.near, *sites.instance.ties.near_to}
+    return ints([need.model in tied for need in sites.instance.needs])
 
 
 def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from partitiond.planner.adding import Adding
 from partitiond.planner.annealing import (
     empty_state,
     load_packing,
@@ -23,6 +24,7 @@ from partitiond.planner.annealing import (
     make_scratch,
     to_packing,
 )
+from partitiond.planner.complete import complete
 from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
 from partitiond.planner.kernels.loads import Data, copy_state
 from partitiond.planner.packing import Packing
@@ -104,8 +106,12 @@ class Improver:
         self._slice = FIRST_STEPS
 
     def start(self, packing: Packing | None) -> None:
-        """Begin at a packing, and complete it; frozen models have to be in it."""
-        fresh = empty_state(self.data)
+        """Begin at a packing, in which frozen models are, or at none, and complete it."""
+        fresh, instance = empty_state(self.data), self.sites.instance
+        if packing is None and instance.ties.near:
+            adding = Adding(Packing(instance), usual_prices(self.sites))
+            complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
+            packing = adding.packing
         if packing is not None:
             load_packing(self.sites, self.data, packing, fresh)
         copy_state(fresh, self.state)

@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from partitiond.core.plan import Objective
 from partitiond.planner.costs import true_bound, true_value
+from partitiond.planner.sites import build_sites
 from partitiond.planner.types import RATE_SCALE, Instance
 
 if TYPE_CHECKING:
@@ -67,12 +70,7 @@ def goodput_unit(instance: Instance) -> float:
     weights = {n.worth for n in counted}
     if len(weights) != 1 or not all(n.rate for n in counted):
         return 0.0
-    rates = {
-        instance.rate(item, option)
-        for options, fits in {id(g.fits): (g.options, g.fits) for g in instance.groups}.values()
-        for option, fit in zip(options, fits, strict=True)
-        for item in fit
-    }
+    rates = np.unique(build_sites(instance).rates).tolist()
     return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
 
 

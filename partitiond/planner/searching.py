@@ -7,15 +7,11 @@ thread beside it; both spend nearly all of their time where the interpreter's lo
 import time
 from typing import Final
 
-from partitiond.planner.adding import Adding
-from partitiond.planner.complete import complete
 from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
-from partitiond.planner.instance import Instance
 from partitiond.planner.market.beside import NAME as CHOICE
 from partitiond.planner.market.beside import Beside
 from partitiond.planner.members import Member, member
 from partitiond.planner.packing import Packing
-from partitiond.planner.prices import usual_prices
 from partitiond.planner.progress import Stop, Watch
 from partitiond.planner.sites import Sites, build_sites
 
@@ -81,24 +77,14 @@ def short_search(watch: Watch, best: Member | None, *, by_cost: bool) -> list[Me
 
 def _begun(watch: Watch, best: Member | None, *, by_cost: bool) -> Improver:
     """A search from nothing, or from the best so far where that is better."""
-    instance = watch.instance
-    improver = Improver(build_sites(instance), by_cost=by_cost, seed=instance.request.seed)
-    _begin(instance, improver)
+    seed = watch.instance.request.seed
+    improver = Improver(build_sites(watch.instance), by_cost=by_cost, seed=seed)
+    improver.start(None)
     if best is not None:
         improver.start(best.packing)
     if improver.found:
         watch.found(improver.value(), NAME)
     return improver
-
-
-def _begin(instance: Instance, improver: Improver) -> None:
-    """From nothing but models that have to be near others."""
-    if not instance.ties.near:
-        improver.start(None)
-        return
-    adding = Adding(Packing(instance), usual_prices(build_sites(instance)))
-    complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
-    improver.start(adding.packing)
 
 
 def _look(watch: Watch, improver: Improver, seconds: float) -> None:
@@ -148,10 +134,7 @@ def serve_everything(
     """
     request = sites.instance.request
     improver = Improver(sites, by_cost=True, seed=request.seed + number)
-    if start is None:
-        _begin(sites.instance, improver)
-    else:
-        improver.start(start)
+    improver.start(start)
     steps = round(FIXED_STEPS_PER_SECOND * seconds) if request.deterministic else None
     improver.run(Schedule(seconds, steps), halt=lambda: improver.found or stop())
     packing = improver.best() if improver.found else None

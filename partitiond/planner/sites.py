@@ -197,7 +197,7 @@ def _build(instance: Instance) -> Sites:
         need_max=ints([n.max_replicas for n in needs]),
         need_weight=np.array([n.worth for n in needs], dtype=np.float64),
         need_rated=np.array([n.rated for n in needs], dtype=np.uint8),
-        avoid=who_avoids(instance),
+        avoid=_who_avoids(instance),
         group_count=ints([len(g.bins) for g in instance.groups]),
         group_cost=ints([g.price for g in instance.groups]),
         device_group=device_group,
@@ -260,7 +260,7 @@ def _limits(
         missing = limit_of[:, :, crowd] < 0
         limit_of[missing, crowd] = limit_of[missing, crowd + 1]
         option_of[missing, crowd] = option_of[missing, crowd + 1]
-    rows = np.full((len(known), max(map(len, known), default=1)), -1, dtype=np.int64)
+    rows = np.full((len(known), max(map(len, known), default=2)), -1, dtype=np.int64)
     for row, at_row in known.items():
         rows[at_row, : len(row)] = row
     return limit_of, option_of, rows
@@ -308,15 +308,12 @@ def use_of(item: Item, option: Option) -> list[int]:
     return [item.memory_bytes, item.sm, item.cores, 0, 0]
 
 
-def who_avoids(instance: Instance) -> Bits:
+def _who_avoids(instance: Instance) -> Bits:
     """(M, M) 1 where two models never share a device."""
-    size = len(instance.needs)
-    found = np.zeros((size, size), dtype=np.uint8)
-    position = {need.name: n for n, need in enumerate(instance.needs)}
-    for n, need in enumerate(instance.needs):
-        for other in need.avoid:
-            if other in position:
-                found[n, position[other]] = found[position[other], n] = 1
+    position = {need.model: n for n, need in enumerate(instance.needs)}
+    found = np.zeros((len(position), len(position)), dtype=np.uint8)
+    for model, others in instance.ties.avoided.items():
+        found[position[model], [position[other] for other in others]] = 1
     return found
 
 

@@ -243,8 +243,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_POURS, "1.0 / np.maximum(most, 1.0)", "2.0 / np.maximum(most, 1.0)"),
             (
                 _POURS,
-                "+= sites.entry_pool[entry[mine], draw.column]",
-                "+= 2 * sites.entry_pool[entry[mine], draw.column]",
+                "sites.entry_pool[entry][:, classes.column]",
+                "2 * sites.entry_pool[entry][:, classes.column]",
             ),
             (_POURS, "(level <= sites.entry_top[:, None])", "(level < sites.entry_top[:, None])"),
         ),
