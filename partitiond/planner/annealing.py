@@ -1,6 +1,7 @@
 """Makes the arrays of the compiled search from an instance, and packings from its answers."""
 
 import collections
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -47,7 +48,8 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
     slope, limit = _slopes(sites, by_cost=by_cost)
     if not by_cost:
         short[:] = 1.0 + float(np.sum(slope * np.minimum(limit, sites.need_rate)))
-    pools = [np.flatnonzero(row) for row in sites.pool_of_device]
+    instance = sites.instance
+    pools = [instance.groups[group].pools for group in instance.group_of]
     rows = [sites.site_class, sites.max_items, sites.table, sites.table_size]
     entries = [sites.entry_model, sites.entry_site, sites.entry_busy, sites.entry_kappa]
     entries += [sites.entry_top, sites.entry_code, sites.entry_cost]
@@ -77,10 +79,10 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
         device_class=sites.device_class,
         device_group=sites.device_group,
         group_cost=sites.group_cost,
-        pool_capacity=sites.pool_capacity,
-        pool_kind=sites.pool_kind,
-        pool_start=np.cumsum([0, *(len(p) for p in pools)], dtype=np.int64),
-        pool_list=np.concatenate([*pools, np.zeros(0, dtype=np.int64)]).astype(np.int64),
+        pool_capacity=ints([pool.capacity for pool in instance.pools]),
+        pool_kind=ints([0 if pool.kind == "cores" else 1 for pool in instance.pools]),
+        pool_start=np.cumsum([0, *map(len, pools)], dtype=np.int64),
+        pool_list=ints([*itertools.chain.from_iterable(pools)]),
         has_avoid=int(sites.avoid.any()),
         domain_of=domain_of,
     )

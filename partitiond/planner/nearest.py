@@ -10,7 +10,7 @@ from typing import Final
 
 from partitiond.core.plan import Objective
 from partitiond.core.plan_choices import Against
-from partitiond.planner.assign import applied, replicas_kept
+from partitiond.planner.assign import applied
 from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.found import Seen
@@ -43,20 +43,9 @@ def _within_moves(instance: Instance, members: list[Member], most: int | None) -
     if most is None:
         return members
     there = len(instance.request.running)
-    moves = {id(m): there - replicas_kept(instance, m.packing) for m in members}
+    moves = {id(m): there - applied(instance, m.packing).kept.total() for m in members}
     few = [m for m in members if moves[id(m)] <= most]
     return few or [min(members, key=lambda m: moves[id(m)])]
-
-
-def anything(_packing: Packing) -> int:
-    """Nothing speaks against any packing."""
-    return 0
-
-
-def priced_cost(instance: Instance, packing: Packing) -> float:
-    """The cost of a packing with the price of its moves."""
-    objective = instance.request.objective
-    return with_price(instance, objective, packing.cost(), applied(instance, packing))
 
 
 def nearest_cost(

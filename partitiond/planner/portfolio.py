@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.core.plan import Objective, Status
+from partitiond.planner.assign import applied
 from partitiond.planner.baselines import FIRST_FIT, baselines
 from partitiond.planner.complete import greedy
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
@@ -24,13 +25,11 @@ from partitiond.planner.found import Found
 from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.keeping import kept
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.moves import price_of_a_move, staying_of
+from partitiond.planner.moves import price_of_a_move, staying_of, with_price
 from partitiond.planner.nearest import (
     May,
-    anything,
     nearest_cost,
     nearest_goodput,
-    priced_cost,
 )
 from partitiond.planner.next_best import FEW, on_other_kinds, without_each_kind
 from partitiond.planner.packing import Packing
@@ -67,7 +66,7 @@ def solve_portfolio(
     instance: Instance,
     on_progress: OnProgress | None = None,
     stop: Stop = never,
-    may: May = anything,
+    may: May = lambda _packing: 0,
 ) -> Found:
     """The best plan for the request's objective; what cannot all be served is served in part.
 
@@ -309,12 +308,13 @@ def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> floa
 
     Returns a bound on the cost with that price, where one was proven.
     """
-    instance = watch.instance
-    price = price_of_a_move(instance.request, instance.request.objective)
+    instance, objective = watch.instance, watch.objective
+    price = price_of_a_move(instance.request, objective)
     if not price or _variables(instance) > SMALL or not staying_items(instance):
         return None
     here = [m.packing for m in members if m.name.startswith(KEPT)]
-    if any(priced_cost(instance, packing) <= least + EPSILON for packing in here):
+    costs = (with_price(instance, objective, p.cost(), applied(instance, p)) for p in here)
+    if any(cost <= least + EPSILON for cost in costs):
         return None
     staying = tuple((index, item) for index, item, _ in staying_of(instance))
     moves = Moves(math.floor(price * PRICE_SCALE), staying)

@@ -33,7 +33,7 @@ class Sites:
     """The instance without its rules that go beyond one device.
 
     C classes, Q sites (sorted by class), E entries (sorted by site), L levels, K kappas,
-    R resources, M models (positions in `instance.needs`), G groups, D devices, P pools.
+    R resources, M models (positions in `instance.needs`), G groups, D devices.
 
     Attributes:
         class_of: (G,) class of a group.
@@ -62,8 +62,6 @@ class Sites:
         avoid: (M, M) 1 where two models never share a device.
         group_count, group_cost: (G,) devices, and cost of one in 1 / PRICE_SCALE.
         device_group, device_class: (D,).
-        pool_capacity, pool_kind: (P,) amount, and column of `entry_pool`.
-        pool_of_device: (D, P) 1 where the device draws from the pool.
         site_of: the site of each (group, option).
     """
 
@@ -100,9 +98,6 @@ class Sites:
     group_cost: Ints
     device_group: Ints
     device_class: Ints
-    pool_capacity: Ints
-    pool_kind: Ints
-    pool_of_device: Bits
     site_of: dict[tuple[int, int], int]
 
 
@@ -158,9 +153,6 @@ def _build(instance: Instance) -> Sites:
     firsts = [site.group.options[site.options[0]] for site in sites]
     tables, table, table_size = tables_of(firsts)
     device_group = ints(list(instance.group_of))
-    drawn = np.zeros((len(device_group), len(instance.pools)), dtype=np.uint8)
-    for pool in instance.pools:
-        drawn[sorted(pool.bins), pool.index] = 1
     return Sites(
         instance=instance,
         class_of=ints(class_of),
@@ -202,9 +194,6 @@ def _build(instance: Instance) -> Sites:
         group_cost=ints([g.price for g in instance.groups]),
         device_group=device_group,
         device_class=ints(class_of)[device_group],
-        pool_capacity=ints([p.capacity for p in instance.pools]),
-        pool_kind=ints([0 if p.kind == "cores" else 1 for p in instance.pools]),
-        pool_of_device=drawn,
         site_of=site_of,
     )
 

@@ -12,7 +12,7 @@ from bench.planner.instances import request as benchmark
 from partitiond.core.plan import ModelDemand, Objective, Placement, Plan, diff_plans
 from partitiond.planner.annealing import to_packing
 from partitiond.planner.api import solve
-from partitiond.planner.assign import replicas_kept
+from partitiond.planner.assign import applied
 from partitiond.planner.improve import Improver, Schedule
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.keeping import completed, improved, moves_of
@@ -69,7 +69,7 @@ def test_the_repair_of_what_needs_none_is_what_runs() -> None:
     instance = build_instance(dataclasses.replace(asked, running=runs.placements))
     repaired = repaired_of(instance)
     assert moves_of(instance, repaired) == 0
-    assert replicas_kept(instance, repaired) == len(runs.placements)
+    assert applied(instance, repaired).kept.total() == len(runs.placements)
 
 
 def test_a_repair_serves_everything_and_moves_nothing_that_can_stay() -> None:
