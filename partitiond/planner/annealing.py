@@ -3,7 +3,7 @@
 import collections
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -180,12 +180,10 @@ def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
     row[cells + 1 :] = row[cells]
 
 
-def make_here(
-    sites: Sites, runs: Mapping[int, collections.Counter[int]], most_gone: int | None
-) -> Here:
-    """What runs on each device and could stay, and how much of it may leave."""
+def make_here(sites: Sites, runs: Sequence[tuple[int, int]], most_gone: int | None) -> Here:
+    """What runs and could stay, by device and item, and how much of it may leave."""
     devices = len(sites.device_group)
-    most = max([1, *(items.total() for items in runs.values())])
+    most = max([1, *collections.Counter(index for index, _ in runs).values()])
     here = Here(
         item=sites.entry_item,
         runs=_zeros(devices, most),
@@ -193,10 +191,9 @@ def make_here(
         gone=_zeros(devices),
         most_gone=-1 if most_gone is None else most_gone,
     )
-    for index, items in runs.items():
-        row = sorted(items.elements())
-        here.runs[index, : len(row)] = row
-        here.number[index] = len(row)
+    for index, item in sorted(runs):
+        here.runs[index, here.number[index]] = item
+        here.number[index] += 1
     return here
 
 

@@ -454,7 +454,7 @@ def cheapest_covers(model: Ints, price: Floats, rate: Ints, need: Ints, replicas
     np.minimum.at(single, model, price)
     several = np.where(replicas > 0, single, 0.0) * replicas
     parts = np.where(need > 0, _least_per_unit(model, price, rate, len(need)), 0.0) * need
-    return np.maximum.reduce([least[np.arange(len(need)), cells], parts, several])
+    return np.asarray(np.maximum.reduce([least[np.arange(len(need)), cells], parts, several]))
 
 
 def most_gains(model: Ints, price: Floats, rate: Ints, need: Ints, weight: Floats) -> Floats:
@@ -466,7 +466,7 @@ def most_gains(model: Ints, price: Floats, rate: Ints, need: Ints, weight: Float
     served = np.minimum(np.arange(GRID + 1)[None, :] * step[:, None], need[:, None])
     whole = (weight[:, None] * served - least).max(axis=1)
     each = np.maximum(0.0, weight - _least_per_unit(model, price, rate, len(need)))
-    return np.minimum(whole, each * need)
+    return np.asarray(np.minimum(whole, each * need))
 
 
 def _least_per_unit(model: Ints, price: Floats, rate: Ints, models: int) -> Floats:

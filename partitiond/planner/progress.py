@@ -164,9 +164,8 @@ class Watch:
     def take(self, members: "Iterable[Member]") -> None:
         """Of plans those that are answers are found."""
         for one in members:
-            packing = one.packing
-            if not (packing.lacking() if self.objective.is_cost else packing.short_replicas()):
-                cost = self.objective.is_cost
+            packing, cost = one.packing, self.objective.is_cost
+            if not (packing.lacking() if cost else packing.short_replicas()):
                 self.found(packing.cost() if cost else packing.goodput(), one.name)
 
     def found(self, value: float, method: str) -> None:

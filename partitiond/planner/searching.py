@@ -7,7 +7,7 @@ thread beside it; both spend nearly all of their time where the interpreter's lo
 import time
 from typing import Final
 
-from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
+from partitiond.planner.improve import Improver
 from partitiond.planner.market.beside import NAME as CHOICE
 from partitiond.planner.market.beside import Beside
 from partitiond.planner.members import Member, member
@@ -90,19 +90,16 @@ def _begun(watch: Watch, best: Member | None, *, by_cost: bool) -> Improver:
 def _look(watch: Watch, improver: Improver, seconds: float) -> None:
     """A short search, so that a good plan is there soon."""
     improver.run(
-        Schedule(min(seconds, SHORT_SHARE * watch.left()), SHORT_STEPS if watch.fixed else None),
+        min(seconds, SHORT_SHARE * watch.left()),
+        steps=SHORT_STEPS if watch.fixed else None,
         halt=lambda: watch.done or watch.left() <= 0,
         tell=lambda value: watch.found(value, NAME),
     )
 
 
 def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
-    seconds = watch.left()
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
-    schedule = Schedule(seconds, steps)
-
     def halt() -> bool:
-        late = schedule.share() > HOPE_SHARE or watch.impossible
+        late = improver.share > HOPE_SHARE or watch.impossible
         hopeless = not improver.found and late
         return watch.done or hopeless or watch.left() <= 0
 
@@ -115,7 +112,7 @@ def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
             beside.learn(improver.best())
             learned = time.monotonic()
 
-    improver.run(schedule, halt=halt, tell=tell, plans=beside.plan)
+    improver.run(watch.left(), halt=halt, tell=tell, plans=beside.plan)
     # What came last.
     improver.adopt(beside.plan())
 
@@ -135,7 +132,6 @@ def serve_everything(
     request = sites.instance.request
     improver = Improver(sites, by_cost=True, seed=request.seed + number)
     improver.start(start)
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if request.deterministic else None
-    improver.run(Schedule(seconds, steps), halt=lambda: improver.found or stop())
+    improver.run(seconds, halt=lambda: improver.found or stop())
     packing = improver.best() if improver.found else None
     return packing if packing is not None and not packing.lacking() else None

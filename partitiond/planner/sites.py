@@ -146,7 +146,7 @@ def _build(instance: Instance) -> Sites:
     tops = np.array([bears for _, _, bears in entries], dtype=np.float64)
     top = (levels[of_site] <= tops[:, None]).sum(axis=1) - 1
     # The last level stands for all that a mode does not have.
-    count = ints([len({s.group.options[k].level for k in s.options}) for s in sites])
+    count = ints([len({*row}) for row in levels.tolist()])
     top = np.minimum(top, count[of_site] - 1) if entries else top
     kappas = sorted({o.kappa for g in instance.groups for o in g.options if o.mode is not None})
     limit_of, option_of, busy_limit = _limits(sites, levels, kappas)
@@ -183,7 +183,7 @@ def _build(instance: Instance) -> Sites:
         entry_cost=ints([it.cost for _, it, _ in entries]),
         entry_use=ints([use_of(it, firsts[q]) for q, it, _ in entries], len(RESOURCES)),
         entry_pool=ints([(it.cores, it.host_bytes) for _, it, _ in entries], len(POOLS)),
-        rates=_rates(sites, entries, levels, ints(top)),
+        rates=_rates(entries, levels, ints(top)),
         need_rate=ints([n.rate for n in needs]),
         need_min=ints([n.min_replicas for n in needs]),
         need_max=ints([n.max_replicas for n in needs]),
@@ -237,7 +237,7 @@ def _limits(
     option_of = limit_of.copy()
     known: dict[tuple[int, ...], int] = {}
     for q, site in enumerate(sites):
-        steps = sorted({site.group.options[k].level for k in site.options})
+        steps = levels[q].tolist()
         for k in site.options:
             option = site.group.options[k]
             limits = option.busy_limit if option.mode is not None else (0, NO_LIMIT)
@@ -264,17 +264,11 @@ def tables_of(options: Sequence[Option]) -> tuple[Bits, Ints, Ints]:
     return flat, ints([start_of.get(t, -1) for t in of_option]), ints([*map(len, of_option)])
 
 
-def _rates(
-    sites: Sequence[_Site],
-    entries: Sequence[tuple[int, Item, float]],
-    levels: Floats,
-    top: Ints,
-) -> Ints:
+def _rates(entries: Sequence[tuple[int, Item, float]], levels: Floats, top: Ints) -> Ints:
     found = np.zeros((len(entries), levels.shape[1]), dtype=np.int64)
-    by_level = [{o.level: o for o in (s.group.options[k] for k in s.options)} for s in sites]
     for e, (q, it, _) in enumerate(entries):
         for at in range(top[e] + 1):
-            found[e, at] = rate_at(it, by_level[q][float(levels[q, at])])
+            found[e, at] = rate_at(it, float(levels[q, at]))
     return found
 
 
