@@ -104,15 +104,6 @@ class _Gathered:
     by_columns: bool = False
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
 
-    def bound_name(self, bound: float) -> str:
-        """What proved a bound."""
-        exact = self.exact
-        if exact is not None and exact.bound is not None:
-            by_exact = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
-            if by_exact or exact.status is Status.OPTIMAL:
-                return "exact (CP-SAT)"
-        return "columns" if self.by_columns else "linear prices"
-
 
 def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
     """All members, one after the other, until one is proven best or the time is over."""
@@ -263,13 +254,17 @@ def _answer(
     def value(one: Member) -> float:
         return one.packing.cost() if watch.objective.is_cost else one.packing.goodput()
 
+    exact, proof = found.exact, "columns" if found.by_columns else "linear prices"
+    if exact is not None and exact.bound is not None:
+        near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
+        proof = "exact (CP-SAT)" if near or exact.status is Status.OPTIMAL else proof
     return Found(
         packing=chosen.packing,
         objective=watch.objective,
         value=value(chosen),
         bound=bound,
         status=Status.OPTIMAL if optimal else Status.FEASIBLE,
-        method=f"{chosen.name}; bound: {found.bound_name(bound)}",
+        method=f"{chosen.name}; bound: {proof}",
         first_fit=next((value(m) for m in found.members if m.name == FIRST_FIT), None),
         best_value=value(best),
     )
@@ -392,13 +387,8 @@ def _with_rules(
     watch: Watch, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
 ) -> list[Member]:
     """The search that moves models whose rules go beyond one device, where there are any."""
-    instance = watch.instance
-    if (
-        best is None
-        or watch.done
-        or not instance.ties.beyond_device
-        or _variables(instance) <= TINY
-    ):
+    tied, tiny = watch.instance.ties.beyond_device, _variables(watch.instance) <= TINY
+    if best is None or watch.done or tiny or not tied:
         return []
     return [search_rules(watch, best.packing, by_cost=by_cost, seconds=share * watch.left())]
 

@@ -67,7 +67,8 @@ def make_classes(sites: Sites) -> Classes:
         cost=np.asarray(sites.group_cost[first] / PRICE_SCALE, dtype=np.float64),
         draws=ints([[drawn.count(key) for key in merged] for _, drawn in alike], len(merged)),
         column=ints([0 if kind == "cores" else 1 for kind, _, _ in merged]),
-        whole=np.array([keys.count(key) * key[1] for key in merged], dtype=np.float64),
+        # Of a pool without anything a replica takes more than all of it, or nothing.
+        whole=np.array([max(1, keys.count(key) * key[1]) for key in merged], dtype=np.float64),
         pools=len(merged),
     )
 

@@ -158,7 +158,7 @@ def _build(instance: Instance) -> Sites:
         class_of=ints(class_of),
         site_class=ints([site.cls for site in sites]),
         capacity=ints(
-            [capacity_of(instance, s.group, o) for s, o in zip(sites, firsts, strict=True)],
+            [capacity_of(s.group, o) for s, o in zip(sites, firsts, strict=True)],
             len(RESOURCES),
         ),
         max_items=ints([max(s.group.options[k].max_items for k in s.options) for s in sites]),
@@ -272,12 +272,12 @@ def _rates(entries: Sequence[tuple[int, Item, float]], levels: Floats, top: Ints
     return found
 
 
-def capacity_of(instance: Instance, group: Group, option: Option) -> list[int]:
+def capacity_of(group: Group, option: Option) -> list[int]:
     """What one device of a group has of each resource, run as an option; NO_LIMIT where it does not
     limit."""
     if option.geometry is not None:
         return [NO_LIMIT, NO_LIMIT, group.cores or NO_LIMIT, 8, 7]
-    memory = instance.memory(group, option)
+    memory = group.memory_bytes - option.overhead_bytes
     return [memory, group.sm_percent, group.cores or NO_LIMIT, NO_LIMIT, NO_LIMIT]
 
 

@@ -276,10 +276,6 @@ class Instance:
         """Planned rate of an item at an option's level, rounded up."""
         return rate_at(self.items[item], option.level)
 
-    def memory(self, group: Group, option: Option) -> int:
-        """Memory of one device for footprints, in bytes."""
-        return group.memory_bytes - option.overhead_bytes
-
     def pool_use(self, pool: Pool, item: int) -> int:
         """What an item takes from a shared limit."""
         return self.items[item].cores if pool.kind == "cores" else self.items[item].host_bytes
