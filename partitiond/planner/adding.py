@@ -59,7 +59,6 @@ class Adding:
         cuts = np.searchsorted(sites.entry_model[order], np.arange(1, len(self.instance.needs)))
         split = np.split(order, cuts) if self.instance.needs else []
         self._mine = {n.model: e for n, e in zip(self.instance.needs, split, strict=True)}
-        self._wanted = {n.model: n.rate for n in self.instance.needs if n.rated}
         self._need = {n.model: n for n in self.instance.needs}
         self._raised: dict[tuple[int, tuple[int, ...]], int | None] = {}
         self._held: dict[tuple[int, int], frozenset[int]] = {}
@@ -197,7 +196,7 @@ class Adding:
         lost[instance.items[item].model] -= instance.rate(item, how)
         rates = self.packing.rates
         return all(
-            less <= 0 or (m in self._wanted and rates[m] - less >= self._wanted[m])
+            less <= 0 or (self._need[m].rated and rates[m] - less >= self._need[m].rate)
             for m, less in lost.items()
         )
 

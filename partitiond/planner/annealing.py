@@ -1,8 +1,9 @@
 """Makes the arrays of the compiled search from an instance, and packings from its answers."""
 
 import collections
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -23,7 +24,7 @@ from partitiond.planner.kernels.loads import (
     fits,
 )
 from partitiond.planner.packing import Packing
-from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites
+from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites, ints
 
 CELLS: Final = 128
 """Steps into which a demand is cut, at most, when what it lacks is priced."""
@@ -47,13 +48,14 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
     slope, limit = _slopes(sites, by_cost=by_cost)
     if not by_cost:
         short[:] = 1.0 + float(np.sum(slope * np.minimum(limit, sites.need_rate)))
-    pools = [np.flatnonzero(row) for row in sites.pool_of_device]
+    instance = sites.instance
+    pools = [instance.groups[group].pools for group in instance.group_of]
     rows = [sites.site_class, sites.max_items, sites.table, sites.table_size]
     entries = [sites.entry_model, sites.entry_site, sites.entry_busy, sites.entry_kappa]
     entries += [sites.entry_top, sites.entry_code, sites.entry_cost]
     needs = [sites.need_rate, sites.need_min, sites.need_max, limit]
     spread, left, left_number, domain_of = _survival(sites, by_cost=by_cost)
-    needs += [frozen_models(sites), starts[:-1], starts[1:], spread, left, left_number]
+    needs += [_frozen_models(sites), starts[:-1], starts[1:], spread, left, left_number]
     return Data(
         sites=np.column_stack([*rows, sites.capacity]),
         limit_of=sites.limit_of,
@@ -77,10 +79,10 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
         device_class=sites.device_class,
         device_group=sites.device_group,
         group_cost=sites.group_cost,
-        pool_capacity=sites.pool_capacity,
-        pool_kind=sites.pool_kind,
-        pool_start=np.cumsum([0, *(len(p) for p in pools)], dtype=np.int64),
-        pool_list=np.concatenate([*pools, np.zeros(0, dtype=np.int64)]).astype(np.int64),
+        pool_capacity=ints([pool.capacity for pool in instance.pools]),
+        pool_kind=ints([0 if pool.kind == "cores" else 1 for pool in instance.pools]),
+        pool_start=np.cumsum([0, *map(len, pools)], dtype=np.int64),
+        pool_list=ints([*itertools.chain.from_iterable(pools)]),
         has_avoid=int(sites.avoid.any()),
         domain_of=domain_of,
     )
@@ -112,11 +114,10 @@ def _least_use(sites: Sites, models: int) -> Ints:
     return found
 
 
-def frozen_models(sites: Sites) -> Ints:
+def _frozen_models(sites: Sites) -> Ints:
     """Models that have to be near others, or others to them: the search leaves them in place."""
-    needs = sites.instance.needs
-    tied = {name for need in needs for name in need.near}
-    return np.array([bool(need.near or need.name in tied) for need in needs], dtype=np.int64)
+    tied = {*sites.instance.ties.near, *sites.instance.ties.near_to}
+    return ints([need.model in tied for need in sites.instance.needs])
 
 
 def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:
@@ -179,12 +180,10 @@ def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
     row[cells + 1 :] = row[cells]
 
 
-def make_here(
-    sites: Sites, runs: Mapping[int, collections.Counter[int]], most_gone: int | None
-) -> Here:
-    """What runs on each device and could stay, and how much of it may leave."""
+def make_here(sites: Sites, runs: Sequence[tuple[int, int]], most_gone: int | None) -> Here:
+    """What runs and could stay, by device and item, and how much of it may leave."""
     devices = len(sites.device_group)
-    most = max([1, *(items.total() for items in runs.values())])
+    most = max([1, *collections.Counter(index for index, _ in runs).values()])
     here = Here(
         item=sites.entry_item,
         runs=_zeros(devices, most),
@@ -192,10 +191,9 @@ def make_here(
         gone=_zeros(devices),
         most_gone=-1 if most_gone is None else most_gone,
     )
-    for index, items in runs.items():
-        row = sorted(items.elements())
-        here.runs[index, : len(row)] = row
-        here.number[index] = len(row)
+    for index, item in sorted(runs):
+        here.runs[index, here.number[index]] = item
+        here.number[index] += 1
     return here
 
 

@@ -89,11 +89,6 @@ def applied(instance: Instance, packing: Packing) -> Applied:
     )
 
 
-def replicas_kept(instance: Instance, packing: Packing) -> int:
-    """Running replicas that stay as they are when the packing is applied."""
-    return applied(instance, packing).kept.total()
-
-
 def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
     staying = staying_items(instance)
     real: dict[int, int] = {}

@@ -79,7 +79,7 @@ def _most_per_share(
 def _share(instance: Instance, group: Group, option: Option, item: int) -> float:
     """The largest share that an item takes of any resource of a device, of its load, its number."""
     it = instance.items[item]
-    use, capacity = use_of(it, option), capacity_of(instance, group, option)
+    use, capacity = use_of(it, option), capacity_of(group, option)
     shares = [u / c for u, c in zip(use, capacity, strict=True) if 0 < c < NO_LIMIT]
     if option.mode is not None and 0 < option.busy_limit[1] < NO_LIMIT // 2:
         shares.append(it.busy / option.busy_limit[1])

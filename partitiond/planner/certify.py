@@ -1,5 +1,6 @@
 """The certificate: what is proven of a plan, in its true figures rather than the integers."""
 
+import dataclasses
 import math
 from typing import Final
 
@@ -16,7 +17,7 @@ from partitiond.planner.costs import (
 )
 from partitiond.planner.found import Found
 from partitiond.planner.instance import Instance
-from partitiond.planner.moves import moves_made, price_of_a_move, unit_of_a_move, with_moves
+from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
 
 PROVEN: Final = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
@@ -116,7 +117,7 @@ def _choices(
     others = (Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen)
     moves = moves_made(instance, placements)
     mine = Choice(own, bound(moves), moves, chosen=True)
-    unit = unit_of_a_move(request, objective)
+    unit = price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
     told = trade_off((mine, *others), is_cost=objective.is_cost, unit=unit)
     return told if len(told) > 1 else ()
 

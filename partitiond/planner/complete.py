@@ -81,11 +81,11 @@ def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> N
     complete(adding, [need for need in needs if need.model in tied], stop)
 
 
-def in_order(adding: Adding, noise: float = 0.0, rng: random.Random | None = None) -> list[Need]:
+def in_order(adding: Adding, rng: random.Random | None = None) -> list[Need]:
     """Models by the worth of their cheapest replica and of all they need, the largest first."""
 
     def size(need: Need) -> float:
-        shaken = 1.0 if rng is None else 1 + noise * rng.uniform(-1, 1)
+        shaken = 1.0 if rng is None else 1 + NOISE * rng.uniform(-1, 1)
         return -adding.size(need) * shaken
 
     return sorted(adding.instance.needs, key=lambda need: (size(need), need.model))
@@ -122,7 +122,7 @@ def tightened(
                     trial.remove(index, item)
         shaken = worth * noise.uniform(1 - NOISE, 1 + NOISE, len(worth))
         adding.packing, adding.worth = trial, shaken
-        order = in_order(adding, NOISE, rng)
+        order = in_order(adding, rng)
         if by_cost:
             complete(adding, order, stop)
         else:
@@ -156,7 +156,7 @@ def from_nothing(
     for shake, steps in itertools.product(range(SHAKES), _ways(prices.used)):
         adding = Adding(Packing(instance), prices.entry, steps, devices)
         rng = random.Random(f"{instance.request.seed}-{shake}")  # noqa: S311
-        order = in_order(adding, NOISE if shake else 0.0, rng)
+        order = in_order(adding, rng if shake else None)
         packing = adding.packing
         if not by_cost:
             most_goodput(adding, order)

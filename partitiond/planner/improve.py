@@ -6,15 +6,14 @@ replica is what it takes of a device (`prices.usual_prices`). Plans that the col
 are taken over where they are better.
 """
 
-import collections
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
+from partitiond.planner.adding import Adding
 from partitiond.planner.annealing import (
     empty_state,
     load_packing,
@@ -23,6 +22,7 @@ from partitiond.planner.annealing import (
     make_scratch,
     to_packing,
 )
+from partitiond.planner.complete import complete
 from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
 from partitiond.planner.kernels.loads import Data, copy_state
 from partitiond.planner.packing import Packing
@@ -48,29 +48,6 @@ FIXED_STEPS_PER_SECOND: Final = 10_000
 """Steps per second of the time limit where the answer may not depend on the clock."""
 
 
-@dataclasses.dataclass(slots=True)
-class Schedule:
-    """When which temperature: by the clock, or by steps where the clock may not count."""
-
-    seconds: float
-    steps: int | None
-    began: float = dataclasses.field(default_factory=time.monotonic)
-    done: int = 0
-
-    def share(self) -> float:
-        """How much of it is over, from 0 to 1."""
-        if self.steps is not None:
-            return min(1.0, self.done / max(1, self.steps))
-        return min(1.0, (time.monotonic() - self.began) / max(1e-9, self.seconds))
-
-    def temperature(self) -> float:
-        """Cold at first, then from hot to cold."""
-        share = self.share()
-        if share < COLD_SHARE:
-            return COLD
-        return HOT * math.pow(COLD / HOT, (share - COLD_SHARE) / (1 - COLD_SHARE))
-
-
 class Improver:
     """One search.
 
@@ -78,7 +55,7 @@ class Improver:
         sites: the instance as arrays.
         by_cost: whether everything is to be served for less and less, or goodput counts.
         seed: of all random choices.
-        runs: items that run on each device and could stay; load i of a packing is device i then.
+        runs: devices and items of what runs and could stay; load i of a packing is device i then.
         most_gone: replicas of these that may leave their device; None for no limit.
     """
 
@@ -88,7 +65,7 @@ class Improver:
         *,
         by_cost: bool,
         seed: int,
-        runs: Mapping[int, collections.Counter[int]] = {},
+        runs: Sequence[tuple[int, int]] = (),
         most_gone: int | None = None,
     ) -> None:
         self.sites, self.by_cost = sites, by_cost
@@ -101,11 +78,17 @@ class Improver:
         self.unit = _unit(self.data, self.sites, by_cost=by_cost)
         self.found = False
         """Whether `best` is an answer: in a search by cost, one that lacks nothing."""
+        self.share = 0.0
+        """How much of the time of a run is over; from 1 on it is."""
         self._slice = FIRST_STEPS
 
     def start(self, packing: Packing | None) -> None:
-        """Begin at a packing, and complete it; frozen models have to be in it."""
-        fresh = empty_state(self.data)
+        """Begin at a packing, in which frozen models are, or at none, and complete it."""
+        fresh, instance = empty_state(self.data), self.sites.instance
+        if packing is None and instance.ties.near:
+            adding = Adding(Packing(instance), usual_prices(self.sites))
+            complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
+            packing = adding.packing
         if packing is not None:
             load_packing(self.sites, self.data, packing, fresh)
         copy_state(fresh, self.state)
@@ -136,31 +119,42 @@ class Improver:
 
     def run(
         self,
-        schedule: Schedule,
+        seconds: float,
         *,
+        steps: int | None = None,
         halt: Callable[[], bool],
         tell: Callable[[float], object] = lambda _: None,
         plans: Callable[[], Packing | None] = lambda: None,
     ) -> None:
-        """Search until the schedule is over or `halt` says so.
+        """Search until the time is over or `halt` says so.
 
         Args:
-            schedule: temperatures and the end.
+            seconds: by the clock; a deterministic request takes so many steps as stand for them.
+            steps: in their place.
             halt: asked after every slice of about 0.05 s.
             tell: told the value of every better answer.
             plans: a plan from elsewhere since it was last asked, or None; a better one is gone on
                 from.
         """
-        while schedule.share() < 1.0 and not halt():
+        if steps is None and self.sites.instance.request.deterministic:
+            steps = round(FIXED_STEPS_PER_SECOND * seconds)
+        start, done = time.monotonic(), 0
+        self.share = 1.0 if steps is None and seconds <= 0 else 0.0
+        while self.share < 1.0 and not halt():
             self.adopt(plans())
             began = time.monotonic()
-            count = self._search(schedule.temperature())
-            schedule.done += self._slice
+            count = self._search(_temperature(self.share))
+            done += self._slice
             if count:
                 tell(self.value())
-            if schedule.steps is None and time.monotonic() - began < SLICE_SECONDS:
+            now = time.monotonic()
+            if steps is not None:
+                self.share = done / max(1, steps)
+                continue
+            self.share = (now - start) / seconds
+            if now - began < SLICE_SECONDS:
                 self._slice = min(2 * self._slice, 1 << 20)
-            elif schedule.steps is None and time.monotonic() - began > 3 * SLICE_SECONDS:
+            elif now - began > 3 * SLICE_SECONDS:
                 self._slice = max(1, self._slice // 2)
 
     def _search(self, temperature: float) -> int:
@@ -194,6 +188,13 @@ class Improver:
     def best(self) -> Packing:
         """The best answer; in a search by cost only where `found`."""
         return to_packing(self.sites, self.best_state)
+
+
+def _temperature(share: float) -> float:
+    """Cold at first, then from hot to cold, by the share of the time that is over."""
+    if share < COLD_SHARE:
+        return COLD
+    return HOT * math.pow(COLD / HOT, (share - COLD_SHARE) / (1 - COLD_SHARE))
 
 
 def _unit(data: Data, sites: Sites, *, by_cost: bool) -> float:

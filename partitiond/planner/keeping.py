@@ -83,7 +83,7 @@ def kept(
     instance, request = watch.instance, watch.instance.request
     if not staying_items(instance):
         return [], None
-    start = completed(instance, worth, by_cost=by_cost, stop=lambda: watch.stopped)
+    start = completed(instance, worth, by_cost=by_cost, stop=watch.stop)
     if by_cost and start.lacking():
         return [], None
     there = moves_of(instance, start)
@@ -96,7 +96,7 @@ def kept(
         limits = []
     seconds = (KEPT_SHARE if budget is None else BUDGET_SHARE) * watch.left() / max(1, len(limits))
     for most in limits:
-        if watch.done or watch.stopped:
+        if watch.done or watch.stop():
             break
         better = improved(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
         members.append(member(f"{KEPT}, improved", better))
@@ -106,19 +106,16 @@ def kept(
 
 def moves_of(instance: Instance, packing: Packing) -> int:
     """Running replicas that are not where they run: stopped, moved, or started anew elsewhere."""
-    stays = sum(
-        (collections.Counter(packing.loads[index].items) & items).total()
-        for index, items in _runs(instance).items()
+    held = collections.Counter(
+        (i, item) for i, load in enumerate(packing.loads) for item in load.items
     )
-    return len(instance.request.running) - stays
+    stays = collections.Counter(_runs(instance)) & held
+    return len(instance.request.running) - stays.total()
 
 
-def _runs(instance: Instance) -> dict[int, collections.Counter[int]]:
-    """Items that run on each device and could stay."""
-    found = collections.defaultdict[int, collections.Counter[int]](collections.Counter)
-    for index, item, _ in staying_items(instance):
-        found[index][item] += 1
-    return found
+def _runs(instance: Instance) -> list[tuple[int, int]]:
+    """Devices and items of what runs and could stay."""
+    return [(index, item) for index, item, _ in staying_items(instance)]
 
 
 def _limits(
@@ -172,8 +169,8 @@ def improved(
         seconds: of search; a deterministic request takes so many steps as stand for them.
         by_cost: whether everything is to be served, or goodput counts.
     """
-    # They load compiled code.
-    from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
+    # It loads compiled code.
+    from partitiond.planner.improve import Improver
 
     instance, runs = watch.instance, _runs(watch.instance)
     until = time.monotonic() + seconds
@@ -185,10 +182,10 @@ def improved(
             seed=instance.request.seed,
             may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
             stop=lambda: (
-                watch.stopped or (not watch.fixed and time.monotonic() > until - seconds / 2)
+                watch.stop() or (not watch.fixed and time.monotonic() > until - seconds / 2)
             ),
         )
-    gone = len(instance.request.running) - sum(items.total() for items in runs.values())
+    gone = len(instance.request.running) - len(runs)
     most = None if most_moves is None else max(0, most_moves - gone)
     improver = Improver(
         build_sites(instance),
@@ -198,10 +195,7 @@ def improved(
         most_gone=most,
     )
     improver.start(start)
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
-    improver.run(
-        Schedule(until - time.monotonic(), steps),
-        halt=lambda: watch.done or watch.left() <= 0,
-    )
+    left = seconds if watch.fixed else until - time.monotonic()
+    improver.run(left, halt=lambda: watch.done or watch.left() <= 0)
     found = improver.best() if improver.found else start
     return min(start, found, key=lambda p: rank(p, by_cost))

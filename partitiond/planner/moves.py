@@ -11,7 +11,6 @@ of a device, or 0.25 % of the value.
 """
 
 import collections
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -40,11 +39,6 @@ def price_of_a_move(request: PlanRequest, objective: Objective) -> float:
 def with_moves(objective: Objective, value: float, moves: int, price: float) -> float:
     """A value with the price of its moves: no better than without."""
     return value + moves * price if objective.is_cost else value * (1 - moves * price)
-
-
-def unit_of_a_move(request: PlanRequest, objective: Objective) -> float:
-    """What a move costs where `move_price` is 1, as `price_of_a_move` says it."""
-    return price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
 
 
 def count_of_moves(instance: Instance, done: Applied) -> int:

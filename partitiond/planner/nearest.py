@@ -10,7 +10,7 @@ from typing import Final
 
 from partitiond.core.plan import Objective
 from partitiond.core.plan_choices import Against
-from partitiond.planner.assign import applied, replicas_kept
+from partitiond.planner.assign import applied
 from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.found import Seen
@@ -38,60 +38,40 @@ SHARE_SHARE: Final = 0.1
 """Deterministic seconds for the shares per second of the time limit."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Nearest:
-    """The plan that is taken, and what it was chosen from.
-
-    Attributes:
-        against: what speaks against it.
-        seen: all that were looked at for it, each with what speaks against it, where that is known.
-    """
-
-    chosen: Member
-    against: int
-    seen: tuple[tuple[Seen, int | None], ...]
-
-
-def within_moves(instance: Instance, members: list[Member], most: int | None) -> list[Member]:
+def _within_moves(instance: Instance, members: list[Member], most: int | None) -> list[Member]:
     """Those that move no more than allowed; the one that moves least where none does."""
     if most is None:
         return members
     there = len(instance.request.running)
-    moves = {id(m): there - replicas_kept(instance, m.packing) for m in members}
+    moves = {id(m): there - applied(instance, m.packing).kept.total() for m in members}
     few = [m for m in members if moves[id(m)] <= most]
     return few or [min(members, key=lambda m: moves[id(m)])]
-
-
-def anything(_packing: Packing) -> int:
-    """Nothing speaks against any packing."""
-    return 0
-
-
-def priced_cost(instance: Instance, packing: Packing) -> float:
-    """The cost of a packing with the price of its moves."""
-    objective = instance.request.objective
-    return with_price(instance, objective, packing.cost(), applied(instance, packing))
 
 
 def nearest_cost(
     instance: Instance,
     members: list[Member],
+    most_moves: int | None,
     seconds: float,
     *,
     may: May,
     stop: Stop,
-) -> Nearest:
+) -> tuple[Member, tuple[Seen, ...]]:
     """Fill what is left over; then the least cost with moves, then the fewest bytes to load.
 
     Args:
         instance: the question.
-        members: plans that may be taken; all serve everything.
+        members: plans; all serve everything.
+        most_moves: replicas that a plan may move; None for no limit.
         seconds: for sharing out what is left over.
         may: what speaks against a packing: of those with least, the best is taken.
-        stop: says when enough was filled.
+        stop: says when enough was filled, and told.
+
+    Returns:
+        The plan that is taken, and what it was chosen from, as `Found.seen`.
     """
     staying = bool(staying_items(instance))
-    looks = _worth_a_look(instance, members, cost=True)
+    looks = _worth_a_look(instance, _within_moves(instance, members, most_moves), cost=True)
     filled = [_filled(instance, one, stop, may_open=False) for one in looks]
     shared = _exact_share(
         instance, max(filled, key=lambda m: share_value(m.packing)), seconds, stop
@@ -116,7 +96,9 @@ def nearest_cost(
         near = 0.0 if cost <= least + EQUAL else cost
         return (near, share < enough, load_bytes, own, -share)
 
-    return _taken([rank[-1] for rank in sorted(ranks, key=key)], seen, may)
+    ranked = [rank[-1] for rank in sorted(ranks, key=key)]
+    best = min(members, key=lambda m: m.packing.cost())
+    return _taken(ranked, seen, best, may, stop, cost=True)
 
 
 def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
@@ -130,8 +112,7 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:
     """The best by themselves; where something runs, also those that were made from it."""
-    best = sorted(members, key=lambda m: m.packing.cost() if cost else m.packing.goodput())
-    best = best if cost else best[::-1]
+    best = sorted(members, key=lambda m: m.packing.cost() if cost else -m.packing.goodput())
     if not staying_items(instance):
         return best if any(not need.rated for need in instance.needs) else best[:1]
     near = [m for m in members if m.name.startswith((KEPT, EXACT_WITH_MOVES))]
@@ -150,52 +131,55 @@ def spoken_against(ranked: Sequence[Packing], may: May) -> list[int]:
     return told
 
 
-def _taken(ranked: Sequence[Member], seen: Sequence[Seen], may: May) -> Nearest:
-    """The first of those against which least speaks, with what is known of the others."""
-    told = spoken_against([one.packing for one in ranked], may)
-    chosen = ranked[told.index(min(told))]
-    known = {id(one.packing): against for one, against in zip(ranked, told, strict=False)}
-    against = tuple(known.get(id(one.packing)) for one in seen)
-    return Nearest(chosen, min(told), tuple(zip(seen, against, strict=True)))
+def _taken(
+    ranked: Sequence[Member],
+    seen: list[Seen],
+    best: Member,
+    may: May,
+    stop: Stop,
+    *,
+    cost: bool,
+) -> tuple[Member, tuple[Seen, ...]]:
+    """The first of those against which least speaks, and plans between which only the price of a
+    move decides, the best by themselves first.
 
-
-def worth_telling(
-    instance: Instance, near: Nearest, best: Member, may: May, stop: Stop, *, cost: bool
-) -> tuple[Seen, ...]:
-    """Plans between which only the price of a move decides, the best by themselves first.
-
-    None is among them that is no better than another one and moves as much, or that has an outage.
+    None is among these that is no better than another one and moves as much, or that has an outage.
     To ask for outages takes a while for large fleets: where the time is over, those are left out of
     which it is not known.
 
     Args:
-        instance: the question.
-        near: the plan that is taken, and those that were looked at for it.
+        ranked: plans that may be taken, the best with the price of its moves first.
+        seen: the same as they are told.
         best: the best plan by itself; it may move more than is allowed.
         may: what speaks against a packing.
         stop: says when the time is over.
         cost: whether less of the value is better.
     """
+    told = spoken_against([one.packing for one in ranked], may)
+    least, own = min(told), best.packing
+    chosen, instance = ranked[told.index(least)], own.instance
     if not staying_items(instance):
-        return ()
-    sign, seen = 1 if cost else -1, [*near.seen]
-    value = true_value(instance.request, best.packing.cost()) if cost else best.packing.goodput()
-    if sign * value < min(sign * one.value for one, _ in seen) - EQUAL * abs(value) and not stop():
-        moves = count_of_moves(instance, applied(instance, best.packing))
-        seen.append((Seen(best.packing, value, moves, Against.MOVE_BUDGET), None))
+        return chosen, ()
+    known = {id(one.packing): against for one, against in zip(ranked, told, strict=False)}
+    sign = 1 if cost else -1
+    value = true_value(instance.request, own.cost()) if cost else own.goodput()
+    if sign * value < min(sign * one.value for one in seen) - EQUAL * abs(value) and not stop():
+        moves = count_of_moves(instance, applied(instance, own))
+        seen.append(Seen(own, value, moves, Against.MOVE_BUDGET))
     found: list[Seen] = []
     fewest: dict[bool, float] = {True: math.inf, False: math.inf}
-    for one, known in sorted(seen, key=lambda s: (sign * s[0].value, s[0].moves)):
-        if one.moves >= fewest[False] or (known is None and stop()):
+    for one in sorted(seen, key=lambda s: (sign * s.value, s.moves)):
+        speaks = known.get(id(one.packing))
+        if one.moves >= fewest[False] or (speaks is None and stop()):
             continue
-        speaks = may(one.packing) if known is None else known
+        speaks = may(one.packing) if speaks is None else speaks
         if speaks >= OUTAGE:
             continue
-        against = one.against or (Against.NEEDLESS_STOP if speaks > near.against else None)
+        against = one.against or (Against.NEEDLESS_STOP if speaks > least else None)
         if against is None or one.moves < fewest[True]:
             found.append(dataclasses.replace(one, against=against))
         fewest[against is not None] = min(fewest[against is not None], one.moves)
-    return tuple(found)
+    return chosen, tuple(found)
 
 
 def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -> Member | None:
@@ -216,11 +200,18 @@ def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -
     return None if found.packing is None else member(best.name, found.packing)
 
 
-def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop: Stop) -> Nearest:
+def nearest_goodput(
+    instance: Instance, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
+) -> tuple[Member, tuple[Seen, ...]]:
     """As `nearest_cost`, with goodput as the value and all devices to fill."""
     staying = staying_items(instance)
-    short = min(m.packing.short_replicas() for m in members)
-    close = [m for m in members if m.packing.short_replicas() == short]
+    allowed = _within_moves(instance, members, most_moves)
+    short = min(m.packing.short_replicas() for m in allowed)
+    close = [m for m in allowed if m.packing.short_replicas() == short]
+    best = max(members, key=goodput_key)
+    if short > best.packing.short_replicas():
+        # It has more of the least replicas, and its goodput says nothing about these.
+        best = max(close, key=goodput_key)
     close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
     if any(need.rated for need in instance.needs):  # else all that runs is goodput already
         close = [_filled(instance, one, stop, may_open=True) for one in close]
@@ -235,4 +226,5 @@ def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop
         load = done.load_bytes if staying else 0
         ranks.append((lexicographic(worth), load, -goodput, one))
     ranks.sort(key=lambda rank: rank[:3])
-    return _taken([rank[3] for rank in ranks], seen, may)
+    ranked = [rank[3] for rank in ranks]
+    return _taken(ranked, seen, best, may, stop, cost=False)

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.core.plan import Objective, Status
+from partitiond.planner.assign import applied
 from partitiond.planner.baselines import FIRST_FIT, baselines
 from partitiond.planner.complete import greedy
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
@@ -24,15 +25,11 @@ from partitiond.planner.found import Found
 from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.keeping import kept
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.moves import price_of_a_move, staying_of
+from partitiond.planner.moves import price_of_a_move, staying_of, with_price
 from partitiond.planner.nearest import (
     May,
-    anything,
     nearest_cost,
     nearest_goodput,
-    priced_cost,
-    within_moves,
-    worth_telling,
 )
 from partitiond.planner.next_best import FEW, on_other_kinds, without_each_kind
 from partitiond.planner.packing import Packing
@@ -69,7 +66,7 @@ def solve_portfolio(
     instance: Instance,
     on_progress: OnProgress | None = None,
     stop: Stop = never,
-    may: May = anything,
+    may: May = lambda _packing: 0,
 ) -> Found:
     """The best plan for the request's objective; what cannot all be served is served in part.
 
@@ -107,44 +104,40 @@ class _Gathered:
     by_columns: bool = False
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
 
-    def bound_name(self, bound: float | None) -> str:
-        """What proved a bound."""
-        exact = self.exact
-        if exact is not None and exact.bound is not None and bound is not None:
-            by_exact = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
-            if by_exact or exact.status is Status.OPTIMAL:
-                return "exact (CP-SAT)"
-        return "columns" if self.by_columns else "linear prices"
-
 
 def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
     """All members, one after the other, until one is proven best or the time is over."""
-    instance = watch.instance
-    improves = not _is_tiny(instance)
+    instance, size = watch.instance, _variables(watch.instance)
     members, most_moves = kept(
-        watch, prices.entry, by_cost=by_cost, searches=lambda: improves and _compiled(watch)
+        watch, prices.entry, by_cost=by_cost, searches=lambda: size > TINY and _compiled(watch)
     )
     found = _Gathered(members, most_moves)
-    if not (watch.stopped and found.members):
+    if not (watch.stop() and found.members):
         found.members += _greedy(watch, prices, by_cost=by_cost)
-    small = not _is_large(instance)
-    if small and not watch.done:
-        if not _is_tiny(instance) and not watch.stopped:
-            found.members += _short_search(watch, _best(found.members, by_cost), by_cost=by_cost)
+    if size <= SMALL and not watch.done:
+        if size > TINY and not watch.stop() and _compiled(watch):
+            from partitiond.planner.searching import short_search
+
+            searched = short_search(watch, _best(found.members, by_cost), by_cost=by_cost)
+            found.members += _answers(searched, by_cost)
         found.members += _with_rules(watch, _best(found.members, by_cost), by_cost=by_cost)
         status = _ask_exact(watch, found, by_cost=by_cost)
         unplanned = by_cost and not found.members
         if status is Status.OPTIMAL or (unplanned and status is Status.INFEASIBLE):
             return found
     # Of the most goodput there is always a plan, and this finds it where nothing has.
-    if watch.done or (watch.stopped and (by_cost or found.members)):
+    if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
-    deadline = watch.deadline
+    deadline, best = watch.deadline, _best(found.members, by_cost)
     if instance.ties.beyond_device:
         watch.deadline -= RULES_SHARE * watch.left()
-    searched, found.by_columns = _search(watch, _best(found.members, by_cost), by_cost=by_cost)
+    # It takes a second to load, and a minute to compile once: not for what is proven already.
+    if _compiled(watch, needed=best is None):
+        from partitiond.planner.searching import search
+
+        searched, found.by_columns = search(watch, best, by_cost=by_cost)
+        found.members += _answers(searched, by_cost)
     watch.deadline = deadline
-    found.members += _answers(searched, by_cost)
     best = _best(found.members, by_cost)
     found.members += _with_rules(watch, best, by_cost=by_cost, share=1.0)
     return found
@@ -164,16 +157,16 @@ def _greedy(watch: Watch, prices: Prices, *, by_cost: bool) -> list[Member]:
     runs is proven as it is."""
     instance = watch.instance
     quick = len(instance.needs) * len(instance.group_of) <= FEW
-    if watch.done or not quick or (by_cost and watch.stopped):
+    if watch.done or not quick or (by_cost and watch.stop()):
         return []
 
     until = time.monotonic() + GREEDY_SHARE * watch.left()
 
     def stop() -> bool:
-        return watch.stopped or (not watch.fixed and time.monotonic() > until)
+        return watch.stop() or (not watch.fixed and time.monotonic() > until)
 
     found = greedy(instance, prices, by_cost=by_cost, least=watch.bound, stop=stop)
-    if not watch.stopped:
+    if not watch.stop():
         found += baselines(instance)
     found = _answers(found, by_cost)
     watch.take(found)
@@ -237,27 +230,43 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
         exact = found.exact
         watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
         return None
-    members, priced_bound = found.members, _exact_with_moves(watch, found.members, least)
-    best = min(members, key=lambda m: m.packing.cost())
-    allowed = within_moves(instance, members, found.most_moves)
+    priced_bound = _exact_with_moves(watch, found.members, least)
     seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
     until = watch.finish()
-    near = nearest_cost(instance, allowed, seconds, may=may, stop=until)
-    chosen = near.chosen
-    others = [] if until() or _is_vast(instance) else without_each_kind(instance, chosen.packing)
-    value, least = chosen.packing.cost(), watch.bound if watch.bound is not None else least
+    chosen, seen = nearest_cost(
+        instance, found.members, found.most_moves, seconds, may=may, stop=until
+    )
+    packing = chosen.packing
+    others = [] if until() or _is_vast(instance) else without_each_kind(instance, packing)
+    least = watch.bound if watch.bound is not None else least
+    best = min(found.members, key=lambda m: m.packing.cost())
+    optimal = packing.cost() <= least + EPSILON
+    answer = _answer(watch, found, chosen, best=best, bound=least, optimal=optimal)
+    elsewhere = on_other_kinds(instance, [*found.members, *others], packing)
+    return dataclasses.replace(answer, priced_bound=priced_bound, seen=seen, elsewhere=elsewhere)
+
+
+def _answer(
+    watch: Watch, found: _Gathered, chosen: Member, *, best: Member, bound: float, optimal: bool
+) -> Found:
+    """What was chosen, as the answer for the objective that the watch speaks of."""
+
+    def value(one: Member) -> float:
+        return one.packing.cost() if watch.objective.is_cost else one.packing.goodput()
+
+    exact, proof = found.exact, "columns" if found.by_columns else "linear prices"
+    if exact is not None and exact.bound is not None:
+        near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
+        proof = "exact (CP-SAT)" if near or exact.status is Status.OPTIMAL else proof
     return Found(
         packing=chosen.packing,
-        objective=instance.request.objective,
-        value=value,
-        bound=least,
-        status=Status.OPTIMAL if value <= least + EPSILON else Status.FEASIBLE,
-        method=f"{chosen.name}; bound: {found.bound_name(least)}",
-        first_fit=next((m.packing.cost() for m in members if m.name == FIRST_FIT), None),
-        best_value=best.packing.cost(),
-        priced_bound=priced_bound,
-        seen=worth_telling(instance, near, best, may, until, cost=True),
-        elsewhere=on_other_kinds(instance, [*members, *others], chosen.packing),
+        objective=watch.objective,
+        value=value(chosen),
+        bound=bound,
+        status=Status.OPTIMAL if optimal else Status.FEASIBLE,
+        method=f"{chosen.name}; bound: {proof}",
+        first_fit=next((value(m) for m in found.members if m.name == FIRST_FIT), None),
+        best_value=value(best),
     )
 
 
@@ -271,36 +280,22 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
     if len(classes) > 1 and any(need.rated for need in instance.needs):
         watch.proved(math.fsum(n.worth * n.rate for c in classes for n in c.needs) / RATE_SCALE)
     found = _gather(watch, prices, by_cost=False)
-    members, exact, most = found.members, found.exact, watch.bound
-    best = max(members, key=goodput_key)
-    allowed = within_moves(instance, members, found.most_moves)
-    until = watch.finish()
-    near = nearest_goodput(instance, allowed, may=may, stop=until)
-    chosen = near.chosen
-    value = chosen.packing.goodput()
-    proven = most is not None and best.packing.goodput() >= most * (1 - EPSILON)
-    proven = proven and best.packing.short_replicas() == 0
+    exact, most = found.exact, math.inf if watch.bound is None else watch.bound
+    best, until = max(found.members, key=goodput_key), watch.finish()
+    chosen, seen = nearest_goodput(instance, found.members, found.most_moves, may=may, stop=until)
+    short, value = best.packing.short_replicas(), best.packing.goodput()
+    proven = value >= most * (1 - EPSILON) and short == 0
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
-    optimal = optimal and value >= best.packing.goodput() * (1 - EPSILON)
-    if chosen.packing.short_replicas() > best.packing.short_replicas():
+    optimal = optimal and chosen.packing.goodput() >= value * (1 - EPSILON)
+    if chosen.packing.short_replicas() > short:
         # A budget of moves left no plan with as many of the least replicas. It may give more than
         # any plan that has them, which is what an exact solver proves.
         best, found.exact, most, optimal = chosen, None, bound, False
-    answer = Found(
-        packing=chosen.packing,
-        objective=Objective.MAX_GOODPUT,
-        value=value,
-        bound=math.inf if most is None else most,
-        status=Status.OPTIMAL if optimal else Status.FEASIBLE,
-        method=f"{chosen.name}; bound: {found.bound_name(most)}",
-        proven_impossible=proven_impossible,
-        first_fit=next((m.packing.goodput() for m in members if m.name == FIRST_FIT), None),
-        best_value=best.packing.goodput(),
-        seen=worth_telling(instance, near, best, may, until, cost=False),
-    )
+    answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
+    answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
     if len(classes) < 2:
         return answer
-    return class_by_class(watch, classes, members, answer, found.class_bounds)
+    return class_by_class(watch, classes, found.members, answer, found.class_bounds)
 
 
 def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> float | None:
@@ -308,26 +303,20 @@ def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> floa
 
     Returns a bound on the cost with that price, where one was proven.
     """
-    instance = watch.instance
-    price, left = price_of_a_move(instance.request, instance.request.objective), watch.left()
-    if not price or _is_large(instance) or left <= 0 or not staying_items(instance):
+    instance, objective = watch.instance, watch.objective
+    price = price_of_a_move(instance.request, objective)
+    if not price or _variables(instance) > SMALL or not staying_items(instance):
         return None
-    here = [m for m in members if m.name.startswith(KEPT)]
-    if any(priced_cost(instance, m.packing) <= least + EPSILON for m in here):
+    here = [m.packing for m in members if m.name.startswith(KEPT)]
+    costs = (with_price(instance, objective, p.cost(), applied(instance, p)) for p in here)
+    if any(cost <= least + EPSILON for cost in costs):
         return None
-    exact = solve_exact(
-        instance,
-        Goal.COST,
-        list(range(len(instance.group_of))),
-        here[0].packing if here else None,
-        deterministic_seconds=COST_SHARE * instance.request.time_limit_seconds,
-        wall_seconds=float("inf") if watch.fixed else left,
-        stop=lambda: watch.stopped,
-        moves=Moves(
-            math.floor(price * PRICE_SCALE),
-            tuple((index, item) for index, item, _ in staying_of(instance)),
-        ),
-    )
+    staying = tuple((index, item) for index, item, _ in staying_of(instance))
+    moves = Moves(math.floor(price * PRICE_SCALE), staying)
+    every = [*range(len(instance.group_of))]
+    exact = _exact(watch, Goal.COST, every, next(iter(here), None), moves=moves)
+    if exact is None:
+        return None
     if exact.packing is not None:
         members.append(member(EXACT_WITH_MOVES, exact.packing))
     return exact.bound
@@ -336,47 +325,39 @@ def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> floa
 def _solve_scaled(watch: Watch, may: May) -> Found:
     """The largest common factor (`planner.scale`); the most goodput where there is none at all."""
     instance = watch.instance
-    large = _is_large(instance)
-    found = largest_factor(
+    large = _variables(instance) > SMALL
+    raised = largest_factor(
         watch,
-        searches=not _is_tiny(instance) and _compiled(watch, needed=large),
+        searches=_variables(instance) > TINY and _compiled(watch, needed=large),
         exact=not large,
         linear=not _is_vast(instance),
-        may=may,
     )
-    if found.packing is None:
-        served = _solve_goodput(watch, found.bound < 0, may)
-        # A plan that misses least numbers is no plan of this objective, whatever is proven of it.
-        if not found.optimal or served.packing.short_replicas():
-            return served
-        # Not everybody can have a replica: the smallest share is 0, and the rest is goodput.
-        objective = instance.request.objective
-        proof = dataclasses.replace(served, value=0.0, bound=0.0, best_value=None, seen=())
-        return dataclasses.replace(
-            proof, objective=objective, status=Status.OPTIMAL, first_fit=0.0, proven_impossible=None
-        )
-    return Found(
-        packing=found.packing,
+    if raised.best is not None:
+        return raised.answer(raised.best, may)
+    served = _solve_goodput(watch, raised.bound < 0 and not raised.met(), may)
+    # A plan that misses least numbers is no plan of this objective, whatever is proven of it.
+    if not raised.met() or served.packing.short_replicas():
+        return served
+    # Not everybody can have a replica: the smallest share is 0, and the rest is goodput.
+    return dataclasses.replace(
+        served,
         objective=instance.request.objective,
-        value=found.value,
-        bound=found.bound,
-        status=Status.OPTIMAL if found.optimal else Status.FEASIBLE,
-        method=found.method,
-        first_fit=found.first_fit,
-        best_value=found.best,
+        value=0.0,
+        bound=0.0,
+        status=Status.OPTIMAL,
+        proven_impossible=None,
+        first_fit=0.0,
+        best_value=None,
+        seen=(),
     )
 
 
-def _is_large(instance: Instance) -> bool:
-    return variable_count(instance, list(range(len(instance.group_of)))) > SMALL
+def _variables(instance: Instance) -> int:
+    return variable_count(instance, [*range(len(instance.group_of))])
 
 
 def _is_vast(instance: Instance) -> bool:
     return len(build_sites(instance).entry_item) > VAST
-
-
-def _is_tiny(instance: Instance) -> bool:
-    return variable_count(instance, list(range(len(instance.group_of)))) <= TINY
 
 
 def _compiled(watch: Watch, *, needed: bool = False) -> bool:
@@ -402,30 +383,12 @@ def _compiled(watch: Watch, *, needed: bool = False) -> bool:
     return True
 
 
-def _search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Member], bool]:
-    """The compiled search; whether the market gave a better bound."""
-    # It takes a second to load, and a minute to compile once: not for what is proven already.
-    if not _compiled(watch, needed=best is None):
-        return [], False
-    from partitiond.planner.searching import search
-
-    return search(watch, best, by_cost=by_cost)
-
-
-def _short_search(watch: Watch, best: Member | None, *, by_cost: bool) -> list[Member]:
-    if not _compiled(watch):
-        return []
-    from partitiond.planner.searching import short_search
-
-    return _answers(short_search(watch, best, by_cost=by_cost), by_cost)
-
-
 def _with_rules(
     watch: Watch, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
 ) -> list[Member]:
     """The search that moves models whose rules go beyond one device, where there are any."""
-    instance = watch.instance
-    if best is None or watch.done or not instance.ties.beyond_device or _is_tiny(instance):
+    tied, tiny = watch.instance.ties.beyond_device, _variables(watch.instance) <= TINY
+    if best is None or watch.done or tiny or not tied:
         return []
     return [search_rules(watch, best.packing, by_cost=by_cost, seconds=share * watch.left())]
 
@@ -448,20 +411,22 @@ def _exact(
     hint: Packing | None,
     *,
     stage: Stage | None = None,
+    moves: Moves | None = None,
     share: float = 1.0,
 ) -> Exact | None:
+    """CP-SAT from a packing, in a share of its time; all that is left is its own for moves."""
     instance, left = watch.instance, watch.left()
     if left <= 0:
         return None
-    seconds = share * COST_SHARE * instance.request.time_limit_seconds
-    wall = float("inf") if watch.fixed else share * (EXACT_SHARE if hint else HOPE_SHARE) * left
+    part = 1.0 if moves else EXACT_SHARE if hint else HOPE_SHARE
     return solve_exact(
         instance,
         goal,
         devices,
         hint,
-        deterministic_seconds=seconds,
-        wall_seconds=wall,
-        stop=lambda: watch.stopped,
+        deterministic_seconds=share * COST_SHARE * instance.request.time_limit_seconds,
+        wall_seconds=math.inf if watch.fixed else share * part * left,
+        stop=watch.stop,
         stage=stage,
+        moves=moves,
     )

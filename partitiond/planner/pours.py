@@ -6,29 +6,15 @@ hosts with the same devices and capacities one pool with the sum of theirs. A *p
 """
 
 import dataclasses
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
-from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites
+from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites, ints
 from partitiond.planner.types import PRICE_SCALE
 
 SPLIT: Final = 4_000
 """Pours, times kappas, up to which devices with different largest kappas are told apart."""
-
-
-class Draw(NamedTuple):
-    """A pool from which devices of a class draw.
-
-    Attributes:
-        pool: its number among the merged ones.
-        column: of `Sites.entry_pool`, what a replica takes of it.
-        whole: all of it. Bytes and cores differ by ten orders, so programs count in parts of it.
-    """
-
-    pool: int
-    column: int
-    whole: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +27,10 @@ class Classes:
         of_group: (G,) the class of each group.
         site_class: (C,) what a device can hold, as a class of `Sites`.
         count, cost: (C,) devices, and the cost of one.
-        draws: (C,) the pools of each.
+        draws: (C, P) from how many of the pools that were merged into each a device draws.
+        column: (P,) of `Sites.entry_pool`, what a replica takes of each.
+        whole: (P,) all of each. Bytes and cores differ by ten orders, so programs count in parts
+            of it.
         pools: how many there are.
     """
 
@@ -49,7 +38,9 @@ class Classes:
     site_class: Ints
     count: Ints
     cost: Floats
-    draws: tuple[tuple[Draw, ...], ...]
+    draws: Ints
+    column: Ints
+    whole: Floats
     pools: int
 
 
@@ -60,12 +51,11 @@ def make_classes(sites: Sites) -> Classes:
         (pool.kind, pool.capacity, tuple(sorted(sites.device_class[list(pool.bins)].tolist())))
         for pool in instance.pools
     ]
-    alike: dict[tuple[int, tuple[object, ...]], list[int]] = {}
+    alike: dict[tuple[int, tuple[tuple[str, int, tuple[int, ...]], ...]], list[int]] = {}
     for group in instance.groups:
         drawn = tuple(sorted(keys[p] for p in group.pools))
         alike.setdefault((int(sites.class_of[group.index]), drawn), []).append(group.index)
     merged = sorted(set(keys))
-    whole = [float(sum(key[1] for key in keys if key == one)) for one in merged]
     of_group = np.zeros(len(instance.groups), dtype=np.int64)
     for cls, groups in enumerate(alike.values()):
         of_group[groups] = cls
@@ -75,13 +65,10 @@ def make_classes(sites: Sites) -> Classes:
         site_class=np.array([cls for cls, _ in alike], dtype=np.int64),
         count=np.bincount(of_group, sites.group_count, len(alike)).astype(np.int64),
         cost=np.asarray(sites.group_cost[first] / PRICE_SCALE, dtype=np.float64),
-        draws=tuple(
-            tuple(
-                Draw(merged.index(key), 0 if key[0] == "cores" else 1, whole[merged.index(key)])
-                for key in sorted(keys[p] for p in instance.groups[g].pools)
-            )
-            for g in first
-        ),
+        draws=ints([[drawn.count(key) for key in merged] for _, drawn in alike], len(merged)),
+        column=ints([0 if kind == "cores" else 1 for kind, _, _ in merged]),
+        # Of a pool without anything a replica takes more than all of it, or nothing.
+        whole=np.array([max(1, keys.count(key) * key[1]) for key in merged], dtype=np.float64),
         pools=len(merged),
     )
 
@@ -131,11 +118,7 @@ def make_pours(sites: Sites) -> Pours:
     codes = (codes * levels + at[every]) * crowds + crowd[every]
     ways, way = np.unique(codes, return_inverse=True)
     entry, ways, way_level = entry[every], *np.divmod(ways // crowds, levels)
-    pool = np.zeros((len(entry), classes.pools))
-    for cls, draws in enumerate(classes.draws):
-        mine = of_class == cls
-        for draw in draws:
-            pool[mine, draw.pool] += sites.entry_pool[entry[mine], draw.column] / draw.whole
+    taken = classes.draws[of_class] * sites.entry_pool[entry][:, classes.column]
     return Pours(
         sites=sites,
         classes=classes,
@@ -147,7 +130,7 @@ def make_pours(sites: Sites) -> Pours:
         way=way.reshape(-1).astype(np.int64),
         rate=sites.rates[entry, at[every]],
         share=share[every],
-        pool=pool,
+        pool=np.asarray(taken / classes.whole, dtype=np.float64),
     )
 
 

@@ -517,10 +517,8 @@ def usual_prices(sites: Sites) -> Floats:
 
 def _usual_load(sites: Sites) -> Ints:
     """(Q,) the load of a device in the middle of its levels, where it holds one replica."""
-    found = np.full(len(sites.site_class), NO_LIMIT, dtype=np.int64)
-    for q in range(len(found)):
-        rows = sites.limit_of[q, sites.limit_of.shape[1] // 2]
-        there = rows[rows >= 0]
-        if len(there) and sites.busy_limit.shape[1] > 1:
-            found[q] = sites.busy_limit[there[-1], 1]
-    return found
+    rows = sites.limit_of[:, sites.limit_of.shape[1] // 2]
+    # Of kappas the largest one; a mode with fewer levels has none in the middle.
+    last = (rows.shape[1] - 1 - np.argmax(rows[:, ::-1] >= 0, axis=1))[:, None]
+    row = np.take_along_axis(rows, last, axis=1)[:, 0]
+    return np.where(row >= 0, sites.busy_limit[row, 1], NO_LIMIT)

@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from partitiond.core.plan import Objective
 from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.costs import true_bound, true_value
+from partitiond.planner.sites import build_sites
 from partitiond.planner.types import RATE_SCALE, Instance
 
 if TYPE_CHECKING:
@@ -45,12 +48,7 @@ def goodput_unit(instance: Instance) -> float:
     weights = {n.worth for n in counted}
     if len(weights) != 1 or not all(n.rate for n in counted):
         return 0.0
-    rates = {
-        instance.rate(item, option)
-        for options, fits in {id(g.fits): (g.options, g.fits) for g in instance.groups}.values()
-        for option, fit in zip(options, fits, strict=True)
-        for item in fit
-    }
+    rates = np.unique(build_sites(instance).rates).tolist()
     return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
 
 
@@ -77,7 +75,7 @@ class Watch:
         self.began = time.monotonic()
         self.fixed = instance.request.deterministic
         self.objective = instance.request.objective
-        self._stop, self._tell = stop, on_progress
+        self.stop, self._tell = stop, on_progress
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
         self._certified = False
@@ -115,7 +113,7 @@ class Watch:
             self.deadline += seconds
 
     def _tell_compiled(self, share: float) -> None:
-        if self.stopped:
+        if self.stop():
             raise CompilingStopped
         if self._tell is not None:
             with self._telling:
@@ -123,7 +121,7 @@ class Watch:
 
     def left(self) -> float:
         """Seconds until the search has to end; without a clock all of them, always."""
-        if self.stopped:
+        if self.stop():
             return 0.0
         if self.fixed:
             return self.instance.request.time_limit_seconds
@@ -134,12 +132,7 @@ class Watch:
         kept for it, and at once where somebody asked to end. Without a clock it never does."""
         limit = self.instance.request.time_limit_seconds
         until = max(time.monotonic(), self.deadline) + max(FINISH_LEAST, FINISH_MORE * limit)
-        return lambda: self.stopped or (not self.fixed and time.monotonic() > until)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody asked to end."""
-        return self._stop()
+        return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
 
     def restart(self, objective: Objective) -> None:
         """The values told from now on speak of another objective."""
@@ -149,9 +142,8 @@ class Watch:
     def take(self, members: "Iterable[Member]") -> None:
         """Of plans those that are answers are found."""
         for one in members:
-            packing = one.packing
-            if not (packing.lacking() if self.objective.is_cost else packing.short_replicas()):
-                cost = self.objective.is_cost
+            packing, cost = one.packing, self.objective.is_cost
+            if not (packing.lacking() if cost else packing.short_replicas()):
                 self.found(packing.cost() if cost else packing.goodput(), one.name)
 
     def found(self, value: float, method: str) -> None:

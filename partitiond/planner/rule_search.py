@@ -47,7 +47,7 @@ def search_rules(watch: Watch, best: Packing, *, by_cost: bool, seconds: float) 
     for number in itertools.count():
         left = math.inf if watch.fixed else end - time.monotonic()
         over = watch.fixed and number >= max(1, round(ROUNDS_PER_SECOND * seconds))
-        if over or left <= 0 or watch.done or watch.stopped:
+        if over or left <= 0 or watch.done or watch.stop():
             break
         before, trial = best, _decided_anew(best, size, rng, by_cost=by_cost, seconds=left)
         # As good is taken, too.

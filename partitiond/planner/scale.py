@@ -32,10 +32,11 @@ from partitiond.planner.baselines import BASELINES, first_fit
 from partitiond.planner.complete import NAME as GREEDY
 from partitiond.planner.complete import from_nothing, most_goodput
 from partitiond.planner.exact import Goal, Scale, solve_exact
+from partitiond.planner.found import Found
 from partitiond.planner.instance import PRICE_SCALE, Instance, Need
 from partitiond.planner.keeping import completed
 from partitiond.planner.moves import with_price
-from partitiond.planner.nearest import May, anything, spoken_against
+from partitiond.planner.nearest import May, spoken_against
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of, linear_prices, usual_prices
 from partitiond.planner.progress import Watch
@@ -84,30 +85,6 @@ MET: Final = 1e-5
 """A plan this close to the bound is not improved any further."""
 KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
 """Shares of the best factor below which what runs is completed: with fewer moves each."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Scaled:
-    """The best common factor that was found.
-
-    Attributes:
-        packing: the plan; None where none was found at any factor above 0, as where not every
-            model can have a replica beside the others: `optimal` says whether that is proven.
-        value: its factor.
-        bound: no plan has a larger one; below 0 where a least number of replicas cannot be met.
-        best: the best factor of any plan found; the plan may give some of it away to move less.
-        method: what gave the plan, and what the bound.
-        optimal: the best factor is proven to be the largest.
-        first_fit: the factor of first-fit decreasing; None where it was not asked.
-    """
-
-    packing: Packing | None
-    value: float
-    bound: float
-    best: float
-    method: str
-    optimal: bool = False
-    first_fit: float | None = None
 
 
 def targets_of(instance: Instance) -> dict[int, float]:
@@ -174,23 +151,20 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
     return min([*shares, *left], default=0.0)
 
 
-def largest_factor(
-    watch: Watch, *, searches: bool, exact: bool, linear: bool, may: May = anything
-) -> Scaled:
-    """The best plan by factor, then goodput, then what it has to load; any-time.
+def largest_factor(watch: Watch, *, searches: bool, exact: bool, linear: bool) -> "Raising":
+    """The plan with the largest factor that is found, and what is proven of that; any-time.
 
     Args:
         watch: the question, with objective MAX_MIN or MAX_HEADROOM, and who is told.
         searches: the compiled search and the market are asked.
         exact: CP-SAT and first-fit are asked: the instance is small.
         linear: linear prices are asked for proofs: the instance is not too large.
-        may: what speaks against a packing: of those with least, the best is taken.
     """
     raising = Raising(watch, searches)
     raising.lower(raising.alone(), "each model alone")
     if raising.bound <= 0:
         raising.optimal = raising.bound == 0
-        return raising.answer(may)
+        return raising
     if searches:
         raising.lower(raising.market_bound(), "columns")
     most = ASKS if raising.fixed or not searches else math.inf
@@ -201,11 +175,19 @@ def largest_factor(
         raising.try_first_fit()
         raising.solve()
         raising.ask_for_more(most)
-    return raising.answer(may)
+    return raising
 
 
 class Raising:
-    """What is known of the largest factor so far."""
+    """What is known of the largest factor so far.
+
+    Attributes:
+        best: the plan with the best factor; None where none was found at any factor above 0, as
+            where not every model can have a replica beside the others.
+        value: its factor.
+        bound: no plan has a larger one; below 0 where a least number of replicas cannot be met.
+        first_fit: the factor of first-fit decreasing; None where it was not asked.
+    """
 
     def __init__(self, watch: Watch, searches: bool) -> None:
         self.watch, self.instance, self.searches = watch, watch.instance, searches
@@ -217,11 +199,7 @@ class Raising:
         self.first_fit: float | None = None
         self.optimal, self.step, self.asked = False, FIRST_STEP, 0
         self.limit, self.fixed = instance.request.time_limit_seconds, instance.request.deterministic
-        self.end = time.monotonic() + SEARCH_SHARE * self.limit
-
-    def stop(self) -> bool:
-        """Whether somebody asked to end."""
-        return self.watch.stopped
+        self.end, self.stop = time.monotonic() + SEARCH_SHARE * self.limit, watch.stop
 
     def left(self, more: float = 0.0) -> float:
         """Seconds that are left, and a share of the limit more; without a clock any."""
@@ -229,10 +207,13 @@ class Raising:
             return 0.0
         return math.inf if self.fixed else self.end + more * self.limit - time.monotonic()
 
+    def met(self) -> bool:
+        """Whether the best factor is proven to be the largest, also where that is none above 0."""
+        return self.optimal or (self.best is not None and self.value >= self.bound * (1 - MET))
+
     def done(self) -> bool:
         """Whether the bound is reached, or nobody waits for more."""
-        met = self.optimal or (self.best is not None and self.value >= self.bound * (1 - MET))
-        return met or self.bound < 0 or self.left() <= 0
+        return self.met() or self.bound < 0 or self.left() <= 0
 
     def lower(self, bound: float, name: str) -> None:
         """No plan has a larger factor."""
@@ -384,18 +365,22 @@ class Raising:
                 break
         self.optimal = proven
 
-    def answer(self, may: May) -> Scaled:
+    def answer(self, best: Packing, may: May) -> Found:
         """The best, or one as good that moves less, with what is left given away."""
-        method = f"{self.name}; bound: {self.bound_by}"
-        if self.best is None:
-            bound = 0.0 if self.optimal else self.bound
-            return Scaled(None, 0.0, bound, 0.0, method, self.optimal)
-        chosen = self._near(self.best, may)
+        chosen = self._near(best, may)
         value = factor_of(chosen, self.target)
-        best = max(value, self.value)
-        met = self.optimal or self.value >= self.bound * (1 - MET)
-        optimal = met and value >= best * (1 - PROVEN)
-        return Scaled(chosen, value, self.bound, best, method, optimal, self.first_fit)
+        most = max(value, self.value)
+        optimal = self.met() and value >= most * (1 - PROVEN)
+        return Found(
+            packing=chosen,
+            objective=self.instance.request.objective,
+            value=value,
+            bound=self.bound,
+            status=Status.OPTIMAL if optimal else Status.FEASIBLE,
+            method=f"{self.name}; bound: {self.bound_by}",
+            first_fit=self.first_fit,
+            best_value=most,
+        )
 
     def _near(self, best: Packing, may: May) -> Packing:
         """The best with the price of its moves, of this one and of what runs, completed."""

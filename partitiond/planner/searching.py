@@ -7,15 +7,11 @@ thread beside it; both spend nearly all of their time where the interpreter's lo
 import time
 from typing import Final
 
-from partitiond.planner.adding import Adding
-from partitiond.planner.complete import complete
-from partitiond.planner.improve import FIXED_STEPS_PER_SECOND, Improver, Schedule
-from partitiond.planner.instance import Instance
+from partitiond.planner.improve import Improver
 from partitiond.planner.market.beside import NAME as CHOICE
 from partitiond.planner.market.beside import Beside
 from partitiond.planner.members import Member, member
 from partitiond.planner.packing import Packing
-from partitiond.planner.prices import usual_prices
 from partitiond.planner.progress import Stop, Watch
 from partitiond.planner.sites import Sites, build_sites
 
@@ -81,9 +77,9 @@ def short_search(watch: Watch, best: Member | None, *, by_cost: bool) -> list[Me
 
 def _begun(watch: Watch, best: Member | None, *, by_cost: bool) -> Improver:
     """A search from nothing, or from the best so far where that is better."""
-    instance = watch.instance
-    improver = Improver(build_sites(instance), by_cost=by_cost, seed=instance.request.seed)
-    _begin(instance, improver)
+    seed = watch.instance.request.seed
+    improver = Improver(build_sites(watch.instance), by_cost=by_cost, seed=seed)
+    improver.start(None)
     if best is not None:
         improver.start(best.packing)
     if improver.found:
@@ -91,32 +87,19 @@ def _begun(watch: Watch, best: Member | None, *, by_cost: bool) -> Improver:
     return improver
 
 
-def _begin(instance: Instance, improver: Improver) -> None:
-    """From nothing but models that have to be near others."""
-    if not instance.ties.near:
-        improver.start(None)
-        return
-    adding = Adding(Packing(instance), usual_prices(build_sites(instance)))
-    complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
-    improver.start(adding.packing)
-
-
 def _look(watch: Watch, improver: Improver, seconds: float) -> None:
     """A short search, so that a good plan is there soon."""
     improver.run(
-        Schedule(min(seconds, SHORT_SHARE * watch.left()), SHORT_STEPS if watch.fixed else None),
+        min(seconds, SHORT_SHARE * watch.left()),
+        steps=SHORT_STEPS if watch.fixed else None,
         halt=lambda: watch.done or watch.left() <= 0,
         tell=lambda value: watch.found(value, NAME),
     )
 
 
 def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
-    seconds = watch.left()
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if watch.fixed else None
-    schedule = Schedule(seconds, steps)
-
     def halt() -> bool:
-        late = schedule.share() > HOPE_SHARE or watch.impossible
+        late = improver.share > HOPE_SHARE or watch.impossible
         hopeless = not improver.found and late
         return watch.done or hopeless or watch.left() <= 0
 
@@ -129,7 +112,7 @@ def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
             beside.learn(improver.best())
             learned = time.monotonic()
 
-    improver.run(schedule, halt=halt, tell=tell, plans=beside.plan)
+    improver.run(watch.left(), halt=halt, tell=tell, plans=beside.plan)
     # What came last.
     improver.adopt(beside.plan())
 
@@ -148,11 +131,6 @@ def serve_everything(
     """
     request = sites.instance.request
     improver = Improver(sites, by_cost=True, seed=request.seed + number)
-    if start is None:
-        _begin(sites.instance, improver)
-    else:
-        improver.start(start)
-    steps = round(FIXED_STEPS_PER_SECOND * seconds) if request.deterministic else None
-    improver.run(Schedule(seconds, steps), halt=lambda: improver.found or stop())
-    packing = improver.best() if improver.found else None
-    return packing if packing is not None and not packing.lacking() else None
+    improver.start(start)
+    improver.run(seconds, halt=lambda: improver.found or stop())
+    return improver.best() if improver.found else None

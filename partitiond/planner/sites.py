@@ -33,7 +33,7 @@ class Sites:
     """The instance without its rules that go beyond one device.
 
     C classes, Q sites (sorted by class), E entries (sorted by site), L levels, K kappas,
-    R resources, M models (positions in `instance.needs`), G groups, D devices, P pools.
+    R resources, M models (positions in `instance.needs`), G groups, D devices.
 
     Attributes:
         class_of: (G,) class of a group.
@@ -62,8 +62,6 @@ class Sites:
         avoid: (M, M) 1 where two models never share a device.
         group_count, group_cost: (G,) devices, and cost of one in 1 / PRICE_SCALE.
         device_group, device_class: (D,).
-        pool_capacity, pool_kind: (P,) amount, and column of `entry_pool`.
-        pool_of_device: (D, P) 1 where the device draws from the pool.
         site_of: the site of each (group, option).
     """
 
@@ -100,9 +98,6 @@ class Sites:
     group_cost: Ints
     device_group: Ints
     device_class: Ints
-    pool_capacity: Ints
-    pool_kind: Ints
-    pool_of_device: Bits
     site_of: dict[tuple[int, int], int]
 
 
@@ -151,22 +146,19 @@ def _build(instance: Instance) -> Sites:
     tops = np.array([bears for _, _, bears in entries], dtype=np.float64)
     top = (levels[of_site] <= tops[:, None]).sum(axis=1) - 1
     # The last level stands for all that a mode does not have.
-    count = ints([len({s.group.options[k].level for k in s.options}) for s in sites])
+    count = ints([len({*row}) for row in levels.tolist()])
     top = np.minimum(top, count[of_site] - 1) if entries else top
     kappas = sorted({o.kappa for g in instance.groups for o in g.options if o.mode is not None})
     limit_of, option_of, busy_limit = _limits(sites, levels, kappas)
     firsts = [site.group.options[site.options[0]] for site in sites]
     tables, table, table_size = tables_of(firsts)
     device_group = ints(list(instance.group_of))
-    drawn = np.zeros((len(device_group), len(instance.pools)), dtype=np.uint8)
-    for pool in instance.pools:
-        drawn[sorted(pool.bins), pool.index] = 1
     return Sites(
         instance=instance,
         class_of=ints(class_of),
         site_class=ints([site.cls for site in sites]),
         capacity=ints(
-            [capacity_of(instance, s.group, o) for s, o in zip(sites, firsts, strict=True)],
+            [capacity_of(s.group, o) for s, o in zip(sites, firsts, strict=True)],
             len(RESOURCES),
         ),
         max_items=ints([max(s.group.options[k].max_items for k in s.options) for s in sites]),
@@ -191,20 +183,17 @@ def _build(instance: Instance) -> Sites:
         entry_cost=ints([it.cost for _, it, _ in entries]),
         entry_use=ints([use_of(it, firsts[q]) for q, it, _ in entries], len(RESOURCES)),
         entry_pool=ints([(it.cores, it.host_bytes) for _, it, _ in entries], len(POOLS)),
-        rates=_rates(sites, entries, levels, ints(top)),
+        rates=_rates(entries, levels, ints(top)),
         need_rate=ints([n.rate for n in needs]),
         need_min=ints([n.min_replicas for n in needs]),
         need_max=ints([n.max_replicas for n in needs]),
         need_weight=np.array([n.worth for n in needs], dtype=np.float64),
         need_rated=np.array([n.rated for n in needs], dtype=np.uint8),
-        avoid=who_avoids(instance),
+        avoid=_who_avoids(instance),
         group_count=ints([len(g.bins) for g in instance.groups]),
         group_cost=ints([g.price for g in instance.groups]),
         device_group=device_group,
         device_class=ints(class_of)[device_group],
-        pool_capacity=ints([p.capacity for p in instance.pools]),
-        pool_kind=ints([0 if p.kind == "cores" else 1 for p in instance.pools]),
-        pool_of_device=drawn,
         site_of=site_of,
     )
 
@@ -248,7 +237,7 @@ def _limits(
     option_of = limit_of.copy()
     known: dict[tuple[int, ...], int] = {}
     for q, site in enumerate(sites):
-        steps = sorted({site.group.options[k].level for k in site.options})
+        steps = levels[q].tolist()
         for k in site.options:
             option = site.group.options[k]
             limits = option.busy_limit if option.mode is not None else (0, NO_LIMIT)
@@ -260,7 +249,7 @@ def _limits(
         missing = limit_of[:, :, crowd] < 0
         limit_of[missing, crowd] = limit_of[missing, crowd + 1]
         option_of[missing, crowd] = option_of[missing, crowd + 1]
-    rows = np.full((len(known), max(map(len, known), default=1)), -1, dtype=np.int64)
+    rows = np.full((len(known), max(map(len, known), default=2)), -1, dtype=np.int64)
     for row, at_row in known.items():
         rows[at_row, : len(row)] = row
     return limit_of, option_of, rows
@@ -275,26 +264,20 @@ def tables_of(options: Sequence[Option]) -> tuple[Bits, Ints, Ints]:
     return flat, ints([start_of.get(t, -1) for t in of_option]), ints([*map(len, of_option)])
 
 
-def _rates(
-    sites: Sequence[_Site],
-    entries: Sequence[tuple[int, Item, float]],
-    levels: Floats,
-    top: Ints,
-) -> Ints:
+def _rates(entries: Sequence[tuple[int, Item, float]], levels: Floats, top: Ints) -> Ints:
     found = np.zeros((len(entries), levels.shape[1]), dtype=np.int64)
-    by_level = [{o.level: o for o in (s.group.options[k] for k in s.options)} for s in sites]
     for e, (q, it, _) in enumerate(entries):
         for at in range(top[e] + 1):
-            found[e, at] = rate_at(it, by_level[q][float(levels[q, at])])
+            found[e, at] = rate_at(it, float(levels[q, at]))
     return found
 
 
-def capacity_of(instance: Instance, group: Group, option: Option) -> list[int]:
+def capacity_of(group: Group, option: Option) -> list[int]:
     """What one device of a group has of each resource, run as an option; NO_LIMIT where it does not
     limit."""
     if option.geometry is not None:
         return [NO_LIMIT, NO_LIMIT, group.cores or NO_LIMIT, 8, 7]
-    memory = instance.memory(group, option)
+    memory = group.memory_bytes - option.overhead_bytes
     return [memory, group.sm_percent, group.cores or NO_LIMIT, NO_LIMIT, NO_LIMIT]
 
 
@@ -308,15 +291,12 @@ def use_of(item: Item, option: Option) -> list[int]:
     return [item.memory_bytes, item.sm, item.cores, 0, 0]
 
 
-def who_avoids(instance: Instance) -> Bits:
+def _who_avoids(instance: Instance) -> Bits:
     """(M, M) 1 where two models never share a device."""
-    size = len(instance.needs)
-    found = np.zeros((size, size), dtype=np.uint8)
-    position = {need.name: n for n, need in enumerate(instance.needs)}
-    for n, need in enumerate(instance.needs):
-        for other in need.avoid:
-            if other in position:
-                found[n, position[other]] = found[position[other], n] = 1
+    position = {need.model: n for n, need in enumerate(instance.needs)}
+    found = np.zeros((len(position), len(position)), dtype=np.uint8)
+    for model, others in instance.ties.avoided.items():
+        found[position[model], [position[other] for other in others]] = 1
     return found
 
 

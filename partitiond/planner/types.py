@@ -152,9 +152,9 @@ class Option:
     geometry: Geometry | None = None
 
 
-def rate_at(item: Item, option: Option) -> int:
-    """Planned rate of an item at an option's level, rounded up."""
-    return up(item.candidate.capacity_req_per_s, item.units, option.level)
+def rate_at(item: Item, level: float) -> int:
+    """Planned rate of an item at a level of interference, rounded up."""
+    return up(item.candidate.capacity_req_per_s, item.units, level)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -274,11 +274,7 @@ class Instance:
 
     def rate(self, item: int, option: Option) -> int:
         """Planned rate of an item at an option's level, rounded up."""
-        return rate_at(self.items[item], option)
-
-    def memory(self, group: Group, option: Option) -> int:
-        """Memory of one device for footprints, in bytes."""
-        return group.memory_bytes - option.overhead_bytes
+        return rate_at(self.items[item], option.level)
 
     def pool_use(self, pool: Pool, item: int) -> int:
         """What an item takes from a shared limit."""

@@ -119,7 +119,7 @@ State = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 def states(sites: Sites) -> dict[State, int]:
     """What all devices together can give, and the least cost at which they do."""
-    models, pools = len(sites.need_rate), len(sites.pool_capacity)
+    models, pools = len(sites.need_rate), len(sites.instance.pools)
     found: dict[State, int] = {((0,) * models, (0,) * models, (0,) * pools): 0}
     for device, group in enumerate(sites.device_group):
         ways = _device_states(sites, int(group), device)
@@ -134,7 +134,8 @@ def states(sites: Sites) -> dict[State, int]:
                     tuple(a + b for a, b in zip(counts, more_counts, strict=True)),
                     tuple(a + b for a, b in zip(used, more_used, strict=True)),
                 )
-                over = any(u > c for u, c in zip(state[2], sites.pool_capacity, strict=True))
+                limits = [pool.capacity for pool in sites.instance.pools]
+                over = any(u > c for u, c in zip(state[2], limits, strict=True))
                 many = any(n > m for n, m in zip(state[1], sites.need_max, strict=True))
                 if not over and not many:
                     total = cost + more_cost
@@ -149,7 +150,7 @@ def _cap(sites: Sites, model: int) -> int:
 
 
 def _device_states(sites: Sites, group: int, device: int) -> dict[State, int]:
-    models, pools = len(sites.need_rate), len(sites.pool_capacity)
+    models, pools = len(sites.need_rate), len(sites.instance.pools)
     found: dict[State, int] = {}
     for site in np.flatnonzero(sites.site_class == sites.class_of[group]):
         for chosen in sets_of(sites, int(site)):
@@ -161,8 +162,8 @@ def _device_states(sites: Sites, group: int, device: int) -> dict[State, int]:
                 counts[sites.entry_model[e]] += 1
             taken = sites.entry_pool[list(chosen)].sum(axis=0)
             drawn = [
-                int(taken[sites.pool_kind[p]]) * int(sites.pool_of_device[device, p])
-                for p in range(pools)
+                int(taken[0 if pool.kind == "cores" else 1]) * (device in pool.bins)
+                for pool in sites.instance.pools
             ]
             cost = int(sites.group_cost[group]) if chosen else 0
             cost += sum(int(sites.entry_cost[e]) for e in chosen)

@@ -10,7 +10,7 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective
 from partitiond.core.spec import FaultDomain, PlacementRules
-from partitiond.planner.improve import Improver, Schedule
+from partitiond.planner.improve import Improver
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of
@@ -28,7 +28,7 @@ def searched(instance: Instance, *, by_cost: bool, steps: int = 2000, seed: int 
 
 
 def run(improver: Improver, steps: int) -> None:
-    improver.run(Schedule(0.0, steps), halt=lambda: False)
+    improver.run(0.0, steps=steps, halt=lambda: False)
 
 
 def rebuilt(packing: Packing) -> Packing:

@@ -13,7 +13,7 @@ from partitiond.core.hardware import Device
 from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective
 from partitiond.core.spec import FaultDomain, PlacementRules
-from partitiond.core.units import GIB
+from partitiond.core.units import GIB, Bytes
 from partitiond.planner.instance import PlanRequest, build_instance
 from partitiond.planner.pours import Pours, make_pours
 from partitiond.planner.prices import (
@@ -305,3 +305,20 @@ def test_a_replica_is_worth_what_it_takes_and_devices_are_used_where_that_pays()
     here = sites.site_class[sites.entry_site] == np.argmin(cost)
     assert found.entry[here & (gib == 20)].min() == pytest.approx(0.25, rel=0.2)
     assert found.entry[here & (gib == 40)].min() >= 0.4
+
+
+@pytest.mark.parametrize(("host_bytes", "most"), [(0, 2.0), (GIB, 1.0)])
+def test_a_host_without_any_memory_for_engines_holds_only_what_takes_none(
+    host_bytes: int, most: float
+) -> None:
+    devices = tuple(dataclasses.replace(gpu(f"{host}0"), host=host) for host in "ab")
+    point_a = dataclasses.replace(point("a", 1.0, 60), host_memory_bytes=Bytes(host_bytes))
+    asked = PlanRequest(
+        devices,
+        (want("a", point_a, rate=2.0),),
+        objective=Objective.MAX_GOODPUT,
+        host_memory_bytes=(("a", 0), ("b", GIB)),
+        interference=FREE,
+    )
+    found = linear_prices(build_sites(build_instance(asked)), as_cost=False)
+    assert found.value == pytest.approx(most)

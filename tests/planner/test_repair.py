@@ -12,8 +12,8 @@ from bench.planner.instances import request as benchmark
 from partitiond.core.plan import ModelDemand, Objective, Placement, Plan, diff_plans
 from partitiond.planner.annealing import to_packing
 from partitiond.planner.api import solve
-from partitiond.planner.assign import replicas_kept
-from partitiond.planner.improve import Improver, Schedule
+from partitiond.planner.assign import applied
+from partitiond.planner.improve import Improver
 from partitiond.planner.instance import Instance, PlanRequest, build_instance
 from partitiond.planner.keeping import completed, improved, moves_of
 from partitiond.planner.kernels.anneal import count_gone
@@ -69,7 +69,7 @@ def test_the_repair_of_what_needs_none_is_what_runs() -> None:
     instance = build_instance(dataclasses.replace(asked, running=runs.placements))
     repaired = repaired_of(instance)
     assert moves_of(instance, repaired) == 0
-    assert replicas_kept(instance, repaired) == len(runs.placements)
+    assert applied(instance, repaired).kept.total() == len(runs.placements)
 
 
 def test_a_repair_serves_everything_and_moves_nothing_that_can_stay() -> None:
@@ -183,14 +183,11 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
     repaired = repaired_of(instance)
     if repaired.lacking():
         return
-    items = [collections.Counter[int]() for _ in now.devices]
-    for index, item, _ in staying_items(instance):
-        items[index][item] += 1
-    there = {index: counter for index, counter in enumerate(items) if counter}
+    there = [(index, item) for index, item, _ in staying_items(instance)]
     most = len(runs.placements)
     search = Improver(build_sites(instance), by_cost=True, seed=1, runs=there, most_gone=most)
     search.start(repaired)
-    search.run(Schedule(0.0, steps), halt=lambda: False)
+    search.run(0.0, steps=steps, halt=lambda: False)
     now_at = to_packing(search.sites, search.state)
     assert count_gone(search.state, search.here) == moves_of(instance, now_at)
 

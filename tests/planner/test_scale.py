@@ -120,7 +120,7 @@ def test_least_and_largest_numbers_of_replicas_bound_the_factor(
     instance = _headroom(3, dataclasses.replace(a, max_replicas=most), b)
     found = largest_factor(Watch(instance), searches=False, exact=exact, linear=True)
     assert found.value == pytest.approx(max(0.0, bound), abs=1e-6)
-    assert found.optimal == (bound >= 0 if exact or bound <= 0 else found.optimal)
+    assert found.met() == (bound >= 0 if exact or bound <= 0 else found.met())
     # Without CP-SAT the last proof leaves a little.
     assert found.bound == pytest.approx(bound, rel=1e-6 if exact else 0.01, abs=1e-6)
 
@@ -172,4 +172,4 @@ def test_a_model_without_a_rate_need_not_survive_a_loss_for_others_to_be_served(
     request = PlanRequest((gpu("g0"),), (one, other), objective=objective, interference=FREE)
     found = largest_factor(Watch(build_instance(request)), searches=False, exact=True, linear=True)
     assert found.value == pytest.approx(1.0)
-    assert found.optimal
+    assert found.met()

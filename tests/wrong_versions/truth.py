@@ -35,8 +35,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 f"{_PLANNER}/types.py",
-                "return up(item.candidate.capacity_req_per_s, item.units, option.level)",
-                "return up(item.candidate.capacity_req_per_s, item.units, option.level) - 1",
+                "return up(item.candidate.capacity_req_per_s, item.units, level)",
+                "return up(item.candidate.capacity_req_per_s, item.units, level) - 1",
             ),
             (f"{_PLANNER}/needs.py", "max(1, down(rate, units))", "max(1, down(rate, units) + 1)"),
             (_INSTANCE, "down(c.busy, SHARE_SCALE)", "down(c.busy, SHARE_SCALE) + 1"),
@@ -243,8 +243,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_POURS, "1.0 / np.maximum(most, 1.0)", "2.0 / np.maximum(most, 1.0)"),
             (
                 _POURS,
-                "+= sites.entry_pool[entry[mine], draw.column]",
-                "+= 2 * sites.entry_pool[entry[mine], draw.column]",
+                "sites.entry_pool[entry][:, classes.column]",
+                "2 * sites.entry_pool[entry][:, classes.column]",
             ),
             (_POURS, "(level <= sites.entry_top[:, None])", "(level < sites.entry_top[:, None])"),
         ),

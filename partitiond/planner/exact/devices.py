@@ -33,7 +33,7 @@ def add_device_limits(
         model.add(number <= option.max_items * run)
         model.add(number >= run)
         if option.geometry is None:
-            memory = instance.memory(group, option)
+            memory = group.memory_bytes - option.overhead_bytes
             model.add(sum(count * it.memory_bytes for count, it in here) <= memory * run)
         else:
             _add_geometry(model, option.geometry, here, run)

@@ -121,8 +121,9 @@ class Market:
     def drawn(self, pattern: Pattern) -> list[tuple[int, float]]:
         """The pools that a set draws from, and the share of all of each that it takes."""
         taken = self.sites.entry_pool[pattern.entries].sum(axis=0)
-        draws = self.classes.draws[pattern.cls]
-        return [(draw.pool, float(taken[draw.column]) / draw.whole) for draw in draws]
+        classes = self.classes
+        share = classes.draws[pattern.cls] * taken[classes.column] / classes.whole
+        return [(int(pool), float(share[pool])) for pool in np.flatnonzero(share)]
 
     def evaluate(self, prices: Prices) -> Evaluation:
         """The bound at these prices; for a cost at the best multiple. Raises HaltedError."""
@@ -146,10 +147,12 @@ class Market:
         found: list[Pattern] = []
         most = np.zeros(len(self.classes.count))
         known: dict[tuple[int, tuple[tuple[int, float], ...]], list[int]] = {}
-        for cls, draws in enumerate(self.classes.draws):
+        for cls, price in enumerate(self.classes.draws * prices.pool / self.classes.whole):
             # Classes that draw from pools of the same price hold the same sets.
-            drawn = ((d.column, float(prices.pool[d.pool]) / d.whole) for d in draws)
-            priced = tuple(pair for pair in drawn if pair[1])
+            drawn = np.flatnonzero(price)
+            priced = (
+                *zip(self.classes.column[drawn].tolist(), price[drawn].tolist(), strict=True),
+            )
             known.setdefault((int(self.classes.site_class[cls]), priced), []).append(cls)
         for (held, priced), classes in known.items():
             sets, value = self._sets(held, priced, prices.rate)
