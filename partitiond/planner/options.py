@@ -31,11 +31,6 @@ def open_modes(device: Device) -> tuple[SharingMode, ...]:
     return device.modes
 
 
-def has_others(device: Device) -> bool:
-    """Whether others are known to compute on the device, so that nobody has it alone."""
-    return bool(device.occupied_slices or device.occupied_sm_percent)
-
-
 def options_of(device: Device, interference: Interference, items: Iterable[Item]) -> list[Option]:
     """All ways to run a device: alone first, then mode by level by kappa.
 
@@ -50,7 +45,8 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
     there = list(items)
     modes = open_modes(device)
     found = []
-    if modes and not has_others(device):
+    # Where others are known to compute on the device nobody has it alone.
+    if modes and not (device.occupied_slices or device.occupied_sm_percent):
         found.append(Option(0, None, 1.0, 1, (0, SHARE_SCALE), math.inf, 0))
     for mode in modes:
         mine = [item for item in there if item.candidate.size.mode is mode]
