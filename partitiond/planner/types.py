@@ -142,7 +142,6 @@ class Option:
         overhead_bytes: memory the mode takes by itself.
     """
 
-    index: int
     mode: SharingMode | None
     level: float
     max_items: int
