@@ -38,7 +38,7 @@ from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, Usa
 from partitiond.daemon import settle_heap
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import EngineHandle, KeyRecord
 from partitiond.serde import prepare, to_stored_json
 from partitiond.store import SqlStore, open_store

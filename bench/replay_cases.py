@@ -28,7 +28,7 @@ from partitiond.models.catalog import entry_of
 from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.profile_files import profile_paths, read_profile
 from partitiond.simulation.comparison import Difference, Figure, differences_of
 from partitiond.simulation.models import (

@@ -45,8 +45,8 @@ from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.vllm import check_extra_args
 from partitiond.gpu_host import GpuHost, gpu_host
 from partitiond.looks import Looks
-from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
+from partitiond.planner.types import PlanRequest
 from partitiond.planner.warm import is_warm
 from partitiond.planner.worker import compile_ahead, solve_in_process
 from partitiond.ports import DeviceProvider, EngineRunner, Store

@@ -19,8 +19,8 @@ from partitiond.fleet import Fleet
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
-from partitiond.planner.instance import PlanRequest
 from partitiond.planner.lean import leaner
+from partitiond.planner.types import PlanRequest
 
 MANY_MODELS: Final = 1000
 FEW_RATIO: Final = 2.0

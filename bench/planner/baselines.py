@@ -10,11 +10,11 @@ from typing import Final
 
 from partitiond.core.plan import Objective
 from partitiond.planner.exact import Goal, solve_exact, variable_count
-from partitiond.planner.instance import Instance, Need
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
 from partitiond.planner.share import add_if_harmless
 from partitiond.planner.sites import build_sites
+from partitiond.planner.types import Instance, Need
 
 MOST_VARIABLES: Final = 200_000
 """Beyond, plain CP-SAT has no answer: building the model alone takes longer than its time."""

@@ -24,7 +24,7 @@ from partitiond.core.plan import MOVE_PRICE, diff_plans
 from partitiond.core.plan_diff import diff_cost
 from partitiond.fleet import load_fleet
 from partitiond.offline import fleet_request
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 
 TWELVE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
 POLICIES = {"free": (0.0, True), "priced": (MOVE_PRICE, False)}

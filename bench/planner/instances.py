@@ -18,7 +18,7 @@ from partitiond.core.plan import Candidate, ModelDemand, Objective
 from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 
 SIZES: Final = ((10, 4), (100, 64), (300, 128), (1000, 512))
 """Models and GPUs."""

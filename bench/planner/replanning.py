@@ -26,8 +26,9 @@ from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS, request
 from partitiond.core.plan import Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.assign import assign
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.running import running_packing
+from partitiond.planner.types import PlanRequest
 
 CHANGED = 0.1
 EVENTS = ("demands", "dead-gpu")

@@ -23,7 +23,7 @@ from partitiond.core.plan import Candidate, ModelDemand, Objective
 from partitiond.core.profile import ProfileKind
 from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules, Slo
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 
 KINDS: Final = (("a100-80gb", 0.5), ("h100-80gb", 0.3), ("l40s-48gb", 0.2))
 """Hardware, and its share of the GPUs."""

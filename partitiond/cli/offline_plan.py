@@ -84,8 +84,8 @@ def plan_file(
     from partitiond.offline import estimated_demands, fleet_request, has_many
     from partitiond.planner.explain import proven_impossible
     from partitiond.planner.flow import run_flow
-    from partitiond.planner.instance import usual_budget
     from partitiond.planner.questions import answer
+    from partitiond.planner.types import usual_budget
     from partitiond.planner.whatif import World
 
     fleet = load_fleet(path)

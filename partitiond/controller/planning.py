@@ -54,8 +54,8 @@ from partitiond.core.units import Bytes
 from partitiond.planner.changes import models_named
 from partitiond.planner.check import check_plan
 from partitiond.planner.flow import Solving, run_flow_async
-from partitiond.planner.instance import PlanRequest, usual_budget
 from partitiond.planner.questions import answer
+from partitiond.planner.types import PlanRequest, usual_budget
 from partitiond.planner.whatif import World
 from partitiond.ports import Clock, PlanPreview, Store
 

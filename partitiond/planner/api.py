@@ -25,12 +25,13 @@ from partitiond.planner.check import check_plan
 from partitiond.planner.costs import drawn_watts, usable_request
 from partitiond.planner.explain import explain, unplaced
 from partitiond.planner.found import Found
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.progress import OnProgress, Stop, never
 from partitiond.planner.room_for import level_together
 from partitiond.planner.running import running_packing
+from partitiond.planner.types import Instance, PlanRequest
 from partitiond.planner.without_outage import (
     all_stay,
     forbidden_outages,

@@ -19,12 +19,12 @@ from partitiond.core.partition import (
 )
 from partitiond.core.plan import Placement
 from partitiond.planner.cores import CoreWish, choose_cores
-from partitiond.planner.instance import Instance
 from partitiond.planner.making_way import in_the_way
 from partitiond.planner.packing import Packing
 from partitiond.planner.running import staying_items
 from partitiond.planner.slices import SliceWish, choose_slices
 from partitiond.planner.ties import twins
+from partitiond.planner.types import Instance
 
 Staying = list[tuple[int, int, Placement]]
 

@@ -155,15 +155,39 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
     if not can_sleep_there(spec, profile):
         return
     chosen = named_point(profile, spec.operating_point, spec.slo)
-    if chosen is None:
-        return
-    for point in _spread(profile, chosen, spec):
+    # What was measured of something else by now is no surer than what was transferred.
+    kind = max(profile.kind, ProfileKind.TRANSFERRED, key=_RANK.__getitem__)
+    margins = kind if stale else profile.kind
+    for point in () if chosen is None else _spread(profile, chosen, spec):
         capacity = _planned_req_per_s(profile, point, spec)
         if capacity <= 0:
             continue
+        footprint, kv_cache = _memory(profile, point)
         planned = dataclasses.replace(profile.size, cores=host_cores(profile, point))
         for size in _sizes(planned):
-            yield _candidate(spec, profile, point, size, capacity, stale)
+            yield Candidate(
+                model=profile.model,
+                profile_id=profile.id,
+                profile_kind=profile.kind,
+                hardware=profile.hardware,
+                size=size,
+                batch=point.batch,
+                memory_bytes=Bytes(math.ceil(footprint * (1 + MEMORY_MARGIN[margins]) / MIB) * MIB),
+                kv_cache_bytes=kv_cache,
+                capacity_req_per_s=capacity * (1 - rate_margin(profile, margins)),
+                output_tokens_per_s=point.output_tokens_per_s,
+                ttft_p95_seconds=point.ttft.p95,
+                tpot_p95_seconds=point.tpot.p95,
+                busy=busy_share(profile, point, size.mode),
+                kappa=measured_kappa(profile, size.mode),
+                variant=profile.variant,
+                stale=stale,
+                watts=planned_watts(profile, point),
+                weights_bytes=profile.footprint.weights_bytes,
+                host_memory_bytes=host_memory(profile, spec),
+                asleep=asleep(profile, spec),
+                release=release_of(spec.as_variant(profile.variant)),
+            )
 
 
 def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
@@ -217,57 +241,15 @@ def _sizes(size: PartitionSize) -> tuple[PartitionSize, ...]:
     return (size,)
 
 
-def _candidate(  # noqa: PLR0917 - what a candidate is made of
-    spec: ModelSpec,
-    profile: Profile,
-    point: OperatingPoint,
-    size: PartitionSize,
-    capacity: float,
-    stale: tuple[str, ...],
-) -> Candidate:
-    # What was measured of something else by now is no surer than what was transferred.
-    kind = max(profile.kind, ProfileKind.TRANSFERRED, key=_RANK.__getitem__)
-    margins = kind if stale else profile.kind
-    footprint, kv_cache = _memory(profile, point)
-    return Candidate(
-        model=profile.model,
-        profile_id=profile.id,
-        profile_kind=profile.kind,
-        hardware=profile.hardware,
-        size=size,
-        batch=point.batch,
-        memory_bytes=Bytes(math.ceil(footprint * (1 + MEMORY_MARGIN[margins]) / MIB) * MIB),
-        kv_cache_bytes=kv_cache,
-        capacity_req_per_s=capacity * (1 - rate_margin(profile, margins)),
-        output_tokens_per_s=point.output_tokens_per_s,
-        ttft_p95_seconds=point.ttft.p95,
-        tpot_p95_seconds=point.tpot.p95,
-        busy=busy_share(profile, point, size.mode),
-        kappa=measured_kappa(profile, size.mode),
-        variant=profile.variant,
-        stale=stale,
-        watts=planned_watts(profile, point),
-        weights_bytes=profile.footprint.weights_bytes,
-        host_memory_bytes=host_memory(profile, spec),
-        asleep=asleep(profile, spec),
-        release=release_of(spec.as_variant(profile.variant)),
-    )
-
-
 def _memory(profile: Profile, point: OperatingPoint) -> tuple[int, Bytes]:
     """Footprint and KV cache of the point, in bytes: as a start confirmed them, or by the model."""
     confirmed = profile.frontier_memory
     if confirmed is not None and confirmed.confirmed and confirmed.batch == point.batch:
         return confirmed.footprint_bytes, confirmed.kv_cache_bytes
-    return point.footprint_bytes, _kv_cache_bytes(profile, point)
-
-
-def _kv_cache_bytes(profile: Profile, point: OperatingPoint) -> Bytes:
-    """Whole blocks for the tokens that the point needs."""
     on_cpu = profile.size.mode is SharingMode.CORES
     block = BLOCK_TOKENS[DeviceKind.CPU if on_cpu else DeviceKind.GPU]
-    tokens = -(-point.kv_tokens // block) * block
-    return Bytes(math.ceil(tokens * _kv_bytes_per_token(profile)))
+    tokens = -(-point.kv_tokens // block) * block  # whole blocks
+    return point.footprint_bytes, Bytes(math.ceil(tokens * _kv_bytes_per_token(profile)))
 
 
 def _kv_bytes_per_token(profile: Profile) -> float:
@@ -346,8 +328,9 @@ def _reason(
         return "it has no profile yet"
     if not usable:
         there = sorted({_made_for(p) for p in mine})
+        how = f" loaded as {spec.engine.quantization}" if spec.engine.quantization else ""
         return (
-            f"it has no profile for {spec.workload.key} tokens in {_precision(spec)} on "
+            f"it has no profile for {spec.workload.key} tokens in {spec.engine.dtype}{how} on "
             f"{', '.join(sorted(keys)) or 'any device'}; there is one for {'; '.join(there)}"
         )
     if not any(can_sleep_there(spec, p) for p in usable):
@@ -375,11 +358,6 @@ def _reason(
             f"{fastest.tpot.p95:.3g} s"
         )
     return "no operating point of its profiles can be used"
-
-
-def _precision(spec: ModelSpec) -> str:
-    how = spec.engine.quantization
-    return f"{spec.engine.dtype} loaded as {how}" if how else spec.engine.dtype
 
 
 def _made_for(profile: Profile) -> str:

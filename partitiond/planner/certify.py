@@ -16,8 +16,8 @@ from partitiond.planner.costs import (
     true_value,
 )
 from partitiond.planner.found import Found
-from partitiond.planner.instance import Instance
 from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
+from partitiond.planner.types import Instance
 
 PROVEN: Final = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
@@ -41,24 +41,28 @@ def certify(
         levels: level of interference by device id.
         seconds: the solve took.
     """
-    own = plan_value(instance, found.objective, placements, levels)
+    request, objective = instance.request, found.objective
+    own = plan_value(instance, objective, placements, levels)
     own_bound, best = _bound(instance, found), _best(instance, found, own)
-    price, moves = price_of_a_move(instance.request, found.objective), 0
     first_fit = found.first_fit
-    if first_fit is not None and found.objective.is_cost:
-        first_fit = true_value(instance.request, first_fit)
-    value, bound = own, own_bound
-    if price:
-        moves = moves_made(instance, placements)
-        value = with_moves(found.objective, own, moves, price)
-        # Prices are not negative: what no plan reaches without them none reaches with them.
-        bound = _priced_bound(instance, found, own_bound)
+    if first_fit is not None and objective.is_cost:
+        first_fit = true_value(request, first_fit)
+    price, moves = price_of_a_move(request, objective), moves_made(instance, placements)
+    # Prices are not negative: what no plan reaches without them none reaches with them.
+    value, bound = with_moves(objective, own, moves, price), own_bound
+    if price and objective.is_cost and found.priced_bound is not None:
+        bound = max(own_bound, true_priced_bound(request, found.priced_bound))
     gap = abs(bound - value) / max(abs(value), 1e-9)
-    by_priority = _by_priority(instance, found, placements, levels)
+    rates = rates_of(instance, placements, levels)
+    classes = () if _counts_nothing(instance, found) else found.class_bounds
+    by_priority = tuple(
+        PriorityProof(priority, goodput_of(request.models, rates, priority), most * (1 + GRAIN))
+        for priority, most in classes
+    )
     proven = gap <= PROVEN and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)
     kept = found.status if found.status is not Status.OPTIMAL else Status.FEASIBLE
     return Certificate(
-        objective=found.objective,
+        objective=objective,
         value=value,
         bound=bound,
         gap=gap,
@@ -68,64 +72,38 @@ def certify(
         baseline_one_model_per_device=_one_model_per_device(instance),
         baseline_first_fit=first_fit,
         best_value=best,
-        moves=moves,
+        moves=moves if price else 0,
         move_price=price,
         value_without_moves=own if price else None,
         bound_without_moves=own_bound if price else None,
         for_estimates=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in placements),
-        choices=_choices(instance, found, placements, own, own_bound),
+        choices=_choices(instance, found, Choice(own, own_bound, moves, chosen=True), bound),
         by_priority=by_priority,
     )
 
 
-def _by_priority(
-    instance: Instance, found: Found, placements: tuple[Placement, ...], levels: dict[str, float]
-) -> tuple[PriorityProof, ...]:
-    models, rates = instance.request.models, rates_of(instance, placements, levels)
-    if _counts_nothing(instance, found):
-        return ()
-    return tuple(
-        PriorityProof(priority, goodput_of(models, rates, priority), bound * (1 + GRAIN))
-        for priority, bound in found.class_bounds
-    )
-
-
-def _choices(
-    instance: Instance,
-    found: Found,
-    placements: tuple[Placement, ...],
-    own: float,
-    own_bound: float,
-) -> tuple[Choice, ...]:
+def _choices(instance: Instance, found: Found, mine: Choice, priced: float) -> tuple[Choice, ...]:
     """The plans found between which the price of a move decides, with a bound for each.
 
-    A bound without that price holds for any number of moves, and one with it is tighter for few.
+    The plan's bound, without that price, holds for any number of moves; `priced`, with it, is
+    tighter for few.
     """
     # By several priorities a price does not decide alone, and where nothing counts nothing does.
     if not found.seen or len(found.class_bounds) > 1 or _counts_nothing(instance, found):
         return ()
     request, objective = instance.request, found.objective
-    price = price_of_a_move(request, objective)
-    priced = _priced_bound(instance, found, own_bound) if price else own_bound
-    whole = objective is Objective.MIN_DEVICES
+    price, whole = price_of_a_move(request, objective), objective is Objective.MIN_DEVICES
 
     def bound(moves: int) -> float:
         if not objective.is_cost:
-            return own_bound
-        return bound_within(moves, own_bound, priced, price, whole=whole)
+            return mine.bound
+        return bound_within(moves, mine.bound, priced, price, whole=whole)
 
-    others = (Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen)
-    moves = moves_made(instance, placements)
-    mine = Choice(own, bound(moves), moves, chosen=True)
+    plans = [Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen]
+    plans.append(dataclasses.replace(mine, bound=bound(mine.moves)))
     unit = price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
-    told = trade_off((mine, *others), is_cost=objective.is_cost, unit=unit)
+    told = trade_off(plans, is_cost=objective.is_cost, unit=unit)
     return told if len(told) > 1 else ()
-
-
-def _priced_bound(instance: Instance, found: Found, own_bound: float) -> float:
-    if found.priced_bound is None or not found.objective.is_cost:
-        return own_bound
-    return max(own_bound, true_priced_bound(instance.request, found.priced_bound))
 
 
 def plan_value(
@@ -195,8 +173,9 @@ def _counts_nothing(instance: Instance, found: Found) -> bool:
 
 def _best(instance: Instance, found: Found, value: float) -> float | None:
     """The best value of any plan found; None where it is the plan's own."""
-    proven = found.best_value is None or found.status is Status.OPTIMAL
-    if found.best_value is None or proven or _counts_nothing(instance, found):
+    if found.best_value is None or found.status is Status.OPTIMAL:
+        return None
+    if _counts_nothing(instance, found):
         return None
     if found.objective.is_cost:
         best = true_value(instance.request, found.best_value)

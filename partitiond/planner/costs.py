@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from partitiond.core.costs import device_cost, idle_watts, max_watts, replica_watts
+from partitiond.core.costs import device_cost, replica_watts
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
@@ -193,20 +193,11 @@ def cost_of(
         placements: the plan.
     """
     used = {p.device_id for p in placements}
-    devices = [d for d in request.devices if d.id in used]
-    match objective:
-        case Objective.MIN_DEVICES:
-            return float(len(devices))
-        case Objective.MIN_PRICE:
-            return math.fsum(d.price_per_hour for d in devices)
-        case Objective.MIN_POWER:
-            return math.fsum(max_watts(d) or 0.0 for d in devices)
-        case _:
-            by_name = {m.model: m for m in request.models}
-            idle = math.fsum(idle_watts(d) or 0.0 for d in devices)
-            return idle + math.fsum(
-                charged_watts(p.candidate, by_name[p.model]) for p in placements
-            )
+    costs = [device_cost(d, objective) or 0.0 for d in request.devices if d.id in used]
+    if objective is Objective.MIN_ENERGY:
+        by_name = {m.model: m for m in request.models}
+        costs += [charged_watts(p.candidate, by_name[p.model]) for p in placements]
+    return math.fsum(costs)
 
 
 def charged_watts(candidate: Candidate, demand: ModelDemand) -> float:

@@ -7,16 +7,11 @@ that one in every plan, so without it the best plan is as good, and there is far
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import Objective
-from partitiond.planner.types import (
-    Item,
-    Need,
-    PlanRequest,
-    engine_key,
-)
+from partitiond.planner.types import Item, Need, PlanRequest, engine_key
 
 Row = tuple[float, ...]
 Fits = tuple[tuple[int, ...], ...]
@@ -55,14 +50,14 @@ def most_useful(request: PlanRequest, needs: Iterable[Need]) -> dict[int, int]:
 
 
 def without_beaten(
-    fit: Mapping[int, float], mode: SharingMode | None, items: Sequence[Item], spare: Spare
+    fit: Mapping[int, float], mode: SharingMode | None, items: Mapping[int, Item], spare: Spare
 ) -> dict[int, float]:
     """What a device can hold in one sharing mode, less the items that others of their model beat.
 
     Args:
         fit: the highest level that each item bears there.
         mode: None where a replica has the device to itself.
-        items: of the instance.
+        items: by their index.
         spare: what counts.
     """
     alike: dict[tuple[int, str], list[Item]] = {}

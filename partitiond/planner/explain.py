@@ -22,7 +22,7 @@ from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
 from partitiond.planner.exact import rates_alone, reference_rates
 from partitiond.planner.found import IMPOSSIBLE, Found
-from partitiond.planner.instance import Instance, Need, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.next_best import next_best_told
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of
@@ -35,7 +35,7 @@ from partitiond.planner.rules_text import (
     why_kept_out,
     why_not_spread,
 )
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.types import Instance, Need, PlanRequest
 
 MUCH = 1000.0
 """Spare capacity from here on is not worth a number."""

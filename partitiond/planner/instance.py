@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import (
@@ -23,33 +23,13 @@ from partitiond.planner.options import open_modes, options_of
 from partitiond.planner.pools import Pool, shared_limits, usable_bytes
 from partitiond.planner.ties import names_of, ties_of, unreachable
 from partitiond.planner.types import (
-    PRICE_SCALE,
-    RATE_SCALE,
     SHARE_SCALE,
     Group,
     Instance,
     Item,
-    Need,
     Option,
     PlanRequest,
-    usual_budget,
 )
-
-__all__ = [
-    "PRICE_SCALE",
-    "RATE_SCALE",
-    "SHARE_SCALE",
-    "Group",
-    "Instance",
-    "Item",
-    "Need",
-    "Option",
-    "PlanRequest",
-    "allowed_on",
-    "build_instance",
-    "usual_budget",
-]
-
 
 Holds = dict[SharingMode | None, dict[int, float]]
 Ways = tuple[tuple[Option, ...], Fits, Holds]
@@ -63,13 +43,13 @@ def build_instance(request: PlanRequest) -> Instance:
     needs = needs_of(request)
     spare = Spare(most_useful(request, needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))
-    group_of = {b: g.index for g in groups for b in g.bins}
     fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
     placeable = fitting - unreachable(needs, fitting)
     planned = with_lifts(request, [n for n in needs if n.model in placeable])
     if placeable != fitting:
-        alike: dict[int, Group] = {}
-        groups = tuple(_without(g, items, placeable, alike) for g in groups)
+        left = tuple(item for item in items if item.model in placeable)
+        groups = tuple(_groups(request, left, pools, spare))
+    group_of = {b: g.index for g in groups for b in g.bins}
     return Instance(
         request=request,
         items=items,
@@ -80,29 +60,6 @@ def build_instance(request: PlanRequest) -> Instance:
         hopeless=tuple(n.model for n in needs if n.model not in placeable),
         ties=ties_of(request, planned),
     )
-
-
-def _without(
-    group: Group, items: tuple[Item, ...], placeable: Collection[int], alike: dict[int, Group]
-) -> Group:
-    """The group without the models that rules keep out altogether, and options only they had.
-
-    Groups that hold the same share what they hold; `alike` knows one of each, by what it held.
-    """
-    known = alike.get(id(group.held))
-    if known is None:
-        left = [tuple(i for i in fit if items[i].model in placeable) for fit in group.fits]
-        ways = [(option, fit) for option, fit in zip(group.options, left, strict=True) if fit]
-        known = alike[id(group.held)] = dataclasses.replace(
-            group,
-            options=tuple(option for option, _ in ways),
-            fits=tuple(fit for _, fit in ways),
-            held={
-                mode: {i: level for i, level in fit.items() if items[i].model in placeable}
-                for mode, fit in group.held.items()
-            },
-        )
-    return dataclasses.replace(group, options=known.options, fits=known.fits, held=known.held)
 
 
 def allowed_on(rules: PlacementRules, device: Device) -> bool:
@@ -222,22 +179,22 @@ def _mig_limits(device: Device) -> tuple[object, ...]:
 def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare) -> Ways:
     """The options of a device, and what each can hold."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
-    fitting = [item for item in _fitting(device, items) if allowed[item.model]]
+    fitting = {item.index: item for item in _fitting(device, items) if allowed[item.model]}
     by_mode: dict[SharingMode | None, list[Option]] = {}
-    for option in options_of(device, request.interference, fitting):
+    for option in options_of(device, request.interference, fitting.values()):
         by_mode.setdefault(option.mode, []).append(option)
     options: list[Option] = []
     fits: list[tuple[int, ...]] = []
     holds: Holds = {}
     for mode, ways in by_mode.items():
-        mine = [item for item in fitting if _may_be(item, mode, request)]
+        mine = [item for item in fitting.values() if _may_be(item, mode, request)]
         levels = sorted({option.level for option in ways})
         bears = {item.index: _bears(item, levels, request) for item in mine}
-        held = without_beaten({i: x for i, x in bears.items() if x}, mode, items, spare)
+        held = without_beaten({i: x for i, x in bears.items() if x}, mode, fitting, spare)
         ordered = sorted(held)
         holds[mode] = held
         for option in ways:
-            fit = tuple(i for i in ordered if held[i] >= option.level and _at(items[i], option))
+            fit = tuple(i for i in ordered if held[i] >= option.level and _at(fitting[i], option))
             # Of those that hold the same items at a level the one with the least kappa is enough.
             last = (options[-1].mode, options[-1].level, fits[-1]) if fits else None
             if fit and last != (mode, option.level, fit):

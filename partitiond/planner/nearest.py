@@ -14,7 +14,6 @@ from partitiond.planner.assign import applied
 from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.found import Seen
-from partitiond.planner.instance import Instance
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.moves import count_of_moves, with_price
 from partitiond.planner.packing import Packing
@@ -22,6 +21,7 @@ from partitiond.planner.priorities import goodput_key, lexicographic, values_of
 from partitiond.planner.progress import Stop
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
+from partitiond.planner.types import Instance
 from partitiond.planner.without_outage import OUTAGE
 
 May = Callable[[Packing], int]

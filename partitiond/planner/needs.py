@@ -30,50 +30,31 @@ def needs_of(request: PlanRequest) -> list[Need]:
     avoided = _avoided_names(request.models)
     kinds: dict[FaultDomain | None, tuple[int, ...]] = {None: ()}
     kinds |= {kind: _domains(request.devices, kind) for kind in FaultDomain}
-    return [
-        _need_of(
-            index,
-            demand,
-            avoided.get(demand.model, set()),
-            kinds[demand.rules.survive],
-            may_lack=not request.objective.is_cost,
+    found = []
+    for index, demand in enumerate(request.models):
+        rate, units, rules = demand.demand.planned_req_per_s, units_of(demand), demand.rules
+        # Only where all demand need not be served may a model with a rate be left out altogether.
+        optional = rate is not None and not request.objective.is_cost
+        kept = None if rate is None or rules.survive is None else rate * rules.survive_share
+        need = Need(
+            model=index,
+            name=demand.model,
+            rate=0 if rate is None else max(1, down(rate, units)),
+            min_replicas=max(0 if optional else 1, demand.min_replicas),
+            max_replicas=demand.max_replicas if demand.max_replicas is not None else ANY_NUMBER,
+            rated=rate is not None,
+            weight=demand.planned_weight,
+            avoid=tuple(sorted(avoided.get(demand.model, set()) - {demand.model})),
+            near=tuple(sorted(set(rules.near) - {demand.model})),
+            domain_of=kinds[rules.survive],
+            survive_rate=0 if kept is None else max(1, down(kept, units)),
+            survive_replicas=1 if rules.survive is not None and rate is None else 0,
+            units=units,
+            planned=0.0 if rate is None else rate * units,
+            priority=rules.priority,
         )
-        for index, demand in enumerate(request.models)
-    ]
-
-
-def _need_of(
-    index: int,
-    demand: ModelDemand,
-    avoided: set[str],
-    domain_of: tuple[int, ...],
-    *,
-    may_lack: bool,
-) -> Need:
-    rate, units = demand.demand.planned_req_per_s, units_of(demand)
-    rules = demand.rules
-    # Only where all demand need not be served may a model with a rate be left out altogether.
-    optional = rate is not None and may_lack
-    survive = rules.survive is not None
-    return Need(
-        model=index,
-        name=demand.model,
-        rate=0 if rate is None else max(1, down(rate, units)),
-        min_replicas=max(0 if optional else 1, demand.min_replicas),
-        max_replicas=demand.max_replicas if demand.max_replicas is not None else ANY_NUMBER,
-        rated=rate is not None,
-        weight=demand.planned_weight,
-        avoid=tuple(sorted(avoided - {demand.model})),
-        near=tuple(sorted(set(rules.near) - {demand.model})),
-        domain_of=domain_of,
-        survive_rate=(
-            max(1, down(rate * rules.survive_share, units)) if survive and rate is not None else 0
-        ),
-        survive_replicas=1 if survive and rate is None else 0,
-        units=units,
-        planned=0.0 if rate is None else rate * units,
-        priority=rules.priority,
-    )
+        found.append(need)
+    return found
 
 
 def units_of(demand: ModelDemand) -> int:

@@ -11,7 +11,7 @@ from partitiond.core.interference import (
     Interference,
     mode_overhead_bytes,
 )
-from partitiond.core.mig import Geometry, geometry_on
+from partitiond.core.mig import geometry_on
 from partitiond.planner.figures import at_most
 from partitiond.planner.types import SHARE_SCALE, Item, Option
 
@@ -31,11 +31,6 @@ def open_modes(device: Device) -> tuple[SharingMode, ...]:
     return device.modes
 
 
-def has_others(device: Device) -> bool:
-    """Whether others are known to compute on the device, so that nobody has it alone."""
-    return bool(device.occupied_slices or device.occupied_sm_percent)
-
-
 def options_of(device: Device, interference: Interference, items: Iterable[Item]) -> list[Option]:
     """All ways to run a device: alone first, then mode by level by kappa.
 
@@ -50,8 +45,9 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
     there = list(items)
     modes = open_modes(device)
     found = []
-    if modes and not has_others(device):
-        found.append(Option(0, None, 1.0, 1, (0, SHARE_SCALE), math.inf, 0))
+    # Where others are known to compute on the device nobody has it alone.
+    if modes and not (device.occupied_slices or device.occupied_sm_percent):
+        found.append(Option(None, 1.0, 1, (0, SHARE_SCALE), math.inf, 0))
     for mode in modes:
         mine = [item for item in there if item.candidate.size.mode is mode]
         if mode is SharingMode.WHOLE or not mine:
@@ -65,30 +61,19 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
         kappas = sorted({item.kappa for item in mine})
         free = max(kappas) == 0 and not any(item.busy for item in mine)
         levels = (1.0,) if free else interference.levels_of(mode)
-        for strain in itertools.product(levels, kappas):
-            found.append(_option(len(found), mode, strain, min(limits), geometry))
+        for level, kappa in itertools.product(levels, kappas):
+            crowd = min(limits) if kappa == 0 else math.floor((level - 1) / kappa + 1 + TOLERANCE)
+            count = min(*limits, crowd)
+            option = Option(
+                mode=mode,
+                level=level,
+                max_items=count,
+                busy_limit=tuple(
+                    math.ceil(at_most(level, kappa, n) * SHARE_SCALE) for n in range(count + 1)
+                ),
+                kappa=kappa,
+                overhead_bytes=mode_overhead_bytes(mode),
+                geometry=geometry,
+            )
+            found.append(option)
     return [option for option in found if option.max_items > 0]
-
-
-def _option(
-    index: int,
-    mode: SharingMode,
-    strain: tuple[float, float],
-    limit: int,
-    geometry: Geometry | None,
-) -> Option:
-    level, kappa = strain
-    crowd = limit if kappa == 0 else math.floor((level - 1) / kappa + 1 + TOLERANCE)
-    count = min(limit, crowd)
-    return Option(
-        index=index,
-        mode=mode,
-        level=level,
-        max_items=count,
-        busy_limit=tuple(
-            math.ceil(at_most(level, kappa, n) * SHARE_SCALE) for n in range(count + 1)
-        ),
-        kappa=kappa,
-        overhead_bytes=mode_overhead_bytes(mode),
-        geometry=geometry,
-    )

@@ -3,15 +3,8 @@
 import dataclasses
 import math
 
-from partitiond.planner.instance import (
-    PRICE_SCALE,
-    RATE_SCALE,
-    Group,
-    Instance,
-    Item,
-    Option,
-)
 from partitiond.planner.rules import lonely, missing, shunned
+from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, Group, Instance, Item, Option
 
 
 @dataclasses.dataclass(slots=True)
@@ -83,12 +76,9 @@ class Packing:
             return False
         if company and lonely(self, index, self.instance.items[item].model):
             return False
-        return self.fits_beside(index, item, option) and self.pools_allow(index, item)
-
-    def fits_beside(self, index: int, item: int, option: int) -> bool:
-        """The limits of the device itself and who avoids whom, whatever option it has now."""
-        load, group = self.loads[index], self.group(index)
-        return self._holds(load, group, group.options[option], item)
+        group = self.group(index)
+        how = group.options[option]
+        return self._holds(load, group, how, item) and self.pools_allow(index, item)
 
     def _holds(self, load: Load, group: Group, how: Option, item: int) -> bool:
         """Whether a device of `group` that is run as `how` holds the item beside its load."""
@@ -142,16 +132,11 @@ class Packing:
 
     def rerun(self, index: int, option: int) -> None:
         """Run a device that is in use as another option; the caller knows that all fits."""
-        load, group = self.loads[index], self.group(index)
-        assert load.option is not None
-        for item in load.items:
-            model = self.instance.items[item].model
-            self.rates[model] += self.instance.rate(item, group.options[option])
-            self.rates[model] -= self.instance.rate(item, group.options[load.option])
-        geometry = group.options[option].geometry
-        steps = (self.instance.items[item].mig_profile for item in load.items)
-        load.code = 0 if geometry is None else sum(geometry.step(name) for name in steps)
-        load.option = option
+        before = self.loads[index].option
+        assert before is not None
+        for item in self.loads[index].items:
+            self._change(index, item, -1, before)
+            self._change(index, item, +1, option)
 
     def best_option(self, index: int, items: list[int]) -> int | None:
         """The lowest level at which the device holds exactly `items`; None where none does."""
@@ -218,7 +203,8 @@ class Packing:
         """Weighted planned requests/s; models without a rate count only where none has one."""
         needs = self.instance.needs
         rated = [n for n in needs if n.rated]
-        return math.fsum(
+        worths = (
             n.worth * (min(self.rates[n.model], n.rate) if n.rated else self.rates[n.model])
             for n in rated or needs
-        ) / (RATE_SCALE)
+        )
+        return math.fsum(worths) / RATE_SCALE

@@ -46,7 +46,10 @@ def shared_limits(
     for host, bins in sorted(by_host.items()):
         if share_cores:
             found.extend(_core_pools(devices, bins))
-        found.extend(_memory_pool([devices[b] for b in bins], bins, stated.get(host)))
+        budgets = [usable_bytes(devices[b]) for b in bins if devices[b].kind is DeviceKind.CPU]
+        budgets += [stated[host]] if host in stated else []
+        if budgets and (len(bins) > 1 or host in stated):
+            found.append(("host", frozenset(bins), min(budgets)))
     return tuple(Pool(index, *pool) for index, pool in enumerate(found))
 
 
@@ -68,12 +71,3 @@ def _core_pools(
             if len(members) > 1:
                 limits[members] = min(len(union), limits.get(members, len(union)))
     yield from (("cores", members, limit) for members, limit in limits.items())
-
-
-def _memory_pool(
-    devices: list[Device], bins: list[int], stated: int | None
-) -> Iterable[tuple[str, frozenset[int], int]]:
-    budgets = [] if stated is None else [stated]
-    budgets += [usable_bytes(d) for d in devices if d.kind is DeviceKind.CPU]
-    if budgets and (len(bins) > 1 or stated is not None):
-        yield "host", frozenset(bins), min(budgets)

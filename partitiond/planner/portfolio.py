@@ -22,7 +22,6 @@ from partitiond.planner.baselines import FIRST_FIT, baselines
 from partitiond.planner.complete import greedy
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
 from partitiond.planner.found import Found
-from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.keeping import kept
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.moves import price_of_a_move, staying_of, with_price
@@ -40,6 +39,7 @@ from partitiond.planner.rule_search import search_rules
 from partitiond.planner.running import staying_items
 from partitiond.planner.scale import largest_factor
 from partitiond.planner.sites import build_sites
+from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, Instance
 
 COST_SHARE: Final = 0.2
 """Deterministic seconds for CP-SAT per second of the time limit: it needs up to three wall-clock

@@ -12,10 +12,10 @@ import time
 from typing import Final
 
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import Instance
 from partitiond.planner.members import Member, fullness, member, rank
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
+from partitiond.planner.types import Instance
 
 NAME: Final = "rules a few devices at a time"
 LEAST_FREE: Final = 3

@@ -94,11 +94,10 @@ def missing(packing: "Packing", need: Need) -> Missing | None:
     ties = packing.instance.ties
     worst = _worst(packing, need) if need.model in ties.spread else None
     hosts = _hosts_to_join(packing, need.model) if need.model in ties.near_to else ()
-    if not (replicas or rate or hosts) and worst is None:
+    if not (replicas or rate or hosts or worst):
         return None
-    if worst is None:
-        return Missing(replicas, rate, hosts=hosts)
-    return Missing(replicas, rate, worst[1], worst[0], hosts)
+    domain, lost = worst or (None, 0)
+    return Missing(replicas, rate, lost, domain, hosts)
 
 
 def helps(packing: "Packing", need: Need, lack: Missing, index: int) -> bool:
@@ -110,8 +109,8 @@ def helps(packing: "Packing", need: Need, lack: Missing, index: int) -> bool:
 
 def _worst(
     packing: "Packing", need: Need, without: tuple[int, int] | None = None
-) -> tuple[int, int, int] | None:
-    """The fault domain whose loss leaves least: its number, and missing rate and replicas.
+) -> tuple[int, int] | None:
+    """The fault domain whose loss leaves least: its number, and the rate that is missing then.
 
     None where every loss leaves enough. `without` counts as if one replica were not there: its
     device and rate.
@@ -132,7 +131,7 @@ def _worst(
         for d in sorted(rates)
     ] or [(need.survive_rate, need.survive_replicas, 0)]
     rate_short, replicas_short, domain = max(short)
-    return (-domain, rate_short, replicas_short) if rate_short or replicas_short else None
+    return (-domain, rate_short) if rate_short or replicas_short else None
 
 
 def rate_if_lost(packing: "Packing", need: Need) -> int:

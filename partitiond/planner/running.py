@@ -3,10 +3,9 @@
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Placement
 from partitiond.planner.adding import put, spot_on
-from partitiond.planner.instance import Group, Instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.share import add_if_harmless
-from partitiond.planner.types import EngineKey, engine_key
+from partitiond.planner.types import EngineKey, Group, Instance, engine_key
 
 
 def staying_items(instance: Instance) -> list[tuple[int, int, Placement]]:

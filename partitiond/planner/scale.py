@@ -33,7 +33,6 @@ from partitiond.planner.complete import NAME as GREEDY
 from partitiond.planner.complete import from_nothing, most_goodput
 from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.found import Found
-from partitiond.planner.instance import PRICE_SCALE, Instance, Need
 from partitiond.planner.keeping import completed
 from partitiond.planner.moves import with_price
 from partitiond.planner.nearest import May, spoken_against
@@ -44,6 +43,7 @@ from partitiond.planner.rules import rate_if_lost
 from partitiond.planner.running import running_packing
 from partitiond.planner.share import fill
 from partitiond.planner.sites import build_sites, ints
+from partitiond.planner.types import PRICE_SCALE, Instance, Need
 
 SLACK: Final = 1e-6
 SAFETY: Final = 1e-9

@@ -38,18 +38,10 @@ def choose_slices(geometry: Geometry, wishes: list[SliceWish]) -> list[Place]:
         kept = {n: place for n in staying if (place := wishes[n].kept) is not None}
         places = geometry.places(counts, tuple(kept.values()))
         if places is not None:
-            return _hand_out(wishes, kept, places)
+            fresh = [place for place in places if place not in kept.values()]
+            left = {name: iter([p for p in fresh if p[0] == name]) for name in counts}
+            return [
+                kept[n] if n in kept else next(left[wish.mig_profile])
+                for n, wish in enumerate(wishes)
+            ]
     raise ValueError(f"the set {dict(counts)} cannot be placed")
-
-
-def _hand_out(wishes: list[SliceWish], kept: dict[int, Place], places: list[Place]) -> list[Place]:
-    free = list(places)
-    for place in kept.values():
-        free.remove(place)
-    found = []
-    for n, wish in enumerate(wishes):
-        place = kept.get(n) or next(one for one in free if one[0] == wish.mig_profile)
-        if n not in kept:
-            free.remove(place)
-        found.append(place)
-    return found

@@ -142,7 +142,6 @@ class Option:
         overhead_bytes: memory the mode takes by itself.
     """
 
-    index: int
     mode: SharingMode | None
     level: float
     max_items: int
@@ -256,9 +255,6 @@ class Ties:
         return self.spread | frozenset(self.near) | frozenset(self.near_to)
 
 
-NO_TIES: Final = Ties()
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instance:
     """The request as integers. `needs` leaves out models that fit nowhere (`hopeless`)."""
@@ -270,7 +266,7 @@ class Instance:
     pools: tuple[Pool, ...]
     needs: tuple[Need, ...]
     hopeless: tuple[int, ...]
-    ties: Ties = NO_TIES
+    ties: Ties
 
     def rate(self, item: int, option: Option) -> int:
         """Planned rate of an item at an option's level, rounded up."""

@@ -26,8 +26,8 @@ from typing import Final
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.plan_answers import PlanProgress
-from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
+from partitiond.planner.types import PlanRequest
 from partitiond.planner.warm import is_warm
 
 AHEAD_SECONDS: Final = 60.0

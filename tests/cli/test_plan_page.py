@@ -8,7 +8,7 @@ from partitiond.cli.plan_view import render_plan
 from partitiond.core.plan import Plan, PlanDiff, Unplaced, diff_plans
 from partitiond.core.plan_diff import diff_cost
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.cli.test_render import text_of
 from tests.planner.build import gpu, point, want
 

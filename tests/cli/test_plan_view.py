@@ -13,7 +13,7 @@ from partitiond.core.plan_diff import diff_cost
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 NAMES = ("smollm2", "opt-", "qwen", "llama", "tinyllama", "phi")

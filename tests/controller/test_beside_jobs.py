@@ -15,7 +15,7 @@ from partitiond.core.plan import Infeasible, Placement, Plan
 from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock
 from tests.controller.samples import cpu, measured_profile, placement, record

@@ -34,7 +34,7 @@ from partitiond.core.traffic import UsageCount
 from partitiond.core.units import Bytes
 from partitiond.core.usage import UsagePosition, Used
 from partitiond.devices.fake import fake_gpus
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import Event, KeyRecord, Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock

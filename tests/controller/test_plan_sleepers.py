@@ -18,7 +18,7 @@ from partitiond.core.sleep import Sleeper
 from partitiond.core.spec import EngineOptions
 from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner

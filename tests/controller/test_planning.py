@@ -26,8 +26,8 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
 from partitiond.planner.progress import OnProgress
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner

@@ -23,7 +23,7 @@ from partitiond.devices.host import HostDevices
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import Store
 from partitiond.profiler.runner import Profiler
 from partitiond.proxy.process import start_ticks

@@ -16,7 +16,7 @@ from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, FakeRunner, until

@@ -20,7 +20,7 @@ from partitiond.core.scaling import ScalingPolicy
 from partitiond.core.spec import Demand, ModelSpec
 from partitiond.core.traffic import ModelCount, TrafficSample
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
 from tests.controller.samples import measured_profile, spec

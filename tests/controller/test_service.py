@@ -26,7 +26,7 @@ from partitiond.core.routing import ModelAvailability
 from partitiond.core.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.devices.fake import FakeDevices
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import JobState, ProfileOptions, Store
 from partitiond.store import open_store
 from tests.controller.fakes import (

@@ -13,7 +13,7 @@ from partitiond.core.errors import (
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.spec import Demand, EngineOptions
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.ports import EngineHandle, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import FakeRunner, a_moment, until

@@ -7,7 +7,7 @@ import pytest
 from partitiond.controller.solves import ASKED_AT_ONCE, MOST_WAITING, AskedPlans
 from partitiond.core.errors import NotReadyError
 from partitiond.core.plan import Infeasible, Plan
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
 from tests.controller.samples import measured_profile, spec

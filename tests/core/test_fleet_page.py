@@ -21,7 +21,7 @@ from partitiond.core.fleet_page import (
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import ModelForecast, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

@@ -17,7 +17,7 @@ from partitiond.core.plan import (
 )
 from partitiond.planner.api import PlanRefusedError, solve
 from partitiond.planner.found import IMPOSSIBLE
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.oracle.truth import (
     MOST_LOADS,
     Load,

@@ -11,8 +11,9 @@ import numpy as np
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import Candidate, ModelDemand, Objective
 from partitiond.core.spec import Isolation, PlacementRules
-from partitiond.planner.instance import PRICE_SCALE, RATE_SCALE, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.sites import Sites, build_sites
+from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
 
 MIG = (SharingMode.MIG,)

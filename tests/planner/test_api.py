@@ -10,7 +10,7 @@ from partitiond.core.plan import Infeasible, Objective, Plan, Status, diff_plans
 from partitiond.core.spec import Demand, Isolation, Slo
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

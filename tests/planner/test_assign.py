@@ -7,8 +7,9 @@ from partitiond.core.partition import CpuCores, MemoryShare, MigSlice, Partition
 from partitiond.core.plan import Candidate, Placement, diff_plans
 from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.assign import applied, assign
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

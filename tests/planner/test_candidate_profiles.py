@@ -33,7 +33,7 @@ from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu
 
 FP8 = Variant("fp8", EngineOptions(quantization="fp8"))

@@ -7,7 +7,7 @@ import pytest
 from partitiond.core.plan import ModelDemand, Objective, Plan, Status
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 DEVICES = (gpu("g0", price_per_hour=2.0), gpu("g1"))

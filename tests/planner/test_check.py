@@ -12,7 +12,7 @@ from partitiond.core.spec import Isolation, Slo
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 MODELS = (

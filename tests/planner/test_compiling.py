@@ -11,8 +11,9 @@ import pytest
 
 from partitiond.core.plan import Objective
 from partitiond.core.plan_answers import PlanProgress
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.progress import CompilingStopped, Watch
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"

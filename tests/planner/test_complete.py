@@ -12,11 +12,12 @@ from partitiond.core.plan import ModelDemand, Objective, Plan
 from partitiond.planner.adding import Adding
 from partitiond.planner.api import solve
 from partitiond.planner.complete import complete as complete_by
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.members import KEPT
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
 from partitiond.planner.sites import Sites, build_sites
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 SMALL = (20, 14, 1, 1.0)

@@ -11,10 +11,11 @@ from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective
 from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.improve import Improver
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of
 from partitiond.planner.sites import build_sites
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 ALONE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)

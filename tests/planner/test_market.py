@@ -9,13 +9,14 @@ import pytest
 
 from bench.planner.instances import NO_INTERFERENCE, request
 from partitiond.core.plan import Objective
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.market import value
 from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError, Prices
 from partitiond.planner.prices import bound_of
 from partitiond.planner.sites import Sites, build_sites
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 from tests.planner.problems import least_cost, level_of, most_goodput, random_sites
 

@@ -22,7 +22,7 @@ from partitiond.fleet import load_fleet
 from partitiond.offline import fleet_request
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 TWO = (gpu("g0"), gpu("g1"))

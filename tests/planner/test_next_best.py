@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Objective, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
 from partitiond.planner.next_best import price_to_win
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 

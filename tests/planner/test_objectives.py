@@ -13,8 +13,7 @@ from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Statu
 from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.costs import device_units, true_bound
-from partitiond.planner.instance import PlanRequest
-from partitiond.planner.types import PRICE_SCALE
+from partitiond.planner.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

@@ -5,11 +5,13 @@ import dataclasses
 import pytest
 
 from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.interference import DEFAULT
 from partitiond.core.partition import PartitionSize
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.spec import Isolation, PlacementRules
-from partitiond.planner.instance import Group, Instance, PlanRequest, build_instance
-from partitiond.planner.options import has_others, open_modes
+from partitiond.planner.instance import build_instance
+from partitiond.planner.options import open_modes, options_of
+from partitiond.planner.types import Group, Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 
 EVERY = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG)
@@ -70,7 +72,8 @@ def test_others_and_limits_decide_the_mode(
 ) -> None:
     there = device(**changes)  # type: ignore[arg-type]
     assert open_modes(there) == modes
-    assert has_others(there) == bool({"occupied_slices", "occupied_sm_percent"} & changes.keys())
+    alone = [option for option in options_of(there, DEFAULT, ()) if option.mode is None]
+    assert len(alone) == (not changes)
     if not modes:
         assert group_of(there).options == ()
 

@@ -14,7 +14,7 @@ from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective
 from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.core.units import GIB, Bytes
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.pours import Pours, make_pours
 from partitiond.planner.prices import (
     Duals,
@@ -27,6 +27,7 @@ from partitiond.planner.prices import (
     solve_sampled,
 )
 from partitiond.planner.sites import Floats, Ints, Sites, build_sites
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 from tests.planner.problems import (
     least_cost,

@@ -11,11 +11,12 @@ from partitiond.core.spec import PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.members import Member
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.priorities import bounds_of, classes_of, goodput_key, order, values_of
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 
 FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)

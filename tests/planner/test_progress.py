@@ -9,8 +9,9 @@ import pytest
 from partitiond.core.plan import Objective, Plan
 from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.progress import Watch
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 MANY = PlanRequest(

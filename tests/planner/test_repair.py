@@ -14,7 +14,7 @@ from partitiond.planner.annealing import to_packing
 from partitiond.planner.api import solve
 from partitiond.planner.assign import applied
 from partitiond.planner.improve import Improver
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.keeping import completed, improved, moves_of
 from partitiond.planner.kernels.anneal import count_gone
 from partitiond.planner.packing import Packing
@@ -22,6 +22,7 @@ from partitiond.planner.prices import usual_prices
 from partitiond.planner.progress import Watch
 from partitiond.planner.running import staying_items
 from partitiond.planner.sites import build_sites
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 
 GPUS = tuple(gpu(f"g{i}") for i in range(4))

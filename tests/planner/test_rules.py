@@ -11,12 +11,13 @@ from partitiond.planner.adding import Adding
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.complete import complete
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
 from partitiond.planner.rules import may_leave, missing
 from partitiond.planner.sites import build_sites
 from partitiond.planner.ties import twins
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, in_mig, point, want
 
 HOSTS = tuple(gpu(f"gpu-{i}", host=f"node-{i // 2}", rack=f"rack-{i // 4}") for i in range(8))

@@ -11,12 +11,13 @@ from partitiond.core.interference import Interference
 from partitiond.core.plan import ModelDemand, Objective, Plan
 from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.api import solve
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.market.factor import Factor
 from partitiond.planner.market.value import Prices
 from partitiond.planner.progress import Watch
 from partitiond.planner.scale import Raising, factor_of, largest_factor, scaled, targets_of
 from partitiond.planner.sites import Sites, build_sites
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 from tests.planner.problems import random_sites, states
 

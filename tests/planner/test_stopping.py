@@ -13,10 +13,11 @@ from partitiond.planner import scale
 from partitiond.planner.api import solve
 from partitiond.planner.baselines import first_fit
 from partitiond.planner.complete import from_nothing
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.members import Member
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 
 LONG = {

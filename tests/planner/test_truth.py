@@ -14,12 +14,13 @@ from partitiond.planner.api import solve
 from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
 from partitiond.planner.figures import down, up
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.market.beside import Beside
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.prices import bound_of
 from partitiond.planner.progress import Watch
 from partitiond.planner.sites import build_sites
+from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
 LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)

@@ -14,7 +14,7 @@ import pytest
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
 from tests.e2e.harness import wait_for
 from tests.planner.build import cpu, gpu, on_cores, point, want

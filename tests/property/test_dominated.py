@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import Instance, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.prices import bound_of
 from partitiond.planner.progress import Watch
 from partitiond.planner.rule_search import search_rules
+from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 

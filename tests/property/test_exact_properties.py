@@ -8,11 +8,12 @@ from partitiond.core.plan import Objective, Status
 from partitiond.planner.adding import Adding
 from partitiond.planner.complete import complete
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
 from partitiond.planner.rules import lonely, shunned
 from partitiond.planner.sites import build_sites
+from partitiond.planner.types import PlanRequest
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 

@@ -16,9 +16,10 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import PRICE_SCALE, PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.slices import SliceWish, choose_slices
+from partitiond.planner.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import gpu, point, want
 from tests.property.test_mig_geometry import every_set
 

@@ -11,8 +11,9 @@ from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Statu
 from partitiond.planner.api import solve
 from partitiond.planner.baselines import first_fit
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import PlanRequest, build_instance
+from partitiond.planner.instance import build_instance
 from partitiond.planner.prices import bound_of
+from partitiond.planner.types import PlanRequest
 from tests.planner.brute import patterns, try_everything
 from tests.planner.build import gpu, point, want
 from tests.planner.strategies import MIXED, fleets, models

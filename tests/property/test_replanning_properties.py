@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Infeasible, ModelDemand, Objective
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from tests.property.test_planner_properties import KINDS, Question, questions, solved
 
 FEW = settings(max_examples=4, suppress_health_check=list(HealthCheck))

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from partitiond.core.beside import beside_what_runs
 from partitiond.core.costs import device_cost
@@ -76,26 +76,19 @@ def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before
         return
     allowed = {demand.model for demand in demands.values() if demand.allow_outage}
     placements = beside_what_runs(plan.placements, before.running, plan.devices)
-    takes = diff_cost(
-        diff_plans(before.running, placements),
-        plan.devices,
-        dict(before.start_seconds),
-        _stakes(demands.values()),
+    planned = {name: d.demand.planned_req_per_s for name, d in demands.items()}
+    stakes = Stakes(
+        demands={name: rate for name, rate in planned.items() if rate is not None},
+        weights={name: d.planned_weight for name, d in demands.items()},
     )
+    diff = diff_plans(before.running, placements)
+    takes = diff_cost(diff, plan.devices, dict(before.start_seconds), stakes)
     for outage in takes.outages:
         if outage.model not in allowed:
             yield (
                 f"{outage.model} would have no replica for about {outage.seconds:.0f} s, and "
                 "nobody has allowed an outage"
             )
-
-
-def _stakes(models: Collection[ModelDemand]) -> Stakes:
-    planned = {m.model: m.demand.planned_req_per_s for m in models}
-    return Stakes(
-        demands={name: rate for name, rate in planned.items() if rate is not None},
-        weights={m.model: m.planned_weight for m in models},
-    )
 
 
 def _check_moves(plan: Plan, demands: Mapping[str, ModelDemand], before: Before) -> Iterator[str]:

@@ -76,10 +76,8 @@ def _slices(instance: MigInstance) -> range:
 def _existing(device: Device, cut: MigSlice) -> MigInstance | None:
     """The instance that exists at exactly that place."""
     wanted = (cut.mig_profile, cut.slice_start, cut.slice_count)
-    for i in device.mig_instances:
-        if (i.mig_profile, i.slice_start, i.slice_count) == wanted:
-            return i
-    return None
+    there = device.mig_instances
+    return next((i for i in there if (i.mig_profile, i.slice_start, i.slice_count) == wanted), None)
 
 
 def _check_place(

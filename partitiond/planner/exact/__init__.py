@@ -5,7 +5,7 @@ One builder per constraint, in `devices`, `demands` and `rules`; `solve_exact` o
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
@@ -27,9 +27,9 @@ from partitiond.planner.exact.rules import add_rules
 from partitiond.planner.exact.scale import Scale, maximise_scale
 from partitiond.planner.exact.stoppable import solve_stoppable
 from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
-from partitiond.planner.instance import PRICE_SCALE, Instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.ties import twins
+from partitiond.planner.types import PRICE_SCALE, Instance
 
 __all__ = [
     "MAX_VARIABLES",
@@ -73,7 +73,6 @@ def solve_exact(
     deterministic_seconds: float,
     cost_limit: int = 0,
     scale: Scale | None = None,
-    floors: Mapping[int, int] | None = None,
     wall_seconds: float = math.inf,
     rest: Packing | None = None,
     allowed: Allowed | None = None,
@@ -94,7 +93,6 @@ def solve_exact(
             that, for machines too slow or busy to be deterministic on.
         cost_limit: for `Goal.SHARE`: what the devices may cost, in 1 / PRICE_SCALE.
         scale: for `Goal.SCALE`: what the factor is about.
-        floors: for `Goal.GOODPUT`: rates that models get at least, in 1 / RATE_SCALE.
         wall_seconds: the clock's limit, where the answer may depend on it.
         stop: asked now and then whether to end with the best so far.
         rest: what is on the other devices, and stays; None for nothing.
@@ -113,7 +111,7 @@ def solve_exact(
         add_order(model, instance, variables)
     add_rules(model, instance, variables)
     if goal is Goal.GOODPUT:
-        unit, replica = maximise_goodput(model, instance, variables, floors, stage)
+        unit, replica = maximise_goodput(model, instance, variables, stage)
     elif scale is not None:
         unit = maximise_scale(model, instance, variables, scale)
     else:

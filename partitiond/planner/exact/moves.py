@@ -7,7 +7,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.variables import Variables
-from partitiond.planner.instance import Instance
+from partitiond.planner.types import Instance
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.demands import add_numbers
 from partitiond.planner.exact.variables import Variables, by_model, most_copies
-from partitiond.planner.instance import RATE_SCALE, Instance
+from partitiond.planner.types import RATE_SCALE, Instance
 
 SHARE_UNITS: Final = 10_000
 OBJECTIVE_STEPS: Final = 10**8
@@ -60,7 +59,6 @@ def maximise_goodput(
     model: cp_model.CpModel,
     instance: Instance,
     variables: Variables,
-    floors: Mapping[int, int] | None = None,
     stage: Stage | None = None,
 ) -> tuple[float, int]:
     """One replica of a least number is worth more than all requests together.
@@ -72,7 +70,6 @@ def maximise_goodput(
         model: to build in.
         instance: the question.
         variables: of the model.
-        floors: rates that models get at least, in 1 / their units.
         stage: which models count; None for all.
 
     Returns:
@@ -95,9 +92,6 @@ def maximise_goodput(
         model.add(short >= need.min_replicas - number)
         terms.append(-replica * short)
         add_numbers(model, need, mine, 0)
-        floor = (floors or {}).get(need.model, 0)
-        if floor:
-            model.add(sum(count * min(rate, floor) for count, rate in mine) >= floor)
     model.maximize(sum(terms))
     return step, replica
 

@@ -9,7 +9,7 @@ from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.demands import add_numbers
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
-from partitiond.planner.instance import Instance
+from partitiond.planner.types import Instance
 
 STEPS: Final = 10_000_000
 """Steps into which the factor is cut; what is proven is proven to one of them."""

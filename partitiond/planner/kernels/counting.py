@@ -1,7 +1,7 @@
 """Counts what numba compiles, as it goes on."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from numba.core import event
 
@@ -18,15 +18,9 @@ class _Counter(event.Listener):
         self._tell(self.count)
 
 
-@contextlib.contextmanager
-def compiled_functions(tell: Callable[[int], object]) -> Iterator[None]:
+def compiled_functions(tell: Callable[[int], object]) -> AbstractContextManager[object]:
     """Tells the number of functions compiled within, after each; what is on disk is not compiled.
 
     Functions that numba brings along, as sorting, are counted with ours.
     """
-    counter = _Counter(tell)
-    event.register("numba:compile", counter)  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        event.unregister("numba:compile", counter)  # type: ignore[no-untyped-call]
+    return event.install_listener("numba:compile", _Counter(tell))

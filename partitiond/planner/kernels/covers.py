@@ -145,11 +145,11 @@ def _best_set(price: Floats, cell: Ints, worth: Worth, least: int, most: int) ->
     if least > most:
         return -np.inf, none
     few = _useful(price, cell, worth)
-    cost, take = _table(price[few], cell[few], cells)
-    best, amount = _most(worth, cost)
+    cost, take = _table(price[few], cell[few], cells, 0, True)
+    best, amount = _most(worth, cost[0])
     if best == -np.inf:
         return best, none
-    chosen = few[_walk(take, cell[few], amount)]
+    chosen = few[_walk(take, cell[few], 0, amount)]
     if least <= len(chosen) <= most:
         return best, chosen
     more = len(chosen) < least
@@ -158,40 +158,15 @@ def _best_set(price: Floats, cell: Ints, worth: Worth, least: int, most: int) ->
         return -np.inf, none
     if (number + 1) * (cells + 1) > COUNTED_CELLS:
         return (min(best, -least * price.min()) if more else best), chosen
-    counted, taken = _counted(price, cell, cells, number, more)
+    cost, take = _table(price, cell, cells, number, more)
     best, count = -np.inf, 0
     for n in range(number if more else 0, number + 1):
-        value, at = _most(worth, counted[n])
+        value, at = _most(worth, cost[n])
         if value > best:
             best, amount, count = value, at, n
     if best == -np.inf:
         return best, none
-    return best, _walk_counted(taken, cell, count, amount)
-
-
-@kernel
-def _table(price: Floats, cell: Ints, cells: int) -> tuple[Floats, Ints]:
-    """Least price to reach at least so many cells, and the entry to take first."""
-    cost = np.full(cells + 1, np.inf)
-    take = np.full(cells + 1, -1, np.int64)
-    cost[0] = 0.0
-    useful = np.empty(len(price), np.int64)
-    size = 0
-    order = np.argsort(price)
-    top = 0
-    for i in order:
-        # Only what covers more than everything cheaper.
-        if cell[i] > top and price[i] < np.inf:
-            useful[size] = i
-            size += 1
-            top = cell[i]
-    for amount in range(1, cells + 1):
-        for k in range(size):
-            i = useful[k]
-            there = cost[max(0, amount - cell[i])] + price[i]
-            if there < cost[amount]:
-                cost[amount], take[amount] = there, i
-    return cost, take
+    return best, _walk(take, cell, count, amount)
 
 
 @plain
@@ -219,38 +194,38 @@ def _useful(price: Floats, cell: Ints, worth: Worth) -> Ints:
     if unit == np.inf:
         return np.arange(len(price))
     order = np.argsort(price - unit * cell)
-    probe = order[:PROBE]
-    known, _ = _most(worth, _table(price[probe], cell[probe], cells)[0])
+    probe = _ample(price, cell, order[:PROBE])
+    known, _ = _most(worth, _table(price[probe], cell[probe], cells, 0, True)[0][0])
     most = max((worth.each - unit) * worth.least, (worth.each - unit) * cells)
     slack = ROUNDING * (abs(known) + unit * cells)
-    size = len(probe)
-    for k in range(len(probe), len(price)):
+    size = min(PROBE, len(price))
+    for k in range(size, len(price)):
         i = order[k]
         if most - (price[i] - unit * cell[i]) >= known - slack:
             order[size] = i
             size += 1
+    return _ample(price, cell, order[:size])
+
+
+@kernel
+def _ample(price: Floats, cell: Ints, entries: Ints) -> Ints:
+    """Those of the entries that cover more than everything cheaper, the cheapest first."""
+    order = entries[np.argsort(price[entries])]
+    size, top = 0, 0
+    for i in order:
+        if cell[i] > top and price[i] < np.inf:
+            order[size] = i
+            size += 1
+            top = cell[i]
     return order[:size].copy()
 
 
 @kernel
-def _walk(take: Ints, cell: Ints, amount: int) -> Ints:
-    size, left = 0, amount
-    while left > 0:
-        size += 1
-        left -= cell[take[left]]
-    chosen = np.empty(size, np.int64)
-    left = amount
-    for k in range(size):
-        chosen[k] = take[left]
-        left -= cell[take[left]]
-    return chosen
-
-
-@kernel
-def _counted(
+def _table(
     price: Floats, cell: Ints, cells: int, number: int, at_least: bool
 ) -> tuple[Floats, Ints]:
-    """Least price of exactly n replicas (of at least n) that reach so many cells."""
+    """Least price of exactly n replicas (of at least n) that reach so many cells, by n and cells,
+    and the entry to take first."""
     cost = np.full((number + 1, cells + 1), np.inf)
     take = np.full((number + 1, cells + 1), -1, np.int64)
     cost[0, 0] = 0.0
@@ -270,7 +245,7 @@ def _counted(
 
 
 @kernel
-def _walk_counted(take: Ints, cell: Ints, number: int, amount: int) -> Ints:
+def _walk(take: Ints, cell: Ints, number: int, amount: int) -> Ints:
     chosen = np.empty(number + amount + 1, np.int64)
     size, n, left = 0, number, amount
     while n > 0 or left > 0:

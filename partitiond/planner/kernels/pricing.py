@@ -8,14 +8,11 @@ branch. Where the nodes run out, the bound of what is left is returned; it holds
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from partitiond.planner.kernels import kernel, plain
 from partitiond.planner.kernels.branch import SLACK, Choices, Place, Work, branch, fits
 from partitiond.planner.kernels.duals import multipliers
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from partitiond.planner.sites import Floats, Ints
 
 UNLIMITED = 1 << 59
 """Capacities from here on do not limit."""

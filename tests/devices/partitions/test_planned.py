@@ -29,7 +29,7 @@ from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, read_entries
 from partitiond.devices.partitions.journal import place_of as place_in
 from partitiond.planner.api import solve
-from partitiond.planner.instance import PlanRequest
+from partitiond.planner.types import PlanRequest
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.partitions.world import handle, launch
 from tests.planner.build import in_mig, point, want
