@@ -17,7 +17,8 @@ from partitiond.planner.costs import (
 )
 from partitiond.planner.found import Found
 from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
-from partitiond.planner.types import Instance
+from partitiond.planner.needs import LEAST
+from partitiond.planner.types import RATE_SCALE, Instance
 
 PROVEN: Final = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
@@ -160,8 +161,11 @@ def _bound(instance: Instance, found: Found) -> float:
         return true_bound(instance.request, found.bound)
     if _counts_nothing(instance, found):
         return 0.0
-    # Demands are rounded down, to limit what is counted of a model as well.
-    return found.bound * (1 + GRAIN)
+    # What is counted of a model at most is rounded down with its demand, by a unit at most, and
+    # tiny demands have few units.
+    few = (n.worth / RATE_SCALE for n in instance.needs if n.rate < LEAST)
+    counted = found.objective is Objective.MAX_GOODPUT
+    return found.bound * (1 + GRAIN) + (math.fsum(few) if counted else 0.0)
 
 
 def _counts_nothing(instance: Instance, found: Found) -> bool:

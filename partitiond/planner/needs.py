@@ -17,6 +17,8 @@ ANY_NUMBER = 1_000_000
 LEAST: Final = 10**8
 """Replicas at the highest levels have a few times fewer, and 1 is still a few parts in 10^8."""
 MOST_UNITS: Final = 10**15
+MOST_RATE: Final = 2**55
+"""Integers of one rate at most: hundreds of replicas together are counted in 64 bits."""
 CLEARLY: Final = 10.0
 """Times that one replica outweighs all lower priorities: at a high level it gives a part only."""
 MOST_LIFT: Final = 1e12
@@ -58,12 +60,13 @@ def needs_of(request: PlanRequest) -> list[Need]:
 
 
 def units_of(demand: ModelDemand) -> int:
-    """Integers per request/s of a model: so many that its least rate is `LEAST` of them."""
+    """Integers per request/s of a model: so many that its least rate is `LEAST` of them, and its
+    largest one is not beyond `MOST_RATE`."""
     rates = [c.capacity_req_per_s for c in demand.candidates]
     planned = demand.demand.planned_req_per_s
     rates += [] if planned is None else [planned * demand.rules.survive_share]
-    least, units = min(rates, default=1.0), RATE_SCALE
-    while least * units < LEAST and units < MOST_UNITS:
+    least, most, units = min(rates, default=1.0), max(rates, default=1.0), RATE_SCALE
+    while least * units < LEAST and units < MOST_UNITS and most * units * 10 < MOST_RATE:
         units *= 10
     return units
 

@@ -10,7 +10,7 @@ import pytest
 from bench.planner.instances import NO_INTERFERENCE, request
 from partitiond.core.plan import Objective
 from partitiond.planner.instance import build_instance
-from partitiond.planner.market import value
+from partitiond.planner.market import demand, value
 from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError, Prices
@@ -51,6 +51,41 @@ def test_no_plan_costs_less(seed: int, objective: Objective) -> None:
 def test_no_plan_serves_more(seed: int) -> None:
     sites = random_sites(seed, Objective.MAX_GOODPUT)
     assert run(sites, as_cost=False).bound() >= most_goodput(sites) - 1e-6
+
+
+@pytest.mark.parametrize("objective", [*COSTS, Objective.MAX_GOODPUT])
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_no_plan_is_better_where_what_serves_little_of_a_demand_is_split(
+    seed: int, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of replicas are limited in most of these problems, and cells are no replicas."""
+    monkeypatch.setattr(demand, "FINE", 1.2)
+    sites = random_sites(seed, objective)
+    if objective is Objective.MAX_GOODPUT:
+        assert run(sites, as_cost=False).bound() >= most_goodput(sites) - 1e-6
+        return
+    least = least_cost(sites)
+    assert least is None or run(sites, as_cost=True).bound() <= least + 1e-6
+
+
+@pytest.mark.parametrize("most", [33, 40, 300, 332, 400, None])
+def test_the_largest_number_of_replicas_is_none_of_cells(most: int | None) -> None:
+    """32.5 requests/s by replicas of 1, five on a device."""
+    model = want("a", point("a", 1.0, 10, sm=20), rate=32.5, max_replicas=most)
+    devices = tuple(gpu(f"g{n}") for n in range(10))
+    for objective, best in ((Objective.MIN_DEVICES, 7), (Objective.MAX_GOODPUT, 32.5)):
+        asked = PlanRequest(devices, (model,), objective=objective, interference=NO_INTERFERENCE)
+        found = run(build_sites(build_instance(asked)), as_cost=objective.is_cost)
+        assert found.bound() == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("least", [12, 30])
+def test_the_least_number_of_replicas_is_none_of_cells(least: int) -> None:
+    """All but two of them serve less than a cell."""
+    sizes = point("a", 10_000.0, 30, sm=40), point("a", 1.0, 1, sm=1)
+    model = want("a", *sizes, rate=20_000.0, min_replicas=least)
+    asked = PlanRequest((gpu("a"), gpu("b")), (model,), interference=NO_INTERFERENCE)
+    assert run(build_sites(build_instance(asked)), as_cost=True).bound() <= 1 + (least > 20)
 
 
 @pytest.mark.parametrize("objective", [Objective.MIN_PRICE, Objective.MAX_GOODPUT])

@@ -246,3 +246,20 @@ def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
     with pytest.raises(RuntimeError, match="broke in the thread"):
         beside.end()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("objective", [o for o in Objective if o is not Objective.MIN_ENERGY])
+@pytest.mark.parametrize(
+    ("rate", "each"), [(1e-6, 300.0), (1e-6, 100_000.0), (1e-8, 20_000.0), (1e-12, 1_000.0)]
+)
+def test_what_is_next_to_nothing_is_planned_beside_what_is_fast(
+    rate: float, each: float, objective: Objective
+) -> None:
+    """A tiny demand has many units, and a replica that serves very much more of them has more."""
+    tiny = want("a", point("a", each, 10, sm=20), point("a", each / 3, 10, sm=10), rate=rate)
+    usual = want("b", point("b", 20.0, 30, sm=40), rate=50)
+    watts = {"idle_watts": 50.0, "max_watts": 300.0}
+    proof = planned(asked(gpus(2, **watts), tiny, usual, objective=objective)).certificate
+    assert proof.objective is objective
+    assert proof.status is Status.OPTIMAL
+    assert proof.gap <= 1e-6

@@ -15,7 +15,7 @@ STEPS: Final = 10_000_000
 """Steps into which the factor is cut; what is proven is proven to one of them."""
 MOST_TIMES: Final = 1 << 40
 """For rates next to nothing: CP-SAT takes whole numbers of 64 bits."""
-PRECISION: Final = 1_000_000
+PRECISION: Final = 10_000_000
 """Rates per step are rounded down to one in so many, so that the optimum is a bound."""
 
 

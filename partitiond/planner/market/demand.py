@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.kernels.covers import Grid, best_served, cheapest_covers
-from partitiond.planner.prices import SAFETY
+from partitiond.planner.prices import MANY, SAFETY
 from partitiond.planner.sites import Floats, Ints, Sites
 from partitiond.planner.types import RATE_SCALE
 
@@ -97,10 +97,10 @@ class Demand:
         split &= sites.need_max[self.offer_model] >= -(-wanted // np.maximum(self.offer_rate, 1))
         self._split = {int(m): np.flatnonzero(split & (self.offer_model == m))
                        for m in np.unique(self.offer_model[split])}  # fmt: skip
-        whole = np.flatnonzero(~split)
+        single = np.flatnonzero(~split)
         dust = np.array(sorted(self._split), dtype=np.int64)
-        entry = np.concatenate([whole, -1 - dust]).astype(np.int64)
-        owner = np.concatenate([self.offer_model[whole], dust]).astype(np.int64)
+        entry = np.concatenate([single, -1 - dust]).astype(np.int64)
+        owner = np.concatenate([self.offer_model[single], dust]).astype(np.int64)
         order = np.argsort(owner, kind="stable")
         self._entry, owner = entry[order], owner[order]
         cell = np.ones(len(entry), dtype=np.int64)
@@ -112,13 +112,15 @@ class Demand:
         flat = np.zeros(len(need))
         if not sites.need_rated.any():  # the best replica counts where no model has a rate
             np.maximum.at(flat, sites.entry_model, sites.rates[:, 0].astype(np.float64))
+        # Cells are no replicas: a number of them limits no model that has some.
+        whole = ~np.isin(np.arange(len(need)), dust)
         self._grid = Grid(
             start=np.searchsorted(owner, np.arange(len(need) + 1)).astype(np.int64),
             cell=cell,
             flat=np.asarray(flat * sites.need_weight / RATE_SCALE),
             cells=np.where(need > 0, CELLS, 0).astype(np.int64),
-            least=sites.need_min.copy(),
-            most=sites.need_max.copy(),
+            least=np.where(whole, sites.need_min, 0),
+            most=np.where(whole, sites.need_max, MANY),
             reward=sites.need_weight * need / RATE_SCALE / CELLS,
         )
 
@@ -143,7 +145,10 @@ class Demand:
             price[at] = each.min() * float(self.sites.need_rate[m]) / CELLS
         if self.as_cost:
             found = cheapest_covers(self._grid, price)
-            value = found.value
+            each = np.full(len(self.knot_start) - 1, np.inf)
+            np.minimum.at(each, self.offer_model, offer)
+            least = self.sites.need_min
+            value = np.maximum(found.value, np.where(least > 0, each, 0.0) * least)
         else:
             found = best_served(self._grid, price, self.most_replicas)
             value = np.minimum(found.value, self._if_split(offer))
