@@ -243,8 +243,8 @@ def test_alike_hosts_are_one_class() -> None:
     assert math.isinf(run(build_sites(build_instance(short)), as_cost=True).bound())
 
 
-@pytest.mark.parametrize("gib", [35, 25])
-def test_a_chosen_plan_takes_no_more_of_a_host_than_it_has(gib: int) -> None:
+@pytest.mark.parametrize(("gib", "least"), [(35, 6), (25, 6), (15, 2)])
+def test_a_chosen_plan_takes_no_more_of_a_host_than_it_has(gib: int, least: int) -> None:
     """Pools of alike hosts are one pool of the choice, each host its own of the plan."""
     devices = tuple(gpu(f"g{h}-{i}", host=f"h{h}") for h in range(3) for i in range(2))
     models = tuple(
@@ -253,14 +253,15 @@ def test_a_chosen_plan_takes_no_more_of_a_host_than_it_has(gib: int) -> None:
     asked = PlanRequest(
         devices,
         models,
+        objective=Objective.MAX_GOODPUT,
         host_memory_bytes=tuple((f"h{h}", gib << 30) for h in range(3)),
         interference=NO_INTERFERENCE,
     )
-    columns = run(build_sites(build_instance(asked)), as_cost=True)
+    columns = run(build_sites(build_instance(asked)), as_cost=False)
     packing = choose(columns.market, columns.patterns, None, seconds=math.inf, nodes=50)
     assert packing is not None
-    # Three sets of two replicas, one for each host.
-    assert not packing.lacking()
+    # Two replicas for each host. Where each has room for one, there is enough for four together.
+    assert sum(packing.counts.values()) >= least
     instance = packing.instance
     for pool in instance.pools:
         items = [instance.items[item] for b in pool.bins for item in packing.loads[b].items]

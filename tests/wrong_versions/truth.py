@@ -374,6 +374,15 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "The largest and the least number of replicas limit replicas, and no cells of a demand.",
+        "tests/planner/test_market.py",
+        wrong=(
+            (_DEMAND, "most=np.where(whole, sites.need_max, MANY)", "most=sites.need_max"),
+            (_DEMAND, "least=np.where(whole, sites.need_min, 0)", "least=sites.need_min"),
+            (_DEMAND, "np.where(least > 0, each, 0.0) * least", "2.0 * each * least"),
+        ),
+    ),
+    rule(
         "A plan chosen among sets keeps what hosts have and what models ask for.",
         "tests/planner/test_market.py",
         wrong=(
