@@ -92,6 +92,8 @@ def main() -> None:
     parser.add_argument("--untouched", action="store_true", help="the seeds nothing was tuned on")
     parser.add_argument("--seconds", type=float, help="time limit instead of the goals'")
     parser.add_argument("--workers", type=int, default=2)
+    shares = [Objective.MAX_MIN.value, Objective.MAX_HEADROOM.value]
+    parser.add_argument("--objective", choices=shares, help="instead, without baselines")
     parser.add_argument("--cp-sat", type=float, metavar="SECONDS", help="limit of plain CP-SAT")
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--json", type=Path, help="write every instance's figures here")
@@ -116,12 +118,12 @@ def _run(options: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
     seconds = options.seconds or SECONDS.get(size, 60.0)
     for seed in seeds:
         if options.best_known is not None:
-            row = measure(options.set, kind, size, seed, options.best_known, options.workers)
+            row = measure(options, kind, size, seed, options.best_known)
             keep_best(row)
             print(f"{kind} {size} seed {seed}: {row.value:g}, bound {row.bound:.6g}", flush=True)
             continue
-        row = measure(options.set, kind, size, seed, seconds, options.workers)
-        if not options.no_baselines:
+        row = measure(options, kind, size, seed, seconds)
+        if not (options.no_baselines or options.objective):
             limit = seconds if options.cp_sat is None else options.cp_sat
             row = with_baselines(row, limit, options.workers)
         print(
@@ -132,12 +134,12 @@ def _run(options: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
         yield row
 
 
-def measure(  # noqa: PLR0917 - the words of the command
-    name: str, kind: str, size: str, seed: int, seconds: float, workers: int
-) -> Row:
+def measure(options: argparse.Namespace, kind: str, size: str, seed: int, seconds: float) -> Row:
     """Our plan for one instance."""
-    models, gpus = (int(part) for part in size.split("x"))
-    asked = dataclasses.replace(SETS[name](kind, models, gpus, seed, seconds), workers=workers)
+    name, (models, gpus) = options.set, (int(part) for part in size.split("x"))
+    asked = SETS[name](kind, models, gpus, seed, seconds)
+    objective = asked.objective if options.objective is None else Objective(options.objective)
+    asked = dataclasses.replace(asked, workers=options.workers, objective=objective)
     seen: list[PlanProgress] = []
     began = time.perf_counter()
     plan = solve(asked, seen.append)
@@ -149,9 +151,9 @@ def measure(  # noqa: PLR0917 - the words of the command
         raise SystemExit(f"the plan is refused: {wrong[0]}")
     proof = plan.certificate
     # Some of the smallest that are meant to fit do not: there goodput is what counts.
-    by_goodput = proof.objective is Objective.MAX_GOODPUT
+    by_goodput = not proof.objective.is_cost
     certified = next((p for p in seen if p.value is not None and p.bound is not None), None)
-    known = _known().get(f"{name} {kind} {size} {seed}")
+    known = None if options.objective else _known().get(f"{name} {kind} {size} {seed}")
     best = proof.value if known is None else known
     best = max(best, proof.value) if by_goodput else min(best, proof.value)
     return Row(
