@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from partitiond.core.costs import no_prices
 from partitiond.core.plan import Objective
 from partitiond.planner.complete import from_nothing
 from partitiond.planner.found import OnKinds
@@ -60,6 +61,8 @@ def on_other_kinds(
     """
     objective, mine = instance.request.objective, taken(instance, chosen)
     if objective not in (Objective.MIN_PRICE, Objective.MIN_DEVICES):
+        return None
+    if no_prices(instance.request.devices):
         return None
     found = [taken(instance, one.packing) for one in members]
     found = [one for one in found if one.kinds != mine.kinds]

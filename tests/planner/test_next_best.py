@@ -69,6 +69,24 @@ def test_with_one_kind_of_device_there_is_no_next_best() -> None:
     assert told(PlanRequest(asked.devices, (), objective=Objective.MIN_PRICE)) == []
 
 
+def test_where_no_price_is_given_none_is_told() -> None:
+    plan = solve(request(1.0))
+    assert isinstance(plan, Plan)
+    summary, why, *_ = plan.explanation
+    assert "no plan needs fewer than 1 (proven optimal)" in summary
+    assert why.startswith("No device has a price, so that each counts as 1 per hour")
+    assert not [line for line in plan.explanation if line.startswith("Next best")]
+
+
+@pytest.mark.parametrize(("large", "says"), [(3.0, True), (1.0, False), (0.5, False)])
+def test_of_fewest_devices_it_is_said_that_their_price_is_not_proven(
+    large: float, says: bool
+) -> None:
+    plan = solve(request(large, Objective.MIN_DEVICES))
+    assert isinstance(plan, Plan)
+    assert any(line.startswith("Only the number of devices") for line in plan.explanation) == says
+
+
 KINDS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 5))
 
 
