@@ -131,7 +131,7 @@ def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator
     cost = proof.objective.is_cost
     other = runner_up(proof.choices, proof.move_price, is_cost=cost)
     if other is None:
-        elsewhere = next_best_told(instance, found.packing, found.elsewhere)
+        elsewhere = next_best_told(found.packing, found.elsewhere)
         if elsewhere is not None and not instance.request.running:
             yield elsewhere
         return

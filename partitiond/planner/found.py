@@ -1,32 +1,14 @@
 """What the portfolio found."""
 
 import dataclasses
-from collections.abc import Mapping
 
 from partitiond.core.plan import Objective, Status
 from partitiond.core.plan_choices import Against
+from partitiond.core.plan_kinds import OnKinds
 from partitiond.planner.packing import Packing
 
 IMPOSSIBLE = "Serving everything is proven impossible on these devices; this serves the most."
 """Part of the explanation of a plan that leaves something out."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OnKinds:
-    """What a plan takes.
-
-    Attributes:
-        kinds: devices by hardware.
-        price_per_hour: of them all.
-    """
-
-    kinds: Mapping[str, int]
-    price_per_hour: float
-
-    @property
-    def devices(self) -> int:
-        """All of them."""
-        return sum(self.kinds.values())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

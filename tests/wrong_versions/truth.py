@@ -8,6 +8,7 @@ _PLANNER: Final = "partitiond/planner"
 _CHECK: Final = f"{_PLANNER}/check/certificate.py"
 _CHOICES: Final = "partitiond/core/plan_choices.py"
 _MOVES: Final = "tests/planner/test_moves.py"
+_KINDS: Final = "partitiond/core/plan_kinds.py"
 _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
 _INSTANCE: Final = f"{_PLANNER}/instance.py"
@@ -150,11 +151,20 @@ TRUTH: Final[tuple[Rule, ...]] = (
     rule(
         "At the price that is told for it, the next best plan costs what the plan costs.",
         "tests/planner/test_next_best.py",
+        "tests/core/test_plan_kinds.py",
         wrong=(
-            (_NEXT, "kind, now - lead / more))", "kind, now + lead / more))"),
-            (_NEXT, "found = [one for one in found if one.kinds != mine.kinds]", ""),
-            (_NEXT, "_, kind, price = min(found)", "_, kind, price = max(found)"),
-            (_NEXT, "o.price_per_hour < least and o.devices", "o.devices"),
+            (_KINDS, "high = min(high, now - lead / more)", "high = min(high, now + lead / more)"),
+            (
+                _KINDS,
+                "others = [one for one in found if one.kinds != mine.kinds]",
+                "others = found",
+            ),
+            (_KINDS, "= min(wins, key", "= max(wins, key"),
+            (_KINDS, "for rival in rivals:", "for rival in rivals[:1]:"),
+            (_KINDS, "if high - low > TRIFLE * now:", "if high - low > 0:"),
+            (_KINDS, "_rounded(high, math.floor)", "_rounded(high, math.ceil)"),
+            (_NEXT, "return least if cheaper else None", "return least"),
+            (_NEXT, "if made.hopeless == instance.hopeless else None", ""),
         ),
     ),
     rule(
