@@ -1,5 +1,6 @@
 """What moves buy: the plans between which the price of a move decides, as a table."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -13,19 +14,20 @@ from partitiond.cli.plan_words import amount_text, number, unit_of
 from partitiond.core.costs import device_cost
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Certificate, Objective
-from partitiond.core.plan_choices import Against, price_between, prices_told, runner_up, worth
+from partitiond.core.plan_choices import (
+    EARLY_MOVES,
+    Against,
+    Choice,
+    price_between,
+    prices_told,
+    runner_up,
+    worth,
+)
 
-_AGAINST: Final = {
-    Against.NEEDLESS_STOP: "- (stops replicas early)",
-    Against.MOVE_BUDGET: "- (over planner.move_budget)",
-}
-
-
-_WHY_NOT: Final = {
-    Against.NEEDLESS_STOP: "A better one would stop replicas before others take their place, "
-    "though a device is idle.",
-    Against.MOVE_BUDGET: "A better one would move more than planner.move_budget allows.",
-}
+_EARLY: Final = (
+    "stops replicas before others take their place, though a device is idle, which "
+    f"counts as {EARLY_MOVES} more moves"
+)
 
 
 def choices_view(proof: Certificate, devices: Sequence[Device]) -> Iterator[RenderableType]:
@@ -45,7 +47,7 @@ def choices_view(proof: Certificate, devices: Sequence[Device]) -> Iterator[Rend
             str(one.moves),
             number(one.value),
             bound,
-            _AGAINST[one.against] if one.against else prices_told(one),
+            _when(one),
             style="bold" if one.chosen else "",
         )
     yield table
@@ -58,11 +60,20 @@ def choices_told(proof: Certificate, devices: Sequence[Device]) -> Iterator[str]
     """Why the plan is the one that is proposed, and how to get others."""
     cost, price = proof.objective.is_cost, proof.move_price
     mine = next(c for c in proof.choices if c.chosen)
-    yield f"This plan is proposed because {_price_told(proof, devices)}."
-    better = [c for c in proof.choices if c.against]
-    better = [c for c in better if worth(c, price, is_cost=cost) > worth(mine, price, is_cost=cost)]
-    for against in dict.fromkeys(c.against for c in better if c.against):
-        yield _WHY_NOT[against]
+    least = worth(mine, price, is_cost=cost)
+    if any(
+        c.against is Against.MOVE_BUDGET and worth(c, price, is_cost=cost) > least
+        for c in proof.choices
+    ):
+        yield "This plan is proposed because better ones move more than planner.move_budget allows."
+    else:
+        yield f"This plan is proposed because {_price_told(proof, devices)}."
+    early = [c for c in proof.choices if c.against is Against.NEEDLESS_STOP]
+    early = [dataclasses.replace(c, against=None) for c in early]
+    if mine.against is Against.NEEDLESS_STOP:
+        yield f"It {_EARLY}: none better was found that does not."
+    elif any(worth(c, price, is_cost=cost) > least for c in early):
+        yield f"A better one {_EARLY}."
     best = max(proof.choices, key=lambda c: worth(c, 0.0, is_cost=cost))
     other = runner_up(proof.choices, price, is_cost=cost)
     at = None if other is None else price_between(other)
@@ -70,6 +81,14 @@ def choices_told(proof: Certificate, devices: Sequence[Device]) -> Iterator[str]
         yield f"The next best: partitiond plan --move-price {at:g}"
     if best.value != mine.value and at != 0 and best.against is not Against.MOVE_BUDGET:
         yield "The best whatever it moves: partitiond plan --move-price 0"
+
+
+def _when(one: Choice) -> str:
+    """While which prices it is the best one, and what speaks against it."""
+    if one.against is Against.MOVE_BUDGET:
+        return "- (over planner.move_budget)"
+    early = " (stops replicas early)" if one.against is Against.NEEDLESS_STOP else ""
+    return f"{prices_told(one)}{early}"
 
 
 def _price_told(proof: Certificate, devices: Sequence[Device]) -> str:

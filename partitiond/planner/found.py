@@ -18,7 +18,7 @@ class Seen:
     Attributes:
         value: by itself, in the objective's own unit.
         moves: as `moves.count_of_moves` counts them.
-        against: why it is not taken at any price of a move.
+        against: what speaks against it beside its moves.
     """
 
     packing: Packing

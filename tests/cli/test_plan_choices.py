@@ -93,12 +93,15 @@ def test_with_moves_for_nothing_the_plan_that_moves_less_is_offered() -> None:
 
 @pytest.mark.parametrize(
     ("against", "why"),
-    [(Against.NEEDLESS_STOP, "before others take"), (Against.MOVE_BUDGET, "planner.move_budget")],
+    [
+        (Against.NEEDLESS_STOP, "A better one stops replicas before others take"),
+        (Against.MOVE_BUDGET, "because better ones move more than planner.move_budget allows"),
+    ],
 )
 def test_a_better_plan_that_is_not_made_is_shown_with_the_reason(
     against: Against, why: str
 ) -> None:
-    certificate = proof(STAYS, Choice(20, 20, 1, against=against))
+    certificate = proof(STAYS, Choice(30, 20, 1, against=against))
     assert any(why in line for line in choices_told(certificate, TWO))
     free = any("--move-price 0" in line for line in choices_told(certificate, TWO))
     assert free == (against is Against.NEEDLESS_STOP), "no price buys what the budget forbids"
@@ -129,3 +132,14 @@ def test_a_move_is_told_in_the_unit_of_the_plan_and_in_that_of_the_setting(
 ) -> None:
     certificate = proof(STAYS, MOVES, price=price, objective=objective)
     assert next(choices_told(certificate, TWO)) == f"This plan is proposed because {says}."
+
+
+def test_a_plan_that_stops_replicas_early_says_so_and_at_which_prices_it_is_the_best() -> None:
+    mine = Choice(20, 20, 4, chosen=True, against=Against.NEEDLESS_STOP)
+    certificate = proof(Choice(31, 31, 0), mine)
+    assert "0.917 or less (stops replicas early)" in shown(certificate, 100)
+    why = list(choices_told(certificate, TWO))[1]
+    assert why == (
+        "It stops replicas before others take their place, though a device is idle, which counts "
+        "as 8 more moves: none better was found that does not."
+    )

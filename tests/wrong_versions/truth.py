@@ -133,7 +133,9 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_CHOICES, "few = math.ceil(few - ", "few = math.floor(few - "),
             (_CHOICES, "return max(own, few)", "return max(own, priced)"),
             (_CHOICES, "low = max(low, more / steeper)", "low = more / steeper"),
-            (_CHOICES, "most = best if one.against else best_allowed", "most = best"),
+            (_CHOICES, "most = best if forbidden else best_allowed", "most = best"),
+            (_CHOICES, "is not Against.MOVE_BUDGET]", "is None]"),
+            (_CHOICES, "return one.counted_moves * (", "return one.moves * ("),
         ),
     ),
     rule(
@@ -146,6 +148,22 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (f"{_PLANNER}/nearest.py", "if speaks >= OUTAGE:", "if speaks > OUTAGE:"),
             (f"{_PLANNER}/nearest.py", "value, moves, Against.MOVE_BUDGET)", "value, moves)"),
             (_CHECK, "if other.moves <= one.moves and sign", "if other.moves < one.moves and sign"),
+        ),
+    ),
+    rule(
+        "A plan that stops replicas early is made where it is better with eight moves more, "
+        "and never one with an outage in place of one without.",
+        f"{_MOVES}::test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan",
+        f"{_MOVES}::test_of_plans_that_are_spoken_against_alike_the_first_is_taken",
+        wrong=(
+            (f"{_PLANNER}/nearest.py", "worth(early, EARLY_MOVES) >", "worth(early, 0) >"),
+            (f"{_PLANNER}/nearest.py", "else least\n\n\ndef _taken", "else early\n\n\ndef _taken"),
+            (f"{_PLANNER}/nearest.py", " > worth(least, 0) else", " < -1e9 else"),
+            (
+                f"{_PLANNER}/nearest.py",
+                "Against.NEEDLESS_STOP if speaks else",
+                "None if speaks else",
+            ),
         ),
     ),
     rule(
