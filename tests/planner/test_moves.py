@@ -266,6 +266,13 @@ def test_a_plan_with_an_outage_is_not_among_those_that_moves_buy() -> None:
     assert made.certificate.choices == ()
 
 
+def test_of_plans_with_an_outage_and_without_only_those_without_are_told_of() -> None:
+    found = solve_portfolio(
+        build_instance(spread(3)), may=lambda packing: OUTAGE if len(packing.used()) == 1 else 0
+    )
+    assert [len(one.packing.used()) for one in found.seen] == [2]
+
+
 def test_an_idle_device_takes_what_has_no_room_beside_what_runs() -> None:
     request = changed(TWO[1])
     free = plan(dataclasses.replace(request, allow_outage=True, move_price=0.0))

@@ -142,6 +142,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "What moves buy names no plan with an outage, none within a budget that it breaks, and no "
         "bound that one of them beats.",
         f"{_MOVES}::test_a_plan_with_an_outage_is_not_among_those_that_moves_buy",
+        f"{_MOVES}::test_of_plans_with_an_outage_and_without_only_those_without_are_told_of",
         f"{_MOVES}::test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price",
         f"{_MOVES}::test_the_checker_refuses_wrong_choices",
         wrong=(
