@@ -10,7 +10,6 @@ from rich.text import Text
 from partitiond.cli.plan_words import amount_text, number, watts
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.plan_answers import (
-    SAME,
     Alternative,
     PlanFigures,
     Relaxations,
@@ -105,7 +104,7 @@ def _gain(objective: Objective, gain: float) -> str:
 def _at_best(objective: Objective, most: float) -> str:
     """What the proofs leave open."""
     amount = number(abs(most))
-    if abs(most) < SAME:
+    if most == 0:
         return "at best the same"
     if objective.is_cost:
         return f"at best saves {amount}" if most > 0 else f"at least {amount}"

@@ -61,7 +61,9 @@ def _models(forecasts: Sequence[ModelForecast]) -> Iterator[RenderableType]:
     yield table
     left = len(forecasts) - len(shown)
     if left:
-        yield Text(f"... and {left} models that are served better (plan --all)\n", style="dim")
+        without = sum(f.replicas == 0 for f in forecasts) - sum(f.replicas == 0 for f in shown)
+        none = f", {without} of them without a replica" if without else ""
+        yield Text(f"... and {left} more models{none} (plan --all)\n", style="dim")
 
 
 def _devices(plan: Plan) -> Iterator[RenderableType]:

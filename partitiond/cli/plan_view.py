@@ -19,11 +19,11 @@ from partitiond.cli.plan_words import (
     number,
     percent,
     proven,
-    same_prices,
     two_gaps,
     unit_of,
     watts,
 )
+from partitiond.core.costs import no_prices
 from partitiond.core.fleet_page import is_large
 from partitiond.core.plan import (
     Certificate,
@@ -90,7 +90,7 @@ class _PlanView:
             yield from page_of(self.plan)
         else:
             yield from self._whole(marks, width)
-        yield from choices_view(self.plan.certificate)
+        yield from choices_view(self.plan.certificate, self.plan.devices)
         most = None if self.everything else FEW_STEPS if page else MAX_STEPS
         if self.diff is not None and self.takes is not None:
             yield from changes_view(self.diff, self.takes, width, most=most)
@@ -141,7 +141,8 @@ def _words(plan: Plan) -> Table:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=24, justify="right", style="dim")
     grid.add_column()
-    grid.add_row("in", unit_of(proof.objective))
+    unpriced = proof.objective is Objective.MIN_PRICE and no_prices(plan.devices)
+    grid.add_row("in", "devices: none has a price" if unpriced else unit_of(proof.objective))
     grid.add_row("proof", _certificate(proof))
     if proof.move_price and proof.moves:
         grid.add_row("with its moves", _moves_words(proof))
@@ -176,7 +177,7 @@ def _totals(plan: Plan) -> str:
     parts = [f"{f.devices_used} of {f.devices} devices", replicas(f.replicas)]
     if f.wanted_req_per_s:
         parts.append(f"{number(f.served_req_per_s)} of {number(f.wanted_req_per_s)} requests/s")
-    if not same_prices(plan):
+    if not no_prices(plan.devices):
         parts.append(f"{number(f.price_per_hour)} per hour")
     return ", ".join([*parts, *_power(f)])
 

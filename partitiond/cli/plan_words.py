@@ -1,7 +1,7 @@
 """How objectives, values and gaps are said, in every view of a plan."""
 
 from partitiond.core.convergence import Convergence, PlanState
-from partitiond.core.plan import Certificate, Objective, Plan, Status
+from partitiond.core.plan import Certificate, Objective, Status
 from partitiond.ports import PlanPreview
 
 _UNITS = {
@@ -97,8 +97,3 @@ def amount_text(objective: Objective, amount: float) -> str:
             return f"{percent(amount)} of the demand"
         case Objective.MAX_HEADROOM:
             return f"{text} times the demand"
-
-
-def same_prices(plan: Plan) -> bool:
-    """Whether no device has a price of its own."""
-    return all(d.price_per_hour == 1.0 for d in plan.devices)

@@ -1,6 +1,7 @@
 """What devices and replicas cost under each objective that is a cost."""
 
 import math
+from collections.abc import Iterable
 
 from partitiond.core.hardware import HARDWARE, Device
 from partitiond.core.plan import Objective
@@ -24,6 +25,11 @@ def idle_watts(device: Device) -> float | None:
         return device.idle_watts
     most = max_watts(device)
     return None if most is None else most * IDLE_SHARE
+
+
+def no_prices(devices: Iterable[Device]) -> bool:
+    """Whether no device has a price of its own: each then counts as 1 per hour."""
+    return all(device.price_per_hour == 1.0 for device in devices)
 
 
 def device_cost(device: Device, objective: Objective) -> float | None:

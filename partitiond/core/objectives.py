@@ -6,7 +6,7 @@ from typing import Final
 from partitiond.core.plan import Objective
 
 BUYS: Final = {
-    Objective.MIN_DEVICES: "all demand on the fewest devices, the cheaper ones among as many",
+    Objective.MIN_DEVICES: "all demand on the fewest devices, of as many the cheapest found",
     Objective.MIN_PRICE: "all demand at the least price per hour",
     Objective.MIN_POWER: "all demand with the least power to provide, by the devices' limits",
     Objective.MIN_ENERGY: "all demand with the least predicted draw",

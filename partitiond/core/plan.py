@@ -19,8 +19,8 @@ from partitiond.core.spec import (
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 MOVE_PRICE: Final = 0.25
-"""What a move costs, in devices, where nothing else is asked for: a saved device must be worth four
-moves, as each loads weights and runs two engines for a while."""
+"""What a move costs, in devices, where nothing else is asked for: a saved device may cost fewer
+than four moves, as each loads weights and runs two engines for a while."""
 MAX_MOVE_PRICE: Final = 100.0
 
 
@@ -133,8 +133,8 @@ class Objective(enum.StrEnum):
     """What the plan is good at, chosen by name."""
 
     MIN_DEVICES = "min-devices"
-    """Serve all demand on the fewest devices, the cheaper ones among as many; models without a
-    rate get one replica each, then whatever is free on the devices that are used."""
+    """Serve all demand on the fewest devices, of plans with as many the cheapest that is found;
+    models without a rate get one replica each, then whatever is free on the devices in use."""
     MIN_PRICE = "min-price"
     """The same at the least price per hour."""
     MIN_POWER = "min-power"

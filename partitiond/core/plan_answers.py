@@ -315,5 +315,10 @@ def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None]:
     gain = sign * (new.own_value - old.own_value)
     if math.isclose(new.own_value, old.own_value, rel_tol=SAME):
         gain = 0.0
-    most = sign * (new.own_bound - old.own_value)
-    return gain, None if most <= gain + SAME * max(1.0, abs(gain)) else most
+    # What proof and plan leave open is a share of their values: rounding grows with these.
+    most, trifle = (
+        sign * (new.own_bound - old.own_value),
+        SAME * max(abs(old.own_value), abs(new.own_value)),
+    )
+    most = 0.0 if abs(most) <= trifle else most
+    return gain, None if most <= gain + trifle else most

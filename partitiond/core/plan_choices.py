@@ -14,16 +14,19 @@ EQUAL = 1e-6
 """Values this close, as a share of the larger one, count as equal."""
 MOST_CHOICES = 5
 """Choices that are told: more of them differ too little to choose between."""
+EARLY_MOVES = 8
+"""Moves as which it counts that a plan stops replicas early: at the default price as much as two
+devices. Guessed: a few models serve less for a minute or two."""
 
 
 class Against(enum.StrEnum):
-    """Why a plan is not made at any price of a move."""
+    """What speaks against a plan beside its moves."""
 
     NEEDLESS_STOP = "needless-stop"
-    """It ends a replica before the one in its place can start, though a device is idle. Only where
-    moves cost nothing does that not matter."""
+    """It ends a replica before the one in its place can start, though a device is idle: that counts
+    as `EARLY_MOVES` more moves."""
     MOVE_BUDGET = "move-budget"
-    """It moves more than `planner.move_budget` allows."""
+    """It moves more than `planner.move_budget` allows, so that it is made at no price of a move."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Choice:
         wins_from, wins_to: of the plans found it is the best while `planner.move_price` lies
             between these. `wins_from` is None where it is the best at no price, `wins_to` where it
             is the best at all higher ones.
-        against: why it is not made at any price; None where the price alone decides.
+        against: what speaks against it beside its moves; None where nothing does.
     """
 
     value: float
@@ -54,6 +57,11 @@ class Choice:
         """Whether no plan that moves no more is worth more."""
         return math.isclose(self.value, self.bound, rel_tol=EQUAL, abs_tol=1e-9)
 
+    @property
+    def counted_moves(self) -> int:
+        """Its moves, and those as which it counts that it stops replicas early."""
+        return self.moves + (EARLY_MOVES if self.against is Against.NEEDLESS_STOP else 0)
+
 
 def worth(choice: Choice, price: float, *, is_cost: bool) -> float:
     """What a choice is worth where a move costs so much: more is better.
@@ -64,8 +72,8 @@ def worth(choice: Choice, price: float, *, is_cost: bool) -> float:
         is_cost: whether less of the value is better.
     """
     if is_cost:
-        return -(choice.value + price * choice.moves)
-    return choice.value * (1 - price * choice.moves)
+        return -(choice.value + price * choice.counted_moves)
+    return choice.value * (1 - price * choice.counted_moves)
 
 
 def trade_off(found: Iterable[Choice], *, is_cost: bool, unit: float) -> tuple[Choice, ...]:
@@ -80,22 +88,24 @@ def trade_off(found: Iterable[Choice], *, is_cost: bool, unit: float) -> tuple[C
         unit: what a move costs where `planner.move_price` is 1, as `price` of `worth`.
     """
     sign = -1.0 if is_cost else 1.0
-    ordered = sorted(found, key=lambda c: (c.moves, -sign * c.value, not c.chosen))
+    ordered = sorted(found, key=lambda c: (c.counted_moves, -sign * c.value, not c.chosen))
     front: list[Choice] = []
     best = best_allowed = -math.inf
     for one in ordered:
         value = one.value * sign
-        most = best if one.against else best_allowed
+        forbidden = one.against is Against.MOVE_BUDGET
+        most = best if forbidden else best_allowed
         if one.chosen or not front or value > most + EQUAL * max(1.0, abs(value)):
             front.append(one)
         best = max(best, value)
-        best_allowed = best_allowed if one.against else max(best_allowed, value)
+        best_allowed = best_allowed if forbidden else max(best_allowed, value)
     mine = next((c for c in front if c.chosen), None)
     if mine is not None:
         front = [c for c in front if c is mine or not _same(c, mine)]
-    allowed = [c for c in front if c.against is None]
+    front.sort(key=lambda c: c.moves)
+    allowed = [c for c in front if c.against is not Against.MOVE_BUDGET]
     told = [
-        one if one.against else _with_prices(one, allowed, is_cost=is_cost, unit=unit)
+        _with_prices(one, allowed, is_cost=is_cost, unit=unit) if one in allowed else one
         for one in front
     ]
     return tuple(_few(told))
@@ -126,7 +136,7 @@ def _with_prices(one: Choice, front: Sequence[Choice], *, is_cost: bool, unit: f
 
 def _slope(one: Choice, *, is_cost: bool) -> float:
     """What a choice loses as a move costs 1."""
-    return one.moves * (1.0 if is_cost else one.value)
+    return one.counted_moves * (1.0 if is_cost else one.value)
 
 
 def _few(front: Sequence[Choice]) -> list[Choice]:

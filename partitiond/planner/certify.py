@@ -101,7 +101,8 @@ def _choices(instance: Instance, found: Found, mine: Choice, priced: float) -> t
         return bound_within(moves, mine.bound, priced, price, whole=whole)
 
     plans = [Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen]
-    plans.append(dataclasses.replace(mine, bound=bound(mine.moves)))
+    against = next((s.against for s in found.seen if s.packing is found.packing), None)
+    plans.append(dataclasses.replace(mine, bound=bound(mine.moves), against=against))
     unit = price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
     told = trade_off(plans, is_cost=objective.is_cost, unit=unit)
     return told if len(told) > 1 else ()

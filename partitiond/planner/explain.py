@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from partitiond.core.costs import no_prices
 from partitiond.core.hardware import SharingMode
 from partitiond.core.plan import (
     Candidate,
@@ -69,6 +70,7 @@ def explain(
     """Sentences for a reader, the summary first."""
     return (
         _summary(instance, found, proof),
+        *_of_prices(instance, found.packing, proof),
         *_priorities(proof),
         *_why_partial(instance, found),
         *_next_best(instance, found, proof),
@@ -93,8 +95,22 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
         f"{counted(replicas, 'replica')} of {counted(len(instance.needs), 'model')} "
         f"on {used} of {counted(total, 'device')}"
     )
-    worth = WORTH[proof.objective].format(of=figure(own, 4), most=figure(bound, 4))
+    unpriced = proof.objective is Objective.MIN_PRICE and no_prices(instance.request.devices)
+    worth = WORTH[Objective.MIN_DEVICES if unpriced else proof.objective].format(
+        of=figure(own, 4), most=figure(bound, 4)
+    )
     return f"{head}: {worth} ({words})."
+
+
+def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iterator[str]:
+    """Where prices are none, or are not what is proven."""
+    devices, used = instance.request.devices, packing.used()
+    if proof.objective is Objective.MIN_PRICE and no_prices(devices):
+        yield "No device has a price, so that each counts as 1 per hour: fewest devices cost least."
+    least = min((device.price_per_hour for device in devices), default=0.0)
+    dearer = any(devices[index].price_per_hour > least for index in used)
+    if proof.objective is Objective.MIN_DEVICES and dearer:
+        yield "Only the number of devices is proven: others, as many, may cost less."
 
 
 def _priorities(proof: Certificate) -> Iterator[str]:
@@ -115,7 +131,7 @@ def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator
     cost = proof.objective.is_cost
     other = runner_up(proof.choices, proof.move_price, is_cost=cost)
     if other is None:
-        elsewhere = next_best_told(instance, found.packing, found.elsewhere)
+        elsewhere = next_best_told(found.packing, found.elsewhere)
         if elsewhere is not None and not instance.request.running:
             yield elsewhere
         return

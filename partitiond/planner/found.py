@@ -1,32 +1,14 @@
 """What the portfolio found."""
 
 import dataclasses
-from collections.abc import Mapping
 
 from partitiond.core.plan import Objective, Status
 from partitiond.core.plan_choices import Against
+from partitiond.core.plan_kinds import OnKinds
 from partitiond.planner.packing import Packing
 
 IMPOSSIBLE = "Serving everything is proven impossible on these devices; this serves the most."
 """Part of the explanation of a plan that leaves something out."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OnKinds:
-    """What a plan takes.
-
-    Attributes:
-        kinds: devices by hardware.
-        price_per_hour: of them all.
-    """
-
-    kinds: Mapping[str, int]
-    price_per_hour: float
-
-    @property
-    def devices(self) -> int:
-        """All of them."""
-        return sum(self.kinds.values())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +18,7 @@ class Seen:
     Attributes:
         value: by itself, in the objective's own unit.
         moves: as `moves.count_of_moves` counts them.
-        against: why it is not taken at any price of a move.
+        against: what speaks against it beside its moves.
     """
 
     packing: Packing

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from partitiond.core.plan import Objective
-from partitiond.core.plan_choices import Against
+from partitiond.core.plan_choices import EARLY_MOVES, Against
 from partitiond.planner.assign import applied
 from partitiond.planner.costs import true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.found import Seen
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.moves import count_of_moves, with_price
+from partitiond.planner.moves import count_of_moves, price_of_a_move, with_moves, with_price
 from partitiond.planner.packing import Packing
 from partitiond.planner.priorities import goodput_key, lexicographic, values_of
 from partitiond.planner.progress import Stop
@@ -25,7 +25,8 @@ from partitiond.planner.types import Instance
 from partitiond.planner.without_outage import OUTAGE
 
 May = Callable[[Packing], int]
-"""What speaks against a packing as the answer: 0 nothing, more is worse, `OUTAGE` most."""
+"""What speaks against a packing as the answer: 0 nothing, 1 that it stops replicas early, `OUTAGE`
+most."""
 MOST_AFRESH: Final = 4
 """Plans that were made without looking at what runs, of which moves are counted: of a large fleet
 that takes a part of a second each, and they move most of it."""
@@ -131,6 +132,19 @@ def spoken_against(ranked: Sequence[Packing], may: May) -> list[int]:
     return told
 
 
+def least_against(told: Sequence[int], worth: Callable[[int, int], float]) -> int:
+    """The first of those against which least speaks, or the first one that stops replicas early,
+    where that is better with `EARLY_MOVES` more.
+
+    Args:
+        told: as `spoken_against` tells it.
+        worth: of the plan at a position, were it to move so many replicas more: more is better.
+    """
+    least = told.index(min(told))
+    early = told.index(1) if 1 in told else least
+    return early if worth(early, EARLY_MOVES) > worth(least, 0) else least
+
+
 def _taken(
     ranked: Sequence[Member],
     seen: list[Seen],
@@ -140,8 +154,8 @@ def _taken(
     *,
     cost: bool,
 ) -> tuple[Member, tuple[Seen, ...]]:
-    """The first of those against which least speaks, and plans between which only the price of a
-    move decides, the best by themselves first.
+    """The one that `least_against` says, and plans between which only the price of a move decides,
+    the best by themselves first.
 
     None is among these that is no better than another one and moves as much, or that has an outage.
     To ask for outages takes a while for large fleets: where the time is over, those are left out of
@@ -156,29 +170,37 @@ def _taken(
         cost: whether less of the value is better.
     """
     told = spoken_against([one.packing for one in ranked], may)
-    least, own = min(told), best.packing
-    chosen, instance = ranked[told.index(least)], own.instance
+    own, as_seen = best.packing, {id(one.packing): one for one in seen}
+    instance, objective = own.instance, Objective.MAX_GOODPUT
+    objective = instance.request.objective if cost else objective
+    price = price_of_a_move(instance.request, objective)
+
+    def worth(at: int, more: int) -> float:
+        one = as_seen[id(ranked[at].packing)]
+        return -sign * with_moves(objective, one.value, one.moves + more, price)
+
+    sign = 1 if cost else -1
+    chosen = ranked[least_against(told, worth)]
     if not staying_items(instance):
         return chosen, ()
     known = {id(one.packing): against for one, against in zip(ranked, told, strict=False)}
-    sign = 1 if cost else -1
     value = true_value(instance.request, own.cost()) if cost else own.goodput()
     if sign * value < min(sign * one.value for one in seen) - EQUAL * abs(value) and not stop():
         moves = count_of_moves(instance, applied(instance, own))
         seen.append(Seen(own, value, moves, Against.MOVE_BUDGET))
     found: list[Seen] = []
-    fewest: dict[bool, float] = {True: math.inf, False: math.inf}
+    fewest = dict[Against | None, float].fromkeys([None, *Against], math.inf)
     for one in sorted(seen, key=lambda s: (sign * s.value, s.moves)):
         speaks = known.get(id(one.packing))
-        if one.moves >= fewest[False] or (speaks is None and stop()):
+        if one.moves >= fewest[None] or (speaks is None and stop()):
             continue
         speaks = may(one.packing) if speaks is None else speaks
         if speaks >= OUTAGE:
             continue
-        against = one.against or (Against.NEEDLESS_STOP if speaks > least else None)
-        if against is None or one.moves < fewest[True]:
+        against = one.against or (Against.NEEDLESS_STOP if speaks else None)
+        if one.moves < fewest[against] or one.packing is chosen.packing:
             found.append(dataclasses.replace(one, against=against))
-        fewest[against is not None] = min(fewest[against is not None], one.moves)
+        fewest[against] = min(fewest[against], one.moves)
     return chosen, tuple(found)
 
 

@@ -1,121 +1,90 @@
 """The next best plan where nothing runs: of those found, one on other kinds of device.
 
 Where something runs, the price of a move decides between plans (`core.plan_choices`). Where nothing
-does, what decides is what devices cost: so of the plans that the search met the cheapest one on
-other kinds is told, with the price at which it would win, or the objective under which it does.
+does, what decides is what devices cost: so of the plans that were found the one is told that would
+win first as a price changes (`core.plan_kinds`), or the objective under which another one wins.
 """
 
 import collections
-import itertools
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
+from partitiond.core.costs import no_prices
 from partitiond.core.plan import Objective
-from partitiond.planner.complete import from_nothing
-from partitiond.planner.found import OnKinds
-from partitiond.planner.members import EPSILON, Member
+from partitiond.core.plan_kinds import OnKinds, between_told, first_to_win, kinds_told
+from partitiond.planner.instance import build_instance
+from partitiond.planner.members import EPSILON
 from partitiond.planner.packing import Packing
-from partitiond.planner.prices import linear_prices
-from partitiond.planner.sites import build_sites
-from partitiond.planner.types import Instance
+from partitiond.planner.types import Instance, PlanRequest
 
 FEW: Final = 2_000
 """Models times devices up to which greedy plans are made, in a part of a second each: often one of
 them meets the bound, as with twelve models on sixteen GPUs in half a second."""
 
 
-def taken(instance: Instance, packing: Packing) -> OnKinds:
+def taken(packing: Packing) -> OnKinds:
     """What a packing takes."""
-    used = [instance.request.devices[index] for index in packing.used()]
+    used = [packing.instance.request.devices[index] for index in packing.used()]
     price = math.fsum(device.price_per_hour for device in used)
     return OnKinds(collections.Counter(device.hardware for device in used), price)
 
 
-def without_each_kind(instance: Instance, chosen: Packing) -> list[Member]:
-    """A greedy plan without each kind of device that the chosen one uses, where that is quick.
-
-    The search mostly keeps to the kinds that win. Nothing is tried where only one kind is there,
-    or something runs.
-    """
-    request = instance.request
+def is_asked(request: PlanRequest) -> bool:
+    """Whether a next best plan is told of, and plans are made for it."""
     kinds = {device.hardware for device in request.devices}
-    if len(kinds) < 2 or request.running or len(instance.needs) * len(request.devices) > FEW:
-        return []
-    prices, found = linear_prices(build_sites(instance), as_cost=True), list[Member]()
-    for kind in sorted(taken(instance, chosen).kinds):
-        others = [i for i, d in enumerate(request.devices) if d.hardware != kind]
-        plans = from_nothing(instance, prices, by_cost=True, devices=others)
-        found += [Member(f"without {kind}", one.packing) for one in itertools.islice(plans, 1)]
-    return found
+    few = len(request.models) * len(request.devices) <= FEW
+    told = request.objective in (Objective.MIN_PRICE, Objective.MIN_DEVICES)
+    return (
+        told and few and len(kinds) > 1 and not request.running and not no_prices(request.devices)
+    )
 
 
-def on_other_kinds(
-    instance: Instance, members: Iterable[Member], chosen: Packing
-) -> OnKinds | None:
-    """The cheapest plan found on other kinds of device, or on other numbers of them.
+def without(instance: Instance, kind: str, seconds: float) -> Instance | None:
+    """The question without a kind of device; None where a model fits nowhere then."""
+    request = instance.request
+    devices = tuple(device for device in request.devices if device.hardware != kind)
+    asked = dataclasses.replace(request, devices=devices, time_limit_seconds=seconds)
+    made = build_instance(asked)
+    return made if made.hopeless == instance.hopeless else None
 
-    Under `min-price` it is the next best; under `min-devices` one that takes more devices and costs
-    less. None where no such plan was found, and under others.
+
+def on_other_kinds(found: Iterable[OnKinds], chosen: Packing) -> OnKinds | None:
+    """The plan found on other kinds of device, or on other numbers of them, that would win first.
+
+    Under `min-price` at other prices; under `min-devices` the cheapest one, where it costs
+    less. None where no such plan was found.
     """
-    objective, mine = instance.request.objective, taken(instance, chosen)
-    if objective not in (Objective.MIN_PRICE, Objective.MIN_DEVICES):
+    request, mine, plans = chosen.instance.request, taken(chosen), [*found]
+    if not is_asked(request):
         return None
-    found = [taken(instance, one.packing) for one in members]
-    found = [one for one in found if one.kinds != mine.kinds]
-    if objective is Objective.MIN_DEVICES:
-        least = mine.price_per_hour * (1 - EPSILON)
-        found = [o for o in found if o.price_per_hour < least and o.devices > mine.devices]
-    return min(found, key=lambda o: (o.price_per_hour, o.devices), default=None)
+    least = min([mine, *plans], key=lambda o: (o.price_per_hour, o.devices))
+    cheaper = least.price_per_hour < mine.price_per_hour * (1 - EPSILON)
+    if request.objective is Objective.MIN_DEVICES:
+        return least if cheaper else None
+    if cheaper:  # found as others were looked for: it came too late to be the plan
+        return least
+    each: dict[str, set[float]] = collections.defaultdict(set)
+    for device in request.devices:
+        each[device.hardware].add(device.price_per_hour)
+    one_price = {kind: min(several) for kind, several in each.items() if len(several) == 1}
+    return first_to_win(mine, plans, one_price)
 
 
-def price_to_win(
-    mine: Mapping[str, int], other: Mapping[str, int], prices: Mapping[str, float], lead: float
-) -> tuple[str, float] | None:
-    """The kind of device, and its price, at which the other plan costs as much as this one.
-
-    Of all kinds the one whose price has to change by the smallest share. None where no price above
-    zero does it.
-
-    Args:
-        mine, other: devices by kind of both plans.
-        prices: of one device of each kind.
-        lead: by how much the other one costs more.
-    """
-    found = []
-    for kind, now in prices.items():
-        more = other.get(kind, 0) - mine.get(kind, 0)
-        if more and now > 0 and now - lead / more > 0:
-            found.append((abs(lead / more) / now, kind, now - lead / more))
-    if not found:
-        return None
-    _, kind, price = min(found)
-    return kind, price
-
-
-def next_best_told(instance: Instance, chosen: Packing, other: OnKinds | None) -> str | None:
+def next_best_told(chosen: Packing, other: OnKinds | None) -> str | None:
     """The next best plan, and what would have to change for it to win, in a sentence."""
     if other is None:
         return None
-    mine = taken(instance, chosen)
+    mine = taken(chosen)
     head = (
-        f"Next best of the plans found: {_told(other)} for {other.price_per_hour:.4g} per hour "
-        f"instead of {_told(mine)} for {mine.price_per_hour:.4g}; it wins "
+        f"Next best of the plans found: {kinds_told(other)} for {other.price_per_hour:.4g} per "
+        f"hour instead of {kinds_told(mine)} for {mine.price_per_hour:.4g}; it wins "
     )
-    if instance.request.objective is Objective.MIN_DEVICES:
+    if other.wins is None and chosen.instance.request.objective is Objective.MIN_PRICE:
+        return f"{head}with a longer --time-limit, as it was found last."
+    if other.wins is None:
         return f"{head}under --objective min-price."
-    each: dict[str, set[float]] = collections.defaultdict(set)
-    for device in instance.request.devices:
-        each[device.hardware].add(device.price_per_hour)
-    prices = {kind: min(found) for kind, found in each.items() if len(found) == 1}
-    lead = other.price_per_hour - mine.price_per_hour
-    at = price_to_win(mine.kinds, other.kinds, prices, lead)
-    if at is None:
-        return None
-    kind, price = at
-    side = "below" if other.kinds.get(kind, 0) > mine.kinds.get(kind, 0) else "above"
-    return f"{head}where one {kind} costs {side} {price:.3g} per hour (now {prices[kind]:.3g})."
-
-
-def _told(plan: OnKinds) -> str:
-    return " and ".join(f"{count}x {kind}" for kind, count in sorted(plan.kinds.items()))
+    kind, *prices = other.wins
+    now = next(d.price_per_hour for d in chosen.instance.request.devices if d.hardware == kind)
+    return f"{head}where one {kind} costs {between_told(*prices)} per hour (now {now:.4g})."

@@ -30,7 +30,7 @@ from partitiond.planner.nearest import (
     nearest_cost,
     nearest_goodput,
 )
-from partitiond.planner.next_best import FEW, on_other_kinds, without_each_kind
+from partitiond.planner.next_best import FEW, is_asked, on_other_kinds, taken, without
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import Prices, linear_prices, usual_prices
 from partitiond.planner.priorities import class_by_class, classes_of, exact_classes, goodput_key
@@ -60,6 +60,9 @@ GREEDY_SHARE: Final = 0.2
 """Share of the time for greedy plans at most."""
 RULES_SHARE: Final = 0.65
 """Share of the time for models whose rules go beyond one device, where there are any."""
+OTHERS_SHARE: Final = 0.15
+"""Share of the time for plans without a kind of device, where the next best one is told by them: a
+fifth of a second is mostly enough for a dozen models."""
 
 
 def solve_portfolio(
@@ -224,12 +227,15 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
         watch.impossible = True
         return None
     watch.proved(least)
+    by_price = is_asked(instance.request) and watch.objective is Objective.MIN_PRICE
+    watch.deadline -= OTHERS_SHARE * watch.left() if by_price else 0.0
     found = _gather(watch, prices, by_cost=True)
     # With a plan in hand it would be no proof: devices dearer than that plan were left out.
     if not found.members:
         exact = found.exact
         watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
         return None
+    others = [taken(packing) for packing in _without_each_kind(watch, found.members)]
     priced_bound = _exact_with_moves(watch, found.members, least)
     seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
     until = watch.finish()
@@ -237,13 +243,37 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
         instance, found.members, found.most_moves, seconds, may=may, stop=until
     )
     packing = chosen.packing
-    others = [] if until() or _is_vast(instance) else without_each_kind(instance, packing)
     least = watch.bound if watch.bound is not None else least
     best = min(found.members, key=lambda m: m.packing.cost())
     optimal = packing.cost() <= least + EPSILON
     answer = _answer(watch, found, chosen, best=best, bound=least, optimal=optimal)
-    elsewhere = on_other_kinds(instance, [*found.members, *others], packing)
+    elsewhere = on_other_kinds([*others, *(taken(m.packing) for m in found.members)], packing)
     return dataclasses.replace(answer, priced_bound=priced_bound, seen=seen, elsewhere=elsewhere)
+
+
+def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
+    """A plan without each kind of device that the best one uses: the search mostly keeps to these.
+
+    Under `min-price` they are searched for as long as the plan is not proven, else made greedily.
+    """
+    from partitiond.planner.warm import is_warm
+
+    instance, request = watch.instance, watch.instance.request
+    kinds = sorted(taken(min(members, key=lambda m: m.packing.cost()).packing).kinds)
+    if not is_asked(request) or watch.stop():
+        return []
+    seconds, found = OTHERS_SHARE * request.time_limit_seconds / len(kinds), list[Packing]()
+    searched = watch.objective is Objective.MIN_PRICE and not watch.done and is_warm()
+    for part in (without(instance, kind, seconds) for kind in kinds):
+        prices = None if part is None else _prices(part, as_cost=True)
+        if part is None or prices is None or prices.value is None:
+            continue
+        asked = Watch(part, stop=watch.stop)
+        asked.proved(prices.value)
+        made = _gather(asked, prices, by_cost=True).members if searched else []
+        made = made or _greedy(asked, prices, by_cost=True)
+        found += [min((m.packing for m in made), key=lambda p: p.cost())] if made else []
+    return found
 
 
 def _answer(

@@ -34,8 +34,8 @@ from partitiond.planner.complete import from_nothing, most_goodput
 from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.found import Found
 from partitiond.planner.keeping import completed
-from partitiond.planner.moves import with_price
-from partitiond.planner.nearest import May, spoken_against
+from partitiond.planner.moves import price_of_a_move, with_price
+from partitiond.planner.nearest import May, least_against, spoken_against
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of, linear_prices, usual_prices
 from partitiond.planner.progress import Watch
@@ -384,22 +384,24 @@ class Raising:
 
     def _near(self, best: Packing, may: May) -> Packing:
         """The best with the price of its moves, of this one and of what runs, completed."""
-        instance = self.instance
+        instance, objective = self.instance, self.instance.request.objective
         tried = [best, *self._kept()] if instance.request.running else [best]
-        ranks: list[tuple[float, int, Packing]] = []
+        ranks: list[tuple[float, int, Packing, float]] = []
         for packing in tried:
             if ranks and self.stop():
                 break
             full = self.given_away(packing, self.left(REST_SHARE) / len(tried))
             value = factor_of(full, self.target)
             done = applied(instance, full)
-            worth = with_price(instance, instance.request.objective, value, done)
-            ranks.append((worth, done.load_bytes, full))
+            worth = with_price(instance, objective, value, done)
+            each = value * price_of_a_move(instance.request, objective)
+            ranks.append((worth, done.load_bytes, full, each))
         most = max(rank[0] for rank in ranks)
         close = most - SLACK * abs(most)
         ranks.sort(key=lambda rank: (-most if rank[0] >= close else -rank[0], rank[1]))
-        told = spoken_against([full for _, _, full in ranks], may)
-        return ranks[told.index(min(told))][2]
+        told = spoken_against([rank[2] for rank in ranks], may)
+        at = least_against(told, lambda at, more: ranks[at][0] - more * ranks[at][3])
+        return ranks[at][2]
 
     def _kept(self) -> Iterator[Packing]:
         """What runs as it is, and completed to factors near the best."""

@@ -66,6 +66,16 @@ def test_three_hundred_models_on_128_devices_are_a_page(width: int, lacking: int
     assert "--all" in text
 
 
+@pytest.mark.parametrize(
+    ("lacking", "says"), [(0, ""), (6, ""), (60, ", 54 of them without a replica")]
+)
+def test_of_the_models_that_are_not_shown_those_without_a_replica_are_counted(
+    lacking: int, says: str
+) -> None:
+    text = text_of(render_plan(fleet(80, 60, lacking=lacking)), 140)
+    assert f"... and 74 more models{says} (plan --all)" in text
+
+
 def test_with_all_of_it_everything_is_there() -> None:
     plan = fleet(300, 128, lacking=100)
     text = text_of(render_plan(plan, everything=True), 140)

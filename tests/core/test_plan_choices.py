@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.plan_choices import (
+    EARLY_MOVES,
     MOST_CHOICES,
     Against,
     Choice,
@@ -66,12 +67,28 @@ def test_the_plan_itself_is_told_even_where_another_one_is_better() -> None:
 
 
 def test_what_is_not_made_at_any_price_hides_nothing_and_wins_nowhere() -> None:
-    early = Choice(9, 8, 1, against=Against.NEEDLESS_STOP)
-    shown = trade_off((*found((11, 0), (10, 2)), early), is_cost=True, unit=1.0)
+    far = Choice(9, 8, 1, against=Against.MOVE_BUDGET)
+    shown = trade_off((*found((11, 0), (10, 2)), far), is_cost=True, unit=1.0)
     assert told(shown) == [(11, 0, 0.5, None), (9, 1, None, None), (10, 2, 0.0, 0.5)]
     second = runner_up(shown, 1.0, is_cost=True)
     assert second is not None
     assert second.value == 10
+
+
+def test_what_stops_replicas_early_counts_as_more_moves() -> None:
+    """It wins where a plan of so many moves more would, and hides what does not beat that."""
+    early = Choice(9, 8, 1, against=Against.NEEDLESS_STOP)
+    shown = trade_off((*found((11, 0), (10, 2), (9.5, 12)), early), is_cost=True, unit=1.0)
+    last = 1 / (1 + EARLY_MOVES - 2)
+    assert told(shown) == [
+        (11, 0, 0.5, None),
+        (9, 1, 0.0, pytest.approx(last)),
+        (10, 2, pytest.approx(last), 0.5),
+    ]
+    for price, wins in ((last * 1.01, 10), (last * 0.99, 9)):
+        assert max(shown, key=lambda c: worth(c, price, is_cost=True)).value == wins
+    alone = trade_off((*found((11, 0)), early), is_cost=True, unit=1.0)
+    assert alone[1].wins_to == pytest.approx(2 / (1 + EARLY_MOVES))
 
 
 def test_the_next_best_is_the_one_that_would_win_at_another_price() -> None:

@@ -22,7 +22,12 @@ from partitiond.fleet import load_fleet
 from partitiond.offline import fleet_request
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
+from partitiond.planner.instance import build_instance
+from partitiond.planner.nearest import least_against
+from partitiond.planner.packing import Packing
+from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.types import PlanRequest
+from partitiond.planner.without_outage import OUTAGE
 from tests.planner.build import gpu, point, want
 
 TWO = (gpu("g0"), gpu("g1"))
@@ -156,6 +161,41 @@ def test_the_checker_refuses_wrong_choices(change: dict[str, object], says: str)
     assert any(says in line for line in found), found
 
 
+@pytest.mark.parametrize(("devices", "chosen"), [(3, 3), (4, 1)])
+def test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan(
+    devices: int, chosen: int
+) -> None:
+    """Two devices less are worth eight moves and no more; three are worth those and three moves."""
+    gpus = tuple(gpu(f"g{n}") for n in range(devices))
+    each = [tuple(want(f"{d.id}-{n}", point(f"{d.id}-{n}", 10, 5), rate=5) for n in range(k))
+            for d, k in zip(gpus, (6, 1, 1, 1), strict=False)]  # fmt: skip
+    running = tuple(p for d, mine in zip(gpus, each, strict=True) for p in runs_on((d,), mine))
+    request = PlanRequest(gpus, sum(each, ()), running=running, move_price=0.25)
+
+    def early(packing: Packing) -> int:
+        return int(len(packing.used()) < devices)
+
+    found = solve_portfolio(build_instance(request), may=early)
+    assert len(found.packing.used()) == chosen
+    (mine,) = (one for one in found.seen if one.packing is found.packing)
+    assert mine.against == (Against.NEEDLESS_STOP if chosen < devices else None)
+    assert {one.against for one in found.seen} == {None, Against.NEEDLESS_STOP}
+
+
+def test_of_plans_that_are_spoken_against_alike_the_first_is_taken() -> None:
+    """An outage is never taken where something else is, whatever that is worth."""
+    worths = [9.0, 8.0, 1.0]
+
+    def taken(*told: int) -> int:
+        return least_against(told, lambda at, more: worths[at] - more)
+
+    assert (taken(0), taken(1, 1), taken(OUTAGE, OUTAGE)) == (0, 0, 0)
+    assert (taken(OUTAGE, 1, 0), taken(OUTAGE, OUTAGE, 0)) == (2, 2)
+    assert taken(1, OUTAGE, 0) == 2, "nine less eight are no more than one"
+    worths[0] = 9.1
+    assert taken(1, OUTAGE, 0) == 0
+
+
 def test_without_a_price_the_best_plan_is_made_whatever_it_moves() -> None:
     made = plan(dataclasses.replace(spread(5), move_price=0.0))
     assert (used(made), made.certificate.moves, made.certificate.own_value) == (1, 0, 1)
@@ -224,6 +264,13 @@ def test_a_plan_with_an_outage_is_not_among_those_that_moves_buy() -> None:
     made = plan(request)
     assert used(made) == 2
     assert made.certificate.choices == ()
+
+
+def test_of_plans_with_an_outage_and_without_only_those_without_are_told_of() -> None:
+    found = solve_portfolio(
+        build_instance(spread(3)), may=lambda packing: OUTAGE if len(packing.used()) == 1 else 0
+    )
+    assert [len(one.packing.used()) for one in found.seen] == [2]
 
 
 def test_an_idle_device_takes_what_has_no_room_beside_what_runs() -> None:

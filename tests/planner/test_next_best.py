@@ -1,16 +1,16 @@
 """The next best plan on other kinds of device, and the price at which it would win."""
 
 import dataclasses
-import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Objective, Plan
+from partitiond.core.plan_kinds import OnKinds
 from partitiond.planner.api import solve
-from partitiond.planner.next_best import price_to_win
+from partitiond.planner.instance import build_instance
+from partitiond.planner.next_best import is_asked, next_best_told, on_other_kinds, without
+from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
@@ -69,21 +69,57 @@ def test_with_one_kind_of_device_there_is_no_next_best() -> None:
     assert told(PlanRequest(asked.devices, (), objective=Objective.MIN_PRICE)) == []
 
 
-KINDS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 5))
+def test_where_no_price_is_given_none_is_told() -> None:
+    plan = solve(request(1.0))
+    assert isinstance(plan, Plan)
+    summary, why, *_ = plan.explanation
+    assert "no plan needs fewer than 1 (proven optimal)" in summary
+    assert why.startswith("No device has a price, so that each counts as 1 per hour")
+    assert not [line for line in plan.explanation if line.startswith("Next best")]
 
 
-@given(KINDS, KINDS, st.fixed_dictionaries(dict.fromkeys("abc", st.floats(0.01, 50))))
-def test_at_the_price_to_win_both_cost_the_same(
-    mine: dict[str, int], other: dict[str, int], prices: dict[str, float]
+@pytest.mark.parametrize(("large", "says"), [(3.0, True), (1.0, False), (0.5, False)])
+def test_of_fewest_devices_it_is_said_that_their_price_is_not_proven(
+    large: float, says: bool
 ) -> None:
-    def cost(plan: dict[str, int], at: dict[str, float]) -> float:
-        return math.fsum(count * at[kind] for kind, count in plan.items())
+    plan = solve(request(large, Objective.MIN_DEVICES))
+    assert isinstance(plan, Plan)
+    assert any(line.startswith("Only the number of devices") for line in plan.explanation) == says
 
-    lead = cost(other, prices) - cost(mine, prices)
-    found = price_to_win(mine, other, prices, lead)
-    if found is None:
-        return
-    kind, price = found
-    changed = {**prices, kind: price}
-    assert price > 0
-    assert cost(other, changed) == pytest.approx(cost(mine, changed), rel=1e-6, abs=1e-9)
+
+def test_a_plan_that_was_found_too_late_is_told_as_such() -> None:
+    instance = build_instance(request(3.0))
+    packing = solve_portfolio(instance).packing
+    late = OnKinds({"large": 1}, 1.5)
+    other = on_other_kinds([late, OnKinds({"large": 2}, 6.0)], packing)
+    assert other == late
+    assert next_best_told(packing, other) == (
+        "Next best of the plans found: 1x large for 1.5 per hour instead of 2x small for 2; it "
+        "wins with a longer --time-limit, as it was found last."
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objective": Objective.MIN_POWER},
+        {"objective": Objective.MIN_ENERGY},
+        {"devices": request(1.0).devices},
+        {"devices": request(1.0).devices[1:]},
+    ],
+)
+def test_where_prices_decide_nothing_no_plan_is_made_for_a_next_best(
+    change: dict[str, object],
+) -> None:
+    assert is_asked(request(1.5))
+    assert not is_asked(dataclasses.replace(request(1.5), **change))  # type: ignore[arg-type]
+
+
+def test_without_a_kind_that_a_model_needs_there_is_no_question() -> None:
+    asked = request(1.5)
+    only = want("b", point("b", 10, 20, hardware="large"), rate=1)
+    both = build_instance(dataclasses.replace(asked, models=(*asked.models, only)))
+    assert without(both, "large", 1.0) is None
+    left = without(both, "small", 1.0)
+    assert left is not None
+    assert {d.hardware for d in left.request.devices} == {"large"}

@@ -8,6 +8,7 @@ _PLANNER: Final = "partitiond/planner"
 _CHECK: Final = f"{_PLANNER}/check/certificate.py"
 _CHOICES: Final = "partitiond/core/plan_choices.py"
 _MOVES: Final = "tests/planner/test_moves.py"
+_KINDS: Final = "partitiond/core/plan_kinds.py"
 _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
 _INSTANCE: Final = f"{_PLANNER}/instance.py"
@@ -132,13 +133,16 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_CHOICES, "few = math.ceil(few - ", "few = math.floor(few - "),
             (_CHOICES, "return max(own, few)", "return max(own, priced)"),
             (_CHOICES, "low = max(low, more / steeper)", "low = more / steeper"),
-            (_CHOICES, "most = best if one.against else best_allowed", "most = best"),
+            (_CHOICES, "most = best if forbidden else best_allowed", "most = best"),
+            (_CHOICES, "is not Against.MOVE_BUDGET]", "is None]"),
+            (_CHOICES, "return one.counted_moves * (", "return one.moves * ("),
         ),
     ),
     rule(
         "What moves buy names no plan with an outage, none within a budget that it breaks, and no "
         "bound that one of them beats.",
         f"{_MOVES}::test_a_plan_with_an_outage_is_not_among_those_that_moves_buy",
+        f"{_MOVES}::test_of_plans_with_an_outage_and_without_only_those_without_are_told_of",
         f"{_MOVES}::test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price",
         f"{_MOVES}::test_the_checker_refuses_wrong_choices",
         wrong=(
@@ -148,13 +152,38 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A plan that stops replicas early is made where it is better with eight moves more, "
+        "and never one with an outage in place of one without.",
+        f"{_MOVES}::test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan",
+        f"{_MOVES}::test_of_plans_that_are_spoken_against_alike_the_first_is_taken",
+        wrong=(
+            (f"{_PLANNER}/nearest.py", "worth(early, EARLY_MOVES) >", "worth(early, 0) >"),
+            (f"{_PLANNER}/nearest.py", "else least\n\n\ndef _taken", "else early\n\n\ndef _taken"),
+            (f"{_PLANNER}/nearest.py", " > worth(least, 0) else", " < -1e9 else"),
+            (
+                f"{_PLANNER}/nearest.py",
+                "Against.NEEDLESS_STOP if speaks else",
+                "None if speaks else",
+            ),
+        ),
+    ),
+    rule(
         "At the price that is told for it, the next best plan costs what the plan costs.",
         "tests/planner/test_next_best.py",
+        "tests/core/test_plan_kinds.py",
         wrong=(
-            (_NEXT, "kind, now - lead / more))", "kind, now + lead / more))"),
-            (_NEXT, "found = [one for one in found if one.kinds != mine.kinds]", ""),
-            (_NEXT, "_, kind, price = min(found)", "_, kind, price = max(found)"),
-            (_NEXT, "o.price_per_hour < least and o.devices", "o.devices"),
+            (_KINDS, "high = min(high, now - lead / more)", "high = min(high, now + lead / more)"),
+            (
+                _KINDS,
+                "others = [one for one in found if one.kinds != mine.kinds]",
+                "others = found",
+            ),
+            (_KINDS, "= min(wins, key", "= max(wins, key"),
+            (_KINDS, "for rival in rivals:", "for rival in rivals[:1]:"),
+            (_KINDS, "if high - low > TRIFLE * now:", "if high - low > 0:"),
+            (_KINDS, "_rounded(high, math.floor)", "_rounded(high, math.ceil)"),
+            (_NEXT, "return least if cheaper else None", "return least"),
+            (_NEXT, "if made.hopeless == instance.hopeless else None", ""),
         ),
     ),
     rule(
