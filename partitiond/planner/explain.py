@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from partitiond.core.hardware import SharingMode
@@ -35,12 +35,14 @@ from partitiond.planner.rules_text import (
     why_kept_out,
     why_not_spread,
 )
+from partitiond.planner.ties import twins
 from partitiond.planner.types import Instance, Need, PlanRequest
 
 MUCH = 1000.0
 """Spare capacity from here on is not worth a number."""
 FULL = 0.9
 """A device's resource counts as full from here on."""
+NOT_IN_TIME: Final = "a device is idle, and the search placed no more of it in its time"
 
 WORTH: Final = {
     Objective.MIN_DEVICES: "no plan needs fewer than {most}",
@@ -279,6 +281,7 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
     ]
     lacking = found.packing.lacking()
     full = _full_resources(found.packing) if lacking else []
+    idle = _fit_an_idle_device(found.packing) if lacking else set()
     most = reference_rates(instance) if lacking else {}
     for position in lacking:
         need = instance.needs[position]
@@ -286,12 +289,14 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
         missing = max(0, need.rate - found.packing.rates[need.model]) / need.units
         wanted = models[need.model].demand.planned_req_per_s
         lacks = None if wanted is None else max(0.0, wanted - rates.get(need.name, 0.0))
+        why = _why_short(found, need, full, idle)
+        helps = _remedy(instance, need, missing, count, most[need.model])
         result.append(
             Unplaced(
                 model=need.name,
-                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
+                reason=f"{need.name} {_what_short(found, need)}: {why}.",
                 missing_req_per_s=lacks,
-                remedy=_remedy(instance, need, missing, count, most[need.model]),
+                remedy="Give it more time." if why == NOT_IN_TIME else helps,
             )
         )
     return tuple(result)
@@ -305,8 +310,8 @@ def _what_short(found: Found, need: Need) -> str:
             f"gets {figure(rate / need.units)} of {figure(need.rate / need.units)} requests/s"
         )
     if count < need.min_replicas and need.min_replicas > 1:
-        fit = f"only {count} {'fits' if count == 1 else 'fit'}" if count else "none fits"
-        parts.append(f"has min_replicas {need.min_replicas}, {fit}")
+        only = f"only {count} {'is' if count == 1 else 'are'}" if count else "none is"
+        parts.append(f"has min_replicas {need.min_replicas}, {only} placed")
     elif count < need.min_replicas and not parts:
         parts.append(f"gets {count} of {counted(need.min_replicas, 'replica')}")
     lack = what_is_missing(found.packing, need)
@@ -315,16 +320,36 @@ def _what_short(found: Found, need: Need) -> str:
     return " and ".join(parts)
 
 
-def _why_short(found: Found, need: Need, full: list[str]) -> str:
+def _why_short(found: Found, need: Need, full: list[str], idle: Collection[int]) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
         return f"it may have at most {counted(need.max_replicas, 'replica')}"
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
+    lack = what_is_missing(found.packing, need)
+    counted_out = found.objective in (Objective.MAX_GOODPUT, Objective.MAX_MIN) and not full
+    if counted_out and lack is not None and lack.only_survival:
+        return f"{found.objective} counts what is served, not what a loss leaves"
+    if need.model in idle:
+        return NOT_IN_TIME
     proof = ", as far as known" if found.proven_impossible is False else ""
     if full:
         return f"the devices have no {' and no '.join(full)} left{proof}"
-    return f"no replica of it fits beside what the devices hold{proof}"
+    return "no room for more of it was found beside what the devices hold"
+
+
+def _fit_an_idle_device(packing: Packing) -> set[int]:
+    """Models of which a device that holds nothing could take one more replica."""
+    instance, found = packing.instance, set[int]()
+    for bins in twins(instance):
+        for index in [b for b in bins if not packing.loads[b].items][:1]:
+            for option, fit in enumerate(packing.group(index).fits):
+                found |= {
+                    instance.items[i].model
+                    for i in fit
+                    if instance.items[i].model not in found and packing.fits(index, i, option)
+                }
+    return found
 
 
 def _full_resources(packing: Packing) -> list[str]:
@@ -354,9 +379,10 @@ def _remedy(instance: Instance, need: Need, missing: float, count: int, most: in
     if count >= need.max_replicas:
         return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s."
     more = math.ceil(missing / each) if each > 0 else 1
+    less = f"Lower its demand by {figure(missing)} requests/s" if count else "Stop another model"
     also = " Lower min_replicas too, unless devices are added." if few else ""
     return (
-        f"Lower its demand by {figure(missing)} requests/s, loosen its SLO, or add about "
+        f"{less}, loosen its SLO, or add about "
         f"{counted(more, 'device')} (one gives it up to {figure(each)} requests/s).{also}"
     )
 

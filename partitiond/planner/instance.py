@@ -43,10 +43,15 @@ def build_instance(request: PlanRequest) -> Instance:
     needs = needs_of(request)
     spare = Spare(most_useful(request, needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))
-    fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
+    there, fitting = set[int](), set[int]()
+    for group in groups:
+        here = [items[i] for i in frozenset[int]().union(*group.fits)]
+        hosts = [pools[p].capacity for p in group.pools if pools[p].kind == "host"]
+        there |= {it.model for it in here}
+        fitting |= {it.model for it in here if it.host_bytes <= min(hosts, default=math.inf)}
     placeable = fitting - unreachable(needs, fitting)
     planned = with_lifts(request, [n for n in needs if n.model in placeable])
-    if placeable != fitting:
+    if placeable != there:
         left = tuple(item for item in items if item.model in placeable)
         groups = tuple(_groups(request, left, pools, spare))
     group_of = {b: g.index for g in groups for b in g.bins}

@@ -10,6 +10,7 @@ _CHOICES: Final = "partitiond/core/plan_choices.py"
 _MOVES: Final = "tests/planner/test_moves.py"
 _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
+_EXPLAIN: Final = f"{_PLANNER}/explain.py"
 _INSTANCE: Final = f"{_PLANNER}/instance.py"
 _TESTS: Final = "tests/planner/test_truth.py"
 _POURS: Final = f"{_PLANNER}/pours.py"
@@ -88,8 +89,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
             ),
             (
                 _CHECK,
-                "if any(_surely_fits(d, device) for device in plan.devices):",
-                "if any(_surely_fits(d, device) for device in plan.devices[:0]):",
+                "budgets.get(device.id)) for device in plan.devices):",
+                "budgets.get(device.id)) for device in plan.devices[:0]):",
             ),
             (
                 _CHECK,
@@ -99,12 +100,33 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A model whose every size exceeds what its host has fits no device.",
+        f"{_TESTS}::test_what_its_host_has_no_memory_for_fits_no_device",
+        wrong=(
+            (_INSTANCE, "<= min(hosts, default=math.inf)", "<= math.inf"),
+            (_INSTANCE, "if it.host_bytes <=", "if it.candidate.host_memory_bytes <="),
+            (_CHECK, "(usable if budget is None else min(usable, budget))", "usable"),
+            (_CHECK, "(usable if budget is None else min(usable, budget))", "-1"),
+        ),
+    ),
+    rule(
+        "Why a model lacks something, and what would help, is true of the plan.",
+        "tests/planner/test_explain.py",
+        wrong=(
+            (_EXPLAIN, "    if need.model in idle:\n        return NOT_IN_TIME\n", ""),
+            (_EXPLAIN, "if not packing.loads[b].items][:1]", "][:0]"),
+            (_EXPLAIN, "if why == NOT_IN_TIME else", "if False else"),
+            (_EXPLAIN, 'if count else "Stop another model"', 'or ""'),
+            (_EXPLAIN, "    if counted_out and lack", "    if False and lack"),
+        ),
+    ),
+    rule(
         "What is missing is said in true figures.",
         _TESTS,
         wrong=(
-            (f"{_PLANNER}/explain.py", _MISSING, f"{_MISSING} * 1.01"),
-            (f"{_PLANNER}/explain.py", _MISSING, "wanted"),
-            (f"{_PLANNER}/explain.py", _MISSING, f"round({_MISSING}, 3)"),
+            (_EXPLAIN, _MISSING, f"{_MISSING} * 1.01"),
+            (_EXPLAIN, _MISSING, "wanted"),
+            (_EXPLAIN, _MISSING, f"round({_MISSING}, 3)"),
         ),
     ),
     rule(
