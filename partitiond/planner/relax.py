@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.plan import ModelDemand, Objective, Plan
@@ -66,7 +66,8 @@ def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...]
     while chunk and asked < MAX_PROOFS and not here.late():
         rest = models[:start] + models[start + chunk :]
         asked += 1
-        if rest and (yield from here.impossible(dataclasses.replace(here.base, models=rest))):
+        alone = dataclasses.replace(here.base, models=tuple(_alone(rest, here.base.models)))
+        if rest and (yield from here.impossible(alone)):
             models = rest
         else:
             start += chunk
@@ -79,6 +80,14 @@ def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...]
     if len(names) > NAMED:
         return names, f"the demands of {len(names)} models do not fit together{more}"
     return names, f"they do not fit together, and any of them left out they might{more}"
+
+
+def _alone(rest: Sequence[ModelDemand], models: Iterable[ModelDemand]) -> Iterator[ModelDemand]:
+    """The rest, near to none of those left out: for that alone nothing of it could be placed."""
+    gone = {m.model for m in models} - {m.model for m in rest}
+    for m in rest:
+        near = tuple(name for name in m.rules.near if name not in gone)
+        yield dataclasses.replace(m, rules=dataclasses.replace(m.rules, near=near))
 
 
 def _weight(demand: ModelDemand) -> float:

@@ -338,6 +338,26 @@ def test_too_much_demand_names_the_conflict_and_the_smallest_ways_out() -> None:
     assert any(text.startswith("demand *0.") for text in ways)
 
 
+@pytest.mark.parametrize(("beside", "conflict"), [(40, {"a", "b", "c"}), (90, {"c"})])
+def test_who_must_be_near_to_another_is_no_conflict_without_it(
+    beside: int, conflict: set[str]
+) -> None:
+    """The proof is asked about a without b as well: then a is near to nobody."""
+    sizes = {
+        "a": (point("a", 30, 30, sm=30),),
+        "b": (point("b", 10, 15, sm=5),),
+        "c": (point("c", 30, beside, sm=40),),
+    }
+    near = PlacementRules(near=("b",))
+    asker = Asker(sizes, spec("a", 20, rules=near), spec("b", 1), spec("c", 20), devices=gpus(1))
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    assert answers.relaxations is not None
+    assert set(answers.relaxations.conflict) == conflict
+    alone = Asker(sizes, spec("a", 20), devices=gpus(1)).ask(PlanQuestion())[0]
+    assert isinstance(alone, Plan)
+    assert not alone.unplaced
+
+
 def test_an_isolation_that_is_in_the_way_is_among_the_ways_out() -> None:
     asker = Asker(SIZES, spec("a", 5), spec("b", 5, isolation=Isolation.DEVICE), devices=gpus(1))
     _, answers = asker.ask(PlanQuestion(relax=True))

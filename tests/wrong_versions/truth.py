@@ -16,6 +16,8 @@ _TESTS: Final = "tests/planner/test_truth.py"
 _POURS: Final = f"{_PLANNER}/pours.py"
 _PRICES: Final = f"{_PLANNER}/prices.py"
 _PRIORITIES: Final = f"{_PLANNER}/priorities.py"
+_QUESTIONS: Final = "tests/planner/test_questions.py"
+_RELAX: Final = f"{_PLANNER}/relax.py"
 _SCALE: Final = f"{_PLANNER}/scale.py"
 _LOADS: Final = f"{_PLANNER}/kernels/loads.py"
 _DEMAND: Final = f"{_PLANNER}/market/demand.py"
@@ -119,6 +121,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_EXPLAIN, 'if count else "Stop another model"', 'or ""'),
             (_EXPLAIN, "    if counted_out and lack", "    if False and lack"),
         ),
+    ),
+    rule(
+        "Ways out are true of the plan, and so is the conflict.",
+        f"{_QUESTIONS}::test_who_must_be_near_to_another_is_no_conflict_without_it",
+        wrong=((_RELAX, "if name not in gone)", "if name)"),),
     ),
     rule(
         "What is missing is said in true figures.",
