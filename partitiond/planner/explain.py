@@ -285,12 +285,11 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
     most = reference_rates(instance) if lacking else {}
     for position in lacking:
         need = instance.needs[position]
-        count = found.packing.counts[need.model]
         missing = max(0, need.rate - found.packing.rates[need.model]) / need.units
         wanted = models[need.model].demand.planned_req_per_s
         lacks = None if wanted is None else max(0.0, wanted - rates.get(need.name, 0.0))
         why = _why_short(found, need, full, idle)
-        helps = _remedy(instance, need, missing, count, most[need.model])
+        helps = _remedy(found.packing, need, missing, most[need.model])
         result.append(
             Unplaced(
                 model=need.name,
@@ -367,23 +366,28 @@ def _full_resources(packing: Packing) -> list[str]:
     return [name for name in total if total[name] and used[name] >= FULL * total[name]]
 
 
-def _remedy(instance: Instance, need: Need, missing: float, count: int, most: int) -> str:
-    each = most / need.units
+def _remedy(packing: Packing, need: Need, missing: float, most: int) -> str:
+    each, count, lack = (
+        most / need.units,
+        packing.counts[need.model],
+        what_is_missing(packing, need),
+    )
     few = count < need.min_replicas and need.min_replicas > 1
-    if few and missing <= 0:
-        return "Lower min_replicas or add devices."
-    if missing <= 0 and need.domain_of:
-        return how_to_survive(instance, need)
+    lost = lack is not None and lack.domain is not None and (count > 0 or missing <= 0)
+    loss = how_to_survive(packing.instance, need) if lost else ""
+    if missing <= 0 and not few:
+        return loss or "Add a device, stop another model, or ask for fewer replicas."
+    loss = f" For `survive`, too: {loss[0].lower()}{loss[1:]}" if loss else ""
     if missing <= 0:
-        return "Add a device, stop another model, or ask for fewer replicas."
+        return f"Lower min_replicas or add devices.{loss}"
     if count >= need.max_replicas:
-        return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s."
+        return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s.{loss}"
     more = math.ceil(missing / each) if each > 0 else 1
     less = f"Lower its demand by {figure(missing)} requests/s" if count else "Stop another model"
     also = " Lower min_replicas too, unless devices are added." if few else ""
     return (
         f"{less}, loosen its SLO, or add about "
-        f"{counted(more, 'device')} (one gives it up to {figure(each)} requests/s).{also}"
+        f"{counted(more, 'device')} (one gives it up to {figure(each)} requests/s).{also}{loss}"
     )
 
 

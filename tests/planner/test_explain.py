@@ -59,3 +59,14 @@ def test_a_loss_that_the_objective_does_not_count_is_its_own_reason() -> None:
     told = left_out(model, 1, 0)
     assert "max-goodput counts what is served, not what a loss leaves" in told.reason
     assert "survive" in told.remedy
+
+
+def test_what_helps_the_rate_leaves_survive_to_be_seen_to() -> None:
+    told = left_out(want("a", THIRD, rate=100, rules=SURVIVES), 2, 2)
+    assert "Lower its demand by" in told.remedy
+    assert told.remedy.endswith(
+        "For `survive`, too: add a device, lower survive_share, or take `survive` back."
+    )
+    few = left_out(want("a", THIRD, rate=11, rules=SURVIVES, min_replicas=5), 2, 1)
+    assert "`survive`" in few.remedy
+    assert few.remedy.startswith("Lower min_replicas or add devices.")

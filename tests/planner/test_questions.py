@@ -367,14 +367,37 @@ def test_an_isolation_that_is_in_the_way_is_among_the_ways_out() -> None:
     assert "without rule b.isolation" in by_change(found.cheapest)
 
 
-def test_what_is_said_to_help_helps() -> None:
-    asker = Asker(SIZES, spec("a", 25), spec("b", 30), devices=gpus(2))
+@pytest.mark.parametrize(
+    "models",
+    [
+        (spec("a", 25), spec("b", 30)),
+        (spec("a", 60, rules=PlacementRules(survive=FaultDomain.DEVICE, survive_share=0.9)),),
+        (spec("a", 60, min_replicas=9),),
+    ],
+)
+def test_what_is_said_to_help_helps(models: tuple[ModelSpec, ...]) -> None:
+    asker = Asker(SIZES, *models, devices=gpus(2))
     _, answers = asker.ask(PlanQuestion(relax=True))
     assert answers.relaxations is not None
     texts = tuple(one.change for one in answers.relaxations.cheapest)
     assert texts
     _, again = asker.ask(PlanQuestion(what_if=texts))
     assert all(one.serves_all for one in again.what_if)
+    for told, made in zip(answers.relaxations.cheapest, again.what_if, strict=True):
+        assert told.figures is not None
+        assert made.figures is not None
+        wanted = made.figures.wanted_req_per_s
+        assert told.figures.served_req_per_s == pytest.approx(wanted, rel=0.02)
+
+
+def test_less_demand_is_a_way_out_where_only_a_loss_is_not_survived() -> None:
+    """The plan serves 20 of 20 requests/s, and less than 12 when a device is lost: enough for 15 or 16."""
+    rules = PlacementRules(survive=FaultDomain.DEVICE, survive_share=0.7)
+    asker = Asker(SIZES, spec("a", 20, rules=rules), devices=gpus(2))
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    assert answers.relaxations is not None
+    (text,) = (o.change for o in answers.relaxations.cheapest if o.note == "by the plan as it is")
+    assert 15 < float(text.removeprefix("demand a=").removesuffix("/s")) < 17
 
 
 # --- figures -----------------------------------------------------------------------------------

@@ -119,13 +119,22 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_EXPLAIN, "if not packing.loads[b].items][:1]", "][:0]"),
             (_EXPLAIN, "if why == NOT_IN_TIME else", "if False else"),
             (_EXPLAIN, 'if count else "Stop another model"', 'or ""'),
+            (_EXPLAIN, "how_to_survive(packing.instance, need) if lost", '"" if lost'),
             (_EXPLAIN, "    if counted_out and lack", "    if False and lack"),
         ),
     ),
     rule(
         "Ways out are true of the plan, and so is the conflict.",
         f"{_QUESTIONS}::test_who_must_be_near_to_another_is_no_conflict_without_it",
-        wrong=((_RELAX, "if name not in gone)", "if name)"),),
+        f"{_QUESTIONS}::test_what_is_said_to_help_helps",
+        f"{_QUESTIONS}::test_less_demand_is_a_way_out_where_only_a_loss_is_not_survived",
+        wrong=(
+            (_RELAX, "if name not in gone)", "if name)"),
+            (_RELAX, "math.inf if demand.rules.survive is None else left", "math.inf"),
+            (_RELAX, "levels) / demand.rules.survive_share", "levels)"),
+            (_RELAX, " or found.replicas < max(1, demand.min_replicas)", ""),
+            (_RELAX, "unplaced=(), **rates)", "unplaced=())"),
+        ),
     ),
     rule(
         "What is missing is said in true figures.",
