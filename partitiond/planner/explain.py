@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from partitiond.core.hardware import SharingMode
@@ -35,14 +35,12 @@ from partitiond.planner.rules_text import (
     why_kept_out,
     why_not_spread,
 )
-from partitiond.planner.ties import twins
 from partitiond.planner.types import Instance, Need, PlanRequest
 
 MUCH = 1000.0
 """Spare capacity from here on is not worth a number."""
 FULL = 0.9
 """A device's resource counts as full from here on."""
-NOT_IN_TIME: Final = "a device is idle, and the search placed no more of it in its time"
 
 WORTH: Final = {
     Objective.MIN_DEVICES: "no plan needs fewer than {most}",
@@ -281,21 +279,18 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
     ]
     lacking = found.packing.lacking()
     full = _full_resources(found.packing) if lacking else []
-    idle = _fit_an_idle_device(found.packing) if lacking else set()
     most = reference_rates(instance) if lacking else {}
     for position in lacking:
         need = instance.needs[position]
         missing = max(0, need.rate - found.packing.rates[need.model]) / need.units
         wanted = models[need.model].demand.planned_req_per_s
         lacks = None if wanted is None else max(0.0, wanted - rates.get(need.name, 0.0))
-        why = _why_short(found, need, full, idle)
-        helps = _remedy(found.packing, need, missing, most[need.model])
         result.append(
             Unplaced(
                 model=need.name,
-                reason=f"{need.name} {_what_short(found, need)}: {why}.",
+                reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
                 missing_req_per_s=lacks,
-                remedy="Give it more time." if why == NOT_IN_TIME else helps,
+                remedy=_remedy(found.packing, need, missing, most[need.model]),
             )
         )
     return tuple(result)
@@ -319,36 +314,28 @@ def _what_short(found: Found, need: Need) -> str:
     return " and ".join(parts)
 
 
-def _why_short(found: Found, need: Need, full: list[str], idle: Collection[int]) -> str:
+def _why_short(found: Found, need: Need, full: list[str]) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
         return f"it may have at most {counted(need.max_replicas, 'replica')}"
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
-    lack = what_is_missing(found.packing, need)
-    counted_out = found.objective in (Objective.MAX_GOODPUT, Objective.MAX_MIN) and not full
-    if counted_out and lack is not None and lack.only_survival:
-        return f"{found.objective} counts what is served, not what a loss leaves"
-    if need.model in idle:
-        return NOT_IN_TIME
-    proof = ", as far as known" if found.proven_impossible is False else ""
-    if full:
+    idle, lack = _idle(found.packing, need), what_is_missing(found.packing, need)
+    uncounted = found.objective in (Objective.MAX_GOODPUT, Objective.MAX_MIN)
+    if full and not idle:
+        proof = ", as far as known" if found.proven_impossible is False else ""
         return f"the devices have no {' and no '.join(full)} left{proof}"
-    return "no room for more of it was found beside what the devices hold"
+    if uncounted and lack is not None and lack.only_survival:
+        return f"{found.objective} counts what is served, not what a loss leaves"
+    nor = f", nor on the {idle} that {'is' if idle == 1 else 'are'} idle" if idle else ""
+    return f"no room for more of it was found beside what the devices hold{nor}"
 
 
-def _fit_an_idle_device(packing: Packing) -> set[int]:
-    """Models of which a device that holds nothing could take one more replica."""
-    instance, found = packing.instance, set[int]()
-    for bins in twins(instance):
-        for index in [b for b in bins if not packing.loads[b].items][:1]:
-            for option, fit in enumerate(packing.group(index).fits):
-                found |= {
-                    instance.items[i].model
-                    for i in fit
-                    if instance.items[i].model not in found and packing.fits(index, i, option)
-                }
-    return found
+def _idle(packing: Packing, need: Need) -> int:
+    """Devices of a kind that the model is profiled on, and which hold nothing."""
+    kinds = {c.hardware for c in packing.instance.request.models[need.model].candidates}
+    empty = (packing.group(index) for index, load in enumerate(packing.loads) if not load.items)
+    return sum(group.hardware in kinds and bool(group.options) for group in empty)
 
 
 def _full_resources(packing: Packing) -> list[str]:
@@ -367,27 +354,26 @@ def _full_resources(packing: Packing) -> list[str]:
 
 
 def _remedy(packing: Packing, need: Need, missing: float, most: int) -> str:
-    each, count, lack = (
-        most / need.units,
-        packing.counts[need.model],
-        what_is_missing(packing, need),
-    )
+    each, count = most / need.units, packing.counts[need.model]
     few = count < need.min_replicas and need.min_replicas > 1
-    lost = lack is not None and lack.domain is not None and (count > 0 or missing <= 0)
-    loss = how_to_survive(packing.instance, need) if lost else ""
-    if missing <= 0 and not few:
-        return loss or "Add a device, stop another model, or ask for fewer replicas."
-    loss = f" For `survive`, too: {loss[0].lower()}{loss[1:]}" if loss else ""
+    if few and missing <= 0:
+        return "Lower min_replicas or add devices."
+    if missing <= 0 and need.domain_of:
+        return how_to_survive(packing.instance, need)
     if missing <= 0:
-        return f"Lower min_replicas or add devices.{loss}"
+        return "Add a device, stop another model, or ask for fewer replicas."
     if count >= need.max_replicas:
-        return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s.{loss}"
+        return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s."
     more = math.ceil(missing / each) if each > 0 else 1
-    less = f"Lower its demand by {figure(missing)} requests/s" if count else "Stop another model"
     also = " Lower min_replicas too, unless devices are added." if few else ""
+    lack = what_is_missing(packing, need)
+    if lack is not None and lack.domain is not None:
+        also += " Take `survive` back too, unless devices are added."
+    less = f"lower its demand by {figure(missing)} requests/s" if count else "stop another model"
+    first = f"give it more time, {less}" if _idle(packing, need) else less
     return (
-        f"{less}, loosen its SLO, or add about "
-        f"{counted(more, 'device')} (one gives it up to {figure(each)} requests/s).{also}{loss}"
+        f"{first.capitalize()}, loosen its SLO, or add about {counted(more, 'device')} "
+        f"(one gives it up to {figure(each)} requests/s).{also}"
     )
 
 

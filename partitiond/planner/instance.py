@@ -43,15 +43,10 @@ def build_instance(request: PlanRequest) -> Instance:
     needs = needs_of(request)
     spare = Spare(most_useful(request, needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))
-    there, fitting = set[int](), set[int]()
-    for group in groups:
-        here = [items[i] for i in frozenset[int]().union(*group.fits)]
-        hosts = [pools[p].capacity for p in group.pools if pools[p].kind == "host"]
-        there |= {it.model for it in here}
-        fitting |= {it.model for it in here if it.host_bytes <= min(hosts, default=math.inf)}
+    fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
     placeable = fitting - unreachable(needs, fitting)
     planned = with_lifts(request, [n for n in needs if n.model in placeable])
-    if placeable != there:
+    if placeable != fitting:
         left = tuple(item for item in items if item.model in placeable)
         groups = tuple(_groups(request, left, pools, spare))
     group_of = {b: g.index for g in groups for b in g.bins}
@@ -118,10 +113,13 @@ def _groups(
         device = request.devices[bins[0]]
         drawn = _pools_of(bins[0], pools)
         shared = {pools[number].kind for number in drawn} | ({"cores"} if device.cores else set())
+        hosts = [pools[number].capacity for number in drawn if pools[number].kind == "host"]
+        on_host = min(hosts, default=math.inf)
+        here = tuple(it for it in items if it.candidate.host_memory_bytes <= on_host)
         # Groups that differ only in the host they draw from hold the same.
-        same = (limits, allowing, frozenset(shared))
+        same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)
         if same not in ways:
-            ways[same] = _ways(request, device, items, dataclasses.replace(spare, shared=shared))
+            ways[same] = _ways(request, device, here, dataclasses.replace(spare, shared=shared))
         options, fits, held = ways[same]
         yield Group(
             index=index,

@@ -6,10 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.plan import ModelDemand, Objective, Plan
-from partitiond.core.plan_answers import Alternative, Relaxations, figures_of
+from partitiond.core.plan_answers import Alternative, Relaxations
 from partitiond.planner.changes import world_under
-from partitiond.planner.check.figures import device_level
-from partitiond.planner.check.rules import rate_if_lost
 from partitiond.planner.flow import Outcome, Steps
 from partitiond.planner.found import IMPOSSIBLE
 from partitiond.planner.variations import Variations
@@ -39,7 +37,7 @@ def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
     cheapest: list[Alternative] = []
     if isinstance(outcome, Plan):
         lacking = {u.model for u in outcome.unplaced}
-        cheapest += _lowered(here, outcome)
+        cheapest += yield from _lowered(here, outcome)
     cheapest += yield from _rules(here, lacking, conflict)
     cheapest += yield from _devices(here, lacking)
     if isinstance(outcome, Plan):
@@ -101,27 +99,15 @@ def _weight(demand: ModelDemand) -> float:
     )
 
 
-def _lowered(here: Variations, plan: Plan) -> list[Alternative]:
-    """The demands that lack something at what the plan gives them: served by the plan as it is."""
-    lacking = {u.model for u in plan.unplaced}
-    enough = {m.model: _enough(here, plan, m) for m in here.base.models if m.model in lacking}
-    if not all(enough.values()):
+def _lowered(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
+    """The demands that lack something at what the plan gives them."""
+    given = {f.model: f.capacity_req_per_s for f in plan.forecasts}
+    if not all(u.missing_req_per_s and given.get(u.model) for u in plan.unplaced):
         return []
-    text = "; ".join(f"demand {name}={_down(enough[name])}/s" for name in sorted(lacking))
-    all_of_it = math.fsum(enough.get(f.model, f.demand_req_per_s or 0.0) for f in plan.forecasts)
-    rates = {"served_req_per_s": all_of_it, "wanted_req_per_s": all_of_it}
-    figures = dataclasses.replace(figures_of(plan), unplaced=(), **rates)
-    return [Alternative(text, figures, note="by the plan as it is")]
-
-
-def _enough(here: Variations, plan: Plan, demand: ModelDemand) -> float:
-    """The largest demand of a model that the plan serves with all its rules, or 0."""
-    found = next(f for f in plan.forecasts if f.model == demand.model)
-    if not demand.demand.planned_req_per_s or found.replicas < max(1, demand.min_replicas):
-        return 0.0
-    levels = {d.id: device_level(plan, d, here.base.interference) for d in plan.devices}
-    left = rate_if_lost(plan, demand, levels) / demand.rules.survive_share
-    return min(found.capacity_req_per_s, math.inf if demand.rules.survive is None else left)
+    here.steps += 1
+    lacking = sorted({u.model for u in plan.unplaced})
+    text = "; ".join(f"demand {name}={_down(given[name])}/s" for name in lacking)
+    return (yield from _serving(here, [text]))
 
 
 def _down(value: float) -> str:

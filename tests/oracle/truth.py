@@ -234,7 +234,7 @@ def able(question: Question, loads: list[list[Load]]) -> frozenset[str]:
         name
         for device, mine in zip(question.devices, loads, strict=True)
         for load in mine
-        if load.host_bytes <= _host_budget(question, device.host)
+        if device.kind is DeviceKind.CPU or load.host_bytes <= _host_budget(question, device.host)
         for name, _, _ in load.held
     }
     while stranded := {

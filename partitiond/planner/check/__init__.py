@@ -43,8 +43,7 @@ def check_plan(
         return tuple(found)
     for device in plan.devices:
         found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
-    memory = dict(host_memory_bytes)
-    found.extend(check_hosts(plan, memory))
+    found.extend(check_hosts(plan, dict(host_memory_bytes)))
     rates = rates_of(plan, levels)
     placed: dict[str, list[Placement]] = collections.defaultdict(list)
     for p in plan.placements:
@@ -57,7 +56,7 @@ def check_plan(
         found.extend(check_model(demand, len(mine), rate, excuse, forecast))
         found.extend(check_slo(mine, demand, levels))
         found.extend(check_rules(plan, mine, demand, None if excuse else levels))
-    found.extend(check_certificate(plan, demands, rates, levels, memory))
+    found.extend(check_certificate(plan, demands, rates, levels))
     found.extend(check_changes(plan, demands, before))
     return tuple(found)
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from partitiond.core.costs import idle_watts, max_watts
-from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
+from partitiond.core.hardware import Device, headroom_bytes
 from partitiond.core.placement_rules import PRIORITY_FACTOR
 from partitiond.core.plan import Candidate, Certificate, ModelDemand, Objective, Plan, Status
-from partitiond.planner.check.devices import host_budget
 from partitiond.planner.check.figures import RELATIVE
 from partitiond.planner.check.rules import rate_if_lost
 
@@ -22,7 +21,6 @@ def check_certificate(
     demands: Mapping[str, ModelDemand],
     rates: Mapping[str, float],
     levels: Levels,
-    host_memory: Mapping[str, int],
 ) -> Iterator[str]:
     """Claims that the plan's own figures do not bear out.
 
@@ -31,7 +29,6 @@ def check_certificate(
         demands: what was asked for, by model.
         rates: requests/s that each model gets.
         levels: level of interference by device id; None where no level covers what is on it.
-        host_memory: memory for engines by host name, where it is stated.
     """
     proof = plan.certificate
     value = _value(plan, demands, rates, levels)
@@ -65,7 +62,7 @@ def check_certificate(
         yield from _check_served(plan, demands, rates)
     shares = {Objective.MAX_MIN, Objective.MAX_HEADROOM}
     if smallest or (proof.objective in shares and own > 0):
-        yield from _check_left_out(plan, demands, host_memory)
+        yield from _check_left_out(plan, demands)
 
 
 def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
@@ -228,9 +225,7 @@ def _check_served(
             )
 
 
-def _check_left_out(
-    plan: Plan, demands: Mapping[str, ModelDemand], host_memory: Mapping[str, int]
-) -> Iterator[str]:
+def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
     """A model may be left out of a cost, or of a share, only where it fits no device at all.
 
     Of the shares one without a rate beside rated ones is no part.
@@ -238,20 +233,17 @@ def _check_left_out(
     placed = {p.model for p in plan.placements}
     rated = any(demands[name].demand.planned_req_per_s is not None for name in placed)
     rated = rated and not plan.certificate.objective.is_cost
-    cpus = [d for d in plan.devices if d.kind is DeviceKind.CPU]
-    budgets = {d.id: host_budget(cpus, d.host, host_memory) for d in cpus}
     for d in demands.values():
         if d.model in placed or (rated and d.demand.planned_req_per_s is None):
             continue
-        if any(_surely_fits(d, device, budgets.get(device.id)) for device in plan.devices):
+        if any(_surely_fits(d, device) for device in plan.devices):
             yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
 
 
-def _surely_fits(demand: ModelDemand, device: Device, budget: float | None) -> bool:
+def _surely_fits(demand: ModelDemand, device: Device) -> bool:
     """Whether a replica fits the empty device by a wide margin; rules are not looked at."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-    usable -= headroom_bytes(device.memory_bytes)
-    usable = (usable if budget is None else min(usable, budget)) - SLACK_BYTES
+    usable -= headroom_bytes(device.memory_bytes) + SLACK_BYTES
     if device.cordoned or device.max_replicas == 0 or device.occupied_slices:
         return False
     if demand.rules.only_on or demand.rules.near or demand.max_replicas == 0:

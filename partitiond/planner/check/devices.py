@@ -1,7 +1,6 @@
 """What devices and hosts allow."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
@@ -126,17 +125,7 @@ def check_hosts(plan: Plan, host_memory: Mapping[str, int]) -> Iterator[str]:
     for host in sorted({d.host for d in plan.devices}):
         devices = [d for d in plan.devices if d.host == host]
         yield from _check_host_cores(plan, host, devices)
-        yield from _check_host_memory(plan, host, devices, host_budget(devices, host, host_memory))
-
-
-def host_budget(devices: Iterable[Device], host: str, stated: Mapping[str, int]) -> float:
-    """Memory for engines on a host: what its CPU devices have, and what is stated."""
-    usable = (
-        min(d.memory_bytes - d.reserved_bytes, d.free_bytes) - headroom_bytes(d.memory_bytes)
-        for d in devices
-        if d.host == host and d.kind is DeviceKind.CPU
-    )
-    return min((stated.get(host, math.inf), *usable))
+        yield from _check_host_memory(plan, host, devices, host_memory.get(host))
 
 
 def _check_host_cores(plan: Plan, host: str, devices: list[Device]) -> Iterator[str]:
@@ -160,8 +149,14 @@ def _check_host_cores(plan: Plan, host: str, devices: list[Device]) -> Iterator[
 
 
 def _check_host_memory(
-    plan: Plan, host: str, devices: list[Device], budget: float
+    plan: Plan, host: str, devices: list[Device], stated: int | None
 ) -> Iterator[str]:
+    budget = stated
+    for d in (d for d in devices if d.kind is DeviceKind.CPU):
+        own = min(d.memory_bytes - d.reserved_bytes, d.free_bytes) - headroom_bytes(d.memory_bytes)
+        budget = own if budget is None else min(budget, own)
+    if budget is None:
+        return
     on_cpu = {d.id for d in devices if d.kind is DeviceKind.CPU}
     here = {d.id for d in devices}
     used = sum(
@@ -172,5 +167,5 @@ def _check_host_memory(
     if used > budget:
         yield (
             f"engines on {host} need {format_bytes(used)} of host memory, "
-            f"{format_bytes(int(max(0, budget)))} are there"
+            f"{format_bytes(max(0, budget))} are there"
         )
