@@ -1,13 +1,19 @@
 """Reasons and remedies of what a plan leaves out are true of that plan."""
 
-from partitiond.core.plan import ModelDemand, Objective, Status, Unplaced
+import pytest
+
+from partitiond.core.hardware import Device
+from partitiond.core.plan import ModelDemand, Objective, Plan, Status, Unplaced
 from partitiond.core.spec import FaultDomain, PlacementRules
+from partitiond.core.units import GIB
+from partitiond.planner.api import solve
 from partitiond.planner.explain import unplaced
+from partitiond.planner.explain_model import explain_model
 from partitiond.planner.found import Found
 from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.types import PlanRequest
-from tests.planner.build import gpu, point, want
+from tests.planner.build import cpu, gpu, on_cores, point, want
 
 THIRD = point("a", 10, 30, sm=10)
 SURVIVES = PlacementRules(survive=FaultDomain.DEVICE, survive_share=1.0)
@@ -69,3 +75,53 @@ def test_what_helps_the_rate_leaves_survive_to_be_seen_to() -> None:
     assert told.remedy.startswith("Lower its demand by")
     assert told.remedy.endswith("Take `survive` back too, unless devices are added.")
     assert "survive" not in left_out(want("a", THIRD, rate=100), 2, 2).remedy
+
+
+# --- why not one more --------------------------------------------------------------------------
+
+ENGINE = point("a", 30, 5, sm=10, host_gib=10, cores=2)
+NEAR_B = want("a", point("a", 30, 5, sm=10), rate=20, rules=PlacementRules(near=("b",)))
+ONE_B = want("b", point("b", 30, 5, sm=10), rate=20, max_replicas=1)
+PAIR = (gpu("g0", cores=(0, 1, 2)), gpu("g1", cores=(0, 1, 2)))
+HOST_LACKS = "Too little left of the host on"
+
+
+def one_more(devices: tuple[Device, ...], *models: ModelDemand, **more: object) -> str:
+    """Why not one more replica of the first model."""
+    request = PlanRequest(devices, models, may_search=False, **more)  # type: ignore[arg-type]
+    plan = solve(request)
+    assert isinstance(plan, Plan)
+    assert len(plan.placements) == len(models)
+    return " ".join(explain_model(request, plan, models[0]).not_more)
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(25, True), (20, True), (19, False)])
+def test_no_more_fits_than_the_host_has_memory_for(memory: int, fits: bool) -> None:
+    stated = (("host", memory * GIB),)
+    said = one_more((gpu("g0"), gpu("g1")), want("a", ENGINE, rate=20), host_memory_bytes=stated)
+    assert ("One more would fit on 1 of the 1 devices in use" in said) == fits
+    assert ("could take it" in said) == fits
+    assert ("host host has 9 GiB of memory left, it needs 10 GiB" in said) == (not fits)
+
+
+def test_what_runs_on_the_cpu_takes_of_its_host_too() -> None:
+    on_cpu = want("b", on_cores("b", 5, 1, gib=10), rate=4)
+    said = one_more((gpu("g0"), cpu(8, gib=24)), want("a", ENGINE, rate=20), on_cpu)
+    assert f"{HOST_LACKS} 1 device in use" in said
+    assert "One more would fit" in one_more((gpu("g0"), cpu(8)), want("a", ENGINE, rate=20))
+
+
+def test_a_core_that_two_devices_list_is_given_once() -> None:
+    model = want("a", ENGINE, rate=20)
+    said = one_more(PAIR, model)
+    assert "g0 has 1 cores free, it needs 2" in said
+    assert "could take it" not in said
+    assert "1 device in no use could take it" in one_more(PAIR, model, host_cores_shared=False)
+
+
+def test_a_replica_has_its_company_on_the_host() -> None:
+    apart = gpu("g0"), gpu("g1", host="other")
+    said = one_more(apart, NEAR_B, ONE_B)
+    assert "One more would fit on 1 of the 1 devices in use" in said
+    assert "None of the 1 devices in no use can hold it." in said
+    assert "could take it" in one_more((gpu("g0"), gpu("g1")), NEAR_B, ONE_B)

@@ -343,7 +343,7 @@ def test_who_must_be_near_to_another_is_no_conflict_without_it(
     beside: int, conflict: set[str]
 ) -> None:
     """The proof is asked about a without b as well: then a is near to nobody."""
-    sizes = {
+    sizes: Sizes = {
         "a": (point("a", 30, 30, sm=30),),
         "b": (point("b", 10, 15, sm=5),),
         "c": (point("c", 30, beside, sm=40),),

@@ -11,6 +11,9 @@ _MOVES: Final = "tests/planner/test_moves.py"
 _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
 _EXPLAIN: Final = f"{_PLANNER}/explain.py"
+_MODEL: Final = f"{_PLANNER}/explain_model.py"
+_ROOM: Final = f"{_PLANNER}/room_for.py"
+_POOLS: Final = f"{_PLANNER}/pools.py"
 _INSTANCE: Final = f"{_PLANNER}/instance.py"
 _TESTS: Final = "tests/planner/test_truth.py"
 _POURS: Final = f"{_PLANNER}/pours.py"
@@ -120,6 +123,17 @@ TRUTH: Final[tuple[Rule, ...]] = (
             (_EXPLAIN, 'time, {less}" if _idle(packing, need) else', 'time" if False else'),
             (_EXPLAIN, 'if count else "stop another model"', 'or ""'),
             (_EXPLAIN, "lack.domain is not None:\n        also", "False:\n        also"),
+        ),
+    ),
+    rule(
+        "Where one more replica would fit, its host holds it as well.",
+        "tests/planner/test_explain.py",
+        wrong=(
+            (_ROOM, "        or _host(device, candidate, around)\n", ""),
+            (_ROOM, "if need > left:", "if need >= left:"),
+            (_ROOM, "is None or (device.host, other) in around.on_hosts", "is not True"),
+            (_MODEL, "pool.capacity - used", "pool.capacity"),
+            (_POOLS, "candidate.memory_bytes if on_cpu else", "0 if on_cpu else"),
         ),
     ),
     rule(
