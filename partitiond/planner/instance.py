@@ -114,7 +114,7 @@ def _groups(
         drawn = _pools_of(bins[0], pools)
         shared = {pools[number].kind for number in drawn} | ({"cores"} if device.cores else set())
         hosts = [pools[number].capacity for number in drawn if pools[number].kind == "host"]
-        on_host = min(hosts, default=math.inf)
+        on_host = min(hosts if device.kind is DeviceKind.GPU else (), default=math.inf)
         here = tuple(it for it in items if it.candidate.host_memory_bytes <= on_host)
         # Groups that differ only in the host they draw from hold the same.
         same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)

@@ -21,7 +21,7 @@ from partitiond.planner.prices import bound_of
 from partitiond.planner.progress import Watch
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import PlanRequest
-from tests.planner.build import gpu, point, want
+from tests.planner.build import cpu, gpu, on_cores, point, want
 
 LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)
 FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
@@ -209,6 +209,9 @@ def test_what_its_host_has_no_memory_for_fits_no_device() -> None:
     assert left.remedy == "Add memory or cores to a host."
     enough = planned(asked(gpus(1), *models, host_memory_bytes=(("host", 10 * GIB),)))
     assert not enough.unplaced
+    on_cpu = dataclasses.replace(on_cores("c", 3, 1), host_memory_bytes=Bytes(10 * GIB))
+    other = planned(asked((cpu(),), want("c", on_cpu, rate=2), host_memory_bytes=few))
+    assert not other.unplaced, "there it takes its footprint"
 
 
 def test_a_model_without_an_slo_is_not_said_to_miss_it() -> None:

@@ -110,7 +110,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
         wrong=(
             (_INSTANCE, "if it.candidate.host_memory_bytes <= on_host)", "if it)"),
             (_INSTANCE, "host_memory_bytes <= on_host)", "host_memory_bytes < on_host)"),
-            (_INSTANCE, "min(hosts, default=math.inf)", "0"),
+            (_INSTANCE, "hosts if device.kind is DeviceKind.GPU else ()", "hosts"),
         ),
     ),
     rule(
