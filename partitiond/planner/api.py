@@ -22,6 +22,7 @@ from partitiond.core.plan import (
 from partitiond.planner.assign import assign
 from partitiond.planner.certify import certify, rates_of
 from partitiond.planner.check import check_plan
+from partitiond.planner.check.figures import level_together
 from partitiond.planner.costs import drawn_watts, usable_request
 from partitiond.planner.explain import explain, unplaced
 from partitiond.planner.found import Found
@@ -29,7 +30,6 @@ from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.progress import OnProgress, Stop, never
-from partitiond.planner.room_for import level_together
 from partitiond.planner.running import running_packing
 from partitiond.planner.types import Instance, PlanRequest
 from partitiond.planner.without_outage import (

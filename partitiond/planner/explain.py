@@ -298,7 +298,6 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
     most = reference_rates(instance) if lacking else {}
     for position in lacking:
         need = instance.needs[position]
-        count = found.packing.counts[need.model]
         missing = max(0, need.rate - found.packing.rates[need.model]) / need.units
         wanted = models[need.model].demand.planned_req_per_s
         lacks = None if wanted is None else max(0.0, wanted - rates.get(need.name, 0.0))
@@ -307,7 +306,7 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
                 model=need.name,
                 reason=f"{need.name} {_what_short(found, need)}: {_why_short(found, need, full)}.",
                 missing_req_per_s=lacks,
-                remedy=_remedy(instance, need, missing, count, most[need.model]),
+                remedy=_remedy(found.packing, need, missing, most[need.model]),
             )
         )
     return tuple(result)
@@ -321,8 +320,8 @@ def _what_short(found: Found, need: Need) -> str:
             f"gets {figure(rate / need.units)} of {figure(need.rate / need.units)} requests/s"
         )
     if count < need.min_replicas and need.min_replicas > 1:
-        fit = f"only {count} {'fits' if count == 1 else 'fit'}" if count else "none fits"
-        parts.append(f"has min_replicas {need.min_replicas}, {fit}")
+        only = f"only {count} {'is' if count == 1 else 'are'}" if count else "none is"
+        parts.append(f"has min_replicas {need.min_replicas}, {only} placed")
     elif count < need.min_replicas and not parts:
         parts.append(f"gets {count} of {counted(need.min_replicas, 'replica')}")
     lack = what_is_missing(found.packing, need)
@@ -337,10 +336,22 @@ def _why_short(found: Found, need: Need, full: list[str]) -> str:
     alone = why_not_spread(found.packing.instance, need)
     if alone is not None:
         return alone
-    proof = ", as far as known" if found.proven_impossible is False else ""
-    if full:
+    idle, lack = _idle(found.packing, need), what_is_missing(found.packing, need)
+    uncounted = found.objective in (Objective.MAX_GOODPUT, Objective.MAX_MIN)
+    if full and not idle:
+        proof = ", as far as known" if found.proven_impossible is False else ""
         return f"the devices have no {' and no '.join(full)} left{proof}"
-    return f"no replica of it fits beside what the devices hold{proof}"
+    if uncounted and lack is not None and lack.only_survival:
+        return f"{found.objective} counts what is served, not what a loss leaves"
+    nor = f", nor on the {idle} that {'is' if idle == 1 else 'are'} idle" if idle else ""
+    return f"no room for more of it was found beside what the devices hold{nor}"
+
+
+def _idle(packing: Packing, need: Need) -> int:
+    """Devices of a kind that the model is profiled on, and which hold nothing."""
+    kinds = {c.hardware for c in packing.instance.request.models[need.model].candidates}
+    empty = (packing.group(index) for index, load in enumerate(packing.loads) if not load.items)
+    return sum(group.hardware in kinds and bool(group.options) for group in empty)
 
 
 def _full_resources(packing: Packing) -> list[str]:
@@ -358,22 +369,27 @@ def _full_resources(packing: Packing) -> list[str]:
     return [name for name in total if total[name] and used[name] >= FULL * total[name]]
 
 
-def _remedy(instance: Instance, need: Need, missing: float, count: int, most: int) -> str:
-    each = most / need.units
+def _remedy(packing: Packing, need: Need, missing: float, most: int) -> str:
+    each, count = most / need.units, packing.counts[need.model]
     few = count < need.min_replicas and need.min_replicas > 1
     if few and missing <= 0:
         return "Lower min_replicas or add devices."
     if missing <= 0 and need.domain_of:
-        return how_to_survive(instance, need)
+        return how_to_survive(packing.instance, need)
     if missing <= 0:
         return "Add a device, stop another model, or ask for fewer replicas."
     if count >= need.max_replicas:
         return f"Raise max_replicas, or lower the demand by {figure(missing)} requests/s."
     more = math.ceil(missing / each) if each > 0 else 1
     also = " Lower min_replicas too, unless devices are added." if few else ""
+    lack = what_is_missing(packing, need)
+    if lack is not None and lack.domain is not None:
+        also += " Take `survive` back too, unless devices are added."
+    less = f"lower its demand by {figure(missing)} requests/s" if count else "stop another model"
+    first = f"give it more time, {less}" if _idle(packing, need) else less
     return (
-        f"Lower its demand by {figure(missing)} requests/s, loosen its SLO, or add about "
-        f"{counted(more, 'device')} (one gives it up to {figure(each)} requests/s).{also}"
+        f"{first.capitalize()}, loosen its SLO, or add about {counted(more, 'device')} "
+        f"(one gives it up to {figure(each)} requests/s).{also}"
     )
 
 

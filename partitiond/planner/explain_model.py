@@ -11,6 +11,7 @@ from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.plan_answers import ModelExplanation, SizeChoice
 from partitiond.core.units import format_bytes
 from partitiond.planner.flow import Outcome
+from partitiond.planner.pools import Pool, shared_limits
 from partitiond.planner.room_for import (
     CLOSE,
     KINDS,
@@ -152,8 +153,16 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
         yield "No more is needed: its planned demand is served."
     if demand.max_replicas is not None and count >= demand.max_replicas:
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."
+    held = {d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices}
+    left = collections.defaultdict[str, list[tuple[Pool, int]]](list)
+    pools = shared_limits(plan.devices, request.host_memory_bytes, request.host_cores_shared)
+    for pool in pools:
+        drawing = [plan.devices[index] for index in pool.bins]
+        used = sum(pool.taken_by(c, d) for d in drawing for c in held[d.id])
+        for d in drawing:
+            left[d.id].append((pool, pool.capacity - used))
     around = Neighbours(
-        held={d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices},
+        held=held,
         demands={m.model: m for m in request.models},
         spare={
             f.model: math.inf
@@ -162,6 +171,8 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
             for f in plan.forecasts
         },
         interference=request.interference,
+        left=left,
+        on_hosts={(d.host, c.model) for d in plan.devices for c in held[d.id]},
     )
     yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
     free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]

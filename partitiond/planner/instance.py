@@ -113,10 +113,13 @@ def _groups(
         device = request.devices[bins[0]]
         drawn = _pools_of(bins[0], pools)
         shared = {pools[number].kind for number in drawn} | ({"cores"} if device.cores else set())
+        hosts = [pools[number].capacity for number in drawn if pools[number].kind == "host"]
+        on_host = min(hosts if device.kind is DeviceKind.GPU else (), default=math.inf)
+        here = tuple(it for it in items if it.candidate.host_memory_bytes <= on_host)
         # Groups that differ only in the host they draw from hold the same.
-        same = (limits, allowing, frozenset(shared))
+        same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)
         if same not in ways:
-            ways[same] = _ways(request, device, items, dataclasses.replace(spare, shared=shared))
+            ways[same] = _ways(request, device, here, dataclasses.replace(spare, shared=shared))
         options, fits, held = ways[same]
         yield Group(
             index=index,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
+from partitiond.core.plan import Candidate
 
 MAX_CORE_SETS: Final = 6
 """Distinct core lists on one host for which every union is constrained; hosts have one per NUMA
@@ -20,6 +21,12 @@ class Pool:
     kind: str
     bins: frozenset[int]
     capacity: int
+
+    def taken_by(self, candidate: Candidate, device: Device) -> int:
+        """What one replica on the device takes of it."""
+        on_cpu = device.kind is DeviceKind.CPU
+        memory = candidate.memory_bytes if on_cpu else candidate.host_memory_bytes
+        return candidate.size.cores if self.kind == "cores" else memory
 
 
 def usable_bytes(device: Device) -> int:

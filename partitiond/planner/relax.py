@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from partitiond.core.hardware import DeviceKind
 from partitiond.core.plan import ModelDemand, Objective, Plan
-from partitiond.core.plan_answers import Alternative, Relaxations, figures_of
+from partitiond.core.plan_answers import Alternative, Relaxations
 from partitiond.planner.changes import world_under
 from partitiond.planner.flow import Outcome, Steps
 from partitiond.planner.found import IMPOSSIBLE
@@ -37,7 +37,7 @@ def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
     cheapest: list[Alternative] = []
     if isinstance(outcome, Plan):
         lacking = {u.model for u in outcome.unplaced}
-        cheapest += _lowered(outcome)
+        cheapest += yield from _lowered(here, outcome)
     cheapest += yield from _rules(here, lacking, conflict)
     cheapest += yield from _devices(here, lacking)
     if isinstance(outcome, Plan):
@@ -66,7 +66,8 @@ def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...]
     while chunk and asked < MAX_PROOFS and not here.late():
         rest = models[:start] + models[start + chunk :]
         asked += 1
-        if rest and (yield from here.impossible(dataclasses.replace(here.base, models=rest))):
+        alone = dataclasses.replace(here.base, models=tuple(_alone(rest, here.base.models)))
+        if rest and (yield from here.impossible(alone)):
             models = rest
         else:
             start += chunk
@@ -81,6 +82,14 @@ def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...]
     return names, f"they do not fit together, and any of them left out they might{more}"
 
 
+def _alone(rest: Sequence[ModelDemand], models: Iterable[ModelDemand]) -> Iterator[ModelDemand]:
+    """The rest, near to none of those left out: for that alone nothing of it could be placed."""
+    gone = {m.model for m in models} - {m.model for m in rest}
+    for m in rest:
+        near = tuple(name for name in m.rules.near if name not in gone)
+        yield dataclasses.replace(m, rules=dataclasses.replace(m.rules, near=near))
+
+
 def _weight(demand: ModelDemand) -> float:
     """Memory that serving its demand takes at the least."""
     rate = demand.demand.planned_req_per_s or 0.0
@@ -90,16 +99,15 @@ def _weight(demand: ModelDemand) -> float:
     )
 
 
-def _lowered(plan: Plan) -> list[Alternative]:
-    """The demands that lack something at what the plan gives them: served by the plan as it is."""
-    lacking = {u.model for u in plan.unplaced}
+def _lowered(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
+    """The demands that lack something at what the plan gives them."""
     given = {f.model: f.capacity_req_per_s for f in plan.forecasts}
     if not all(u.missing_req_per_s and given.get(u.model) for u in plan.unplaced):
         return []
-    text = "; ".join(f"demand {name}={_down(given[name])}/s" for name in sorted(lacking))
-    served = figures_of(plan)
-    figures = dataclasses.replace(served, unplaced=(), wanted_req_per_s=served.served_req_per_s)
-    return [Alternative(text, figures, note="by the plan as it is")]
+    here.steps += 1
+    lacking = sorted({u.model for u in plan.unplaced})
+    text = "; ".join(f"demand {name}={_down(given[name])}/s" for name in lacking)
+    return (yield from _serving(here, [text]))
 
 
 def _down(value: float) -> str:

@@ -1,27 +1,23 @@
 """What stops one more replica on a device, from what the device holds and nothing else.
 
-Speaks of placements and true figures, as the checker does, and shares no code with the packers: an
-explanation that repeats the solver's arithmetic would repeat its mistakes.
+Speaks of placements and true figures, as the checker does, and shares no code with the packers but
+`pools`: an explanation that repeats the solver's arithmetic would repeat its mistakes.
 """
 
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
-from partitiond.core.interference import (
-    MAX_REPLICAS_PER_DEVICE,
-    Interference,
-    level_of,
-    mode_overhead_bytes,
-    sigma,
-)
+from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.interference import MAX_REPLICAS_PER_DEVICE, Interference, mode_overhead_bytes
 from partitiond.core.mig import geometry_on, instance_bytes, usable_instances
 from partitiond.core.plan import Candidate, ModelDemand
 from partitiond.core.spec import Isolation
 from partitiond.core.units import format_bytes
+from partitiond.planner.check.figures import level_together
+from partitiond.planner.pools import Pool, usable_bytes
 from partitiond.planner.ties import names_of
 
 TOLERANCE: Final = 1e-6
@@ -31,6 +27,7 @@ KINDS: Final = {
     "hardware": ("No profile for the hardware", "Profile the model on this hardware."),
     "cordoned": ("Cordoned", "Take the cordon off, or add a device."),
     "only_on": ("A rule (only_on)", "Widen only_on."),
+    "near": ("A rule (near)", "Take the other model out of near."),
     "avoid": ("A rule (avoid)", "Take the other model out of avoid."),
     "isolation": ("Isolation", "Free a device that others use, add one, or lower the isolation."),
     "mode": (
@@ -53,6 +50,7 @@ KINDS: Final = {
     ),
     "SMs": ("Too few SMs", "Profile a smaller size, lower occupied_sm_percent, or add a device."),
     "cores": ("Too few cores", "Profile it on fewer cores, or use a larger device."),
+    "host": ("Too little left of the host", "Add memory or cores to a host."),
     "interference": ("Too much interference", "Profile a smaller size, or use a larger device."),
     "SLO": ("Too much interference", "Loosen the SLO or use a faster device."),
 }
@@ -83,18 +81,21 @@ class Neighbours:
         held: the sizes of the replicas on a device, by its id.
         demands: by model name.
         spare: capacity beyond its demand in requests/s, by model; infinite without a rate.
+        left: by a device's id, what is left of the limits that it shares with others of its host.
+        on_hosts: hosts with the models they hold; None where `near` is not looked at.
     """
 
     held: Mapping[str, Sequence[Candidate]]
     demands: Mapping[str, ModelDemand]
     spare: Mapping[str, float]
     interference: Interference
+    left: Mapping[str, Sequence[tuple[Pool, int]]] = dataclasses.field(default_factory=dict)
+    on_hosts: Collection[tuple[str, str]] | None = None
 
 
 def room_bytes(device: Device, mode: SharingMode) -> int:
     """Memory for footprints on the device when it is run in a mode."""
-    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-    return max(0, usable - headroom_bytes(device.memory_bytes) - mode_overhead_bytes(mode))
+    return max(0, usable_bytes(device) - mode_overhead_bytes(mode))
 
 
 def blocker(device: Device, candidate: Candidate, around: Neighbours) -> Blocker | None:
@@ -106,6 +107,7 @@ def blocker(device: Device, candidate: Candidate, around: Neighbours) -> Blocker
         or _mode(device, here, candidate)
         or _memory(device, here, candidate)
         or _compute(device, here, candidate)
+        or _host(device, candidate, around)
         or _crowd(device, here, candidate, around)
     )
 
@@ -118,6 +120,10 @@ def _place(device: Device, candidate: Candidate, around: Neighbours) -> Blocker 
         return Blocker("cordoned", f"{device.short_id} is cordoned")
     if only and names_of(device).isdisjoint(only):
         return Blocker("only_on", f"{device.short_id} is not among {', '.join(only)}")
+    for other in around.demands[candidate.model].rules.near:
+        there = around.on_hosts is None or (device.host, other) in around.on_hosts
+        if not there and other != candidate.model:
+            return Blocker("near", f"host {device.host} holds no {other}, which it must be near to")
     return None
 
 
@@ -227,6 +233,17 @@ def _compute(device: Device, here: Sequence[Candidate], candidate: Candidate) ->
     return None
 
 
+def _host(device: Device, candidate: Candidate, around: Neighbours) -> Blocker | None:
+    for pool, left in around.left.get(device.id, ()):
+        need = pool.taken_by(candidate, device)
+        if need > left:
+            free, needs = f"{left} cores", f"{need}"
+            if pool.kind == "host":
+                free, needs = f"{format_bytes(left)} of memory", format_bytes(need)
+            return Blocker("host", f"host {device.host} has {free} left, it needs {needs}")
+    return None
+
+
 def _crowd(
     device: Device, here: Sequence[Candidate], candidate: Candidate, around: Neighbours
 ) -> Blocker | None:
@@ -252,15 +269,6 @@ def _crowd(
             what = f"{model} on {name} would fall below its demand, slowed x{level:g}"
             return Blocker("interference", what)
     return None
-
-
-def level_together(candidates: Sequence[Candidate], interference: Interference) -> float | None:
-    """The level of interference of replicas on one device; None where no level covers it."""
-    if not candidates:
-        return 1.0
-    mode = candidates[0].size.mode
-    slowed = sigma(mode, [c.busy for c in candidates], interference, [c.kappa for c in candidates])
-    return level_of(mode, slowed, interference)
 
 
 def most_alone(

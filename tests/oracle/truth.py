@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Final
@@ -228,8 +229,14 @@ def all_loads(question: Question, most: int = MOST_LOADS) -> list[list[Load]] | 
 
 
 def able(question: Question, loads: list[list[Load]]) -> frozenset[str]:
-    """Models that fit some device, without those whose company fits none."""
-    there = {name for mine in loads for load in mine for name, _, _ in load.held}
+    """Models that fit some device with what its host has, without those whose company fits none."""
+    there = {
+        name
+        for device, mine in zip(question.devices, loads, strict=True)
+        for load in mine
+        if device.kind is DeviceKind.CPU or load.host_bytes <= _host_budget(question, device.host)
+        for name, _, _ in load.held
+    }
     while stranded := {
         m.model for m in question.models if m.model in there and set(m.rules.near) - there
     }:
@@ -291,17 +298,20 @@ def _numbers_hold(question: Question, models: list[ModelDemand], chosen: tuple[L
     return True
 
 
+def _host_budget(question: Question, host: str) -> float:
+    """Memory for engines on a host."""
+    budgets = [usable(d) for d in question.devices if d.host == host and d.kind is DeviceKind.CPU]
+    return min([*budgets, dict(question.host_memory_bytes).get(host, math.inf)])
+
+
 def _hosts_hold(question: Question, models: list[ModelDemand], chosen: tuple[Load, ...]) -> bool:
     """Company on each host, and what its devices share: cores and memory."""
-    stated = dict(question.host_memory_bytes)
     for host in {d.host for d in question.devices}:
         here = [(d, x) for d, x in zip(question.devices, chosen, strict=True) if d.host == host]
         held = {name for _, load in here for name, _, _ in load.held}
         if any(m.model in held and set(m.rules.near) - held for m in models):
             return False
-        budgets = [usable(d) for d, _ in here if d.kind is DeviceKind.CPU]
-        budgets += [stated[host]] if host in stated else []
-        if budgets and sum(load.host_bytes for _, load in here) > min(budgets):
+        if sum(load.host_bytes for _, load in here) > _host_budget(question, host):
             return False
         # Hall: engines whose cores lie within a set need no more than the set holds.
         drawing = [(set(d.cores), load.cores) for d, load in here if d.cores and load.cores]

@@ -73,7 +73,7 @@ def test_absurd_demand_is_served_in_part_and_says_by_how_much() -> None:
 def test_replicas_that_do_not_fit_are_counted(rate: float | None) -> None:
     model = want("a", on_cores("a", 3, 1), rate=rate, min_replicas=50)
     (missing,) = plan(PlanRequest((cpu(2),), (model,))).unplaced
-    assert "min_replicas 50, only 2 fit" in missing.reason
+    assert "min_replicas 50, only 2 are placed" in missing.reason
     assert missing.remedy == "Lower min_replicas or add devices."
 
 

@@ -338,6 +338,26 @@ def test_too_much_demand_names_the_conflict_and_the_smallest_ways_out() -> None:
     assert any(text.startswith("demand *0.") for text in ways)
 
 
+@pytest.mark.parametrize(("beside", "conflict"), [(40, {"a", "b", "c"}), (90, {"c"})])
+def test_who_must_be_near_to_another_is_no_conflict_without_it(
+    beside: int, conflict: set[str]
+) -> None:
+    """The proof is asked about a without b as well: then a is near to nobody."""
+    sizes: Sizes = {
+        "a": (point("a", 30, 30, sm=30),),
+        "b": (point("b", 10, 15, sm=5),),
+        "c": (point("c", 30, beside, sm=40),),
+    }
+    near = PlacementRules(near=("b",))
+    asker = Asker(sizes, spec("a", 20, rules=near), spec("b", 1), spec("c", 20), devices=gpus(1))
+    _, answers = asker.ask(PlanQuestion(relax=True))
+    assert answers.relaxations is not None
+    assert set(answers.relaxations.conflict) == conflict
+    alone = Asker(sizes, spec("a", 20), devices=gpus(1)).ask(PlanQuestion())[0]
+    assert isinstance(alone, Plan)
+    assert not alone.unplaced
+
+
 def test_an_isolation_that_is_in_the_way_is_among_the_ways_out() -> None:
     asker = Asker(SIZES, spec("a", 5), spec("b", 5, isolation=Isolation.DEVICE), devices=gpus(1))
     _, answers = asker.ask(PlanQuestion(relax=True))
@@ -347,14 +367,27 @@ def test_an_isolation_that_is_in_the_way_is_among_the_ways_out() -> None:
     assert "without rule b.isolation" in by_change(found.cheapest)
 
 
-def test_what_is_said_to_help_helps() -> None:
-    asker = Asker(SIZES, spec("a", 25), spec("b", 30), devices=gpus(2))
+@pytest.mark.parametrize(
+    "models",
+    [
+        (spec("a", 25), spec("b", 30)),
+        (spec("a", 60, rules=PlacementRules(survive=FaultDomain.DEVICE, survive_share=0.9)),),
+        (spec("a", 60, min_replicas=9),),
+    ],
+)
+def test_what_is_said_to_help_helps(models: tuple[ModelSpec, ...]) -> None:
+    asker = Asker(SIZES, *models, devices=gpus(2))
     _, answers = asker.ask(PlanQuestion(relax=True))
     assert answers.relaxations is not None
     texts = tuple(one.change for one in answers.relaxations.cheapest)
     assert texts
     _, again = asker.ask(PlanQuestion(what_if=texts))
     assert all(one.serves_all for one in again.what_if)
+    for told, made in zip(answers.relaxations.cheapest, again.what_if, strict=True):
+        assert told.figures is not None
+        assert made.figures is not None
+        wanted = made.figures.wanted_req_per_s
+        assert told.figures.served_req_per_s == pytest.approx(wanted, rel=0.02)
 
 
 # --- figures -----------------------------------------------------------------------------------

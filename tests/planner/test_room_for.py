@@ -12,7 +12,8 @@ from partitiond.core.partition import MemoryShare, MpsShare, WholeDevice
 from partitiond.core.plan import Candidate, ModelDemand, Placement
 from partitiond.core.spec import Isolation, PlacementRules, Slo
 from partitiond.planner.check.devices import check_device
-from partitiond.planner.room_for import Blocker, Neighbours, blocker, level_together, most_alone
+from partitiond.planner.check.figures import level_together
+from partitiond.planner.room_for import Blocker, Neighbours, blocker, most_alone
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

@@ -9,7 +9,7 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.core.spec import FaultDomain, PlacementRules, Slo
-from partitiond.core.units import MIB, Bytes
+from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
@@ -21,7 +21,7 @@ from partitiond.planner.prices import bound_of
 from partitiond.planner.progress import Watch
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import PlanRequest
-from tests.planner.build import gpu, point, want
+from tests.planner.build import cpu, gpu, on_cores, point, want
 
 LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)
 FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
@@ -194,6 +194,24 @@ def test_of_models_that_fill_devices_each_gets_half(objective: Objective) -> Non
 def test_what_fits_by_no_byte_is_impossible() -> None:
     one = dataclasses.replace(point("a", 1.0, 1), memory_bytes=Bytes(gpu().memory_bytes))
     assert isinstance(solve(asked(gpus(1), want("a", one, rate=1.0))), Infeasible)
+
+
+def test_what_its_host_has_no_memory_for_fits_no_device() -> None:
+    """Neither less demand nor a further device of that host would help it."""
+    size = point("a", 30, 5, sm=10, host_gib=10)
+    models = want("a", size, rate=20), want("b", point("b", 30, 5, sm=10), rate=20)
+    few = (("host", 5 * GIB),)
+    plan = planned(asked(gpus(1), *models, host_memory_bytes=few))
+    assert plan.certificate.objective is Objective.MIN_DEVICES
+    assert plan.certificate.status is Status.OPTIMAL
+    (left,) = plan.unplaced
+    assert (left.model, left.reason) == ("a", "a fits no device with what its host has.")
+    assert left.remedy == "Add memory or cores to a host."
+    enough = planned(asked(gpus(1), *models, host_memory_bytes=(("host", 10 * GIB),)))
+    assert not enough.unplaced
+    on_cpu = dataclasses.replace(on_cores("c", 3, 1), host_memory_bytes=Bytes(10 * GIB))
+    other = planned(asked((cpu(),), want("c", on_cpu, rate=2), host_memory_bytes=few))
+    assert not other.unplaced, "there it takes its footprint"
 
 
 def test_a_model_without_an_slo_is_not_said_to_miss_it() -> None:

@@ -11,11 +11,17 @@ _MOVES: Final = "tests/planner/test_moves.py"
 _KINDS: Final = "partitiond/core/plan_kinds.py"
 _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
+_EXPLAIN: Final = f"{_PLANNER}/explain.py"
+_MODEL: Final = f"{_PLANNER}/explain_model.py"
+_ROOM: Final = f"{_PLANNER}/room_for.py"
+_POOLS: Final = f"{_PLANNER}/pools.py"
 _INSTANCE: Final = f"{_PLANNER}/instance.py"
 _TESTS: Final = "tests/planner/test_truth.py"
 _POURS: Final = f"{_PLANNER}/pours.py"
 _PRICES: Final = f"{_PLANNER}/prices.py"
 _PRIORITIES: Final = f"{_PLANNER}/priorities.py"
+_QUESTIONS: Final = "tests/planner/test_questions.py"
+_RELAX: Final = f"{_PLANNER}/relax.py"
 _SCALE: Final = f"{_PLANNER}/scale.py"
 _LOADS: Final = f"{_PLANNER}/kernels/loads.py"
 _DEMAND: Final = f"{_PLANNER}/market/demand.py"
@@ -100,12 +106,54 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A model whose every size exceeds what its host has fits no device.",
+        f"{_TESTS}::test_what_its_host_has_no_memory_for_fits_no_device",
+        wrong=(
+            (_INSTANCE, "if it.candidate.host_memory_bytes <= on_host)", "if it)"),
+            (_INSTANCE, "host_memory_bytes <= on_host)", "host_memory_bytes < on_host)"),
+            (_INSTANCE, "hosts if device.kind is DeviceKind.GPU else ()", "hosts"),
+        ),
+    ),
+    rule(
+        "Why a model lacks something, and what would help, is true of the plan.",
+        "tests/planner/test_explain.py",
+        wrong=(
+            (_EXPLAIN, "    if full and not idle:", "    if full:"),
+            (_EXPLAIN, 'left{proof}"\n    if uncounted and', 'left{proof}"\n    if False and'),
+            (_EXPLAIN, 'if idle else ""', 'if not idle else ""'),
+            (_EXPLAIN, 'time, {less}" if _idle(packing, need) else', 'time" if False else'),
+            (_EXPLAIN, 'if count else "stop another model"', 'or ""'),
+            (_EXPLAIN, "lack.domain is not None:\n        also", "False:\n        also"),
+        ),
+    ),
+    rule(
+        "Where one more replica would fit, its host holds it as well.",
+        "tests/planner/test_explain.py",
+        wrong=(
+            (_ROOM, "        or _host(device, candidate, around)\n", ""),
+            (_ROOM, "if need > left:", "if need >= left:"),
+            (_ROOM, "is None or (device.host, other) in around.on_hosts", "is not True"),
+            (_MODEL, "pool.capacity - used", "pool.capacity"),
+            (_POOLS, "candidate.memory_bytes if on_cpu else", "0 if on_cpu else"),
+        ),
+    ),
+    rule(
+        "Ways out are true of the plan, and so is the conflict.",
+        f"{_QUESTIONS}::test_who_must_be_near_to_another_is_no_conflict_without_it",
+        f"{_QUESTIONS}::test_what_is_said_to_help_helps",
+        wrong=(
+            (_RELAX, "if name not in gone)", "if name)"),
+            (_RELAX, "found += [tried] if tried.serves_all else []", "found += [tried]"),
+            (_RELAX, "here.base, models=tuple(_alone(rest, here.base.models))", "here.base"),
+        ),
+    ),
+    rule(
         "What is missing is said in true figures.",
         _TESTS,
         wrong=(
-            (f"{_PLANNER}/explain.py", _MISSING, f"{_MISSING} * 1.01"),
-            (f"{_PLANNER}/explain.py", _MISSING, "wanted"),
-            (f"{_PLANNER}/explain.py", _MISSING, f"round({_MISSING}, 3)"),
+            (_EXPLAIN, _MISSING, f"{_MISSING} * 1.01"),
+            (_EXPLAIN, _MISSING, "wanted"),
+            (_EXPLAIN, _MISSING, f"round({_MISSING}, 3)"),
         ),
     ),
     rule(

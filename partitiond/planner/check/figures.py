@@ -2,11 +2,11 @@
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from partitiond.core.hardware import Device
 from partitiond.core.interference import Interference, level_of, sigma
-from partitiond.core.plan import Placement, Plan
+from partitiond.core.plan import Candidate, Placement, Plan
 
 RELATIVE = 1e-6
 """Slack when sums of floats are compared: the solver rounds them outwards, to a hundredth of it."""
@@ -14,13 +14,16 @@ RELATIVE = 1e-6
 
 def device_level(plan: Plan, device: Device, interference: Interference) -> float | None:
     """The device's level of interference; None where no level covers what is on it."""
-    here = plan.on_device(device.id)
+    return level_together([p.candidate for p in plan.on_device(device.id)], interference)
+
+
+def level_together(here: Sequence[Candidate], interference: Interference) -> float | None:
+    """The level of interference of replicas on one device; None where no level covers it."""
     if not here:
         return 1.0
-    mode = here[0].candidate.size.mode
-    busy, kappas = zip(*((p.candidate.busy, p.candidate.kappa) for p in here), strict=True)
-    value = sigma(mode, busy, interference, kappas)
-    return level_of(mode, value, interference)
+    mode = here[0].size.mode
+    slowed = sigma(mode, [c.busy for c in here], interference, [c.kappa for c in here])
+    return level_of(mode, slowed, interference)
 
 
 def rate_of(p: Placement, levels: Mapping[str, float | None]) -> float:
