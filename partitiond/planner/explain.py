@@ -195,18 +195,18 @@ def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterato
 def _why_size(
     need: Need, placements: list[Placement], per_device: Mapping[Candidate, int]
 ) -> str | None:
-    """That a size gives the most per device, or that less would not do; None where it was chosen
-    to fit beside the others, as most are."""
-    chosen, sizes = placements[0].candidate, len(per_device)
-    if sizes <= 1:
+    """That its sizes give the most per device, or that less would not do; None where they were
+    chosen to fit beside the others, as most are."""
+    chosen = placements[0].candidate
+    if len(per_device) <= 1:
         return "it has one size only"
-    if per_device.get(chosen, 0) >= CLOSE * max(per_device.values()):
-        return f"none of its {sizes} sizes serves more per device"
+    if all(per_device.get(p.candidate, 0) >= CLOSE * max(per_device.values()) for p in placements):
+        return "none of its sizes serves noticeably more per device"
     wanted = need.rate / need.units
     enough = [c for c in per_device if c.capacity_req_per_s >= wanted]
     single = need.rated and len(placements) == 1 and chosen in enough
     if single and chosen.memory_bytes <= min(c.memory_bytes for c in enough):
-        return f"no smaller one of its {sizes} sizes covers the demand alone"
+        return "no smaller one of its sizes covers the demand alone"
     return None
 
 
