@@ -83,11 +83,13 @@ def against(one: Alternative) -> tuple[str, str]:
     if one.gain is None:
         if figures.unplaced:
             return f"not all is served: {_names(figures.unplaced)}", "red"
-        return f"all is served: {amount_text(figures.objective, figures.value)}", "green"
+        cost = f": {amount_text(figures.objective, figures.value)}"
+        return f"all is served{cost if figures.objective.is_cost else ''}", "green"
     if one.gain == 0:
         text, style = "the same", "dim"
     else:
         text, style = _gain(figures.objective, one.gain), "green" if one.gain > 0 else "red"
+        text += "" if one.priority is None else f" at priority {one.priority}"
     if one.gain_at_most is not None:
         text += f" ({_at_best(figures.objective, one.gain_at_most)})"
     if figures.unplaced:

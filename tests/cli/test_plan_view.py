@@ -8,8 +8,10 @@ from rich.console import Console
 
 from partitiond.cli.plan_steps import changes_view
 from partitiond.cli.plan_view import render_plan
+from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective, Plan, PlanDiff, diff_plans
 from partitiond.core.plan_diff import diff_cost
+from partitiond.core.spec import PlacementRules
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
@@ -107,6 +109,24 @@ def test_why_names_models_with_a_reason_of_their_own_and_counts_the_others(twelv
         line.startswith(f"{12 - len(named)} models have sizes that fit beside the others")
         for line in twelve.explanation
     )
+
+
+def test_bars_of_several_priorities_count_what_each_of_them_gets() -> None:
+    models = tuple(
+        want(name, point(name, rate, 40, sm=50), rate=rate, rules=PlacementRules(priority=rank))
+        for name, rate, rank in (("low", 3, 0), ("high", 4, 2))
+    )
+    free = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+    request = PlanRequest((gpu(),), models, objective=Objective.MAX_GOODPUT, interference=free)
+    plan = solve(request)
+    assert isinstance(plan, Plan)
+    bars = [line.split("█")[0].split() for line in draw(plan, 80).splitlines() if "█" in line]
+    assert bars[:4] == [
+        ["priority", "2", "in", "this", "plan", "4"],
+        ["at", "most", "in", "the", "best", "plan", "4"],
+        ["priority", "0", "in", "this", "plan", "3"],
+        ["at", "most", "in", "the", "best", "plan", "3"],
+    ]
 
 
 def test_an_empty_plan_can_be_drawn() -> None:
