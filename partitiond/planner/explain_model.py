@@ -123,18 +123,11 @@ def _why_size(candidate: Candidate, sizes: Mapping[Candidate, SizeChoice]) -> st
     best = max(beside, key=lambda s: s.per_device_req_per_s, default=sizes[candidate])
     if serves >= CLOSE * best.per_device_req_per_s:
         return f"{head}; no size of it serves noticeably more there."
-    other = next(c for c, s in sizes.items() if s is best)
     return (
         f"{head}, full of the best size there, {best.size} at batch {best.batch}, "
-        f"{figure(best.per_device_req_per_s)}; this one takes {_takes(candidate)}, that one "
-        f"{_takes(other)}."
+        f"{figure(best.per_device_req_per_s)}; this one takes "
+        f"{format_bytes(candidate.memory_bytes)}, that one {format_bytes(best.memory_bytes)}."
     )
-
-
-def _takes(candidate: Candidate) -> str:
-    """What a replica takes of a device, in words."""
-    size, memory = candidate.size, format_bytes(candidate.memory_bytes)
-    return f"{memory} and {size.sm_percent} % of the SMs" if 0 < size.sm_percent < 100 else memory
 
 
 def _where(plan: Plan, name: str) -> Iterator[str]:

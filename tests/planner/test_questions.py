@@ -309,8 +309,7 @@ def test_a_size_that_serves_less_is_said_to_take_what_it_takes() -> None:
     told = answers.explanation.here[1]
     assert told == (
         "mps-80 at batch 128: a device full of it serves 4.6 requests/s, full of the best size "
-        "there, mps-50 at batch 64, 5.58; this one takes 61 GiB and 80 % of the SMs, that one "
-        "38 GiB and 50 % of the SMs."
+        "there, mps-50 at batch 64, 5.58; this one takes 61 GiB, that one 38 GiB."
     )
 
 
