@@ -178,6 +178,7 @@ class Alternative:
         starts, moves, stops: replicas against the plan of what is.
         plan: the plan itself; None where nothing can be placed, and where plans were not asked.
         note: what else is to be known about it.
+        forbids: the change only forbids something, so that its plan is one of what is as well.
     """
 
     change: str
@@ -191,6 +192,13 @@ class Alternative:
     plan: Plan | None = None
     infeasible: Infeasible | None = None
     note: str = ""
+    forbids: bool = False
+
+    @property
+    def is_no_gain(self) -> bool:
+        """Whether it is better than the plan of what is though the change only forbids: then that
+        was not the best one."""
+        return self.forbids and (self.serves_all if self.gain is None else self.gain > 0)
 
     @property
     def serves_all(self) -> bool:

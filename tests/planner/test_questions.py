@@ -129,6 +129,22 @@ def test_what_ifs_are_compared_with_the_plan_of_what_is(asker: Asker) -> None:
     assert all(one.plan is not None for one in answers.what_if)
 
 
+def test_what_only_forbids_is_known_to_be_a_plan_of_what_is(asker: Asker) -> None:
+    texts = (
+        "lose gpu-3", "-1 a100-80gb", "no mig", "only mps; lose gpu-3", "+1 a100-80gb",
+        "demand b=1/s", "lose gpu-3; demand b=1/s", "without model b", "objective max-min",
+    )  # fmt: skip
+    _, answers = asker.ask(PlanQuestion(what_if=texts, explain="b"))
+    assert [one.forbids for one in answers.what_if] == [True] * 4 + [False] * 5
+    assert not any(one.is_no_gain for one in answers.what_if), "the plan is the best"
+    assert answers.explanation is not None
+    assert all(one.forbids for one in answers.explanation.alternatives)
+    (first, *_), worse = answers.what_if, 3.0
+    assert dataclasses.replace(first, gain=worse).is_no_gain
+    assert dataclasses.replace(first, gain=None).is_no_gain, "it serves all, and the plan does not"
+    assert not dataclasses.replace(first, gain=worse, forbids=False).is_no_gain
+
+
 def test_a_kind_of_device_that_is_not_there_gets_candidates(asker: Asker) -> None:
     _, answers = asker.ask(PlanQuestion(what_if=("+1 h100-80gb; demand a=45/s",)))
     (one,) = answers.what_if
