@@ -64,8 +64,8 @@ def _sizes(
     for c in sorted(most, key=lambda c: (-most[c], c.memory_bytes)):
         if most[c] > 0:
             share = most[c] / best[c.hardware]
-            on = c.hardware if len(kinds) > 1 else "device"
-            note = f"{'best' if share >= CLOSE else f'{share:.0%} of the best'} per {on}"
+            best_of = "best there" if len(kinds) > 1 else "best per device"
+            note = best_of if share >= CLOSE else f"{share:.0%} of {best_of}"
             note = f"chosen {chosen[c]}x; {note}" if chosen[c] else note
         else:
             one, there = dataclasses.replace(demand, candidates=(c,)), on_kind[c.hardware]

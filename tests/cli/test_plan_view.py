@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from partitiond.cli.plan_compare import constraints_view, what_if_view
+from partitiond.cli.plan_explained import explained_view
 from partitiond.cli.plan_steps import changes_view
 from partitiond.cli.plan_view import render_plan
 from partitiond.core.interference import Interference
@@ -18,6 +19,7 @@ from partitiond.core.spec import PlacementRules
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
+from partitiond.planner.explain_model import explain_model
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
@@ -178,3 +180,19 @@ def test_an_empty_plan_can_be_drawn() -> None:
     plan = solve(PlanRequest((cpu(2),), ()))
     assert isinstance(plan, Plan)
     assert "Plan plan" in draw(plan, 80)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_kind_of_device_is_shown_beside_a_size_where_there_are_several(width: int) -> None:
+    models = (want("a", *(point("a", 2, 10, hardware=kind) for kind in ("a100-80gb", "l4-24gb"))),)
+    for devices in ((gpu(),), (gpu(), gpu("gpu-1", gib=22, hardware="l4-24gb"))):
+        request = PlanRequest(devices, models)
+        outcome = solve(request)
+        assert isinstance(outcome, Plan)
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        for line in explained_view(outcome, explain_model(request, outcome, models[0]), width):
+            console.print(line)
+        table = console.file.getvalue().split("Sizes it could run at")[1]  # type: ignore[attr-defined]
+        assert "a100-80gb" in table
+        assert "l4-24gb" in table
+        assert ("best there" in table) is (len(devices) > 1)

@@ -336,7 +336,7 @@ def test_where_there_are_several_kinds_of_device_it_is_said_on_which_a_size_is_b
     request = PlanRequest(devices, (model,), objective=Objective.MIN_PRICE)
     why = explain_model(request, solve(request), model)
     notes = [size.note for size in why.sizes]
-    assert notes == ["best per a100-80gb", "chosen 2x; best per l4-24gb"]
+    assert notes == ["best there", "chosen 2x; best there"]
     assert why.here[1].startswith("mps-50 at batch 8 on l4-24gb: a device full of it serves ")
     assert why.here[1].endswith("; no size of it serves noticeably more there.")
 
