@@ -41,11 +41,12 @@ def choices_view(proof: Certificate, devices: Sequence[Device]) -> Iterator[Rend
         table.add_column(name, justify="right")
     table.add_column("best of these while move_price is")
     for one in proof.choices:
-        bound = f"{number(one.bound)} (proven)" if one.proven else number(one.bound)
+        bound = number(one.bound / proof.priority_factor)
+        bound += " (proven)" if one.proven else ""
         table.add_row(
             "this plan" if one.chosen else "",
             str(one.moves),
-            number(one.value),
+            number(one.value / proof.priority_factor),
             bound,
             _when(one),
             style="bold" if one.chosen else "",

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.plan_words import amount_text, number, watts
+from partitiond.cli.plan_words import amount_text, number, two_gaps, watts
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.plan_answers import (
     Alternative,
@@ -19,6 +19,14 @@ from partitiond.core.plan_answers import (
 MAX_REASONS = 2
 """Reasons shown for what an alternative cannot serve."""
 MAX_NAMES = 8
+NO_GAIN = (
+    "it only forbids something, so its plan is one of what is as well: that was not found in time, "
+    "or passed over for moves, outages or least numbers of replicas."
+)
+UNPROVEN = (
+    "The plan as it is is not proven the best: what a change gains may be owed in part to another "
+    "search, or to moves."
+)
 
 
 def what_if_view(
@@ -34,6 +42,9 @@ def what_if_view(
     yield table
     for one in alternatives:
         yield from _remarks(one)
+    gains = any(one.gain and one.gain > 0 and not one.forbids for one in alternatives)
+    if base is not None and gains and max(two_gaps(base.certificate)) > SAME:
+        yield Text(f"  {UNPROVEN}", style="yellow")
     yield Text()
 
 
@@ -79,19 +90,21 @@ def against(one: Alternative) -> tuple[str, str]:
     figures = one.figures
     if figures is None:
         return "no plan", "red"
+    lacking = f"not all is served: {_names(figures.unplaced)}" if figures.unplaced else ""
     if one.gain is None:
-        if figures.unplaced:
-            return f"not all is served: {_names(figures.unplaced)}", "red"
-        return f"all is served: {amount_text(figures.objective, figures.value)}", "green"
-    if one.gain == 0:
+        cost = f": {amount_text(figures.objective, figures.value)}"
+        text = lacking or f"all is served{cost if figures.objective.is_cost else ''}"
+        lacking, style = "", "red" if lacking else "green"
+    elif one.gain == 0:
         text, style = "the same", "dim"
     else:
         text, style = _gain(figures.objective, one.gain), "green" if one.gain > 0 else "red"
+        text += "" if one.priority is None else f" at priority {one.priority}"
+    if one.is_no_gain:
+        text, style = f"{text}, also without the change", "yellow"
     if one.gain_at_most is not None:
         text += f" ({_at_best(figures.objective, one.gain_at_most)})"
-    if figures.unplaced:
-        text += f"; not all is served: {_names(figures.unplaced)}"
-    return text, style
+    return f"{text}; {lacking}" if lacking else text, style
 
 
 def _gain(objective: Objective, gain: float) -> str:
@@ -118,6 +131,7 @@ def _names(names: Sequence[str]) -> str:
 
 def _remarks(one: Alternative) -> Iterator[RenderableType]:
     lines = [one.note] if one.note else []
+    lines += [NO_GAIN] if one.is_no_gain else []
     if one.infeasible is not None:
         lines += one.infeasible.reasons[:MAX_REASONS]
     if one.plan is not None:
@@ -141,11 +155,13 @@ def constraints_view(
         yield from what_if_view(base, costly, width, "What constraints cost: the plan without each")
     else:
         yield Text("What constraints cost", style="bold")
-    free = [one.change.removeprefix("without rule ") for one in dropped if _free(one)]
-    if free:
-        names = ", ".join(free[:MAX_NAMES])
+    exact = [one for one in dropped if _free(one) and one.gain == 0 and one.gain_at_most is None]
+    found = [one for one in dropped if _free(one) and one not in exact]
+    for words, free in (("in this plan", exact), ("that was found", found)):
+        names = ", ".join(one.change.removeprefix("without rule ") for one in free[:MAX_NAMES])
         more = f" and {len(free) - MAX_NAMES} more" if len(free) > MAX_NAMES else ""
-        yield Text(f"  cost nothing in this plan: {names}{more}")
+        if free:
+            yield Text(f"  cost nothing {words}: {names}{more}")
     if any("*" in one.change for one in dropped):
         yield Text("  (* stands for all models that have such a rule)", style="dim")
     yield Text()

@@ -50,11 +50,13 @@ def _sizes(why: ModelExplanation, *, wide: bool) -> Table:
     if wide:
         table.add_column("TTFT ms", justify="right", no_wrap=True)
         table.add_column("TPOT ms", justify="right", no_wrap=True)
+    kinds = len({size.hardware for size in why.sizes}) > 1
+    if kinds:
         table.add_column("on", no_wrap=True)
     table.add_column("")
     shown = _telling(why.sizes)
     for size in shown:
-        table.add_row(*_size_cells(size, wide=wide))
+        table.add_row(*_size_cells(size, wide=wide, kinds=kinds))
     if len(shown) < len(why.sizes):
         table.caption = f"... and {len(why.sizes) - len(shown)} more sizes (--json lists them all)"
         table.caption_justify = "left"
@@ -67,7 +69,7 @@ def _telling(sizes: tuple[SizeChoice, ...]) -> list[SizeChoice]:
     return [size for size in sizes if size in chosen or size in others]
 
 
-def _size_cells(size: SizeChoice, *, wide: bool) -> list[RenderableType]:
+def _size_cells(size: SizeChoice, *, wide: bool, kinds: bool) -> list[RenderableType]:
     style = "bold green" if size.replicas else ""
     cells: list[RenderableType] = [
         Text(f"{size.size} /{size.batch} {size.variant}".rstrip(), style=style),
@@ -78,5 +80,6 @@ def _size_cells(size: SizeChoice, *, wide: bool) -> list[RenderableType]:
     if wide:
         cells.append(Text(milliseconds(size.ttft_p95_seconds)))
         cells.append(Text(milliseconds(size.tpot_p95_seconds)))
+    if kinds:
         cells.append(Text(size.hardware))
     return [*cells, Text(size.note, style=style or "dim")]

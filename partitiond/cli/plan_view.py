@@ -112,18 +112,23 @@ class _PlanView:
 def _summary(plan: Plan, width: int) -> RenderableType:
     """Bars: the baselines, this plan, the bound; then the certificate in words."""
     proof = plan.certificate
+    first_fit = proof.baseline_first_fit
     rows: list[tuple[str, float | None, str]] = [
-        ("first-fit decreasing", proof.baseline_first_fit, "dim"),
-        ("this plan", proof.own_value, "bold green"),
-        (_bound_words(proof.objective), proof.own_bound, "cyan"),
+        ("first-fit decreasing", first_fit and first_fit / proof.priority_factor, "dim"),
     ]
+    for p in proof.by_priority:
+        rows.append((f"priority {p.priority} in this plan", p.value, "bold green"))
+        rows.append(("at most in the best plan", p.bound, "cyan"))
+    if not proof.by_priority:
+        rows.append(("this plan", proof.own_value, "bold green"))
+        rows.append((_bound_words(proof.objective), proof.own_bound, "cyan"))
     if proof.objective is Objective.MIN_DEVICES:
         rows.insert(0, ("one model per device", proof.baseline_one_model_per_device, "dim"))
     shown = [(name, value, style) for name, value, style in rows if value is not None]
     most = max((value for _, value, _ in shown), default=0) or 1
     room = max(10, min(60, width - 34))
     lines = [
-        Text(f"{name:>24} ", style="" if name == "this plan" else "dim")
+        Text(f"{name:>24} ", style="" if name.endswith("this plan") else "dim")
         .append(f"{number(value):>6} ", style=style)
         .append("█" * max(1 if value > 0 else 0, round(room * value / most)), style=style)
         for name, value, style in shown
@@ -155,6 +160,8 @@ def _certificate(proof: Certificate) -> Text:
     text, style = proven(proof)
     given_away, unproven = two_gaps(proof)
     line = Text(text, style=style).append(f" in {proof.seconds:.1f} s", style="default")
+    if len(proof.by_priority) > 1:
+        return line  # shares of a sum in which a priority counts a hundred times the one below
     if style != "green":
         line.append(f"; gap to the best plan found {percent(given_away)}, ", style="default")
         line.append(f"from that to the bound {percent(unproven)}", style="default")
@@ -166,9 +173,10 @@ def _certificate(proof: Certificate) -> Text:
 def _moves_words(proof: Certificate) -> str:
     moves = f"{proof.moves} move" if proof.moves == 1 else f"{proof.moves} moves"
     each = number(proof.move_price) if proof.objective.is_cost else percent(proof.move_price)
-    return f"{number(proof.value)}: {moves} at {each} each; no plan is better than " + number(
-        proof.bound
-    )
+    if len(proof.by_priority) > 1:
+        return f"{moves} at {each} each"
+    value, bound = (number(v / proof.priority_factor) for v in (proof.value, proof.bound))
+    return f"{value}: {moves} at {each} each; no plan is better than {bound}"
 
 
 def _totals(plan: Plan) -> str:

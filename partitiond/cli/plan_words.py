@@ -10,7 +10,7 @@ _UNITS = {
     Objective.MIN_POWER: "W of power limits",
     Objective.MIN_ENERGY: "W drawn",
     Objective.MAX_GOODPUT: "weighted requests/s",
-    Objective.MAX_MIN: "share of the demand for the worst served",
+    Objective.MAX_MIN: "smallest share of a demand over its weight",
     Objective.MAX_HEADROOM: "times the demand",
 }
 
@@ -92,8 +92,8 @@ def amount_text(objective: Objective, amount: float) -> str:
         case Objective.MIN_POWER | Objective.MIN_ENERGY:
             return watts(amount)
         case Objective.MAX_GOODPUT:
-            return f"{text} requests/s"
+            return f"{text} weighted requests/s"
         case Objective.MAX_MIN:
-            return f"{percent(amount)} of the demand"
+            return f"{text} of a demand over its weight"
         case Objective.MAX_HEADROOM:
             return f"{text} times the demand"

@@ -236,9 +236,9 @@ class Certificate:
             of a move decides (`core.plan_choices`). The fewest moves come first. None where the
             plan moves least and is the best by itself, under `max-min` and `max-headroom`, and
             where models of several priorities count.
-        by_priority: under max-goodput, where models of several priorities count: each of them,
-            the highest first. `value` and `bound` are their sums, each counting a hundred times
-            the one below; optimal means that every one of them is.
+        by_priority: under max-goodput, where models of other priorities than 0 count: each of
+            them, the highest first. `value` and `bound` are their sums, each counting a hundred
+            times the one below; optimal means that every one of them is.
     """
 
     objective: Objective
@@ -268,6 +268,13 @@ class Certificate:
     def own_value(self) -> float:
         """What the plan is worth by itself, whatever it moves."""
         return self.value if self.value_without_moves is None else self.value_without_moves
+
+    @property
+    def priority_factor(self) -> float:
+        """What one weighted requests/s counts in `value` where one priority alone counts; else 1:
+        sums over several priorities are no requests/s."""
+        single = self.by_priority[0].priority if len(self.by_priority) == 1 else 0
+        return float(PRIORITY_FACTOR) ** single
 
     @property
     def own_bound(self) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from partitiond.core.costs import idle_watts, max_watts
 from partitiond.core.plan import (
+    Certificate,
     Infeasible,
     ModelForecast,
     Objective,
@@ -172,21 +173,32 @@ class Alternative:
             requests/s); negative where it is worse; None where the two speak of different
             objectives, as when one of them serves everything and the other cannot.
         gain_at_most: what proofs leave open; None where `gain` is exact or unknown.
+        priority: the one of which both count weighted requests/s: the highest that differs, where
+            models of other priorities than 0 count. Those above get as much in both plans.
         starts, moves, stops: replicas against the plan of what is.
         plan: the plan itself; None where nothing can be placed, and where plans were not asked.
         note: what else is to be known about it.
+        forbids: the change only forbids something, so that its plan is one of what is as well.
     """
 
     change: str
     figures: PlanFigures | None
     gain: float | None = None
     gain_at_most: float | None = None
+    priority: int | None = None
     starts: int = 0
     moves: int = 0
     stops: int = 0
     plan: Plan | None = None
     infeasible: Infeasible | None = None
     note: str = ""
+    forbids: bool = False
+
+    @property
+    def is_no_gain(self) -> bool:
+        """Whether it is better than the plan of what is though the change only forbids: then that
+        was not the best one."""
+        return self.forbids and (self.serves_all if self.gain is None else self.gain > 0)
 
     @property
     def serves_all(self) -> bool:
@@ -292,13 +304,14 @@ def alternative(
     """
     if isinstance(outcome, Infeasible):
         return Alternative(change, None, infeasible=outcome)
-    gain, most = _gain(base, outcome)
+    gain, most, priority = _gain(base, outcome)
     diff = diff_plans(running, outcome.placements)
     return Alternative(
         change=change,
         figures=figures_of(outcome),
         gain=gain,
         gain_at_most=most,
+        priority=priority,
         starts=len(diff.start),
         moves=len(diff.move),
         stops=len(diff.stop),
@@ -306,19 +319,27 @@ def alternative(
     )
 
 
-def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None]:
-    """How much better `other` is, and at most, by the proofs of both."""
+def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None, int | None]:
+    """How much better `other` is, and at most, by the proofs of both; and for which priority."""
     if base is None or base.certificate.objective is not other.certificate.objective:
-        return None, None
-    old, new = base.certificate, other.certificate
-    sign = -1.0 if new.objective.is_cost else 1.0
-    gain = sign * (new.own_value - old.own_value)
-    if math.isclose(new.own_value, old.own_value, rel_tol=SAME):
-        gain = 0.0
-    # What proof and plan leave open is a share of their values: rounding grows with these.
-    most, trifle = (
-        sign * (new.own_bound - old.own_value),
-        SAME * max(abs(old.own_value), abs(new.own_value)),
-    )
-    most = 0.0 if abs(most) <= trifle else most
-    return gain, None if most <= gain + trifle else most
+        return None, None, None
+    old, new = _by_priority(base.certificate), _by_priority(other.certificate)
+    sign = -1.0 if other.certificate.objective.is_cost else 1.0
+    found = []
+    for priority in sorted({*old, *new}, reverse=True):
+        was, now = old.get(priority, (0.0, 0.0)), new.get(priority, (0.0, 0.0))
+        gain = 0.0 if math.isclose(now[0], was[0], rel_tol=SAME) else sign * (now[0] - was[0])
+        most = sign * (now[1] - was[0])
+        # What proof and plan leave open is a share of their values: rounding grows with these.
+        trifle = SAME * max(abs(was[0]), abs(now[0]))
+        most = 0.0 if abs(most) <= trifle else most
+        is_open = most > gain + trifle
+        found.append((gain, most if is_open else None, priority if {*old, *new} != {0} else None))
+    decides = [one for one in found if one[0]] or [one for one in found if one[1] is not None]
+    return (decides or found)[0]
+
+
+def _by_priority(proof: Certificate) -> dict[int, tuple[float, float]]:
+    """Value and bound of each priority that counts; under other objectives of the plan."""
+    by = {p.priority: (p.value, p.bound) for p in proof.by_priority}
+    return by or {0: (proof.own_value, proof.own_bound)}

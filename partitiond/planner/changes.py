@@ -59,6 +59,12 @@ def world_under(text: str, world: World, plan: Plan | None = None) -> World:
     return world
 
 
+def only_forbids(text: str) -> bool:
+    """Whether every plan under the what-if is one of what is as well. Raises InputError."""
+    forbidding = (whatif.remove_devices, whatif.lose, whatif.limit_modes)
+    return all(change.func in forbidding for change in parse_changes(text))
+
+
 def parse_changes(text: str) -> tuple[Change, ...]:
     """The changes of one what-if, in order. Raises InputError."""
     parts = [part.strip() for part in text.split(";")]

@@ -50,12 +50,18 @@ WORTH: Final = {
     "{most}",
     Objective.MIN_ENERGY: "it draws {of} W as predicted, no plan draws less than {most}",
     Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan gives more than {most}",
-    Objective.MAX_MIN: "the worst served model gets {of} of its demand over its weight, no plan "
-    "gives it more than {most}",
+    Objective.MAX_MIN: "the smallest share of a demand, over its weight, is {of}, no plan's is "
+    "larger than {most}",
     Objective.MAX_HEADROOM: "it serves {of} times the demand, no plan serves more than {most} "
     "times",
 }
 """The certificate's value and bound, without the price of moves, in the objective's words."""
+WORTH_UNRATED: Final = (
+    "the least that a model gets (under max-min over its weight) is {of} requests/s, no plan's is "
+    "more than {most}"
+)
+"""Of shares where no model has a demand to take a share of."""
+SHARES: Final = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
 UNITS: Final = {
     Objective.MIN_PRICE: "per hour",
     Objective.MIN_POWER: "W",
@@ -71,7 +77,7 @@ def explain(
     return (
         _summary(instance, found, proof),
         *_of_prices(instance, found.packing, proof),
-        *_priorities(proof),
+        *_worst_served(found),
         *_why_partial(instance, found),
         *_next_best(instance, found, proof),
         *_model_lines(found.packing, placements),
@@ -96,10 +102,16 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
         f"on {used} of {counted(total, 'device')}"
     )
     unpriced = proof.objective is Objective.MIN_PRICE and no_prices(instance.request.devices)
-    worth = WORTH[Objective.MIN_DEVICES if unpriced else proof.objective].format(
-        of=figure(own, 4), most=figure(bound, 4)
-    )
-    return f"{head}: {worth} ({words})."
+    worth = WORTH[Objective.MIN_DEVICES if unpriced else proof.objective]
+    if proof.objective in SHARES and not any(need.rated for need in instance.needs):
+        worth = WORTH_UNRATED
+    worth = worth.format(of=figure(own, 4), most=figure(bound, 4))
+    parts = [
+        f"{'then ' * bool(n)}priority {p.priority} gets {figure(p.value, 4)} weighted requests/s "
+        f"of at most {figure(p.bound, 4)}"
+        for n, p in enumerate(proof.by_priority)
+    ]
+    return f"{head}: {', '.join(parts) or worth} ({words})."
 
 
 def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iterator[str]:
@@ -113,17 +125,12 @@ def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iter
         yield "Only the number of devices is proven: others, as many, may cost less."
 
 
-def _priorities(proof: Certificate) -> Iterator[str]:
-    """What each priority gets, where several count."""
-    parts = [
-        f"{p.priority} gets {figure(p.value, 4)} of at most {figure(p.bound, 4)}"
-        for p in proof.by_priority
-    ]
-    if parts:
-        yield (
-            f"Weighted requests/s by priority, the first counting before all others: priority "
-            f"{', '.join(parts)}."
-        )
+def _worst_served(found: Found) -> Iterator[str]:
+    """The smallest share itself, where the objective's is over weights and priorities."""
+    packing, needs = found.packing, [n for n in found.packing.instance.needs if n.rated]
+    if found.objective is Objective.MAX_MIN and any(n.weight != 1 for n in needs):
+        worst = min(needs, key=lambda n: packing.rates[n.model] / n.planned)
+        yield f"The worst served model is {worst.name}, with {_served(packing, worst)}."
 
 
 def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator[str]:
@@ -136,19 +143,19 @@ def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator
             yield elsewhere
         return
     mine = next(c for c in proof.choices if c.chosen)
-    both = " instead of ".join(_choice_told(proof.objective, c) for c in (other, mine))
+    both = " instead of ".join(_choice_told(proof, c) for c in (other, mine))
     yield (
         f"Next best of the plans found: {both}; it wins where planner.move_price is "
         f"{prices_told(other)} (now {figure(instance.request.move_price)})."
     )
 
 
-def _choice_told(objective: Objective, choice: Choice) -> str:
+def _choice_told(proof: Certificate, choice: Choice) -> str:
     moves = counted(choice.moves, "move") if choice.moves else "no move"
-    if objective is Objective.MIN_DEVICES:
+    if proof.objective is Objective.MIN_DEVICES:
         return f"{counted(round(choice.value), 'device')} with {moves}"
-    unit = UNITS.get(objective, "weighted requests/s")
-    return f"{figure(choice.value, 4)} {unit} with {moves}"
+    unit = UNITS.get(proof.objective, "weighted requests/s")
+    return f"{figure(choice.value / proof.priority_factor, 4)} {unit} with {moves}"
 
 
 def proven_not_all(instance: Instance) -> bool:
@@ -211,18 +218,18 @@ def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterato
 def _why_size(
     need: Need, placements: list[Placement], per_device: Mapping[Candidate, int]
 ) -> str | None:
-    """That a size gives the most per device, or that less would not do; None where it was chosen
-    to fit beside the others, as most are."""
-    chosen, sizes = placements[0].candidate, len(per_device)
-    if sizes <= 1:
+    """That its sizes give the most per device, or that less would not do; None where they were
+    chosen to fit beside the others, as most are."""
+    chosen = placements[0].candidate
+    if len(per_device) <= 1:
         return "it has one size only"
-    if per_device.get(chosen, 0) >= CLOSE * max(per_device.values()):
-        return f"none of its {sizes} sizes serves more per device"
+    if all(per_device.get(p.candidate, 0) >= CLOSE * max(per_device.values()) for p in placements):
+        return "none of its sizes serves noticeably more per device"
     wanted = need.rate / need.units
     enough = [c for c in per_device if c.capacity_req_per_s >= wanted]
     single = need.rated and len(placements) == 1 and chosen in enough
     if single and chosen.memory_bytes <= min(c.memory_bytes for c in enough):
-        return f"no smaller one of its {sizes} sizes covers the demand alone"
+        return "no smaller one of its sizes covers the demand alone"
     return None
 
 

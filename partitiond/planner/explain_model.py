@@ -60,11 +60,13 @@ def _sizes(
         each = (most_alone(d, demand, c, request.interference) for d in on_kind[c.hardware])
         most[c] = max(each, default=0.0)
         best[c.hardware] = max(best[c.hardware], most[c])
+    kinds = {c.hardware for c in most if most[c] > 0}
     found = {}
     for c in sorted(most, key=lambda c: (-most[c], c.memory_bytes)):
         if most[c] > 0:
             share = most[c] / best[c.hardware]
-            note = "best per device" if share >= CLOSE else f"{share:.0%} of the best"
+            best_of = "best there" if len(kinds) > 1 else "best per device"
+            note = best_of if share >= CLOSE else f"{share:.0%} of {best_of}"
             note = f"chosen {chosen[c]}x; {note}" if chosen[c] else note
         else:
             one, there = dataclasses.replace(demand, candidates=(c,)), on_kind[c.hardware]
@@ -115,16 +117,17 @@ def _why_size(candidate: Candidate, sizes: Mapping[Candidate, SizeChoice]) -> st
     beside = [s for s in usable if s.hardware == candidate.hardware]
     if len(usable) <= 1 or candidate not in sizes:
         return f"{head}: no other size of it can be used."
+    if len({s.hardware for s in usable}) > 1:
+        head += f" on {candidate.hardware}"
     serves = sizes[candidate].per_device_req_per_s
     head += f": a device full of it serves {figure(serves)} requests/s"
-    best = max((s.per_device_req_per_s for s in beside), default=0.0)
-    if serves >= CLOSE * best:
-        return f"{head}, which none of its {len(beside)} sizes beats."
-    takes, sm = format_bytes(candidate.memory_bytes), candidate.size.sm_percent
-    takes += f", {sm} % of the SMs" if sm < 100 else ""
+    best = max(beside, key=lambda s: s.per_device_req_per_s, default=sizes[candidate])
+    if serves >= CLOSE * best.per_device_req_per_s:
+        return f"{head}; no size of it serves noticeably more there."
     return (
-        f"{head} and the best size {figure(best)}, but this one takes less ({takes}) and fits "
-        "beside the others."
+        f"{head}, full of the best size there, {best.size} at batch {best.batch}, "
+        f"{figure(best.per_device_req_per_s)}; this one takes "
+        f"{format_bytes(candidate.memory_bytes)}, that one {format_bytes(best.memory_bytes)}."
     )
 
 

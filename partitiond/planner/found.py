@@ -44,7 +44,7 @@ class Found:
         seen: plans that could have been taken, where something runs: none is worse than another
             one and moves more.
         elsewhere: the next best plan on other kinds of device; None where none was found.
-        class_bounds: where models of several priorities count, each priority that does and the
+        class_bounds: where models of other priorities than 0 count, each of them and the
             most weighted requests/s that the best plan gives it (`priorities.bounds_of`).
 
     `value`, `bound`, `status` and `best_value` are without that price.

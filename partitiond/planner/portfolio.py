@@ -324,7 +324,8 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
     answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
     answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
     if len(classes) < 2:
-        return answer
+        single = tuple((c.priority, answer.bound / c.factor) for c in classes if c.priority)
+        return dataclasses.replace(answer, class_bounds=single)
     return class_by_class(watch, classes, found.members, answer, found.class_bounds)
 
 
@@ -379,6 +380,7 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
         first_fit=0.0,
         best_value=None,
         seen=(),
+        class_bounds=(),
     )
 
 

@@ -105,7 +105,7 @@ def _next_best(here: Variations, model: ModelDemand) -> Steps[tuple[Alternative,
         models = tuple(demand if m.model == name else m for m in request.models)
         request = dataclasses.replace(request, models=models)
         found.append(here.compared(title, (yield from here.solve(f"{name}: {title}", request))))
-    return tuple(found)
+    return tuple(dataclasses.replace(one, forbids=True) for one in found)
 
 
 def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:

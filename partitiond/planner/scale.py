@@ -423,9 +423,15 @@ class Raising:
         adding = Adding(grown, usual_prices(self.sites))
         most_goodput(adding, instance.needs, lambda: self.stop() or time.monotonic() > end)
         if any(not need.rated for need in instance.needs):
-            # Held to the factor: no device goes to a level at which somebody falls below it.
+            # Held to the factor and to what each has of its demand: no device goes to a level at
+            # which somebody falls below.
             rated = any(need.rated for need in instance.needs)
-            grown.instance = scaled(instance, self.target, value) if rated else instance
+            held = scaled(instance, self.target, value) if rated else instance
+            needs = (
+                dataclasses.replace(h, rate=max(h.rate, min(n.rate, grown.rates[n.model])))
+                for h, n in zip(held.needs, instance.needs, strict=True)
+            )
+            grown.instance = dataclasses.replace(held, needs=tuple(needs))
             fill(grown, range(len(grown.loads)), self.stop)
             grown.instance = instance
         grown.settle()

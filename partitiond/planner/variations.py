@@ -8,7 +8,7 @@ from partitiond.core.errors import PartitiondError
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan
 from partitiond.core.plan_answers import Alternative, alternative
 from partitiond.core.spec import ModelSpec
-from partitiond.planner.changes import world_under
+from partitiond.planner.changes import only_forbids, world_under
 from partitiond.planner.flow import Outcome, Solving, Steps
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import Demands, World
@@ -79,7 +79,8 @@ class Variations:
         if asked and self.base.running:
             request = dataclasses.replace(request, move_price=self.base.move_price)
         outcome = yield from self.solve(text, request)
-        return self.compared(text, outcome, with_plan=asked)
+        found = self.compared(text, outcome, with_plan=asked)
+        return dataclasses.replace(found, forbids=only_forbids(text))
 
     def request(self, world: World, share: float = VARIATION_SHARE) -> PlanRequest:
         """The request of a changed world, near the plan of what is; `share` is of its time."""

@@ -161,7 +161,9 @@ function fewest(p) {
   const other = p.answers.fewest;
   if (!other?.figures) return null;
   const moves = [["move", other.moves], ["start", other.starts], ["stop", other.stops]].filter(([, n]) => n).map(([word, n]) => plural(n, word));
-  return h("p", { class: "fewest" }, `Whatever it moves, ${number(other.figures.value)} instead of ${number(p.plan.certificate.value_without_moves ?? p.plan.certificate.value)} would do, with ${moves.join(", ") || "no change"}: `,
+  const better = other.priority === null ? `${number(other.figures.value)} instead of ${number(p.plan.certificate.value_without_moves ?? p.plan.certificate.value)} would do`
+    : `${number(other.gain)} more weighted requests/s at priority ${other.priority} would be served`;
+  return h("p", { class: "fewest" }, `Whatever it moves, ${better}, with ${moves.join(", ") || "no change"}: `,
     h("code", {}, "partitiond plan --move-price 0"), ".");
 }
 

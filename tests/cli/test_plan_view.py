@@ -1,18 +1,25 @@
 """The drawing of a plan at the widths people have."""
 
+import dataclasses
 import io
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from partitiond.cli.plan_compare import constraints_view, what_if_view
+from partitiond.cli.plan_explained import explained_view
 from partitiond.cli.plan_steps import changes_view
 from partitiond.cli.plan_view import render_plan
+from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective, Plan, PlanDiff, diff_plans
+from partitiond.core.plan_answers import Alternative, alternative
 from partitiond.core.plan_diff import diff_cost
+from partitiond.core.spec import PlacementRules
 from partitiond.fleet import load_fleet
 from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
+from partitiond.planner.explain_model import explain_model
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
@@ -109,7 +116,83 @@ def test_why_names_models_with_a_reason_of_their_own_and_counts_the_others(twelv
     )
 
 
+def test_bars_of_several_priorities_count_what_each_of_them_gets() -> None:
+    models = tuple(
+        want(name, point(name, rate, 40, sm=50), rate=rate, rules=PlacementRules(priority=rank))
+        for name, rate, rank in (("low", 3, 0), ("high", 4, 2))
+    )
+    free = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+    request = PlanRequest((gpu(),), models, objective=Objective.MAX_GOODPUT, interference=free)
+    plan = solve(request)
+    assert isinstance(plan, Plan)
+    bars = [line.split("█")[0].split() for line in draw(plan, 80).splitlines() if "█" in line]
+    assert bars[:4] == [
+        ["priority", "2", "in", "this", "plan", "4"],
+        ["at", "most", "in", "the", "best", "plan", "4"],
+        ["priority", "0", "in", "this", "plan", "3"],
+        ["at", "most", "in", "the", "best", "plan", "3"],
+    ]
+
+
+def _beside(base: Plan, *others: Alternative, constraints: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    view = constraints_view(base, others, 200) if constraints else what_if_view(base, others, 200)
+    for line in view:
+        console.print(line)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def _one_device(bound: float) -> Plan:
+    plan = solve(PlanRequest((gpu(),), (want("a", point("a", 5, 30), rate=5),)))
+    assert isinstance(plan, Plan)
+    proof = dataclasses.replace(plan.certificate, value=2.0, bound=bound)
+    return dataclasses.replace(plan, certificate=proof)
+
+
+@pytest.mark.parametrize("bound", [1.0, 2.0])
+def test_a_gain_beside_a_plan_that_is_not_proven_is_not_said_to_come_of_the_change(
+    bound: float,
+) -> None:
+    base = _one_device(bound)
+    same = alternative("no mig", base, base, (), with_plan=False)
+    better = dataclasses.replace(same, gain=1.0)
+    said = _beside(base, better)
+    assert "saves 1 device" in said
+    assert ("not proven the best" in said) is (bound < 2)
+    assert "also without the change" not in said
+    forbids = _beside(base, dataclasses.replace(better, forbids=True))
+    assert "saves 1 device, also without the change" in forbids
+    assert "no mig: it only forbids something, so its plan is one of what is as well" in forbids
+    assert "not proven the best" not in _beside(base, same, dataclasses.replace(same, gain=-1.0))
+
+
+def test_what_costs_nothing_is_told_apart_from_what_was_not_found_to_cost() -> None:
+    base = _one_device(2.0)
+    same = alternative("without rule a.slo", base, base, (), with_plan=False)
+    open_ = dataclasses.replace(same, change="without rule a.near", gain_at_most=1.0)
+    lost = dataclasses.replace(same, change="without rule *.avoid", gain=-1.0)
+    said = _beside(base, same, open_, lost, constraints=True)
+    assert "cost nothing in this plan: a.slo\n" in said
+    assert "cost nothing that was found: a.near, *.avoid\n" in said
+
+
 def test_an_empty_plan_can_be_drawn() -> None:
     plan = solve(PlanRequest((cpu(2),), ()))
     assert isinstance(plan, Plan)
     assert "Plan plan" in draw(plan, 80)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_kind_of_device_is_shown_beside_a_size_where_there_are_several(width: int) -> None:
+    models = (want("a", *(point("a", 2, 10, hardware=kind) for kind in ("a100-80gb", "l4-24gb"))),)
+    for devices in ((gpu(),), (gpu(), gpu("gpu-1", gib=22, hardware="l4-24gb"))):
+        request = PlanRequest(devices, models)
+        outcome = solve(request)
+        assert isinstance(outcome, Plan)
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        for line in explained_view(outcome, explain_model(request, outcome, models[0]), width):
+            console.print(line)
+        table = console.file.getvalue().split("Sizes it could run at")[1]  # type: ignore[attr-defined]
+        assert "a100-80gb" in table
+        assert "l4-24gb" in table
+        assert ("best there" in table) is (len(devices) > 1)

@@ -7,6 +7,7 @@ import pytest
 
 from partitiond.core.interference import Interference
 from partitiond.core.plan import ModelDemand, Objective, Plan, Status
+from partitiond.core.plan_answers import alternative
 from partitiond.core.spec import PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.certify import certify
@@ -238,3 +239,55 @@ def test_where_nothing_counts_no_choice_of_moves_is_told() -> None:
     plan = solve(dataclasses.replace(asked(2, big, *two), running=first.placements[:1]))
     assert isinstance(plan, Plan)
     assert (plan.certificate.own_bound, plan.certificate.choices) == (0.0, ())
+
+
+def test_no_sentence_counts_requests_by_their_priority() -> None:
+    _, both = _two()
+    assert (
+        "priority 1 gets 4 weighted requests/s of at most 4, then priority 0 gets 6 weighted "
+        in (both.explanation[0])
+    )
+    single = planned(1, ranked("high", 1, 2.0, wanted=9.0))
+    assert single.certificate.value == 400.0, "in step with plans of several priorities"
+    assert [(p.priority, p.value) for p in single.certificate.by_priority] == [(1, 4.0)]
+    assert "priority 1 gets 4 weighted requests/s of at most 4 (proven" in single.explanation[0]
+
+
+def test_a_gain_is_counted_at_the_highest_priority_that_differs() -> None:
+    request, both = _two()
+    fewer = dataclasses.replace(request, models=(request.models[0], ranked("low", 0, 3.0)))
+    higher = dataclasses.replace(request, models=(ranked("high", 1, 2.0), request.models[1]))
+    found = []
+    for other in (request, fewer, higher):
+        one = alternative("", both, solve(other), (), with_plan=False)
+        found.append((one.gain, one.gain_at_most, one.priority))
+    assert found == [(0.0, None, 1), (-3.0, None, 0), (-2.0, None, 1)]
+
+
+def test_what_a_proof_leaves_open_is_of_the_same_priority() -> None:
+    _, both = _two()
+    top, low = both.certificate.by_priority
+    open_ = (dataclasses.replace(top, bound=5.0), dataclasses.replace(low, value=2.0, bound=9.0))
+    proof = dataclasses.replace(both.certificate, by_priority=open_)
+    other = dataclasses.replace(both, certificate=proof)
+    one = alternative("", both, other, (), with_plan=False)
+    assert (one.gain, one.gain_at_most, one.priority) == (-4.0, 3.0, 0)
+    same = dataclasses.replace(proof, by_priority=(open_[0], low))
+    one = alternative("", both, dataclasses.replace(both, certificate=same), (), with_plan=False)
+    assert (one.gain, one.gain_at_most, one.priority) == (0.0, 1.0, 1)
+
+
+def test_the_worst_served_is_told_by_its_share_and_not_by_its_weight() -> None:
+    """The high one's share counts a hundredth; the low one's half is the smaller share."""
+    request = asked(1, ranked("high", 1, 4.0), ranked("low", 0, 3.0, wanted=6.0))
+    plan = solve(dataclasses.replace(request, objective=Objective.MAX_MIN))
+    assert isinstance(plan, Plan)
+    assert "the smallest share of a demand, over its weight, is 0.01, no" in plan.explanation[0]
+    assert plan.explanation[1] == (
+        "The worst served model is low, with 3 requests/s for 6 wanted (50% short)."
+    )
+    free = want("free", point("free", 4.0, 40, sm=50))
+    alone = dataclasses.replace(request, models=(free,), objective=Objective.MAX_HEADROOM)
+    unrated = solve(alone)
+    assert isinstance(unrated, Plan)
+    assert "is 8 requests/s, no plan's is more than 8 (" in unrated.explanation[0]

@@ -21,11 +21,12 @@ from partitiond.core.spec import (
 )
 from partitiond.planner.api import solve
 from partitiond.planner.explain import proven_impossible
+from partitiond.planner.explain_model import explain_model
 from partitiond.planner.flow import Outcome, Solving, run_flow, run_flow_async
 from partitiond.planner.questions import answer
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import World
-from tests.planner.build import gpu, point
+from tests.planner.build import gpu, point, want
 
 Sizes = dict[str, tuple[Candidate, ...]]
 
@@ -126,6 +127,22 @@ def test_what_ifs_are_compared_with_the_plan_of_what_is(asker: Asker) -> None:
     assert found["demand a=100/s"].gain is None, "not all of it can be served"
     assert not found["demand a=100/s"].serves_all
     assert all(one.plan is not None for one in answers.what_if)
+
+
+def test_what_only_forbids_is_known_to_be_a_plan_of_what_is(asker: Asker) -> None:
+    texts = (
+        "lose gpu-3", "-1 a100-80gb", "no mig", "only mps; lose gpu-3", "+1 a100-80gb",
+        "demand b=1/s", "lose gpu-3; demand b=1/s", "without model b", "objective max-min",
+    )  # fmt: skip
+    _, answers = asker.ask(PlanQuestion(what_if=texts, explain="b"))
+    assert [one.forbids for one in answers.what_if] == [True] * 4 + [False] * 5
+    assert not any(one.is_no_gain for one in answers.what_if), "the plan is the best"
+    assert answers.explanation is not None
+    assert all(one.forbids for one in answers.explanation.alternatives)
+    (first, *_), worse = answers.what_if, 3.0
+    assert dataclasses.replace(first, gain=worse).is_no_gain
+    assert dataclasses.replace(first, gain=None).is_no_gain, "it serves all, and the plan does not"
+    assert not dataclasses.replace(first, gain=worse, forbids=False).is_no_gain
 
 
 def test_a_kind_of_device_that_is_not_there_gets_candidates(asker: Asker) -> None:
@@ -297,6 +314,46 @@ def test_the_next_best_size_and_what_it_costs() -> None:
     assert found["not as mps-10"].gain == -1.0
     chosen = next(size for size in why.sizes if size.replicas)
     assert chosen.note == "chosen 1x; best per device"
+
+
+def test_a_size_that_serves_less_is_said_to_take_what_it_takes() -> None:
+    """Only one replica is allowed: the best size per device, which takes less, does not do."""
+    best, chosen = point("a", 2.9, 38, sm=50, batch=64), point("a", 4.6, 61, sm=80, batch=128)
+    asker = Asker({"a": (best, chosen)}, spec("a", 4, max_replicas=1), devices=gpus(1))
+    _, answers = asker.ask(PlanQuestion(explain="a"), most=1)
+    assert answers.explanation is not None
+    told = answers.explanation.here[1]
+    assert told == (
+        "mps-80 at batch 128: a device full of it serves 4.6 requests/s, full of the best size "
+        "there, mps-50 at batch 64, 5.58; this one takes 61 GiB, that one 38 GiB."
+    )
+
+
+def test_where_there_are_several_kinds_of_device_it_is_said_on_which_a_size_is_best() -> None:
+    large, small = point("a", 6, 10, sm=50), point("a", 2, 10, sm=50, hardware="l4-24gb")
+    devices = gpu("gpu-0"), gpu("gpu-1", gib=22, hardware="l4-24gb", price_per_hour=0.1)
+    model = want("a", large, small, rate=3)
+    request = PlanRequest(devices, (model,), objective=Objective.MIN_PRICE)
+    why = explain_model(request, solve(request), model)
+    notes = [size.note for size in why.sizes]
+    assert notes == ["best there", "chosen 2x; best there"]
+    assert why.here[1].startswith("mps-50 at batch 8 on l4-24gb: a device full of it serves ")
+    assert why.here[1].endswith("; no size of it serves noticeably more there.")
+
+
+def test_sizes_are_called_the_best_per_device_where_every_one_is() -> None:
+    wide, narrow = point("a", 12, 10, sm=60), point("a", 4, 10, sm=40)
+    model = want("a", wide, narrow, rate=40)
+
+    def told(*candidates: Candidate) -> bool:
+        one = dataclasses.replace(model, candidates=candidates)
+        plan = solve(PlanRequest(gpus(1), (one,), objective=Objective.MAX_GOODPUT))
+        assert isinstance(plan, Plan)
+        assert {p.candidate for p in plan.placements} <= set(candidates)
+        return any("none of its sizes serves" in line for line in plan.explanation)
+
+    assert not told(wide, narrow), "both are in use, and a device full of one serves less"
+    assert told(wide, dataclasses.replace(narrow, capacity_req_per_s=12.1))
 
 
 def test_what_stops_one_more_replica_is_said_with_figures() -> None:

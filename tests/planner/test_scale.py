@@ -14,6 +14,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.instance import build_instance
 from partitiond.planner.market.factor import Factor
 from partitiond.planner.market.value import Prices
+from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Watch
 from partitiond.planner.scale import Raising, factor_of, largest_factor, scaled, targets_of
 from partitiond.planner.sites import Sites, build_sites
@@ -161,6 +162,31 @@ def test_what_is_left_is_given_away_and_nobody_falls_below() -> None:
     more = known.given_away(known.best, 5.0)
     assert more.goodput() > known.best.goodput()
     assert factor_of(more, known.target) >= known.value * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("objective", SCALES)
+def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rate(
+    objective: Objective,
+) -> None:
+    """One gets half of its demand and the other all; another replica beside it would slow it."""
+    levels = Interference((1.0, 1.5), (1.0, 1.5), 0.0, 0.0, 0.0)
+    devices = tuple(gpu(f"g{n}") for n in range(3))
+    grows = objective is Objective.MAX_HEADROOM  # then twice the demand counts as well
+    for half, rate, slowed in ((2.0, 1.0, False), (2.0, 0.25, True), (0.5, 0.5, not grows)):
+        models = (
+            want("half", point("half", 1.0, 80, sm=100), rate=half, max_replicas=1),
+            want("full", point("full", 1.0, 40, sm=50, busy=1.0), rate=rate, max_replicas=1),
+            want("free", point("free", 1.0, 40, sm=50, busy=0.5)),
+        )
+        request = PlanRequest(devices, models, objective=objective, interference=levels)
+        instance = build_instance(request)
+        option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode == "mps")
+        packing = Packing(instance)
+        for index in range(3):
+            packing.add(index, index, option)
+        more = raising(instance).given_away(packing, 5.0)
+        assert (more.rates[1] < packing.rates[1]) is slowed
+        assert more.counts[2] == (3 if slowed else 2), "two of them fit beside each other"
 
 
 @pytest.mark.parametrize("objective", SCALES)
