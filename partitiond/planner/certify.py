@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Final
 
+from partitiond.core.placement_rules import PRIORITY_FACTOR
 from partitiond.core.plan import Certificate, Objective, Placement, PriorityProof, Status
 from partitiond.core.plan_choices import Choice, bound_within, trade_off
 from partitiond.core.profile import ProfileKind
@@ -18,7 +19,7 @@ from partitiond.planner.costs import (
 from partitiond.planner.found import Found
 from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
 from partitiond.planner.needs import LEAST
-from partitiond.planner.types import RATE_SCALE, Instance
+from partitiond.planner.types import Instance
 
 PROVEN: Final = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
@@ -57,7 +58,11 @@ def certify(
     rates = rates_of(instance, placements, levels)
     classes = () if _counts_nothing(instance, found) else found.class_bounds
     by_priority = tuple(
-        PriorityProof(priority, goodput_of(request.models, rates, priority), most * (1 + GRAIN))
+        PriorityProof(
+            priority,
+            goodput_of(request.models, rates, priority),
+            most * (1 + GRAIN) + _few(instance, priority) / PRIORITY_FACTOR**priority,
+        )
         for priority, most in classes
     )
     proven = gap <= PROVEN and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)
@@ -162,11 +167,20 @@ def _bound(instance: Instance, found: Found) -> float:
         return true_bound(instance.request, found.bound)
     if _counts_nothing(instance, found):
         return 0.0
-    # What is counted of a model at most is rounded down with its demand, by a unit at most, and
-    # tiny demands have few units.
-    few = (n.worth / RATE_SCALE for n in instance.needs if n.rate < LEAST)
+    priorities = {need.priority for need in instance.needs}
     counted = found.objective is Objective.MAX_GOODPUT
-    return found.bound * (1 + GRAIN) + (math.fsum(few) if counted else 0.0)
+    few = math.fsum(_few(instance, p) for p in priorities) if counted else 0.0
+    return found.bound * (1 + GRAIN) + few
+
+
+def _few(instance: Instance, priority: int) -> float:
+    """Weighted requests/s that bounds of a priority may lack.
+
+    What is counted of a model at most is rounded down with its demand, by a unit at most, and tiny
+    demands have few units.
+    """
+    mine = (n for n in instance.needs if n.priority == priority and 0 < n.rate < LEAST)
+    return math.fsum(n.weight / n.units for n in mine)
 
 
 def _counts_nothing(instance: Instance, found: Found) -> bool:
