@@ -10,6 +10,7 @@ from rich.text import Text
 from partitiond.cli.plan_words import amount_text, number, two_gaps, watts
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.plan_answers import (
+    SAME,
     Alternative,
     PlanFigures,
     Relaxations,
