@@ -140,8 +140,8 @@ class Objective(enum.StrEnum):
     MIN_POWER = "min-power"
     """The same with the least power that must be provided: the power limits of devices used."""
     MIN_ENERGY = "min-energy"
-    """The same with the least predicted draw while the demand is served: the least energy per
-    token."""
+    """The same at the least charge in watts: what devices draw idle, and each replica by its part
+    of its model's demand. Models without a rate get no further replicas."""
     MAX_GOODPUT = "max-goodput"
     """The most planned requests/s from all devices, weighted, up to each model's demand."""
     MAX_MIN = "max-min"

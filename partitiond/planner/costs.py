@@ -52,9 +52,14 @@ def device_units(request: PlanRequest) -> tuple[int, ...]:
     return tuple(math.floor((cost or 0.0) * PRICE_SCALE + EPSILON) for cost in costs)
 
 
+def charges_replicas(request: PlanRequest) -> bool:
+    """Whether each replica adds to the cost, not only its device."""
+    return request.objective is Objective.MIN_ENERGY
+
+
 def item_units(request: PlanRequest, demand: ModelDemand, candidate: Candidate) -> int:
     """What a replica costs beyond its device, in 1 / PRICE_SCALE, rounded down: its energy."""
-    if request.objective is not Objective.MIN_ENERGY:
+    if not charges_replicas(request):
         return 0
     return math.floor(charged_watts(candidate, demand) * PRICE_SCALE + EPSILON)
 
@@ -75,7 +80,7 @@ def usable_request(request: PlanRequest) -> PlanRequest:
     Under MIN_ENERGY a candidate whose draw is not known has no cost: it is left out, and a model
     without any other is unplaced with that reason.
     """
-    if request.objective is not Objective.MIN_ENERGY:
+    if not charges_replicas(request):
         return request
     return dataclasses.replace(request, models=tuple(_with_watts(m) for m in request.models))
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from partitiond.planner.adding import Adding
 from partitiond.planner.complete import complete, in_order, most_goodput, tightened
+from partitiond.planner.costs import charges_replicas
 from partitiond.planner.members import EPSILON, KEPT, Member, drop_surplus, member, rank
 from partitiond.planner.moves import price_of_a_move
 from partitiond.planner.packing import Packing
@@ -58,7 +59,8 @@ def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = 
 
 
 def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packing:
-    drop_surplus(packing, rated_only=True)
+    rated_only = not (by_cost and charges_replicas(packing.instance.request))
+    drop_surplus(packing, rated_only=rated_only)
     packing.settle()
     adding = Adding(packing, worth, opens_last=by_cost)
     if by_cost:

@@ -11,10 +11,10 @@ from typing import Final
 from partitiond.core.plan import Objective
 from partitiond.core.plan_choices import EARLY_MOVES, Against
 from partitiond.planner.assign import applied
-from partitiond.planner.costs import true_value
+from partitiond.planner.costs import charges_replicas, true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.found import Seen
-from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
+from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, drop_surplus, member
 from partitiond.planner.moves import count_of_moves, price_of_a_move, with_moves, with_price
 from partitiond.planner.packing import Packing
 from partitiond.planner.priorities import goodput_key, lexicographic, values_of
@@ -103,9 +103,14 @@ def nearest_cost(
 
 
 def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
-    """A plan whose models without a rate run where they ran, and fill what is left over."""
+    """A plan whose models without a rate run where they ran, and fill what is left over.
+
+    Where replicas are part of the cost each further one makes the plan worse: it has none then.
+    """
     packing = one.packing.copy()
-    if any(not need.rated for need in instance.needs):
+    if not may_open and charges_replicas(instance.request):
+        drop_surplus(packing)
+    elif any(not need.rated for need in instance.needs):
         restore(packing, may_open=may_open)
         fill(packing, range(len(packing.loads)) if may_open else packing.used(), stop)
     return member(one.name, packing)
@@ -208,7 +213,9 @@ def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -
     """The even share solved exactly on the devices that the best plan uses."""
     devices = best.packing.used()
     unrated = [need for need in instance.needs if not need.rated]
-    if not unrated or not devices or variable_count(instance, devices) > MAX_VARIABLES:
+    if not unrated or charges_replicas(instance.request) or not devices:
+        return None
+    if variable_count(instance, devices) > MAX_VARIABLES:
         return None
     found = solve_exact(
         instance,

@@ -105,6 +105,22 @@ def test_min_energy_wakes_no_second_device_for_a_small_saving() -> None:
     assert len({p.device_id for p in made.placements}) == 1
 
 
+@pytest.mark.parametrize("runs", [False, True])
+def test_min_energy_fills_no_room_that_is_left_over(runs: bool) -> None:
+    """Each replica is charged, so one that nobody needs makes the plan worse."""
+    models = [
+        want("a", point("a", 5, 10, sm=10, watts=50.0), rate=4),
+        want("rest", point("rest", 5, 10, sm=10, watts=40.0)),
+    ]
+    running = plan((gpu(),), *models, objective=Objective.MIN_PRICE).placements
+    assert len(running) > 2, "where replicas cost nothing the room is filled"
+    made = plan((gpu(),), *models, objective=Objective.MIN_ENERGY, running=running if runs else ())
+    assert [p.model for p in made.placements] == ["a", "rest"]
+    proof = made.certificate
+    assert (proof.status, proof.best_value) == (Status.OPTIMAL, None)
+    assert proof.value == pytest.approx(60 + 50 * 4 / 5 + 40, rel=1e-3)
+
+
 def test_a_model_of_unknown_draw_is_unplaced_under_min_energy_with_that_reason() -> None:
     models = (
         want("known", draws("known", 5, 30, 50.0), rate=4),  # type: ignore[arg-type]

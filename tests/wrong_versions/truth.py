@@ -187,6 +187,27 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "Where each replica is charged, no room that is left over is filled.",
+        "tests/planner/test_objectives.py::test_min_energy_fills_no_room_that_is_left_over",
+        wrong=(
+            (
+                f"{_PLANNER}/nearest.py",
+                "if not may_open and charges_replicas(instance.request)",
+                "if False",
+            ),
+            (
+                f"{_PLANNER}/nearest.py",
+                "        drop_surplus(packing)",
+                "        restore(packing, may_open=may_open)",
+            ),
+            (
+                f"{_PLANNER}/costs.py",
+                "return request.objective is Objective.MIN_ENERGY",
+                "return False",
+            ),
+        ),
+    ),
+    rule(
         "What moves buy names no plan with an outage, none within a budget that it breaks, and no "
         "bound that one of them beats.",
         f"{_MOVES}::test_a_plan_with_an_outage_is_not_among_those_that_moves_buy",
