@@ -18,7 +18,7 @@ from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, 
 from partitiond.planner.moves import count_of_moves, price_of_a_move, with_moves, with_price
 from partitiond.planner.packing import Packing
 from partitiond.planner.priorities import goodput_key, lexicographic, values_of
-from partitiond.planner.progress import Stop
+from partitiond.planner.progress import Stop, Watch
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
 from partitiond.planner.types import Instance
@@ -37,6 +37,10 @@ NEAR_SHARE: Final = 0.05
 """The same for the shares of models without a rate, which are worth less than a restart."""
 SHARE_SHARE: Final = 0.1
 """Deterministic seconds for the shares per second of the time limit."""
+EXACT_SHARE: Final = 0.4
+"""Of the time until the limit, for making the model of the shares, and as much for solving it."""
+VARIABLES: Final = 5_000
+"""So many are made in a second, on a core that is shared."""
 
 
 def _within_moves(instance: Instance, members: list[Member], most: int | None) -> list[Member]:
@@ -50,33 +54,25 @@ def _within_moves(instance: Instance, members: list[Member], most: int | None) -
 
 
 def nearest_cost(
-    instance: Instance,
-    members: list[Member],
-    most_moves: int | None,
-    seconds: float,
-    *,
-    may: May,
-    stop: Stop,
+    watch: Watch, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
 ) -> tuple[Member, tuple[Seen, ...]]:
     """Fill what is left over; then the least cost with moves, then the fewest bytes to load.
 
     Args:
-        instance: the question.
+        watch: the question and the clock: when its time is over, nothing more is shared out.
         members: plans; all serve everything.
         most_moves: replicas that a plan may move; None for no limit.
-        seconds: for sharing out what is left over.
         may: what speaks against a packing: of those with least, the best is taken.
-        stop: says when enough was filled, and told.
+        stop: says when enough was told.
 
     Returns:
         The plan that is taken, and what it was chosen from, as `Found.seen`.
     """
+    instance = watch.instance
     staying = bool(staying_items(instance))
     looks = _worth_a_look(instance, _within_moves(instance, members, most_moves), cost=True)
-    filled = [_filled(instance, one, stop, may_open=False) for one in looks]
-    shared = _exact_share(
-        instance, max(filled, key=lambda m: share_value(m.packing)), seconds, stop
-    )
+    filled = [_filled(instance, one, watch.over, may_open=False) for one in looks]
+    shared = _exact_share(watch, max(filled, key=lambda m: share_value(m.packing)))
     if shared is not None:
         filled.append(shared)
     ranks, seen = [], []
@@ -120,7 +116,9 @@ def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) 
     """The best by themselves; where something runs, also those that were made from it."""
     best = sorted(members, key=lambda m: m.packing.cost() if cost else -m.packing.goodput())
     if not staying_items(instance):
-        return best if any(not need.rated for need in instance.needs) else best[:1]
+        # Only among plans as good does it count what models without a rate get.
+        most, shares = best[0].packing.cost() + EQUAL, any(not n.rated for n in instance.needs)
+        return [m for m in best if m.packing.cost() <= most] if shares else best[:1]
     near = [m for m in members if m.name.startswith((KEPT, EXACT_WITH_MOVES))]
     afresh = [m for m in best if m not in near]
     few = len(instance.group_of) <= FEW_DEVICES
@@ -209,22 +207,25 @@ def _taken(
     return chosen, tuple(found)
 
 
-def _exact_share(instance: Instance, best: Member, seconds: float, stop: Stop) -> Member | None:
+def _exact_share(watch: Watch, best: Member) -> Member | None:
     """The even share solved exactly on the devices that the best plan uses."""
-    devices = best.packing.used()
+    instance, devices = watch.instance, best.packing.used()
     unrated = [need for need in instance.needs if not need.rated]
     if not unrated or charges_replicas(instance.request) or not devices:
         return None
-    if variable_count(instance, devices) > MAX_VARIABLES:
+    wall_seconds = EXACT_SHARE * watch.rest()
+    if variable_count(instance, devices) > min(MAX_VARIABLES, VARIABLES * wall_seconds):
         return None
     found = solve_exact(
         instance,
         Goal.SHARE,
         devices,
         best.packing,
-        deterministic_seconds=SHARE_SHARE * seconds,
+        deterministic_seconds=SHARE_SHARE
+        * min(instance.request.time_limit_seconds, watch.left() + 1),
+        wall_seconds=wall_seconds,
         cost_limit=best.packing.cost_units(),
-        stop=stop,
+        stop=watch.stop,
     )
     return None if found.packing is None else member(best.name, found.packing)
 

@@ -237,11 +237,8 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
         return None
     others = [taken(packing) for packing in _without_each_kind(watch, found.members)]
     priced_bound = _exact_with_moves(watch, found.members, least)
-    seconds = min(instance.request.time_limit_seconds, watch.left() + 1)
     until = watch.finish()
-    chosen, seen = nearest_cost(
-        instance, found.members, found.most_moves, seconds, may=may, stop=until
-    )
+    chosen, seen = nearest_cost(watch, found.members, found.most_moves, may=may, stop=until)
     packing = chosen.packing
     least = watch.bound if watch.bound is not None else least
     best = min(found.members, key=lambda m: m.packing.cost())

@@ -12,7 +12,7 @@ import numpy as np
 
 from partitiond.core.plan import Objective
 from partitiond.core.plan_answers import PlanProgress
-from partitiond.planner.costs import true_bound, true_value
+from partitiond.planner.costs import charges_replicas, true_bound, true_value
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import RATE_SCALE, Instance
 
@@ -30,6 +30,9 @@ FINISH_MORE: Final = 0.2
 FINISH_LEAST: Final = 0.5
 FINISH_PER_SIZE: Final = 9e-7
 """Seconds per model and device that assigning, tidying, explaining and checking take."""
+SHARING_SHARE: Final = 0.15
+SHARING_MOST: Final = 1.0
+"""Seconds at most that are kept for models without a rate, which share what is left over."""
 
 
 OnProgress = Callable[[PlanProgress], None]
@@ -90,6 +93,10 @@ class Watch:
         limit = instance.request.time_limit_seconds
         size = len(instance.needs) * len(instance.group_of)
         finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
+        if any(not need.rated for need in instance.needs) and not charges_replicas(
+            instance.request
+        ):
+            finish += min(SHARING_MOST, SHARING_SHARE * limit)
         self.deadline = self.began + max(0.3 * limit, limit - finish)
         self.compile_seconds = 0.0
         """Not counted as solving."""
@@ -126,6 +133,17 @@ class Watch:
         if self.fixed:
             return self.instance.request.time_limit_seconds
         return max(0.0, self.deadline - time.monotonic())
+
+    def rest(self) -> float:
+        """Seconds until the time limit itself; without a clock it never comes."""
+        if self.stop():
+            return 0.0
+        limit = math.inf if self.fixed else self.instance.request.time_limit_seconds
+        return max(0.0, self.began + limit - time.monotonic())
+
+    def over(self) -> bool:
+        """Whether the time limit is over, or somebody asked to end."""
+        return self.rest() <= 0
 
     def finish(self) -> Stop:
         """Says when what comes after the search has taken long enough: about as long again as is

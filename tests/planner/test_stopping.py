@@ -1,7 +1,9 @@
 """What is done after somebody has asked to end: as little as a plan takes."""
 
 import collections
+import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -9,14 +11,18 @@ from typing import Any
 import pytest
 
 from partitiond.core.plan import Infeasible, Objective, Status
-from partitiond.planner import scale
+from partitiond.planner import nearest, scale
 from partitiond.planner.api import solve
 from partitiond.planner.baselines import first_fit
 from partitiond.planner.complete import from_nothing
 from partitiond.planner.instance import build_instance
-from partitiond.planner.members import Member
+from partitiond.planner.keeping import completed
+from partitiond.planner.members import Member, member
+from partitiond.planner.nearest import nearest_cost
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Watch
+from partitiond.planner.prices import usual_prices
+from partitiond.planner.progress import Watch, never
+from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 
@@ -123,3 +129,49 @@ def test_no_factor_is_asked_for_after_a_stop(
     assert len(served) == after
     assert not found.met()
     assert found.bound > found.value
+
+
+def leftovers(limit: float) -> Watch:
+    """A question with a model that takes what is left over."""
+    models = (want("a", point("a", 5, 10, sm=10), rate=4), want("rest", point("rest", 5, 10, sm=5)))
+    return Watch(build_instance(PlanRequest((gpu("g"),), models, time_limit_seconds=limit)))
+
+
+def plan_of(watch: Watch) -> Member:
+    """A plan without what is left over."""
+    prices = usual_prices(build_sites(watch.instance))
+    return member("", completed(watch.instance, prices, by_cost=True))
+
+
+def test_nothing_is_shared_out_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search may end late, and each step of sharing takes as long as a good part of it."""
+    watch, one = leftovers(3), plan_of(leftovers(3))
+    late = watch.began - 3
+    for began, filled in ((watch.began, True), (late, False)):
+        watch.began = began
+        chosen, _ = nearest_cost(watch, [one], None, may=lambda _: 0, stop=never)
+        assert (len(chosen.packing.loads[0].items) > 2) is filled
+    monkeypatch.setattr(nearest, "solve_exact", lambda *_a, **_m: pytest.fail("solved"))
+    nearest_cost(watch, [one], None, may=lambda _: 0, stop=never)
+    watch.began = time.monotonic() - 3 + 1e-3
+    nearest_cost(watch, [one], None, may=lambda _: 0, stop=never)
+
+
+def test_only_plans_as_good_as_the_best_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = leftovers(3)
+    best, dearer = plan_of(watch), plan_of(watch)
+    monkeypatch.setattr(dearer.packing, "cost", lambda: best.packing.cost() + 1)
+    calls = list[object]()
+    monkeypatch.setattr(nearest, "fill", lambda *asked: calls.append(asked))
+    nearest_cost(watch, [dearer, best, dearer, best], None, may=lambda _: 0, stop=never)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(2, 0.3), (60, 1.0)])
+def test_time_is_kept_for_what_is_left_over(limit: float, kept: float) -> None:
+    shared, rated = leftovers(limit), leftovers(limit).instance
+    models = rated.request.models[:1]
+    alone = Watch(build_instance(dataclasses.replace(rated.request, models=models)))
+    assert alone.deadline - alone.began - shared.deadline + shared.began == pytest.approx(kept)
+    assert 0 < shared.rest() <= limit
+    assert not shared.over()

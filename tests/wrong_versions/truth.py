@@ -208,6 +208,32 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "What is left over is shared out within the time limit, and among plans as good.",
+        "tests/planner/test_stopping.py",
+        wrong=(
+            (
+                f"{_PLANNER}/nearest.py",
+                "_filled(instance, one, watch.over, may",
+                "_filled(instance, one, stop, may",
+            ),
+            (
+                f"{_PLANNER}/nearest.py",
+                "if m.packing.cost() <= most] if shares",
+                "] if shares",
+            ),
+            (
+                f"{_PLANNER}/nearest.py",
+                "min(MAX_VARIABLES, VARIABLES * wall_seconds)",
+                "MAX_VARIABLES",
+            ),
+            (
+                f"{_PLANNER}/progress.py",
+                "finish += min(SHARING_MOST",
+                "finish += max(SHARING_MOST",
+            ),
+        ),
+    ),
+    rule(
         "What moves buy names no plan with an outage, none within a budget that it breaks, and no "
         "bound that one of them beats.",
         f"{_MOVES}::test_a_plan_with_an_outage_is_not_among_those_that_moves_buy",
