@@ -62,7 +62,8 @@ def replica_watts(
     D (sum of w) / (sum of c), is a quotient.)
 
     Interference is left out: requests cost the same energy on a shared device, only later. Where
-    it makes further replicas necessary they are charged as well, which is on the safe side.
+    it makes further replicas necessary they are charged as well, as are those beyond what covers
+    the rate; no charge is a bound of the draw.
 
     Args:
         watts: w, at the operating point.

@@ -48,7 +48,7 @@ WORTH: Final = {
     Objective.MIN_PRICE: "the price is {of} per hour, no plan's is below {most}",
     Objective.MIN_POWER: "the devices' power limits add up to {of} W, no plan's to less than "
     "{most}",
-    Objective.MIN_ENERGY: "it draws {of} W as predicted, no plan draws less than {most}",
+    Objective.MIN_ENERGY: "its devices and replicas are charged {of} W, no plan's less than {most}",
     Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan gives more than {most}",
     Objective.MAX_MIN: "the smallest share of a demand, over its weight, is {of}, no plan's is "
     "larger than {most}",
@@ -65,7 +65,7 @@ SHARES: Final = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
 UNITS: Final = {
     Objective.MIN_PRICE: "per hour",
     Objective.MIN_POWER: "W",
-    Objective.MIN_ENERGY: "W",
+    Objective.MIN_ENERGY: "W charged",
 }
 """Of values of plans; under other objectives weighted requests/s, or devices."""
 

@@ -257,7 +257,7 @@ def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
 
     instance, request = watch.instance, watch.instance.request
     kinds = sorted(taken(min(members, key=lambda m: m.packing.cost()).packing).kinds)
-    if not is_asked(request) or watch.stop():
+    if not is_asked(request) or not watch.rest():
         return []
     seconds, found = OTHERS_SHARE * request.time_limit_seconds / len(kinds), list[Packing]()
     searched = watch.objective is Objective.MIN_PRICE and not watch.done and is_warm()

@@ -7,7 +7,7 @@ import { changed, colour, letter, look, onChange, state } from "./state.js";
 
 const OBJECTIVES = {
   "": "as set", "min-devices": "fewest devices", "min-price": "least price", "min-power": "least provided power",
-  "min-energy": "least energy", "max-goodput": "most goodput", "max-min": "fairest", "max-headroom": "most headroom",
+  "min-energy": "least charge in watts", "max-goodput": "most goodput", "max-min": "fairest", "max-headroom": "most headroom",
 };
 const asked = { objective: "", outage: false, busy: false, progress: null, preview: null, problem: null, abort: null };
 let applied = { id: null, plan: null };

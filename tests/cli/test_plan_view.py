@@ -12,6 +12,7 @@ from partitiond.cli.plan_explained import explained_view
 from partitiond.cli.plan_steps import changes_view
 from partitiond.cli.plan_view import render_plan
 from partitiond.core.interference import Interference
+from partitiond.cli.plan_words import amount_text
 from partitiond.core.plan import Objective, Plan, PlanDiff, diff_plans
 from partitiond.core.plan_answers import Alternative, alternative
 from partitiond.core.plan_diff import diff_cost
@@ -196,3 +197,13 @@ def test_the_kind_of_device_is_shown_beside_a_size_where_there_are_several(width
         assert "a100-80gb" in table
         assert "l4-24gb" in table
         assert ("best there" in table) is (len(devices) > 1)
+
+
+def test_what_is_charged_is_never_called_a_draw() -> None:
+    """Only the charge has a bound; the predicted draw stands beside it."""
+    model = want("a", point("a", 5, 10, sm=10, watts=50.0), rate=4, min_replicas=2)
+    plan = solve(PlanRequest((gpu(),), (model,), objective=Objective.MIN_ENERGY))
+    assert isinstance(plan, Plan)
+    assert "in W charged" in draw(plan, 140)
+    assert "100 W drawn" in draw(plan, 140)
+    assert amount_text(Objective.MIN_ENERGY, 40) == "40 W charged"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from partitiond.core.costs import replica_watts
 from partitiond.core.errors import SpecError
 from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
+from partitiond.core.plan_answers import figures_of
 from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.costs import device_units, true_bound
@@ -119,6 +120,18 @@ def test_min_energy_fills_no_room_that_is_left_over(runs: bool) -> None:
     proof = made.certificate
     assert (proof.status, proof.best_value) == (Status.OPTIMAL, None)
     assert proof.value == pytest.approx(60 + 50 * 4 / 5 + 40, rel=1e-3)
+
+
+def test_the_charge_of_a_replica_that_is_there_to_survive_is_not_called_a_draw() -> None:
+    """Both are charged in full and share the demand: the plan draws less than its own bound."""
+    devices = (gpu("g0", rack="r0"), gpu("g1", rack="r1"))
+    rules = PlacementRules(survive=FaultDomain.RACK, survive_share=1.0)
+    model = want("a", point("a", 5, 10, sm=10, watts=50.0), rate=4, rules=rules)
+    made = plan(devices, model, objective=Objective.MIN_ENERGY)
+    assert made.certificate.bound == pytest.approx(2 * (60 + 50 * 4 / 5), rel=1e-3)
+    assert figures_of(made).draw_watts == pytest.approx(2 * 60 + 50 * 4 / 5, rel=1e-3)
+    assert "are charged 200 W, no plan's less than 200 (" in made.explanation[0]
+    assert "draw" not in made.explanation[0]
 
 
 def test_a_model_of_unknown_draw_is_unplaced_under_min_energy_with_that_reason() -> None:

@@ -339,7 +339,7 @@ class FleetRun(Fleet):
 def work_joules(engines: Sequence[FleetEngine]) -> float | None:
     """What tokens cost beyond the idle devices; None where a replica's draw is not known.
 
-    As the planner counts under `min-energy`: a token takes the same wherever it is made, that of
+    As a plan's predicted draw is counted: a token takes the same wherever it is made, that of
     the operating point.
     """
     if any(engine.candidate.watts is None for engine in engines):
