@@ -115,7 +115,7 @@ def _summary(plan: Plan, width: int) -> RenderableType:
     rows: list[tuple[str, float | None, str]] = [
         ("first-fit decreasing", proof.baseline_first_fit, "dim"),
         ("this plan", proof.own_value, "bold green"),
-        (_bound_words(proof.objective), proof.own_bound, "cyan"),
+        (_bound_words(proof), proof.own_bound, "cyan"),
     ]
     if proof.objective is Objective.MIN_DEVICES:
         rows.insert(0, ("one model per device", proof.baseline_one_model_per_device, "dim"))
@@ -131,8 +131,10 @@ def _summary(plan: Plan, width: int) -> RenderableType:
     return Group(*lines, _words(plan))
 
 
-def _bound_words(objective: Objective) -> str:
-    return "no plan needs less than" if objective.is_cost else "no plan gives more than"
+def _bound_words(proof: Certificate) -> str:
+    if proof.objective.is_cost:
+        return "no plan needs less than"
+    return "no such plan gives more" if proof.among else "no plan gives more than"
 
 
 def _words(plan: Plan) -> Table:
@@ -142,6 +144,8 @@ def _words(plan: Plan) -> Table:
     grid.add_column(width=24, justify="right", style="dim")
     grid.add_column()
     grid.add_row("in", unit_of(proof.objective))
+    if proof.among:
+        grid.add_row("such plans are those", proof.among)
     grid.add_row("proof", _certificate(proof))
     if proof.move_price and proof.moves:
         grid.add_row("with its moves", _moves_words(proof))
@@ -165,8 +169,10 @@ def _certificate(proof: Certificate) -> Text:
 def _moves_words(proof: Certificate) -> str:
     moves = f"{proof.moves} move" if proof.moves == 1 else f"{proof.moves} moves"
     each = number(proof.move_price) if proof.objective.is_cost else percent(proof.move_price)
-    return f"{number(proof.value)}: {moves} at {each} each; no plan is better than " + number(
-        proof.bound
+    such = "such plan" if proof.among else "plan"
+    return (
+        f"{number(proof.value)}: {moves} at {each} each; no {such} is better than "
+        f"{number(proof.bound)}"
     )
 
 

@@ -21,7 +21,7 @@ from partitiond.planner.certify import PROVEN
 from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
 from partitiond.planner.exact import rates_alone, reference_rates
-from partitiond.planner.found import IMPOSSIBLE, Found
+from partitiond.planner.found import IMPOSSIBLE, NOT_FOUND, Found
 from partitiond.planner.instance import build_instance
 from partitiond.planner.next_best import next_best_told
 from partitiond.planner.packing import Packing
@@ -48,7 +48,7 @@ WORTH: Final = {
     Objective.MIN_POWER: "the devices' power limits add up to {of} W, no plan's to less than "
     "{most}",
     Objective.MIN_ENERGY: "it draws {of} W as predicted, no plan draws less than {most}",
-    Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan gives more than {most}",
+    Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan{among} gives more than {most}",
     Objective.MAX_MIN: "the worst served model gets {of} of its demand over its weight, no plan "
     "gives it more than {most}",
     Objective.MAX_HEADROOM: "it serves {of} times the demand, no plan serves more than {most} "
@@ -85,7 +85,9 @@ def explain(
 
 def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
     own, bound = proof.own_value, proof.own_bound
-    proven = proof.status is Status.OPTIMAL or abs(bound - own) <= PROVEN * abs(own)
+    near = abs(bound - own) <= PROVEN * abs(own)
+    near = near and all(p.bound <= p.value * (1 + PROVEN) for p in proof.by_priority)
+    proven = proof.status is Status.OPTIMAL or near
     words = proof.optimal_words if proven else "not proven optimal"
     used, total = len(found.packing.used()), len(instance.group_of)
     replicas = sum(found.packing.counts.values())
@@ -93,7 +95,8 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
         f"{counted(replicas, 'replica')} of {counted(len(instance.needs), 'model')} "
         f"on {used} of {counted(total, 'device')}"
     )
-    worth = WORTH[proof.objective].format(of=figure(own, 4), most=figure(bound, 4))
+    among = f" {proof.among}" if proof.among else ""
+    worth = WORTH[proof.objective].format(of=figure(own, 4), most=figure(bound, 4), among=among)
     return f"{head}: {worth} ({words})."
 
 
@@ -156,10 +159,7 @@ def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
     if found.proven_impossible or proven_not_all(instance):
         yield IMPOSSIBLE
     elif found.packing.lacking():
-        yield (
-            "No plan that serves everything was found in the time given, and none is proven "
-            "impossible; this serves the most that was found."
-        )
+        yield NOT_FOUND
     else:
         yield (
             "Everything is served. That was found only at the end of the time, so that a plan "
