@@ -127,6 +127,8 @@ def _level_table(advice: Advice) -> Table:
     table = _table("demand", "devices", "free", "no plan needs fewer than", "proof")
     for level in advice.levels:
         proof = level.plan.certificate if level.plan is not None else None
+        if proof is not None and not proof.objective.is_cost:
+            proof = None  # of the most goodput: not all is served, which is told below
         table.add_row(
             DEMANDS[level.level],
             str(len(level.used)) if level.plan is not None else "-",

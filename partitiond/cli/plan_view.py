@@ -121,7 +121,7 @@ def _summary(plan: Plan, width: int) -> RenderableType:
         rows.append(("at most in the best plan", p.bound, "cyan"))
     if not proof.by_priority:
         rows.append(("this plan", proof.own_value, "bold green"))
-        rows.append((_bound_words(proof.objective), proof.own_bound, "cyan"))
+        rows.append((_bound_words(proof), proof.own_bound, "cyan"))
     if proof.objective is Objective.MIN_DEVICES:
         rows.insert(0, ("one model per device", proof.baseline_one_model_per_device, "dim"))
     shown = [(name, value, style) for name, value, style in rows if value is not None]
@@ -136,8 +136,10 @@ def _summary(plan: Plan, width: int) -> RenderableType:
     return Group(*lines, _words(plan))
 
 
-def _bound_words(objective: Objective) -> str:
-    return "no plan needs less than" if objective.is_cost else "no plan gives more than"
+def _bound_words(proof: Certificate) -> str:
+    if proof.objective.is_cost:
+        return "no plan needs less than"
+    return "no such plan gives more" if proof.among else "no plan gives more than"
 
 
 def _words(plan: Plan) -> Table:
@@ -148,6 +150,8 @@ def _words(plan: Plan) -> Table:
     grid.add_column()
     unpriced = proof.objective is Objective.MIN_PRICE and no_prices(plan.devices)
     grid.add_row("in", "devices: none has a price" if unpriced else unit_of(proof.objective))
+    if proof.among:
+        grid.add_row("such plans are those", proof.among)
     grid.add_row("proof", _certificate(proof))
     if proof.move_price and proof.moves:
         grid.add_row("with its moves", _moves_words(proof))
@@ -176,7 +180,8 @@ def _moves_words(proof: Certificate) -> str:
     if len(proof.by_priority) > 1:
         return f"{moves} at {each} each"
     value, bound = (number(v / proof.priority_factor) for v in (proof.value, proof.bound))
-    return f"{value}: {moves} at {each} each; no plan is better than {bound}"
+    such = "such plan" if proof.among else "plan"
+    return f"{value}: {moves} at {each} each; no {such} is better than {bound}"
 
 
 def _totals(plan: Plan) -> str:

@@ -239,6 +239,9 @@ class Certificate:
         by_priority: under max-goodput, where models of other priorities than 0 count: each of
             them, the highest first. `value` and `bound` are their sums, each counting a hundred
             times the one below; optimal means that every one of them is.
+        among: of which plans alone `bound` speaks and the plan may be optimal, as "with a replica
+            of every model that fits a device" where the plan fell back from an objective that
+            serves everything to max-goodput; empty for all plans.
     """
 
     objective: Objective
@@ -258,6 +261,7 @@ class Certificate:
     for_estimates: bool = False
     choices: tuple[Choice, ...] = ()
     by_priority: tuple[PriorityProof, ...] = ()
+    among: str = ""
 
     @property
     def optimal_words(self) -> str:

@@ -85,7 +85,19 @@ def certify(
         for_estimates=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in placements),
         choices=_choices(instance, found, Choice(own, own_bound, moves, chosen=True), bound),
         by_priority=by_priority,
+        among=_among(instance, found),
     )
+
+
+def _among(instance: Instance, found: Found) -> str:
+    """Of which plans the bound speaks: CP-SAT proves goodput of plans with as many of the least
+    replicas, of which a fallback from a cost has one of each model."""
+    if found.objective is not Objective.MAX_GOODPUT:
+        return ""
+    if found.packing.short_replicas():
+        return "with as many of the models' least replicas"
+    fell_back = instance.request.objective.is_cost
+    return "with a replica of every model that fits a device" if fell_back else ""
 
 
 def _choices(instance: Instance, found: Found, mine: Choice, priced: float) -> tuple[Choice, ...]:

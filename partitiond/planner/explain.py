@@ -22,7 +22,7 @@ from partitiond.planner.certify import PROVEN
 from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
 from partitiond.planner.exact import rates_alone, reference_rates
-from partitiond.planner.found import IMPOSSIBLE, Found
+from partitiond.planner.found import IMPOSSIBLE, NOT_FOUND, Found
 from partitiond.planner.instance import build_instance
 from partitiond.planner.next_best import next_best_told
 from partitiond.planner.packing import Packing
@@ -49,7 +49,7 @@ WORTH: Final = {
     Objective.MIN_POWER: "the devices' power limits add up to {of} W, no plan's to less than "
     "{most}",
     Objective.MIN_ENERGY: "its devices and replicas are charged {of} W, no plan's less than {most}",
-    Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan gives more than {most}",
+    Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan{among} gives more than {most}",
     Objective.MAX_MIN: "the smallest share of a demand, over its weight, is {of}, no plan's is "
     "larger than {most}",
     Objective.MAX_HEADROOM: "it serves {of} times the demand, no plan serves more than {most} "
@@ -93,7 +93,9 @@ def explain(
 
 def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
     own, bound = proof.own_value, proof.own_bound
-    proven = proof.status is Status.OPTIMAL or abs(bound - own) <= PROVEN * abs(own)
+    near = abs(bound - own) <= PROVEN * abs(own)
+    near = near and all(p.bound <= p.value * (1 + PROVEN) for p in proof.by_priority)
+    proven = proof.status is Status.OPTIMAL or near
     words = proof.optimal_words if proven else "not proven optimal"
     used, total = len(found.packing.used()), len(instance.group_of)
     replicas = sum(found.packing.counts.values())
@@ -105,10 +107,12 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
     worth = WORTH[Objective.MIN_DEVICES if unpriced else proof.objective]
     if proof.objective in SHARES and not any(need.rated for need in instance.needs):
         worth = WORTH_UNRATED
-    worth = worth.format(of=figure(own, 4), most=figure(bound, 4))
+    among = f" {proof.among}" if proof.among else ""
+    worth = worth.format(of=figure(own, 4), most=figure(bound, 4), among=among)
+    where = f" in plans{among}" if among else ""
     parts = [
         f"{'then ' * bool(n)}priority {p.priority} gets {figure(p.value, 4)} weighted requests/s "
-        f"of at most {figure(p.bound, 4)}"
+        f"of at most {figure(p.bound, 4)}{where}"
         for n, p in enumerate(proof.by_priority)
     ]
     return f"{head}: {', '.join(parts) or worth} ({words})."
@@ -179,10 +183,7 @@ def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
     if found.proven_impossible or proven_not_all(instance):
         yield IMPOSSIBLE
     elif found.packing.lacking():
-        yield (
-            "No plan that serves everything was found in the time given, and none is proven "
-            "impossible; this serves the most that was found."
-        )
+        yield NOT_FOUND
     else:
         yield (
             "Everything is served. That was found only at the end of the time, so that a plan "

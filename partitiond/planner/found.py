@@ -7,8 +7,14 @@ from partitiond.core.plan_choices import Against
 from partitiond.core.plan_kinds import OnKinds
 from partitiond.planner.packing import Packing
 
-IMPOSSIBLE = "Serving everything is proven impossible on these devices; this serves the most."
-"""Part of the explanation of a plan that leaves something out."""
+IMPOSSIBLE = (
+    "Serving everything is proven impossible on these devices; this plan is for the most goodput."
+)
+NOT_FOUND = (
+    "No plan that serves everything was found in the time given, and it is not proven that there "
+    "is none; this plan is for the most goodput."
+)
+"""One of them is part of the explanation of a plan that fell back and leaves something out."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

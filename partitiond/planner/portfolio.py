@@ -82,7 +82,7 @@ def solve_portfolio(
     watch, objective = Watch(instance, on_progress, stop), instance.request.objective
     if objective.is_cost:
         served = _solve_cost(watch, may)
-        found = served or _solve_goodput(watch, watch.impossible or None, may)
+        found = served or _solve_goodput(watch, watch.impossible, may)
     elif objective is Objective.MAX_GOODPUT:
         found = _solve_goodput(watch, None, may)
     else:

@@ -115,7 +115,7 @@ function summary(plan) {
   const proof = c.status === "optimal" ? (c.for_estimates ? "optimal for these estimates" : "proven optimal") : c.status === "feasible" ? `at most ${number(100 * c.gap)} % from optimal` : c.status;
   const used = new Set(plan.placements.map((p) => p.device_id)).size;
   return h("div", { key: plan.id },
-    h("p", {}, h("strong", {}, plan.id), ` ${c.objective}: ${plural(plan.placements.length, "replica")} on ${used} of ${plural(plan.devices.length, "device")}, ${proof}.`),
+    h("p", {}, h("strong", {}, plan.id), ` ${c.objective}${c.among ? ` ${c.among}` : ""}: ${plural(plan.placements.length, "replica")} on ${used} of ${plural(plan.devices.length, "device")}, ${proof}.`),
     plan.unplaced.length ? h("ul", { class: "problem" }, plan.unplaced.map((u) => h("li", {}, `${u.reason} ${u.remedy}`))) : null,
     plan.held_back.length ? h("ul", { class: "problem held-back" }, plan.held_back.map((m) => h("li", { key: m.model },
       `${m.model} stays as it runs: its change would leave it without a replica for about ${seconds(m.seconds)}.`,

@@ -16,7 +16,7 @@ from partitiond.core.plan import (
     Status,
 )
 from partitiond.planner.api import PlanRefusedError, solve
-from partitiond.planner.found import IMPOSSIBLE
+from partitiond.planner.found import IMPOSSIBLE, NOT_FOUND
 from partitiond.planner.types import PlanRequest
 from tests.oracle.truth import (
     MOST_LOADS,
@@ -27,6 +27,7 @@ from tests.oracle.truth import (
     all_loads,
     best,
     counted,
+    lacking,
     load_of,
     priorities,
     value_of,
@@ -36,6 +37,8 @@ SLACK: Final = Fraction(1, 10**6)
 """By which a plan may miss a limit on a sum of floats."""
 ROUNDING: Final = Fraction(1, 10**9)
 """Of sums of floats in a certificate."""
+ANY: Final = 1_000_000
+"""Replicas: more than any least numbers."""
 SECONDS: Final = 1.0
 """For one question; nearly all are proven optimal in a tenth of it."""
 
@@ -80,19 +83,33 @@ def _of_plan(
 ) -> list[str]:
     proof, found = plan.certificate, _unplaced(question, plan)
     asked = best(question, loads)
+    said = (IMPOSSIBLE in plan.explanation) + (NOT_FOUND in plan.explanation)
     if proof.objective is not question.objective:
-        proven = IMPOSSIBLE in plan.explanation
         if asked is not None:
-            word = "impossible" if proven else "not found"
+            word = "impossible" if IMPOSSIBLE in plan.explanation else "not found"
             found.append(f"{word}: {question.objective} of {_said(asked)}, not {proof.objective}")
-        return found
+        if said != 1:
+            found.append(f"fallback: {said} sentences say why it is one")
+        question = _in_its_place(question, proof)
+        asked = best(question, loads)
+    elif said:
+        found.append("fallback: it is said to be one")
     loose = dataclasses.replace(question, slack=SLACK)
     held = _held(loose, plan)
+    if proof.objective is Objective.MAX_GOODPUT and asked is None and held is not None:
+        # Least numbers that nothing holds: of plans that miss as few, where that is said.
+        models = [m for m in question.models if m.model in there]
+        short = lacking(question, models, held) if proof.among else ANY
+        question = dataclasses.replace(question, short=short)
+        loose, asked = dataclasses.replace(question, slack=SLACK), best(question, loads)
+        fewer = dataclasses.replace(question, short=min(short, lacking(question, models, held)) - 1)
+        if proof.status is Status.OPTIMAL and best(fewer, loads) is not None:
+            found.append("short: fewer of the least replicas could be missing")
     value = None if held is None else value_of(loose, held, there)
-    # Least numbers that nothing holds: as much as there is, and nothing is claimed of them.
-    short = not question.objective.is_cost and asked is None
     if value is None:
-        return found if short else [*found, "plan: it breaks a rule or serves too little"]
+        # A smallest share has no plan where nothing holds the least numbers.
+        none = not question.objective.is_cost and asked is None
+        return found if none else [*found, "plan: it breaks a rule or serves too little"]
     claimed, bound = _claims(question, proof)
     if any(
         abs(c - v) > ROUNDING * max(v, Fraction(1, 10**6))
@@ -117,12 +134,23 @@ def _of_plan(
             found.append(
                 f"optimal: {_said(value)}, the best is {_said(asked)}, the bound {_said(bound)}"
             )
-    if _better(sign, value, asked, ROUNDING):
+    # The best of several priorities is exactly that: where one gets a trifle more, lower ones less.
+    beyond = value < asked if question.objective.is_cost else value > asked
+    if beyond and _better(sign, value, asked, ROUNDING):
         # Slack lets devices hold a little more, which multiplies.
         most = best(loose, all_loads(loose, 100 * MOST_LOADS) or loads)
         if most is None or _better(sign, value, most, ROUNDING):
             found.append(f"value: {_said(value)} is better than the best {_said(asked)}")
     return found
+
+
+def _in_its_place(question: Question, proof: Certificate) -> Question:
+    """The most goodput, of plans with a replica of each model where the certificate says so."""
+    least = 1 if question.objective.is_cost and proof.among else 0
+    models = tuple(
+        dataclasses.replace(m, min_replicas=max(least, m.min_replicas)) for m in question.models
+    )
+    return dataclasses.replace(question, objective=Objective.MAX_GOODPUT, models=models)
 
 
 def _claims(question: Question, proof: Certificate) -> tuple[Value, Value]:

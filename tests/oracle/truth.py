@@ -49,7 +49,13 @@ class Load:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What is asked; `slack` is the part by which limits on sums of floats are relaxed."""
+    """What is asked.
+
+    Attributes:
+        slack: the part by which limits on sums of floats are relaxed.
+        short: replicas of the least numbers, of all models together, that a plan for the most
+            goodput may lack.
+    """
 
     devices: tuple[Device, ...]
     models: tuple[ModelDemand, ...]
@@ -57,6 +63,7 @@ class Question:
     interference: Interference
     host_memory_bytes: tuple[tuple[str, int], ...] = ()
     slack: Fraction = Fraction(0)
+    short: int = 0
 
 
 def headroom(total_bytes: int) -> int:
@@ -289,13 +296,23 @@ def value_of(question: Question, chosen: tuple[Load, ...], there: Collection[str
 
 
 def _numbers_hold(question: Question, models: list[ModelDemand], chosen: tuple[Load, ...]) -> bool:
+    if any(m.max_replicas is not None and _count(m, chosen) > m.max_replicas for m in models):
+        return False
+    return lacking(question, models, chosen) <= question.short
+
+
+def lacking(question: Question, models: Collection[ModelDemand], chosen: tuple[Load, ...]) -> int:
+    """Replicas of the least numbers that models lack together."""
+    short = 0
     for m in models:
-        count = sum(load.of[m.model][0] for load in chosen if m.model in load.of)
         rated = m.demand.planned_req_per_s is not None
         least = max(0 if rated and not question.objective.is_cost else 1, m.min_replicas)
-        if count < least or (m.max_replicas is not None and count > m.max_replicas):
-            return False
-    return True
+        short += max(0, least - _count(m, chosen))
+    return short
+
+
+def _count(m: ModelDemand, chosen: tuple[Load, ...]) -> int:
+    return sum(load.of[m.model][0] for load in chosen if m.model in load.of)
 
 
 def _host_budget(question: Question, host: str) -> float:
