@@ -11,8 +11,8 @@ from partitiond.cli.plan_compare import constraints_view, what_if_view
 from partitiond.cli.plan_explained import explained_view
 from partitiond.cli.plan_steps import changes_view
 from partitiond.cli.plan_view import render_plan
-from partitiond.core.interference import Interference
 from partitiond.cli.plan_words import amount_text
+from partitiond.core.interference import Interference
 from partitiond.core.plan import Objective, Plan, PlanDiff, diff_plans
 from partitiond.core.plan_answers import Alternative, alternative
 from partitiond.core.plan_diff import diff_cost
