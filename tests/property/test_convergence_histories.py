@@ -14,6 +14,7 @@ from partitiond.core.convergence import Convergence, PlanState, Standing, conver
 from partitiond.core.observation import HOPELESS_FAILURES, LIVE, ObservedReplica
 from partitiond.core.plan import Placement, same_engine
 from partitiond.core.reconcile import (
+    DrainReplica,
     ForgetReplica,
     RestReplica,
     SleepReplica,
@@ -77,7 +78,9 @@ class LookedAt(History):
         todo = reconcile(self.desired, self.here.observe(), POLICY, self.here.asleep)
         models = {e.generation: e.placement.model for e in self.here.engines.values()}
         for action in todo:  # but for models that are to sleep, and for records
-            if not isinstance(action, ForgetReplica):
+            if isinstance(action, DrainReplica):  # it serves until it is drained
+                assert action.generation in self.here.outgrown
+            elif not isinstance(action, ForgetReplica):
                 assert isinstance(action, RestReplica | SleepReplica | StopEngine)
                 assert models[action.generation] in self.here.asleep
 
