@@ -446,7 +446,9 @@ def _withheld(obstacle: Obstacle | None) -> tuple[str, Cause]:
 
 def _reason(replica: ObservedReplica) -> str:
     """The first line of its last error, and the line of its log that led to it."""
-    lines = [line.strip() for line in replica.last_error.splitlines()[:2]]
+    # Of an end during its start two parts of the daemon tell, of which one names the replica.
+    error = replica.last_error.removeprefix(f"{replica.replica_id} did not start: ")
+    lines = [line.strip() for line in error.splitlines()[:2]]
     return " ".join(lines) or "nobody knows why"
 
 

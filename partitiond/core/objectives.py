@@ -9,8 +9,7 @@ BUYS: Final = {
     Objective.MIN_DEVICES: "all demand on the fewest devices, of as many the cheapest found",
     Objective.MIN_PRICE: "all demand at the least price per hour",
     Objective.MIN_POWER: "all demand with the least power to provide, by the devices' limits",
-    Objective.MIN_ENERGY: "all demand at the least charge in watts: idle devices, and replicas by "
-    "their part of the demand",
+    Objective.MIN_ENERGY: "all demand at the least charge in watts of devices and replicas",
     Objective.MAX_GOODPUT: "the most weighted requests/s from the devices there are",
     Objective.MAX_MIN: "the worst served model as well served as can be, then the most goodput",
     Objective.MAX_HEADROOM: "the largest factor by which all demands could grow at once",

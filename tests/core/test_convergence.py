@@ -136,6 +136,13 @@ def test_three_failures_in_a_row_are_one(host: SimulatedHost, state: ReplicaStat
     assert now.why == "a-1 failed 3 times in a row: no memory a log line"
 
 
+@pytest.mark.parametrize("error", ["it exited", "a-1 did not start: it exited"])
+def test_a_failed_start_is_told_alike_whoever_saw_it(host: SimulatedHost, error: str) -> None:
+    """The start itself names the replica, who finds the engine ended does not."""
+    host.add(NEW, FAILED, failures=3, last_error=error)
+    assert asked(host, NEW).why == "a-1 failed 3 times in a row: it exited"
+
+
 @pytest.mark.parametrize("state", [FAILED, STARTING])
 def test_two_are_not(host: SimulatedHost, state: ReplicaState) -> None:
     host.add(NEW, state, failures=2, last_error="no memory")
