@@ -191,6 +191,7 @@ def improved(
     most = None if most_moves is None else max(0, most_moves - gone)
     improver = Improver(
         build_sites(instance),
+        worth,
         by_cost=by_cost,
         seed=instance.request.seed,
         runs=runs,

@@ -121,7 +121,9 @@ def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
         if size > TINY and not watch.stop() and _compiled(watch):
             from partitiond.planner.searching import short_search
 
-            searched = short_search(watch, _best(found.members, by_cost), by_cost=by_cost)
+            searched = short_search(
+                watch, _best(found.members, by_cost), prices.entry, by_cost=by_cost
+            )
             found.members += _answers(searched, by_cost)
         found.members += _with_rules(watch, _best(found.members, by_cost), by_cost=by_cost)
         status = _ask_exact(watch, found, by_cost=by_cost)
@@ -138,7 +140,7 @@ def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
     if _compiled(watch, needed=best is None):
         from partitiond.planner.searching import search
 
-        searched, found.by_columns = search(watch, best, by_cost=by_cost)
+        searched, found.by_columns = search(watch, best, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
     watch.deadline = deadline
     best = _best(found.members, by_cost)
@@ -163,7 +165,9 @@ def _greedy(watch: Watch, prices: Prices, *, by_cost: bool) -> list[Member]:
     if watch.done or not quick or (by_cost and watch.stop()):
         return []
 
-    until = time.monotonic() + GREEDY_SHARE * watch.left()
+    # Where no search may follow there is no other plan, and on a slow machine it takes longer.
+    share = GREEDY_SHARE if instance.request.may_search else 1.0
+    until = time.monotonic() + share * watch.left()
 
     def stop() -> bool:
         return watch.stop() or (not watch.fixed and time.monotonic() > until)

@@ -42,7 +42,7 @@ from partitiond.planner.progress import Watch
 from partitiond.planner.rules import rate_if_lost
 from partitiond.planner.running import running_packing
 from partitiond.planner.share import fill
-from partitiond.planner.sites import build_sites, ints
+from partitiond.planner.sites import Sites, build_sites, ints
 from partitiond.planner.types import PRICE_SCALE, Instance, Need
 
 SLACK: Final = 1e-6
@@ -167,6 +167,8 @@ def largest_factor(watch: Watch, *, searches: bool, exact: bool, linear: bool) -
         return raising
     if searches:
         raising.lower(raising.market_bound(), "columns")
+        if linear:
+            raising.price_replicas()
     most = ASKS if raising.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
     if linear:
@@ -185,6 +187,7 @@ class Raising:
         best: the plan with the best factor; None where none was found at any factor above 0, as
             where not every model can have a replica beside the others.
         value: its factor.
+        worth: (E,) what one replica of each entry takes, for the compiled search.
         bound: no plan has a larger one; below 0 where a least number of replicas cannot be met.
         first_fit: the factor of first-fit decreasing; None where it was not asked.
     """
@@ -193,6 +196,7 @@ class Raising:
         self.watch, self.instance, self.searches = watch, watch.instance, searches
         instance = watch.instance
         self.sites, self.target = build_sites(instance), targets_of(instance)
+        self.worth = usual_prices(self.sites)
         self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
@@ -268,6 +272,11 @@ class Raising:
             return found.bound * ROUNDED
         return math.inf
 
+    def price_replicas(self) -> None:
+        """Price replicas for the search as at the factor that it asks for first."""
+        asked = scaled(self.instance, self.target, self.bound / 2)
+        self.worth = linear_prices(self._sites_for(asked), as_cost=True).entry
+
     def ask_for_more(self, most: float) -> None:
         """Ask for factors, larger and larger ones, so often at most."""
         asked, first = 0, self.bound / 2
@@ -288,17 +297,27 @@ class Raising:
         from partitiond.planner.searching import serve_everything
 
         self.asked += 1
-        sites = dataclasses.replace(
+        seconds = ASK_SHARE * self.limit
+        seconds = seconds if self.fixed else min(seconds, self.left())
+        answer = serve_everything(
+            self._sites_for(asked),
+            self.worth,
+            seconds=seconds,
+            stop=self.stop,
+            start=self.best,
+            number=self.asked,
+        )
+        return answer is not None and self.keep(answer, "ruin and recreate")
+
+    def _sites_for(self, asked: Instance) -> Sites:
+        """The instance with other needs as arrays, without making all of them anew."""
+        return dataclasses.replace(
             self.sites,
             instance=asked,
             need_rate=ints([n.rate for n in asked.needs]),
             need_min=ints([n.min_replicas for n in asked.needs]),
             need_rated=np.array([n.rated for n in asked.needs], dtype=np.uint8),
         )
-        seconds = ASK_SHARE * self.limit
-        seconds = seconds if self.fixed else min(seconds, self.left())
-        answer = serve_everything(sites, seconds, self.stop, self.best, self.asked)
-        return answer is not None and self.keep(answer, "ruin and recreate")
 
     def prove(self) -> None:
         """Lower the bound: factors at which the devices cannot hold the cheapest covers."""

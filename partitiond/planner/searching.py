@@ -13,7 +13,7 @@ from partitiond.planner.market.beside import Beside
 from partitiond.planner.members import Member, member
 from partitiond.planner.packing import Packing
 from partitiond.planner.progress import Stop, Watch
-from partitiond.planner.sites import Sites, build_sites
+from partitiond.planner.sites import Floats, Sites, build_sites
 
 NAME: Final = "ruin and recreate"
 COLUMNS_SHARE: Final = 0.5
@@ -33,18 +33,21 @@ HOPE_SHARE: Final = 0.5
 given up: the most goodput needs time as well."""
 
 
-def search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Member], bool]:
+def search(
+    watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool
+) -> tuple[list[Member], bool]:
     """Search until the time is over, somebody stops it or the bound is met.
 
     Args:
         watch: clock, and who is told.
         best: where to start as well; None for a start of its own only.
+        worth: (E,) what one replica of each site's entry takes.
         by_cost: whether everything is to be served for the least, or goodput counts.
 
     Returns:
         What was found, and whether the column generation gave a better bound.
     """
-    improver, sites = _begun(watch, best, by_cost=by_cost), build_sites(watch.instance)
+    improver, sites = _begun(watch, best, worth, by_cost=by_cost), build_sites(watch.instance)
     beside = Beside(sites, watch)
     if not watch.done:
         # Something good first, for whoever looks soon.
@@ -68,17 +71,19 @@ def search(watch: Watch, best: Member | None, *, by_cost: bool) -> tuple[list[Me
     return [member(CHOICE if chosen else NAME, improver.best())], beside.improved
 
 
-def short_search(watch: Watch, best: Member | None, *, by_cost: bool) -> list[Member]:
+def short_search(
+    watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool
+) -> list[Member]:
     """A fifth of a second, before a solver that proves takes longer."""
-    improver = _begun(watch, best, by_cost=by_cost)
+    improver = _begun(watch, best, worth, by_cost=by_cost)
     _look(watch, improver, SHORT_SECONDS)
     return [member(NAME, improver.best())] if improver.found else []
 
 
-def _begun(watch: Watch, best: Member | None, *, by_cost: bool) -> Improver:
+def _begun(watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool) -> Improver:
     """A search from nothing, or from the best so far where that is better."""
     seed = watch.instance.request.seed
-    improver = Improver(build_sites(watch.instance), by_cost=by_cost, seed=seed)
+    improver = Improver(build_sites(watch.instance), worth, by_cost=by_cost, seed=seed)
     improver.start(None)
     if best is not None:
         improver.start(best.packing)
@@ -118,19 +123,26 @@ def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
 
 
 def serve_everything(
-    sites: Sites, seconds: float, stop: Stop, start: Packing | None, number: int
+    sites: Sites,
+    worth: Floats,
+    *,
+    seconds: float,
+    stop: Stop,
+    start: Packing | None,
+    number: int,
 ) -> Packing | None:
     """Any packing that lacks nothing; None where none is found in time, or before a stop.
 
     Args:
         sites: the question.
+        worth: (E,) what one replica of each entry takes.
         seconds: the clock's limit, or that of as many steps.
         stop: says when to end without.
         start: a packing to go on from; None for an empty one.
         number: of the search, of several for the same request.
     """
     request = sites.instance.request
-    improver = Improver(sites, by_cost=True, seed=request.seed + number)
+    improver = Improver(sites, worth, by_cost=True, seed=request.seed + number)
     improver.start(start)
     improver.run(seconds, halt=lambda: improver.found or stop())
     return improver.best() if improver.found else None

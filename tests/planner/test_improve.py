@@ -13,7 +13,7 @@ from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.improve import Improver
 from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
-from partitiond.planner.prices import bound_of
+from partitiond.planner.prices import bound_of, usual_prices
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
@@ -22,7 +22,8 @@ ALONE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
 
 
 def searched(instance: Instance, *, by_cost: bool, steps: int = 2000, seed: int = 1) -> Improver:
-    improver = Improver(build_sites(instance), by_cost=by_cost, seed=seed)
+    sites = build_sites(instance)
+    improver = Improver(sites, usual_prices(sites), by_cost=by_cost, seed=seed)
     improver.start(None)
     run(improver, steps)
     return improver
@@ -154,7 +155,8 @@ def test_models_that_have_to_be_near_others_stay_where_they_are() -> None:
     by_model = {item.model: item.index for item in instance.items}
     for model in (0, 1):
         start.add(1, by_model[model], option)
-    improver = Improver(build_sites(instance), by_cost=True, seed=1)
+    sites = build_sites(instance)
+    improver = Improver(sites, usual_prices(sites), by_cost=True, seed=1)
     improver.start(start)
     run(improver, 2000)
     assert improver.found

@@ -186,7 +186,8 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
         return
     there = [(index, item) for index, item, _ in staying_items(instance)]
     most = len(runs.placements)
-    search = Improver(build_sites(instance), by_cost=True, seed=1, runs=there, most_gone=most)
+    sites = build_sites(instance)
+    search = Improver(sites, usual_prices(sites), by_cost=True, seed=1, runs=there, most_gone=most)
     search.start(repaired)
     search.run(0.0, steps=steps, halt=lambda: False)
     now_at = to_packing(search.sites, search.state)
