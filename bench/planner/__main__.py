@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.planner import instances, shipped
 from bench.planner.baselines import greedy, plain_cp_sat
 from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS
+from bench.planner.shipped import SETS
 from partitiond.core.plan import Infeasible, Objective
 from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
@@ -27,8 +27,6 @@ from partitiond.planner.check import check_plan
 from partitiond.planner.instance import build_instance
 
 KINDS = ("over", "slack")
-SETS = {"shipped": shipped.request, "plain": instances.request}
-"""As the product meets them, and without interference, in one mode, on one kind of GPU."""
 SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}
 """Time limits that the goals speak of."""
 BEST_KNOWN = Path(__file__).with_name("best_known.json")

@@ -22,7 +22,8 @@ import json
 import random
 import time
 
-from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS, request
+from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS
+from bench.planner.shipped import SETS
 from partitiond.core.plan import Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.assign import assign
@@ -56,11 +57,11 @@ def main() -> None:
     head = f"{'instance':>16} {'event':>9} {'plan':>6} {'seconds':>8} {'value':>10} {'to fresh':>9}"
     print(f"{head} {'moved':>7} {'stopped':>8} {'reload ratio':>13}", flush=True)
     for kind in ("slack", "over"):
-        plan_of(request(kind, 100, 64, 1, 3.0))
+        plan_of(SETS[options.set](kind, 100, 64, 1, 3.0))
     rows = []
     for kind in options.kinds.split(","):
         for seed in seeds:
-            asked = request(kind, models, gpus, seed, options.fresh)
+            asked = SETS[options.set](kind, models, gpus, seed, options.fresh)
             runs = plan_of(asked)
             print(f"{kind:>16} {'':>9} {'runs':>6} {'':>8} {runs.certificate.value:>10,.6g}")
             for event in options.events.split(","):
@@ -75,6 +76,7 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--set", choices=tuple(SETS), default="shipped", help="of instances")
     parser.add_argument("--size", default="1000x512", help="models x GPUs")
     parser.add_argument("--kinds", default="slack,over")
     parser.add_argument("--events", default=",".join(EVENTS))

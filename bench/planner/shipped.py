@@ -16,6 +16,7 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
+from bench.planner import instances
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
 from partitiond.core.interference import KAPPA_STEPS
 from partitiond.core.partition import PartitionSize
@@ -239,3 +240,7 @@ def _candidate(
         kappa=dict(drawn.crowding).get(size.mode),
         weights_bytes=Bytes(round(2 * drawn.parameters)),
     )
+
+
+SETS: Final = {"shipped": request, "plain": instances.request}
+"""As the product meets them, and without interference, in one mode, on one kind of GPU."""

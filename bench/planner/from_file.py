@@ -1,0 +1,64 @@
+"""What `plan --from` takes beyond the solver's limit: `python -m bench.planner.from_file`.
+
+The catalog's small models, many times over under other names and with other demands, are written
+into a fleet file. `partitiond plan --from` plans it in a process of its own: reading, estimates,
+the solver's time limit, the check and the page. The baseline is that limit.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+NAMES: Final = (
+    "opt-125m", "smollm2-135m", "gemma-3-270m", "ernie-4.5-0.3b", "qwen2.5-0.5b", "bloom-560m",
+    "llama-3.2-1b", "opt-1.3b", "falcon3-1b", "gemma-2-2b", "opt-2.7b", "opt-6.7b",
+)  # fmt: skip
+MOST_DEMAND: Final = 20.0
+"""Requests/s of a model of 125 million parameters; larger ones are asked for less."""
+
+
+def main() -> None:
+    """Print how long it takes, and how much of it is not the solver's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.planner.from_file",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--gpus", type=int, default=512)
+    parser.add_argument("--seconds", type=float, default=20.0, help="time limit of the solver")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fleet.toml"
+        file.write_text("\n".join(_lines(given.models, given.gpus, random.Random(given.seed))))
+        command = [sys.executable, "-m", "partitiond", "plan", "--from", str(file)]
+        began = time.perf_counter()
+        page = subprocess.run(
+            [*command, "--time-limit", str(given.seconds)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        took = time.perf_counter() - began
+    print(page.stdout or page.stderr)
+    print(f"{given.models} models, {given.gpus} GPUs: {took:.1f} s with a limit of ", end="")
+    print(f"{given.seconds:g} s: {took - given.seconds:+.1f} s, x {took / given.seconds:.2f}")
+
+
+def _lines(models: int, gpus: int, rng: random.Random) -> Iterator[str]:
+    yield f'[[devices]]\nhardware = "a100-80gb"\ncount = {gpus}\nper_host = 8\ncores = 16\n'
+    for i in range(models):
+        name = rng.choice(NAMES)
+        rate = MOST_DEMAND * rng.uniform(0.2, 1.0) / (1 + NAMES.index(name))
+        yield f'[[models]]\nmodel = "{name}"\nname = "m{i}"\ndemand = {{ req_per_s = {rate:.4f} }}'
+
+
+if __name__ == "__main__":
+    main()
