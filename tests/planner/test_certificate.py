@@ -6,10 +6,20 @@ import pytest
 
 from partitiond.core.plan import ModelDemand, Objective, Plan, Status
 from partitiond.planner.api import solve
+from partitiond.planner.assign import assign
+from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
+from partitiond.planner.found import Found
+from partitiond.planner.instance import build_instance
+from partitiond.planner.packing import Packing
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
+ONE = PlanRequest(
+    (gpu("g0"),),
+    (want("a", point("a", 5, 60), rate=7), want("b", point("b", 5, 60), rate=7, min_replicas=1)),
+    objective=Objective.MAX_GOODPUT,
+)
 DEVICES = (gpu("g0", price_per_hour=2.0), gpu("g1"))
 MODELS: tuple[ModelDemand, ...] = tuple(
     want(n, dataclasses.replace(point(n, 5, 30, sm=40), watts=80.0), rate=7) for n in "ab"
@@ -85,3 +95,20 @@ def test_a_model_without_a_rate_may_be_left_out_beside_rated_ones() -> None:
     made = plan(Objective.MAX_HEADROOM)
     left = want("c", point("c", 5, 10, sm=10), rate=None)
     assert not any("left out" in line for line in check_plan(made, (*MODELS, left)))
+
+
+@pytest.mark.parametrize("status", [Status.FEASIBLE, Status.OPTIMAL])
+def test_goodput_at_its_bound_is_no_best_plan_while_fewer_of_the_least_replicas_may_be_missing(
+    status: Status,
+) -> None:
+    instance = build_instance(ONE)
+    packing = Packing(instance)
+    (item,) = (item.index for item in instance.items if instance.needs[item.model].name == "a")
+    options = range(len(instance.groups[0].options))
+    option = next(k for k in options if packing.fits(0, item, k))
+    packing.add(0, item, option)
+    value = packing.goodput()
+    found = Found(packing, Objective.MAX_GOODPUT, value, value, status, "greedy", None, None)
+    proof = certify(instance, found, assign(instance, packing), {"g0": 1.0}, 0.1)
+    assert proof.among
+    assert proof.status is status
