@@ -72,6 +72,27 @@ TRUTH: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A plan at its bound that misses least replicas is best only if none misses fewer.",
+        "tests/planner/test_certificate.py",
+        wrong=(
+            (
+                f"{_PLANNER}/certify.py",
+                "        proven = proven and found.status is Status.OPTIMAL\n",
+                "        pass\n",
+            ),
+            (
+                f"{_PLANNER}/certify.py",
+                "        proven = proven and found.status is Status.OPTIMAL\n",
+                "        proven = False\n",
+            ),
+            (
+                f"{_PLANNER}/certify.py",
+                "objective is Objective.MAX_GOODPUT and found.packing.short_replicas():",
+                "objective.is_cost and found.packing.short_replicas():",
+            ),
+        ),
+    ),
+    rule(
         "A whole device gives way to a memory share that needs no more of anything.",
         _TESTS,
         wrong=(
