@@ -70,7 +70,8 @@ MODULES: Final = (
 _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
 """A compiled class has slots anyway, and mypyc's dataclasses cannot be asked for them."""
-_BUILD_SECONDS: Final = 600
+_BUILD_SECONDS: Final = 1800
+"""Against a hang: half a minute on a quiet machine, and over ten where others have both cores."""
 UNCOMPILED: Final = "The proxy will run uncompiled, at about twice the CPU time"
 
 
