@@ -221,12 +221,19 @@ def _best(instance: Instance, found: Found, value: float) -> float | None:
 def _one_model_per_device(instance: Instance) -> int:
     """Devices if no device served two models: one engine on each, at its best."""
     best = {need.model: 0 for need in instance.needs}
-    for group in instance.groups:
-        for option, fit in zip(group.options, group.fits, strict=True):
-            for item in fit if option.level == 1.0 else ():
-                model = instance.items[item].model
-                if model in best:
-                    best[model] = max(best[model], instance.rate(item, option))
+    # Groups that differ only in their host hold the same, and so do many options.
+    pairs = ((g.options, g.fits) for g in {id(g.fits): g for g in instance.groups}.values())
+    free = {
+        item: option
+        for options, fits in pairs
+        for option, fit in zip(options, fits, strict=True)
+        if option.level == 1.0
+        for item in fit
+    }
+    for item, option in free.items():
+        model = instance.items[item].model
+        if model in best:
+            best[model] = max(best[model], instance.rate(item, option))
     return sum(
         max(n.min_replicas, -(-n.rate // best[n.model]) if best[n.model] else 0)
         for n in instance.needs

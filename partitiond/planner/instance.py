@@ -43,7 +43,9 @@ def build_instance(request: PlanRequest) -> Instance:
     needs = needs_of(request)
     spare = Spare(most_useful(request, needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))
-    fitting = {items[i].model for g in groups for fit in g.fits for i in fit}
+    # Groups that differ only in their host hold the same, and there are many hosts.
+    held = {id(g.fits): g.fits for g in groups}.values()
+    fitting = {items[i].model for i in {i for fits in held for fit in fits for i in fit}}
     placeable = fitting - unreachable(needs, fitting)
     planned = with_lifts(request, [n for n in needs if n.model in placeable])
     if placeable != fitting:
@@ -109,13 +111,16 @@ def _groups(
         kind = (_limits(device, room[index]), _pools_of(index, pools), prices[index], allowed)
         alike.setdefault(kind, []).append(index)
     ways: dict[object, Ways] = {}
+    here_by: dict[float, tuple[Item, ...]] = {}
     for index, ((limits, _, _, allowing), bins) in enumerate(alike.items()):
         device = request.devices[bins[0]]
         drawn = _pools_of(bins[0], pools)
         shared = {pools[number].kind for number in drawn} | ({"cores"} if device.cores else set())
         hosts = [pools[number].capacity for number in drawn if pools[number].kind == "host"]
         on_host = min(hosts if device.kind is DeviceKind.GPU else (), default=math.inf)
-        here = tuple(it for it in items if it.candidate.host_memory_bytes <= on_host)
+        if on_host not in here_by:
+            here_by[on_host] = tuple(i for i in items if i.candidate.host_memory_bytes <= on_host)
+        here = here_by[on_host]
         # Groups that differ only in the host they draw from hold the same.
         same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)
         if same not in ways:

@@ -63,19 +63,20 @@ class Prices:
     used: Floats
 
 
-def linear_prices(sites: Sites, *, as_cost: bool) -> Prices:
+def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
     """The prices of the relaxation, and the bound that they prove.
 
     Args:
         sites: the instance as arrays.
         as_cost: whether everything is to be served for the least, or goodput counts.
+        most: pours of the linear program; where there are more, it is of a sample.
     """
     if as_cost:
         sites = with_survival(sites)
         if _contradict(sites):
             return Prices(None, usual_prices(sites), np.zeros(sites.level.shape))
     pours = make_pours(sites)
-    found = solve_sampled(pours, as_cost=as_cost)
+    found = solve_sampled(pours, as_cost=as_cost, most=most)
     value = cost_bound(pours, found) if as_cost else goodput_bound(pours, found)
     used = np.zeros(sites.level.shape)
     np.add.at(used, (pours.way_site, pours.way_level), found.used)

@@ -1,8 +1,9 @@
 """Improves a plan a few devices at a time, with every rule: for models tied beyond one device.
 
-The compiled search leaves such models where they are. Here a few devices are freed, all else
-stays, and CP-SAT decides them anew, exactly: which fault domains survive, who is near to whom,
-and what hosts share count with what stays (a large neighbourhood search, Shaw 1998).
+The compiled search leaves models that have to be near others, and those others, where they are.
+Here a few devices are freed, all else stays, and CP-SAT decides them anew, exactly: which fault
+domains survive, who is near to whom, and what hosts share count with what stays (a large
+neighbourhood search, Shaw 1998).
 """
 
 import itertools

@@ -167,7 +167,7 @@ def largest_factor(watch: Watch, *, searches: bool, exact: bool, linear: bool) -
         return raising
     if searches:
         raising.lower(raising.market_bound(), "columns")
-        if linear:
+        if linear and not raising.done():
             raising.price_replicas()
     most = ASKS if raising.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)

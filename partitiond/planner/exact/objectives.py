@@ -165,6 +165,7 @@ def reference_rates(instance: Instance) -> dict[int, int]:
 def rates_alone(instance: Instance) -> list[int]:
     """For each item what one device full of it gives at most, in the units of its model."""
     best = [0] * len(instance.items)
+    rate: dict[tuple[int, float], int] = {}
     # Groups that differ by their host only hold the same.
     alike = {(id(g.fits), g.memory_bytes, g.cores, g.sm_percent): g for g in instance.groups}
     for group in alike.values():
@@ -173,6 +174,8 @@ def rates_alone(instance: Instance) -> list[int]:
             for item in fit:
                 if item not in copies:
                     copies[item] = most_copies(instance, group, item)
-                most = min(option.max_items, copies[item])
-                best[item] = max(best[item], most * instance.rate(item, option))
+                most, at = min(option.max_items, copies[item]), (item, option.level)
+                if at not in rate:
+                    rate[at] = instance.rate(item, option)
+                best[item] = max(best[item], most * rate[at])
     return best
