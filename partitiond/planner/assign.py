@@ -26,7 +26,7 @@ from partitiond.planner.slices import SliceWish, choose_slices
 from partitiond.planner.ties import twins
 from partitiond.planner.types import Instance
 
-Staying = list[tuple[int, int, Placement]]
+Staying = tuple[tuple[int, int, Placement], ...]
 
 
 @dataclasses.dataclass(slots=True)

@@ -14,8 +14,6 @@ import math
 import time
 from typing import Final
 
-import numpy as np
-
 from partitiond.core.plan import Objective, Status
 from partitiond.planner.assign import applied
 from partitiond.planner.baselines import FIRST_FIT, baselines
@@ -32,7 +30,7 @@ from partitiond.planner.nearest import (
 )
 from partitiond.planner.next_best import FEW, is_asked, on_other_kinds, taken, without
 from partitiond.planner.packing import Packing
-from partitiond.planner.prices import SAMPLE, Prices, linear_prices, usual_prices
+from partitiond.planner.prices import SAMPLE, Prices, linear_prices
 from partitiond.planner.priorities import class_by_class, classes_of, exact_classes, goodput_key
 from partitiond.planner.progress import CompilingStopped, OnProgress, Stop, Watch, never
 from partitiond.planner.rule_search import search_rules
@@ -57,9 +55,6 @@ times as long."""
 SMALL: Final = 2_500
 """Variables up to which CP-SAT is asked: beyond, the compiled search is better in a second than it
 is in a minute. 100 models on 64 devices have 8,000."""
-VAST: Final = 2_000_000
-"""Entries of all sites from which on there is no linear program. 1,000 models on 512 devices have
-140,000, and it takes a second for them."""
 TINY: Final = 60
 """Variables up to which CP-SAT is done before compiled code is loaded."""
 GREEDY_SHARE: Final = 0.2
@@ -156,12 +151,9 @@ def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
 
 def _prices(instance: Instance, *, as_cost: bool) -> Prices:
     """What one replica takes, and what that proves."""
-    sites = build_sites(instance)
-    if _is_vast(instance):
-        none = 0.0 if as_cost else math.inf
-        return Prices(none, usual_prices(sites), np.zeros(sites.level.shape))
     most = round(POURS_PER_SECOND * instance.request.time_limit_seconds)
-    return linear_prices(sites, as_cost=as_cost, most=min(max(SAMPLE, most), MOST_POURS))
+    most = min(max(SAMPLE, most), MOST_POURS)
+    return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
 
 
 def _greedy(watch: Watch, prices: Prices, *, by_cost: bool) -> list[Member]:
@@ -369,7 +361,6 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
         watch,
         searches=_variables(instance) > TINY and _compiled(watch, needed=large),
         exact=not large,
-        linear=not _is_vast(instance),
     )
     if raised.best is not None:
         return raised.answer(raised.best, may)
@@ -394,10 +385,6 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
 
 def _variables(instance: Instance) -> int:
     return variable_count(instance, [*range(len(instance.group_of))])
-
-
-def _is_vast(instance: Instance) -> bool:
-    return len(build_sites(instance).entry_item) > VAST
 
 
 def _compiled(watch: Watch, *, needed: bool = False) -> bool:

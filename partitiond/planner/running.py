@@ -3,12 +3,14 @@
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Placement
 from partitiond.planner.adding import put, spot_on
+from partitiond.planner.last import of_the_last
 from partitiond.planner.packing import Packing
 from partitiond.planner.share import add_if_harmless
-from partitiond.planner.types import EngineKey, Group, Instance, engine_key
+from partitiond.planner.types import EngineKey, Instance, engine_key
 
 
-def staying_items(instance: Instance) -> list[tuple[int, int, Placement]]:
+@of_the_last
+def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
     """Running replicas that could stay as they are: (device, item, placement).
 
     Not among them: what is on a device that is gone, cordoned or may not hold it any more, and
@@ -23,19 +25,20 @@ def staying_items(instance: Instance) -> list[tuple[int, int, Placement]]:
             isinstance(partition, CpuCores) and not {*partition.cores} <= {*devices[index].cores}
         ):
             continue
-        number = instance.group_of[index]
-        if number not in known:
-            known[number] = _items_by_key(instance, instance.groups[number])
+        fits = instance.groups[instance.group_of[index]].fits
+        # Groups that differ only in their host hold the same, and there are many hosts.
+        if id(fits) not in known:
+            known[id(fits)] = _items_by_key(instance, fits)
         key = engine_key(placement.candidate, partition.memory_bytes)
-        item = known[number].get(key)
+        item = known[id(fits)].get(key)
         if item is not None:
             found.append((index, item, placement))
-    return found
+    return tuple(found)
 
 
-def _items_by_key(instance: Instance, group: Group) -> dict[EngineKey, int]:
+def _items_by_key(instance: Instance, fits: tuple[tuple[int, ...], ...]) -> dict[EngineKey, int]:
     found: dict[EngineKey, int] = {}
-    for item in sorted({i for fit in group.fits for i in fit}):
+    for item in sorted({i for fit in fits for i in fit}):
         candidate = instance.items[item].candidate
         found.setdefault(engine_key(candidate, candidate.memory_bytes), item)
     return found

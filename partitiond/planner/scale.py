@@ -151,14 +151,13 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
     return min([*shares, *left], default=0.0)
 
 
-def largest_factor(watch: Watch, *, searches: bool, exact: bool, linear: bool) -> "Raising":
+def largest_factor(watch: Watch, *, searches: bool, exact: bool) -> "Raising":
     """The plan with the largest factor that is found, and what is proven of that; any-time.
 
     Args:
         watch: the question, with objective MAX_MIN or MAX_HEADROOM, and who is told.
         searches: the compiled search and the market are asked.
         exact: CP-SAT and first-fit are asked: the instance is small.
-        linear: linear prices are asked for proofs: the instance is not too large.
     """
     raising = Raising(watch, searches)
     raising.lower(raising.alone(), "each model alone")
@@ -167,12 +166,11 @@ def largest_factor(watch: Watch, *, searches: bool, exact: bool, linear: bool) -
         return raising
     if searches:
         raising.lower(raising.market_bound(), "columns")
-        if linear and not raising.done():
+        if not raising.done():
             raising.price_replicas()
     most = ASKS if raising.fixed or not searches else math.inf
     raising.ask_for_more(FEW if exact else most)
-    if linear:
-        raising.prove()
+    raising.prove()
     if exact:
         raising.try_first_fit()
         raising.solve()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.core.hardware import SharingMode
+from partitiond.planner.last import of_the_last
 from partitiond.planner.types import Group, Instance, Item, Option, rate_at
 
 Ints = NDArray[np.int64]
@@ -111,21 +112,9 @@ class _Site:
     options: tuple[int, ...]
 
 
-_last: list[Sites] = []
-"""The sites made last: one solve asks for them several times. Nobody writes into the arrays."""
-
-
+@of_the_last
 def build_sites(instance: Instance) -> Sites:
     """Flatten the instance."""
-    for known in _last[:1]:
-        if known.instance is instance:
-            return known
-    made = _build(instance)
-    _last[:] = [made]
-    return made
-
-
-def _build(instance: Instance) -> Sites:
     class_of, sites = _classes(instance)
     site_of = {
         (group.index, k): q

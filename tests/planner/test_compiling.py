@@ -59,7 +59,8 @@ if {compiled}:
 from bench.planner.instances import request
 from partitiond.core.plan import Objective
 from partitiond.planner.api import solve
-asked = dataclasses.replace(request("slack", 20, 8, 1, 2.0), may_search=False, move_price=0.25)
+asked = request("slack", 20, 8, 1, 5.0)
+asked = dataclasses.replace(asked, may_search=False, move_price=0.25, deterministic=True)
 first = solve(asked)
 lost = first.placements[0].device_id
 left = tuple(d for d in asked.devices if d.id != lost)

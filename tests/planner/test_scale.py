@@ -120,7 +120,7 @@ def test_least_and_largest_numbers_of_replicas_bound_the_factor(
     a = want("a", point("a", 1.0, 40, sm=50), rate=2.0)
     b = dataclasses.replace(want("b", point("b", 1.0, 40, sm=50)), min_replicas=least)
     instance = _headroom(3, dataclasses.replace(a, max_replicas=most), b)
-    found = largest_factor(Watch(instance), searches=False, exact=exact, linear=True)
+    found = largest_factor(Watch(instance), searches=False, exact=exact)
     assert found.value == pytest.approx(max(0.0, bound), abs=1e-6)
     assert found.met() == (bound >= 0 if exact or bound <= 0 else found.met())
     # Without CP-SAT the last proof leaves a little.
@@ -197,6 +197,6 @@ def test_a_model_without_a_rate_need_not_survive_a_loss_for_others_to_be_served(
     one = want("one", point("one", 1.0, 40, sm=50), rules=rules, max_replicas=1)
     other = want("other", point("other", 1.0, 40, sm=50), rate=1.0, max_replicas=1)
     request = PlanRequest((gpu("g0"),), (one, other), objective=objective, interference=FREE)
-    found = largest_factor(Watch(build_instance(request)), searches=False, exact=True, linear=True)
+    found = largest_factor(Watch(build_instance(request)), searches=False, exact=True)
     assert found.value == pytest.approx(1.0)
     assert found.met()

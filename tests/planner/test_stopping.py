@@ -125,7 +125,7 @@ def test_no_factor_is_asked_for_after_a_stop(
 
     monkeypatch.setattr(scale, "from_nothing", serve)
     watch = Watch(instance, stop=lambda: len(served) >= after)
-    found = scale.largest_factor(watch, searches=False, exact=True, linear=True)
+    found = scale.largest_factor(watch, searches=False, exact=True)
     assert len(served) == after
     assert not found.met()
     assert found.bound > found.value

@@ -9,6 +9,7 @@ from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.demands import add_numbers
 from partitiond.planner.exact.variables import Variables, by_model, most_copies
+from partitiond.planner.last import of_the_last
 from partitiond.planner.types import RATE_SCALE, Instance
 
 SHARE_UNITS: Final = 10_000
@@ -154,6 +155,7 @@ def maximise_share(
     model.maximize(len(total) * 100 * lowest + sum(total))
 
 
+@of_the_last
 def reference_rates(instance: Instance) -> dict[int, int]:
     """What one device can give each model at most when it has it to itself."""
     best = {need.model: 1 for need in instance.needs}

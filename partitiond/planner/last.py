@@ -1,0 +1,25 @@
+"""Remembers what was made of the instance that was asked for last: one solve asks several times."""
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+from partitiond.planner.types import Instance
+
+Made = TypeVar("Made")
+
+
+def of_the_last(make: Callable[[Instance], Made]) -> Callable[[Instance], Made]:
+    """The same function; nobody writes into what it returns."""
+    last: list[tuple[Instance, Made]] = []
+
+    @functools.wraps(make)
+    def made(instance: Instance) -> Made:
+        for known, value in last[:1]:
+            if known is instance:
+                return value
+        value = make(instance)
+        last[:] = [(instance, value)]
+        return value
+
+    return made
