@@ -119,7 +119,8 @@ def _groups(
         hosts = [pools[number].capacity for number in drawn if pools[number].kind == "host"]
         on_host = min(hosts if device.kind is DeviceKind.GPU else (), default=math.inf)
         if on_host not in here_by:
-            here_by[on_host] = tuple(i for i in items if i.candidate.host_memory_bytes <= on_host)
+            fitting = (it for it in items if it.candidate.host_memory_bytes <= on_host)
+            here_by[on_host] = tuple(fitting)
         here = here_by[on_host]
         # Groups that differ only in the host they draw from hold the same.
         same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)
