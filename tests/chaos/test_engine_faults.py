@@ -149,9 +149,13 @@ async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> No
             wrong.append(f"{case}: {verdict}, {answer.status} {answer.body[-300:]!r}")
         sent = rig.plan.attempts(case.token)
         assert sent <= most_sent(case.fault), f"{case}: sent {sent} times"
-        # The client's connection serves on: its next answer is its own, too.
-        after = Case(None, case.is_chat, case.stream)
-        verdict, answer = await after.verdict(client)
+        # The client's connection serves on: its next answer is its own, too. On a busy machine
+        # that may be that the request took too long, behind those that wait for a time limit.
+        for _ in range(3):
+            after = Case(None, case.is_chat, case.stream)
+            verdict, answer = await after.verdict(client)
+            if answer.code != "upstream_total_timeout":
+                break
         assert verdict is Verdict.COMPLETE, f"{after}: {answer}"
 
     cases = list(cases_of(kind))
