@@ -147,7 +147,7 @@ SECONDS ?= 600
 soak: $(STAMP) native ## random harm under load for SECONDS, with real processes; SOAK_ARGS="--seed 7"
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
-BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.churn bench.bench_replay bench.bench_mixed_plan \
+BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.churn bench.planner.from_file bench.bench_replay bench.bench_mixed_plan \
 	bench.proxy bench.bench_admission bench.bench_plan bench.search \
 	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
 	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths \

@@ -185,9 +185,9 @@ class Raising:
         best: the plan with the best factor; None where none was found at any factor above 0, as
             where not every model can have a replica beside the others.
         value: its factor.
-        worth: (E,) what one replica of each entry takes, for the compiled search.
         bound: no plan has a larger one; below 0 where a least number of replicas cannot be met.
         first_fit: the factor of first-fit decreasing; None where it was not asked.
+        worth: (E,) what one replica of each entry takes, for the compiled search.
     """
 
     def __init__(self, watch: Watch, searches: bool) -> None:
