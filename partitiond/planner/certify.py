@@ -19,7 +19,7 @@ from partitiond.planner.costs import (
 from partitiond.planner.found import Found
 from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
 from partitiond.planner.needs import LEAST
-from partitiond.planner.types import Instance
+from partitiond.planner.types import Instance, unlike
 
 PROVEN: Final = 1e-6
 """Relative gap up to which rounding alone is what is left of it."""
@@ -221,12 +221,10 @@ def _best(instance: Instance, found: Found, value: float) -> float | None:
 def _one_model_per_device(instance: Instance) -> int:
     """Devices if no device served two models: one engine on each, at its best."""
     best = {need.model: 0 for need in instance.needs}
-    # Groups that differ only in their host hold the same, and so do many options.
-    pairs = ((g.options, g.fits) for g in {id(g.fits): g for g in instance.groups}.values())
     free = {
         item: option
-        for options, fits in pairs
-        for option, fit in zip(options, fits, strict=True)
+        for group in unlike(instance.groups)
+        for option, fit in zip(group.options, group.fits, strict=True)
         if option.level == 1.0
         for item in fit
     }

@@ -29,6 +29,7 @@ from partitiond.planner.types import (
     Item,
     Option,
     PlanRequest,
+    unlike,
 )
 
 Holds = dict[SharingMode | None, dict[int, float]]
@@ -43,9 +44,7 @@ def build_instance(request: PlanRequest) -> Instance:
     needs = needs_of(request)
     spare = Spare(most_useful(request, needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))
-    # Groups that differ only in their host hold the same, and there are many hosts.
-    held = {id(g.fits): g.fits for g in groups}.values()
-    fitting = {items[i].model for i in {i for fits in held for fit in fits for i in fit}}
+    fitting = {items[i].model for i in {i for g in unlike(groups) for fit in g.fits for i in fit}}
     placeable = fitting - unreachable(needs, fitting)
     planned = with_lifts(request, [n for n in needs if n.model in placeable])
     if placeable != fitting:

@@ -8,7 +8,7 @@ docs/planning.md allow.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from partitiond.core.hardware import Device, SharingMode
@@ -253,6 +253,11 @@ class Ties:
     def beyond_device(self) -> frozenset[int]:
         """Models whose rules go beyond one device."""
         return self.spread | frozenset(self.near) | frozenset(self.near_to)
+
+
+def unlike(groups: Iterable[Group]) -> list[Group]:
+    """One of each that hold the same: groups that differ only in their host do; hosts are many."""
+    return [*{id(group.fits): group for group in groups}.values()]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
